@@ -1,0 +1,43 @@
+# make install   a virtual environment in .venv with everything in it
+# make test      the tests (installs first)
+# make tiny      trains every stage in order and reproduces codi/assets/tiny
+# make bench     measures the embedded model and writes report/
+# make lint      style
+
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention.
+STAGES := autoencoder_image autoencoder_audio vocoder autoencoder_text \
+          align_image align_audio align_video \
+          denoise_image denoise_video denoise_audio denoise_text \
+          joint_text_image joint_text_audio joint_audio_video
+
+.PHONY: install test tiny bench lint clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable ".[test]"
+	touch $@
+
+# One thread per worker: two workers on two cores, and no test depends on the count.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+tiny: $(INSTALLED)
+	set -e; for stage in $(STAGES); do $(RUN) -m training.main --config configs/world/$$stage.yaml $(ARGS); done
+
+bench: $(INSTALLED)
+	$(VENV)/bin/codi bench --out report $(ARGS)
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,136 @@
+"""Charts of a report and a contact sheet of its samples, drawn without a display."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from codi.bench.runs import Media, Run, read, render
+from codi.io import atomic
+from codi.types import Modality
+from codi.world import Scene
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+_SPAN = 2.0                                                     # seconds across the sheet
+_RATE, _FPS = 16000, 8.0
+_WINDOW, _HOP = 512, 128
+_HEIGHT = {Modality.TEXT: 0.45, Modality.IMAGE: 1.1, Modality.AUDIO: 0.8, Modality.VIDEO: 0.55}
+
+
+def save(figure: Figure, path: Path) -> str:
+    """Writes a png and gives its name."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+    return path.name
+
+
+def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
+    """Heat map of agreement, inputs down, outputs across; cells never trained carry a dot, cells not run stay white."""
+    names = lambda side: sorted({tuple(c[side]) for c in cells}, key=lambda n: (len(n), [list(Modality).index(Modality(m)) for m in n]))
+    rows, columns = names("inputs"), names("outputs")
+    grid = np.full((len(rows), len(columns)), np.nan)
+    figure, axes = plt.subplots(figsize=(2.5 + 0.55 * len(columns), 2 + 0.36 * len(rows)))
+    for c in cells:
+        i, j = rows.index(tuple(c["inputs"])), columns.index(tuple(c["outputs"]))
+        grid[i, j] = c["value"]
+        label = f"{100 * c['value']:.0f}" + ("" if c["seen"] else "·")
+        axes.text(j, i, label, ha="center", va="center", fontsize=7, color="white" if c["value"] < 0.6 else "black")
+    picture = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), ["+".join(n) for n in columns], rotation=60, ha="right", fontsize=7)
+    axes.set_yticks(range(len(rows)), ["+".join(n) for n in rows], fontsize=7)
+    axes.set(xlabel="generated", ylabel="given", title="Attribute agreement, % (· never seen in training)")
+    figure.colorbar(picture, ax=axes, fraction=0.04)
+    return save(figure, path)
+
+
+def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Path) -> str:
+    """F1 over tolerance of every line of the onset table."""
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    for name, line in lines.items():
+        axes.plot(np.array(tolerances) * 1000, line["curve"], label=name, linewidth=2.5 if name == "joint" else 1.2)
+    axes.set(xlabel="tolerance, ms", ylabel="onset F1, video against sound", ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return save(figure, path)
+
+
+def offset_histogram(lines: dict[str, Any], path: Path, names: tuple[str, ...] = ("joint", "independent", "ground truth through autoencoders")) -> str:
+    """How the offsets of matched events lie, sound minus picture."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.5))
+    bins = np.linspace(-250, 250, 51)
+    for name in names:
+        axes.hist(np.array(lines[name]["offsets"]) * 1000, bins=bins, histtype="step", linewidth=1.6, label=name)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set(xlabel="sound minus picture, ms", ylabel="matched events")
+    axes.legend(fontsize=8)
+    return save(figure, path)
+
+
+def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> str:
+    """One row per sample (run, scene, the run's media, index of the sample in it): inputs left, outputs right."""
+    heights = [max(_stack_height(run.inputs), _stack_height(run.outputs)) for run, *_ in samples]
+    figure = plt.figure(figsize=(13, sum(heights) + 0.35 * len(samples)))
+    for part, (run, scene, media, index) in zip(figure.subfigures(len(samples), 1, height_ratios=heights, squeeze=False)[:, 0], samples):
+        part.suptitle(run.name, fontsize=9, x=0.01, ha="left", y=0.99)
+        left, right = part.subfigures(1, 2, wspace=0.02)
+        _stack(left, {m: render(m, [scene])[0] for m in run.inputs})
+        _stack(right, {m: media[m][index] for m in run.outputs})
+    return save(figure, path)
+
+
+def _stack_height(modalities: tuple[Modality, ...]) -> float:
+    return sum(_HEIGHT[m] for m in modalities) + 0.15
+
+
+def _stack(figure: Figure, media: dict[Modality, Any]) -> None:
+    """Panels of one side, video directly above sound on one clock, each marked with the events of both."""
+    order = [m for m in (Modality.TEXT, Modality.IMAGE, Modality.VIDEO, Modality.AUDIO) if m in media]
+    axes = figure.subplots(len(order), 1, squeeze=False, gridspec_kw={"height_ratios": [_HEIGHT[m] for m in order], "hspace": 0.08, "top": 0.88, "bottom": 0.04, "left": 0.02, "right": 0.98})[:, 0]
+    marks = {m: read(m, _batch(m, media[m]))[0].events for m in order if m in (Modality.VIDEO, Modality.AUDIO)}
+    for ax, m in zip(axes, order):
+        ax.set(xticks=[], yticks=[])
+        _PANELS[m](ax, media[m])
+        if m in marks:
+            for source, events in marks.items():
+                ax.vlines(events, *ax.get_ylim(), color="red" if source is Modality.VIDEO else "white", linewidth=1.2, linestyle="-" if source is m else ":")
+
+
+def _batch(modality: Modality, item: Any) -> Any:
+    import torch
+
+    return torch.as_tensor(np.asarray(item))[None]
+
+
+def _text(ax: Axes, text: Any) -> None:
+    ax.axis("off")
+    ax.text(0.0, 0.5, textwrap.fill(str(text), 80), fontsize=9, va="center", family="serif", transform=ax.transAxes)
+
+
+def _image(ax: Axes, image: Any) -> None:
+    ax.imshow(np.asarray(image).transpose(1, 2, 0), interpolation="nearest")
+    ax.set_anchor("W")
+
+
+def _filmstrip(ax: Axes, frames: Any) -> None:
+    frames = np.asarray(frames).transpose(0, 2, 3, 1)                              # (F, H, W, 3)
+    ax.imshow(np.concatenate(list(frames), axis=1), extent=(0, len(frames) / _FPS, 0, 1), aspect="auto", interpolation="nearest")
+    ax.set(xlim=(0, _SPAN), ylim=(0, 1))
+
+
+def _spectrogram(ax: Axes, wave: Any) -> None:
+    wave = np.asarray(wave, dtype=np.float64)
+    padded = np.pad(wave, _WINDOW // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
+    level = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=1)).T + 1e-3)            # (bins, T), dB
+    ax.imshow(level, origin="lower", aspect="auto", cmap="magma", extent=(0, len(wave) / _RATE, 0, _RATE / 2000), vmin=level.max() - 70)
+    ax.set(xlim=(0, _SPAN), ylim=(0, _RATE / 2000))
+
+
+_PANELS = {Modality.TEXT: _text, Modality.IMAGE: _image, Modality.AUDIO: _spectrogram, Modality.VIDEO: _filmstrip}

@@ -1,0 +1,174 @@
+"""The command `codi`: generate, bench, info, doctor.
+
+Paths of what was made go to stdout, everything else to stderr. A user's mistake is one line and exit code 2, an interrupt exit code 130.
+Nothing heavy is imported before the arguments are known to be good.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from codi import __version__, bench
+from codi.types import InputError
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = "auto, cpu, cuda, cuda:1, mps"
+EXAMPLES = """examples:
+  codi generate --text "a red ball bounces slowly at night" --to video,audio,image,text -o out/
+  codi generate --image photo.jpg --text "at sea::0.5" --to audio -o out/ --samples 4
+  codi generate --jobs jobs.jsonl -o out/
+  codi bench --out report/
+  codi info
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}. See `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="codi", description="Any combination of text, image, audio and video from any combination of them, together.")
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    parser.add_argument("--version", action="version", version=f"codi {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
+    _add_generate(commands)
+    measure = commands.add_parser("bench", help="measure a model on unseen scenes and write a report", description="Measures a model.")
+    bench.add_arguments(measure)
+    measure.set_defaults(run=bench.main)
+    info = commands.add_parser("info", help="what a model is: parts, sizes, rates, licence", description="What a model is.")
+    info.add_argument("model", nargs="?", help="folder or hub id (default: the model inside the package)")
+    info.add_argument("--json", action="store_true", help="machine-readable")
+    info.set_defaults(run=_info)
+    doctor = commands.add_parser("doctor", help="check this machine and say how to fix what is wrong", description="Checks this machine.")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_generate(commands: Any) -> None:
+    generate = commands.add_parser(
+        "generate",
+        help="make media that belong together from prompts of any kind",
+        description="Makes media that belong together. A prompt may be repeated, and weighted by a suffix: 'a red ball::0.7', photo.jpg::2.",
+    )
+    prompts = generate.add_argument_group("prompts (any number of any kind)")
+    prompts.add_argument("--text", action="append", default=[], metavar="WORDS", help="a sentence")
+    for kind, example in (("image", "png, jpg, webp, gif"), ("audio", "wav, flac, mp3, ogg, m4a"), ("video", "mp4, webm, mov, avi")):
+        prompts.add_argument(f"--{kind}", action="append", default=[], metavar="FILE", help=f"a file ({example})")
+    generate.add_argument("--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video")
+    generate.add_argument("-o", "--out", required=True, metavar="FOLDER", help="where the files go")
+    generate.add_argument("--jobs", metavar="FILE", help="many jobs, one JSON object per line (id, text, image, audio, video, to, seed, ...)")
+    generate.add_argument("--samples", type=int, default=1, metavar="N", help="how many of each (default 1)")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="sample k is made from seed + k (default 0)")
+    generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
+    generate.add_argument("--guidance", type=float, metavar="X", help="how closely to follow the prompts; 1 is off (default: the model's)")
+    generate.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
+    generate.add_argument("--device", default="auto", help=f"{DEVICES} (default auto)")
+    generate.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)")
+    generate.add_argument("--batch", type=int, default=16, metavar="N", help="samples made at once with --jobs (default 16)")
+    generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    generate.set_defaults(run=_generate)
+
+
+# Commands --------------------------------------------------------------
+
+
+def _generate(args: argparse.Namespace) -> int:
+    """Checks all that was asked, then loads the model, makes and writes. Nothing is written if a check fails."""
+    from codi import jobs
+
+    started = time.perf_counter()
+    todo = jobs.from_file(args) if args.jobs else [jobs.from_arguments(args)]
+    out = _output_folder(args.out)
+    session = jobs.Session(out=out, args=args, started=started)
+    pending = session.pending(todo) if args.jobs else todo
+    for job in pending:
+        job.check()
+    if pending:
+        with contextlib.redirect_stdout(sys.stderr):
+            device = pick_device(args.device)
+            session.load(device)
+        for batch in jobs.batches(pending, args.batch):
+            with contextlib.redirect_stdout(sys.stderr):
+                paths = session.run(batch)
+            print(*paths, sep="\n", flush=True)
+    session.finish(todo)
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from codi import doctor
+
+    return doctor.info(args.model, as_json=args.json)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from codi import doctor
+
+    return doctor.examine()
+
+
+def _output_folder(folder: str) -> Path:
+    from codi import io
+
+    return io.check_folder(folder)
+
+
+def pick_device(name: str) -> str:
+    """The device to compute on. Raises `InputError` for one that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}): expected one of {DEVICES}; `codi doctor` lists those here") from None
+    return name
+
+
+# Entry -----------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = _note
+    try:
+        args = build_parser().parse_args(argv)
+        return args.run(args)
+    except InputError as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was finished is kept", 130)
+    except BrokenPipeError:  # the reader of our paths went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+            raise
+        return _fail("out of memory: make fewer at once (--samples, --batch), or use --dtype bfloat16 or another --device", 1)
+
+
+def _fail(message: Any, code: int) -> int:
+    print(f"codi: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def _note(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+    """Our own warnings in one line; those of libraries, meant for programmers, are left out."""
+    if category is UserWarning and f"{os.sep}codi{os.sep}" in filename:
+        print(f"codi: note: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

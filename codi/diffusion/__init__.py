@@ -1,0 +1,19 @@
+"""The noise process, guidance, losses and the joint sampling loop. No network is imported here: what runs is passed in."""
+
+from codi.diffusion.guidance import Branch, Guidance
+from codi.diffusion.losses import denoising_loss, info_nce, min_snr_weight
+from codi.diffusion.process import NoiseProcess
+from codi.diffusion.sampling import JointSampler, copy_schedulers, draw_noise, stream_seed
+
+__all__ = [
+    "Branch",
+    "Guidance",
+    "JointSampler",
+    "NoiseProcess",
+    "copy_schedulers",
+    "denoising_loss",
+    "draw_noise",
+    "info_nce",
+    "min_snr_weight",
+    "stream_seed",
+]

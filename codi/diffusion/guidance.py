@@ -1,0 +1,64 @@
+"""Two guidance knobs per output, prompt and sync, as one weighted sum of denoiser answers.
+
+    e(c, E) + (w_prompt - 1) (e(c, E) - e(0, E)) + (w_sync - 1) (e(c, E) - e(c, null))
+
+c the prompt, 0 the null prompt, E what the partners say, null a dropped partner. Prompt guidance is classifier-free guidance
+(arXiv 2207.12598), each within its own interval of the schedule (arXiv 2404.07724). 1.0 is off and that branch is never computed.
+All branches see the same x_t, and the weights sum to one, so the formula is the same for eps and for v.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+
+class Branch(Enum):
+    """Which of its two conditions the denoiser is given."""
+
+    FULL = "full"
+    NULL_PROMPT = "null prompt"
+    NULL_PARTNERS = "null partners"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Guidance of one output.
+
+    prompt, sync  weights; 1.0 is off
+    *_interval    fractions [from, to) of the sampling steps, 0 the first and 1 after the last, where the weight acts
+    rescale       0..1: how far the result's spread is pulled back to that of the unguided answer (arXiv 2305.08891, section 3.4)
+    """
+
+    prompt: float = 1.0
+    sync: float = 1.0
+    prompt_interval: tuple[float, float] = (0.0, 1.0)
+    sync_interval: tuple[float, float] = (0.2, 0.8)
+    rescale: float = 0.0
+
+    def weights(self, progress: float, has_prompt: bool = True, has_partners: bool = True) -> dict[Branch, float]:
+        """Weight of every branch that has to be computed at `progress` in [0, 1); they sum to one."""
+        prompt = self.prompt - 1.0 if has_prompt and _within(progress, self.prompt_interval) else 0.0
+        sync = self.sync - 1.0 if has_partners and _within(progress, self.sync_interval) else 0.0
+        weights = {Branch.FULL: 1.0 + prompt + sync, Branch.NULL_PROMPT: -prompt, Branch.NULL_PARTNERS: -sync}
+        return {branch: weight for branch, weight in weights.items() if weight != 0.0}
+
+    def combine(self, answers: dict[Branch, Tensor], weights: dict[Branch, float]) -> Tensor:
+        """The guided answer from the answers (B, ...) of the branches named in `weights`."""
+        if len(weights) == 1:
+            return next(iter(answers.values()))
+        guided = sum(weight * answers[branch] for branch, weight in weights.items())
+        if self.rescale > 0.0 and Branch.FULL in answers:
+            guided = _rescale(guided, answers[Branch.FULL], self.rescale)
+        return guided
+
+
+def _within(progress: float, interval: tuple[float, float]) -> bool:
+    return interval[0] <= progress < interval[1]
+
+
+def _rescale(guided: Tensor, plain: Tensor, amount: float) -> Tensor:
+    """Moves each sample's standard deviation the fraction `amount` of the way back to that of `plain`."""
+    axes = tuple(range(1, guided.ndim))
+    ratio = plain.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
+    return guided * (1.0 + amount * (ratio - 1.0))

@@ -1,0 +1,84 @@
+"""The variance-preserving noise process in discrete time (DDPM, arXiv 2006.11239; v: arXiv 2202.00512, appendix D).
+
+    x_t = alpha_t x_0 + sigma_t eps,   alpha_t^2 = alphas_cumprod[t],   alpha_t^2 + sigma_t^2 = 1
+    v   = alpha_t eps - sigma_t x_0
+
+The numbers come from a diffusers scheduler, so that training and sampling cannot disagree about them.
+Every function takes t as (B,) integers in [0, num_train_timesteps).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseProcess:
+    """Noise levels and what the denoiser predicts.
+
+    alphas_cumprod   (num_train_timesteps,) float32, alpha_t squared
+    prediction_type  "epsilon" or "v_prediction", as schedulers name it
+    """
+
+    alphas_cumprod: Tensor
+    prediction_type: str
+
+    def __post_init__(self) -> None:
+        assert self.prediction_type in PREDICTION_TYPES, f"prediction_type {self.prediction_type!r} is none of {PREDICTION_TYPES}"
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> "NoiseProcess":
+        """The process that `scheduler` (any of diffusers' variance-preserving ones) inverts."""
+        return cls(alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=scheduler.config.prediction_type)
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def alpha_sigma(self, t: Tensor, ndim: int = 1) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, each (B, 1, ..., 1) with `ndim` axes, float32 on the device of t."""
+        squared = self.alphas_cumprod.to(t.device)[t.long()].view(-1, *[1] * (ndim - 1))
+        return squared.sqrt(), (1.0 - squared).sqrt()
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2, (B,)."""
+        squared = self.alphas_cumprod.to(t.device)[t.long()]
+        return squared / (1.0 - squared)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return self.snr(t).log()
+
+    def at_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The timestep (B,) whose log-SNR is nearest to each of `log_snr` (B,): matches noise between two schedules."""
+        levels = self.log_snr(torch.arange(self.num_train_timesteps, device=log_snr.device))
+        return (levels[None] - log_snr[:, None]).abs().argmin(dim=1)
+
+    def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t, in the shape of x_0 (B, ...)."""
+        alpha, sigma = self.alpha_sigma(t, x_0.ndim)
+        return alpha * x_0 + sigma * eps
+
+    def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser should answer."""
+        if self.prediction_type == "epsilon":
+            return eps
+        alpha, sigma = self.alpha_sigma(t, x_0.ndim)
+        return alpha * eps - sigma * x_0
+
+    def to_x_0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The x_0 that the denoiser's `output` implies."""
+        alpha, sigma = self.alpha_sigma(t, x_t.ndim)
+        if self.prediction_type == "epsilon":
+            return (x_t - sigma * output) / alpha
+        return alpha * x_t - sigma * output
+
+    def to_eps(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The eps that the denoiser's `output` implies."""
+        if self.prediction_type == "epsilon":
+            return output
+        alpha, sigma = self.alpha_sigma(t, x_t.ndim)
+        return sigma * x_t + alpha * output

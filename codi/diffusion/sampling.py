@@ -1,0 +1,151 @@
+"""Joint sampling: several latents denoised in step, each hearing the others (CoDi, arXiv 2305.11846, section 3.4).
+
+At every step the environment encoders read all latents before any of them is updated; then each denoiser answers from its prompt and from
+the environments of the others, and each modality's own scheduler takes the step. A clean partner is a latent that is heard at t = 0 and never updated.
+Denoisers, encoders and schedulers are passed in, keyed by modality; their contracts are in `codi.protocols`.
+"""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi.diffusion.guidance import Branch, Guidance
+from codi.protocols import Denoiser, Environment, EnvironmentEncoder
+from codi.types import Latents, Modality
+
+
+def copy_schedulers(scheduler: Any, modalities: Iterable[Modality], num_inference_steps: int, device: Any = None) -> dict[Modality, Any]:
+    """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler` is left as it is."""
+    schedulers = {}
+    for modality in modalities:
+        schedulers[modality] = copy.deepcopy(scheduler)
+        schedulers[modality].set_timesteps(num_inference_steps, device=device)
+        _drop_extra_step(schedulers[modality], num_inference_steps)
+    return schedulers
+
+
+def _drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
+    """Trailing spacing counts down in floating point and, for some counts (223 of 1000), ends one step late, at t = -1."""
+    if len(scheduler.timesteps) == num_inference_steps + 1 and scheduler.timesteps[-1] < 0:
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        scheduler.num_inference_steps = num_inference_steps
+        if hasattr(scheduler, "sigmas"):
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])
+
+
+def stream_seed(seed: int, modality: Modality) -> int:
+    """Seed of one modality's random stream within the sample `seed`: another output in the same call changes nothing."""
+    digest = hashlib.sha256(f"{seed}/{modality.value}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def draw_noise(shape: Sequence[int], seeds: Sequence[int], modality: Modality) -> tuple[Tensor, list[torch.Generator]]:
+    """Standard normal noise (len(seeds), *shape), float32 on the CPU, and the generators it came from.
+
+    Each sample is drawn from its own seed: its noise does not depend on the batch or on the device.
+    """
+    generators = [torch.Generator().manual_seed(stream_seed(seed, modality)) for seed in seeds]
+    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]), generators
+
+
+@dataclass(kw_only=True)
+class JointSampler:
+    """Everything one joint generation needs but the latents. `step` may be called once for each index, in order.
+
+    denoisers     one per generated modality
+    schedulers    one per generated modality, with its own state (`copy_schedulers`), all with equally many steps
+    contexts      prompt tokens (B, L, D) per generated modality; their dtype is the one the networks compute in
+    null_contexts the same shapes; None: there is no prompt to guide towards
+    environments  encoders of the modalities that can be heard; none: the outputs are independent
+    guidance      per generated modality; one that is missing is unguided
+    partners      clean latents (B, ...), heard at t = 0
+    rates         latent steps per second where they differ from the model's own
+    generators    per modality one per sample, for schedulers that draw noise
+    """
+
+    denoisers: Mapping[Modality, Denoiser]
+    schedulers: Mapping[Modality, Any]
+    contexts: Mapping[Modality, Tensor]
+    null_contexts: Mapping[Modality, Tensor] | None = None
+    environments: Mapping[Modality, EnvironmentEncoder] = field(default_factory=dict)
+    guidance: Mapping[Modality, Guidance] = field(default_factory=dict)
+    partners: Latents = field(default_factory=dict)
+    rates: Mapping[Modality, float] = field(default_factory=dict)
+    generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
+    _partner_environments: dict[Modality, Environment] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lengths = {m: len(s.timesteps) for m, s in self.schedulers.items()}
+        assert len(set(lengths.values())) == 1, f"schedulers disagree about the number of steps: {lengths}"
+        both = set(self.partners) & set(self.denoisers)
+        assert not both, f"{sorted(both)} cannot be generated and stand as clean partners at once"
+
+    @property
+    def num_steps(self) -> int:
+        return len(next(iter(self.schedulers.values())).timesteps)
+
+    def sample(self, latents: Latents) -> Latents:
+        """All steps: noise (B, ...) per generated modality -> x_0."""
+        for index in range(self.num_steps):
+            latents = self.step(index, latents)
+        return latents
+
+    def step(self, index: int, latents: Latents) -> Latents:
+        """Latents after step `index`; those that came are left as they are."""
+        inputs = {m: self.schedulers[m].scale_model_input(x, self.schedulers[m].timesteps[index]) for m, x in latents.items()}
+        environments = self.listen(index, inputs)
+        answers = {m: self.predict(m, index, x, _others(m, environments)) for m, x in inputs.items()}
+        return {m: self._advance(m, index, answers[m], x) for m, x in latents.items()}
+
+    def listen(self, index: int, latents: Latents) -> dict[Modality, Environment]:
+        """Environments of every participant that somebody else hears."""
+        if self._partner_environments is None:  # they stand still, once is enough
+            self._partner_environments = {m: self._encode(m, x, 0) for m, x in self.partners.items() if m in self.environments}
+        heard = [m for m in latents if m in self.environments and len(latents) > 1]
+        return {m: self._encode(m, latents[m], self.schedulers[m].timesteps[index]) for m in heard} | self._partner_environments
+
+    def predict(self, modality: Modality, index: int, x: Tensor, env: Environment | None) -> Tensor:
+        """The guided answer (B, ...) in float32 for one latent. Branches that hear the same are one call."""
+        guidance = self.guidance.get(modality, Guidance())
+        weights = guidance.weights(index / self.num_steps, self.null_contexts is not None, env is not None)
+        hearing = [b for b in weights if b is not Branch.NULL_PARTNERS]
+        answers = self._answer(modality, index, x, hearing, env)
+        answers |= self._answer(modality, index, x, [b for b in weights if b not in hearing], None)
+        return guidance.combine(answers, weights)
+
+    def _answer(self, modality: Modality, index: int, x: Tensor, branches: list[Branch], env: Environment | None) -> dict[Branch, Tensor]:
+        """The denoiser's plain answers for `branches`, batched."""
+        if not branches:
+            return {}
+        n, batch = len(branches), len(x)
+        context = torch.cat([(self.null_contexts if b is Branch.NULL_PROMPT else self.contexts)[modality] for b in branches])
+        if env is not None:
+            env = Environment(tokens=env.tokens.repeat(n, 1, 1), times=env.times.repeat(n, 1))
+        t = self.schedulers[modality].timesteps[index].expand(n * batch)
+        x = x.to(context.dtype).repeat(n, *[1] * (x.ndim - 1))
+        output = self.denoisers[modality](x, t, context, env=env, rate=self.rates.get(modality))
+        return dict(zip(branches, output.float().split(batch), strict=True))
+
+    def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
+        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        dtype = next(iter(self.contexts.values())).dtype
+        return self.environments[modality](x.to(dtype), t, rate=self.rates.get(modality))
+
+    def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
+        scheduler = self.schedulers[modality]
+        extra = {}
+        if modality in self.generators and "generator" in inspect.signature(scheduler.step).parameters:
+            extra["generator"] = self.generators[modality]
+        return scheduler.step(answer, scheduler.timesteps[index], x, **extra).prev_sample
+
+
+def _others(modality: Modality, environments: Mapping[Modality, Environment]) -> Environment | None:
+    """What `modality` hears, in the fixed order of `Modality`; None when it is alone."""
+    parts = [environments[m] for m in Modality if m in environments and m is not modality]
+    return Environment.cat(parts) if parts else None

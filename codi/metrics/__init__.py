@@ -1,0 +1,1 @@
+"""Measures of generated media. Nothing here loads a model or a file: readings, features and callables are passed in."""

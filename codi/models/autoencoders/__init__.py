@@ -1,0 +1,7 @@
+"""Autoencoders: raw media <-> the latents in which diffusion happens. Contract: `codi.protocols.Autoencoder`."""
+
+from codi.models.autoencoders.audio import AudioAutoencoder
+from codi.models.autoencoders.image import ImageAutoencoder
+from codi.models.autoencoders.text import TextAutoencoder
+
+__all__ = ["AudioAutoencoder", "ImageAutoencoder", "TextAutoencoder"]

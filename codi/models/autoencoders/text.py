@@ -1,0 +1,129 @@
+"""Text: BERT encoder -> one latent vector -> GPT-2 decoder that reads the latent as memory and as embedding.
+
+After Optimus (arXiv 2004.04092), which the paper uses: linear(z) is one extra past position in every layer, the same vector as key
+and as value, and linear_emb(z) is added to every token's embedding. Letters: B batch, L tokens, D hidden width, Z latent width, N layers.
+"""
+
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2LMHeadModel
+
+from codi.models.autoencoders.scaling import LatentScaling
+from codi.models.vocabulary import load_tokenizer
+
+
+class TextAutoencoder(ModelMixin, ConfigMixin):
+    """Sentences <-> normalised latents (B, Z).
+
+    encoder_config, decoder_config  arguments of BertConfig and GPT2Config (vocabulary sizes and special ids come from the tokenizers)
+    tokenizer            a `tokenizers` JSON string for the encoder; decoder_tokenizer likewise (None: the same)
+    latent_dim           Z
+    max_length           most tokens that decoding produces, the first one included
+    embed_latent         Optimus adds linear_emb(z) to the embeddings besides the memory
+    scaling_factor       the one released factor; None: per-channel statistics, measured in training
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        encoder_config: dict[str, Any],
+        decoder_config: dict[str, Any],
+        latent_dim: int,
+        tokenizer: str,
+        decoder_tokenizer: str | None = None,
+        max_length: int = 30,
+        embed_latent: bool = True,
+        scaling_factor: float | None = None,
+    ):
+        super().__init__()
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.decoder_tokenizer = self.tokenizer if decoder_tokenizer is None else load_tokenizer(decoder_tokenizer)
+        self.encoder = BertModel(BertConfig(**{"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **encoder_config}))
+        self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
+        ids = {f"{name}_token_id": getattr(self.decoder_tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        self.decoder = GPT2LMHeadModel(GPT2Config(**{"vocab_size": len(self.decoder_tokenizer), **ids, **decoder_config}))
+        shape = self.decoder.config
+        self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
+        self.latent_embedding = nn.Linear(latent_dim, shape.n_embd, bias=False) if embed_latent else None
+        self.scaling = LatentScaling(latent_dim, scaling_factor)
+
+    @property
+    def latent_shape(self) -> tuple[int]:
+        """(Z,)."""
+        return (self.config.latent_dim,)
+
+    def posterior(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of unnormalised latents, (B, Z) each."""
+        tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(self.device)
+        pooled = self.encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+        mean, log_variance = self.posterior_head(pooled).chunk(2, dim=-1)
+        return mean, log_variance
+
+    def encode(self, raw: list[str], generator: torch.Generator | None = None) -> Tensor:
+        """Sentences -> (B, Z)."""
+        mean, log_variance = self.posterior(raw)
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
+            mean = mean + noise * (0.5 * log_variance).exp()
+        return self.scaling.normalise(mean)
+
+    def logits(self, latent: Tensor, ids: Tensor) -> Tensor:
+        """Teacher forcing: next-token logits (B, L, vocabulary) for ids (B, L) given unnormalised latents (B, Z)."""
+        return self._step(latent, ids, self._memory_cache(latent)).logits
+
+    def token_loss(self, latent: Tensor, sentences: list[str]) -> Tensor:
+        """Mean cross-entropy per token (B,) of sentences given unnormalised latents."""
+        ids, mask = self._targets(sentences)
+        logits = self.logits(latent, ids[:, :-1]).transpose(1, 2)                 # (B, vocabulary, L-1)
+        losses = functional.cross_entropy(logits.float(), ids[:, 1:], reduction="none") * mask[:, 1:]
+        return losses.sum(1) / mask[:, 1:].sum(1)
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> list[str]:
+        """(B, Z) -> sentences, greedily, the whole batch at once, one token a step with a key-value cache."""
+        latent = self.scaling.denormalise(latent)
+        cache, tokenizer = self._memory_cache(latent), self.decoder_tokenizer
+        ids = torch.full((len(latent), 1), tokenizer.bos_token_id, device=latent.device)
+        for _ in range(self.config.max_length - 1):
+            output = self._step(latent, ids[:, -1:], cache, position=ids.shape[1])
+            ended = (ids == tokenizer.eos_token_id).any(1)
+            following = output.logits[:, -1].argmax(-1).masked_fill(ended, tokenizer.eos_token_id)
+            ids = torch.cat([ids, following[:, None]], dim=1)
+            if (ids == tokenizer.eos_token_id).any(1).all():
+                break
+        return [self._sentence(row) for row in ids.tolist()]
+
+    def _memory_cache(self, latent: Tensor) -> DynamicCache:
+        shape, cache = self.decoder.config, DynamicCache()
+        memory = self.memory(latent).unflatten(1, (shape.n_layer, 1, shape.n_head, -1)).transpose(2, 3)   # (B, N, heads, 1, D/heads)
+        for layer in range(shape.n_layer):
+            cache.update(memory[:, layer], memory[:, layer], layer)
+        return cache
+
+    def _step(self, latent: Tensor, ids: Tensor, cache: DynamicCache, position: int = 1):
+        """Logits for `ids`, the first of which stands at `position` (0 is the memory)."""
+        embeds = self.decoder.transformer.wte(ids)
+        if self.latent_embedding is not None:
+            embeds = embeds + self.latent_embedding(latent)[:, None]
+        positions = torch.arange(position, position + ids.shape[1], device=ids.device)[None]
+        return self.decoder(inputs_embeds=embeds, past_key_values=cache, position_ids=positions, use_cache=True)
+
+    def _targets(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Decoder ids (B, L) framed by <bos> and <eos>, and their mask."""
+        tokenizer = self.decoder_tokenizer
+        rows = tokenizer(sentences, add_special_tokens=False).input_ids
+        rows = [[tokenizer.bos_token_id, *row[: self.config.max_length - 2], tokenizer.eos_token_id] for row in rows]
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows], device=self.device)
+        return ids, mask
+
+    def _sentence(self, ids: list[int]) -> str:
+        eos = self.decoder_tokenizer.eos_token_id
+        ids = ids[1 : ids.index(eos)] if eos in ids else ids[1:]
+        return self.decoder_tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -1,0 +1,132 @@
+"""What a denoiser is built of: residual block, resampling, and the block that strings its layers together.
+
+Feature maps are (B*F, C, H, W): the frames of a video are folded into the batch for all work over space. A sound is a
+map of (T, M), a text a map of (S, 1).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from codi.models.denoisers.attention import SpatialTransformer, to_map, to_tokens, zeroed
+from codi.protocols import Environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signals:
+    """What every layer of one pass may listen to.
+
+    emb        (B, E) SiLU of the embedded noise level
+    context    (B, L, D) prompt tokens
+    env        the partners' environment, None when alone
+    frames     latent frames of a video, None for a latent without frames
+    time_axis  axis of a feature map that is time (2 for sound), None if none is; a video's time is `frames`
+    length     steps of the input along time, None without time
+    rate       input steps per second, None without time
+    """
+
+    emb: Tensor
+    context: Tensor
+    env: Environment | None = None
+    frames: int | None = None
+    time_axis: int | None = None
+    length: int | None = None
+    rate: float | None = None
+
+    def per_frame(self, y: Tensor) -> Tensor:
+        """(B, C) -> (B*F, C)."""
+        return y if self.frames is None else y.repeat_interleave(self.frames, dim=0)
+
+    def times(self, h: Tensor) -> Tensor | None:
+        """Seconds at the middle of each position of the map `h`, flattened over time and space; None without time."""
+        if self.rate is None or (self.frames is None and self.time_axis is None):
+            return None
+        steps, height, width = (self.frames, *h.shape[-2:]) if self.frames is not None else (h.shape[2], 1, h.shape[3])
+        index = torch.arange(steps, device=h.device, dtype=torch.float32)
+        rate = self.rate * steps / self.length
+        return ((index + 0.5) / rate).repeat_interleave(height * width)                 # (N,)
+
+
+class ResidualBlock(ResnetBlock2D):
+    """diffusers' residual block; its forward done per sample where frames share a noise level, and in any memory format.
+
+    `scale_shift` lets the noise level scale and shift the second norm (ADM); without it the level is only added.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, *, num_groups: int, scale_shift: bool = False, eps: float = 1e-5):
+        super().__init__(
+            in_channels=in_channels, out_channels=out_channels, temb_channels=emb_dim, groups=num_groups, eps=eps,
+            time_embedding_norm="scale_shift" if scale_shift else "default",
+        )
+        zeroed(self.conv2)
+
+    def forward(self, h: Tensor, signals: Signals) -> Tensor:
+        emb = signals.per_frame(self.time_emb_proj(signals.emb))[:, :, None, None]
+        y = self.conv1(F.silu(self.norm1(h)))
+        if self.time_embedding_norm == "scale_shift":
+            scale, shift = emb.chunk(2, dim=1)
+            y = self.norm2(y) * (1 + scale) + shift
+        else:
+            y = self.norm2(y + emb)
+        y = self.conv2(F.silu(y))
+        return y + (h if self.conv_shortcut is None else self.conv_shortcut(h))
+
+
+class Downsample(nn.Module):
+    """Strided 3x3 convolution; an odd extent n becomes (n + 1) / 2."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, h: Tensor, signals: Signals) -> Tensor:
+        return self.conv(h)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to the extent of the coming skip, then a 3x3 convolution (or none)."""
+
+    def __init__(self, channels: int, conv: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else nn.Identity()
+
+    def forward(self, h: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv(F.interpolate(h, size=size, mode="nearest"))
+
+
+class Block(nn.Module):
+    """Residual block, then whatever this place has: temporal module, transformer, timed joint attention, upsampling,
+    pooled joint attention.
+
+    `joint` listens to the partners. Timed: `joint(tokens (B, N, C), env, times (N,) | None) -> tokens`, before any
+    upsampling. Pooled: a spatial transformer whose context is the environment's one token, after it.
+    """
+
+    def __init__(
+        self, resnet: nn.Module, *, temporal: nn.Module | None = None, attention: nn.Module | None = None,
+        joint: nn.Module | None = None, upsample: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.resnet, self.temporal, self.attention, self.joint, self.upsample = resnet, temporal, attention, joint, upsample
+
+    def forward(self, h: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
+        h = self.resnet(h, signals)
+        if self.temporal is not None and signals.frames is not None:
+            h = self.temporal(h, signals.frames)
+        if self.attention is not None:
+            h = self.attention(h, signals.context)
+        listens = self.joint is not None and signals.env is not None
+        pooled = isinstance(self.joint, SpatialTransformer)
+        if listens and not pooled:
+            h = self.listen(h, signals)
+        if self.upsample is not None:
+            h = self.upsample(h, size)
+        return self.joint(h, signals.env.tokens) if listens and pooled else h
+
+    def listen(self, h: Tensor, signals: Signals) -> Tensor:
+        tokens = to_tokens(h)
+        whole = tokens.reshape(signals.emb.shape[0], -1, tokens.shape[-1])               # (B, F*H*W, C)
+        return to_map(self.joint(whole, signals.env, signals.times(h)).view(tokens.shape), h)

@@ -1,0 +1,101 @@
+"""The pass that every denoiser makes: embed, down, middle, up, out. What the layers are is for `unet` and `text` to say.
+
+Encoder and decoder are flat lists, one entry per skip connection, in the order of execution (LDM, arXiv 2112.10752).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from codi.models.denoisers.attention import SpatialTransformer
+from codi.models.denoisers.blocks import Signals
+
+
+class Skeleton(ModelMixin, ConfigMixin):
+    """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h, signals, ...)."""
+
+    _supports_gradient_checkpointing = True
+    gradient_checkpointing = False
+    _no_split_modules = ["Block"]
+    _repeated_blocks = ["Block"]
+    _skip_layerwise_casting_patterns = ["norm", "position", "time_embedding"]
+
+    def build_embedding(self, width: int, context_dim: int, prompt_embedding: bool) -> int:
+        """Layers that embed the noise level, and the prompt beside it if so wished. Returns their width, 4 x `width`."""
+        self.time_proj = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(width, 4 * width)
+        self.prompt_mlp = TimestepEmbedding(context_dim, 4 * width) if prompt_embedding else None
+        return 4 * width
+
+    def embed(self, t: Tensor, context: Tensor) -> Tensor:
+        """SiLU of the embedded noise level, (B, E), plus the mean prompt token's embedding where configured."""
+        weight = self.time_embedding.linear_1.weight
+        emb = self.time_embedding(self.time_proj(t).to(weight.dtype))
+        if self.prompt_mlp is not None:
+            emb = emb + self.prompt_mlp(context.mean(1))
+        return F.silu(emb)
+
+    def trunk(self, h: Tensor, signals: Signals) -> Tensor:
+        """Encoder, middle and decoder over the feature map `h`.
+
+        `first_skip="middle"` is what the released joint model does: its first decoder block receives the middle's
+        result a second time, and the last encoder block's result is lost (two names for one list).
+        """
+        skips = [h]
+        for layer in self.down:
+            h = self.step(layer, h, signals)
+            skips.append(h)
+        for layer in self.middle:
+            h = self.step(layer, h, signals)
+        if self.config.first_skip == "middle":
+            skips[-1] = h
+        for layer in self.up:
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = self.step(layer, h, signals, skips[-1].shape[-2:] if skips else None)
+        return h
+
+    def step(self, layer: nn.Module, *inputs) -> Tensor:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(layer, *inputs)
+        return layer(*inputs)
+
+
+def head_split(channels: int, num_heads: int | None, head_dim: int | None) -> dict[str, int]:
+    """Number and width of heads from whichever of the two is configured."""
+    assert (num_heads is None) != (head_dim is None), f"give num_heads or head_dim, not both or none: {num_heads}, {head_dim}"
+    heads = num_heads or max(channels // head_dim, 1)
+    return dict(num_heads=heads, head_dim=channels // heads)
+
+
+def build_transformer(config, channels: int, context_dim: int, prompt: str) -> SpatialTransformer:
+    """The transformer over positions at a width of `channels`."""
+    return SpatialTransformer(
+        channels, **head_split(channels, config.num_heads, config.head_dim), context_dim=context_dim, prompt=prompt,
+        ff_mult=config.ff_mult, num_groups=config.norm_num_groups,
+    )
+
+
+def build_joint(config, channels: int) -> nn.Module | None:
+    """The adapter by which a block hears the partners: None where the model has none.
+
+    "timed": `codi.models.joint.JointAttention`. "pooled": the released design, a whole spatial transformer whose
+    context is one pooled token.
+    """
+    if config.env_dim is None:
+        return None
+    if config.joint == "pooled":
+        return build_transformer(config, channels, config.env_dim, "attention")
+    from codi.models.joint import JointAttention
+
+    heads = config.joint_heads or head_split(channels, config.num_heads, config.head_dim)["num_heads"]
+    return JointAttention(channels, config.env_dim, heads, **(config.joint_config or {}))
+
+
+def at_levels(levels: tuple[int, ...] | list[int], build: Callable[[int], nn.Module | None]) -> Callable[[int, int], nn.Module | None]:
+    """`build(channels)` on the named levels, None on the others."""
+    return lambda level, channels: build(channels) if level in levels else None

@@ -1,0 +1,197 @@
+"""What makes a picture's denoiser a video's: attention, feed-forward and shifts along frames.
+
+One module with switches. Off: a temporal transformer as used today. On: the released CoDi's module to the number,
+`RELEASED` (its surprises are described in docs/released-weights.md). Every branch ends in zeros at the start, so an
+untrained module passes each frame through unchanged.
+
+Letters: B batch, F frames, N = H*W positions of a frame, C channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from torch import Tensor, nn
+
+from codi.models.denoisers.attention import to_map, to_tokens, zeroed
+
+RELEASED = dict(
+    num_heads=8, inner_ratio=2, norm="frames", relative_bias=True, rate_embedding=True, feed_forward="shifted", frame_shift=True,
+    max_frames=30, out_bias=False,
+)
+
+
+class TemporalModule(nn.Module):
+    """(B*F, C, H, W) -> the same, mixing frames.
+
+    num_heads or head_dim  heads; the inner width is `inner_ratio` x channels
+    span           "pixel": a position attends to itself over frames; "all": to every position of every frame
+    norm           "channels" is a LayerNorm; "frames" normalises each channel over the frames (released)
+    relative_bias  learned bias by distance in frames, from a small network
+    rate_embedding a learned vector for the frame rate, constant over frames (released: without effect under norm="frames")
+    feed_forward   "geglu", width `ff_mult` x channels; "shifted": half of the inner channels one frame late (released)
+    frame_shift    a last branch: 3x3 convolution, its result in eight groups delayed by 0..7 frames (the paper's latent shift)
+    """
+
+    def __init__(
+        self, channels: int, *, num_heads: int | None = None, head_dim: int | None = None, inner_ratio: int = 1, span: str = "pixel",
+        norm: str = "channels", relative_bias: bool = False, rate_embedding: bool = False, feed_forward: str = "geglu",
+        ff_mult: int = 2, frame_shift: bool = False, max_frames: int = 30, out_bias: bool = True, num_groups: int = 32,
+    ):
+        super().__init__()
+        heads = num_heads or channels * inner_ratio // (head_dim or 32)
+        self.attention = TemporalAttention(
+            channels, num_heads=heads, inner=channels * inner_ratio, span=span, norm=norm, relative_bias=relative_bias,
+            rate_embedding=rate_embedding, max_frames=max_frames, out_bias=out_bias,
+        )
+        self.feed_forward = ShiftedFeedForward(channels) if feed_forward == "shifted" else NormedFeedForward(channels, ff_mult)
+        self.frame_shift = FrameShift(channels, num_groups) if frame_shift else None
+
+    def forward(self, h: Tensor, frames: int) -> Tensor:
+        x = to_tokens(h).unflatten(0, (-1, frames))                                     # (B, F, N, C)
+        x = x + self.attention(x)
+        x = x + self.feed_forward(x)
+        h = to_map(x.flatten(0, 1), h)
+        return h if self.frame_shift is None else h + self.frame_shift(h, frames)
+
+
+class TemporalProcessor:
+    """Attention over frames by whichever backend is chosen; `span` decides what is one sequence."""
+
+    _attention_backend = _parallel_config = None
+
+    def __call__(self, attn: "TemporalAttention", x: Tensor) -> Tensor:
+        batch, frames, places, _ = x.shape
+        q, k, v = (attn.to_sequences(y.unflatten(-1, (attn.num_heads, -1))) for y in (attn.to_q(x), *attn.to_kv(x).chunk(2, dim=-1)))
+        y = dispatch_attention_fn(
+            q, k, v, attn_mask=attn.bias(frames, places, x), backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return attn.to_out(attn.from_sequences(y, batch, frames).flatten(3))
+
+
+class TemporalAttention(nn.Module, AttentionModuleMixin):
+    """Attention along frames of x (B, F, N, C), without the residual."""
+
+    _default_processor_cls = TemporalProcessor
+    _available_processors = [TemporalProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(
+        self, channels: int, *, num_heads: int, inner: int, span: str, norm: str, relative_bias: bool, rate_embedding: bool,
+        max_frames: int, out_bias: bool,
+    ):
+        super().__init__()
+        assert span in ("pixel", "all") and norm in ("channels", "frames"), (span, norm)
+        self.num_heads, self.span, self.max_frames = num_heads, span, max_frames
+        self.norm = FrameNorm(channels) if norm == "frames" else nn.LayerNorm(channels)
+        self.normalise_last = norm == "frames"                                          # positions enter before the norm
+        self.position = nn.Parameter(0.02 * torch.randn(max_frames, channels))
+        self.rate_embedding = nn.Parameter(torch.zeros(max_frames, channels)) if rate_embedding else None
+        self.relative_bias = RelativeBias(num_heads, channels // 2) if relative_bias else None
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_kv = nn.Linear(channels, 2 * inner, bias=False)
+        self.to_out = zeroed(nn.Linear(inner, channels, bias=out_bias))
+        self.set_processor(TemporalProcessor())
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.shape[1]
+        assert frames <= self.max_frames, f"{frames} latent frames, the temporal positions reach {self.max_frames}"
+        position = self.position[:frames, None]                                         # (F, 1, C)
+        if self.rate_embedding is not None:
+            position = position + self.rate_embedding[3]                                # the released code always says rate 4
+        return self.processor(self, self.norm(x + position) if self.normalise_last else self.norm(x) + position)
+
+    def to_sequences(self, y: Tensor) -> Tensor:
+        """(B, F, N, heads, d) -> (B, F*N, heads, d) or (B*N, F, heads, d)."""
+        return y.flatten(1, 2) if self.span == "all" else y.transpose(1, 2).flatten(0, 1)
+
+    def from_sequences(self, y: Tensor, batch: int, frames: int) -> Tensor:
+        """The way back, to (B, F, N, heads, d)."""
+        return y.unflatten(1, (frames, -1)) if self.span == "all" else y.unflatten(0, (batch, -1)).transpose(1, 2)
+
+    def bias(self, frames: int, places: int, like: Tensor) -> Tensor | None:
+        """Added to the logits, (1, heads, L, L), or None."""
+        if self.relative_bias is None:
+            return None
+        bias = self.relative_bias(frames).to(like.dtype)
+        if self.span == "all":
+            bias = bias.repeat_interleave(places, 1).repeat_interleave(places, 2)
+        return bias[None]
+
+
+class RelativeBias(nn.Module):
+    """A bias per head from the signed logarithm of the distance in frames: (heads, F, F)."""
+
+    def __init__(self, num_heads: int, width: int):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_heads))
+
+    def forward(self, frames: int) -> Tensor:
+        d = torch.arange(1 - frames, frames, device=self.net[0].weight.device)           # every distance once
+        values = self.net((d.sign() * (d.abs() + 1.0).log())[:, None].to(self.net[0].weight.dtype))
+        index = torch.arange(frames, device=d.device)
+        return values[index[:, None] - index[None] + frames - 1].permute(2, 0, 1)
+
+
+class FrameNorm(nn.Module):
+    """Normalisation over the frame axis of (B, F, N, C), per channel, gain only; the variance is clamped, as released."""
+
+    def __init__(self, channels: int, axis: int = 1):
+        super().__init__()
+        self.gain, self.axis = nn.Parameter(torch.ones(channels)), axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        floor = 1e-5 if x.dtype == torch.float32 else 1e-3
+        var, mean = torch.var_mean(x, dim=self.axis, correction=0, keepdim=True)
+        return (x - mean) * var.clamp(min=floor).rsqrt() * self.gain
+
+
+class NormedFeedForward(nn.Module):
+    """LayerNorm and a gated feed-forward; the end starts at zero."""
+
+    def __init__(self, channels: int, mult: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, mult=mult, activation_fn="geglu")
+        zeroed(self.ff.net[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ff(self.norm(x))
+
+
+class ShiftedFeedForward(nn.Module):
+    """Gated feed-forward of (B, F, N, C) whose second half of inner channels comes one frame late (zeros enter)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = int(channels * 8 / 3)
+        self.proj_in = nn.Linear(channels, 2 * inner, bias=False)
+        self.norm = FrameNorm(inner, axis=-1)
+        self.proj_out = zeroed(nn.Linear(inner, channels, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        y = value * F.gelu(gate)
+        now, late = y.chunk(2, dim=-1)
+        return self.proj_out(self.norm(torch.cat([now, delay(late, 1)], dim=-1)))
+
+
+class FrameShift(nn.Module):
+    """3x3 convolution per frame, its channels in eight groups, group i delayed by i frames."""
+
+    def __init__(self, channels: int, num_groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups, channels, eps=1e-5)
+        self.conv = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, h: Tensor, frames: int) -> Tensor:
+        y = self.conv(F.silu(self.norm(h))).unflatten(0, (-1, frames))                  # (B, F, C, H, W)
+        return torch.cat([delay(group, i) for i, group in enumerate(y.chunk(8, dim=2))], dim=2).flatten(0, 1)
+
+
+def delay(x: Tensor, steps: int) -> Tensor:
+    """x (B, F, ...) shifted to `steps` frames later; zeros enter, the last frames fall out."""
+    if steps == 0:
+        return x
+    kept = x[:, : max(x.shape[1] - steps, 0)]
+    return torch.cat([x.new_zeros(x.shape[0], x.shape[1] - kept.shape[1], *x.shape[2:]), kept], dim=1)

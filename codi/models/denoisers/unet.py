@@ -1,0 +1,171 @@
+"""UNetDenoiser: predicts the noise (or v) in latents of pictures, videos and sounds. One class, by configuration.
+
+After LDM's UNet (arXiv 2112.10752) and CoDi (arXiv 2305.11846). Two families: codi-tiny, small and quick on a CPU, and
+codi-v3, the released geometry; `codi.convert` sets the latter's switches. A picture is (B, C, H, W), a video
+(B, C, F, H, W), a sound (B, C, T, M). The same instance takes pictures (temporal modules stand aside) and videos.
+"""
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from codi.models.denoisers.attention import zeroed
+from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
+from codi.models.denoisers.pooled import MapEnvironment
+from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer
+from codi.models.denoisers.temporal import TemporalModule
+from codi.protocols import Environment
+
+
+class UNetDenoiser(Skeleton):
+    """Denoiser over feature maps.
+
+    in_channels         latent channels; out_channels if other
+    block_out_channels  width of each level; between levels space halves (rounded up)
+    layers_per_block    residual blocks per level on the way down (one more on the way up)
+    attention_levels    levels with a transformer over space; the middle always has one
+    temporal_levels     levels with temporal modules (last level: the middle too); `temporal` holds `TemporalModule`'s arguments
+    num_heads, head_dim one of the two, for attention over space
+    context_dim         width of prompt tokens
+    prompt              "projection": one token, added; "attention": any number (and the released parameters)
+    prompt_embedding    the mean prompt token also joins the noise level's embedding
+    scale_shift         the embedding scales and shifts the second norm of residual blocks, else it is added before it
+    upsample_conv       a 3x3 convolution after upsampling
+    position_embedding  each position of the latent is told where it is
+    time_axis           axis of a 4-D latent that is time: 2 for sound, None for pictures
+    latent_rate         latent steps per second, None without time (for a vision model: of videos)
+    env_dim             width of environment tokens, None for a model that cannot listen
+    joint, joint_levels kind of adapter and levels that have one ("timed": last level means the middle too); joint_heads, joint_config
+    environment         pooled only: arguments of the encoder of this modality's own environment
+    first_skip          "own", or "middle" for the released model's lost skip
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 4,
+        out_channels: int | None = None,
+        block_out_channels: tuple[int, ...] = (64, 128),
+        layers_per_block: int = 1,
+        attention_levels: tuple[int, ...] = (1,),
+        temporal_levels: tuple[int, ...] = (),
+        temporal: dict | None = None,
+        num_heads: int | None = None,
+        head_dim: int | None = None,
+        context_dim: int = 128,
+        prompt: str = "projection",
+        prompt_embedding: bool = False,
+        ff_mult: int = 4,
+        scale_shift: bool = False,
+        upsample_conv: bool = True,
+        position_embedding: bool = False,
+        norm_num_groups: int = 32,
+        time_axis: int | None = None,
+        latent_rate: float | None = None,
+        env_dim: int | None = None,
+        joint: str = "timed",
+        joint_levels: tuple[int, ...] = (),
+        joint_heads: int | None = None,
+        joint_config: dict | None = None,
+        environment: dict | None = None,
+        first_skip: str = "own",
+    ):
+        super().__init__()
+        width = block_out_channels[0]
+        self.emb_dim = self.build_embedding(width, context_dim, prompt_embedding)
+        self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.position = GridPosition(width) if position_embedding else None
+        self.build_layers()
+        self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-5)
+        self.conv_out = zeroed(nn.Conv2d(width, out_channels or in_channels, 3, padding=1))
+        self.environment_encoder = MapEnvironment(in_channels, self.emb_dim, **environment) if environment else None
+
+    def build_layers(self) -> None:
+        config, widths = self.config, self.config.block_out_channels
+        last = len(widths) - 1
+        residual = lambda a, b: ResidualBlock(a, b, self.emb_dim, num_groups=config.norm_num_groups, scale_shift=config.scale_shift)
+        temporal = at_levels(config.temporal_levels, lambda c: TemporalModule(c, num_groups=config.norm_num_groups, **(config.temporal or {})))
+        attention = at_levels(config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt))
+        joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
+        block = lambda level, a, b, **more: Block(
+            residual(a, b), temporal=temporal(level, b), attention=attention(level, b), joint=joint(level, b), **more
+        )
+        self.down, skips, at = nn.ModuleList(), [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            for _ in range(config.layers_per_block):
+                self.down.append(block(level, at, width))
+                at = width
+                skips.append(at)
+            if level < last:
+                self.down.append(Downsample(at))
+                skips.append(at)
+        self.middle = nn.ModuleList([
+            Block(residual(at, at), temporal=temporal(last, at), attention=build_transformer(config, at, config.context_dim, config.prompt),
+                  joint=joint(last, at) if config.joint == "timed" else None),
+            Block(residual(at, at), temporal=temporal(last, at)),
+        ])
+        self.up = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(config.layers_per_block + 1):
+                ends = level > 0 and i == config.layers_per_block
+                upsample = Upsample(width, config.upsample_conv) if ends else None
+                self.up.append(block(level, at + skips.pop(), width, upsample=upsample))
+                at = width
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None) -> Tensor:
+        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D); env of the partners or None.
+
+        rate: latent steps per second if not the configured one. Returns a tensor of the shape of x.
+        """
+        assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
+        signals = self.signals(x, t, context, env, rate)
+        h = self.conv_in(fold_frames(x))
+        if self.position is not None:
+            h = h + self.position(h)
+        h = self.trunk(h, signals)
+        return unfold_frames(self.conv_out(torch.nn.functional.silu(self.norm_out(h))), x)
+
+    def signals(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None, rate: float | None) -> Signals:
+        """What the layers listen to in one pass."""
+        video = x.ndim == 5
+        timed = video or self.config.time_axis is not None
+        return Signals(
+            emb=self.embed(t, context), context=context, env=env, frames=x.shape[2] if video else None,
+            time_axis=None if video else self.config.time_axis, length=x.shape[2] if timed else None,
+            rate=(rate or self.config.latent_rate) if timed else None,
+        )
+
+    def encode_environment(self, x: Tensor, t: Tensor) -> Environment:
+        """This modality's pooled token, by the encoder that belongs to the released denoiser."""
+        assert self.environment_encoder is not None, "this denoiser has no environment encoder of its own"
+        return self.environment_encoder(x, self.embed(t, x.new_zeros(x.shape[0], 1, self.config.context_dim)))
+
+
+class GridPosition(nn.Module):
+    """Tells each position of a map its row and column: sines of both, one linear layer. Any extent."""
+
+    def __init__(self, channels: int, longest: float = 256.0):
+        super().__init__()
+        assert channels % 4 == 0, f"position_embedding needs a width that divides by 4, got {channels}"
+        self.longest, self.quarter = longest, channels // 4
+        self.linear = nn.Linear(channels, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The embedding for a map of h's extent, (1, C, H, W)."""
+        scale = torch.arange(self.quarter, device=h.device, dtype=torch.float32) / self.quarter
+        row, column = ((torch.arange(n, device=h.device)[:, None] * self.longest**-scale) for n in h.shape[-2:])
+        row, column = (torch.cat([a.sin(), a.cos()], dim=-1) for a in (row, column))     # (H, C/2), (W, C/2)
+        grid = torch.cat([row[:, None].expand(-1, h.shape[-1], -1), column[None].expand(h.shape[-2], -1, -1)], dim=-1)
+        return self.linear(grid.to(h.dtype)).permute(2, 0, 1)[None]
+
+
+def fold_frames(x: Tensor) -> Tensor:
+    """(B, C, F, H, W) -> (B*F, C, H, W); anything else as it is. Channels last in memory, as convolutions like it."""
+    if x.ndim == 5:
+        x = x.transpose(1, 2).flatten(0, 1)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def unfold_frames(y: Tensor, like: Tensor) -> Tensor:
+    """The way back to the layout of `like`."""
+    return y.unflatten(0, like.shape[:1] + like.shape[2:3]).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()

@@ -1,0 +1,43 @@
+"""The world: a small universe that can be rendered in every modality and read back from every modality.
+
+Scenes are drawn with `sample_scenes`, shown with the `render_*` functions and `caption`, and read back with `read_*`.
+"""
+
+from codi.world.caption import caption, parse
+from codi.world.motion import events
+from codi.world.picture import render_frames, render_images, render_videos
+from codi.world.scene import (
+    ATTRIBUTES,
+    COLOURS,
+    MOTIONS,
+    PLACES,
+    SHAPES,
+    TEMPOS,
+    VISIBLE,
+    Scene,
+    is_held_out,
+    sample_scene,
+    sample_scenes,
+)
+from codi.world.sound import render_sounds
+
+__all__ = [
+    "ATTRIBUTES",
+    "COLOURS",
+    "MOTIONS",
+    "PLACES",
+    "SHAPES",
+    "TEMPOS",
+    "VISIBLE",
+    "Scene",
+    "caption",
+    "events",
+    "is_held_out",
+    "parse",
+    "render_frames",
+    "render_images",
+    "render_sounds",
+    "render_videos",
+    "sample_scene",
+    "sample_scenes",
+]

@@ -1,0 +1,140 @@
+"""Scenes as English sentences, and sentences back into facts. Canonical words come first in every list."""
+
+import re
+from collections.abc import Collection
+
+import numpy as np
+
+from codi.types import InputError
+from codi.world.scene import ATTRIBUTES, Scene
+
+WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "colour": {
+        "red": ("red", "crimson"),
+        "orange": ("orange", "amber"),
+        "yellow": ("yellow", "golden"),
+        "green": ("green", "emerald"),
+        "cyan": ("cyan", "turquoise"),
+        "blue": ("blue", "navy"),
+        "purple": ("purple", "violet"),
+        "pink": ("pink", "rose"),
+    },
+    "shape": {
+        "ball": ("ball", "sphere"),
+        "box": ("box", "square"),
+        "triangle": ("triangle", "pyramid"),
+        "star": ("star", "five pointed star"),
+        "ring": ("ring", "hoop"),
+        "cross": ("cross", "plus sign"),
+    },
+    "motion": {
+        "bounce": ("bounces", "hops"),
+        "swing": ("swings", "sways"),
+        "pulse": ("pulses", "throbs"),
+        "blink": ("blinks", "flashes"),
+    },
+    "tempo": {"slow": ("slowly", "at a slow pace"), "fast": ("quickly", "fast")},
+    "place": {
+        "night": ("at night", "in the dark"),
+        "snow": ("in the snow", "on snow"),
+        "grass": ("on the grass", "in a meadow"),
+        "sand": ("on the sand", "on a beach"),
+    },
+}
+
+# What people write besides the words above; read, never written.
+_ALSO_READ: dict[str, dict[str, str]] = {
+    "colour": {},
+    "shape": {},
+    "motion": {
+        "bounce": r"bounc(?:e|ed|ing)|hop|hopping|hopped",
+        "swing": r"swing|swinging|sway|swaying|swayed",
+        "pulse": r"pulse|pulsing|pulsed|throb|throbbing",
+        "blink": r"blink|blinking|blinked|flash|flashing",
+    },
+    "tempo": {"slow": "slow", "fast": "quick|rapidly"},
+    "place": {"night": "night|dark", "snow": "snow|snowy", "grass": "grass|meadow|lawn", "sand": "sand|beach"},
+}
+
+NUM_TEMPLATES = 6
+
+
+def _noun(article: str, said: dict[str, str]) -> str:
+    """The object with its colour, as far as they are said."""
+    if "shape" not in said and "colour" not in said:
+        return "something"
+    return _join(article, said.get("colour"), said.get("shape", "thing"))
+
+
+def _join(*parts: str | None) -> str:
+    return " ".join(p for p in parts if p)
+
+
+def _fill(template: int, said: dict[str, str]) -> str:
+    """One of the six sentence patterns with what is said; patterns shrink gracefully around what is not."""
+    place, tempo = said.get("place"), said.get("tempo")
+    verb = said.get("motion") or ("moves" if tempo else None)
+    act = _join(verb, tempo)
+    noun = _noun("a", said)
+    match template:
+        case 0:
+            return _join(noun, act, place)
+        case 1:
+            return _join(place and place + ",", noun, act)
+        case 2:
+            return _join(tempo and tempo + ",", noun, verb, place)
+        case 3:
+            return _join(noun, act and "that " + act, place)
+        case 4:
+            return _about_the_thing(said, act)
+    assert template == 5, template
+    return _join(place, "there is", noun) + (f", it {act}" if act else "")
+
+
+def _about_the_thing(said: dict[str, str], act: str) -> str:
+    """The pattern that makes the colour a statement; without colour or act it has nothing to join."""
+    subject = "the " + said.get("shape", "thing")
+    quality = said.get("colour") and "is " + said["colour"]
+    claim = _join(quality, "and" if quality and act else None, act)
+    if not claim:
+        return _join(subject if "shape" in said else "something", said.get("place"))
+    return _join(subject, claim, said.get("place"))
+
+
+def caption(
+    scene: Scene, facts: Collection[str] = tuple(ATTRIBUTES), rng: np.random.Generator | None = None
+) -> str:
+    """A sentence that names `facts` of the scene and no other.
+
+    Without `rng` the first pattern with canonical words; with it a random pattern and random synonyms.
+    Raises `InputError` for a fact that does not exist.
+    """
+    unknown = set(facts) - set(ATTRIBUTES)
+    if unknown:
+        raise InputError(f"unknown facts {sorted(unknown)}: expected some of {', '.join(ATTRIBUTES)}")
+    said = {}
+    for name in ATTRIBUTES:
+        if name in facts:
+            choices = WORDS[name][getattr(scene, name)]
+            said[name] = choices[0 if rng is None else rng.integers(len(choices))]
+    return _fill(0 if rng is None else int(rng.integers(NUM_TEMPLATES)), said)
+
+
+def _pattern(attribute: str) -> re.Pattern[str]:
+    """One expression per attribute, a named group per value, whole words only."""
+    groups = []
+    for value, words in WORDS[attribute].items():
+        also = _ALSO_READ[attribute].get(value)
+        alternatives = [re.escape(w) for w in words] + ([also] if also else [])
+        groups.append(f"(?P<{value}>{'|'.join(alternatives)})")
+    return re.compile(rf"\b(?:{'|'.join(groups)})\b")
+
+
+_PATTERNS = {name: _pattern(name) for name in ATTRIBUTES}
+
+
+def parse(text: str) -> dict[str, str | None]:
+    """The facts a sentence names; None for those it does not. Of two values of one fact the first counts."""
+    plain = " ".join(re.sub(r"[^a-z]+", " ", text.lower()).split())
+    found = {name: pattern.search(plain) for name, pattern in _PATTERNS.items()}
+    return {name: match.lastgroup if match else None for name, match in found.items()}

@@ -1,0 +1,114 @@
+"""When things happen in a scene and where the object is meanwhile.
+
+Everything here takes arrays of table positions instead of scenes, so that renderers can work on batches and probes can
+try many hypotheses at once. B scenes, N slots for events, F times. All times in seconds, lengths in parts of the frame.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from codi.world.scene import MOTIONS, Scene, column, indices
+
+NUM_SLOTS = 6  # the most events any scene can have
+END = 1.8  # no event starts at or after
+RADIUS = 0.22
+FLOOR = 0.86
+SWING_GAP = np.array([0.60, 0.35])  # slow, fast
+FOOT = np.array([1, 0.88, 0.575, 1.15 * np.cos(np.pi / 5), 1, 1])  # lowest point of each shape, in radii
+
+BOUNCE, SWING, PULSE, BLINK = range(len(MOTIONS))
+_BOUNCE_GAPS = np.array([0.70, 0.45])[:, None] * 0.8 ** np.arange(NUM_SLOTS)  # (2, N)
+
+
+def _slots() -> tuple[np.ndarray, np.ndarray]:
+    """Delay of each possible event after the first, and its amplitude: two (motion, tempo, N); inf where there is none."""
+    delay = np.full((len(MOTIONS), 2, NUM_SLOTS), np.inf)
+    amplitude = np.full_like(delay, 0.8)
+    n = np.arange(NUM_SLOTS)
+    delay[BOUNCE] = np.cumsum(_BOUNCE_GAPS, axis=1) - _BOUNCE_GAPS
+    delay[BOUNCE][_BOUNCE_GAPS < 0.2] = np.inf
+    amplitude[BOUNCE] = 0.8**n
+    delay[SWING] = SWING_GAP[:, None] * n
+    delay[PULSE] = np.array([1.1, 0.7])[:, None] * (n // 2) + 0.3 * (n % 2)
+    amplitude[PULSE] = np.where(n % 2, 0.6, 0.9)
+    delay[BLINK] = np.array([0.8, 0.5])[:, None] * n
+    return delay, amplitude
+
+
+_DELAY, _AMPLITUDE = _slots()
+
+
+def schedule(motion: np.ndarray, tempo: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Times and amplitudes of the events, two (B, N), in order of time; an empty slot has time inf and amplitude 0."""
+    first = np.where(motion == SWING, np.mod(start, SWING_GAP[tempo]), start)
+    times = first[:, None] + _DELAY[motion, tempo]
+    dropped = (times >= END) | ((motion == SWING)[:, None] & (times < 0.05))
+    times = np.where(dropped, np.inf, times)
+    order = np.argsort(times, axis=1, kind="stable")
+    amplitudes = np.where(dropped, 0.0, _AMPLITUDE[motion, tempo])
+    return np.take_along_axis(times, order, 1), np.take_along_axis(amplitudes, order, 1)
+
+
+def schedule_of(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
+    """`schedule` of a list of scenes."""
+    return schedule(indices(scenes, "motion"), indices(scenes, "tempo"), column(scenes, "start"))
+
+
+def events(scene: Scene) -> list[tuple[float, float]]:
+    """(seconds, amplitude) of every event of the scene, in order."""
+    times, amplitudes = schedule_of([scene])
+    return [(float(t), float(a)) for t, a in zip(times[0], amplitudes[0]) if np.isfinite(t)]
+
+
+class Pose(NamedTuple):
+    """Centre, radius and opacity of the object; four arrays (B, F)."""
+
+    cx: np.ndarray
+    cy: np.ndarray
+    radius: np.ndarray
+    opacity: np.ndarray
+
+
+def bounce_height(tempo: np.ndarray, start: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Height of a bouncing object's foot above the floor at times t (B, F): a fall, then shrinking parabolas."""
+    hits = start[:, None] + _DELAY[BOUNCE, tempo]  # (B, N)
+    last = (hits[:, None, :] <= t[:, :, None]).sum(-1) - 1  # (B, F)
+    slot = np.maximum(last, 0)
+    gap = np.take_along_axis(_BOUNCE_GAPS[tempo], slot, 1)
+    u = np.minimum((t - np.take_along_axis(hits, slot, 1)) / gap, 1.0)
+    hop = (gap / _BOUNCE_GAPS[tempo, :1]) ** 2 * 4 * u * (1 - u)
+    return 0.42 * np.where(last < 0, 1 - (t / start[:, None]) ** 2, hop)
+
+
+def _decayed(times: np.ndarray, weights: np.ndarray | float, t: np.ndarray, decay: float) -> np.ndarray:
+    """Sum over past events of weight * exp(-age / decay), (B, F)."""
+    age = t[:, :, None] - times[:, None, :]
+    past = age >= 0
+    return (np.where(past, weights, 0.0) * np.exp(-np.where(past, age, 0.0) / decay)).sum(-1)
+
+
+def pose(
+    shape: np.ndarray, motion: np.ndarray, tempo: np.ndarray, start: np.ndarray, x: np.ndarray, t: np.ndarray
+) -> Pose:
+    """Where the object is at times t (B, F); the other arguments are (B,), the first three positions in the tables."""
+    times, amplitudes = schedule(motion, tempo, start)
+    cx, cy, opacity = (np.full(t.shape, v) for v in (0.5, 0.5, 1.0))
+    radius = np.full(t.shape, RADIUS)
+    b = motion == BOUNCE
+    cx[b] = x[b, None]
+    cy[b] = FLOOR - RADIUS * FOOT[shape[b], None] - bounce_height(tempo[b], start[b], t[b])
+    s = motion == SWING
+    cx[s] = 0.5 + 0.30 * np.cos(np.pi * (t[s] - start[s, None]) / SWING_GAP[tempo[s], None])
+    p = motion == PULSE
+    weights = np.where(amplitudes[p] > 0.7, 0.6, 0.45)[:, None, :]
+    radius[p] = RADIUS * np.minimum(1.6, 1 + _decayed(times[p], weights, t[p], 0.10))
+    k = motion == BLINK
+    opacity[k] = np.minimum(1.0, 0.08 + _decayed(times[k], 1.0, t[k], 0.25))
+    return Pose(cx, cy, radius, opacity)
+
+
+def pose_of(scenes: list[Scene], t: np.ndarray) -> Pose:
+    """`pose` of a list of scenes at times t (B, F)."""
+    named = (indices(scenes, name) for name in ("shape", "motion", "tempo"))
+    return pose(*named, column(scenes, "start"), column(scenes, "x"), t)

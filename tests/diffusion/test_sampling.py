@@ -1,0 +1,145 @@
+"""The sampling loop against a Gaussian whose answer is known: moments, joint correlation, clean partners, seeds."""
+
+import pytest
+import torch
+
+from codi.diffusion import Guidance, JointSampler, NoiseProcess, copy_schedulers, draw_noise, stream_seed
+from codi.types import Modality
+from tests.diffusion.toy import MEAN, PAIR, SCHEDULERS, STD, GaussianDenoiser, LatentEnvironment, context, scheduler
+
+AUDIO, VIDEO = PAIR
+
+
+def sampler(name="ddim", modalities=PAIR, steps=50, batch=2, rho=0.0, prediction="v_prediction", **options):
+    source = scheduler(name, prediction)
+    process = NoiseProcess.from_scheduler(source)
+    return JointSampler(
+        denoisers={m: GaussianDenoiser(process, rho) for m in modalities},
+        schedulers=copy_schedulers(source, modalities, steps),
+        contexts={m: context(batch) for m in modalities},
+        environments={m: LatentEnvironment(process) for m in PAIR} if rho else {},
+        **options,
+    )
+
+
+def noise(batch=2, size=4000, modalities=PAIR):
+    return {m: draw_noise((size,), range(batch), m)[0] for m in modalities}
+
+
+def correlation(a, b):
+    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize("steps", [10, 25])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_gaussian_moments(name, steps, prediction):
+    out = sampler(name, steps=steps, prediction=prediction).sample(noise())[AUDIO]
+    assert out.isfinite().all()
+    assert out.mean() == pytest.approx(MEAN, abs=0.03)
+    first_order = name == "ddim"  # narrows what it draws, the less the more steps; the default, second order, does not
+    assert out.std() == pytest.approx(STD, rel={10: 0.2, 25: 0.08}[steps] if first_order else {10: 0.09, 25: 0.01}[steps])
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_step_count_works(name):
+    for steps in (1, 2, 3, 7, 223):
+        one = sampler(name, steps=steps, modalities=[AUDIO])
+        assert one.num_steps == steps
+        assert one.sample(noise(size=50, modalities=[AUDIO]))[AUDIO].isfinite().all()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_have_the_asked_number_of_steps(name):
+    source = scheduler(name)
+    for steps in (1, 25, 223, 446, 999, 1000):  # trailing spacing rounds 1000 / 223 to one step too many, at t = -1
+        timesteps = copy_schedulers(source, [AUDIO], steps)[AUDIO].timesteps
+        assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_joint_outputs_correlate_as_the_data(name):
+    out = sampler(name, rho=0.8).sample(noise())
+    assert correlation(out[AUDIO], out[VIDEO]) == pytest.approx(0.8, abs=0.05)
+    alone = sampler(name).sample(noise())
+    assert correlation(alone[AUDIO], alone[VIDEO]) == pytest.approx(0.0, abs=0.05)
+
+
+def test_clean_partner_is_heard_and_left_alone():
+    partner = MEAN + STD * torch.randn(2, 4000, generator=torch.Generator().manual_seed(9))
+    before = partner.clone()
+    one = sampler(modalities=[AUDIO], rho=0.9, partners={VIDEO: partner})
+    out = one.sample(noise(modalities=[AUDIO]))
+    assert set(out) == {AUDIO} and torch.equal(partner, before)
+    assert correlation(out[AUDIO], partner) == pytest.approx(0.9, abs=0.03)
+    assert one.environments[VIDEO].calls == 1 and one.environments[AUDIO].calls == 0  # it stands still; nobody hears the output
+
+
+def test_environments_are_read_before_any_update():
+    one = sampler(rho=0.8, steps=5)
+    start = noise(size=8)
+    heard = []
+    for modality in PAIR:
+        exact = one.denoisers[modality]
+        one.denoisers[modality] = lambda x, t, c, env, rate, f=exact: heard.append(env.tokens[:, 0]) or f(x, t, c, env)
+    one.step(0, start)
+    assert torch.equal(heard[0], start[VIDEO]) and torch.equal(heard[1], start[AUDIO])
+
+
+def test_the_order_of_modalities_does_not_matter():
+    forward = sampler(rho=0.8, steps=6).sample(noise())
+    backward = sampler(rho=0.8, steps=6, modalities=PAIR[::-1]).sample(noise(modalities=PAIR[::-1]))
+    assert all(torch.equal(forward[m], backward[m]) for m in PAIR)
+
+
+def test_a_step_leaves_what_came_in():
+    one, start = sampler(rho=0.5, steps=4), noise(size=8)
+    before = {m: x.clone() for m, x in start.items()}
+    one.sample(start)
+    assert all(torch.equal(start[m], before[m]) for m in PAIR)
+
+
+def test_each_modality_has_its_own_scheduler_state():
+    source = scheduler("dpm")
+    copies = copy_schedulers(source, PAIR, 10)
+    assert copies[AUDIO] is not copies[VIDEO] and source.num_inference_steps is None
+    together, apart = sampler("dpm", steps=10).sample(noise()), sampler("dpm", steps=10, modalities=[AUDIO]).sample(noise(modalities=[AUDIO]))
+    assert torch.equal(together[AUDIO], apart[AUDIO])
+
+
+def test_guidance_moves_the_mean_and_batches_its_branches():
+    guided = sampler(steps=25, modalities=[AUDIO], guidance={AUDIO: Guidance(prompt=2.0)})
+    guided.contexts, guided.null_contexts = {AUDIO: context(2, 0.5)}, {AUDIO: context(2)}
+    mean = guided.sample(noise(modalities=[AUDIO]))[AUDIO].mean().item()
+    assert mean == pytest.approx(MEAN + 1.0, abs=0.08)  # for equal variances guidance is linear in the mean
+    assert guided.denoisers[AUDIO].calls == 25 and guided.denoisers[AUDIO].samples == 25 * 2 * 2
+
+
+def test_guidance_of_one_costs_nothing():
+    plain = sampler(steps=8, rho=0.5, guidance={m: Guidance() for m in PAIR})
+    plain.null_contexts = plain.contexts
+    plain.sample(noise(size=4))
+    assert all(plain.denoisers[m].samples == 8 * 2 for m in PAIR)
+
+
+def test_sync_guidance_strengthens_the_bond_within_its_interval():
+    kwargs = dict(modalities=[AUDIO], rho=0.6, steps=20, partners={VIDEO: MEAN + STD * torch.randn(2, 4000)})
+    plain = sampler(**kwargs)
+    synced = sampler(**kwargs, guidance={AUDIO: Guidance(sync=2.0, sync_interval=(0.2, 0.8))})
+    partner = kwargs["partners"][VIDEO]
+    start = noise(modalities=[AUDIO])
+    assert correlation(synced.sample(start)[AUDIO], partner) > correlation(plain.sample(start)[AUDIO], partner) + 0.05
+    assert synced.denoisers[AUDIO].calls == 20 + 12  # the branch without partners, in 60 % of the steps
+
+
+def test_noise_depends_on_its_own_seed_alone():
+    both, _ = draw_noise((3, 5), [7, 8], AUDIO)
+    alone, _ = draw_noise((3, 5), [8], AUDIO)
+    assert torch.equal(both[1], alone[0])
+    assert not torch.equal(draw_noise((3, 5), [7], VIDEO)[0], both[:1])
+    assert len({stream_seed(s, m) for s in range(100) for m in Modality}) == 400
+
+
+def test_a_modality_cannot_be_partner_and_output():
+    with pytest.raises(AssertionError, match="partners"):
+        sampler(partners={AUDIO: torch.zeros(2, 4)})

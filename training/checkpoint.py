@@ -1,0 +1,195 @@
+"""Checkpoints that survive a kill at any moment, and hold nothing but numbers.
+
+A checkpoint is a folder `step-N`: `weights.safetensors`, `optimizer.safetensors`, `ema.safetensors` (if there is an average), `state.json`,
+and `manifest.json` with the size and sha256 of the others. It is written as `step-N.tmp`, every file is flushed to disk, the manifest
+comes last, then the folder is renamed. What has no manifest, or does not agree with it, is damaged and is named.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from codi.types import InputError
+
+_NAME = re.compile(r"step-\d+")
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Everything that a run needs in order to go on: tensors by name, and `state`, plain JSON."""
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+    ema: dict[str, Tensor] = field(default_factory=dict)
+
+
+def write(folder: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
+    """Adds `snapshot` to `folder` and removes all but the newest `keep`. The older ones stay until the new one is safe.
+
+    Raises `InputError` when the disk refuses; what was there before is then untouched.
+    """
+    final = folder / f"step-{snapshot.step:08d}"
+    temporary = final.with_suffix(".tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write_files(temporary, snapshot)
+        if final.exists():
+            _remove(final)
+        temporary.rename(final)
+        _sync(folder)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) or "SafetensorError" in type(error).__name__:
+            raise InputError(f"cannot write checkpoint {final}: {error}: free some space or choose another `output`; the older ones are untouched") from error
+        raise
+    for path in _listed(folder):
+        if _number(path) > snapshot.step:  # damaged, or of a future that the run went back from
+            _remove(path)
+    prune(folder, keep)
+    return final
+
+
+def find(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest complete checkpoint in `folder`, or None when there is none at all.
+
+    `warn` is told about every damaged one that is newer. Raises `InputError` when there are only damaged ones.
+    """
+    damaged = []
+    for path in reversed(_listed(folder)):
+        fault = inspect(path)
+        if fault is None:
+            return path
+        damaged.append(f"{path} ({fault})")
+        warn(f"checkpoint {path} is damaged: {fault}; looking for an older one")
+    if damaged:
+        raise InputError(f"every checkpoint is damaged: {'; '.join(damaged)}: restore one, or start anew with --restart")
+    return None
+
+
+def inspect(path: Path) -> str | None:
+    """What is wrong with a checkpoint, None if nothing: every file is compared with the manifest."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        for name, entry in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["size"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {entry['size']}"
+            if _digest(file) != entry["sha256"]:
+                return f"{name} was altered: its sha256 differs from the manifest"
+    except FileNotFoundError:
+        return f"{_MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{_MANIFEST} cannot be read ({type(error).__name__})"
+    return None
+
+
+def read(path: Path) -> Snapshot:
+    """The snapshot in a complete checkpoint, on the CPU."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    average = path / "ema.safetensors"
+    return Snapshot(
+        step=state["step"],
+        weights=load_file(path / "weights.safetensors"),
+        optimizer=load_file(path / "optimizer.safetensors"),
+        ema=load_file(average) if average.exists() else {},
+        state=state,
+    )
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes unfinished folders, and all but the newest `keep` of the finished ones."""
+    for path in folder.glob("step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in _listed(folder)[:-keep]:
+        _remove(path)
+
+
+def flatten_optimizer(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as ({"parameter.slot": tensor}, JSON for the rest)."""
+    tensors, scalars = {}, {}
+    for parameter, slots in state_dict["state"].items():
+        for slot, value in slots.items():
+            (tensors if isinstance(value, Tensor) else scalars)[f"{parameter}.{slot}"] = value
+    return tensors, {"scalars": scalars, "groups": state_dict["param_groups"]}
+
+
+def unflatten_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten_optimizer`."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **rest["scalars"]}.items():
+        parameter, _, slot = name.partition(".")
+        state.setdefault(int(parameter), {})[slot] = value
+    return {"state": state, "param_groups": rest["groups"]}
+
+
+def _write_files(folder: Path, snapshot: Snapshot) -> None:
+    parts = {"weights": snapshot.weights, "optimizer": snapshot.optimizer, "ema": snapshot.ema}
+    for name, tensors in parts.items():
+        if tensors or name != "ema":
+            save_file(_separate(tensors), folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps({**snapshot.state, "step": snapshot.step}, indent=1), encoding="utf-8")
+    files = sorted(folder.iterdir())
+    for file in files:
+        _sync(file)
+    entries = {file.name: {"size": file.stat().st_size, "sha256": _digest(file)} for file in files}
+    (folder / _MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
+    _sync(folder / _MANIFEST)
+    _sync(folder)
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, none sharing memory with another (safetensors refuses tied weights)."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        pointer = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    return separate
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first, complete or not."""
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[2])
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint; killed half-way, it leaves an unfinished folder rather than a damaged one."""
+    doomed = path.with_name(path.name + ".old.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

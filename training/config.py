@@ -1,0 +1,208 @@
+"""A training run as a value: YAML -> frozen dataclass, strictly.
+
+An unknown key, a missing one, a value of the wrong kind or out of range is an `InputError` that names it. `--small` lays the `small:`
+section over the rest, `--set part.channels=64` lays single values over that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from codi.types import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run of one stage. Counts are in samples over all processes unless they say otherwise.
+
+    stage              name in `training.stages.STAGES`
+    model              folder of the model in the making: frozen parts are read there, the trained one is exported there
+    output             folder of this run: checkpoints, log, previews
+    samples            total to see
+    batch_size         samples of one optimizer step, over all processes and accumulated micro-batches together
+    accumulate         micro-batches of one step in each process
+    lr, betas, weight_decay   of AdamW; vectors and scalars are not decayed
+    warmup             samples over which the rate rises from zero
+    lr_schedule        cosine: falls to lr * final_lr_fraction at `samples`; constant: stays
+    ema                decay per step of the averaged weights (warmed up), 0 for none
+    clip_grad_norm     0 for none
+    *_every            samples between events, 0 for never
+    max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at it
+    num_threads        torch threads, None leaves them alone
+    compile            compiles the forward of every direct child of the trained module
+    part               constructor arguments of what trains, read by the stage
+    options            further settings of the stage, read strictly by the stage
+    """
+
+    stage: str
+    model: Path
+    output: Path
+    samples: int
+    batch_size: int
+    lr: float
+    seed: int = 0
+    accumulate: int = 1
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup: int = 0
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    final_lr_fraction: float = 0.0
+    ema: float = 0.0
+    clip_grad_norm: float = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    checkpoint_every: int = 0
+    preview_every: int = 0
+    log_every: int = 0
+    max_minutes: float | None = None
+    num_threads: int | None = None
+    compile: bool = False
+    part: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "batch_size", "accumulate", "lr"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        for name in ("seed", "weight_decay", "warmup", "clip_grad_norm", "checkpoint_every", "preview_every", "log_every"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
+        _require(0 <= self.final_lr_fraction <= 1, "final_lr_fraction", self.final_lr_fraction, "a fraction in [0, 1]")
+        _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in [0, 1)")
+        _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "more than 0, or null")
+        _require(self.num_threads is None or self.num_threads > 0, "num_threads", self.num_threads, "more than 0, or null")
+        _require(self.batch_size % self.accumulate == 0, "batch_size", self.batch_size, f"a multiple of accumulate ({self.accumulate})")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint or a log."""
+        return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[str] = ()) -> Config:
+    """The configuration in a YAML file. Raises `InputError` for whatever is wrong with it."""
+    path = Path(path)
+    values = _read_yaml(path)
+    miniature = values.pop("small", None)
+    values.setdefault("output", f"runs/{path.stem}")
+    if small:
+        if not isinstance(miniature, dict):
+            raise InputError(f"{path}: --small needs a section `small:` with the settings of the miniature")
+        _check_names(miniature, [f.name for f in dataclasses.fields(Config)], f"{path}: small")
+        values = _merge(values, {"output": f"runs/small/{path.stem}", "model": "runs/small/model", **miniature})
+    for override in overrides:
+        _apply_override(values, override)
+    return strict(Config, values, where=str(path))
+
+
+def strict(cls: type[T], values: Mapping[str, Any] | None, *, where: str) -> T:
+    """A dataclass from a mapping; `where` names the mapping in messages. Stages read `config.options` with it."""
+    values = dict(values or {})
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    _check_names(values, fields, where)
+    missing = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in values]
+    if missing:
+        raise InputError(f"{where}: missing {', '.join(missing)}: add {'it' if len(missing) == 1 else 'them'}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()})
+
+
+def _require(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise InputError(f"config: {name} is {value!r}: expected {expected}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"config {path} holds {type(values).__name__}: expected `key: value` lines")
+    return values
+
+
+def _check_names(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    known = list(known)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+            hint = f"did you mean {near[0]!r}?" if near else "nothing may be set here"
+            raise InputError(f"{where}: unknown key {name!r}: {hint} (known: {', '.join(known)})")
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`; mappings are merged key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Sets one `key=value` or `key.inner=value` in place; the value is read as YAML."""
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"--set {override!r}: expected key=value, for example --set part.channels=64")
+    *parents, last = name.strip().split(".")
+    for parent in parents:
+        values[parent] = dict(values.get(parent) or {})
+        values = values[parent]
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override!r}: the value is not YAML") from None
+
+
+def _coerce(value: Any, kind: Any, where: str) -> Any:
+    """`value` as the annotated kind, or an `InputError`. Never turns text into a number, except YAML's 1e-4."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None and type(None) in args else _coerce(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        return _check(value in args, value, where, f"one of {', '.join(map(str, args))}")
+    if origin in (tuple, list):
+        return _coerce_sequence(value, origin, args, where)
+    if origin is dict or kind is dict:
+        return dict(_check(isinstance(value, Mapping), value, where, "a mapping"))
+    if kind is Path:
+        return Path(_check(isinstance(value, (str, Path)) and bool(str(value)), value, where, "a path"))
+    if kind is float:
+        return _coerce_float(value, where)
+    expected = {int: "a whole number", bool: "true or false", str: "text"}.get(kind, getattr(kind, "__name__", str(kind)))
+    return _check(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value, where, expected)
+
+
+def _coerce_sequence(value: Any, origin: type, args: tuple, where: str) -> Any:
+    _check(isinstance(value, (list, tuple)), value, where, "a list")
+    if origin is tuple and args[-1] is not Ellipsis:
+        _check(len(value) == len(args), value, where, f"{len(args)} values")
+        return tuple(_coerce(v, a, where) for v, a in zip(value, args))
+    return origin(_coerce(v, args[0], where) for v in value)
+
+
+def _coerce_float(value: Any, where: str) -> float:
+    try:
+        number = float(_check(not isinstance(value, bool), value, where, "a number"))
+    except (TypeError, ValueError):
+        number = float("nan")
+    return _check(number == number and abs(number) != float("inf"), number if number == number else value, where, "a finite number")
+
+
+def _check(good: bool, value: Any, where: str, expected: str) -> Any:
+    if not good:
+        raise InputError(f"{where} is {value!r}: expected {expected}")
+    return value

@@ -1,0 +1,51 @@
+"""The exponential moving average of what trains, in float32, with its decay warmed up."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Averages the trainable parameters of a module; everything else is taken from the module as it is.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: p.detach().float().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Takes one step towards the module's parameters."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        current = dict(module.named_parameters())
+        targets = [current[name].detach().float() for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), targets, 1 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Inside, the module carries the averaged weights."""
+        parameters = {name: p for name, p in module.named_parameters() if name in self.average}
+        kept = {name: p.detach().clone() for name, p in parameters.items()}
+        try:
+            _copy(self.average, parameters)
+            yield
+        finally:
+            _copy(kept, parameters)
+
+    def load(self, average: dict[str, Tensor], updates: int) -> None:
+        """Takes back what a checkpoint holds."""
+        assert average.keys() == self.average.keys(), sorted(average.keys() ^ self.average.keys())
+        _copy(average, self.average)
+        self.updates = updates
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

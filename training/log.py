@@ -1,0 +1,124 @@
+"""What a run tells: a progress bar on stderr, and one JSON line per interval in `log.jsonl`."""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+NUM_BINS = 10
+
+
+class Meter:
+    """Means over an interval, and the loss by noise level in `NUM_BINS` equal bins over [0, 1]."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.bin_sums = torch.zeros(NUM_BINS, dtype=torch.float64)
+        self.bin_counts = torch.zeros(NUM_BINS, dtype=torch.float64)
+
+    def add(self, loss: float, extras: dict[str, Any]) -> None:
+        """One micro-batch: its loss, and whatever scalars the stage returned beside it."""
+        for name, value in {"loss": loss, **extras}.items():
+            if name == "bins":
+                self._add_bins(*value)
+                continue
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def merge(self, others: Iterable["Meter"]) -> "Meter":
+        """The meter of all of them together (processes)."""
+        total = Meter()
+        for meter in others:
+            for name, value in meter.sums.items():
+                total.sums[name] = total.sums.get(name, 0.0) + value
+                total.counts[name] = total.counts.get(name, 0) + meter.counts[name]
+            total.bin_sums += meter.bin_sums
+            total.bin_counts += meter.bin_counts
+        return total
+
+    def means(self) -> dict[str, Any]:
+        """{"loss": ..., other scalars, "loss_by_bin": [mean or None, ...] if the stage gave bins}."""
+        means: dict[str, Any] = {name: value / self.counts[name] for name, value in self.sums.items()}
+        if self.bin_counts.any():
+            pairs = zip(self.bin_sums.tolist(), self.bin_counts.tolist())
+            means["loss_by_bin"] = [s / n if n else None for s, n in pairs]
+        return means
+
+    def _add_bins(self, level: Tensor, loss: Tensor) -> None:
+        place = (level.detach().double().cpu() * NUM_BINS).long().clamp(0, NUM_BINS - 1)
+        self.bin_sums.index_add_(0, place, loss.detach().double().cpu())
+        self.bin_counts.index_add_(0, place, torch.ones(place.shape, dtype=torch.float64))
+
+
+class Log:
+    """`log.jsonl` and the bar. Only the main process writes."""
+
+    def __init__(self, path: Path, *, total: int, samples: int, main: bool, title: str) -> None:
+        self.path, self.main = path, main
+        self.clock, self.since = time.perf_counter(), samples
+        if main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            forget_after(path, samples)
+        interval = 0.5 if sys.stderr.isatty() else 30.0
+        self.bar = tqdm(total=total, initial=samples, desc=title, unit=" samples", file=sys.stderr, disable=not main,
+                        mininterval=interval, maxinterval=2 * interval, dynamic_ncols=True)
+
+    def advance(self, count: int) -> None:
+        self.bar.update(count)
+
+    def write(self, samples: int, values: dict[str, Any]) -> None:
+        """One line. Adds the speed since the last one and the peak of memory."""
+        now = time.perf_counter()
+        speed = (samples - self.since) / max(now - self.clock, 1e-9)
+        self.clock, self.since = now, samples
+        if not self.main:
+            return
+        line = {"samples": samples, **values, "samples_per_s": round(speed, 2), "memory_mb": memory_peak()}
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({k: _finite(v) for k, v in line.items()}) + "\n")
+        self.bar.set_postfix_str(f"loss {values['loss']:.4g}" if "loss" in values else "", refresh=False)
+
+    def say(self, message: str) -> None:
+        """One line to a person, on stderr, above the bar."""
+        if self.main:
+            tqdm.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def forget_after(path: Path, samples: int) -> None:
+    """Drops the lines of a log that come after `samples`: the run goes back to there. A line cut short by a kill goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["samples"] <= samples:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def memory_peak() -> int:
+    """MiB: of the device if there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (10 if sys.platform != "darwin" else 20)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

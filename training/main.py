@@ -1,0 +1,47 @@
+"""`accelerate launch -m training.main --config configs/world/<stage>.yaml`, or plain `python -m training.main ...`.
+
+The same command resumes. Exit codes: 0 done, 1 the run failed, 2 something given cannot be used, 130 interrupted (and saved).
+"""
+
+import argparse
+import sys
+
+from codi.types import InputError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="training.main", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file, see training/config.py")
+    parser.add_argument("--small", action="store_true", help="the miniature of the run: the `small:` section laid over the rest")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, repeatable: --set part.channels=64")
+    parser.add_argument("--restart", action="store_true", help="forget checkpoints, log and previews of this run first")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one stage; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    from training.config import load_config
+
+    try:
+        config = load_config(options.config, small=options.small, overrides=options.set)
+        from training.loop import Trainer, TrainingError
+    except InputError as error:
+        return _fail(error, 2)
+    try:
+        return Trainer(config, restart=options.restart).run()
+    except InputError as error:
+        return _fail(error, 2)
+    except TrainingError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

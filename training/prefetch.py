@@ -1,0 +1,56 @@
+"""Batches fetched ahead in one background thread. What comes, and in which order, does not depend on timing."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Prefetch:
+    """Iterates over (indices, fetch(indices)) for each list of indices in `plan`, up to `depth` ahead.
+
+    An exception in `fetch` is raised where the batch is taken. Use as a context manager.
+    """
+
+    def __init__(self, fetch: Callable[[list[int]], Any], plan: Iterator[list[int]], depth: int = 2) -> None:
+        self._fetch, self._plan = fetch, plan
+        self._ready: queue.Queue = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
+
+    def __enter__(self) -> "Prefetch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        while self._thread.is_alive():
+            self._drain()
+            self._thread.join(0.05)
+
+    def __iter__(self) -> "Prefetch":
+        return self
+
+    def __next__(self) -> tuple[list[int], Any]:
+        indices, batch, error = self._ready.get()
+        if error is not None:
+            raise error
+        return indices, batch
+
+    def _work(self) -> None:
+        for indices in self._plan:
+            if self._stop.is_set():
+                return
+            try:
+                self._ready.put((indices, self._fetch(indices), None))
+            except BaseException as error:  # handed over, raised in the thread that trains
+                self._ready.put((indices, None, error))
+                return
+        self._ready.put((None, None, StopIteration()))
+
+    def _drain(self) -> None:
+        try:
+            while True:
+                self._ready.get_nowait()
+        except queue.Empty:
+            pass

@@ -1,0 +1,231 @@
+"""Stages that train the four autoencoders and the vocoder, each on its modality alone.
+
+Letters: see `codi.types`. Losses: reconstruction + a small pull of the posterior to the unit Gaussian (arXiv 2112.10752, section G).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
+from codi.models.vocabulary import word_tokenizer
+from codi.world import ATTRIBUTES, caption, render_frames, render_images, render_sounds
+from training.config import Config, strict
+from training.stages.common import WorldSource, export_part, random_facts, world_words, write_png
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions:
+    """kl_weight weighs the mean Kullback-Leibler term per latent value; latent_noise is Gaussian noise that decoding learns to bear,
+    as a fraction of the latents' standard deviation; statistics_samples go into the latents' mean and deviation at export."""
+
+    kl_weight: float = 1e-4
+    latent_noise: float = 0.1
+    statistics_samples: int = 2048
+
+
+class AutoencoderStage:
+    """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder."""
+
+    component: str
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.options = strict(AutoencoderOptions, config.options, where="options")
+
+    def to(self, device: torch.device) -> None:
+        """Nothing is frozen here."""
+
+    def data(self) -> WorldSource:
+        """Scenes of the world, rendered as they are asked for."""
+        return WorldSource(self.render, self.config.seed)
+
+    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
+        """The batch of some scenes."""
+        raise NotImplementedError
+
+    def blur(self, latent: Tensor, generator: torch.Generator) -> Tensor:
+        """The latent with the noise that decoding shall bear."""
+        noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+        return latent + self.options.latent_noise * latent.detach().std() * noise
+
+    @torch.no_grad()
+    def measure(self, module: nn.Module) -> None:
+        """Sets the statistics of the latents from fresh scenes."""
+        source, batches = WorldSource(self.render, self.config.seed + 1), []
+        for start in range(0, self.options.statistics_samples, 64):
+            batches.append(self.mean_latent(module, source.fetch(list(range(start, start + 64)))))
+        module.scaling.measure(torch.cat(batches))
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Measures the statistics, then writes the part."""
+        self.measure(module)
+        export_part(module, folder / self.component)
+
+
+class ImageStage(AutoencoderStage):
+    """Pictures and single frames of clips."""
+
+    component = "image_autoencoder"
+
+    def build(self) -> ImageAutoencoder:
+        """The autoencoder of `part`."""
+        return ImageAutoencoder(**self.config.part)
+
+    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
+        times = rng.uniform(0.0, 2.0, size=(len(scenes), 1))
+        frames = render_frames(scenes, times, self.config.part["image_size"])[:, 0]
+        return {"frames": frames}
+
+    def loss(self, module: ImageAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        frames = batch["frames"].float() / 127.5 - 1
+        posterior = module.posterior(frames)
+        restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
+        pixel = functional.l1_loss(restored, frames)
+        edge = sum(functional.l1_loss(restored.diff(dim=d), frames.diff(dim=d)) for d in (-1, -2))
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return pixel + edge + self.options.kl_weight * kl, {"l1": pixel.detach(), "edge": edge.detach(), "kl": kl.detach()}
+
+    def mean_latent(self, module: ImageAutoencoder, batch: dict[str, Any]) -> Tensor:
+        """Unnormalised latents of a batch."""
+        return module.posterior(batch["frames"].to(module.device).float() / 127.5 - 1).mode()
+
+    @torch.no_grad()
+    def preview(self, module: ImageAutoencoder, folder: Path) -> None:
+        """Originals above reconstructions."""
+        frames = WorldSource(self.render, self.config.seed + 2).fetch(list(range(12)))["frames"].to(module.device).float() / 127.5 - 1
+        write_png(folder / "reconstructions.png", torch.cat([frames, module.reconstruct(module.posterior(frames).mode())]), 12)
+
+
+class SoundStage(AutoencoderStage):
+    """What the two stages of sound share: either trains its half of the audio autoencoder and keeps the other as it is on disk."""
+
+    component = "audio_autoencoder"
+    trains: str
+
+    def build(self) -> AudioAutoencoder:
+        """The whole autoencoder; only the half named by `trains` takes gradients. Continues from the model folder where it has one."""
+        folder = self.config.model / self.component
+        if folder.is_dir():
+            module = AudioAutoencoder.from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False)
+        else:
+            module = AudioAutoencoder(**self.config.part)
+        module.requires_grad_(False)
+        getattr(module, self.trains).requires_grad_(True)
+        return module
+
+    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
+        return {"sound": render_sounds(scenes)}
+
+    def mean_latent(self, module: AudioAutoencoder, batch: dict[str, Any]) -> Tensor:
+        """Unnormalised latents of a batch."""
+        return module.posterior(module.log_mel(batch["sound"].to(module.device))).mode()
+
+    def preview(self, module: AudioAutoencoder, folder: Path) -> None:
+        """Spectrograms: original, through the VAE, and of the vocoder's sound; and the sounds themselves."""
+        from codi.io import save_audio
+
+        sound = WorldSource(self.render, self.config.seed + 2).fetch(list(range(8)))["sound"].to(module.device)
+        with torch.no_grad():
+            mel = module.log_mel(sound)
+            restored = module.reconstruct(module.posterior(mel).mode())
+            spoken = module.vocode(mel)
+        rows = [mel, restored, module.log_mel(spoken)]
+        pictures = torch.cat(rows).transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)       # log-mel -11.5..2.5 -> [-1, 1]
+        write_png(folder / "spectrograms.png", pictures[:, None].expand(-1, 3, -1, -1), 8)
+        for index, (before, after) in enumerate(zip(sound.cpu(), spoken.cpu())):
+            save_audio(folder / f"{index}-original.wav", before, module.sampling_rate)
+            save_audio(folder / f"{index}-vocoder.wav", after.clamp(-1, 1), module.sampling_rate)
+
+    def export(self, module: AudioAutoencoder, folder: Path) -> None:
+        """Writes this half beside the newest other half."""
+        self.measure(module)
+        target = folder / self.component
+        if target.is_dir():
+            newest = AudioAutoencoder.from_pretrained(target, dtype=torch.float32, low_cpu_mem_usage=False)
+            getattr(newest, self.trains).load_state_dict(getattr(module, self.trains).state_dict())
+            if self.trains == "vae":
+                newest.scaling.load_state_dict(module.scaling.state_dict())
+            module = newest
+        export_part(module, target)
+
+
+class MelStage(SoundStage):
+    """The VAE on log-mel spectrograms."""
+
+    trains = "vae"
+
+    def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        mel = module.log_mel(batch["sound"])
+        posterior = module.posterior(mel)
+        restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
+        error = module.normalise_mel(restored) - module.normalise_mel(mel)
+        l1, kl = error.abs().mean(), posterior.kl().mean() / posterior.mean[0].numel()
+        slope = error.diff(dim=1).abs().mean() + error.diff(dim=2).abs().mean()
+        return l1 + 0.5 * slope + self.options.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
+
+
+class VocoderStage(SoundStage):
+    """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480), on short cuts."""
+
+    trains = "vocoder"
+    cut = 40                                                                      # mel frames, 0.4 s
+    resolutions = (128, 256, 512, 1024, 2048)
+
+    def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        mel, hop = module.log_mel(batch["sound"]), module.log_mel.hop_length
+        start = int(torch.randint(0, mel.shape[1] - self.cut + 1, (1,), generator=generator, device=generator.device))
+        noise = torch.randn(mel.shape, generator=generator, device=mel.device)
+        spoken = module.vocode((mel + self.options.latent_noise * noise)[:, start : start + self.cut])
+        sound = batch["sound"][:, start * hop : (start + self.cut) * hop]
+        losses = torch.stack([self.spectral_loss(spoken, sound, size) for size in self.resolutions]).mean(0)
+        return losses.sum(), {"log_magnitude": losses[0].detach(), "magnitude": losses[1].detach()}
+
+    @staticmethod
+    def spectral_loss(spoken: Tensor, sound: Tensor, size: int) -> Tensor:
+        """L1 of log magnitudes and relative L1 of magnitudes at one window size, (2,)."""
+        window = torch.hann_window(size, device=sound.device)
+        spoken, sound = (torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (spoken, sound))
+        floor = 1e-3 * size**0.5
+        log = ((spoken + floor).log() - (sound + floor).log()).abs().mean()
+        return torch.stack([log, (spoken - sound).abs().sum() / (sound.sum() + floor)])
+
+
+class TextStage(AutoencoderStage):
+    """Captions of all or part of the facts."""
+
+    component = "text_autoencoder"
+
+    def build(self) -> TextAutoencoder:
+        """The autoencoder of `part` over the words of the world."""
+        return TextAutoencoder(**self.config.part, tokenizer=word_tokenizer(world_words()))
+
+    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
+        return {"captions": [caption(scene, random_facts(rng, tuple(ATTRIBUTES), 0.7), rng) for scene in scenes]}
+
+    def loss(self, module: TextAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        mean, log_variance = module.posterior(batch["captions"])
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        latent = self.blur(mean + (0.5 * log_variance).exp() * noise, generator)
+        token = module.token_loss(latent, batch["captions"]).mean()
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+        return token + self.options.kl_weight * kl, {"token": token.detach(), "kl": kl.detach()}
+
+    def mean_latent(self, module: TextAutoencoder, batch: dict[str, Any]) -> Tensor:
+        """Unnormalised latents of a batch."""
+        return module.posterior(batch["captions"])[0]
+
+    def preview(self, module: TextAutoencoder, folder: Path) -> None:
+        """Sentences and what comes back."""
+        captions = WorldSource(self.render, self.config.seed + 2).fetch(list(range(16)))["captions"]
+        with torch.no_grad():
+            latent = module.posterior(captions)[0]
+            module.scaling.measure(latent)
+            restored = module.decode(module.scaling.normalise(latent))
+        lines = [f"{before}\n    {after}" for before, after in zip(captions, restored)]
+        (folder / "sentences.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
