@@ -57,7 +57,7 @@ def _add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="make media that belong together from prompts of any kind",
-        description="Makes media that belong together. A prompt may be repeated, and weighted by a suffix: 'a red ball::0.7', photo.jpg::2.",
+        description="Makes media that belong together. A prompt may be repeated and weighted: 'a red ball::0.7', photo.jpg::2.",
     )
     prompts = generate.add_argument_group("prompts (any number of any kind)")
     prompts.add_argument("--text", action="append", default=[], metavar="WORDS", help="a sentence")
@@ -65,15 +65,18 @@ def _add_generate(commands: Any) -> None:
         prompts.add_argument(f"--{kind}", action="append", default=[], metavar="FILE", help=f"a file ({example})")
     generate.add_argument("--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video")
     generate.add_argument("-o", "--out", required=True, metavar="FOLDER", help="where the files go")
-    generate.add_argument("--jobs", metavar="FILE", help="many jobs, one JSON object per line (id, text, image, audio, video, to, seed, ...)")
+    generate.add_argument(
+        "--jobs", metavar="FILE", help="many jobs, one JSON object per line (id, text, image, audio, video, to, seed, ...)"
+    )
     generate.add_argument("--samples", type=int, default=1, metavar="N", help="how many of each (default 1)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="sample k is made from seed + k (default 0)")
     generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     generate.add_argument("--guidance", type=float, metavar="X", help="how closely to follow the prompts; 1 is off (default: the model's)")
+    generate.add_argument("--sync-guidance", type=float, metavar="X", help="how closely outputs follow each other (default: the model's)")
     generate.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
     generate.add_argument("--device", default="auto", help=f"{DEVICES} (default auto)")
     generate.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)")
-    generate.add_argument("--batch", type=int, default=16, metavar="N", help="samples made at once with --jobs (default 16)")
+    generate.add_argument("--batch", type=int, default=16, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate)
 
@@ -84,22 +87,24 @@ def _add_generate(commands: Any) -> None:
 def _generate(args: argparse.Namespace) -> int:
     """Checks all that was asked, then loads the model, makes and writes. Nothing is written if a check fails."""
     from codi import jobs
+    from codi.session import Session
 
     started = time.perf_counter()
+    if args.batch < 1:
+        raise InputError(f"--batch is {args.batch}: expected at least 1")
     todo = jobs.from_file(args) if args.jobs else [jobs.from_arguments(args)]
     out = _output_folder(args.out)
-    session = jobs.Session(out=out, args=args, started=started)
+    session = Session(out=out, args=args, started=started)
     pending = session.pending(todo) if args.jobs else todo
     for job in pending:
         job.check()
     if pending:
         with contextlib.redirect_stdout(sys.stderr):
-            device = pick_device(args.device)
-            session.load(device)
-        for batch in jobs.batches(pending, args.batch):
-            with contextlib.redirect_stdout(sys.stderr):
-                paths = session.run(batch)
-            print(*paths, sep="\n", flush=True)
+            session.load(pick_device(args.device))
+    for batch in jobs.batches(pending, args.batch):
+        with contextlib.redirect_stdout(sys.stderr):
+            paths = session.run(batch)
+        print(*paths, sep="\n", flush=True)
     session.finish(todo)
     return 0
 

@@ -5,7 +5,6 @@ import math
 import os
 import platform
 import shutil
-import struct
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -15,10 +14,8 @@ from typing import Any
 from codi import __version__
 from codi.types import InputError
 
-EMBEDDED = Path(__file__).parent / "assets" / "tiny"
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1}
+PROVENANCE = "provenance.json"
 RATES = ("sampling_rate", "rate", "fps", "frame_rate", "latent_rate", "sample_size", "num_frames", "num_samples")
-MAX_HEADER = 100 << 20  # bytes, the format's own limit
 
 Check = tuple[bool | None, str, str]  # fine (None: only worth knowing), what was found, how to fix it
 
@@ -26,83 +23,52 @@ Check = tuple[bool | None, str, str]  # fine (None: only worth knowing), what wa
 # What a model is -------------------------------------------------------
 
 
-def model_folder(name: str | None) -> Path:
-    """The folder of a model: the embedded one, a local one, or a hub id's (its configurations and safetensors are downloaded)."""
-    folder = EMBEDDED if name is None else Path(name)
-    if (folder / "model_index.json").is_file():
-        return folder
-    if name is None:
-        raise InputError(f"the embedded model is missing from {folder}: install codi again, or make it with `make tiny`")
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"{name} is no model folder (it has no model_index.json): expected one that `save_pretrained` wrote, or a hub id")
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:
-        raise InputError(f"model {name!r} is neither a folder here nor to be had from the hub ({type(error).__name__})") from None
-
-
-def tensors(path: Path) -> dict[str, dict[str, Any]]:
-    """Name -> {dtype, shape, data_offsets} from the header of a safetensors file; no weight is read."""
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > MAX_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        held, stated = os.path.getsize(path) - 8 - length, max((t["data_offsets"][1] for t in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise InputError(f"{path} is no whole safetensors file ({error}): copy or download the model again") from None
-    if held != stated:
-        raise InputError(f"{path} holds {held} bytes of tensors where its header says {stated}: copy or download the model again")
-    return header
-
-
 def describe(folder: Path) -> dict[str, Any]:
     """Parts, parameter counts, bytes, rates, licence and provenance of a model folder."""
-    index = _read_json(folder / "model_index.json")
-    parts = [_part(folder / name, entry) for name, entry in index.items() if isinstance(entry, list) and entry[0]]
-    provenance = _read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {}
+    from codi import pretrained
+
+    index = _read_json(folder / pretrained.INDEX)
+    parts = [_part(folder / name, kind) for name, (_, kind) in pretrained.read_index(folder).items()]
+    provenance = _read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     return {
         "folder": str(folder),
         "pipeline": index.get("_class_name"),
         "parameters": sum(part["parameters"] for part in parts),
         "bytes": sum(part["bytes"] for part in parts),
-        "license": provenance.get("license") or index.get("license") or ("MIT" if folder == EMBEDDED else "not stated"),
+        "license": provenance.get("license", "not stated"),
         "parts": parts,
         "provenance": provenance,
     }
 
 
-def _part(folder: Path, entry: list[str]) -> dict[str, Any]:
-    found = [t for path in sorted(folder.glob("*.safetensors")) for t in tensors(path).values()]
+def _part(folder: Path, kind: str) -> dict[str, Any]:
+    from codi import pretrained
+
+    found = [entry for path in pretrained.weight_files(folder) for entry in pretrained.read_header(path).values()]
     config = next((folder / name for name in ("config.json", "scheduler_config.json") if (folder / name).is_file()), None)
     values = _read_json(config) if config else {}
     return {
         "name": folder.name,
-        "class": entry[1],
-        "parameters": sum(math.prod(t["shape"]) for t in found),
-        "bytes": sum(math.prod(t["shape"]) * BYTES.get(t["dtype"], 4) for t in found),
-        "dtypes": sorted({t["dtype"] for t in found}),
+        "class": kind,
+        "parameters": sum(math.prod(entry.shape) for entry in found),
+        "bytes": sum(entry.end - entry.begin for entry in found),
+        "dtypes": sorted({entry.dtype for entry in found}),
         "rates": {key: values[key] for key in RATES if values.get(key) is not None},
     }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}): copy or download the model again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}: expected an object; copy or download the model again")
-    return value
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is no JSON object ({error}): copy or download the model again") from None
 
 
 def info(name: str | None, as_json: bool = False) -> int:
     """Prints what a model is."""
-    model = describe(model_folder(name))
+    from codi import pretrained
+
+    model = describe(pretrained.resolve(name))
     if as_json:
         print(json.dumps(model, indent=2))
         return 0
@@ -110,7 +76,11 @@ def info(name: str | None, as_json: bool = False) -> int:
     print(f"{_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB, licence {model['license']}\n")
     for part in model["parts"]:
         rates = ", ".join(f"{key} {value}" for key, value in part["rates"].items())
-        size = f"{_count(part['parameters']):>8} {part['bytes'] / 1e6:7.1f} MB {'/'.join(part['dtypes']):5}" if part["parameters"] else " " * 25
+        size = (
+            f"{_count(part['parameters']):>8} {part['bytes'] / 1e6:7.1f} MB {'/'.join(part['dtypes']):5}"
+            if part["parameters"]
+            else " " * 25
+        )
         print(f"  {part['name']:20} {part['class']:28} {size}  {rates}".rstrip())
     if model["provenance"]:
         print("\nprovenance")
@@ -146,7 +116,9 @@ def _guarded(check: Callable[[], list[Check]]) -> list[Check]:
         return check()
     except Exception as error:
         what = " ".join(str(error).split())[:200]
-        return [(False, f"{check.__name__.strip('_')}: {type(error).__name__}: {what}", "install codi again into a fresh virtual environment")]
+        return [
+            (False, f"{check.__name__.strip('_')}: {type(error).__name__}: {what}", "install codi again into a fresh virtual environment")
+        ]
 
 
 def _python() -> list[Check]:
@@ -207,7 +179,11 @@ def _memory() -> list[Check]:
     free = _free_memory()
     disk = shutil.disk_usage(Path.cwd()).free
     return [
-        (free is None or free > 2 << 30, f"memory: {'unknown' if free is None else f'{free / 2**30:.1f} GiB free'}", "close programs: 2 GiB are needed"),
+        (
+            free is None or free > 2 << 30,
+            f"memory: {'unknown' if free is None else f'{free / 2**30:.1f} GiB free'}",
+            "close programs: 2 GiB are needed",
+        ),
         (disk > 1 << 30, f"disk: {disk / 2**30:.1f} GiB free in {Path.cwd()}", "free some space: results need a little"),
     ]
 
@@ -226,7 +202,9 @@ def _codecs() -> list[Check]:
     import soundfile
 
     missing = [name for name in ("libx264", "aac", "h264", "vp9", "mp3") if name not in av.codecs_available]
-    what = f"PyAV {av.__version__} and soundfile {soundfile.__version__}" + (f", without {', '.join(missing)}" if missing else ": h264, aac, vp9, mp3")
+    what = f"PyAV {av.__version__} and soundfile {soundfile.__version__}" + (
+        f", without {', '.join(missing)}" if missing else ": h264, aac, vp9, mp3"
+    )
     return [(not missing, what, "pip install --force-reinstall --only-binary :all: av")]
 
 
@@ -238,8 +216,10 @@ def _attention() -> list[Check]:
 
 
 def _model() -> list[Check]:
+    from codi import pretrained
+
     try:
-        model = describe(model_folder(None))
+        model = describe(pretrained.resolve())
     except InputError as error:
         return [(False, f"embedded model: {error}", "install codi again, or make it with `make tiny`")]
     return [(True, f"embedded model: {_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB", "")]

@@ -1,24 +1,19 @@
-"""What `codi generate` is asked to do, and doing it: one job from arguments, or many from a JSONL file, batched and resumable."""
+"""What `codi generate` is asked to do: one job from arguments, or many from a JSONL file, checked and put into batches."""
 
 import argparse
-import hashlib
 import json
 import math
-import platform
 import re
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from codi import __version__
 from codi.types import InputError, Modality
 
-SETTINGS = {"samples": int, "seed": int, "steps": int, "guidance": float}
+SETTINGS = {"samples": int, "seed": int, "steps": int, "guidance": float, "sync_guidance": float}
 KEYS = ("id", "to", *(m.value for m in Modality), *SETTINGS)
-LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow")
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
 
 
@@ -42,6 +37,7 @@ class Job:
     seed: int
     steps: int | None
     guidance: float | None
+    sync_guidance: float | None
     origin: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -51,9 +47,10 @@ class Job:
             raise InputError(f"{self.origin}nothing to make: expected --to with text, image, audio or video, e.g. --to image,audio")
         if sum(item.weight for item in self.items) <= 0:
             raise InputError(f"{self.origin}the weights of the prompts sum to zero: expected at least one above zero")
-        for name, value, least in (("samples", self.samples, 1), ("steps", self.steps, 1), ("seed", self.seed, 0), ("guidance", self.guidance, 0)):
-            if value is not None and not (least <= value < 2**63):
-                raise InputError(f"{self.origin}{name} is {value}: expected at least {least}")
+        for name, least in (("samples", 1), ("steps", 1), ("seed", 0), ("guidance", 0), ("sync_guidance", 0)):
+            value = getattr(self, name)
+            if value is not None and not (least <= value < 2**53):
+                raise InputError(f"{self.origin}{name} is {value}: expected a number of at least {least}")
 
     @property
     def names(self) -> list[str]:
@@ -63,8 +60,9 @@ class Job:
         return [self.id] if self.samples == 1 else [f"{self.id}-{k:03d}" for k in range(self.samples)]
 
     @property
-    def settings(self) -> dict[str, Any]:
-        return {"samples": self.samples, "seed": self.seed, "steps": self.steps, "guidance": self.guidance}
+    def knobs(self) -> dict[str, Any]:
+        """Arguments of the pipeline; None is the model's own value."""
+        return {"num_inference_steps": self.steps, "guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
 
     def check(self) -> None:
         """Raises `InputError` for a file that can be no prompt."""
@@ -86,17 +84,18 @@ class Job:
         return rows
 
 
-class _blame:
+Sample = tuple[Job, int]  # the k-th of a job
+
+
+@contextmanager
+def _blame(origin: str) -> Iterator[None]:
     """Puts the origin of a job in front of an error inside it."""
-
-    def __init__(self, origin: str) -> None:
-        self.origin = origin
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self.origin and isinstance(error, InputError) and not str(error).startswith(self.origin):
-            raise InputError(self.origin + str(error)) from error
+    try:
+        yield
+    except InputError as error:
+        if origin and str(error).startswith(origin):
+            raise
+        raise InputError(f"{origin}{error}") from error
 
 
 # Reading requests ------------------------------------------------------
@@ -133,9 +132,8 @@ def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
 def from_arguments(args: argparse.Namespace) -> Job:
     """The one job that the command line describes."""
     items = tuple(parse_item(m, text) for m in Modality for text in getattr(args, m.value))
-    return Job(
-        id=None, items=items, outputs=parse_outputs(args.to), samples=args.samples, seed=args.seed, steps=args.steps, guidance=args.guidance
-    )
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    return Job(id=None, items=items, outputs=parse_outputs(args.to), **settings)
 
 
 def from_file(args: argparse.Namespace) -> list[Job]:
@@ -149,23 +147,24 @@ def from_file(args: argparse.Namespace) -> list[Job]:
         lines = Path(args.jobs).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{args.jobs} is not text: expected one JSON object per line, in UTF-8") from None
-    jobs: dict[str, Job] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            job = _job(line, f"{args.jobs} line {number}: ", args)
-            if job.id in jobs:
-                raise InputError(f"{job.origin}id {job.id!r} was used before: expected a new one")
-            jobs[job.id] = job
+    jobs = [_job(line, f"{args.jobs} line {number}: ", args) for number, line in enumerate(lines, 1) if line.strip()]
     if not jobs:
         raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
-    return list(jobs.values())
+    owner: dict[str, Job] = {}
+    for job in jobs:
+        for name in {job.id, *job.names}:
+            if owner.setdefault(name, job) is not job:
+                raise InputError(f"{job.origin}its files would be named {name} like those of {owner[name].id!r}: expected another id")
+    return jobs
 
 
 def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{origin}not JSON ({error.msg}): expected an object such as {{'id': 'a', 'text': 'a red ball', 'to': 'image'}}") from None
+        raise InputError(
+            f"{origin}not JSON ({error.msg}): expected an object such as {{'id': 'a', 'text': 'a red ball', 'to': 'image'}}"
+        ) from None
     with _blame(origin):
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
@@ -187,7 +186,9 @@ def _row_items(value: Any, modality: Modality, folder: Path) -> Iterator[Item]:
         elif isinstance(entry, dict) and set(entry) <= {"value", "weight"} and isinstance(entry.get("value"), str):
             item = _item(modality, entry["value"], _number(entry, "weight", float, 1.0))
         else:
-            raise InputError(f"{modality} is {json.dumps(entry)[:80]}: expected a string, or {{'value': ..., 'weight': ...}}, or a list of these")
+            raise InputError(
+                f"{modality} is {json.dumps(entry)[:80]}: expected a string, or {{'value': ..., 'weight': ...}}, or a list of these"
+            )
         value = item.value if modality is Modality.TEXT else str(folder / item.value)
         yield Item(modality=modality, value=value, weight=item.weight)
 
@@ -199,131 +200,12 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     raise InputError(f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}")
 
 
-def batches(jobs: list[Job], limit: int) -> Iterator[list[Job]]:
-    """Jobs that can be made at once: same outputs and settings, together at most `limit` samples (or one job alone)."""
+def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample]]:
+    """Samples that can be made at once, at most `limit`: of jobs with the same outputs, settings and kinds of prompts."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
-        groups.setdefault((frozenset(job.outputs), job.steps, job.guidance), []).append(job)
+        kinds = frozenset(item.modality for item in job.items)
+        groups.setdefault((job.outputs, job.steps, job.guidance, job.sync_guidance, kinds), []).append(job)
     for group in groups.values():
-        batch: list[Job] = []
-        for job in group:
-            if batch and sum(j.samples for j in batch) + job.samples > limit:
-                yield batch
-                batch = []
-            batch.append(job)
-        yield batch
-
-
-# Doing them ------------------------------------------------------------
-
-
-class Session:
-    """One run of `codi generate`: the loaded pipeline, the folder that is written, the clock."""
-
-    def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
-        self.out, self.args, self.started = out, args, started
-        self.timings: dict[str, float] = {}
-        self.model = {"name": args.model or "codi-tiny", "dtype": args.dtype}
-        self.pipe: Any = None
-
-    def pending(self, jobs: list[Job]) -> list[Job]:
-        """Those without a finished record in the folder that was made from the very same request."""
-        return [job for job in jobs if not self._finished(job)]
-
-    def _finished(self, job: Job) -> bool:
-        try:
-            record = json.loads((self.out / f"{job.id}.json").read_text())
-            return record["request"] == self._digest(job) and all((self.out / name).is_file() for name in record["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    def _digest(self, job: Job) -> str:
-        """Changes when anything that decides the result does (the model by name)."""
-        asked = [job.describe(), [str(m) for m in job.outputs], job.settings, self.model["name"], self.args.dtype, __version__]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-    def load(self, device: str) -> None:
-        """Loads the model."""
-        import torch
-
-        from codi import CoDiPipeline
-
-        began = time.perf_counter()
-        pipe = CoDiPipeline.from_pretrained(self.args.model, dtype=getattr(torch, self.args.dtype))
-        self.pipe = pipe.to(device)
-        self.pipe.set_progress_bar_config(disable=self.args.quiet)
-        self.model["device"] = device
-        self.timings["load"] = time.perf_counter() - began
-
-    def run(self, jobs: list[Job]) -> list[Path]:
-        """Makes and writes a batch; with ids, a record per job is written last and marks it as finished."""
-        paths = []
-        for job in jobs:
-            began = time.perf_counter()
-            out = self.pipe(outputs=[str(m) for m in job.outputs], num_samples=job.samples, seed=job.seed, **_prompts(job), **_knobs(job))
-            made = time.perf_counter()
-            paths += self._write(job, out, {"generate": made - began}, made)
-        return paths
-
-    def _write(self, job: Job, out: Any, timings: dict[str, float], made: float) -> list[Path]:
-        from codi import io
-
-        paths = out.save(self.out, names=job.names)
-        timings |= {"save": time.perf_counter() - made}
-        record = self._record(job, out, paths, timings)
-        if job.id is None:
-            self.timings |= timings
-            self.single = record
-        else:
-            io.save_json(self.out / f"{job.id}.json", {"request": self._digest(job)} | record)
-        return paths
-
-    def _record(self, job: Job, out: Any, paths: list[Path], timings: dict[str, float]) -> dict[str, Any]:
-        return {
-            "inputs": job.describe(),
-            "outputs": [str(m) for m in job.outputs],
-            "settings": job.settings,
-            "seeds": [int(seed) for seed in out.seeds],
-            "files": [path.name for path in paths],
-            "timings": _rounded(timings),
-        }
-
-    def finish(self, jobs: list[Job]) -> None:
-        """Writes manifest.json."""
-        from codi import io
-
-        self.timings["total"] = time.perf_counter() - self.started
-        head = {"codi": __version__, "model": self.model, "versions": versions()}
-        body = {"jobs": [f"{job.id}.json" for job in jobs]} if self.args.jobs else self.single
-        io.save_json(self.out / "manifest.json", head | body | {"timings": _rounded(self.timings)})
-
-
-def _prompts(job: Job) -> dict[str, list[Any]]:
-    from codi import Prompt
-
-    prompts: dict[str, list[Any]] = {}
-    for item in job.items:
-        value = item.value if item.modality is Modality.TEXT else Path(item.value)
-        prompts.setdefault(item.modality.value, []).append(Prompt(value, weight=item.weight))
-    return prompts
-
-
-def _knobs(job: Job) -> dict[str, Any]:
-    """Only what was asked for, so that the pipeline's defaults stand."""
-    knobs = {"num_inference_steps": job.steps, "guidance_scale": job.guidance}
-    return {name: value for name, value in knobs.items() if value is not None}
-
-
-def _rounded(timings: dict[str, float]) -> dict[str, float]:
-    return {name: round(seconds, 3) for name, seconds in timings.items()}
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of what made the result."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+        samples = [(job, k) for job in group for k in range(job.samples)]
+        yield from (samples[start : start + limit] for start in range(0, len(samples), limit))

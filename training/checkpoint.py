@@ -54,7 +54,8 @@ def write(folder: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) or "SafetensorError" in type(error).__name__:
-            raise InputError(f"cannot write checkpoint {final}: {error}: free some space or choose another `output`; the older ones are untouched") from error
+            advice = "free some space, or choose another `output`; older checkpoints are untouched"
+            raise InputError(f"cannot write checkpoint {final}: {error}: {advice}") from error
         raise
     for path in _listed(folder):
         if _number(path) > snapshot.step:  # damaged, or of a future that the run went back from
@@ -118,24 +119,6 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
     for path in _listed(folder)[:-keep]:
         _remove(path)
-
-
-def flatten_optimizer(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as ({"parameter.slot": tensor}, JSON for the rest)."""
-    tensors, scalars = {}, {}
-    for parameter, slots in state_dict["state"].items():
-        for slot, value in slots.items():
-            (tensors if isinstance(value, Tensor) else scalars)[f"{parameter}.{slot}"] = value
-    return tensors, {"scalars": scalars, "groups": state_dict["param_groups"]}
-
-
-def unflatten_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten_optimizer`."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **rest["scalars"]}.items():
-        parameter, _, slot = name.partition(".")
-        state.setdefault(int(parameter), {})[slot] = value
-    return {"state": state, "param_groups": rest["groups"]}
 
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:

@@ -18,46 +18,40 @@ NUM_BINS = 10
 
 
 class Meter:
-    """Means over an interval, and the loss by noise level in `NUM_BINS` equal bins over [0, 1]."""
+    """Means over an interval, and the loss by noise level in `NUM_BINS` equal bins over [0, 1]. Computed only when asked for."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-        self.bin_sums = torch.zeros(NUM_BINS, dtype=torch.float64)
-        self.bin_counts = torch.zeros(NUM_BINS, dtype=torch.float64)
+        self.scalars: dict[str, list[Any]] = {}
+        self.bins: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, loss: float, extras: dict[str, Any]) -> None:
+    def add(self, loss: Tensor, extras: dict[str, Any]) -> None:
         """One micro-batch: its loss, and whatever scalars the stage returned beside it."""
         for name, value in {"loss": loss, **extras}.items():
             if name == "bins":
-                self._add_bins(*value)
-                continue
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def merge(self, others: Iterable["Meter"]) -> "Meter":
-        """The meter of all of them together (processes)."""
-        total = Meter()
-        for meter in others:
-            for name, value in meter.sums.items():
-                total.sums[name] = total.sums.get(name, 0.0) + value
-                total.counts[name] = total.counts.get(name, 0) + meter.counts[name]
-            total.bin_sums += meter.bin_sums
-            total.bin_counts += meter.bin_counts
-        return total
+                self.bins.append((value[0].detach(), value[1].detach()))
+            else:
+                self.scalars.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
     def means(self) -> dict[str, Any]:
         """{"loss": ..., other scalars, "loss_by_bin": [mean or None, ...] if the stage gave bins}."""
-        means: dict[str, Any] = {name: value / self.counts[name] for name, value in self.sums.items()}
-        if self.bin_counts.any():
-            pairs = zip(self.bin_sums.tolist(), self.bin_counts.tolist())
-            means["loss_by_bin"] = [s / n if n else None for s, n in pairs]
+        means: dict[str, Any] = {name: math.fsum(float(v) for v in values) / len(values) for name, values in self.scalars.items()}
+        if self.bins:
+            level, loss = (torch.cat(part).double().cpu() for part in zip(*self.bins))
+            place = (level * NUM_BINS).long().clamp(0, NUM_BINS - 1)
+            sums, counts = (torch.zeros(NUM_BINS).double().index_add_(0, place, w).tolist() for w in (loss, torch.ones_like(loss)))
+            means["loss_by_bin"] = [s / n if n else None for s, n in zip(sums, counts)]
         return means
 
-    def _add_bins(self, level: Tensor, loss: Tensor) -> None:
-        place = (level.detach().double().cpu() * NUM_BINS).long().clamp(0, NUM_BINS - 1)
-        self.bin_sums.index_add_(0, place, loss.detach().double().cpu())
-        self.bin_counts.index_add_(0, place, torch.ones(place.shape, dtype=torch.float64))
+    @staticmethod
+    def average(means: list[dict[str, Any]]) -> dict[str, Any]:
+        """The means of several processes as one; what only some of them have is averaged over those."""
+        if len(means) == 1:
+            return means[0]
+        merged: dict[str, Any] = {}
+        for name in dict.fromkeys(name for one in means for name in one):
+            values = [one[name] for one in means if name in one]
+            merged[name] = [_mean(column) for column in zip(*values)] if name == "loss_by_bin" else _mean(values)
+        return merged
 
 
 class Log:
@@ -122,3 +116,8 @@ def memory_peak() -> int:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None

@@ -6,124 +6,119 @@ in place of two processes, sees the same.
 """
 
 import math
-import os
-import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from codi.types import InputError
-from training import checkpoint
+from data.order import draw_seed, sample_indices
+from training import checkpoint, folder, signals
 from training.config import Config
 from training.ema import Ema
-from training.export import export_missing, export_once
+from training.engine import Objective, load_optimizer, load_weights, make_accelerator, make_optimizer, optimizer_tensors, to_device
 from training.log import Log, Meter
-from training.order import draw_seed, sample_indices
 from training.prefetch import Prefetch
 from training.schedule import learning_rate
-from training.stages import Source, Stage, find_stage
+from training.stages import Source, find_stage
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
 
 
 class TrainingError(RuntimeError):
     """The run cannot go on: a number that is not finite. The message names the step and the samples."""
 
 
-class Objective(nn.Module):
-    """The stage's loss as a module's forward, so that DDP, DeepSpeed and autocast see one ordinary call."""
-
-    def __init__(self, stage: Stage, module: nn.Module) -> None:
-        super().__init__()
-        self.module, self._loss = module, stage.loss
-
-    def forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        return self._loss(self.module, batch, generator)
+def train(config: Config, *, restart: bool = False) -> int:
+    """Runs a stage to its end, from where it stopped; returns the exit code."""
+    accelerator = make_accelerator(config)
+    try:
+        with folder.locked(config.output, accelerator.is_main_process):
+            if restart and accelerator.is_main_process:
+                folder.clear(config.output)
+            accelerator.wait_for_everyone()
+            return Trainer(config, accelerator).run()
+    finally:
+        accelerator.end_training()
 
 
 class Trainer:
     """One run: everything that exists once per process while it trains."""
 
-    def __init__(self, config: Config, *, restart: bool = False) -> None:
-        self.config = config
-        self.accelerator = make_accelerator(config)
-        self.main = self.accelerator.is_main_process
-        if restart:
-            if self.main:
-                clear(config.output)
-            self.accelerator.wait_for_everyone()
-        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+    def __init__(self, config: Config, accelerator: Any) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.device, self.main = accelerator.device, accelerator.is_main_process
+        self.world, self.rank = accelerator.num_processes, accelerator.process_index
+        self.chunks = self.world * config.accumulate
         self._check_split()
-        self.stage = find_stage(config.stage)(config)
-        torch.manual_seed(config.seed)
-        self.module = self.stage.build()
-        self.stage.to(self.accelerator.device)
         self.samples = self.step = 0
         self.elapsed = 0.0
         found = self._find_checkpoint()
+        self.stage = find_stage(config.stage)(config)
+        torch.manual_seed(config.seed)
+        self.module = self.stage.build()
+        self.stage.to(self.device)
         if found is not None:
             load_weights(self.module, found.weights)
         optimizer = make_optimizer(self.module, config)
         if config.compile:
             for child in self.module.children():
                 child.compile()
-        self.objective, self.optimizer = self.accelerator.prepare(Objective(self.stage, self.module), optimizer)
+        self.objective, self.optimizer = accelerator.prepare(Objective(self.stage, self.module), optimizer)
         self.ema = Ema(self.module, config.ema) if config.ema else None
         if found is not None:
-            self._restore(found)
-        self.generator = torch.Generator(self.accelerator.device)
+            self._restore(found, optimizer)
+        self.generator = torch.Generator(self.device)
 
-    # -- running
+    # Running
 
     @property
     def finished(self) -> bool:
         """All samples seen, or all minutes used."""
-        return self.samples >= self.config.samples or self._out_of_time()
+        config = self.config
+        return self.samples >= config.samples or (config.max_minutes is not None and self.elapsed >= 60 * config.max_minutes)
 
     def run(self) -> int:
-        """Trains to the end, writes what belongs to it; returns the exit code. Does nothing twice."""
+        """Trains to the end and writes what belongs to it; returns the exit code. Does nothing twice."""
         if self.finished:
             return self._already_complete()
-        self.log = Log(self.config.output / "log.jsonl", total=self.config.samples, samples=self.samples, main=self.main, title=self.config.stage)
+        config = self.config
+        if self.samples:
+            self._say(f"resuming {config.output} at {self.samples} samples")
+        self.log = Log(config.output / "log.jsonl", total=config.samples, samples=self.samples, main=self.main, title=config.stage)
         try:
-            if self.samples:
-                self.log.say(f"resuming at {self.samples} samples")
             interrupted = self._train(self.stage.data())
             self._save()
-            if interrupted:
-                self.log.say(f"interrupted at {self.samples} samples; the same command goes on from here")
-                return INTERRUPTED
-            self._preview()
-            self._export()
         finally:
             self.log.close()
+        if interrupted:
+            self._say(f"interrupted at {self.samples} samples, checkpoint written; the same command goes on from here")
+            return INTERRUPTED
+        self._preview()
+        self._export()
         return 0
 
     def _train(self, source: Source) -> bool:
         """Steps until finished; True if a signal came first."""
         config, meter = self.config, Meter()
-        start, earlier = time.monotonic(), self.elapsed
+        start = time.monotonic() - self.elapsed
         self.module.train()
-        with Prefetch(source.fetch, self._plan(source)) as batches, signals() as received:
+        with Prefetch(source.fetch, self._plan(source)) as batches, signals.collected() as received:
             while True:
                 norm = self._step(batches, meter)
-                self.elapsed = earlier + time.monotonic() - start
+                self.elapsed = time.monotonic() - start
                 self.log.advance(config.batch_size)
                 stop, interrupted = self._agree(self.finished, bool(received))
-                if self._due(config.log_every) or ((stop or interrupted) and config.log_every):
+                if self._due(config.log_every) or (config.log_every and (stop or interrupted)):
                     self._write_log(meter, norm)
                     meter = Meter()
                 if stop or interrupted:
-                    return interrupted
+                    return not stop
                 if self._due(config.checkpoint_every):
                     self._save()
                 if self._due(config.preview_every):
@@ -132,23 +127,20 @@ class Trainer:
     def _step(self, batches: Prefetch, meter: Meter) -> Tensor | None:
         """One optimizer step; returns the gradient's norm if it was measured."""
         config, norm = self.config, None
-        rate = learning_rate(config, self.samples + config.batch_size)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(config, self.samples + config.batch_size)
         for micro in range(config.accumulate):
             indices, batch = next(batches)
             self._seed(micro * self.world + self.rank)
             with self.accelerator.accumulate(self.objective):
-                loss, extras = self.objective(to_device(batch, self.accelerator.device), self.generator)
+                loss, extras = self.objective(to_device(batch, self.device), self.generator)
                 self.accelerator.backward(loss)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise TrainingError(self._complaint("loss", value, indices, extras))
+                self._check("loss", loss, indices, extras)
                 if self.accelerator.sync_gradients:
                     norm = self._gradient_norm(indices)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            meter.add(value, extras)
+            meter.add(loss, extras)
         if self.ema:
             self.ema.update(self.module)
         self.samples += config.batch_size
@@ -163,30 +155,34 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
         else:
             return None
-        if norm is not None and self.accelerator.scaler is None and not math.isfinite(norm.item()):
-            raise TrainingError(self._complaint("gradient norm", norm.item(), indices, {}))
+        if self.accelerator.scaler is None:  # with one, an overflow is skipped and the scale lowered
+            self._check("gradient norm", norm, indices)
         return norm
 
     def _seed(self, chunk: int) -> None:
         """All randomness of one micro-batch: the generator given to the stage, and the global one for dropout."""
         self.generator.manual_seed(draw_seed(self.config.seed, self.samples, chunk))
-        torch.manual_seed(draw_seed(self.config.seed, self.samples, chunk, stream=1))
+        shared = draw_seed(self.config.seed, self.samples, chunk, stream=1)
+        torch.default_generator.manual_seed(shared)  # torch.manual_seed queues a traceback per call where CUDA sleeps
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(shared)
 
     def _plan(self, source: Source) -> Iterator[list[int]]:
         """Indices of every micro-batch of this process from here on."""
-        size = self.config.batch_size // (self.config.accumulate * self.world)
-        infinite, position = getattr(source, "infinite", False), self.samples
-        if not infinite and len(source) == 0:
+        size, position = self.config.batch_size // self.chunks, self.samples
+        infinite, length = getattr(source, "infinite", False), len(source)
+        if not infinite and length == 0:
             raise InputError(f"stage {self.config.stage}: the data is empty")
         while True:
             for micro in range(self.config.accumulate):
                 start = position + (micro * self.world + self.rank) * size
-                yield sample_indices(self.config.seed, start, size, len(source), infinite)
+                yield sample_indices(self.config.seed, start, size, length, infinite)
             position += self.config.batch_size
 
-    # -- state
+    # State
 
     def _find_checkpoint(self) -> checkpoint.Snapshot | None:
+        """The newest complete checkpoint. Raises `InputError` if it is of another run."""
         path = checkpoint.find(self.config.output / "checkpoints", self._say)
         if path is None:
             return None
@@ -194,64 +190,66 @@ class Trainer:
         before, now = snapshot.state["config"], self.config.as_json()
         changed = [name for name in ("stage", "part", "seed") if before[name] != now[name]]
         if changed:
-            raise InputError(
-                f"{path} belongs to another run: {', '.join(f'{n} was {before[n]!r}' for n in changed)}: "
-                "choose another `output`, or start anew with --restart"
-            )
+            were = ", ".join(f"{name} was {before[name]!r}" for name in changed)
+            raise InputError(f"{path} belongs to another run ({were}): choose another `output`, or start anew with --restart")
         return snapshot
 
-    def _restore(self, snapshot: checkpoint.Snapshot) -> None:
+    def _restore(self, snapshot: checkpoint.Snapshot, optimizer: torch.optim.Optimizer) -> None:
         state = snapshot.state
         self.samples, self.step, self.elapsed = state["samples"], snapshot.step, state["elapsed"]
-        self.optimizer.load_state_dict(checkpoint.unflatten_optimizer(snapshot.optimizer, state["optimizer"]))
+        load_optimizer(self.module, optimizer, snapshot.optimizer)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema and snapshot.ema:
             self.ema.load(snapshot.ema, state["ema_updates"])
 
     def _save(self) -> None:
+        """Writes a checkpoint from the main process."""
         if self.main:
-            tensors, rest = checkpoint.flatten_optimizer(self.optimizer.state_dict())
             scaler = self.accelerator.scaler
             state = {
                 "samples": self.samples,
                 "elapsed": self.elapsed,
                 "config": self.config.as_json(),
-                "optimizer": rest,
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "ema_updates": self.ema.updates if self.ema else 0,
             }
-            ema = self.ema.average if self.ema else {}
-            snapshot = checkpoint.Snapshot(step=self.step, weights=self.module.state_dict(), optimizer=tensors, state=state, ema=ema)
+            snapshot = checkpoint.Snapshot(
+                step=self.step,
+                weights=self.module.state_dict(),
+                optimizer=optimizer_tensors(self.module, self.optimizer.optimizer),
+                ema=self.ema.average if self.ema else {},
+                state=state,
+            )
             checkpoint.write(self.config.output / "checkpoints", snapshot)
         self.accelerator.wait_for_everyone()
 
-    # -- output
+    # Output
 
     def _write_log(self, meter: Meter, norm: Tensor | None) -> None:
-        meters = gather_object([meter]) if self.world > 1 else [meter]
+        means = [meter.means()] if self.world == 1 else gather_object([meter.means()])
         values = {"step": self.step, "lr": self.optimizer.param_groups[0]["lr"], "minutes": round(self.elapsed / 60, 3)}
         if norm is not None:
             values["grad_norm"] = float(norm)
-        self.log.write(self.samples, {**Meter().merge(meters).means(), **values})
+        self.log.write(self.samples, {**Meter.average(means), **values})
 
     def _preview(self) -> None:
-        folder = self.config.output / "previews" / f"{self.samples:010d}"
         if self.main:
-            folder.mkdir(parents=True, exist_ok=True)
+            target = self.config.output / "previews" / f"{self.samples:010d}"
+            target.mkdir(parents=True, exist_ok=True)
             with self._as_exported():
-                self.stage.preview(self.module, folder)
+                self.stage.preview(self.module, target)
         self.accelerator.wait_for_everyone()
 
     def _export(self) -> None:
         if self.main:
             with self._as_exported():
-                export_once(self.config, self.samples, lambda folder: self.stage.export(self.module, folder))
+                folder.export_once(self.config, self.samples, lambda target: self.stage.export(self.module, target))
         self.accelerator.wait_for_everyone()
 
     def _already_complete(self) -> int:
-        missing = export_missing(self.config, self.samples)
-        self._say(f"{self.config.output} is complete at {self.samples} samples" + ("; exporting again" if missing else ""))
+        missing = folder.export_missing(self.config, self.samples)
+        self._say(f"{self.config.output} is complete at {self.samples} samples{'; exporting again, a file is missing' if missing else ''}")
         if missing:
             self._export()
         return 0
@@ -262,111 +260,46 @@ class Trainer:
         modes = {child: child.training for child in self.module.modules()}
         self.module.eval()
         try:
-            with torch.no_grad():
-                if self.ema is None:
-                    yield
-                else:
-                    with self.ema.applied(self.module):
-                        yield
+            with torch.no_grad(), self.ema.applied(self.module) if self.ema else nullcontext():
+                yield
         finally:
             for child, mode in modes.items():
                 child.training = mode
 
-    # -- small decisions
+    # Small decisions
 
     def _due(self, every: int, ahead: int = 0) -> bool:
         """True when the last step (or with `ahead`, the one under way) crossed a multiple of `every` samples."""
         after = self.samples + ahead
         return bool(every) and after // every > (after - self.config.batch_size) // every
 
-    def _out_of_time(self) -> bool:
-        return self.config.max_minutes is not None and self.elapsed >= 60 * self.config.max_minutes
-
     def _agree(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag, true everywhere as soon as it is true in one process."""
         if self.world == 1:
             return flags
-        votes = self.accelerator.reduce(torch.tensor([float(f) for f in flags], device=self.accelerator.device), reduction="sum")
-        return tuple(bool(v > 0) for v in votes)
+        votes = self.accelerator.reduce(torch.tensor([float(f) for f in flags], device=self.device), reduction="sum")
+        return tuple(bool(vote > 0) for vote in votes)
+
+    def _check(self, what: str, value: Tensor, indices: list[int], extras: dict[str, Any] | None = None) -> None:
+        """Raises `TrainingError` before a step is taken with a number that is not finite."""
+        number = value.item()
+        if math.isfinite(number):
+            return
+        bad = indices
+        if extras and "bins" in extras:
+            bad = [i for i, loss in zip(indices, extras["bins"][1].tolist()) if not math.isfinite(loss)] or indices
+        raise TrainingError(
+            f"{what} is {number} in step {self.step + 1}, after {self.samples} samples, at samples {bad}: "
+            "look at these samples, or lower the rate; the last checkpoint is untouched"
+        )
+
+    def _check_split(self) -> None:
+        if self.config.batch_size % self.chunks:
+            raise InputError(
+                f"config: batch_size {self.config.batch_size} cannot be split over {self.world} processes x accumulate "
+                f"{self.config.accumulate}: choose a multiple of {self.chunks}"
+            )
 
     def _say(self, message: str) -> None:
         if self.main:
             print(message, file=sys.stderr, flush=True)
-
-    def _check_split(self) -> None:
-        parts = self.world * self.config.accumulate
-        if self.config.batch_size % parts:
-            raise InputError(
-                f"config: batch_size {self.config.batch_size} cannot be split over {self.world} processes x accumulate "
-                f"{self.config.accumulate}: choose a multiple of {parts}"
-            )
-
-    def _complaint(self, what: str, value: float, indices: list[int], extras: dict[str, Any]) -> str:
-        bad = indices
-        if "bins" in extras:
-            bad = [i for i, loss in zip(indices, extras["bins"][1].tolist()) if not math.isfinite(loss)] or indices
-        return f"{what} is {value} in step {self.step + 1} ({self.samples} samples before it), samples {bad}: the last checkpoint is untouched"
-
-
-def make_accelerator(config: Config) -> Accelerator:
-    """Device, processes and precision. gloo has to be named where processes meet without a GPU, or DeepSpeed fails; nowhere else."""
-    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    if not torch.cuda.is_available() and "WORLD_SIZE" in os.environ:
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    return Accelerator(gradient_accumulation_steps=config.accumulate, mixed_precision=config.precision, kwargs_handlers=handlers)
-
-
-def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW, fused (on two cores several times faster than the loop over tensors); only matrices and kernels are decayed."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    assert trainable, f"stage {config.stage} built a module without a trainable parameter"
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True)
-
-
-def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Strictly, tensors and shapes alike."""
-    try:
-        module.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise InputError(f"the checkpoint does not fit this model: {' '.join(str(error).split())[:400]}: start anew with --restart") from None
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {name: to_device(value, device) for name, value in batch.items()}
-    return batch
-
-
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def clear(output: Path) -> None:
-    """Forgets a run: its checkpoints, log and previews; nothing else in the folder."""
-    for name in ("checkpoints", "previews"):
-        shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("log.jsonl", "exported.json"):
-        (output / name).unlink(missing_ok=True)

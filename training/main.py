@@ -25,11 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         config = load_config(options.config, small=options.small, overrides=options.set)
-        from training.loop import Trainer, TrainingError
+        from training.loop import TrainingError, train
     except InputError as error:
         return _fail(error, 2)
     try:
-        return Trainer(config, restart=options.restart).run()
+        return train(config, restart=options.restart)
     except InputError as error:
         return _fail(error, 2)
     except TrainingError as error:

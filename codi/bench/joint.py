@@ -5,9 +5,10 @@ Ceilings and controls stand beside each number: ground truth, ground truth throu
 independently, shuffled partners, and shuffled partners moved by the best constant offset.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,11 @@ def onsets(readings: Sequence[Readings], modality: Modality) -> list[np.ndarray]
     return [r.events for draw in readings for r in draw[modality]]
 
 
+def pair_of(readings: Sequence[Readings]) -> Pairs:
+    """Sound and picture of the same samples."""
+    return onsets(readings, AUDIO), onsets(readings, VIDEO)
+
+
 def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
     """One line of the table: F1 at each tolerance, its interval over scenes at one frame, and how the offsets lie."""
     sound, picture = pairs
@@ -80,8 +86,10 @@ def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def onset_table(joint: Sequence[Readings], video: Sequence[Readings], audio: Sequence[Readings], truth: Readings, ceiling: Readings) -> dict[str, Any]:
-    """Lines by name: what was drawn together, and every control."""
+def onset_table(
+    joint: Sequence[Readings], video: Sequence[Readings], audio: Sequence[Readings], truth: Readings, ceiling: Readings
+) -> dict[str, Any]:
+    """Lines by name: what was drawn together, and every control. `video` and `audio` were drawn alone."""
     num_scenes = len(truth[VIDEO])
     sound, picture = onsets(joint, AUDIO), onsets(joint, VIDEO)
     strangers = shuffled(sound)
@@ -107,55 +115,61 @@ def partner_table(made: dict[str, Sequence[Readings]], truth: Readings, ceiling:
         given = onsets([truth], source)
         drawn = onsets(made[name], target)
         repeated = given * (len(drawn) // len(given))
-        order = lambda output, source_events, target=target: (output, source_events) if target is AUDIO else (source_events, output)
         strangers = shuffled(drawn)
         offset, moved = best_constant_offset(strangers, repeated, TOLERANCES[-1])
-        lines[name] = onset_line(order(drawn, repeated), num_scenes)
-        lines[f"{name}, shuffled partners"] = onset_line(order(strangers, repeated), num_scenes)
-        lines[f"{name}, shuffled, best constant offset"] = onset_line(order(moved, repeated), num_scenes) | {"offset": offset}
-        lines[f"{name}, ground truth through autoencoder"] = onset_line(order(onsets([ceiling], target), given), num_scenes)
+        pairs = {
+            name: (drawn, repeated),
+            f"{name}, shuffled partners": (strangers, repeated),
+            f"{name}, shuffled, best constant offset": (moved, repeated),
+            f"{name}, ground truth through autoencoder": (onsets([ceiling], target), given),
+        }
+        for key, (output, source_events) in pairs.items():
+            lines[key] = onset_line((output, source_events) if target is AUDIO else (source_events, output), num_scenes)
+        lines[f"{name}, shuffled, best constant offset"]["offset"] = offset
     return lines
 
 
-def open_line(together: Sequence[Readings], alone: dict[Modality, Sequence[Readings]], outputs: tuple[Modality, ...], truth: Readings, ceiling: Readings) -> dict[str, Any]:
+def open_line(
+    together: Sequence[Readings],
+    alone: dict[Modality, Sequence[Readings]],
+    outputs: tuple[Modality, ...],
+    truth: Readings,
+    ceiling: Readings,
+) -> dict[str, Any]:
     """Agreement of one set of outputs on every attribute that all can show and the prompt left open."""
     attributes = tuple(a for a in ATTRIBUTES if a not in OPEN_FACTS and all(a in VISIBLE[m] for m in outputs))
-    facts = {m: [r.facts for draw in together for r in draw[m]] for m in outputs}
-    separate = {m: [r.facts for draw in alone[m] for r in draw[m]] for m in outputs}
-    strangers = [shuffled(facts[m], seed=i) if i else facts[m] for i, m in enumerate(outputs)]
-    joint = mutual_agreement(list(facts.values()), attributes)
-    draws = len(together)
-    by_scene = lambda hits: hits.reshape(draws, -1).T                              # (N, draws)
-    controls = {
-        "independent": mutual_agreement(list(separate.values()), attributes),
-        "shuffled": mutual_agreement(strangers, attributes),
-        "truth": mutual_agreement([[r.facts for r in truth[m]] for m in outputs], attributes),
-        "ceiling": mutual_agreement([[r.facts for r in ceiling[m]] for m in outputs], attributes),
+    drawn, draws = [_facts(together, m) for m in outputs], len(together)
+    hits = {
+        "joint": mutual_agreement(drawn, attributes),
+        "independent": mutual_agreement([_facts(alone[m], m) for m in outputs], attributes),
+        "shuffled": mutual_agreement([drawn[0], *(shuffled(rows, seed=i) for i, rows in enumerate(drawn[1:]))], attributes),
+        "truth": mutual_agreement([_facts([truth], m) for m in outputs], attributes),
+        "ceiling": mutual_agreement([_facts([ceiling], m) for m in outputs], attributes),
     }
-    line = {
-        a: {
-            **as_dict(bootstrap(by_scene(joint[a]))), **{name: float(parts[a].mean()) for name, parts in controls.items()},
-            "chance": float((world_distribution(a) ** len(outputs)).sum()), "spread": _spread(a, facts),
-        }
-        for a in attributes
-    }  # fmt: skip
-    return {"outputs": [m.value for m in outputs], "attributes": line, "all": _together(attributes, joint, controls, by_scene)}
+    lines = {}
+    for a in attributes:
+        by_chance = float((world_distribution(a) ** len(outputs)).sum())
+        spread = _spread(a, dict(zip((m.value for m in outputs), drawn)))
+        lines[a] = _with_controls({name: parts[a] for name, parts in hits.items()}, draws) | {"chance": by_chance, "spread": spread}
+    together_hits = {name: all_agree(parts) for name, parts in hits.items()}
+    return {"outputs": [m.value for m in outputs], "attributes": lines, "all": _with_controls(together_hits, draws)}
 
 
-def _spread(attribute: str, facts: dict[Modality, list[dict]]) -> dict[str, Any]:
+def _facts(readings: Sequence[Readings], modality: Modality) -> list[dict[str, str | None]]:
+    return [r.facts for draw in readings for r in draw[modality]]
+
+
+def _with_controls(hits: dict[str, np.ndarray], draws: int) -> dict[str, float]:
+    """The joint mean with its interval over scenes, and the mean of every control."""
+    by_scene = hits["joint"].reshape(draws, -1).T               # (N, draws)
+    return as_dict(bootstrap(by_scene)) | {name: float(x.mean()) for name, x in hits.items() if name != "joint"}
+
+
+def _spread(attribute: str, drawn: dict[str, list[dict]]) -> dict[str, float]:
     """Total variation of each output from the world, beside what honest draws of that number would show."""
-    p = world_distribution(attribute)
-    values = {m.value: [f[attribute] for f in rows] for m, rows in facts.items()}
-    count = len(next(iter(values.values())))
-    return {
-        "honest": expected_total_variation(count, p),
-        **{m: total_variation(column, ATTRIBUTES[attribute], p) for m, column in values.items()},
-    }
-
-
-def _together(attributes: tuple[str, ...], joint: dict, controls: dict, by_scene: Any) -> dict[str, float]:
-    """All open attributes at once."""
-    return as_dict(bootstrap(by_scene(all_agree(joint)))) | {name: float(all_agree(parts).mean()) for name, parts in controls.items()}
+    p, count = world_distribution(attribute), len(next(iter(drawn.values())))
+    distances = {m: total_variation([f[attribute] for f in rows], ATTRIBUTES[attribute], p) for m, rows in drawn.items()}
+    return {"honest": expected_total_variation(count, p), **distances}
 
 
 def shared_line(readings: Readings, outputs: tuple[Modality, ...]) -> dict[str, float]:

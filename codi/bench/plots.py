@@ -20,7 +20,9 @@ from matplotlib.figure import Figure  # noqa: E402
 _SPAN = 2.0                                                     # seconds across the sheet
 _RATE, _FPS = 16000, 8.0
 _WINDOW, _HOP = 512, 128
-_HEIGHT = {Modality.TEXT: 0.45, Modality.IMAGE: 1.1, Modality.AUDIO: 0.8, Modality.VIDEO: 0.55}
+_MARKS = {Modality.VIDEO: "red", Modality.AUDIO: "white"}       # events, by the medium they were read from
+_HEIGHT = {Modality.TEXT: 0.3, Modality.IMAGE: 1.1, Modality.AUDIO: 0.7, Modality.VIDEO: 0.44}     # inches
+_TITLE = 0.3
 
 
 def save(figure: Figure, path: Path) -> str:
@@ -33,8 +35,7 @@ def save(figure: Figure, path: Path) -> str:
 
 def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
     """Heat map of agreement, inputs down, outputs across; cells never trained carry a dot, cells not run stay white."""
-    names = lambda side: sorted({tuple(c[side]) for c in cells}, key=lambda n: (len(n), [list(Modality).index(Modality(m)) for m in n]))
-    rows, columns = names("inputs"), names("outputs")
+    rows, columns = _subsets(cells, "inputs"), _subsets(cells, "outputs")
     grid = np.full((len(rows), len(columns)), np.nan)
     figure, axes = plt.subplots(figsize=(2.5 + 0.55 * len(columns), 2 + 0.36 * len(rows)))
     for c in cells:
@@ -50,6 +51,12 @@ def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
     return save(figure, path)
 
 
+def _subsets(cells: list[dict[str, Any]], side: str) -> list[tuple[str, ...]]:
+    """The subsets on one side, small ones first."""
+    order = [m.value for m in Modality]
+    return sorted({tuple(c[side]) for c in cells}, key=lambda names: (len(names), [order.index(n) for n in names]))
+
+
 def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Path) -> str:
     """F1 over tolerance of every line of the onset table."""
     figure, axes = plt.subplots(figsize=(6.5, 4))
@@ -61,11 +68,11 @@ def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Pat
     return save(figure, path)
 
 
-def offset_histogram(lines: dict[str, Any], path: Path, names: tuple[str, ...] = ("joint", "independent", "ground truth through autoencoders")) -> str:
+def offset_histogram(lines: dict[str, Any], path: Path) -> str:
     """How the offsets of matched events lie, sound minus picture."""
     figure, axes = plt.subplots(figsize=(6.5, 3.5))
     bins = np.linspace(-250, 250, 51)
-    for name in names:
+    for name in ("joint", "independent", "ground truth through autoencoders"):
         axes.hist(np.array(lines[name]["offsets"]) * 1000, bins=bins, histtype="step", linewidth=1.6, label=name)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="sound minus picture, ms", ylabel="matched events")
@@ -75,34 +82,31 @@ def offset_histogram(lines: dict[str, Any], path: Path, names: tuple[str, ...] =
 
 def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> str:
     """One row per sample (run, scene, the run's media, index of the sample in it): inputs left, outputs right."""
-    heights = [max(_stack_height(run.inputs), _stack_height(run.outputs)) for run, *_ in samples]
-    figure = plt.figure(figsize=(13, sum(heights) + 0.35 * len(samples)))
-    for part, (run, scene, media, index) in zip(figure.subfigures(len(samples), 1, height_ratios=heights, squeeze=False)[:, 0], samples):
-        part.suptitle(run.name, fontsize=9, x=0.01, ha="left", y=0.99)
-        left, right = part.subfigures(1, 2, wspace=0.02)
-        _stack(left, {m: render(m, [scene])[0] for m in run.inputs})
-        _stack(right, {m: media[m][index] for m in run.outputs})
+    heights = [max(sum(_HEIGHT[m] for m in side) for side in (run.inputs, run.outputs)) + _TITLE for run, *_ in samples]
+    figure = plt.figure(figsize=(13, sum(heights)))
+    rows = figure.subfigures(len(samples), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for row, height, (run, scene, media, index) in zip(rows, heights, samples):
+        row.suptitle(run.name, fontsize=9, fontweight="bold", x=0.012, ha="left", va="top", y=1 - 0.05 / height)
+        left, right = row.subfigures(1, 2, wspace=0.02)
+        _stack(left, {m: render(m, [scene])[0] for m in run.inputs}, height)
+        _stack(right, {m: media[m][index] for m in run.outputs}, height)
     return save(figure, path)
 
 
-def _stack_height(modalities: tuple[Modality, ...]) -> float:
-    return sum(_HEIGHT[m] for m in modalities) + 0.15
-
-
-def _stack(figure: Figure, media: dict[Modality, Any]) -> None:
-    """Panels of one side, video directly above sound on one clock, each marked with the events of both."""
+def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
+    """Panels of one side from the top, video directly above sound on one clock, each marked with the events of both."""
     order = [m for m in (Modality.TEXT, Modality.IMAGE, Modality.VIDEO, Modality.AUDIO) if m in media]
-    axes = figure.subplots(len(order), 1, squeeze=False, gridspec_kw={"height_ratios": [_HEIGHT[m] for m in order], "hspace": 0.08, "top": 0.88, "bottom": 0.04, "left": 0.02, "right": 0.98})[:, 0]
-    marks = {m: read(m, _batch(m, media[m]))[0].events for m in order if m in (Modality.VIDEO, Modality.AUDIO)}
-    for ax, m in zip(axes, order):
-        ax.set(xticks=[], yticks=[])
+    marks = {m: read(m, _batch(media[m]))[0].events for m in order if m in _MARKS}
+    top = height - _TITLE
+    for m in order:
+        top -= _HEIGHT[m]
+        ax = figure.add_axes((0.02, (top + 0.03) / height, 0.96, (_HEIGHT[m] - 0.05) / height), xticks=[], yticks=[])
         _PANELS[m](ax, media[m])
-        if m in marks:
-            for source, events in marks.items():
-                ax.vlines(events, *ax.get_ylim(), color="red" if source is Modality.VIDEO else "white", linewidth=1.2, linestyle="-" if source is m else ":")
+        for source, events in marks.items() if m in marks else ():
+            ax.vlines(events, *ax.get_ylim(), color=_MARKS[source], linewidth=1.3, linestyle="-" if source is m else ":")
 
 
-def _batch(modality: Modality, item: Any) -> Any:
+def _batch(item: Any) -> Any:
     import torch
 
     return torch.as_tensor(np.asarray(item))[None]

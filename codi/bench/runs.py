@@ -4,9 +4,11 @@ Everything the report says is computed from readings (what the probes saw), so a
 """
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -93,12 +95,12 @@ def read(modality: Modality, media: Any) -> list[Reading]:
     return _READ[modality](media)
 
 
-def prompts_of(run: Run, scenes: list[Scene]) -> list[dict[Modality, Any]]:
-    """Per scene, the value of each prompt modality: its caption, picture, sound or clip."""
+def prompts_of(run: Run, scenes: list[Scene]) -> Media:
+    """The prompts of every scene, by modality: captions, pictures, sounds, clips."""
     columns = {m: render(m, scenes) for m in run.inputs}
     if Modality.TEXT in columns and run.facts is not None:
         columns[Modality.TEXT] = [world.caption(scene, facts=run.facts) for scene in scenes]
-    return [{m: column[i] for m, column in columns.items()} for i in range(len(scenes))]
+    return columns
 
 
 def truth_sampler(run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
@@ -147,6 +149,17 @@ class Store:
         """Media of the first few samples."""
         with np.load(self._path(run, ".npz")) as arrays:
             return {Modality(m): arrays[m] for m in arrays.files}
+
+    def remember(self, name: str, make: Callable[[], Any]) -> Any:
+        """A value of JSON that is made once and kept."""
+        path = self.folder / f"{name}.json"
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            stored = json.loads(path.read_text())
+            if stored["settings"] == self.settings:
+                return stored["value"]
+        value = make()
+        save_json(path, {"settings": self.settings, "value": value})
+        return value
 
     def _path(self, run: Run, suffix: str) -> Path:
         return self.folder / (run.name.replace("->", "_to_") + suffix)

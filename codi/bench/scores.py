@@ -4,9 +4,11 @@ An output is asked for the attributes that it can show and that at least one inp
 A cell's score is the mean over its outputs of the mean over their attributes.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -137,29 +139,34 @@ def score_task(task: Task, readings: Readings, ceiling: Readings, scenes: Sequen
         parts = agreement([r.facts for r in of[task.output]], against, names)
         return {" and ".join(names): all_agree(parts)} if task.together else parts
 
-    by_chance = {" and ".join(names): float(np.prod([chance([a]) for a in names]))} if task.together else {a: chance([a]) for a in names}
     values, tops, floors = hits(readings, facts), hits(ceiling, facts), hits(readings, shuffled(facts))
     targets = {" and ".join(names): min(task.attributes.values())} if task.together else task.attributes
     return [
         {
             "task": task.run.name, "measure": key, **as_dict(bootstrap(values[key])), "ceiling": float(tops[key].mean()),
-            "shuffled": float(floors[key].mean()), "chance": by_chance[key], "target": targets[key],
+            "shuffled": float(floors[key].mean()), "chance": _commonest(facts, key.split(" and ")), "target": targets[key],
             "met": bool(values[key].mean() >= targets[key]),
         }
         for key in values
     ]  # fmt: skip
 
 
-def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Macro mean, worst cell and the cells that training never showed."""
-    def macro(some: list[dict[str, Any]]) -> dict[str, Any] | None:
-        if not some:
-            return None
-        means = {key: float(np.mean([c[key] for c in some])) for key in ("value", "ceiling", "shuffled", "chance")}
-        worst = min(some, key=lambda c: c["value"])
-        return {"count": len(some), **means, "ratio": means["value"] / max(means["ceiling"], 1e-9), "worst": worst["cell"], "worst_value": worst["value"]}
+def _commonest(facts: list[dict[str, str]], names: Sequence[str]) -> float:
+    """Share of the scenes that have the commonest values: the score of always answering the same."""
+    return Counter(tuple(f[a] for a in names) for f in facts).most_common(1)[0][1] / len(facts)
 
-    return {"all": macro(cells), "never_seen": macro([c for c in cells if not c["seen"]]), "seen": macro([c for c in cells if c["seen"]])}
+
+def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Macro mean and worst cell: of all, of those that training never showed, of those it did. None for an empty group."""
+    groups = {"all": cells, "never_seen": [c for c in cells if not c["seen"]], "seen": [c for c in cells if c["seen"]]}
+    return {name: _macro(group) if group else None for name, group in groups.items()}
+
+
+def _macro(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    means = {key: float(np.mean([c[key] for c in cells])) for key in ("value", "ceiling", "shuffled", "chance")}
+    worst = min(cells, key=lambda c: c["value"])
+    ratio = means["value"] / max(means["ceiling"], 1e-9)
+    return {"count": len(cells), **means, "ratio": ratio, "worst": worst["cell"], "worst_value": worst["value"]}
 
 
 def as_dict(interval: Interval) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Joint sampling: several latents denoised in step, each hearing the others (CoDi, arXiv 2305.11846, section 3.4).
 
 At every step the environment encoders read all latents before any of them is updated; then each denoiser answers from its prompt and from
-the environments of the others, and each modality's own scheduler takes the step. A clean partner is a latent that is heard at t = 0 and never updated.
+the environments of the others, and each modality's own scheduler takes the step. A clean partner is a latent that is heard at t = 0 and
+never updated.
 Denoisers, encoders and schedulers are passed in, keyed by modality; their contracts are in `codi.protocols`.
 """
 

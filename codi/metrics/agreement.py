@@ -3,7 +3,7 @@
 `facts` is a mapping attribute -> value, or None for what a probe could not tell. An unread attribute never agrees.
 """
 
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 """Intervals by resampling scenes. A scene with several seeds is one unit: it is drawn with all its rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 

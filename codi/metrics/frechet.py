@@ -24,9 +24,13 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     Zero in expectation for equal distributions, so small negative values are right.
     """
     x, y = _features(x), _features(y)
-    kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
-    within = lambda k: (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
-    return float(within(kernel(x, x)) + within(kernel(y, y)) - 2 * kernel(x, y).mean())
+    within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (_kernel(x, x), _kernel(y, y))]
+    return float(sum(within) - 2 * _kernel(x, y).mean())
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(N, D), (M, D) -> (N, M)."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _features(x: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 All times are seconds. Offsets are predicted minus true: positive means that the prediction is late.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import numpy as np
 
@@ -84,7 +84,9 @@ def f1_over_tolerance(predicted: Onsets, true: Onsets, tolerances: Sequence[floa
     return np.array([f1_of_counts(onset_counts(predicted, true, tolerance)) for tolerance in tolerances])
 
 
-def best_constant_offset(predicted: Onsets, true: Onsets, tolerance: float, reach: float = 0.5, step: float = 0.02) -> tuple[float, np.ndarray]:
+def best_constant_offset(
+    predicted: Onsets, true: Onsets, tolerance: float, reach: float = 0.5, step: float = 0.02
+) -> tuple[float, list[np.ndarray]]:
     """The one shift in [-reach, reach] s that, added to every prediction, gives the highest F1, and the predictions so shifted."""
     shifts = np.arange(-round(reach / step), round(reach / step) + 1) * step
     scores = [float(f1_of_counts(onset_counts([np.asarray(p) + s for p in predicted], true, tolerance))) for s in shifts]

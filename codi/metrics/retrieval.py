@@ -1,6 +1,6 @@
 """Retrieval between prompt towers, with many right answers: a hit is a key whose visible facts equal the query's."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,9 @@ from torch import Tensor
 from codi.metrics.agreement import Facts
 
 
-def recall_at_1(queries: Tensor, keys: Tensor, query_facts: Sequence[Facts], key_facts: Sequence[Facts], attributes: Sequence[str]) -> float:
+def recall_at_1(
+    queries: Tensor, keys: Tensor, query_facts: Sequence[Facts], key_facts: Sequence[Facts], attributes: Sequence[str]
+) -> float:
     """Share of queries (N, D) whose nearest key (M, D) by cosine has the same value of every one of `attributes`.
 
     Pass the attributes that both modalities can show: a picture has no tempo, so tempo cannot count against it.

@@ -1,6 +1,6 @@
 """Does generation choose with variety? Total variation between the values drawn and the world's own distribution."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 

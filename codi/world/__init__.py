@@ -4,8 +4,11 @@ Scenes are drawn with `sample_scenes`, shown with the `render_*` functions and `
 """
 
 from codi.world.caption import caption, parse
+from codi.world.listen import read_sounds
+from codi.world.look import read_images, read_videos
 from codi.world.motion import events
 from codi.world.picture import render_frames, render_images, render_videos
+from codi.world.reading import Reading, read_texts
 from codi.world.scene import (
     ATTRIBUTES,
     COLOURS,
@@ -29,12 +32,17 @@ __all__ = [
     "SHAPES",
     "TEMPOS",
     "VISIBLE",
+    "Reading",
     "Scene",
     "caption",
     "events",
     "is_held_out",
     "parse",
     "render_frames",
+    "read_images",
+    "read_sounds",
+    "read_texts",
+    "read_videos",
     "render_images",
     "render_sounds",
     "render_videos",

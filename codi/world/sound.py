@@ -78,6 +78,12 @@ def _notes(shape: np.ndarray, colour: np.ndarray, late: np.ndarray, sampling_rat
     return wave
 
 
+def note_bank(sampling_rate: int, num_samples: int) -> Tensor:
+    """One note of amplitude 1 for every shape (outside) and colour (inside), (48, samples)."""
+    shape, colour = (a.reshape(-1) for a in np.indices((len(SHAPES), len(COLOURS))))
+    return GAIN * _notes(shape, colour, np.zeros(len(shape)), sampling_rate, num_samples)
+
+
 def _add_notes(out: Tensor, scenes: list[Scene], sampling_rate: int) -> None:
     """Strike every event of the scenes into `out` (B, samples)."""
     num_samples = out.shape[1]

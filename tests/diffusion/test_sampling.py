@@ -103,7 +103,8 @@ def test_each_modality_has_its_own_scheduler_state():
     source = scheduler("dpm")
     copies = copy_schedulers(source, PAIR, 10)
     assert copies[AUDIO] is not copies[VIDEO] and source.num_inference_steps is None
-    together, apart = sampler("dpm", steps=10).sample(noise()), sampler("dpm", steps=10, modalities=[AUDIO]).sample(noise(modalities=[AUDIO]))
+    together = sampler("dpm", steps=10).sample(noise())
+    apart = sampler("dpm", steps=10, modalities=[AUDIO]).sample(noise(modalities=[AUDIO]))
     assert torch.equal(together[AUDIO], apart[AUDIO])
 
 

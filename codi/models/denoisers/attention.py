@@ -8,6 +8,8 @@ from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
+from codi.models.denoisers.norm import GroupNorm
+
 
 class AttentionProcessor:
     """Scaled dot-product attention by whichever backend is chosen."""
@@ -101,7 +103,7 @@ class SpatialTransformer(nn.Module):
         num_groups: int = 32,
     ):
         super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels, eps=1e-6)
+        self.norm = GroupNorm(num_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, num_heads * head_dim)
         self.block = TransformerBlock(
             num_heads * head_dim, num_heads=num_heads, head_dim=head_dim, context_dim=context_dim, prompt=prompt, ff_mult=ff_mult

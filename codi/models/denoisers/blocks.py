@@ -12,6 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import SpatialTransformer, to_map, to_tokens, zeroed
+from codi.models.denoisers.norm import GroupNorm
 from codi.protocols import Environment
 
 
@@ -61,6 +62,7 @@ class ResidualBlock(ResnetBlock2D):
             in_channels=in_channels, out_channels=out_channels, temb_channels=emb_dim, groups=num_groups, eps=eps,
             time_embedding_norm="scale_shift" if scale_shift else "default",
         )
+        self.norm1, self.norm2 = (GroupNorm(num_groups, c, eps=eps) for c in (in_channels, out_channels))
         zeroed(self.conv2)
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:

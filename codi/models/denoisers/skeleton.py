@@ -66,10 +66,16 @@ class Skeleton(ModelMixin, ConfigMixin):
 
 
 def head_split(channels: int, num_heads: int | None, head_dim: int | None) -> dict[str, int]:
-    """Number and width of heads from whichever of the two is configured."""
-    assert (num_heads is None) != (head_dim is None), f"give num_heads or head_dim, not both or none: {num_heads}, {head_dim}"
-    heads = num_heads or max(channels // head_dim, 1)
+    """Number and width of heads; `num_heads` decides where given, else `head_dim` (32 where neither is)."""
+    heads = num_heads or max(channels // (head_dim or 32), 1)
     return dict(num_heads=heads, head_dim=channels // heads)
+
+
+def per_level(count: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+    """One count per level, from one for all or a sequence."""
+    counts = (count,) * levels if isinstance(count, int) else tuple(count)
+    assert len(counts) == levels, f"layers_per_block {counts} for {levels} levels"
+    return counts
 
 
 def build_transformer(config, channels: int, context_dim: int, prompt: str) -> SpatialTransformer:

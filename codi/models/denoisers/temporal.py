@@ -14,6 +14,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import to_map, to_tokens, zeroed
+from codi.models.denoisers.norm import GroupNorm
 
 RELEASED = dict(
     num_heads=8, inner_ratio=2, norm="frames", relative_bias=True, rate_embedding=True, feed_forward="shifted", frame_shift=True,
@@ -27,6 +28,7 @@ class TemporalModule(nn.Module):
     num_heads or head_dim  heads; the inner width is `inner_ratio` x channels
     span           "pixel": a position attends to itself over frames; "all": to every position of every frame
     norm           "channels" is a LayerNorm; "frames" normalises each channel over the frames (released)
+    positions      a learned vector for each frame is added before attention
     relative_bias  learned bias by distance in frames, from a small network
     rate_embedding a learned vector for the frame rate, constant over frames (released: without effect under norm="frames")
     feed_forward   "geglu", width `ff_mult` x channels; "shifted": half of the inner channels one frame late (released)
@@ -35,22 +37,25 @@ class TemporalModule(nn.Module):
 
     def __init__(
         self, channels: int, *, num_heads: int | None = None, head_dim: int | None = None, inner_ratio: int = 1, span: str = "pixel",
-        norm: str = "channels", relative_bias: bool = False, rate_embedding: bool = False, feed_forward: str = "geglu",
+        norm: str = "channels", positions: bool = True, relative_bias: bool = False, rate_embedding: bool = False, feed_forward: str = "geglu",
         ff_mult: int = 2, frame_shift: bool = False, max_frames: int = 30, out_bias: bool = True, num_groups: int = 32,
     ):
         super().__init__()
         heads = num_heads or channels * inner_ratio // (head_dim or 32)
         self.attention = TemporalAttention(
-            channels, num_heads=heads, inner=channels * inner_ratio, span=span, norm=norm, relative_bias=relative_bias,
+            channels, num_heads=heads, inner=channels * inner_ratio, span=span, norm=norm, positions=positions, relative_bias=relative_bias,
             rate_embedding=rate_embedding, max_frames=max_frames, out_bias=out_bias,
         )
         self.feed_forward = ShiftedFeedForward(channels) if feed_forward == "shifted" else NormedFeedForward(channels, ff_mult)
         self.frame_shift = FrameShift(channels, num_groups) if frame_shift else None
 
-    def forward(self, h: Tensor, frames: int) -> Tensor:
-        x = to_tokens(h).unflatten(0, (-1, frames))                                     # (B, F, N, C)
+    def mix(self, x: Tensor) -> Tensor:
+        """The part that works on tokens: (B, F, N, C) -> the same."""
         x = x + self.attention(x)
-        x = x + self.feed_forward(x)
+        return x + self.feed_forward(x)
+
+    def forward(self, h: Tensor, frames: int) -> Tensor:
+        x = self.mix(to_tokens(h).unflatten(0, (-1, frames)))                            # (B, F, N, C)
         h = to_map(x.flatten(0, 1), h)
         return h if self.frame_shift is None else h + self.frame_shift(h, frames)
 
@@ -77,7 +82,7 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
     _supports_qkv_fusion = False
 
     def __init__(
-        self, channels: int, *, num_heads: int, inner: int, span: str, norm: str, relative_bias: bool, rate_embedding: bool,
+        self, channels: int, *, num_heads: int, inner: int, span: str, norm: str, positions: bool, relative_bias: bool, rate_embedding: bool,
         max_frames: int, out_bias: bool,
     ):
         super().__init__()
@@ -85,7 +90,7 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.num_heads, self.span, self.max_frames = num_heads, span, max_frames
         self.norm = FrameNorm(channels) if norm == "frames" else nn.LayerNorm(channels)
         self.normalise_last = norm == "frames"                                          # positions enter before the norm
-        self.position = nn.Parameter(0.02 * torch.randn(max_frames, channels))
+        self.position = nn.Parameter(0.02 * torch.randn(max_frames, channels)) if positions else None
         self.rate_embedding = nn.Parameter(torch.zeros(max_frames, channels)) if rate_embedding else None
         self.relative_bias = RelativeBias(num_heads, channels // 2) if relative_bias else None
         self.to_q = nn.Linear(channels, inner, bias=False)
@@ -95,6 +100,8 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[1]
+        if self.position is None:
+            return self.processor(self, self.norm(x))
         assert frames <= self.max_frames, f"{frames} latent frames, the temporal positions reach {self.max_frames}"
         position = self.position[:frames, None]                                         # (F, 1, C)
         if self.rate_embedding is not None:
@@ -181,7 +188,7 @@ class FrameShift(nn.Module):
 
     def __init__(self, channels: int, num_groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels, eps=1e-5)
+        self.norm = GroupNorm(num_groups, channels, eps=1e-5)
         self.conv = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, h: Tensor, frames: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from codi.models.denoisers.attention import zeroed
 from codi.models.denoisers.blocks import Block, Signals
-from codi.models.denoisers.pooled import one_token
-from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer
+from codi.models.denoisers.norm import GroupNorm
+from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer, per_level
 from codi.protocols import Environment
 
 
@@ -27,9 +27,9 @@ class TextDenoiser(Skeleton):
     def __init__(
         self,
         in_channels: int = 64,
-        block_out_channels: tuple[int, ...] = (64, 64),
+        block_out_channels: tuple[int, ...] = (32, 32),
         second_dim: tuple[int, ...] = (4, 4),
-        layers_per_block: int = 1,
+        layers_per_block: int | tuple[int, ...] = 1,
         attention_levels: tuple[int, ...] = (0, 1),
         num_heads: int | None = None,
         head_dim: int | None = None,
@@ -43,7 +43,6 @@ class TextDenoiser(Skeleton):
         joint_levels: tuple[int, ...] = (),
         joint_heads: int | None = None,
         joint_config: dict | None = None,
-        environment: dict | None = None,
         first_skip: str = "own",
     ):
         super().__init__()
@@ -51,19 +50,18 @@ class TextDenoiser(Skeleton):
         self.emb_dim = self.build_embedding(width, context_dim, prompt_embedding)
         self.proj_in = nn.Linear(in_channels, width * places)
         self.build_layers()
-        self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-5)
+        self.norm_out = GroupNorm(norm_num_groups, width, eps=1e-5)
         self.proj_out = zeroed(nn.Linear(width * places, in_channels))
-        self.environment_encoder = VectorEnvironment(in_channels, self.emb_dim, **environment) if environment else None
 
     def build_layers(self) -> None:
         config = self.config
         levels = list(zip(config.block_out_channels, config.second_dim, strict=True))
-        last, groups = len(levels) - 1, config.norm_num_groups
+        last, groups, depths = len(levels) - 1, config.norm_num_groups, per_level(config.layers_per_block, len(levels))
         attention = at_levels(config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt))
         joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
         self.down, (at, _), skips = nn.ModuleList(), levels[0], [levels[0][0]]
         for level, (width, places) in enumerate(levels):
-            for _ in range(config.layers_per_block):
+            for _ in range(depths[level]):
                 dense = DenseBlock(at, width, places, self.emb_dim, groups)
                 self.down.append(Block(dense, attention=attention(level, width), joint=joint(level, width)))
                 at = width
@@ -79,8 +77,8 @@ class TextDenoiser(Skeleton):
         ])
         self.up = nn.ModuleList()
         for level, (width, places) in reversed(list(enumerate(levels))):
-            for i in range(config.layers_per_block + 1):
-                ends = level > 0 and i == config.layers_per_block
+            for i in range(depths[level] + 1):
+                ends = level > 0 and i == depths[level]
                 upsample = Remap(width, places, levels[level - 1][1]) if ends else None
                 dense = DenseBlock(at + skips.pop(), width, places, self.emb_dim, groups)
                 self.up.append(Block(dense, attention=attention(level, width), joint=joint(level, width), upsample=upsample))
@@ -93,11 +91,6 @@ class TextDenoiser(Skeleton):
         h = self.trunk(h, Signals(emb=self.embed(t, context), context=context, env=env))
         return self.proj_out(F.silu(self.norm_out(h)).flatten(1))
 
-    def encode_environment(self, x: Tensor, t: Tensor) -> Environment:
-        """This modality's pooled token, by the encoder that belongs to the released denoiser."""
-        assert self.environment_encoder is not None, "this denoiser has no environment encoder of its own"
-        return self.environment_encoder(x, self.embed(t, x.new_zeros(x.shape[0], 1, self.config.context_dim)))
-
 
 class DenseBlock(nn.Module):
     """Residual block over all numbers of a (B, C, S, 1) map; norms are over C*S channels."""
@@ -106,10 +99,10 @@ class DenseBlock(nn.Module):
         super().__init__()
         self.shape = (out_channels, places, 1)
         source, target = in_channels * places, out_channels * places
-        self.norm1 = nn.GroupNorm(num_groups, source, eps=1e-5)
+        self.norm1 = GroupNorm(num_groups, source, eps=1e-5)
         self.linear1 = nn.Linear(source, target)
         self.time_emb_proj = nn.Linear(emb_dim, target)
-        self.norm2 = nn.GroupNorm(num_groups, target, eps=1e-5)
+        self.norm2 = GroupNorm(num_groups, target, eps=1e-5)
         self.linear2 = zeroed(nn.Linear(target, target))
         self.shortcut = nn.Linear(source, target) if source != target else nn.Identity()
 
@@ -129,32 +122,3 @@ class Remap(nn.Module):
 
     def forward(self, h: Tensor, signals: object = None) -> Tensor:
         return self.linear(h.flatten(1)).unflatten(1, self.shape)
-
-
-class VectorEnvironment(nn.Module):
-    """The released environment encoder of text: (B, in_channels) -> one token. See `pooled.MapEnvironment`."""
-
-    def __init__(
-        self, in_channels: int, emb_dim: int, *, stem: int, block_out_channels: tuple[int, ...], second_dim: tuple[int, ...],
-        layers_per_block: tuple[int, ...], out_channels: int, norm_num_groups: int = 32,
-    ):
-        super().__init__()
-        self.shape = (stem, second_dim[0], 1)
-        self.proj_in = nn.Linear(in_channels, stem * second_dim[0])
-        self.layers, at, before = nn.ModuleList(), stem, second_dim[0]
-        for level, (width, places, count) in enumerate(zip(block_out_channels, second_dim, layers_per_block, strict=True)):
-            if level:
-                self.layers.append(Remap(at, before, places))
-            for _ in range(count):
-                self.layers.append(Block(DenseBlock(at, width, places, emb_dim, norm_num_groups)))
-                at = width
-            before = places
-        self.norm_out = nn.GroupNorm(norm_num_groups, at, eps=1e-5)
-        self.proj_out = nn.Linear(at * before, out_channels)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Environment:
-        """x (B, in_channels), emb (B, E) from `Skeleton.embed`."""
-        h = self.proj_in(x).unflatten(1, self.shape)
-        for layer in self.layers:
-            h = layer(h, Signals(emb=emb, context=emb[:, None]))
-        return one_token(self.proj_out(F.silu(self.norm_out(h)).flatten(1)))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from codi.models.denoisers.attention import zeroed
 from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
-from codi.models.denoisers.pooled import MapEnvironment
-from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer
+from codi.models.denoisers.norm import GroupNorm
+from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer, per_level
 from codi.models.denoisers.temporal import TemporalModule
 from codi.protocols import Environment
 
@@ -22,10 +22,10 @@ class UNetDenoiser(Skeleton):
 
     in_channels         latent channels; out_channels if other
     block_out_channels  width of each level; between levels space halves (rounded up)
-    layers_per_block    residual blocks per level on the way down (one more on the way up)
+    layers_per_block    residual blocks per level (one number or one each) on the way down (one more on the way up)
     attention_levels    levels with a transformer over space; the middle always has one
     temporal_levels     levels with temporal modules (last level: the middle too); `temporal` holds `TemporalModule`'s arguments
-    num_heads, head_dim one of the two, for attention over space
+    num_heads, head_dim of attention over space; give one of the two (head_dim 32 if none)
     context_dim         width of prompt tokens
     prompt              "projection": one token, added; "attention": any number (and the released parameters)
     prompt_embedding    the mean prompt token also joins the noise level's embedding
@@ -34,9 +34,9 @@ class UNetDenoiser(Skeleton):
     position_embedding  each position of the latent is told where it is
     time_axis           axis of a 4-D latent that is time: 2 for sound, None for pictures
     latent_rate         latent steps per second, None without time (for a vision model: of videos)
+    num_frames          latent frames of a clip as the model makes it unasked
     env_dim             width of environment tokens, None for a model that cannot listen
     joint, joint_levels kind of adapter and levels that have one ("timed": last level means the middle too); joint_heads, joint_config
-    environment         pooled only: arguments of the encoder of this modality's own environment
     first_skip          "own", or "middle" for the released model's lost skip
     """
 
@@ -46,7 +46,7 @@ class UNetDenoiser(Skeleton):
         in_channels: int = 4,
         out_channels: int | None = None,
         block_out_channels: tuple[int, ...] = (64, 128),
-        layers_per_block: int = 1,
+        layers_per_block: int | tuple[int, ...] = 1,
         attention_levels: tuple[int, ...] = (1,),
         temporal_levels: tuple[int, ...] = (),
         temporal: dict | None = None,
@@ -62,12 +62,12 @@ class UNetDenoiser(Skeleton):
         norm_num_groups: int = 32,
         time_axis: int | None = None,
         latent_rate: float | None = None,
+        num_frames: int | None = None,
         env_dim: int | None = None,
         joint: str = "timed",
         joint_levels: tuple[int, ...] = (),
         joint_heads: int | None = None,
         joint_config: dict | None = None,
-        environment: dict | None = None,
         first_skip: str = "own",
     ):
         super().__init__()
@@ -76,13 +76,12 @@ class UNetDenoiser(Skeleton):
         self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
         self.position = GridPosition(width) if position_embedding else None
         self.build_layers()
-        self.norm_out = nn.GroupNorm(norm_num_groups, width, eps=1e-5)
+        self.norm_out = GroupNorm(norm_num_groups, width, eps=1e-5)
         self.conv_out = zeroed(nn.Conv2d(width, out_channels or in_channels, 3, padding=1))
-        self.environment_encoder = MapEnvironment(in_channels, self.emb_dim, **environment) if environment else None
 
     def build_layers(self) -> None:
         config, widths = self.config, self.config.block_out_channels
-        last = len(widths) - 1
+        last, depths = len(widths) - 1, per_level(config.layers_per_block, len(widths))
         residual = lambda a, b: ResidualBlock(a, b, self.emb_dim, num_groups=config.norm_num_groups, scale_shift=config.scale_shift)
         temporal = at_levels(config.temporal_levels, lambda c: TemporalModule(c, num_groups=config.norm_num_groups, **(config.temporal or {})))
         attention = at_levels(config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt))
@@ -92,7 +91,7 @@ class UNetDenoiser(Skeleton):
         )
         self.down, skips, at = nn.ModuleList(), [widths[0]], widths[0]
         for level, width in enumerate(widths):
-            for _ in range(config.layers_per_block):
+            for _ in range(depths[level]):
                 self.down.append(block(level, at, width))
                 at = width
                 skips.append(at)
@@ -106,8 +105,8 @@ class UNetDenoiser(Skeleton):
         ])
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
-            for i in range(config.layers_per_block + 1):
-                ends = level > 0 and i == config.layers_per_block
+            for i in range(depths[level] + 1):
+                ends = level > 0 and i == depths[level]
                 upsample = Upsample(width, config.upsample_conv) if ends else None
                 self.up.append(block(level, at + skips.pop(), width, upsample=upsample))
                 at = width
@@ -135,10 +134,6 @@ class UNetDenoiser(Skeleton):
             rate=(rate or self.config.latent_rate) if timed else None,
         )
 
-    def encode_environment(self, x: Tensor, t: Tensor) -> Environment:
-        """This modality's pooled token, by the encoder that belongs to the released denoiser."""
-        assert self.environment_encoder is not None, "this denoiser has no environment encoder of its own"
-        return self.environment_encoder(x, self.embed(t, x.new_zeros(x.shape[0], 1, self.config.context_dim)))
 
 
 class GridPosition(nn.Module):

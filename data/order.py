@@ -1,6 +1,6 @@
 """Who comes when: the order of the data and every random draw as pure functions of the seed and the number of samples seen.
 
-Nothing here has state, so a resumed run needs nothing but its sample count (see `training.checkpoint`).
+Nothing here has state, so a resumed run needs nothing but its sample count.
 """
 
 import numpy as np

@@ -1,0 +1,154 @@
+"""The model under test: outputs of a run, ground truth through its autoencoders, retrieval between its prompt towers."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi.bench.runs import Media, Run, prompts_of, render
+from codi.bench.scores import facts_of
+from codi.io import fit_audio, fit_image, fit_video, from_unit
+from codi.metrics.retrieval import chance_of_recall, recall_at_1
+from codi.outputs import FIELDS, formatted
+from codi.pipeline import CoDiPipeline
+from codi.pretrained import resolve
+from codi.prompts import prepare, stack
+from codi.types import InputError, Modality
+from codi.world import ATTRIBUTES, VISIBLE, Scene
+
+TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
+TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}     # and the published targets
+SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000                       # what the probes read
+_FIT = {
+    TEXT: lambda text, spec: text,
+    IMAGE: lambda image, spec: from_unit(fit_image(image, SIZE)),
+    AUDIO: lambda wave, spec: fit_audio(wave, round(spec.rate), SAMPLING_RATE, NUM_SAMPLES),
+    VIDEO: lambda frames, spec: from_unit(fit_video(frames, spec.rate, NUM_FRAMES, FPS, SIZE)),
+}
+
+
+class Model:
+    """A pipeline, loaded when the first run needs it: a finished benchmark is scored again without one.
+
+    Scales are a number or {output: number}; None leaves the model's default. Raises `InputError` for a model that is not there.
+    """
+
+    def __init__(
+        self, source: str | None = None, *, device: str = "auto", steps: int | None = None, guidance: Any = None, sync_guidance: Any = None
+    ) -> None:
+        self.name, self.folder = source or "codi-tiny", resolve(source)
+        self.device, self.steps = device, steps
+        self.scales = {"guidance_scale": guidance, "sync_guidance_scale": sync_guidance}
+
+    @cached_property
+    def pipe(self) -> CoDiPipeline:
+        """The pipeline, on its device."""
+        pipe = CoDiPipeline.from_pretrained(self.folder).to(_device(self.device))
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when any weight or setting in the model's folder does."""
+        digest = hashlib.sha256()
+        for path in sorted(p for p in self.folder.rglob("*") if p.suffix in (".json", ".safetensors") and p.is_file()):
+            digest.update(path.relative_to(self.folder).as_posix().encode() + _digest(path))
+        return digest.hexdigest()[:16]
+
+    def sample(self, run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
+        """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with prompts encoded beforehand."""
+        columns = {m: self.prepared(m, column) for m, column in prompts_of(run, scenes).items()}
+        embeds = torch.stack([self.embed(m, raw) for m, raw in columns.items()]).mean(dim=0)[:, None]      # (B, 1, D)
+        partners = {m: self.encode(m, columns[m]) for m in self.pipe._partners(run.inputs, run.outputs, None)}
+        scales = {name: _for_outputs(scale, run.outputs) for name, scale in self.scales.items()}
+        out = self.pipe(
+            outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps,
+            prompt_embeds=embeds, partner_latents=partners, output_type="pt", **scales,
+        )  # fmt: skip
+        return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}
+
+    def round_trip(self, modality: Modality, media: Any) -> Any:
+        """Ground truth through the autoencoder, as the probes read it."""
+        autoencoder = self.pipe.model.autoencoders[modality]
+        with torch.no_grad():
+            decoded = autoencoder.decode(self.encode(modality, self.prepared(modality, media)))
+        return self.as_world(modality, formatted(modality, decoded, "pt"))
+
+    def as_world(self, modality: Modality, items: list[Any]) -> Any:
+        """Media of the model's own size, rate and length -> a batch of the world's, which the probes read."""
+        spec = self.pipe.model.specs.get(modality)
+        return stack([_FIT[modality](item, spec) for item in items])
+
+    def prepared(self, modality: Modality, media: Any) -> Any:
+        """Renderings as the model takes a user's prompt."""
+        spec = self.pipe.model.specs.get(modality)
+        raw = stack([prepare(modality, item, spec) for item in media])
+        return raw.to(self.pipe.device) if isinstance(raw, Tensor) else raw
+
+    @torch.no_grad()
+    def embed(self, modality: Modality, raw: Any) -> Tensor:
+        """Prompt tokens (B, D)."""
+        return self.pipe.model.towers[modality].embed(raw)
+
+    @torch.no_grad()
+    def encode(self, modality: Modality, raw: Any) -> Tensor:
+        return self.pipe.model.autoencoders[modality].encode(raw).float()
+
+    def retrieval(self, scenes: list[Scene], batch_size: int = 32) -> dict[str, dict[str, float]]:
+        """R@1 between prompt towers, both ways, beside chance; a hit agrees in all that both modalities can show."""
+        facts, result = facts_of(scenes), {}
+        tokens = {m: self._embed_all(m, scenes, batch_size) for m in Modality if m in self.pipe.model.towers}
+        for (a, b), target in TOWER_PAIRS.items():
+            shared = [x for x in ATTRIBUTES if x in VISIBLE[a] and x in VISIBLE[b]]
+            for query, key in ((a, b), (b, a)):
+                if query in tokens and key in tokens:
+                    value = recall_at_1(tokens[query], tokens[key], facts, facts, shared)
+                    result[f"{query}->{key}"] = {"value": value, "chance": chance_of_recall(facts, facts, shared), "target": target}
+        return result
+
+    def _embed_all(self, modality: Modality, scenes: list[Scene], batch_size: int) -> Tensor:
+        media = render(modality, scenes)
+        parts = [media[i : i + batch_size] for i in range(0, len(scenes), batch_size)]
+        return torch.cat([self.embed(modality, self.prepared(modality, part)).cpu() for part in parts])
+
+
+def parse_scale(text: str | None, option: str) -> float | dict[str, float] | None:
+    """`3` or `video=4,audio=3`. Raises `InputError`."""
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return float(text)
+        return {Modality.parse(name).value: float(number) for name, number in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{option} {text!r}: expected one number, or a list such as video=4,audio=3") from None
+
+
+def _for_outputs(scale: Any, outputs: Sequence[Modality]) -> Any:
+    """The part of a scale that speaks of these outputs; None when nothing does."""
+    if not isinstance(scale, dict):
+        return scale
+    return {name: value for name, value in scale.items() if Modality(name) in outputs} or None
+
+
+def _device(name: str) -> str:
+    """The device named, or the best there is. Raises `InputError`."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}): expected auto, cpu, cuda, cuda:1 or mps") from None
+    return name
+
+
+def _digest(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,121 @@
+"""The numbers and names of a pipeline call: their defaults, and what they may be. Anything else raises `InputError`."""
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+
+from codi.diffusion.guidance import Guidance
+from codi.types import InputError, Modality
+
+PerOutput = float | Mapping[str, float]
+SCALES = ("guidance_scale", "sync_guidance_scale")
+DEFAULTS = {
+    "num_inference_steps": 25,
+    "guidance_scale": 3.0,
+    "sync_guidance_scale": 1.0,
+    "guidance_interval": (0.0, 1.0),
+    "sync_guidance_interval": (0.2, 0.8),
+    "guidance_rescale": 0.0,
+}
+
+
+def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
+    """Names -> modalities, each once."""
+    return list(dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names)))
+
+
+def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
+    """The number of steps, from the first that names one."""
+    return _first("num_inference_steps", [given, defaults, DEFAULTS])
+
+
+def guidance(outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[Modality, Guidance]:
+    """Guidance of every output, from the keys of `DEFAULTS` that were `given` (not None), else the model's `defaults`, else ours.
+
+    A scale is one number for all outputs or {output: scale}; an output that is not named there falls back likewise.
+    """
+    layers = [given, defaults, DEFAULTS]
+    for name in SCALES:
+        _check_names(name, given.get(name), outputs)
+    prompt, sync = ({m: _scale(name, m, layers) for m in outputs} for name in SCALES)
+    rescale = _number("guidance_rescale", _first("guidance_rescale", layers))
+    if rescale > 1:
+        raise InputError(f"guidance_rescale is {rescale:g}: expected 0 to 1")
+    shared = {
+        "prompt_interval": _interval("guidance_interval", _first("guidance_interval", layers)),
+        "sync_interval": _interval("sync_guidance_interval", _first("sync_guidance_interval", layers)),
+        "rescale": rescale,
+    }
+    return {m: Guidance(prompt=prompt[m], sync=sync[m], **shared) for m in outputs}
+
+
+def _first(name: str, layers: Sequence[Mapping[str, Any]]) -> Any:
+    return next(layer[name] for layer in layers if layer.get(name) is not None)
+
+
+def _scale(name: str, output: Modality, layers: Sequence[Mapping[str, Any]]) -> float:
+    """The first layer's number that speaks of `output`."""
+    for layer in layers:
+        value = layer.get(name)
+        value = value.get(output.value) if isinstance(value, Mapping) else value
+        if value is not None:
+            return _number(f"{name} of {output}", value)
+    raise AssertionError(f"DEFAULTS lacks {name}")
+
+
+def _check_names(name: str, value: Any, outputs: Sequence[Modality]) -> None:
+    """A scale for something that is not made would be ignored silently."""
+    for key in value if isinstance(value, Mapping) else ():
+        if Modality.parse(key) not in outputs:
+            raise InputError(f"{name} names {key}, which is no output: expected some of {listed(outputs)}")
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{name} is {value!r}: expected a finite number of at least 0 (1.0 is off)")
+    return float(value)
+
+
+def _interval(name: str, value: Sequence[float]) -> tuple[float, float]:
+    if len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise InputError(f"{name} is {tuple(value)}: expected two fractions of the schedule, such as (0.2, 0.8)")
+    return (float(value[0]), float(value[1]))
+
+
+def check_count(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """A whole number within bounds."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {value!r}: expected a whole number {bounds}")
+
+
+def pick_seeds(num_samples: int, seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None) -> list[int]:
+    """One seed per sample, from whichever source was given."""
+    if seed is not None and generator is not None:
+        raise InputError("seed and generator were both given: expected one of them")
+    if generator is not None:
+        generators = generator if isinstance(generator, list) else [generator] * num_samples
+        drawn = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in generators]
+        return _as_many(drawn, num_samples, "generators")
+    if seed is None:
+        return [secrets.randbits(31) + k for k in range(num_samples)]
+    seeds = list(range(seed, seed + num_samples)) if isinstance(seed, Integral) else [int(s) for s in seed]
+    if any(not 0 <= s < 2**63 for s in seeds):
+        raise InputError(f"seed is {seed}: expected whole numbers from 0")
+    return _as_many(seeds, num_samples, "seeds")
+
+
+def _as_many(values: list[int], num_samples: int, what: str) -> list[int]:
+    if len(values) != num_samples:
+        raise InputError(f"{len(values)} {what} for num_samples={num_samples}: expected as many")
+    return values
+
+
+def listed(modalities: Iterable[Modality]) -> str:
+    """For messages."""
+    chosen = set(modalities)
+    return ", ".join(m.value for m in Modality if m in chosen) or "nothing"

@@ -1,0 +1,43 @@
+"""Media files <-> tensors. Nothing else in codi touches a media file.
+
+Pictures and frames are uint8, (3, H, W) and (F, 3, H, W); sound is float32 in [-1, 1], mono, (samples,). Files are read with Pillow,
+soundfile and PyAV, always behind limits on size, length and rate. Whatever is wrong with a file comes out as one `InputError`.
+
+    gates.py  what a file may be, and the one way to open it
+    read.py   files -> tensors
+    fit.py    tensors of any size, rate and length -> a model's geometry
+    write.py  tensors -> files, atomically
+"""
+
+from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
+from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
+from codi.io.read import Video, check_prompt, describe, image_to_tensor, load_audio, load_image, load_video
+from codi.io.write import atomic, check_folder, save_audio, save_image, save_json, save_text, save_video
+
+__all__ = [
+    "MAX_MINUTES",
+    "MAX_PIXELS",
+    "Video",
+    "atomic",
+    "check_audio",
+    "check_file",
+    "check_folder",
+    "check_pixels",
+    "check_prompt",
+    "describe",
+    "fit_audio",
+    "fit_image",
+    "fit_video",
+    "from_unit",
+    "image_to_tensor",
+    "load_audio",
+    "load_image",
+    "load_video",
+    "probe",
+    "save_audio",
+    "save_image",
+    "save_json",
+    "save_text",
+    "save_video",
+    "to_unit",
+]

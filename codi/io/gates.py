@@ -1,0 +1,158 @@
+"""What a media file may be, and the one way to open it: limits, checks, and errors that say what a file is instead.
+
+Damaged and hostile files exist, and decoders differ in what they throw at them; here all of it becomes an `InputError`.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from codi.types import InputError, Modality
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 50_000_000  # of one picture or frame
+MAX_MINUTES = 10  # of one recording or clip
+MAX_DECODED = 2 << 30  # bytes of the frames held at once
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+SILENCE = 1e-4  # peak amplitude (-80 dB) below which a recording says nothing
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+CONTAINERS = "mov,mp4,m4a,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg,mp3,wav,flac,aac,aiff,caf,amr"
+EXPECTED = {
+    Modality.IMAGE: "a picture (png, jpg, webp, gif, bmp, tiff)",
+    Modality.AUDIO: "a recording (wav, flac, mp3, ogg, m4a)",
+    Modality.VIDEO: "a clip (mp4, webm, mov, mkv, avi, gif)",
+    Modality.TEXT: "a text in UTF-8",
+}
+
+
+def check_file(path: str | Path) -> None:
+    """Raises `InputError` unless `path` is a file that can be read and holds something."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no such file: {path}. Check the name; relative names start at {Path.cwd()}.")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: expected the name of one picture, recording or clip")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read by this user: change its permissions")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes): expected a file with content; copy or download it again")
+
+
+def check_pixels(width: int, height: int, source: Any = "the picture") -> None:
+    """Raises `InputError` for a picture without, or with more than `MAX_PIXELS`, pixels."""
+    if width <= 0 or height <= 0:
+        raise InputError(f"{source} is {width} x {height} pixels: expected at least one")
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{source} is {width} x {height}, {width * height / 1e6:.0f} megapixels: "
+            f"at most {MAX_PIXELS / 1e6:.0f} are accepted; shrink it first"
+        )
+
+
+def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silence: bool = False) -> None:
+    """Raises `InputError` for a sound that can be no prompt: empty, NaN, silent (unless `silence` is fine), too long, absurd rate."""
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise InputError(f"{source} has a rate of {rate:g} Hz: expected {MIN_RATE} to {MAX_RATE}; resample it first")
+    if wave.numel() == 0:
+        raise InputError(f"{source} holds no sample: expected at least a fraction of a second of sound")
+    check_minutes(wave.shape[-1] / rate, source)
+    if not torch.isfinite(wave).all():
+        raise InputError(f"{source} has samples that are NaN or infinite: expected numbers in [-1, 1]; export it again")
+    if not silence and wave.abs().max() < SILENCE:
+        raise InputError(f"{source} is silent (peak {wave.abs().max():.1e}): expected a sound to go by; choose another recording or part")
+
+
+def probe(path: str | Path) -> Modality:
+    """What a file holds, judged by its content and never by its name."""
+    check_file(path)
+    try:
+        with open_image(path) as image:
+            return Modality.VIDEO if getattr(image, "n_frames", 1) > 1 and image.format == "GIF" else Modality.IMAGE
+    except Exception:
+        pass
+    try:
+        with open_container(path) as container:
+            if picture_stream(container) is not None:
+                return Modality.VIDEO
+            if container.streams.audio:
+                return Modality.AUDIO
+    except Exception:
+        pass
+    if _is_text(path):
+        return Modality.TEXT
+    raise InputError(f"cannot tell what {path} is: expected " + ", or ".join(EXPECTED[m] for m in EXPECTED))
+
+
+@contextmanager
+def reading(path: str | Path, modality: Modality) -> Iterator[None]:
+    """Checks the file, and turns whatever a decoder throws into an `InputError` that says what the file is instead."""
+    check_file(path)
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(wrong_kind(path, modality, error)) from error
+
+
+def wrong_kind(path: str | Path, wanted: Modality, error: Exception | None = None) -> str:
+    try:
+        found = probe(path)
+    except InputError:
+        found = None
+    if found not in (None, wanted):
+        advice = "pass its words" if found is Modality.TEXT else "pass it"
+        return f"{path} is {EXPECTED[found].split(' (')[0]}: expected {EXPECTED[wanted]}; {advice} as --{found} instead"
+    reason = f" ({' '.join(str(error).split())[:120] or type(error).__name__})" if error else ""
+    return f"{path} is damaged or of an unknown format{reason}: expected {EXPECTED[wanted]}; export or download it again"
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator["Image.Image"]:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its warning on size: `check_pixels` decides
+        try:
+            image = Image.open(path, formats=IMAGE_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise InputError(
+                f"{path} is too large ({error}): at most {MAX_PIXELS / 1e6:.0f} megapixels are accepted; shrink it first"
+            ) from None
+        with image:
+            yield image
+
+
+def open_container(path: str | Path) -> Any:
+    """PyAV on a local file only: playlists, which could name other files or addresses, are not among the formats."""
+    import av
+
+    return av.open(f"file:{Path(path).resolve()}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
+
+
+def picture_stream(container: Any) -> Any:
+    """The first video stream that is not the cover of an album."""
+    return next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
+
+
+def check_minutes(seconds: float, source: Any) -> None:
+    if seconds > 60 * MAX_MINUTES:
+        raise InputError(f"{source} lasts {seconds / 60:.1f} minutes: at most {MAX_MINUTES} are accepted; cut out the part that you mean")
+
+
+def _is_text(path: str | Path) -> bool:
+    """Whether the file begins with UTF-8 and no control characters but the usual ones."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    text = head.decode("utf-8", errors="ignore")
+    whole = len(text.encode()) >= len(head) - 3  # a character may be cut at the end
+    return whole and all(letter.isprintable() or letter in "\t\n\r\f" for letter in text)

@@ -1,0 +1,144 @@
+"""Tensors -> media files, each written beside its destination and then renamed, so that nobody sees half of one."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codi.types import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The folder, created if need be. Raises `InputError` if nothing can be written there."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".codi-{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into folder {folder}: {error.strerror or error}. Name another with -o, or change permissions."
+        ) from None
+    return folder
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path`; renamed to `path` at the end, removed after an error or an interrupt."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}. Free some space or name another place.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_text(path: str | Path, text: str) -> Path:
+    """Writes a text in UTF-8."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def save_json(path: str | Path, value: Any) -> Path:
+    """Writes indented JSON; numbers that are not finite raise ValueError."""
+    return save_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def save_image(path: str | Path, image: "Tensor | Image.Image", comment: str | None = None) -> Path:
+    """Writes a picture, uint8 (3, H, W) or Pillow's, in the format of the suffix; a png carries `comment`."""
+    from PIL import Image, PngImagePlugin
+
+    if isinstance(image, Tensor):
+        assert image.dtype == torch.uint8 and image.dim() == 3, (image.dtype, image.shape)
+        image = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
+    options: dict[str, Any] = {}
+    if comment and Path(path).suffix.lower() == ".png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text("Comment", comment)
+    with atomic(path) as temporary:
+        image.save(temporary, **options)
+    return Path(path)
+
+
+def save_audio(path: str | Path, wave: Tensor, rate: int, comment: str | None = None) -> Path:
+    """Writes a sound, float (samples,) or (channels, samples), as wav (16 bit), flac, ogg or mp3 by the suffix.
+
+    Beyond [-1, 1] is clipped.
+    """
+    import soundfile
+
+    wave = _finite(wave)
+    with atomic(path) as temporary:
+        with soundfile.SoundFile(str(temporary), "w", samplerate=int(rate), channels=len(wave)) as file:
+            if comment:
+                file.comment = comment
+            file.write(wave.T.numpy())
+    return Path(path)
+
+
+def save_video(
+    path: str | Path, frames: Tensor, fps: float, audio: Tensor | None = None, sampling_rate: int | None = None, comment: str | None = None
+) -> Path:
+    """Writes frames uint8 (F, 3, H, W), and sound (samples,) or (channels, samples) if given, as mp4 (h264, aac) that plays everywhere.
+
+    The rate may be fractional. h264 wants even sides: an odd one repeats its last row or column.
+    """
+    import av
+
+    assert frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[1] == 3, (frames.dtype, frames.shape)
+    assert (audio is None) == (sampling_rate is None), "sound comes with its rate"
+    if Path(path).suffix.lower() not in (".mp4", ".mov", ".m4v"):
+        raise InputError(f"cannot write a clip as {path}: expected a name that ends in .mp4")
+    pixels = _even(frames.cpu()).permute(0, 2, 3, 1).contiguous().numpy()  # (F, H, W, 3)
+    with atomic(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+        if comment:
+            container.metadata["comment"] = comment
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16", "preset": "medium"})
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        sound = (
+            None if audio is None else container.add_stream("aac", rate=int(sampling_rate), layout="mono" if audio.dim() == 1 else "stereo")
+        )
+        for picture in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+        if sound is not None:
+            _encode_sound(container, sound, audio, int(sampling_rate))
+    return Path(path)
+
+
+def _encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:
+    import av
+
+    frame = av.AudioFrame.from_ndarray(_finite(audio).numpy(), format="fltp", layout=stream.layout.name)
+    frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def _finite(audio: Tensor) -> Tensor:
+    """Sound to write, (channels, samples) within [-1, 1]."""
+    audio = torch.atleast_2d(audio.detach().float().cpu())
+    assert torch.isfinite(audio).all(), "a sound to write has samples that are not finite"
+    return audio.clamp(-1, 1)
+
+
+def _even(frames: Tensor) -> Tensor:
+    """(F, 3, H, W) with an even height and width."""
+    height, width = frames.shape[-2:]
+    return F.pad(frames, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else frames

@@ -1,0 +1,199 @@
+"""Environment encoders and the cross-attention through which frozen denoisers hear each other (CoDi, section 3.4), with a clock.
+
+An environment is a sequence: every token of a modality that has time knows its seconds, so that a sound and a clip of different rates
+line up. Half of the attention heads are rotated by seconds (arXiv 2104.09864, with seconds for indices) and look through a window; the
+others see everything and carry meaning.
+Letters: B batch, N positions of the listener, L environment tokens, D environment width, C width of the listener, S steps along time.
+"""
+
+import math
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codi.protocols import Environment
+from codi.types import Modality
+
+
+def sinusoid(seconds: Tensor, dim: int, shortest: float = 0.05, longest: float = 20.0) -> Tensor:
+    """Seconds (...) -> (..., dim) sines and cosines with periods from `shortest` to `longest` seconds."""
+    periods = torch.logspace(math.log10(shortest), math.log10(longest), dim // 2, device=seconds.device)
+    angles = 2 * math.pi * seconds[..., None] / periods
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def rotate(x: Tensor, seconds: Tensor, shortest: float, longest: float) -> Tensor:
+    """Rotary embedding by seconds: x (B, L, heads, d), seconds (B or 1, L); pairs (i, i + d/2) turn with one period each."""
+    half = x.shape[-1] // 2
+    periods = torch.logspace(math.log10(shortest), math.log10(longest), half, device=x.device)
+    angles = (2 * math.pi * seconds[..., None] / periods)[:, :, None]             # (B, L, 1, d/2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class EnvironmentEncoder(nn.Module):
+    """A noisy latent of one modality -> the tokens that its partners attend to.
+
+    latent_shape     as in `codi.types.ModalitySpec`: (Z,), (Z, H, W), (Z, F, H, W) or, with `time_axis` 1, (Z, T, M)
+    latent_rate      latent steps per second, None for a modality without time
+    tokens_per_step  tokens for each step along time (for all of a latent without time)
+    global_tokens    tokens without time that sum up the whole
+    num_layers       transformer layers along time
+    """
+
+    def __init__(
+        self, *, latent_shape: tuple[int, ...], dim: int, latent_rate: float | None, tokens_per_step: int, global_tokens: int, num_layers: int,
+        num_heads: int = 4,
+    ):
+        super().__init__()
+        self.latent_shape, self.latent_rate, self.tokens_per_step = tuple(latent_shape), latent_rate, tokens_per_step
+        self.global_tokens = global_tokens
+        self.is_map = latent_rate is None and len(latent_shape) == 3 or len(latent_shape) == 4
+        if self.is_map:
+            self.stem = nn.Sequential(
+                nn.Conv2d(latent_shape[0], dim // 2, 3, padding=1), nn.SiLU(),
+                nn.Conv2d(dim // 2, dim // 2, 3, stride=2, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+            )
+            size = dim // 2 * 16
+        else:
+            self.stem = nn.Identity()
+            size = math.prod(latent_shape) if latent_rate is None else latent_shape[0] * latent_shape[2]
+        self.project = nn.Sequential(nn.Linear(size, dim), nn.SiLU(), nn.Linear(dim, tokens_per_step * dim))
+        self.place = nn.Parameter(torch.randn(tokens_per_step, dim) * 0.02)
+        self.time_proj = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.noise_level = TimestepEmbedding(dim, dim)
+        self.summary = nn.Parameter(torch.randn(global_tokens, dim) * 0.02)
+        layer = nn.TransformerEncoderLayer(dim, num_heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(dim)
+        self.name = nn.Parameter(torch.randn(dim) * 0.02)
+
+    def steps(self, x: Tensor) -> Tensor:
+        """Latent -> one flat vector for each step along time, (B, S, size)."""
+        if self.is_map:
+            frames = x.transpose(1, 2) if x.ndim == 5 else x[:, None]             # (B, S, Z, H, W)
+            return self.stem(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return x[:, None] if x.ndim == 2 else x.transpose(1, 2).flatten(2)
+
+    def seconds(self, num_steps: int, rate: float | None, device: torch.device) -> Tensor | None:
+        """Mid-points of the steps, (S,)."""
+        if self.latent_rate is None:
+            return None
+        return (torch.arange(num_steps, device=device) + 0.5) / (rate or self.latent_rate)
+
+    def forward(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment:
+        """x (B, *latent_shape) at the noise level t (B,); rate in latent steps per second if not the configured one."""
+        hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1)) + self.place    # (B, S, k, D)
+        times = self.seconds(hidden.shape[1], rate, x.device)
+        if times is not None:
+            hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
+        level = self.noise_level(self.time_proj(t).to(hidden.dtype))[:, None]
+        tokens = torch.cat([hidden.flatten(1, 2), self.summary.expand(len(x), -1, -1)], dim=1) + level
+        tokens = self.norm(self.layers(tokens)) + self.name
+        return Environment(tokens=tokens, times=self.token_times(times, tokens))
+
+    def token_times(self, times: Tensor | None, tokens: Tensor) -> Tensor:
+        """(B, L) seconds, NaN for tokens without time."""
+        timeless = tokens.new_full((tokens.shape[1],), torch.nan, dtype=torch.float32)
+        if times is not None:
+            timeless[: len(times) * self.tokens_per_step] = times.repeat_interleave(self.tokens_per_step)
+        return timeless.expand(len(tokens), -1)
+
+
+class EnvironmentEncoders(ModelMixin, ConfigMixin):
+    """One `EnvironmentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate and tokens_per_step."""
+
+    @register_to_config
+    def __init__(self, latents: dict[str, dict[str, Any]], dim: int = 128, global_tokens: int = 1, num_layers: int = 2, num_heads: int = 4):
+        super().__init__()
+        self.encoders = nn.ModuleDict({
+            name: EnvironmentEncoder(dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, **latent)
+            for name, latent in latents.items()
+        })
+
+    def by_modality(self) -> dict[Modality, EnvironmentEncoder]:
+        """The encoders under their modalities."""
+        return {Modality(name): encoder for name, encoder in self.encoders.items()}
+
+
+class JointProcessor:
+    """Attention from the listener's positions to environment tokens and sinks, by whichever backend is chosen."""
+
+    _attention_backend = _parallel_config = None
+
+    def __call__(self, attn: "JointAttention", hidden: Tensor, env: Environment, times: Tensor | None) -> Tensor:
+        split = lambda y: y.unflatten(-1, (attn.num_heads, -1))                   # (B, L, heads, d)
+        tokens = torch.cat([env.tokens, attn.sinks.to(env.tokens.dtype).expand(len(hidden), -1, -1)], dim=1)
+        query, key, value = split(attn.to_q(hidden)), split(attn.to_k(tokens)), split(attn.to_v(tokens))
+        mask = None
+        if times is not None:
+            query, key = attn.with_clock(query, times[None]), attn.with_clock(key, attn.key_times(env))
+            mask = attn.window_mask(times, attn.key_times(env))
+        out = dispatch_attention_fn(
+            query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return attn.to_out(out.flatten(2))
+
+
+class JointAttention(nn.Module, AttentionModuleMixin):
+    """h + attention(h -> environments of the others). Zero before training, so that joint starts as independent, to the bit.
+
+    channels     C, width of the listener
+    env_dim      D
+    num_heads    of which the first half look through the window, rotated by seconds, where the listener has time
+    num_sinks    learned tokens that are always there, for heads that have nothing to hear
+    window       seconds to either side that the timed heads see
+    """
+
+    _default_processor_cls = JointProcessor
+    _available_processors = [JointProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(
+        self, channels: int, env_dim: int, num_heads: int, num_sinks: int = 4, window: float = 0.5, shortest: float = 0.1, longest: float = 4.0
+    ):
+        super().__init__()
+        self.num_heads, self.num_timed = num_heads, max(1, num_heads // 2)
+        self.window, self.shortest, self.longest = window, shortest, longest
+        self.norm = nn.LayerNorm(channels)
+        self.sinks = nn.Parameter(torch.randn(num_sinks, env_dim) * 0.02)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(env_dim, channels, bias=False)
+        self.to_v = nn.Linear(env_dim, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.to_out.bias)
+        self.set_processor(JointProcessor())
+
+    def forward(self, h: Tensor, env: Environment, times: Tensor | None) -> Tensor:
+        """h (B, N, C); times (N,) seconds of the listener's positions, None for a listener without time."""
+        return h + self.processor(self, self.norm(h), env, times)
+
+    def key_times(self, env: Environment) -> Tensor:
+        """Seconds of environment tokens and sinks, (B, L + sinks); infinite for a sink, which every window holds."""
+        return functional.pad(env.times, (0, len(self.sinks)), value=torch.inf)
+
+    def with_clock(self, heads: Tensor, seconds: Tensor) -> Tensor:
+        """The timed heads of (B, L, heads, d) rotated by seconds (B or 1, L); where there are none, rotated by zero."""
+        seconds = seconds.masked_fill(~seconds.isfinite(), 0.0)
+        timed = rotate(heads[:, :, : self.num_timed], seconds, self.shortest, self.longest)
+        return torch.cat([timed, heads[:, :, self.num_timed :]], dim=2)
+
+    def window_mask(self, times: Tensor, key_times: Tensor) -> Tensor:
+        """What each head may see, (B, heads, N, L) boolean; timed heads see sinks and what is near, the others all."""
+        near = (times[None, :, None] - key_times[:, None]).abs() <= self.window   # NaN compares false
+        near = near | key_times.isinf()[:, None]
+        seen = near.new_ones(near.shape[0], self.num_heads, *near.shape[1:])
+        seen[:, : self.num_timed] = near[:, None]
+        return seen
+
+
+__all__ = ["EnvironmentEncoder", "EnvironmentEncoders", "JointAttention", "rotate", "sinusoid"]

@@ -1,0 +1,125 @@
+"""The released way to listen: an environment pooled to one token (`connecters_out` of the released code).
+
+A small encoder reads the noisy latent and the noise level and gives one L2-normalised token. It has no time, so nothing
+that attends to it can be in time; kept for the released weights. The other half, attention to the token, is a spatial
+transformer in the denoiser's blocks (`joint="pooled"`). Released, each denoiser hears its own token; the paper draws the
+arrows crossed: which token goes where is for the sampling loop to say, both work.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals
+from codi.models.denoisers.norm import GroupNorm
+from codi.models.denoisers.temporal import TemporalModule
+from codi.models.denoisers.text import DenseBlock, Remap
+from codi.protocols import Environment
+from codi.types import Modality
+
+KINDS = {Modality.TEXT: "text", Modality.IMAGE: "vision", Modality.VIDEO: "vision", Modality.AUDIO: "audio"}
+
+
+class PooledEnvironments(ModelMixin, ConfigMixin):
+    """The released environment encoders. Each argument holds those of `MapEncoder` or, for text, `VectorEncoder`."""
+
+    _no_split_modules = ["Block"]
+
+    @register_to_config
+    def __init__(self, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None):
+        super().__init__()
+        kinds = {"text": (VectorEncoder, text), "vision": (MapEncoder, vision), "audio": (MapEncoder, audio)}
+        self.encoders = nn.ModuleDict({name: kind(**config) for name, (kind, config) in kinds.items() if config})
+
+    def __getitem__(self, modality: Modality) -> "PooledEncoder":
+        return self.encoders[KINDS[Modality(modality)]]
+
+    def __contains__(self, modality: Modality) -> bool:
+        return KINDS[Modality(modality)] in self.encoders
+
+
+class PooledEncoder(nn.Module):
+    """(x, t) -> one token; what the two kinds have in common."""
+
+    def __init__(self, emb_width: int):
+        super().__init__()
+        self.time_proj = Timesteps(emb_width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(emb_width, 4 * emb_width)
+
+    def forward(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment:
+        """x (B, *latent_shape) noisy latent, t (B,) its noise level; `rate` has no effect: the token is timeless."""
+        emb = F.silu(self.time_embedding(self.time_proj(t).to(x.dtype)))
+        tokens = F.normalize(self.pool(x, emb), dim=-1)[:, None]                        # (B, 1, D)
+        return Environment(tokens=tokens, times=torch.full(tokens.shape[:2], float("nan"), device=tokens.device))
+
+    def pool(self, x: Tensor, emb: Tensor) -> Tensor:
+        """(B, D) from a latent and the embedding (B, E) of its noise level."""
+        raise NotImplementedError
+
+
+class MapEncoder(PooledEncoder):
+    """For latents of pictures, videos and sounds.
+
+    emb_width           first width of the denoiser, from which the noise level's embedding follows
+    stem                width before the first level; block_out_channels, layers_per_block: of each level
+    temporal            arguments of `TemporalModule` behind each residual block, None for a modality without frames
+    """
+
+    def __init__(
+        self, in_channels: int, emb_width: int, stem: int, block_out_channels: tuple[int, ...], layers_per_block: tuple[int, ...],
+        out_channels: int, temporal: dict[str, Any] | None = None, norm_num_groups: int = 32,
+    ):
+        super().__init__(emb_width)
+        self.conv_in = nn.Conv2d(in_channels, stem, 3, padding=1)
+        self.layers, at = nn.ModuleList(), stem
+        for level, (width, count) in enumerate(zip(block_out_channels, layers_per_block, strict=True)):
+            if level:
+                self.layers.append(Downsample(at))
+            for _ in range(count):
+                module = None if temporal is None else TemporalModule(width, num_groups=norm_num_groups, **temporal)
+                self.layers.append(Block(ResidualBlock(at, width, 4 * emb_width, num_groups=norm_num_groups), temporal=module))
+                at = width
+        self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
+        self.conv_out = nn.Conv2d(at, out_channels, 3, padding=1)
+
+    def pool(self, x: Tensor, emb: Tensor) -> Tensor:
+        video = x.ndim == 5
+        h = self.conv_in((x.transpose(1, 2).flatten(0, 1) if video else x).contiguous(memory_format=torch.channels_last))
+        signals = Signals(emb=emb, context=emb[:, None], frames=x.shape[2] if video else None)
+        for layer in self.layers:
+            h = layer(h, signals)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return h.unflatten(0, (x.shape[0], -1)).mean(dim=(1, 3, 4))
+
+
+class VectorEncoder(PooledEncoder):
+    """For latents of text; `second_dim` the places S of each level, as in `TextDenoiser`."""
+
+    def __init__(
+        self, in_channels: int, emb_width: int, stem: int, block_out_channels: tuple[int, ...], second_dim: tuple[int, ...],
+        layers_per_block: tuple[int, ...], out_channels: int, norm_num_groups: int = 32,
+    ):
+        super().__init__(emb_width)
+        self.shape = (stem, second_dim[0], 1)
+        self.proj_in = nn.Linear(in_channels, stem * second_dim[0])
+        self.layers, at, before = nn.ModuleList(), stem, second_dim[0]
+        for level, (width, places, count) in enumerate(zip(block_out_channels, second_dim, layers_per_block, strict=True)):
+            if level:
+                self.layers.append(Remap(at, before, places))
+            for _ in range(count):
+                self.layers.append(Block(DenseBlock(at, width, places, 4 * emb_width, norm_num_groups)))
+                at = width
+            before = places
+        self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
+        self.proj_out = nn.Linear(at * before, out_channels)
+
+    def pool(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.proj_in(x).unflatten(1, self.shape)
+        for layer in self.layers:
+            h = layer(h, Signals(emb=emb, context=emb[:, None]))
+        return self.proj_out(F.silu(self.norm_out(h)).flatten(1))

@@ -1,0 +1,348 @@
+"""CoDiPipeline: any combination of text, image, audio and video from any combination of them (CoDi, arXiv 2305.11846).
+
+    pipe = CoDiPipeline.from_pretrained()
+    out = pipe(text="a red ball bounces slowly at night", outputs=["video", "audio"], seed=0)
+    out.save("out/")
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from codi import pretrained, prompts
+from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, settings
+from codi.models.codi import CoDiModel
+from codi.models.conditioning import interpolate, null_prompt
+from codi.outputs import FIELDS, OUTPUT_TYPES, CoDiOutput, formatted
+from codi.prompts import Prompt
+from codi.types import InputError, Latents, Modality
+
+__all__ = ["CoDiOutput", "CoDiPipeline", "Prompt"]
+
+class CoDiPipeline(DiffusionPipeline):
+    """Prompts of any modality in, media of any modality out, denoised together.
+
+    Parts may be missing; what needs them is then refused by name. `defaults` are the model's own values for what a call
+    leaves out (the keys of `settings.DEFAULTS`), saved with it.
+    """
+
+    _optional_components = [
+        "text_autoencoder", "image_autoencoder", "audio_autoencoder",
+        "text_tower", "vision_tower", "audio_tower",
+        "text_denoiser", "vision_denoiser", "audio_denoiser",
+        "environments",
+    ]  # fmt: skip
+    _callback_tensor_inputs = ["latents", "prompt_embeds"]
+    model_cpu_offload_seq = (
+        "text_tower->vision_tower->audio_tower->environments->text_denoiser->vision_denoiser->audio_denoiser"
+        "->text_autoencoder->image_autoencoder->audio_autoencoder"
+    )
+
+    def __init__(
+        self,
+        scheduler: SchedulerMixin,
+        text_autoencoder: ModelMixin | None = None,
+        image_autoencoder: ModelMixin | None = None,
+        audio_autoencoder: ModelMixin | None = None,
+        text_tower: ModelMixin | None = None,
+        vision_tower: ModelMixin | None = None,
+        audio_tower: ModelMixin | None = None,
+        text_denoiser: ModelMixin | None = None,
+        vision_denoiser: ModelMixin | None = None,
+        audio_denoiser: ModelMixin | None = None,
+        environments: ModelMixin | None = None,
+        defaults: dict | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            scheduler=scheduler,
+            text_autoencoder=text_autoencoder,
+            image_autoencoder=image_autoencoder,
+            audio_autoencoder=audio_autoencoder,
+            text_tower=text_tower,
+            vision_tower=vision_tower,
+            audio_tower=audio_tower,
+            text_denoiser=text_denoiser,
+            vision_denoiser=vision_denoiser,
+            audio_denoiser=audio_denoiser,
+            environments=environments,
+        )
+        if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
+            raise InputError(f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}")
+        self.register_to_config(defaults=dict(defaults or {}))
+        self._interrupt = False
+
+    # Loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | dict[str, torch.dtype] = torch.float32,
+        variant: str | None = None,
+        verify: bool | None = None,
+        **options: Any,
+    ) -> "CoDiPipeline":
+        """The embedded model when nothing is named, else that of a local folder or a hub id.
+
+        verify: checksums of every tensor; None: where there are any and the model is below 2 GiB.
+        A part given as an argument is taken as it is, and as None left out (`text_denoiser=None`); other options go to each part's own
+        `from_pretrained`. Raises `InputError` for a folder with anything missing, altered or left over.
+        """
+        folder = pretrained.resolve(source, revision)
+        given = {name: options.pop(name) for name in ("scheduler", *cls._optional_components) if name in options}
+        index = {name: kind for name, kind in pretrained.read_index(folder).items() if name not in given}
+        if unknown := sorted(set(index) - {"scheduler", *cls._optional_components}):
+            raise InputError(f"{folder / pretrained.INDEX} names the part {unknown[0]!r}, which codi does not know")
+        pretrained.check_files(folder, index, verify, variant)
+        dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
+        options |= {"variant": variant}
+        parts = {
+            name: pretrained.load_part(folder / name, *kind, dtype=dtypes.get(name, dtypes.get("default", torch.float32)), **options)
+            for name, kind in index.items()
+        }
+        pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
+        pipe.register_to_config(_name_or_path=str(folder))
+        return pipe
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """As diffusers does, and checksums of every tensor beside it."""
+        super().save_pretrained(save_directory, **kwargs)
+        pretrained.write_checksums(Path(save_directory))
+
+    @property
+    def model(self) -> CoDiModel:
+        """The parts by modality."""
+        return CoDiModel({name: part for name, part in self.components.items() if part is not None})
+
+    @property
+    def interrupt(self) -> bool:
+        """True once a callback has set `_interrupt`: the steps that are left are skipped."""
+        return self._interrupt
+
+    # The stages of a call
+
+    def check_inputs(
+        self,
+        given: Iterable[Modality],
+        outputs: Sequence[Modality],
+        num_samples: int,
+        num_inference_steps: int,
+        partners: Iterable[Modality] = (),
+        output_type: str = "pil",
+    ) -> None:
+        """Raises `InputError` for what this model cannot do, or nobody can."""
+        model = self.model
+        if not outputs:
+            raise InputError(f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}")
+        for modality in outputs:
+            if modality not in model.denoisers or modality not in model.autoencoders:
+                able = settings.listed(set(model.denoisers) & set(model.autoencoders))
+                raise InputError(f"this model cannot make {modality}: it makes {able}")
+        for modality in given:
+            if modality not in model.towers:
+                raise InputError(f"this model takes no {modality} prompt: it takes {settings.listed(model.towers)}")
+        for modality in partners:
+            if modality in outputs or modality not in model.environments or modality not in model.autoencoders:
+                raise InputError(f"{modality} cannot be held in step: expected an input that is no output, and a model that can hear it")
+        settings.check_count("num_samples", num_samples, 1)
+        settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
+
+    def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
+        """Prompts that combine -> context (1, 1, D), interpolated by their weights; of no prompt at all, the null prompt."""
+        tokens, weights = [], []
+        for modality in (m for m in Modality if m in items):
+            tower = self.model.towers[modality]
+            raw = self._prepared(modality, items[modality], tower)
+            tokens += list(tower.embed(raw).split(1))
+            weights += [prompt.weight for prompt in items[modality]]
+        return interpolate(tokens, weights) if tokens else self._null_prompt()
+
+    def find_partners(
+        self, items: Mapping[Modality, Any], outputs: Sequence[Modality], sync: bool | Iterable[str | Modality] | None = None
+    ) -> list[Modality]:
+        """Which inputs stand in the loop as clean partners, by the `sync` of a call."""
+        if sync not in (None, True, False):
+            named = settings.parse_outputs(sync)
+            if missing := [m for m in named if m not in items]:
+                raise InputError(f"sync names {missing[0]}, which is no input: expected some of {settings.listed(items)}")
+            return named
+        model = self.model
+        timed = {m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders}
+        if sync is False or not timed.intersection(outputs):
+            return []
+        return [m for m in items if m in timed and m in model.environments and m not in outputs]
+
+    def encode_partners(self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]) -> Latents:
+        """Clean latents (1, ...) of the first item of every modality in `partners`."""
+        autoencoders = self.model.autoencoders
+        raws = {m: self._prepared(m, items[m][:1], autoencoders[m]) for m in partners}
+        return {m: autoencoders[m].encode(raw).float() for m, raw in raws.items()}
+
+    def prepare_latents(self, outputs: Iterable[Modality], seeds: Sequence[int]) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:
+        """Noise (B, *latent_shape) of every output, float32, each sample from its own seed; and the generators it came from."""
+        latents, generators = {}, {}
+        for modality in outputs:
+            noise, generators[modality] = draw_noise(self.model.specs[modality].latent_shape, seeds, modality)
+            latents[modality] = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
+        return latents, generators
+
+    def decode_latents(self, latents: Latents) -> dict[Modality, Any]:
+        """Normalised latents (B, ...) -> raw media, floats in [-1, 1] or sentences."""
+        autoencoders = self.model.autoencoders
+        media = {m: autoencoders[m].decode(z.to(autoencoders[m].dtype)) for m, z in latents.items()}
+        for modality, raw in media.items():
+            finite = not isinstance(raw, Tensor) or raw.isfinite().all()
+            assert finite, f"{modality} is not finite: were the statistics of its latents ever measured?"
+        return media
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        text: Any = None,
+        image: Any = None,
+        audio: Any = None,
+        video: Any = None,
+        outputs: Sequence[str | Modality] | str = (),
+        num_samples: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: settings.PerOutput | None = None,
+        sync_guidance_scale: settings.PerOutput | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        sync_guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
+        sync: bool | Iterable[str | Modality] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        partner_latents: Latents | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> CoDiOutput | tuple:
+        """Generates `num_samples` sets of outputs that belong together.
+
+        text, image, audio, video   prompts: an item or a list of them (see `codi.prompts`); none at all gives unprompted samples
+        outputs                     what to make: names or `Modality`
+        seed                        sample k is made from seed + k, or from the k-th of a list; chosen at random and reported without
+        generator                   instead of seed: one, or one per sample, from which the seeds are drawn
+        guidance_scale              how closely to follow the prompts, for all or {output: scale}; 1.0 is off
+        sync_guidance_scale         how closely to follow the other outputs; *_interval the fraction of the steps in which either acts
+        guidance_rescale            0..1, against over-saturation
+        sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
+                                    has one, False for none, or their names
+        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds to steer away from
+        partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
+        output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
+        callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed
+        Raises `InputError` for anything that cannot be used.
+        """
+        arguments = {Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio, Modality.VIDEO: video}
+        items = prompts.collect(arguments)
+        outputs = settings.parse_outputs(outputs)
+        defaults = self.config.defaults or {}
+        knobs = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale, "sync_guidance_scale": sync_guidance_scale, "guidance_interval": guidance_interval,
+            "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
+        }  # fmt: skip
+        steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults)
+        partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
+        self.check_inputs(items, outputs, num_samples, steps, partners, output_type)
+        self._check_callback(callback_on_step_end_tensor_inputs)
+        seeds = settings.pick_seeds(num_samples, seed, generator)
+
+        self._interrupt = False
+        has_prompt = bool(items) or prompt_embeds is not None
+        context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
+        null = self._null_prompt() if negative_prompt_embeds is None else negative_prompt_embeds
+        clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
+        latents, generators = self.prepare_latents(outputs, seeds)
+        sampler = self._sampler(latents, context, null if has_prompt else None, clean, guidance, steps, generators)
+        latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        out = self._output(latents, seeds, output_type)
+        self.maybe_free_model_hooks()
+        return out if return_dict else out.to_tuple()
+
+    # Inside
+
+    def _sampler(
+        self, latents: Latents, context: Tensor, null: Tensor | None, clean: Latents, guidance: dict[Modality, Guidance], steps: int,
+        generators: dict[Modality, list[torch.Generator]],
+    ) -> JointSampler:  # fmt: skip
+        model, device, batch = self.model, self._execution_device, len(next(iter(latents.values())))
+        denoisers = {m: model.denoisers[m] for m in latents}
+
+        def spread(tokens: Tensor) -> dict[Modality, Tensor]:
+            return {m: _expand(tokens, batch, "prompt_embeds").to(device, part.dtype) for m, part in denoisers.items()}
+
+        return JointSampler(
+            denoisers=denoisers,
+            schedulers=copy_schedulers(self.scheduler, latents, steps, device),
+            contexts=spread(context),
+            null_contexts=None if null is None else spread(null),
+            environments=model.environments,
+            guidance=guidance,
+            partners={m: _expand(z, batch, "partner_latents").to(device) for m, z in clean.items()},
+            generators=generators,
+        )
+
+    def _denoise(self, sampler: JointSampler, latents: Latents, callback: Callable[..., dict] | None, wanted: Sequence[str]) -> Latents:
+        timesteps = next(iter(sampler.schedulers.values())).timesteps
+        with self.progress_bar(total=sampler.num_steps) as bar:
+            for index in range(sampler.num_steps):
+                if self.interrupt:
+                    break
+                latents = sampler.step(index, latents)
+                if callback is not None:
+                    offered = {"latents": latents, "prompt_embeds": sampler.contexts}
+                    changed = callback(self, index, timesteps[index], {name: offered[name] for name in wanted}) or {}
+                    latents, sampler.contexts = changed.get("latents", latents), changed.get("prompt_embeds", sampler.contexts)
+                bar.update()
+        return latents
+
+    def _output(self, latents: Latents, seeds: list[int], output_type: str) -> CoDiOutput:
+        if output_type == "latent":
+            return CoDiOutput(seeds=seeds, latents=latents)
+        media = {FIELDS[m]: formatted(m, raw, output_type) for m, raw in self.decode_latents(latents).items()}
+        return CoDiOutput(seeds=seeds, sampling_rate=self._rate(Modality.AUDIO), fps=self._rate(Modality.VIDEO), **media)
+
+    def _rate(self, modality: Modality) -> float | int | None:
+        spec = self.model.specs.get(modality)
+        return None if spec is None else spec.rate
+
+    def _prepared(self, modality: Modality, items: Sequence[Prompt], part: ModelMixin) -> Any:
+        """Items of one modality -> a raw batch for `part`, on its device and in its dtype."""
+        spec = self.model.specs.get(modality)
+        raw = prompts.stack([prompts.prepare(modality, prompt.value, spec) for prompt in items])
+        return raw.to(self._execution_device, part.dtype) if isinstance(raw, Tensor) else raw
+
+    def _null_prompt(self) -> Tensor:
+        model = self.model
+        dims = {tower.dim for tower in model.towers.values()} | {d.config.context_dim for d in model.denoisers.values()}
+        assert len(dims) == 1, f"parts disagree about the width of the prompt space: {sorted(dims)}"
+        return null_prompt(1, dims.pop(), device=self._execution_device)
+
+    def _check_callback(self, names: Sequence[str]) -> None:
+        if unknown := [name for name in names if name not in self._callback_tensor_inputs]:
+            known = ", ".join(self._callback_tensor_inputs)
+            raise InputError(f"callback_on_step_end_tensor_inputs names {unknown[0]!r}: expected some of {known}")
+
+
+def _expand(value: Tensor, batch: int, name: str) -> Tensor:
+    """(1 or B, ...) -> (B, ...)."""
+    if len(value) not in (1, batch):
+        raise InputError(f"{name} holds {len(value)} rows for {batch} samples: expected 1 or {batch}")
+    return value.expand(batch, *value.shape[1:])

@@ -1,0 +1,243 @@
+"""Finding a model folder, and holding it to its word: every tensor that the configuration asks for, unaltered, and none besides.
+
+A model is a diffusers folder: model_index.json, and one folder per part with its configuration and safetensors. `checksums.json`, written
+on saving, holds a digest of every tensor. Whatever does not fit raises one `InputError` that names the folder and the tensor.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import logging
+import mmap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from codi.types import InputError
+
+INDEX = "model_index.json"
+CHECKSUMS = "checksums.json"
+PATTERNS = ["*.json", "*.safetensors", "*.txt"]
+MAX_HEADER = 100 << 20  # bytes, as in the safetensors format
+VERIFY_BELOW = 2 << 30  # bytes of weights whose checksums are verified without being asked
+
+
+def resolve(source: str | Path | None = None, revision: str | None = None) -> Path:
+    """The folder of a model: the one inside the package when nothing is named, else a local folder, else a download by hub id."""
+    if source is None:
+        folder = Path(str(resources.files("codi"))) / "assets" / "tiny"
+        if not (folder / INDEX).is_file():
+            raise InputError(f"this installation of codi holds no model ({folder}): install it again, or name a model folder or hub id")
+        return folder
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / INDEX).is_file():
+            raise InputError(f"{folder} is no model folder: expected one with {INDEX}, as `save_pretrained` writes it")
+        return folder
+    if folder.exists() or str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
+        raise InputError(f"no model folder {source}: expected a folder with {INDEX}, or a hub id such as 'owner/name'")
+    return _download(str(source), revision)
+
+
+def _download(source: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=PATTERNS))
+    except Exception as error:  # offline, unknown, private: the hub has a class for each
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"model {source!r} is no folder here and cannot be had from the hub ({reason}): check its name") from error
+
+
+def read_index(folder: Path) -> dict[str, tuple[str, str]]:
+    """Name of each part in the folder -> (module, class); parts that the model does not have are left out."""
+    index = _read_json(folder / INDEX)
+    return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and len(value) == 2 and value[0] is not None}
+
+
+def read_defaults(folder: Path) -> dict[str, Any]:
+    """The model's own values for what a call leaves out."""
+    return _read_json(folder / INDEX).get("defaults") or {}
+
+
+def load_part(folder: Path, module: str, kind: str, dtype: Any, variant: str | None = None, **loading: Any) -> Any:
+    """The part in `folder`, of class `kind`, checked by `check_part`; a scheduler takes neither dtype nor variant.
+
+    diffusers' own loader finds a class only where its module happens to import `ModelMixin` by name; and a folder may name classes
+    of ours and of diffusers, nothing else, because importing runs code.
+    """
+    part_class = _find_class(folder.name, module, kind)
+    is_model = issubclass(part_class, nn.Module)
+    options = dict(torch_dtype=dtype, use_safetensors=True, variant=variant, **loading) if is_model else {}
+    try:
+        with _quietly():
+            part = part_class.from_pretrained(folder, **options)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        raise InputError(f"cannot load {folder}: {' '.join(str(error).split())[:300]}") from error
+    if is_model:
+        check_part(folder, part.eval(), variant)
+    return part
+
+
+def _find_class(name: str, module: str, kind: str) -> type:
+    if module.split(".")[0] not in ("codi", "diffusers"):
+        raise InputError(f"part {name} of the model is a {module}.{kind}: expected a class of codi or diffusers")
+    try:
+        return getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError):
+        raise InputError(f"part {name} of the model is a {module}.{kind}, which this codi lacks: install the one it was saved by") from None
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without diffusers' bars and warnings: whatever they would warn of is an error here."""
+    from diffusers.utils import logging as diffusers_logging
+
+    level, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity(logging.ERROR)
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(level)
+        if bars:
+            diffusers_logging.enable_progress_bar()
+
+
+# Checks ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One tensor in a safetensors file: type as the file names it, shape, and its bytes [begin, end) in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Every tensor in a safetensors file, by name, without reading any. Raises `InputError` for a file that is cut short or none."""
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER, size - 8):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        entries = {name: _entry(value, 8 + length) for name, value in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no safetensors file ({error}): copy or download it again") from None
+    end = max((entry.end for entry in entries.values()), default=8 + length)
+    if end != size:
+        raise InputError(f"{path} has {size} bytes where its header promises {end}: copy or download it again")
+    return entries
+
+
+def _entry(value: dict[str, Any], start: int) -> Entry:
+    begin, end = value["data_offsets"]
+    return Entry(dtype=value["dtype"], shape=tuple(value["shape"]), begin=start + begin, end=start + end)
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of one part (all its shards), of the named variant."""
+    return [path for path in sorted(folder.glob("*.safetensors")) if path.stem.partition(".")[2].partition("-")[0] == (variant or "")]
+
+
+def check_files(folder: Path, names: Iterable[str], verify: bool | None = None, variant: str | None = None) -> None:
+    """Every named part has its configuration and readable weights; their checksums too, if there are any and the model is not huge.
+
+    verify: True checks checksums whatever the size, False never.
+    """
+    files = []
+    for name in names:
+        part = folder / name
+        if not part.is_dir():
+            raise InputError(f"model folder {folder} lacks its part {name}/: copy or download it again")
+        if (part / "config.json").is_file():
+            found = weight_files(part, variant)
+            if not found:
+                raise InputError(f"model folder {folder} has no weights in {name}/: expected .safetensors; copy or download it again")
+            files += found
+        elif not any(part.glob("*_config.json")):
+            raise InputError(f"model folder {folder} has no configuration in {name}/: copy or download it again")
+    if verify or (verify is None and sum(path.stat().st_size for path in files) < VERIFY_BELOW):
+        check_checksums(folder, files)
+
+
+def check_checksums(folder: Path, files: Iterable[Path]) -> None:
+    """Compares every tensor in `files` with checksums.json; without that file nothing is known and nothing is checked."""
+    if not (folder / CHECKSUMS).is_file():
+        return
+    known = _read_json(folder / CHECKSUMS)
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        expected, found = known.get(name), dict(_digests(path))
+        if expected is None:
+            raise InputError(f"{path} is not listed in {CHECKSUMS}: delete that file if the change was meant, or download the model again")
+        _compare_names(f"{path}", set(found), set(expected))
+        altered = [tensor for tensor, digest in found.items() if digest != expected[tensor]]
+        if altered:
+            raise InputError(
+                f"tensor {altered[0]!r} in {path} was altered: copy or download it again, or delete {CHECKSUMS} if it was meant"
+            )
+
+
+def write_checksums(folder: Path) -> Path:
+    """Writes checksums.json for every safetensors file below `folder`."""
+    from codi import io
+
+    digests = {path.relative_to(folder).as_posix(): dict(_digests(path)) for path in sorted(folder.glob("*/*.safetensors"))}
+    return io.save_json(folder / CHECKSUMS, digests)
+
+
+def _digests(path: Path) -> Iterator[tuple[str, str]]:
+    """Digest of type, shape and bytes of every tensor in a file."""
+    entries = read_header(path)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        for name, entry in entries.items():
+            digest = hashlib.blake2b(f"{entry.dtype}{entry.shape}".encode(), digest_size=12)
+            digest.update(view[entry.begin : entry.end])
+            yield name, digest.hexdigest()
+
+
+def check_part(folder: Path, module: nn.Module, variant: str | None = None) -> None:
+    """A loaded part used every tensor of its folder, found all of its own there, in their shapes, and knew every configuration key."""
+    unknown = set(_read_json(folder / "config.json")) - set(inspect.signature(type(module).__init__).parameters)
+    if unknown := sorted(key for key in unknown if not key.startswith("_")):
+        raise InputError(f"{folder / 'config.json'} has the key {unknown[0]!r}, which {type(module).__name__} does not know")
+    stored = {name: entry for path in weight_files(folder, variant) for name, entry in read_header(path).items()}
+    state = module.state_dict(keep_vars=True)
+    tied = {id(state[name]) for name in stored if name in state}
+    _compare_names(str(folder), set(stored), {name for name in state if name in stored or id(state[name]) not in tied})
+    for name, entry in stored.items():
+        if entry.shape != tuple(state[name].shape):
+            raise InputError(f"tensor {name!r} in {folder} is {entry.shape}: its configuration asks for {tuple(state[name].shape)}")
+
+
+def _compare_names(where: str, found: set[str], expected: set[str]) -> None:
+    missing, left = sorted(expected - found), sorted(found - expected)
+    if missing:
+        raise InputError(f"{where} lacks the tensor {missing[0]!r} (in all {len(missing)}): copy or download it again")
+    if left:
+        raise InputError(f"{where} has a tensor {left[0]!r} that the model does not know (in all {len(left)}): copy or download it again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"{path} is not JSON: copy or download it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}: expected an object; copy or download it again")
+    return value

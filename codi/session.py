@@ -1,0 +1,149 @@
+"""Doing what `codi generate` was asked: samples of several jobs in one call of the pipeline, files, and records that make it resumable."""
+
+import argparse
+import hashlib
+import json
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from codi import __version__
+from codi.jobs import Job, Sample
+from codi.types import Modality
+
+LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow")
+
+
+class Session:
+    """One run of `codi generate`: the folder that is written, the loaded pipeline, the clock.
+
+    With ids, a record per job (ID.json) is written after its last file, and marks it as finished.
+    """
+
+    def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
+        self.out, self.args, self.started = out, args, started
+        self.model = {"name": args.model or "codi-tiny", "dtype": args.dtype}
+        self.timings = {"load": 0.0, "generate": 0.0, "save": 0.0}
+        self.done: dict[Job, list[dict[str, Any]]] = {}
+        self.pipe: Any = None
+
+    def pending(self, jobs: list[Job]) -> list[Job]:
+        """Those without a record of the very same request, with all its files, in the folder."""
+        return [job for job in jobs if not self._finished(job)]
+
+    def load(self, device: str) -> None:
+        """Loads the model."""
+        import torch
+
+        from codi.pipeline import CoDiPipeline
+
+        began = time.perf_counter()
+        pipe = CoDiPipeline.from_pretrained(self.args.model, dtype=getattr(torch, self.args.dtype))
+        self.pipe = pipe.to(device)
+        self.pipe.set_progress_bar_config(disable=self.args.quiet, leave=False)
+        self.model["device"] = device
+        self.timings["load"] = time.perf_counter() - began
+
+    def run(self, batch: list[Sample]) -> list[Path]:
+        """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the paths of the media."""
+        began = time.perf_counter()
+        out = self._generate(batch)
+        made = time.perf_counter()
+        paths = []
+        for row, (job, k) in enumerate(batch):
+            files = _row(out, row).save(self.out, names=[job.names[k]])
+            paths += files
+            seconds = (made - began) / len(batch)
+            self._note(job, {"seed": out.seeds[row], "files": [path.name for path in files], "seconds": round(seconds, 3)})
+        self.timings["generate"] += made - began
+        self.timings["save"] += time.perf_counter() - made
+        return paths
+
+    def _generate(self, batch: list[Sample]) -> Any:
+        """One call of the pipeline for samples of several jobs: prompts are encoded per job, seeds are its own."""
+        import torch
+
+        jobs = list(dict.fromkeys(job for job, _ in batch))
+        rows = [jobs.index(job) for job, _ in batch]
+        with torch.no_grad():
+            items = {job: _prompts(job) for job in jobs}
+            context = torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]
+            timed = self.pipe._partners(items[jobs[0]], jobs[0].outputs, None)
+            clean = [self.pipe.encode_partners(items[job], timed) for job in jobs]
+        partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in timed}
+        seeds = [job.seed + k for job, k in batch]
+        knobs = {name: value for name, value in jobs[0].knobs.items() if value is not None}  # the model's own stand for the rest
+        return self.pipe(
+            prompt_embeds=context, partner_latents=partners, outputs=list(jobs[0].outputs), num_samples=len(batch), seed=seeds, **knobs
+        )
+
+    def _note(self, job: Job, sample: dict[str, Any]) -> None:
+        samples = self.done.setdefault(job, [])
+        samples.append(sample)
+        if job.id is not None and len(samples) == job.samples:
+            from codi import io
+
+            io.save_json(self.out / f"{job.id}.json", {"request": self._digest(job)} | self._record(job))
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        samples = self.done[job]
+        return {
+            "inputs": job.describe(),
+            "outputs": [str(m) for m in job.outputs],
+            "settings": {"samples": job.samples, "seed": job.seed} | job.knobs,
+            "seeds": [sample["seed"] for sample in samples],
+            "samples": samples,
+        }
+
+    def _finished(self, job: Job) -> bool:
+        try:
+            record = json.loads((self.out / f"{job.id}.json").read_text(encoding="utf-8"))
+            files = [name for sample in record["samples"] for name in sample["files"]]
+            return record["request"] == self._digest(job) and all((self.out / name).is_file() for name in files)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _digest(self, job: Job) -> str:
+        """Changes with anything that decides the result: prompts by content, settings, the model by name, our version."""
+        inputs = [{key: value for key, value in row.items() if key != "path"} for row in job.describe()]
+        asked = [inputs, job.outputs, job.samples, job.seed, job.knobs, self.model["name"], self.args.dtype, __version__]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+    def finish(self, jobs: list[Job]) -> None:
+        """Writes manifest.json."""
+        from codi import io
+
+        timings = self.timings | {"total": time.perf_counter() - self.started}
+        head = {"codi": __version__, "model": self.model, "versions": versions()}
+        head["timings"] = {name: round(seconds, 3) for name, seconds in timings.items()}
+        body = {"jobs": [f"{job.id}.json" for job in jobs]} if self.args.jobs else self._record(jobs[0])
+        io.save_json(self.out / "manifest.json", head | body)
+
+
+def _row(out: Any, row: int) -> Any:
+    """One sample of a pipeline's output, as an output of its own."""
+    lists = {name: getattr(out, name)[row : row + 1] for name in ("texts", "images", "audios", "videos", "seeds")}
+    return type(out)(sampling_rate=out.sampling_rate, fps=out.fps, **lists)
+
+
+def _prompts(job: Job) -> dict[Modality, list[Any]]:
+    from codi.prompts import Prompt, collect
+
+    prompts: dict[Modality, list[Any]] = {}
+    for item in job.items:
+        value = item.value if item.modality is Modality.TEXT else Path(item.value)
+        prompts.setdefault(item.modality, []).append(Prompt(value, weight=item.weight))
+    return collect(prompts)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what made the result."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found

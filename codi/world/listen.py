@@ -1,0 +1,196 @@
+"""Probe that reads sounds back into facts, from magnitudes only, so that phases made by a vocoder do not matter.
+
+The place is what sounds all the time; the note (shape and colour together) is the best of 48 templates; onsets are
+rises of the note's partials; the rhythm of the onsets tells motion and tempo.
+B sounds, T spectrogram frames, K frequency bins, M notes, N onsets, L frames of a template.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from codi.types import InputError
+from codi.world.reading import Reading, fit_rhythm, named
+from codi.world.scene import COLOURS, PLACES
+from codi.world.sound import note_bank
+
+_CHUNK = 32
+_SPECTRUM = (0.064, 0.010)  # window and hop in seconds: notes and places
+_RISE = (0.032, 0.005)  # the same: onsets
+_LAG = 2  # rises are taken over 2 * _LAG hops
+_HOLD = 0.8  # of its amplitude any note keeps over the lag of a rise
+_END = 10  # frames at the end that hear the sound stop
+_BEFORE, _AFTER = 4, 22  # template frames around the onset; notes are at least 23 hops apart
+_APART = 0.10  # seconds: no two onsets are closer
+_MAX_ONSETS = 10
+_LEAST_RISE = .22  # of the strongest onset
+_SILENT = 0.01  # amplitude below which nothing counts as a note
+_TEMPLATE_LEAD = 0.2  # seconds of silence before the note of a template
+
+# Amplitude that a place's sound must reach to be heard: about a third of what the renderer gives.
+_AUDIBLE = {"night": 0.006, "grass": 0.002, "sand": 0.012}
+
+
+def _amplitudes(waves: Tensor, sampling_rate: int, window: float, hop: float) -> tuple[Tensor, Tensor]:
+    """Amplitude spectrogram (B, T, K), in which a sine of amplitude a peaks at a, and the bins' frequencies (K,)."""
+    size, step = round(window * sampling_rate), round(hop * sampling_rate)
+    hann = torch.hann_window(size)
+    spectrum = torch.stft(waves, size, step, size, hann, center=True, pad_mode="constant", return_complex=True)
+    return spectrum.abs().transpose(1, 2) * (2 / hann.sum()), torch.fft.rfftfreq(size, 1 / sampling_rate)
+
+
+def _band(hz: Tensor, low: float, high: float) -> Tensor:
+    return (hz >= low) & (hz <= high)
+
+
+def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
+    """Table position (B,) of the ambience in amplitudes (B, T, K)."""
+    levels = {
+        "night": amplitude[:, :, _band(hz, 7150, 7250)].amax(2).quantile(0.6, dim=1),
+        "grass": amplitude[:, :, _band(hz, 2050, 2950)].median(2).values.median(1).values,
+        "sand": amplitude[:, :, _band(hz, 45, 80)].amax(2).quantile(0.6, dim=1),
+    }
+    ratio = torch.stack([levels[p] / _AUDIBLE[p] if p in levels else torch.ones(len(amplitude)) for p in PLACES], 1)
+    return ratio.argmax(1)
+
+
+def _clean(amplitude: Tensor, hz: Tensor) -> Tensor:
+    """Amplitudes without what belongs to no note: out of range, crickets, and per 500 Hz the level of steady noise."""
+    power = amplitude.square()
+    width = max(8, int(500 / float(hz[1])))
+    for k in range(0, len(hz), width):
+        part = power[:, :, k : k + width]
+        part -= 2.0 * part.median(2, keepdim=True).values.median(1, keepdim=True).values
+    heard = _band(hz, 98, 7600) & ~_band(hz, 7120, 7280)
+    return (power.clamp_min_(0) * heard).sqrt_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Templates:
+    """What one note of every shape and colour looks like to the probe.
+
+    patches  (M, L, K) unit vectors of root amplitudes around the onset
+    mean     (M, K) unit vectors: the root amplitudes averaged over time
+    comb     (M, K') weights of the bins in which the note rises
+    rise     (M,) height of the rise at amplitude 1
+    delay    (M,) seconds from the onset to the highest rise
+    """
+
+    patches: Tensor
+    mean: Tensor
+    comb: Tensor
+    rise: Tensor
+    delay: Tensor
+
+
+@cache
+def _templates(sampling_rate: int) -> _Templates:
+    """Measured on rendered notes, shapes outside, colours inside."""
+    notes = nnf.pad(note_bank(sampling_rate, round(0.5 * sampling_rate)), (round(_TEMPLATE_LEAD * sampling_rate), 0))
+    amplitude, hz = _amplitudes(notes, sampling_rate, *_SPECTRUM)
+    onset = round(_TEMPLATE_LEAD / _SPECTRUM[1])
+    patches = _clean(amplitude, hz)[:, onset - _BEFORE : onset + _AFTER].sqrt()
+    quick, hz = _amplitudes(notes, sampling_rate, *_RISE)
+    quick = _clean(quick, hz)
+    comb = nnf.normalize(quick.amax(1), dim=1)
+    rise = _rises(quick, comb)
+    peak = rise.argmax(1)
+    time, height = _refine(rise, peak[:, None])
+    return _Templates(
+        patches=nnf.normalize(patches.flatten(1), dim=1),
+        mean=nnf.normalize(patches.mean(1), dim=1),
+        comb=comb,
+        rise=height[:, 0],
+        delay=time[:, 0] - _TEMPLATE_LEAD,
+    )
+
+
+def _rises(amplitude: Tensor, comb: Tensor) -> Tensor:
+    """How much the bins of `comb` (B, K) change around each frame of (B, T, K): (B, T).
+
+    A new note may cancel what is left of the last one, so a fall that is steeper than a note's decay counts too.
+    """
+    padded = nnf.pad(amplitude, (0, 0, _LAG, _LAG))
+    later, before = padded[:, 2 * _LAG :], padded[:, : -2 * _LAG]
+    change = torch.where(later > before, later - before, (_HOLD * before - later).clamp_min_(0))
+    change[:, -_END:] = 0
+    return torch.bmm(change, comb[:, :, None])[:, :, 0]
+
+
+def _refine(curve: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
+    """Seconds and height of the parabola through each peak (B, N) of a curve (B, T) of rises."""
+    at = peaks.clamp(1, curve.shape[1] - 2)
+    left, mid, right = (curve.gather(1, at + k) for k in (-1, 0, 1))
+    bend = (2 * mid - left - right).clamp_min(1e-9)
+    shift = ((right - left) / (2 * bend)).clamp(-0.5, 0.5)
+    return (at + shift) * _RISE[1], mid + 0.25 * (right - left) * shift
+
+
+def _onsets(quick: Tensor, note: Tensor, templates: _Templates) -> tuple[Tensor, Tensor]:
+    """Times (inf where absent) and amplitudes (0 where absent) of a note's onsets, two (B, N), strongest first."""
+    curve = _rises(quick, templates.comb[note])
+    reach = round(_APART / _RISE[1])
+    highest = nnf.max_pool1d(curve[:, None], 2 * reach + 1, 1, reach)[:, 0]
+    least = (_LEAST_RISE * curve.amax(1, keepdim=True)).clamp_min(_SILENT)
+    height, peaks = torch.where((curve == highest) & (curve >= least), curve, 0.0).topk(_MAX_ONSETS, dim=1)
+    times, heights = _refine(curve, peaks)
+    absent = height <= 0
+    times = (times - templates.delay[note, None]).clamp_min(0).masked_fill(absent, torch.inf)
+    return times, (heights / templates.rise[note, None]).masked_fill(absent, 0.0)
+
+
+def _around(clean: Tensor, times: Tensor, weights: Tensor) -> Tensor:
+    """Root amplitudes (B, L, K) around the onsets (B, N), averaged by weight."""
+    frame = (times.nan_to_num(posinf=0.0) / _SPECTRUM[1]).round().long()[:, :, None] + torch.arange(-_BEFORE, _AFTER)
+    padded = nnf.pad(clean, (0, 0, _BEFORE, _AFTER))
+    frame = (frame + _BEFORE).clamp(0, padded.shape[1] - 1)
+    out = torch.zeros(len(clean), frame.shape[2], clean.shape[2])
+    for b, n in torch.nonzero(weights > 0).tolist():
+        out[b] += weights[b, n] * padded[b, frame[b, n]]
+    return out.sqrt_()
+
+
+def _listen(waves: Tensor, sampling_rate: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Place (B,), note (B,), onset times and amplitudes (B, N)."""
+    templates = _templates(sampling_rate)
+    amplitude, hz = _amplitudes(waves, sampling_rate, *_SPECTRUM)
+    place = _read_place(amplitude, hz)
+    clean = _clean(amplitude, hz)
+    quick = _clean(*_amplitudes(waves, sampling_rate, *_RISE))
+    note = (clean.sqrt().mean(1) @ templates.mean.T).argmax(1)
+    for _ in range(2):  # better onsets give a better note, and the reverse
+        times, amplitudes = _onsets(quick, note, templates)
+        patch = nnf.normalize(_around(clean, times, amplitudes).flatten(1), dim=1)
+        note = (patch @ templates.patches.T).argmax(1)
+    return place, note, *_onsets(quick, note, templates)
+
+
+def _sound_reading(place: int, note: int, rhythm: tuple[int, int], times: np.ndarray) -> Reading:
+    events = np.sort(times[np.isfinite(times)])
+    if not len(events):
+        return Reading(facts=named(place=place))
+    shape, colour = divmod(note, len(COLOURS))
+    motion, tempo = rhythm
+    return Reading(facts=named(shape=shape, colour=colour, place=place, motion=motion, tempo=tempo), events=events)
+
+
+@torch.no_grad()
+def read_sounds(sounds: Tensor, sampling_rate: int = 16000) -> list[Reading]:
+    """All facts and the onsets of each sound, float (B, samples) in [-1, 1]."""
+    if sounds.ndim != 2 or not sounds.is_floating_point():
+        raise InputError(f"expected float (B, samples), got {sounds.dtype} {tuple(sounds.shape)}")
+    if sampling_rate < 16000:
+        raise InputError(f"expected sound at 16000 Hz or more, got {sampling_rate}: resample first")
+    out = []
+    for part in sounds.float().cpu().nan_to_num().split(_CHUNK):
+        place, note, times, amplitudes = _listen(part, sampling_rate)
+        times = times.double().numpy()
+        rhythm = zip(*(a.tolist() for a in fit_rhythm(times, amplitudes.double().numpy())))
+        out += [
+            _sound_reading(p, n, r, t) for p, n, r, t in zip(place.tolist(), note.tolist(), rhythm, times)
+        ]
+    return out

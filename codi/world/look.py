@@ -1,0 +1,258 @@
+"""Probes that read images and videos back into facts.
+
+The background is known from the parts that no object reaches; what differs from it is explained as a share of one of
+the eight fills (alpha); moments of alpha give the object's pose in each frame; the pose over time is compared with all
+motions. B clips, F frames, S pixels a side, R rows above the floor, H hypotheses, P pixels of a patch.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from codi.types import InputError
+from codi.world.motion import BOUNCE, FLOOR, RADIUS, pose, schedule
+from codi.world.picture import BACKGROUND, FILL, FLOOR_SHADE, coverage
+from codi.world.reading import Reading, hypotheses, named
+from codi.world.scene import SHAPES
+
+_CHUNK = 32  # clips read at once
+_LEAST_ALPHA = 0.06  # below is noise, at the least
+_NOISE_FACTOR = 3.0  # standard deviations of the background that alpha must exceed
+_REACH = 1.15 * 1.6 * RADIUS + 0.03  # of the frame: no part of an object is further from its centre
+_LEAST_AREA = 0.004  # of the frame: below there is no object
+_PATCH = 28
+_PATCH_EXTENT = 1.75  # half side of a patch, in radii of the disc with the object's area
+_SHAPE_FRAMES = 6
+_SPREAD = {"place": 0.03, "size": 0.08, "opacity": 0.10}  # how far a generated pose may be off
+_LOCAL = 0.15  # seconds around an event that decide when it was
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracks:
+    """The object in every frame, all (B, F): centre in parts of the frame, area in parts of the frame, opacity."""
+
+    cx: Tensor
+    cy: Tensor
+    area: Tensor
+    opacity: Tensor
+
+
+def _ground(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Colour of the ground (B, 3) and its noise (B,), from upper corners and floor over all frames (B, F, 3, S, S)."""
+    size = frames.shape[-1]
+    top, edge, floor = size // 5, max(1, size // 21), round(FLOOR * size) + 1
+    corners = torch.cat([frames[..., :top, :edge], frames[..., :top, -edge:]], -1).transpose(1, 2).flatten(2)
+    below = frames[..., floor:, ::3].transpose(1, 2).flatten(2)
+    ground = 0.5 * (corners.median(-1).values + below.median(-1).values / FLOOR_SHADE)
+    return ground, corners.std(-1).mean(1)
+
+
+def _read_place(ground: Tensor) -> Tensor:
+    return torch.cdist(ground, torch.from_numpy(BACKGROUND)).argmin(1)
+
+
+def _read_colour(difference: Tensor, ground: Tensor) -> Tensor:
+    """The fill (B,) that explains the difference from the ground (B, F, 3, R, S) best in the frames that show most."""
+    energy = difference.square().sum((2, 3, 4))
+    most = energy.topk(min(4, energy.shape[1]), dim=1).indices
+    shown = difference[torch.arange(len(most))[:, None], most].transpose(2, 1).flatten(2)  # (B, 3, pixels)
+    fill = torch.from_numpy(FILL) - ground[:, None]  # (B, 8, 3)
+    along, norm = fill @ shown, fill.square().sum(-1, keepdim=True).clamp_min(1.0)
+    share = (along / norm).clamp(0, 1)
+    return (share * (norm * share - 2 * along)).sum(-1).argmin(1)
+
+
+def _alpha(difference: Tensor, ground: Tensor, colour: Tensor, noise: Tensor) -> Tensor:
+    """Share of the fill in each pixel, (B, F, R, S) in 0..1; 0 where it could be noise."""
+    fill = torch.from_numpy(FILL)[colour] - ground
+    contrast = fill.square().sum(1).sqrt().clamp_min(1.0)
+    alpha = torch.einsum("bfcrs,bc->bfrs", difference, fill / contrast.square()[:, None]).clamp_(0, 1)
+    least = (_NOISE_FACTOR * noise / contrast).clamp(_LEAST_ALPHA, 0.4)
+    return _near_object(torch.where(alpha < least[:, None, None, None], 0.0, alpha))
+
+
+def _near_object(alpha: Tensor) -> Tensor:
+    """Alpha without what lies too far from where most of it is to be part of the object."""
+    at = (torch.arange(alpha.shape[-1]) + 0.5) / alpha.shape[-1]
+    dense = nnf.avg_pool2d(alpha, 5, 1, 2).pow_(3)
+    mass = dense.sum((2, 3)).clamp_min(1e-9)
+    dx = at - ((dense.sum(2) * at).sum(-1) / mass)[..., None]
+    dy = at[: alpha.shape[2]] - ((dense.sum(3) * at[: alpha.shape[2]]).sum(-1) / mass)[..., None]
+    return alpha * (dx.square()[:, :, None, :] + dy.square()[:, :, :, None] < _REACH**2)
+
+
+def _track(alpha: Tensor) -> Tracks:
+    """Moments of alpha (B, F, R, S)."""
+    size = alpha.shape[-1]
+    at = (torch.arange(size) + 0.5) / size
+    mass = alpha.sum((2, 3))
+    safe = mass.clamp_min(1e-6)
+    square = alpha.square()
+    opacity = (square * alpha).sum((2, 3)) / square.sum((2, 3)).clamp_min(1e-6)
+    cx = (alpha.sum(2) * at).sum(-1) / safe
+    cy = (alpha.sum(3) * at[: alpha.shape[2]]).sum(-1) / safe
+    return Tracks(cx=cx, cy=cy, area=mass / size**2 / opacity.clamp_min(1e-3), opacity=opacity)
+
+
+def _patches(alpha: Tensor, cx: Tensor, cy: Tensor, area: Tensor) -> Tensor:
+    """Cut-outs (n, P) of alpha (n, R, S), centred and scaled to equal area."""
+    rows, size = alpha.shape[1:]
+    reach = _PATCH_EXTENT * (area / torch.pi).sqrt()[:, None]
+    span = torch.linspace(-1, 1, _PATCH)
+    x = (cx[:, None] + reach * span) * 2 - 1
+    y = (cy[:, None] + reach * span) * (2 * size / rows) - 1
+    grid = torch.stack([x[:, None, :].expand(-1, _PATCH, -1), y[:, :, None].expand(-1, -1, _PATCH)], -1)
+    return nnf.grid_sample(alpha[:, None], grid, align_corners=False).flatten(1)
+
+
+def _centred(patches: Tensor) -> Tensor:
+    return nnf.normalize(patches - patches.mean(1, keepdim=True), dim=1)
+
+
+@cache
+def _shape_templates(size: int) -> Tensor:
+    """What `_patches` gives for each shape at rest, (shapes, P)."""
+    middle = np.full(1, 0.5)
+    alpha = np.concatenate([coverage(s, middle, middle, np.full(1, RADIUS), size) for s in SHAPES])
+    alpha = torch.from_numpy(alpha)[:, : round(FLOOR * size)].contiguous()
+    tracks = _track(alpha[None])
+    return _centred(_patches(alpha, tracks.cx[0], tracks.cy[0], tracks.area[0]))
+
+
+def _read_shape(alpha: Tensor, tracks: Tracks) -> Tensor:
+    """Table position (B,) of the outline seen in the clearest frames of alpha (B, F, R, S)."""
+    whole = ((tracks.cx - 0.5).abs() < 0.22).float() + 0.05  # at the sides the frame cuts the object
+    weight, best = (whole * tracks.opacity * tracks.area.sqrt()).topk(min(_SHAPE_FRAMES, alpha.shape[1]), dim=1)
+    clip = torch.arange(len(alpha))[:, None]
+    picked = (t[clip, best].flatten() for t in (tracks.cx, tracks.cy, tracks.area))
+    patches = _patches(alpha[clip, best].flatten(0, 1), *picked).unflatten(0, best.shape)
+    mean = (patches * weight[:, :, None]).sum(1)
+    return (_centred(mean) @ _shape_templates(alpha.shape[-1]).T).argmax(1)
+
+
+def _features(cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Pose (n, F) in units of what may be off, (n, F, 4): centre about its mean, size against rest, opacity."""
+    rest = np.quantile(radius, 0.25, axis=1, keepdims=True)
+    return np.stack(
+        [
+            (cx - cx.mean(1, keepdims=True)) / _SPREAD["place"],
+            (cy - cy.mean(1, keepdims=True)) / _SPREAD["place"],
+            radius / np.maximum(rest, 1e-6) / _SPREAD["size"],
+            opacity / _SPREAD["opacity"],
+        ],
+        axis=-1,
+    )
+
+
+@cache
+def _motion_features(num_frames: int, fps: float) -> np.ndarray:
+    """`_features` of every hypothesis, (H, F, 4)."""
+    motion, tempo, start = hypotheses()
+    t = np.broadcast_to(np.arange(num_frames) / fps, (len(motion), num_frames))
+    return _features(*pose(np.zeros_like(motion), motion, tempo, start, np.full(len(motion), 0.5), t))
+
+
+def _costs(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray) -> np.ndarray:
+    """Squared distance (B, H) between features (B, F, 4) and those of hypotheses (H, F, 4), each weighted by trust."""
+    b, h = len(seen), len(ideal)
+    cross = (trust * seen).reshape(b, -1) @ ideal.reshape(h, -1).T
+    return (trust * seen**2).sum((1, 2))[:, None] - 2 * cross + trust.reshape(b, -1) @ (ideal**2).reshape(h, -1).T
+
+
+def _local_events(
+    seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray, best: np.ndarray, times: np.ndarray
+) -> list[np.ndarray]:
+    """Times of the events of each clip's best hypothesis, each moved to where the frames around it put it.
+
+    ideal (H, F, 4) and best (B,) index the hypotheses; times (F,) of the frames.
+    """
+    motion, tempo, start = hypotheses()
+    num_starts = len(np.unique(start))
+    out = []
+    for b, k in enumerate(best):
+        like = slice(k - k % num_starts, k - k % num_starts + num_starts)  # same motion and tempo, every start
+        cost = (trust[b] * (seen[b] - ideal[like]) ** 2).sum(-1)  # (starts, F)
+        events = schedule(motion[k : k + 1], tempo[k : k + 1], start[k : k + 1])[0][0]
+        events = events[np.isfinite(events)]
+        near = np.exp(-0.5 * ((times - events[:, None]) / _LOCAL) ** 2) + 0.1  # (N, F)
+        local = start[like][np.argmin(near @ cost.T, axis=1)]
+        out.append(np.sort(np.maximum(events + local - start[k], 0.0)))
+    return out
+
+
+def _motions(tracks: Tracks, fps: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Best hypothesis (B,), whether anything moves (B,), and event times of each clip."""
+    track = {k: v.double().numpy() for k, v in vars(tracks).items()}
+    seen = _features(track["cx"], track["cy"], np.sqrt(track["area"]), track["opacity"])
+    clear = np.minimum(1.0, track["opacity"] / 0.5) ** 2
+    trust = np.stack([clear, clear, clear, np.ones_like(clear)], -1)
+    ideal = _motion_features(seen.shape[1], fps)
+    costs = _costs(seen, trust, ideal)
+    still = np.broadcast_to(seen.mean(1, keepdims=True), seen.shape)
+    moves = costs.min(1) < (trust * (seen - still) ** 2).sum((1, 2))
+    best = costs.argmin(1)
+    return best, moves, _local_events(seen, trust, ideal, best, np.arange(seen.shape[1]) / fps)
+
+
+def _check(pictures: Tensor, rank: int, shape: str) -> None:
+    if pictures.dtype != torch.uint8 or pictures.ndim != rank or pictures.shape[-3] != 3:
+        raise InputError(f"expected uint8 {shape}, got {pictures.dtype} {tuple(pictures.shape)}")
+    if pictures.shape[-1] != pictures.shape[-2] or pictures.shape[-1] < 32:
+        raise InputError(f"expected square pictures of 32 pixels or more, got {tuple(pictures.shape[-2:])}: resize first")
+
+
+def _look(frames: Tensor) -> tuple[list[dict[str, int | None]], Tracks]:
+    """Positions of shape, colour and place per clip, and the tracks, of uint8 (B, F, 3, S, S)."""
+    pixels = frames.float()
+    ground, noise = _ground(pixels)
+    difference = pixels[..., : round(FLOOR * pixels.shape[-1]), :] - ground[:, None, :, None, None]
+    colour = _read_colour(difference, ground)
+    alpha = _alpha(difference, ground, colour, noise)
+    tracks = _track(alpha)
+    shape, place = _read_shape(alpha, tracks), _read_place(ground)
+    there = (tracks.area * tracks.opacity).amax(1) > _LEAST_AREA
+    facts = [
+        {"place": int(p), "shape": int(s) if seen else None, "colour": int(c) if seen else None}
+        for s, c, p, seen in zip(shape, colour, place, there)
+    ]
+    return facts, tracks
+
+
+@torch.no_grad()
+def read_images(images: Tensor) -> list[Reading]:
+    """Shape, colour and place of each image, uint8 (B, 3, S, S); `x` is the column of the object."""
+    _check(images, 4, "(B, 3, S, S)")
+    out = []
+    for part in images.cpu().split(_CHUNK * 8):
+        facts, tracks = _look(part[:, None])
+        for seen, x in zip(facts, tracks.cx[:, 0]):
+            out.append(Reading(facts=named(**seen), x=None if seen["shape"] is None else float(x)))
+    return out
+
+
+def _video_reading(seen: dict[str, int | None], k: int, moves: bool, events: np.ndarray, x: float) -> Reading:
+    """One clip's reading from what `_look` and `_motions` found."""
+    if seen["shape"] is None or not moves:
+        return Reading(facts=named(**seen))
+    motion, tempo, _ = hypotheses()
+    facts = named(**seen, motion=int(motion[k]), tempo=int(tempo[k]))
+    return Reading(facts=facts, events=events, x=x if motion[k] == BOUNCE else None)
+
+
+@torch.no_grad()
+def read_videos(videos: Tensor, fps: float = 8.0) -> list[Reading]:
+    """All facts, the events and, where the object bounces, its column; uint8 (B, F, 3, S, S)."""
+    _check(videos, 5, "(B, F, 3, S, S)")
+    out = []
+    for part in videos.cpu().split(_CHUNK):
+        facts, tracks = _look(part)
+        xs = tracks.cx.mean(1)
+        out += [
+            _video_reading(seen, int(k), bool(m), e, float(x))
+            for seen, k, m, e, x in zip(facts, *_motions(tracks, fps), xs)
+        ]
+    return out

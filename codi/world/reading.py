@@ -1,0 +1,77 @@
+"""What a probe reads from one sample, and the rhythm behind a list of onsets."""
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from codi.world.caption import parse
+from codi.world.motion import schedule
+from codi.world.scene import ATTRIBUTES, MOTIONS, START_RANGE, TEMPOS
+
+_GRID_RATE = 100  # steps per second of the raster on which rhythms are compared
+_GRID_LENGTH = 220
+_BLUR = 0.03  # seconds: how far an onset may be off and still count for a rhythm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The facts read from one sample.
+
+    facts   every attribute of the world; None for one that the modality cannot show or the probe cannot tell
+    events  onset times in seconds, in order; empty if there are none
+    x       column of the object in an image or of a bouncing object in a video, in parts of the width; else None
+    """
+
+    facts: dict[str, str | None]
+    events: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    x: float | None = None
+
+    @property
+    def start(self) -> float | None:
+        """Seconds of the first event."""
+        return float(self.events[0]) if len(self.events) else None
+
+
+def named(**positions: int | None) -> dict[str, str | None]:
+    """Facts from positions in the tables; attributes not given are None."""
+    return {
+        name: None if positions.get(name) is None else values[positions[name]] for name, values in ATTRIBUTES.items()
+    }
+
+
+def read_texts(texts: list[str]) -> list[Reading]:
+    """The facts each sentence names."""
+    return [Reading(facts=parse(text)) for text in texts]
+
+
+@cache
+def hypotheses(margin: float = 0.10, step: float = 0.005) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every motion with every tempo and starts on a fine grid: motion, tempo and start, three (M * T * S,)."""
+    starts = np.arange(START_RANGE[0] - margin, START_RANGE[1] + margin + step / 2, step)
+    grid = np.meshgrid(np.arange(len(MOTIONS)), np.arange(len(TEMPOS)), starts, indexing="ij")
+    motion, tempo, start = (axis.reshape(-1) for axis in grid)
+    return motion, tempo, start
+
+
+def _raster(times: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+    """Onsets (B, N), absent ones at inf, as unit vectors of blurred spikes (B, grid)."""
+    t = np.arange(_GRID_LENGTH) / _GRID_RATE
+    spikes = np.exp(-0.5 * ((t - times[:, :, None]) / _BLUR) ** 2) * strengths[:, :, None]
+    curve = spikes.sum(1)
+    return curve / np.maximum(np.linalg.norm(curve, axis=1, keepdims=True), 1e-9)
+
+
+@cache
+def _rhythms() -> np.ndarray:
+    return _raster(*schedule(*hypotheses()))
+
+
+def fit_rhythm(times: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Motion and tempo, two (B,) table positions, whose events look most like the onsets.
+
+    times (B, N) seconds, inf where absent; strengths (B, N) proportional to the amplitudes, 0 where absent.
+    """
+    best = np.argmax(_raster(times, strengths) @ _rhythms().T, axis=1)
+    motion, tempo, _ = hypotheses()
+    return motion[best], tempo[best]

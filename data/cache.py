@@ -1,0 +1,196 @@
+"""Latents encoded once: safetensors shards with the scenes' facts, resumable, checked, read through memory maps.
+
+A cache is a folder: `cache.json` (what it holds, and of what), and per shard `shard-00000.safetensors` (per medium one float16 tensor
+(N, *latent_shape), the scenes as JSON in its metadata) with `shard-00000.json` (size, sha256), which is written last and so says "done".
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from codi.io import to_unit
+from codi.types import InputError, Modality
+from codi.world import Scene
+from data.order import permute
+from data.world import random_caption
+
+Encode = Callable[[dict[str, Any]], dict[str, Tensor]]
+
+
+def build_cache(
+    folder: Path,
+    source: Any,
+    encode: Encode,
+    count: int,
+    *,
+    identity: Mapping[str, Any],
+    shard_size: int = 1024,
+    batch_size: int = 32,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Encodes samples 0 .. count - 1 of `source` into `folder`; what is there already is kept. `progress` gets the samples done.
+
+    identity   what made the latents (source, encoders): plain JSON. Raises `InputError` if the folder holds something else.
+    rank       this process takes every `world_size`-th shard
+    """
+    _claim(folder, {"count": count, "shard_size": shard_size, "identity": json.loads(json.dumps(identity))})
+    starts = range(0, count, shard_size)
+    for number in range(rank, len(starts), world_size):
+        start, stop = starts[number], min(count, starts[number] + shard_size)
+        path = _shard(folder, number)
+        if fault(path) is not None:
+            _write_shard(path, *_encode_range(source, encode, start, stop, batch_size))
+        progress(stop - start)
+
+
+@torch.no_grad()
+def _encode_range(source: Any, encode: Encode, start: int, stop: int, batch_size: int) -> tuple[dict[str, Tensor], list[Any]]:
+    parts: list[dict[str, Tensor]] = []
+    scenes: list[Any] = []
+    for low in range(start, stop, batch_size):
+        batch = source.fetch(list(range(low, min(stop, low + batch_size))))
+        parts.append({name: latent.half().cpu() for name, latent in encode(batch).items()})
+        scenes += [dataclasses.asdict(scene) for scene in batch["scenes"]]
+    latents = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+    for name, latent in latents.items():
+        if not latent.isfinite().all():
+            raise InputError(f"{name} latents {start} to {stop - 1} are not finite in float16: are the autoencoder's statistics set?")
+    return latents, scenes
+
+
+def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
+    """Encodes the media of a batch of `WorldSource` by the means of the autoencoders' posteriors."""
+
+    def encode(batch: dict[str, Any]) -> dict[str, Tensor]:
+        latents = {}
+        for modality, autoencoder in autoencoders.items():
+            raw = batch[modality.value]
+            if isinstance(raw, Tensor):
+                raw = (to_unit(raw) if raw.dtype == torch.uint8 else raw).to(next(autoencoder.parameters()).device)
+            latents[modality.value] = autoencoder.encode(raw)
+        return latents
+
+    return encode
+
+
+class CachedSource:
+    """Latents by index, as an endless source: every pass over the cache has its own order and its own captions.
+
+    names   which of the cached media to give
+    facts   what captions may name; without it no captions are given
+    full    as in `data.world.WorldSource`
+    verify  compares every shard with its sha256 first
+
+    `fetch` gives "index", "scenes", a float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for.
+    Raises `InputError` when the cache is missing, unfinished or altered.
+    """
+
+    infinite = True
+
+    def __init__(
+        self, folder: Path, names: Iterable[str], *, seed: int, facts: Iterable[str] | None = None, full: float = 0.5, verify: bool = False
+    ) -> None:
+        folder, self.names, self.seed, self.full = Path(folder), tuple(names), seed, full
+        self.facts = tuple(facts) if facts is not None else None
+        about = _about(folder)
+        self.count, self.shard_size = about["count"], about["shard_size"]
+        paths = [_shard(folder, number) for number in range(-(-self.count // self.shard_size))]
+        for path in paths:
+            if (wrong := fault(path, verify)) is not None:
+                raise InputError(f"latent cache {folder}: {path.name} {wrong}: run the encoding again, it makes what is missing")
+        self.shards = [self._open(path) for path in paths]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The batch of positions `indices`, counted over all passes."""
+        rows = self._rows(indices)
+        places = [divmod(int(row), self.shard_size) for row in rows]
+        scenes = [Scene(**self.shards[shard][1][row]) for shard, row in places]
+        batch: dict[str, Any] = {"index": list(indices), "scenes": scenes}
+        for name in self.names:
+            batch[name] = torch.stack([self.shards[shard][0][name][row] for shard, row in places]).float()
+        if self.facts is not None:
+            rngs = [np.random.default_rng((self.seed, index, 1)) for index in indices]
+            batch["text"] = [random_caption(scene, self.facts, self.full, rng) for scene, rng in zip(scenes, rngs)]
+        return batch
+
+    def _rows(self, indices: list[int]) -> np.ndarray:
+        epochs, offsets = np.divmod(np.asarray(indices, dtype=np.int64), self.count)
+        rows = np.empty_like(offsets)
+        for epoch in np.unique(epochs):
+            rows[epochs == epoch] = permute(offsets[epochs == epoch], self.count, self.seed, int(epoch))
+        return rows
+
+    def _open(self, path: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        with safe_open(path, framework="pt") as shard:
+            missing = set(self.names) - set(shard.keys())
+            if missing:
+                raise InputError(f"latent cache {path.parent} holds {', '.join(shard.keys())}: no {', '.join(sorted(missing))} in it")
+            return {name: shard.get_tensor(name) for name in self.names}, json.loads(shard.metadata()["scenes"])
+
+
+def fault(path: Path, verify: bool = True) -> str | None:
+    """What is wrong with a shard, None if nothing."""
+    try:
+        note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if path.stat().st_size != note["size"]:
+            return f"has {path.stat().st_size} bytes instead of {note['size']}"
+        return "was altered: its sha256 differs" if verify and _digest(path) != note["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return "is missing or was never finished"
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Makes the folder, or makes sure that it is the cache meant."""
+    if (folder / "cache.json").exists():
+        before = _about(folder)
+        if before != about:
+            changed = ", ".join(f"{n} {before.get(n)!r} instead of {about[n]!r}" for n in about if before.get(n) != about[n])
+            raise InputError(f"latent cache {folder} holds something else ({changed}): choose another folder, or delete this one")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "cache.json", json.dumps(about, indent=1).encode())
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "cache.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{folder} is no latent cache: it has no readable cache.json; encode first") from None
+
+
+def _write_shard(path: Path, latents: dict[str, Tensor], scenes: list[dict[str, Any]]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file(latents, temporary, metadata={"scenes": json.dumps(scenes)})
+    note = {"size": temporary.stat().st_size, "sha256": _digest(temporary)}
+    os.replace(temporary, path)
+    _replace(path.with_suffix(".json"), json.dumps(note).encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

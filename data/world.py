@@ -1,0 +1,102 @@
+"""The world as a training set: index i is scene i of a seed, rendered in the media that a pair may use."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from codi.types import InputError, Modality
+from codi.world import ATTRIBUTES, VISIBLE, Scene, caption, render_images, render_sounds, render_videos, sample_scene
+
+# The pairs of one scene's media that training may see (world.md); a single medium is always allowed.
+PAIRS = (
+    {Modality.TEXT, Modality.IMAGE},
+    {Modality.TEXT, Modality.AUDIO},
+    {Modality.TEXT, Modality.VIDEO},
+    {Modality.AUDIO, Modality.VIDEO},
+)
+
+_RENDERERS: dict[Modality, Callable[[list[Scene]], Any]] = {
+    Modality.IMAGE: render_images,
+    Modality.VIDEO: render_videos,
+    Modality.AUDIO: render_sounds,
+}
+
+
+class WorldSource:
+    """An endless source over scenes that are never held out.
+
+    media       one modality, or a pair of `PAIRS`
+    facts       what captions may name; by default what the other medium can show
+    full        the share of captions that name all of them; in the rest each is named with an even chance
+    transforms  applied to the batch of a medium, for example {"image": codi.io.to_unit}
+    canonical   captions in the first template with the first words, every fact named
+
+    `fetch` gives "index" and "scenes" (lists), and by medium "image" uint8 (B, 3, H, W), "video" uint8 (B, F, 3, H, W),
+    "audio" float32 (B, samples), "text" list[str]. Every sample is a function of (seed, index) alone, whatever its batch.
+    Raises `InputError` for media that training may not see together.
+    """
+
+    infinite = True
+
+    def __init__(
+        self,
+        media: Iterable[str],
+        *,
+        seed: int,
+        facts: Iterable[str] | None = None,
+        full: float = 0.5,
+        transforms: Mapping[str, Callable[[Any], Any]] | None = None,
+        canonical: bool = False,
+    ) -> None:
+        self.media = tuple(Modality.parse(m) for m in media)
+        if len(self.media) != 1 and set(self.media) not in PAIRS:
+            named = ", ".join(self.media) or "none"
+            raise InputError(f"media of one scene: {named}: training sees one alone, text with another, or audio with video")
+        self.seed, self.full, self.canonical = seed, full, canonical
+        self.facts = tuple(facts) if facts is not None else nameable(self.media)
+        self.transforms = {Modality.parse(name): transform for name, transform in (transforms or {}).items()}
+
+    def __len__(self) -> int:
+        return 2**40
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from another, for a cache."""
+        return {"world": list(self.media), "seed": self.seed, "facts": list(self.facts), "full": self.full, "canonical": self.canonical}
+
+    def scene(self, index: int) -> Scene:
+        return sample_scene(np.random.default_rng((self.seed, index)))
+
+    def caption(self, scene: Scene, index: int) -> str:
+        """The sentence of sample `index`, with its own draws."""
+        if self.canonical:
+            return caption(scene, self.facts)
+        return random_caption(scene, self.facts, self.full, np.random.default_rng((self.seed, index, 1)))
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The batch of samples `indices`."""
+        scenes = [self.scene(index) for index in indices]
+        batch: dict[str, Any] = {"index": list(indices), "scenes": scenes}
+        for medium in self.media:
+            if medium is Modality.TEXT:
+                raw = [self.caption(scene, index) for scene, index in zip(scenes, indices)]
+            else:
+                raw = _RENDERERS[medium](scenes)
+            batch[medium.value] = self.transforms.get(medium, _same)(raw)
+        return batch
+
+
+def nameable(media: Iterable[Modality]) -> tuple[str, ...]:
+    """The facts that every one of the media can show."""
+    return tuple(name for name in ATTRIBUTES if all(name in VISIBLE[m] for m in media))
+
+
+def random_caption(scene: Scene, facts: tuple[str, ...], full: float, rng: np.random.Generator) -> str:
+    """A random sentence that names all of `facts` with probability `full`, else some of them."""
+    named = facts if rng.random() < full else tuple(name for name in facts if rng.random() < 0.5)
+    return caption(scene, named, rng)
+
+
+def _same(raw: Any) -> Any:
+    return raw

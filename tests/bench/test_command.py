@@ -1,0 +1,94 @@
+"""The whole command: with a model that is perfect, so that the report must say so, and with a tiny one of random weights."""
+
+import json
+
+import pytest
+import torch
+
+from codi.bench import main
+from codi.bench.command import Bench, draw_plots, measure, versions, write
+from codi.bench.models import Model, parse_scale
+from codi.bench.runs import parse_cell, prompts_of, truth_sampler
+from codi.bench.targets import targets
+from codi.types import InputError, Modality
+from codi.world import sample_scenes
+from tests import tiny_pipeline
+
+PLOTS = ("contact_sheet.png", "cells.png", "onset_tolerance.png", "onset_offsets.png")
+
+
+class Perfect:
+    """Gives the scenes themselves, whatever it is asked: the upper end of every scale."""
+
+    fingerprint = "perfect"
+    runs = 0
+
+    def sample(self, run, scenes, seeds):
+        self.runs += 1
+        return truth_sampler(run, scenes, seeds)
+
+    def round_trip(self, modality, media):
+        return media
+
+    def retrieval(self, scenes):
+        return {"text->image": {"value": 1.0, "chance": 0.1, "target": 0.9}}
+
+
+def report_of(folder, model, full_joint=False):
+    bench = Bench(folder, model, num_scenes=4, seed=3, batch_size=4, settings={"steps": None})
+    cells = [parse_cell("text->image"), parse_cell("text->audio+video")]
+    report = measure(bench, cells, held_out=True, full_joint=full_joint, draws=1)
+    report |= {"model": "perfect", "command": "codi bench", "settings": bench.settings, "versions": versions(), "seconds": 1.0}
+    report["targets"] = targets(report)
+    write(folder, report, draw_plots(folder, bench, report))
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_perfect_model_gets_a_perfect_report_and_a_second_run_generates_nothing(tmp_path):
+    model = Perfect()
+    report = report_of(tmp_path, model, full_joint=True)
+    assert all(c["value"] == c["ceiling"] for c in report["cells"]) and all(t["met"] for t in report["tasks"])
+    assert report["onsets"]["joint"]["f1"] == report["onsets"]["ground truth"]["f1"] and len(report["open"]) == 11
+    page = (tmp_path / "report.md").read_text()
+    for heading in ("Published table", "Other targets", "In time", "Sound for a clip", "What the prompt left open", "Every cell"):
+        assert f"## {heading}" in page
+    assert all((tmp_path / name).stat().st_size > 5000 and f"({name})" in page for name in PLOTS)
+    made = model.runs
+    assert made > 0 and report_of(tmp_path, model, full_joint=True)["cells"] == report["cells"] and model.runs == made
+
+
+def test_a_model_is_measured_from_its_folder_and_continued(tmp_path, capsys):
+    """Random weights, so no score is expected; every kind of prompt and output takes part."""
+    tiny_pipeline.pipeline().save_pretrained(tmp_path / "model")
+    cells = "text+image->audio+video,video->text+image,video->audio"
+    options = ["--model", str(tmp_path / "model"), "--cells", cells, "--scenes", "2", "--steps", "2", "--out", str(tmp_path / "report")]
+    assert main([*options, "--guidance", "video=2", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report" / "report.md")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [c["cell"] for c in report["cells"]] == ["text+image->audio+video", "video->text+image", "video->audio"]
+    assert all(0 <= c["value"] <= 1 for c in report["cells"]) and len(report["retrieval"]) == 8 and report["onsets"] is None
+
+
+def test_a_batch_of_the_benchmark_is_what_the_pipeline_gives_one_by_one(tmp_path):
+    pipe = tiny_pipeline.pipeline()
+    pipe.save_pretrained(tmp_path)
+    model, scenes = Model(str(tmp_path), device="cpu", steps=2), sample_scenes(2, seed=5)
+    run = parse_cell("text+video->audio")
+    made = model.sample(run, scenes, [11, 12])[Modality.AUDIO]
+    prompt = {m.value: prompts[1] for m, prompts in prompts_of(run, scenes).items()}
+    alone = pipe(**prompt, outputs=["audio"], seed=12, num_inference_steps=2).audios[0]
+    assert torch.allclose(made[1, : len(alone)], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--scenes", "1"], ["--cells", "text->smell"], ["--guidance", "video=x"], ["--steps", "0"], ["--model", "./nowhere"], ["--whatever"]],
+)
+def test_wrong_options_are_a_users_mistake(tmp_path, options):
+    with pytest.raises(InputError):
+        main(["--out", str(tmp_path / "report"), *options])
+
+
+def test_scales_are_a_number_or_one_for_each_output():
+    assert parse_scale("2.5", "--guidance") == 2.5 and parse_scale(None, "--guidance") is None
+    assert parse_scale("video=4,audio=3", "--guidance") == {"video": 4.0, "audio": 3.0}

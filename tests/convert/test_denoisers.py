@@ -1,0 +1,100 @@
+"""The released denoisers' numbers from our modules: alone, with several prompt tokens, and jointly."""
+
+import pytest
+import torch
+from tests.convert.pack import assert_close, component
+
+from codi.convert.denoisers import denoiser_table, environment_config, environment_table, text_config, unet_config
+from codi.convert.tables import load
+from codi.models.denoisers import TextDenoiser, UNetDenoiser
+from codi.models.joint_pooled import MapEncoder, VectorEncoder
+from codi.protocols import Environment
+
+ALONE = ["01_image_unet", "02_video_unet", "03_text_unet", "04_audio_unet"]
+
+
+def build(config: dict, weights: dict, prefix: str = ""):
+    """A denoiser and its environment encoder with the pack's weights in them."""
+    text = "second_dim" in config
+    model = TextDenoiser(**text_config(config)) if text else UNetDenoiser(**unet_config(config))
+    encoder = (VectorEncoder if text else MapEncoder)(**environment_config(config))
+    mine = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    tables = denoiser_table(model), environment_table(encoder)
+    assert set(mine) == set(tables[0].sources) | set(tables[1].sources)
+    return load(model, tables[0], mine).eval(), load(encoder, tables[1], mine).eval()
+
+
+@pytest.mark.parametrize("name", ALONE)
+@torch.no_grad()
+def test_alone(name):
+    part = component(name)
+    t = part.tensors
+    model, _ = build(part.meta["config"], part.weights())
+    assert_close(model(t["in/x"], t["in/timesteps"], t["in/context"]), t["out"])
+    assert_close(model(t["in/x"], t["in/timesteps"], t["in/context3"]), t["out_context3"])
+    model.register_to_config(first_skip="own")
+    assert_close(model(t["in/x"], t["in/timesteps"], t["in/context"]), t["out_plain_skip"])
+
+
+@pytest.fixture(scope="module")
+def joint():
+    part = component("05_joint_unet")
+    weights = part.weights()
+    return part, {name: build(config, weights, f"{name}.") for name, config in part.meta["config"].items() if name.startswith("unet_")}
+
+
+def module_for(nets, modality):
+    return nets["unet_image" if modality == "video" else f"unet_{modality}"]
+
+
+def context_of(case, t):
+    parts = [w * t[f"{case['tag']}/in.context.{c}"] for c, w in zip(case["condition_types"], case["normalised_weights"], strict=True)]
+    return sum(parts)
+
+
+@torch.no_grad()
+def test_joint(joint):
+    part, nets = joint
+    for case in part.meta["cases"]:
+        t, tag = part.tensors, case["tag"]
+        steps, context = t[f"{tag}/in.timesteps"], context_of(case, t)
+        latents = {m: t[f"{tag}/in.x.{m}"] for m in case["xtype"]}
+        env = {m: None for m in latents}
+        if len(latents) > 1:
+            env = {m: module_for(nets, m)[1](x, steps) for m, x in latents.items()}
+            for m in latents:
+                assert_close(env[m].tokens, t[f"{tag}/h_con.{m}"])
+        for m, x in latents.items():
+            assert_close(module_for(nets, m)[0](x, steps, context, env[m]), t[f"{tag}/out.{m}"])
+        if len(latents) == 2:
+            for m, other in zip(latents, reversed(latents), strict=True):
+                assert_close(module_for(nets, m)[0](latents[m], steps, context, env[other]), t[f"{tag}/out_exchanged.{m}"])
+
+
+@torch.no_grad()
+def test_joint_attention_to_three_tokens(joint):
+    part, nets = joint
+    names = sorted(k.removesuffix(".in") for k in part.tensors if k.startswith("connector3/") and k.endswith(".in"))
+    assert names
+    for name in names:
+        net, kind, index = name.removeprefix("connector3/").split(".")
+        site = nets[net][0].down[int(index) - 1] if kind.startswith("input") else nets[net][0].up[int(index)]
+        ours = site.joint(part.tensors[f"{name}.in"], part.tensors[f"{name}.context"])
+        assert_close(ours, part.tensors[f"{name}.out"])
+
+
+@torch.no_grad()
+def test_back_to_the_released_names_bit_for_bit():
+    for name in ALONE[1:]:
+        part = component(name)
+        weights = part.weights()
+        model, encoder = build(part.meta["config"], weights)
+        back = denoiser_table(model).reverse(model.state_dict()) | environment_table(encoder).reverse(encoder.state_dict())
+        assert back.keys() == weights.keys() and all(torch.equal(back[k], weights[k]) for k in weights)
+
+
+def test_environment_has_no_time(joint):
+    _, nets = joint
+    model, encoder = nets["unet_text"]
+    env = encoder(torch.randn(1, model.config.in_channels), torch.tensor([5]))
+    assert isinstance(env, Environment) and env.times.isnan().all()

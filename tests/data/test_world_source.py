@@ -1,0 +1,50 @@
+"""Samples of the world: functions of (seed, index), never held out, only in the pairs that are allowed."""
+
+import pytest
+import torch
+
+from codi.types import InputError
+from codi.world import is_held_out, parse
+from data.world import WorldSource
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    source = WorldSource(["text", "image"], seed=1)
+    batch, alone = source.fetch([5, 6, 7]), source.fetch([6])
+    assert alone["scenes"][0] == batch["scenes"][1]
+    assert alone["text"][0] == batch["text"][1]
+    assert torch.equal(alone["image"][0], batch["image"][1])
+
+
+def test_held_out_pairs_never_come():
+    scenes = WorldSource(["text"], seed=0).fetch(list(range(300)))["scenes"]
+    assert not any(is_held_out(scene) for scene in scenes)
+    assert len({scene.seed for scene in scenes}) == 300
+
+
+def test_captions_say_what_the_partner_shows_and_nothing_wrong():
+    source = WorldSource(["text", "image"], seed=2)
+    batch = source.fetch(list(range(60)))
+    for scene, text in zip(batch["scenes"], batch["text"]):
+        facts = {name: value for name, value in parse(text).items() if value is not None}
+        assert facts.items() <= scene.facts.items()
+        assert not {"motion", "tempo"} & facts.keys()
+    assert len({tuple(v is None for v in parse(text).values()) for text in batch["text"]}) > 3
+
+
+def test_shapes_and_transforms():
+    batch = WorldSource(["audio", "video"], seed=0, transforms={"video": lambda v: v[:, :2]}).fetch([0, 1])
+    assert batch["audio"].shape == (2, 32000) and batch["audio"].dtype == torch.float32
+    assert batch["video"].shape == (2, 2, 3, 64, 64) and batch["video"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("media", [["image", "audio"], ["image", "video"], ["text", "audio", "video"], []])
+def test_forbidden_media_are_refused(media):
+    with pytest.raises(InputError):
+        WorldSource(media, seed=0)
+
+
+def test_canonical_captions_name_everything():
+    source = WorldSource(["text", "audio"], seed=0, canonical=True)
+    batch = source.fetch([3])
+    assert parse(batch["text"][0]) == batch["scenes"][0].facts

@@ -1,0 +1,179 @@
+"""Denoisers at tiny size: what may influence what, that frames stay apart until trained, that every way of running agrees."""
+
+import pytest
+import torch
+from torch import nn
+
+from codi.models.denoisers import TextDenoiser, UNetDenoiser
+from codi.models.denoisers.attention import Attention
+from codi.models.denoisers.blocks import Signals
+from codi.models.denoisers.norm import GroupNorm
+from codi.models.denoisers.temporal import RELEASED, delay
+
+VISION = dict(in_channels=4, block_out_channels=(32, 64), attention_levels=(1,), temporal_levels=(1,), context_dim=16, latent_rate=8.0, head_dim=32)
+AUDIO = dict(in_channels=8, block_out_channels=(32, 64), attention_levels=(0, 1), context_dim=16, time_axis=2, latent_rate=25.0, position_embedding=True)
+TEXT = dict(in_channels=16, block_out_channels=(32, 32), context_dim=16)
+LATENTS = {"image": (4, 8, 8), "video": (4, 5, 8, 8), "audio": (8, 25, 4), "text": (16,)}
+CONFIG = {"image": VISION, "video": VISION, "audio": AUDIO, "text": TEXT}
+
+
+def make(kind, seed=0, **more):
+    """A denoiser whose zero-initialised ends have woken, temporal ones excepted."""
+    torch.manual_seed(seed)
+    model = (TextDenoiser if kind == "text" else UNetDenoiser)(**CONFIG[kind] | more).eval()
+    wake(model, skip=".temporal.")
+    return model
+
+
+def wake(model, skip="-"):
+    for name, p in model.named_parameters():
+        if skip not in name and not p.any():
+            nn.init.normal_(p, std=0.05)
+
+
+def inputs(kind, batch=2, tokens=1):
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(batch, *LATENTS[kind], generator=g), torch.tensor([3, 700])[:batch], torch.randn(batch, tokens, 16, generator=g)
+
+
+@pytest.mark.parametrize("kind", LATENTS)
+@torch.no_grad()
+def test_shape_and_batch_equals_single(kind):
+    model, (x, t, context) = make(kind), inputs(kind)
+    out = model(x, t, context)
+    assert out.shape == x.shape and out.std() > 0
+    torch.testing.assert_close(out[1:], model(x[1:], t[1:], context[1:]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LATENTS)
+def test_every_parameter_learns(kind):
+    model = make(kind, prompt_embedding=True)
+    wake(model)
+    x, t, context = inputs(kind)
+    model(x, t, context).square().mean().backward()
+    stand_by = lambda name: kind == "image" and ".temporal." in name
+    assert [n for n, p in model.named_parameters() if (p.grad is None or not p.grad.any()) and not stand_by(n)] == []
+
+
+@pytest.mark.parametrize("kind", LATENTS)
+def test_prompt_and_noise_level_are_heard(kind):
+    model, (x, t, context) = make(kind), inputs(kind)
+    context.requires_grad_()
+    out = model(x, t, context)
+    out[0].square().sum().backward()
+    assert context.grad[0].any() and not context.grad[1].any()
+    assert not torch.equal(out, model(x, t + 50, context))
+
+
+@pytest.mark.parametrize("span", ["pixel", "all"])
+@torch.no_grad()
+def test_an_untrained_video_is_its_pictures(span):
+    model, (x, t, context) = make("video", temporal={"span": span}), inputs("video")
+    video = model(x, t, context)
+    frames = torch.stack([model(x[:, :, f], t, context) for f in range(x.shape[2])], dim=2)
+    torch.testing.assert_close(video, frames, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temporal", [{"span": "pixel"}, {"span": "all"}, {"relative_bias": True, "span": "all"}, dict(RELEASED)])
+def test_trained_frames_hear_each_other(temporal):
+    model, (x, t, context) = make("video", temporal=temporal), inputs("video")
+    wake(model)
+    x.requires_grad_()
+    model(x, t, context)[0, :, 0].square().sum().backward()
+    assert x.grad[0].abs().sum(dim=(0, 2, 3)).gt(0).all() and not x.grad[1].any()
+
+
+def test_more_frames_than_positions_are_refused():
+    model = make("video", temporal={"max_frames": 4})
+    with pytest.raises(AssertionError, match="5 latent frames"):
+        model(*inputs("video"))
+
+
+def test_delay():
+    x = torch.arange(3.0)[None, :, None]
+    assert delay(x, 1).flatten().tolist() == [0, 0, 1] and delay(x, 5).flatten().tolist() == [0, 0, 0] and delay(x, 0) is x
+
+
+@torch.no_grad()
+def test_odd_extents():
+    model = make("audio")
+    for shape in [(1, 8, 25, 3), (1, 8, 50, 4), (1, 8, 7, 5)]:
+        assert model(torch.randn(shape), torch.tensor([1]), torch.randn(1, 1, 16)).shape == shape
+
+
+@torch.no_grad()
+def test_position_embedding_tells_rows_apart():
+    x = torch.zeros(1, 8, 24, 4)
+    at = lambda model: model(x, torch.tensor([5]), torch.zeros(1, 1, 16))[0, :, 10:14].std(dim=1).max()
+    assert at(make("audio")) > 1e-3
+
+
+def test_one_prompt_token_is_its_projection():
+    torch.manual_seed(0)
+    attention = Attention(32, num_heads=2, head_dim=16, context_dim=8)
+    x, context = torch.randn(2, 7, 32), torch.randn(2, 1, 8)
+    full = attention.processor(attention, x, context)
+    torch.testing.assert_close(attention(x, context).expand_as(full), full)
+    twice = attention(x, context.expand(-1, 2, -1))                                     # the same token twice is the same
+    torch.testing.assert_close(twice, full)
+
+
+def test_seconds_of_positions():
+    h = torch.zeros(3, 8, 25, 2)
+    sound = Signals(emb=h, context=h, time_axis=2, length=50, rate=25.0).times(h)
+    assert sound.shape == (50,) and torch.allclose(sound[:4], torch.tensor([0.04, 0.04, 0.12, 0.12]))
+    video = Signals(emb=h, context=h, frames=16, length=16, rate=8.0).times(torch.zeros(16, 8, 4, 4))
+    assert video.shape == (256,) and video[0] == 0.0625 and torch.isclose(video[-1], torch.tensor(1.9375))
+    assert Signals(emb=h, context=h).times(h) is None
+
+
+@pytest.mark.parametrize("shape", [(4, 64, 3, 5), (2, 64, 8, 8)])
+def test_group_norm_in_any_memory_format(shape):
+    torch.manual_seed(0)
+    norm, x = GroupNorm(32, 64), torch.randn(shape)
+    nn.init.normal_(norm.weight)
+    last = x.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(norm(last), nn.GroupNorm.forward(norm, x))
+    assert norm(last).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kind", ["video", "text"])
+def test_gradient_checkpointing_changes_nothing(kind):
+    model, (x, t, context) = make(kind), inputs(kind)
+
+    def gradient():
+        model.zero_grad()
+        model(x, t, context).square().mean().backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    plain = gradient()
+    model.enable_gradient_checkpointing()
+    for name, g in gradient().items():
+        torch.testing.assert_close(g, plain[name], msg=name)
+
+
+@pytest.mark.parametrize("kind", ["video", "audio", "text"])
+@torch.no_grad()
+def test_saved_and_loaded(kind, tmp_path):
+    model, args = make(kind, temporal={"span": "all"}) if kind == "video" else make(kind), inputs(kind)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(*args), model(*args))
+
+
+@torch.no_grad()
+def test_attention_backend_reaches_every_head():
+    model, args = make("video", prompt="attention", temporal={"span": "pixel"}), inputs("video", tokens=3)
+    wake(model)
+    before = model(*args)
+    model.set_attention_backend("_native_math")
+    heads = [m for m in model.modules() if hasattr(m, "processor")]
+    assert len(heads) > 4 and all(m.processor._attention_backend is not None for m in heads)
+    torch.testing.assert_close(model(*args), before, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bfloat16():
+    for kind in LATENTS:
+        x, t, context = inputs(kind)
+        model = make(kind).to(torch.bfloat16)
+        assert model(x.bfloat16(), t, context.bfloat16()).isfinite().all()

@@ -1,0 +1,370 @@
+"""The command `codi`, as a stranger types it: files, manifest, jobs, resuming, and one line for every mistake."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codi import cli, io, jobs
+from codi.types import InputError, Modality
+
+ROOT = Path(__file__).parent.parent
+STEPS = ("--steps", "2", "--device", "cpu", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A folder with an untrained model of the real classes."""
+    from tests import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline.pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def media(tmp_path) -> dict[str, str]:
+    """One file of each kind."""
+    noise = torch.randint(0, 255, (8, 3, 40, 52), dtype=torch.uint8, generator=torch.manual_seed(0))
+    wave = 0.5 * torch.sin(torch.arange(11025) * 0.2)
+    folder = tmp_path / "media"
+    folder.mkdir()
+    io.save_image(folder / "a.jpg", noise[0])
+    io.save_audio(folder / "a.wav", wave, 22050)
+    io.save_video(folder / "a.mp4", noise, 12.5)
+    return {"image": str(folder / "a.jpg"), "audio": str(folder / "a.wav"), "video": str(folder / "a.mp4")}
+
+
+def fails(capsys, *arguments: str) -> str:
+    """Runs a command that must end with code 2 and one line on stderr; returns the line."""
+    assert cli.main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert captured.out == "" and len(lines) == 1 and lines[0].startswith("codi: error: "), captured
+    return lines[0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# Generating ------------------------------------------------------------
+
+
+def test_generate_writes_everything_that_was_asked_for(model, media, tmp_path, capsys):
+    out = tmp_path / "out"
+    prompts = ["--text", "a red ball::0.7", "--image", media["image"], "--audio", media["audio"], "--video", f"{media['video']}::2"]
+    asked = ["--to", "video,audio,image,text", "-o", str(out), "--samples", "2", "--seed", "5", "--model", model]
+    assert cli.main(["generate", *prompts, *asked, *STEPS]) == 0
+    made = {f"{k:03d}.{suffix}" for k in range(2) for suffix in ("mp4", "wav", "png", "txt")}
+    captured = capsys.readouterr()
+    assert {Path(line).name for line in captured.out.split()} == made and {p.name for p in out.iterdir()} == made | {"manifest.json"}
+    assert io.load_image(out / "000.png").shape == (3, 32, 32) and io.load_audio(out / "000.wav")[1] == 16000
+    clip = io.load_video(out / "001.mp4")
+    assert clip.frames.shape == (4, 3, 32, 32) and clip.fps == 8 and clip.sampling_rate == 16000
+
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["seeds"] == [5, 6] and manifest["settings"]["num_inference_steps"] == 2
+    assert [(row["as"], row["weight"]) for row in manifest["inputs"]] == [("text", 0.7), ("image", 1.0), ("audio", 1.0), ("video", 2.0)]
+    assert manifest["inputs"][1]["sha256"] == io.describe(media["image"])["sha256"]
+    assert manifest["versions"]["torch"] and manifest["timings"]["total"] >= manifest["timings"]["generate"] > 0
+
+
+def test_the_command_and_python_make_the_same(model, tmp_path):
+    from codi import CoDiPipeline
+
+    cli.main(["generate", "--text", "a red ball", "--to", "image", "-o", str(tmp_path), "--seed", "3", "--model", model, *STEPS])
+    out = CoDiPipeline.from_pretrained(model)(text="a red ball", outputs=["image"], seed=3, num_inference_steps=2, output_type="pt")
+    assert (io.load_image(tmp_path / "000.png").int() - out.images[0].int()).abs().max() <= 1
+
+
+def test_jobs_are_batched_named_and_resumed(model, media, tmp_path, capsys):
+    rows = [
+        {"id": "a", "text": "a red ball", "to": "image", "seed": 1},
+        {"id": "b", "text": ["a blue cube::0.5", {"value": "at night", "weight": 2}], "to": ["image"], "seed": 7, "samples": 2},
+        {"id": 3, "audio": Path(media["audio"]).name, "to": "text,image"},
+    ]
+    file, out = tmp_path / "media" / "jobs.jsonl", tmp_path / "out"
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    command = ["generate", "--jobs", str(file), "-o", str(out), "--model", model, *STEPS]
+    assert cli.main(command) == 0
+    expected = ["a.png", "b-000.png", "b-001.png", "3.png", "3.txt"]
+    assert sorted(Path(line).name for line in capsys.readouterr().out.split()) == sorted(expected)
+    records = {f"{name}.json" for name in ("a", "b", "3")}
+    assert {path.name for path in out.iterdir()} == {*expected, *records, "manifest.json"}
+    assert json.loads((out / "b.json").read_text())["seeds"] == [7, 8]
+
+    before = contents(out)
+    assert cli.main(command) == 0 and capsys.readouterr().out == ""  # all finished: nothing is made again
+    (out / "a.png").unlink()
+    rows[2]["seed"] = 9  # another request under an old name
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert cli.main(command) == 0
+    assert sorted(Path(line).name for line in capsys.readouterr().out.split()) == ["3.png", "3.txt", "a.png"]
+    after = contents(out)
+    assert after["a.png"] == before["a.png"] and after["b.json"] == before["b.json"] and after["3.png"] != before["3.png"]
+
+
+def test_a_job_in_a_batch_equals_the_job_alone(model, tmp_path):
+    rows = [{"id": f"x{k}", "text": words, "to": "image", "seed": 4} for k, words in enumerate(("a red ball", "a blue cube", "at sea"))]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for batch in ("1", "3"):
+        cli.main(
+            ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path / batch), "--batch", batch, "--model", model, *STEPS]
+        )
+    for row in rows:
+        alone, together = (io.load_image(tmp_path / batch / f"{row['id']}.png").int() for batch in ("1", "3"))
+        assert (alone - together).abs().max() <= 1
+    assert not torch.equal(io.load_image(tmp_path / "1" / "x0.png"), io.load_image(tmp_path / "1" / "x1.png"))
+
+
+def test_samples_are_put_into_batches_that_fit():
+    def job(name: str, samples: int, to: str) -> jobs.Job:
+        items = (jobs.parse_item(Modality.TEXT, name),)
+        settings = dict(seed=0, steps=None, guidance=None, sync_guidance=None)
+        return jobs.Job(id=name, items=items, outputs=jobs.parse_outputs(to), samples=samples, **settings)
+
+    todo = [job("a", 3, "image"), job("b", 1, "audio"), job("c", 2, "image")]
+    made = [[(j.id, k) for j, k in batch] for batch in jobs.batches(todo, 4)]
+    assert made == [[("a", 0), ("a", 1), ("a", 2), ("c", 0)], [("c", 1)], [("b", 0)]]
+
+
+@pytest.mark.parametrize(
+    "text, value, weight",
+    [("a red ball::0.7", "a red ball", 0.7), ("a red ball", "a red ball", 1), ("std::vector", "std::vector", 1), ("a::b::2", "a::b", 2)],
+)
+def test_weights_by_suffix(text, value, weight):
+    item = jobs.parse_item(Modality.TEXT, text)
+    assert (item.value, item.weight) == (value, weight)
+
+
+# Bad input -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--to", "image"], "no prompt"),
+        (["--text", "a ball"], "nothing to make"),
+        (["--text", "a ball", "--to", "smell"], "unknown modality 'smell'"),
+        (["--text", " ", "--to", "image"], "an empty text prompt"),
+        (["--text", "a::0", "--text", "b::0", "--to", "image"], "sum to zero"),
+        (["--text", "a::-1", "--to", "image"], "weight -1"),
+        (["--text", "a::nan", "--to", "image"], "weight nan"),
+        (["--text", "a", "--to", "image", "--samples", "0"], "samples is 0"),
+        (["--text", "a", "--to", "image", "--steps", "x"], "invalid int value"),
+        (["--text", "a", "--to", "image", "--frobnicate"], "unrecognized arguments"),
+        (["--text", "a", "--to", "image", "--batch", "0"], "--batch is 0"),
+        (["--text", "a", "--to", "image", "--device", "toaster"], "device 'toaster'"),
+        (["--image", "none.png", "--to", "text"], "no such file: none.png"),
+        (["--jobs", "none.jsonl"], "no such file: none.jsonl"),
+        (["--jobs", "none.jsonl", "--text", "a"], "--text beside --jobs"),
+        (["--text", "a", "--to", "image", "--model", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_mistakes_of_arguments(arguments, message, tmp_path, capsys):
+    assert message in fails(capsys, "generate", *arguments, "-o", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+def bad_file(kind: str, folder: Path) -> tuple[str, str]:
+    """Option and path of a file that can be no prompt."""
+    import soundfile
+    from PIL import Image
+
+    path = folder / kind
+    if kind == "empty":
+        path.touch()
+    elif kind == "corrupt":
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
+    elif kind == "large":
+        Image.new("1", (12_500, 8_000)).save(path, format="PNG")
+    elif kind == "wrong":
+        soundfile.write(path, np.ones(4000) * 0.5, 8000, format="WAV")
+    elif kind in ("silent", "nan", "long"):
+        wave = {"silent": np.zeros(8000), "nan": np.full(8000, np.nan), "long": np.ones(20 * 60 * 2000)}[kind].astype(np.float32)
+        soundfile.write(path, wave, 2000 if kind == "long" else 8000, format="WAV", subtype="FLOAT")
+        return "--audio", str(path)
+    return "--image", str(path)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("empty", "is empty"),
+        ("corrupt", "damaged"),
+        ("large", "100 megapixels"),
+        ("wrong", "is a recording"),
+        ("silent", "is silent"),
+        ("nan", "NaN"),
+        ("long", "20.0 minutes"),
+        ("missing", "no such file"),
+    ],
+)
+def test_files_that_can_be_no_prompt(kind, message, tmp_path, capsys):
+    option, path = bad_file(kind, tmp_path)
+    began = time.perf_counter()
+    assert message in fails(capsys, "generate", option, path, "--to", "text", "-o", str(tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == [] and time.perf_counter() - began < 5
+
+
+def test_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    line = fails(capsys, "generate", "--text", "a", "--to", "image", "-o", str(tmp_path / "file" / "out"), "--model", "no/such/model")
+    assert "cannot write into folder" in line
+
+
+@pytest.mark.parametrize(
+    "damage, message", [("cut", ".safetensors"), ("altered", "altered"), ("removed", "text_tower"), ("missing", "lacks the tensor")]
+)
+def test_a_damaged_model(model, tmp_path, capsys, damage, message):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    weights = next((folder / "text_tower").glob("*.safetensors"))
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "altered":
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    elif damage == "removed":
+        shutil.rmtree(folder / "text_tower")
+    else:
+        tensors = load_file(weights)
+        tensors.popitem()
+        save_file(tensors, weights)
+    line = fails(capsys, "generate", "--text", "a", "--to", "image", "-o", str(tmp_path / "out"), "--model", str(folder), "--device", "cpu")
+    assert message in line and list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{", "not JSON"),
+        ("[]", "a list"),
+        ('{"id": "a", "txt": "x", "to": "image"}', "unknown key 'txt'"),
+        ('{"id": "../a", "text": "x", "to": "image"}', "id '../a'"),
+        ('{"text": "x", "to": "image"}', "id ''"),
+        ('{"id": "ok", "text": "x", "to": "image"}', "another id"),
+        ('{"id": "a", "to": "image"}', "no prompt"),
+        ('{"id": "a", "text": [], "to": "image"}', "no prompt"),
+        ('{"id": "a", "text": 5, "to": "image"}', "text is 5"),
+        ('{"id": "a", "text": "x", "to": "image", "seed": 1.5}', "seed is 1.5"),
+        ('{"id": "a", "text": "x", "to": "image", "seed": true}', "seed is true"),
+        ('{"id": "a", "image": "none.png", "to": "image"}', "none.png"),
+        ('{"id": "a", "text": "x"}', "nothing to make"),
+    ],
+)
+def test_mistakes_in_a_file_of_jobs_name_the_line(line, message, tmp_path, capsys):
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"id": "ok", "text": "a", "to": "image"}\n' + line + "\n")
+    said = fails(capsys, "generate", "--jobs", str(file), "-o", str(tmp_path / "out"))
+    assert f"{file} line 2: " in said and message in said
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_no_command_and_an_unknown_one(capsys):
+    assert "command" in fails(capsys)
+    assert "frobnicate" in fails(capsys, "frobnicate")
+    assert "--out" in fails(capsys, "bench")
+
+
+# Stopping --------------------------------------------------------------
+
+
+def test_an_interrupt_leaves_whole_files_only(model, tmp_path):
+    rows = [json.dumps({"id": f"j{k}", "text": "a red ball", "to": "image,audio"}) for k in range(500)]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(rows))
+    command = [
+        sys.executable,
+        "-m",
+        "codi.cli",
+        "generate",
+        "--jobs",
+        str(tmp_path / "jobs.jsonl"),
+        "-o",
+        str(tmp_path / "out"),
+        "--batch",
+        "1",
+    ]
+    process = subprocess.Popen([*command, "--model", model, *STEPS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()  # the first file is there
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.strip().splitlines()[-1] == "codi: error: interrupted; what was finished is kept"
+    for path in (tmp_path / "out").iterdir():
+        assert not path.name.startswith("."), path
+        {".png": io.load_image, ".wav": io.load_audio, ".json": lambda p: json.loads(p.read_text())}[path.suffix](path)
+
+
+def test_a_reader_that_goes_away_is_no_traceback(model, tmp_path):
+    code = (
+        "import os, sys; os.close(1); sys.stdout = open(os.pipe()[1], 'w'); from codi import cli; sys.exit(cli.main(['info', sys.argv[1]]))"
+    )
+    found = subprocess.run([sys.executable, "-c", code, model], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in found.stderr
+
+
+# The other commands ----------------------------------------------------
+
+
+def test_info_counts_without_loading(model, capsys):
+    assert cli.main(["info", model, "--json"]) == 0
+    from tests import tiny_pipeline
+
+    known = json.loads(capsys.readouterr().out)
+    pipe = tiny_pipeline.pipeline()
+    for part in known["parts"]:
+        module = getattr(pipe, part["name"])
+        expected = sum(t.numel() for t in module.state_dict().values()) if isinstance(module, torch.nn.Module) else 0
+        assert abs(part["parameters"] - expected) <= 0.1 * expected, part["name"]
+    assert cli.main(["info", model]) == 0
+    shown = capsys.readouterr().out
+    assert "vision_denoiser" in shown and re.search(r"licence", shown)
+
+
+def test_info_on_what_is_no_model(tmp_path, capsys):
+    assert "model" in fails(capsys, "info", str(tmp_path))
+    (tmp_path / "model_index.json").write_text("{")
+    assert "JSON" in fails(capsys, "info", str(tmp_path))
+
+
+def test_doctor_names_what_is_there(capsys):
+    code = cli.main(["doctor"])
+    shown = capsys.readouterr().out
+    assert "torch" in shown and "agree" in shown and "cpu" in shown and "memory" in shown
+    assert code == (1 if "FAIL" in shown else 0)
+
+
+def test_doctor_says_how_to_fix_torchaudio(monkeypatch):
+    from codi import doctor
+
+    monkeypatch.setitem(sys.modules, "torchaudio", None)  # import raises, as it does beside a torch that it was not built for
+    ((fine, what, fix),) = doctor._guarded(doctor._torchaudio)
+    assert fine is False and "does not load beside torch" in what and "pip install" in fix
+
+
+def test_memory_and_devices(monkeypatch):
+    assert cli.pick_device("auto") in ("cpu", "cuda") and cli.pick_device("cpu") == "cpu"
+    with pytest.raises(InputError, match="expected one of"):
+        cli.pick_device("cuda:99")
+    arguments = Namespace(run=lambda args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried ...")))
+    monkeypatch.setattr(cli.Parser, "parse_args", lambda *_: arguments)
+    assert cli.main([]) == 1
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0 and re.fullmatch(r"codi \d+\.\d+\.\d+\n", capsys.readouterr().out)

@@ -1,0 +1,216 @@
+"""Rules as tests: who may import whom, names that diffusers would mistake, the README's tree, how fast the command answers."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("codi", "data", "training")
+
+# What each part may import besides itself. A name covers what is below it, the longest one counts.
+LEAVES = {"codi", "codi.version", "codi.types", "codi.protocols", "codi.io"}
+MODELS = {"codi.models", "codi.diffusion"}
+LOADING = {"codi.pretrained", "codi.convert"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "codi": {"codi.version", "codi.types"},
+    "codi.version": set(),
+    "codi.types": set(),
+    "codi.protocols": {"codi.types"},
+    "codi.io": {"codi.types"},
+    "codi.diffusion": LEAVES,
+    "codi.world": LEAVES,
+    "codi.models": LEAVES | {"codi.diffusion", "codi.world"},
+    "codi.pretrained": LEAVES | MODELS,
+    "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
+    "codi.prompts": LEAVES,
+    "codi.outputs": LEAVES,
+    "codi.pipeline": LEAVES | MODELS | LOADING | {"codi.prompts", "codi.outputs"},
+    "codi.metrics": LEAVES | {"codi.world"},
+    "codi.bench": LEAVES | MODELS | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
+    "codi.jobs": LEAVES,
+    "codi.session": LEAVES | {"codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs"},
+    "codi.doctor": LEAVES | {"codi.pretrained"},
+    "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline"},
+    "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},
+    "training": {"codi", "data"} | MODELS | LOADING | LEAVES | {"codi.world", "codi.metrics", "codi.pipeline", "codi.bench"},
+}
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import of ours in a file, those inside functions included."""
+    here = module_name(path).split(".")
+    package = here if path.name == "__init__.py" else here[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1] if node.level else []) if node.level else ""
+            base = ".".join(part for part in (base, node.module) if part)
+            found = [f"{base}.{alias.name}" if is_module(f"{base}.{alias.name}") else base for alias in node.names]
+        else:
+            continue
+        yield from ((node.lineno, name) for name in found if name.split(".")[0] in PACKAGES)
+
+
+def part_of(name: str) -> str:
+    """The longest key of the table that covers a module."""
+    found = [part for part in MAY_IMPORT if name == part or name.startswith(part + ".")]
+    assert found, f"{name} has no place in the table of {__file__}"
+    part = max(found, key=len)
+    assert part != "codi" or name == "codi", f"{name} has no place in the table of {__file__}: say what it may import"
+    return part
+
+
+def may(part: str, name: str) -> bool:
+    return any(name == allowed or (allowed != "codi" and name.startswith(allowed + ".")) for allowed in MAY_IMPORT[part] | {part})
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    part = part_of(module_name(path))
+    wrong = [f"line {line}: {name}" for line, name in imports(path) if not may(part, name)]
+    assert not wrong, f"{part} may not import {wrong}; an upward need is met by passing a callable"
+
+
+def test_the_table_itself_has_no_circle():
+    seen: dict[str, int] = {}
+
+    def depth(part: str, above: tuple[str, ...] = ()) -> int:
+        assert part not in above, f"circle: {' -> '.join((*above, part))}"
+        below = {part_of(name) for name in MAY_IMPORT[part]} - {part}
+        seen.setdefault(part, 1 + max((depth(p, (*above, part)) for p in below), default=0))
+        return seen[part]
+
+    assert max(depth(part) for part in MAY_IMPORT) < len(MAY_IMPORT)
+
+
+def test_the_check_sees_a_wrong_edge(tmp_path):
+    file = ROOT / "codi" / "types.py"
+    assert part_of(module_name(file)) == "codi.types"
+    assert not may("codi.types", "codi.io.read") and not may("codi.models", "codi.pipeline") and not may("data", "codi.models.denoisers")
+    assert may("codi.pipeline", "codi.models.codi") and may("data", "codi.models.autoencoders.image")
+
+
+def test_no_module_is_named_like_a_part_of_diffusers():
+    """A class in codi/ddim/x.py would be saved as one of diffusers.pipelines.ddim and could not be loaded."""
+    import diffusers.pipelines
+
+    names = {part for path in (ROOT / "codi").rglob("*.py") for part in path.relative_to(ROOT).with_suffix("").parts}
+    assert not [name for name in names if name != "__init__" and name in dir(diffusers.pipelines)]
+
+
+def test_nothing_imports_heavy_libraries_early():
+    heavy = "torch|diffusers|transformers|numpy|PIL|av"
+    code = f"import sys, codi, codi.cli; codi.cli.build_parser(); print([m for m in sys.modules if m in '{heavy}'.split('|')])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments, limit", [(["-c", "import codi"], 0.3), (["-m", "codi.cli", "--help"], 0.5)])
+def test_startup_is_quick(arguments, limit):
+    """The best of several, because the machine has other things to do."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) < limit
+
+
+def readme() -> str:
+    if not (ROOT / "README.md").is_file():
+        pytest.skip("no README yet")
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def tree(text: str) -> list[str]:
+    """Paths in the block under `## Layout`: one per line, indented by level, followed by a remark."""
+    section = re.search(r"^## Layout\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert section, "the README has no section '## Layout'"
+    block = re.search(r"^```\w*\n(.*?)^```", section[1], re.M | re.S)
+    assert block, "the section '## Layout' has no block of code"
+    paths, above = [], []
+    for line in filter(str.strip, block[1].splitlines()):
+        indent, names = len(line) - len(line.lstrip()), names_in(line)
+        above = [(depth, name) for depth, name in above if depth < indent]
+        parent = "".join(name for _, name in above)
+        paths += [parent + name for name in names]
+        above.append((indent, names[0] if names[0].endswith("/") else ""))
+    return paths
+
+
+def names_in(line: str) -> list[str]:
+    """The names at the start of a line: everything before the first gap of two spaces that is followed by words without dot or slash."""
+    names = []
+    for chunk in re.split(r"\s{2,}|\s#", line.strip()):
+        words = re.split(r",? ", chunk)
+        if names and not all("." in word.rstrip(".") or word.endswith("/") for word in words):
+            break
+        names += words
+    return names
+
+
+def test_the_tree_is_understood():
+    text = "## Layout\n```\na.md  b.md\nlib/   the library\n  x.py, y.py  two\n  sub/\n    z.py   deep\ntests/\n```\n## Next\n"
+    assert tree(text) == ["a.md", "b.md", "lib/", "lib/x.py", "lib/y.py", "lib/sub/", "lib/sub/z.py", "tests/"]
+
+
+def test_the_readme_shows_what_exists():
+    missing = [path for path in tree(readme()) if not (ROOT / path).exists()]
+    assert not missing, f"the README's tree names {missing}"
+
+
+def test_the_readme_shows_every_module_at_the_top_of_codi():
+    shown = {Path(path) for path in tree(readme())}
+    here = [path.relative_to(ROOT) for path in (ROOT / "codi").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    missing = [str(path) for path in here if path not in shown and path.name not in ("__init__.py", "version.py")]
+    assert not missing, f"the README's tree lacks {missing}"
+
+
+def test_continuous_integration_runs_the_readmes_test_command():
+    command = "make test"
+    assert command in readme()
+    assert "make --silent test" in (ROOT / ".ci" / "run").read_text()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_every_stage_of_make_tiny_has_a_config_and_every_config_a_stage():
+    stages = re.search(r"^STAGES := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.M)[1].replace("\\", " ").split()
+    configs = {path.stem for path in (ROOT / "configs" / "world").glob("*.yaml")}
+    if not configs:
+        pytest.skip("no configs yet")
+    assert set(stages) == configs and len(set(stages)) == len(stages)
+
+
+def test_the_package_holds_what_it_needs():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["package-data"]["codi"] == ["assets/**"]
+    packages = [path.parent for path in (ROOT / "codi").rglob("*.py")]
+    without = sorted({str(path.relative_to(ROOT)) for path in packages if not (path / "__init__.py").is_file()})
+    assert not without, f"not installed, because they lack an __init__.py: {without}"
+    assert importlib.util.find_spec("codi.cli") is not None

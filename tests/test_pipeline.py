@@ -1,0 +1,311 @@
+"""The pipeline with real parts, small and untrained: what it promises holds whatever the weights are."""
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from PIL import Image
+
+from codi import io
+from codi.outputs import FIELDS
+from codi.pipeline import CoDiPipeline, Prompt
+from codi.types import InputError, Modality
+from tests.tiny_pipeline import pipeline
+
+SUBSETS = [subset for size in range(1, 5) for subset in combinations(Modality, size)]
+QUICK = dict(num_inference_steps=2, seed=0)
+GENERATOR = torch.Generator().manual_seed(3)
+SOUND = torch.rand(6000, generator=GENERATOR) - 0.5
+FRAMES = torch.randint(0, 256, (6, 3, 40, 50), generator=GENERATOR, dtype=torch.uint8)
+PICTURE = Image.fromarray(FRAMES[0].permute(1, 2, 0).numpy())
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline()
+
+
+@pytest.fixture
+def fresh():
+    return pipeline()
+
+
+def latents(pipe, **arguments):
+    return pipe(output_type="latent", **{**QUICK, **arguments}).latents
+
+
+def largest_difference(a, b):
+    return max((a[m] - b[m]).abs().max().item() for m in a)
+
+
+@pytest.mark.parametrize("outputs", SUBSETS, ids="+".join)
+def test_every_set_of_outputs(pipe, outputs):
+    out = pipe(text="a red ball", outputs=list(outputs), num_samples=2, **QUICK)
+    for modality, name in FIELDS.items():
+        assert len(getattr(out, name)) == (2 if modality in outputs else 0)
+    if Modality.VIDEO in outputs:
+        assert out.videos[0].shape == (4, 3, 32, 32) and out.videos[0].dtype == torch.uint8 and out.fps == 8
+    if Modality.AUDIO in outputs:
+        assert out.audios[0].shape == (8000,) and out.sampling_rate == 16000
+
+
+@pytest.mark.parametrize("inputs", SUBSETS, ids="+".join)
+def test_every_set_of_inputs(pipe, inputs):
+    given = {"text": "a ball", "image": PICTURE, "audio": (SOUND, 16000), "video": (FRAMES, 10)}
+    result = latents(pipe, outputs="image", **{m.value: given[m.value] for m in inputs})
+    assert result[Modality.IMAGE].isfinite().all()
+
+
+@pytest.mark.parametrize("outputs", [["image"], ["video", "audio"], ["text", "image", "audio", "video"]], ids="+".join)
+def test_sample_of_a_batch_equals_sample_alone(pipe, outputs):
+    batch = latents(pipe, text="a red ball", outputs=outputs, num_samples=3, seed=5, guidance_scale=2.0)
+    alone = latents(pipe, text="a red ball", outputs=outputs, seed=7, guidance_scale=2.0)
+    assert largest_difference(alone, {m: z[2:] for m, z in batch.items()}) < 1e-4
+
+
+def test_noise_does_not_depend_on_the_batch_or_on_other_outputs(pipe):
+    both, _ = pipe.prepare_latents([Modality.AUDIO, Modality.VIDEO], [4, 5])
+    one, _ = pipe.prepare_latents([Modality.VIDEO], [5])
+    assert torch.equal(one[Modality.VIDEO][0], both[Modality.VIDEO][1])
+
+
+def test_reported_seeds_make_the_same_again(pipe):
+    first = pipe(text="a ball", outputs="image", num_samples=2, num_inference_steps=2, output_type="np")
+    again = pipe(text="a ball", outputs="image", num_samples=2, num_inference_steps=2, output_type="np", seed=first.seeds)
+    assert all(np.array_equal(a, b) for a, b in zip(first.images, again.images))
+
+
+def test_a_generator_is_a_source_of_seeds(pipe):
+    draw = lambda: pipe(text="a ball", outputs="image", num_inference_steps=1, num_samples=2, generator=torch.Generator().manual_seed(1)).seeds
+    assert draw() == draw() and len(set(draw())) == 2
+
+
+def test_order_of_prompts_and_outputs_does_not_matter(pipe):
+    there = latents(pipe, text=["a ball", "a cube"], image=PICTURE, outputs=["image", "audio"])
+    back = latents(pipe, image=PICTURE, text=["a cube", "a ball"], outputs=["audio", "image"])
+    assert largest_difference(there, back) < 1e-4
+
+
+def test_weights_interpolate(pipe):
+    encode = lambda *items: pipe.encode_prompt({Modality.TEXT: items})
+    ball, cube = encode(Prompt("a ball")), encode(Prompt("a cube"))
+    torch.testing.assert_close(encode(Prompt("a ball", 3.0), Prompt("a cube", 1.0)), 0.75 * ball + 0.25 * cube)
+    torch.testing.assert_close(encode(Prompt("a ball"), Prompt("a cube", 0.0)), ball)
+
+
+def test_no_prompt_is_unconditional(pipe):
+    plain = latents(pipe, outputs="image", guidance_scale=4.0)
+    same = latents(pipe, text="a ball", outputs="image", guidance_scale=0.0)
+    assert largest_difference(plain, same) < 1e-5
+    assert largest_difference(plain, latents(pipe, text="a ball", outputs="image", guidance_scale=4.0)) > 1e-3
+
+
+def test_guidance_per_output(fresh):
+    fresh.environments = None
+    settings = dict(text="a ball", outputs=["image", "audio"])
+    both, one = (latents(fresh, guidance_scale=scale, **settings) for scale in (5.0, {"image": 5.0, "audio": 1.0}))
+    assert torch.equal(both[Modality.IMAGE], one[Modality.IMAGE]) and not torch.equal(both[Modality.AUDIO], one[Modality.AUDIO])
+
+
+def test_outputs_hear_each_other_through_environments_only(fresh):
+    alone = latents(fresh, text="a ball", outputs=["audio"])
+    together = latents(fresh, text="a ball", outputs=["audio", "video"])
+    assert not torch.equal(alone[Modality.AUDIO], together[Modality.AUDIO])
+    fresh.environments = None
+    apart = latents(fresh, text="a ball", outputs=["audio", "video"])
+    assert (alone[Modality.AUDIO] - apart[Modality.AUDIO]).abs().max() < 1e-5
+
+
+def test_an_input_with_a_clock_stands_in_the_loop(pipe):
+    arguments = dict(video=(FRAMES, 10), outputs=["audio"])
+    heard, named, unheard = (latents(pipe, sync=sync, **arguments) for sync in (None, ["video"], False))
+    assert largest_difference(heard, named) == 0.0
+    assert largest_difference(heard, unheard) > 1e-6
+    items = {Modality.VIDEO: [Prompt((FRAMES, 10))]}
+    assert pipe.find_partners(items, [Modality.AUDIO]) == [Modality.VIDEO]
+    assert pipe.find_partners(items, [Modality.AUDIO, Modality.VIDEO]) == []
+    assert pipe.find_partners(items, [Modality.IMAGE]) == []
+
+
+def test_embeds_and_partners_stand_for_prompts(pipe):
+    items = {Modality.VIDEO: [Prompt((FRAMES, 10))]}
+    whole = latents(pipe, video=(FRAMES, 10), outputs=["audio"])
+    with torch.no_grad():
+        clean = pipe.encode_partners(items, [Modality.VIDEO])
+        parts = latents(pipe, prompt_embeds=pipe.encode_prompt(items), partner_latents=clean, outputs=["audio"])
+    assert largest_difference(whole, parts) == 0.0
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, UniPCMultistepScheduler])
+def test_other_schedulers(fresh, scheduler):
+    fresh.scheduler = scheduler.from_config(fresh.scheduler.config)
+    result = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=3)
+    assert all(z.isfinite().all() for z in result.values())
+
+
+def test_bfloat16(fresh):
+    out = fresh.to(torch.bfloat16)(text="a ball", audio=(SOUND, 16000), video=(FRAMES, 10), outputs=["text", "image", "audio", "video"], **QUICK)
+    assert out.audios[0].dtype == torch.float32 and out.videos[0].dtype == torch.uint8
+
+
+def test_callback_sees_and_changes_every_step(pipe):
+    steps = []
+
+    def zero_the_last(pipe, step, timestep, tensors):
+        steps.append((step, int(timestep)))
+        return {"latents": {m: z * (step < 2) for m, z in tensors["latents"].items()}}
+
+    result = latents(pipe, text="a ball", outputs="image", num_inference_steps=3, callback_on_step_end=zero_the_last)
+    assert [step for step, _ in steps] == [0, 1, 2] and steps[0][1] == 999
+    assert result[Modality.IMAGE].abs().max() == 0
+
+
+def test_interrupt(pipe):
+    steps = []
+
+    def stop(pipe, step, timestep, tensors):
+        steps.append(step)
+        pipe._interrupt = step == 1
+        return tensors
+
+    assert pipe(text="a ball", outputs="image", num_inference_steps=9, seed=0, callback_on_step_end=stop).images
+    assert steps == [0, 1]
+    assert len(pipe(text="a ball", outputs="image", **QUICK).images) == 1
+
+
+def test_progress_goes_to_stderr(fresh, capsys):
+    fresh.set_progress_bar_config(disable=False)
+    fresh(text="a ball", outputs="image", **QUICK)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "2/2" in captured.err
+
+
+def test_output_types(pipe):
+    make = lambda kind: pipe(text="a ball", outputs=["image", "video", "audio"], output_type=kind, **QUICK)
+    pil, pt, array = make("pil"), make("pt"), make("np")
+    assert isinstance(pil.images[0], Image.Image)
+    assert np.array_equal(np.asarray(pil.images[0]), array.images[0])
+    assert np.array_equal(pt.images[0].permute(1, 2, 0).numpy(), array.images[0])
+    assert array.videos[0].shape == (4, 32, 32, 3) and array.audios[0].dtype == np.float32
+    assert isinstance(pipe(text="a ball", outputs="image", return_dict=False, **QUICK), tuple)
+
+
+def test_saved_files_can_be_read_again(pipe, tmp_path):
+    out = pipe(text="a ball", outputs=["video", "audio", "image", "text"], num_samples=2, **QUICK)
+    paths = out.save(tmp_path / "new")
+    assert [p.name for p in paths] == [f"{k:03d}.{kind}" for k in range(2) for kind in ("mp4", "wav", "png", "txt")]
+    clip = io.load_video(paths[0])
+    assert len(clip.frames) == 4 and clip.fps == 8 and clip.sampling_rate == 16000
+    wave, rate = io.load_audio(paths[1])
+    assert rate == 16000 and (wave - out.audios[0]).abs().max() < 1e-3
+    assert np.array_equal(np.asarray(Image.open(paths[2])), np.asarray(out.images[0]))
+    assert [p.name for p in out.save(tmp_path, names=["one", "a.b"])][::4] == ["one.mp4", "a.b.mp4"]
+
+
+def test_prompts_from_files_equal_prompts_from_values(pipe, tmp_path):
+    picture = io.save_image(tmp_path / "picture.png", FRAMES[0])
+    sound = io.save_audio(tmp_path / "sound.wav", SOUND, 16000)
+    clip = io.save_video(tmp_path / "clip.mp4", FRAMES, 8.0)
+    near = lambda a, b, tolerance: (a - b).abs().max() < tolerance
+    encode = lambda modality, value: pipe.encode_prompt({modality: [Prompt(value)]})
+    assert near(encode(Modality.IMAGE, str(picture)), encode(Modality.IMAGE, PICTURE), 1e-5)
+    assert near(encode(Modality.AUDIO, Path(sound)), encode(Modality.AUDIO, (SOUND.numpy(), 16000)), 1e-3)
+    assert encode(Modality.VIDEO, str(clip)).isfinite().all()  # h264 is not exact
+
+
+def test_values_of_one_picture_agree(pipe):
+    encode = lambda value: pipe.encode_prompt({Modality.IMAGE: [Prompt(value)]})
+    expected = encode(PICTURE)
+    for value in (FRAMES[0], FRAMES[0].float() / 255, np.asarray(PICTURE), np.asarray(PICTURE) / 255.0):
+        torch.testing.assert_close(encode(value), expected, atol=1e-5, rtol=0)
+    clip = lambda value: pipe.encode_prompt({Modality.VIDEO: [Prompt(value)]})
+    torch.testing.assert_close(clip(([PICTURE] * 4, 8)), clip(FRAMES[:1].expand(4, -1, -1, -1)), atol=1e-5, rtol=0)
+
+
+def test_inputs_of_any_rate_and_length(pipe):
+    for wave, rate in ((SOUND[:100], 8000), (SOUND.repeat(40), 44100), (SOUND.view(2, -1), 22050)):
+        assert latents(pipe, audio=(wave, rate), outputs="text", num_inference_steps=1)[Modality.TEXT].isfinite().all()
+    for frames, fps in ((FRAMES[:1], 1), (FRAMES.repeat(5, 1, 1, 1), 29.97)):
+        assert latents(pipe, video=(frames, fps), outputs="text", num_inference_steps=1)[Modality.TEXT].isfinite().all()
+
+
+def test_nothing_given_is_changed(pipe):
+    wave, frames = SOUND.clone(), FRAMES.clone()
+    latents(pipe, audio=(wave, 16000), video=(frames, 8), outputs=["image"])
+    assert torch.equal(wave, SOUND) and torch.equal(frames, FRAMES)
+
+
+NAN = SOUND.clone()
+NAN[5] = float("nan")
+BAD = {
+    "no outputs": (dict(text="a"), "outputs names nothing"),
+    "unknown output": (dict(text="a", outputs="smell"), "unknown modality 'smell'"),
+    "empty list": (dict(text=[], outputs="image"), "holds no prompt"),
+    "empty text": (dict(text=" ", outputs="image"), "empty text"),
+    "zero weights": (dict(text=Prompt("a", 0), outputs="image"), "sum to zero"),
+    "negative weight": (dict(text=Prompt("a", -1), outputs="image"), "weight -1"),
+    "nan weight": (dict(text=Prompt("a", float("nan")), outputs="image"), "weight nan"),
+    "text of another type": (dict(text=3, outputs="image"), "expected a string"),
+    "missing file": (dict(image="nowhere.png", outputs="text"), "no such file"),
+    "wrong kind": (dict(image=SOUND, outputs="text"), "an image is a Tensor"),
+    "pixels out of range": (dict(image=torch.full((3, 8, 8), 9.0), outputs="text"), "outside"),
+    "nan in a waveform": (dict(audio=(NAN, 16000), outputs="text"), "NaN"),
+    "silence": (dict(audio=torch.zeros(8000), outputs="text"), "silent"),
+    "20 minutes": (dict(audio=(torch.ones(1200 * 1000), 1000), outputs="text"), "minutes"),
+    "no rate": (dict(audio=(SOUND, "fast"), outputs="text"), "Hz"),
+    "empty clip": (dict(video=([], 8), outputs="text"), "0 frames"),
+    "mixed sizes": (dict(video=([FRAMES[0], FRAMES[0, :, :9]], 8), outputs="text"), "all of one size"),
+    "list of frames": (dict(video=[FRAMES[0]], outputs="text"), "a clip is"),
+    "no samples": (dict(text="a", outputs="image", num_samples=0), "num_samples is 0"),
+    "no steps": (dict(text="a", outputs="image", num_inference_steps=0), "num_inference_steps is 0"),
+    "too many steps": (dict(text="a", outputs="image", num_inference_steps=1001), "from 1 to 1000"),
+    "guidance": (dict(text="a", outputs="image", guidance_scale=float("inf")), "guidance_scale"),
+    "guidance of no output": (dict(text="a", outputs="image", guidance_scale={"audio": 2.0}), "no output"),
+    "interval": (dict(text="a", outputs="image", guidance_interval=(0.8, 0.2)), "guidance_interval"),
+    "seed": (dict(text="a", outputs="image", seed=-1), "seed is -1"),
+    "seeds": (dict(text="a", outputs="image", seed=[1, 2]), "2 seeds for num_samples=1"),
+    "output type": (dict(text="a", outputs="image", output_type="jpg"), "output_type is 'jpg'"),
+    "sync without input": (dict(text="a", outputs="image", sync=["video"]), "no input"),
+    "sync with an output": (dict(video=FRAMES, outputs="video", sync=["video"]), "held in step"),
+    "callback tensors": (dict(text="a", outputs="image", callback_on_step_end_tensor_inputs=["noise"]), "'noise'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_line(pipe, name):
+    arguments, message = BAD[name]
+    with pytest.raises(InputError, match=message) as caught:
+        pipe(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_that_are_missing_are_refused_by_name(fresh):
+    fresh.audio_denoiser = fresh.audio_tower = None
+    with pytest.raises(InputError, match="cannot make audio: it makes text, image, video"):
+        fresh(text="a", outputs="audio")
+    with pytest.raises(InputError, match="takes no audio prompt"):
+        fresh(audio=SOUND, outputs="image")
+    assert fresh(text="a", outputs=["image", "video"], **QUICK).videos
+
+
+def test_a_folder_that_cannot_be_written(pipe, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="file"):
+        pipe(text="a", outputs="text", **QUICK).save(tmp_path / "file")
+
+
+def test_defaults_of_the_model(fresh):
+    parts = dict(fresh.components)
+    with pytest.raises(InputError, match="'steps'"):
+        CoDiPipeline(**parts, defaults={"steps": 3})
+    quick = CoDiPipeline(**parts, defaults={"num_inference_steps": 2, "guidance_scale": {"image": 5.0}})
+    quick.set_progress_bar_config(disable=True)
+    steps = []
+    made = quick(
+        text="a", outputs="image", seed=0, output_type="latent", callback_on_step_end=lambda pipe, step, t, tensors: steps.append(step) or tensors
+    ).latents
+    assert steps == [0, 1] and largest_difference(made, latents(fresh, text="a", outputs="image", guidance_scale=5.0)) == 0.0

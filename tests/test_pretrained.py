@@ -1,0 +1,154 @@
+"""A model folder: saved and loaded it is the same model, and whatever is missing, altered or left over is named."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from codi import pretrained
+from codi.pipeline import CoDiPipeline
+from codi.types import InputError, Modality
+from tests.tiny_pipeline import pipeline
+
+PART = "audio_denoiser"
+FILE = f"{PART}/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def rewrite(folder, change, checksums=False):
+    """Changes the tensors of one part in place; without `checksums` that file goes, as where none was ever written."""
+    tensors = load_file(folder / FILE)
+    change(tensors)
+    save_file(tensors, folder / FILE, metadata={"format": "pt"})
+    if not checksums:
+        (folder / pretrained.CHECKSUMS).unlink()
+
+
+def load_error(folder, **options):
+    with pytest.raises(InputError) as caught:
+        CoDiPipeline.from_pretrained(folder, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_saved_equals_loaded_to_the_bit(saved):
+    call = dict(text="a red ball", outputs=list(Modality), num_inference_steps=2, seed=0, output_type="latent")
+    first, second = pipeline()(**call).latents, CoDiPipeline.from_pretrained(saved)(**call).latents
+    assert all(torch.equal(first[m], second[m]) for m in Modality)
+
+
+def test_defaults_are_saved(tmp_path):
+    pipe = pipeline()
+    defaults = {"guidance_scale": {"image": 2.0}, "sync_guidance_interval": [0.1, 0.5]}
+    CoDiPipeline(**pipe.components, defaults=defaults).save_pretrained(tmp_path)
+    assert dict(CoDiPipeline.from_pretrained(tmp_path).config.defaults) == defaults
+
+
+def test_another_process_loads_it_too(saved):
+    """The modules of the parts are not imported there yet."""
+    code = f"from codi import CoDiPipeline; p = CoDiPipeline.from_pretrained({str(saved)!r}); print(sorted(p.components))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "vision_denoiser" in done.stdout and done.stderr == ""
+
+
+def test_parts_left_out_and_dtypes(saved):
+    dtypes = {"default": torch.float32, "vision_denoiser": torch.bfloat16}
+    pipe = CoDiPipeline.from_pretrained(saved, dtype=dtypes, audio_tower=None, text_denoiser=None)
+    assert pipe.audio_tower is None and pipe.text_denoiser is None
+    assert pipe.vision_denoiser.dtype == torch.bfloat16 and pipe.text_tower.dtype == torch.float32
+
+
+def test_missing_tensor(folder):
+    rewrite(folder, lambda tensors: tensors.pop("conv_in.bias"))
+    assert "lacks the tensor 'conv_in.bias'" in load_error(folder)
+
+
+def test_left_over_tensor(folder):
+    rewrite(folder, lambda tensors: tensors.update(extra=torch.zeros(2)))
+    assert "'extra'" in load_error(folder)
+
+
+def test_tensor_of_another_shape(folder):
+    rewrite(folder, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(3)}))
+    assert "conv_in.bias" in load_error(folder)
+
+
+def test_altered_tensor(folder):
+    rewrite(folder, lambda tensors: tensors["conv_in.bias"].add_(1e-6), checksums=True)
+    assert "tensor 'conv_in.bias'" in load_error(folder) and "altered" in load_error(folder)
+    assert CoDiPipeline.from_pretrained(folder, verify=False) is not None
+
+
+def test_every_bit_is_seen(folder):
+    data = bytearray((folder / FILE).read_bytes())
+    data[-1] ^= 1
+    (folder / FILE).write_bytes(data)
+    assert "was altered" in load_error(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000, -10])
+def test_file_cut_short(folder, keep):
+    data = (folder / FILE).read_bytes()
+    (folder / FILE).write_bytes(data[:keep])
+    assert FILE in load_error(folder)
+
+
+def test_missing_files(folder):
+    (folder / FILE).unlink()
+    assert f"no weights in {PART}/" in load_error(folder)
+    shutil.rmtree(folder / PART)
+    assert f"lacks its part {PART}/" in load_error(folder)
+    (folder / pretrained.INDEX).unlink()
+    assert "no model folder" in load_error(folder)
+
+
+def test_unknown_configuration_key(folder):
+    path = folder / PART / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+    assert "'colour'" in load_error(folder)
+
+
+def test_broken_configuration(folder):
+    (folder / PART / "config.json").write_text("{")
+    assert PART in load_error(folder)
+
+
+def test_an_index_names_classes_of_ours_only(folder):
+    path = folder / pretrained.INDEX
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {PART: ["subprocess", "Popen"]}))
+    assert "expected a class of codi or diffusers" in load_error(folder)
+    path.write_text(json.dumps(index | {PART: ["codi.models.denoisers.unet", "Nothing"]}))
+    assert "this codi lacks" in load_error(folder)
+    path.write_text(json.dumps(index | {"safety_checker": ["codi.models.denoisers.unet", "UNetDenoiser"]}))
+    assert "'safety_checker'" in load_error(folder)
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/nowhere", "nowhere", "a/b/c"])
+def test_names_that_are_no_folder(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no model folder" in load_error(source)
+
+
+def test_a_file_is_no_model(folder):
+    assert "no model folder" in load_error(folder / FILE)
+
+
+def test_a_hub_id_that_cannot_be_had(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "cannot be had from the hub" in load_error("codi-tests/there-is-no-such-model")

@@ -1,0 +1,76 @@
+"""A configuration is read strictly: what is wrong with it is named."""
+
+import pytest
+
+from codi.types import InputError
+from training.config import load_config
+from training.main import main
+
+
+def test_values_and_kinds(bench):
+    config = bench().config("lr=3e-4", "betas=[0.8, 0.95]", "part.width=8", "part.names=[a, b]")
+    assert config.lr == 3e-4 and config.betas == (0.8, 0.95) and config.part == {"width": 8, "names": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sample=3", "unknown key 'sample'.*did you mean 'samples'"),
+        ("lr=fast", "lr is 'fast': expected a finite number"),
+        ("lr=.nan", "lr"),
+        ("samples=1.5", "samples is 1.5: expected a whole number"),
+        ("samples=0", "samples is 0: expected more than 0"),
+        ("compile=1", "compile is 1: expected true or false"),
+        ("seed=true", "seed is True"),
+        ("precision=fp8", "precision is 'fp8': expected one of no, bf16, fp16"),
+        ("betas=[0.9]", "betas.*2 values"),
+        ("ema=1", "ema is 1.0"),
+        ("accumulate=3", "batch_size is 8: expected a multiple of accumulate"),
+        ("options=3", "options is 3: expected a mapping"),
+        ("max_minutes=-1", "max_minutes"),
+        ("just words", "expected key=value"),
+        ("a=[", "not YAML"),
+    ],
+)
+def test_mistakes_are_named(bench, override, words):
+    with pytest.raises(InputError, match=words):
+        bench().config(override)
+
+
+def test_missing_keys_are_named(bench):
+    case = bench()
+    case.file.write_text("stage: line\nsamples: 3\n")
+    with pytest.raises(InputError, match="missing model, batch_size, lr"):
+        case.config()
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\ud800"])
+def test_files_that_are_no_config(bench, content):
+    case = bench()
+    case.file.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError, match=str(case.file)):
+        case.config()
+
+
+def test_small_is_laid_over_and_keeps_away_from_the_real_run(bench):
+    case = bench()
+    case.file.write_text(case.file.read_text() + "part: {width: 4, other: 1}\n".replace("small", ""))
+    small = load_config(case.file, small=True, overrides=["part.width=2"])
+    assert small.samples == 16 and small.part == {"width": 2, "other": 1}
+    assert small.output != case.config().output and small.model != case.config().model
+
+
+def test_small_is_as_strict(bench):
+    case = bench()
+    case.file.write_text(case.file.read_text().replace("small: {samples", "small: {sampels"))
+    with pytest.raises(InputError, match="small: unknown key 'sampels'.*'samples'"):
+        load_config(case.file, small=True)
+
+
+def test_stage_and_its_options_are_checked_too(bench, capsys):
+    case = bench()
+    assert main(case.command("stage=lime")) == 2
+    assert "did you mean 'line'" in capsys.readouterr().err
+    assert main(case.command("options.lenght=4")) == 2
+    assert "did you mean 'length'" in capsys.readouterr().err
+    assert main(["--config", str(case.folder / "none.yaml")]) == 2

@@ -1,0 +1,61 @@
+"""The averaged weights, the meter, the log and the thread that fetches ahead."""
+
+import json
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from training.ema import Ema
+from training.log import Log, Meter
+from training.prefetch import Prefetch
+
+
+def test_average_follows_its_formula_and_is_put_back():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 0.0)
+    ema, expected = Ema(module, decay=0.5), 0.0
+    for step in range(20):
+        nn.init.constant_(module.weight, step + 1.0)
+        ema.update(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * (step + 1)
+    with pytest.raises(KeyError), ema.applied(module):
+        assert module.weight.item() == pytest.approx(expected, rel=1e-6)
+        raise KeyError
+    assert module.weight.item() == 20
+
+
+def test_average_leaves_frozen_parameters_alone():
+    module = nn.Linear(2, 2)
+    module.bias.requires_grad_(False)
+    assert list(Ema(module, 0.9).average) == ["weight"]
+
+
+def test_meter_means_and_bins():
+    meter = Meter()
+    meter.add(torch.tensor(1.0), {"bins": (torch.tensor([0.0, 0.95]), torch.tensor([2.0, 4.0])), "x": 3})
+    meter.add(torch.tensor(3.0), {"bins": (torch.tensor([0.05, 1.0]), torch.tensor([4.0, 6.0]))})
+    assert meter.means() == {"loss": 2.0, "x": 3.0, "loss_by_bin": [3.0, *[None] * 8, 5.0]}
+
+
+def test_meters_of_processes_are_averaged():
+    first, second = {"loss": 1.0, "loss_by_bin": [None, 2.0]}, {"loss": 3.0, "x": 5.0, "loss_by_bin": [None, 4.0]}
+    assert Meter.average([first, second]) == {"loss": 2.0, "x": 5.0, "loss_by_bin": [None, 3.0]}
+
+
+def test_log_goes_back_with_the_run(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"samples": n}) + "\n" for n in (8, 16, 24)) + '{"samples": 3')
+    log = Log(path, total=32, samples=16, main=True, title="t")
+    log.write(24, {"loss": float("inf")})
+    log.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["samples"] for line in lines] == [8, 16, 24] and lines[-1]["loss"] is None
+
+
+def test_prefetch_keeps_the_order_and_ends_its_thread():
+    with Prefetch(lambda indices: sum(indices), iter([[i, i + 1] for i in range(100)])) as batches:
+        assert [next(batches) for _ in range(5)] == [([i, i + 1], 2 * i + 1) for i in range(5)]
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())

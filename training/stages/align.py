@@ -1,0 +1,197 @@
+"""Bridging alignment (CoDi, section 3.2): the tower of one modality against the text tower, contrastively (arXiv 2103.00020).
+
+The text-picture stage also makes the text tower, which is frozen from then on. A caption may leave facts out and a picture shows no
+tempo, so a pair counts as matching when nothing that the caption names and the medium shows disagrees; targets are spread over all matches.
+N pairs in a batch, D width of the shared space.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codi.metrics.retrieval import recall_at_1
+from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
+from codi.models.vocabulary import word_tokenizer
+from codi.types import InputError, Modality
+from codi.world import ATTRIBUTES, VISIBLE, Scene, caption, render_images, render_sounds, render_videos
+from training.config import Config, strict
+from training.stages.common import WorldSource, export_part, load_part, random_facts, world_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """modality is the one to bridge; `paraphrase` weighs the contrast between two wordings of a caption, which is what keeps facts
+    that a picture cannot show in the text tower (only while that one trains)."""
+
+    modality: str
+    paraphrase: float = 1.0
+    validation_scenes: int = 256
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """uint8 -> [-1, 1]."""
+    return frames.float() / 127.5 - 1
+
+
+RENDER: dict[Modality, Callable[[list[Scene]], Tensor]] = {
+    Modality.IMAGE: render_images,
+    Modality.AUDIO: render_sounds,
+    Modality.VIDEO: render_videos,
+}
+
+
+class Contrast(nn.Module):
+    """The towers of a stage and the learned temperature. Frozen towers stay outside of it."""
+
+    def __init__(self, towers: dict[str, nn.Module]):
+        super().__init__()
+        self.towers = nn.ModuleDict(towers)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, left: Tensor, right: Tensor, match: Tensor) -> Tensor:
+        """Symmetric cross-entropy of (N, D) against (N, D); match (N, N) says which pairs belong together."""
+        logits = self.logit_scale.clamp(max=math.log(50.0)).exp() * left @ right.T
+        return 0.5 * (self._one_way(logits, match) + self._one_way(logits.T, match.T))
+
+    @staticmethod
+    def _one_way(logits: Tensor, match: Tensor) -> Tensor:
+        target = match / match.sum(1, keepdim=True)
+        return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+class AlignStage:
+    """One modality against text."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.options = strict(AlignOptions, config.options, where="options")
+        self.modality = Modality.parse(self.options.modality)
+        if self.modality not in RENDER:
+            raise InputError(f"options: modality is {self.options.modality!r}: expected {', '.join(RENDER)}")
+        self.makes_text = self.modality is Modality.IMAGE
+        self.text: TextTower | None = None
+
+    def build(self) -> Contrast:
+        """The towers that train: text and vision, audio, or vision's temporal layers."""
+        if self.makes_text:
+            text = TextTower(**self.config.part["text_tower"], tokenizer=word_tokenizer(world_words()))
+            return Contrast({"text_tower": text, "vision_tower": VisionTower(**self.config.part["vision_tower"])})
+        self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
+        if self.modality is Modality.AUDIO:
+            return Contrast({"audio_tower": AudioTower(**self.config.part["audio_tower"])})
+        tower = load_part(VisionTower, self.config.model / "vision_tower", "run align_image first")
+        tower.temporal.requires_grad_(True)
+        tower.summary.requires_grad_(True)
+        return Contrast({"vision_tower": tower})
+
+    def to(self, device: torch.device) -> None:
+        if self.text is not None:
+            self.text.to(device)
+
+    def data(self) -> WorldSource:
+        """Scenes with two wordings of the same part of their facts."""
+        return WorldSource(self.render, self.config.seed)
+
+    def render(self, scenes: list[Scene], rng: np.random.Generator) -> dict[str, Any]:
+        """Media, captions, and which pairs match."""
+        named = [random_facts(rng, tuple(ATTRIBUTES)) for _ in scenes]
+        facts = fact_table(scenes)
+        said = torch.tensor([[name in names for name in ATTRIBUTES] for names in named])
+        shown = torch.tensor([name in VISIBLE[self.modality] for name in ATTRIBUTES])
+        return {
+            "media": RENDER[self.modality](scenes),
+            "captions": [caption(s, names, rng) for s, names in zip(scenes, named)],
+            "paraphrases": [caption(s, names, rng) for s, names in zip(scenes, named)] if self.makes_text else [],
+            "match": matches(facts, said & shown),
+            "same": same_sentence(facts, said),
+        }
+
+    def loss(self, module: Contrast, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        text = module.towers["text_tower"] if self.makes_text else self.text
+        captions = text.embed(batch["captions"])
+        bridged = module(captions, self.tower(module).embed(self.prepare(batch["media"])), batch["match"])
+        if not self.makes_text:
+            return bridged, {"scale": module.logit_scale.exp().detach()}
+        reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"])
+        return bridged + self.options.paraphrase * reworded, {"bridged": bridged.detach(), "reworded": reworded.detach()}
+
+    def tower(self, module: Contrast) -> nn.Module:
+        """The tower of this stage's modality."""
+        return module.towers["audio_tower" if self.modality is Modality.AUDIO else "vision_tower"]
+
+    def prepare(self, media: Tensor) -> Tensor:
+        """Rendered media as the towers take them."""
+        return media if self.modality is Modality.AUDIO else to_pixels(media)
+
+    def bridges(self, module: Contrast) -> dict[str, Bridge]:
+        """The bridges whose mean this stage measures."""
+        tower = self.tower(module)
+        own = {str(self.modality): tower.video_bridge if self.modality is Modality.VIDEO else tower.bridge}
+        return own | ({"text": module.towers["text_tower"].bridge} if self.makes_text else {})
+
+    @torch.no_grad()
+    def validate(self, module: Contrast, num_scenes: int, measure: bool = False) -> dict[str, float]:
+        """Retrieval on fresh scenes, both ways; with `measure` the bridges' means are set from them first."""
+        device = module.logit_scale.device
+        source = WorldSource(self.render, self.config.seed + 1)
+        text, tower, bridges = module.towers["text_tower"] if self.makes_text else self.text, self.tower(module), self.bridges(module)
+        scenes, media, words = [], [], []
+        for start in range(0, num_scenes, 64):
+            part = source_scenes(source, start, min(64, num_scenes - start))
+            scenes += part
+            media.append(tower.features(self.prepare(RENDER[self.modality](part).to(device))))
+            words.append(text.features([caption(s) for s in part]))
+        media, words = torch.cat(media), torch.cat(words)
+        if measure:
+            bridges[str(self.modality)].measure(media)
+            if self.makes_text:
+                text.bridge.measure(words)
+        left, right = text.bridge(words), bridges[str(self.modality)](media)
+        facts, names = [s.facts for s in scenes], VISIBLE[self.modality]
+        return {
+            f"text->{self.modality}": recall_at_1(left, right, facts, facts, names),
+            f"{self.modality}->text": recall_at_1(right, left, facts, facts, names),
+            "cosine": functional.cosine_similarity(left, right).mean().item(),
+        }
+
+    def preview(self, module: Contrast, folder: Path) -> None:
+        """Recall at one on fresh scenes."""
+        (folder / "retrieval.json").write_text(json.dumps(self.validate(module, self.options.validation_scenes)) + "\n", encoding="utf-8")
+
+    def export(self, module: Contrast, folder: Path) -> None:
+        """Measures the bridges' means, then writes the towers."""
+        self.validate(module, 4 * self.options.validation_scenes, measure=True)
+        for name, tower in module.towers.items():
+            export_part(tower, folder / name)
+
+
+def source_scenes(source: WorldSource, start: int, count: int) -> list[Scene]:
+    """Some scenes of a source, without rendering them."""
+    from training.stages.common import scenes_at
+
+    return scenes_at(list(range(start, start + count)), source.seed)
+
+
+def fact_table(scenes: list[Scene]) -> Tensor:
+    """Positions of the facts in their tables, (N, 5)."""
+    return torch.tensor([[values.index(getattr(s, name)) for name, values in ATTRIBUTES.items()] for s in scenes])
+
+
+def matches(facts: Tensor, asked: Tensor) -> Tensor:
+    """(N, N) float: caption i agrees with medium j on every fact in `asked` (N, 5)."""
+    agree = facts[:, None] == facts[None]
+    return (agree | ~asked[:, None]).all(-1).float()
+
+
+def same_sentence(facts: Tensor, said: Tensor) -> Tensor:
+    """(N, N) float: captions i and j name the same facts with the same values."""
+    table = torch.where(said, facts, -1)
+    return (table[:, None] == table[None]).all(-1).float()
