@@ -150,7 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _note
     try:
         args = build_parser().parse_args(argv)
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return _fail(error, 2)
     except KeyboardInterrupt:

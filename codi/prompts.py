@@ -60,6 +60,8 @@ def _checked(modality: Modality, prompt: Prompt) -> Prompt:
 
 def prepare(modality: Modality, value: Any, spec: ModalitySpec | None) -> Any:
     """One item as the model takes it: text `str`, else a float tensor of `spec.raw_shape` in [-1, 1]. Raises `InputError`."""
+    if spec is None and modality in _SHAPED:
+        raise InputError(f"this model does not say how large a prompt of kind {modality} is: expected its autoencoder (and denoiser) to be loaded")
     return _PREPARE[modality](value, spec)
 
 
@@ -113,6 +115,8 @@ _PREPARE: dict[Modality, Callable[[Any, Any], Any]] = {
     Modality.VIDEO: _prepare_video,
 }
 
+_SHAPED = frozenset(_PREPARE) - {Modality.TEXT}  # a sentence has any length
+
 
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, Path))
@@ -141,7 +145,7 @@ def _pixels(value: Any, ndim: int, what: str) -> Tensor:
     if isinstance(value, Image.Image):
         value = io.image_to_tensor(value)
     elif isinstance(value, np.ndarray) and value.ndim == ndim:
-        value = torch.from_numpy(np.ascontiguousarray(value)).movedim(-1, -3)
+        value = torch.from_numpy(np.array(value)).movedim(-1, -3)  # a copy: an array of PIL's may not be written, which torch warns of
     if not isinstance(value, Tensor) or value.ndim != ndim or value.shape[-3] != 3 or value.numel() == 0:
         raise InputError(f"{what} is {_kind(value)}: {expected}")
     if value.is_floating_point():

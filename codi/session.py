@@ -69,8 +69,9 @@ class Session:
         rows = [jobs.index(job) for job, _ in batch]
         with torch.no_grad():
             items = {job: _prompts(job) for job in jobs}
+            self.pipe.check_inputs(items[jobs[0]], jobs[0].outputs, len(batch), jobs[0].steps or 1)
             context = torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]
-            timed = self.pipe._partners(items[jobs[0]], jobs[0].outputs, None)
+            timed = self.pipe.find_partners(items[jobs[0]], jobs[0].outputs)
             clean = [self.pipe.encode_partners(items[job], timed) for job in jobs]
         partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in timed}
         seeds = [job.seed + k for job, k in batch]

@@ -19,9 +19,14 @@ FILE = f"{PART}/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def pipe():
+    return pipeline()
+
+
+@pytest.fixture(scope="module")
+def saved(pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    pipeline().save_pretrained(folder)
+    pipe.save_pretrained(folder)
     return folder
 
 
@@ -46,14 +51,13 @@ def load_error(folder, **options):
     return str(caught.value)
 
 
-def test_saved_equals_loaded_to_the_bit(saved):
+def test_saved_equals_loaded_to_the_bit(pipe, saved):
     call = dict(text="a red ball", outputs=list(Modality), num_inference_steps=2, seed=0, output_type="latent")
-    first, second = pipeline()(**call).latents, CoDiPipeline.from_pretrained(saved)(**call).latents
+    first, second = pipe(**call).latents, CoDiPipeline.from_pretrained(saved)(**call).latents
     assert all(torch.equal(first[m], second[m]) for m in Modality)
 
 
-def test_defaults_are_saved(tmp_path):
-    pipe = pipeline()
+def test_defaults_are_saved(pipe, tmp_path):
     defaults = {"guidance_scale": {"image": 2.0}, "sync_guidance_interval": [0.1, 0.5]}
     CoDiPipeline(**pipe.components, defaults=defaults).save_pretrained(tmp_path)
     assert dict(CoDiPipeline.from_pretrained(tmp_path).config.defaults) == defaults

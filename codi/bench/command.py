@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     draws = args.draws or (3 if args.joint else 1)
     command = shlex.join(["codi", "bench", *sys.argv[2:]]) if sys.argv[1:2] == ["bench"] else "codi bench"
     report = measure(bench, cells, held_out=args.held_out or args.cells in ("fast", "all"), full_joint=args.joint, draws=draws)
-    report |= {"model": model.name, "command": command, "settings": bench.settings | {"draws": draws}, "versions": versions()}
+    settled = {**model.defaults, **{name: value for name, value in bench.settings.items() if value is not None}, "draws": draws}
+    report |= {"model": model.name, "command": command, "settings": settled, "versions": versions()}
     report["targets"] = targets(report)
     report["seconds"] = round(time.monotonic() - started, 1)
     write(folder, report, draw_plots(folder, bench, report))

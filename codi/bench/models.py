@@ -1,6 +1,7 @@
 """The model under test: outputs of a run, ground truth through its autoencoders, retrieval between its prompt towers."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from codi.io import fit_audio, fit_image, fit_video, from_unit
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
 from codi.outputs import FIELDS, formatted
 from codi.pipeline import CoDiPipeline
-from codi.pretrained import resolve
+from codi.pretrained import INDEX, resolve
 from codi.prompts import prepare, stack
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
@@ -51,9 +52,14 @@ class Model:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The model's own values for what a call leaves out."""
+        return json.loads((self.folder / INDEX).read_text()).get("defaults") or {}
+
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when any weight or setting in the model's folder does."""
+        """Changes when a weight or setting in the model's folder does."""
         digest = hashlib.sha256()
         for path in sorted(p for p in self.folder.rglob("*") if p.suffix in (".json", ".safetensors") and p.is_file()):
             digest.update(path.relative_to(self.folder).as_posix().encode() + _digest(path))
@@ -63,7 +69,7 @@ class Model:
         """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with prompts encoded beforehand."""
         columns = {m: self.prepared(m, column) for m, column in prompts_of(run, scenes).items()}
         embeds = torch.stack([self.embed(m, raw) for m, raw in columns.items()]).mean(dim=0)[:, None]      # (B, 1, D)
-        partners = {m: self.encode(m, columns[m]) for m in self.pipe._partners(run.inputs, run.outputs, None)}
+        partners = {m: self.encode(m, columns[m]) for m in self.pipe.find_partners(run.inputs, run.outputs, None)}
         scales = {name: _for_outputs(scale, run.outputs) for name, scale in self.scales.items()}
         out = self.pipe(
             outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps,

@@ -47,7 +47,8 @@ def split(parts: int) -> Op:
     return Op(forward=lambda x: tuple(x.chunk(parts)), reverse=lambda xs: torch.cat(xs))
 
 
-TRANSPOSED = Op(forward=lambda x: (x.T,), reverse=lambda xs: xs[0].T)
+BETWEEN = Op(forward=lambda x: (x[0, :, 0],), reverse=lambda xs: xs[0][None, :, None])
+TIED = Op(forward=lambda x: (x, x), reverse=lambda xs: xs[0])
 
 
 @dataclass(frozen=True, kw_only=True)

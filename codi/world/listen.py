@@ -27,7 +27,7 @@ _END = 10  # frames at the end that hear the sound stop
 _BEFORE, _AFTER = 4, 22  # template frames around the onset; notes are at least 23 hops apart
 _APART = 0.10  # seconds: no two onsets are closer
 _MAX_ONSETS = 10
-_LEAST_RISE = .22  # of the strongest onset
+_LEAST_RISE = 0.16  # of the strongest onset
 _SILENT = 0.01  # amplitude below which nothing counts as a note
 _TEMPLATE_LEAD = 0.2  # seconds of silence before the note of a template
 

@@ -184,11 +184,17 @@ def _local_events(
     return out
 
 
+def _fill_gaps(values: np.ndarray, trust: np.ndarray) -> np.ndarray:
+    """Values (B, F), with the trusted average in place of those where the object can hardly be seen."""
+    mean = (trust * values).sum(1, keepdims=True) / np.maximum(trust.sum(1, keepdims=True), 1e-6)
+    return np.where(trust < 0.2, mean, values)
+
+
 def _motions(tracks: Tracks, fps: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Best hypothesis (B,), whether anything moves (B,), and event times of each clip."""
-    track = {k: v.double().numpy() for k, v in vars(tracks).items()}
-    seen = _features(track["cx"], track["cy"], np.sqrt(track["area"]), track["opacity"])
-    clear = np.minimum(1.0, track["opacity"] / 0.5) ** 2
+    cx, cy, area, opacity = (v.double().numpy() for v in (tracks.cx, tracks.cy, tracks.area, tracks.opacity))
+    clear = np.minimum(1.0, opacity / 0.5) ** 2
+    seen = _features(*(_fill_gaps(v, clear) for v in (cx, cy, np.sqrt(area))), opacity)
     trust = np.stack([clear, clear, clear, np.ones_like(clear)], -1)
     ideal = _motion_features(seen.shape[1], fps)
     costs = _costs(seen, trust, ideal)

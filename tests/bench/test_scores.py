@@ -14,7 +14,7 @@ EVERYTHING = Run(inputs=(TEXT,), outputs=tuple(Modality))
 
 @pytest.fixture(scope="module")
 def scenes():
-    return sample_scenes(48, seed=7)
+    return sample_scenes(36, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def truth(scenes):
 @pytest.fixture(scope="module")
 def strangers():
     """Readings of other scenes: a generator that ignores its prompt."""
-    return generate(EVERYTHING, sample_scenes(48, seed=8), 0, truth_sampler, 16)[0]
+    return generate(EVERYTHING, sample_scenes(36, seed=8), 0, truth_sampler, 16)[0]
 
 
 def test_there_are_225_cells_each_once():
@@ -63,7 +63,7 @@ def test_truth_scores_one_and_strangers_score_chance(scenes, truth, strangers):
         right = scores.score_cell(parse_cell(name), truth, truth, scenes)
         wrong = scores.score_cell(parse_cell(name), strangers, truth, scenes)
         assert right["value"] > 0.98 and right["ratio"] == 1.0
-        assert abs(wrong["value"] - right["chance"]) < 0.12 and abs(right["shuffled"] - right["chance"]) < 0.12
+        assert abs(wrong["value"] - right["chance"]) < 0.15 and abs(right["shuffled"] - right["chance"]) < 0.15
 
 
 def test_tasks_of_the_published_table_are_met_by_the_truth(scenes, truth):

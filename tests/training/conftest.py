@@ -1,8 +1,8 @@
-"""A run of the smallest stage, in this process or in its own."""
+"""Runs of the smallest stage, in this process or in their own."""
 
 import multiprocessing
 import os
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
@@ -10,14 +10,6 @@ import pytest
 
 from training.config import Config, load_config
 
-ROOT = Path(__file__).parents[2]
-LAUNCHER = """
-import sys
-from training.stages import STAGES
-STAGES["line"] = "tests.training.line:Line"
-from training.main import main
-sys.exit(main())
-"""
 LINE = """
 stage: line
 model: {folder}/model
@@ -31,20 +23,7 @@ ema: 0.9
 log_every: 16
 small: {{samples: 16}}
 """
-
-
-def run_line(arguments: list[str]) -> None:
-    """Target of a forked process."""
-    from training.main import main
-    from training.stages import STAGES
-
-    STAGES["line"] = "tests.training.line:Line"
-    sys.exit(main(arguments))
-
-
-@pytest.fixture(autouse=True)
-def line_stage(monkeypatch):
-    monkeypatch.setitem(__import__("training.stages").stages.STAGES, "line", "tests.training.line:Line")
+WARM = ["training.loop", "training.main", "tests.training.line", "torch._dynamo"]
 
 
 class Bench:
@@ -63,24 +42,42 @@ class Bench:
         settings = [part for override in overrides for part in ("--set", override)]
         return ["--config", str(self.file), *settings, *extra]
 
-    def fork(self, *overrides: str) -> multiprocessing.Process:
+    def fork(self, *overrides: str, environment: dict[str, str] | None = None) -> multiprocessing.Process:
         """The run in a process of its own, forked from a server that has imported everything already."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["training.loop", "training.main", "tests.training.line", "torch._dynamo"])
-        process = context.Process(target=run_line, args=(self.command(*overrides),), daemon=True)
+        context.set_forkserver_preload(WARM)
+        process = context.Process(target=run_line, args=(self.command(*overrides), environment or {}), daemon=True)
         process.start()
         return process
 
-    def spawn(self, *overrides: str, launcher: tuple[str, ...] = (), extra: tuple[str, ...] = ()) -> subprocess.Popen:
-        script = self.folder / "launch.py"
-        script.write_text(LAUNCHER)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(
-            [sys.executable, *launcher, str(script), *self.command(*overrides, extra=extra)],
-            env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
+    def fork_ranks(self, *overrides: str, world: int = 2) -> list[multiprocessing.Process]:
+        """The run under DDP with `world` processes on the CPU, as torchrun would start them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "ACCELERATE_USE_CPU": "true"}
+        return [self.fork(*overrides, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
+
+
+def run_line(arguments: list[str], environment: dict[str, str]) -> None:
+    """Target of a forked process."""
+    os.environ.update(environment)
+    from training.main import main
+    from training.stages import STAGES
+
+    STAGES["line"] = "tests.training.line:Line"
+    sys.exit(main(arguments))
+
+
+@pytest.fixture(autouse=True)
+def line_stage(monkeypatch):
+    """The stage is known by name, here only."""
+    from training.stages import STAGES
+
+    monkeypatch.setitem(STAGES, "line", "tests.training.line:Line")
 
 
 @pytest.fixture
 def bench(tmp_path):
+    """Makes run folders by name."""
     return lambda name="a": Bench(tmp_path / name)

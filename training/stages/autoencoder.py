@@ -87,7 +87,7 @@ class ImageStage(AutoencoderStage):
         posterior = module.posterior(frames)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
         pixel = functional.l1_loss(restored, frames)
-        edge = sum(functional.l1_loss(restored.diff(dim=d), frames.diff(dim=d)) for d in (-1, -2))
+        edge = contrast_loss(restored - frames)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return pixel + edge + self.options.kl_weight * kl, {"l1": pixel.detach(), "edge": edge.detach(), "kl": kl.detach()}
 
@@ -100,6 +100,13 @@ class ImageStage(AutoencoderStage):
         """Originals above reconstructions."""
         frames = WorldSource(self.render, self.config.seed + 2).fetch(list(range(12)))["frames"].to(module.device).float() / 127.5 - 1
         write_png(folder / "reconstructions.png", torch.cat([frames, module.reconstruct(module.posterior(frames).mode())]), 12)
+
+
+def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Tensor:
+    """L1 of differences between pixels some offset apart, both ways: what is small on a plain ground is not lost in the mean."""
+    across = [(error[..., k:] - error[..., :-k]).abs().mean() for k in offsets]
+    down = [(error[..., k:, :] - error[..., :-k, :]).abs().mean() for k in offsets]
+    return torch.stack(across + down).mean() * 2
 
 
 class SoundStage(AutoencoderStage):

@@ -46,7 +46,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         self.encoder = BertModel(BertConfig(**{"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **encoder_config}))
         self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
         ids = {f"{name}_token_id": getattr(self.decoder_tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        self.decoder = GPT2LMHeadModel(GPT2Config(**{"vocab_size": len(self.decoder_tokenizer), **ids, **decoder_config}))
+        self.decoder = GPT2LMHeadModel(GPT2Config(**{"vocab_size": len(self.decoder_tokenizer), "tie_word_embeddings": False, **ids, **decoder_config}))
         shape = self.decoder.config
         self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
         self.latent_embedding = nn.Linear(latent_dim, shape.n_embd, bias=False) if embed_latent else None

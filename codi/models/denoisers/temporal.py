@@ -31,7 +31,8 @@ class TemporalModule(nn.Module):
     positions      a learned vector for each frame is added before attention
     relative_bias  learned bias by distance in frames, from a small network
     rate_embedding a learned vector for the frame rate, constant over frames (released: without effect under norm="frames")
-    feed_forward   "geglu", width `ff_mult` x channels; "shifted": half of the inner channels one frame late (released)
+    feed_forward   "geglu", width `ff_mult` x channels; "inner_norm", "shifted": the released one, without and with half of its
+                   inner channels one frame late
     frame_shift    a last branch: 3x3 convolution, its result in eight groups delayed by 0..7 frames (the paper's latent shift)
     """
 
@@ -46,7 +47,10 @@ class TemporalModule(nn.Module):
             channels, num_heads=heads, inner=channels * inner_ratio, span=span, norm=norm, positions=positions, relative_bias=relative_bias,
             rate_embedding=rate_embedding, max_frames=max_frames, out_bias=out_bias,
         )
-        self.feed_forward = ShiftedFeedForward(channels) if feed_forward == "shifted" else NormedFeedForward(channels, ff_mult)
+        released = {"inner_norm": False, "shifted": True}
+        self.feed_forward = (
+            InnerNormFeedForward(channels, released[feed_forward]) if feed_forward in released else NormedFeedForward(channels, ff_mult)
+        )
         self.frame_shift = FrameShift(channels, num_groups) if frame_shift else None
 
     def mix(self, x: Tensor) -> Tensor:
@@ -166,12 +170,15 @@ class NormedFeedForward(nn.Module):
         return self.ff(self.norm(x))
 
 
-class ShiftedFeedForward(nn.Module):
-    """Gated feed-forward of (B, F, N, C) whose second half of inner channels comes one frame late (zeros enter)."""
+class InnerNormFeedForward(nn.Module):
+    """The released gated feed-forward of (B, F, N, C): normalised inside, no biases.
 
-    def __init__(self, channels: int):
+    shift: the second half of its inner channels comes one frame late (zeros enter). The denoisers have it, CLIP has not.
+    """
+
+    def __init__(self, channels: int, shift: bool):
         super().__init__()
-        inner = int(channels * 8 / 3)
+        inner, self.shift = int(channels * 8 / 3), shift
         self.proj_in = nn.Linear(channels, 2 * inner, bias=False)
         self.norm = FrameNorm(inner, axis=-1)
         self.proj_out = zeroed(nn.Linear(inner, channels, bias=False))
@@ -179,8 +186,10 @@ class ShiftedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj_in(x).chunk(2, dim=-1)
         y = value * F.gelu(gate)
-        now, late = y.chunk(2, dim=-1)
-        return self.proj_out(self.norm(torch.cat([now, delay(late, 1)], dim=-1)))
+        if self.shift:
+            now, late = y.chunk(2, dim=-1)
+            y = torch.cat([now, delay(late, 1)], dim=-1)
+        return self.proj_out(self.norm(y))
 
 
 class FrameShift(nn.Module):

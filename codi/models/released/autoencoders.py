@@ -1,0 +1,150 @@
+"""The released autoencoders: Stable Diffusion's KL-f8, AudioLDM's mel VAE with its vocoder, Optimus.
+
+Our own parts with the released geometry; what is here is what the released code does around them.
+Letters: B batch, S samples, T mel frames, Z latent width.
+"""
+
+import zlib
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from codi.models.autoencoders.audio import AudioAutoencoder
+from codi.models.autoencoders.image import ImageAutoencoder
+from codi.models.autoencoders.scaling import LatentScaling
+from codi.models.autoencoders.text import TextAutoencoder
+from codi.models.released.sentences import drop_repetitions, strip_ends, tidy_spaces
+from codi.types import InputError
+
+ReleasedImageAutoencoder = ImageAutoencoder  # KL-f8 is ours with patch_size 1 and one factor
+
+
+class ReleasedAudioAutoencoder(AudioAutoencoder):
+    """AudioLDM's mel VAE and HiFi-GAN as released: each waveform is centred and brought to half of full scale first, a
+    runaway latent is clipped, and the vocoder's first stages each give one sample more than the rates say."""
+
+    def fit(self, waveform: Tensor) -> Tensor:
+        """(B, any) -> (B, num_samples): zero mean, peak one half, cut or padded with silence."""
+        centred = waveform - waveform.mean(dim=-1, keepdim=True)
+        scaled = 0.5 * centred / (centred.abs().amax(dim=-1, keepdim=True) + 1e-8)
+        return functional.pad(scaled, (0, self.config.num_samples - scaled.shape[-1]))
+
+    def encode(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Waveform (B, S), any S -> (B, C, t, m)."""
+        return super().encode(self.fit(raw), generator)
+
+    def decode_mel(self, latent: Tensor) -> Tensor:
+        """(B, C, t, m) -> log-mel (B, T, M); a batch with a value beyond 100 is clipped to +-10."""
+        latent = self.scaling.denormalise(latent)
+        return self.reconstruct(latent.clamp(-10, 10) if latent.abs().max() > 100 else latent)
+
+
+class ReleasedTextAutoencoder(TextAutoencoder):
+    """Optimus as released: lower case into a cased vocabulary, one word dropped at either end, repetitions removed.
+
+    decoding    "multinomial" as released, temperature 1, each sentence from a random stream seeded by its latent (so that
+                a latent always gives the same sentence); "greedy" takes the likeliest token
+    tokenizers  `tokenizers` JSON strings of bert-base-cased and gpt2; the checkpoint has none. None: latents only
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        encoder_config: dict[str, Any],
+        decoder_config: dict[str, Any],
+        latent_dim: int,
+        tokenizer: str | None = None,
+        decoder_tokenizer: str | None = None,
+        max_length: int = 30,
+        embed_latent: bool = True,
+        scaling_factor: float | None = 4.3108,
+        decoding: str = "multinomial",
+    ):
+        ModelMixin.__init__(self)
+        self.tokenizer, self.decoder_tokenizer = bert_tokenizer(tokenizer), gpt2_tokenizer(decoder_tokenizer)
+        self.encoder = BertModel(BertConfig(**encoder_config))
+        self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
+        self.decoder = GPT2LMHeadModel(GPT2Config(**decoder_config))
+        shape = self.decoder.config
+        self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
+        self.latent_embedding = nn.Linear(latent_dim, shape.n_embd, bias=False)
+        self.scaling = LatentScaling(latent_dim, scaling_factor)
+
+    def posterior(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of unnormalised latents, (B, Z) each."""
+        tokens = needed(self.tokenizer, "bert-base-cased")(
+            [sentence.lower() for sentence in sentences], padding=True, truncation=True, max_length=512, return_tensors="pt"
+        )
+        return self.posterior_of_ids(tokens.input_ids.to(self.device))
+
+    def posterior_of_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from token ids (B, L), 0 where padded."""
+        pooled = self.encoder(input_ids=ids, attention_mask=(ids > 0).long()).pooler_output
+        mean, log_variance = self.posterior_head(pooled).chunk(2, dim=-1)
+        return mean, log_variance
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> list[str]:
+        """(B, Z) -> sentences."""
+        tokenizer = needed(self.decoder_tokenizer, "gpt2")
+        rows = self.generate(self.scaling.denormalise(latent), tokenizer.bos_token_id, tokenizer.eos_token_id)
+        pieces = [[f" {tokenizer.decode([i])}" if i in tokenizer.all_special_ids else tokenizer.decode([i]) for i in row] for row in rows]
+        return [drop_repetitions(strip_ends(tidy_spaces("".join(row)))) for row in pieces]
+
+    @torch.no_grad()
+    def generate(self, latent: Tensor, bos: int, eos: int) -> list[list[int]]:
+        """Token ids for unnormalised latents (B, Z), <BOS> and <EOS> included; at `max_length` the last becomes <EOS>."""
+        cache, streams = self._memory_cache(latent), [stream(row) for row in latent]
+        ids = torch.full((len(latent), 1), bos, device=latent.device)
+        while ids.shape[1] < self.config.max_length and not (ids[:, 1:] == eos).any(1).all():
+            logits = self._step(latent, ids[:, -1:], cache, position=ids.shape[1]).logits[:, -1]
+            ids = torch.cat([ids, self.choose(logits, streams)[:, None]], dim=1)
+        rows = ids.tolist()
+        if ids.shape[1] == self.config.max_length:
+            rows = [[*row[:-1], eos] for row in rows]
+        return [row[: row.index(eos, 1) + 1] for row in rows]
+
+    def choose(self, logits: Tensor, streams: list[torch.Generator]) -> Tensor:
+        """The next token of every row (B,)."""
+        if self.config.decoding == "greedy":
+            return logits.argmax(-1)
+        drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(logits.float().softmax(-1).cpu(), streams, strict=True)]
+        return torch.cat(drawn).to(logits.device)
+
+
+def stream(latent: Tensor) -> torch.Generator:
+    """A random stream that depends on one latent (Z,) only."""
+    return torch.Generator().manual_seed(zlib.crc32(latent.detach().float().cpu().numpy().tobytes()))
+
+
+def bert_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
+    """bert-base-cased from its `tokenizers` JSON."""
+    names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    return from_json(serialised, **names)
+
+
+def gpt2_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
+    """gpt2 from its `tokenizers` JSON, with the three tokens that Optimus adds at the end of the vocabulary."""
+    tokenizer = from_json(serialised, unk_token="<|endoftext|>")
+    if tokenizer is not None:
+        for name in ("pad", "bos", "eos"):  # one by one, their ids count
+            tokenizer.add_special_tokens({f"{name}_token": f"<{name.upper()}>"})
+    return tokenizer
+
+
+def from_json(serialised: str | None, **names: str) -> PreTrainedTokenizerFast | None:
+    from tokenizers import Tokenizer
+
+    return None if serialised is None else PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(serialised), **names)
+
+
+def needed(tokenizer: PreTrainedTokenizerFast | None, name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer, or what to do where the conversion had none."""
+    if tokenizer is None:
+        raise InputError(f"this model was converted without the vocabulary of {name}: convert again with --tokenizers FOLDER")
+    return tokenizer

@@ -1,0 +1,66 @@
+"""How the released code turns GPT-2 pieces into a sentence, losses included: it drops the first and the last word,
+which it takes for <BOS> and <EOS>, and removes repetitions."""
+
+SPACED = [
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't"),
+    (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+]  # fmt: skip
+OPENING, CLOSING = "([{", "?!.,:;}])"
+GLUE = None  # between two tokens that were written without a space
+
+
+def tidy_spaces(text: str) -> str:
+    """Spaces before punctuation and contractions go; ' do not' becomes " don't"."""
+    for spaced, closed in SPACED:
+        text = text.replace(spaced, closed)
+    return text
+
+
+def strip_ends(text: str) -> str:
+    """Without the first and the last word, whatever they are."""
+    return " ".join(text.split()[1:-1])
+
+
+def drop_repetitions(text: str) -> str:
+    """Equal neighbouring words become one, then equal neighbouring phrases of growing length do."""
+    words = text.split()
+    words = [word for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
+    tokens = [token for word in words for token in split_punctuation(word)]
+    length = 1
+    while 2 * length <= len(tokens):
+        tokens = drop_repeated(tokens, length)
+        length += 1
+    return join(tokens)
+
+
+def split_punctuation(word: str) -> list[str | None]:
+    """A word and the brackets and marks around it, with GLUE between them."""
+    start, end = 0, len(word)
+    while start < end and word[start] in OPENING:
+        start += 1
+    while end > start and word[end - 1] in CLOSING:
+        end -= 1
+    parts = [*word[:start], *([word[start:end]] if start < end else []), *word[end:]]
+    return [token for i, part in enumerate(parts) for token in ([GLUE, part] if i else [part])]
+
+
+def drop_repeated(tokens: list[str | None], length: int) -> list[str | None]:
+    """Phrases of `length` tokens that repeat what stands before them go, until none is left."""
+    i = 0
+    while i + 2 * length <= len(tokens):
+        if tokens[i : i + length] == tokens[i + length : i + 2 * length]:
+            tokens = tokens[: i + length] + tokens[i + 2 * length :]
+            i = 0
+        else:
+            i += 1
+    return tokens
+
+
+def join(tokens: list[str | None]) -> str:
+    text, glued = "", True
+    for token in tokens:
+        if token is GLUE:
+            glued = True
+        else:
+            text, glued = text + ("" if glued else " ") + token, False
+    return text

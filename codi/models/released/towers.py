@@ -1,0 +1,132 @@
+"""The released prompt towers: CLIP ViT-L/14 with temporal modules in its vision layers, and CLAP's HTSAT.
+
+Our own towers with the released geometry; what is here is how the released code prepares pixels and sound.
+Letters: B batch, F frames, L tokens, S samples, W width.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
+from codi.models.denoisers.temporal import TemporalModule
+from codi.models.released.autoencoders import from_json, needed
+
+PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="inner_norm", out_bias=False)
+
+
+class ReleasedTextTower(TextTower):
+    """CLIP's text transformer: causal, no padding mask, pooled at the first place of the largest token id.
+
+    tokenizer  `tokenizers` JSON of clip-vit-large-patch14; the checkpoint has none. None: token ids only
+    """
+
+    @register_to_config
+    def __init__(self, text_config: dict[str, Any], tokenizer: str | None = None):
+        ModelMixin.__init__(self)
+        self.tokenizer: PreTrainedTokenizerFast | None = from_json(tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
+        self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text_config, eos_token_id=2))  # 2: pool at the largest id
+        self.bridge = Bridge(self.text.config.projection_dim)
+
+    def features(self, raw: list[str]) -> Tensor:
+        """Sentences -> (B, D)."""
+        limit = self.text.config.max_position_embeddings
+        tokens = needed(self.tokenizer, "clip-vit-large-patch14")(
+            raw, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
+        )
+        return self.features_of_ids(tokens.input_ids.to(self.device))
+
+    def features_of_ids(self, ids: Tensor) -> Tensor:
+        """The same from token ids (B, L)."""
+        return self.text(input_ids=ids).text_embeds
+
+
+class TemporalLayer(TemporalModule):
+    """The released temporal module of one vision layer, on tokens (B, F, L, W)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.mix(tokens)
+
+
+class ReleasedVisionTower(VisionTower):
+    """CLIP's vision transformer with the released temporal modules (normalised over frames, see `temporal`) in every layer.
+
+    truncate  pixels become whole numbers by truncation after a float round trip, as released, which darkens about a tenth
+              of them by one level; False rounds them
+    """
+
+    @register_to_config
+    def __init__(self, vision_config: dict[str, Any], truncate: bool = True):
+        super().__init__(vision_config)
+        shape = self.vision.config
+        heads, width = shape.num_attention_heads, shape.hidden_size
+        self.temporal = nn.ModuleList(TemporalLayer(width, num_heads=heads, **LAYER) for _ in range(shape.num_hidden_layers))
+
+    def whole_pixels(self, raw: Tensor) -> Tensor:
+        """[-1, 1] -> 0..255 as the tower sees them, uint8."""
+        levels = (raw + 1) / 2 * 255
+        return (levels if self.config.truncate else levels.round()).clamp(0, 255).to(torch.uint8)
+
+    def pixel_values(self, raw: Tensor) -> Tensor:
+        """(..., 3, H, W) in [-1, 1] -> (..., 3, s, s) normalised as CLIP expects."""
+        flat = self.whole_pixels(raw.float()).flatten(0, -4).permute(0, 2, 3, 1).cpu().numpy()
+        fitted = np.stack([np.asarray(fit(Image.fromarray(image), self.image_size)) for image in flat])
+        values = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(raw.device).float() / 255
+        mean, std = (torch.tensor(x, device=raw.device)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
+        return ((values - mean) / std).to(raw.dtype).unflatten(0, raw.shape[:-3])
+
+    def features(self, raw: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], any size -> (B, D)."""
+        return super().features(self.pixel_values(raw))
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """Shortest edge to `side` (bicubic, the longer one rounded down), then the middle square."""
+    width, height = image.size
+    short = min(width, height)
+    width, height = int(side * width / short), int(side * height / short)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+
+
+class ReleasedAudioTower(AudioTower):
+    """CLAP's audio transformer on ten seconds at 48 kHz: shorter sound is repeated and padded with silence, of longer
+    sound the middle is taken (the released code takes a random piece).
+
+    sampling_rate  Hz of what comes in
+    """
+
+    @register_to_config
+    def __init__(self, audio_config: dict[str, Any], mel_config: dict[str, Any], sampling_rate: int = 16000, num_samples: int = 480000):
+        super().__init__(audio_config, mel_config)
+
+    def fit(self, waveform: Tensor) -> Tensor:
+        """(B, S) at `sampling_rate` -> (B, num_samples) at the tower's own rate."""
+        from torchaudio.functional import resample
+
+        waveform, wanted = resample(waveform, self.config.sampling_rate, self.config.mel_config["sampling_rate"]), self.config.num_samples
+        extra = waveform.shape[-1] - wanted
+        if extra > 0:
+            return waveform[:, extra // 2 : extra // 2 + wanted]
+        repeated = waveform.repeat(1, wanted // waveform.shape[-1])
+        return functional.pad(repeated, (0, wanted - repeated.shape[-1]))
+
+    def decibels(self, waveform: Tensor) -> Tensor:
+        """(B, num_samples) -> mel power in dB (B, T, M)."""
+        mel = self.log_mel
+        window, bank = mel.window.float(), mel.bank.float()
+        spectrum = torch.stft(waveform.float(), mel.n_fft, mel.hop_length, window=window, center=True, return_complex=True)
+        return 10 * (spectrum.abs().square().transpose(1, 2) @ bank).clamp_min(1e-10).log10()
+
+    def features(self, raw: Tensor) -> Tensor:
+        """Waveforms (B, S) in [-1, 1] -> (B, D)."""
+        levels = self.decibels(self.fit(raw.float())).to(self.dtype)
+        return self.audio(input_features=levels[:, None], is_longer=None).audio_embeds

@@ -1,0 +1,190 @@
+"""The released autoencoders' and towers' numbers from our modules."""
+
+import pytest
+import torch
+from tests.convert.pack import assert_close, component
+
+from codi.convert import parts
+from codi.convert.tables import load
+from codi.models import released
+from codi.models.released.autoencoders import needed
+from codi.models.released.sentences import drop_repetitions, strip_ends, tidy_spaces
+from codi.models.released.towers import fit
+from codi.types import InputError
+
+TAP = 5e-4  # the logarithm of near-silence amplifies rounding
+STATIC = 1e-3  # a clip whose frames are equal divides rounding noise by the floor of the normalisation
+
+
+@torch.no_grad()
+def test_image_autoencoder():
+    part = component("07_autokl")
+    t = part.tensors
+    model = released.ReleasedImageAutoencoder(**parts.image_autoencoder_config(part.meta["config"], part.meta["vision_scale_factor"]))
+    table = parts.image_autoencoder_table(model)
+    load(model.eval(), table, part.weights())
+    posterior = model.posterior(t["in/image"])
+    assert_close(posterior.parameters, t["out/moments"])
+    assert_close(posterior.mean, t["out/mean"])
+    assert_close(posterior.logvar, t["out/logvar"])
+    assert_close(posterior.std, t["out/std"])
+    scale = part.meta["vision_scale_factor"]
+    assert_close(model.encode(t["in/image"]), scale * t["out/mean"])
+    frames = model.encode(t["in/video"].transpose(1, 2))                                # pack: (b, c, f, h, w)
+    assert_close(frames, scale * t["out/video_moments"].chunk(2, dim=1)[0])
+    assert_close(model.reconstruct(t["in/z"]), t["out/decoded"])
+    assert_close(model.reconstruct(0.2 * t["in/z"] / scale), t["out/decoded_scaled"])
+    video = model.reconstruct(t["in/z_video"].transpose(1, 2).flatten(0, 1))
+    assert_close(video, t["out/video_decoded"].transpose(1, 2).flatten(0, 1))
+    assert table.reverse(model.state_dict()).keys() == part.meta["keys"].keys()
+
+
+@pytest.fixture(scope="module")
+def audio():
+    part = component("08_audioldm")
+    meta = part.meta
+    frames = int(meta["time_seconds"] * 102.4)
+    config = parts.audio_autoencoder_config(
+        meta["config"], meta["vocoder_config"], meta["stft"], meta["audio_scale_factor"], num_samples=frames * meta["stft"]["hop_length"]
+    )
+    model = released.ReleasedAudioAutoencoder(**config)
+    return part, load(model.eval(), parts.audio_autoencoder_table(model), part.weights())
+
+
+@torch.no_grad()
+def test_audio_autoencoder(audio):
+    part, model = audio
+    t = part.tensors
+    assert_close(model.log_mel.bank.T, t["tap/mel_basis"])
+    assert_close(model.fit(t["in/waveform"])[:, : t["in/waveform"].shape[1]], t["tap/normalised_waveform"], TAP)
+    mel = model.log_mel(model.fit(t["in/waveform"]))
+    assert_close(mel[:, None], t["out/log_mel"])
+    assert_close(model.posterior(mel).parameters, t["out/moments"])
+    assert_close(model.encode(t["in/waveform"]), part.meta["audio_scale_factor"] * t["out/moments"].chunk(2, dim=1)[0])
+    assert_close(model.reconstruct(t["in/z"])[:, None], t["out/mel_decoded"])
+    assert_close(model.vocode(t["in/mel_for_vocoder"][:, 0])[:, None], t["out/waveform"])
+
+
+@torch.no_grad()
+def test_runaway_latents_are_clipped(audio):
+    _, model = audio
+    latent = torch.zeros(1, model.vae.config.latent_channels, 2, model.latent_shape[2])
+    latent[0, 0] = 500.0
+    assert torch.equal(model.decode_mel(model.scaling.normalise(latent)), model.reconstruct(latent.clamp(-10, 10)))
+
+
+@pytest.fixture(scope="module")
+def text():
+    part = component("09_optimus")
+    model = released.ReleasedTextAutoencoder(**parts.text_autoencoder_config(part.meta["config"], part.meta["text_scale_factor"], decoding="greedy"))
+    return part, load(model.eval(), parts.text_autoencoder_table(model), part.weights())
+
+
+@torch.no_grad()
+def test_text_autoencoder(text):
+    part, model = text
+    t = part.tensors
+    bert = model.encoder(input_ids=t["in/bert_ids"], attention_mask=(t["in/bert_ids"] > 0).long())
+    assert_close(bert.pooler_output, t["out/pooled"])
+    mean, log_variance = model.posterior_of_ids(t["in/bert_ids"])
+    assert_close(mean, t["out/mu"])
+    assert_close(log_variance, t["out/logvar"])
+    assert_close(model.memory(t["in/z"]), t["tap/latent_memory"])
+    assert_close(model.latent_embedding(t["in/z"]), t["tap/latent_emb"])
+    assert_close(model.logits(t["in/z"], t["in/gpt_ids"]), t["out/logits"])
+    for n in (1, 3):
+        assert_close(model.logits(t["in/z"][:1], t["in/gpt_ids"][:1, :n]), t[f"out/logits_prefix{n}"])
+
+
+def test_text_decoding_is_exact(text):
+    part, model = text
+    greedy = part.meta["greedy_sequences"]
+    assert model.config.max_length == greedy["max_length"]
+    assert model.generate(part.tensors["in/z"], greedy["bos"], greedy["eos"]) == greedy["ids"]
+    other = greedy["other_eos"]
+    assert model.generate(part.tensors["in/z"], greedy["bos"], other["eos"]) == other["ids"]
+
+
+def test_drawn_text_depends_on_its_latent_alone(text):
+    part, model = text
+    model.register_to_config(decoding="multinomial")
+    z, ends = part.tensors["in/z"], (part.meta["greedy_sequences"]["bos"], part.meta["greedy_sequences"]["eos"])
+    rows = model.generate(z, *ends)
+    assert rows == [model.generate(row[None], *ends)[0] for row in z] and len({tuple(row) for row in rows}) == len(rows)
+    model.register_to_config(decoding="greedy")
+
+
+def test_sentences_are_exact():
+    meta = component("09_optimus").meta
+    for case in meta["post_processing_cases"]:
+        assert drop_repetitions(case["text"]) == case["out"], case
+    for case in meta["detokenizer_cases"]:
+        assert strip_ends(case["raw"]) == case["after_strip_first_last"], case
+    assert tidy_spaces(" <BOS> a picture of a cat , that 's fine . <EOS>") == " <BOS> a picture of a cat, that's fine. <EOS>"
+    assert tidy_spaces("they do not !") == "they don't!"
+
+
+def test_missing_vocabulary_is_said():
+    with pytest.raises(InputError, match="--tokenizers"):
+        needed(None, "gpt2")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    part = component("10_clip")
+    words, sight = parts.text_tower_config(part.meta["config"]), parts.vision_tower_config(part.meta["config"])
+    text, vision = released.ReleasedTextTower(**words).eval(), released.ReleasedVisionTower(**sight).eval()
+    weights = part.weights()
+    return part, load(text, parts.text_tower_table(text), weights), load(vision, parts.vision_tower_table(vision), weights)
+
+
+@torch.no_grad()
+def test_clip_text(clip):
+    part, text, _ = clip
+    assert_close(text.bridge(text.features_of_ids(part.tensors["in/text_ids"]))[:, None], part.tensors["out/text_embed"])
+
+
+@torch.no_grad()
+def test_clip_pixels_are_exact(clip):
+    part, _, vision = clip
+    t = part.tensors
+    assert torch.equal(vision.whole_pixels(t["in/image"]), t["tap/image_after_truncation"].to(torch.uint8))
+    assert_close(vision.pixel_values(t["in/image"]), t["tap/pixel_values_image"], 1e-6)
+    assert_close(vision.pixel_values(unit(t["in/video_uint8"]).transpose(1, 2)), t["tap/pixel_values_video"], 1e-6)
+
+
+@torch.no_grad()
+def test_clip_vision(clip):
+    part, _, vision = clip
+    t = part.tensors
+    assert_close(vision.embed(t["in/image"])[:, None], t["out/image_embed"])
+    video = unit(t["in/video_uint8"]).transpose(1, 2)
+    assert_close(vision.embed(video)[:, None], t["out/video_embed"])
+    assert_close(vision.embed(video[:, :1])[:, None], t["out/one_frame_video_embed"])
+    size = vision.image_size
+    assert_close(vision.embed(torch.zeros(1, 3, size, size))[:, None], t["out/uncond_image_embed"])
+    still = torch.zeros(1, video.shape[1], 3, size, size)
+    assert_close(vision.embed(still)[:, None], t["out/uncond_video_embed"], STATIC)
+
+
+def test_fit_is_a_square_of_the_middle():
+    from PIL import Image
+
+    assert fit(Image.new("RGB", (300, 100)), 24).size == (24, 24)
+
+
+def unit(pixels):
+    return pixels.float() / 255 * 2 - 1
+
+
+@torch.no_grad()
+def test_clap():
+    part = component("11_clap")
+    t = part.tensors
+    model = released.ReleasedAudioTower(**parts.audio_tower_config(part.meta["config"])).eval()
+    load(model, parts.audio_tower_table(model), part.weights())
+    wave = t["in/waveform"][:, 0]
+    assert_close(model.fit(wave)[:, :2000], t["tap/waveform_48k_first2000"])
+    assert_close(model.decibels(model.fit(wave))[:2, None], t["tap/log_mel_db"], TAP)
+    assert_close(model.embed(wave)[:, None], t["out/embed"])
+    assert_close(model.embed(torch.zeros(1, wave.shape[1]))[:, None], t["out/uncond_embed"])

@@ -1,0 +1,59 @@
+"""Several processes see what one sees: the same samples, the same noise, the same losses; and they resume to the bit."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from tests.training.test_loop import final, losses, newest, same, wait
+from training.main import main
+
+SETTINGS = ("samples=96", "options.infinite=true", "ema=0.9")
+
+
+def finish(processes):
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation(bench):
+    one, two = bench("one"), bench("two")
+    assert main(one.command("accumulate=2", *SETTINGS)) == 0
+    assert finish(two.fork_ranks("accumulate=1", *SETTINGS)) == [0, 0]
+    for (samples, loss, norm, bins), (samples_2, loss_2, norm_2, bins_2) in zip(losses(one), losses(two), strict=True):
+        assert samples == samples_2 and abs(loss - loss_2) < 1e-5 and abs(norm - norm_2) < 1e-5
+        assert len(bins) == len(bins_2)
+    first, second = final(one), final(two)
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_two_processes_resume_to_the_bit(bench):
+    whole, halves = bench("whole"), bench("halves")
+    settings = (*SETTINGS, "checkpoint_every=16", "samples=400")
+    assert finish(whole.fork_ranks(*settings)) == [0, 0]
+    ranks = halves.fork_ranks(*settings, "options.pause=0.005")
+    wait(lambda: newest(halves) > "step-00000010")
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    assert finish(ranks) == [130, 130]
+    ranks = halves.fork_ranks(*settings, "options.pause=0.005")
+    wait(lambda: newest(halves) > "step-00000030")
+    for rank in ranks:
+        rank.kill()
+    finish(ranks)
+    assert finish(halves.fork_ranks(*settings)) == [0, 0]
+    assert same(final(whole), final(halves)) and losses(whole)[-1] == losses(halves)[-1]
+
+
+def test_batches_that_cannot_be_split_are_refused(bench):
+    assert finish(bench().fork_ranks("batch_size=3", "accumulate=1")) == [2, 2]
+
+
+@pytest.mark.parametrize("poison", [17])
+def test_a_bad_sample_in_one_process_stops_all(bench, poison):
+    ranks = bench().fork_ranks(f"options.poison={poison}", "options.infinite=true", "accumulate=1")
+    wait(lambda: any(rank.exitcode == 1 for rank in ranks))
+    for rank in ranks:
+        rank.kill()
+    finish(ranks)

@@ -1,0 +1,194 @@
+"""Denoiser stages: one latent diffusion model per modality, conditioned on one token of the shared space (CoDi, section 3.3).
+
+Frozen: autoencoders and prompt towers. B batch, D width of the shared space.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codi.diffusion import NoiseProcess
+from codi.diffusion.losses import denoising_loss
+from codi.models.codi import DENOISERS
+from codi.models.conditioning import null_prompt
+from codi.models.denoisers import TextDenoiser, UNetDenoiser
+from codi.types import InputError, Modality
+from codi.world import ATTRIBUTES, caption
+from training.config import Config, strict
+from training.stages.common import export_part, load_part, random_facts
+from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of, tower_of
+
+# The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and v-prediction, which needs none.
+SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseOptions:
+    """modality       what is generated
+    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; only pairs that training may see
+    scenes         size of the latent cache
+    pictures       image and video share a denoiser: weight of the picture loss in the video stage, 0 for none
+    continue_from  start from the denoiser in the model folder
+    prompt_dropout share of samples without a prompt
+    prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
+    """
+
+    modality: str
+    prompts: dict[str, float]
+    scenes: int = 8192
+    pictures: float = 0.0
+    picture_scenes: int = 0
+    continue_from: bool = False
+    prompt_dropout: float = 0.1
+    prompt_noise: float = 0.2
+    preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
+
+
+PREVIEW = [
+    "a red ball bounces slowly at night", "a yellow star swings quickly in the snow", "a blue ring pulses slowly on the grass",
+    "a pink box blinks quickly on the sand", "a green cross bounces quickly in the snow", "a purple triangle swings slowly on the sand",
+    "a cyan ball", "a star at night",
+]  # fmt: skip
+
+
+def load_scheduler(model: Path) -> DPMSolverMultistepScheduler:
+    """The scheduler in the model folder, written there if it is not yet."""
+    folder = model / "scheduler"
+    if not folder.is_dir():
+        DPMSolverMultistepScheduler(**SCHEDULER).save_pretrained(folder)
+    return DPMSolverMultistepScheduler.from_pretrained(folder)
+
+
+def spread_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """Timesteps (B,) uniform over the schedule, one in each of B equal parts, in random order: less variance than independent draws."""
+    device = generator.device
+    place = torch.randperm(count, generator=generator, device=device) + torch.rand(count, generator=generator, device=device)
+    return (place / count * total).long().clamp(max=total - 1)
+
+
+class Prompts:
+    """Turns what a batch knows of its scenes into prompt tokens: captions through the text tower, other media from the cache."""
+
+    def __init__(self, model: Path, shares: dict[str, float], noise: float, dropout: float):
+        self.names = [Modality.parse(name) for name in shares]
+        self.shares = np.array(list(shares.values())) / sum(shares.values())
+        self.noise, self.dropout = noise, dropout
+        self.text = tower_of(model, Modality.TEXT)
+
+    def to(self, device: torch.device) -> None:
+        self.text.to(device)
+
+    @torch.no_grad()
+    def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
+        """One token per sample, (B, 1, D): a kind drawn by its share, noise, dropout."""
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
+        scenes = batch["scenes"]
+        tokens = self.text.embed([caption(s, random_facts(rng, tuple(ATTRIBUTES)), rng) for s in scenes])
+        kind = rng.choice(len(self.names), size=len(scenes), p=self.shares)
+        for number, name in enumerate(self.names):
+            if name is not Modality.TEXT and not text_only:
+                chosen = torch.from_numpy(kind == number).to(tokens.device)[:, None]
+                tokens = torch.where(chosen, batch[f"{name}_token"].to(tokens), tokens)
+        noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
+        tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
+        return self.drop(tokens[:, None], generator)
+
+    def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
+        """The null prompt in a share of the samples."""
+        dropped = torch.rand(len(context), generator=generator, device=context.device) < self.dropout
+        null = null_prompt(len(context), context.shape[-1], device=context.device, dtype=context.dtype)
+        return torch.where(dropped[:, None, None], null, context)
+
+
+class DenoiseStage:
+    """One denoiser."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.options = strict(DenoiseOptions, config.options, where="options")
+        self.modality = Modality.parse(self.options.modality)
+        self.prompts = Prompts(config.model, self.options.prompts, self.options.prompt_noise, self.options.prompt_dropout)
+        self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
+        self.component = DENOISERS[self.modality]
+        self.sentences = autoencoder_of(config.model, Modality.TEXT) if self.modality is Modality.TEXT else None
+
+    def build(self) -> nn.Module:
+        """The denoiser of `part`, or the one in the model folder."""
+        cls = TextDenoiser if self.modality is Modality.TEXT else UNetDenoiser
+        if self.options.continue_from:
+            return load_part(cls, self.config.model / self.component, f"train {self.component} first").requires_grad_(True)
+        return cls(**self.config.part)
+
+    def to(self, device: torch.device) -> None:
+        self.prompts.to(device)
+        if self.sentences is not None:
+            self.sentences.to(device)
+
+    def data(self) -> Any:
+        """Cached latents and prompt tokens."""
+        model, seed, count = self.config.model, self.config.seed, self.options.scenes
+        kinds = [m for m in self.prompts.names if m is not Modality.TEXT]
+        sources = [tokens_of(model, m, count, seed) for m in kinds]
+        if self.modality is not Modality.TEXT:
+            sources.append(latents_of(model, self.modality, count, seed))
+        main = Joined(sources)
+        if not self.options.pictures:
+            return main
+        return WithPictures(main, latents_of(model, Modality.IMAGE, self.options.picture_scenes or count, seed))
+
+    def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        name = self.modality.value
+        x_0 = self.latents_of_sentences(batch, generator) if self.sentences is not None else batch[name]
+        losses, t = self.denoising(module, x_0, self.prompts.tokens(batch, generator), generator)
+        extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
+        if not self.options.pictures:
+            return losses.mean(), extras
+        pictures = batch["pictures"]
+        seen, _ = self.denoising(module, pictures["image"], self.prompts.tokens(pictures, generator, text_only=True), generator)
+        return losses.mean() + self.options.pictures * seen.mean(), extras | {"pictures": seen.mean().detach()}
+
+    @torch.no_grad()
+    def latents_of_sentences(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Latents of whole captions in new words."""
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
+        return self.sentences.encode([caption(s, tuple(ATTRIBUTES), rng) for s in batch["scenes"]])
+
+    def denoising(self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Loss per sample (B,) and its timesteps."""
+        t = spread_timesteps(len(x_0), self.process.num_train_timesteps, generator)
+        eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+        output = module(self.process.add_noise(x_0, eps, t), t, context)
+        return denoising_loss(output, self.process.target(x_0, eps, t)), t
+
+    @torch.no_grad()
+    def preview(self, module: nn.Module, folder: Path) -> None:
+        """Samples for fixed captions, as the pipeline makes them."""
+        from training.stages.samples import write_samples
+
+        write_samples(self.config.model, {self.modality: module}, self.options.preview_captions, folder)
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Writes the denoiser."""
+        export_part(module, folder / self.component)
+
+
+class WithPictures:
+    """Clips, and beside them as many pictures of other scenes."""
+
+    infinite = True
+
+    def __init__(self, clips: Any, pictures: Any):
+        self.clips, self.pictures = clips, pictures
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The clips' batch with a batch of pictures under "pictures"."""
+        return self.clips.fetch(indices) | {"pictures": self.pictures.fetch(indices)}

@@ -1,0 +1,64 @@
+"""Previews of denoisers in training: samples for fixed captions, made by the pipeline that users run, and read by the world's probes."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from codi.models.codi import AUTOENCODERS, DENOISERS
+from codi.outputs import FIELDS
+from codi.pipeline import CoDiPipeline
+from codi.types import Modality
+from codi.world import parse, read_images, read_sounds, read_texts, read_videos
+from training.stages.latents import autoencoder_of, tower_of
+from training.stages.common import write_png
+
+READ = {Modality.IMAGE: read_images, Modality.VIDEO: read_videos, Modality.AUDIO: read_sounds, Modality.TEXT: read_texts}
+
+
+def make_pipeline(model: Path, denoisers: dict[Modality, nn.Module], environments: nn.Module | None = None) -> CoDiPipeline:
+    """The pipeline of the parts in the model folder that these denoisers need."""
+    from training.stages.denoise import load_scheduler
+
+    parts = {AUTOENCODERS[m]: autoencoder_of(model, m) for m in denoisers}
+    parts |= {DENOISERS[m]: module for m, module in denoisers.items()} | {"text_tower": tower_of(model, Modality.TEXT)}
+    pipe = CoDiPipeline(scheduler=load_scheduler(model), environments=environments, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    device = next(next(iter(denoisers.values())).parameters()).device
+    return pipe.to(device)
+
+
+@torch.no_grad()
+def write_samples(
+    model: Path, denoisers: dict[Modality, nn.Module], captions: list[str], folder: Path, environments: nn.Module | None = None
+) -> None:
+    """One sample per caption: a contact sheet, sounds, sentences, and which of the named facts the probes find (`agreement.json`)."""
+    from codi.io import save_audio
+
+    pipe = make_pipeline(model, denoisers, environments)
+    context = pipe.model.towers[Modality.TEXT].embed(captions)[:, None]
+    out = pipe(outputs=list(denoisers), num_samples=len(captions), seed=0, prompt_embeds=context, output_type="pt")
+    if out.images:
+        write_png(folder / "images.png", torch.stack(out.images), len(captions))
+    if out.videos:
+        write_png(folder / "videos.png", torch.cat(out.videos), len(out.videos[0]))
+    if out.audios:
+        for number, sound in enumerate(out.audios):
+            save_audio(folder / f"{number}.wav", sound.cpu(), int(out.sampling_rate))
+    if out.texts:
+        (folder / "texts.txt").write_text("\n".join(f"{a}\n    {b}" for a, b in zip(captions, out.texts)) + "\n", encoding="utf-8")
+    scores = {str(m): agreement(m, getattr(out, FIELDS[m]), captions) for m in denoisers}
+    (folder / "agreement.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+
+
+def agreement(modality: Modality, media: list | torch.Tensor, captions: list[str]) -> dict[str, float]:
+    """Share of the captions' facts that the probes find in the media, by attribute."""
+    readings = READ[modality](media if modality is Modality.TEXT else torch.stack(media))
+    asked = [parse(caption) for caption in captions]
+    found: dict[str, list[bool]] = {}
+    for facts, reading in zip(asked, readings):
+        for name, value in facts.items():
+            if value is not None and name in reading.facts:
+                found.setdefault(name, []).append(reading.facts[name] == value)
+    return {name: sum(hits) / len(hits) for name, hits in found.items()}
