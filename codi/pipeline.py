@@ -262,6 +262,8 @@ class CoDiPipeline(DiffusionPipeline):
         partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
         self.check_inputs(items, outputs, num_samples, steps, partners, output_type)
         self._check_callback(callback_on_step_end_tensor_inputs)
+        if items and prompt_embeds is not None:
+            raise InputError(f"prompts ({settings.listed(items)}) and prompt_embeds were both given: expected one of them")
         seeds = settings.pick_seeds(num_samples, seed, generator)
 
         self._interrupt = False
@@ -294,6 +296,7 @@ class CoDiPipeline(DiffusionPipeline):
             contexts=spread(context),
             null_contexts=None if null is None else spread(null),
             environments=model.environments,
+            hears=model.hears,
             guidance=guidance,
             partners={m: _expand(z, batch, "partner_latents").to(device) for m, z in clean.items()},
             generators=generators,

@@ -271,6 +271,7 @@ BAD = {
     "output type": (dict(text="a", outputs="image", output_type="jpg"), "output_type is 'jpg'"),
     "sync without input": (dict(text="a", outputs="image", sync=["video"]), "no input"),
     "sync with an output": (dict(video=FRAMES, outputs="video", sync=["video"]), "held in step"),
+    "prompts twice": (dict(text="a", outputs="image", prompt_embeds=torch.zeros(1, 1, 32)), "both given"),
     "callback tensors": (dict(text="a", outputs="image", callback_on_step_end_tensor_inputs=["noise"]), "'noise'"),
 }
 

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from codi.types import InputError
@@ -30,7 +30,11 @@ def make_accelerator(config: Config) -> Accelerator:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    return Accelerator(gradient_accumulation_steps=config.accumulate, mixed_precision=config.precision, kwargs_handlers=handlers)
+    accelerator = Accelerator(gradient_accumulation_steps=config.accumulate, mixed_precision=config.precision, kwargs_handlers=handlers)
+    kind = accelerator.distributed_type
+    if kind is not DistributedType.NO and not kind.value.startswith("MULTI_"):
+        raise InputError(f"launched under {kind.value}: checkpoints of sharded optimizers are not written yet: launch one process or DDP")
+    return accelerator
 
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:

@@ -9,7 +9,7 @@ Denoisers, encoders and schedulers are passed in, keyed by modality; their contr
 import copy
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,7 @@ class JointSampler:
     contexts      prompt tokens (B, L, D) per generated modality; their dtype is the one the networks compute in
     null_contexts the same shapes; None: there is no prompt to guide towards
     environments  encoders of the modalities that can be heard; none: the outputs are independent
+    hears         whom each modality listens to; None: all the others
     guidance      per generated modality; one that is missing is unguided
     partners      clean latents (B, ...), heard at t = 0
     rates         latent steps per second where they differ from the model's own
@@ -75,6 +76,7 @@ class JointSampler:
     contexts: Mapping[Modality, Tensor]
     null_contexts: Mapping[Modality, Tensor] | None = None
     environments: Mapping[Modality, EnvironmentEncoder] = field(default_factory=dict)
+    hears: Mapping[Modality, Collection[Modality]] | None = None
     guidance: Mapping[Modality, Guidance] = field(default_factory=dict)
     partners: Latents = field(default_factory=dict)
     rates: Mapping[Modality, float] = field(default_factory=dict)
@@ -101,7 +103,7 @@ class JointSampler:
         """Latents after step `index`; those that came are left as they are."""
         inputs = {m: self.schedulers[m].scale_model_input(x, self.schedulers[m].timesteps[index]) for m, x in latents.items()}
         environments = self.listen(index, inputs)
-        answers = {m: self.predict(m, index, x, _others(m, environments)) for m, x in inputs.items()}
+        answers = {m: self.predict(m, index, x, self._others(m, environments)) for m, x in inputs.items()}
         return {m: self._advance(m, index, answers[m], x) for m, x in latents.items()}
 
     def listen(self, index: int, latents: Latents) -> dict[Modality, Environment]:
@@ -133,6 +135,12 @@ class JointSampler:
         output = self.denoisers[modality](x, t, context, env=env, rate=self.rates.get(modality))
         return dict(zip(branches, output.float().split(batch), strict=True))
 
+    def _others(self, modality: Modality, environments: Mapping[Modality, Environment]) -> Environment | None:
+        """What `modality` hears, in the fixed order of `Modality`; None when it is alone."""
+        heard = self.hears.get(modality, ()) if self.hears is not None else [m for m in Modality if m is not modality]
+        parts = [environments[m] for m in Modality if m in environments and m in heard]
+        return Environment.cat(parts) if parts else None
+
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
         t = torch.as_tensor(t, device=x.device).expand(len(x))
         dtype = next(iter(self.contexts.values())).dtype
@@ -144,9 +152,3 @@ class JointSampler:
         if modality in self.generators and "generator" in inspect.signature(scheduler.step).parameters:
             extra["generator"] = self.generators[modality]
         return scheduler.step(answer, scheduler.timesteps[index], x, **extra).prev_sample
-
-
-def _others(modality: Modality, environments: Mapping[Modality, Environment]) -> Environment | None:
-    """What `modality` hears, in the fixed order of `Modality`; None when it is alone."""
-    parts = [environments[m] for m in Modality if m in environments and m is not modality]
-    return Environment.cat(parts) if parts else None

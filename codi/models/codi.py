@@ -39,6 +39,7 @@ class CoDiModel:
         self.denoisers = {m: d for m, d in _present(DENOISERS, components).items() if m is not Modality.VIDEO or d.config.temporal_levels}
         environments = components.get("environments")
         self.environments = {} if environments is None else environments.by_modality()
+        self.hears = {} if environments is None else environments.hears()
         self.specs = self._specs()
 
     def _specs(self) -> dict[Modality, ModalitySpec]:

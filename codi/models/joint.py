@@ -109,10 +109,17 @@ class EnvironmentEncoder(nn.Module):
 
 
 class EnvironmentEncoders(ModelMixin, ConfigMixin):
-    """One `EnvironmentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate and tokens_per_step."""
+    """One `EnvironmentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate and tokens_per_step.
+
+    `pairs` are the modalities that learned to hear each other; None: everyone hears everyone. Those that are no pair still reach each
+    other through a third, step by step.
+    """
 
     @register_to_config
-    def __init__(self, latents: dict[str, dict[str, Any]], dim: int = 128, global_tokens: int = 1, num_layers: int = 2, num_heads: int = 4):
+    def __init__(
+        self, latents: dict[str, dict[str, Any]], dim: int = 128, global_tokens: int = 1, num_layers: int = 2, num_heads: int = 4,
+        pairs: list[list[str]] | None = None,
+    ):
         super().__init__()
         self.encoders = nn.ModuleDict({
             name: EnvironmentEncoder(dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, **latent)
@@ -122,6 +129,12 @@ class EnvironmentEncoders(ModelMixin, ConfigMixin):
     def by_modality(self) -> dict[Modality, EnvironmentEncoder]:
         """The encoders under their modalities."""
         return {Modality(name): encoder for name, encoder in self.encoders.items()}
+
+    def hears(self) -> dict[Modality, set[Modality]]:
+        """Whom each modality listens to."""
+        names = [Modality(name) for name in self.encoders]
+        pairs = None if self.config.pairs is None else [{Modality(a), Modality(b)} for a, b in self.config.pairs]
+        return {a: {b for b in names if b is not a and (pairs is None or {a, b} in pairs)} for a in names}
 
 
 class JointProcessor:

@@ -32,7 +32,7 @@ _SILENT = 0.01  # amplitude below which nothing counts as a note
 _TEMPLATE_LEAD = 0.2  # seconds of silence before the note of a template
 
 # Amplitude that a place's sound must reach to be heard: about a third of what the renderer gives.
-_AUDIBLE = {"night": 0.006, "grass": 0.002, "sand": 0.012}
+_AUDIBLE = {"night": 0.009, "grass": 0.002, "sand": 0.012}
 
 
 def _amplitudes(waves: Tensor, sampling_rate: int, window: float, hop: float) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ def _band(hz: Tensor, low: float, high: float) -> Tensor:
 def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
     """Table position (B,) of the ambience in amplitudes (B, T, K)."""
     levels = {
-        "night": amplitude[:, :, _band(hz, 7150, 7250)].amax(2).quantile(0.6, dim=1),
+        "night": amplitude[:, :, _band(hz, 7000, 7400)].square().sum(2).sqrt().quantile(0.6, dim=1),
         "grass": amplitude[:, :, _band(hz, 2050, 2950)].median(2).values.median(1).values,
         "sand": amplitude[:, :, _band(hz, 45, 80)].amax(2).quantile(0.6, dim=1),
     }

@@ -93,7 +93,7 @@ def wait(event, seconds=120):
     end = time.monotonic() + seconds
     while not event():
         assert time.monotonic() < end
-        time.sleep(0.001)
+        time.sleep(0.004)
 
 
 def newest(case):

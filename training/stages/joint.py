@@ -1,0 +1,197 @@
+"""Joint stage: environment encoders and joint attention on pairs of modalities; everything else is frozen (CoDi, section 3.4).
+
+The paper trains its pairs one after another. Here they share a run, because one denoiser makes both pictures and clips: trained in turn,
+the last pair would overwrite what the first had taught its adapters. Three modalities of one scene are still never seen together.
+B batch; a pair is two modalities (a, b) of the same scenes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from codi.diffusion import NoiseProcess
+from codi.diffusion.losses import denoising_loss
+from codi.models.autoencoders import TextAutoencoder
+from codi.models.codi import DENOISERS
+from codi.models.denoisers import TextDenoiser, UNetDenoiser
+from codi.models.joint import EnvironmentEncoders
+from codi.types import InputError, Modality
+from codi.world import ATTRIBUTES, caption
+from data.world import PAIRS
+from training.config import Config, strict
+from training.stages.common import export_part, load_part
+from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
+from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of
+
+CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audio_denoiser": UNetDenoiser}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointOptions:
+    """pairs          "audio+video" -> its share of the batch size, for example 1.0
+    scenes         size of the latent caches
+    shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean (either, half each)
+    prompt_dropout share of samples without a prompt: what a prompt leaves open is what partners must agree on
+    prompt_noise   as in the denoise stages
+    """
+
+    pairs: dict[str, float]
+    scenes: int = 8192
+    shared: float = 0.5
+    independent: float = 0.15
+    clean: float = 0.35
+    prompt_dropout: float = 0.3
+    prompt_noise: float = 0.3
+    preview_captions: list[str] | None = None
+
+
+def parse_pair(name: str) -> tuple[Modality, Modality]:
+    """ "audio+video" -> its modalities. Raises `InputError` for a pair that training may not see."""
+    pair = tuple(Modality.parse(part) for part in name.split("+"))
+    if len(pair) != 2 or set(pair) not in PAIRS:
+        raise InputError(f"options: pairs names {name!r}: expected two modalities that training may see together, such as audio+video")
+    return pair
+
+
+class Listeners(nn.Module):
+    """Environment encoders, and the denoisers of which only the joint attention trains."""
+
+    def __init__(self, environments: EnvironmentEncoders, denoisers: dict[str, nn.Module]):
+        super().__init__()
+        self.environments, self.denoisers = environments, nn.ModuleDict(denoisers)
+        self.denoisers.requires_grad_(False)
+        for name, parameter in self.denoisers.named_parameters():
+            parameter.requires_grad_(".joint." in name)
+
+    def denoiser(self, modality: Modality) -> nn.Module:
+        """The denoiser that makes a modality."""
+        return self.denoisers[DENOISERS[modality]]
+
+
+class JointStage:
+    """All pairs of the run in every step."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.options = strict(JointOptions, config.options, where="options")
+        self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
+        self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
+        noise, dropout = self.options.prompt_noise, self.options.prompt_dropout
+        self.prompts = {pair: Prompts(config.model, {m.value: 0.5 for m in pair}, noise, dropout) for pair in self.pairs}
+        texts = any(Modality.TEXT in pair for pair in self.pairs)
+        self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
+
+    def build(self) -> Listeners:
+        """Encoders of `part`, and the finished denoisers of all modalities in the pairs."""
+        names = dict.fromkeys(DENOISERS[m] for pair in self.pairs for m in pair)
+        denoisers = {n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in names}
+        pairs = [sorted(m.value for m in pair) for pair in self.pairs]
+        return Listeners(EnvironmentEncoders(**self.config.part, pairs=pairs), denoisers)
+
+    def to(self, device: torch.device) -> None:
+        for prompts in self.prompts.values():
+            prompts.to(device)
+        if self.sentences is not None:
+            self.sentences.to(device)
+
+    def data(self) -> "PairSource":
+        """Cached latents and prompt tokens of every pair."""
+        model, seed, count = self.config.model, self.config.seed, self.options.scenes
+        sources = {}
+        for pair in self.pairs:
+            media = [m for m in pair if m is not Modality.TEXT]
+            sources[pair] = Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
+        return PairSource(sources, self.pairs)
+
+    def loss(self, module: Listeners, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        total, extras = torch.zeros((), device=generator.device), {}
+        for pair in self.pairs:
+            part = batch["+".join(pair)]
+            losses = self.pair_loss(module, pair, part, generator)
+            for modality, loss in zip(pair, losses):
+                total = total + loss
+                extras[f"{'+'.join(pair)}/{modality}"] = loss.detach()
+        return total, extras
+
+    def pair_loss(
+        self, module: Listeners, pair: tuple[Modality, Modality], batch: dict[str, Any], generator: torch.Generator
+    ) -> list[Tensor]:
+        """The mean loss of each side over the samples in which it is not the clean one."""
+        clean = [self.latents(modality, batch, generator) for modality in pair]
+        times, is_clean = self.draw_times(len(clean[0]), generator)
+        context = self.prompts[pair].tokens(batch, generator)
+        noisy, targets, environments = [], [], []
+        for modality, x_0, t, keep in zip(pair, clean, times, is_clean):
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            shape = (-1, *[1] * (x_0.ndim - 1))
+            noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
+            targets.append(self.process.target(x_0, eps, t))
+            environments.append(module.environments.by_modality()[modality](noisy[-1], torch.where(keep, 0, t)))
+        losses = []
+        for side, modality in enumerate(pair):
+            output = module.denoiser(modality)(noisy[side], times[side], context, env=environments[1 - side])
+            counted = (~is_clean[side]).float()
+            losses.append((denoising_loss(output, targets[side]) * counted).sum() / counted.sum().clamp(min=1))
+        return losses
+
+    @torch.no_grad()
+    def latents(self, modality: Modality, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Normalised latents of one side; sentences are worded anew."""
+        if modality is not Modality.TEXT:
+            return batch[modality.value]
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
+        return self.sentences.encode([caption(s, tuple(ATTRIBUTES), rng) for s in batch["scenes"]])
+
+    def draw_times(self, count: int, generator: torch.Generator) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Timesteps of both sides (B,), and which of them are clean (B,) instead."""
+        device, total = generator.device, self.process.num_train_timesteps
+        first, second = (spread_timesteps(count, total, generator) for _ in range(2))
+        kind = torch.rand(count, generator=generator, device=device) * (self.options.shared + self.options.independent + self.options.clean)
+        second = torch.where(kind < self.options.shared, first, second)
+        edge = self.options.shared + self.options.independent
+        return (first, second), ((kind >= edge) & (kind < edge + self.options.clean / 2), kind >= edge + self.options.clean / 2)
+
+    @torch.no_grad()
+    def preview(self, module: Listeners, folder: Path) -> None:
+        """Joint samples of each pair for fixed captions."""
+        from training.stages.denoise import PREVIEW
+        from training.stages.samples import write_samples
+
+        for pair in self.pairs:
+            place = folder / "+".join(pair)
+            place.mkdir(exist_ok=True)
+            denoisers = {m: module.denoiser(m) for m in pair}
+            write_samples(self.config.model, denoisers, self.options.preview_captions or PREVIEW, place, module.environments)
+
+    def export(self, module: Listeners, folder: Path) -> None:
+        """Writes the encoders, and the denoisers with their joint attention."""
+        export_part(module.environments, folder / "environments")
+        for name, denoiser in module.denoisers.items():
+            export_part(denoiser, folder / name)
+
+
+class PairSource:
+    """One batch of every pair, each as large as its share says."""
+
+    infinite = True
+
+    def __init__(self, sources: dict[tuple[Modality, Modality], Joined], shares: dict[tuple[Modality, Modality], float]):
+        self.sources, self.shares = sources, shares
+
+    def __len__(self) -> int:
+        return min(map(len, self.sources.values()))
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow."""
+        return {"+".join(pair): source.fetch(_stretched(indices, self.shares[pair])) for pair, source in self.sources.items()}
+
+
+def _stretched(indices: list[int], share: float) -> list[int]:
+    """About len(indices) * share indices, disjoint from those of the neighbouring batches."""
+    count = max(1, round(len(indices) * share))
+    start = round(indices[0] * share)
+    return list(range(start, start + count))
