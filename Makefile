@@ -1,6 +1,7 @@
 # make install   a virtual environment in .venv with everything in it
 # make test      the tests (installs first)
-# make tiny      trains every stage in order and reproduces codi/assets/tiny
+# make tiny      trains every stage in order and reproduces codi/assets/tiny; the same command resumes
+#                (ARGS=--small: every stage in miniature, nothing is published)
 # make bench     measures the embedded model and writes report/
 # make lint      style
 
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 STAGES := autoencoder_image autoencoder_audio vocoder autoencoder_text \
           align_image align_audio align_video \
           denoise_image denoise_video denoise_audio denoise_text \
-          joint_text_image joint_text_audio joint_audio_video
+          joint
 
 .PHONY: install test tiny bench lint clean
 
@@ -31,13 +32,13 @@ test: $(INSTALLED)
 
 tiny: $(INSTALLED)
 	set -e; for stage in $(STAGES); do $(RUN) -m training.main --config configs/world/$$stage.yaml $(ARGS); done
+	$(if $(ARGS),,$(RUN) -m training.publish --model runs/tiny --to codi/assets/tiny)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/codi bench --out report $(ARGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -301,7 +301,7 @@ def test_an_interrupt_leaves_whole_files_only(model, tmp_path):
     process = subprocess.Popen([*command, "--model", model, *STEPS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()  # the first file is there
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130 and err.strip().splitlines()[-1] == "codi: error: interrupted; what was finished is kept"
     for path in (tmp_path / "out").iterdir():
         assert not path.name.startswith("."), path
@@ -309,7 +309,8 @@ def test_an_interrupt_leaves_whole_files_only(model, tmp_path):
 
 
 def test_a_reader_that_goes_away_is_no_traceback(model):
-    process = subprocess.Popen([sys.executable, "-m", "codi.cli", "info", model], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "codi.cli", "info", model]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 1
 

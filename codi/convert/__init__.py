@@ -1,0 +1,50 @@
+"""`codi convert`: the checkpoints released with the paper -> a model folder, and back.
+
+    tables.py      rows of a table, each a bijection; strict both ways
+    denoisers.py   tables of the three diffusers and their environment encoders
+    parts.py       tables of the autoencoders and towers
+    released.py    which part comes from which file, in which geometry
+    checkpoint.py  reading .pth files safely, writing safetensors in a stream
+    convert.py     the work, one part at a time, with a report of coverage
+"""
+
+import argparse
+from pathlib import Path
+
+from codi.types import InputError
+
+DTYPES = {"float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
+SLOTS = {"encoders": "autoencoders and prompt towers", "text": "text diffuser", "audio": "audio diffuser", "video": "image and video diffuser"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `codi convert`; imports nothing heavy."""
+    for slot, what in SLOTS.items():
+        parser.add_argument(f"--{slot}", metavar="FILE", type=Path, help=f"{what} (.pth)")
+    parser.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="where the model goes; a new folder")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights (default: as they are)")
+    parser.add_argument("--tokenizers", type=Path, metavar="FOLDER", help="with clip/, bert/ and gpt2/tokenizer.json, which the checkpoints lack")
+    parser.add_argument("--keep-unknown", action="store_true", help="set tensors aside that nobody knows, instead of refusing them")
+    parser.add_argument("--reverse", type=Path, metavar="FOLDER", help="a converted model: gives its checkpoints back")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command; prints what was made."""
+    import torch
+
+    from codi.convert.convert import convert, reverse
+
+    files = {slot: path for slot in SLOTS if (path := getattr(args, slot)) is not None}
+    if args.reverse is not None:
+        if files or args.dtype:
+            raise InputError("--reverse takes a converted folder and -o, and no checkpoints")
+        print(*reverse(args.reverse, args.out), sep="\n")
+        return 0
+    dtype = getattr(torch, DTYPES[args.dtype]) if args.dtype else None
+    report = convert(files, args.out, dtype=dtype, words=args.tokenizers, keep_unknown=args.keep_unknown)
+    print(args.out)
+    print(args.out / "released" / "coverage.json")
+    for slot, entry in report["files"].items():
+        kept = sum("kept" in tensor for tensor in entry["tensors"].values())
+        print(f"{slot}: {len(entry['tensors'])} tensors, {len(entry['tensors']) - kept} used, {kept} kept aside")
+    return 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from codi.convert.tables import BETWEEN, TIED, Row, Table, rename, same, split, trailing
+from codi.convert.tables import BETWEEN, Row, Table, rename, same, split, trailing
 from codi.models.released import (
     ReleasedAudioAutoencoder,
     ReleasedAudioTower,
@@ -144,8 +144,8 @@ def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
     for i in range(model.decoder.config.n_layer):
         rows += rename(f"decoder.transformer.h.{i}.", f"decoder.transformer.h.{i}.", both(*GPT2_LAYER))
     rows += rename("decoder.transformer.", "", [("linear", "memory"), ("linear_emb", "latent_embedding")])
-    rows.append(Row(source="decoder.transformer.wte.weight", targets=("decoder.transformer.wte.weight", "decoder.lm_head.weight"), op=TIED))
-    return Table.for_module(model, rows, scaling(model))
+    rows += rename("decoder.transformer.", "decoder.transformer.", both("wte"))
+    return Table.for_module(model, rows, scaling(model), {"decoder.lm_head.weight": "decoder.transformer.wte.weight"})
 
 
 # CLIP and CLAP ---------------------------------------------------------

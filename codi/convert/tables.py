@@ -48,26 +48,27 @@ def split(parts: int) -> Op:
 
 
 BETWEEN = Op(forward=lambda x: (x[0, :, 0],), reverse=lambda xs: xs[0][None, :, None])
-TIED = Op(forward=lambda x: (x, x), reverse=lambda xs: xs[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All rows of one module, and the tensors of it that no checkpoint holds because they are known (`constants`)."""
+    """All rows of one module; the tensors of it that no checkpoint holds because they are known (`constants`); and those
+    that are another of its tensors under a second name (`tied`)."""
 
     rows: tuple[Row, ...]
     constants: Mapping[str, Tensor]
+    tied: Mapping[str, str]
 
     @classmethod
-    def for_module(cls, module: nn.Module, rows: Iterable[Row], constants: Mapping[str, Tensor] | None = None) -> "Table":
-        """The rows whose targets the module has. Every tensor of the module must be in exactly one, or a constant."""
-        constants = dict(constants or {})
-        wanted = set(module.state_dict()) - set(constants)
+    def for_module(cls, module: nn.Module, rows: Iterable[Row], constants: Mapping[str, Tensor] | None = None, tied: Mapping[str, str] | None = None) -> "Table":
+        """The rows whose targets the module has. Every tensor of the module must be in exactly one, or a constant, or tied."""
+        constants, tied = dict(constants or {}), dict(tied or {})
+        wanted = set(module.state_dict()) - set(constants) - set(tied)
         kept = tuple(row for row in rows if set(row.targets) <= wanted)
         targets = [name for row in kept for name in row.targets]
         assert len(targets) == len(set(targets)), f"two rows for {sorted({n for n in targets if targets.count(n) > 1})[:5]}"
         assert set(targets) == wanted, f"no row for {sorted(wanted - set(targets))[:5]}"
-        return cls(rows=kept, constants=constants)
+        return cls(rows=kept, constants=constants, tied=tied)
 
     @property
     def sources(self) -> list[str]:
@@ -75,7 +76,7 @@ class Table:
         return [row.source for row in self.rows]
 
     def apply(self, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Released tensors -> ours. Raises `InputError` naming what is missing; what is left over is for the caller to judge."""
+        """Released tensors -> ours, each once. Raises `InputError` naming what is missing; what is left over is for the caller to judge."""
         refuse("missing", set(self.sources) - set(released))
         ours = {name: y for row in self.rows for name, y in zip(row.targets, row.op.forward(released[row.source]), strict=True)}
         return ours | dict(self.constants)
@@ -84,7 +85,7 @@ class Table:
         """Our tensors -> released ones."""
         targets = {name for row in self.rows for name in row.targets}
         refuse("missing", targets - set(ours))
-        refuse("left over", set(ours) - targets - set(self.constants))
+        refuse("left over", set(ours) - targets - set(self.constants) - set(self.tied))
         return {row.source: row.op.reverse(tuple(ours[name] for name in row.targets)).contiguous() for row in self.rows}
 
 
@@ -110,5 +111,6 @@ def same(source: str, target: str, op: Op = SAME) -> Row:
 
 def load(module: nn.Module, table: Table, released: Mapping[str, Tensor]) -> nn.Module:
     """The module with the released weights in it; also works for a module on the meta device."""
-    module.load_state_dict(table.apply(released), strict=True, assign=True)
+    ours = table.apply(released)
+    module.load_state_dict(ours | {name: ours[twin] for name, twin in table.tied.items()}, strict=True, assign=True)
     return module

@@ -20,27 +20,39 @@ from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.temporal import TemporalModule
 from codi.models.denoisers.text import DenseBlock, Remap
 from codi.protocols import Environment
-from codi.types import Modality
+from codi.types import InputError, Modality
 
 KINDS = {Modality.TEXT: "text", Modality.IMAGE: "vision", Modality.VIDEO: "vision", Modality.AUDIO: "audio"}
 
 
 class PooledEnvironments(ModelMixin, ConfigMixin):
-    """The released environment encoders. Each argument holds those of `MapEncoder` or, for text, `VectorEncoder`."""
+    """The released environment encoders. Each argument holds those of `MapEncoder` or, for text, `VectorEncoder`.
+
+    environment  "own": each denoiser hears its own token, as released, so that nothing passes between outputs;
+                 "exchanged": the others', as the paper draws it
+    """
 
     _no_split_modules = ["Block"]
 
     @register_to_config
-    def __init__(self, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None):
+    def __init__(
+        self, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None,
+        environment: str = "own",
+    ):
         super().__init__()
+        if environment not in ("own", "exchanged"):
+            raise InputError(f"environment is {environment!r}: expected own (as released) or exchanged (as in the paper)")
         kinds = {"text": (VectorEncoder, text), "vision": (MapEncoder, vision), "audio": (MapEncoder, audio)}
         self.encoders = nn.ModuleDict({name: kind(**config) for name, (kind, config) in kinds.items() if config})
 
-    def __getitem__(self, modality: Modality) -> "PooledEncoder":
-        return self.encoders[KINDS[Modality(modality)]]
+    def by_modality(self) -> dict[Modality, "PooledEncoder"]:
+        """The encoders under their modalities; pictures and videos share one."""
+        return {modality: self.encoders[kind] for modality, kind in KINDS.items() if kind in self.encoders}
 
-    def __contains__(self, modality: Modality) -> bool:
-        return KINDS[Modality(modality)] in self.encoders
+    def hears(self) -> dict[Modality, set[Modality]]:
+        """Whom each modality listens to."""
+        names = set(self.by_modality())
+        return {m: {m} if self.config.environment == "own" else names - {m} for m in names}
 
 
 class PooledEncoder(nn.Module):

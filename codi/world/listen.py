@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from codi.types import InputError
-from codi.world.reading import Reading, fit_rhythm, named
+from codi.world.reading import Reading, fit_rhythm, named, trust_onsets
 from codi.world.scene import COLOURS, PLACES
 from codi.world.sound import note_bank
 
@@ -169,13 +169,13 @@ def _listen(waves: Tensor, sampling_rate: int) -> tuple[Tensor, Tensor, Tensor, 
     return place, note, *_onsets(quick, note, templates)
 
 
-def _sound_reading(place: int, note: int, rhythm: tuple[int, int], times: np.ndarray) -> Reading:
-    events = np.sort(times[np.isfinite(times)])
+def _sound_reading(place: int, note: int, motion: int, tempo: int, events: np.ndarray) -> Reading:
+    """One sound's reading from positions in the tables and onset times in any order."""
     if not len(events):
         return Reading(facts=named(place=place))
     shape, colour = divmod(note, len(COLOURS))
-    motion, tempo = rhythm
-    return Reading(facts=named(shape=shape, colour=colour, place=place, motion=motion, tempo=tempo), events=events)
+    facts = named(shape=shape, colour=colour, place=place, motion=motion, tempo=tempo)
+    return Reading(facts=facts, events=np.sort(events))
 
 
 @torch.no_grad()
@@ -188,9 +188,9 @@ def read_sounds(sounds: Tensor, sampling_rate: int = 16000) -> list[Reading]:
     out = []
     for part in sounds.float().cpu().nan_to_num().split(_CHUNK):
         place, note, times, amplitudes = _listen(part, sampling_rate)
-        times = times.double().numpy()
-        rhythm = zip(*(a.tolist() for a in fit_rhythm(times, amplitudes.double().numpy())))
-        out += [
-            _sound_reading(p, n, r, t) for p, n, r, t in zip(place.tolist(), note.tolist(), rhythm, times)
-        ]
+        times, amplitudes = times.double().numpy(), amplitudes.double().numpy()
+        motion, tempo, expected = fit_rhythm(times, amplitudes)
+        events = [t[k] for t, k in zip(times, trust_onsets(times, amplitudes, expected))]
+        columns = (place.tolist(), note.tolist(), motion.tolist(), tempo.tolist(), events)
+        out += [_sound_reading(*row) for row in zip(*columns)]
     return out

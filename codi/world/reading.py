@@ -11,6 +11,7 @@ from codi.world.scene import ATTRIBUTES, MOTIONS, START_RANGE, TEMPOS
 
 _GRID_RATE = 100  # steps per second of the raster on which rhythms are compared
 _GRID_LENGTH = 220
+_STRONG = 0.45  # of the strongest onset
 _BLUR = 0.03  # seconds: how far an onset may be off and still count for a rhythm
 
 
@@ -67,11 +68,22 @@ def _rhythms() -> np.ndarray:
     return _raster(*schedule(*hypotheses()))
 
 
-def fit_rhythm(times: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Motion and tempo, two (B,) table positions, whose events look most like the onsets.
+def fit_rhythm(times: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Motion and tempo, two (B,) table positions, whose events look most like the onsets, and those events (B, slots).
 
     times (B, N) seconds, inf where absent; strengths (B, N) proportional to the amplitudes, 0 where absent.
     """
     best = np.argmax(_raster(times, strengths) @ _rhythms().T, axis=1)
-    motion, tempo, _ = hypotheses()
-    return motion[best], tempo[best]
+    motion, tempo, start = (axis[best] for axis in hypotheses())
+    return motion, tempo, schedule(motion, tempo, start)[0]
+
+
+def trust_onsets(times: np.ndarray, strengths: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Which onsets (B, N) to believe: the strong ones, and of the weak ones those near an event of the rhythm.
+
+    A decaying note that was synthesised from a spectrogram beats, and each beat is a weak onset.
+    """
+    strong = strengths >= _STRONG * strengths.max(1, keepdims=True)
+    there = np.isfinite(times)
+    away = np.abs(np.where(there, times, -1.0)[:, :, None] - expected[:, None, :]).min(2)
+    return there & (strong | (away < 2 * _BLUR))

@@ -10,7 +10,7 @@ from codi.models.codi import AUTOENCODERS, DENOISERS
 from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline
 from codi.types import Modality
-from codi.world import parse, read_images, read_sounds, read_texts, read_videos
+from codi.world import VISIBLE, parse, read_images, read_sounds, read_texts, read_videos
 from training.stages.latents import autoencoder_of, tower_of
 from training.stages.common import write_png
 
@@ -61,4 +61,4 @@ def agreement(modality: Modality, media: list | torch.Tensor, captions: list[str
         for name, value in facts.items():
             if value is not None and name in reading.facts:
                 found.setdefault(name, []).append(reading.facts[name] == value)
-    return {name: sum(hits) / len(hits) for name, hits in found.items()}
+    return {name: sum(hits) / len(hits) for name, hits in found.items() if name in VISIBLE[modality]}

@@ -65,7 +65,7 @@ class ReleasedVisionTower(VisionTower):
 
     @register_to_config
     def __init__(self, vision_config: dict[str, Any], truncate: bool = True):
-        super().__init__(vision_config)
+        VisionTower.__init__.__wrapped__(self, vision_config)  # without writing its arguments into the configuration
         shape = self.vision.config
         heads, width = shape.num_attention_heads, shape.hidden_size
         self.temporal = nn.ModuleList(TemporalLayer(width, num_heads=heads, **LAYER) for _ in range(shape.num_hidden_layers))

@@ -1,0 +1,226 @@
+"""Released checkpoints -> a model folder, and back.
+
+One part at a time: a checkpoint is mapped, a part's tensors are written one after another, the map is dropped. The
+folder is made beside its place and renamed at the end, so that there is never half of one. `released/coverage.json` says
+of every released tensor where it went, and `released/*.safetensors` keeps those that no part needs, for the way back.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from codi import io, pretrained
+from codi.convert import released
+from codi.convert.checkpoint import check_archive, read_checkpoint, write_safetensors
+from codi.convert.released import FULL, SLOTS, Geometry, Part
+from codi.convert.tables import Table
+from codi.diffusion.released import ReleasedDDIMScheduler
+from codi.types import InputError
+
+WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
+DEFAULTS = {"num_inference_steps": 50, "guidance_scale": 7.5}  # of the released script
+COMPONENTS = [
+    "text_autoencoder", "image_autoencoder", "audio_autoencoder", "text_tower", "vision_tower", "audio_tower", "text_denoiser",
+    "vision_denoiser", "audio_denoiser", "environments",
+]  # fmt: skip
+
+
+def convert(
+    files: Mapping[str, Path], out: Path, *, dtype: torch.dtype | None = None, words: Path | None = None, geometry: Geometry = FULL,
+    keep_unknown: bool = False,
+) -> dict[str, Any]:
+    """Writes a model folder from released checkpoints by slot (see `SLOTS`); any subset will do. Returns the coverage report.
+
+    dtype         of the weights; None: as they are, which is what the way back needs to be exact
+    words         folder with clip/, bert/ and gpt2/tokenizer.json, which no checkpoint holds
+    keep_unknown  tensors that nobody knows are kept aside and listed; else they are an error
+    Raises `InputError` naming the file or the tensor.
+    """
+    if not files:
+        raise InputError(f"no checkpoint was named: expected some of {', '.join(f'--{slot}' for slot in SLOTS)}")
+    for path in files.values():
+        check_archive(path)
+    shapes = {slot: {name: tuple(t.shape) for name, t in read_checkpoint(path).items()} for slot, path in files.items()}
+    parts = released.listed({slot: set(names) for slot, names in shapes.items()}, geometry, read_words(words))
+    built = {slot: [(part, *part.on_meta()) for part in of_slot] for slot, of_slot in parts.items()}
+    reasons = {slot: account(slot, files[slot], names, built, keep_unknown) for slot, names in shapes.items()}
+    check_shapes(built, shapes, files)
+    check_space(out, files, dtype)
+    with beside(out) as folder:
+        coverage = {slot: {"file": path.name, "tensors": {}} for slot, path in files.items()}
+        for slot, of_slot in built.items():
+            sources = list(files) if slot == "environments" else [slot]
+            for part, module, table in of_slot:
+                write_part(folder / part.name, module, table, {s: files[s] for s in sources}, dtype)
+                note_part(coverage, part, table, {s: shapes[s] for s in sources})
+        for slot, path in files.items():
+            write_kept(folder / "released", slot, path, reasons[slot], coverage)
+        write_index(folder, [(part.name, module) for of_slot in built.values() for part, module, _ in of_slot])
+        report = {"dtype": str(dtype).removeprefix("torch.") if dtype else None, "files": coverage}
+        io.save_json(folder / "released" / COVERAGE, report)
+        pretrained.write_checksums(folder)
+        for name in (part.name for of_slot in built.values() for part, *_ in of_slot):
+            pretrained.read_header(folder / name / WEIGHTS)
+    return report
+
+
+def account(slot: str, path: Path, names: Mapping[str, Any], built: Mapping[str, list], keep_unknown: bool) -> dict[str, str]:
+    """Why each tensor that none of this file's parts uses is there. Raises `InputError` for missing and unknown ones."""
+    tables = {s: [table for _, _, table in of_slot] for s, of_slot in built.items()}
+    mine = {source for table in tables[slot] for source in table.sources}
+    if not mine & set(names):
+        other = next((s for s in SLOTS if any(released_name(s, name) for name in names)), None)
+        raise InputError(f"{path} has no weights for --{slot}" + (f": it looks like the file for --{other}" if other else ""))
+    if missing := sorted(mine - set(names)):
+        raise InputError(f"{path} lacks {missing[0]!r} (in all {len(missing)} tensors): expected the whole of {SLOTS[slot]}")
+    environment = {source for table in tables.get("environments", []) for source in table.sources}
+    reasons = {}
+    for name in names:
+        if name in mine or (name in environment and released_name(slot, name)):
+            continue
+        other = next((s for s in SLOTS if s != slot and released_name(s, name)), None)
+        reasons[name] = released.why_kept(name) or (f"part of {SLOTS[other]}, taken from there" if other else "unknown")
+    unknown = [name for name, reason in reasons.items() if reason == "unknown"]
+    if unknown and not keep_unknown:
+        raise InputError(f"{path} has {unknown[0]!r}, which nobody knows (in all {len(unknown)}): --keep-unknown sets such aside and lists them")
+    return reasons
+
+
+def released_name(slot: str, name: str) -> bool:
+    """Whether a tensor of that name belongs into the file of that slot."""
+    prefixes = ("autokl.", "audioldm.", "optimus.", "clip.", "clap.") if slot == "encoders" else (released.prefix_of(slot),)
+    return name.startswith(prefixes)
+
+
+def check_shapes(built: Mapping[str, list], shapes: Mapping[str, Mapping[str, tuple]], files: Mapping[str, Path]) -> None:
+    """Raises `InputError` for the first tensor that is not of the shape its part asks for."""
+    every = {name: (shape, files[slot]) for slot, of_slot in shapes.items() for name, shape in of_slot.items() if released_name(slot, name)}
+    for of_slot in built.values():
+        for _, module, table in of_slot:
+            wanted = module.state_dict()
+            for row in table.rows:
+                shape, path = every[row.source]
+                try:
+                    given = [tuple(t.shape) for t in row.op.forward(torch.empty(shape, device="meta"))]
+                except (IndexError, RuntimeError):
+                    given = None
+                if given != [tuple(wanted[name].shape) for name in row.targets]:
+                    raise InputError(f"{path}: {row.source!r} has the shape {shape}, which does not fit {[tuple(wanted[n].shape) for n in row.targets]}")
+
+
+def write_part(folder: Path, module: Any, table: Table, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
+    """Configuration and weights of one part."""
+    tensors = {name: t for slot, path in files.items() for name, t in read_checkpoint(path).items() if released_name(slot, name)}
+    module.save_config(folder)
+    write_safetensors(folder / WEIGHTS, table.apply(tensors), dtype, exact=frozenset(table.constants))
+
+
+def note_part(coverage: dict[str, Any], part: Part, table: Table, shapes: Mapping[str, Mapping[str, Any]]) -> None:
+    for row in table.rows:
+        slot = next(s for s in shapes if row.source in shapes[s] and released_name(s, row.source))
+        coverage[slot]["tensors"].setdefault(row.source, []).append(f"{part.name}: {', '.join(row.targets)}")
+
+
+def write_kept(folder: Path, slot: str, path: Path, reasons: Mapping[str, str], coverage: dict[str, Any]) -> None:
+    """Tensors without a part, for the way back; and the order and types of all."""
+    tensors = read_checkpoint(path)
+    folder.mkdir(exist_ok=True)
+    kept = {name: tensors[name] for name in reasons if name != TIED}
+    write_safetensors(folder / f"{slot}.safetensors", kept)
+    if TIED in tensors and not torch.equal(tensors[TIED], tensors[TWIN]):
+        raise InputError(f"{path}: {TIED!r} is not {TWIN!r} again, as it should be")
+    used = coverage[slot]["tensors"]
+    entry = lambda name: {"to": used[name]} if name in used else {"kept": reasons[name]}
+    coverage[slot]["tensors"] = {name: entry(name) | {"dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()}
+
+
+TIED, TWIN = "optimus.decoder.lm_head.weight", "optimus.decoder.transformer.wte.weight"
+
+
+def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
+    """model_index.json and the scheduler."""
+    ReleasedDDIMScheduler().save_pretrained(folder / "scheduler")
+    classes = {name: [type(module).__module__, type(module).__name__] for name, module in parts}
+    io.save_json(folder / pretrained.INDEX, {
+        "_class_name": "CoDiPipeline",
+        "_diffusers_version": diffusers.__version__,
+        **{name: classes.get(name, [None, None]) for name in COMPONENTS},
+        "defaults": DEFAULTS,
+        "scheduler": [ReleasedDDIMScheduler.__module__, ReleasedDDIMScheduler.__name__],
+    })
+
+
+def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
+    """The checkpoints that a folder was converted from, bit for bit unless it was converted to another dtype."""
+    record = folder / "released" / COVERAGE
+    if not record.is_file():
+        raise InputError(f"{folder} was not made by `codi convert` (no released/{COVERAGE})")
+    files = json.loads(record.read_text(encoding="utf-8"))["files"]
+    parts = released.listed({slot: set(f["tensors"]) for slot, f in files.items()}, geometry)
+    written = []
+    with beside(out) as target:
+        for slot, entry in files.items():
+            tensors = dict(load_file(folder / "released" / f"{slot}.safetensors"))
+            for part in [*parts[slot], *parts.get("environments", [])]:
+                tensors |= undo(folder / part.name / WEIGHTS, part, entry["tensors"])
+            if TIED in entry["tensors"]:
+                tensors[TIED] = tensors[TWIN]
+            ordered = {name: tensors[name].to(getattr(torch, known["dtype"])) for name, known in entry["tensors"].items()}
+            torch.save(ordered, target / entry["file"])
+            written.append(out / entry["file"])
+    return written
+
+
+def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The released tensors of one part that belong into one file."""
+    _, table = part.on_meta()
+    rows = [row for row in table.rows if row.source in wanted and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))]
+    with safe_open(path, framework="pt") as file:
+        return {row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous() for row in rows}
+
+
+@contextmanager
+def beside(out: Path) -> Iterator[Path]:
+    """A folder that takes the name `out` when all is done, and is gone if anything fails."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there already: expected a new or empty folder")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.is_dir():
+            out.rmdir()
+        os.replace(temporary, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}. Free some space or name another place.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_space(out: Path, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
+    """Raises `InputError` if the disk cannot hold the result."""
+    place = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if p.exists())
+    needed, free = sum(path.stat().st_size for path in files.values()), shutil.disk_usage(place).free
+    if dtype is None and needed > free:
+        raise InputError(f"{place} has {free / 1e9:.1f} GB free, the model needs {needed / 1e9:.1f}: free some space or name another place")
+
+
+def read_words(folder: Path | None) -> dict[str, str]:
+    """Tokenizers as JSON by name."""
+    if folder is None:
+        return {}
+    paths = {name: Path(folder) / name / "tokenizer.json" for name in released.WORDS}
+    if missing := [path for path in paths.values() if not path.is_file()]:
+        raise InputError(f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and gpt2 in clip/, bert/, gpt2/")
+    return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
