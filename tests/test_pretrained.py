@@ -51,10 +51,15 @@ def load_error(folder, **options):
     return str(caught.value)
 
 
-def test_saved_equals_loaded_to_the_bit(pipe, saved):
+def test_saved_equals_loaded(pipe, saved):
+    """Every tensor to the bit; what comes out nearly so, because kernels round by where in memory a tensor begins."""
+    loaded = CoDiPipeline.from_pretrained(saved)
+    for name, part in pipe.components.items():
+        for key, value in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
+            assert torch.equal(value, getattr(loaded, name).state_dict()[key]), f"{name}.{key}"
     call = dict(text="a red ball", outputs=list(Modality), num_inference_steps=2, seed=0, output_type="latent")
-    first, second = pipe(**call).latents, CoDiPipeline.from_pretrained(saved)(**call).latents
-    assert all(torch.equal(first[m], second[m]) for m in Modality)
+    first, second = pipe(**call).latents, loaded(**call).latents
+    assert all((first[m] - second[m]).abs().max() < 1e-4 for m in Modality)
 
 
 def test_defaults_are_saved(pipe, tmp_path):

@@ -45,7 +45,7 @@ def provenance(runs: Path, scores: Path | None) -> dict[str, Any]:
             "samples_seen": json.loads(exported.read_text(encoding="utf-8"))["samples"],
             "last_log": {key: value for key, value in last.items() if isinstance(value, (int, float))},
         }
-    made = {"commit": commit, "licence": "MIT", "data": "the world of codi.world, rendered", "seed": 0, "stages": stages}
+    made = {"commit": commit, "license": "MIT", "data": "the world of codi.world, rendered", "seed": 0, "stages": stages}
     if scores is not None:
         made["scores"] = json.loads(scores.read_text(encoding="utf-8"))
     return made

@@ -51,7 +51,7 @@ def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
     """Table position (B,) of the ambience in amplitudes (B, T, K)."""
     levels = {
         "night": amplitude[:, :, _band(hz, 7000, 7400)].square().sum(2).sqrt().quantile(0.6, dim=1),
-        "grass": amplitude[:, :, _band(hz, 2050, 2950)].median(2).values.median(1).values,
+        "grass": amplitude[:, ::2, _band(hz, 2050, 2950)].median(2).values.median(1).values,
         "sand": amplitude[:, :, _band(hz, 45, 80)].amax(2).quantile(0.6, dim=1),
     }
     ratio = torch.stack([levels[p] / _AUDIBLE[p] if p in levels else torch.ones(len(amplitude)) for p in PLACES], 1)
@@ -64,7 +64,7 @@ def _clean(amplitude: Tensor, hz: Tensor) -> Tensor:
     width = max(8, int(500 / float(hz[1])))
     for k in range(0, len(hz), width):
         part = power[:, :, k : k + width]
-        part -= 2.0 * part.median(2, keepdim=True).values.median(1, keepdim=True).values
+        part -= 2.0 * part[:, ::4].median(2, keepdim=True).values.median(1, keepdim=True).values
     heard = _band(hz, 98, 7600) & ~_band(hz, 7120, 7280)
     return (power.clamp_min_(0) * heard).sqrt_()
 

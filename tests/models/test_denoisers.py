@@ -9,6 +9,7 @@ from codi.models.denoisers.attention import Attention
 from codi.models.denoisers.blocks import Signals
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.temporal import RELEASED, delay
+from codi.protocols import Environment
 
 VISION = dict(in_channels=4, block_out_channels=(32, 64), attention_levels=(1,), temporal_levels=(1,), context_dim=16, latent_rate=8.0, head_dim=32)
 AUDIO = dict(in_channels=8, block_out_channels=(32, 64), attention_levels=(0, 1), context_dim=16, time_axis=2, latent_rate=25.0, position_embedding=True)
@@ -43,6 +44,21 @@ def test_shape_and_batch_equals_single(kind):
     out = model(x, t, context)
     assert out.shape == x.shape and out.std() > 0
     torch.testing.assert_close(out[1:], model(x[1:], t[1:], context[1:]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"prompt_embedding": True}, {"prompt": "attention", "env_dim": 16, "joint": "pooled", "joint_levels": (0, 1)}])
+@pytest.mark.parametrize("kind", LATENTS)
+@torch.no_grad()
+def test_several_contexts_for_one_sample(kind, more):
+    model, (x, t, context) = make(kind, **more), inputs(kind)
+    contexts = torch.cat([torch.zeros_like(context), context])
+    repeat = lambda y: torch.cat([y, y])
+    env = envs = None
+    if "joint" in more:
+        env = Environment(tokens=torch.randn(2, 1, 16), times=torch.full((2, 1), torch.nan))
+        envs = Environment(tokens=repeat(env.tokens), times=repeat(env.times))
+    once = model(x, t, contexts, env=env)
+    torch.testing.assert_close(once, model(repeat(x), repeat(t), contexts, env=envs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", LATENTS)

@@ -4,6 +4,7 @@ Attention goes through diffusers' dispatcher, so `set_attention_backend` reaches
 Letters: B batch, F frames, C channels, H W, N positions of a query, L context tokens, D context width.
 """
 
+import torch
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
@@ -80,10 +81,13 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels, mult=ff_mult, activation_fn="geglu")
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (B*F, N, C), context (B, L, D): the frames of a sample share one context, none is repeated."""
+    def forward(self, x: Tensor, context: Tensor, frames: int = 1) -> Tensor:
+        """x (B*F, N, C), context (B, L, D): the frames of a sample share one context, none is repeated.
+
+        With n times as many contexts as samples, the samples are repeated for them, and so is the result.
+        """
         x = x + self.attn1(self.norm1(x))
-        x = self.prompted(x, context)
+        x = self.prompted(repeated(x, context.shape[0] * frames), context)
         return x + self.ff(self.norm3(x))
 
     def prompted(self, x: Tensor, context: Tensor) -> Tensor:
@@ -110,9 +114,9 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zeroed(nn.Linear(num_heads * head_dim, channels))
 
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
-        tokens = self.proj_in(to_tokens(self.norm(h)))                                  # (B*F, H*W, C)
-        return h + to_map(self.proj_out(self.block(tokens, context)), h)
+    def forward(self, h: Tensor, context: Tensor, frames: int = 1) -> Tensor:
+        tokens = self.block(self.proj_in(to_tokens(self.norm(h))), context, frames)     # (B*F, H*W, C)
+        return repeated(h, tokens.shape[0]) + to_map(self.proj_out(tokens), h)
 
 
 def to_tokens(h: Tensor) -> Tensor:
@@ -123,6 +127,12 @@ def to_tokens(h: Tensor) -> Tensor:
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     """(B, H*W, C) -> (B, C, H, W) with the extent of `like`."""
     return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])
+
+
+def repeated(x: Tensor, rows: int) -> Tensor:
+    """(B, ...) -> (rows, ...): the whole batch again and again."""
+    assert rows % len(x) == 0 and rows >= len(x), f"{len(x)} samples for {rows} contexts: expected a multiple"
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
 
 
 def zeroed(module: nn.Module) -> nn.Module:

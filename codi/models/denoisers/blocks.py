@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import SpatialTransformer, to_map, to_tokens, zeroed
+from codi.models.denoisers.attention import SpatialTransformer, repeated, to_map, to_tokens, zeroed
 from codi.models.denoisers.norm import GroupNorm
 from codi.protocols import Environment
 
@@ -37,8 +37,17 @@ class Signals:
     length: int | None = None
     rate: float | None = None
 
-    def per_frame(self, y: Tensor) -> Tensor:
-        """(B, C) -> (B*F, C)."""
+    def samples(self, h: Tensor) -> int:
+        """Samples in the map `h`: B until the first prompt is heard, then one for each context (see `UNetDenoiser.forward`)."""
+        return h.shape[0] // (self.frames or 1)
+
+    def for_samples(self, y: Tensor, h: Tensor) -> Tensor:
+        """(B, ...) -> one row for each sample in `h`."""
+        return repeated(y, self.samples(h))
+
+    def per_frame(self, y: Tensor, h: Tensor) -> Tensor:
+        """(B, C) -> one row for each row of `h`."""
+        y = self.for_samples(y, h)
         return y if self.frames is None else y.repeat_interleave(self.frames, dim=0)
 
     def times(self, h: Tensor) -> Tensor | None:
@@ -66,7 +75,7 @@ class ResidualBlock(ResnetBlock2D):
         zeroed(self.conv2)
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
-        emb = signals.per_frame(self.time_emb_proj(signals.emb))[:, :, None, None]
+        emb = signals.per_frame(self.time_emb_proj(signals.emb), h)[:, :, None, None]
         y = self.conv1(F.silu(self.norm1(h)))
         if self.time_embedding_norm == "scale_shift":
             scale, shift = emb.chunk(2, dim=1)
@@ -119,16 +128,17 @@ class Block(nn.Module):
         if self.temporal is not None and signals.frames is not None:
             h = self.temporal(h, signals.frames)
         if self.attention is not None:
-            h = self.attention(h, signals.context)
+            h = self.attention(h, signals.context, signals.frames or 1)
         listens = self.joint is not None and signals.env is not None
         pooled = isinstance(self.joint, SpatialTransformer)
         if listens and not pooled:
             h = self.listen(h, signals)
         if self.upsample is not None:
             h = self.upsample(h, size)
-        return self.joint(h, signals.env.tokens) if listens and pooled else h
+        return self.joint(h, signals.for_samples(signals.env.tokens, h), signals.frames or 1) if listens and pooled else h
 
     def listen(self, h: Tensor, signals: Signals) -> Tensor:
         tokens = to_tokens(h)
-        whole = tokens.reshape(signals.emb.shape[0], -1, tokens.shape[-1])               # (B, F*H*W, C)
-        return to_map(self.joint(whole, signals.env, signals.times(h)).view(tokens.shape), h)
+        whole = tokens.reshape(signals.samples(h), -1, tokens.shape[-1])                 # (B, F*H*W, C)
+        env = Environment(tokens=signals.for_samples(signals.env.tokens, h), times=signals.for_samples(signals.env.times, h))
+        return to_map(self.joint(whole, env, signals.times(h)).view(tokens.shape), h)

@@ -12,7 +12,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import SpatialTransformer
+from codi.models.denoisers.attention import SpatialTransformer, repeated
 from codi.models.denoisers.blocks import Signals
 
 
@@ -37,7 +37,7 @@ class Skeleton(ModelMixin, ConfigMixin):
         weight = self.time_embedding.linear_1.weight
         emb = self.time_embedding(self.time_proj(t).to(weight.dtype))
         if self.prompt_mlp is not None:
-            emb = emb + self.prompt_mlp(context.mean(1))
+            emb = repeated(emb, len(context)) + self.prompt_mlp(context.mean(1))
         return F.silu(emb)
 
     def trunk(self, h: Tensor, signals: Signals) -> Tensor:
@@ -55,7 +55,7 @@ class Skeleton(ModelMixin, ConfigMixin):
         if self.config.first_skip == "middle":
             skips[-1] = h
         for layer in self.up:
-            h = torch.cat([h, skips.pop()], dim=1)
+            h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
             h = self.step(layer, h, signals, skips[-1].shape[-2:] if skips else None)
         return h
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import zeroed
+from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Signals
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer, per_level
@@ -85,10 +85,14 @@ class TextDenoiser(Skeleton):
                 at = width
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None) -> Tensor:
-        """x (B, in_channels), t (B,), context (B, L, D), env of the partners or None; `rate` is for latents with time."""
+        """x (B, in_channels), t (B,), context (B or n B, L, D), env of the partners or None; `rate` is for latents with time.
+
+        More contexts than samples: as in `UNetDenoiser.forward`.
+        """
         assert x.ndim == 2, f"a text latent is (B, C), got {tuple(x.shape)}"
         h = self.proj_in(x).unflatten(1, (self.config.block_out_channels[0], self.config.second_dim[0], 1))
-        h = self.trunk(h, Signals(emb=self.embed(t, context), context=context, env=env))
+        emb = self.embed(t, context)
+        h = self.trunk(repeated(h, len(emb)), Signals(emb=emb, context=context, env=env))
         return self.proj_out(F.silu(self.norm_out(h)).flatten(1))
 
 
@@ -108,7 +112,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
         h = h.flatten(1)
-        y = self.linear1(F.silu(self.norm1(h))) + self.time_emb_proj(signals.emb)
+        y = self.linear1(F.silu(self.norm1(h))) + signals.per_frame(self.time_emb_proj(signals.emb), h)
         return (self.shortcut(h) + self.linear2(F.silu(self.norm2(y)))).unflatten(1, self.shape)
 
 

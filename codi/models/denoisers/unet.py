@@ -9,7 +9,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import zeroed
+from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer, per_level
@@ -115,13 +115,15 @@ class UNetDenoiser(Skeleton):
         """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D); env of the partners or None.
 
         rate: latent steps per second if not the configured one. Returns a tensor of the shape of x.
+        There may be n times as many contexts as samples (guidance): (n B, L, D), the whole batch again and again. What
+        comes before the first prompt is then computed once, and the result is (n B, ...).
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
         signals = self.signals(x, t, context, env, rate)
         h = self.conv_in(fold_frames(x))
         if self.position is not None:
             h = h + self.position(h)
-        h = self.trunk(h, signals)
+        h = self.trunk(repeated(h, len(signals.emb) * (signals.frames or 1)), signals)
         return unfold_frames(self.conv_out(torch.nn.functional.silu(self.norm_out(h))), x)
 
     def signals(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None, rate: float | None) -> Signals:
@@ -163,4 +165,4 @@ def fold_frames(x: Tensor) -> Tensor:
 
 def unfold_frames(y: Tensor, like: Tensor) -> Tensor:
     """The way back to the layout of `like`."""
-    return y.unflatten(0, like.shape[:1] + like.shape[2:3]).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()
+    return y.unflatten(0, (-1, like.shape[2])).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()

@@ -1,0 +1,121 @@
+"""Joint attention: silent before training, listens to the right partner at the right time, and does not care about order."""
+
+import pytest
+import torch
+
+from codi.models.denoisers import UNetDenoiser
+from codi.models.joint import EnvironmentEncoders, JointAttention, rotate
+from codi.protocols import Environment
+from codi.types import Modality
+
+ENV = 16
+LATENTS = {
+    "text": dict(latent_shape=[8], latent_rate=None, tokens_per_step=2),
+    "image": dict(latent_shape=[4, 8, 8], latent_rate=None, tokens_per_step=4),
+    "audio": dict(latent_shape=[4, 20, 4], latent_rate=10.0, tokens_per_step=1),
+    "video": dict(latent_shape=[4, 8, 8, 8], latent_rate=4.0, tokens_per_step=2),
+}
+SHAPES = {name: tuple(latent["latent_shape"]) for name, latent in LATENTS.items()}
+
+
+@pytest.fixture
+def encoders() -> EnvironmentEncoders:
+    torch.manual_seed(0)
+    return EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2).eval()
+
+
+def latent(name: str, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, *SHAPES[name], generator=torch.Generator().manual_seed(len(name)))
+
+
+def environment(encoders: EnvironmentEncoders, name: str) -> Environment:
+    return encoders.by_modality()[Modality(name)](latent(name), torch.tensor([10, 500]))
+
+
+def attention(listens: bool = True, **options) -> JointAttention:
+    torch.manual_seed(1)
+    layer = JointAttention(32, ENV, 4, **options)
+    if listens:
+        torch.nn.init.normal_(layer.to_out.weight, std=0.5)
+    return layer.eval()
+
+
+@pytest.mark.parametrize(("name", "count"), [("text", 2), ("image", 4), ("audio", 20), ("video", 16)])
+def test_environment_has_its_tokens_and_one_global(encoders, name, count):
+    env = environment(encoders, name)
+    assert env.tokens.shape == (2, count + 1, ENV) and env.times.shape == (2, count + 1)
+    assert env.times[:, -1].isnan().all()
+    assert env.times[:, :-1].isnan().all() == (LATENTS[name]["latent_rate"] is None)
+
+
+def test_tokens_of_different_rates_share_one_clock(encoders):
+    sound, clip = environment(encoders, "audio"), environment(encoders, "video")
+    assert torch.allclose(sound.times[0, :-1], (torch.arange(20) + 0.5) / 10)
+    assert torch.allclose(clip.times[0, :-1:2], (torch.arange(8) + 0.5) / 4)
+
+
+def test_another_rate_moves_the_times_and_nothing_else_needs_to_change(encoders):
+    env = encoders.by_modality()[Modality.VIDEO](latent("video"), torch.tensor([0, 0]), rate=8.0)
+    assert torch.allclose(env.times[0, :-1:2], (torch.arange(8) + 0.5) / 8)
+
+
+def test_untrained_attention_is_silent_to_the_bit(encoders):
+    h = torch.randn(2, 12, 32)
+    assert torch.equal(attention(listens=False)(h, environment(encoders, "audio"), torch.linspace(0, 2, 12)), h)
+
+
+def test_order_of_partners_does_not_matter(encoders):
+    envs = [environment(encoders, name) for name in ("text", "audio", "video")]
+    h, times, layer = torch.randn(2, 12, 32), torch.linspace(0, 2, 12), attention()
+    there, back = layer(h, Environment.cat(envs), times), layer(h, Environment.cat(envs[::-1]), times)
+    torch.testing.assert_close(there, back)
+
+
+def test_timed_heads_hear_only_what_is_near(encoders):
+    """All heads timed: a change of the partner at one second is heard there and nowhere beyond the window."""
+    layer, h, times = attention(window=0.3), torch.randn(1, 40, 32), (torch.arange(40) + 0.5) / 20
+    layer.num_timed = layer.num_heads
+    tokens, seconds = torch.randn(1, 20, ENV), ((torch.arange(20) + 0.5) / 10)[None]
+    changed = tokens.clone()
+    changed[:, 10] += 1.0
+    moved = (layer(h, Environment(tokens=changed, times=seconds), times) - layer(h, Environment(tokens=tokens, times=seconds), times)).abs().sum(-1)[0]
+    near = (times - seconds[0, 10]).abs() <= 0.3
+    assert (moved[near] > 0).all() and (moved[~near] == 0).all()
+
+
+def test_rotation_depends_on_the_difference_of_seconds_alone():
+    q, k = torch.randn(1, 1, 2, 8), torch.randn(1, 1, 2, 8)
+    dot = lambda a, b: (rotate(q, torch.tensor([[a]]), 0.1, 4.0) * rotate(k, torch.tensor([[b]]), 0.1, 4.0)).sum(-1)
+    torch.testing.assert_close(dot(0.7, 0.2), dot(1.5, 1.0), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(dot(0.7, 0.2), dot(0.7, 0.3))
+
+
+def test_listener_without_time_hears_everything(encoders):
+    env = environment(encoders, "audio")
+    env.tokens.retain_grad()
+    attention()(torch.randn(2, 5, 32), env, None).square().sum().backward()
+    assert (env.tokens.grad.abs().sum(-1) > 0).all()
+
+
+def test_gradient_flows_from_each_answer_to_every_partner(encoders):
+    torch.manual_seed(0)
+    denoiser = UNetDenoiser(
+        in_channels=4, block_out_channels=(16, 16), context_dim=8, norm_num_groups=8, num_heads=2, temporal_levels=(1,),
+        temporal=dict(num_heads=2), latent_rate=4.0, env_dim=ENV, joint_levels=(1,), joint_heads=2,
+    )  # fmt: skip
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    partners = {name: latent(name).requires_grad_() for name in ("text", "image", "audio")}
+    t = torch.tensor([10, 500])
+    env = Environment.cat([encoders.by_modality()[Modality(name)](x, t) for name, x in partners.items()])
+    denoiser(latent("video"), t, torch.zeros(2, 1, 8), env=env).square().sum().backward()
+    for name, x in partners.items():
+        assert x.grad.abs().sum() > 0, name
+
+
+def test_pairs_say_who_hears_whom():
+    encoders = EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2, pairs=[["audio", "video"], ["image", "text"]])
+    assert encoders.hears() == {
+        Modality.TEXT: {Modality.IMAGE}, Modality.IMAGE: {Modality.TEXT}, Modality.AUDIO: {Modality.VIDEO}, Modality.VIDEO: {Modality.AUDIO},
+    }  # fmt: skip

@@ -1,0 +1,63 @@
+"""Every stage of the embedded model in miniature, in the order of `make tiny`, each from the parts that the earlier ones left; then the
+finished folder is published, loaded as users load it, and asked for everything at once."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import load_config
+from training.main import main
+from training.publish import publish
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs" / "world").glob("*.yaml"))
+
+
+def stages() -> list[str]:
+    """The stages of the Makefile, in order."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.search(r"^STAGES := (.*)$", text, re.MULTILINE).group(1).split()
+
+
+def test_make_tiny_runs_every_config() -> None:
+    assert sorted(stages()) == sorted(path.stem for path in CONFIGS)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_parses_strictly_with_its_miniature(path: Path) -> None:
+    assert load_config(path).samples > load_config(path, small=True).samples
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model/` and `runs/<stage>/` of every stage in miniature."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for stage in stages():
+        config = ROOT / "configs" / "world" / f"{stage}.yaml"
+        places = [f"model={folder}/model", f"output={folder}/runs/{stage}"]
+        code = main(["--config", str(config), "--small", *(word for place in places for word in ("--set", place))])
+        assert code == 0, f"stage {stage} ended with {code}"
+    return folder
+
+
+def test_every_stage_logs_previews_and_exports(trained: Path) -> None:
+    for stage in stages():
+        run = trained / "runs" / stage
+        assert json.loads((run / "exported.json").read_text())["files"], stage
+        assert any(path.is_file() for path in (run / "previews").rglob("*")), stage
+
+
+def test_published_model_generates_everything_at_once(trained: Path) -> None:
+    publish(trained / "model", trained / "published", trained / "runs")
+    from codi import CoDiPipeline
+
+    pipe = CoDiPipeline.from_pretrained(trained / "published")
+    pipe.set_progress_bar_config(disable=True)
+    out = pipe(text="a red ball", outputs=["text", "image", "audio", "video"], seed=0, num_inference_steps=2)
+    assert out.videos[0].shape == (16, 3, 64, 64) and out.audios[0].shape == (32000,) and out.images[0].size == (64, 64)
+    assert torch.isfinite(out.audios[0]).all() and isinstance(out.texts[0], str)
+    made = json.loads((trained / "published" / "provenance.json").read_text())
+    assert set(made["stages"]) == set(stages())
