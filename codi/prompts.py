@@ -61,7 +61,7 @@ def _checked(modality: Modality, prompt: Prompt) -> Prompt:
 def prepare(modality: Modality, value: Any, spec: ModalitySpec | None) -> Any:
     """One item as the model takes it: text `str`, else a float tensor of `spec.raw_shape` in [-1, 1]. Raises `InputError`."""
     if spec is None and modality in _SHAPED:
-        raise InputError(f"this model does not say how large a prompt of kind {modality} is: expected its autoencoder (and denoiser) to be loaded")
+        raise InputError(f"this model cannot tell the size of a prompt of kind {modality}: load its autoencoder and denoiser too")
     return _PREPARE[modality](value, spec)
 
 

@@ -80,8 +80,9 @@ def test_reported_seeds_make_the_same_again(pipe):
 
 
 def test_a_generator_is_a_source_of_seeds(pipe):
-    draw = lambda: pipe(text="a ball", outputs="image", num_inference_steps=1, num_samples=2, generator=torch.Generator().manual_seed(1)).seeds
-    assert draw() == draw() and len(set(draw())) == 2
+    call = dict(text="a ball", outputs="image", num_inference_steps=1, num_samples=2)
+    first, again = (pipe(**call, generator=torch.Generator().manual_seed(1)).seeds for _ in range(2))
+    assert first == again and len(set(first)) == 2
 
 
 def test_order_of_prompts_and_outputs_does_not_matter(pipe):
@@ -148,7 +149,8 @@ def test_other_schedulers(fresh, scheduler):
 
 
 def test_bfloat16(fresh):
-    out = fresh.to(torch.bfloat16)(text="a ball", audio=(SOUND, 16000), video=(FRAMES, 10), outputs=["text", "image", "audio", "video"], **QUICK)
+    fresh.to(torch.bfloat16)
+    out = fresh(text="a ball", audio=(SOUND, 16000), video=(FRAMES, 10), outputs=["text", "image", "audio", "video"], **QUICK)
     assert out.audios[0].dtype == torch.float32 and out.videos[0].dtype == torch.uint8
 
 
@@ -306,7 +308,6 @@ def test_defaults_of_the_model(fresh):
     quick = CoDiPipeline(**parts, defaults={"num_inference_steps": 2, "guidance_scale": {"image": 5.0}})
     quick.set_progress_bar_config(disable=True)
     steps = []
-    made = quick(
-        text="a", outputs="image", seed=0, output_type="latent", callback_on_step_end=lambda pipe, step, t, tensors: steps.append(step) or tensors
-    ).latents
+    note = lambda pipe, step, timestep, tensors: steps.append(step)
+    made = quick(text="a", outputs="image", seed=0, output_type="latent", callback_on_step_end=note).latents
     assert steps == [0, 1] and largest_difference(made, latents(fresh, text="a", outputs="image", guidance_scale=5.0)) == 0.0

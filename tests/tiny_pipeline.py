@@ -55,7 +55,9 @@ def denoisers() -> dict[str, nn.Module]:
     shared = dict(JOINT, in_channels=4, block_out_channels=(16, 16), joint_levels=(1,))
     return {
         "text_denoiser": TextDenoiser(**JOINT, in_channels=16, block_out_channels=(16, 16), second_dim=(4, 4), joint_levels=(1,)),
-        "vision_denoiser": UNetDenoiser(**shared, temporal_levels=(1,), temporal=dict(num_heads=2, max_frames=4), latent_rate=8.0, num_frames=4),
+        "vision_denoiser": UNetDenoiser(
+            **shared, temporal_levels=(1,), temporal=dict(num_heads=2, max_frames=4), latent_rate=8.0, num_frames=4
+        ),
         "audio_denoiser": UNetDenoiser(**shared, time_axis=2, latent_rate=100.0),
     }
 

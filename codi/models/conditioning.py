@@ -85,7 +85,7 @@ class TemporalAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = self.norm(tokens) + self.positions[: tokens.shape[1]]
         query, key, value = self.to_qkv(hidden.transpose(1, 2)).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0).transpose(-2, -3)
-        attended = functional.scaled_dot_product_attention(query, key, value)     # (B, L, heads, F, W/heads)
+        attended = functional.scaled_dot_product_attention(query, key, value)  # (B, L, heads, F, W/heads)
         return tokens + self.to_out(attended.transpose(-2, -3).flatten(-2)).transpose(1, 2)
 
 
@@ -107,7 +107,7 @@ class FrameSummary(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        weights = self.query(tokens).softmax(dim=2)                               # (B, F, L, heads)
+        weights = self.query(tokens).softmax(dim=2)  # (B, F, L, heads)
         pooled = torch.einsum("bflh,bflw->bfhw", weights, tokens).flatten(2)
         return self.out(self.layers(self.mix(pooled) + self.positions[: tokens.shape[1]]).mean(1))
 
@@ -145,7 +145,7 @@ class VisionTower(ModelMixin, ConfigMixin):
         """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1] -> (B, D), before the bridge."""
         clips = raw if raw.ndim == 5 else raw[:, None]
         model, num_frames = self.vision.vision_model, clips.shape[1]
-        hidden = model.pre_layrnorm(model.embeddings(clips.flatten(0, 1)))        # (B F, 1 + P, W)
+        hidden = model.pre_layrnorm(model.embeddings(clips.flatten(0, 1)))  # (B F, 1 + P, W)
         for layer, temporal in zip(model.encoder.layers, self.temporal):
             hidden = hidden + layer.self_attn(layer.layer_norm1(hidden))[0]
             if num_frames > 1:

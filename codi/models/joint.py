@@ -33,7 +33,7 @@ def rotate(x: Tensor, seconds: Tensor, shortest: float, longest: float) -> Tenso
     """Rotary embedding by seconds: x (B, L, heads, d), seconds (B or 1, L); pairs (i, i + d/2) turn with one period each."""
     half = x.shape[-1] // 2
     periods = torch.logspace(math.log10(shortest), math.log10(longest), half, device=x.device)
-    angles = (2 * math.pi * seconds[..., None] / periods)[:, :, None]             # (B, L, 1, d/2)
+    angles = (2 * math.pi * seconds[..., None] / periods)[:, :, None]  # (B, L, 1, d/2)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
@@ -50,7 +50,14 @@ class EnvironmentEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, latent_shape: tuple[int, ...], dim: int, latent_rate: float | None, tokens_per_step: int, global_tokens: int, num_layers: int,
+        self,
+        *,
+        latent_shape: tuple[int, ...],
+        dim: int,
+        latent_rate: float | None,
+        tokens_per_step: int,
+        global_tokens: int,
+        num_layers: int,
         num_heads: int = 4,
     ):
         super().__init__()
@@ -59,8 +66,12 @@ class EnvironmentEncoder(nn.Module):
         self.is_map = latent_rate is None and len(latent_shape) == 3 or len(latent_shape) == 4
         if self.is_map:
             self.stem = nn.Sequential(
-                nn.Conv2d(latent_shape[0], dim // 2, 3, padding=1), nn.SiLU(),
-                nn.Conv2d(dim // 2, dim // 2, 3, stride=2, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+                nn.Conv2d(latent_shape[0], dim // 2, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(dim // 2, dim // 2, 3, stride=2, padding=1),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(),
             )
             size = dim // 2 * 16
         else:
@@ -79,7 +90,7 @@ class EnvironmentEncoder(nn.Module):
     def steps(self, x: Tensor) -> Tensor:
         """Latent -> one flat vector for each step along time, (B, S, size)."""
         if self.is_map:
-            frames = x.transpose(1, 2) if x.ndim == 5 else x[:, None]             # (B, S, Z, H, W)
+            frames = x.transpose(1, 2) if x.ndim == 5 else x[:, None]  # (B, S, Z, H, W)
             return self.stem(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return x[:, None] if x.ndim == 2 else x.transpose(1, 2).flatten(2)
 
@@ -91,7 +102,7 @@ class EnvironmentEncoder(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment:
         """x (B, *latent_shape) at the noise level t (B,); rate in latent steps per second if not the configured one."""
-        hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1)) + self.place    # (B, S, k, D)
+        hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1)) + self.place  # (B, S, k, D)
         times = self.seconds(hidden.shape[1], rate, x.device)
         if times is not None:
             hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
@@ -117,14 +128,21 @@ class EnvironmentEncoders(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, latents: dict[str, dict[str, Any]], dim: int = 128, global_tokens: int = 1, num_layers: int = 2, num_heads: int = 4,
+        self,
+        latents: dict[str, dict[str, Any]],
+        dim: int = 128,
+        global_tokens: int = 1,
+        num_layers: int = 2,
+        num_heads: int = 4,
         pairs: list[list[str]] | None = None,
     ):
         super().__init__()
-        self.encoders = nn.ModuleDict({
-            name: EnvironmentEncoder(dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, **latent)
-            for name, latent in latents.items()
-        })
+        self.encoders = nn.ModuleDict(
+            {
+                name: EnvironmentEncoder(dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, **latent)
+                for name, latent in latents.items()
+            }
+        )
 
     def by_modality(self) -> dict[Modality, EnvironmentEncoder]:
         """The encoders under their modalities."""
@@ -143,7 +161,7 @@ class JointProcessor:
     _attention_backend = _parallel_config = None
 
     def __call__(self, attn: "JointAttention", hidden: Tensor, env: Environment, times: Tensor | None) -> Tensor:
-        split = lambda y: y.unflatten(-1, (attn.num_heads, -1))                   # (B, L, heads, d)
+        split = lambda y: y.unflatten(-1, (attn.num_heads, -1))  # (B, L, heads, d)
         tokens = torch.cat([env.tokens, attn.sinks.to(env.tokens.dtype).expand(len(hidden), -1, -1)], dim=1)
         query, key, value = split(attn.to_q(hidden)), split(attn.to_k(tokens)), split(attn.to_v(tokens))
         mask = None
@@ -171,7 +189,14 @@ class JointAttention(nn.Module, AttentionModuleMixin):
     _supports_qkv_fusion = False
 
     def __init__(
-        self, channels: int, env_dim: int, num_heads: int, num_sinks: int = 4, window: float = 0.5, shortest: float = 0.1, longest: float = 4.0
+        self,
+        channels: int,
+        env_dim: int,
+        num_heads: int,
+        num_sinks: int = 4,
+        window: float = 0.5,
+        shortest: float = 0.1,
+        longest: float = 4.0,
     ):
         super().__init__()
         self.num_heads, self.num_timed = num_heads, max(1, num_heads // 2)
@@ -202,7 +227,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
 
     def window_mask(self, times: Tensor, key_times: Tensor) -> Tensor:
         """What each head may see, (B, heads, N, L) boolean; timed heads see sinks and what is near, the others all."""
-        near = (times[None, :, None] - key_times[:, None]).abs() <= self.window   # NaN compares false
+        near = (times[None, :, None] - key_times[:, None]).abs() <= self.window  # NaN compares false
         near = near | key_times.isinf()[:, None]
         seen = near.new_ones(near.shape[0], self.num_heads, *near.shape[1:])
         seen[:, : self.num_timed] = near[:, None]

@@ -2,7 +2,14 @@
 
 from transformers import PreTrainedTokenizerFast
 
-SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<bos>", "sep_token": "<eos>"}
+SPECIAL = {
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "cls_token": "<bos>",
+    "sep_token": "<eos>",
+}
 
 
 def load_tokenizer(serialised: str) -> PreTrainedTokenizerFast:

@@ -78,7 +78,11 @@ def test_timed_heads_hear_only_what_is_near(encoders):
     tokens, seconds = torch.randn(1, 20, ENV), ((torch.arange(20) + 0.5) / 10)[None]
     changed = tokens.clone()
     changed[:, 10] += 1.0
-    moved = (layer(h, Environment(tokens=changed, times=seconds), times) - layer(h, Environment(tokens=tokens, times=seconds), times)).abs().sum(-1)[0]
+    moved = (
+        (layer(h, Environment(tokens=changed, times=seconds), times) - layer(h, Environment(tokens=tokens, times=seconds), times))
+        .abs()
+        .sum(-1)[0]
+    )
     near = (times - seconds[0, 10]).abs() <= 0.3
     assert (moved[near] > 0).all() and (moved[~near] == 0).all()
 
@@ -115,7 +119,8 @@ def test_gradient_flows_from_each_answer_to_every_partner(encoders):
 
 
 def test_pairs_say_who_hears_whom():
-    encoders = EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2, pairs=[["audio", "video"], ["image", "text"]])
+    pairs = [["audio", "video"], ["image", "text"]]
+    encoders = EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2, pairs=pairs)
     assert encoders.hears() == {
         Modality.TEXT: {Modality.IMAGE}, Modality.IMAGE: {Modality.TEXT}, Modality.AUDIO: {Modality.VIDEO}, Modality.VIDEO: {Modality.AUDIO},
     }  # fmt: skip

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.vocabulary import word_tokenizer
-from codi.world import ATTRIBUTES, caption, render_frames, render_images, render_sounds
+from codi.world import ATTRIBUTES, caption, render_frames, render_sounds
 from training.config import Config, strict
 from training.stages.common import WorldSource, export_part, random_facts, world_words, write_png
 
@@ -143,7 +143,7 @@ class SoundStage(AutoencoderStage):
             restored = module.reconstruct(module.posterior(mel).mode())
             spoken = module.vocode(mel)
         rows = [mel, restored, module.log_mel(spoken)]
-        pictures = torch.cat(rows).transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)       # log-mel -11.5..2.5 -> [-1, 1]
+        pictures = torch.cat(rows).transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)  # log-mel -11.5..2.5 -> [-1, 1]
         write_png(folder / "spectrograms.png", pictures[:, None].expand(-1, 3, -1, -1), 8)
         for index, (before, after) in enumerate(zip(sound.cpu(), spoken.cpu())):
             save_audio(folder / f"{index}-original.wav", before, module.sampling_rate)
@@ -181,7 +181,7 @@ class VocoderStage(SoundStage):
     """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480), on short cuts."""
 
     trains = "vocoder"
-    cut = 40                                                                      # mel frames, 0.4 s
+    cut = 40  # mel frames, 0.4 s
     resolutions = (128, 256, 512, 1024, 2048)
 
     def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:

@@ -18,7 +18,7 @@ from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
 from codi.models.conditioning import null_prompt
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
-from codi.types import InputError, Modality
+from codi.types import Modality
 from codi.world import ATTRIBUTES, caption
 from training.config import Config, strict
 from training.stages.common import export_part, load_part, random_facts

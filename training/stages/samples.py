@@ -11,8 +11,8 @@ from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline
 from codi.types import Modality
 from codi.world import VISIBLE, parse, read_images, read_sounds, read_texts, read_videos
-from training.stages.latents import autoencoder_of, tower_of
 from training.stages.common import write_png
+from training.stages.latents import autoencoder_of, tower_of
 
 READ = {Modality.IMAGE: read_images, Modality.VIDEO: read_videos, Modality.AUDIO: read_sounds, Modality.TEXT: read_texts}
 

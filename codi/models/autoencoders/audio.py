@@ -41,10 +41,8 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        spectrum = torch.stft(
-            waveform.float(), self.n_fft, self.hop_length, window=self.window.float(), center=True, return_complex=True
-        )
-        magnitude = spectrum.abs().transpose(1, 2)[:, : waveform.shape[-1] // self.hop_length]   # (B, T, n_fft/2+1)
+        spectrum = torch.stft(waveform.float(), self.n_fft, self.hop_length, window=self.window.float(), center=True, return_complex=True)
+        magnitude = spectrum.abs().transpose(1, 2)[:, : waveform.shape[-1] // self.hop_length]  # (B, T, n_fft/2+1)
         return (magnitude @ self.bank.float()).clamp_min(1e-5).log()
 
 
@@ -137,11 +135,11 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
 def _fold(mel: Tensor, patch: tuple[int, int]) -> Tensor:
     """(B, T, M) -> (B, pt pf, T/pt, M/pf)."""
     time, frequency = patch
-    cells = mel.unflatten(2, (-1, frequency)).unflatten(1, (-1, time))            # (B, T/pt, pt, M/pf, pf)
+    cells = mel.unflatten(2, (-1, frequency)).unflatten(1, (-1, time))  # (B, T/pt, pt, M/pf, pf)
     return cells.permute(0, 2, 4, 1, 3).flatten(1, 2)
 
 
 def _unfold(cells: Tensor, patch: tuple[int, int]) -> Tensor:
     """The inverse of `_fold`."""
-    mel = cells.unflatten(1, patch).permute(0, 3, 1, 4, 2)                        # (B, T/pt, pt, M/pf, pf)
+    mel = cells.unflatten(1, patch).permute(0, 3, 1, 4, 2)  # (B, T/pt, pt, M/pf, pf)
     return mel.flatten(3, 4).flatten(1, 2)

@@ -43,10 +43,14 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         super().__init__()
         self.tokenizer = load_tokenizer(tokenizer)
         self.decoder_tokenizer = self.tokenizer if decoder_tokenizer is None else load_tokenizer(decoder_tokenizer)
-        self.encoder = BertModel(BertConfig(**{"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **encoder_config}))
+        self.encoder = BertModel(
+            BertConfig(**{"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **encoder_config})
+        )
         self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
         ids = {f"{name}_token_id": getattr(self.decoder_tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        self.decoder = GPT2LMHeadModel(GPT2Config(**{"vocab_size": len(self.decoder_tokenizer), "tie_word_embeddings": False, **ids, **decoder_config}))
+        self.decoder = GPT2LMHeadModel(
+            GPT2Config(**{"vocab_size": len(self.decoder_tokenizer), "tie_word_embeddings": False, **ids, **decoder_config})
+        )
         shape = self.decoder.config
         self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
         self.latent_embedding = nn.Linear(latent_dim, shape.n_embd, bias=False) if embed_latent else None
@@ -79,7 +83,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
     def token_loss(self, latent: Tensor, sentences: list[str]) -> Tensor:
         """Mean cross-entropy per token (B,) of sentences given unnormalised latents."""
         ids, mask = self._targets(sentences)
-        logits = self.logits(latent, ids[:, :-1]).transpose(1, 2)                 # (B, vocabulary, L-1)
+        logits = self.logits(latent, ids[:, :-1]).transpose(1, 2)  # (B, vocabulary, L-1)
         losses = functional.cross_entropy(logits.float(), ids[:, 1:], reduction="none") * mask[:, 1:]
         return losses.sum(1) / mask[:, 1:].sum(1)
 
@@ -100,7 +104,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
 
     def _memory_cache(self, latent: Tensor) -> DynamicCache:
         shape, cache = self.decoder.config, DynamicCache()
-        memory = self.memory(latent).unflatten(1, (shape.n_layer, 1, shape.n_head, -1)).transpose(2, 3)   # (B, N, heads, 1, D/heads)
+        memory = self.memory(latent).unflatten(1, (shape.n_layer, 1, shape.n_head, -1)).transpose(2, 3)  # (B, N, heads, 1, D/heads)
         for layer in range(shape.n_layer):
             cache.update(memory[:, layer], memory[:, layer], layer)
         return cache

@@ -1,0 +1,88 @@
+"""The model inside the package: it is there, small, made as it says, listens to its partners in time, and does what the README shows."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+
+from codi.protocols import Environment
+from codi.types import Modality
+from codi.world import VISIBLE, parse, read_images
+
+FOLDER = Path(str(resources.files("codi"))) / "assets" / "tiny"
+CAPTIONS = [
+    "a red box bounces slowly at night", "a yellow star swings quickly in the snow", "a blue ring pulses slowly on the grass",
+    "a pink box blinks quickly on the sand", "a green cross bounces quickly in the snow", "a purple triangle swings slowly on the sand",
+    "a cyan ball swings slowly in the snow", "a orange star pulses quickly at night",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    from codi import CoDiPipeline
+
+    pipe = CoDiPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_it_is_small_and_says_how_it_was_made():
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    assert size <= 40e6, f"{size / 1e6:.1f} MB"
+    made = json.loads((FOLDER / "provenance.json").read_text())
+    assert made["license"] == "MIT" and all(stage["samples_seen"] > 0 for stage in made["stages"].values())
+
+
+def test_pictures_show_what_the_caption_says(pipe):
+    with torch.no_grad():
+        tokens = pipe.model.towers[Modality.TEXT].embed(CAPTIONS)[:, None]
+    out = pipe(outputs="image", num_samples=len(CAPTIONS), seed=0, prompt_embeds=tokens, output_type="pt", num_inference_steps=12)
+    readings = read_images(torch.stack(out.images))
+    hits = [r.facts[a] == parse(c)[a] for c, r in zip(CAPTIONS, readings) for a in VISIBLE[Modality.IMAGE]]
+    assert sum(hits) / len(hits) >= 0.8
+
+
+def noisy(pipe, modality: Modality) -> torch.Tensor:
+    return torch.randn(1, *pipe.model.specs[modality].latent_shape, generator=torch.Generator().manual_seed(1))
+
+
+def answer(pipe, listener: Modality, heard: Modality, x: torch.Tensor, t: int = 300) -> torch.Tensor:
+    model, level = pipe.model, torch.tensor([t])
+    env: Environment = model.environments[heard](x, level)
+    return model.denoisers[listener](noisy(pipe, listener), level, torch.zeros(1, 1, 128), env=env)
+
+
+def trained_pairs(pipe) -> list[tuple[Modality, Modality]]:
+    return [(listener, heard) for listener, others in pipe.model.hears.items() for heard in sorted(others)]
+
+
+def test_every_modality_has_someone_to_hear(pipe):
+    assert {listener for listener, _ in trained_pairs(pipe)} == set(Modality)
+
+
+def test_every_answer_depends_on_every_partner(pipe):
+    for listener, heard in trained_pairs(pipe):
+        x = noisy(pipe, heard).requires_grad_()
+        answer(pipe, listener, heard, x).square().sum().backward()
+        assert x.grad.abs().max() > 0, f"{listener} does not hear {heard}"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("listener", "heard", "axis", "listener_axis"), [("video", "audio", 2, 2), ("audio", "video", 2, 2)])
+def test_a_change_near_one_second_is_heard_most_near_one_second(pipe, listener, heard, axis, listener_axis):
+    listener, heard = Modality(listener), Modality(heard)
+    specs, total = pipe.model.specs, None
+    for draw in range(4):
+        generator = torch.Generator().manual_seed(draw)
+        x = torch.randn(1, *specs[heard].latent_shape, generator=generator)
+        changed = x.clone()
+        middle = round(1.0 * specs[heard].latent_rate)
+        changed.narrow(axis, middle - 1, 2).add_(torch.randn(x.narrow(axis, middle - 1, 2).shape, generator=generator))
+        moved = (answer(pipe, listener, heard, changed) - answer(pipe, listener, heard, x)).square()
+        moved = moved.sum([d for d in range(moved.ndim) if d != listener_axis])
+        total = moved if total is None else total + moved
+    steps = (torch.arange(len(total)) + 0.5) / specs[listener].latent_rate
+    near, far = total[(steps - 1.0).abs() < 0.25].mean(), total[(steps - 1.0).abs() > 0.5].mean()
+    assert near > 1.5 * far, f"near {near:.2e}, far {far:.2e}"
