@@ -166,7 +166,12 @@ class CoDiPipeline(DiffusionPipeline):
             raw = self._prepared(modality, items[modality], tower)
             tokens += list(tower.embed(raw).split(1))
             weights += [prompt.weight for prompt in items[modality]]
-        return interpolate(tokens, weights) if tokens else self._null_prompt()
+        return self.mix_prompts(tokens, weights) if tokens else self._null_prompt()
+
+    def mix_prompts(self, tokens: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Prompt tokens (B, D) and their weights -> context (B, 1, D), interpolated the way this model was trained for."""
+        normalise = (settings.DEFAULTS | (self.config.defaults or {}))["normalise_prompts"]
+        return interpolate(list(tokens), list(weights), normalise)
 
     def find_partners(
         self, items: Mapping[Modality, Any], outputs: Sequence[Modality], sync: bool | Iterable[str | Modality] | None = None

@@ -68,7 +68,7 @@ class Model:
     def sample(self, run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
         """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with prompts encoded beforehand."""
         columns = {m: self.prepared(m, column) for m, column in prompts_of(run, scenes).items()}
-        embeds = torch.stack([self.embed(m, raw) for m, raw in columns.items()]).mean(dim=0)[:, None]      # (B, 1, D)
+        embeds = self.pipe.mix_prompts([self.embed(m, raw) for m, raw in columns.items()], [1.0] * len(columns))
         partners = {m: self.encode(m, columns[m]) for m in self.pipe.find_partners(run.inputs, run.outputs, None)}
         scales = {name: _for_outputs(scale, run.outputs) for name, scale in self.scales.items()}
         out = self.pipe(

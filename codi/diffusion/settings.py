@@ -20,6 +20,7 @@ DEFAULTS = {
     "guidance_interval": (0.0, 1.0),
     "sync_guidance_interval": (0.2, 0.8),
     "guidance_rescale": 0.0,
+    "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
 }
 
 
