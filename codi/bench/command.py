@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from codi.bench import joint, plots, scores
-from codi.bench.models import Model, parse_scale
+from codi.bench.models import Model
 from codi.bench.report import markdown
 from codi.bench.runs import Readings, Run, Sampler, Store, generate, join, render, truth_sampler
 from codi.bench.scores import TASKS, chosen_cells
 from codi.bench.targets import targets
+from codi.diffusion.settings import parse_scale
 from codi.io import check_folder, save_json, save_text
 from codi.metrics.agreement import agreement
 from codi.types import InputError, Modality

@@ -122,20 +122,6 @@ class Model:
         return torch.cat([self.embed(modality, self.prepared(modality, part)).cpu() for part in parts])
 
 
-def parse_scale(text: str | None, option: str) -> float | dict[str, float] | None:
-    """`3` or `video=4,audio=3`. Raises `InputError`."""
-    if text is None:
-        return None
-    try:
-        if "=" not in text:
-            return float(text)
-        return {Modality.parse(name).value: float(number) for name, number in (part.split("=") for part in text.split(","))}
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{option} {text!r}: expected one number, or a list such as video=4,audio=3") from None
-
-
 def _for_outputs(scale: Any, outputs: Sequence[Modality]) -> Any:
     """The part of a scale that speaks of these outputs; None when nothing does."""
     if not isinstance(scale, dict):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from codi.diffusion.guidance import Guidance
+from codi.diffusion.guidance import Branch, Guidance
 from codi.types import InputError, Modality
 
 PerOutput = float | Mapping[str, float]
@@ -27,6 +27,22 @@ DEFAULTS = {
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
     """Names -> modalities, each once."""
     return list(dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names)))
+
+
+def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
+    """As typed, `3` or `video=4,audio=3`, or as in JSON, 3 or {"video": 4} -> a number or {output: number}; None stays None."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str) and "=" in value:
+            value = dict(part.split("=") for part in value.split(","))
+        if isinstance(value, Mapping):
+            return {Modality.parse(name).value: _typed(f"{option} of {name}", number) for name, number in value.items()}
+        return _typed(option, value)
+    except InputError:
+        raise
+    except (TypeError, ValueError):
+        raise InputError(f"{option} is {value!r}: expected one number, or one for each output such as video=4,audio=3") from None
 
 
 def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
@@ -54,6 +70,11 @@ def guidance(outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Ma
     return {m: Guidance(prompt=prompt[m], sync=sync[m], **shared) for m in outputs}
 
 
+def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
+    """Whether prompt guidance acts on any output at any step; where it does not, a negative prompt could do nothing."""
+    return any(Branch.NULL_PROMPT in g.weights(index / num_steps) for g in guidance.values() for index in range(num_steps))
+
+
 def _first(name: str, layers: Sequence[Mapping[str, Any]]) -> Any:
     return next(layer[name] for layer in layers if layer.get(name) is not None)
 
@@ -79,6 +100,10 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
         raise InputError(f"{name} is {value!r}: expected a finite number of at least 0 (1.0 is off)")
     return float(value)
+
+
+def _typed(name: str, value: Any) -> float:
+    return _number(name, value if isinstance(value, bool) else float(value))
 
 
 def _interval(name: str, value: Sequence[float]) -> tuple[float, float]:

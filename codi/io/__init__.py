@@ -7,8 +7,10 @@ soundfile and PyAV, always behind limits on size, length and rate. Whatever is w
     read.py   files -> tensors
     fit.py    tensors of any size, rate and length -> a model's geometry
     write.py  tensors -> files, atomically
+    dub.py    a clip with another sound, its frames untouched
 """
 
+from codi.io.dub import save_dubbed
 from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
 from codi.io.read import Video, check_prompt, describe, image_to_tensor, load_audio, load_image, load_video
@@ -35,6 +37,7 @@ __all__ = [
     "load_video",
     "probe",
     "save_audio",
+    "save_dubbed",
     "save_image",
     "save_json",
     "save_text",

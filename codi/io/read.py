@@ -87,7 +87,7 @@ def load_video(path: str | Path, seconds: float | None = None, size: int | None 
         if stream is None:
             raise InputError(wrong_kind(path, Modality.VIDEO))
         check_pixels(stream.width, stream.height, source=path)
-        check_minutes(duration := _duration(container, stream), path)
+        check_minutes(duration := duration_of(container, stream), path)
         _note_cut(path, duration, seconds)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if not 0 < fps <= 1000:
@@ -119,7 +119,7 @@ def check_prompt(path: str | Path, modality: Modality, seconds: float | None = N
             load_video(path, seconds, size=64, sound=False)
 
 
-def _duration(container: Any, stream: Any) -> float:
+def duration_of(container: Any, stream: Any) -> float:
     """Seconds as the header states them, 0 where it does not."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
@@ -154,7 +154,7 @@ def _load_soundtrack(path: str | Path, seconds: float | None) -> tuple[np.ndarra
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
-        check_minutes(_duration(container, stream), path)
+        check_minutes(duration_of(container, stream), path)
         rate, resampler, pieces, count = stream.rate, av.AudioResampler(format="fltp"), [], 0
         for frame in container.decode(stream):
             for piece in resampler.resample(frame):

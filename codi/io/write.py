@@ -118,11 +118,12 @@ def save_video(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
         if sound is not None:
-            _encode_sound(container, sound, audio, int(sampling_rate))
+            encode_sound(container, sound, audio, int(sampling_rate))
     return Path(path)
 
 
-def _encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:
+def encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:
+    """All of a sound (samples,) or (channels, samples) at `rate` into a stream, at the rate of that stream."""
     import av
 
     frame = av.AudioFrame.from_ndarray(_finite(audio).numpy(), format="fltp", layout=stream.layout.name)

@@ -101,9 +101,7 @@ def _about_the_thing(said: dict[str, str], act: str) -> str:
     return _join(subject, claim, said.get("place"))
 
 
-def caption(
-    scene: Scene, facts: Collection[str] = tuple(ATTRIBUTES), rng: np.random.Generator | None = None
-) -> str:
+def caption(scene: Scene, facts: Collection[str] = tuple(ATTRIBUTES), rng: np.random.Generator | None = None) -> str:
     """A sentence that names `facts` of the scene and no other.
 
     Without `rng` the first pattern with canonical words; with it a random pattern and random synonyms.

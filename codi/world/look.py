@@ -135,14 +135,14 @@ def _read_shape(alpha: Tensor, tracks: Tracks) -> Tensor:
 
 
 def _features(cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Pose (n, F) in units of what may be off, (n, F, 4): centre about its mean, size against rest, opacity."""
+    """Pose (n, F) in units of what may be off, (n, F, 4): centre about its mean, size against rest, opacity against the clearest frame."""
     rest = np.quantile(radius, 0.25, axis=1, keepdims=True)
     return np.stack(
         [
             (cx - cx.mean(1, keepdims=True)) / _SPREAD["place"],
             (cy - cy.mean(1, keepdims=True)) / _SPREAD["place"],
             radius / np.maximum(rest, 1e-6) / _SPREAD["size"],
-            opacity / _SPREAD["opacity"],
+            opacity / opacity.max(1, keepdims=True).clip(1e-6) / _SPREAD["opacity"],
         ],
         axis=-1,
     )
@@ -163,9 +163,7 @@ def _costs(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray) -> np.ndarray
     return (trust * seen**2).sum((1, 2))[:, None] - 2 * cross + trust.reshape(b, -1) @ (ideal**2).reshape(h, -1).T
 
 
-def _local_events(
-    seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray, best: np.ndarray, times: np.ndarray
-) -> list[np.ndarray]:
+def _local_events(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray, best: np.ndarray, times: np.ndarray) -> list[np.ndarray]:
     """Times of the events of each clip's best hypothesis, each moved to where the frames around it put it.
 
     ideal (H, F, 4) and best (B,) index the hypotheses; times (F,) of the frames.
@@ -190,9 +188,18 @@ def _fill_gaps(values: np.ndarray, trust: np.ndarray) -> np.ndarray:
     return np.where(trust < 0.2, mean, values)
 
 
+def _faded(opacity: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Opacity (B, F) against the clearest frame; where only a fragment rises above the noise, less by what is missing."""
+    clearest = opacity.argmax(1)[:, None]
+    relative = opacity / np.maximum(np.take_along_axis(opacity, clearest, 1), 1e-6)
+    share = np.minimum(1.0, area / np.maximum(np.take_along_axis(area, clearest, 1), 1e-6))
+    return np.where(relative < 0.6, relative * share, relative)
+
+
 def _motions(tracks: Tracks, fps: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Best hypothesis (B,), whether anything moves (B,), and event times of each clip."""
     cx, cy, area, opacity = (v.double().numpy() for v in (tracks.cx, tracks.cy, tracks.area, tracks.opacity))
+    opacity = _faded(opacity, area)
     clear = np.minimum(1.0, opacity / 0.5) ** 2
     seen = _features(*(_fill_gaps(v, clear) for v in (cx, cy, np.sqrt(area))), opacity)
     trust = np.stack([clear, clear, clear, np.ones_like(clear)], -1)
@@ -257,8 +264,5 @@ def read_videos(videos: Tensor, fps: float = 8.0) -> list[Reading]:
     for part in videos.cpu().split(_CHUNK):
         facts, tracks = _look(part)
         xs = tracks.cx.mean(1)
-        out += [
-            _video_reading(seen, int(k), bool(m), e, float(x))
-            for seen, k, m, e, x in zip(facts, *_motions(tracks, fps), xs)
-        ]
+        out += [_video_reading(seen, int(k), bool(m), e, float(x)) for seen, k, m, e, x in zip(facts, *_motions(tracks, fps), xs)]
     return out

@@ -88,9 +88,7 @@ def _decayed(times: np.ndarray, weights: np.ndarray | float, t: np.ndarray, deca
     return (np.where(past, weights, 0.0) * np.exp(-np.where(past, age, 0.0) / decay)).sum(-1)
 
 
-def pose(
-    shape: np.ndarray, motion: np.ndarray, tempo: np.ndarray, start: np.ndarray, x: np.ndarray, t: np.ndarray
-) -> Pose:
+def pose(shape: np.ndarray, motion: np.ndarray, tempo: np.ndarray, start: np.ndarray, x: np.ndarray, t: np.ndarray) -> Pose:
     """Where the object is at times t (B, F); the other arguments are (B,), the first three positions in the tables."""
     times, amplitudes = schedule(motion, tempo, start)
     cx, cy, opacity = (np.full(t.shape, v) for v in (0.5, 0.5, 1.0))

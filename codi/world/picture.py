@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codi.world.motion import FLOOR, Pose, pose_of, schedule_of
-from codi.world.scene import PLACES, SHAPES, Scene, indices
+from codi.world.scene import SHAPES, Scene, indices
 
 FILL = np.array(
     [

@@ -36,9 +36,7 @@ class Reading:
 
 def named(**positions: int | None) -> dict[str, str | None]:
     """Facts from positions in the tables; attributes not given are None."""
-    return {
-        name: None if positions.get(name) is None else values[positions[name]] for name, values in ATTRIBUTES.items()
-    }
+    return {name: None if positions.get(name) is None else values[positions[name]] for name, values in ATTRIBUTES.items()}
 
 
 def read_texts(texts: list[str]) -> list[Reading]:

@@ -78,9 +78,7 @@ def sample_scene(rng: np.random.Generator, held_out: bool | None = False) -> Sce
     """A scene drawn uniformly from those of training (False), those held out (True) or all (None)."""
     while True:
         facts = {name: values[rng.integers(len(values))] for name, values in ATTRIBUTES.items()}
-        scene = Scene(
-            **facts, start=rng.uniform(*START_RANGE), x=rng.uniform(*X_RANGE), seed=int(rng.integers(2**31 - 1))
-        )
+        scene = Scene(**facts, start=rng.uniform(*START_RANGE), x=rng.uniform(*X_RANGE), seed=int(rng.integers(2**31 - 1)))
         if held_out is None or is_held_out(scene) == held_out:
             return scene
 

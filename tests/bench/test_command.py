@@ -7,9 +7,10 @@ import torch
 
 from codi.bench import main
 from codi.bench.command import Bench, draw_plots, measure, versions, write
-from codi.bench.models import Model, parse_scale
+from codi.bench.models import Model
 from codi.bench.runs import parse_cell, prompts_of, truth_sampler
 from codi.bench.targets import targets
+from codi.diffusion.settings import parse_scale
 from codi.types import InputError, Modality
 from codi.world import sample_scenes
 from tests import tiny_pipeline

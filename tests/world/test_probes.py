@@ -73,9 +73,7 @@ def hiss(sounds: Tensor) -> Tensor:
     return 0.7 * sounds + 0.005 * torch.randn(sounds.shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    "change, least", [(lambda s: s, 0.99), (hiss, 0.98), (without_phases, 0.95)], ids=["clean", "hiss", "phases"]
-)
+@pytest.mark.parametrize("change, least", [(lambda s: s, 0.99), (hiss, 0.98), (without_phases, 0.95)], ids=["clean", "hiss", "phases"])
 def test_sounds(change, least: float) -> None:
     readings = read_sounds(change(render_sounds(SCENES)))
     assert agreement(readings, Modality.AUDIO) >= least
@@ -84,9 +82,7 @@ def test_sounds(change, least: float) -> None:
 
 def test_onsets_are_unbiased() -> None:
     for read, media in ((read_videos, render_videos), (read_sounds, render_sounds)):
-        errors = [
-            r.start - events(s)[0][0] for r, s in zip(read(media(SCENES)), SCENES) if r.start is not None
-        ]
+        errors = [r.start - events(s)[0][0] for r, s in zip(read(media(SCENES)), SCENES) if r.start is not None]
         assert abs(np.mean(errors)) < 0.005
 
 

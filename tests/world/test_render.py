@@ -16,9 +16,7 @@ from codi.world import Scene, caption, events, render_images, render_sounds, ren
 from codi.world.picture import BACKGROUND, coverage
 
 WORLD = Path(os.environ.get("CODI_WORLD_DIR", Path(__file__).parents[2] / ".." / "shared" / "world"))
-needs_samples = pytest.mark.skipif(
-    not (WORLD / "scenes.json").is_file(), reason=f"no conformance samples in {WORLD}: set CODI_WORLD_DIR"
-)
+needs_samples = pytest.mark.skipif(not (WORLD / "scenes.json").is_file(), reason=f"no conformance samples in {WORLD}: set CODI_WORLD_DIR")
 
 
 @pytest.fixture(scope="module")

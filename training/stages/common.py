@@ -16,8 +16,8 @@ from codi.world.caption import WORDS, caption
 def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Writes a diffusers or transformers part into `folder` as safetensors, leaving `part` as it is."""
     state = {name: tensor.clone() for name, tensor in part.state_dict().items()}
-    part.to(dtype).save_pretrained(folder, safe_serialization=True)
-    part.float().load_state_dict(state)
+    nn.Module.to(part, dtype).save_pretrained(folder, safe_serialization=True)  # the plain `to`: diffusers' own warns of nothing here
+    nn.Module.to(part, torch.float32).load_state_dict(state)
 
 
 def load_part(cls: type, folder: Path, why: str) -> Any:

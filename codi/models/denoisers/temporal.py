@@ -28,7 +28,9 @@ class TemporalModule(nn.Module):
     num_heads or head_dim  heads; the inner width is `inner_ratio` x channels
     span           "pixel": a position attends to itself over frames; "all": to every position of every frame
     norm           "channels" is a LayerNorm; "frames" normalises each channel over the frames (released)
-    positions      a learned vector for each frame is added before attention
+    positions      a learned vector for each frame is added before attention; under norm="channels" it starts as sinusoids as large as
+                   what they are added to (learned from near zero, the order of frames stays unheard for thousands of steps), and with
+                   span "all" sinusoids of row and column are added too
     relative_bias  learned bias by distance in frames, from a small network
     rate_embedding a learned vector for the frame rate, constant over frames (released: without effect under norm="frames")
     feed_forward   "geglu", width `ff_mult` x channels; "inner_norm", "shifted": the released one, without and with half of its
@@ -53,13 +55,13 @@ class TemporalModule(nn.Module):
         )
         self.frame_shift = FrameShift(channels, num_groups) if frame_shift else None
 
-    def mix(self, x: Tensor) -> Tensor:
-        """The part that works on tokens: (B, F, N, C) -> the same."""
-        x = x + self.attention(x)
+    def mix(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The part that works on tokens: (B, F, N, C) -> the same; size (H, W) of a frame."""
+        x = x + self.attention(x, size)
         return x + self.feed_forward(x)
 
     def forward(self, h: Tensor, frames: int) -> Tensor:
-        x = self.mix(to_tokens(h).unflatten(0, (-1, frames)))                            # (B, F, N, C)
+        x = self.mix(to_tokens(h).unflatten(0, (-1, frames)), tuple(h.shape[-2:]))       # (B, F, N, C)
         h = to_map(x.flatten(0, 1), h)
         return h if self.frame_shift is None else h + self.frame_shift(h, frames)
 
@@ -94,7 +96,8 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.num_heads, self.span, self.max_frames = num_heads, span, max_frames
         self.norm = FrameNorm(channels) if norm == "frames" else nn.LayerNorm(channels)
         self.normalise_last = norm == "frames"                                          # positions enter before the norm
-        self.position = nn.Parameter(0.02 * torch.randn(max_frames, channels)) if positions else None
+        start = waves(max_frames, channels) if norm == "channels" else 0.02 * torch.randn(max_frames, channels)
+        self.position = nn.Parameter(start) if positions else None
         self.rate_embedding = nn.Parameter(torch.zeros(max_frames, channels)) if rate_embedding else None
         self.relative_bias = RelativeBias(num_heads, channels // 2) if relative_bias else None
         self.to_q = nn.Linear(channels, inner, bias=False)
@@ -102,7 +105,8 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.to_out = zeroed(nn.Linear(inner, channels, bias=out_bias))
         self.set_processor(TemporalProcessor())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """x (B, F, N, C); size (H, W) with H * W = N, for positions over space."""
         frames = x.shape[1]
         if self.position is None:
             return self.processor(self, self.norm(x))
@@ -110,6 +114,8 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         position = self.position[:frames, None]                                         # (F, 1, C)
         if self.rate_embedding is not None:
             position = position + self.rate_embedding[3]                                # the released code always says rate 4
+        if self.span == "all" and size is not None:
+            position = position + grid_waves(size, x.shape[-1]).to(x)                   # (F, N, C)
         return self.processor(self, self.norm(x + position) if self.normalise_last else self.norm(x) + position)
 
     def to_sequences(self, y: Tensor) -> Tensor:
@@ -211,3 +217,16 @@ def delay(x: Tensor, steps: int) -> Tensor:
         return x
     kept = x[:, : max(x.shape[1] - steps, 0)]
     return torch.cat([x.new_zeros(x.shape[0], x.shape[1] - kept.shape[1], *x.shape[2:]), kept], dim=1)
+
+
+def waves(count: int, dim: int, longest: float = 32.0) -> Tensor:
+    """Sines and cosines of 0 .. count - 1 at frequencies from 1 down to 1 / longest radians a step: (count, dim)."""
+    half = (dim + 1) // 2
+    angles = torch.arange(count)[:, None] * longest ** -(torch.arange(half) / half)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :dim]
+
+
+def grid_waves(size: tuple[int, int], dim: int) -> Tensor:
+    """Half of the numbers say the row, half the column: (H*W, dim)."""
+    rows, columns = waves(size[0], dim // 2), waves(size[1], dim - dim // 2)
+    return torch.cat([rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)], dim=-1).flatten(0, 1)
