@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from codi import pretrained, prompts
+from codi import pretrained, prompts, selection
 from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, settings
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
@@ -24,6 +25,7 @@ from codi.prompts import Prompt
 from codi.types import InputError, Latents, Modality
 
 __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt"]
+
 
 class CoDiPipeline(DiffusionPipeline):
     """Prompts of any modality in, media of any modality out, denoised together.
@@ -110,7 +112,7 @@ class CoDiPipeline(DiffusionPipeline):
             for name, kind in index.items()
         }
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
-        pipe.register_to_config(_name_or_path=str(folder))
+        pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
         return pipe
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -122,6 +124,12 @@ class CoDiPipeline(DiffusionPipeline):
     def model(self) -> CoDiModel:
         """The parts by modality."""
         return CoDiModel({name: part for name, part in self.components.items() if part is not None})
+
+    @property
+    def model_name(self) -> str | None:
+        """Its hub id, or the name of its folder; None for parts that were put together by hand."""
+        name = self.config.get("_name_or_path")
+        return Path(name).resolve().name if name and Path(name).is_dir() else name
 
     @property
     def interrupt(self) -> bool:
@@ -138,6 +146,7 @@ class CoDiPipeline(DiffusionPipeline):
         num_inference_steps: int,
         partners: Iterable[Modality] = (),
         output_type: str = "pil",
+        candidates: int = 1,
     ) -> None:
         """Raises `InputError` for what this model cannot do, or nobody can."""
         model = self.model
@@ -154,6 +163,7 @@ class CoDiPipeline(DiffusionPipeline):
             if modality in outputs or modality not in model.environments or modality not in model.autoencoders:
                 raise InputError(f"{modality} cannot be held in step: expected an input that is no output, and a model that can hear it")
         settings.check_count("num_samples", num_samples, 1)
+        settings.check_count("candidates", candidates, 1)
         settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
@@ -170,8 +180,11 @@ class CoDiPipeline(DiffusionPipeline):
 
     def mix_prompts(self, tokens: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Prompt tokens (B, D) and their weights -> context (B, 1, D), interpolated the way this model was trained for."""
-        normalise = (settings.DEFAULTS | (self.config.defaults or {}))["normalise_prompts"]
-        return interpolate(list(tokens), list(weights), normalise)
+        return interpolate(list(tokens), list(weights), self._own("normalise_prompts"))
+
+    def _own(self, name: str) -> Any:
+        """What this model says of a setting that a call cannot change."""
+        return (settings.DEFAULTS | (self.config.defaults or {}))[name]
 
     def find_partners(
         self, items: Mapping[Modality, Any], outputs: Sequence[Modality], sync: bool | Iterable[str | Modality] | None = None
@@ -220,6 +233,7 @@ class CoDiPipeline(DiffusionPipeline):
         video: Any = None,
         outputs: Sequence[str | Modality] | str = (),
         num_samples: int = 1,
+        candidates: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
@@ -229,6 +243,10 @@ class CoDiPipeline(DiffusionPipeline):
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
         sync: bool | Iterable[str | Modality] | None = None,
+        negative_text: Any = None,
+        negative_image: Any = None,
+        negative_audio: Any = None,
+        negative_video: Any = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         partner_latents: Latents | None = None,
@@ -241,6 +259,7 @@ class CoDiPipeline(DiffusionPipeline):
 
         text, image, audio, video   prompts: an item or a list of them (see `codi.prompts`); none at all gives unprompted samples
         outputs                     what to make: names or `Modality`
+        candidates                  how many are drawn for each sample; the one that agrees best is kept (`codi.selection`)
         seed                        sample k is made from seed + k, or from the k-th of a list; chosen at random and reported without
         generator                   instead of seed: one, or one per sample, from which the seeds are drawn
         guidance_scale              how closely to follow the prompts, for all or {output: scale}; 1.0 is off
@@ -248,14 +267,18 @@ class CoDiPipeline(DiffusionPipeline):
         guidance_rescale            0..1, against over-saturation
         sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
                                     has one, False for none, or their names
-        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds to steer away from
+        negative_*                  what to steer away from, items or lists as for prompts; they act through guidance_scale
+        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds instead of negatives
         partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
         output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
         callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed
         Raises `InputError` for anything that cannot be used.
         """
-        arguments = {Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio, Modality.VIDEO: video}
-        items = prompts.collect(arguments)
+        items = prompts.collect({Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio, Modality.VIDEO: video})
+        refused = {
+            Modality.TEXT: negative_text, Modality.IMAGE: negative_image, Modality.AUDIO: negative_audio, Modality.VIDEO: negative_video,
+        }  # fmt: skip
+        negatives = prompts.collect(refused, "negative_")
         outputs = settings.parse_outputs(outputs)
         defaults = self.config.defaults or {}
         knobs = {
@@ -265,21 +288,32 @@ class CoDiPipeline(DiffusionPipeline):
         }  # fmt: skip
         steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults)
         partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
-        self.check_inputs(items, outputs, num_samples, steps, partners, output_type)
+        self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates)
         self._check_callback(callback_on_step_end_tensor_inputs)
-        if items and prompt_embeds is not None:
-            raise InputError(f"prompts ({settings.listed(items)}) and prompt_embeds were both given: expected one of them")
-        seeds = settings.pick_seeds(num_samples, seed, generator)
+        prompted, refusing = _given(items, prompt_embeds), _given(negatives, negative_prompt_embeds, "negative_")
+        if refusing and not settings.can_steer(guidance, steps):
+            raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")
+        measures = selection.available(self.model.towers, outputs, partners, prompted) if candidates > 1 else []
+        seeds = selection.candidate_seeds(settings.pick_seeds(num_samples, seed, generator), candidates)
 
         self._interrupt = False
-        has_prompt = bool(items) or prompt_embeds is not None
         context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
-        null = self._null_prompt() if negative_prompt_embeds is None else negative_prompt_embeds
+        null = self.encode_prompt(negatives) if negative_prompt_embeds is None else negative_prompt_embeds
         clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
+        rows = partial(_rows, num_samples=num_samples, candidates=candidates)
+        context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
+        heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
         latents, generators = self.prepare_latents(outputs, seeds)
-        sampler = self._sampler(latents, context, null if has_prompt else None, clean, guidance, steps, generators)
+        sampler = self._sampler(latents, context, null if prompted or refusing else None, heard, guidance, steps, generators)
         latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        out = self._output(latents, seeds, output_type)
+        media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
+        records = []
+        if candidates > 1:
+            records = selection.choose(self._judge(measures, media, context, clean), seeds, candidates)
+            kept = [k * candidates + record["kept"] for k, record in enumerate(records)]
+            latents, media, seeds = _take(latents, kept), _take(media, kept), [seeds[row] for row in kept]
+        out = self._output(latents, media, seeds, output_type)
+        out.selection, out.clip = records, prompts.first_file(items.get(Modality.VIDEO, []))
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
 
@@ -289,21 +323,21 @@ class CoDiPipeline(DiffusionPipeline):
         self, latents: Latents, context: Tensor, null: Tensor | None, clean: Latents, guidance: dict[Modality, Guidance], steps: int,
         generators: dict[Modality, list[torch.Generator]],
     ) -> JointSampler:  # fmt: skip
-        model, device, batch = self.model, self._execution_device, len(next(iter(latents.values())))
+        model, device = self.model, self._execution_device
         denoisers = {m: model.denoisers[m] for m in latents}
 
         def spread(tokens: Tensor) -> dict[Modality, Tensor]:
-            return {m: _expand(tokens, batch, "prompt_embeds").to(device, part.dtype) for m, part in denoisers.items()}
+            return {m: tokens.to(device, part.dtype) for m, part in denoisers.items()}
 
         return JointSampler(
             denoisers=denoisers,
-            schedulers=copy_schedulers(self.scheduler, latents, steps, device),
+            schedulers=copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift")),
             contexts=spread(context),
             null_contexts=None if null is None else spread(null),
             environments=model.environments,
             hears=model.hears,
             guidance=guidance,
-            partners={m: _expand(z, batch, "partner_latents").to(device) for m, z in clean.items()},
+            partners=clean,
             generators=generators,
         )
 
@@ -321,11 +355,21 @@ class CoDiPipeline(DiffusionPipeline):
                 bar.update()
         return latents
 
-    def _output(self, latents: Latents, seeds: list[int], output_type: str) -> CoDiOutput:
+    def _judge(self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents) -> dict[str, Tensor]:
+        """What `codi.selection` measures of decoded candidates (B, ...); clean partners (1 or num_samples, ...) count in time only."""
+        model = self.model
+        heard = self.decode_latents({m: z.to(self._execution_device) for m, z in clean.items() if m in selection.DETECTORS})
+        timed = {m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if m in selection.DETECTORS}
+        tolerance = max((1 / model.specs[m].latent_rate for m in timed), default=0.0)
+        fitted = {m: raw.to(model.towers[m].dtype) if isinstance(raw, Tensor) and m in model.towers else raw for m, raw in media.items()}
+        return selection.judge(model.towers, fitted, measures, context[:, 0].to(self._execution_device), timed, tolerance)
+
+    def _output(self, latents: Latents, media: dict[Modality, Any], seeds: list[int], output_type: str) -> CoDiOutput:
         if output_type == "latent":
             return CoDiOutput(seeds=seeds, latents=latents)
-        media = {FIELDS[m]: formatted(m, raw, output_type) for m, raw in self.decode_latents(latents).items()}
-        return CoDiOutput(seeds=seeds, sampling_rate=self._rate(Modality.AUDIO), fps=self._rate(Modality.VIDEO), **media)
+        made = {FIELDS[m]: formatted(m, raw, output_type) for m, raw in media.items()}
+        rates = {"sampling_rate": self._rate(Modality.AUDIO), "fps": self._rate(Modality.VIDEO)}
+        return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
     def _rate(self, modality: Modality) -> float | int | None:
         spec = self.model.specs.get(modality)
@@ -349,8 +393,20 @@ class CoDiPipeline(DiffusionPipeline):
             raise InputError(f"callback_on_step_end_tensor_inputs names {unknown[0]!r}: expected some of {known}")
 
 
-def _expand(value: Tensor, batch: int, name: str) -> Tensor:
-    """(1 or B, ...) -> (B, ...)."""
-    if len(value) not in (1, batch):
-        raise InputError(f"{name} holds {len(value)} rows for {batch} samples: expected 1 or {batch}")
-    return value.expand(batch, *value.shape[1:])
+def _given(items: Mapping[Modality, Any], embeds: Tensor | None, prefix: str = "") -> bool:
+    """Whether there is any prompt, in one of its two forms."""
+    if items and embeds is not None:
+        raise InputError(f"{prefix}prompts ({settings.listed(items)}) and {prefix}prompt_embeds were both given: expected one of them")
+    return bool(items) or embeds is not None
+
+
+def _rows(value: Tensor, name: str, num_samples: int, candidates: int) -> Tensor:
+    """(1 or num_samples, ...) -> (num_samples * candidates, ...), the candidates of a sample side by side."""
+    if len(value) not in (1, num_samples):
+        raise InputError(f"{name} holds {len(value)} rows for {num_samples} samples: expected 1 or {num_samples}")
+    return value.expand(num_samples, *value.shape[1:]).repeat_interleave(candidates, dim=0)
+
+
+def _take(batch: Mapping[Modality, Any], rows: list[int]) -> dict[Modality, Any]:
+    """The named rows of tensors (B, ...) and lists."""
+    return {m: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows] for m, values in batch.items()}

@@ -11,7 +11,7 @@ Pixels are uint8, or float in [0, 1].
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,26 +35,34 @@ class Prompt:
     weight: float = 1.0
 
 
-def collect(arguments: Mapping[Modality, Any]) -> dict[Modality, list[Prompt]]:
-    """The prompts of every modality that has any. Raises `InputError` for an empty list or weights that cannot be used."""
-    prompts = {modality: _as_list(modality, value) for modality, value in arguments.items() if value is not None}
+def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modality, list[Prompt]]:
+    """The prompts of every modality that has any. Raises `InputError` for an empty list or weights that cannot be used.
+
+    prefix: of the arguments' names in messages.
+    """
+    prompts = {modality: _as_list(f"{prefix}{modality}", value) for modality, value in arguments.items() if value is not None}
     weights = [prompt.weight for items in prompts.values() for prompt in items]
     if weights and sum(weights) <= 0:
-        raise InputError(f"the weights of the prompts sum to zero ({len(weights)} prompts): expected at least one above zero")
+        raise InputError(f"the weights of the {prefix}prompts sum to zero ({len(weights)} prompts): expected at least one above zero")
     return prompts
 
 
-def _as_list(modality: Modality, value: Any) -> list[Prompt]:
+def first_file(items: Sequence[Prompt]) -> Path | None:
+    """The file that the first of these prompts was given as, if it was."""
+    return Path(items[0].value) if items and _is_path(items[0].value) else None
+
+
+def _as_list(name: str, value: Any) -> list[Prompt]:
     items = value if isinstance(value, list) else [value]
     if not items:
-        raise InputError(f"{modality}=[] holds no prompt: expected at least one item; leave the argument out to give none")
-    return [_checked(modality, item if isinstance(item, Prompt) else Prompt(item)) for item in items]
+        raise InputError(f"{name}=[] holds no prompt: expected at least one item; leave the argument out to give none")
+    return [_checked(name, item if isinstance(item, Prompt) else Prompt(item)) for item in items]
 
 
-def _checked(modality: Modality, prompt: Prompt) -> Prompt:
+def _checked(name: str, prompt: Prompt) -> Prompt:
     weight = prompt.weight
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
-        raise InputError(f"weight {weight!r} of a {modality} prompt: expected a finite number of at least 0")
+        raise InputError(f"weight {weight!r} of a {name} prompt: expected a finite number of at least 0")
     return prompt
 
 

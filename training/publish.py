@@ -23,7 +23,7 @@ from training.stages.denoise import load_scheduler
 from training.stages.joint import CLASSES as DENOISER_CLASSES
 from training.stages.latents import CLASSES as PART_CLASSES
 
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "normalise_prompts": True}
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "timestep_shift": 2.0, "normalise_prompts": True}
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:

@@ -1,11 +1,11 @@
 """`codi convert`: the checkpoints released with the paper -> a model folder, and back.
 
-    tables.py      rows of a table, each a bijection; strict both ways
-    denoisers.py   tables of the three diffusers and their environment encoders
-    parts.py       tables of the autoencoders and towers
-    released.py    which part comes from which file, in which geometry
-    checkpoint.py  reading .pth files safely, writing safetensors in a stream
-    convert.py     the work, one part at a time, with a report of coverage
+tables.py      rows of a table, each a bijection; strict both ways
+denoisers.py   tables of the three diffusers and their environment encoders
+parts.py       tables of the autoencoders and towers
+released.py    which part comes from which file, in which geometry
+checkpoint.py  reading .pth files safely, writing safetensors in a stream
+convert.py     the work, one part at a time, with a report of coverage
 """
 
 import argparse
@@ -14,7 +14,12 @@ from pathlib import Path
 from codi.types import InputError
 
 DTYPES = {"float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
-SLOTS = {"encoders": "autoencoders and prompt towers", "text": "text diffuser", "audio": "audio diffuser", "video": "image and video diffuser"}
+SLOTS = {
+    "encoders": "autoencoders and prompt towers",
+    "text": "text diffuser",
+    "audio": "audio diffuser",
+    "video": "image and video diffuser",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{slot}", metavar="FILE", type=Path, help=f"{what} (.pth)")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="where the model goes; a new folder")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights (default: as they are)")
-    parser.add_argument("--tokenizers", type=Path, metavar="FOLDER", help="with clip/, bert/ and gpt2/tokenizer.json, which the checkpoints lack")
+    parser.add_argument(
+        "--tokenizers", type=Path, metavar="FOLDER", help="with clip/, bert/ and gpt2/tokenizer.json, which the checkpoints lack"
+    )
     parser.add_argument("--keep-unknown", action="store_true", help="set tensors aside that nobody knows, instead of refusing them")
     parser.add_argument("--reverse", type=Path, metavar="FOLDER", help="a converted model: gives its checkpoints back")
 

@@ -37,7 +37,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} holds more than tensors ({' '.join(str(error).split())[:120]}): refused, unpickling it could run code") from None
+        raise InputError(
+            f"{path} holds more than tensors ({' '.join(str(error).split())[:120]}): refused, unpickling it could run code"
+        ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): copy or download it again") from None
     if not isinstance(content, Mapping):
@@ -48,7 +50,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, exact: frozenset[str] = frozenset()) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, exact: frozenset[str] = frozenset()
+) -> None:
     """Writes one file, tensor by tensor; floating-point ones in `dtype` if one is named, those in `exact` as they are."""
     target = {name: dtype if dtype and t.is_floating_point() and name not in exact else t.dtype for name, t in tensors.items()}
     header, offset = {"__metadata__": {"format": "pt"}}, 0

@@ -36,7 +36,12 @@ COMPONENTS = [
 
 
 def convert(
-    files: Mapping[str, Path], out: Path, *, dtype: torch.dtype | None = None, words: Path | None = None, geometry: Geometry = FULL,
+    files: Mapping[str, Path],
+    out: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    words: Path | None = None,
+    geometry: Geometry = FULL,
     keep_unknown: bool = False,
 ) -> dict[str, Any]:
     """Writes a model folder from released checkpoints by slot (see `SLOTS`); any subset will do. Returns the coverage report.
@@ -92,7 +97,9 @@ def account(slot: str, path: Path, names: Mapping[str, Any], built: Mapping[str,
         reasons[name] = released.why_kept(name) or (f"part of {SLOTS[other]}, taken from there" if other else "unknown")
     unknown = [name for name, reason in reasons.items() if reason == "unknown"]
     if unknown and not keep_unknown:
-        raise InputError(f"{path} has {unknown[0]!r}, which nobody knows (in all {len(unknown)}): --keep-unknown sets such aside and lists them")
+        raise InputError(
+            f"{path} has {unknown[0]!r}, which nobody knows (in all {len(unknown)}): --keep-unknown sets such aside and lists them"
+        )
     return reasons
 
 
@@ -115,7 +122,9 @@ def check_shapes(built: Mapping[str, list], shapes: Mapping[str, Mapping[str, tu
                 except (IndexError, RuntimeError):
                     given = None
                 if given != [tuple(wanted[name].shape) for name in row.targets]:
-                    raise InputError(f"{path}: {row.source!r} has the shape {shape}, which does not fit {[tuple(wanted[n].shape) for n in row.targets]}")
+                    raise InputError(
+                        f"{path}: {row.source!r} has the shape {shape}, which does not fit {[tuple(wanted[n].shape) for n in row.targets]}"
+                    )
 
 
 def write_part(folder: Path, module: Any, table: Table, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
@@ -151,13 +160,16 @@ def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
     """model_index.json and the scheduler."""
     ReleasedDDIMScheduler().save_pretrained(folder / "scheduler")
     classes = {name: [type(module).__module__, type(module).__name__] for name, module in parts}
-    io.save_json(folder / pretrained.INDEX, {
-        "_class_name": "CoDiPipeline",
-        "_diffusers_version": diffusers.__version__,
-        **{name: classes.get(name, [None, None]) for name in COMPONENTS},
-        "defaults": DEFAULTS,
-        "scheduler": [ReleasedDDIMScheduler.__module__, ReleasedDDIMScheduler.__name__],
-    })
+    io.save_json(
+        folder / pretrained.INDEX,
+        {
+            "_class_name": "CoDiPipeline",
+            "_diffusers_version": diffusers.__version__,
+            **{name: classes.get(name, [None, None]) for name in COMPONENTS},
+            "defaults": DEFAULTS,
+            "scheduler": [ReleasedDDIMScheduler.__module__, ReleasedDDIMScheduler.__name__],
+        },
+    )
 
 
 def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
@@ -184,7 +196,9 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
 def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]:
     """The released tensors of one part that belong into one file."""
     _, table = part.on_meta()
-    rows = [row for row in table.rows if row.source in wanted and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))]
+    rows = [
+        row for row in table.rows if row.source in wanted and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))
+    ]
     with safe_open(path, framework="pt") as file:
         return {row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous() for row in rows}
 
@@ -222,5 +236,7 @@ def read_words(folder: Path | None) -> dict[str, str]:
         return {}
     paths = {name: Path(folder) / name / "tokenizer.json" for name in released.WORDS}
     if missing := [path for path in paths.values() if not path.is_file()]:
-        raise InputError(f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and gpt2 in clip/, bert/, gpt2/")
+        raise InputError(
+            f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and gpt2 in clip/, bert/, gpt2/"
+        )
     return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}

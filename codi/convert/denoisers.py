@@ -18,15 +18,25 @@ from codi.models.joint_pooled import PooledEncoder
 
 TIME = [("time_embed.0", "time_embedding.linear_1"), ("time_embed.2", "time_embedding.linear_2")]
 RESIDUAL = [
-    ("in_layers.0", "norm1"), ("in_layers.2", "conv1"), ("emb_layers.1", "time_emb_proj"), ("out_layers.0", "norm2"),
-    ("out_layers.3", "conv2"), ("skip_connection", "conv_shortcut"),
+    ("in_layers.0", "norm1"),
+    ("in_layers.2", "conv1"),
+    ("emb_layers.1", "time_emb_proj"),
+    ("out_layers.0", "norm2"),
+    ("out_layers.3", "conv2"),
+    ("skip_connection", "conv_shortcut"),
 ]
 DENSE = [
-    ("in_layers.0", "norm1"), ("in_layers.2", "linear1", trailing(2)), ("emb_layers.1", "time_emb_proj"), ("out_layers.0", "norm2"),
-    ("out_layers.3", "linear2", trailing(2)), ("skip_connection", "shortcut", trailing(2)),
+    ("in_layers.0", "norm1"),
+    ("in_layers.2", "linear1", trailing(2)),
+    ("emb_layers.1", "time_emb_proj"),
+    ("out_layers.0", "norm2"),
+    ("out_layers.3", "linear2", trailing(2)),
+    ("skip_connection", "shortcut", trailing(2)),
 ]
 TRANSFORMER = [
-    ("norm", "norm"), ("proj_in", "proj_in", trailing(2)), ("proj_out", "proj_out", trailing(2)),
+    ("norm", "norm"),
+    ("proj_in", "proj_in", trailing(2)),
+    ("proj_out", "proj_out", trailing(2)),
     *((f"transformer_blocks.0.{name}", f"block.{name}") for name in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")),
     *((f"transformer_blocks.0.attn{i}.to_{x}", f"block.attn{i}.to_{x}") for i in (1, 2) for x in "qkv"),
     *((f"transformer_blocks.0.attn{i}.to_out.0", f"block.attn{i}.to_out") for i in (1, 2)),
@@ -34,8 +44,10 @@ TRANSFORMER = [
 TEMPORAL = [
     *((f"temporal_attn.{name}", f"attention.{name}") for name in ("to_q", "to_kv", "to_out")),
     *((f"temporal_rel_pos_bias.net.{a}", f"attention.relative_bias.net.{b}") for a, b in (("0.0", 0), ("1.0", 2), ("2", 4))),
-    ("ff.proj_in.0", "feed_forward.proj_in", trailing(3)), ("ff.proj_out.1", "feed_forward.proj_out", trailing(3)),
-    ("frameshiftblock.out_layers.0", "frame_shift.norm"), ("frameshiftblock.out_layers.2", "frame_shift.conv"),
+    ("ff.proj_in.0", "feed_forward.proj_in", trailing(3)),
+    ("ff.proj_out.1", "feed_forward.proj_out", trailing(3)),
+    ("frameshiftblock.out_layers.0", "frame_shift.norm"),
+    ("frameshiftblock.out_layers.2", "frame_shift.conv"),
 ]
 TEMPORAL_TENSORS = [
     ("temporal_attn.pos_embeds", "attention.position", LEADING),
@@ -49,11 +61,15 @@ def unet_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Arguments of `UNetDenoiser` from those of the released `UNetModel2D`, every released switch set."""
     video = bool(reference.get("use_video_architecture", False))
     levels = len(reference["channel_mult"])
-    return common_config(reference) | dict(
-        out_channels=reference["output_channels"],
-        temporal_levels=tuple(range(levels)) if video else (),
-        temporal=dict(RELEASED) if video else None,
-    ) | more
+    return (
+        common_config(reference)
+        | dict(
+            out_channels=reference["output_channels"],
+            temporal_levels=tuple(range(levels)) if video else (),
+            temporal=dict(RELEASED) if video else None,
+        )
+        | more
+    )
 
 
 def text_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -98,9 +114,16 @@ def denoiser_table(model: UNetDenoiser | TextDenoiser) -> Table:
     text = isinstance(model, TextDenoiser)
     nested = not text and bool(model.config.temporal_levels)
     into, out = ("proj_in", "proj_out") if text else ("conv_in", "conv_out")
-    rows = rename("", "", [
-        *TIME, ("input_blocks.0.0", into), ("out.0", "norm_out"), ("out.2", out),
-    ])
+    rows = rename(
+        "",
+        "",
+        [
+            *TIME,
+            ("input_blocks.0.0", into),
+            ("out.0", "norm_out"),
+            ("out.2", out),
+        ],
+    )
     for i, layer in enumerate(model.down):
         rows += layer_rows(layer, f"input_blocks.{i + 1}.", f"down.{i}.", nested)
         rows += rename(f"input_block_connecters_in.{i + 1}.0.", f"down.{i}.joint.", TRANSFORMER)
@@ -124,7 +147,9 @@ def layer_rows(layer: nn.Module, source: str, target: str, nested: bool) -> list
     if layer.attention is not None:
         rows += rename(f"{source}1.", f"{target}attention.", TRANSFORMER)
     at = 1 if layer.attention is None else 2
-    return rows + rename(f"{source}{at}", f"{target}upsample.", [("", "linear") if isinstance(layer.upsample, Remap) else (".conv", "conv")])
+    return rows + rename(
+        f"{source}{at}", f"{target}upsample.", [("", "linear") if isinstance(layer.upsample, Remap) else (".conv", "conv")]
+    )
 
 
 def residual_rows(layer: Block, source: str, target: str, nested: bool) -> list[Row]:

@@ -23,18 +23,33 @@ from codi.models.released.towers import TemporalLayer
 
 RESIDUAL = [*((name, name) for name in ("norm1", "conv1", "norm2", "conv2")), ("nin_shortcut", "conv_shortcut")]
 ATTENTION = [
-    ("norm", "group_norm"), ("q", "to_q", trailing(2)), ("k", "to_k", trailing(2)), ("v", "to_v", trailing(2)), ("proj_out", "to_out.0", trailing(2)),
+    ("norm", "group_norm"),
+    ("q", "to_q", trailing(2)),
+    ("k", "to_k", trailing(2)),
+    ("v", "to_v", trailing(2)),
+    ("proj_out", "to_out.0", trailing(2)),
 ]
 CLIP_LAYER = [
-    *(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")), "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2",
+    *(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
+    "layer_norm1",
+    "layer_norm2",
+    "mlp.fc1",
+    "mlp.fc2",
 ]
 BERT_LAYER = [
-    *(f"attention.self.{x}" for x in ("query", "key", "value")), "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense",
-    "output.dense", "output.LayerNorm",
+    *(f"attention.self.{x}" for x in ("query", "key", "value")),
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
 ]
 GPT2_LAYER = ["ln_1", "ln_2", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 SWIN_BLOCK = [
-    ("norm1", "layernorm_before"), ("norm2", "layernorm_after"), ("attn.proj", "attention.output.dense"), ("mlp.fc1", "intermediate.dense"),
+    ("norm1", "layernorm_before"),
+    ("norm2", "layernorm_after"),
+    ("attn.proj", "attention.output.dense"),
+    ("mlp.fc1", "intermediate.dense"),
     ("mlp.fc2", "output.dense"),
 ]
 
@@ -47,9 +62,14 @@ def vae_config(reference: Mapping[str, Any]) -> dict[str, Any]:
     widths = [shape["ch"] * m for m in shape["ch_mult"]]
     assert not shape["attn_resolutions"], f"attention inside the levels is not supported: attn_resolutions {shape['attn_resolutions']}"
     return dict(
-        in_channels=shape["in_channels"], out_channels=shape["out_ch"], latent_channels=shape["z_channels"], block_out_channels=widths,
-        layers_per_block=shape["num_res_blocks"], down_block_types=["DownEncoderBlock2D"] * len(widths),
-        up_block_types=["UpDecoderBlock2D"] * len(widths), sample_size=shape["resolution"],
+        in_channels=shape["in_channels"],
+        out_channels=shape["out_ch"],
+        latent_channels=shape["z_channels"],
+        block_out_channels=widths,
+        layers_per_block=shape["num_res_blocks"],
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        sample_size=shape["resolution"],
     )
 
 
@@ -86,21 +106,33 @@ def audio_autoencoder_config(
     reference: Mapping[str, Any], vocoder: Mapping[str, Any], stft: Mapping[str, Any], scaling_factor: float = 0.9228, **more: Any
 ) -> dict[str, Any]:
     """Arguments of `ReleasedAudioAutoencoder`."""
-    return dict(
-        vae_config=vae_config(reference),
-        vocoder_config=dict(
-            model_in_dim=vocoder["num_mels"], sampling_rate=vocoder["sampling_rate"], upsample_initial_channel=vocoder["upsample_initial_channel"],
-            upsample_rates=vocoder["upsample_rates"], upsample_kernel_sizes=vocoder["upsample_kernel_sizes"],
-            resblock_kernel_sizes=vocoder["resblock_kernel_sizes"], resblock_dilation_sizes=vocoder["resblock_dilation_sizes"],
-            leaky_relu_slope=0.1, normalize_before=False,
-        ),
-        mel_config=dict(
-            sampling_rate=stft["sampling_rate"], n_fft=stft["filter_length"], hop_length=stft["hop_length"],
-            num_bands=stft["n_mel_channels"], f_min=float(stft["mel_fmin"]), f_max=float(stft["mel_fmax"]),
-        ),
-        num_samples=1024 * stft["hop_length"],
-        scaling_factor=scaling_factor,
-    ) | more
+    return (
+        dict(
+            vae_config=vae_config(reference),
+            vocoder_config=dict(
+                model_in_dim=vocoder["num_mels"],
+                sampling_rate=vocoder["sampling_rate"],
+                upsample_initial_channel=vocoder["upsample_initial_channel"],
+                upsample_rates=vocoder["upsample_rates"],
+                upsample_kernel_sizes=vocoder["upsample_kernel_sizes"],
+                resblock_kernel_sizes=vocoder["resblock_kernel_sizes"],
+                resblock_dilation_sizes=vocoder["resblock_dilation_sizes"],
+                leaky_relu_slope=0.1,
+                normalize_before=False,
+            ),
+            mel_config=dict(
+                sampling_rate=stft["sampling_rate"],
+                n_fft=stft["filter_length"],
+                hop_length=stft["hop_length"],
+                num_bands=stft["n_mel_channels"],
+                f_min=float(stft["mel_fmin"]),
+                f_max=float(stft["mel_fmax"]),
+            ),
+            num_samples=1024 * stft["hop_length"],
+            scaling_factor=scaling_factor,
+        )
+        | more
+    )
 
 
 def audio_autoencoder_table(model: ReleasedAudioAutoencoder) -> Table:
@@ -124,13 +156,16 @@ def text_autoencoder_config(reference: Mapping[str, Any], scaling_factor: float 
             "type_vocab_size", "layer_norm_eps", "hidden_act")  # fmt: skip
     gpt2 = ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size", "layer_norm_epsilon")
     vocabulary = reference["decoder"]["vocab_size"]
-    special = dict(pad_token_id=vocabulary - 3, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1)
-    return dict(
-        encoder_config={name: reference["encoder"][name] for name in bert},
-        decoder_config={name: reference["decoder"][name] for name in gpt2} | special,
-        latent_dim=reference["latent_size"],
-        scaling_factor=scaling_factor,
-    ) | more
+    special = dict(pad_token_id=vocabulary - 3, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, tie_word_embeddings=False)
+    return (
+        dict(
+            encoder_config={name: reference["encoder"][name] for name in bert},
+            decoder_config={name: reference["decoder"][name] for name in gpt2} | special,
+            latent_dim=reference["latent_size"],
+            scaling_factor=scaling_factor,
+        )
+        | more
+    )
 
 
 def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
@@ -163,7 +198,9 @@ def vision_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, 
 
 def text_tower_table(model: ReleasedTextTower) -> Table:
     """The text half of `clip`."""
-    rows = rename("model.text_model.", "text.text_model.", both("embeddings.token_embedding", "embeddings.position_embedding", "final_layer_norm"))
+    rows = rename(
+        "model.text_model.", "text.text_model.", both("embeddings.token_embedding", "embeddings.position_embedding", "final_layer_norm")
+    )
     rows += rename("model.", "text.", both("text_projection"))
     for i in range(model.text.config.num_hidden_layers):
         rows += rename(f"model.text_model.encoder.layers.{i}.", f"text.text_model.encoder.layers.{i}.", both(*CLIP_LAYER))
@@ -186,7 +223,9 @@ def temporal_rows(layer: TemporalLayer, source: str, target: str) -> list[Row]:
     """The temporal module of a vision layer: one-dimensional convolutions of width 1 are linear here."""
     rows = rename(f"{source}temporal_attn.", f"{target}attention.", both("to_q", "to_kv", "to_out"))
     rows += rename(f"{source}temporal_rel_pos_bias.net.", f"{target}attention.relative_bias.net.", [("0.0", "0"), ("1.0", "2"), ("2", "4")])
-    rows += rename(f"{source}ff.", f"{target}feed_forward.", [("proj_in.0", "proj_in", trailing(1)), ("proj_out.1", "proj_out", trailing(1))])
+    rows += rename(
+        f"{source}ff.", f"{target}feed_forward.", [("proj_in.0", "proj_in", trailing(1)), ("proj_out.1", "proj_out", trailing(1))]
+    )
     rows.append(same(f"{source}temporal_attn.norm.g", f"{target}attention.norm.gain"))
     return [*rows, same(f"{source}ff.proj_out.0.g", f"{target}feed_forward.norm.gain", BETWEEN)]
 
@@ -194,20 +233,37 @@ def temporal_rows(layer: TemporalLayer, source: str, target: str) -> list[Row]:
 def audio_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Arguments of `ReleasedAudioTower`."""
     audio, swin = reference["model_config"]["audio_cfg"], reference["htsat"]
-    return dict(
-        audio_config=dict(
-            window_size=swin["window_size"], num_mel_bins=audio["mel_bins"], spec_size=swin["spec_size"], patch_size=swin["patch_size"],
-            patch_stride=swin["patch_stride"], patch_embeds_hidden_size=swin["embed_dim"], depths=swin["depths"],
-            num_attention_heads=swin["num_heads"], mlp_ratio=swin["mlp_ratio"], qkv_bias=swin["qkv_bias"],
-            hidden_size=swin["embed_dim"] * 2 ** (len(swin["depths"]) - 1), num_hidden_layers=len(swin["depths"]),
-            projection_dim=reference["joint_embed_shape"], projection_hidden_act=reference["mlp_act"], enable_fusion=reference["enable_fusion"],
-        ),
-        mel_config=dict(
-            sampling_rate=audio["sample_rate"], n_fft=audio["window_size"], hop_length=audio["hop_size"], num_bands=audio["mel_bins"],
-            f_min=float(audio["fmin"]), f_max=float(audio["fmax"]),
-        ),
-        num_samples=audio["clip_samples"],
-    ) | more
+    return (
+        dict(
+            audio_config=dict(
+                window_size=swin["window_size"],
+                num_mel_bins=audio["mel_bins"],
+                spec_size=swin["spec_size"],
+                patch_size=swin["patch_size"],
+                patch_stride=swin["patch_stride"],
+                patch_embeds_hidden_size=swin["embed_dim"],
+                depths=swin["depths"],
+                num_attention_heads=swin["num_heads"],
+                mlp_ratio=swin["mlp_ratio"],
+                qkv_bias=swin["qkv_bias"],
+                hidden_size=swin["embed_dim"] * 2 ** (len(swin["depths"]) - 1),
+                num_hidden_layers=len(swin["depths"]),
+                projection_dim=reference["joint_embed_shape"],
+                projection_hidden_act=reference["mlp_act"],
+                enable_fusion=reference["enable_fusion"],
+            ),
+            mel_config=dict(
+                sampling_rate=audio["sample_rate"],
+                n_fft=audio["window_size"],
+                hop_length=audio["hop_size"],
+                num_bands=audio["mel_bins"],
+                f_min=float(audio["fmin"]),
+                f_max=float(audio["fmax"]),
+            ),
+            num_samples=audio["clip_samples"],
+        )
+        | more
+    )
 
 
 def audio_tower_table(model: ReleasedAudioTower) -> Table:

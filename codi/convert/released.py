@@ -36,25 +36,32 @@ UNETS = {"text": "unet_text", "audio": "unet_audio", "video": "unet_image"}
 KINDS = {"text": "text", "audio": "audio", "video": "vision"}
 
 _UNET = dict(
-    with_attn=[True, True, True, False], with_connector=[True, True, True, False], num_noattn_blocks=[2, 2, 2, 2], num_heads=8, context_dim=768,
-    channel_mult=[1, 2, 4, 4], channel_mult_connector=[1, 2, 4], num_noattn_blocks_connector=[1, 1, 1], connector_output_channel=1280,
+    with_attn=[True, True, True, False],
+    with_connector=[True, True, True, False],
+    num_noattn_blocks=[2, 2, 2, 2],
+    num_heads=8,
+    context_dim=768,
+    channel_mult=[1, 2, 4, 4],
+    channel_mult_connector=[1, 2, 4],
+    num_noattn_blocks_connector=[1, 1, 1],
+    connector_output_channel=1280,
 )
 _VAE = dict(double_z=True, num_res_blocks=2, attn_resolutions=[], resolution=256)
 FULL: Geometry = dict(
     unet_image=_UNET | dict(input_channels=4, output_channels=4, model_channels=320, use_video_architecture=True),
-    unet_text=_UNET | dict(input_channels=768, output_channels=768, model_channels=320, second_dim=[4, 4, 4, 4], second_dim_connector=[4, 4, 4]),
+    unet_text=_UNET | dict(input_channels=768, output_channels=768, model_channels=320, second_dim=[4] * 4, second_dim_connector=[4] * 3),
     unet_audio=_UNET | dict(input_channels=8, output_channels=8, model_channels=192),
     autokl=dict(ddconfig=_VAE | dict(z_channels=4, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])),
     audioldm=dict(ddconfig=_VAE | dict(z_channels=8, in_channels=1, out_ch=1, ch=128, ch_mult=[1, 2, 4])),
     vocoder=dict(
-        upsample_rates=[5, 4, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 4, 4], upsample_initial_channel=1024, resblock_kernel_sizes=[3, 7, 11],
-        resblock_dilation_sizes=[[1, 3, 5]] * 3, num_mels=64, sampling_rate=16000, hop_size=160,
+        upsample_rates=[5, 4, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 4, 4], upsample_initial_channel=1024,
+        resblock_kernel_sizes=[3, 7, 11], resblock_dilation_sizes=[[1, 3, 5]] * 3, num_mels=64, sampling_rate=16000, hop_size=160,
     ),
     stft=dict(filter_length=1024, hop_length=160, win_length=1024, n_mel_channels=64, sampling_rate=16000, mel_fmin=0, mel_fmax=8000),
     optimus=dict(
         encoder=dict(
-            hidden_size=768, intermediate_size=3072, max_position_embeddings=512, num_attention_heads=12, num_hidden_layers=12, vocab_size=28996,
-            type_vocab_size=2, layer_norm_eps=1e-12, hidden_act="gelu",
+            hidden_size=768, intermediate_size=3072, max_position_embeddings=512, num_attention_heads=12, num_hidden_layers=12,
+            vocab_size=28996, type_vocab_size=2, layer_norm_eps=1e-12, hidden_act="gelu",
         ),
         decoder=dict(n_embd=768, n_head=12, n_layer=12, n_positions=1024, vocab_size=50260, layer_norm_epsilon=1e-5),
         latent_size=768,
@@ -62,8 +69,8 @@ FULL: Geometry = dict(
     clip=dict(
         projection_dim=768,
         text_config=dict(
-            hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, vocab_size=49408, max_position_embeddings=77,
-            hidden_act="quick_gelu",
+            hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, vocab_size=49408,
+            max_position_embeddings=77, hidden_act="quick_gelu",
         ),
         vision_config=dict(
             hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24, image_size=224, patch_size=14,
@@ -106,7 +113,9 @@ def prefixed(table: Table, source: str, target: str = "") -> Table:
     """The table with `source` before every released name and `target` before ours."""
     rows = (replace(row, source=source + row.source, targets=tuple(target + t for t in row.targets)) for row in table.rows)
     return Table(
-        rows=tuple(rows), constants={target + k: v for k, v in table.constants.items()}, tied={target + k: target + v for k, v in table.tied.items()}
+        rows=tuple(rows),
+        constants={target + k: v for k, v in table.constants.items()},
+        tied={target + k: target + v for k, v in table.tied.items()},
     )
 
 
@@ -116,7 +125,10 @@ def listed(slots: Mapping[str, set[str]], geometry: Geometry = FULL, words: Mapp
     A diffuser file without connecters (those of June 2023) gives a denoiser that cannot hear others.
     `words` holds tokenizers as JSON. The environments come last, under "environments", from all diffuser files.
     """
-    found = {slot: (encoder_parts(geometry, words or {}) if slot == "encoders" else [denoiser_part(slot, names, geometry)]) for slot, names in slots.items()}
+    found = {
+        slot: (encoder_parts(geometry, words or {}) if slot == "encoders" else [denoiser_part(slot, names, geometry)])
+        for slot, names in slots.items()
+    }
     heard = [slot for slot, names in slots.items() if slot != "encoders" and any(".connecters_out." in name for name in names)]
     return found | ({"environments": [environments_part(heard, geometry)]} if heard else {})
 
@@ -125,8 +137,14 @@ def encoder_parts(geometry: Geometry, words: Mapping[str, str]) -> list[Part]:
     """Autoencoders and towers."""
     clip, voice = geometry["clip"], (geometry["audioldm"], geometry["vocoder"], geometry["stft"])
     return [
-        part("image_autoencoder", "autokl.", ReleasedImageAutoencoder, parts.image_autoencoder_config(geometry["autokl"]), parts.image_autoencoder_table),
-        part("audio_autoencoder", "audioldm.", ReleasedAudioAutoencoder, parts.audio_autoencoder_config(*voice), parts.audio_autoencoder_table),
+        part(
+            "image_autoencoder", "autokl.", ReleasedImageAutoencoder, parts.image_autoencoder_config(geometry["autokl"]),
+            parts.image_autoencoder_table,
+        ),
+        part(
+            "audio_autoencoder", "audioldm.", ReleasedAudioAutoencoder, parts.audio_autoencoder_config(*voice),
+            parts.audio_autoencoder_table,
+        ),
         part(
             "text_autoencoder", "optimus.", ReleasedTextAutoencoder,
             parts.text_autoencoder_config(geometry["optimus"], tokenizer=words.get("bert"), decoder_tokenizer=words.get("gpt2")),

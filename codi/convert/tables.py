@@ -60,7 +60,9 @@ class Table:
     tied: Mapping[str, str]
 
     @classmethod
-    def for_module(cls, module: nn.Module, rows: Iterable[Row], constants: Mapping[str, Tensor] | None = None, tied: Mapping[str, str] | None = None) -> "Table":
+    def for_module(
+        cls, module: nn.Module, rows: Iterable[Row], constants: Mapping[str, Tensor] | None = None, tied: Mapping[str, str] | None = None
+    ) -> "Table":
         """The rows whose targets the module has. Every tensor of the module must be in exactly one, or a constant, or tied."""
         constants, tied = dict(constants or {}), dict(tied or {})
         wanted = set(module.state_dict()) - set(constants) - set(tied)
@@ -76,10 +78,10 @@ class Table:
         return [row.source for row in self.rows]
 
     def apply(self, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Released tensors -> ours, each once. Raises `InputError` naming what is missing; what is left over is for the caller to judge."""
+        """Released tensors -> ours. Raises `InputError` naming what is missing; what is left over is for the caller to judge."""
         refuse("missing", set(self.sources) - set(released))
         ours = {name: y for row in self.rows for name, y in zip(row.targets, row.op.forward(released[row.source]), strict=True)}
-        return ours | dict(self.constants)
+        return ours | dict(self.constants) | {name: ours[twin] for name, twin in self.tied.items()}
 
     def reverse(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our tensors -> released ones."""
@@ -111,6 +113,5 @@ def same(source: str, target: str, op: Op = SAME) -> Row:
 
 def load(module: nn.Module, table: Table, released: Mapping[str, Tensor]) -> nn.Module:
     """The module with the released weights in it; also works for a module on the meta device."""
-    ours = table.apply(released)
-    module.load_state_dict(ours | {name: ours[twin] for name, twin in table.tied.items()}, strict=True, assign=True)
+    module.load_state_dict(table.apply(released), strict=True, assign=True)
     return module

@@ -14,10 +14,19 @@ class ReleasedDDIMScheduler(DDIMScheduler):
     """
 
     @register_to_config
-    def __init__(self, num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, prediction_type: str = "epsilon"):
+    def __init__(
+        self, num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, prediction_type: str = "epsilon"
+    ):
         super().__init__(
-            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end, beta_schedule="scaled_linear",
-            clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type, timestep_spacing="leading",
+            num_train_timesteps=num_train_timesteps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction_type,
+            timestep_spacing="leading",
         )
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64) ** 2
         self.betas = betas.float()
@@ -31,5 +40,5 @@ class ReleasedDDIMScheduler(DDIMScheduler):
         if not 1 <= num_inference_steps <= last:
             raise ValueError(f"num_inference_steps is {num_inference_steps}: expected 1 to {last}")
         steps = [t + 1 for t in range(0, last, last // num_inference_steps) if t + 1 < last]
-        self.num_inference_steps = num_inference_steps                                  # `step` goes down by last // this
+        self.num_inference_steps = num_inference_steps  # `step` goes down by last // this
         self.timesteps = torch.tensor(steps[::-1], device=device)

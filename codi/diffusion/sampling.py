@@ -21,14 +21,29 @@ from codi.protocols import Denoiser, Environment, EnvironmentEncoder
 from codi.types import Latents, Modality
 
 
-def copy_schedulers(scheduler: Any, modalities: Iterable[Modality], num_inference_steps: int, device: Any = None) -> dict[Modality, Any]:
-    """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler` is left as it is."""
+def copy_schedulers(
+    scheduler: Any, modalities: Iterable[Modality], num_inference_steps: int, device: Any = None, shift: float = 1.0
+) -> dict[Modality, Any]:
+    """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler` is left as it is.
+
+    `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see `shifted_timesteps`).
+    """
     schedulers = {}
     for modality in modalities:
         schedulers[modality] = copy.deepcopy(scheduler)
-        schedulers[modality].set_timesteps(num_inference_steps, device=device)
-        _drop_extra_step(schedulers[modality], num_inference_steps)
+        if shift == 1.0:
+            schedulers[modality].set_timesteps(num_inference_steps, device=device)
+            _drop_extra_step(schedulers[modality], num_inference_steps)
+        else:
+            total = scheduler.config.num_train_timesteps
+            schedulers[modality].set_timesteps(timesteps=shifted_timesteps(total, num_inference_steps, shift), device=device)
     return schedulers
+
+
+def shifted_timesteps(total: int, num_inference_steps: int, shift: float) -> list[int]:
+    """Descending timesteps in [0, total): u = 1 .. 1/n mapped by shift u / (1 + (shift - 1) u) (arXiv 2403.03206, equation 23)."""
+    levels = [1 - k / num_inference_steps for k in range(num_inference_steps)]
+    return [round(shift * u / (1 + (shift - 1) * u) * total) - 1 for u in levels]
 
 
 def _drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:

@@ -20,6 +20,7 @@ DEFAULTS = {
     "guidance_interval": (0.0, 1.0),
     "sync_guidance_interval": (0.2, 0.8),
     "guidance_rescale": 0.0,
+    "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
 }
 

@@ -36,7 +36,10 @@ class PooledEnvironments(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None,
+        self,
+        text: dict[str, Any] | None = None,
+        vision: dict[str, Any] | None = None,
+        audio: dict[str, Any] | None = None,
         environment: str = "own",
     ):
         super().__init__()
@@ -66,7 +69,7 @@ class PooledEncoder(nn.Module):
     def forward(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment:
         """x (B, *latent_shape) noisy latent, t (B,) its noise level; `rate` has no effect: the token is timeless."""
         emb = F.silu(self.time_embedding(self.time_proj(t).to(x.dtype)))
-        tokens = F.normalize(self.pool(x, emb), dim=-1)[:, None]                        # (B, 1, D)
+        tokens = F.normalize(self.pool(x, emb), dim=-1)[:, None]  # (B, 1, D)
         return Environment(tokens=tokens, times=torch.full(tokens.shape[:2], float("nan"), device=tokens.device))
 
     def pool(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -83,8 +86,15 @@ class MapEncoder(PooledEncoder):
     """
 
     def __init__(
-        self, in_channels: int, emb_width: int, stem: int, block_out_channels: tuple[int, ...], layers_per_block: tuple[int, ...],
-        out_channels: int, temporal: dict[str, Any] | None = None, norm_num_groups: int = 32,
+        self,
+        in_channels: int,
+        emb_width: int,
+        stem: int,
+        block_out_channels: tuple[int, ...],
+        layers_per_block: tuple[int, ...],
+        out_channels: int,
+        temporal: dict[str, Any] | None = None,
+        norm_num_groups: int = 32,
     ):
         super().__init__(emb_width)
         self.conv_in = nn.Conv2d(in_channels, stem, 3, padding=1)
@@ -113,8 +123,15 @@ class VectorEncoder(PooledEncoder):
     """For latents of text; `second_dim` the places S of each level, as in `TextDenoiser`."""
 
     def __init__(
-        self, in_channels: int, emb_width: int, stem: int, block_out_channels: tuple[int, ...], second_dim: tuple[int, ...],
-        layers_per_block: tuple[int, ...], out_channels: int, norm_num_groups: int = 32,
+        self,
+        in_channels: int,
+        emb_width: int,
+        stem: int,
+        block_out_channels: tuple[int, ...],
+        second_dim: tuple[int, ...],
+        layers_per_block: tuple[int, ...],
+        out_channels: int,
+        norm_num_groups: int = 32,
     ):
         super().__init__(emb_width)
         self.shape = (stem, second_dim[0], 1)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.convert.pack import assert_close, component
 
 from codi.convert.denoisers import denoiser_table, environment_config, environment_table, text_config, unet_config
 from codi.convert.tables import load
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.joint_pooled import MapEncoder, VectorEncoder
 from codi.protocols import Environment
+from tests.convert.pack import assert_close, component
 
 ALONE = ["01_image_unet", "02_video_unet", "03_text_unet", "04_audio_unet"]
 

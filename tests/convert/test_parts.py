@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.convert.pack import assert_close, component
 
 from codi.convert import parts
 from codi.convert.tables import load
@@ -11,6 +10,7 @@ from codi.models.released.autoencoders import needed
 from codi.models.released.sentences import drop_repetitions, strip_ends, tidy_spaces
 from codi.models.released.towers import fit
 from codi.types import InputError
+from tests.convert.pack import assert_close, component
 
 TAP = 5e-4  # the logarithm of near-silence amplifies rounding
 STATIC = 1e-3  # a clip whose frames are equal divides rounding noise by the floor of the normalisation
@@ -30,7 +30,7 @@ def test_image_autoencoder():
     assert_close(posterior.std, t["out/std"])
     scale = part.meta["vision_scale_factor"]
     assert_close(model.encode(t["in/image"]), scale * t["out/mean"])
-    frames = model.encode(t["in/video"].transpose(1, 2))                                # pack: (b, c, f, h, w)
+    frames = model.encode(t["in/video"].transpose(1, 2))  # pack: (b, c, f, h, w)
     assert_close(frames, scale * t["out/video_moments"].chunk(2, dim=1)[0])
     assert_close(model.reconstruct(t["in/z"]), t["out/decoded"])
     assert_close(model.reconstruct(0.2 * t["in/z"] / scale), t["out/decoded_scaled"])
@@ -76,7 +76,9 @@ def test_runaway_latents_are_clipped(audio):
 @pytest.fixture(scope="module")
 def text():
     part = component("09_optimus")
-    model = released.ReleasedTextAutoencoder(**parts.text_autoencoder_config(part.meta["config"], part.meta["text_scale_factor"], decoding="greedy"))
+    model = released.ReleasedTextAutoencoder(
+        **parts.text_autoencoder_config(part.meta["config"], part.meta["text_scale_factor"], decoding="greedy")
+    )
     return part, load(model.eval(), parts.text_autoencoder_table(model), part.weights())
 
 

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from tests.convert.pack import assert_close, component
-from tests.convert.test_denoisers import build
 
 from codi.diffusion import Guidance, JointSampler, copy_schedulers
 from codi.diffusion.process import NoiseProcess
@@ -11,6 +9,8 @@ from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.models.conditioning import interpolate
 from codi.models.joint_pooled import KINDS
 from codi.types import Modality
+from tests.convert.pack import assert_close, component
+from tests.convert.test_denoisers import build
 
 
 def scheduler(schedule):
@@ -54,7 +54,7 @@ def test_every_step():
         names = [Modality(name) for name in case["xtype"]]
         weighted = list(case["mix_weight"].values())
         mixed = interpolate([t[f"{tag}/in.condition.{c}"][:, 0] for c in case["mix_weight"]], weighted)
-        null, prompt = mixed.split(case["batch"])                                       # pack: cat([uncond, cond])
+        null, prompt = mixed.split(case["batch"])  # pack: cat([uncond, cond])
         sampler = JointSampler(
             denoisers={m: net(m)[0] for m in names},
             schedulers=copy_schedulers(scheduler(part.meta["schedule"]), names, case["steps"]),

@@ -11,8 +11,18 @@ from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.temporal import RELEASED, delay
 from codi.protocols import Environment
 
-VISION = dict(in_channels=4, block_out_channels=(32, 64), attention_levels=(1,), temporal_levels=(1,), context_dim=16, latent_rate=8.0, head_dim=32)
-AUDIO = dict(in_channels=8, block_out_channels=(32, 64), attention_levels=(0, 1), context_dim=16, time_axis=2, latent_rate=25.0, position_embedding=True)
+VISION = dict(
+    in_channels=4, block_out_channels=(32, 64), attention_levels=(1,), temporal_levels=(1,), context_dim=16, latent_rate=8.0, head_dim=32
+)
+AUDIO = dict(
+    in_channels=8,
+    block_out_channels=(32, 64),
+    attention_levels=(0, 1),
+    context_dim=16,
+    time_axis=2,
+    latent_rate=25.0,
+    position_embedding=True,
+)
 TEXT = dict(in_channels=16, block_out_channels=(32, 32), context_dim=16)
 LATENTS = {"image": (4, 8, 8), "video": (4, 5, 8, 8), "audio": (8, 25, 4), "text": (16,)}
 CONFIG = {"image": VISION, "video": VISION, "audio": AUDIO, "text": TEXT}
@@ -46,7 +56,9 @@ def test_shape_and_batch_equals_single(kind):
     torch.testing.assert_close(out[1:], model(x[1:], t[1:], context[1:]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("more", [{}, {"prompt_embedding": True}, {"prompt": "attention", "env_dim": 16, "joint": "pooled", "joint_levels": (0, 1)}])
+@pytest.mark.parametrize(
+    "more", [{}, {"prompt_embedding": True}, {"prompt": "attention", "env_dim": 16, "joint": "pooled", "joint_levels": (0, 1)}]
+)
 @pytest.mark.parametrize("kind", LATENTS)
 @torch.no_grad()
 def test_several_contexts_for_one_sample(kind, more):
@@ -130,7 +142,7 @@ def test_one_prompt_token_is_its_projection():
     x, context = torch.randn(2, 7, 32), torch.randn(2, 1, 8)
     full = attention.processor(attention, x, context)
     torch.testing.assert_close(attention(x, context).expand_as(full), full)
-    twice = attention(x, context.expand(-1, 2, -1))                                     # the same token twice is the same
+    twice = attention(x, context.expand(-1, 2, -1))  # the same token twice is the same
     torch.testing.assert_close(twice, full)
 
 

@@ -35,6 +35,7 @@ class DenoiseOptions:
     scenes         size of the latent cache
     pictures       image and video share a denoiser: weight of the picture loss in the video stage, 0 for none
     continue_from  start from the denoiser in the model folder
+    timestep_shift see `spread_timesteps`
     prompt_dropout share of samples without a prompt
     prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
     """
@@ -45,6 +46,7 @@ class DenoiseOptions:
     pictures: float = 0.0
     picture_scenes: int = 0
     continue_from: bool = False
+    timestep_shift: float = 1.0
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
     preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
@@ -65,11 +67,16 @@ def load_scheduler(model: Path) -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler.from_pretrained(folder)
 
 
-def spread_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
-    """Timesteps (B,) uniform over the schedule, one in each of B equal parts, in random order: less variance than independent draws."""
+def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
+    """Timesteps (B,), one in each of B equal parts of the schedule, in random order: less variance than independent draws.
+
+    `shift` above one moves them towards noise, u -> shift u / (1 + (shift - 1) u) (arXiv 2403.03206, equation 23): the more numbers say
+    the same thing, as in the frames of a clip, the higher the noise at which it is decided.
+    """
     device = generator.device
     place = torch.randperm(count, generator=generator, device=device) + torch.rand(count, generator=generator, device=device)
-    return (place / count * total).long().clamp(max=total - 1)
+    level = place / count
+    return (shift * level / (1 + (shift - 1) * level) * total).long().clamp(max=total - 1)
 
 
 class Prompts:
@@ -161,7 +168,7 @@ class DenoiseStage:
 
     def denoising(self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss per sample (B,) and its timesteps."""
-        t = spread_timesteps(len(x_0), self.process.num_train_timesteps, generator)
+        t = spread_timesteps(len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift)
         eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
         output = module(self.process.add_noise(x_0, eps, t), t, context)
         return denoising_loss(output, self.process.target(x_0, eps, t)), t

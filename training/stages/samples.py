@@ -19,11 +19,12 @@ READ = {Modality.IMAGE: read_images, Modality.VIDEO: read_videos, Modality.AUDIO
 
 def make_pipeline(model: Path, denoisers: dict[Modality, nn.Module], environments: nn.Module | None = None) -> CoDiPipeline:
     """The pipeline of the parts in the model folder that these denoisers need."""
+    from training.publish import DEFAULTS
     from training.stages.denoise import load_scheduler
 
     parts = {AUTOENCODERS[m]: autoencoder_of(model, m) for m in denoisers}
     parts |= {DENOISERS[m]: module for m, module in denoisers.items()} | {"text_tower": tower_of(model, Modality.TEXT)}
-    pipe = CoDiPipeline(scheduler=load_scheduler(model), environments=environments, **parts)
+    pipe = CoDiPipeline(scheduler=load_scheduler(model), environments=environments, defaults=DEFAULTS, **parts)
     pipe.set_progress_bar_config(disable=True)
     device = next(next(iter(denoisers.values())).parameters()).device
     return pipe.to(device)

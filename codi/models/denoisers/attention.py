@@ -20,7 +20,7 @@ class AttentionProcessor:
     def __call__(self, attn: "Attention", x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = (y.unflatten(-1, (attn.num_heads, -1)) for y in (attn.to_q(x), attn.to_k(context), attn.to_v(context)))
         y = dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config)
-        return attn.to_out(y.flatten(2))                                                # (B, N, C)
+        return attn.to_out(y.flatten(2))  # (B, N, C)
 
 
 class Attention(nn.Module, AttentionModuleMixin):
@@ -48,7 +48,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         if context is None:
             return self.processor(self, x, x, mask)
         if context.shape[1] == 1:
-            return self.to_out(self.to_v(context))                                      # (B, 1, C)
+            return self.to_out(self.to_v(context))  # (B, 1, C)
         return self.processor(self, x, context, mask)
 
 
@@ -91,7 +91,7 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
     def prompted(self, x: Tensor, context: Tensor) -> Tensor:
-        whole = x.reshape(context.shape[0], -1, x.shape[-1])                             # (B, F*N, C)
+        whole = x.reshape(context.shape[0], -1, x.shape[-1])  # (B, F*N, C)
         query = whole if self.norm2 is None or context.shape[1] == 1 else self.norm2(whole)
         return (whole + self.attn2(query, context)).view(x.shape)
 
@@ -103,7 +103,14 @@ class SpatialTransformer(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, num_heads: int, head_dim: int, context_dim: int, prompt: str = "attention", ff_mult: int = 4,
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        head_dim: int,
+        context_dim: int,
+        prompt: str = "attention",
+        ff_mult: int = 4,
         num_groups: int = 32,
     ):
         super().__init__()
@@ -115,7 +122,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zeroed(nn.Linear(num_heads * head_dim, channels))
 
     def forward(self, h: Tensor, context: Tensor, frames: int = 1) -> Tensor:
-        tokens = self.block(self.proj_in(to_tokens(self.norm(h))), context, frames)     # (B*F, H*W, C)
+        tokens = self.block(self.proj_in(to_tokens(self.norm(h))), context, frames)  # (B*F, H*W, C)
         return repeated(h, tokens.shape[0]) + to_map(self.proj_out(tokens), h)
 
 
@@ -140,4 +147,3 @@ def zeroed(module: nn.Module) -> nn.Module:
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
-

@@ -57,7 +57,7 @@ class Signals:
         steps, height, width = (self.frames, *h.shape[-2:]) if self.frames is not None else (h.shape[2], 1, h.shape[3])
         index = torch.arange(steps, device=h.device, dtype=torch.float32)
         rate = self.rate * steps / self.length
-        return ((index + 0.5) / rate).repeat_interleave(height * width)                 # (N,)
+        return ((index + 0.5) / rate).repeat_interleave(height * width)  # (N,)
 
 
 class ResidualBlock(ResnetBlock2D):
@@ -68,7 +68,11 @@ class ResidualBlock(ResnetBlock2D):
 
     def __init__(self, in_channels: int, out_channels: int, emb_dim: int, *, num_groups: int, scale_shift: bool = False, eps: float = 1e-5):
         super().__init__(
-            in_channels=in_channels, out_channels=out_channels, temb_channels=emb_dim, groups=num_groups, eps=eps,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            temb_channels=emb_dim,
+            groups=num_groups,
+            eps=eps,
             time_embedding_norm="scale_shift" if scale_shift else "default",
         )
         self.norm1, self.norm2 = (GroupNorm(num_groups, c, eps=eps) for c in (in_channels, out_channels))
@@ -117,8 +121,13 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, resnet: nn.Module, *, temporal: nn.Module | None = None, attention: nn.Module | None = None,
-        joint: nn.Module | None = None, upsample: nn.Module | None = None,
+        self,
+        resnet: nn.Module,
+        *,
+        temporal: nn.Module | None = None,
+        attention: nn.Module | None = None,
+        joint: nn.Module | None = None,
+        upsample: nn.Module | None = None,
     ):
         super().__init__()
         self.resnet, self.temporal, self.attention, self.joint, self.upsample = resnet, temporal, attention, joint, upsample
@@ -139,6 +148,6 @@ class Block(nn.Module):
 
     def listen(self, h: Tensor, signals: Signals) -> Tensor:
         tokens = to_tokens(h)
-        whole = tokens.reshape(signals.samples(h), -1, tokens.shape[-1])                 # (B, F*H*W, C)
+        whole = tokens.reshape(signals.samples(h), -1, tokens.shape[-1])  # (B, F*H*W, C)
         env = Environment(tokens=signals.for_samples(signals.env.tokens, h), times=signals.for_samples(signals.env.times, h))
         return to_map(self.joint(whole, env, signals.times(h)).view(tokens.shape), h)

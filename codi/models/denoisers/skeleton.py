@@ -81,8 +81,12 @@ def per_level(count: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
 def build_transformer(config, channels: int, context_dim: int, prompt: str) -> SpatialTransformer:
     """The transformer over positions at a width of `channels`."""
     return SpatialTransformer(
-        channels, **head_split(channels, config.num_heads, config.head_dim), context_dim=context_dim, prompt=prompt,
-        ff_mult=config.ff_mult, num_groups=config.norm_num_groups,
+        channels,
+        **head_split(channels, config.num_heads, config.head_dim),
+        context_dim=context_dim,
+        prompt=prompt,
+        ff_mult=config.ff_mult,
+        num_groups=config.norm_num_groups,
     )
 
 

@@ -17,8 +17,15 @@ from codi.models.denoisers.attention import to_map, to_tokens, zeroed
 from codi.models.denoisers.norm import GroupNorm
 
 RELEASED = dict(
-    num_heads=8, inner_ratio=2, norm="frames", relative_bias=True, rate_embedding=True, feed_forward="shifted", frame_shift=True,
-    max_frames=30, out_bias=False,
+    num_heads=8,
+    inner_ratio=2,
+    norm="frames",
+    relative_bias=True,
+    rate_embedding=True,
+    feed_forward="shifted",
+    frame_shift=True,
+    max_frames=30,
+    out_bias=False,
 )
 
 
@@ -39,15 +46,37 @@ class TemporalModule(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, num_heads: int | None = None, head_dim: int | None = None, inner_ratio: int = 1, span: str = "pixel",
-        norm: str = "channels", positions: bool = True, relative_bias: bool = False, rate_embedding: bool = False, feed_forward: str = "geglu",
-        ff_mult: int = 2, frame_shift: bool = False, max_frames: int = 30, out_bias: bool = True, num_groups: int = 32,
+        self,
+        channels: int,
+        *,
+        num_heads: int | None = None,
+        head_dim: int | None = None,
+        inner_ratio: int = 1,
+        span: str = "pixel",
+        norm: str = "channels",
+        positions: bool = True,
+        relative_bias: bool = False,
+        rate_embedding: bool = False,
+        feed_forward: str = "geglu",
+        ff_mult: int = 2,
+        frame_shift: bool = False,
+        max_frames: int = 30,
+        out_bias: bool = True,
+        num_groups: int = 32,
     ):
         super().__init__()
         heads = num_heads or channels * inner_ratio // (head_dim or 32)
         self.attention = TemporalAttention(
-            channels, num_heads=heads, inner=channels * inner_ratio, span=span, norm=norm, positions=positions, relative_bias=relative_bias,
-            rate_embedding=rate_embedding, max_frames=max_frames, out_bias=out_bias,
+            channels,
+            num_heads=heads,
+            inner=channels * inner_ratio,
+            span=span,
+            norm=norm,
+            positions=positions,
+            relative_bias=relative_bias,
+            rate_embedding=rate_embedding,
+            max_frames=max_frames,
+            out_bias=out_bias,
         )
         released = {"inner_norm": False, "shifted": True}
         self.feed_forward = (
@@ -61,7 +90,7 @@ class TemporalModule(nn.Module):
         return x + self.feed_forward(x)
 
     def forward(self, h: Tensor, frames: int) -> Tensor:
-        x = self.mix(to_tokens(h).unflatten(0, (-1, frames)), tuple(h.shape[-2:]))       # (B, F, N, C)
+        x = self.mix(to_tokens(h).unflatten(0, (-1, frames)), tuple(h.shape[-2:]))  # (B, F, N, C)
         h = to_map(x.flatten(0, 1), h)
         return h if self.frame_shift is None else h + self.frame_shift(h, frames)
 
@@ -88,14 +117,24 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
     _supports_qkv_fusion = False
 
     def __init__(
-        self, channels: int, *, num_heads: int, inner: int, span: str, norm: str, positions: bool, relative_bias: bool, rate_embedding: bool,
-        max_frames: int, out_bias: bool,
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        inner: int,
+        span: str,
+        norm: str,
+        positions: bool,
+        relative_bias: bool,
+        rate_embedding: bool,
+        max_frames: int,
+        out_bias: bool,
     ):
         super().__init__()
         assert span in ("pixel", "all") and norm in ("channels", "frames"), (span, norm)
         self.num_heads, self.span, self.max_frames = num_heads, span, max_frames
         self.norm = FrameNorm(channels) if norm == "frames" else nn.LayerNorm(channels)
-        self.normalise_last = norm == "frames"                                          # positions enter before the norm
+        self.normalise_last = norm == "frames"  # positions enter before the norm
         start = waves(max_frames, channels) if norm == "channels" else 0.02 * torch.randn(max_frames, channels)
         self.position = nn.Parameter(start) if positions else None
         self.rate_embedding = nn.Parameter(torch.zeros(max_frames, channels)) if rate_embedding else None
@@ -111,11 +150,11 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         if self.position is None:
             return self.processor(self, self.norm(x))
         assert frames <= self.max_frames, f"{frames} latent frames, the temporal positions reach {self.max_frames}"
-        position = self.position[:frames, None]                                         # (F, 1, C)
+        position = self.position[:frames, None]  # (F, 1, C)
         if self.rate_embedding is not None:
-            position = position + self.rate_embedding[3]                                # the released code always says rate 4
+            position = position + self.rate_embedding[3]  # the released code always says rate 4
         if self.span == "all" and size is not None:
-            position = position + grid_waves(size, x.shape[-1]).to(x)                   # (F, N, C)
+            position = position + grid_waves(size, x.shape[-1]).to(x)  # (F, N, C)
         return self.processor(self, self.norm(x + position) if self.normalise_last else self.norm(x) + position)
 
     def to_sequences(self, y: Tensor) -> Tensor:
@@ -144,7 +183,7 @@ class RelativeBias(nn.Module):
         self.net = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_heads))
 
     def forward(self, frames: int) -> Tensor:
-        d = torch.arange(1 - frames, frames, device=self.net[0].weight.device)           # every distance once
+        d = torch.arange(1 - frames, frames, device=self.net[0].weight.device)  # every distance once
         values = self.net((d.sign() * (d.abs() + 1.0).log())[:, None].to(self.net[0].weight.dtype))
         index = torch.arange(frames, device=d.device)
         return values[index[:, None] - index[None] + frames - 1].permute(2, 0, 1)
@@ -207,7 +246,7 @@ class FrameShift(nn.Module):
         self.conv = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, h: Tensor, frames: int) -> Tensor:
-        y = self.conv(F.silu(self.norm(h))).unflatten(0, (-1, frames))                  # (B, F, C, H, W)
+        y = self.conv(F.silu(self.norm(h))).unflatten(0, (-1, frames))  # (B, F, C, H, W)
         return torch.cat([delay(group, i) for i, group in enumerate(y.chunk(8, dim=2))], dim=2).flatten(0, 1)
 
 

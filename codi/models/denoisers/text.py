@@ -70,11 +70,16 @@ class TextDenoiser(Skeleton):
                 self.down.append(Remap(at, places, levels[level + 1][1]))
                 skips.append(at)
         places = levels[-1][1]
-        self.middle = nn.ModuleList([
-            Block(DenseBlock(at, at, places, self.emb_dim, groups), attention=build_transformer(config, at, config.context_dim, config.prompt),
-                  joint=joint(last, at) if config.joint == "timed" else None),
-            Block(DenseBlock(at, at, places, self.emb_dim, groups)),
-        ])
+        self.middle = nn.ModuleList(
+            [
+                Block(
+                    DenseBlock(at, at, places, self.emb_dim, groups),
+                    attention=build_transformer(config, at, config.context_dim, config.prompt),
+                    joint=joint(last, at) if config.joint == "timed" else None,
+                ),
+                Block(DenseBlock(at, at, places, self.emb_dim, groups)),
+            ]
+        )
         self.up = nn.ModuleList()
         for level, (width, places) in reversed(list(enumerate(levels))):
             for i in range(depths[level] + 1):

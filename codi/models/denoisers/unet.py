@@ -83,7 +83,9 @@ class UNetDenoiser(Skeleton):
         config, widths = self.config, self.config.block_out_channels
         last, depths = len(widths) - 1, per_level(config.layers_per_block, len(widths))
         residual = lambda a, b: ResidualBlock(a, b, self.emb_dim, num_groups=config.norm_num_groups, scale_shift=config.scale_shift)
-        temporal = at_levels(config.temporal_levels, lambda c: TemporalModule(c, num_groups=config.norm_num_groups, **(config.temporal or {})))
+        temporal = at_levels(
+            config.temporal_levels, lambda c: TemporalModule(c, num_groups=config.norm_num_groups, **(config.temporal or {}))
+        )
         attention = at_levels(config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt))
         joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
         block = lambda level, a, b, **more: Block(
@@ -98,11 +100,17 @@ class UNetDenoiser(Skeleton):
             if level < last:
                 self.down.append(Downsample(at))
                 skips.append(at)
-        self.middle = nn.ModuleList([
-            Block(residual(at, at), temporal=temporal(last, at), attention=build_transformer(config, at, config.context_dim, config.prompt),
-                  joint=joint(last, at) if config.joint == "timed" else None),
-            Block(residual(at, at), temporal=temporal(last, at)),
-        ])
+        self.middle = nn.ModuleList(
+            [
+                Block(
+                    residual(at, at),
+                    temporal=temporal(last, at),
+                    attention=build_transformer(config, at, config.context_dim, config.prompt),
+                    joint=joint(last, at) if config.joint == "timed" else None,
+                ),
+                Block(residual(at, at), temporal=temporal(last, at)),
+            ]
+        )
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             for i in range(depths[level] + 1):
@@ -131,11 +139,14 @@ class UNetDenoiser(Skeleton):
         video = x.ndim == 5
         timed = video or self.config.time_axis is not None
         return Signals(
-            emb=self.embed(t, context), context=context, env=env, frames=x.shape[2] if video else None,
-            time_axis=None if video else self.config.time_axis, length=x.shape[2] if timed else None,
+            emb=self.embed(t, context),
+            context=context,
+            env=env,
+            frames=x.shape[2] if video else None,
+            time_axis=None if video else self.config.time_axis,
+            length=x.shape[2] if timed else None,
             rate=(rate or self.config.latent_rate) if timed else None,
         )
-
 
 
 class GridPosition(nn.Module):
@@ -151,7 +162,7 @@ class GridPosition(nn.Module):
         """The embedding for a map of h's extent, (1, C, H, W)."""
         scale = torch.arange(self.quarter, device=h.device, dtype=torch.float32) / self.quarter
         row, column = ((torch.arange(n, device=h.device)[:, None] * self.longest**-scale) for n in h.shape[-2:])
-        row, column = (torch.cat([a.sin(), a.cos()], dim=-1) for a in (row, column))     # (H, C/2), (W, C/2)
+        row, column = (torch.cat([a.sin(), a.cos()], dim=-1) for a in (row, column))  # (H, C/2), (W, C/2)
         grid = torch.cat([row[:, None].expand(-1, h.shape[-1], -1), column[None].expand(h.shape[-2], -1, -1)], dim=-1)
         return self.linear(grid.to(h.dtype)).permute(2, 0, 1)[None]
 
