@@ -22,6 +22,7 @@ DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
   codi generate --text "a red ball bounces slowly at night" --to video,audio,image,text -o out/
   codi generate --image photo.jpg --text "at sea::0.5" --to audio -o out/ --samples 4
+  codi generate --video clip.mp4 --to audio -o out/
   codi generate --jobs jobs.jsonl -o out/
   codi bench --out report/
   codi info
@@ -57,28 +58,43 @@ def _add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="make media that belong together from prompts of any kind",
-        description="Makes media that belong together. A prompt may be repeated and weighted: 'a red ball::0.7', photo.jpg::2.",
+        description="Makes media that belong together. A prompt may be repeated and weighted: 'a red ball::0.7', photo.jpg::2. "
+        "A video or a recording that is given while the other is made also stands in the loop as a clean partner, so that what is made "
+        "keeps its time; sound made for a video is written as that video with the new sound, too, its frames untouched.",
     )
-    prompts = generate.add_argument_group("prompts (any number of any kind)")
-    prompts.add_argument("--text", action="append", default=[], metavar="WORDS", help="a sentence")
-    for kind, example in (("image", "png, jpg, webp, gif"), ("audio", "wav, flac, mp3, ogg, m4a"), ("video", "mp4, webm, mov, avi")):
-        prompts.add_argument(f"--{kind}", action="append", default=[], metavar="FILE", help=f"a file ({example})")
+    _add_prompts(generate)
     generate.add_argument("--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video")
     generate.add_argument("-o", "--out", required=True, metavar="FOLDER", help="where the files go")
     generate.add_argument(
-        "--jobs", metavar="FILE", help="many jobs, one JSON object per line (id, text, image, audio, video, to, seed, ...)"
+        "--jobs", metavar="FILE", help="many jobs, one JSON object per line (id, text, image, audio, video, to, seed, ...: options without dashes)"
     )
     generate.add_argument("--samples", type=int, default=1, metavar="N", help="how many of each (default 1)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="sample k is made from seed + k (default 0)")
     generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
-    generate.add_argument("--guidance", type=float, metavar="X", help="how closely to follow the prompts; 1 is off (default: the model's)")
-    generate.add_argument("--sync-guidance", type=float, metavar="X", help="how closely outputs follow each other (default: the model's)")
+    scale = "a number, or one for each output such as video=4,audio=3; 1 is off (default: the model's)"
+    generate.add_argument("--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
+    generate.add_argument("--sync-guidance", metavar="X", help=f"how closely to follow the other outputs and clean partners: {scale}")
+    generate.add_argument(
+        "--no-sync", dest="sync", action="store_false", help="inputs are prompts only, and none stands in the loop as a clean partner"
+    )
+    generate.add_argument(
+        "--candidates", type=int, default=1, metavar="N", help="draw N for each sample and keep the one that agrees best (default 1)"
+    )
     generate.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
     generate.add_argument("--device", default="auto", help=f"{DEVICES} (default auto)")
     generate.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)")
     generate.add_argument("--batch", type=int, default=16, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate)
+
+
+def _add_prompts(generate: Any) -> None:
+    files = {"image": "png, jpg, webp, gif", "audio": "wav, flac, mp3, ogg, m4a", "video": "mp4, webm, mov, avi"}
+    for sign, title in (("", "prompts (any number of any kind)"), ("negative-", "what to steer away from (any number of any kind)")):
+        group = generate.add_argument_group(title)
+        group.add_argument(f"--{sign}text", action="append", default=[], metavar="WORDS", help="a sentence")
+        for kind, suffixes in files.items():
+            group.add_argument(f"--{sign}{kind}", action="append", default=[], metavar="FILE", help=f"a file ({suffixes})")
 
 
 # Commands --------------------------------------------------------------

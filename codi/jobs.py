@@ -6,14 +6,16 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codi.types import InputError, Modality
 
-SETTINGS = {"samples": int, "seed": int, "steps": int, "guidance": float, "sync_guidance": float}
-KEYS = ("id", "to", *(m.value for m in Modality), *SETTINGS)
+NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
+SCALES = ("guidance", "sync_guidance")  # a number, or one for each output
+PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
+KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SCALES, "sync")
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
 
 
@@ -26,9 +28,17 @@ class Item:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
+Scale = float | dict[str, float] | None  # None is the model's own
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One request: prompts in, `samples` sets of outputs out. `origin` names it in messages."""
+    """One request: prompts in, `samples` sets of outputs out. `origin` names it in messages.
+
+    negatives   prompts to steer away from
+    candidates  how many are drawn for each sample, of which the best is kept
+    sync        whether an input with a clock stands in the loop where an output has one
+    """
 
     id: str | None
     items: tuple[Item, ...]
@@ -36,21 +46,34 @@ class Job:
     samples: int
     seed: int
     steps: int | None
-    guidance: float | None
-    sync_guidance: float | None
-    origin: str = field(default="", compare=False)
+    guidance: Scale = None
+    sync_guidance: Scale = None
+    negatives: tuple[Item, ...] = ()
+    candidates: int = 1
+    sync: bool = True
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if not self.items:
             raise InputError(f"{self.origin}no prompt: expected at least one of text, image, audio, video, e.g. --text 'a red ball'")
         if not self.outputs:
             raise InputError(f"{self.origin}nothing to make: expected --to with text, image, audio or video, e.g. --to image,audio")
-        if sum(item.weight for item in self.items) <= 0:
-            raise InputError(f"{self.origin}the weights of the prompts sum to zero: expected at least one above zero")
-        for name, least in (("samples", 1), ("steps", 1), ("seed", 0), ("guidance", 0), ("sync_guidance", 0)):
+        for what, items in (("prompts", self.items), ("negative prompts", self.negatives)):
+            if items and sum(item.weight for item in items) <= 0:
+                raise InputError(f"{self.origin}the weights of the {what} sum to zero: expected at least one above zero")
+        for name, least in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not (least <= value < 2**53):
                 raise InputError(f"{self.origin}{name} is {value}: expected a number of at least {least}")
+        for name in SCALES:
+            self._check_scale(name, getattr(self, name))
+
+    def _check_scale(self, name: str, scale: Scale) -> None:
+        if isinstance(scale, dict) and (extra := [key for key in scale if Modality(key) not in self.outputs]):
+            raise InputError(f"{self.origin}{name} names {extra[0]}, which is not made: expected some of {', '.join(self.outputs)}")
+        off = all(scale.get(m.value) == 1 for m in self.outputs) if isinstance(scale, dict) else scale == 1
+        if name == "guidance" and off and self.negatives:
+            raise InputError(f"{self.origin}negative prompts act through guidance, which is 1 (off): expected another, e.g. --guidance 3")
 
     @property
     def names(self) -> list[str]:
@@ -61,27 +84,41 @@ class Job:
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """Arguments of the pipeline; None is the model's own value."""
-        return {"num_inference_steps": self.steps, "guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
+        """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
+        scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
+        return {"num_inference_steps": self.steps, **scales, "candidates": self.candidates}
+
+    @property
+    def clip(self) -> Path | None:
+        """The file of its first video prompt."""
+        return next((Path(item.value) for item in self.items if item.modality is Modality.VIDEO), None)
+
+    @property
+    def group(self) -> str:
+        """Jobs for which this is equal may share a call of the pipeline."""
+        kinds = [sorted({item.modality.value for item in items}) for items in (self.items, self.negatives)]
+        return json.dumps([self.outputs, self.knobs, self.sync, kinds], sort_keys=True)
 
     def check(self) -> None:
         """Raises `InputError` for a file that can be no prompt."""
         from codi import io
 
-        for item in self.items:
+        for item in (*self.items, *self.negatives):
             if item.modality is not Modality.TEXT:
                 with _blame(self.origin):
                     io.check_prompt(item.value, item.modality, PROMPT_SECONDS)
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Its prompts as a manifest lists them."""
-        from codi import io
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        """Its prompts as a manifest lists them; negatives only if there are any."""
+        rows = {"inputs": [_described(item) for item in self.items]}
+        return rows | ({"negatives": [_described(item) for item in self.negatives]} if self.negatives else {})
 
-        rows = []
-        for item in self.items:
-            what = {"text": item.value} if item.modality is Modality.TEXT else io.describe(item.value)
-            rows.append({"as": str(item.modality), "weight": item.weight} | what)
-        return rows
+
+def _described(item: Item) -> dict[str, Any]:
+    from codi import io
+
+    what = {"text": item.value} if item.modality is Modality.TEXT else io.describe(item.value)
+    return {"as": str(item.modality), "weight": item.weight} | what
 
 
 Sample = tuple[Job, int]  # the k-th of a job
@@ -131,16 +168,34 @@ def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
 
 def from_arguments(args: argparse.Namespace) -> Job:
     """The one job that the command line describes."""
-    items = tuple(parse_item(m, text) for m in Modality for text in getattr(args, m.value))
-    settings = {name: getattr(args, name) for name in SETTINGS}
-    return Job(id=None, items=items, outputs=parse_outputs(args.to), **settings)
+    prompts = {key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in PROMPTS.items()}
+    settings = {name: getattr(args, name) for name in (*NUMBERS, "sync")}
+    scales = {name: _scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in SCALES}
+    return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings, **scales)
+
+
+def _sorted(prompts: dict[str, tuple[Item, ...]]) -> dict[str, tuple[Item, ...]]:
+    """Prompts by key -> those to follow and those to steer away from."""
+    return {
+        "items": tuple(item for m in Modality for item in prompts[m.value]),
+        "negatives": tuple(item for m in Modality for item in prompts[f"negative_{m}"]),
+    }
+
+
+def _scale(value: Any, name: str) -> Scale:
+    """None, a number, 'video=4,audio=3' or {'video': 4, 'audio': 3}."""
+    if value is None:
+        return None
+    from codi.diffusion.settings import parse_scale  # imports torch
+
+    return parse_scale(value, name)
 
 
 def from_file(args: argparse.Namespace) -> list[Job]:
     """The jobs of a JSONL file; what a line leaves out comes from the command line. File names count from the folder of the file."""
     from codi import io
 
-    if given := [f"--{m}" for m in Modality if getattr(args, m.value)]:
+    if given := [f"--{key.replace('_', '-')}" for key in PROMPTS if getattr(args, key)]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
     try:
@@ -173,12 +228,25 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         name = str(row.get("id", ""))
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name == "manifest":
             raise InputError(f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and not 'manifest'")
-        items = [item for m in Modality for item in _row_items(row.get(m.value), m, Path(args.jobs).parent)]
-        settings = {key: _number(row, key, kind, getattr(args, key)) for key, kind in SETTINGS.items()}
-        return Job(id=name, items=tuple(items), outputs=parse_outputs(row.get("to", args.to)), origin=origin, **settings)
+        prompts = {key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent)) for key, m in PROMPTS.items()}
+        numbers = {key: _number(row, key, int, getattr(args, key)) for key in NUMBERS}
+        outputs = parse_outputs(row.get("to", args.to))
+        scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
+        sync = row.get("sync", args.sync)
+        if not isinstance(sync, bool):
+            raise InputError(f"sync is {json.dumps(sync)[:80]}: expected true or false")
+        return Job(id=name, outputs=outputs, sync=sync, origin=origin, **_sorted(prompts), **numbers, **scales)
 
 
-def _row_items(value: Any, modality: Modality, folder: Path) -> Iterator[Item]:
+def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], default: str | None) -> Scale:
+    """A line's own scale, else the part of the command line's that speaks of what this line makes."""
+    if row.get(key) is not None:
+        return _scale(row[key], key)
+    shared = _scale(default, f"--{key.replace('_', '-')}")
+    return {name: x for name, x in shared.items() if Modality(name) in outputs} or None if isinstance(shared, dict) else shared
+
+
+def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterator[Item]:
     """Prompts of one kind in a line: words or a path (weight by suffix), {"value": ..., "weight": ...}, or a list of these."""
     for entry in value if isinstance(value, list) else [] if value is None else [value]:
         if isinstance(entry, str):
@@ -187,25 +255,27 @@ def _row_items(value: Any, modality: Modality, folder: Path) -> Iterator[Item]:
             item = _item(modality, entry["value"], _number(entry, "weight", float, 1.0))
         else:
             raise InputError(
-                f"{modality} is {json.dumps(entry)[:80]}: expected a string, or {{'value': ..., 'weight': ...}}, or a list of these"
+                f"{key} is {json.dumps(entry)[:80]}: expected a string, or {{'value': ..., 'weight': ...}}, or a list of these"
             )
         value = item.value if modality is Modality.TEXT else str(folder / item.value)
         yield Item(modality=modality, value=value, weight=item.weight)
 
 
 def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
-    value = row.get(key, default)
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value == kind(value)):
-        return value if value is None else kind(value)
+    value = row.get(key)
+    if value is None:
+        return default
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == kind(value):
+        return kind(value)
     raise InputError(f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}")
 
 
 def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample]]:
-    """Samples that can be made at once, at most `limit`: of jobs with the same outputs, settings and kinds of prompts."""
-    groups: dict[Any, list[Job]] = {}
+    """Samples that can be made at once, with their candidates at most `limit`: of jobs with the same outputs, settings, kinds of prompts."""
+    groups: dict[str, list[Job]] = {}
     for job in jobs:
-        kinds = frozenset(item.modality for item in job.items)
-        groups.setdefault((job.outputs, job.steps, job.guidance, job.sync_guidance, kinds), []).append(job)
+        groups.setdefault(job.group, []).append(job)
     for group in groups.values():
         samples = [(job, k) for job in group for k in range(job.samples)]
-        yield from (samples[start : start + limit] for start in range(0, len(samples), limit))
+        size = max(1, limit // group[0].candidates)
+        yield from (samples[start : start + size] for start in range(0, len(samples), size))

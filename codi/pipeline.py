@@ -300,7 +300,7 @@ class CoDiPipeline(DiffusionPipeline):
         context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
         null = self.encode_prompt(negatives) if negative_prompt_embeds is None else negative_prompt_embeds
         clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
-        rows = partial(_rows, num_samples=num_samples, candidates=candidates)
+        rows = partial(selection.expand, num_samples=num_samples, candidates=candidates)
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
         latents, generators = self.prepare_latents(outputs, seeds)
@@ -311,7 +311,7 @@ class CoDiPipeline(DiffusionPipeline):
         if candidates > 1:
             records = selection.choose(self._judge(measures, media, context, clean), seeds, candidates)
             kept = [k * candidates + record["kept"] for k, record in enumerate(records)]
-            latents, media, seeds = _take(latents, kept), _take(media, kept), [seeds[row] for row in kept]
+            latents, media, seeds = selection.take(latents, kept), selection.take(media, kept), [seeds[row] for row in kept]
         out = self._output(latents, media, seeds, output_type)
         out.selection, out.clip = records, prompts.first_file(items.get(Modality.VIDEO, []))
         self.maybe_free_model_hooks()
@@ -398,15 +398,3 @@ def _given(items: Mapping[Modality, Any], embeds: Tensor | None, prefix: str = "
     if items and embeds is not None:
         raise InputError(f"{prefix}prompts ({settings.listed(items)}) and {prefix}prompt_embeds were both given: expected one of them")
     return bool(items) or embeds is not None
-
-
-def _rows(value: Tensor, name: str, num_samples: int, candidates: int) -> Tensor:
-    """(1 or num_samples, ...) -> (num_samples * candidates, ...), the candidates of a sample side by side."""
-    if len(value) not in (1, num_samples):
-        raise InputError(f"{name} holds {len(value)} rows for {num_samples} samples: expected 1 or {num_samples}")
-    return value.expand(num_samples, *value.shape[1:]).repeat_interleave(candidates, dim=0)
-
-
-def _take(batch: Mapping[Modality, Any], rows: list[int]) -> dict[Modality, Any]:
-    """The named rows of tensors (B, ...) and lists."""
-    return {m: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows] for m, values in batch.items()}

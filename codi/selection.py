@@ -32,6 +32,18 @@ def candidate_seeds(seeds: Sequence[int], candidates: int) -> list[int]:
     return [seed if number == 0 else derived(seed, number) for seed in seeds for number in range(candidates)]
 
 
+def expand(value: Tensor, name: str, num_samples: int, candidates: int) -> Tensor:
+    """(1 or num_samples, ...) -> (num_samples * N, ...), the candidates of a sample side by side. Raises `InputError`."""
+    if len(value) not in (1, num_samples):
+        raise InputError(f"{name} holds {len(value)} rows for {num_samples} samples: expected 1 or {num_samples}")
+    return value.expand(num_samples, *value.shape[1:]).repeat_interleave(candidates, dim=0)
+
+
+def take(batch: Mapping[Modality, Any], rows: list[int]) -> dict[Modality, Any]:
+    """The named rows of tensors (B, ...) and lists."""
+    return {m: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows] for m, values in batch.items()}
+
+
 def available(towers: Mapping[Modality, Any], outputs: Sequence[Modality], partners: Sequence[Modality], prompted: bool) -> list[str]:
     """The measures that can be taken. Raises `InputError` if there is none: candidates could not be told apart."""
     judged = [m for m in outputs if m in towers]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codi import __version__
-from codi.jobs import Job, Sample
+from codi.jobs import Item, Job, Sample
 from codi.types import Modality
 
 LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow")
@@ -53,10 +53,12 @@ class Session:
         made = time.perf_counter()
         paths = []
         for row, (job, k) in enumerate(batch):
-            files = _row(out, row).save(self.out, names=[job.names[k]])
+            sample = _row(out, row, job.clip)
+            files = sample.save(self.out, names=[job.names[k]])
             paths += files
-            seconds = (made - began) / len(batch)
-            self._note(job, {"seed": out.seeds[row], "files": [path.name for path in files], "seconds": round(seconds, 3)})
+            seconds = round((made - began) / len(batch), 3)
+            note = {"seed": out.seeds[row], "files": [path.name for path in files], "seconds": seconds}
+            self._note(job, note | ({"selection": sample.selection[0]} if sample.selection else {}))
         self.timings["generate"] += made - began
         self.timings["save"] += time.perf_counter() - made
         return paths
@@ -67,18 +69,19 @@ class Session:
 
         jobs = list(dict.fromkeys(job for job, _ in batch))
         rows = [jobs.index(job) for job, _ in batch]
+        first = jobs[0]
         with torch.no_grad():
-            items = {job: _prompts(job) for job in jobs}
-            self.pipe.check_inputs(items[jobs[0]], jobs[0].outputs, len(batch), jobs[0].steps or 1)
-            context = torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]
-            timed = self.pipe.find_partners(items[jobs[0]], jobs[0].outputs)
+            items, negatives = ({job: _prompts(getattr(job, name)) for job in jobs} for name in ("items", "negatives"))
+            self.pipe.check_inputs([*items[first], *negatives[first]], first.outputs, len(batch), first.steps or 1)
+            given = {"prompt_embeds": torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]}
+            if first.negatives:
+                given["negative_prompt_embeds"] = torch.cat([self.pipe.encode_prompt(negatives[job]) for job in jobs])[rows]
+            timed = self.pipe.find_partners(items[first], first.outputs, None if first.sync else False)
             clean = [self.pipe.encode_partners(items[job], timed) for job in jobs]
         partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in timed}
         seeds = [job.seed + k for job, k in batch]
-        knobs = {name: value for name, value in jobs[0].knobs.items() if value is not None}  # the model's own stand for the rest
-        return self.pipe(
-            prompt_embeds=context, partner_latents=partners, outputs=list(jobs[0].outputs), num_samples=len(batch), seed=seeds, **knobs
-        )
+        knobs = {name: value for name, value in first.knobs.items() if value is not None}  # the model's own stand for the rest
+        return self.pipe(partner_latents=partners, outputs=list(first.outputs), num_samples=len(batch), seed=seeds, **given, **knobs)
 
     def _note(self, job: Job, sample: dict[str, Any]) -> None:
         samples = self.done.setdefault(job, [])
@@ -90,10 +93,9 @@ class Session:
 
     def _record(self, job: Job) -> dict[str, Any]:
         samples = self.done[job]
-        return {
-            "inputs": job.describe(),
+        return job.describe() | {
             "outputs": [str(m) for m in job.outputs],
-            "settings": {"samples": job.samples, "seed": job.seed} | job.knobs,
+            "settings": {"samples": job.samples, "seed": job.seed, "sync": job.sync} | job.knobs,
             "seeds": [sample["seed"] for sample in samples],
             "samples": samples,
         }
@@ -108,8 +110,10 @@ class Session:
 
     def _digest(self, job: Job) -> str:
         """Changes with anything that decides the result: prompts by content, settings, the model by name, our version."""
-        inputs = [{key: value for key, value in row.items() if key != "path"} for row in job.describe()]
-        asked = [inputs, job.outputs, job.samples, job.seed, job.knobs, self.model["name"], self.args.dtype, __version__]
+        inputs = {
+            name: [{key: value for key, value in row.items() if key != "path"} for row in rows] for name, rows in job.describe().items()
+        }
+        asked = [inputs, job.outputs, job.samples, job.seed, job.sync, job.knobs, self.model["name"], self.args.dtype, __version__]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
@@ -123,17 +127,17 @@ class Session:
         io.save_json(self.out / "manifest.json", head | body)
 
 
-def _row(out: Any, row: int) -> Any:
-    """One sample of a pipeline's output, as an output of its own."""
-    lists = {name: getattr(out, name)[row : row + 1] for name in ("texts", "images", "audios", "videos", "seeds")}
-    return type(out)(sampling_rate=out.sampling_rate, fps=out.fps, **lists)
+def _row(out: Any, row: int, clip: Path | None) -> Any:
+    """One sample of a pipeline's output, as an output of its own, with the clip of its job."""
+    lists = {name: getattr(out, name)[row : row + 1] for name in ("texts", "images", "audios", "videos", "seeds", "selection")}
+    return type(out)(sampling_rate=out.sampling_rate, fps=out.fps, model=out.model, clip=clip, **lists)
 
 
-def _prompts(job: Job) -> dict[Modality, list[Any]]:
+def _prompts(items: tuple[Item, ...]) -> dict[Modality, list[Any]]:
     from codi.prompts import Prompt, collect
 
     prompts: dict[Modality, list[Any]] = {}
-    for item in job.items:
+    for item in items:
         value = item.value if item.modality is Modality.TEXT else Path(item.value)
         prompts.setdefault(item.modality, []).append(Prompt(value, weight=item.weight))
     return collect(prompts)

@@ -100,16 +100,16 @@ class AlignStage:
         """Scenes with two wordings of the same part of their facts."""
         return WorldSource(self.render, self.config.seed)
 
-    def render(self, scenes: list[Scene], rng: np.random.Generator) -> dict[str, Any]:
+    def render(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> dict[str, Any]:
         """Media, captions, and which pairs match."""
-        named = [random_facts(rng, tuple(ATTRIBUTES)) for _ in scenes]
+        named = [random_facts(rng, tuple(ATTRIBUTES)) for rng in rngs]
         facts = fact_table(scenes)
         said = torch.tensor([[name in names for name in ATTRIBUTES] for names in named])
         shown = torch.tensor([name in VISIBLE[self.modality] for name in ATTRIBUTES])
         return {
             "media": RENDER[self.modality](scenes),
-            "captions": [caption(s, names, rng) for s, names in zip(scenes, named)],
-            "paraphrases": [caption(s, names, rng) for s, names in zip(scenes, named)] if self.makes_text else [],
+            "captions": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)],
+            "paraphrases": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)] if self.makes_text else [],
             "match": matches(facts, said & shown),
             "same": same_sentence(facts, said),
         }

@@ -45,7 +45,7 @@ class AutoencoderStage:
         """Scenes of the world, rendered as they are asked for."""
         return WorldSource(self.render, self.config.seed)
 
-    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
+    def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         """The batch of some scenes."""
         raise NotImplementedError
 
@@ -77,8 +77,8 @@ class ImageStage(AutoencoderStage):
         """The autoencoder of `part`."""
         return ImageAutoencoder(**self.config.part)
 
-    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
-        times = rng.uniform(0.0, 2.0, size=(len(scenes), 1))
+    def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
+        times = np.array([[rng.uniform(0.0, 2.0)] for rng in rngs])
         frames = render_frames(scenes, times, self.config.part["image_size"])[:, 0]
         return {"frames": frames}
 
@@ -126,7 +126,7 @@ class SoundStage(AutoencoderStage):
         getattr(module, self.trains).requires_grad_(True)
         return module
 
-    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
+    def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"sound": render_sounds(scenes)}
 
     def mean_latent(self, module: AudioAutoencoder, batch: dict[str, Any]) -> Tensor:
@@ -212,8 +212,8 @@ class TextStage(AutoencoderStage):
         """The autoencoder of `part` over the words of the world."""
         return TextAutoencoder(**self.config.part, tokenizer=word_tokenizer(world_words()))
 
-    def render(self, scenes: list, rng: np.random.Generator) -> dict[str, Any]:
-        return {"captions": [caption(scene, random_facts(rng, tuple(ATTRIBUTES), 0.7), rng) for scene in scenes]}
+    def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
+        return {"captions": [caption(scene, random_facts(rng, tuple(ATTRIBUTES), 0.7), rng) for scene, rng in zip(scenes, rngs)]}
 
     def loss(self, module: TextAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         mean, log_variance = module.posterior(batch["captions"])

@@ -33,19 +33,19 @@ def scenes_at(indices: list[int], seed: int) -> list[Scene]:
 
 
 class WorldSource:
-    """An endless source: `render(scenes, rng)` makes the batch of the scenes at the given indices."""
+    """An endless source: `render(scenes, rngs)` makes the batch of the scenes at the given indices, each with its own random draws."""
 
     infinite = True
 
-    def __init__(self, render: Callable[[list[Scene], np.random.Generator], dict[str, Any]], seed: int):
+    def __init__(self, render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]], seed: int):
         self.render, self.seed = render, seed
 
     def __len__(self) -> int:
         return 2**40
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """The batch, a function of the indices alone."""
-        return self.render(scenes_at(indices, self.seed), np.random.default_rng((self.seed, 1, *indices[:1])))
+        """The batch; every sample is a function of its own index alone, however batches are cut."""
+        return self.render(scenes_at(indices, self.seed), [np.random.default_rng((self.seed, index, 1)) for index in indices])
 
 
 def world_words() -> list[str]:
