@@ -66,7 +66,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video")
     generate.add_argument("-o", "--out", required=True, metavar="FOLDER", help="where the files go")
     generate.add_argument(
-        "--jobs", metavar="FILE", help="many jobs, one JSON object per line (id, text, image, audio, video, to, seed, ...: options without dashes)"
+        "--jobs", metavar="FILE", help="many jobs, one JSON object per line: id, text, image, ..., to, seed, negative_text, sync, ..."
     )
     generate.add_argument("--samples", type=int, default=1, metavar="N", help="how many of each (default 1)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="sample k is made from seed + k (default 0)")

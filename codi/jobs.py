@@ -271,7 +271,7 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
 
 
 def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample]]:
-    """Samples that can be made at once, with their candidates at most `limit`: of jobs with the same outputs, settings, kinds of prompts."""
+    """Samples that can be made at once, with their candidates at most `limit`: of jobs alike in outputs, settings, kinds of prompts."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.group, []).append(job)

@@ -44,8 +44,7 @@ class CoDiModel:
 
     def _specs(self) -> dict[Modality, ModalitySpec]:
         """Geometry of every modality that has an autoencoder."""
-        describe = {TextAutoencoder: _text_spec, ImageAutoencoder: _image_spec, AudioAutoencoder: _audio_spec}
-        specs = {m: describe[type(part)](part) for m, part in self.autoencoders.items()}
+        specs = {m: _describe(part) for m, part in self.autoencoders.items()}
         if Modality.VIDEO in specs and Modality.VIDEO in self.denoisers:
             specs[Modality.VIDEO] = _video_spec(specs[Modality.IMAGE], self.denoisers[Modality.VIDEO].config)
         else:
@@ -55,6 +54,11 @@ class CoDiModel:
 
 def _present(table: Mapping[Modality, str], components: Mapping[str, Any]) -> dict[Modality, Any]:
     return {modality: components[name] for modality, name in table.items() if components.get(name) is not None}
+
+
+def _describe(part: Any) -> ModalitySpec:
+    kinds = {TextAutoencoder: _text_spec, ImageAutoencoder: _image_spec, AudioAutoencoder: _audio_spec}
+    return next(describe(part) for kind, describe in kinds.items() if isinstance(part, kind))
 
 
 def _text_spec(part: TextAutoencoder) -> ModalitySpec:

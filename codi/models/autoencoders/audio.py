@@ -36,9 +36,11 @@ class LogMel(nn.Module):
         from torchaudio.functional import melscale_fbanks
 
         self.n_fft, self.hop_length = n_fft, hop_length
-        bank = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, num_bands, sampling_rate, norm="slaney", mel_scale="slaney")
+        with torch.device("cpu"):  # derived, not loaded: real even where the model itself is built on the meta device
+            bank = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, num_bands, sampling_rate, norm="slaney", mel_scale="slaney")
+            window = torch.hann_window(n_fft)
         self.register_buffer("bank", bank, persistent=False)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("window", window, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         spectrum = torch.stft(waveform.float(), self.n_fft, self.hop_length, window=self.window.float(), center=True, return_complex=True)
