@@ -79,11 +79,12 @@ def timing(first: Tensor, second: Tensor, tolerance: float) -> float:
     A pair counts less the further it is apart, half at `tolerance`, beyond not at all. Two empty lists agree on nothing: 0.
     """
     a, b, i, j, matched = first.tolist(), second.tolist(), 0, 0, 0.0
+    reach = tolerance + 1e-6
     while i < len(a) and j < len(b):
         gap = a[i] - b[j]
-        if abs(gap) <= tolerance:
+        if abs(gap) <= reach:
             matched += 1 - abs(gap) / (2 * tolerance)
-        i, j = i + (gap <= tolerance), j + (gap >= -tolerance)
+        i, j = i + (gap <= reach), j + (gap >= -reach)
     return 2 * matched / max(len(a) + len(b), 1)
 
 
@@ -126,7 +127,8 @@ def _peaks(curve: Tensor, reach: int, least: float) -> Tensor:
     padded = nnf.pad(curve, (1, 1))
     highest = nnf.max_pool1d(padded[None, None], 2 * reach + 1, 1, reach)[0, 0]
     level = curve.median() + least * (curve.max() - curve.median())
-    at = ((padded == highest) & (padded > level)).nonzero()[:, 0]
+    top = (padded == highest) & (padded > level)
+    at = (top & ~top.roll(1)).nonzero()[:, 0]  # of two equal neighbours the first; the place found lies between them
     left, middle, right = padded[at - 1], padded[at], padded[at + 1]
     shift = (right - left) / (2 * (2 * middle - left - right)).clamp_min(1e-9)
     return at - 1 + shift.clamp(-0.5, 0.5)

@@ -87,6 +87,72 @@ def test_the_command_and_python_make_the_same(model, tmp_path):
     assert (io.load_image(tmp_path / "000.png").int() - out.images[0].int()).abs().max() <= 1
 
 
+def test_scales_for_each_output_negatives_and_no_sync_reach_the_model(model, media, tmp_path):
+    from codi import CoDiPipeline
+
+    pipe = CoDiPipeline.from_pretrained(model)
+    asked = ["--video", media["video"], "--to", "image,audio", "--seed", "3", "--model", model, *STEPS]
+    options = ["--guidance", "image=5,audio=2", "--sync-guidance", "audio=2", "--negative-text", "a blue cube::2", "--no-sync"]
+    call = dict(video=media["video"], outputs=["image", "audio"], seed=3, num_inference_steps=2, output_type="pt")
+    same = dict(guidance_scale={"image": 5, "audio": 2}, sync_guidance_scale={"audio": 2}, negative_text="a blue cube", sync=False)
+    for number, (given, arguments) in enumerate((([], {}), (options, same))):
+        out = tmp_path / str(number)
+        assert cli.main(["generate", *asked, *given, "-o", str(out)]) == 0
+        expected = pipe(**call, **arguments)
+        assert (io.load_image(out / "000.png").int() - expected.images[0].int()).abs().max() <= 1
+        assert (io.load_audio(out / "000.wav")[0] - expected.audios[0]).abs().max() < 1e-3
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["settings"]["sync"] is False and manifest["settings"]["guidance_scale"] == {"image": 5.0, "audio": 2.0}
+    assert [(row["as"], row["weight"]) for row in manifest["negatives"]] == [("text", 2.0)]
+    assert not torch.equal(io.load_image(tmp_path / "0" / "000.png"), io.load_image(out / "000.png"))
+
+
+def test_sound_for_a_clip_comes_with_the_clip(model, tmp_path, capsys):
+    """Five seconds: the model makes half a second, for the beginning."""
+    noise = torch.randint(0, 255, (60, 3, 40, 52), dtype=torch.uint8, generator=torch.manual_seed(0))
+    clip = io.save_video(tmp_path / "clip.mp4", noise, 12.0, torch.ones(44100), 44100)
+    assert cli.main(["generate", "--video", str(clip), "--to", "audio", "-o", str(tmp_path / "out"), "--model", model, *STEPS]) == 0
+    assert {Path(line).name for line in capsys.readouterr().out.split()} == {"000.wav", "000.mp4"}
+    old, new = io.load_video(clip), io.load_video(tmp_path / "out" / "000.mp4")
+    assert torch.equal(old.frames, new.frames) and old.fps == new.fps
+    assert new.sampling_rate == 16000 and len(new.audio) < 10000  # 0.5 s and the encoder's padding
+
+
+def test_candidates_are_recorded(model, tmp_path):
+    asked = ["generate", "--text", "a red ball", "--to", "image,text", "--samples", "2", "--seed", "4", "--model", model, *STEPS]
+    assert cli.main([*asked, "-o", str(tmp_path / "a"), "--candidates", "3", "--batch", "3"]) == 0
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["settings"]["candidates"] == 3
+    for k, sample in enumerate(manifest["samples"]):
+        chosen = sample["selection"]
+        assert sample["seed"] == manifest["seeds"][k] == chosen["seeds"][chosen["kept"]] and chosen["seeds"][0] == 4 + k
+        assert [set(scores) for scores in chosen["scores"]] == [{"prompt", "mutual", "total"}] * 3
+    again = [str(x) for x in ("--samples", 1, "--seed", manifest["seeds"][1], "-o", tmp_path / "b")]
+    assert cli.main([*asked, *again]) == 0
+    assert (io.load_image(tmp_path / "a" / "001.png").int() - io.load_image(tmp_path / "b" / "000.png").int()).abs().max() <= 1
+
+
+def test_lines_have_scales_negatives_sync_and_candidates(model, media, tmp_path):
+    rows = [
+        {"id": "a", "text": "a ball", "to": "image", "negative_text": ["a cube", {"value": "at night", "weight": 2}], "guidance": 2},
+        {"id": "b", "text": "a ball", "to": "image,text", "guidance": {"image": 3}, "candidates": 2},
+        {"id": "c", "video": Path(media["video"]).name, "to": "audio", "sync": False, "sync_guidance": "audio=2"},
+        {"id": "d", "text": "a ball", "to": "image"},
+    ]
+    file, out = tmp_path / "media" / "jobs.jsonl", tmp_path / "out"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    command = ["generate", "--jobs", str(file), "-o", str(out), "--guidance", "video=3,image=1.5", "--model", model, *STEPS]
+    assert cli.main(command) == 0
+    records = {row["id"]: json.loads((out / f"{row['id']}.json").read_text()) for row in rows}
+    assert [row["weight"] for row in records["a"]["negatives"]] == [1.0, 2.0] and "negatives" not in records["d"]
+    scales = {name: record["settings"]["guidance_scale"] for name, record in records.items()}
+    assert scales == {"a": 2.0, "b": {"image": 3.0}, "c": None, "d": {"image": 1.5}}  # a line's own, or the part that speaks of it
+    assert records["b"]["samples"][0]["selection"] and "selection" not in records["a"]["samples"][0]
+    assert records["c"]["settings"]["sync"] is False and records["c"]["samples"][0]["files"] == ["c.wav", "c.mp4"]
+    before = contents(out)
+    assert cli.main(command) == 0 and contents(out).keys() == before.keys() and contents(out)["c.json"] == before["c.json"]
+
+
 def test_jobs_are_batched_named_and_resumed(model, media, tmp_path, capsys):
     rows = [
         {"id": "a", "text": "a red ball", "to": "image", "seed": 1},
@@ -131,12 +197,16 @@ def test_a_job_in_a_batch_equals_the_job_alone(model, tmp_path):
 def test_samples_are_put_into_batches_that_fit():
     def job(name: str, samples: int, to: str) -> jobs.Job:
         items = (jobs.parse_item(Modality.TEXT, name),)
-        settings = dict(seed=0, steps=None, guidance=None, sync_guidance=None)
-        return jobs.Job(id=name, items=items, outputs=jobs.parse_outputs(to), samples=samples, **settings)
+        return jobs.Job(id=name, items=items, outputs=jobs.parse_outputs(to), samples=samples, seed=0, steps=None, candidates=candidates)
 
+    candidates = 1
     todo = [job("a", 3, "image"), job("b", 1, "audio"), job("c", 2, "image")]
     made = [[(j.id, k) for j, k in batch] for batch in jobs.batches(todo, 4)]
     assert made == [[("a", 0), ("a", 1), ("a", 2), ("c", 0)], [("c", 1)], [("b", 0)]]
+    candidates = 2
+    assert [len(batch) for batch in jobs.batches([job("a", 3, "image")], 4)] == [2, 1]
+    candidates = 9
+    assert [len(batch) for batch in jobs.batches([job("a", 2, "image")], 4)] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +232,17 @@ def test_weights_by_suffix(text, value, weight):
         (["--text", "a::-1", "--to", "image"], "weight -1"),
         (["--text", "a::nan", "--to", "image"], "weight nan"),
         (["--text", "a", "--to", "image", "--samples", "0"], "samples is 0"),
+        (["--text", "a", "--to", "image", "--candidates", "0"], "candidates is 0"),
         (["--text", "a", "--to", "image", "--steps", "x"], "invalid int value"),
+        (["--text", "a", "--to", "image", "--guidance", "much"], "--guidance is 'much'"),
+        (["--text", "a", "--to", "image", "--guidance", "image=-1"], "at least 0"),
+        (["--text", "a", "--to", "image", "--sync-guidance", "nan"], "--sync-guidance is nan"),
+        (["--text", "a", "--to", "image", "--guidance", "smell=2"], "unknown modality 'smell'"),
+        (["--text", "a", "--to", "image", "--guidance", "audio=2"], "guidance names audio, which is not made"),
+        (["--text", "a", "--to", "image", "--guidance", "1", "--negative-text", "b"], "negative prompts act through guidance"),
+        (["--text", "a", "--to", "image", "--negative-text", "b::0"], "weights of the negative prompts sum to zero"),
+        (["--text", "a", "--to", "image", "--negative-image", "none.png"], "no such file: none.png"),
+        (["--jobs", "none.jsonl", "--negative-text", "a"], "--negative-text beside --jobs"),
         (["--text", "a", "--to", "image", "--frobnicate"], "unrecognized arguments"),
         (["--text", "a", "--to", "image", "--batch", "0"], "--batch is 0"),
         (["--text", "a", "--to", "image", "--device", "toaster"], "device 'toaster'"),
@@ -264,6 +344,12 @@ def test_a_damaged_model(model, tmp_path, capsys, damage, message):
         ('{"id": "a", "text": "x", "to": "image", "seed": 1.5}', "seed is 1.5"),
         ('{"id": "a", "text": "x", "to": "image", "seed": true}', "seed is true"),
         ('{"id": "a", "image": "none.png", "to": "image"}', "none.png"),
+        ('{"id": "a", "text": "x", "to": "image", "negative_audio": "none.wav"}', "none.wav"),
+        ('{"id": "a", "text": "x", "to": "image", "negative_text": 5}', "negative_text is 5"),
+        ('{"id": "a", "text": "x", "to": "image", "guidance": {"audio": 2}}', "guidance names audio"),
+        ('{"id": "a", "text": "x", "to": "image", "guidance": true}', "guidance is True"),
+        ('{"id": "a", "text": "x", "to": "image", "sync": "no"}', 'sync is "no"'),
+        ('{"id": "a", "text": "x", "to": "image", "candidates": 1.5}', "candidates is 1.5"),
         ('{"id": "a", "text": "x"}', "nothing to make"),
     ],
 )

@@ -158,6 +158,75 @@ def test_animated_gif_is_a_clip_and_its_first_frame_a_picture(tmp_path):
     assert io.load_image(tmp_path / "a.gif").shape == (3, 32, 32)
 
 
+# A clip with another sound ---------------------------------------------
+
+
+def encoded(path: Path, codec: str, pix_fmt: str = "yuv420p", rate: int = 8) -> Path:
+    """24 frames of coarse noise."""
+    import av
+
+    blocks = torch.randint(0, 255, (24, 6, 8, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        for frame in blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decoded(path: Path) -> tuple[list[bytes], list[float]]:
+    """Pixels of every frame, and its time from the first."""
+    import av
+
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        return [frame.to_ndarray().tobytes() for frame in frames], [float(frame.time - frames[0].time) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    "name, codec, made",
+    [
+        ("a.mp4", "libx264", "mp4"),
+        ("a.ts", "libx264", "mp4"),
+        ("a.avi", "mpeg4", "mp4"),
+        ("a.webm", "libvpx-vp9", "webm"),
+        ("a.gif", "gif", "mov"),
+    ],
+)
+def test_a_clip_gets_another_sound_and_keeps_its_frames(tmp_path, clicks, recwarn, name, codec, made):
+    clip = encoded(tmp_path / name, codec, "rgb8" if codec == "gif" else "yuv420p")
+    content = clip.read_bytes()
+    path = io.save_dubbed(tmp_path / "out.1", clip, clicks, 16000, comment="made by a test")
+    assert path.name == f"out.1.{made}" and clip.read_bytes() == content
+    before, after = decoded(clip), decoded(path)
+    assert after[0] == before[0] and after[1] == pytest.approx(before[1], abs=1e-3)
+    wave, rate = io.load_audio(path)
+    assert abs(first_loud(wave) / rate - 0.5) < 0.005 and 1.9 < len(wave) / rate < 2.1  # the picture lasts 3 s
+    said = [str(w.message) for w in recwarn if w.category is UserWarning]
+    assert bool(said) == (made != "mp4") and all(path.name in line for line in said)
+
+
+def test_a_sound_that_replaces_another_and_outlasts_the_picture(tmp_path, clicks):
+    clip = io.save_video(tmp_path / "a.mp4", moving_bar(8, 32, 32), 8, torch.ones(16000) * 0.5, 16000)
+    path = io.save_dubbed(tmp_path / "b", clip, clicks, 16000)
+    wave, rate = io.load_audio(path)
+    assert decoded(path) == decoded(clip) and len(wave) < 1.1 * rate and wave[:7000].abs().max() < 0.05 < 0.2 < wave.abs().max()
+
+
+def test_clips_that_cannot_be_dubbed(tmp_path, clicks):
+    clip = encoded(tmp_path / "a.flv", "flv")
+    with pytest.warns(UserWarning, match="no container takes the flv1 frames"):
+        assert io.save_dubbed(tmp_path / "b", clip, clicks, 16000) is None
+    with pytest.raises(InputError, match="pass it as --audio"):
+        io.save_dubbed(tmp_path / "b", io.save_audio(tmp_path / "a.wav", clicks, 16000), clicks, 16000)
+    own = io.save_video(tmp_path / "000.mp4", moving_bar(8, 32, 32), 8)
+    content = own.read_bytes()
+    with pytest.raises(InputError, match="overwritten"):
+        io.save_dubbed(tmp_path / "000", own, clicks, 16000)
+    assert own.read_bytes() == content and sorted(os.listdir(tmp_path)) == ["000.mp4", "a.flv", "a.wav"]
+
+
 # To a model's geometry -------------------------------------------------
 
 

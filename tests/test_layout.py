@@ -199,7 +199,9 @@ def test_continuous_integration_runs_the_readmes_test_command():
 
 
 def test_every_stage_of_make_tiny_has_a_config_and_every_config_a_stage():
-    stages = re.search(r"^STAGES := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.M)[1].replace("\\", " ").split()
+    makefile = (ROOT / "Makefile").read_text()
+    lists = [re.search(rf"^{name} := ((?:.*\\\n)*.*)$", makefile, re.M)[1] for name in ("STAGES", "OPTIONAL_STAGES")]
+    stages = " ".join(lists).replace("\\", " ").split()
     configs = {path.stem for path in (ROOT / "configs" / "world").glob("*.yaml")}
     if not configs:
         pytest.skip("no configs yet")

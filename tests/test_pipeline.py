@@ -121,6 +121,54 @@ def test_outputs_hear_each_other_through_environments_only(fresh):
     assert (alone[Modality.AUDIO] - apart[Modality.AUDIO]).abs().max() < 1e-5
 
 
+def test_a_negative_prompt_takes_the_place_of_the_null_prompt(pipe):
+    call = dict(text="a ball", outputs=["image", "audio"], guidance_scale=3.0)
+    plain, undone = latents(pipe, **{**call, "guidance_scale": 1.0}), latents(pipe, **call, negative_text="a ball")
+    assert largest_difference(plain, undone) < 1e-4  # away from the prompt itself: nothing is left of guidance
+    with torch.no_grad():
+        token = pipe.encode_prompt({Modality.TEXT: [Prompt("a cube", 2.0)], Modality.IMAGE: [Prompt(PICTURE)]})
+    given = latents(pipe, **call, negative_text=Prompt("a cube", 2.0), negative_image=[PICTURE])
+    assert largest_difference(given, latents(pipe, **call, negative_prompt_embeds=token)) < 1e-5
+    assert largest_difference(given, latents(pipe, **call)) > 1e-3
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_negatives_of_every_modality_also_without_a_prompt(pipe, modality):
+    value = {"text": "a ball", "image": PICTURE, "audio": (SOUND, 16000), "video": (FRAMES, 10)}[modality]
+    made = latents(pipe, outputs="image", **{f"negative_{modality}": value})
+    assert largest_difference(made, latents(pipe, outputs="image")) > 1e-4
+
+
+def test_one_candidate_is_a_plain_call_and_the_best_of_several_is_one_of_them(pipe):
+    call = dict(text="a ball", outputs=["video", "audio"], num_samples=2, seed=5)
+    assert largest_difference(latents(pipe, **call), latents(pipe, **call, candidates=1)) == 0.0
+    out = pipe(**call, candidates=3, num_inference_steps=2, output_type="latent")
+    assert [z.shape[0] for z in out.latents.values()] == [2, 2]
+    for k, record in enumerate(out.selection):
+        totals = [scores["total"] for scores in record["scores"]]
+        assert set(record["scores"][0]) == {"prompt", "mutual", "onsets", "total"} and totals[record["kept"]] == max(totals)
+        assert record["seeds"][0] == 5 + k and out.seeds[k] == record["seeds"][record["kept"]]
+        alone = latents(pipe, text="a ball", outputs=["video", "audio"], seed=out.seeds[k])
+        assert largest_difference(alone, {m: z[k : k + 1] for m, z in out.latents.items()}) < 1e-4
+
+
+def test_the_candidate_that_is_kept_is_nearest_to_the_prompt(pipe):
+    out = pipe(text="a ball", outputs="image", candidates=4, output_type="pt", **QUICK)
+    (record,) = out.selection
+    with torch.no_grad():
+        prompt = pipe.encode_prompt({Modality.TEXT: [Prompt("a ball")]})[0]
+        image = pipe(text="a ball", outputs="image", num_inference_steps=2, seed=record["seeds"], num_samples=4, output_type="pt").images
+        cosines = [torch.cosine_similarity(prompt, pipe.encode_prompt({Modality.IMAGE: [Prompt(i)]})[0]).item() for i in image]
+    assert cosines == pytest.approx([scores["prompt"] for scores in record["scores"]], abs=5e-3)
+    assert cosines[record["kept"]] > max(cosines) - 5e-3 and torch.equal(out.images[0], image[record["kept"]])
+
+
+def test_candidates_of_a_sound_are_judged_by_the_clip_that_is_heard(pipe):
+    call = dict(video=(FRAMES, 10), outputs="audio", candidates=2, num_samples=2, **QUICK)
+    assert "onsets" in pipe(**call).selection[1]["scores"][0]
+    assert "onsets" not in pipe(**call, sync=False).selection[1]["scores"][0]
+
+
 def test_an_input_with_a_clock_stands_in_the_loop(pipe):
     arguments = dict(video=(FRAMES, 10), outputs=["audio"])
     heard, named, unheard = (latents(pipe, sync=sync, **arguments) for sync in (None, ["video"], False))
@@ -208,6 +256,26 @@ def test_saved_files_can_be_read_again(pipe, tmp_path):
     assert [p.name for p in out.save(tmp_path, names=["one", "a.b"])][::4] == ["one.mp4", "a.b.mp4"]
 
 
+def test_files_say_where_they_come_from(pipe, tmp_path):
+    import av
+    import soundfile
+
+    out = pipe(text="a ball", outputs=["video", "audio", "image"], **{**QUICK, "seed": 12})
+    video, audio, image = out.save(tmp_path)
+    with av.open(str(video)) as container, soundfile.SoundFile(str(audio)) as sound:
+        comments = [container.metadata["comment"], sound.comment, Image.open(image).text["Comment"]]
+    assert set(comments) == {out.comment(0)} and "generated" in comments[0] and "seed 12" in comments[0]
+
+
+def test_sound_for_a_clip_is_also_saved_with_the_clip(pipe, tmp_path):
+    clip = io.save_video(tmp_path / "clip.mp4", FRAMES, 8.0)
+    paths = pipe(video=str(clip), outputs="audio", num_samples=2, **QUICK).save(tmp_path / "out")
+    assert [path.name for path in paths] == ["000.wav", "000.mp4", "001.wav", "001.mp4"]
+    assert torch.equal(io.load_video(paths[3]).frames, io.load_video(clip).frames) and io.load_video(paths[3]).audio is not None
+    assert len(pipe(video=(FRAMES, 8), outputs="audio", **QUICK).save(tmp_path / "values")) == 1  # no file, no clip
+    assert len(pipe(video=clip, outputs="text", **QUICK).save(tmp_path / "text")) == 1
+
+
 def test_prompts_from_files_equal_prompts_from_values(pipe, tmp_path):
     picture = io.save_image(tmp_path / "picture.png", FRAMES[0])
     sound = io.save_audio(tmp_path / "sound.wav", SOUND, 16000)
@@ -274,6 +342,15 @@ BAD = {
     "sync without input": (dict(text="a", outputs="image", sync=["video"]), "no input"),
     "sync with an output": (dict(video=FRAMES, outputs="video", sync=["video"]), "held in step"),
     "prompts twice": (dict(text="a", outputs="image", prompt_embeds=torch.zeros(1, 1, 32)), "both given"),
+    "negatives twice": (
+        dict(text="a", negative_text="b", outputs="image", negative_prompt_embeds=torch.zeros(1, 1, 32)), "negative_prompt_embeds were both"
+    ),
+    "negative without guidance": (dict(text="a", negative_text="b", outputs="image", guidance_scale=1.0), "is 1.0 \\(off\\)"),
+    "negative outside the interval": (dict(text="a", negative_text="b", outputs="image", guidance_interval=(0.5, 0.5)), "through guidance"),
+    "empty negative": (dict(text="a", negative_audio=[], outputs="image"), "negative_audio=\\[\\] holds no prompt"),
+    "negative weight of a negative": (dict(text="a", negative_text=Prompt("b", -1), outputs="image"), "weight -1 of a negative_text"),
+    "no candidates": (dict(text="a", outputs="image", candidates=0), "candidates is 0"),
+    "candidates of nothing": (dict(outputs="image", candidates=2), "told apart"),
     "callback tensors": (dict(text="a", outputs="image", callback_on_step_end_tensor_inputs=["noise"]), "'noise'"),
 }
 

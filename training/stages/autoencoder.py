@@ -16,7 +16,7 @@ from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAut
 from codi.models.vocabulary import word_tokenizer
 from codi.world import ATTRIBUTES, caption, render_frames, render_sounds
 from training.config import Config, strict
-from training.stages.common import WorldSource, export_part, random_facts, world_words, write_png
+from training.stages.common import WorldSource, export_part, load_part, random_facts, world_words, write_png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,21 +110,9 @@ def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Ten
 
 
 class SoundStage(AutoencoderStage):
-    """What the two stages of sound share: either trains its half of the audio autoencoder and keeps the other as it is on disk."""
+    """What the two stages of sound share."""
 
     component = "audio_autoencoder"
-    trains: str
-
-    def build(self) -> AudioAutoencoder:
-        """The whole autoencoder; only the half named by `trains` takes gradients. Continues from the model folder where it has one."""
-        folder = self.config.model / self.component
-        if folder.is_dir():
-            module = AudioAutoencoder.from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False)
-        else:
-            module = AudioAutoencoder(**self.config.part)
-        module.requires_grad_(False)
-        getattr(module, self.trains).requires_grad_(True)
-        return module
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"sound": render_sounds(scenes)}
@@ -149,23 +137,13 @@ class SoundStage(AutoencoderStage):
             save_audio(folder / f"{index}-original.wav", before, module.sampling_rate)
             save_audio(folder / f"{index}-vocoder.wav", after.clamp(-1, 1), module.sampling_rate)
 
-    def export(self, module: AudioAutoencoder, folder: Path) -> None:
-        """Writes this half beside the newest other half."""
-        self.measure(module)
-        target = folder / self.component
-        if target.is_dir():
-            newest = AudioAutoencoder.from_pretrained(target, dtype=torch.float32, low_cpu_mem_usage=False)
-            getattr(newest, self.trains).load_state_dict(getattr(module, self.trains).state_dict())
-            if self.trains == "vae":
-                newest.scaling.load_state_dict(module.scaling.state_dict())
-            module = newest
-        export_part(module, target)
-
 
 class MelStage(SoundStage):
-    """The VAE on log-mel spectrograms."""
+    """The VAE on log-mel spectrograms; phases come from Griffin-Lim until the vocoder stage has run."""
 
-    trains = "vae"
+    def build(self) -> AudioAutoencoder:
+        """The autoencoder of `part`."""
+        return AudioAutoencoder(**self.config.part, vocoder_config=None)
 
     def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         mel = module.log_mel(batch["sound"])
@@ -180,9 +158,19 @@ class MelStage(SoundStage):
 class VocoderStage(SoundStage):
     """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480), on short cuts."""
 
-    trains = "vocoder"
     cut = 40  # mel frames, 0.4 s
     resolutions = (128, 256, 512, 1024, 2048)
+
+    def build(self) -> AudioAutoencoder:
+        """The finished autoencoder with a new vocoder, of `part`; nothing else in it trains."""
+        folder = self.config.model / self.component
+        finished = load_part(AudioAutoencoder, folder, "run autoencoder_audio first")
+        module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)
+        module.requires_grad_(False)
+        module.vae.load_state_dict(finished.vae.state_dict())
+        module.scaling.load_state_dict(finished.scaling.state_dict())
+        module.vocoder.requires_grad_(True)
+        return module
 
     def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         mel, hop = module.log_mel(batch["sound"]), module.log_mel.hop_length

@@ -35,6 +35,7 @@ class DenoiseOptions:
     scenes         size of the latent cache
     pictures       image and video share a denoiser: weight of the picture loss in the video stage, 0 for none
     continue_from  start from the denoiser in the model folder
+    canonical      sentences to generate are in the first pattern and the first words, so that only facts are left to decide
     timestep_shift see `spread_timesteps`
     prompt_dropout share of samples without a prompt
     prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
@@ -46,6 +47,7 @@ class DenoiseOptions:
     pictures: float = 0.0
     picture_scenes: int = 0
     continue_from: bool = False
+    canonical: bool = False
     timestep_shift: float = 1.0
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
@@ -162,9 +164,9 @@ class DenoiseStage:
 
     @torch.no_grad()
     def latents_of_sentences(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Latents of whole captions in new words."""
+        """Latents of whole captions, in new words unless canonical ones are asked for."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        return self.sentences.encode([caption(s, tuple(ATTRIBUTES), rng) for s in batch["scenes"]])
+        return self.sentences.encode([caption(s, rng=None if self.options.canonical else rng) for s in batch["scenes"]])
 
     def denoising(self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss per sample (B,) and its timesteps."""

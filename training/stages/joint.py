@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from codi.models.codi import DENOISERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.joint import EnvironmentEncoders
 from codi.types import InputError, Modality
-from codi.world import ATTRIBUTES, caption
+from codi.world import caption
 from data.world import PAIRS
 from training.config import Config, strict
 from training.stages.common import export_part, load_part
@@ -121,7 +120,7 @@ class JointStage:
         self, module: Listeners, pair: tuple[Modality, Modality], batch: dict[str, Any], generator: torch.Generator
     ) -> list[Tensor]:
         """The mean loss of each side over the samples in which it is not the clean one."""
-        clean = [self.latents(modality, batch, generator) for modality in pair]
+        clean = [self.latents(modality, batch) for modality in pair]
         times, is_clean = self.draw_times(len(clean[0]), generator)
         context = self.prompts[pair].tokens(batch, generator)
         noisy, targets, environments = [], [], []
@@ -139,12 +138,11 @@ class JointStage:
         return losses
 
     @torch.no_grad()
-    def latents(self, modality: Modality, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Normalised latents of one side; sentences are worded anew."""
+    def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:
+        """Normalised latents of one side; sentences are the canonical ones."""
         if modality is not Modality.TEXT:
             return batch[modality.value]
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        return self.sentences.encode([caption(s, tuple(ATTRIBUTES), rng) for s in batch["scenes"]])
+        return self.sentences.encode([caption(s) for s in batch["scenes"]])
 
     def draw_times(self, count: int, generator: torch.Generator) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Timesteps of both sides (B,), and which of them are clean (B,) instead."""

@@ -1,4 +1,4 @@
-"""Sound: log-mel spectrogram, AutoencoderKL on it, and a HiFi-GAN vocoder back to the waveform.
+"""Sound: log-mel spectrogram, AutoencoderKL on it, and a HiFi-GAN vocoder (or Griffin-Lim) back to the waveform.
 
 Front end and geometry follow AudioLDM (arXiv 2301.12503), as the paper does. Released model: `patch` (1, 1), one factor 0.9228.
 Letters: B batch, C channels, S samples, T mel frames, M mel bands, t m latent positions.
@@ -35,7 +35,7 @@ class LogMel(nn.Module):
         super().__init__()
         from torchaudio.functional import melscale_fbanks
 
-        self.n_fft, self.hop_length = n_fft, hop_length
+        self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
         with torch.device("cpu"):  # derived, not loaded: real even where the model itself is built on the meta device
             bank = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, num_bands, sampling_rate, norm="slaney", mel_scale="slaney")
             window = torch.hann_window(n_fft)
@@ -48,11 +48,40 @@ class LogMel(nn.Module):
         return (magnitude @ self.bank.float()).clamp_min(1e-5).log()
 
 
+class GriffinLim(nn.Module):
+    """Log-mel (B, T, M) -> waveform (B, T * hop) without a trained part: least-squares spectrum, then iterated phases
+    (Griffin and Lim, 1984; fast variant, Perraudin et al., 2013). Deterministic."""
+
+    def __init__(self, log_mel: LogMel, num_iterations: int = 48):
+        super().__init__()
+        self.n_fft, self.hop_length, self.num_iterations = log_mel.n_fft, log_mel.hop_length, num_iterations
+        self.register_buffer("inverse_bank", torch.linalg.pinv(log_mel.bank), persistent=False)       # (M, n_fft/2+1)
+        self.register_buffer("window", log_mel.window.clone(), persistent=False)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        from torchaudio.functional import griffinlim
+
+        magnitude = (mel.float().exp() @ self.inverse_bank.float()).clamp_min(0).transpose(1, 2)
+        length = mel.shape[1] * self.hop_length
+        return griffinlim(
+            magnitude,
+            self.window.float(),
+            self.n_fft,
+            self.hop_length,
+            self.n_fft,
+            power=1.0,
+            n_iter=self.num_iterations,
+            momentum=0.99,
+            length=length,
+            rand_init=False,
+        )
+
+
 class AudioAutoencoder(ModelMixin, ConfigMixin):
     """Sound in [-1, 1] <-> normalised latents (B, C, t, m).
 
     vae_config      constructor arguments of AutoencoderKL; its channels in and out are the patch's area
-    vocoder_config  arguments of SpeechT5HifiGanConfig
+    vocoder_config  arguments of SpeechT5HifiGanConfig; None: Griffin-Lim, until the vocoder stage has trained one
     mel_config      arguments of `LogMel`
     num_samples     samples of one clip
     patch           (time, frequency) cells folded into channels in front of the VAE
@@ -64,7 +93,7 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
     def __init__(
         self,
         vae_config: dict[str, Any],
-        vocoder_config: dict[str, Any],
+        vocoder_config: dict[str, Any] | None,
         mel_config: dict[str, Any],
         num_samples: int,
         patch: tuple[int, int] = (1, 1),
@@ -76,13 +105,14 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
         channels = patch[0] * patch[1]
         self.log_mel = LogMel(**mel_config)
         self.vae = AutoencoderKL(**{"in_channels": channels, "out_channels": channels, **vae_config})
-        self.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**vocoder_config))
+        trained = vocoder_config is not None
+        self.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**vocoder_config)) if trained else GriffinLim(self.log_mel)
         self.scaling = LatentScaling(self.vae.config.latent_channels, scaling_factor)
 
     @property
     def sampling_rate(self) -> int:
         """Hz."""
-        return self.config.vocoder_config["sampling_rate"]
+        return self.log_mel.sampling_rate
 
     @property
     def _halvings(self) -> int:
