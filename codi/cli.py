@@ -113,7 +113,7 @@ def _generate(args: argparse.Namespace) -> int:
     session = Session(out=out, args=args, started=started)
     pending = session.pending(todo) if args.jobs else todo
     for job in pending:
-        job.check()
+        job.check(out)
     if pending:
         with contextlib.redirect_stdout(sys.stderr):
             session.load(pick_device(args.device))

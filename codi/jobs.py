@@ -16,6 +16,7 @@ NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the leas
 SCALES = ("guidance", "sync_guidance")  # a number, or one for each output
 PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
 KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SCALES, "sync")
+SUFFIXES = {Modality.TEXT: (".txt",), Modality.IMAGE: (".png",), Modality.AUDIO: (".wav", ".mp4"), Modality.VIDEO: (".mp4",)}
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
 
 
@@ -99,14 +100,17 @@ class Job:
         kinds = [sorted({item.modality.value for item in items}) for items in (self.items, self.negatives)]
         return json.dumps([self.outputs, self.knobs, self.sync, kinds], sort_keys=True)
 
-    def check(self) -> None:
-        """Raises `InputError` for a file that can be no prompt."""
+    def check(self, out: Path) -> None:
+        """Raises `InputError` for a file that can be no prompt, or that what is made would overwrite in the folder `out`."""
         from codi import io
 
+        made = {(out / (name + suffix)).resolve() for name in self.names for m in self.outputs for suffix in SUFFIXES[m]}
         for item in (*self.items, *self.negatives):
             if item.modality is not Modality.TEXT:
                 with _blame(self.origin):
                     io.check_prompt(item.value, item.modality, PROMPT_SECONDS)
+                    if Path(item.value).resolve() in made:
+                        raise InputError(f"{item.value} would be overwritten by what is made from it: name another folder with -o")
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Its prompts as a manifest lists them; negatives only if there are any."""

@@ -118,6 +118,15 @@ def test_sound_for_a_clip_comes_with_the_clip(model, tmp_path, capsys):
     assert new.sampling_rate == 16000 and len(new.audio) < 10000  # 0.5 s and the encoder's padding
 
 
+@pytest.mark.parametrize("kind, to", [("image", "image"), ("video", "audio"), ("audio", "audio")])
+def test_a_prompt_is_not_overwritten(media, tmp_path, capsys, kind, to):
+    suffix = {"image": ".png", "video": ".mp4", "audio": ".wav"}[kind]
+    own = shutil.copy(media[kind], tmp_path / f"000{suffix}")
+    content = own.read_bytes()
+    line = fails(capsys, "generate", f"--{kind}", str(own), "--to", to, "-o", str(tmp_path), "--model", "no/such/model")
+    assert "would be overwritten" in line and own.read_bytes() == content
+
+
 def test_candidates_are_recorded(model, tmp_path):
     asked = ["generate", "--text", "a red ball", "--to", "image,text", "--samples", "2", "--seed", "4", "--model", model, *STEPS]
     assert cli.main([*asked, "-o", str(tmp_path / "a"), "--candidates", "3", "--batch", "3"]) == 0

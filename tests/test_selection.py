@@ -34,8 +34,8 @@ def agreement(found, scenes):
 
 
 def test_detectors_find_the_events_of_the_world(scenes, seen, heard):
-    """Neither was made for it; chance, the events of a neighbour, is near 0.45."""
-    assert agreement(heard, scenes) > 0.8 and agreement(seen, scenes) > 0.65
+    """Neither was made for it; the events of another scene agree by chance in about 0.44."""
+    assert agreement(heard, scenes) > 0.85 and agreement(seen, scenes) > 0.7
     assert max(agreement(found[1:] + found[:1], scenes) for found in (heard, seen)) < 0.55
 
 
@@ -43,7 +43,7 @@ def test_the_sound_of_a_clip_is_told_from_one_that_starts_elsewhere(scenes, seen
     later = [dataclasses.replace(scene, start=scene.start + (0.17 if scene.start < 0.33 else -0.17)) for scene in scenes]
     wrong = [selection.sound_onsets(wave, 16000) for wave in render_sounds(later)]
     fits = lambda sounds: np.array([selection.timing(a, b, FRAME) for a, b in zip(seen, sounds, strict=True)])
-    assert (fits(heard) > fits(wrong)).mean() > 0.7
+    assert (fits(heard) > fits(wrong)).mean() > 0.9
 
 
 def test_clicks_and_jumps_are_found_where_they_are():

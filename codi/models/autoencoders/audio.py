@@ -52,17 +52,23 @@ class GriffinLim(nn.Module):
     """Log-mel (B, T, M) -> waveform (B, T * hop) without a trained part: least-squares spectrum, then iterated phases
     (Griffin and Lim, 1984; fast variant, Perraudin et al., 2013). Deterministic."""
 
-    def __init__(self, log_mel: LogMel, num_iterations: int = 48):
+    def __init__(self, log_mel: LogMel, num_iterations: int = 32):
         super().__init__()
         self.n_fft, self.hop_length, self.num_iterations = log_mel.n_fft, log_mel.hop_length, num_iterations
         self.register_buffer("inverse_bank", torch.linalg.pinv(log_mel.bank), persistent=False)       # (M, n_fft/2+1)
         self.register_buffer("window", log_mel.window.clone(), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
+        magnitude = (mel.float().exp() @ self.inverse_bank.float()).clamp_min(0).transpose(1, 2)
+        magnitude = torch.cat([magnitude, magnitude[..., -1:]], dim=-1)  # centred frames: one more than there are hops
+        with torch.random.fork_rng([mel.device] if mel.is_cuda else []):
+            return torch.stack([self.invert(one, mel.shape[1] * self.hop_length) for one in magnitude])
+
+    def invert(self, magnitude: Tensor, length: int) -> Tensor:
+        """One spectrogram (n_fft/2+1, T) -> waveform (length,), from the same random phases whatever the batch."""
         from torchaudio.functional import griffinlim
 
-        magnitude = (mel.float().exp() @ self.inverse_bank.float()).clamp_min(0).transpose(1, 2)
-        length = mel.shape[1] * self.hop_length
+        torch.manual_seed(0)
         return griffinlim(
             magnitude,
             self.window.float(),
@@ -73,7 +79,7 @@ class GriffinLim(nn.Module):
             n_iter=self.num_iterations,
             momentum=0.99,
             length=length,
-            rand_init=False,
+            rand_init=True,
         )
 
 
