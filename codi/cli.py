@@ -1,4 +1,4 @@
-"""The command `codi`: generate, bench, info, doctor.
+"""The command `codi`: generate, bench, convert, info, doctor.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is one line and exit code 2, an interrupt exit code 130.
 Nothing heavy is imported before the arguments are known to be good.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench
+from codi import __version__, bench, convert
 from codi.types import InputError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -45,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     measure = commands.add_parser("bench", help="measure a model on unseen scenes and write a report", description="Measures a model.")
     bench.add_arguments(measure)
     measure.set_defaults(run=bench.main)
+    released = commands.add_parser(
+        "convert", help="the checkpoints released with the paper -> a model folder", description="Converts released checkpoints, or back."
+    )
+    convert.add_arguments(released)
+    released.set_defaults(run=convert.main)
     info = commands.add_parser("info", help="what a model is: parts, sizes, rates, licence", description="What a model is.")
     info.add_argument("model", nargs="?", help="folder or hub id (default: the model inside the package)")
     info.add_argument("--json", action="store_true", help="machine-readable")
