@@ -1,8 +1,8 @@
 """CoDiPipeline: any combination of text, image, audio and video from any combination of them (CoDi, arXiv 2305.11846).
 
-    pipe = CoDiPipeline.from_pretrained()
-    out = pipe(text="a red ball bounces slowly at night", outputs=["video", "audio"], seed=0)
-    out.save("out/")
+pipe = CoDiPipeline.from_pretrained()
+out = pipe(text="a red ball bounces slowly at night", outputs=["video", "audio"], seed=0)
+out.save("out/")
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -25,9 +25,7 @@ class Environment:
     @staticmethod
     def cat(parts: "list[Environment]") -> "Environment":
         """All tokens of `parts`, one after another."""
-        return Environment(
-            tokens=torch.cat([p.tokens for p in parts], dim=1), times=torch.cat([p.times for p in parts], dim=1)
-        )
+        return Environment(tokens=torch.cat([p.tokens for p in parts], dim=1), times=torch.cat([p.times for p in parts], dim=1))
 
 
 @runtime_checkable
@@ -64,9 +62,7 @@ class Denoiser(Protocol):
     returns  a tensor of the shape of x
     """
 
-    def __call__(
-        self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None
-    ) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None) -> Tensor: ...
 
 
 @runtime_checkable

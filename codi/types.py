@@ -6,7 +6,6 @@ M mel bands, L tokens, D width, S seconds.
 
 from dataclasses import dataclass
 from enum import Enum
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ class Modality(str, Enum):
         try:
             return cls(str(name).strip().lower())
         except ValueError:
-            raise InputError(
-                f"unknown modality {str(name)!r}: expected one of {', '.join(m.value for m in cls)}"
-            ) from None
+            raise InputError(f"unknown modality {str(name)!r}: expected one of {', '.join(m.value for m in cls)}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.doctor": LEAVES | {"codi.pretrained"},
     "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline"},
     "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},
-    "training": {"codi", "data"} | MODELS | LOADING | LEAVES | {"codi.world", "codi.metrics", "codi.pipeline", "codi.outputs", "codi.bench"},
+    "training": {"codi", "data"}
+    | MODELS
+    | LOADING
+    | LEAVES
+    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.outputs", "codi.bench"},
 }
 
 

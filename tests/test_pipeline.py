@@ -343,7 +343,8 @@ BAD = {
     "sync with an output": (dict(video=FRAMES, outputs="video", sync=["video"]), "held in step"),
     "prompts twice": (dict(text="a", outputs="image", prompt_embeds=torch.zeros(1, 1, 32)), "both given"),
     "negatives twice": (
-        dict(text="a", negative_text="b", outputs="image", negative_prompt_embeds=torch.zeros(1, 1, 32)), "negative_prompt_embeds were both"
+        dict(text="a", negative_text="b", outputs="image", negative_prompt_embeds=torch.zeros(1, 1, 32)),
+        "negative_prompt_embeds were both",
     ),
     "negative without guidance": (dict(text="a", negative_text="b", outputs="image", guidance_scale=1.0), "is 1.0 \\(off\\)"),
     "negative outside the interval": (dict(text="a", negative_text="b", outputs="image", guidance_interval=(0.5, 0.5)), "through guidance"),

@@ -64,8 +64,17 @@ class Log:
             path.parent.mkdir(parents=True, exist_ok=True)
             forget_after(path, samples)
         interval = 0.5 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(total=total, initial=samples, desc=title, unit=" samples", file=sys.stderr, disable=not main,
-                        mininterval=interval, maxinterval=2 * interval, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total,
+            initial=samples,
+            desc=title,
+            unit=" samples",
+            file=sys.stderr,
+            disable=not main,
+            mininterval=interval,
+            maxinterval=2 * interval,
+            dynamic_ncols=True,
+        )
 
     def advance(self, count: int) -> None:
         self.bar.update(count)

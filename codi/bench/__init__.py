@@ -1,13 +1,13 @@
 """`codi bench`: generate for input-output subsets, read the results with the world's probes, write a report.
 
-    command.py  arguments to report, start to finish
-    runs.py     what is generated: a `Run`, its prompts, the store that makes it resumable
-    models.py   the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its prompt towers
-    scores.py   agreement per cell and per task, with ceilings and floors
-    joint.py    agreement between outputs of one sample, in time and in attributes
-    targets.py  the other published targets
-    report.py   report.json as a page
-    plots.py    charts and the contact sheet
+command.py  arguments to report, start to finish
+runs.py     what is generated: a `Run`, its prompts, the store that makes it resumable
+models.py   the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its prompt towers
+scores.py   agreement per cell and per task, with ceilings and floors
+joint.py    agreement between outputs of one sample, in time and in attributes
+targets.py  the other published targets
+report.py   report.json as a page
+plots.py    charts and the contact sheet
 """
 
 import argparse

@@ -22,12 +22,12 @@ from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
-TOLERANCES = (0.05, 0.0625, 0.125)                              # seconds: customary, half a frame, one frame
-CURVE = tuple(np.round(np.arange(0.01, 0.2501, 0.01), 3))       # seconds, for F1 against tolerance
-WIDEST = 0.25                                                   # seconds within which offsets are gathered for the histogram
-OPEN_FACTS = ("shape",)                                         # "a ball": all the rest is left open
+TOLERANCES = (0.05, 0.0625, 0.125)  # seconds: customary, half a frame, one frame
+CURVE = tuple(np.round(np.arange(0.01, 0.2501, 0.01), 3))  # seconds, for F1 against tolerance
+WIDEST = 0.25  # seconds within which offsets are gathered for the histogram
+OPEN_FACTS = ("shape",)  # "a ball": all the rest is left open
 
-Pairs = tuple[list[np.ndarray], list[np.ndarray]]               # onsets of the sound, onsets of the picture, one array per sample
+Pairs = tuple[list[np.ndarray], list[np.ndarray]]  # onsets of the sound, onsets of the picture, one array per sample
 
 
 def onset_runs(draws: int) -> dict[str, list[Run]]:
@@ -75,7 +75,7 @@ def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
     sound, picture = pairs
     scores = {f"{t * 1000:g} ms": onset_f1(sound, picture, t) for t in TOLERANCES}
     counts = onset_counts(sound, picture, TOLERANCES[-1])
-    by_scene = counts.reshape(-1, num_scenes, 3).transpose(1, 0, 2)                # (N, draws, 3)
+    by_scene = counts.reshape(-1, num_scenes, 3).transpose(1, 0, 2)  # (N, draws, 3)
     interval = bootstrap(by_scene, lambda x: f1_of_counts(x.reshape(len(x), -1, 3)))
     frame = asdict(scores["125 ms"])
     return {
@@ -161,7 +161,7 @@ def _facts(readings: Sequence[Readings], modality: Modality) -> list[dict[str, s
 
 def _with_controls(hits: dict[str, np.ndarray], draws: int) -> dict[str, float]:
     """The joint mean with its interval over scenes, and the mean of every control."""
-    by_scene = hits["joint"].reshape(draws, -1).T               # (N, draws)
+    by_scene = hits["joint"].reshape(draws, -1).T  # (N, draws)
     return as_dict(bootstrap(by_scene)) | {name: float(x.mean()) for name, x in hits.items() if name != "joint"}
 
 
@@ -179,5 +179,3 @@ def shared_line(readings: Readings, outputs: tuple[Modality, ...]) -> dict[str, 
         attributes = tuple(x for x in ATTRIBUTES if x in VISIBLE[a] and x in VISIBLE[b])
         hits.append(all_agree(mutual_agreement([[r.facts for r in readings[m]] for m in (a, b)], attributes)))
     return as_dict(bootstrap(np.min(hits, axis=0)))
-
-

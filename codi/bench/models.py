@@ -22,8 +22,8 @@ from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
-TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}     # and the published targets
-SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000                       # what the probes read
+TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}  # and the published targets
+SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000  # what the probes read
 _FIT = {
     TEXT: lambda text, spec: text,
     IMAGE: lambda image, spec: from_unit(fit_image(image, SIZE)),

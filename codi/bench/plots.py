@@ -17,11 +17,11 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-_SPAN = 2.0                                                     # seconds across the sheet
+_SPAN = 2.0  # seconds across the sheet
 _RATE, _FPS = 16000, 8.0
 _WINDOW, _HOP = 512, 128
-_MARKS = {Modality.VIDEO: "red", Modality.AUDIO: "white"}       # events, by the medium they were read from
-_HEIGHT = {Modality.TEXT: 0.3, Modality.IMAGE: 1.1, Modality.AUDIO: 0.7, Modality.VIDEO: 0.44}     # inches
+_MARKS = {Modality.VIDEO: "red", Modality.AUDIO: "white"}  # events, by the medium they were read from
+_HEIGHT = {Modality.TEXT: 0.3, Modality.IMAGE: 1.1, Modality.AUDIO: 0.7, Modality.VIDEO: 0.44}  # inches
 _TITLE = 0.3
 
 
@@ -123,7 +123,7 @@ def _image(ax: Axes, image: Any) -> None:
 
 
 def _filmstrip(ax: Axes, frames: Any) -> None:
-    frames = np.asarray(frames).transpose(0, 2, 3, 1)                              # (F, H, W, 3)
+    frames = np.asarray(frames).transpose(0, 2, 3, 1)  # (F, H, W, 3)
     ax.imshow(np.concatenate(list(frames), axis=1), extent=(0, len(frames) / _FPS, 0, 1), aspect="auto", interpolation="nearest")
     ax.set(xlim=(0, _SPAN), ylim=(0, 1))
 
@@ -132,7 +132,7 @@ def _spectrogram(ax: Axes, wave: Any) -> None:
     wave = np.asarray(wave, dtype=np.float64)
     padded = np.pad(wave, _WINDOW // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
-    level = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=1)).T + 1e-3)            # (bins, T), dB
+    level = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=1)).T + 1e-3)  # (bins, T), dB
     ax.imshow(level, origin="lower", aspect="auto", cmap="magma", extent=(0, len(wave) / _RATE, 0, _RATE / 2000), vmin=level.max() - 70)
     ax.set(xlim=(0, _SPAN), ylim=(0, _RATE / 2000))
 

@@ -84,8 +84,7 @@ def _targets(report: dict[str, Any]) -> str | None:
     if not report["targets"]:
         return None
     rows = [
-        [t["measure"], f"{t['value']:.3f}", f"{'<=' if t['at_most'] else '>='} {t['target']:g}", _yes(t["met"])]
-        for t in report["targets"]
+        [t["measure"], f"{t['value']:.3f}", f"{'<=' if t['at_most'] else '>='} {t['target']:g}", _yes(t["met"])] for t in report["targets"]
     ]
     return _section("Other targets", table("measure | value | target | met", rows), "Shares and scores here are fractions of one.")
 

@@ -17,11 +17,11 @@ from codi.io import atomic, save_json
 from codi.types import InputError, Modality
 from codi.world import Reading, Scene
 
-Media = dict[Modality, Any]                                     # image (B, 3, H, W), video (B, F, 3, H, W) uint8; audio (B, S); text list
+Media = dict[Modality, Any]  # image (B, 3, H, W), video (B, F, 3, H, W) uint8; audio (B, S); text list
 Readings = dict[Modality, list[Reading]]
-Sampler = Callable[["Run", list[Scene], list[int]], Media]      # (run, scenes, one seed per scene) -> its outputs
+Sampler = Callable[["Run", list[Scene], list[int]], Media]  # (run, scenes, one seed per scene) -> its outputs
 
-SHOWN = 3                                                       # samples of a run kept as media, for the contact sheet
+SHOWN = 3  # samples of a run kept as media, for the contact sheet
 _READ = {
     Modality.TEXT: world.read_texts,
     Modality.IMAGE: world.read_images,

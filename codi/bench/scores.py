@@ -32,7 +32,7 @@ class Task:
     cell: str
     output: Modality
     attributes: dict[str, float]
-    together: bool = False                                      # one number: all attributes right at once
+    together: bool = False  # one number: all attributes right at once
     held_out: bool = False
 
     @property
@@ -81,8 +81,12 @@ def is_seen(run: Run) -> bool:
         return False
     source, outputs = run.inputs[0], set(run.outputs)
     if len(outputs) == 2:
-        return source in outputs and (Modality.TEXT in outputs or outputs == {Modality.AUDIO, Modality.VIDEO}) and (
-            outputs != {Modality.TEXT, Modality.VIDEO}          # no joint stage pairs text with video
+        return (
+            source in outputs
+            and (Modality.TEXT in outputs or outputs == {Modality.AUDIO, Modality.VIDEO})
+            and (
+                outputs != {Modality.TEXT, Modality.VIDEO}  # no joint stage pairs text with video
+            )
         )
     pair = {source} | outputs
     return len(pair) == 1 or Modality.TEXT in pair or pair == {Modality.AUDIO, Modality.VIDEO}

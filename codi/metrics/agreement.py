@@ -36,7 +36,7 @@ def shuffled(items: Sequence, seed: int = 0) -> list:
     n = len(items)
     if n < 2:
         return list(items)
-    order = np.random.default_rng(seed).permutation(n)          # one cycle through a random order has no fixed point
+    order = np.random.default_rng(seed).permutation(n)  # one cycle through a random order has no fixed point
     result = [None] * n
     for here, there in zip(order, np.roll(order, 1)):
         result[here] = items[there]

@@ -32,7 +32,7 @@ def bootstrap(
         return Interval(value=float("nan"), low=float("nan"), high=float("nan"))
     statistic = statistic or (lambda x: x.reshape(len(x), -1).mean(axis=1))
     picks = np.random.default_rng(seed).integers(len(rows), size=(num_resamples, len(rows)))
-    samples = statistic(rows[picks])                            # (R,)
+    samples = statistic(rows[picks])  # (R,)
     tail = (1 - confidence) / 2 * 100
     low, high = np.percentile(samples, [tail, 100 - tail])
     return Interval(value=float(statistic(rows[None])[0]), low=float(low), high=float(high))

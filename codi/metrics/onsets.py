@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Onsets = Sequence[np.ndarray]                                   # one array of seconds per scene
+Onsets = Sequence[np.ndarray]  # one array of seconds per scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +18,10 @@ class OnsetScore:
     f1: float
     precision: float
     recall: float
-    bias: float                                                 # mean signed offset of matched pairs
-    mae: float                                                  # mean absolute offset of matched pairs
-    p95: float                                                  # 95th percentile of the absolute offset
-    count_accuracy: float                                       # scenes in which both lists are equally long
+    bias: float  # mean signed offset of matched pairs
+    mae: float  # mean absolute offset of matched pairs
+    p95: float  # 95th percentile of the absolute offset
+    count_accuracy: float  # scenes in which both lists are equally long
 
 
 def match_onsets(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> np.ndarray:
@@ -31,7 +31,7 @@ def match_onsets(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> n
     predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
     if predicted.size == 0 or true.size == 0:
         return np.zeros((0, 2), dtype=np.int64)
-    distance = np.abs(predicted[:, None] - true[None, :])       # (P, N)
+    distance = np.abs(predicted[:, None] - true[None, :])  # (P, N)
     allowed = distance <= tolerance + 1e-9
     # One pair out of reach costs more than all pairs within it, so the number of matches comes first.
     far = (tolerance + 1e-9) * (min(distance.shape) + 1)

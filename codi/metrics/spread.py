@@ -33,6 +33,6 @@ def world_distribution(attribute: str) -> np.ndarray:
     if attribute not in ("shape", "colour"):
         return np.full(len(ATTRIBUTES[attribute]), 1 / len(ATTRIBUTES[attribute]))
     i, j = np.meshgrid(np.arange(len(SHAPES)), np.arange(len(COLOURS)), indexing="ij")
-    shown = (3 * i + j) % 8 != 0                                # pairs held out: world.md, "A scene"
+    shown = (3 * i + j) % 8 != 0  # pairs held out: world.md, "A scene"
     counts = shown.sum(axis=1 if attribute == "shape" else 0)
     return counts / counts.sum()

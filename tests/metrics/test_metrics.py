@@ -111,7 +111,7 @@ def test_bootstrap_of_pooled_f1_keeps_the_point_estimate():
 def test_retrieval_accepts_any_key_with_equal_facts():
     keys = torch.eye(3)
     facts = [{"shape": "ball", "tempo": "slow"}, {"shape": "ball", "tempo": "fast"}, {"shape": "box", "tempo": "slow"}]
-    queries = keys[[1, 0, 2]]                                   # the first two find each other
+    queries = keys[[1, 0, 2]]  # the first two find each other
     assert recall_at_1(queries, keys, facts, facts, ["shape"]) == 1.0
     assert math.isclose(recall_at_1(queries, keys, facts, facts, ["shape", "tempo"]), 1 / 3)
     assert math.isclose(chance_of_recall(facts, facts, ["shape"]), 5 / 9)

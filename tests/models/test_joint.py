@@ -121,6 +121,5 @@ def test_gradient_flows_from_each_answer_to_every_partner(encoders):
 def test_pairs_say_who_hears_whom():
     pairs = [["audio", "video"], ["image", "text"]]
     encoders = EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2, pairs=pairs)
-    assert encoders.hears() == {
-        Modality.TEXT: {Modality.IMAGE}, Modality.IMAGE: {Modality.TEXT}, Modality.AUDIO: {Modality.VIDEO}, Modality.VIDEO: {Modality.AUDIO},
-    }  # fmt: skip
+    text, image, audio, video = Modality
+    assert encoders.hears() == {text: {image}, image: {text}, audio: {video}, video: {audio}}

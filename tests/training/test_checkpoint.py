@@ -83,6 +83,7 @@ def test_a_kill_between_any_two_operations_of_a_save_loses_nothing(tmp_path):
             if countdown[0] == 0:
                 raise Killed
             return function(*arguments, **named)
+
         return call
 
     survived, operation = [], 0
@@ -92,8 +93,15 @@ def test_a_kill_between_any_two_operations_of_a_save_loses_nothing(tmp_path):
         for step in (1, 2):
             checkpoint.write(folder, snapshot(step))
         with pytest.MonkeyPatch.context() as patch:
-            for where, name in ((checkpoint, "save_file"), (checkpoint.os, "fsync"), (checkpoint.shutil, "rmtree"), (Path, "rename"),
-                                (Path, "write_text"), (Path, "mkdir"), (checkpoint.hashlib, "file_digest")):
+            for where, name in (
+                (checkpoint, "save_file"),
+                (checkpoint.os, "fsync"),
+                (checkpoint.shutil, "rmtree"),
+                (Path, "rename"),
+                (Path, "write_text"),
+                (Path, "mkdir"),
+                (checkpoint.hashlib, "file_digest"),
+            ):
                 patch.setattr(where, name, dying(getattr(where, name)))
             countdown[0] = operation
             try:

@@ -57,6 +57,7 @@ def test_twice_n_is_n_and_n_to_the_bit(bench):
 
 def interrupted_at(case, samples):
     """Runs until `samples` are seen, then sends itself SIGTERM, as a cluster would."""
+
     def step(self, *arguments):
         result = original(self, *arguments)
         if self.samples == samples:

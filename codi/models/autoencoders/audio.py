@@ -55,7 +55,7 @@ class GriffinLim(nn.Module):
     def __init__(self, log_mel: LogMel, num_iterations: int = 32):
         super().__init__()
         self.n_fft, self.hop_length, self.num_iterations = log_mel.n_fft, log_mel.hop_length, num_iterations
-        self.register_buffer("inverse_bank", torch.linalg.pinv(log_mel.bank), persistent=False)       # (M, n_fft/2+1)
+        self.register_buffer("inverse_bank", torch.linalg.pinv(log_mel.bank), persistent=False)  # (M, n_fft/2+1)
         self.register_buffer("window", log_mel.window.clone(), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
