@@ -26,6 +26,10 @@ from training.stages.latents import CLASSES as PART_CLASSES
 DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "timestep_shift": 2.0, "normalise_prompts": True}
 
 
+# What the provenance keeps of a benchmark's report.
+SCORES = ("command", "settings", "versions", "tasks", "targets", "summary", "retrieval", "ceiling")
+
+
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     """Every part that the folder has; environments are optional."""
     classes = PART_CLASSES | DENOISER_CLASSES | {"environments": EnvironmentEncoders}
@@ -33,7 +37,7 @@ def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     return {name: load_part(classes[name], model / name, "train it first").half() for name in names if (model / name).is_dir()}
 
 
-def provenance(runs: Path, scores: Path | None) -> dict[str, Any]:
+def provenance(runs: Path, scores: Path | None, notes: list[str]) -> dict[str, Any]:
     """How the model was made: commit, and for every finished run its command, seed, samples seen and last losses."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
     stages = {}
@@ -46,12 +50,15 @@ def provenance(runs: Path, scores: Path | None) -> dict[str, Any]:
             "last_log": {key: value for key, value in last.items() if isinstance(value, (int, float))},
         }
     made = {"commit": commit, "license": "MIT", "data": "the world of codi.world, rendered", "seed": 0, "stages": stages}
+    if notes:
+        made["notes"] = notes
     if scores is not None:
-        made["scores"] = json.loads(scores.read_text(encoding="utf-8"))
+        report = json.loads(scores.read_text(encoding="utf-8"))
+        made["scores"] = {name: report[name] for name in SCORES if report.get(name)}
     return made
 
 
-def publish(model: Path, to: Path, runs: Path, scores: Path | None = None) -> None:
+def publish(model: Path, to: Path, runs: Path, scores: Path | None = None, notes: list[str] | None = None) -> None:
     """Writes the folder beside its destination, then puts it in place."""
     parts = read_parts(model)
     if "text_tower" not in parts:
@@ -59,7 +66,7 @@ def publish(model: Path, to: Path, runs: Path, scores: Path | None = None) -> No
     beside = to.with_name(to.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
     CoDiPipeline(scheduler=load_scheduler(model), **parts, defaults=DEFAULTS).save_pretrained(beside)
-    (beside / "provenance.json").write_text(json.dumps(provenance(runs, scores), indent=1) + "\n", encoding="utf-8")
+    (beside / "provenance.json").write_text(json.dumps(provenance(runs, scores, notes or []), indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(to, ignore_errors=True)
     beside.rename(to)
 
@@ -70,9 +77,10 @@ def main() -> int:
     parser.add_argument("--to", type=Path, default=Path("codi/assets/tiny"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--scores", type=Path, help="a report.json of `codi bench`, kept in the provenance")
+    parser.add_argument("--note", action="append", help="what else there is to know of how the model was made; repeatable")
     options = parser.parse_args()
     try:
-        publish(options.model, options.to, options.runs, options.scores)
+        publish(options.model, options.to, options.runs, options.scores, options.note)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
