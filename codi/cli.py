@@ -120,6 +120,8 @@ def _generate(args: argparse.Namespace) -> int:
     for job in pending:
         job.check(out)
     if pending:
+        from codi.pretrained import pick_device
+
         with contextlib.redirect_stdout(sys.stderr):
             session.load(pick_device(args.device))
     for batch in jobs.batches(pending, args.batch):
@@ -146,20 +148,6 @@ def _output_folder(folder: str) -> Path:
     from codi import io
 
     return io.check_folder(folder)
-
-
-def pick_device(name: str) -> str:
-    """The device to compute on. Raises `InputError` for one that is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used ({reason}): expected one of {DEVICES}; `codi doctor` lists those here") from None
-    return name
 
 
 # Entry -----------------------------------------------------------------

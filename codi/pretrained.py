@@ -110,6 +110,22 @@ def _quietly() -> Iterator[None]:
             diffusers_logging.enable_progress_bar()
 
 
+def pick_device(name: str) -> str:
+    """The device to compute on; "auto" is the best there is. Raises `InputError` for one that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"device {name!r} cannot be used ({reason}): expected one of auto, cpu, cuda, cuda:1, mps; `codi doctor` lists those here"
+        ) from None
+    return name
+
+
 # Checks ----------------------------------------------------------------
 
 

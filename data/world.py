@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from codi.types import InputError, Modality
-from codi.world import ATTRIBUTES, VISIBLE, Scene, caption, render_images, render_sounds, render_videos, sample_scene
+from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption, sample_scene
 
 # The pairs of one scene's media that training may see (world.md); a single medium is always allowed.
 PAIRS = (
@@ -15,12 +15,6 @@ PAIRS = (
     {Modality.TEXT, Modality.VIDEO},
     {Modality.AUDIO, Modality.VIDEO},
 )
-
-_RENDERERS: dict[Modality, Callable[[list[Scene]], Any]] = {
-    Modality.IMAGE: render_images,
-    Modality.VIDEO: render_videos,
-    Modality.AUDIO: render_sounds,
-}
 
 
 class WorldSource:
@@ -66,7 +60,7 @@ class WorldSource:
         return {"world": list(self.media), "seed": self.seed, "facts": list(self.facts), "full": self.full, "canonical": self.canonical}
 
     def scene(self, index: int) -> Scene:
-        return sample_scene(np.random.default_rng((self.seed, index)))
+        return scene_at(self.seed, index)
 
     def caption(self, scene: Scene, index: int) -> str:
         """The sentence of sample `index`, with its own draws."""
@@ -82,7 +76,7 @@ class WorldSource:
             if medium is Modality.TEXT:
                 raw = [self.caption(scene, index) for scene, index in zip(scenes, indices)]
             else:
-                raw = _RENDERERS[medium](scenes)
+                raw = RENDERERS[medium](scenes)
             batch[medium.value] = self.transforms.get(medium, _same)(raw)
         return batch
 
@@ -92,10 +86,19 @@ def nameable(media: Iterable[Modality]) -> tuple[str, ...]:
     return tuple(name for name in ATTRIBUTES if all(name in VISIBLE[m] for m in media))
 
 
+def scene_at(seed: int, index: int) -> Scene:
+    """Training scene `index` of a seed, never one of the held-out pairs."""
+    return sample_scene(np.random.default_rng((seed, index)))
+
+
+def random_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
+    """All of `facts` with probability `full`, else each with an even chance."""
+    return facts if rng.random() < full else tuple(name for name in facts if rng.random() < 0.5)
+
+
 def random_caption(scene: Scene, facts: tuple[str, ...], full: float, rng: np.random.Generator) -> str:
     """A random sentence that names all of `facts` with probability `full`, else some of them."""
-    named = facts if rng.random() < full else tuple(name for name in facts if rng.random() < 0.5)
-    return caption(scene, named, rng)
+    return caption(scene, random_facts(facts, full, rng), rng)
 
 
 def _same(raw: Any) -> Any:

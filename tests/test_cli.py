@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from codi import cli, io, jobs
+from codi import cli, io, jobs, pretrained
 from codi.types import InputError, Modality
 
 ROOT = Path(__file__).parent.parent
@@ -451,9 +451,9 @@ def test_doctor_says_how_to_fix_torchaudio(monkeypatch):
 
 
 def test_memory_and_devices(monkeypatch):
-    assert cli.pick_device("auto") in ("cpu", "cuda") and cli.pick_device("cpu") == "cpu"
+    assert pretrained.pick_device("auto") in ("cpu", "cuda") and pretrained.pick_device("cpu") == "cpu"
     with pytest.raises(InputError, match="expected one of"):
-        cli.pick_device("cuda:99")
+        pretrained.pick_device("cuda:99")
     arguments = Namespace(run=lambda args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried ...")))
     monkeypatch.setattr(cli.Parser, "parse_args", lambda *_: arguments)
     assert cli.main([]) == 1

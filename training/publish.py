@@ -19,12 +19,9 @@ from codi.models.joint import EnvironmentEncoders
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.stages.common import load_part
-from training.stages.denoise import load_scheduler
+from training.stages.denoise import DEFAULTS, load_scheduler
 from training.stages.joint import CLASSES as DENOISER_CLASSES
 from training.stages.latents import CLASSES as PART_CLASSES
-
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "timestep_shift": 2.0, "normalise_prompts": True}
-
 
 # What the provenance keeps of a benchmark's report.
 SCORES = ("command", "settings", "versions", "tasks", "targets", "summary", "retrieval", "ceiling")

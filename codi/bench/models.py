@@ -16,9 +16,9 @@ from codi.io import fit_audio, fit_image, fit_video, from_unit
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
 from codi.outputs import FIELDS, formatted
 from codi.pipeline import CoDiPipeline
-from codi.pretrained import INDEX, resolve
+from codi.pretrained import INDEX, pick_device, resolve
 from codi.prompts import prepare, stack
-from codi.types import InputError, Modality
+from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
@@ -48,7 +48,7 @@ class Model:
     @cached_property
     def pipe(self) -> CoDiPipeline:
         """The pipeline, on its device."""
-        pipe = CoDiPipeline.from_pretrained(self.folder).to(_device(self.device))
+        pipe = CoDiPipeline.from_pretrained(self.folder).to(pick_device(self.device))
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -127,18 +127,6 @@ def _for_outputs(scale: Any, outputs: Sequence[Modality]) -> Any:
     if not isinstance(scale, dict):
         return scale
     return {name: value for name, value in scale.items() if Modality(name) in outputs} or None
-
-
-def _device(name: str) -> str:
-    """The device named, or the best there is. Raises `InputError`."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used ({reason}): expected auto, cpu, cuda, cuda:1 or mps") from None
-    return name
 
 
 def _digest(path: Path) -> bytes:

@@ -22,18 +22,7 @@ Readings = dict[Modality, list[Reading]]
 Sampler = Callable[["Run", list[Scene], list[int]], Media]  # (run, scenes, one seed per scene) -> its outputs
 
 SHOWN = 3  # samples of a run kept as media, for the contact sheet
-_READ = {
-    Modality.TEXT: world.read_texts,
-    Modality.IMAGE: world.read_images,
-    Modality.AUDIO: world.read_sounds,
-    Modality.VIDEO: world.read_videos,
-}
-_RENDER = {
-    Modality.TEXT: lambda scenes: [world.caption(scene) for scene in scenes],
-    Modality.IMAGE: world.render_images,
-    Modality.AUDIO: world.render_sounds,
-    Modality.VIDEO: world.render_videos,
-}
+_RENDER = {Modality.TEXT: lambda scenes: [world.caption(scene) for scene in scenes], **world.RENDERERS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +81,7 @@ def render(modality: Modality, scenes: list[Scene]) -> Any:
 
 def read(modality: Modality, media: Any) -> list[Reading]:
     """What the probe of that modality sees."""
-    return _READ[modality](media)
+    return world.READERS[modality](media)
 
 
 def prompts_of(run: Run, scenes: list[Scene]) -> Media:

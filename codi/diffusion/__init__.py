@@ -2,7 +2,7 @@
 
 from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.losses import denoising_loss, info_nce, min_snr_weight
-from codi.diffusion.process import NoiseProcess
+from codi.diffusion.process import NoiseProcess, shift_level
 from codi.diffusion.sampling import JointSampler, copy_schedulers, draw_noise, stream_seed
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "draw_noise",
     "info_nce",
     "min_snr_weight",
+    "shift_level",
     "stream_seed",
 ]

@@ -82,3 +82,11 @@ class NoiseProcess:
             return output
         alpha, sigma = self.alpha_sigma(t, x_t.ndim)
         return sigma * x_t + alpha * output
+
+
+def shift_level(level: Any, shift: float) -> Any:
+    """A place u in [0, 1] of the schedule moved towards noise: shift u / (1 + (shift - 1) u) (arXiv 2403.03206, equation 23).
+
+    `level` is a number or a tensor; a shift of one changes nothing.
+    """
+    return shift * level / (1 + (shift - 1) * level)

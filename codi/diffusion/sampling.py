@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from codi.diffusion.guidance import Branch, Guidance
+from codi.diffusion.process import shift_level
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder
 from codi.types import Latents, Modality
 
@@ -41,9 +42,9 @@ def copy_schedulers(
 
 
 def shifted_timesteps(total: int, num_inference_steps: int, shift: float) -> list[int]:
-    """Descending timesteps in [0, total): u = 1 .. 1/n mapped by shift u / (1 + (shift - 1) u) (arXiv 2403.03206, equation 23)."""
+    """Descending timesteps in [0, total): levels 1 .. 1/n, moved by `shift_level`."""
     levels = [1 - k / num_inference_steps for k in range(num_inference_steps)]
-    return [round(shift * u / (1 + (shift - 1) * u) * total) - 1 for u in levels]
+    return [round(shift_level(u, shift) * total) - 1 for u in levels]
 
 
 def _drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:

@@ -3,6 +3,7 @@
 Scenes are drawn with `sample_scenes`, shown with the `render_*` functions and `caption`, and read back with `read_*`.
 """
 
+from codi.types import Modality
 from codi.world.caption import caption, parse
 from codi.world.listen import read_sounds
 from codi.world.look import read_images, read_videos
@@ -24,11 +25,17 @@ from codi.world.scene import (
 )
 from codi.world.sound import render_sounds
 
+# How a scene becomes each medium (a caption takes words besides, see `caption`), and how each medium is read back.
+RENDERERS = {Modality.IMAGE: render_images, Modality.AUDIO: render_sounds, Modality.VIDEO: render_videos}
+READERS = {Modality.TEXT: read_texts, Modality.IMAGE: read_images, Modality.AUDIO: read_sounds, Modality.VIDEO: read_videos}
+
 __all__ = [
     "ATTRIBUTES",
     "COLOURS",
     "MOTIONS",
     "PLACES",
+    "READERS",
+    "RENDERERS",
     "SHAPES",
     "TEMPOS",
     "VISIBLE",

@@ -7,7 +7,6 @@ N pairs in a batch, D width of the shared space.
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codi.io import to_unit
 from codi.metrics.retrieval import recall_at_1
 from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
 from codi.models.vocabulary import word_tokenizer
 from codi.types import InputError, Modality
-from codi.world import ATTRIBUTES, VISIBLE, Scene, caption, render_images, render_sounds, render_videos
+from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
+from data.world import random_facts, scene_at
 from training.config import Config, strict
-from training.stages.common import WorldSource, export_part, load_part, random_facts, world_words
+from training.stages.common import WorldSource, export_part, load_part, world_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +35,6 @@ class AlignOptions:
     modality: str
     paraphrase: float = 1.0
     validation_scenes: int = 256
-
-
-def to_pixels(frames: Tensor) -> Tensor:
-    """uint8 -> [-1, 1]."""
-    return frames.float() / 127.5 - 1
-
-
-RENDER: dict[Modality, Callable[[list[Scene]], Tensor]] = {
-    Modality.IMAGE: render_images,
-    Modality.AUDIO: render_sounds,
-    Modality.VIDEO: render_videos,
-}
 
 
 class Contrast(nn.Module):
@@ -74,8 +63,8 @@ class AlignStage:
         self.config = config
         self.options = strict(AlignOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
-        if self.modality not in RENDER:
-            raise InputError(f"options: modality is {self.options.modality!r}: expected {', '.join(RENDER)}")
+        if self.modality not in RENDERERS:
+            raise InputError(f"options: modality is {self.options.modality!r}: expected {', '.join(RENDERERS)}")
         self.makes_text = self.modality is Modality.IMAGE
         self.text: TextTower | None = None
 
@@ -102,12 +91,12 @@ class AlignStage:
 
     def render(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> dict[str, Any]:
         """Media, captions, and which pairs match."""
-        named = [random_facts(rng, tuple(ATTRIBUTES)) for rng in rngs]
+        named = [random_facts(tuple(ATTRIBUTES), 0.5, rng) for rng in rngs]
         facts = fact_table(scenes)
         said = torch.tensor([[name in names for name in ATTRIBUTES] for names in named])
         shown = torch.tensor([name in VISIBLE[self.modality] for name in ATTRIBUTES])
         return {
-            "media": RENDER[self.modality](scenes),
+            "media": RENDERERS[self.modality](scenes),
             "captions": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)],
             "paraphrases": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)] if self.makes_text else [],
             "match": matches(facts, said & shown),
@@ -129,7 +118,7 @@ class AlignStage:
 
     def prepare(self, media: Tensor) -> Tensor:
         """Rendered media as the towers take them."""
-        return media if self.modality is Modality.AUDIO else to_pixels(media)
+        return media if self.modality is Modality.AUDIO else to_unit(media)
 
     def bridges(self, module: Contrast) -> dict[str, Bridge]:
         """The bridges whose mean this stage measures."""
@@ -141,13 +130,12 @@ class AlignStage:
     def validate(self, module: Contrast, num_scenes: int, measure: bool = False) -> dict[str, float]:
         """Retrieval on fresh scenes, both ways; with `measure` the bridges' means are set from them first."""
         device = module.logit_scale.device
-        source = WorldSource(self.render, self.config.seed + 1)
         text, tower, bridges = module.towers["text_tower"] if self.makes_text else self.text, self.tower(module), self.bridges(module)
         scenes, media, words = [], [], []
         for start in range(0, num_scenes, 64):
-            part = source_scenes(source, start, min(64, num_scenes - start))
+            part = [scene_at(self.config.seed + 1, i) for i in range(start, min(start + 64, num_scenes))]
             scenes += part
-            media.append(tower.features(self.prepare(RENDER[self.modality](part).to(device))))
+            media.append(tower.features(self.prepare(RENDERERS[self.modality](part).to(device))))
             words.append(text.features([caption(s) for s in part]))
         media, words = torch.cat(media), torch.cat(words)
         if measure:
@@ -171,13 +159,6 @@ class AlignStage:
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         for name, tower in module.towers.items():
             export_part(tower, folder / name)
-
-
-def source_scenes(source: WorldSource, start: int, count: int) -> list[Scene]:
-    """Some scenes of a source, without rendering them."""
-    from training.stages.common import scenes_at
-
-    return scenes_at(list(range(start, start + count)), source.seed)
 
 
 def fact_table(scenes: list[Scene]) -> Tensor:

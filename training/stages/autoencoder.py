@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codi.io import to_unit
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.vocabulary import word_tokenizer
-from codi.world import ATTRIBUTES, caption, render_frames, render_sounds
+from codi.world import ATTRIBUTES, render_frames, render_sounds
+from data.world import random_caption
 from training.config import Config, strict
-from training.stages.common import WorldSource, export_part, load_part, random_facts, world_words, write_png
+from training.stages.common import WorldSource, export_part, load_part, world_words, write_png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class ImageStage(AutoencoderStage):
         return {"frames": frames}
 
     def loss(self, module: ImageAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        frames = batch["frames"].float() / 127.5 - 1
+        frames = to_unit(batch["frames"])
         posterior = module.posterior(frames)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
         pixel = functional.l1_loss(restored, frames)
@@ -93,12 +95,12 @@ class ImageStage(AutoencoderStage):
 
     def mean_latent(self, module: ImageAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
-        return module.posterior(batch["frames"].to(module.device).float() / 127.5 - 1).mode()
+        return module.posterior(to_unit(batch["frames"].to(module.device))).mode()
 
     @torch.no_grad()
     def preview(self, module: ImageAutoencoder, folder: Path) -> None:
         """Originals above reconstructions."""
-        frames = WorldSource(self.render, self.config.seed + 2).fetch(list(range(12)))["frames"].to(module.device).float() / 127.5 - 1
+        frames = to_unit(WorldSource(self.render, self.config.seed + 2).fetch(list(range(12)))["frames"].to(module.device))
         write_png(folder / "reconstructions.png", torch.cat([frames, module.reconstruct(module.posterior(frames).mode())]), 12)
 
 
@@ -201,7 +203,7 @@ class TextStage(AutoencoderStage):
         return TextAutoencoder(**self.config.part, tokenizer=word_tokenizer(world_words()))
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
-        return {"captions": [caption(scene, random_facts(rng, tuple(ATTRIBUTES), 0.7), rng) for scene, rng in zip(scenes, rngs)]}
+        return {"captions": [random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)]}
 
     def loss(self, module: TextAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         mean, log_variance = module.posterior(batch["captions"])

@@ -1,4 +1,4 @@
-"""What several stages need: exporting a part, loading a frozen one, scenes by index."""
+"""What several stages need: exporting a part, loading a frozen one, batches rendered from scenes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from codi.types import InputError
-from codi.world import Scene, sample_scene
-from codi.world.caption import WORDS, caption
+from codi.world import Scene
+from codi.world.caption import WORDS
+from data.world import scene_at
 
 
 def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float16) -> None:
@@ -27,11 +28,6 @@ def load_part(cls: type, folder: Path, why: str) -> Any:
     return cls.from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False).eval().requires_grad_(False)
 
 
-def scenes_at(indices: list[int], seed: int) -> list[Scene]:
-    """Training scene i of a seed, never one of the held-out pairs."""
-    return [sample_scene(np.random.default_rng((seed, index))) for index in indices]
-
-
 class WorldSource:
     """An endless source: `render(scenes, rngs)` makes the batch of the scenes at the given indices, each with its own random draws."""
 
@@ -45,20 +41,15 @@ class WorldSource:
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The batch; every sample is a function of its own index alone, however batches are cut."""
-        return self.render(scenes_at(indices, self.seed), [np.random.default_rng((self.seed, index, 1)) for index in indices])
+        return self.render(
+            [scene_at(self.seed, index) for index in indices], [np.random.default_rng((self.seed, index, 1)) for index in indices]
+        )
 
 
 def world_words() -> list[str]:
     """Every word that the captions of the world can hold, punctuation included."""
     said = [word for values in WORDS.values() for words in values.values() for phrase in words for word in phrase.split()]
     return sorted({*said, *"a the that is and there it something thing moves ,".split()})
-
-
-def random_facts(rng: np.random.Generator, names: tuple[str, ...], full: float = 0.5) -> tuple[str, ...]:
-    """All the facts with probability `full`, else each with an even chance."""
-    if rng.random() < full:
-        return names
-    return tuple(name for name in names if rng.random() < 0.5)
 
 
 def write_png(path: Path, pictures: Tensor, columns: int) -> None:
@@ -68,6 +59,3 @@ def write_png(path: Path, pictures: Tensor, columns: int) -> None:
     pictures = pictures if pictures.dtype == torch.uint8 else from_unit(pictures.cpu())
     rows = [torch.cat(list(row), dim=2) for row in pictures.split(columns) if len(row) == columns]
     save_image(path, torch.cat(rows, dim=1))
-
-
-__all__ = ["WorldSource", "caption", "export_part", "load_part", "random_facts", "scenes_at", "world_words", "write_png"]

@@ -13,19 +13,22 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codi.diffusion import NoiseProcess
+from codi.diffusion import NoiseProcess, shift_level
 from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
-from codi.models.conditioning import null_prompt
+from codi.models.conditioning import TextTower, null_prompt
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import Modality
 from codi.world import ATTRIBUTES, caption
+from data.world import random_facts
 from training.config import Config, strict
-from training.stages.common import export_part, load_part, random_facts
+from training.stages.common import export_part, load_part
 from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
 # The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and v-prediction, which needs none.
 SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+# What it says of a call's settings (`codi.diffusion.settings.DEFAULTS`).
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "timestep_shift": 2.0, "normalise_prompts": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +75,22 @@ def load_scheduler(model: Path) -> DPMSolverMultistepScheduler:
 def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
     """Timesteps (B,), one in each of B equal parts of the schedule, in random order: less variance than independent draws.
 
-    `shift` above one moves them towards noise, u -> shift u / (1 + (shift - 1) u) (arXiv 2403.03206, equation 23): the more numbers say
+    `shift` above one moves them towards noise (`codi.diffusion.shift_level`): the more numbers say
     the same thing, as in the frames of a clip, the higher the noise at which it is decided.
     """
     device = generator.device
     place = torch.randperm(count, generator=generator, device=device) + torch.rand(count, generator=generator, device=device)
-    level = place / count
-    return (shift * level / (1 + (shift - 1) * level) * total).long().clamp(max=total - 1)
+    return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
 
 
 class Prompts:
     """Turns what a batch knows of its scenes into prompt tokens: captions through the text tower, other media from the cache."""
 
-    def __init__(self, model: Path, shares: dict[str, float], noise: float, dropout: float):
+    def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float):
         self.names = [Modality.parse(name) for name in shares]
         self.shares = np.array(list(shares.values())) / sum(shares.values())
         self.noise, self.dropout = noise, dropout
-        self.text = tower_of(model, Modality.TEXT)
+        self.text = text
 
     def to(self, device: torch.device) -> None:
         self.text.to(device)
@@ -98,7 +100,7 @@ class Prompts:
         """One token per sample, (B, 1, D): a kind drawn by its share, noise, dropout."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
         scenes = batch["scenes"]
-        tokens = self.text.embed([caption(s, random_facts(rng, tuple(ATTRIBUTES)), rng) for s in scenes])
+        tokens = self.text.embed([caption(s, random_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in scenes])
         kind = rng.choice(len(self.names), size=len(scenes), p=self.shares)
         for number, name in enumerate(self.names):
             if name is not Modality.TEXT and not text_only:
@@ -122,7 +124,8 @@ class DenoiseStage:
         self.config = config
         self.options = strict(DenoiseOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
-        self.prompts = Prompts(config.model, self.options.prompts, self.options.prompt_noise, self.options.prompt_dropout)
+        tower = tower_of(config.model, Modality.TEXT)
+        self.prompts = Prompts(tower, self.options.prompts, self.options.prompt_noise, self.options.prompt_dropout)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.component = DENOISERS[self.modality]
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if self.modality is Modality.TEXT else None

@@ -24,7 +24,7 @@ from data.world import PAIRS
 from training.config import Config, strict
 from training.stages.common import export_part, load_part
 from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
-from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of
+from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
 CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audio_denoiser": UNetDenoiser}
 
@@ -80,7 +80,8 @@ class JointStage:
         self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         noise, dropout = self.options.prompt_noise, self.options.prompt_dropout
-        self.prompts = {pair: Prompts(config.model, {m.value: 0.5 for m in pair}, noise, dropout) for pair in self.pairs}
+        tower = tower_of(config.model, Modality.TEXT)
+        self.prompts = {pair: Prompts(tower, {m.value: 0.5 for m in pair}, noise, dropout) for pair in self.pairs}
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
 

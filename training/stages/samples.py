@@ -10,17 +10,14 @@ from codi.models.codi import AUTOENCODERS, DENOISERS
 from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline
 from codi.types import Modality
-from codi.world import VISIBLE, parse, read_images, read_sounds, read_texts, read_videos
+from codi.world import READERS, VISIBLE, parse
 from training.stages.common import write_png
 from training.stages.latents import autoencoder_of, tower_of
-
-READ = {Modality.IMAGE: read_images, Modality.VIDEO: read_videos, Modality.AUDIO: read_sounds, Modality.TEXT: read_texts}
 
 
 def make_pipeline(model: Path, denoisers: dict[Modality, nn.Module], environments: nn.Module | None = None) -> CoDiPipeline:
     """The pipeline of the parts in the model folder that these denoisers need."""
-    from training.publish import DEFAULTS
-    from training.stages.denoise import load_scheduler
+    from training.stages.denoise import DEFAULTS, load_scheduler
 
     parts = {AUTOENCODERS[m]: autoencoder_of(model, m) for m in denoisers}
     parts |= {DENOISERS[m]: module for m, module in denoisers.items()} | {"text_tower": tower_of(model, Modality.TEXT)}
@@ -55,7 +52,7 @@ def write_samples(
 
 def agreement(modality: Modality, media: list | torch.Tensor, captions: list[str]) -> dict[str, float]:
     """Share of the captions' facts that the probes find in the media, by attribute."""
-    readings = READ[modality](media if modality is Modality.TEXT else torch.stack(media))
+    readings = READERS[modality](media if modality is Modality.TEXT else torch.stack(media))
     asked = [parse(caption) for caption in captions]
     found: dict[str, list[bool]] = {}
     for facts, reading in zip(asked, readings):
