@@ -21,7 +21,8 @@ from torch import Tensor
 from codi.io import to_unit
 from codi.types import InputError, Modality
 from codi.world import Scene
-from data.order import permute
+from data.order import rows_of
+from data.rows import draw_caption
 from data.world import random_caption
 
 Encode = Callable[[dict[str, Any]], dict[str, Tensor]]
@@ -62,12 +63,22 @@ def _encode_range(source: Any, encode: Encode, start: int, stop: int, batch_size
     for low in range(start, stop, batch_size):
         batch = source.fetch(list(range(low, min(stop, low + batch_size))))
         parts.append({name: latent.half().cpu() for name, latent in encode(batch).items()})
-        scenes += [dataclasses.asdict(scene) for scene in batch["scenes"]]
+        scenes += _facts(batch)
     latents = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
     for name, latent in latents.items():
         if not latent.isfinite().all():
             raise InputError(f"{name} latents {start} to {stop - 1} are not finite in float16: are the autoencoder's statistics set?")
     return latents, scenes
+
+
+def _facts(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a shard keeps of each sample besides latents: its scene, or the id and the captions of its row."""
+    if "scenes" in batch:
+        return [dataclasses.asdict(scene) for scene in batch["scenes"]]
+    for name, mask in batch.items():
+        if name.endswith("_mask") and not mask.all():
+            raise InputError(f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; require it")
+    return batch["rows"]
 
 
 def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
@@ -89,11 +100,12 @@ class CachedSource:
     """Latents by index, as an endless source: every pass over the cache has its own order and its own captions.
 
     names   which of the cached media to give
-    facts   what captions may name; without it no captions are given
+    facts   what captions may name; without it no captions are given. Of media files the captions are those of their rows.
     full    as in `data.world.WorldSource`
     verify  compares every shard with its sha256 first
 
-    `fetch` gives "index", "scenes", a float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for.
+    `fetch` gives "index", "scenes" (of media files "rows" and "ids", as `data.media.MediaSource` does), a float32 tensor
+    (B, *latent_shape) per name, and "text" where captions are asked for.
     Raises `InputError` when the cache is missing, unfinished or altered.
     """
 
@@ -117,23 +129,25 @@ class CachedSource:
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The batch of positions `indices`, counted over all passes."""
-        rows = self._rows(indices)
-        places = [divmod(int(row), self.shard_size) for row in rows]
-        scenes = [Scene(**self.shards[shard][1][row]) for shard, row in places]
-        batch: dict[str, Any] = {"index": list(indices), "scenes": scenes}
+        places = [divmod(int(row), self.shard_size) for row in rows_of(indices, self.count, self.seed)]
+        batch = {"index": list(indices)} | self._words([self.shards[shard][1][row] for shard, row in places], indices)
         for name in self.names:
             batch[name] = torch.stack([self.shards[shard][0][name][row] for shard, row in places]).float()
-        if self.facts is not None:
-            rngs = [np.random.default_rng((self.seed, index, 1)) for index in indices]
-            batch["text"] = [random_caption(scene, self.facts, self.full, rng) for scene, rng in zip(scenes, rngs)]
         return batch
 
-    def _rows(self, indices: list[int]) -> np.ndarray:
-        epochs, offsets = np.divmod(np.asarray(indices, dtype=np.int64), self.count)
-        rows = np.empty_like(offsets)
-        for epoch in np.unique(epochs):
-            rows[epochs == epoch] = permute(offsets[epochs == epoch], self.count, self.seed, int(epoch))
-        return rows
+    def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> dict[str, Any]:
+        """Scenes, or ids and rows of media files, and what is said of them if captions are asked for."""
+        if "captions" in facts[0]:
+            words = [draw_caption(row["captions"], self.seed, index) for row, index in zip(facts, indices)]
+            batch: dict[str, Any] = {"rows": facts, "ids": [row["id"] for row in facts]}
+        else:
+            scenes = [Scene(**scene) for scene in facts]
+            batch = {"scenes": scenes}
+            if self.facts is None:
+                return batch
+            rngs = [np.random.default_rng((self.seed, index, 1)) for index in indices]
+            words = [random_caption(scene, self.facts, self.full, rng) for scene, rng in zip(scenes, rngs)]
+        return batch | ({} if self.facts is None else {"text": words})
 
     def _open(self, path: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         with safe_open(path, framework="pt") as shard:

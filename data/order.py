@@ -3,6 +3,8 @@
 Nothing here has state, so a resumed run needs nothing but its sample count.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _ROUNDS = 6
@@ -13,15 +15,8 @@ def sample_indices(seed: int, start: int, count: int, length: int, infinite: boo
 
     A finite source is permuted anew in every epoch; an infinite one is counted through.
     """
-    positions = np.arange(start, start + count, dtype=np.int64)
-    if infinite:
-        return positions.tolist()
-    epochs, offsets = np.divmod(positions, length)
-    indices = np.empty_like(offsets)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        indices[here] = permute(offsets[here], length, seed, int(epoch))
-    return indices.tolist()
+    positions = range(start, start + count)
+    return list(positions) if infinite else rows_of(positions, length, seed).tolist()
 
 
 def permute(values: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
@@ -36,6 +31,23 @@ def permute(values: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarra
     while (outside := image >= length).any():
         image[outside] = _feistel(image[outside], half, keys)
     return image.astype(np.int64)
+
+
+def rows_of(positions: Sequence[int], length: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Rows of a table of `length` at positions counted over all passes, every pass in its own order.
+
+    With `weights` a row comes in every pass length * weight / sum(weights) times, rounded up or down (systematic sampling).
+    """
+    epochs, offsets = np.divmod(np.asarray(positions, dtype=np.int64), length)
+    rows = np.empty_like(offsets)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        rows[here] = permute(offsets[here], length, seed, int(epoch))
+        if weights is not None:
+            shift = np.random.default_rng((seed, int(epoch), 3)).random()
+            bounds = np.cumsum(weights) * (length / np.sum(weights))
+            rows[here] = np.searchsorted(bounds, rows[here] + shift, side="right").clip(max=length - 1)
+    return rows
 
 
 def draw_seed(seed: int, samples: int, chunk: int, stream: int = 0) -> int:

@@ -1,5 +1,6 @@
 """The world as a training set: index i is scene i of a seed, rendered in the media that a pair may use."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -86,9 +87,16 @@ def nameable(media: Iterable[Modality]) -> tuple[str, ...]:
     return tuple(name for name in ATTRIBUTES if all(name in VISIBLE[m] for m in media))
 
 
-def scene_at(seed: int, index: int) -> Scene:
-    """Training scene `index` of a seed, never one of the held-out pairs."""
-    return sample_scene(np.random.default_rng((seed, index)))
+def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
+    """Training scene `index` of a seed, never one of the held-out pairs.
+
+    `alike` above one: of every second run of so many scenes, all look like the first (shape, colour, place); only motion tells them apart.
+    """
+    scene = sample_scene(np.random.default_rng((seed, index)))
+    if alike == 1 or index // alike % 2:
+        return scene
+    first = sample_scene(np.random.default_rng((seed, index - index % alike)))
+    return dataclasses.replace(scene, shape=first.shape, colour=first.colour, place=first.place)
 
 
 def random_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import torch
 
 from codi.types import InputError
 from codi.world import is_held_out, parse
-from data.world import WorldSource
+from data.world import WorldSource, scene_at
 
 
 def test_a_sample_does_not_depend_on_its_batch():
@@ -48,3 +48,11 @@ def test_canonical_captions_name_everything():
     source = WorldSource(["text", "audio"], seed=0, canonical=True)
     batch = source.fetch([3])
     assert parse(batch["text"][0]) == batch["scenes"][0].facts
+
+
+def test_alike_scenes_differ_in_motion_alone_and_only_in_every_second_run():
+    scenes = [scene_at(3, index, alike=4) for index in range(16)]
+    looks = [{(s.shape, s.colour, s.place) for s in scenes[start : start + 4]} for start in range(0, 16, 4)]
+    assert [len(look) for look in looks[0::2]] == [1, 1] and all(len(look) > 1 for look in looks[1::2])
+    assert len({(s.motion, s.tempo, s.start) for s in scenes}) > 8 and not any(is_held_out(s) for s in scenes)
+    assert scenes[5] == scene_at(3, 5)

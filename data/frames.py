@@ -1,0 +1,186 @@
+"""Frames of a clip at given times, by decord or by PyAV, which agree.
+
+Before either decodes, the header passes a gate (format, size, rate, length). decord is the faster one for short clips; it reads all of a
+file's index first. PyAV decodes from the key frame before the cut on, and notices more damage; most damage inside a frame neither of them
+notices, only a digest does. Both show at time t the frame nearest to t, the later one of two as near.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codi.io import check_pixels
+from codi.io.gates import MAX_DECODED, picture_stream
+from codi.io.read import duration_of
+from codi.types import InputError
+from data.readers import MAX_SECONDS, WARM_UP, Source, decoding
+
+Backend = Literal["decord", "av"]
+BACKENDS = ("auto", "decord", "av")
+MAX_BYTES = 8 << 30
+_DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
+_NO_REPAIR = 1e-9  # share of frames that decord may replace by their neighbours, which by default it does without a word
+_NEAR = 1e-6  # seconds: times that differ by less are the same
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a clip says of its frames: seconds (0 if it does not), frames/s, frames (0 likewise), seconds of a tick; may decord?"""
+
+    duration: float
+    fps: float
+    frames: int
+    tick: float
+    decord: bool
+
+
+def choose_backend(name: str) -> Backend:
+    """`auto` is decord where it is installed, else av. Raises `InputError` for decord where it is not."""
+    if name not in BACKENDS:
+        raise InputError(f"backend is {name!r}: expected one of {', '.join(BACKENDS)}")
+    if name == "decord" and find_spec("decord") is None:
+        raise InputError("backend is decord, which is not installed: pip install decord (Linux on x86-64 only), or choose av")
+    return "av" if name == "av" or find_spec("decord") is None else "decord"
+
+
+def read_frames(source: Source, start: float, count: int, fps: float, until: float | None = None, backend: Backend = "decord") -> Tensor:
+    """uint8 (count, 3, H, W): frame k is the one nearest to start + k / fps seconds; after the last frame before `until` that one stays."""
+    times = start + np.arange(count) / fps
+    limit = float("inf") if until is None else until - _NEAR
+    with decoding(source):
+        header = gate(source, count)
+        by_decord = backend == "decord" and header.decord
+        pictures = _by_decord(source, times, limit, header) if by_decord else _by_av(source, times, limit, header)
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def gate(source: Source, count: int) -> Header:
+    """The header of a clip of which `count` frames are to be read, checked."""
+    size = source.content.stat().st_size if isinstance(source.content, Path) else len(source.content)
+    if size > MAX_BYTES:
+        raise InputError(f"{source.name} has {size >> 20} MiB: at most {MAX_BYTES >> 20} are accepted")
+    with source.container() as container:
+        stream = picture_stream(container)
+        if stream is None:
+            raise InputError(f"{source.name} holds no picture: expected a clip")
+        check_pixels(stream.width, stream.height, source=source.name)
+        if count * stream.width * stream.height * 3 > MAX_DECODED:
+            raise InputError(f"{source.name}: {count} frames of {stream.width} x {stream.height} are more than {MAX_DECODED >> 30} GiB")
+        fps, duration = float(stream.average_rate or stream.guessed_rate or 0), duration_of(container, stream)
+        if not 0 < fps <= 1000 or duration > MAX_SECONDS:
+            raise InputError(f"{source.name} states {fps:g} frames/s and {duration:.0f} s: that is outside what is accepted")
+        own = duration if stream.duration else 0.0  # that of the whole container may be that of its sound
+        known = bool(_DECORD_FORMATS & set(container.format.name.split(",")))
+        return Header(own, fps, stream.frames, float(stream.time_base), decord=known and _is_plain(container, stream))
+
+
+def _is_plain(container: Any, stream: Any) -> bool:
+    """Whether decord shows a stream as it is meant: alone, not to be turned, and wide enough.
+
+    decord 0.6 takes lines whose padded length is a multiple of their width for pixels of more than three bytes (16, 24, 48, 72 wide).
+    """
+    wide = stream.width >= 128 or stream.width % 32 == 0
+    return wide and len(container.streams.video) == 1 and not _turn(container, stream)
+
+
+def _turn(container: Any, stream: Any) -> int:
+    """Quarters of a turn that the first frame asks for."""
+    frame = next(container.decode(stream), None)
+    return 0 if frame is None else _quarters(frame)
+
+
+def _quarters(frame: Any) -> int:
+    return round(getattr(frame, "rotation", 0) / 90) % 4
+
+
+def nearest(shown: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Number of the frame nearest to each time; `shown` are the times of the frames, in order."""
+    return np.searchsorted((shown[1:] + shown[:-1]) / 2, times + _NEAR, side="right")
+
+
+def _by_decord(source: Source, times: np.ndarray, limit: float, header: Header) -> np.ndarray:
+    """(count, H, W, 3)"""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    reader = decord.VideoReader(source.handle(), ctx=decord.cpu(0), num_threads=1, fault_tol=_NO_REPAIR)
+    shown = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(np.float64)  # float32 of seconds
+    shown = np.round(shown / header.tick) * header.tick
+    shown -= shown[0]
+    usable = shown[shown < limit]
+    if not len(usable):
+        raise InputError(f"{source.name} has no frame before {limit:g} s")
+    _check_reach(source, usable[-1], times, limit, header, len(reader))
+    wanted, where = np.unique(nearest(usable, times), return_inverse=True)
+    return reader.get_batch(wanted.tolist()).asnumpy()[where]
+
+
+def _by_av(source: Source, times: np.ndarray, limit: float, header: Header) -> np.ndarray:
+    """(count, H, W, 3)"""
+    with source.container() as container:
+        stream = picture_stream(container)
+        origin = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+        sought = times[0] > 2 * WARM_UP
+        if sought:
+            container.seek(int((origin + times[0] - WARM_UP) * 1e6))
+        pictures, first = _show(source, _decoded(source, container, stream, origin), times, limit, header, sought)
+        if sought and first > times[0]:  # the search went too far
+            container.seek(0)
+            pictures, _ = _show(source, _decoded(source, container, stream, origin), times, limit, header, False)
+    return np.stack(pictures)
+
+
+def _decoded(source: Source, container: Any, stream: Any, origin: float) -> Iterator[tuple[float, Any]]:
+    """(time, frame) in the order of time; those before the first key frame are left out."""
+    started = False
+    for frame in container.decode(stream):
+        started = started or frame.key_frame
+        if frame.time is None or not started:
+            continue
+        if frame.is_corrupt:
+            raise InputError(f"{source.name} is damaged at {frame.time:.2f} s")
+        yield frame.time - origin, frame
+
+
+def _show(source: Source, frames: Iterator[tuple[float, Any]], times: np.ndarray, limit: float, header: Header, sought: bool) -> Any:
+    """(pictures at `times`, time of the first frame); only frames that are shown are converted."""
+    pictures: list[np.ndarray] = []
+    before, first, count, ended = None, None, 0, True
+    for time, frame in frames:
+        if time >= limit:
+            ended = False
+            break
+        count, first = count + 1, time if first is None else first
+        while len(pictures) < len(times) and time >= times[len(pictures)] - _NEAR:
+            at = times[len(pictures)]
+            late = before is None or time - at <= at - before[0] + _NEAR * 2
+            pictures.append(_pixels(frame if late else before[1]))
+        before = (time, frame)
+        if len(pictures) == len(times):
+            return pictures, first
+    if before is None:
+        raise InputError(f"{source.name} has no frame that can be decoded from {times[0]:g} s on")
+    _check_reach(source, before[0], times, limit, header, count if ended and not sought else None)
+    return pictures + [_pixels(before[1])] * (len(times) - len(pictures)), first
+
+
+def _pixels(frame: Any) -> np.ndarray:
+    """(H, W, 3), upright."""
+    picture = frame.to_ndarray(format="rgb24")
+    return np.rot90(picture, _quarters(frame))
+
+
+def _check_reach(source: Source, last: float, times: np.ndarray, limit: float, header: Header, count: int | None) -> None:
+    """A cut beyond the end has no frame; a clip that ends too early, or has less than the frames it says (`count`), was cut short."""
+    if times[0] > last + 1.5 / header.fps:
+        raise InputError(f"{source.name} has no frame from {times[0]:g} s on: its last one is at {last:.2f} s")
+    if count is not None and count < header.frames:
+        raise InputError(f"{source.name} is cut short: {count} of {header.frames} frames can be decoded")
+    if last + 2.5 / header.fps < min(times[-1], limit, header.duration):
+        raise InputError(f"{source.name} is cut short: its last frame is at {last:.2f} of {header.duration:.2f} s")

@@ -1,0 +1,162 @@
+"""Manifests: tables of media files with captions, as JSON lines or Parquet.
+
+A row is an object with some of the keys of `data.rows.KEYS`:
+
+    {"id": "a7", "image": "pictures/a7.jpg", "caption": "a red ball", "sha256": {"image": "..."}}
+    {"video": "clips/b.mp4", "captions": ["a dog barks", "barking"], "start": 12.5, "end": 14.5, "weight": 2}
+
+Paths are relative to the manifest. Everything is checked when the manifest is opened; whatever is wrong is one `InputError` that names
+the manifest and the row (counted from 1). In memory stay the places of the rows only: 17 bytes a row for JSON lines.
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codi.io import atomic
+from codi.types import InputError
+from data.rows import KEYS, Row, parse_json, parse_row
+
+MAX_LINE = 1 << 20  # bytes of one row
+
+
+class Manifest:
+    """The rows of one manifest, by number.
+
+    has          (N,) uint8, bit mask of the media of each row (`data.rows.BITS`)
+    weights      (N,) float64
+    check_files  whether every file named must exist; else a missing one is a bad sample when its turn comes
+    """
+
+    def __init__(self, path: str | Path, check_files: bool = True) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"no such manifest: {path}. Check the name; relative names start at {Path.cwd()}.")
+        self._table = (_Parquet if self.path.suffix == ".parquet" else _Lines)(self.path)
+        has, weights = array("B"), array("d")
+        for number, values in self._table.scan():
+            row = self._parse(number, values)
+            if check_files:
+                self._check_files(row, number)
+            has.append(row.has)
+            weights.append(row.weight)
+        if not has:
+            raise InputError(f"{path} holds no row: expected one object per line")
+        self.has, self.weights = np.array(has, dtype=np.uint8), np.array(weights)
+
+    def __len__(self) -> int:
+        return len(self.has)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._parse(*self._table.read(index))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"manifest": self.path.name, "rows": len(self), "sha256": self._table.sha256}
+
+    def _parse(self, number: int, values: Any) -> Row:
+        return parse_row(values, self.path.parent, f"{self.path}: row {number}")
+
+    def _check_files(self, row: Row, number: int) -> None:
+        for modality, ref in row.media.items():
+            if not ref.path.is_file():
+                raise InputError(f"{self.path}: row {number}: no {modality} file {ref.path}: put it there, or take the row out")
+
+
+def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes rows (plain values, as in the file) as JSON lines; returns how many. Nobody sees half of it."""
+    count = 0
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            assert set(row) <= set(KEYS), row
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+class _Lines:
+    """JSON lines, read in place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.sha256 = path, ""
+        self._offsets, self._numbers = array("q"), array("q")
+
+    def scan(self) -> Iterator[tuple[int, Any]]:
+        """(number of the line, values) of every row; blank lines are passed over."""
+        digest, offset = hashlib.sha256(), 0
+        with self.path.open("rb") as stream:
+            for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), start=1):
+                if len(line) == MAX_LINE:
+                    raise InputError(f"{self.path}: row {number} has more than {MAX_LINE >> 20} MiB: expected one object per line")
+                digest.update(line)
+                if line.strip():
+                    self._offsets.append(offset)
+                    self._numbers.append(number)
+                    yield number, self._values(line, number)
+                offset += len(line)
+        self.sha256 = digest.hexdigest()
+
+    def read(self, index: int) -> tuple[int, Any]:
+        number = self._numbers[index]
+        with self.path.open("rb") as stream:
+            stream.seek(self._offsets[index])
+            return number, self._values(stream.readline(MAX_LINE), number)
+
+    def _values(self, line: bytes, number: int) -> Any:
+        try:
+            return parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            wrong = f"byte {line[error.start]:#04x} at {error.start}"
+            raise InputError(f"{self.path}: row {number} is not in UTF-8 ({wrong}): save the manifest in UTF-8") from None
+        except ValueError as error:
+            raise InputError(f"{self.path}: row {number} is not JSON ({error}): expected one object per line") from None
+
+
+class _Parquet:
+    """A Parquet table, held in memory; its columns are the keys of a row, null where a row lacks one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise InputError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow, or write JSON lines") from None
+        with path.open("rb") as stream:
+            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            self._table = pyarrow.parquet.read_table(path)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is no Parquet table ({' '.join(str(error).split())[:120]})") from None
+        unknown = sorted(set(self._table.column_names) - set(KEYS))
+        if unknown:
+            raise InputError(f"{path}: unknown column {unknown[0]!r}: expected some of {', '.join(KEYS)}")
+
+    def scan(self) -> Iterator[tuple[int, Any]]:
+        number = 0
+        for batch in self._table.to_batches(max_chunksize=4096):
+            for values in self._plain(batch, number):
+                yield (number := number + 1), values
+
+    def read(self, index: int) -> tuple[int, Any]:
+        return index + 1, self._plain(self._table.slice(index, 1), index)[0]
+
+    def _plain(self, part: Any, before: int) -> list[dict[str, Any]]:
+        """Rows as plain values."""
+        try:
+            return part.to_pylist()
+        except UnicodeDecodeError:
+            last = before + part.num_rows
+            raise InputError(f"{self.path}: one of the rows {before + 1} to {last} is not in UTF-8: write the table again") from None
+
+
+def relative(path: Path, manifest: Path) -> str:
+    """A file's path as the manifest names it."""
+    return os.path.relpath(path.resolve(), manifest.resolve().parent)

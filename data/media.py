@@ -1,0 +1,222 @@
+"""Media files as a training set: the counterpart of `data.world.WorldSource` over manifests and shards."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from codi.types import InputError, Modality, ModalitySpec
+from data.decode import Job, Size, describe, silence
+from data.frames import choose_backend
+from data.order import rows_of
+from data.rows import BITS, Row, bits_of, draw_caption
+from data.workers import Bad, Decoder, Media
+
+
+class Rows(Protocol):
+    """What `data.manifest.Manifest` and `data.shards.Shards` have in common."""
+
+    has: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes, all off by default.
+
+    flip    pictures and clips are mirrored with an even chance (a caption that says left or right is not)
+    crop    a random square instead of the central one, its side at least this share of the shorter side, in (0, 1]
+    window  clips and recordings begin at a random time, picture and sound at the same
+    """
+
+    flip: bool = False
+    crop: float | None = None
+    window: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise InputError(f"augment: crop is {self.crop!r}: expected a share of the side in (0, 1], or null")
+
+
+class MediaSource:
+    """An endless source over the rows of a manifest or of shards; every pass has its own order.
+
+    media     what a batch holds
+    specs     geometry of each of them but text (only `raw_shape` and `rate` are read)
+    decoder   where files are decoded; one of its own with two workers if None
+    require   media without which a row is left out; by default all of `media`
+    shuffle   False: position p is row p modulo the number of rows, for encoding a cache
+    captions  of several captions of a row: a random one, or the first
+
+    `fetch` gives "index" (the positions), "ids" and "rows" (of the samples used), and by medium "image" uint8 (B, 3, H, W), "video" uint8
+    (B, F, 3, H, W), "audio" float32 (B, samples), "text" list[str], each with "<medium>_mask" bool (B,), False where a row lacks it.
+    A bad sample is replaced by the next good row. Every sample is a function of (seed, position) and the files alone, whatever its batch.
+    """
+
+    infinite = True
+
+    def __init__(
+        self,
+        rows: Rows,
+        media: Iterable[str],
+        specs: Mapping[Modality, ModalitySpec],
+        *,
+        seed: int,
+        decoder: Decoder | None = None,
+        require: Iterable[str] | None = None,
+        shuffle: bool = True,
+        captions: Literal["random", "first"] = "random",
+        backend: str = "auto",
+        verify: bool = True,
+        augment: Augment = Augment(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.rows, self.media = rows, tuple(Modality.parse(m) for m in media)
+        self.require = self.media if require is None else tuple(Modality.parse(m) for m in require)
+        if not self.media or len(set(self.media)) < len(self.media) or not set(self.require) <= set(self.media):
+            raise InputError(
+                f"media are {_names(self.media)}, required {_names(self.require)}: expected some, each once, required among them"
+            )
+        self.sizes = {m: size_of(m, specs) for m in self.media if m is not Modality.TEXT}
+        self.seed, self.shuffle, self.captions, self.verify, self.augment = seed, shuffle, captions, verify, augment
+        self.backend = choose_backend(backend)
+        needed = bits_of(self.require)
+        self._usable = np.flatnonzero(((rows.has & needed) == needed) & ((rows.has & bits_of(self.media)) != 0))
+        self.left_out = len(rows) - len(self._usable)
+        if not len(self._usable):
+            raise InputError(f"none of {len(rows)} rows of {_label(rows)} has {_names(self.require or self.media)}: name other media")
+        weights = rows.weights[self._usable]
+        self._weights = weights if (weights != weights[0]).any() else None
+        self.owns_decoder = decoder is None
+        self.decoder = decoder or Decoder()
+        self._number = self.decoder.sources
+        self.decoder.sources += 1
+
+    def __len__(self) -> int:
+        return len(self._usable)
+
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far, of all sources that share the decoder."""
+        return self.decoder.bad
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from another, for a cache: plain JSON."""
+        return {
+            "media": [str(m) for m in self.media],
+            "rows": self.rows.identity,
+            "sizes": {str(m): [list(size.shape), size.rate] for m, size in self.sizes.items()},
+            "require": [str(m) for m in self.require],
+            "order": {"seed": self.seed, "shuffle": self.shuffle, "captions": self.captions},
+            "decoding": {"backend": self.backend, "verify": self.verify, "augment": asdict(self.augment)},
+        }
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The batch of positions `indices`, counted over all passes."""
+        seen: dict[int, Row] = {}
+        chains = [self._chain(place, position, seen) for place, position in zip(self._places(indices), indices)]
+        settled = self.decoder.settle(chains)
+        rows = [seen[job.key[1]] for job, _ in settled]
+        batch: dict[str, Any] = {"index": list(indices), "ids": [row.id for row in rows]}
+        batch["rows"] = [{"id": row.id, "captions": list(row.captions)} for row in rows]
+        for modality in self.media:
+            if modality is Modality.TEXT:
+                batch["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
+                batch["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
+            else:
+                batch |= self._stack(modality, [media for _, media in settled])
+        return batch
+
+    def close(self) -> None:
+        """Ends the decoding processes, if they are this source's own."""
+        if self.owns_decoder:
+            self.decoder.close()
+
+    def __enter__(self) -> "MediaSource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _places(self, positions: list[int]) -> np.ndarray:
+        """Where in `_usable` each position begins to look."""
+        if self.shuffle:
+            return rows_of(positions, len(self), self.seed, self._weights)
+        return np.asarray(positions, dtype=np.int64) % len(self)
+
+    def _words(self, row: Row, position: int) -> str:
+        return draw_caption(row.captions if self.captions == "random" else row.captions[:1], self.seed, position)
+
+    def _stack(self, modality: Modality, media: list[Media]) -> dict[str, Any]:
+        empty = silence(self.sizes[modality], modality)
+        return {
+            modality.value: torch.stack([found.get(modality, empty) for found in media]),
+            f"{modality}_mask": torch.tensor([modality in found for found in media]),
+        }
+
+    def _chain(self, place: int, position: int, seen: dict[int, Row]) -> Iterator[Job | Bad]:
+        """The row of a position, and those after it should it be bad; rows known to be bad are passed over. What is read goes to `seen`."""
+        for step in range(len(self)):
+            index = int(self._usable[(place + step) % len(self)])
+            if (key := (self._number, index)) in self.decoder.known:
+                continue
+            try:
+                row = seen[index] = self.rows[index]
+            except (InputError, OSError) as error:  # a shard's words, or a manifest that was altered since
+                yield Bad(key, f"{_label(self.rows)} row {index}", _label(self.rows), str(error))
+                continue
+            yield self._job(key, row, position)
+
+    def _job(self, key: tuple[int, int], row: Row, position: int) -> Job | Bad:
+        path = describe(row.media)
+        if Modality.TEXT in self.require and not row.captions:
+            return Bad(key, row.id, path, "it has no caption")
+        sizes = {m: size for m, size in self.sizes.items() if row.has & BITS[m]}
+        return Job(
+            key=key,
+            id=row.id,
+            path=path,
+            sizes=sizes,
+            refs={m: ref for m, ref in row.media.items()} if sizes else {},
+            needed=frozenset(self.require) - {Modality.TEXT},
+            start=row.start,
+            end=row.end,
+            backend=self.backend,
+            verify=self.verify,
+            **self._draws(position),
+        )
+
+    def _draws(self, position: int) -> dict[str, Any]:
+        """The random part of a job, a function of (seed, position)."""
+        side, x, y, window, flip = np.random.default_rng((self.seed, position, 2)).random(5)
+        least = self.augment.crop
+        return {
+            "crop": None if least is None else (least + (1 - least) * side, x, y),
+            "window": window if self.augment.window and any(size.rate for size in self.sizes.values()) else None,
+            "flip": self.augment.flip and flip < 0.5,
+        }
+
+
+def size_of(modality: Modality, specs: Mapping[Modality, ModalitySpec]) -> Size:
+    """Geometry of a medium. Raises `InputError` where it is not given."""
+    if modality not in specs:
+        raise InputError(f"geometry of {modality} is missing: name its size, or do not ask for {modality}")
+    spec = specs[modality]
+    return Size(tuple(spec.raw_shape), float(spec.rate or 0))
+
+
+def _names(media: Iterable[Modality]) -> str:
+    return ", ".join(map(str, media)) or "nothing"
+
+
+def _label(rows: Rows) -> str:
+    return str(getattr(rows, "path", None) or getattr(rows, "paths", ["the data set"])[0])

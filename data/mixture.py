@@ -1,0 +1,113 @@
+"""Several sources as one, by weight: which source position i is of, and at which position of it, are functions of (seed, i)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codi.types import InputError, Modality
+from data.order import permute
+from data.workers import Decoder
+
+BLOCK = 10_000  # positions over which the weights are kept exactly
+
+
+class Mixture:
+    """An endless source that is each of its sources in proportion to their weights.
+
+    Of every `BLOCK` positions source k has its share, to the nearest position, in an order chosen by (seed, block); it is asked for its own
+    positions 0, 1, 2, ... in turn, so that none of its samples is passed over. All sources give the same media; one that lacks a medium
+    altogether may do so by a mask. Masks that a source does not give are True. A `decoder` that they share is closed with the mixture.
+    """
+
+    infinite = True
+
+    def __init__(self, sources: Sequence[tuple[Any, float]], *, seed: int, decoder: Decoder | None = None) -> None:
+        if not sources or any(not 0 < weight < float("inf") for _, weight in sources):
+            raise InputError(f"weights of a mixture are {[weight for _, weight in sources]}: expected at least one, all more than 0")
+        self.sources, self.weights = tuple(source for source, _ in sources), tuple(float(weight) for _, weight in sources)
+        assert all(getattr(source, "infinite", False) for source in self.sources), "a mixture is of sources that count through"
+        self.seed, self.decoder = seed, decoder
+        self._quotas = quotas(self.weights)
+        self._ends = np.cumsum(self._quotas)
+        if (self._quotas == 0).any():
+            raise InputError(f"weights of a mixture are {self.weights}: the least is below 1 in {BLOCK}; leave that source out")
+
+    def __len__(self) -> int:
+        """Positions after which every source has been through once, give or take a block."""
+        return int(max(len(source) * BLOCK / quota for source, quota in zip(self.sources, self._quotas)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"mixture": [[weight, source.identity] for weight, source in zip(self.weights, self.sources)], "seed": self.seed}
+
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far."""
+        return sum(decoder.bad for decoder in {d for d in (getattr(source, "decoder", None) for source in self.sources) if d is not None})
+
+    @property
+    def left_out(self) -> int:
+        return sum(getattr(source, "left_out", 0) for source in self.sources)
+
+    def places(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(number of the source, position in it) of each position, two (B,)."""
+        blocks, offsets = np.divmod(np.asarray(indices, dtype=np.int64), BLOCK)
+        slots = np.empty_like(offsets)
+        for block in np.unique(blocks):
+            slots[blocks == block] = permute(offsets[blocks == block], BLOCK, self.seed, int(block))
+        which = np.searchsorted(self._ends, slots, side="right")
+        first = self._ends - self._quotas
+        return which, blocks * self._quotas[which] + slots - first[which]
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The batch of positions `indices`."""
+        which, positions = self.places(indices)
+        parts, order = [], []
+        for number, source in enumerate(self.sources):
+            here = np.flatnonzero(which == number)
+            if len(here):
+                parts.append(_masked(source.fetch(positions[here].tolist()), len(here)))
+                order += here.tolist()
+        back = np.argsort(order).tolist()
+        names = [name for name in parts[0] if all(name in part for part in parts)]
+        return {name: _merge([part[name] for part in parts], back) for name in names} | {"index": list(indices)}
+
+    def close(self) -> None:
+        """Ends the decoding processes, those of the sources and their common ones."""
+        for source in self.sources:
+            if hasattr(source, "close"):
+                source.close()
+        if self.decoder is not None:
+            self.decoder.close()
+
+    def __enter__(self) -> "Mixture":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def quotas(weights: Sequence[float]) -> np.ndarray:
+    """Positions of each source in a block, by largest remainders; they sum to `BLOCK`."""
+    shares = np.array(weights) / sum(weights) * BLOCK
+    whole = np.floor(shares).astype(np.int64)
+    most = np.argsort(whole - shares, kind="stable")[: BLOCK - whole.sum()]
+    whole[most] += 1
+    return whole
+
+
+def _masked(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    masks = {f"{m}_mask": torch.ones(count, dtype=torch.bool) for m in Modality if m.value in batch}
+    return masks | batch
+
+
+def _merge(parts: list[Any], back: list[int]) -> Any:
+    if isinstance(parts[0], Tensor):
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise InputError(f"sources of a mixture give shapes {[tuple(part.shape[1:]) for part in parts]}: expected the same geometry")
+        return torch.cat(parts)[back]
+    flat = [item for part in parts for item in part]
+    return [flat[place] for place in back]

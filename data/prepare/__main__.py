@@ -1,0 +1,91 @@
+"""`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
+
+Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 something given cannot be used.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from codi.types import InputError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="data.prepare", description="Downloaded files of a public data set -> a manifest.")
+    names = ("laion", "audiocaps", "audioset", "freesound", "bbc", "webvid", "hdvila", "acav")
+    parser.add_argument("name", choices=names, help="the data set")
+    parser.add_argument("--metadata", nargs="+", required=True, type=Path, metavar="FILE", help="its tables, as published")
+    parser.add_argument("--media", required=True, type=Path, metavar="FOLDER", help="the files downloaded, searched with all folders below")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="the manifest to write")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="audioset: class_labels_indices.csv, for captions")
+    parser.add_argument("--no-sha256", action="store_true", help="do not read every file for its digest")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the manifest; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    try:
+        written, missing = prepare(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    print(f"{options.out}: {written} rows; {missing} without their file{f', listed in {listing(options.out)}' if missing else ''}")
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> tuple[int, int]:
+    """(rows written, media missing)"""
+    from tqdm import tqdm
+
+    from data.manifest import write_manifest
+    from data.prepare.find import MediaFolder, to_row
+    from data.prepare.sets import SETS
+
+    media = MediaFolder(options.media)
+    if not len(media):
+        raise InputError(f"{options.media} holds no media file: expected png, jpg, webp, wav, flac, mp3, ogg, mp4 or webm below it")
+    missing: list[dict[str, Any]] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for item in tqdm(SETS[options.name](options.metadata, options.labels), unit=" rows", disable=None):
+            row = to_row(item, media, options.out, not options.no_sha256)
+            if row is None:
+                missing.append({"id": item.id, "names": [*item.names, *item.whole]})
+            else:
+                yield row
+
+    if options.out.suffix != ".jsonl":
+        raise InputError(f"cannot write a manifest as {options.out}: expected a name that ends in .jsonl")
+    checked = _at_least_one(rows(), options)
+    written = write_manifest(options.out, checked)
+    listing(options.out).unlink(missing_ok=True)
+    if missing:
+        _write_lines(listing(options.out), missing)
+    return written, len(missing)
+
+
+def listing(manifest: Path) -> Path:
+    """Where missing media are listed."""
+    return manifest.with_suffix(".missing.jsonl")
+
+
+def _at_least_one(rows: Iterator[dict[str, Any]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    row = next(rows, None)
+    if row is None:
+        raise InputError(f"none of the files that {options.metadata[0]} speaks of is below {options.media}: is it the right folder?")
+    yield row
+    yield from rows
+
+
+def _write_lines(path: Path, values: list[dict[str, Any]]) -> None:
+    from codi.io import save_text
+
+    save_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

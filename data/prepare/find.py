@@ -1,0 +1,113 @@
+"""From what a data set says of a sample to the row of a manifest, if its file is there."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codi.types import InputError, Modality
+from data.manifest import relative
+from data.rows import SUFFIXES
+
+_MODALITY = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One sample of a data set.
+
+    names     what its file may be called, without suffix, the likeliest first; with folders (a/b) where the name alone may be another's
+    whole     names of the recording that the sample is a cut of: a file found under one of them gets `start` and `end`, unless it is so
+              short that it must be the cut itself
+    info      what is worth keeping and for no program: where it comes from, its licence
+    """
+
+    id: str
+    names: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    start: float | None = None
+    end: float | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class MediaFolder:
+    """The media files below a folder, found by name."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise InputError(f"no such folder: {folder}. Name the one that holds the downloaded files with --media.")
+        self.folder = folder
+        self._files: dict[str, list[str]] = {}
+        for place, _, names in os.walk(folder, followlinks=False):
+            for name in names:
+                stem, _, suffix = name.rpartition(".")
+                if suffix.lower() in _MODALITY:
+                    self._files.setdefault(stem, []).append(os.path.relpath(os.path.join(place, name), folder))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._files.values()))
+
+    def find(self, name: str) -> Path | None:
+        """The file of that name; of several the first by path, those in the folder asked for only."""
+        parent, _, stem = name.rpartition("/")
+        files = [f for f in self._files.get(stem, []) if not parent or f"/{Path(f).parent.as_posix()}".endswith(f"/{parent}")]
+        return self.folder / min(files) if files else None
+
+
+def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict[str, Any] | None:
+    """The row of a manifest, None if the file is missing."""
+    path, whole = next(filter(None, map(media.find, item.names)), None), False
+    if path is None:
+        path = next(filter(None, map(media.find, item.whole)), None)
+        whole = path is not None and not _is_cut(path, item)
+    if path is None:
+        return None
+    modality = _MODALITY[path.suffix.lower().lstrip(".")]
+    row: dict[str, Any] = {"id": item.id, modality.value: relative(path, manifest)}
+    if item.captions:
+        row |= {"caption": item.captions[0]} if len(item.captions) == 1 else {"captions": list(item.captions)}
+    if digest:
+        with path.open("rb") as stream:
+            row["sha256"] = {modality.value: hashlib.file_digest(stream, "sha256").hexdigest()}
+    if whole:
+        row |= {name: value for name, value in (("start", item.start), ("end", item.end)) if value is not None}
+    return row | ({"info": dict(item.info)} if item.info else {})
+
+
+def _is_cut(path: Path, item: Item) -> bool:
+    """Whether a file with the name of a whole recording is no longer than the cut that is meant, and so is that cut."""
+    from data.readers import Source, seconds_of
+
+    if not item.start or item.end is None:
+        return False
+    try:
+        length = seconds_of(Source(path, str(path)), clip=path.suffix.lower()[1:] in SUFFIXES[Modality.VIDEO])
+    except InputError:
+        return False  # damaged: training will say so
+    return 0 < length <= item.end - item.start + 1
+
+
+def youtube(identity: str, start: float | None = None, end: float | None = None) -> tuple[str, ...]:
+    """Names under which a cut of a YouTube video is usually kept."""
+    cuts: list[str] = []
+    if start is not None:
+        for form in (f"{start:g}", f"{int(start)}", f"{start:.3f}", f"{int(start * 1000)}"):
+            cuts += [f"{identity}_{form}", f"Y{identity}_{form}"]
+            if end is not None:
+                last = {f"{start:g}": f"{end:g}", f"{start:.3f}": f"{end:.3f}"}.get(form, f"{int(end)}")
+                cuts += [f"{identity}_{form}_{last}"]
+    return tuple(dict.fromkeys(cuts))
+
+
+def merged(items: Iterator[Item]) -> Iterator[Item]:
+    """Items with the same id as one, with the captions of all."""
+    by_id: dict[str, Item] = {}
+    for item in items:
+        before = by_id.get(item.id)
+        captions = item.captions if before is None else tuple(dict.fromkeys((*before.captions, *item.captions)))
+        names = item.names if before is None else tuple(dict.fromkeys((*before.names, *item.names)))
+        by_id[item.id] = Item(**{**item.__dict__, "captions": captions, "names": names})
+    yield from by_id.values()

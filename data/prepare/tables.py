@@ -1,0 +1,120 @@
+"""Tables of metadata, in whatever form they are published, as rows of plain values."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from codi.types import InputError
+from data.rows import parse_json
+
+csv.field_size_limit(1 << 24)
+
+
+def read_table(path: Path, columns: Sequence[Sequence[str]] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of every row of a csv, tsv, json, jsonl or parquet file; `where` names the file and the row.
+
+    columns  names that the table must have; of several in one group, one
+    """
+    if not path.is_file():
+        raise InputError(f"no such table: {path}. Check the name; relative names start at {Path.cwd()}.")
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_lines, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path} is no table that can be read: expected a name that ends in {', '.join(readers)}")
+    checked = False
+    for where, row in readers[path.suffix.lower()](path):
+        if not isinstance(row, dict):
+            raise InputError(f"{where} holds {type(row).__name__}: expected named values")
+        if not checked:
+            _check_columns(where, row, columns)
+            checked = True
+        yield where, row
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(where, line) of every line of a text in UTF-8."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            for number, line in enumerate(stream, start=1):
+                yield f"{path}: row {number}", line
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not in UTF-8 ({error.reason} at {error.start}): save it in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def first(row: dict[str, Any], *names: str) -> str:
+    """The first of these columns that says something, without white space around it; "" if none does."""
+    for name in names:
+        value = row.get(name)
+        if value is not None and str(value).strip():
+            return " ".join(str(value).split())
+    return ""
+
+
+def seconds(text: Any, where: str) -> float:
+    """Seconds from a number, or from hours:minutes:seconds."""
+    try:
+        value = 0.0
+        for part in str(text).strip().split(":"):
+            value = 60 * value + float(part)
+        if not 0 <= value < float("inf"):
+            raise ValueError
+        return value
+    except ValueError:
+        raise InputError(f"{where}: {text!r} is no time: expected seconds, or hours:minutes:seconds") from None
+
+
+def _check_columns(where: str, row: dict[str, Any], columns: Sequence[Sequence[str]]) -> None:
+    for group in columns:
+        if not any(name in row for name in group):
+            raise InputError(f"{where}: no column {' or '.join(group)} (there are {', '.join(map(str, row))}): is this the right table?")
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    lines = (line for _, line in read_lines(path))
+    reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True)
+    try:
+        for row in reader:
+            where = f"{path}: row {reader.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{where} has another number of columns than the first row: expected {len(reader.fieldnames)}")
+            yield where, row
+    except csv.Error as error:
+        raise InputError(f"{path}: row {reader.line_num} is no csv ({error})") from None
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    """A list of objects, alone or under `data` or `results`."""
+    try:
+        values = parse_json("".join(line for _, line in read_lines(path)))
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path} is not JSON ({error})") from None
+    if isinstance(values, dict):
+        values = next((values[name] for name in ("data", "results") if isinstance(values.get(name), list)), [values])
+    for number, row in enumerate(values if isinstance(values, list) else [values], start=1):
+        yield f"{path}: row {number}", row
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    for where, line in read_lines(path):
+        if line.strip():
+            try:
+                yield where, parse_json(line)
+            except ValueError as error:
+                raise InputError(f"{where} is not JSON ({error}): expected one object per line") from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow, or export the table as csv") from None
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):
+            for row in batch.to_pylist():
+                yield f"{path}: row {(number := number + 1)}", row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no Parquet table ({' '.join(str(error).split())[:120]})") from None

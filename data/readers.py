@@ -1,0 +1,213 @@
+"""Media as they lie in a data set -> tensors of a model's geometry, cut by time.
+
+Time 0 is the first frame of a clip, or the first sample of a recording. A cut at `start` seconds begins with sample round(start * rate)
+of the sound, and its frame k is the one nearest to start + k / fps: sound and picture of one file stay together to the sample, wherever
+the cut is. What a decoder throws at a damaged file becomes one `InputError`; a mistake of our own stays what it is (`decoding`).
+"""
+
+import io
+import math
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import codi.types
+from codi.io import check_audio, check_pixels, image_to_tensor
+from codi.io.gates import CONTAINERS, MAX_RATE, MIN_RATE, picture_stream
+from codi.io.read import duration_of
+from codi.types import InputError
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_SECONDS = 12 * 3600  # of a whole file, of which a cut is read
+MAX_CHANNELS = 64
+WARM_UP = 0.5  # seconds decoded before a cut, which a codec may need to be itself again after a seek
+_ROOTS = (Path(__file__).resolve().parent, Path(codi.types.__file__).resolve().parent)
+_OURS = (TypeError, AttributeError, NameError, AssertionError, ImportError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The bytes of a media file, or its path, with the name that messages give it."""
+
+    content: Path | bytes
+    name: str
+
+    def handle(self) -> Any:
+        """What Pillow, soundfile and decord open."""
+        return io.BytesIO(self.content) if isinstance(self.content, bytes) else str(self.content.resolve())
+
+    def container(self) -> Any:
+        """PyAV, on this source only: formats that name other files are not among those allowed."""
+        import av
+
+        handle = self.handle()
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        return av.open(f"file:{handle}" if isinstance(handle, str) else handle, options=options)
+
+
+@contextmanager
+def decoding(source: Source) -> Iterator[None]:
+    """Turns what a decoder throws into an `InputError`; a programming error whose last line is ours passes through."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, _OURS) and is_ours(error):
+            raise
+        reason = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))[:160] or "no reason given"
+        raise InputError(f"{source.name} cannot be decoded ({type(error).__name__}: {reason})") from error
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the line that raised is in this code base, not in a library."""
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return any(last.is_relative_to(root) for root in _ROOTS)
+
+
+def read_image(source: Source) -> Tensor:
+    """uint8 (3, H, W), upright, transparency on white. Only png, jpg and webp are opened."""
+    from PIL import Image, ImageOps
+
+    with decoding(source):
+        try:
+            image = Image.open(source.handle(), formats=IMAGE_FORMATS)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise InputError(f"{source.name} has more pixels than are accepted") from None
+        with image:
+            check_pixels(*image.size, source=source.name)
+            return image_to_tensor(ImageOps.exif_transpose(image))
+
+
+def read_sound(source: Source, start: float, seconds: float, until: float | None = None, clip: bool = False) -> tuple[Tensor, int] | None:
+    """Float32 (samples,), the mean of the channels, from `start` on and no longer than `seconds`, and its rate in Hz.
+
+    until  nothing from this time of the file on
+    clip   whether `source` is a clip: then None says that it has no sound
+    """
+    with decoding(source):
+        found = None if clip else _from_soundfile(source, start, seconds, until)
+        found = found or _from_container(source, start, seconds, until)
+    if found is None:
+        if clip:
+            return None
+        raise InputError(f"{source.name} holds no sound")
+    wave, rate = torch.from_numpy(found[0]), found[1]
+    if not len(wave):
+        raise InputError(f"{source.name} has no sound from {start:g} s on")
+    check_audio(wave, rate, source=source.name, silence=True)
+    return wave, rate
+
+
+def seconds_of(source: Source, clip: bool) -> float:
+    """Length of a clip or recording as its header states it, 0 where it does not."""
+    with decoding(source):
+        if not clip and (file := _soundfile(source)) is not None:
+            with file:
+                return file.frames / file.samplerate
+        with source.container() as container:
+            stream = picture_stream(container) or next(iter(container.streams.audio), None)
+            return duration_of(container, stream) if stream is not None else 0.0
+
+
+def cut_at(start: float, seconds: float, until: float | None, rate: int) -> tuple[int, int]:
+    """First sample of a cut, and the one after its last."""
+    first = round(start * rate)
+    stop = first + math.ceil(seconds * rate)
+    return first, stop if until is None else min(stop, round(until * rate))
+
+
+def check_sound_header(name: str, rate: float, channels: int, seconds: float) -> None:
+    if not MIN_RATE <= rate <= MAX_RATE or not 0 < channels <= MAX_CHANNELS or not seconds <= MAX_SECONDS:
+        raise InputError(f"{name} states {rate:g} Hz, {channels} channels, {seconds:.0f} s: that is outside what is accepted")
+
+
+def origin_of(container: Any) -> float:
+    """Where time 0 lies on the clock of a container: its first frame, or its first sample where it has no picture."""
+    stream = picture_stream(container) or next(iter(container.streams.audio), None)
+    return 0.0 if stream is None or stream.start_time is None else float(stream.start_time * stream.time_base)
+
+
+def _soundfile(source: Source) -> Any:
+    """An open SoundFile; None if libsndfile does not know the format, or does not search it to the sample, as mp3."""
+    import soundfile
+
+    try:
+        file = soundfile.SoundFile(source.handle())
+    except soundfile.LibsndfileError:
+        return None
+    if file.format == "MP3":
+        file.close()
+        return None
+    return file
+
+
+def _from_soundfile(source: Source, start: float, seconds: float, until: float | None) -> tuple[np.ndarray, int] | None:
+    file = _soundfile(source)
+    if file is None:
+        return None
+    with file:
+        rate = file.samplerate
+        check_sound_header(source.name, rate, file.channels, file.frames / max(rate, 1))
+        first, stop = cut_at(start, seconds, until, rate)
+        file.seek(min(first, file.frames))
+        wave = file.read(max(0, stop - first), dtype="float32", always_2d=True)
+        if len(wave) < min(stop, file.frames) - first:
+            raise InputError(f"{source.name} is cut short: {first + len(wave)} of {file.frames} samples can be decoded")
+        return wave.mean(axis=1), rate
+
+
+def _from_container(source: Source, start: float, seconds: float, until: float | None) -> tuple[np.ndarray, int] | None:
+    """The first sound of a container; None if there is none."""
+    with source.container() as container:
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        rate = stream.rate or 0
+        check_sound_header(source.name, rate, stream.codec_context.channels, duration_of(container, stream))
+        origin = origin_of(container)
+        exact = stream.time_base <= Fraction(1, rate) and container.format.name != "mp3"  # a coarser clock cannot tell the sample
+        if exact and start > WARM_UP:
+            container.seek(int((origin + start - WARM_UP) * 1e6))
+        first, stop = cut_at(start, seconds, until, rate)
+        wave, end = np.zeros(max(0, stop - first), np.float32), first
+        for at, piece in _pieces(source, container, stream, origin, rate):
+            low, high = max(at, first), min(at + len(piece), stop)
+            if low < high:
+                wave[low - first : high - first] = piece[low - at : high - at]
+                end = high
+            if at + len(piece) >= stop:
+                break
+    return wave[: end - first], rate
+
+
+def _pieces(source: Source, container: Any, stream: Any, origin: float, rate: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(place of the first sample, samples) of every decoded frame, on the clock of the picture.
+
+    Frames follow one another without a gap unless their times say otherwise by more than two ticks of the container's clock.
+    """
+    import av
+
+    resampler, place = av.AudioResampler(format="fltp"), None
+    slack = max(2.0, 2 * float(stream.time_base) * rate)
+    for frame in container.decode(stream):
+        if frame.is_corrupt:
+            raise InputError(f"{source.name} is damaged at {frame.time or 0:.2f} s of its sound")
+        stated = None if frame.pts is None else (float(frame.pts * stream.time_base) - origin) * rate
+        if place is None:
+            place = 0 if stated is None or abs(stated) <= slack else round(stated)
+        elif stated is not None and abs(stated - place) > slack:
+            place = round(stated)
+        for piece in resampler.resample(frame):
+            samples = piece.to_ndarray().mean(axis=0)
+            yield place, samples
+            place += len(samples)

@@ -1,0 +1,176 @@
+"""One row of a data set: which files, which words, which seconds of them. What manifests and shards have in common."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codi.types import InputError, Modality
+
+FILES = (Modality.IMAGE, Modality.AUDIO, Modality.VIDEO)
+BITS = {modality: 1 << place for place, modality in enumerate(Modality)}
+KEYS = ("id", *(str(m) for m in FILES), "caption", "captions", "sha256", "start", "end", "weight", "info")
+SUFFIXES = {
+    Modality.IMAGE: ("jpg", "jpeg", "png", "webp"),
+    Modality.AUDIO: ("wav", "flac", "mp3", "ogg"),
+    Modality.VIDEO: ("mp4", "webm"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ref:
+    """Where one medium lies: a whole file, or `size` bytes at `offset` of a shard; with its sha256 where that is known."""
+
+    path: Path
+    offset: int | None = None
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One sample.
+
+    media       files by modality; the sound of a clip needs no file of its own
+    captions    none, one, or several that say the same
+    start, end  seconds of the recording or clip that are meant; None for its beginning and its end
+    weight      how often the row comes, relative to the others of its manifest
+    """
+
+    id: str
+    media: Mapping[Modality, Ref]
+    captions: tuple[str, ...] = ()
+    start: float | None = None
+    end: float | None = None
+    weight: float = 1.0
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has(self) -> int:
+        """Bit mask over `BITS` of the media that the row may give; whether a clip has sound shows when it is opened."""
+        return media_bits(self.media, bool(self.captions))
+
+
+def media_bits(files: Any, text: bool) -> int:
+    """Bit mask of the media that files of these modalities may give."""
+    mask = BITS[Modality.TEXT] if text else 0
+    for modality in files:
+        mask |= BITS[modality]
+    return mask | (BITS[Modality.AUDIO] if Modality.VIDEO in files else 0)
+
+
+def bits_of(media: Any) -> int:
+    """Bit mask of a list of modalities."""
+    return sum(BITS[m] for m in set(media))
+
+
+def draw_caption(captions: Sequence[str], seed: int, position: int) -> str:
+    """One of the captions of a row, chosen by (seed, position); no words where there are none."""
+    if len(captions) < 2:
+        return captions[0] if captions else ""
+    return captions[int(np.random.default_rng((seed, position, 1)).integers(len(captions)))]
+
+
+def parse_json(text: str) -> Any:
+    """JSON without NaN and without a key given twice. Raises ValueError."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(items)
+        if len(values) != len(items):
+            twice = next(name for name, _ in items if sum(name == other for other, _ in items) > 1)
+            raise ValueError(f"key {twice!r} is given twice")
+        return values
+
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is not a number that JSON knows")
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def parse_row(values: Any, folder: Path, where: str) -> Row:
+    """A row from the plain values of a manifest, its paths relative to `folder`. Raises `InputError` that begins with `where`."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(KEYS)}")
+    values = {name: value for name, value in values.items() if value is not None}
+    for name in values:
+        if name not in KEYS:
+            raise InputError(f"{where}: unknown key {name!r}: expected some of {', '.join(KEYS)}; what is for no program goes into info")
+    digests = read_digests(values.get("sha256", {}), where)
+    media = {m: Ref(path=folder / _text(values, m.value, where), sha256=digests.pop(m, None)) for m in FILES if m.value in values}
+    if digests:
+        raise InputError(f"{where}: sha256 of {', '.join(digests)}, which the row does not have")
+    start, end = read_window(values, where)
+    row = Row(
+        id=_text(values, "id", where) if "id" in values else where,
+        media=media,
+        captions=read_captions(values, where),
+        start=start,
+        end=end,
+        weight=read_number(values, "weight", where) if "weight" in values else 1.0,
+        info=values.get("info", {}),
+    )
+    if row.weight <= 0:
+        raise InputError(f"{where}: weight is {row.weight:g}: expected more than 0; leave the row out instead")
+    if not row.has:
+        raise InputError(f"{where} has nothing in it: expected one of caption, {', '.join(FILES)}")
+    return row
+
+
+def read_captions(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The captions under `caption` (one) or `captions` (a list)."""
+    if "caption" in values and "captions" in values:
+        raise InputError(f"{where} has both caption and captions: expected one of them")
+    given = [values["caption"]] if "caption" in values else values.get("captions", [])
+    if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
+        raise InputError(f"{where}: captions are {given!r}: expected words, in a list if there are several")
+    for text in given:
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(f"{where}: caption {text!r} is damaged text: save it in UTF-8 again")
+    return tuple(text.strip() for text in given)
+
+
+def read_window(values: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
+    """`start` and `end` in seconds."""
+    start, end = (read_number(values, name, where) if name in values else None for name in ("start", "end"))
+    if (start or 0) < 0 or (end is not None and end <= (start or 0)):
+        raise InputError(f"{where}: from {start} to {end} seconds: expected 0 <= start < end")
+    return start, end
+
+
+def read_number(values: Mapping[str, Any], name: str, where: str) -> float:
+    value = values[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        raise InputError(f"{where}: {name} is {value!r}: expected a finite number")
+    return float(value)
+
+
+def _text(values: Mapping[str, Any], name: str, where: str) -> str:
+    value = values[name]
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise InputError(f"{where}: {name} is {value!r}: expected text")
+    return value
+
+
+def read_digests(values: Any, where: str) -> dict[Modality, str]:
+    """sha256 by modality."""
+    if not isinstance(values, Mapping):
+        raise InputError(f'{where}: sha256 is {values!r}: expected an object such as {{"image": "64 hexadecimal digits"}}')
+    digests = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name not in {str(m) for m in FILES} or not isinstance(value, str) or len(value) != 64 or not _is_hex(value):
+            raise InputError(f"{where}: sha256 of {name} is {value!r}: expected 64 hexadecimal digits under {', '.join(FILES)}")
+        digests[Modality(name)] = value.lower()
+    return digests
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in "0123456789abcdefABCDEF" for letter in text)

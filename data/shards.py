@@ -1,0 +1,263 @@
+"""Tar shards in the layout of WebDataset: members `KEY.EXTENSION`, those of one key beside each other, one key per sample.
+
+A shard is only ever read in place, by the offsets of its members: nothing is unpacked, nothing is executed, no member is named by what
+is written in it. What is no plain file, points outside, is too large or cut short is one `InputError` that names the shard and the member.
+
+    jpg jpeg png webp | wav flac mp3 ogg | mp4 webm   the media
+    txt                                               the caption, UTF-8
+    json                                              of its keys: caption or captions, start, end, sha256 (an object by medium)
+
+Other members are left alone and counted in `Shards.ignored`.
+"""
+
+import contextlib
+import glob
+import hashlib
+import io
+import os
+import tarfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from codi.io import atomic
+from codi.types import InputError, Modality
+from data.rows import FILES, SUFFIXES, Ref, Row, media_bits, parse_json, read_captions, read_digests, read_window
+
+MAX_MEMBER = 2 << 30  # bytes
+MAX_TEXT = 1 << 20
+BLOCK = tarfile.BLOCKSIZE
+_KINDS = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes} | {"txt": "txt", "json": "json"}
+_CODES = [*FILES, "txt", "json"]  # what a member is, as one byte
+
+
+class Shards:
+    """The samples of several shards, by number, in the order of the sorted paths and of the shard.
+
+    paths    one tar, a pattern such as "shards/*.tar", or several of both
+    has      (N,) uint8, bit mask of the media of each sample (`data.rows.BITS`)
+    weights  (N,) ones
+    ignored  members that are none of the kinds above
+    """
+
+    def __init__(self, paths: str | Path | Iterable[str | Path], max_member: int = MAX_MEMBER) -> None:
+        self.paths = find_shards(paths)
+        self.ignored = 0
+        self._sizes = [path.stat().st_size for path in self.paths]
+        self._first: list[int] = []  # number of the first sample of each shard
+        self._starts = array("q")  # first member of each sample
+        self._offsets, self._lengths, self._kinds = array("q"), array("q"), array("B")
+        self._keys: list[str] = []
+        has, digest = array("B"), hashlib.sha256()
+        for path in self.paths:
+            self._first.append(len(has))
+            for key, members in _samples(path, max_member):
+                digest.update(repr((key, members)).encode())
+                has.extend(self._add(key, members))
+        if not has:
+            raise InputError(f"no sample in {', '.join(map(str, self.paths[:3]))}: expected members such as 000.jpg and 000.txt")
+        self.has, self.weights = np.array(has, dtype=np.uint8), np.ones(len(has))
+        self._digest = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.has)
+
+    def __getitem__(self, index: int) -> Row:
+        """Raises `InputError` where the words of the sample cannot be read."""
+        path = self.paths[int(np.searchsorted(self._first, index, side="right")) - 1]
+        stop = self._starts[index + 1] if index + 1 < len(self) else len(self._offsets)
+        members = {_CODES[self._kinds[m]]: (self._offsets[m], self._lengths[m]) for m in range(self._starts[index], stop)}
+        where = f"{path}: sample {self._keys[index]!r}"
+        values = self._words(path, members, where)
+        digests = read_digests(values["sha256"], where) if isinstance(values.get("sha256"), Mapping) else {}
+        media = {m: Ref(path=path, offset=o, size=n, sha256=digests.get(m)) for m, (o, n) in members.items() if m in FILES}
+        start, end = read_window(values, where)
+        return Row(id=f"{path.stem}/{self._keys[index]}", media=media, captions=read_captions(values, where), start=start, end=end)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes, keys, offsets; not the bytes themselves."""
+        shards = [[path.name, size] for path, size in zip(self.paths, self._sizes)]
+        return {"shards": shards, "samples": len(self), "index": self._digest}
+
+    def _add(self, key: str, members: dict[str, tuple[int, int]]) -> Iterator[int]:
+        known = {_KINDS[suffix]: place for suffix, place in members.items() if suffix in _KINDS}
+        self.ignored += sum(suffix not in _KINDS for suffix in members)
+        if not known:
+            return
+        self._keys.append(key)
+        self._starts.append(len(self._offsets))
+        for kind, (offset, length) in known.items():
+            self._offsets.append(offset)
+            self._lengths.append(length)
+            self._kinds.append(_CODES.index(kind))
+        yield media_bits([kind for kind in known if kind in FILES], "txt" in known or "json" in known)
+
+    def _words(self, path: Path, members: Mapping[Any, tuple[int, int]], where: str) -> dict[str, Any]:
+        """What `json` and `txt` say; the words of `txt` are the caption where there are both."""
+        values: Any = {}
+        if "json" in members:
+            try:
+                values = parse_json(_read_text(path, *members["json"], where))
+            except ValueError as error:
+                raise error if isinstance(error, InputError) else InputError(f"{where}: its json is none ({error})") from None
+            if not isinstance(values, dict):
+                raise InputError(f"{where}: its json holds {type(values).__name__}: expected an object")
+            values = {name: value for name, value in values.items() if value is not None}
+        if "txt" in members:
+            values = {name: value for name, value in values.items() if name not in ("caption", "captions")}
+            text = _read_text(path, *members["txt"], where).strip()
+            values |= {"caption": text} if text else {}
+        return values
+
+
+def find_shards(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The tars that names and patterns stand for, sorted within each pattern."""
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    found: list[Path] = []
+    for item in map(str, given):
+        matches = sorted(glob.glob(item)) if glob.has_magic(item) and not os.path.exists(item) else [item]
+        if not matches or not os.path.isfile(matches[0]):
+            raise InputError(f"no such shard: {item}. Check the name or the pattern; relative names start at {Path.cwd()}.")
+        found += map(Path, matches)
+    return found
+
+
+def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """(key, {suffix: (offset, size)}) of every sample of a shard."""
+    seen: set[str] = set()
+    key, members = None, {}
+    for name, offset, size in _members(path, max_member):
+        stem, suffix = split_name(name)
+        if stem != key:
+            if members:
+                yield key, members
+            if stem in seen:
+                raise InputError(f"{path}: the members of {stem!r} are not beside each other: expected all members of a key together")
+            seen.add(stem)
+            key, members = stem, {}
+        kind = _KINDS.get(suffix, suffix)
+        if any(_KINDS.get(other, other) == kind for other in members):
+            raise InputError(f"{path}: sample {stem!r} has two members of the kind .{suffix}: expected one")
+        members[suffix] = (offset, size)
+    if members:
+        yield key, members
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """("a/b", "seg.png") of "a/b.seg.png": the suffix begins at the first dot of the last part."""
+    folder, _, last = name.rpartition("/")
+    stem, _, suffix = last.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), suffix.lower()
+
+
+def _members(path: Path, max_member: int) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of every plain file in a tar."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            before = -1
+            while (member := tar.next()) is not None:
+                tar.members = []  # it would keep them all
+                if member.offset <= before or member.size < 0 or member.offset_data + member.size > size:
+                    raise InputError(f"{path}: member {member.name!r} lies outside the file: the shard is damaged or cut short")
+                before = member.offset
+                _check_member(path, member, max_member)
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+            _check_end(path, stream, tar.offset, size)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no tar, damaged or cut short ({error}): copy or download it again; unpack .gz first") from None
+
+
+def _check_member(path: Path, member: tarfile.TarInfo, max_member: int) -> None:
+    parts = PurePosixPath(member.name).parts
+    if member.name.startswith("/") or "\\" in member.name or ".." in parts or "\0" in member.name or not member.name:
+        raise InputError(f"{path}: member {member.name!r} points outside the shard: such a shard is not to be trusted")
+    if not (member.isreg() or member.isdir()) or member.issparse():
+        raise InputError(f"{path}: member {member.name!r} is a link, a device or sparse: expected plain files only")
+    if member.size > max_member:
+        raise InputError(f"{path}: member {member.name!r} has {member.size} bytes: at most {max_member} are accepted")
+
+
+def _check_end(path: Path, stream: Any, offset: int, size: int) -> None:
+    """A whole tar ends with blocks of zeros; one that was cut between two members does not, nor one with a damaged header."""
+    stream.seek(offset)
+    if offset + BLOCK > size or any(stream.read(BLOCK)):
+        raise InputError(f"{path} is cut short or damaged at byte {offset}: it has no end mark there; copy or download it again")
+
+
+def _read_text(path: Path, offset: int, size: int, where: str) -> str:
+    if size > MAX_TEXT:
+        raise InputError(f"{where}: {size} bytes of text: at most {MAX_TEXT} are accepted")
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        raw = stream.read(size)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not in UTF-8 (byte {raw[error.start]:#04x} at {error.start}): save its words in UTF-8") from None
+
+
+def write_shards(folder: str | Path, samples: Iterable[Mapping[str, Any]], *, per_shard: int = 1000, prefix: str = "shard") -> list[Path]:
+    """Writes samples into `folder`/PREFIX-000000.tar and so on; returns the paths.
+
+    samples  mappings such as {"key": "a7", "jpg": bytes or Path, "txt": str, "json": str}. The same samples give the same bytes.
+    """
+    folder, paths, rest = Path(folder), [], iter(samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    sample = next(rest, None)
+    while sample is not None:
+        path = folder / f"{prefix}-{len(paths):06d}.tar"
+        with atomic(path) as temporary:
+            with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+                for _ in range(per_shard):
+                    _add_sample(tar, sample)
+                    if (sample := next(rest, None)) is None:
+                        break
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+        paths.append(path)
+    return paths
+
+
+def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any]) -> None:
+    key = sample["key"]
+    if not key or "." in key.rpartition("/")[2] or ".." in PurePosixPath(key).parts or key.startswith("/") or "\\" in key:
+        raise InputError(f"{key!r} cannot be the key of a sample: expected a name without dots")
+    for suffix, content in sample.items():
+        if suffix == "key":
+            continue
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        with contextlib.ExitStack() as stack:
+            if isinstance(content, Path):
+                stream, member.size = stack.enter_context(content.open("rb")), content.stat().st_size
+            else:
+                raw = content.encode() if isinstance(content, str) else content
+                stream, member.size = io.BytesIO(raw), len(raw)
+            tar.addfile(member, stream)
+
+
+def pack(rows: Iterable[Row], folder: str | Path, *, per_shard: int = 1000, prefix: str = "shard") -> list[Path]:
+    """Writes the rows of a manifest, with their files, as shards; keys are the numbers of the rows. Weights are not kept."""
+    import json
+
+    def sample(number: int, row: Row) -> dict[str, Any]:
+        values = {"captions": list(row.captions), "start": row.start, "end": row.end, "id": row.id}
+        values["sha256"] = {str(m): ref.sha256 for m, ref in row.media.items() if ref.sha256}
+        files = {_suffix(ref.path, m): ref.path for m, ref in row.media.items()}
+        return {"key": f"{number:09d}", **files, "json": json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False)}
+
+    return write_shards(folder, (sample(number, row) for number, row in enumerate(rows)), per_shard=per_shard, prefix=prefix)
+
+
+def _suffix(path: Path, modality: Modality) -> str:
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix not in SUFFIXES[modality]:
+        raise InputError(f"{path} cannot go into a shard as {modality}: expected a name that ends in {', '.join(SUFFIXES[modality])}")
+    return suffix

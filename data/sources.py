@@ -1,0 +1,205 @@
+"""A training set from plain configuration: manifests, shards and the world, mixed by weight.
+
+media: [image, text]
+geometry: {image: {size: 64}}
+manifests: [{path: train.jsonl, weight: 3}]
+shards: [{path: "laion/*.tar", weight: 1}]
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codi.types import InputError, Modality, ModalitySpec
+from data.frames import BACKENDS
+from data.media import Augment, MediaSource, Rows
+from data.mixture import Mixture
+from data.workers import Decoder
+
+_GEOMETRY = {Modality.IMAGE: ("size",), Modality.VIDEO: ("size", "frames", "fps"), Modality.AUDIO: ("samples", "rate")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `open_source` reads. Meanings: `data.media.MediaSource`, `data.workers.Decoder`, `data.manifest.Manifest`.
+
+    manifests, shards  names, or mappings {path, weight}
+    world              {weight, facts, full} to mix rendered scenes in
+    """
+
+    media: list[str]
+    geometry: dict[str, Any] = field(default_factory=dict)
+    manifests: list[Any] = field(default_factory=list)
+    shards: list[Any] = field(default_factory=list)
+    world: dict[str, Any] | None = None
+    require: list[str] | None = None
+    shuffle: bool = True
+    captions: str = "random"
+    backend: str = "auto"
+    verify: bool = True
+    check_files: bool = True
+    augment: dict[str, Any] = field(default_factory=dict)
+    workers: int = 2
+    timeout: float = 60.0
+    max_bad_in_a_row: int = 100
+    bad_list: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("media", "manifests", "shards"):
+            _expect(isinstance(getattr(self, name), (list, tuple)), name, getattr(self, name), "a list")
+        for name in ("geometry", "augment"):
+            _expect(isinstance(getattr(self, name), Mapping), name, getattr(self, name), "a mapping")
+        for name in ("shuffle", "verify", "check_files"):
+            _expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        _expect(self.require is None or isinstance(self.require, (list, tuple)), "require", self.require, "a list of media, or null")
+        _expect(self.world is None or isinstance(self.world, Mapping), "world", self.world, "a mapping, or null")
+        _expect(self.captions in ("random", "first"), "captions", self.captions, "random or first")
+        _expect(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
+        _expect(_is_whole(self.workers, 0), "workers", self.workers, "a whole number, 0 or more")
+        _expect(_is_number(self.timeout), "timeout", self.timeout, "seconds, more than 0")
+        _expect(_is_whole(self.max_bad_in_a_row, 1), "max_bad_in_a_row", self.max_bad_in_a_row, "a whole number, 1 or more")
+        _expect(bool(self.manifests or self.shards or self.world is not None), "manifests", self.manifests, "a manifest, or shards")
+
+
+def open_source(
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    specs: Mapping[Modality, ModalitySpec] | None = None,
+    bad_list: str | Path | None = None,
+) -> MediaSource | Mixture:
+    """The source that the options describe. Raises `InputError` for whatever is wrong with them, or with what they name.
+
+    specs     geometry from code, in place of `geometry` in the options
+    bad_list  where bad samples are listed unless the options say it
+    """
+    chosen = _read(Options, options, "data")
+    if specs is not None and chosen.geometry:
+        raise InputError("data: geometry comes from the model here: leave it out of the configuration")
+    specs = read_geometry(chosen.geometry) if specs is None else specs
+    media = [Modality.parse(name) for name in chosen.media]
+    decoder = Decoder(
+        chosen.workers,
+        timeout=chosen.timeout,
+        max_bad_in_a_row=chosen.max_bad_in_a_row,
+        bad_list=bad_list if chosen.bad_list is None else chosen.bad_list,
+    )
+    augment = _read(Augment, chosen.augment, "data: augment")
+    _check_augment(augment)
+
+    def source(rows: Rows, number: int) -> MediaSource:
+        names = ("require", "shuffle", "captions", "backend", "verify")
+        settings = {name: getattr(chosen, name) for name in names}
+        return MediaSource(rows, media, specs, seed=seed + number, decoder=decoder, augment=augment, **settings)
+
+    return _mix(chosen, seed, media, source, decoder)
+
+
+def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
+    """Specs from {image: {size}, video: {size, frames, fps}, audio: {samples, rate}}; latent shapes are not known here and left empty."""
+    specs = {}
+    for name, values in geometry.items():
+        modality = Modality.parse(name)
+        keys = _GEOMETRY.get(modality)
+        if keys is None:
+            raise InputError(f"data: geometry of {modality}: text has none")
+        if not isinstance(values, Mapping) or set(values) != set(keys):
+            raise InputError(f"data: geometry of {modality} is {values!r}: expected {', '.join(keys)}")
+        for key, value in values.items():
+            whole = _is_number(value) if key in ("fps", "rate") else _is_whole(value, 1)
+            _expect(whole, f"geometry: {modality}: {key}", value, "a number above 0, whole unless it is a rate")
+        specs[modality] = _spec(modality, values)
+    return specs
+
+
+def _spec(modality: Modality, values: Mapping[str, Any]) -> ModalitySpec:
+    if modality is Modality.AUDIO:
+        return ModalitySpec(raw_shape=(values["samples"],), latent_shape=(), rate=values["rate"])
+    picture = (3, values["size"], values["size"])
+    if modality is Modality.IMAGE:
+        return ModalitySpec(raw_shape=picture, latent_shape=())
+    return ModalitySpec(raw_shape=(values["frames"], *picture), latent_shape=(), rate=values["fps"])
+
+
+def _mix(
+    chosen: Options, seed: int, media: list[Modality], source: Callable[[Rows, int], MediaSource], decoder: Decoder
+) -> MediaSource | Mixture:
+    from data.manifest import Manifest
+    from data.shards import Shards
+
+    parts: list[tuple[Any, float]] = []
+    for item in chosen.manifests:
+        path, weight = _entry(item, "manifests")
+        parts.append((source(Manifest(path, chosen.check_files), len(parts)), weight))
+    for item in chosen.shards:
+        path, weight = _entry(item, "shards")
+        parts.append((source(Shards(path), len(parts)), weight))
+    if chosen.world is not None:
+        parts.append(_world(dict(chosen.world), media, seed + len(parts)))
+    if len(parts) > 1:
+        return Mixture(parts, seed=seed, decoder=decoder)
+    only = parts[0][0]
+    if isinstance(only, MediaSource):
+        only.owns_decoder = True
+        return only
+    return Mixture(parts, seed=seed, decoder=decoder)
+
+
+def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[Any, float]:
+    from data.world import WorldSource
+
+    weight = values.pop("weight", 1.0)
+    _check_names(values, ("weight", "facts", "full"), "data: world")
+    _expect(_is_number(weight), "world: weight", weight, "a number above 0")
+    return WorldSource(media, seed=seed, **values), float(weight)
+
+
+def _entry(item: Any, name: str) -> tuple[str, float]:
+    """(path, weight) of one entry of a list of manifests or shards."""
+    values = {"path": item} if isinstance(item, (str, Path)) else item
+    _expect(isinstance(values, Mapping) and "path" in values, name, item, "a path, or a mapping with path and weight")
+    _check_names(values, ("path", "weight"), f"data: {name}")
+    weight = values.get("weight", 1.0)
+    _expect(_is_number(weight), f"{name}: weight", weight, "a number above 0")
+    return str(values["path"]), float(weight)
+
+
+def _check_augment(augment: Augment) -> None:
+    for name in ("flip", "window"):
+        _expect(isinstance(getattr(augment, name), bool), f"augment: {name}", getattr(augment, name), "true or false")
+
+
+def _read(cls: type, values: Any, where: str) -> Any:
+    """A dataclass from a mapping, strictly."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} is {values!r}: expected a mapping")
+    fields = dataclasses.fields(cls)
+    _check_names(values, [f.name for f in fields], where)
+    missing = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise InputError(f"{where}: missing {', '.join(missing)}")
+    return cls(**values)
+
+
+def _check_names(values: Mapping[str, Any], known: Any, where: str) -> None:
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+            raise InputError(f"{where}: unknown key {name!r}: did you mean {near[0]!r}? (known: {', '.join(known)})")
+
+
+def _expect(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise InputError(f"data: {name} is {value!r}: expected {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

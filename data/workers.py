@@ -1,0 +1,327 @@
+"""Decoding of untrusted media in processes that may die, and what becomes of samples that are bad.
+
+A worker gets one `Job` at a time and answers with plain bytes, never with a pickle: what a hostile file makes of a worker stays there.
+A worker that dies, or takes too long, is started again, and its sample is tried once more, so that a kill from outside changes nothing;
+a sample that ends two workers is bad. So is one that a decoder refuses. A mistake of our own is neither: it stops the run.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codi.types import InputError, Modality
+from data.decode import Job, decode
+from data.nursery import Nursery
+
+Media = dict[Modality, Tensor]
+TRIES = 2  # of a sample that ends its worker
+MAX_HEADER = 1 << 16
+
+
+class DecodingError(RuntimeError):
+    """A mistake in this code base, met while decoding. The message holds the worker's traceback."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that cannot be used."""
+
+    key: tuple[int, int]
+    id: str
+    path: str
+    reason: str
+
+
+class Decoder:
+    """Runs jobs in `workers` processes, or in this one if there are none (for files that one made oneself).
+
+    timeout           seconds that one sample may take
+    max_bad_in_a_row  bad samples without a good one between them that stop the run
+    bad_list          JSON lines (id, path, reason) are appended here, each sample once
+    memory            bytes that a worker may take beyond what it has at its start
+
+    Not for two threads at once. Workers start with the first job and end with `close` or with this process.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        timeout: float = 60.0,
+        max_bad_in_a_row: int = 100,
+        bad_list: str | Path | None = None,
+        memory: int = 8 << 30,
+    ) -> None:
+        assert workers >= 0 and timeout > 0 and max_bad_in_a_row > 0, (workers, timeout, max_bad_in_a_row)
+        self.timeout, self.max_bad_in_a_row, self.memory = timeout, max_bad_in_a_row, memory
+        self.bad_list = Path(bad_list) if bad_list is not None else None
+        self.known: set[tuple[int, int]] = set()
+        self.sources = 0  # how many sources share this decoder, each of which numbers its rows
+        self.restarts = 0
+        self._in_a_row = 0
+        self._listed: set[tuple[str, str]] | None = None
+        self._workers = [_Worker(self.memory) for _ in range(workers)]
+        self._idle = list(self._workers)
+        self._inline = workers == 0
+        self._lock = threading.Lock()
+
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far."""
+        return len(self.known)
+
+    def settle(self, chains: Sequence[Iterator[Job | Bad]]) -> list[tuple[Job, Media]]:
+        """The first good sample of each chain of candidates. Raises `InputError` after too many bad ones in a row, or at a chain's end."""
+        settled: list[Any] = [None] * len(chains)
+        waiting = list(range(len(chains)))
+        while waiting:
+            tries = [self._candidate(chains[place]) for place in waiting]
+            jobs = [item for item in tries if isinstance(item, Job)]
+            results = iter(self.decode(jobs))
+            outcomes = [next(results) if isinstance(item, Job) else item for item in tries]
+            for place, item, outcome in zip(waiting, tries, outcomes):
+                if isinstance(outcome, Bad):
+                    self._note(outcome)
+                else:
+                    self._in_a_row, settled[place] = 0, (item, outcome)
+            waiting = [place for place in waiting if settled[place] is None]
+        return settled
+
+    def decode(self, jobs: Sequence[Job]) -> list[Media | Bad]:
+        """What became of each job, in order."""
+        with self._lock:
+            return [_decode_here(job) for job in jobs] if self._inline else self._decode_there(jobs)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in self._workers:
+            worker.stop()
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _candidate(self, chain: Iterator[Job | Bad]) -> Job | Bad:
+        found = next(chain, None)
+        if found is None:
+            raise InputError(f"no good sample is left ({self.bad} are bad{self._where()}): check the files that the data set names")
+        return found
+
+    def _note(self, bad: Bad) -> None:
+        self._in_a_row += 1
+        if bad.key not in self.known:
+            self.known.add(bad.key)
+            self._list(bad)
+        if self._in_a_row >= self.max_bad_in_a_row:
+            raise InputError(
+                f"{self._in_a_row} bad samples in a row, the last one {bad.id}: {bad.reason}. "
+                f"Something is wrong with the data set as a whole{self._where()}"
+            )
+
+    def _where(self) -> str:
+        return f"; see {self.bad_list}" if self.bad_list is not None else ""
+
+    def _list(self, bad: Bad) -> None:
+        if self.bad_list is None:
+            return
+        if self._listed is None:
+            self._listed = set(_read_list(self.bad_list))
+        if (bad.id, bad.path) not in self._listed:
+            self._listed.add((bad.id, bad.path))
+            self.bad_list.parent.mkdir(parents=True, exist_ok=True)
+            line = json.dumps({"id": bad.id, "path": bad.path, "reason": bad.reason}, ensure_ascii=False) + "\n"
+            with self.bad_list.open("ab") as stream:  # one write: processes that share the list do not cut each other's lines
+                stream.write(line.encode(errors="replace"))
+
+    def _decode_there(self, jobs: Sequence[Job]) -> list[Media | Bad]:
+        results: list[Any] = [None] * len(jobs)
+        queue = deque((place, 1) for place in range(len(jobs)))
+        busy: dict[Connection, tuple[_Worker, int, int, float]] = {}
+        try:
+            while queue or busy:
+                while queue and self._idle:
+                    place, attempt = queue.popleft()
+                    worker = self._idle.pop()
+                    busy[worker.send(jobs[place])] = (worker, place, attempt, time.monotonic() + self.timeout)
+                for connection in self._ready(busy):
+                    worker, place, attempt, deadline = busy.pop(connection)
+                    self._idle.append(worker)
+                    answer = worker.receive(jobs[place], deadline)
+                    if isinstance(answer, str):
+                        self.restarts += 1
+                        if attempt < TRIES:
+                            queue.appendleft((place, attempt + 1))
+                            continue
+                        answer = _bad(jobs[place], answer)
+                    results[place] = answer
+        finally:
+            for worker, *_ in busy.values():  # an error on the way out: whoever is still at work is not waited for
+                worker.stop()
+                self._idle.append(worker)
+        return results
+
+    @staticmethod
+    def _ready(busy: dict[Connection, Any]) -> list[Connection]:
+        """Connections with an answer, or whose time is up."""
+        left = min(deadline for *_, deadline in busy.values()) - time.monotonic()
+        ready = wait(list(busy), timeout=max(0.0, left))
+        return ready or [c for c, (*_, deadline) in busy.items() if deadline <= time.monotonic()]
+
+
+class _Worker:
+    """One decoding process, started when it is first needed and after every death."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory, self._owner = memory, 0
+        self.pid: int | None = None
+        self.job: Job | None = None  # what it was given last
+        self._connection: Connection | None = None
+
+    def send(self, job: Job) -> Connection:
+        """Hands a job over; returns where its answer will come."""
+        self.job = job
+        if self._connection is None or self._owner != os.getpid():
+            self._start()
+        try:
+            self._connection.send(job)
+        except (BrokenPipeError, ConnectionResetError):  # it died while it had nothing to do
+            self.stop()
+            self._start()
+            self._connection.send(job)
+        return self._connection
+
+    def receive(self, job: Job, deadline: float) -> Media | Bad | str:
+        """The answer that is there; as a string, of what the worker died."""
+        if not self._connection.poll() and time.monotonic() >= deadline:
+            self.stop()
+            return "it took longer than the time allowed to decode"
+        try:
+            header = json.loads(self._connection.recv_bytes(MAX_HEADER))
+            if "fatal" in header:
+                raise DecodingError(f"a mistake in our own code at sample {job.id}:\n{header['fatal']}")
+            return _bad(job, header["bad"]) if "bad" in header else self._arrays(job, header["arrays"])
+        except (EOFError, OSError, ValueError, KeyError):
+            return self._bury()
+
+    def stop(self) -> None:
+        """Ends the process, whatever it is at."""
+        if self._connection is None:
+            return
+        if self._owner == os.getpid():
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+                Nursery.shared().reap(self.pid)
+        self._connection.close()
+        self.pid = self._connection = None
+
+    def _start(self) -> None:
+        try:
+            self.pid, self._connection = Nursery.shared().fork(self._memory)
+            self._owner = os.getpid()
+        except OSError as error:
+            raise DecodingError(f"no decoding process can be started ({error}): try workers: 0 to see why") from error
+
+    def _bury(self) -> str:
+        """Of what the process died."""
+        try:
+            code = Nursery.shared().reap(self.pid)
+        except OSError:
+            code = -signal.SIGKILL  # with the process that started it
+        self._connection.close()
+        self.pid = self._connection = None
+        if code < 0:
+            return f"decoding it kills the process ({signal.Signals(-code).name})"
+        return f"decoding it ends the process (exit code {code})"
+
+    def _arrays(self, job: Job, names: list[str]) -> Media:
+        """Tensors of the shapes that the job asks for; nothing else is taken from a worker."""
+        media = {}
+        for modality in map(Modality, names):
+            shape, kind = job.sizes[modality].shape, _dtype(modality)
+            size = int(np.prod(shape)) * kind.itemsize
+            raw = bytearray(self._connection.recv_bytes(size))
+            if len(raw) != size:
+                raise ValueError(len(raw))
+            media[modality] = torch.from_numpy(np.frombuffer(raw, dtype=kind).reshape(shape))
+        return media
+
+
+def _decode_here(job: Job) -> Media | Bad:
+    try:
+        return decode(job)
+    except InputError as error:
+        return _bad(job, str(error))
+    except MemoryError:
+        return _bad(job, "it needs more memory than is there")
+
+
+def serve(connection: Connection, memory: int) -> None:
+    """The life of a worker: jobs in, answers out, until the other end is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders talk to stderr on their own
+    _limit_memory(memory)
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            result = _decode_here(job)
+        except BaseException:
+            connection.send_bytes(json.dumps({"fatal": traceback.format_exc()[-8000:]}).encode())
+            continue
+        if isinstance(result, Bad):
+            connection.send_bytes(json.dumps({"bad": result.reason[:2000]}).encode())
+            continue
+        connection.send_bytes(json.dumps({"arrays": [str(m) for m in result]}).encode())
+        for modality, value in result.items():
+            connection.send_bytes(value.numpy().astype(_dtype(modality), copy=False).tobytes())
+
+
+def _limit_memory(extra: int) -> None:
+    """A file that asks for too much memory gets an error instead of the machine's memory."""
+    try:
+        import resource
+
+        status = Path("/proc/self/status").read_text()
+        now = int(status.split("VmData:")[1].split()[0]) << 10
+        resource.setrlimit(resource.RLIMIT_DATA, (now + extra, resource.RLIM_INFINITY))
+    except (ImportError, OSError, IndexError, ValueError):
+        pass  # not Linux: no such limit
+
+
+def _dtype(modality: Modality) -> np.dtype:
+    return np.dtype(np.float32 if modality is Modality.AUDIO else np.uint8)
+
+
+def _bad(job: Job, reason: str) -> Bad:
+    return Bad(job.key, job.id, job.path, reason)
+
+
+def _read_list(path: Path) -> Iterator[tuple[str, str]]:
+    """(id, path) of what is listed already, so that a resumed run does not repeat it."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+            yield values["id"], values["path"]
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a crash
