@@ -3,69 +3,104 @@
     python benchmarks/released_step.py --job image --dtype float32
     python benchmarks/released_step.py --job joint --dtype bfloat16
 
-Seconds per step x the float32 matrix-product rate measured in the same minute = equivalent TFLOP per step. A step is one
-guided step: one sample, prompted and unprompted, 256 x 256 pictures, 8 frames, 10.24 s of sound. Weights are random; no
-number depends on their values. Also printed: peak memory of the process.
+Jobs: image, audio, video, and joint (video and audio that hear themselves, as released). A step is what the sampling loop does: one
+sample, prompted and unprompted, 256 x 256 pixels, 8 frames, 10.24 s of sound. Weights and latents are drawn; no number depends on them.
+
+Each step is timed between two measurements of the float32 matrix product: seconds x FLOP per second = equivalent TFLOP. The median
+of `--repeats` steps is printed, the spread, and the peak memory of the process, so run one job per process.
 """
 
 import argparse
+import ctypes
+import json
 import resource
+import statistics
 import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from codi.convert import denoisers
 from codi.convert.released import FULL, UNETS
+from codi.diffusion import Guidance, JointSampler, copy_schedulers
+from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.models.denoisers import UNetDenoiser
 from codi.models.joint_pooled import MapEncoder
+from codi.types import Modality
 
-JOBS = {"image": ["image"], "audio": ["audio"], "video": ["video"], "joint": ["video", "audio"]}
-LATENTS = {"image": (4, 32, 32), "video": (4, 8, 32, 32), "audio": (8, 256, 16)}
+JOBS = {name: [Modality(name)] for name in ("image", "audio", "video")} | {"joint": [Modality.VIDEO, Modality.AUDIO]}
+LATENTS = {Modality.IMAGE: (4, 32, 32), Modality.VIDEO: (4, 8, 32, 32), Modality.AUDIO: (8, 256, 16)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MALLOC = {-4: 0, -1: 2**31 - 1, -2: 256 << 20}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
 
 
-def build(kind: str, dtype: torch.dtype, width: int | None) -> tuple[nn.Module, nn.Module]:
-    """A denoiser and its environment encoder of the released geometry (or `width` channels wide), with random weights."""
-    reference = dict(FULL[UNETS["audio" if kind == "audio" else "video"]])
+def keep_memory() -> bool:
+    """Tells glibc to keep large blocks rather than to fetch them anew, zeroed, for every tensor; false where there is no glibc."""
+    try:
+        return all(ctypes.CDLL("libc.so.6").mallopt(option, value) for option, value in MALLOC.items())
+    except (OSError, AttributeError):
+        return False
+
+
+def build(modality: Modality, dtype: torch.dtype, width: int | None) -> tuple[nn.Module, nn.Module]:
+    """A denoiser and its environment encoder of the released geometry (or `width` channels wide), with drawn weights."""
+    reference = dict(FULL[UNETS["audio" if modality is Modality.AUDIO else "video"]])
     reference["model_channels"] = width or reference["model_channels"]
     with torch.device("meta"):
         parts = UNetDenoiser(**denoisers.unet_config(reference)), MapEncoder(**denoisers.environment_config(reference))
-    return tuple(fill(part.to(dtype).to_empty(device="cpu")).eval() for part in parts)
+    return tuple(drawn(part.to(dtype).to_empty(device="cpu")).eval() for part in parts)
 
 
-def fill(module: nn.Module) -> nn.Module:
+def drawn(module: nn.Module) -> nn.Module:
+    """The module with weights that keep the scale of what passes through."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
-        fan = parameter[0].numel() if parameter.ndim > 1 else 1
-        parameter.data.normal_(std=fan**-0.5, generator=generator) if parameter.ndim > 1 else parameter.data.fill_(0.1)
+        bound = (3 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1
+        parameter.data.uniform_(-bound, bound, generator=generator)
     return module
 
 
-def matmul_rate(size: int = 2048, repeats: int = 4) -> float:
-    """float32 FLOP per second of a matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / best(lambda: a @ b, repeats)
+def sampler(job: str, dtype: torch.dtype, width: int | None) -> tuple[JointSampler, dict[Modality, Tensor]]:
+    """The sampling loop of a job, and the noise that it starts from."""
+    parts, generator = {m: build(m, dtype, width) for m in JOBS[job]}, torch.Generator().manual_seed(1)
+    prompt, null = torch.randn(2, 1, 1, FULL["unet_image"]["context_dim"], generator=generator).to(dtype)
+    loop = JointSampler(
+        denoisers={m: denoiser for m, (denoiser, _) in parts.items()},
+        environments={m: encoder for m, (_, encoder) in parts.items()},
+        hears={m: {m} for m in parts},
+        schedulers=copy_schedulers(ReleasedDDIMScheduler(), parts, 50),
+        contexts={m: prompt for m in parts},
+        null_contexts={m: null for m in parts},
+        guidance={m: Guidance(prompt=7.5) for m in parts},
+    )
+    return loop, {m: torch.randn(1, *LATENTS[m], generator=generator) for m in parts}
 
 
-def best(run: Callable[[], object], repeats: int) -> float:
-    """The shortest of some timings, in seconds, after one that does not count."""
+def matmul_rate(size: int = 2048, repeats: int = 3) -> float:
+    """float32 FLOP per second of a matrix product; the best of some."""
+    a, b = torch.randn(2, size, size)
+    a @ b
+    return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(repeats))
+
+
+def timed(run) -> float:
+    """Seconds."""
+    start = time.perf_counter()
     run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return time.perf_counter() - start
 
 
-def step(parts: dict[str, tuple[nn.Module, nn.Module]], latents: dict[str, Tensor], t: Tensor, contexts: Tensor) -> None:
-    """Environments once, then each denoiser for both halves of the guidance."""
-    joint = len(parts) > 1
-    heard = {kind: encoder(latents[kind], t) if joint else None for kind, (_, encoder) in parts.items()}
-    for kind, (denoiser, _) in parts.items():
-        denoiser(latents[kind], t, contexts, env=heard[kind])
+def measure(loop: JointSampler, latents: dict[Modality, Tensor], repeats: int) -> list[tuple[float, float]]:
+    """(seconds, FLOP per second beside it) of some steps, after one that does not count: it prepares the prompts."""
+    loop.step(0, latents)
+    found, before = [], matmul_rate()
+    for index in range(1, repeats + 1):
+        seconds = timed(partial(loop.step, index, latents))
+        after = matmul_rate()
+        found.append((seconds, (before + after) / 2))
+        before = after
+    return found
 
 
 @torch.no_grad()
@@ -73,19 +108,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--job", choices=JOBS, required=True)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--repeats", type=int, default=2, help="steps timed; the shortest counts")
-    parser.add_argument("--width", type=int, help="channels of the first level, for a quick try (a multiple of 32)")
+    parser.add_argument("--repeats", type=int, default=3, help="steps timed (default 3)")
+    parser.add_argument("--threads", type=int, help="of torch (default: as many as cores)")
+    parser.add_argument("--width", type=int, help="channels of the first level, for a quick try (a multiple of 64)")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
     args = parser.parse_args()
-    dtype = DTYPES[args.dtype]
-    parts = {kind: build(kind, dtype, args.width) for kind in JOBS[args.job]}
-    latents = {kind: torch.randn(1, *LATENTS[kind], dtype=dtype) for kind in parts}
-    t, contexts = torch.tensor([500]), torch.randn(2, 1, FULL["unet_image"]["context_dim"], dtype=dtype)
-    before = matmul_rate()
-    seconds = best(lambda: step(parts, latents, t, contexts), args.repeats)
-    rate = (before + matmul_rate()) / 2
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{args.job} {args.dtype} {torch.get_num_threads()} threads: {seconds:.2f} s a step x {rate / 1e9:.0f} GFLOP/s = "
-          f"{seconds * rate / 1e12:.2f} TFLOP; peak {peak:.1f} GiB")  # fmt: skip
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    kept = keep_memory()
+    found = measure(*sampler(args.job, DTYPES[args.dtype], args.width), args.repeats)
+    costs = [seconds * rate / 1e12 for seconds, rate in found]
+    result = {
+        "job": args.job,
+        "dtype": args.dtype,
+        "threads": torch.get_num_threads(),
+        "seconds": round(statistics.median(seconds for seconds, _ in found), 3),
+        "matmul_gflops": round(statistics.median(rate for _, rate in found) / 1e9, 1),
+        "equivalent_tflop": round(statistics.median(costs), 3),
+        "lowest": round(min(costs), 3),
+        "highest": round(max(costs), 3),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "memory_kept": kept,
+    }
+    line = (
+        "{job} {dtype}, {threads} threads: {seconds:.2f} s a step x {matmul_gflops:.0f} GFLOP/s = "
+        "{equivalent_tflop:.2f} TFLOP ({lowest:.2f} to {highest:.2f}); peak {peak_gib:.1f} GiB"
+    )
+    print(json.dumps(result) if args.json else line.format(**result))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from codi import __version__, bench, convert
 from codi.types import InputError
 
 DTYPES = ("float32", "bfloat16", "float16")
+SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
   codi generate --text "a red ball bounces slowly at night" --to video,audio,image,text -o out/
@@ -76,6 +77,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--samples", type=int, default=1, metavar="N", help="how many of each (default 1)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="sample k is made from seed + k (default 0)")
     generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
+    generate.add_argument("--scheduler", choices=SCHEDULERS, help="another way down the model's noise levels (default: the model's)")
     scale = "a number, or one for each output such as video=4,audio=3; 1 is off (default: the model's)"
     generate.add_argument("--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
     generate.add_argument("--sync-guidance", metavar="X", help=f"how closely to follow the other outputs and clean partners: {scale}")
@@ -86,11 +88,19 @@ def _add_generate(commands: Any) -> None:
         "--candidates", type=int, default=1, metavar="N", help="draw N for each sample and keep the one that agrees best (default 1)"
     )
     generate.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
+    _add_adapters(generate)
     generate.add_argument("--device", default="auto", help=f"{DEVICES} (default auto)")
     generate.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)")
     generate.add_argument("--batch", type=int, default=16, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate)
+
+
+def _add_adapters(generate: Any) -> None:
+    lora = "a LoRA beside the model, with how much it counts (default 1): folder, or folder::0.7; repeatable"
+    generate.add_argument("--lora", action="append", default=[], metavar="FOLDER", help=lora)
+    words = "learned words, to be used in --text; repeatable"
+    generate.add_argument("--words", action="append", default=[], metavar="FOLDER", help=words)
 
 
 def _add_prompts(generate: Any) -> None:

@@ -17,19 +17,19 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from codi import pretrained, prompts, selection
-from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, settings
+from codi.adapters.mixin import AdapterMixin
+from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, named_scheduler, settings
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import FIELDS, OUTPUT_TYPES, CoDiOutput, formatted
 from codi.prompts import Prompt
-from codi.types import InputError, Latents, Modality
+from codi.types import InputError, Latents, Modality, ModalitySpec
 
-__all__ = ["CoDiOutput", "CoDiPipeline", "Prompt"]
+__all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
 
-class CoDiPipeline(DiffusionPipeline):
-    """Prompts of any modality in, media of any modality out, denoised together.
-
+class CoDiPipeline(AdapterMixin, DiffusionPipeline):
+    """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words: `codi.adapters`.
     Parts may be missing; what needs them is then refused by name. `defaults` are the model's own values for what a call
     leaves out (the keys of `settings.DEFAULTS`), saved with it.
     """
@@ -105,12 +105,7 @@ class CoDiPipeline(DiffusionPipeline):
         if unknown := sorted(set(index) - {"scheduler", *cls._optional_components}):
             raise InputError(f"{folder / pretrained.INDEX} names the part {unknown[0]!r}, which codi does not know")
         pretrained.check_files(folder, index, verify, variant)
-        dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
-        options |= {"variant": variant}
-        parts = {
-            name: pretrained.load_part(folder / name, *kind, dtype=dtypes.get(name, dtypes.get("default", torch.float32)), **options)
-            for name, kind in index.items()
-        }
+        parts = pretrained.load_parts(folder, index, dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
         pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
         return pipe
@@ -149,19 +144,9 @@ class CoDiPipeline(DiffusionPipeline):
         candidates: int = 1,
     ) -> None:
         """Raises `InputError` for what this model cannot do, or nobody can."""
-        model = self.model
         if not outputs:
             raise InputError(f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}")
-        for modality in outputs:
-            if modality not in model.denoisers or modality not in model.autoencoders:
-                able = settings.listed(set(model.denoisers) & set(model.autoencoders))
-                raise InputError(f"this model cannot make {modality}: it makes {able}")
-        for modality in given:
-            if modality not in model.towers:
-                raise InputError(f"this model takes no {modality} prompt: it takes {settings.listed(model.towers)}")
-        for modality in partners:
-            if modality in outputs or modality not in model.environments or modality not in model.autoencoders:
-                raise InputError(f"{modality} cannot be held in step: expected an input that is no output, and a model that can hear it")
+        self.model.check(given, outputs, partners)
         settings.check_count("num_samples", num_samples, 1)
         settings.check_count("candidates", candidates, 1)
         settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
@@ -169,14 +154,33 @@ class CoDiPipeline(DiffusionPipeline):
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
-        """Prompts that combine -> context (1, 1, D), interpolated by their weights; of no prompt at all, the null prompt."""
-        tokens, weights = [], []
+        """Prompts that combine -> context (1, 1, D), interpolated by their weights; of no prompt at all, `encode_null`."""
+        return self._mixed(items) if items else self.encode_null({})
+
+    def encode_null(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
+        """What stands for the lack of these prompts (1, 1, D), and what guidance leads away from, by the model's `null_prompt`.
+
+        "zeros"; or "empty", as released: tokens of an empty sentence, grey and silence, one for each prompt, interpolated like them
+        (an empty sentence where there is no prompt, grey for a model without a vocabulary).
+        """
+        model = self.model
+        if self._own("null_prompt") == "zeros":
+            return null_prompt(1, model.context_dim, device=self._execution_device)
+        if not model.towers:
+            raise InputError("this model has no prompt towers: expected prompt_embeds, and negative_prompt_embeds or a guidance_scale of 1")
+        wordless = getattr(model.towers.get(Modality.TEXT), "tokenizer", None) is None
+        grey = {Modality.IMAGE: [Prompt(torch.zeros(3, 8, 8, dtype=torch.uint8))]}
+        return self._mixed(items or (grey if wordless else {Modality.TEXT: [Prompt("nothing")]}), empty=True)
+
+    def _mixed(self, items: Mapping[Modality, Sequence[Prompt]], empty: bool = False) -> Tensor:
+        """Tokens of prompts, or of empty ones in their place, interpolated by their weights: (1, 1, D)."""
+        tokens, weights, model = [], [], self.model
         for modality in (m for m in Modality if m in items):
-            tower = self.model.towers[modality]
-            raw = self._prepared(modality, items[modality], tower)
-            tokens += list(tower.embed(raw).split(1))
+            tower, spec = model.towers[modality], model.prompt_specs.get(modality)
+            for raw in self._prepared(modality, items[modality], tower, spec):
+                tokens += list(tower.embed(prompts.emptied(raw) if empty else raw).split(1))
             weights += [prompt.weight for prompt in items[modality]]
-        return self.mix_prompts(tokens, weights) if tokens else self._null_prompt()
+        return self.mix_prompts(tokens, weights)
 
     def mix_prompts(self, tokens: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Prompt tokens (B, D) and their weights -> context (B, 1, D), interpolated the way this model was trained for."""
@@ -199,19 +203,22 @@ class CoDiPipeline(DiffusionPipeline):
         timed = {m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders}
         if sync is False or not timed.intersection(outputs):
             return []
-        return [m for m in items if m in timed and m in model.environments and m not in outputs]
+        heard = {m for output in outputs for m in model.hears.get(output, ())}
+        return [m for m in items if m in timed and m in model.environments and m in heard and m not in outputs]
 
     def encode_partners(self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]) -> Latents:
         """Clean latents (1, ...) of the first item of every modality in `partners`."""
-        autoencoders = self.model.autoencoders
-        raws = {m: self._prepared(m, items[m][:1], autoencoders[m]) for m in partners}
-        return {m: autoencoders[m].encode(raw).float() for m, raw in raws.items()}
+        model = self.model
+        raws = {m: self._prepared(m, items[m][:1], model.autoencoders[m], model.specs[m])[0] for m in partners}
+        return {m: model.autoencoders[m].encode(raw).float() for m, raw in raws.items()}
 
-    def prepare_latents(self, outputs: Iterable[Modality], seeds: Sequence[int]) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:
+    def prepare_latents(
+        self, outputs: Iterable[Modality], seeds: Sequence[int], specs: Mapping[Modality, ModalitySpec] | None = None
+    ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:
         """Noise (B, *latent_shape) of every output, float32, each sample from its own seed; and the generators it came from."""
-        latents, generators = {}, {}
+        latents, generators, specs = {}, {}, specs or self.model.specs
         for modality in outputs:
-            noise, generators[modality] = draw_noise(self.model.specs[modality].latent_shape, seeds, modality)
+            noise, generators[modality] = draw_noise(specs[modality].latent_shape, seeds, modality)
             latents[modality] = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
         return latents, generators
 
@@ -242,6 +249,11 @@ class CoDiPipeline(DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        audio_length_in_s: float | None = None,
         sync: bool | Iterable[str | Modality] | None = None,
         negative_text: Any = None,
         negative_image: Any = None,
@@ -249,6 +261,7 @@ class CoDiPipeline(DiffusionPipeline):
         negative_video: Any = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        null_prompt_embeds: Tensor | None = None,
         partner_latents: Latents | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -265,20 +278,19 @@ class CoDiPipeline(DiffusionPipeline):
         guidance_scale              how closely to follow the prompts, for all or {output: scale}; 1.0 is off
         sync_guidance_scale         how closely to follow the other outputs; *_interval the fraction of the steps in which either acts
         guidance_rescale            0..1, against over-saturation
+        height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own
         sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
                                     has one, False for none, or their names
         negative_*                  what to steer away from, items or lists as for prompts; they act through guidance_scale
-        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds instead of negatives
+        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds instead of negatives;
+                                    null_prompt_embeds, from `encode_null`, beside the former
         partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
         output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
         callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed
         Raises `InputError` for anything that cannot be used.
         """
-        items = prompts.collect({Modality.TEXT: text, Modality.IMAGE: image, Modality.AUDIO: audio, Modality.VIDEO: video})
-        refused = {
-            Modality.TEXT: negative_text, Modality.IMAGE: negative_image, Modality.AUDIO: negative_audio, Modality.VIDEO: negative_video,
-        }  # fmt: skip
-        negatives = prompts.collect(refused, "negative_")
+        items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
+        negatives = prompts.collect(dict(zip(Modality, (negative_text, negative_image, negative_audio, negative_video))), "negative_")
         outputs = settings.parse_outputs(outputs)
         defaults = self.config.defaults or {}
         knobs = {
@@ -289,30 +301,38 @@ class CoDiPipeline(DiffusionPipeline):
         steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults)
         partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
         self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates)
-        self._check_callback(callback_on_step_end_tensor_inputs)
-        prompted, refusing = _given(items, prompt_embeds), _given(negatives, negative_prompt_embeds, "negative_")
-        if refusing and not settings.can_steer(guidance, steps):
+        specs = self.model.sized(height, width, num_frames, fps, audio_length_in_s)
+        if candidates > 1 and specs != self.model.specs:
+            raise InputError("candidates are judged at the model's own sizes: expected either candidates or another size, not both")
+        settings.check_names("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
+        if not (steered := settings.can_steer(guidance, steps)) and refusing:
             raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")
         measures = selection.available(self.model.towers, outputs, partners, prompted) if candidates > 1 else []
         seeds = selection.candidate_seeds(settings.pick_seeds(num_samples, seed, generator), candidates)
 
         self._interrupt = False
         context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
-        null = self.encode_prompt(negatives) if negative_prompt_embeds is None else negative_prompt_embeds
+        null = null_prompt_embeds if negative_prompt_embeds is None else negative_prompt_embeds
+        if null is None:
+            null = self.encode_prompt(negatives) if negatives else self.encode_null(items) if prompted and steered else context
         clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
         rows = partial(selection.expand, num_samples=num_samples, candidates=candidates)
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
-        latents, generators = self.prepare_latents(outputs, seeds)
+        latents, generators = self.prepare_latents(outputs, seeds, specs)
         sampler = self._sampler(latents, context, null if prompted or refusing else None, heard, guidance, steps, generators)
+        sampler.rates = {m: specs[m].latent_rate for m in outputs if specs[m].latent_rate != self.model.specs[m].latent_rate}
         latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
+        if audio_length_in_s is not None and Modality.AUDIO in media:
+            media[Modality.AUDIO] = media[Modality.AUDIO][:, : specs[Modality.AUDIO].raw_shape[0]]
         records = []
         if candidates > 1:
             records = selection.choose(self._judge(measures, media, context, clean), seeds, candidates)
             kept = [k * candidates + record["kept"] for k, record in enumerate(records)]
             latents, media, seeds = selection.take(latents, kept), selection.take(media, kept), [seeds[row] for row in kept]
-        out = self._output(latents, media, seeds, output_type)
+        out = self._output(latents, media, seeds, output_type, specs)
         out.selection, out.clip = records, prompts.first_file(items.get(Modality.VIDEO, []))
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
@@ -364,37 +384,17 @@ class CoDiPipeline(DiffusionPipeline):
         fitted = {m: raw.to(model.towers[m].dtype) if isinstance(raw, Tensor) and m in model.towers else raw for m, raw in media.items()}
         return selection.judge(model.towers, fitted, measures, context[:, 0].to(self._execution_device), timed, tolerance)
 
-    def _output(self, latents: Latents, media: dict[Modality, Any], seeds: list[int], output_type: str) -> CoDiOutput:
+    def _output(
+        self, latents: Latents, media: dict[Modality, Any], seeds: list[int], output_type: str, specs: Mapping[Modality, ModalitySpec]
+    ) -> CoDiOutput:
         if output_type == "latent":
             return CoDiOutput(seeds=seeds, latents=latents)
         made = {FIELDS[m]: formatted(m, raw, output_type) for m, raw in media.items()}
-        rates = {"sampling_rate": self._rate(Modality.AUDIO), "fps": self._rate(Modality.VIDEO)}
+        rates = {name: specs[m].rate for name, m in (("sampling_rate", Modality.AUDIO), ("fps", Modality.VIDEO)) if m in specs}
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
-    def _rate(self, modality: Modality) -> float | int | None:
-        spec = self.model.specs.get(modality)
-        return None if spec is None else spec.rate
-
-    def _prepared(self, modality: Modality, items: Sequence[Prompt], part: ModelMixin) -> Any:
-        """Items of one modality -> a raw batch for `part`, on its device and in its dtype."""
-        spec = self.model.specs.get(modality)
-        raw = prompts.stack([prompts.prepare(modality, prompt.value, spec) for prompt in items])
-        return raw.to(self._execution_device, part.dtype) if isinstance(raw, Tensor) else raw
-
-    def _null_prompt(self) -> Tensor:
-        model = self.model
-        dims = {tower.dim for tower in model.towers.values()} | {d.config.context_dim for d in model.denoisers.values()}
-        assert len(dims) == 1, f"parts disagree about the width of the prompt space: {sorted(dims)}"
-        return null_prompt(1, dims.pop(), device=self._execution_device)
-
-    def _check_callback(self, names: Sequence[str]) -> None:
-        if unknown := [name for name in names if name not in self._callback_tensor_inputs]:
-            known = ", ".join(self._callback_tensor_inputs)
-            raise InputError(f"callback_on_step_end_tensor_inputs names {unknown[0]!r}: expected some of {known}")
-
-
-def _given(items: Mapping[Modality, Any], embeds: Tensor | None, prefix: str = "") -> bool:
-    """Whether there is any prompt, in one of its two forms."""
-    if items and embeds is not None:
-        raise InputError(f"{prefix}prompts ({settings.listed(items)}) and {prefix}prompt_embeds were both given: expected one of them")
-    return bool(items) or embeds is not None
+    def _prepared(self, modality: Modality, items: Sequence[Prompt], part: ModelMixin, spec: ModalitySpec | None) -> list[Any]:
+        """Items of one modality -> raw batches for `part`, on its device, in float32."""
+        padded = not getattr(part, "any_length", False)
+        raws = prompts.batches([prompts.prepare(modality, prompt.value, spec, padded) for prompt in items])
+        return [raw.to(self._execution_device) if isinstance(raw, Tensor) else raw for raw in raws]

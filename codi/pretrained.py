@@ -10,13 +10,14 @@ import inspect
 import json
 import logging
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from codi.types import InputError
@@ -66,6 +67,13 @@ def read_defaults(folder: Path) -> dict[str, Any]:
     return _read_json(folder / INDEX).get("defaults") or {}
 
 
+def load_parts(folder: Path, index: Mapping[str, tuple[str, str]], dtype: Any, **options: Any) -> dict[str, Any]:
+    """The parts named in `index`, in one dtype or in {part: dtype}, where "default" stands for the rest and is float32."""
+    dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
+    default = dtypes.get("default", torch.float32)
+    return {name: load_part(folder / name, *kind, dtype=dtypes.get(name, default), **options) for name, kind in index.items()}
+
+
 def load_part(folder: Path, module: str, kind: str, dtype: Any, variant: str | None = None, **loading: Any) -> Any:
     """The part in `folder`, of class `kind`, checked by `check_part`; a scheduler takes neither dtype nor variant.
 
@@ -112,8 +120,6 @@ def _quietly() -> Iterator[None]:
 
 def pick_device(name: str) -> str:
     """The device to compute on; "auto" is the best there is. Raises `InputError` for one that is not there."""
-    import torch
-
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

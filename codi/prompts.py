@@ -47,6 +47,14 @@ def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modalit
     return prompts
 
 
+def given(items: Mapping[Modality, Any], embeds: Tensor | None, prefix: str = "") -> bool:
+    """Whether there is any prompt, in one of its two forms."""
+    if items and embeds is not None:
+        named = ", ".join(m.value for m in Modality if m in items)
+        raise InputError(f"{prefix}prompts ({named}) and {prefix}prompt_embeds were both given: expected one of them")
+    return bool(items) or embeds is not None
+
+
 def first_file(items: Sequence[Prompt]) -> Path | None:
     """The file that the first of these prompts was given as, if it was."""
     return Path(items[0].value) if items and _is_path(items[0].value) else None
@@ -66,16 +74,27 @@ def _checked(name: str, prompt: Prompt) -> Prompt:
     return prompt
 
 
-def prepare(modality: Modality, value: Any, spec: ModalitySpec | None) -> Any:
-    """One item as the model takes it: text `str`, else a float tensor of `spec.raw_shape` in [-1, 1]. Raises `InputError`."""
+def prepare(modality: Modality, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
+    """One item as the model takes it: text `str`, else a float tensor of `spec.raw_shape` in [-1, 1]. Raises `InputError`.
+
+    padded: a sound that is too short is filled up with silence; False: it keeps its own length.
+    """
     if spec is None and modality in _SHAPED:
         raise InputError(f"this model cannot tell the size of a prompt of kind {modality}: load its autoencoder and denoiser too")
-    return _PREPARE[modality](value, spec)
+    return _PREPARE[modality](value, spec) if padded or modality is not Modality.AUDIO else _prepare_audio(value, spec, padded=False)
 
 
-def stack(samples: list[Any]) -> Any:
-    """Prepared items of one modality -> a batch."""
-    return torch.stack(samples) if isinstance(samples[0], Tensor) else list(samples)
+def batches(samples: list[Any]) -> list[Any]:
+    """Prepared items of one modality -> one batch, or one each where their shapes differ."""
+    if not isinstance(samples[0], Tensor):
+        return [list(samples)]
+    alike = len({sample.shape for sample in samples}) == 1
+    return [torch.stack(samples)] if alike else [sample[None] for sample in samples]
+
+
+def emptied(batch: Any) -> Any:
+    """The batch without content: empty sentences, the middle of the range (grey, silence)."""
+    return torch.zeros_like(batch) if isinstance(batch, Tensor) else [""] * len(batch)
 
 
 def _prepare_text(value: Any, spec: ModalitySpec | None) -> str:
@@ -92,14 +111,15 @@ def _prepare_image(value: Any, spec: ModalitySpec) -> Tensor:
     return io.fit_image(pixels, spec.raw_shape[-1])
 
 
-def _prepare_audio(value: Any, spec: ModalitySpec) -> Tensor:
+def _prepare_audio(value: Any, spec: ModalitySpec, padded: bool = True) -> Tensor:
     if _is_path(value):
         wave, rate = io.load_audio(value, spec.duration + MARGIN)
     else:
         sound, rate = _with_rate(value, spec.rate)
         wave = _waveform(sound)
     io.check_audio(wave, rate, source=value if _is_path(value) else "the recording")
-    return io.fit_audio(wave, round(rate), round(spec.rate), spec.raw_shape[0])
+    length = spec.raw_shape[0] if padded else min(spec.raw_shape[0], round(wave.shape[-1] * spec.rate / rate))
+    return io.fit_audio(wave, round(rate), round(spec.rate), length)
 
 
 def _prepare_video(value: Any, spec: ModalitySpec) -> Tensor:

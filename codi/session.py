@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codi import __version__
+from codi.adapters.given import Given
 from codi.jobs import Item, Job, Sample
 from codi.types import Modality
 
@@ -24,7 +25,10 @@ class Session:
 
     def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
         self.out, self.args, self.started = out, args, started
-        self.model = {"name": args.model or "codi-tiny", "dtype": args.dtype}
+        self.adapters = Given.parse(args.lora, args.words)
+        self.model: dict[str, Any] = {"name": args.model or "codi-tiny", "dtype": args.dtype, **self.adapters.describe()}
+        if args.scheduler:
+            self.model["scheduler"] = args.scheduler
         self.timings = {"load": 0.0, "generate": 0.0, "save": 0.0}
         self.done: dict[Job, list[dict[str, Any]]] = {}
         self.pipe: Any = None
@@ -37,10 +41,13 @@ class Session:
         """Loads the model."""
         import torch
 
-        from codi.pipeline import CoDiPipeline
+        from codi.pipeline import CoDiPipeline, named_scheduler
 
         began = time.perf_counter()
         pipe = CoDiPipeline.from_pretrained(self.args.model, dtype=getattr(torch, self.args.dtype))
+        self.adapters.apply(pipe)
+        if self.args.scheduler:
+            pipe.scheduler = named_scheduler(self.args.scheduler, pipe.scheduler)
         self.pipe = pipe.to(device)
         self.pipe.set_progress_bar_config(disable=self.args.quiet, leave=False)
         self.model["device"] = device
@@ -74,6 +81,7 @@ class Session:
             items, negatives = ({job: _prompts(getattr(job, name)) for job in jobs} for name in ("items", "negatives"))
             self.pipe.check_inputs([*items[first], *negatives[first]], first.outputs, len(batch), first.steps or 1)
             given = {"prompt_embeds": torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]}
+            given["null_prompt_embeds"] = torch.cat([self.pipe.encode_null(items[job]) for job in jobs])[rows]
             if first.negatives:
                 given["negative_prompt_embeds"] = torch.cat([self.pipe.encode_prompt(negatives[job]) for job in jobs])[rows]
             timed = self.pipe.find_partners(items[first], first.outputs, None if first.sync else False)
@@ -109,12 +117,14 @@ class Session:
             return False
 
     def _digest(self, job: Job) -> str:
-        """Changes with anything that decides the result: prompts by content, settings, the model by name, our version."""
+        """Changes with anything that decides the result: prompts and adapters by content, settings, the model by name, our version."""
         inputs = {
             name: [{key: value for key, value in row.items() if key != "path"} for row in rows] for name, rows in job.describe().items()
         }
         asked = [inputs, job.outputs, job.samples, job.seed, job.sync, job.knobs, self.model["name"], self.args.dtype, __version__]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        asked += [self.args.scheduler] if self.args.scheduler else []
+        adapters = [[row["sha256"], row.get("scale")] for name in ("loras", "words") for row in self.model.get(name, [])]
+        return hashlib.sha256(json.dumps([*asked, *adapters]).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
         """Writes manifest.json."""

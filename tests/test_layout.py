@@ -33,11 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.prompts": LEAVES,
     "codi.outputs": LEAVES,
     "codi.selection": LEAVES,
-    "codi.pipeline": LEAVES | MODELS | LOADING | {"codi.prompts", "codi.outputs", "codi.selection"},
+    "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
+    "codi.pipeline": LEAVES | MODELS | LOADING | {"codi.adapters", "codi.prompts", "codi.outputs", "codi.selection"},
     "codi.metrics": LEAVES | {"codi.world"},
     "codi.bench": LEAVES | MODELS | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
     "codi.jobs": LEAVES | {"codi.diffusion"},
-    "codi.session": LEAVES | {"codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs"},
+    "codi.session": LEAVES | {"codi.adapters", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs"},
     "codi.doctor": LEAVES | {"codi.pretrained"},
     "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline"},
     "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},
@@ -45,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MODELS
     | LOADING
     | LEAVES
-    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.outputs", "codi.bench"},
+    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.outputs", "codi.bench", "codi.adapters"},
 }
 
 

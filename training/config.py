@@ -41,6 +41,9 @@ class Config:
     max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at it
     num_threads        torch threads, None leaves them alone
     compile            compiles the forward of every direct child of the trained module
+    gradient_checkpointing   activations of what trains are computed again in the backward pass: less memory, a third more time
+    tensorboard        writes what goes to the log as TensorBoard events too (extra `tensorboard`)
+    data               where samples come from, read by `data.sources.open_source`; empty: the world of `codi.world`
     part               constructor arguments of what trains, read by the stage
     options            further settings of the stage, read strictly by the stage
     """
@@ -67,6 +70,9 @@ class Config:
     max_minutes: float | None = None
     num_threads: int | None = None
     compile: bool = False
+    gradient_checkpointing: bool = False
+    tensorboard: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
     part: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 

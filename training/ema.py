@@ -1,6 +1,6 @@
 """The exponential moving average of what trains, in float32, with its decay warmed up."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,20 +10,21 @@ from torch import Tensor, nn
 class Ema:
     """Averages the trainable parameters of a module; everything else is taken from the module as it is.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten. `local` says what a process has of a
+    parameter: all of it, or under ZeRO-3 a piece, which is averaged as well as the whole.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, module: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor] = torch.Tensor.detach) -> None:
+        self.decay, self.local = decay, local
         self.updates = 0
-        self.average = {name: p.detach().float().clone() for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {name: local(p).float().clone() for name, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Takes one step towards the module's parameters."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = dict(module.named_parameters())
-        targets = [current[name].detach().float() for name in self.average]
+        targets = [self.local(current[name]).float() for name in self.average]
         torch._foreach_lerp_(list(self.average.values()), targets, 1 - decay)
         self.updates += 1
 

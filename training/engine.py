@@ -1,6 +1,8 @@
 """What the loop drives: accelerator, optimizer, the loss as a module; and how their state becomes plain tensors and back."""
 
+import importlib.util
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,14 +15,23 @@ from training.stages import Stage
 
 
 class Objective(nn.Module):
-    """The stage's loss as a module's forward, so that DDP, DeepSpeed and autocast see one ordinary call."""
+    """The stage's loss as a module's forward, so that DDP, DeepSpeed and autocast see one ordinary call.
 
-    def __init__(self, stage: Stage, module: nn.Module) -> None:
+    autocast  a dtype for the forward; for DeepSpeed, whose own bf16 would round weights and statistics too
+    """
+
+    def __init__(self, stage: Stage, module: nn.Module, autocast: torch.dtype | None = None) -> None:
         super().__init__()
-        self.module, self._loss = module, stage.loss
+        self.module, self._loss, self._autocast = module, stage.loss, autocast
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        return self._loss(self.module, batch, generator)
+        with torch.autocast(generator.device.type, self._autocast) if self._autocast else nullcontext():
+            return self._loss(self.module, batch, generator)
+
+
+def wants_deepspeed() -> bool:
+    """Whether `accelerate launch` was told to use DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -30,11 +41,57 @@ def make_accelerator(config: Config) -> Accelerator:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    accelerator = Accelerator(gradient_accumulation_steps=config.accumulate, mixed_precision=config.precision, kwargs_handlers=handlers)
+    if wants_deepspeed():
+        _check_deepspeed(config)
+    precision = "no" if wants_deepspeed() else config.precision  # with DeepSpeed `Objective` sees to it
+    accelerator = Accelerator(gradient_accumulation_steps=config.accumulate, mixed_precision=precision, kwargs_handlers=handlers)
     kind = accelerator.distributed_type
-    if kind is not DistributedType.NO and not kind.value.startswith("MULTI_"):
-        raise InputError(f"launched under {kind.value}: checkpoints of sharded optimizers are not written yet: launch one process or DDP")
+    if wants_deepspeed() and kind is not DistributedType.DEEPSPEED:
+        raise InputError(f"launched with DeepSpeed, but accelerate chose {kind.value}: launch without --cpu and ACCELERATE_USE_CPU")
+    if kind not in (DistributedType.NO, DistributedType.DEEPSPEED) and not kind.value.startswith("MULTI_"):
+        raise InputError(f"launched under {kind.value}: expected one process, DDP, or DeepSpeed (configs/accelerate)")
     return accelerator
+
+
+def _check_deepspeed(config: Config) -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise InputError("launched with DeepSpeed, which is not installed: pip install 'codi[deepspeed]'")
+    if config.precision == "fp16":
+        raise InputError("precision fp16 under DeepSpeed is not supported: use bf16, or launch with DDP")
+    if not torch.cuda.is_available():  # DeepSpeed would compile an operation of its own for processes on a CPU, for minutes; gloo does
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def describe(accelerator: Accelerator) -> dict[str, Any]:
+    """How a run was launched, for its checkpoints; it has no say in what a resumed run does."""
+    plugin = accelerator.state.deepspeed_plugin
+    return {
+        "distributed_type": accelerator.distributed_type.value,
+        "zero_stage": plugin.zero_stage if plugin else None,
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+    }
+
+
+def enable_checkpointing(module: nn.Module, stage: str) -> None:
+    """Activations are computed again in the backward pass instead of kept. Raises `InputError` where no part can do it."""
+    able = [part for part in module.modules() if _can_checkpoint(part)]
+    for part in able:
+        if hasattr(part, "gradient_checkpointing_enable"):
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            part.enable_gradient_checkpointing()
+    if not able:
+        raise InputError(f"config: gradient_checkpointing is true, but nothing in stage {stage} can do it: leave it out")
+
+
+def _can_checkpoint(part: nn.Module) -> bool:
+    """A model of diffusers that says so; or one of transformers that does, with a layer inside that has the switch."""
+    if hasattr(part, "gradient_checkpointing_enable"):
+        return part.supports_gradient_checkpointing and any(hasattr(m, "gradient_checkpointing") for m in part.modules())
+    return getattr(part, "_supports_gradient_checkpointing", False) and any(hasattr(m, "gradient_checkpointing") for m in part.modules())
 
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
@@ -70,6 +127,39 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
         raise InputError(f"the checkpoint's optimizer state is of another model (see {', '.join(wrong[:3])}): start anew with --restart")
     numbered = {index: state[names[p]] for index, p in enumerate(order) if names[p] in state}
     optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Whole:
+    """The state of a run in which every process has all of it; `training.sharded.Sharded` is the other kind."""
+
+    cut_weights = False
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.module, self.optimizer = module, optimizer
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """What this process has of a parameter."""
+        return parameter.detach()
+
+    def whole(self, pieces: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors from `local` ones."""
+        return pieces
+
+    def cut(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`local` tensors from whole ones."""
+        return whole
+
+    def weights(self) -> dict[str, Tensor]:
+        """Everything in the module."""
+        return self.module.state_dict()
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """See `optimizer_tensors`."""
+        return optimizer_tensors(self.module, self.optimizer)
+
+    def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """See `load_optimizer`."""
+        load_optimizer(self.module, self.optimizer, tensors)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:

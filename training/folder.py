@@ -38,9 +38,9 @@ def locked(output: Path, here: bool) -> Iterator[None]:
 
 def clear(output: Path) -> None:
     """Forgets a run: its checkpoints, log and previews; nothing else in the folder."""
-    for name in ("checkpoints", "previews"):
+    for name in ("checkpoints", "previews", "tensorboard"):
         shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("log.jsonl", _NOTE):
+    for name in ("log.jsonl", "bad.jsonl", _NOTE):
         (output / name).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar on stderr, and one JSON line per interval in `log.jsonl`."""
+"""What a run tells: a progress bar on stderr, a JSON line per interval in `log.jsonl`, and the same as TensorBoard events if asked for."""
 
 import json
 import math
@@ -6,13 +6,15 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from codi.types import InputError
 
 NUM_BINS = 10
 
@@ -55,10 +57,11 @@ class Meter:
 
 
 class Log:
-    """`log.jsonl` and the bar. Only the main process writes."""
+    """`log.jsonl` and the bar; with `tensorboard` the folder beside it of that name too. Only the main process writes."""
 
-    def __init__(self, path: Path, *, total: int, samples: int, main: bool, title: str) -> None:
+    def __init__(self, path: Path, *, total: int, samples: int, main: bool, title: str, tensorboard: bool = False) -> None:
         self.path, self.main = path, main
+        self.events = open_events(path.parent / "tensorboard", samples) if tensorboard and main else None
         self.clock, self.since = time.perf_counter(), samples
         if main:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +92,10 @@ class Log:
         line = {"samples": samples, **values, "samples_per_s": round(speed, 2), "memory_mb": memory_peak()}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({k: _finite(v) for k, v in line.items()}) + "\n")
+        if self.events is not None:
+            for name, value in numbers(line):
+                self.events.add_scalar(name, value, samples)
+            self.events.flush()
         self.bar.set_postfix_str(f"loss {values['loss']:.4g}" if "loss" in values else "", refresh=False)
 
     def say(self, message: str) -> None:
@@ -98,6 +105,26 @@ class Log:
 
     def close(self) -> None:
         self.bar.close()
+        if self.events is not None:
+            self.events.close()
+
+
+def open_events(folder: Path, samples: int) -> Any:
+    """A writer of TensorBoard events; those of a future that the run went back from are hidden. Raises `InputError` without the extra."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("config: tensorboard is true, but TensorBoard is not installed: pip install 'codi[tensorboard]'") from None
+    return SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
+
+
+def numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names and values of the finite numbers of a log line; a list is numbered."""
+    for name, value in line.items():
+        entries = [(f"{name}/{place}", entry) for place, entry in enumerate(value)] if isinstance(value, list) else [(name, value)]
+        for label, entry in entries:
+            if isinstance(entry, (int, float)) and math.isfinite(entry) and label != "samples":
+                yield label, float(entry)
 
 
 def forget_after(path: Path, samples: int) -> None:

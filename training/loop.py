@@ -9,23 +9,33 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from codi.types import InputError
 from data.order import draw_seed, sample_indices
 from training import checkpoint, folder, signals
 from training.config import Config
 from training.ema import Ema
-from training.engine import Objective, load_optimizer, load_weights, make_accelerator, make_optimizer, optimizer_tensors, to_device
+from training.engine import (
+    Objective,
+    Whole,
+    describe,
+    enable_checkpointing,
+    load_weights,
+    make_accelerator,
+    make_optimizer,
+    to_device,
+    wants_deepspeed,
+)
 from training.log import Log, Meter
 from training.prefetch import Prefetch
 from training.schedule import learning_rate
-from training.stages import Source, find_stage
+from training.stages import Source, Stage, find_stage
 
 INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
 
@@ -42,7 +52,8 @@ def train(config: Config, *, restart: bool = False) -> int:
             if restart and accelerator.is_main_process:
                 folder.clear(config.output)
             accelerator.wait_for_everyone()
-            return Trainer(config, accelerator).run()
+            with closing(Trainer(config, accelerator)) as trainer:
+                return trainer.run()
     finally:
         accelerator.end_training()
 
@@ -65,15 +76,38 @@ class Trainer:
         self.stage.to(self.device)
         if found is not None:
             load_weights(self.module, found.weights)
+        self._prepare(found)
+        self.source: Source | None = None
+        self.generator = torch.Generator(self.device)
+
+    def _prepare(self, found: checkpoint.Snapshot | None) -> None:
+        """Optimizer, processes, averaged weights, and what a checkpoint says of them."""
+        config, accelerator = self.config, self.accelerator
+        if config.gradient_checkpointing:
+            enable_checkpointing(self.module, config.stage)
         optimizer = make_optimizer(self.module, config)
         if config.compile:
             for child in self.module.children():
                 child.compile()
-        self.objective, self.optimizer = accelerator.prepare(Objective(self.stage, self.module), optimizer)
-        self.ema = Ema(self.module, config.ema) if config.ema else None
+        sharded = wants_deepspeed()
+        if sharded:
+            from training.sharded import Sharded, configure
+
+            configure(accelerator, config)
+        objective = Objective(self.stage, self.module, torch.bfloat16 if sharded and config.precision == "bf16" else None)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.held = Sharded(self.module, self.optimizer.optimizer) if sharded else Whole(self.module, optimizer)
+        self.ema = Ema(self.module, config.ema, self.held.local) if config.ema else None
         if found is not None:
-            self._restore(found, optimizer)
-        self.generator = torch.Generator(self.device)
+            self._restore(found)
+
+    def close(self) -> None:
+        """Lets go of what would keep the process from ending."""
+        if wants_deepspeed():
+            from training.sharded import destroy
+
+            engine, self.objective, self.optimizer, self.held = self.objective, None, None, None
+            destroy(engine)
 
     # Running
 
@@ -90,12 +124,17 @@ class Trainer:
         config = self.config
         if self.samples:
             self._say(f"resuming {config.output} at {self.samples} samples")
-        self.log = Log(config.output / "log.jsonl", total=config.samples, samples=self.samples, main=self.main, title=config.stage)
+        path, tensorboard = config.output / "log.jsonl", config.tensorboard
+        self.log = Log(path, total=config.samples, samples=self.samples, main=self.main, title=config.stage, tensorboard=tensorboard)
         try:
-            interrupted = self._train(self.stage.data())
+            self.source = self.stage.data()
+            interrupted = self._train(self.source)
             self._save()
         finally:
             self.log.close()
+            if hasattr(self.source, "close"):
+                self.source.close()
+            self.source = None
         if interrupted:
             self._say(f"interrupted at {self.samples} samples, checkpoint written; the same command goes on from here")
             return INTERRUPTED
@@ -134,10 +173,11 @@ class Trainer:
             self._seed(micro * self.world + self.rank)
             with self.accelerator.accumulate(self.objective):
                 loss, extras = self.objective(to_device(batch, self.device), self.generator)
+                names = batch.get("ids", indices)
+                self._check("loss", loss, names, extras)  # before `backward`, in which DeepSpeed takes its step
                 self.accelerator.backward(loss)
-                self._check("loss", loss, indices, extras)
                 if self.accelerator.sync_gradients:
-                    norm = self._gradient_norm(indices)
+                    norm = self._gradient_norm(names)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             meter.add(loss, extras)
@@ -147,16 +187,17 @@ class Trainer:
         self.step += 1
         return norm
 
-    def _gradient_norm(self, indices: list[int]) -> Tensor | None:
+    def _gradient_norm(self, names: list[Any]) -> Tensor | None:
         """Clips, and measures where that is free or a log line is due."""
-        if self.config.clip_grad_norm:
+        if self.config.clip_grad_norm or wants_deepspeed():
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_grad_norm)
+            norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
         elif self._due(self.config.log_every, ahead=self.config.batch_size):
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
         else:
             return None
         if self.accelerator.scaler is None:  # with one, an overflow is skipped and the scale lowered
-            self._check("gradient norm", norm, indices)
+            self._check("gradient norm", norm, names)
         return norm
 
     def _seed(self, chunk: int) -> None:
@@ -194,17 +235,19 @@ class Trainer:
             raise InputError(f"{path} belongs to another run ({were}): choose another `output`, or start anew with --restart")
         return snapshot
 
-    def _restore(self, snapshot: checkpoint.Snapshot, optimizer: torch.optim.Optimizer) -> None:
+    def _restore(self, snapshot: checkpoint.Snapshot) -> None:
         state = snapshot.state
         self.samples, self.step, self.elapsed = state["samples"], snapshot.step, state["elapsed"]
-        load_optimizer(self.module, optimizer, snapshot.optimizer)
+        self.held.load_optimizer(snapshot.optimizer)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema and snapshot.ema:
-            self.ema.load(snapshot.ema, state["ema_updates"])
+            self.ema.load(self.held.cut(snapshot.ema), state["ema_updates"])
 
     def _save(self) -> None:
-        """Writes a checkpoint from the main process."""
+        """Writes a checkpoint from the main process; where the state is cut over processes, all of them take part."""
+        weights, optimizer = self.held.weights(), self.held.optimizer_tensors()
+        average = self.held.whole(self.ema.average) if self.ema else {}
         if self.main:
             scaler = self.accelerator.scaler
             state = {
@@ -213,14 +256,9 @@ class Trainer:
                 "config": self.config.as_json(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "ema_updates": self.ema.updates if self.ema else 0,
+                "launch": describe(self.accelerator),
             }
-            snapshot = checkpoint.Snapshot(
-                step=self.step,
-                weights=self.module.state_dict(),
-                optimizer=optimizer_tensors(self.module, self.optimizer.optimizer),
-                ema=self.ema.average if self.ema else {},
-                state=state,
-            )
+            snapshot = checkpoint.Snapshot(step=self.step, weights=weights, optimizer=optimizer, ema=average, state=state)
             checkpoint.write(self.config.output / "checkpoints", snapshot)
         self.accelerator.wait_for_everyone()
 
@@ -231,40 +269,55 @@ class Trainer:
         values = {"step": self.step, "lr": self.optimizer.param_groups[0]["lr"], "minutes": round(self.elapsed / 60, 3)}
         if norm is not None:
             values["grad_norm"] = float(norm)
+        if bad := getattr(self.source, "bad", 0):
+            values["bad_samples"] = bad  # of the main process; they are listed in bad.jsonl
         self.log.write(self.samples, {**Meter.average(means), **values})
 
     def _preview(self) -> None:
-        if self.main:
-            target = self.config.output / "previews" / f"{self.samples:010d}"
-            target.mkdir(parents=True, exist_ok=True)
-            with self._as_exported():
-                self.stage.preview(self.module, target)
+        with self._as_exported() as (stage, module):
+            if self.main:
+                target = self.config.output / "previews" / f"{self.samples:010d}"
+                target.mkdir(parents=True, exist_ok=True)
+                stage.preview(module, target)
         self.accelerator.wait_for_everyone()
 
     def _export(self) -> None:
-        if self.main:
-            with self._as_exported():
-                folder.export_once(self.config, self.samples, lambda target: self.stage.export(self.module, target))
+        with self._as_exported() as (stage, module):
+            if self.main:
+                folder.export_once(self.config, self.samples, lambda target: stage.export(module, target))
         self.accelerator.wait_for_everyone()
 
     def _already_complete(self) -> int:
-        missing = folder.export_missing(self.config, self.samples)
+        (missing,) = self._agree(folder.export_missing(self.config, self.samples))
         self._say(f"{self.config.output} is complete at {self.samples} samples{'; exporting again, a file is missing' if missing else ''}")
         if missing:
             self._export()
         return 0
 
     @contextmanager
-    def _as_exported(self) -> Iterator[None]:
-        """Inside, the module is as it will be used: averaged weights, evaluation mode, no gradients."""
-        modes = {child: child.training for child in self.module.modules()}
-        self.module.eval()
+    def _as_exported(self) -> Iterator[tuple[Stage, nn.Module]]:
+        """Inside, stage and module are as they will be used: averaged weights, evaluation mode, no gradients."""
+        stage, module = self._whole_copy() if self.held.cut_weights else (self.stage, self.module)
+        averaged = self.ema.applied(module) if self.ema and not self.held.cut_weights else nullcontext()
+        modes = {child: child.training for child in module.modules()}
+        module.eval()
         try:
-            with torch.no_grad(), self.ema.applied(self.module) if self.ema else nullcontext():
-                yield
+            with torch.no_grad(), averaged:
+                yield stage, module
         finally:
             for child, mode in modes.items():
                 child.training = mode
+
+    def _whole_copy(self) -> tuple[Stage, nn.Module]:
+        """Where every process has a piece of each weight: stage and module a second time, whole, in the main process."""
+        weights = self.held.weights() | (self.held.whole(self.ema.average) if self.ema else {})
+        if not self.main:
+            return self.stage, nn.Module()
+        stage = find_stage(self.config.stage)(self.config)
+        module = stage.build()
+        load_weights(module, weights)
+        stage.to(self.device)
+        return stage, module.to(self.device)
 
     # Small decisions
 
@@ -280,14 +333,14 @@ class Trainer:
         votes = self.accelerator.reduce(torch.tensor([float(f) for f in flags], device=self.device), reduction="sum")
         return tuple(bool(vote > 0) for vote in votes)
 
-    def _check(self, what: str, value: Tensor, indices: list[int], extras: dict[str, Any] | None = None) -> None:
-        """Raises `TrainingError` before a step is taken with a number that is not finite."""
+    def _check(self, what: str, value: Tensor, names: list[Any], extras: dict[str, Any] | None = None) -> None:
+        """Raises `TrainingError` before a step is taken with a number that is not finite; `names` are the samples' ids or indices."""
         number = value.item()
         if math.isfinite(number):
             return
-        bad = indices
+        bad = names
         if extras and "bins" in extras:
-            bad = [i for i, loss in zip(indices, extras["bins"][1].tolist()) if not math.isfinite(loss)] or indices
+            bad = [name for name, loss in zip(names, extras["bins"][1].tolist()) if not math.isfinite(loss)] or names
         raise TrainingError(
             f"{what} is {number} in step {self.step + 1}, after {self.samples} samples, at samples {bad}: "
             "look at these samples, or lower the rate; the last checkpoint is untouched"

@@ -5,6 +5,7 @@ The same command resumes. Exit codes: 0 done, 1 the run failed, 2 something give
 
 import argparse
 import sys
+from pathlib import Path
 
 from codi.types import InputError
 
@@ -14,6 +15,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="YAML file, see training/config.py")
     parser.add_argument("--small", action="store_true", help="the miniature of the run: the `small:` section laid over the rest")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, repeatable: --set part.channels=64")
+    parser.add_argument("--dry-run", action="store_true", help="print what the run would need and take; reads and writes nothing else")
+    parser.add_argument("--processes", type=int, default=1, help="with --dry-run: how many processes share the run")
+    parser.add_argument("--zero", type=int, default=0, metavar="STAGE", help="with --dry-run: DeepSpeed ZeRO stage 2 or 3")
+    parser.add_argument("--samples-per-second", type=float, help="with --dry-run: speed of all processes, as a log has it")
+    parser.add_argument("--tflops", type=float, help="with --dry-run: 10^12 operations a second that one device sustains")
     parser.add_argument("--restart", action="store_true", help="forget checkpoints, log and previews of this run first")
     return parser
 
@@ -25,6 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         config = load_config(options.config, small=options.small, overrides=options.set)
+        if options.dry_run:
+            from training.plan import Machines, plan
+
+            speed = {"samples_per_second": options.samples_per_second, "tflops": options.tflops}
+            print(plan(config, Path(options.config).parent, Machines(processes=options.processes, zero=options.zero, **speed)))
+            return 0
         from training.loop import TrainingError, train
     except InputError as error:
         return _fail(error, 2)

@@ -1,13 +1,18 @@
 """`codi bench`: generate for input-output subsets, read the results with the world's probes, write a report.
 
-command.py  arguments to report, start to finish
-runs.py     what is generated: a `Run`, its prompts, the store that makes it resumable
-models.py   the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its prompt towers
-scores.py   agreement per cell and per task, with ceilings and floors
-joint.py    agreement between outputs of one sample, in time and in attributes
-targets.py  the other published targets
-report.py   report.json as a page
-plots.py    charts and the contact sheet
+command.py   arguments to report, start to finish
+runs.py      what is generated: a `Run`, its prompts, its scenes and seeds
+make.py      making what is missing, in one process or several; store.py keeps it, so that a benchmark is resumable
+models.py    the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its prompt towers
+scores.py    agreement per cell and per task, with ceilings and floors
+timing.py    video and sound: in time together, a sound for a clip, a clip for a sound
+together.py  pairs, triples and all four outputs on what the prompt left open
+prompting.py prompts that disagree, that agree, and their order
+choosing.py  one candidate against several
+ladder.py    several models in one table
+targets.py   the other published targets
+report.py    report.json as a page; report_joint.py and markup.py help
+plots.py     charts, strips and the contact sheet
 """
 
 import argparse
@@ -18,9 +23,11 @@ from codi.types import InputError
 
 _EXAMPLES = """examples:
   codi bench --out report/                                          the published table
-  codi bench --out report/ --cells all --scenes 64                  all 225 input-output subsets
-  codi bench --out report/ --joint                                  pairs, triples and all four outputs together
+  codi bench --out report/ --cells all --workers 2                  all 225 input-output subsets
+  codi bench --out report/ --cells none --joint fast                in time, clean partners, all four outputs together
+  codi bench --out report/ --cells none --joint                     the same, every pair and triple, selection, prompts
   codi bench --out report/ --cells "text->image,text+audio->video"
+  codi bench --out ladder/ --ladder runs/ladder/released runs/ladder/rotary="rotary seconds"
 """
 
 
@@ -33,17 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `codi bench`; imports nothing heavy."""
     parser.add_argument("-o", "--out", required=True, metavar="FOLDER", help="where the report goes; a run continues there")
     parser.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
-    parser.add_argument("--cells", default="fast", metavar="CELLS", help="fast (default), all (225), or a list as below")
-    parser.add_argument("--scenes", type=int, default=256, metavar="N", help="unseen scenes per cell (default 256)")
+    parser.add_argument("--cells", default="fast", metavar="CELLS", help="fast (default), all (225), none, or a list as below")
+    parser.add_argument("--scenes", type=int, metavar="N", help="unseen scenes (default 256; 32 for each of all cells); more later go on")
     parser.add_argument("--seed", type=int, default=2305, metavar="N", help="of the scenes and of the noise (default 2305)")
-    parser.add_argument("--draws", type=int, metavar="N", help="seeds per scene for joint outputs (default 3 with --joint, else 1)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="sets of seeds for joint outputs (default 3 with --joint, else 1)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", metavar="X", help="prompt guidance, one number or video=4,audio=3 (default: the model's)")
     parser.add_argument("--sync-guidance", metavar="X", help="guidance towards the other outputs, written like --guidance")
-    parser.add_argument("--joint", action="store_true", help="also pairs, triples and all four outputs: in time, in attributes")
+    parser.add_argument("--joint", nargs="?", const="full", choices=("fast", "full"), help="also joint generation: all, or the fast part")
+    parser.add_argument("--ladder", nargs="+", metavar="DIR[=NAME]", help="compare these models in time, nothing else (1 set of seeds)")
     parser.add_argument("--held-out", action="store_true", help="also the shape-colour pairs never trained (always part of fast and all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="scenes made at once (default 16)")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="scenes made at once (default 32)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work (default 1)")
 
 
 def main(args: "argparse.Namespace | Sequence[str]") -> int:

@@ -4,133 +4,131 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from codi.bench import joint, plots, scores
+from codi.bench import plots, scores
+from codi.bench.choosing import Selection
+from codi.bench.ladder import Climb, parse_rungs
+from codi.bench.make import ROUND_TRIP, TRUE, Bench, Plan, make
 from codi.bench.models import Model
-from codi.bench.report import markdown
-from codi.bench.runs import Readings, Run, Sampler, Store, generate, join, render, truth_sampler
+from codi.bench.prompting import Prompting
+from codi.bench.report import ladder_page, markdown
+from codi.bench.runs import Run
 from codi.bench.scores import TASKS, chosen_cells
 from codi.bench.targets import targets
+from codi.bench.timing import BOTH, CURVE, InTime, Partners
+from codi.bench.together import Four, Open
 from codi.diffusion.settings import parse_scale
 from codi.io import check_folder, save_json, save_text
 from codi.metrics.agreement import agreement
 from codi.types import InputError, Modality
-from codi.world import VISIBLE, Scene, sample_scenes
+from codi.world import VISIBLE, caption
 
+SCENES, SCENES_OF_ALL = 256, 32  # by default: of every part, and of each of the 225 cells
+FEW = 64  # scenes at most of what compares sample by sample
 SHEET = (
     "text->text+image+audio+video", "text->audio+video", "image->audio", "audio->image", "video->text", "video->audio", "audio->video",
 )  # fmt: skip
 
 
-class Bench:
-    """The scenes, what is already on disk, and the model for what is not."""
+class Section(Protocol):
+    """A part of the report: what it needs to be made, and what it says of it."""
 
-    def __init__(self, folder: Path, model: Model, *, num_scenes: int, seed: int, batch_size: int, settings: dict[str, Any]) -> None:
-        self.model, self.num_scenes, self.seed, self.batch_size = model, num_scenes, seed, batch_size
-        self.settings = {"scenes": num_scenes, "seed": seed, **settings}
-        self.store = Store(folder, self.settings | {"weights": model.fingerprint})
-        self.made: dict[Run, Readings] = {}
+    def plan(self) -> Plan: ...
 
-    def scenes(self, held_out: bool = False) -> list[Scene]:
-        """Unseen scenes: their seed is far from those of training, and `start` and `x` are continuous."""
-        return sample_scenes(self.num_scenes, self.seed, held_out=held_out)
-
-    def readings(self, run: Run) -> Readings:
-        """Readings of a run, generated if they are not there yet."""
-        return self._get(run, self.model.sample)
-
-    def ceiling(self, held_out: bool = False) -> Readings:
-        """Ground truth of every modality through the autoencoders."""
-        return self._get(Run(inputs=(), outputs=tuple(Modality), held_out=held_out), self._round_trip)
-
-    def truth(self, held_out: bool = False) -> Readings:
-        """What the probes read from ground truth itself."""
-        run = Run(inputs=(), outputs=tuple(Modality), held_out=held_out, draw=1)
-        return self._get(run, truth_sampler)
-
-    def _round_trip(self, run: Run, scenes: list[Scene], seeds: list[int]) -> dict[Modality, Any]:
-        return {m: self.model.round_trip(m, render(m, scenes)) for m in run.outputs}
-
-    def _get(self, run: Run, sampler: Sampler) -> Readings:
-        if run not in self.made:
-            found = self.store.load(run)
-            if found is None:
-                found, shown = generate(run, self.scenes(run.held_out), self.seed, sampler, self.batch_size)
-                self.store.save(run, found, shown)
-            self.made[run] = found
-        return self.made[run]
+    def score(self, bench: Bench) -> Any: ...
 
 
 def run(args: argparse.Namespace) -> int:
     """The command. Prints the path of the report on stdout, progress on stderr."""
     started = time.monotonic()
     check_numbers(args)
-    cells = chosen_cells(args.cells)
+    cells, rungs = chosen_cells(args.cells), parse_rungs(args.ladder or [])
+    scales = {name: parse_scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in ("guidance", "sync_guidance")}
     folder = check_folder(args.out)
-    scales = {"guidance": parse_scale(args.guidance, "--guidance"), "sync_guidance": parse_scale(args.sync_guidance, "--sync-guidance")}
-    model = Model(args.model, device=args.device, steps=args.steps, **scales)
-    settings = {"steps": args.steps, **scales}
-    bench = Bench(folder, model, num_scenes=args.scenes, seed=args.seed, batch_size=args.batch, settings=settings)
-    draws = args.draws or (3 if args.joint else 1)
-    command = shlex.join(["codi", "bench", *sys.argv[2:]]) if sys.argv[1:2] == ["bench"] else "codi bench"
-    report = measure(bench, cells, held_out=args.held_out or args.cells in ("fast", "all"), full_joint=args.joint, draws=draws)
-    settled = {**model.defaults, **{name: value for name, value in bench.settings.items() if value is not None}, "draws": draws}
-    report |= {"model": model.name, "command": command, "settings": settled, "versions": versions()}
-    report["targets"] = targets(report)
-    report["seconds"] = round(time.monotonic() - started, 1)
-    write(folder, report, draw_plots(folder, bench, report))
-    print(folder / "report.md")
+    benches = {rung.name if rung else "": open_bench(folder, rung.folder if rung else args.model, args, scales) for rung in rungs or [None]}
+    head = {"command": command_line(), "versions": versions()}
+    if rungs:
+        page = climb(folder, benches, args, head, started)
+    else:
+        page = measure_model(folder, benches[""], cells, args, head, started)
+    print(page)
     return 0
+
+
+def open_bench(folder: Path, source: str | None, args: argparse.Namespace, scales: dict[str, Any]) -> Bench:
+    model = Model(source, device=args.device, steps=args.steps, **scales)
+    count = args.scenes or (SCENES_OF_ALL if args.cells == "all" else SCENES)
+    return Bench(folder, model, num_scenes=count, seed=args.seed, batch_size=args.batch, settings={"steps": args.steps, **scales})
 
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Raises `InputError` for a count that cannot be."""
-    for name, least in (("scenes", 2), ("batch", 1), ("steps", 1), ("draws", 1)):
+    for name, least in (("scenes", 2), ("batch", 1), ("steps", 1), ("seeds", 1), ("workers", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} {value}: expected at least {least}")
 
 
-def measure(bench: Bench, cells: list[Run], *, held_out: bool, full_joint: bool, draws: int) -> dict[str, Any]:
+def command_line() -> str:
+    """As it was typed."""
+    return shlex.join(["codi", "bench", *sys.argv[2:]]) if sys.argv[1:2] == ["bench"] else "codi bench"
+
+
+def measure_model(folder: Path, bench: Bench, cells: list[Run], args: argparse.Namespace, head: dict[str, Any], started: float) -> Path:
+    """The report of one model; gives the path of its page."""
+    count, seeds = args.scenes or SCENES, args.seeds or (3 if args.joint else 1)
+    parts = sections(args.joint, cells, count, seeds)
+    held_out = args.held_out or args.cells in ("fast", "all")
+    report = head | measure(bench, cells, parts, held_out=held_out, workers=args.workers)
+    settled = {name: value for name, value in bench.settings.items() if value is not None}
+    numbers = {"scenes": bench.num_scenes, "seed": args.seed, "seeds": seeds}
+    report |= {"model": bench.model.name, "settings": {**bench.model.defaults, **settled, **numbers}}
+    report["targets"] = targets(report)
+    report["seconds"] = round(time.monotonic() - started, 1)
+    write(folder, report, draw_plots(folder, bench, report))
+    return folder / "report.md"
+
+
+def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dict[str, Section]:
+    """The parts that `--joint` asks for, or the cells. The fast part spends all seeds on time alone, where the targets are sharpest."""
+    full, few = joint == "full", min(count, FEW)
+    once = seeds if full else 1
+    parts: dict[str, Section] = {}
+    if joint or BOTH in cells:
+        parts["onsets"] = InTime(count=count, draws=seeds, four=once if joint else 0)
+    if joint:
+        parts["partners"] = Partners(count=count, draws=seeds)
+        parts["four"] = Four(count=count, draws=once)
+        parts["open"] = Open(count=count, draws=once, every=full)
+    if full:
+        parts |= {"selection": Selection(count=few), "prompting": Prompting(count=few)}
+    return parts
+
+
+def measure(bench: Bench, cells: list[Run], parts: dict[str, Section], *, held_out: bool, workers: int = 1) -> dict[str, Any]:
     """Every number of the report."""
-    wanted = set(cells) | {Run(inputs=(), outputs=tuple(Modality))}
-    tasks = [task for task in TASKS if (held_out if task.held_out else task.run in wanted)]
-    both = Run(inputs=(Modality.TEXT,), outputs=(Modality.AUDIO, Modality.VIDEO))
-    in_time = full_joint or both in wanted
-    plan = [*cells, *(t.run for t in tasks if t.held_out)]
-    if in_time:
-        plan += [r for runs in joint.onset_runs(draws).values() for r in runs]
-    if full_joint:
-        groups = [*joint.partner_runs(draws).values(), *joint.open_runs(draws).values()]
-        plan += [r for runs in groups for r in runs] + [Run(inputs=(Modality.TEXT,), outputs=tuple(Modality))]
-    make(bench, plan)
+    tasks = [task for task in TASKS if (held_out if task.held_out else task.run in cells)]
+    plan = [item for part in parts.values() for item in part.plan()]
+    plan += [(run, bench.num_scenes) for run in (*(t.run for t in tasks), *cells)]
+    most = max([bench.num_scenes, *(count for _, count in plan)])
+    make(bench, [*plan, *((run, most) for run in (TRUE, ROUND_TRIP))], workers)
     ceiling, scenes = bench.ceiling(), bench.scenes()
     lines = [scores.score_cell(cell, bench.readings(cell), ceiling, scenes) for cell in cells]
     report: dict[str, Any] = {"cells": lines, "summary": scores.summarise(lines)}
     report["tasks"] = [line for task in tasks for line in task_lines(bench, task)]
     report["ceiling"] = ceiling_table(bench)
-    report["retrieval"] = bench.store.remember("retrieval", lambda: bench.model.retrieval(scenes))
-    report["onsets"] = onset_section(bench, draws) if in_time else None
-    if full_joint:
-        report |= joint_sections(bench, draws)
-    return report
-
-
-def make(bench: Bench, plan: Iterable[Run]) -> None:
-    """Generates what is missing, with a line on stderr for each run."""
-    plan = list(dict.fromkeys(plan))
-    for i, item in enumerate(plan, 1):
-        began = time.monotonic()
-        bench.readings(item)
-        print(f"[{i}/{len(plan)}] {item.name}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+    retrieval: Callable[[], Any] = lambda: bench.model.retrieval(scenes)
+    report["retrieval"] = bench.store.remember(f"retrieval-{len(scenes)}", retrieval) if cells else None
+    return report | {name: part.score(bench) for name, part in parts.items()}
 
 
 def task_lines(bench: Bench, task: scores.Task) -> list[dict[str, Any]]:
-    return scores.score_task(task, bench.readings(task.run), bench.ceiling(task.held_out), bench.scenes(task.held_out))
+    ceiling, scenes = bench.ceiling(held_out=task.held_out), bench.scenes(task.held_out)
+    return scores.score_task(task, bench.readings(task.run), ceiling, scenes)
 
 
 def ceiling_table(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
@@ -144,32 +142,9 @@ def ceiling_table(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
     return result
 
 
-def onset_section(bench: Bench, draws: int) -> dict[str, Any]:
-    made = {name: [bench.readings(r) for r in runs] for name, runs in joint.onset_runs(draws).items()}
-    return joint.onset_table(made["joint"], made["video"], made["audio"], bench.truth(), bench.ceiling())
-
-
-def joint_sections(bench: Bench, draws: int) -> dict[str, Any]:
-    """What --joint adds."""
-    truth, ceiling = bench.truth(), bench.ceiling()
-    partners = {name: [bench.readings(r) for r in runs] for name, runs in joint.partner_runs(draws).items()}
-    made = {outputs: [bench.readings(r) for r in runs] for outputs, runs in joint.open_runs(draws).items()}
-    alone = {m: made[(m,)] for m in Modality}
-    separate = (joint.onsets(alone[Modality.AUDIO], Modality.AUDIO), joint.onsets(alone[Modality.VIDEO], Modality.VIDEO))
-    pairs = {join(o): joint.pair_of(made[o]) for o in joint.open_sets() if Modality.AUDIO in o and Modality.VIDEO in o}
-    everything = Run(inputs=(Modality.TEXT,), outputs=tuple(Modality))
-    return {
-        "partners": joint.partner_table(partners, truth, ceiling),
-        "open": [joint.open_line(made[o], alone, o, truth, ceiling) for o in joint.open_sets()],
-        "open_onsets": {name: joint.onset_line(pair, bench.num_scenes) for name, pair in {**pairs, "independent": separate}.items()},
-        "four": joint.shared_line(bench.readings(everything), everything.outputs),
-    }
-
-
 def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
     """Writes the pictures; gives their names."""
-    scenes = bench.scenes()
-    shown = [r for r in bench.made if r.inputs and not r.held_out and r.facts is None and r.draw == 0]
+    scenes, shown = bench.scenes(), [run for run in bench.made if run.inputs and run.plain]
     picked = [r for name in SHEET for r in shown if r.name == name] or shown[:5]
     samples = []
     for i, item in enumerate(picked):
@@ -178,10 +153,28 @@ def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
         samples.append((item, scenes[index], media, index))
     names = [plots.contact_sheet(samples, folder / "contact_sheet.png")] if samples else []
     names += [plots.cell_map(report["cells"], folder / "cells.png")] if report["cells"] else []
-    if report["onsets"]:
-        names.append(plots.onset_curves(report["onsets"], joint.CURVE, folder / "onset_tolerance.png"))
+    if report.get("onsets"):
+        media = bench.store.shown(BOTH)
+        names.append(plots.strips(media, [caption(s) for s in scenes], folder / "onset_strips.png"))
+        names.append(plots.onset_curves(report["onsets"], CURVE, folder / "onset_tolerance.png"))
         names.append(plots.offset_histogram(report["onsets"], folder / "onset_offsets.png"))
     return names
+
+
+def climb(folder: Path, benches: dict[str, Bench], args: argparse.Namespace, head: dict[str, Any], started: float) -> Path:
+    """The table of several models; gives the path of its page."""
+    work = Climb(count=args.scenes or SCENES, draws=args.seeds or 1)
+    lines: dict[str, Any] = {}
+    for number, (name, bench) in enumerate(benches.items()):
+        print(f"{name}: {bench.model.folder}", file=sys.stderr, flush=True)
+        make(bench, [*work.plan(), *(work.floor_plan() if number == 0 else [])], args.workers)
+        lines[name] = work.score(bench)
+    first = next(iter(benches.values()))
+    report = head | {"rungs": lines, "controls": work.controls(first), "seconds": round(time.monotonic() - started, 1)}
+    settled = {name: value for name, value in first.settings.items() if value is not None}
+    report["settings"] = {**first.model.defaults, **settled, "scenes": work.count, "seed": args.seed, "seeds": work.draws}
+    save_json(folder / "ladder.json", finite(report))
+    return save_text(folder / "ladder.md", ladder_page(report))
 
 
 def write(folder: Path, report: dict[str, Any], pictures: list[str]) -> None:

@@ -17,7 +17,7 @@ from codi.metrics.retrieval import chance_of_recall, recall_at_1
 from codi.outputs import FIELDS, formatted
 from codi.pipeline import CoDiPipeline
 from codi.pretrained import INDEX, pick_device, resolve
-from codi.prompts import prepare, stack
+from codi.prompts import prepare
 from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
@@ -41,14 +41,18 @@ class Model:
     def __init__(
         self, source: str | None = None, *, device: str = "auto", steps: int | None = None, guidance: Any = None, sync_guidance: Any = None
     ) -> None:
+        self.options = {"source": source, "device": device, "steps": steps, "guidance": guidance, "sync_guidance": sync_guidance}
         self.name, self.folder = source or "codi-tiny", resolve(source)
         self.device, self.steps = device, steps
         self.scales = {"guidance_scale": guidance, "sync_guidance_scale": sync_guidance}
 
     @cached_property
     def pipe(self) -> CoDiPipeline:
-        """The pipeline, on its device."""
+        """The pipeline, on its device. Convolutions are a sixth faster on a CPU with the channels last."""
         pipe = CoDiPipeline.from_pretrained(self.folder).to(pick_device(self.device))
+        for part in (p for p in pipe.components.values() if isinstance(p, torch.nn.Module)):
+            for layer in (m for m in part.modules() if isinstance(m, torch.nn.Conv2d)):
+                layer.to(memory_format=torch.channels_last)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -67,13 +71,16 @@ class Model:
 
     def sample(self, run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
         """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with prompts encoded beforehand."""
-        columns = {m: self.prepared(m, column) for m, column in prompts_of(run, scenes).items()}
-        embeds = self.pipe.mix_prompts([self.embed(m, raw) for m, raw in columns.items()], [1.0] * len(columns))
-        partners = {m: self.encode(m, columns[m]) for m in self.pipe.find_partners(run.inputs, run.outputs, None)}
-        scales = {name: _for_outputs(scale, run.outputs) for name, scale in self.scales.items()}
+        columns = [(m, self.prepared(m, column)) for m, column in prompts_of(run, scenes)]
+        tokens = [(self.embed(m, raw), weight) for (m, raw), weight in zip(columns, run.weights or [1.0] * len(columns), strict=True)]
+        embeds = self.pipe.mix_prompts(*zip(*(reversed(tokens) if run.turned else tokens)))
+        timed = self.pipe.find_partners(run.inputs, run.outputs, None if run.sync else False)
+        partners = {m: self.encode(m, dict(reversed(columns))[m]) for m in timed}  # of several inputs of one modality the first
+        scales = self.scales if run.sync_guidance is None else self.scales | {"sync_guidance_scale": run.sync_guidance}
         out = self.pipe(
-            outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps,
-            prompt_embeds=embeds, partner_latents=partners, output_type="pt", **scales,
+            outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps, candidates=run.candidates,
+            prompt_embeds=embeds, partner_latents=partners, output_type="pt",
+            **{name: _for_outputs(scale, run.outputs) for name, scale in scales.items()},
         )  # fmt: skip
         return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}
 
@@ -87,12 +94,12 @@ class Model:
     def as_world(self, modality: Modality, items: list[Any]) -> Any:
         """Media of the model's own size, rate and length -> a batch of the world's, which the probes read."""
         spec = self.pipe.model.specs.get(modality)
-        return stack([_FIT[modality](item, spec) for item in items])
+        return _stack([_FIT[modality](item, spec) for item in items])
 
     def prepared(self, modality: Modality, media: Any) -> Any:
         """Renderings as the model takes a user's prompt."""
         spec = self.pipe.model.specs.get(modality)
-        raw = stack([prepare(modality, item, spec) for item in media])
+        raw = _stack([prepare(modality, item, spec) for item in media])
         return raw.to(self.pipe.device) if isinstance(raw, Tensor) else raw
 
     @torch.no_grad()
@@ -120,6 +127,11 @@ class Model:
         media = render(modality, scenes)
         parts = [media[i : i + batch_size] for i in range(0, len(scenes), batch_size)]
         return torch.cat([self.embed(modality, self.prepared(modality, part)).cpu() for part in parts])
+
+
+def _stack(items: list[Any]) -> Any:
+    """Tensors of one shape, or sentences, as a batch."""
+    return torch.stack(items) if isinstance(items[0], Tensor) else list(items)
 
 
 def _for_outputs(scale: Any, outputs: Sequence[Modality]) -> Any:

@@ -60,11 +60,12 @@ def _subsets(cells: list[dict[str, Any]], side: str) -> list[tuple[str, ...]]:
 def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Path) -> str:
     """F1 over tolerance of every line of the onset table."""
     figure, axes = plt.subplots(figsize=(6.5, 4))
-    for name, line in lines.items():
-        axes.plot(np.array(tolerances) * 1000, line["curve"], label=name, linewidth=2.5 if name == "joint" else 1.2)
+    for k, (name, line) in enumerate(lines.items()):
+        style = {"linewidth": 2.5 if name == "joint" else 1.2, "color": f"C{k % 10}", "linestyle": "-" if k < 10 else "--"}
+        axes.plot(np.array(tolerances) * 1000, line["curve"], label=name, **style)
     axes.set(xlabel="tolerance, ms", ylabel="onset F1, video against sound", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return save(figure, path)
 
 
@@ -73,10 +74,29 @@ def offset_histogram(lines: dict[str, Any], path: Path) -> str:
     figure, axes = plt.subplots(figsize=(6.5, 3.5))
     bins = np.linspace(-250, 250, 51)
     for name in ("joint", "independent", "ground truth through autoencoders"):
-        axes.hist(np.array(lines[name]["offsets"]) * 1000, bins=bins, histtype="step", linewidth=1.6, label=name)
+        offsets = np.array(lines[name]["offsets"]) * 1000
+        axes.hist(offsets, bins=bins, weights=np.full(len(offsets), 1 / lines[name]["samples"]), histtype="step", linewidth=1.6, label=name)
     axes.axvline(0, color="grey", linewidth=0.8)
-    axes.set(xlabel="sound minus picture, ms", ylabel="matched events")
+    axes.set(xlabel="sound minus picture, ms", ylabel="matched events per sample")
     axes.legend(fontsize=8)
+    return save(figure, path)
+
+
+def strips(media: Media, captions: list[str], path: Path) -> str:
+    """Each sample's frames directly above its spectrogram, large, with the events that were read from either on both."""
+    count = len(media[Modality.VIDEO])
+    heights = [1.0, 1.6, 0.7] * count  # inches: frames, spectrogram, a gap
+    figure, axes = plt.subplots(len(heights), 1, figsize=(15, sum(heights)), gridspec_kw={"height_ratios": heights, "hspace": 0.02})
+    for k in range(count):
+        sample = {m: media[m][k] for m in (Modality.VIDEO, Modality.AUDIO)}
+        panels = dict(zip(sample, axes[3 * k : 3 * k + 2]))
+        for m, ax in panels.items():
+            _PANELS[m](ax, sample[m])
+        _mark(panels, sample)
+        panels[Modality.VIDEO].set(xticks=[], yticks=[])
+        panels[Modality.VIDEO].set_title(captions[k], fontsize=9, loc="left")
+        panels[Modality.AUDIO].set(xlabel="s", ylabel="kHz")
+        axes[3 * k + 2].axis("off")
     return save(figure, path)
 
 
@@ -96,14 +116,22 @@ def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> s
 def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
     """Panels of one side from the top, video directly above sound on one clock, each marked with the events of both."""
     order = [m for m in (Modality.TEXT, Modality.IMAGE, Modality.VIDEO, Modality.AUDIO) if m in media]
-    marks = {m: read(m, _batch(media[m]))[0].events for m in order if m in _MARKS}
-    top = height - _TITLE
+    panels, top = {}, height - _TITLE
     for m in order:
         top -= _HEIGHT[m]
         ax = figure.add_axes((0.02, (top + 0.03) / height, 0.96, (_HEIGHT[m] - 0.05) / height), xticks=[], yticks=[])
         _PANELS[m](ax, media[m])
-        for source, events in marks.items() if m in marks else ():
-            ax.vlines(events, *ax.get_ylim(), color=_MARKS[source], linewidth=1.3, linestyle="-" if source is m else ":")
+        panels[m] = ax
+    _mark(panels, media)
+
+
+def _mark(panels: dict[Modality, Axes], media: dict[Modality, Any]) -> None:
+    """Draws the events read from each medium into every panel that has a clock, dotted where they are of the other medium."""
+    timed = [m for m in panels if m in _MARKS]
+    for source in timed:
+        events = read(source, _batch(media[source]))[0].events
+        for m in timed:
+            panels[m].vlines(events, *panels[m].get_ylim(), color=_MARKS[source], linewidth=1.3, linestyle="-" if source is m else ":")
 
 
 def _batch(item: Any) -> Any:

@@ -1,37 +1,48 @@
-"""What the benchmark generates. A `Run` is one choice of inputs, outputs and seeds over all scenes; its readings are kept on disk.
+"""What the benchmark generates. A `Run` is one choice of inputs, outputs and seeds over scenes; what the probes read is kept on disk.
 
-Everything the report says is computed from readings (what the probes saw), so a finished run is never generated twice.
+Everything the report says is computed from readings, so a finished run is never generated twice. Scenes and seeds of a run do not
+depend on how many there are: the first scenes of a long run are those of a short one.
 """
 
-import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from codi import world
-from codi.io import atomic, save_json
 from codi.types import InputError, Modality
-from codi.world import Reading, Scene
+from codi.world import ATTRIBUTES, Reading, Scene, sample_scene
 
 Media = dict[Modality, Any]  # image (B, 3, H, W), video (B, F, 3, H, W) uint8; audio (B, S); text list
 Readings = dict[Modality, list[Reading]]
+Batches = Iterator[tuple[Readings, Media]]
 Sampler = Callable[["Run", list[Scene], list[int]], Media]  # (run, scenes, one seed per scene) -> its outputs
 
+MODEL, TRUTH, AUTOENCODER = "model", "truth", "autoencoder"  # where the outputs of a run come from
 SHOWN = 3  # samples of a run kept as media, for the contact sheet
+SAMPLING_RATE = 16000  # of the world's sounds, Hz
+# What one sample costs the embedded model, in about hundredths of a second of one core: for the progress bar, no number depends on it.
+COST = {Modality.TEXT: 6, Modality.IMAGE: 12, Modality.AUDIO: 36, Modality.VIDEO: 110}
 _RENDER = {Modality.TEXT: lambda scenes: [world.caption(scene) for scene in scenes], **world.RENDERERS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One thing to generate for every scene.
+    """One thing to make for every scene.
 
-    facts     what a text prompt names; None is everything that a caption can say
-    held_out  scenes are shape-colour pairs that training never showed
-    draw      which of several independent sets of seeds
+    inputs         prompts; one modality twice is two prompts, the second in other words
+    facts          what a text prompt names; None is everything that a caption can say
+    held_out       scenes are shape-colour pairs that training never showed
+    draw           which of several independent sets of seeds
+    source         MODEL generates; TRUTH gives the scenes themselves; AUTOENCODER the scenes through the autoencoders
+    delay          seconds by which the sound of the scenes themselves comes late
+    weights        one per input; None: all equal
+    rival          the last prompt describes another scene, with which no attribute agrees
+    turned         prompts are mixed in the opposite order
+    sync           inputs with a clock stand in the loop as clean partners where an output has one
+    sync_guidance  instead of the benchmark's own
+    candidates     drawn for each sample, of which selection keeps one
     """
 
     inputs: tuple[Modality, ...]
@@ -39,12 +50,42 @@ class Run:
     facts: tuple[str, ...] | None = None
     held_out: bool = False
     draw: int = 0
+    source: str = MODEL
+    delay: float = 0.0
+    weights: tuple[float, ...] | None = None
+    rival: bool = False
+    turned: bool = False
+    sync: bool = True
+    sync_guidance: float | None = None
+    candidates: int = 1
 
     @property
     def name(self) -> str:
+        """Different for different runs."""
         facts = "" if self.facts is None else f"[{','.join(self.facts)}]"
-        tail = ("!" if self.held_out else "") + (f"~{self.draw}" if self.draw else "")
-        return f"{join(self.inputs)}{facts}->{join(self.outputs)}{tail}"
+        tail = ("!" if self.held_out else "") + "".join(f"@{tag}" for tag in self._tags()) + (f"~{self.draw}" if self.draw else "")
+        return f"{join(self.inputs) or self.source}{facts}->{join(self.outputs)}{tail}"
+
+    def _tags(self) -> list[str]:
+        """What sets it apart from an ordinary call, for its name."""
+        said = {
+            f"delay {self.delay:g}": self.delay, "rival": self.rival, "turned": self.turned, "no sync": not self.sync,
+            f"candidates {self.candidates}": self.candidates > 1,
+        }  # fmt: skip
+        weights = [] if self.weights is None else [f"weights {','.join(f'{w:g}' for w in self.weights)}"]
+        guidance = [] if self.sync_guidance is None else [f"sync guidance {self.sync_guidance:g}"]
+        return [tag for tag, there in said.items() if there] + weights + guidance
+
+    @property
+    def cost(self) -> int:
+        """What one of its samples costs, in the unit of `COST`."""
+        weight = self.candidates if self.source == MODEL else 0.2
+        return max(1, round(weight * sum(COST[m] for m in self.outputs)))
+
+    @property
+    def plain(self) -> bool:
+        """A call as a user makes it, without anything that only a control has."""
+        return self.source == MODEL and self.facts is None and self.draw == 0 and not self.held_out and not self._tags()
 
     def redrawn(self, draw: int) -> "Run":
         return replace(self, draw=draw)
@@ -84,80 +125,58 @@ def read(modality: Modality, media: Any) -> list[Reading]:
     return world.READERS[modality](media)
 
 
-def prompts_of(run: Run, scenes: list[Scene]) -> Media:
-    """The prompts of every scene, by modality: captions, pictures, sounds, clips."""
-    columns = {m: render(m, scenes) for m in run.inputs}
-    if Modality.TEXT in columns and run.facts is not None:
-        columns[Modality.TEXT] = [world.caption(scene, facts=run.facts) for scene in scenes]
+def rival_of(scene: Scene) -> Scene:
+    """A scene of training with another value of every attribute: whoever follows it does not follow `scene`."""
+    rng = np.random.default_rng(scene.seed)
+    while True:
+        other = sample_scene(rng)
+        if all(getattr(other, a) != getattr(scene, a) for a in ATTRIBUTES):
+            return other
+
+
+def prompts_of(run: Run, scenes: list[Scene]) -> list[tuple[Modality, Any]]:
+    """One column of prompts per input: captions, pictures, sounds or clips of every scene."""
+    columns = []
+    for k, modality in enumerate(run.inputs):
+        described = [rival_of(scene) for scene in scenes] if run.rival and k == len(run.inputs) - 1 else scenes
+        again = modality in run.inputs[:k]
+        columns.append((modality, _captions(described, run.facts, again) if modality is Modality.TEXT else render(modality, described)))
     return columns
 
 
+def _captions(scenes: list[Scene], facts: tuple[str, ...] | None, again: bool) -> list[str]:
+    """Canonical sentences; `again` in other words, since nobody gives one prompt twice."""
+    names = tuple(ATTRIBUTES) if facts is None else facts
+    return [world.caption(scene, facts=names, rng=np.random.default_rng(scene.seed) if again else None) for scene in scenes]
+
+
 def truth_sampler(run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
-    """Outputs that are the scenes themselves: what a perfect generator would give."""
-    return {m: render(m, scenes) for m in run.outputs}
+    """Outputs that are the scenes themselves: what a perfect generator would give; sounds late by the run's delay."""
+    media = {m: render(m, scenes) for m in run.outputs}
+    if run.delay:
+        media[Modality.AUDIO] = delayed(media[Modality.AUDIO], run.delay)
+    return media
+
+
+def delayed(sounds: Any, seconds: float) -> Any:
+    """Sounds (B, samples) that begin with `seconds` of silence and lose as much at the end."""
+    late = round(seconds * SAMPLING_RATE)
+    moved = sounds.clone().zero_()
+    moved[:, late:] = sounds[:, : sounds.shape[1] - late]
+    return moved
+
+
+def batches(run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int, first: int = 0) -> Batches:
+    """Readings and media of scenes `first` and on, batch after batch."""
+    seeds = seeds_of(run, len(scenes), seed)
+    for start in range(first, len(scenes), batch_size):
+        part = slice(start, start + batch_size)
+        media = sampler(run, scenes[part], seeds[part])
+        yield {m: read(m, media[m]) for m in run.outputs}, media
 
 
 def generate(run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int) -> tuple[Readings, Media]:
     """Readings of all outputs for all scenes, and the media of the first few."""
-    seeds, readings, shown = seeds_of(run, len(scenes), seed), {m: [] for m in run.outputs}, {}
-    for start in range(0, len(scenes), batch_size):
-        part = slice(start, start + batch_size)
-        media = sampler(run, scenes[part], seeds[part])
-        for m in run.outputs:
-            readings[m] += read(m, media[m])
-        if start == 0:
-            shown = {m: media[m][:SHOWN] for m in run.outputs}
-    return readings, shown
-
-
-class Store:
-    """Readings on disk, one file per run. A file made with other settings is made again."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder / "runs", settings
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def load(self, run: Run) -> Readings | None:
-        """The readings of a finished run, or None when it is still to do."""
-        try:
-            stored = json.loads(self._path(run, ".json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        if stored["settings"] != self.settings:
-            return None
-        return {Modality(m): [_reading(row) for row in rows] for m, rows in stored["readings"].items()}
-
-    def save(self, run: Run, readings: Readings, shown: Media) -> None:
-        arrays = {m.value: np.asarray(media) for m, media in shown.items()}
-        with atomic(self._path(run, ".npz")) as path, open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        rows = {m.value: [_row(reading) for reading in readings[m]] for m in readings}
-        save_json(self._path(run, ".json"), {"run": run.name, "settings": self.settings, "readings": rows})
-
-    def shown(self, run: Run) -> Media:
-        """Media of the first few samples."""
-        with np.load(self._path(run, ".npz")) as arrays:
-            return {Modality(m): arrays[m] for m in arrays.files}
-
-    def remember(self, name: str, make: Callable[[], Any]) -> Any:
-        """A value of JSON that is made once and kept."""
-        path = self.folder / f"{name}.json"
-        with suppress(FileNotFoundError, json.JSONDecodeError):
-            stored = json.loads(path.read_text())
-            if stored["settings"] == self.settings:
-                return stored["value"]
-        value = make()
-        save_json(path, {"settings": self.settings, "value": value})
-        return value
-
-    def _path(self, run: Run, suffix: str) -> Path:
-        return self.folder / (run.name.replace("->", "_to_") + suffix)
-
-
-def _row(reading: Reading) -> dict[str, Any]:
-    events = [round(float(e), 5) for e in reading.events]
-    return {"facts": reading.facts, "events": events, "x": None if reading.x is None else round(float(reading.x), 5)}
-
-
-def _reading(row: dict[str, Any]) -> Reading:
-    return Reading(facts=row["facts"], events=np.array(row["events"]), x=row["x"])
+    parts = list(batches(run, scenes, seed, sampler, batch_size))
+    readings = {m: [reading for made, _ in parts for reading in made[m]] for m in run.outputs}
+    return readings, {m: media[:SHOWN] for m, media in parts[0][1].items()}

@@ -6,7 +6,7 @@ from typing import Any
 def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Lines (measure, value, target, met) for every target whose numbers this report has."""
     lines = _of_cells(report["summary"]) + _of_onsets(report.get("onsets")) + _of_partners(report.get("partners"))
-    return lines + _of_open(report.get("open")) + _of_four(report.get("four"))
+    return lines + _of_open(report.get("open")) + _of_four(report.get("four")) + _of_prompting(report.get("prompting"))
 
 
 def _line(measure: str, value: float, target: float, at_most: bool = False) -> dict[str, Any]:
@@ -49,8 +49,9 @@ def _of_partners(lines: dict[str, Any] | None) -> list[dict[str, Any]]:
 def _of_open(lines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     result = []
     for line in lines or ():
-        name, parts = " + ".join(line["outputs"]), {a: v for a, v in line["attributes"].items() if a in ("colour", "place", "motion")}
+        parts = {a: v for a, v in line["attributes"].items() if a in ("colour", "place", "motion")}
         spread = max(x for v in parts.values() for m, x in v["spread"].items() if m != "honest")
+        name = f"{' + '.join(line['outputs'])}, {line['made']}"
         result.append(_line(f"{name}, lowest agreement on an open attribute", min(v["value"] for v in parts.values()), 0.90))
         result.append(_line(f"{name}, widest distance of an open attribute from the world", spread, 0.15, at_most=True))
     return result
@@ -58,3 +59,14 @@ def _of_open(lines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
 
 def _of_four(line: dict[str, float] | None) -> list[dict[str, Any]]:
     return [_line("text + image + audio + video together, all shared attributes agree", line["value"], 0.80)] if line else []
+
+
+def _of_prompting(parts: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if not parts:
+        return []
+    falls, hurts = sum(not line["monotone"] for line in parts["conflict"]), sum(line["hurts"] for line in parts["redundancy"])
+    return [
+        _line(f"pairs of prompts, of {len(parts['conflict'])}, followed less as the weight rises", falls, 0, at_most=True),
+        _line(f"added prompts that agree, of {len(parts['redundancy'])}, that make a result worse", hurts, 0, at_most=True),
+        _line("samples that stay the same when prompts come in the opposite order", min(line["same"] for line in parts["order"]), 1.0),
+    ]

@@ -1,5 +1,6 @@
 """Reading the released `.pth` files without trusting them, and writing safetensors without holding them in memory."""
 
+import errno
 import json
 import pickle
 import zipfile
@@ -47,7 +48,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for name, value in content.items():
         if not isinstance(value, Tensor):
             raise InputError(f"{path} holds {name!r}, a {type(value).__name__}: expected nothing but tensors")
+        if not isinstance(name, str) or value.dtype not in DTYPES or value.layout is not torch.strided:
+            raise InputError(f"{path} holds {name!r}, a tensor of {value.dtype}, {value.layout}: expected plain tensors by name")
     return dict(content)
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a `.pth`. Raises `OSError` where the disk is full, as any other file would."""
+    try:
+        torch.save(tensors, path)
+    except RuntimeError as error:  # torch's writer names no reason
+        raise OSError(errno.ENOSPC, f"could not write {path.name} ({str(error).splitlines()[0][:80]})") from error
 
 
 def write_safetensors(

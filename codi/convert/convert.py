@@ -6,6 +6,7 @@ of every released tensor where it went, and `released/*.safetensors` keeps those
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,14 +22,14 @@ from torch import Tensor
 
 from codi import io, pretrained
 from codi.convert import released
-from codi.convert.checkpoint import check_archive, read_checkpoint, write_safetensors
+from codi.convert.checkpoint import check_archive, read_checkpoint, write_checkpoint, write_safetensors
 from codi.convert.released import FULL, SLOTS, Geometry, Part
 from codi.convert.tables import Table
 from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.types import InputError
 
 WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
-DEFAULTS = {"num_inference_steps": 50, "guidance_scale": 7.5}  # of the released script
+DEFAULTS = {"num_inference_steps": 50, "guidance_scale": 7.5, "null_prompt": "empty"}  # of the released script
 COMPONENTS = [
     "text_autoencoder", "image_autoencoder", "audio_autoencoder", "text_tower", "vision_tower", "audio_tower", "text_denoiser",
     "vision_denoiser", "audio_denoiser", "environments",
@@ -55,14 +56,15 @@ def convert(
         raise InputError(f"no checkpoint was named: expected some of {', '.join(f'--{slot}' for slot in SLOTS)}")
     for path in files.values():
         check_archive(path)
-    shapes = {slot: {name: tuple(t.shape) for name, t in read_checkpoint(path).items()} for slot, path in files.items()}
-    parts = released.listed({slot: set(names) for slot, names in shapes.items()}, geometry, read_words(words))
+    sizes = {slot: {name: (tuple(t.shape), t.dtype) for name, t in read_checkpoint(path).items()} for slot, path in files.items()}
+    shapes = {slot: {name: shape for name, (shape, _) in names.items()} for slot, names in sizes.items()}
+    parts = released.listed({slot: set(names) for slot, names in shapes.items()}, geometry, read_words(words, geometry))
     built = {slot: [(part, *part.on_meta()) for part in of_slot] for slot, of_slot in parts.items()}
     reasons = {slot: account(slot, files[slot], names, built, keep_unknown) for slot, names in shapes.items()}
     check_shapes(built, shapes, files)
-    check_space(out, files, dtype)
+    check_space(out, sizes, dtype)
     with beside(out) as folder:
-        coverage = {slot: {"file": path.name, "tensors": {}} for slot, path in files.items()}
+        coverage = {slot: {"file": name, "tensors": {}} for slot, name in file_names(files).items()}
         for slot, of_slot in built.items():
             sources = list(files) if slot == "environments" else [slot]
             for part, module, table in of_slot:
@@ -79,20 +81,24 @@ def convert(
     return report
 
 
+def file_names(files: Mapping[str, Path]) -> dict[str, str]:
+    """What the files are called on the way back: as they were, or as released where two were called the same."""
+    names = {slot: path.name for slot, path in files.items()}
+    return names if len(set(names.values())) == len(names) else {slot: SLOTS[slot] for slot in names}
+
+
 def account(slot: str, path: Path, names: Mapping[str, Any], built: Mapping[str, list], keep_unknown: bool) -> dict[str, str]:
     """Why each tensor that none of this file's parts uses is there. Raises `InputError` for missing and unknown ones."""
     tables = {s: [table for _, _, table in of_slot] for s, of_slot in built.items()}
-    mine = {source for table in tables[slot] for source in table.sources}
+    environment = {source for table in tables.get("environments", []) for source in table.sources if released_name(slot, source)}
+    mine = {source for table in tables[slot] for source in table.sources} | environment
     if not mine & set(names):
         other = next((s for s in SLOTS if any(released_name(s, name) for name in names)), None)
         raise InputError(f"{path} has no weights for --{slot}" + (f": it looks like the file for --{other}" if other else ""))
     if missing := sorted(mine - set(names)):
         raise InputError(f"{path} lacks {missing[0]!r} (in all {len(missing)} tensors): expected the whole of {SLOTS[slot]}")
-    environment = {source for table in tables.get("environments", []) for source in table.sources}
     reasons = {}
-    for name in names:
-        if name in mine or (name in environment and released_name(slot, name)):
-            continue
+    for name in (name for name in names if name not in mine):
         other = next((s for s in SLOTS if s != slot and released_name(s, name)), None)
         reasons[name] = released.why_kept(name) or (f"part of {SLOTS[other]}, taken from there" if other else "unknown")
     unknown = [name for name, reason in reasons.items() if reason == "unknown"]
@@ -174,11 +180,10 @@ def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
 
 def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
     """The checkpoints that a folder was converted from, bit for bit unless it was converted to another dtype."""
-    record = folder / "released" / COVERAGE
-    if not record.is_file():
-        raise InputError(f"{folder} was not made by `codi convert` (no released/{COVERAGE})")
-    files = json.loads(record.read_text(encoding="utf-8"))["files"]
+    files = read_coverage(folder)
     parts = released.listed({slot: set(f["tensors"]) for slot, f in files.items()}, geometry)
+    pretrained.check_files(folder, [part.name for of_slot in parts.values() for part in of_slot], verify=False)
+    pretrained.check_checksums(folder, sorted(Path(folder).glob("*/*.safetensors")))
     written = []
     with beside(out) as target:
         for slot, entry in files.items():
@@ -188,9 +193,20 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
             if TIED in entry["tensors"]:
                 tensors[TIED] = tensors[TWIN]
             ordered = {name: tensors[name].to(getattr(torch, known["dtype"])) for name, known in entry["tensors"].items()}
-            torch.save(ordered, target / entry["file"])
+            write_checkpoint(target / entry["file"], ordered)
             written.append(out / entry["file"])
     return written
+
+
+def read_coverage(folder: Path) -> dict[str, Any]:
+    """What a converted folder says of the files it was made from."""
+    record = Path(folder) / "released" / COVERAGE
+    if not record.is_file():
+        raise InputError(f"{folder} was not made by `codi convert` (no released/{COVERAGE})")
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{record} is no report of a conversion: convert again") from None
 
 
 def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -222,16 +238,18 @@ def beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_space(out: Path, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
+def check_space(out: Path, sizes: Mapping[str, Mapping[str, tuple[tuple[int, ...], torch.dtype]]], dtype: torch.dtype | None) -> None:
     """Raises `InputError` if the disk cannot hold the result."""
     place = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if p.exists())
-    needed, free = sum(path.stat().st_size for path in files.values()), shutil.disk_usage(place).free
-    if dtype is None and needed > free:
+    kind = lambda given: dtype if dtype and given.is_floating_point else given
+    needed = sum(math.prod(shape) * kind(given).itemsize for names in sizes.values() for shape, given in names.values())
+    free = shutil.disk_usage(place).free
+    if needed > free:
         raise InputError(f"{place} has {free / 1e9:.1f} GB free, the model needs {needed / 1e9:.1f}: free some space or name another place")
 
 
-def read_words(folder: Path | None) -> dict[str, str]:
-    """Tokenizers as JSON by name."""
+def read_words(folder: Path | None, geometry: Geometry = FULL) -> dict[str, str]:
+    """Tokenizers as JSON by name. Raises `InputError` for one that is missing, or has another number of tokens than its model."""
     if folder is None:
         return {}
     paths = {name: Path(folder) / name / "tokenizer.json" for name in released.WORDS}
@@ -239,4 +257,18 @@ def read_words(folder: Path | None) -> dict[str, str]:
         raise InputError(
             f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and gpt2 in clip/, bert/, gpt2/"
         )
+    for name, path in paths.items():
+        (wanted, model), found = released.vocabulary(name, geometry), count_tokens(path)
+        if found != wanted:
+            raise InputError(f"{path} has {found} tokens: expected the {wanted} of {model}")
     return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+
+
+def count_tokens(path: Path) -> int:
+    """Size of the vocabulary in a tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path)).get_vocab_size()
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"{path} is no tokenizer ({' '.join(str(error).split())[:120]}): copy or download it again") from None

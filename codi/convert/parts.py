@@ -94,7 +94,7 @@ def vae_rows(vae: AutoencoderKL, target: str = "vae.") -> list[Row]:
 
 def image_autoencoder_config(reference: Mapping[str, Any], scaling_factor: float = 0.18215, **more: Any) -> dict[str, Any]:
     """Arguments of `ReleasedImageAutoencoder`."""
-    return dict(vae_config=vae_config(reference), image_size=512, scaling_factor=scaling_factor) | more
+    return dict(vae_config=vae_config(reference), image_size=256, scaling_factor=scaling_factor) | more
 
 
 def image_autoencoder_table(model: ReleasedImageAutoencoder) -> Table:

@@ -91,6 +91,16 @@ FULL: Geometry = dict(
 WORDS = ("clip", "bert", "gpt2")  # folders with a tokenizer.json each
 
 
+def vocabulary(name: str, geometry: Geometry) -> tuple[int, str]:
+    """How many tokens one of `WORDS` has, and whose they are. The code adds three to those of gpt2."""
+    optimus = geometry["optimus"]
+    return {
+        "clip": (geometry["clip"]["text_config"]["vocab_size"], "clip-vit-large-patch14"),
+        "bert": (optimus["encoder"]["vocab_size"], "bert-base-cased"),
+        "gpt2": (optimus["decoder"]["vocab_size"] - 3, "gpt2"),
+    }[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One of our components: its name in the pipeline, its class and arguments, and its table with full released names."""

@@ -4,6 +4,7 @@ from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.losses import denoising_loss, info_nce, min_snr_weight
 from codi.diffusion.process import NoiseProcess, shift_level
 from codi.diffusion.sampling import JointSampler, copy_schedulers, draw_noise, stream_seed
+from codi.diffusion.schedulers import named_scheduler
 
 __all__ = [
     "Branch",
@@ -15,6 +16,7 @@ __all__ = [
     "draw_noise",
     "info_nce",
     "min_snr_weight",
+    "named_scheduler",
     "shift_level",
     "stream_seed",
 ]

@@ -1,5 +1,7 @@
 """Losses, one number per sample so that they can be logged by noise level before they are averaged."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,3 +37,31 @@ def info_nce(a: Tensor, b: Tensor, log_scale: Tensor | float, negatives: Tensor 
         forward = torch.cat([logits, scale * torch.einsum("nd,nkd->nk", a.float(), negatives.float())], dim=1)
     backward = F.cross_entropy(logits.T, labels, reduction="none")
     return 0.5 * (F.cross_entropy(forward, labels, reduction="none") + backward)
+
+
+def timed_nce(a: Tensor, b: Tensor, log_scale: Tensor | float, shifts: Sequence[int] = (), allowed: Tensor | None = None) -> Tensor:
+    """Symmetric contrastive loss of sequences that run side by side; their likeness is the mean over time of that of their steps.
+
+    a, b       (N, S, D), each step L2-normalised; row i of one belongs to row i of the other
+    log_scale  log of the inverse temperature
+    shifts     in steps: row i of `b`, moved by so many against row i of `a`, is a further wrong partner (hard negatives in time)
+    allowed    (N, len(shifts)) boolean; False where a moved sequence is right again, as in a rhythm moved by its period
+    returns    (N,)
+    """
+    a, b = a.float(), b.float()
+    scale = torch.as_tensor(log_scale, device=a.device).exp()
+    likeness = torch.einsum("nsd,msd->nm", a, b) / a.shape[1]
+    moved = [_moved_likeness(a, b, shift) for shift in shifts]
+    wrong = scale * torch.stack(moved, dim=1) if moved else a.new_zeros(len(a), 0)
+    if allowed is not None:
+        wrong = wrong.masked_fill(~allowed, -torch.inf)
+    labels = torch.arange(len(a), device=a.device)
+    ways = [torch.cat([scale * way, wrong], dim=1) for way in (likeness, likeness.T)]
+    return 0.5 * sum(F.cross_entropy(way, labels, reduction="none") for way in ways)
+
+
+def _moved_likeness(a: Tensor, b: Tensor, shift: int) -> Tensor:
+    """Mean likeness (N,) of step s of `a` and step s + shift of `b`, where both exist."""
+    steps = a.shape[1] - abs(shift)
+    first, second = max(0, -shift), max(0, shift)
+    return (a[:, first : first + steps] * b[:, second : second + steps]).sum(-1).mean(-1)

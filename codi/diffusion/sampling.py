@@ -71,15 +71,26 @@ def draw_noise(shape: Sequence[int], seeds: Sequence[int], modality: Modality) -
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]), generators
 
 
+def repeat(x: Tensor, n: int) -> Tensor:
+    """The batch n times, one after another."""
+    return x.repeat(n, *[1] * (x.ndim - 1))
+
+
+def repeat_environment(env: Environment, n: int) -> Environment:
+    return Environment(tokens=repeat(env.tokens, n), times=repeat(env.times, n))
+
+
 @dataclass(kw_only=True)
 class JointSampler:
     """Everything one joint generation needs but the latents. `step` may be called once for each index, in order.
 
-    denoisers     one per generated modality
+    denoisers     one per generated modality. One that has `prepare(tokens, x)` is given what that makes of a prompt, made once, and n
+                  prompts for each sample where there is guidance, so that it computes once what comes before the first prompt
     schedulers    one per generated modality, with its own state (`copy_schedulers`), all with equally many steps
     contexts      prompt tokens (B, L, D) per generated modality; their dtype is the one the networks compute in
     null_contexts the same shapes; None: there is no prompt to guide towards
-    environments  encoders of the modalities that can be heard; none: the outputs are independent
+    environments  encoders of the modalities that can be heard; none: the outputs are independent. One that has `prepare(x)` is given
+                  what that makes of the latent's shape as `known`
     hears         whom each modality listens to; None: all the others
     guidance      per generated modality; one that is missing is unguided
     partners      clean latents (B, ...), heard at t = 0
@@ -98,6 +109,8 @@ class JointSampler:
     rates: Mapping[Modality, float] = field(default_factory=dict)
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     _partner_environments: dict[Modality, Environment] | None = field(default=None, init=False, repr=False)
+    _prompts: dict[Any, tuple[list[Tensor], Any]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         lengths = {m: len(s.timesteps) for m, s in self.schedulers.items()}
@@ -142,14 +155,23 @@ class JointSampler:
         """The denoiser's plain answers for `branches`, batched."""
         if not branches:
             return {}
-        n, batch = len(branches), len(x)
-        context = torch.cat([(self.null_contexts if b is Branch.NULL_PROMPT else self.contexts)[modality] for b in branches])
-        if env is not None:
-            env = Environment(tokens=env.tokens.repeat(n, 1, 1), times=env.times.repeat(n, 1))
-        t = self.schedulers[modality].timesteps[index].expand(n * batch)
-        x = x.to(context.dtype).repeat(n, *[1] * (x.ndim - 1))
-        output = self.denoisers[modality](x, t, context, env=env, rate=self.rates.get(modality))
+        batch, denoiser, prompt = len(x), self.denoisers[modality], self._prompt(modality, branches, x)
+        x = x.to(self.contexts[modality].dtype)
+        if not hasattr(denoiser, "prepare"):  # it takes as many samples as contexts
+            x, env = repeat(x, len(branches)), None if env is None else repeat_environment(env, len(branches))
+        t = self.schedulers[modality].timesteps[index].expand(len(x))
+        output = denoiser(x, t, prompt, env=env, rate=self.rates.get(modality))
         return dict(zip(branches, output.float().split(batch), strict=True))
+
+    def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor) -> Any:
+        """Prompt tokens of `branches`, one after another; for a denoiser that can `prepare` them, what it makes of them, made once."""
+        contexts = [(self.null_contexts if b is Branch.NULL_PROMPT else self.contexts)[modality] for b in branches]
+        made_of, prompt = self._prompts.get((modality, *branches), ([], None))
+        if [id(c) for c in made_of] != [id(c) for c in contexts]:  # not yet, or a callback has changed them
+            tokens, prepare = torch.cat(contexts), getattr(self.denoisers[modality], "prepare", None)
+            prompt = tokens if prepare is None else prepare(tokens, x)
+            self._prompts[(modality, *branches)] = (contexts, prompt)
+        return prompt
 
     def _others(self, modality: Modality, environments: Mapping[Modality, Environment]) -> Environment | None:
         """What `modality` hears, in the fixed order of `Modality`; None when it is alone."""
@@ -159,8 +181,10 @@ class JointSampler:
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
         t = torch.as_tensor(t, device=x.device).expand(len(x))
-        dtype = next(iter(self.contexts.values())).dtype
-        return self.environments[modality](x.to(dtype), t, rate=self.rates.get(modality))
+        encoder, dtype = self.environments[modality], next(iter(self.contexts.values())).dtype
+        if hasattr(encoder, "prepare") and modality not in self._known:
+            self._known[modality] = {"known": encoder.prepare(x)}
+        return encoder(x.to(dtype), t, rate=self.rates.get(modality), **self._known.get(modality, {}))
 
     def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
         scheduler = self.schedulers[modality]

@@ -22,6 +22,7 @@ DEFAULTS = {
     "guidance_rescale": 0.0,
     "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
+    "null_prompt": "zeros",  # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
 }
 
 
@@ -111,6 +112,12 @@ def _interval(name: str, value: Sequence[float]) -> tuple[float, float]:
     if len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
         raise InputError(f"{name} is {tuple(value)}: expected two fractions of the schedule, such as (0.2, 0.8)")
     return (float(value[0]), float(value[1]))
+
+
+def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Names out of a list."""
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{option} names {unknown[0]!r}: expected some of {', '.join(known)}")
 
 
 def check_count(name: str, value: Any, least: int, most: int | None = None) -> None:

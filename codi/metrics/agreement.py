@@ -26,6 +26,15 @@ def mutual_agreement(outputs: Sequence[Sequence[Facts]], attributes: Sequence[st
     return {a: np.min([pair[a] for pair in pairs], axis=0) for a in attributes}
 
 
+def mutual_closeness(values: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
+    """Per sample (N,): 1.0 where the numbers of all outputs lie within `tolerance` of each other, else 0.0.
+
+    `values` holds one row (N,) per modality, NaN where there is no such number: it is close to none.
+    """
+    rows = np.stack([np.asarray(row, dtype=np.float64) for row in values])  # (M, N)
+    return (rows.max(axis=0) - rows.min(axis=0) <= tolerance + 1e-9).astype(np.float64)
+
+
 def all_agree(parts: Mapping[str, np.ndarray]) -> np.ndarray:
     """Per sample (N,): 1.0 where every attribute agrees."""
     return np.min(list(parts.values()), axis=0)

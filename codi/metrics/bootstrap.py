@@ -34,5 +34,19 @@ def bootstrap(
     picks = np.random.default_rng(seed).integers(len(rows), size=(num_resamples, len(rows)))
     samples = statistic(rows[picks])  # (R,)
     tail = (1 - confidence) / 2 * 100
-    low, high = np.percentile(samples, [tail, 100 - tail])
+    low, high = np.nanpercentile(samples, [tail, 100 - tail]) if np.isfinite(samples).any() else (np.nan, np.nan)
     return Interval(value=float(statistic(rows[None])[0]), low=float(low), high=float(high))
+
+
+def ratio_of_sums(rows: np.ndarray) -> np.ndarray:
+    """Statistic of rows (R, N, ..., 2) of numerators and denominators: sum by sum, (R,). NaN where there is nothing to divide by."""
+    top, bottom = np.moveaxis(rows.reshape(len(rows), -1, 2).sum(axis=1), -1, 0)
+    return np.divide(top, bottom, out=np.full(len(rows), np.nan), where=bottom > 0)
+
+
+def nanmean(rows: np.ndarray) -> np.ndarray:
+    """Statistic of rows (R, N, ...): mean of the numbers that are there, (R,). NaN where there is none."""
+    rows = rows.reshape(len(rows), -1)
+    there = np.isfinite(rows)
+    count = there.sum(axis=1)
+    return np.divide(np.where(there, rows, 0.0).sum(axis=1), count, out=np.full(len(rows), np.nan), where=count > 0)

@@ -62,6 +62,12 @@ def matched_offsets(predicted: Onsets, true: Onsets, tolerance: float) -> np.nda
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
+def offset_sums(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarray:
+    """Per scene (N, 2): sum of the offsets of matched pairs, and how many pairs there are. Their ratio over rows is the bias."""
+    parts = [matched_offsets([p], [t], tolerance) for p, t in zip(predicted, true, strict=True)]
+    return np.array([(part.sum(), len(part)) for part in parts], dtype=np.float64).reshape(-1, 2)
+
+
 def onset_f1(predicted: Onsets, true: Onsets, tolerance: float) -> OnsetScore:
     """Score of lists of onsets, one array per scene, against the true ones."""
     counts = onset_counts(predicted, true, tolerance)
@@ -88,7 +94,7 @@ def best_constant_offset(
     predicted: Onsets, true: Onsets, tolerance: float, reach: float = 0.5, step: float = 0.02
 ) -> tuple[float, list[np.ndarray]]:
     """The one shift in [-reach, reach] s that, added to every prediction, gives the highest F1, and the predictions so shifted."""
-    shifts = np.arange(-round(reach / step), round(reach / step) + 1) * step
+    shifts = np.array(sorted(np.arange(-round(reach / step), round(reach / step) + 1) * step, key=abs))  # of equals the smallest
     scores = [float(f1_of_counts(onset_counts([np.asarray(p) + s for p in predicted], true, tolerance))) for s in shifts]
     best = float(shifts[int(np.argmax(scores))])
     return best, [np.asarray(p) + best for p in predicted]

@@ -20,6 +20,16 @@ def total_variation(values: Sequence[str | None], support: Sequence[str], probab
     return float(np.abs(counts / len(values) - np.append(probabilities, 0.0)).sum() / 2)
 
 
+def quantile_bins(values: np.ndarray, reference: np.ndarray, num_bins: int) -> float:
+    """Total variation of a number: `values` over equally likely bins that `reference` sets. NaNs are left out; NaN of nothing."""
+    values, reference = (x[np.isfinite(x)] for x in (np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)))
+    if not len(values) or not len(reference):
+        return float("nan")
+    inner = np.quantile(reference, np.arange(1, num_bins) / num_bins)
+    shares = np.bincount(np.searchsorted(inner, values), minlength=num_bins) / len(values)
+    return float(np.abs(shares - 1 / num_bins).sum() / 2)
+
+
 def expected_total_variation(num_values: int, probabilities: np.ndarray, num_draws: int = 2000, seed: int = 0) -> float:
     """Mean total variation of `num_values` honest draws: what a perfect generator would score for reasons of counting alone."""
     draws = np.random.default_rng(seed).multinomial(num_values, probabilities, size=num_draws) / num_values

@@ -1,10 +1,14 @@
 """CoDiModel: the parts of a model under their modalities. It holds, it does not sample."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from diffusers.utils.accelerate_utils import apply_forward_hook
+
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
-from codi.types import Modality, ModalitySpec
+from codi.types import InputError, Modality, ModalitySpec
 
 # Which flat component serves which modality; a picture's parts also serve a clip, frame by frame or with temporal layers.
 AUTOENCODERS = {
@@ -38,9 +42,56 @@ class CoDiModel:
         self.towers = _present(TOWERS, components)
         self.denoisers = {m: d for m, d in _present(DENOISERS, components).items() if m is not Modality.VIDEO or d.config.temporal_levels}
         environments = components.get("environments")
-        self.environments = {} if environments is None else environments.by_modality()
+        encoders = {} if environments is None else environments.by_modality()
+        self.environments = {m: Listener(environments, encoder) for m, encoder in encoders.items()}
         self.hears = {} if environments is None else environments.hears()
         self.specs = self._specs()
+        own = [(m, getattr(tower, "prompt_specs", {}).get(m)) for m, tower in self.towers.items()]
+        self.prompt_specs = self.specs | {m: spec for m, spec in own if spec is not None}
+
+    @property
+    def context_dim(self) -> int:
+        """D, width of the prompt space."""
+        dims = {tower.dim for tower in self.towers.values()} | {d.config.context_dim for d in self.denoisers.values()}
+        assert len(dims) == 1, f"parts disagree about the width of the prompt space: {sorted(dims)}"
+        return dims.pop()
+
+    def check(self, given: Iterable[Modality], outputs: Sequence[Modality], partners: Iterable[Modality]) -> None:
+        """Raises `InputError` for prompts, outputs and clean partners that these parts cannot take or make."""
+        for modality in outputs:
+            if modality not in self.denoisers or modality not in self.autoencoders:
+                able = _listed(set(self.denoisers) & set(self.autoencoders))
+                raise InputError(f"this model cannot make {modality}: {self._lacking(modality)}it makes {able}")
+        for modality in given:
+            if modality not in self.towers:
+                raise InputError(f"this model takes no {modality} prompt: it takes {_listed(self.towers)}")
+        for modality in partners:
+            heard = any(modality in self.hears.get(m, ()) for m in outputs)
+            if modality in outputs or modality not in self.environments or modality not in self.autoencoders or not heard:
+                raise InputError(f"{modality} cannot be held in step: expected an input that is no output, and a model that can hear it")
+        for part in [self.towers[m] for m in given] + [self.autoencoders[m] for m in outputs]:
+            getattr(part, "check_vocabulary", lambda: None)()
+
+    def _lacking(self, modality: Modality) -> str:
+        """Which of the two parts is missing, where it is one."""
+        lacks = [kind for kind, parts in (("denoiser", self.denoisers), ("autoencoder", self.autoencoders)) if modality not in parts]
+        return f"it lacks its {lacks[0]}; " if len(lacks) == 1 else ""
+
+    def sized(
+        self, height: int | None = None, width: int | None = None, num_frames: int | None = None, fps: float | None = None,
+        audio_length_in_s: float | None = None,
+    ) -> dict[Modality, ModalitySpec]:  # fmt: skip
+        """Geometry of every modality at another size, None for the model's own. Raises `InputError` for what its parts cannot make."""
+        specs = dict(self.specs)
+        if Modality.IMAGE in specs and (height or width):
+            size = tuple(_side(name, given, self.autoencoders[Modality.IMAGE]) for name, given in (("height", height), ("width", width)))
+            for modality in {Modality.IMAGE, Modality.VIDEO} & set(specs):
+                specs[modality] = _with_size(specs[modality], size, self.autoencoders[Modality.IMAGE].downsampling)
+        if Modality.VIDEO in specs and (num_frames is not None or fps is not None):
+            specs[Modality.VIDEO] = _with_frames(specs[Modality.VIDEO], num_frames, fps, self.denoisers[Modality.VIDEO].config)
+        if Modality.AUDIO in specs and audio_length_in_s is not None:
+            specs[Modality.AUDIO] = _with_length(specs[Modality.AUDIO], audio_length_in_s)
+        return specs
 
     def _specs(self) -> dict[Modality, ModalitySpec]:
         """Geometry of every modality that has an autoencoder."""
@@ -50,6 +101,59 @@ class CoDiModel:
         else:
             specs.pop(Modality.VIDEO, None)
         return specs
+
+
+class Listener:
+    """One environment encoder of a component that holds several, called so that hooks of the whole (offloading) act first."""
+
+    def __init__(self, whole: Any, encoder: Callable[..., Any]):
+        self.whole, self.encoder = whole, encoder
+        if hasattr(encoder, "prepare"):
+            self.prepare = lambda x: _hooked(whole, encoder.prepare, x)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _hooked(self.whole, self.encoder, *args, **kwargs)
+
+
+@apply_forward_hook
+def _hooked(whole: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return call(*args, **kwargs)
+
+
+def _listed(modalities: Iterable[Modality]) -> str:
+    chosen = set(modalities)
+    return ", ".join(m.value for m in Modality if m in chosen) or "nothing"
+
+
+def _side(name: str, given: int | None, part: ImageAutoencoder) -> int:
+    side, step = part.config.image_size if given is None else given, part.downsampling
+    if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
+        raise InputError(f"{name} is {side!r}: expected whole pixels that divide by {step}")
+    return side
+
+
+def _with_size(spec: ModalitySpec, size: tuple[int, int], step: int) -> ModalitySpec:
+    latent = tuple(side // step for side in size)
+    return replace(spec, raw_shape=(*spec.raw_shape[:-2], *size), latent_shape=(*spec.latent_shape[:-2], *latent))
+
+
+def _with_frames(spec: ModalitySpec, num_frames: int | None, fps: float | None, denoiser: Any) -> ModalitySpec:
+    most, count, rate = (denoiser.temporal or {}).get("max_frames", 30), num_frames or spec.raw_shape[0], fps or spec.rate
+    if num_frames is not None and (isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= most):
+        raise InputError(f"num_frames is {num_frames!r}: expected a whole number from 1 to {most}")
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf):
+        raise InputError(f"fps is {fps!r}: expected a finite number above 0")
+    channels, _, *space = spec.latent_shape
+    return ModalitySpec(raw_shape=(count, *spec.raw_shape[1:]), latent_shape=(channels, count, *space), rate=rate, latent_rate=float(rate))
+
+
+def _with_length(spec: ModalitySpec, seconds: float) -> ModalitySpec:
+    """As many latent columns as cover the length; the last one may reach beyond it."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= spec.duration:
+        raise InputError(f"audio_length_in_s is {seconds!r}: expected seconds above 0, at most {spec.duration:g}")
+    channels, most, bands = spec.latent_shape
+    columns = min(math.ceil(seconds * spec.latent_rate), most)
+    return replace(spec, raw_shape=(round(seconds * spec.rate),), latent_shape=(channels, columns, bands))
 
 
 def _present(table: Mapping[Modality, str], components: Mapping[str, Any]) -> dict[Modality, Any]:

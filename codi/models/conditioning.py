@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -64,6 +65,7 @@ class TextTower(ModelMixin, ConfigMixin):
         tokens = self.tokenizer(raw, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(self.device)
         return self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
 
+    @apply_forward_hook
     def embed(self, raw: list[str]) -> Tensor:
         """Sentences -> unit tokens (B, D)."""
         return self.bridge(self.features(raw))
@@ -143,7 +145,7 @@ class VisionTower(ModelMixin, ConfigMixin):
 
     def features(self, raw: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1] -> (B, D), before the bridge."""
-        clips = raw if raw.ndim == 5 else raw[:, None]
+        clips = (raw if raw.ndim == 5 else raw[:, None]).to(self.dtype)
         model, num_frames = self.vision.vision_model, clips.shape[1]
         hidden = model.pre_layrnorm(model.embeddings(clips.flatten(0, 1)))  # (B F, 1 + P, W)
         for layer, temporal in zip(model.encoder.layers, self.temporal):
@@ -157,6 +159,7 @@ class VisionTower(ModelMixin, ConfigMixin):
             pooled = pooled + self.summary(frames)
         return self.vision.visual_projection(model.post_layernorm(pooled))
 
+    @apply_forward_hook
     def embed(self, raw: Tensor) -> Tensor:
         """Pictures or clips in [-1, 1] -> unit tokens (B, D)."""
         return (self.video_bridge if raw.ndim == 5 else self.bridge)(self.features(raw))
@@ -182,6 +185,7 @@ class AudioTower(ModelMixin, ConfigMixin):
         mel = self.log_mel(raw).to(self.dtype)
         return self.audio(input_features=mel[:, None], is_longer=None).audio_embeds
 
+    @apply_forward_hook
     def embed(self, raw: Tensor) -> Tensor:
         """Waveforms in [-1, 1] -> unit tokens (B, D)."""
         return self.bridge(self.features(raw))

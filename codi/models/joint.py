@@ -47,6 +47,7 @@ class EnvironmentEncoder(nn.Module):
     tokens_per_step  tokens for each step along time (for all of a latent without time)
     global_tokens    tokens without time that sum up the whole
     num_layers       transformer layers along time
+    pooled           the mean of all tokens in their place, one token without time: the released scheme, kept for comparison
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class EnvironmentEncoder(nn.Module):
         global_tokens: int,
         num_layers: int,
         num_heads: int = 4,
+        pooled: bool = False,
     ):
         super().__init__()
         self.latent_shape, self.latent_rate, self.tokens_per_step = tuple(latent_shape), latent_rate, tokens_per_step
-        self.global_tokens = global_tokens
+        self.global_tokens, self.pooled = global_tokens, pooled
         self.is_map = latent_rate is None and len(latent_shape) == 3 or len(latent_shape) == 4
         if self.is_map:
             self.stem = nn.Sequential(
@@ -109,6 +111,8 @@ class EnvironmentEncoder(nn.Module):
         level = self.noise_level(self.time_proj(t).to(hidden.dtype))[:, None]
         tokens = torch.cat([hidden.flatten(1, 2), self.summary.expand(len(x), -1, -1)], dim=1) + level
         tokens = self.norm(self.layers(tokens)) + self.name
+        if self.pooled:
+            tokens, times = tokens.mean(dim=1, keepdim=True), None
         return Environment(tokens=tokens, times=self.token_times(times, tokens))
 
     def token_times(self, times: Tensor | None, tokens: Tensor) -> Tensor:
@@ -120,10 +124,11 @@ class EnvironmentEncoder(nn.Module):
 
 
 class EnvironmentEncoders(ModelMixin, ConfigMixin):
-    """One `EnvironmentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate and tokens_per_step.
+    """One `EnvironmentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate, tokens_per_step and further arguments.
 
-    `pairs` are the modalities that learned to hear each other; None: everyone hears everyone. Those that are no pair still reach each
-    other through a third, step by step.
+    pairs      the modalities that learned to hear each other; None: everyone hears everyone. Those that are no pair still reach each
+               other through a third, step by step.
+    exchanged  False: each hears itself instead of its partners, as in the released model; kept for comparison, like `pooled`
     """
 
     @register_to_config
@@ -135,14 +140,12 @@ class EnvironmentEncoders(ModelMixin, ConfigMixin):
         num_layers: int = 2,
         num_heads: int = 4,
         pairs: list[list[str]] | None = None,
+        pooled: bool = False,
+        exchanged: bool = True,
     ):
         super().__init__()
-        self.encoders = nn.ModuleDict(
-            {
-                name: EnvironmentEncoder(dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, **latent)
-                for name, latent in latents.items()
-            }
-        )
+        alike = dict(dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, pooled=pooled)
+        self.encoders = nn.ModuleDict({name: EnvironmentEncoder(**{**alike, **latent}) for name, latent in latents.items()})
 
     def by_modality(self) -> dict[Modality, EnvironmentEncoder]:
         """The encoders under their modalities."""
@@ -151,6 +154,8 @@ class EnvironmentEncoders(ModelMixin, ConfigMixin):
     def hears(self) -> dict[Modality, set[Modality]]:
         """Whom each modality listens to."""
         names = [Modality(name) for name in self.encoders]
+        if not self.config.exchanged:
+            return {name: {name} for name in names}
         pairs = None if self.config.pairs is None else [{Modality(a), Modality(b)} for a, b in self.config.pairs]
         return {a: {b for b in names if b is not a and (pairs is None or {a, b} in pairs)} for a in names}
 
@@ -165,7 +170,7 @@ class JointProcessor:
         tokens = torch.cat([env.tokens, attn.sinks.to(env.tokens.dtype).expand(len(hidden), -1, -1)], dim=1)
         query, key, value = split(attn.to_q(hidden)), split(attn.to_k(tokens)), split(attn.to_v(tokens))
         mask = None
-        if times is not None:
+        if times is not None and attn.clock:
             query, key = attn.with_clock(query, times[None]), attn.with_clock(key, attn.key_times(env))
             mask = attn.window_mask(times, attn.key_times(env))
         out = dispatch_attention_fn(
@@ -182,6 +187,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
     num_heads    of which the first half look through the window, rotated by seconds, where the listener has time
     num_sinks    learned tokens that are always there, for heads that have nothing to hear
     window       seconds to either side that the timed heads see
+    clock        False: no head looks at seconds; kept for comparison
     """
 
     _default_processor_cls = JointProcessor
@@ -197,8 +203,10 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         window: float = 0.5,
         shortest: float = 0.1,
         longest: float = 4.0,
+        clock: bool = True,
     ):
         super().__init__()
+        self.clock = clock
         self.num_heads, self.num_timed = num_heads, max(1, num_heads // 2)
         self.window, self.shortest, self.longest = window, shortest, longest
         self.norm = nn.LayerNorm(channels)

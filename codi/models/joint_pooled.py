@@ -15,7 +15,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals
+from codi.models.denoisers.blocks import Block, Downsample, Known, ResidualBlock, Signals
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.temporal import TemporalModule
 from codi.models.denoisers.text import DenseBlock, Remap
@@ -66,13 +66,19 @@ class PooledEncoder(nn.Module):
         self.time_proj = Timesteps(emb_width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(emb_width, 4 * emb_width)
 
-    def forward(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment:
+    def prepare(self, x: Tensor) -> list[Known]:
+        """What of each layer is the same in many calls with latents shaped like x, for `forward`."""
+        frames = x.shape[2] if x.ndim == 5 else None
+        return [Known.of(layer, None, frames) for layer in self.layers]
+
+    def forward(self, x: Tensor, t: Tensor, rate: float | None = None, known: list[Known] | None = None) -> Environment:
         """x (B, *latent_shape) noisy latent, t (B,) its noise level; `rate` has no effect: the token is timeless."""
         emb = F.silu(self.time_embedding(self.time_proj(t).to(x.dtype)))
-        tokens = F.normalize(self.pool(x, emb), dim=-1)[:, None]  # (B, 1, D)
+        pooled = self.pool(x, emb, self.prepare(x) if known is None else known)
+        tokens = F.normalize(pooled, dim=-1)[:, None]  # (B, 1, D)
         return Environment(tokens=tokens, times=torch.full(tokens.shape[:2], float("nan"), device=tokens.device))
 
-    def pool(self, x: Tensor, emb: Tensor) -> Tensor:
+    def pool(self, x: Tensor, emb: Tensor, known: list[Known]) -> Tensor:
         """(B, D) from a latent and the embedding (B, E) of its noise level."""
         raise NotImplementedError
 
@@ -109,12 +115,12 @@ class MapEncoder(PooledEncoder):
         self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
         self.conv_out = nn.Conv2d(at, out_channels, 3, padding=1)
 
-    def pool(self, x: Tensor, emb: Tensor) -> Tensor:
+    def pool(self, x: Tensor, emb: Tensor, known: list[Known]) -> Tensor:
         video = x.ndim == 5
         h = self.conv_in((x.transpose(1, 2).flatten(0, 1) if video else x).contiguous(memory_format=torch.channels_last))
         signals = Signals(emb=emb, context=emb[:, None], frames=x.shape[2] if video else None)
-        for layer in self.layers:
-            h = layer(h, signals)
+        for layer, of_layer in zip(self.layers, known, strict=True):
+            h = layer(h, signals.at(of_layer))
         h = self.conv_out(F.silu(self.norm_out(h)))
         return h.unflatten(0, (x.shape[0], -1)).mean(dim=(1, 3, 4))
 
@@ -147,7 +153,7 @@ class VectorEncoder(PooledEncoder):
         self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
         self.proj_out = nn.Linear(at * before, out_channels)
 
-    def pool(self, x: Tensor, emb: Tensor) -> Tensor:
+    def pool(self, x: Tensor, emb: Tensor, known: list[Known]) -> Tensor:
         h = self.proj_in(x).unflatten(1, self.shape)
         for layer in self.layers:
             h = layer(h, Signals(emb=emb, context=emb[:, None]))

@@ -6,45 +6,28 @@ import pytest
 import torch
 
 from codi.bench import main
-from codi.bench.command import Bench, draw_plots, measure, versions, write
+from codi.bench.command import draw_plots, measure, sections, versions, write
+from codi.bench.make import merged
 from codi.bench.models import Model
-from codi.bench.runs import parse_cell, prompts_of, truth_sampler
+from codi.bench.runs import parse_cell, prompts_of
 from codi.bench.targets import targets
 from codi.diffusion.settings import parse_scale
 from codi.types import InputError, Modality
 from codi.world import sample_scenes
 from tests import tiny_pipeline
+from tests.bench.perfect import Perfect, bench_of
 
-PLOTS = ("contact_sheet.png", "cells.png", "onset_tolerance.png", "onset_offsets.png")
-
-
-class Perfect:
-    """Gives the scenes themselves, whatever it is asked: the upper end of every scale."""
-
-    fingerprint = "perfect"
-    runs = 0
-
-    def sample(self, run, scenes, seeds):
-        self.runs += 1
-        return truth_sampler(run, scenes, seeds)
-
-    def round_trip(self, modality, media):
-        return media
-
-    def retrieval(self, scenes):
-        return {"text->image": {"value": 1.0, "chance": 0.1, "target": 0.9}}
-
-
+PLOTS = ("contact_sheet.png", "cells.png", "onset_strips.png", "onset_tolerance.png", "onset_offsets.png")
+HEADINGS = (
+    "Published table", "Other targets", "In time", "Sound for a clip", "All four together", "Agreement on what the prompt left open",
+    "The same by attribute", "Selection", "Prompts that disagree", "One more prompt that agrees", "Every cell",
+)  # fmt: skip
 CELLS = [parse_cell("text->image"), parse_cell("text->audio+video")]
-
-
-def bench_of(folder, model):
-    return Bench(folder, model, num_scenes=3, seed=3, batch_size=4, settings={"steps": None})
 
 
 def report_of(folder, model):
     bench = bench_of(folder, model)
-    report = measure(bench, CELLS, held_out=True, full_joint=True, draws=1)
+    report = measure(bench, CELLS, sections("full", CELLS, 3, 1), held_out=True)
     report |= {"model": "perfect", "command": "codi bench", "settings": bench.settings, "versions": versions(), "seconds": 1.0}
     report["targets"] = targets(report)
     write(folder, report, draw_plots(folder, bench, report))
@@ -55,14 +38,23 @@ def test_a_perfect_model_gets_a_perfect_report_and_a_second_run_generates_nothin
     model = Perfect()
     report = report_of(tmp_path, model)
     assert all(c["value"] == c["ceiling"] for c in report["cells"]) and all(t["met"] for t in report["tasks"])
-    assert report["onsets"]["joint"]["f1"] == report["onsets"]["ground truth"]["f1"] and len(report["open"]) == 11
+    assert report["onsets"]["joint"]["f1"] == report["onsets"]["ground truth"]["f1"] and len(report["open"]) == 11 + 10
+    assert report["four"]["value"] == report["four"]["truth"]
     page = (tmp_path / "report.md").read_text()
-    for heading in ("Published table", "Other targets", "In time", "Sound for a clip", "What the prompt left open", "Every cell"):
-        assert f"## {heading}" in page
+    assert not [heading for heading in HEADINGS if f"## {heading}" not in page]
     assert all((tmp_path / name).stat().st_size > 5000 and f"({name})" in page for name in PLOTS)
-    made = model.runs
-    again = measure(bench_of(tmp_path, model), CELLS, held_out=True, full_joint=False, draws=1)
-    assert made > 0 and model.runs == made and again["cells"] == report["cells"]
+    made = model.samples
+    again = measure(bench_of(tmp_path, model), CELLS, sections("full", CELLS, 3, 1), held_out=True)
+    assert made > 0 and model.samples == made and again["cells"] == report["cells"]
+
+
+def test_the_fast_part_makes_less_and_still_reports_every_pair(tmp_path):
+    plans = {kind: [item for part in sections(kind, [], 256, 3).values() for item in part.plan()] for kind in ("fast", "full")}
+    fast, full = (sum(run.cost * count for run, count in merged(plan).items()) for plan in plans.values())
+    assert fast < 0.45 * full and set(merged(plans["fast"])) <= set(merged(plans["full"]))
+    bench = bench_of(tmp_path, Perfect())
+    report = measure(bench, [], sections("fast", [], 3, 1), held_out=False)
+    assert len(report["open"]) == 11 and {"onsets", "partners", "four"} <= set(report) and report["retrieval"] is None
 
 
 def test_a_model_is_measured_from_its_folder_and_continued(tmp_path, capsys):
@@ -74,7 +66,19 @@ def test_a_model_is_measured_from_its_folder_and_continued(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "report" / "report.md")
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [c["cell"] for c in report["cells"]] == ["text+image->audio+video", "video->text+image", "video->audio"]
-    assert all(0 <= c["value"] <= 1 for c in report["cells"]) and len(report["retrieval"]) == 8 and report["onsets"] is None
+    assert all(0 <= c["value"] <= 1 for c in report["cells"]) and len(report["retrieval"]) == 8 and "onsets" not in report
+
+
+def test_a_ladder_compares_models_in_one_table(tmp_path, capsys):
+    for seed, name in enumerate(("first", "second")):
+        tiny_pipeline.pipeline(seed).save_pretrained(tmp_path / name)
+    rungs = [str(tmp_path / "first"), f"{tmp_path / 'second'}=rotary seconds"]
+    assert main(["--out", str(tmp_path / "out"), "--ladder", *rungs, "--scenes", "2", "--steps", "2", "--device", "cpu"]) == 0
+    page = (tmp_path / "out" / "ladder.md").read_text()
+    assert capsys.readouterr().out.strip().endswith("ladder.md")
+    assert all(f"| {name} |" in page for name in ("first", "rotary seconds", "independent", "ceiling"))
+    report = json.loads((tmp_path / "out" / "ladder.json").read_text())
+    assert list(report["rungs"]["first"]) == ["joint", "video->audio", "audio->video", "joint, sync guidance 2"]
 
 
 def test_a_batch_of_the_benchmark_is_what_the_pipeline_gives_one_by_one(tmp_path):
@@ -83,15 +87,18 @@ def test_a_batch_of_the_benchmark_is_what_the_pipeline_gives_one_by_one(tmp_path
     model, scenes = Model(str(tmp_path), device="cpu", steps=2), sample_scenes(2, seed=5)
     run = parse_cell("text+video->audio")
     made = model.sample(run, scenes, [11, 12])[Modality.AUDIO]
-    prompt = {m.value: prompts[1] for m, prompts in prompts_of(run, scenes).items()}
+    prompt = {m.value: prompts[1] for m, prompts in prompts_of(run, scenes)}
     alone = pipe(**prompt, outputs=["audio"], seed=12, num_inference_steps=2).audios[0]
     assert torch.allclose(made[1, : len(alone)], alone, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "options",
-    [["--scenes", "1"], ["--cells", "text->smell"], ["--guidance", "video=x"], ["--steps", "0"], ["--model", "./nowhere"], ["--whatever"]],
-)
+    [
+        ["--scenes", "1"], ["--cells", "text->smell"], ["--guidance", "video=x"], ["--steps", "0"], ["--model", "./nowhere"],
+        ["--whatever"], ["--joint", "slow"], ["--workers", "0"], ["--ladder", "./nowhere"], ["--ladder", "a", "b/a"], ["--ladder", "=name"],
+    ],
+)  # fmt: skip
 def test_wrong_options_are_a_users_mistake(tmp_path, options):
     with pytest.raises(InputError):
         main(["--out", str(tmp_path / "report"), *options])

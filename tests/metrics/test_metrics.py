@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from codi.metrics.agreement import agreement, all_agree, mutual_agreement, shuffled
-from codi.metrics.bootstrap import bootstrap
+from codi.metrics.agreement import agreement, all_agree, mutual_agreement, mutual_closeness, shuffled
+from codi.metrics.bootstrap import bootstrap, nanmean, ratio_of_sums
 from codi.metrics.frechet import frechet_distance, kernel_distance
-from codi.metrics.onsets import best_constant_offset, f1_of_counts, f1_over_tolerance, match_onsets, onset_counts, onset_f1
+from codi.metrics.onsets import best_constant_offset, f1_of_counts, f1_over_tolerance, match_onsets, offset_sums, onset_counts, onset_f1
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
-from codi.metrics.spread import expected_total_variation, total_variation
+from codi.metrics.spread import expected_total_variation, quantile_bins, total_variation
 
 
 def brute_force(predicted, true, tolerance):
@@ -54,6 +54,19 @@ def test_a_constant_shift_is_read_as_bias():
     assert math.isclose(shift, -0.3, abs_tol=0.05) and onset_f1(corrected, true, 0.05).f1 == 1.0
 
 
+def test_bias_is_the_ratio_of_sums_over_scenes():
+    true = [np.array([0.2, 0.9]), np.array([0.5]), np.zeros(0)]
+    moved = [true[0] + 0.03, true[1] - 0.01, true[2]]
+    rows = offset_sums(moved, true, 0.05)
+    assert np.allclose(rows, [[0.06, 2], [-0.01, 1], [0, 0]])
+    assert np.allclose(ratio_of_sums(rows[None]), 0.05 / 3) and math.isclose(onset_f1(moved, true, 0.05).bias, 0.05 / 3)
+    assert np.isnan(ratio_of_sums(rows[None, 2:])).all()
+
+
+def test_of_offsets_that_do_not_matter_the_smallest_is_best():
+    assert best_constant_offset([np.array([0.5])], [np.zeros(0)], 0.05)[0] == 0.0
+
+
 def test_f1_counts_misses_and_extras():
     score = onset_f1([np.array([0.1, 0.5, 1.5])], [np.array([0.1, 0.9])], 0.05)
     assert math.isclose(score.precision, 1 / 3) and math.isclose(score.recall, 1 / 2) and math.isclose(score.f1, 0.4)
@@ -79,6 +92,11 @@ def test_agreement_counts_an_unread_attribute_as_wrong():
     assert mutual_agreement([facts, facts, read], ["shape"])["shape"].tolist() == [1, 0]
 
 
+def test_numbers_agree_within_the_tolerance_and_what_is_missing_agrees_with_nothing():
+    values = [np.array([0.1, 0.1, np.nan, np.nan]), np.array([0.15, 0.2, 0.1, np.nan])]
+    assert mutual_closeness(values, 0.05).tolist() == [1, 0, 0, 0]
+
+
 @pytest.mark.parametrize("n", [2, 3, 17])
 def test_shuffling_leaves_nothing_in_place(n):
     items = shuffled(list(range(n)))
@@ -92,6 +110,19 @@ def test_total_variation_of_known_frequencies():
     assert total_variation([None, None], ["a", "b"], p) == 1.0
     # E|k/n - 1/2| of a fair coin is about sqrt(1 / (2 pi n)).
     assert math.isclose(expected_total_variation(400, p), math.sqrt(1 / (2 * math.pi * 400)), rel_tol=0.1)
+
+
+def test_spread_of_a_number_is_over_the_quantiles_of_its_reference():
+    reference = np.linspace(0, 1, 1001)
+    assert quantile_bins(reference[::7], reference, 5) < 0.01
+    assert math.isclose(quantile_bins(np.full(10, 0.5), reference, 5), 0.8) and math.isnan(quantile_bins(np.full(3, np.nan), reference, 5))
+
+
+def test_mean_and_bootstrap_leave_out_what_is_not_there():
+    rows = np.array([[1.0, np.nan], [0.0, 1.0]])
+    assert nanmean(rows[None]).tolist() == [2 / 3] and np.isnan(nanmean(np.full((1, 2), np.nan))).all()
+    interval = bootstrap(rows, nanmean)
+    assert math.isclose(interval.value, 2 / 3) and interval.low <= 2 / 3 <= interval.high
 
 
 def test_bootstrap_interval_of_a_mean_is_the_normal_one():

@@ -32,13 +32,13 @@ def make(kind, seed=0, **more):
     """A denoiser whose zero-initialised ends have woken, temporal ones excepted."""
     torch.manual_seed(seed)
     model = (TextDenoiser if kind == "text" else UNetDenoiser)(**CONFIG[kind] | more).eval()
-    wake(model, skip=".temporal.")
+    wake(model, skip=(".temporal.", ".whole."))
     return model
 
 
-def wake(model, skip="-"):
+def wake(model, skip=()):
     for name, p in model.named_parameters():
-        if skip not in name and not p.any():
+        if not any(part in name for part in skip) and not p.any():
             nn.init.normal_(p, std=0.05)
 
 
@@ -109,6 +109,24 @@ def test_trained_frames_hear_each_other(temporal):
     x.requires_grad_()
     model(x, t, context)[0, :, 0].square().sum().backward()
     assert x.grad[0].abs().sum(dim=(0, 2, 3)).gt(0).all() and not x.grad[1].any()
+
+
+WHOLE = {"dim": 16, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 2)])
+@torch.no_grad()
+def test_whole_frames_are_heard_once_trained_and_not_before(grid):
+    model, (x, t, context) = make("video", temporal_levels=(), frame_transformer=WHOLE | {"grid": grid}), inputs("video")
+    frames = torch.stack([model(x[:, :, f], t, context) for f in range(x.shape[2])], dim=2)
+    torch.testing.assert_close(model(x, t, context), frames, rtol=1e-4, atol=1e-5)
+    wake(model)
+    changed = x.clone()
+    changed[0, :, 0] += 1.0
+    moved = (model(changed, t, context) - model(x, t, context)).abs().amax(dim=(1, 3, 4))
+    assert moved[0].gt(0).all() and not moved[1].any()
+    later = model(x.roll(1, dims=2), t, context).roll(-1, dims=2)
+    assert not torch.allclose(later, model(x, t, context), atol=1e-4), "the order of frames is not heard"
 
 
 def test_more_frames_than_positions_are_refused():

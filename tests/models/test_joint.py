@@ -123,3 +123,17 @@ def test_pairs_say_who_hears_whom():
     encoders = EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2, pairs=pairs)
     text, image, audio, video = Modality
     assert encoders.hears() == {text: {image}, image: {text}, audio: {video}, video: {audio}}
+
+
+def test_the_released_scheme_is_one_token_without_time_heard_by_its_own_side():
+    encoders = EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2, pooled=True, exchanged=False)
+    env = environment(encoders, "audio")
+    assert env.tokens.shape == (2, 1, ENV) and env.times.isnan().all()
+    assert encoders.hears() == {m: {m} for m in Modality}
+
+
+def test_without_a_clock_seconds_change_nothing(encoders):
+    env, h = environment(encoders, "audio"), torch.randn(2, 6, 32)
+    layer = attention(clock=False)
+    assert torch.equal(layer(h, env, torch.arange(6) / 3), layer(h, env, None))
+    assert not torch.equal(attention()(h, env, torch.arange(6) / 3), attention()(h, env, None))

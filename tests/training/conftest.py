@@ -45,17 +45,18 @@ class Bench:
     def fork(self, *overrides: str, environment: dict[str, str] | None = None) -> multiprocessing.Process:
         """The run in a process of its own, forked from a server that has imported everything already."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(WARM)
+        context.set_forkserver_preload(WARM + ["deepspeed"] * ("ACCELERATE_USE_DEEPSPEED" in (environment or {})))
         process = context.Process(target=run_line, args=(self.command(*overrides), environment or {}), daemon=True)
         process.start()
         return process
 
-    def fork_ranks(self, *overrides: str, world: int = 2) -> list[multiprocessing.Process]:
-        """The run under DDP with `world` processes on the CPU, as torchrun would start them."""
+    def fork_ranks(self, *overrides: str, world: int = 2, environment: dict[str, str] | None = None) -> list[multiprocessing.Process]:
+        """The run with `world` processes on the CPU, as torchrun would start them: under DDP, or what `environment` asks of accelerate."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "ACCELERATE_USE_CPU": "true"}
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+        shared |= {"ACCELERATE_USE_CPU": "true"} if environment is None else environment
         return [self.fork(*overrides, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
 
 

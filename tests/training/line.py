@@ -63,3 +63,13 @@ class Line:
     def export(self, module, folder: Path) -> None:
         (folder / "line").mkdir(exist_ok=True)
         save_file({k: v.half() for k, v in module.state_dict().items()}, folder / "line" / "model.safetensors")
+
+
+if __name__ == "__main__":  # `accelerate launch -m tests.training.line ...` is `-m training.main ...` with this stage known
+    import sys
+
+    from training.main import main
+    from training.stages import STAGES
+
+    STAGES["line"] = "tests.training.line:Line"
+    sys.exit(main())

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from tests.training.test_loop import final, losses, newest, same, wait
+from training import checkpoint
 from training.main import main
 
 SETTINGS = ("samples=96", "options.infinite=true", "ema=0.9")
 
 
-def finish(processes):
+def finish(processes, seconds=120):
     for process in processes:
-        process.join(120)
+        process.join(seconds)
     return [process.exitcode for process in processes]
 
 
@@ -25,6 +26,8 @@ def test_two_processes_equal_one_with_twice_the_accumulation(bench):
     for (samples, loss, norm, bins), (samples_2, loss_2, norm_2, bins_2) in zip(losses(one), losses(two), strict=True):
         assert samples == samples_2 and abs(loss - loss_2) < 1e-5 and abs(norm - norm_2) < 1e-5
         assert len(bins) == len(bins_2)
+    found = checkpoint.read(checkpoint.find(two.run / "checkpoints", pytest.fail))
+    assert found.state["launch"] == {"distributed_type": "MULTI_CPU", "zero_stage": None, "processes": 2, "device": "cpu"}
     first, second = final(one), final(two)
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from codi.types import Modality
 from training.config import load_config
 from training.main import main
 from training.publish import publish
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "world").glob("*.yaml"))
+LADDER = sorted((ROOT / "configs" / "world" / "ladder").glob("*.yaml"))
 
 
 def stages() -> list[str]:
@@ -26,7 +28,7 @@ def test_make_tiny_runs_every_config() -> None:
     assert sorted(stages()) == sorted(path.stem for path in CONFIGS)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS + LADDER, ids=lambda path: path.stem)
 def test_config_parses_strictly_with_its_miniature(path: Path) -> None:
     assert load_config(path).samples > load_config(path, small=True).samples
 
@@ -48,6 +50,24 @@ def test_every_stage_logs_previews_and_exports(trained: Path) -> None:
         run = trained / "runs" / stage
         assert json.loads((run / "exported.json").read_text())["files"], stage
         assert any(path.is_file() for path in (run / "previews").rglob("*")), stage
+
+
+@pytest.mark.parametrize("step", ["released", "tokens", "negatives"])
+def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: Path, step: str) -> None:
+    from codi import CoDiPipeline
+
+    config, into = ROOT / "configs" / "world" / "ladder" / f"{step}.yaml", trained / "ladder" / step
+    before = {path: path.read_bytes() for path in (trained / "model").rglob("*.safetensors")}
+    places = [f"model={trained}/model", f"output={trained}/runs/ladder-{step}", f"options.into={into}"]
+    assert main(["--config", str(config), "--small", *(word for place in places for word in ("--set", place))]) == 0
+    assert all(path.read_bytes() == content for path, content in before.items())
+    publish(into, trained / "ladder" / f"{step}-published", trained / "runs")
+    pipe = CoDiPipeline.from_pretrained(trained / "ladder" / f"{step}-published")
+    pipe.set_progress_bar_config(disable=True)
+    pair = (Modality.AUDIO, Modality.VIDEO)
+    assert pipe.model.hears == ({m: {m} for m in pair} if step == "released" else dict(zip(pair, ({pair[1]}, {pair[0]}))))
+    out = pipe(text="a red ball", outputs=["audio", "video"], seed=0, num_inference_steps=2)
+    assert torch.isfinite(out.audios[0]).all() and torch.isfinite(out.videos[0].float()).all()
 
 
 def test_published_model_generates_everything_at_once(trained: Path) -> None:

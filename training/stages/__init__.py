@@ -20,18 +20,24 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Samples by index. `infinite = True` says that indices never repeat: they are then counted, not shuffled."""
+    """Samples by index. `infinite = True` says that indices never repeat: they are then counted, not shuffled.
+
+    One that has something running also has `close()`; one that meets bad samples counts them in `bad`.
+    """
 
     infinite: bool = False
 
     def __len__(self) -> int: ...
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """A whole batch. Must be a function of `indices` alone; it is called from a background thread."""
+        """A whole batch, a function of `indices` alone; called from a background thread. "ids", if there, name its samples."""
 
 
 class Stage(Protocol):
-    """One training objective."""
+    """One training objective.
+
+    A stage on latents also has `encodings()`, a list of `training.stages.latents.Encoding`: what `training.cache` encodes of media files.
+    """
 
     def __init__(self, config: Config) -> None: ...
 
@@ -63,6 +69,10 @@ STAGES: dict[str, str] = {
     "align": "training.stages.align:AlignStage",
     "denoise": "training.stages.denoise:DenoiseStage",
     "joint": "training.stages.joint:JointStage",
+    "lora_denoise": "training.stages.lora:DenoiseLora",
+    "lora_joint": "training.stages.lora:JointLora",
+    "textual_inversion": "training.stages.textual_inversion:InversionStage",
+    "tower": "training.stages.tower:TowerStage",
 }
 
 

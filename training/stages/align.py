@@ -7,6 +7,7 @@ N pairs in a batch, D width of the shared space.
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,22 @@ from torch.nn import functional
 from codi.io import to_unit
 from codi.metrics.retrieval import recall_at_1
 from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
-from codi.models.vocabulary import word_tokenizer
-from codi.types import InputError, Modality
+from codi.types import InputError, Modality, ModalitySpec
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
 from data.world import random_facts, scene_at
 from training.config import Config, strict
-from training.stages.common import WorldSource, export_part, load_part, world_words
+from training.stages.common import export_part, load_part
+from training.stages.files import close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions:
     """modality is the one to bridge; `paraphrase` weighs the contrast between two wordings of a caption, which is what keeps facts
-    that a picture cannot show in the text tower (only while that one trains)."""
+    that a picture cannot show in the text tower (only while that one trains). `alike`: see `data.world.scene_at`; scenes that differ in
+    motion alone are rare in a batch of independent ones, and so the contrast would hardly ever be about motion."""
 
     modality: str
+    alike: int = 1
     paraphrase: float = 1.0
     validation_scenes: int = 256
 
@@ -71,23 +74,43 @@ class AlignStage:
     def build(self) -> Contrast:
         """The towers that train: text and vision, audio, or vision's temporal layers."""
         if self.makes_text:
-            text = TextTower(**self.config.part["text_tower"], tokenizer=word_tokenizer(world_words()))
+            text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
             return Contrast({"text_tower": text, "vision_tower": VisionTower(**self.config.part["vision_tower"])})
         self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
         if self.modality is Modality.AUDIO:
             return Contrast({"audio_tower": AudioTower(**self.config.part["audio_tower"])})
         tower = load_part(VisionTower, self.config.model / "vision_tower", "run align_image first")
         tower.temporal.requires_grad_(True)
-        tower.summary.requires_grad_(True)
+        if tower.summary is not None:
+            tower.summary.requires_grad_(True)
         return Contrast({"vision_tower": tower})
 
     def to(self, device: torch.device) -> None:
         if self.text is not None:
             self.text.to(device)
 
-    def data(self) -> WorldSource:
-        """Scenes with two wordings of the same part of their facts."""
-        return WorldSource(self.render, self.config.seed)
+    def data(self, offset: int = 0) -> Any:
+        """Scenes with two wordings of the same part of their facts, or files with captions; `offset` to the seed gives others."""
+        media = [self.modality, Modality.TEXT]
+        return world_or_files(self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike)
+
+    def geometry(self) -> dict[Modality, ModalitySpec]:
+        """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of clips only the data know."""
+        if self.modality is not Modality.IMAGE:
+            return {m: spec for m, spec in known_geometry(self.config.model).items() if m is self.modality is Modality.AUDIO}
+        side = self.config.part["vision_tower"]["vision_config"]["image_size"]
+        return {Modality.IMAGE: ModalitySpec(raw_shape=(3, side, side), latent_shape=())}
+
+    def pairs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that say the same."""
+        equal = equal_captions(batch)
+        return {
+            "media": batch[self.modality.value],
+            "captions": batch["text"],
+            "paraphrases": paraphrases(batch) if self.makes_text else [],
+            "match": equal,
+            "same": equal,
+        }
 
     def render(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> dict[str, Any]:
         """Media, captions, and which pairs match."""
@@ -128,27 +151,39 @@ class AlignStage:
 
     @torch.no_grad()
     def validate(self, module: Contrast, num_scenes: int, measure: bool = False) -> dict[str, float]:
-        """Retrieval on fresh scenes, both ways; with `measure` the bridges' means are set from them first."""
+        """Retrieval on fresh scenes (or files in another order), both ways; with `measure` the bridges' means are set from them first."""
         device = module.logit_scale.device
         text, tower, bridges = module.towers["text_tower"] if self.makes_text else self.text, self.tower(module), self.bridges(module)
-        scenes, media, words = [], [], []
-        for start in range(0, num_scenes, 64):
-            part = [scene_at(self.config.seed + 1, i) for i in range(start, min(start + 64, num_scenes))]
-            scenes += part
-            media.append(tower.features(self.prepare(RENDERERS[self.modality](part).to(device))))
-            words.append(text.features([caption(s) for s in part]))
+        facts, media, words = [], [], []
+        for raw, captions, known in self.examples(num_scenes):
+            facts += known
+            media.append(tower.features(self.prepare(raw.to(device))))
+            words.append(text.features(captions))
         media, words = torch.cat(media), torch.cat(words)
         if measure:
             bridges[str(self.modality)].measure(media)
             if self.makes_text:
                 text.bridge.measure(words)
         left, right = text.bridge(words), bridges[str(self.modality)](media)
-        facts, names = [s.facts for s in scenes], VISIBLE[self.modality]
+        names = tuple(facts[0]) if self.config.data else VISIBLE[self.modality]
         return {
             f"text->{self.modality}": recall_at_1(left, right, facts, facts, names),
             f"{self.modality}->text": recall_at_1(right, left, facts, facts, names),
             "cosine": functional.cosine_similarity(left, right).mean().item(),
         }
+
+    def examples(self, count: int) -> Iterator[tuple[Tensor, list[str], list[dict[str, str]]]]:
+        """Media, captions and facts of `count` samples apart from the training's order, 64 at a time; of a file its caption is the fact."""
+        source = self.data(offset=1) if self.config.data else None
+        for start in range(0, count, 64):
+            places = list(range(start, min(start + 64, count)))
+            if source is None:
+                scenes = [scene_at(self.config.seed + 1, i) for i in places]
+                yield RENDERERS[self.modality](scenes), [caption(s) for s in scenes], [s.facts for s in scenes]
+            else:
+                batch = source.fetch(places)
+                yield batch["media"], batch["captions"], [{"caption": said} for said in batch["captions"]]
+        close(source)
 
     def preview(self, module: Contrast, folder: Path) -> None:
         """Recall at one on fresh scenes."""

@@ -3,6 +3,7 @@
 Letters: see `codi.types`. Losses: reconstruction + a small pull of the posterior to the unit Gaussian (arXiv 2112.10752, section G).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from torch.nn import functional
 
 from codi.io import to_unit
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
-from codi.models.vocabulary import word_tokenizer
+from codi.models.autoencoders.mel import MelCorrection
+from codi.types import Modality, ModalitySpec
 from codi.world import ATTRIBUTES, render_frames, render_sounds
 from data.world import random_caption
 from training.config import Config, strict
-from training.stages.common import WorldSource, export_part, load_part, world_words, write_png
+from training.stages.common import export_part, load_part, write_png
+from training.stages.files import close, sound_spec, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +35,14 @@ class AutoencoderOptions:
 
 
 class AutoencoderStage:
-    """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder."""
+    """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder.
+
+    modality, entry  what it is trained on, and under which name a batch has it
+    """
 
     component: str
+    modality: Modality
+    entry: str
 
     def __init__(self, config: Config):
         self.config = config
@@ -43,9 +51,24 @@ class AutoencoderStage:
     def to(self, device: torch.device) -> None:
         """Nothing is frozen here."""
 
-    def data(self) -> WorldSource:
-        """Scenes of the world, rendered as they are asked for."""
-        return WorldSource(self.render, self.config.seed)
+    def data(self, offset: int = 0) -> Any:
+        """Scenes of the world, rendered as they are asked for, or media files; `offset` to the seed gives others."""
+        known = self.geometry()
+        return world_or_files(
+            self.config, self.render, [self.modality], known, lambda batch: {self.entry: batch[self.modality.value]}, offset
+        )
+
+    def samples(self, offset: int, count: int) -> dict[str, Any]:
+        """One batch apart from the training's order."""
+        source = self.data(offset)
+        try:
+            return source.fetch(list(range(count)))
+        finally:
+            close(source)
+
+    def geometry(self) -> dict[Modality, ModalitySpec]:
+        """Size of a sample, as the model takes it."""
+        return {}
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         """The batch of some scenes."""
@@ -58,10 +81,11 @@ class AutoencoderStage:
 
     @torch.no_grad()
     def measure(self, module: nn.Module) -> None:
-        """Sets the statistics of the latents from fresh scenes."""
-        source, batches = WorldSource(self.render, self.config.seed + 1), []
+        """Sets the statistics of the latents from fresh scenes, or files in another order."""
+        source, batches = self.data(offset=1), []
         for start in range(0, self.options.statistics_samples, 64):
             batches.append(self.mean_latent(module, source.fetch(list(range(start, start + 64)))))
+        close(source)
         module.scaling.measure(torch.cat(batches))
 
     def export(self, module: nn.Module, folder: Path) -> None:
@@ -74,10 +98,15 @@ class ImageStage(AutoencoderStage):
     """Pictures and single frames of clips."""
 
     component = "image_autoencoder"
+    modality, entry = Modality.IMAGE, "frames"
 
     def build(self) -> ImageAutoencoder:
         """The autoencoder of `part`."""
         return ImageAutoencoder(**self.config.part)
+
+    def geometry(self) -> dict[Modality, ModalitySpec]:
+        side = self.config.part["image_size"]
+        return {Modality.IMAGE: ModalitySpec(raw_shape=(3, side, side), latent_shape=())}
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         times = np.array([[rng.uniform(0.0, 2.0)] for rng in rngs])
@@ -100,7 +129,7 @@ class ImageStage(AutoencoderStage):
     @torch.no_grad()
     def preview(self, module: ImageAutoencoder, folder: Path) -> None:
         """Originals above reconstructions."""
-        frames = to_unit(WorldSource(self.render, self.config.seed + 2).fetch(list(range(12)))["frames"].to(module.device))
+        frames = to_unit(self.samples(2, 12)["frames"].to(module.device))
         write_png(folder / "reconstructions.png", torch.cat([frames, module.reconstruct(module.posterior(frames).mode())]), 12)
 
 
@@ -115,9 +144,17 @@ class SoundStage(AutoencoderStage):
     """What the two stages of sound share."""
 
     component = "audio_autoencoder"
+    modality, entry = Modality.AUDIO, "sound"
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"sound": render_sounds(scenes)}
+
+    def shape(self) -> dict[str, Any]:
+        """Arguments of the autoencoder."""
+        return self.config.part
+
+    def geometry(self) -> dict[Modality, ModalitySpec]:
+        return {Modality.AUDIO: sound_spec(self.shape())}
 
     def mean_latent(self, module: AudioAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
@@ -127,7 +164,7 @@ class SoundStage(AutoencoderStage):
         """Spectrograms: original, through the VAE, and of the vocoder's sound; and the sounds themselves."""
         from codi.io import save_audio
 
-        sound = WorldSource(self.render, self.config.seed + 2).fetch(list(range(8)))["sound"].to(module.device)
+        sound = self.samples(2, 8)["sound"].to(module.device)
         with torch.no_grad():
             mel = module.log_mel(sound)
             restored = module.reconstruct(module.posterior(mel).mode())
@@ -156,6 +193,26 @@ class MelStage(SoundStage):
         slope = error.diff(dim=1).abs().mean() + error.diff(dim=2).abs().mean()
         return l1 + 0.5 * slope + self.options.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
 
+    @torch.no_grad()
+    def measure(self, module: AudioAutoencoder) -> None:
+        """Sets the statistics of the latents, then the correction of what the decoder blurs."""
+        super().measure(module)
+        self.correct(module)
+
+    def correct(self, module: AudioAutoencoder) -> None:
+        """Fits the correction, if the part has one, on fresh sounds whose latents bear the noise of training."""
+        if isinstance(module.correction, MelCorrection):
+            module.correction.fit(self.round_trips(module))
+
+    @torch.no_grad()
+    def round_trips(self, module: AudioAutoencoder) -> Iterator[tuple[Tensor, Tensor]]:
+        """Log-mels (B, T, M) as the VAE gives them back, and as they were."""
+        generator, source = torch.Generator(module.device).manual_seed(self.config.seed + 1), self.data(offset=1)
+        for start in range(0, self.options.statistics_samples, 64):
+            mel = module.log_mel(source.fetch(list(range(start, start + 64)))["sound"].to(module.device))
+            yield module.reconstruct(self.blur(module.posterior(mel).mode(), generator)), mel
+        close(source)
+
 
 class VocoderStage(SoundStage):
     """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480), on short cuts."""
@@ -165,14 +222,21 @@ class VocoderStage(SoundStage):
 
     def build(self) -> AudioAutoencoder:
         """The finished autoencoder with a new vocoder, of `part`; nothing else in it trains."""
-        folder = self.config.model / self.component
-        finished = load_part(AudioAutoencoder, folder, "run autoencoder_audio first")
+        finished = load_part(AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first")
+        self.finished = dict(finished.config)
         module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)
         module.requires_grad_(False)
         module.vae.load_state_dict(finished.vae.state_dict())
         module.scaling.load_state_dict(finished.scaling.state_dict())
+        module.correction.load_state_dict(finished.correction.state_dict())
         module.vocoder.requires_grad_(True)
         return module
+
+    def shape(self) -> dict[str, Any]:
+        return self.finished
+
+    def measure(self, module: AudioAutoencoder) -> None:
+        """Nothing: denoisers rely on the statistics that the finished autoencoder came with."""
 
     def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         mel, hop = module.log_mel(batch["sound"]), module.log_mel.hop_length
@@ -197,10 +261,11 @@ class TextStage(AutoencoderStage):
     """Captions of all or part of the facts."""
 
     component = "text_autoencoder"
+    modality, entry = Modality.TEXT, "captions"
 
     def build(self) -> TextAutoencoder:
-        """The autoencoder of `part` over the words of the world."""
-        return TextAutoencoder(**self.config.part, tokenizer=word_tokenizer(world_words()))
+        """The autoencoder of `part` over the words of the data."""
+        return TextAutoencoder(**self.config.part, tokenizer=tokenizer_of(self.config))
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"captions": [random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)]}
@@ -219,7 +284,7 @@ class TextStage(AutoencoderStage):
 
     def preview(self, module: TextAutoencoder, folder: Path) -> None:
         """Sentences and what comes back."""
-        captions = WorldSource(self.render, self.config.seed + 2).fetch(list(range(16)))["captions"]
+        captions = self.samples(2, 16)["captions"]
         with torch.no_grad():
             latent = module.posterior(captions)[0]
             module.scaling.measure(latent)

@@ -1,6 +1,11 @@
 """What several stages need: exporting a part, loading a frozen one, batches rendered from scenes."""
 
-from collections.abc import Callable
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +26,46 @@ def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float1
     nn.Module.to(part, torch.float32).load_state_dict(state)
 
 
+Loader = Callable[[type, Path, str], Any]
+_LOADER: ContextVar[Loader | None] = ContextVar("loader", default=None)
+
+
+@contextmanager
+def loading_by(loader: Loader) -> Iterator[None]:
+    """Inside, `load_part` asks `loader`: for a plan, which reads no weights."""
+    token = _LOADER.set(loader)
+    try:
+        yield
+    finally:
+        _LOADER.reset(token)
+
+
 def load_part(cls: type, folder: Path, why: str) -> Any:
-    """A finished part in float32 and eval mode, frozen. Raises `InputError` naming the stage that makes it."""
+    """A finished part in float32 and eval mode, frozen; of a converted model the class that its configuration names, if it is a `cls`.
+
+    Raises `InputError` naming the stage that makes it.
+    """
+    if (loader := _LOADER.get()) is not None:
+        return loader(cls, folder, why)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is missing: {why}")
-    return cls.from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False).eval().requires_grad_(False)
+    part = class_of(cls, folder).from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False)
+    return part.eval().requires_grad_(False)
+
+
+def class_of(cls: type, folder: Path) -> type:
+    """`cls`, or the kind of it that a converted part is (`codi.models.released`)."""
+    from codi.models import released
+
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    found = getattr(released, str(name), cls)
+    return found if issubclass(found, cls) else cls
+
+
+def say(message: str) -> None:
+    """One line to a person, from the first process of a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
 
 
 class WorldSource:
@@ -33,8 +73,8 @@ class WorldSource:
 
     infinite = True
 
-    def __init__(self, render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]], seed: int):
-        self.render, self.seed = render, seed
+    def __init__(self, render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]], seed: int, alike: int = 1):
+        self.render, self.seed, self.alike = render, seed, alike
 
     def __len__(self) -> int:
         return 2**40
@@ -42,7 +82,8 @@ class WorldSource:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The batch; every sample is a function of its own index alone, however batches are cut."""
         return self.render(
-            [scene_at(self.seed, index) for index in indices], [np.random.default_rng((self.seed, index, 1)) for index in indices]
+            [scene_at(self.seed, index, self.alike) for index in indices],
+            [np.random.default_rng((self.seed, index, 1)) for index in indices],
         )
 
 

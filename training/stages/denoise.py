@@ -22,13 +22,19 @@ from codi.types import Modality
 from codi.world import ATTRIBUTES, caption
 from data.world import random_facts
 from training.config import Config, strict
-from training.stages.common import export_part, load_part
-from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.common import export_part, load_part, say
+from training.stages.files import close, known_geometry, whole_captions
+from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
 # The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and v-prediction, which needs none.
 SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 # What it says of a call's settings (`codi.diffusion.settings.DEFAULTS`).
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "timestep_shift": 2.0, "normalise_prompts": True}
+DEFAULTS = {
+    "num_inference_steps": 20,
+    "guidance_scale": {"text": 2.0, "image": 3.0, "audio": 3.0, "video": 3.0},
+    "timestep_shift": 2.0,
+    "normalise_prompts": True,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +71,9 @@ PREVIEW = [
 
 
 def load_scheduler(model: Path) -> DPMSolverMultistepScheduler:
-    """The scheduler in the model folder, written there if it is not yet."""
+    """The scheduler in the model folder, or that of the embedded model; an export puts it there."""
     folder = model / "scheduler"
-    if not folder.is_dir():
-        DPMSolverMultistepScheduler(**SCHEDULER).save_pretrained(folder)
-    return DPMSolverMultistepScheduler.from_pretrained(folder)
+    return DPMSolverMultistepScheduler.from_pretrained(folder) if folder.is_dir() else DPMSolverMultistepScheduler(**SCHEDULER)
 
 
 def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
@@ -84,7 +88,7 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
 
 
 class Prompts:
-    """Turns what a batch knows of its scenes into prompt tokens: captions through the text tower, other media from the cache."""
+    """Turns what a batch knows of its samples into prompt tokens: captions through the text tower, other media as they were encoded."""
 
     def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float):
         self.names = [Modality.parse(name) for name in shares]
@@ -99,16 +103,24 @@ class Prompts:
     def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
         """One token per sample, (B, 1, D): a kind drawn by its share, noise, dropout."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        scenes = batch["scenes"]
-        tokens = self.text.embed([caption(s, random_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in scenes])
-        kind = rng.choice(len(self.names), size=len(scenes), p=self.shares)
+        tokens = self.text.embed(self.sentences(batch, rng))
+        kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
         for number, name in enumerate(self.names):
             if name is not Modality.TEXT and not text_only:
                 chosen = torch.from_numpy(kind == number).to(tokens.device)[:, None]
+                if f"{name}_mask" in batch:  # a file that lacks this medium keeps its caption
+                    chosen = chosen & batch[f"{name}_mask"].to(tokens.device)[:, None]
                 tokens = torch.where(chosen, batch[f"{name}_token"].to(tokens), tokens)
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
         tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
         return self.drop(tokens[:, None], generator)
+
+    @staticmethod
+    def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str]:
+        """A caption per sample: of a scene some of its facts, of a file what is said of it."""
+        if "scenes" not in batch:
+            return batch["text"]
+        return [caption(s, random_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]
 
     def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
         """The null prompt in a share of the samples."""
@@ -141,9 +153,21 @@ class DenoiseStage:
         self.prompts.to(device)
         if self.sentences is not None:
             self.sentences.to(device)
+        self.device = device
+
+    def encodings(self) -> list[Encoding]:
+        """What is needed of media files: latents of the modality and tokens of its prompts, then latents of the pictures beside it."""
+        kinds = tuple(m for m in self.prompts.names if m is not Modality.TEXT)
+        own = () if self.modality is Modality.TEXT else (self.modality,)
+        known = known_geometry(self.config.model, self.config.part if self.component == "vision_denoiser" else None)
+        main = Encoding(self.config, own, kinds, known)
+        return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known)] if self.options.pictures else [])]
 
     def data(self) -> Any:
-        """Cached latents and prompt tokens."""
+        """Cached latents and prompt tokens of scenes, or those of media files."""
+        if self.config.data:
+            main, *pictures = [encoding.open(self.device, say) for encoding in self.encodings()]
+            return WithPictures(main, *pictures) if pictures else main
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         kinds = [m for m in self.prompts.names if m is not Modality.TEXT]
         sources = [tokens_of(model, m, count, seed) for m in kinds]
@@ -169,7 +193,7 @@ class DenoiseStage:
     def latents_of_sentences(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
         """Latents of whole captions, in new words unless canonical ones are asked for."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        return self.sentences.encode([caption(s, rng=None if self.options.canonical else rng) for s in batch["scenes"]])
+        return self.sentences.encode(whole_captions(batch, None if self.options.canonical else rng))
 
     def denoising(self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss per sample (B,) and its timesteps."""
@@ -183,11 +207,13 @@ class DenoiseStage:
         """Samples for fixed captions, as the pipeline makes them."""
         from training.stages.samples import write_samples
 
-        write_samples(self.config.model, {self.modality: module}, self.options.preview_captions, folder)
+        write_samples(self.config.model, {self.modality: module}, self.options.preview_captions, folder, probe=not self.config.data)
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Writes the denoiser."""
+        """Writes the denoiser, and the scheduler that its noise came from."""
         export_part(module, folder / self.component)
+        if not (folder / "scheduler").is_dir():
+            load_scheduler(folder).save_pretrained(folder / "scheduler")
 
 
 class WithPictures:
@@ -204,3 +230,8 @@ class WithPictures:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The clips' batch with a batch of pictures under "pictures"."""
         return self.clips.fetch(indices) | {"pictures": self.pictures.fetch(indices)}
+
+    def close(self) -> None:
+        """Ends the decoding processes of both."""
+        close(self.clips)
+        close(self.pictures)

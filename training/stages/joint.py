@@ -5,7 +5,8 @@ the last pair would overwrite what the first had taught its adapters. Three moda
 B batch; a pair is two modalities (a, b) of the same scenes.
 """
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from codi.world import caption
 from data.world import PAIRS
 from training.config import Config, strict
 from training.stages.common import export_part, load_part
+from training.stages.contrast import TimedContrast
 from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
 from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
@@ -36,6 +38,13 @@ class JointOptions:
     shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean (either, half each)
     prompt_dropout share of samples without a prompt: what a prompt leaves open is what partners must agree on
     prompt_noise   as in the denoise stages
+    timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The denoisers' own is right: below the
+                   noise at which a latent is decided there is nothing to learn from a partner
+    contrast       weight of the contrast between environments of pairs in which both run in time, 0 for none
+    contrast_share further clips for it, for each clip that is denoised
+    hard_negatives clips moved in time are among the wrong partners
+    joint_config   laid over the denoisers' `joint_config`; the adapters start anew
+    into           folder that gets the result and a copy of all other parts; by default the result goes into the model folder
     """
 
     pairs: dict[str, float]
@@ -45,6 +54,12 @@ class JointOptions:
     clean: float = 0.35
     prompt_dropout: float = 0.3
     prompt_noise: float = 0.3
+    timestep_shift: dict[str, float] = field(default_factory=dict)
+    contrast: float = 0.0
+    contrast_share: float = 3.0
+    hard_negatives: bool = True
+    joint_config: dict[str, Any] | None = None
+    into: Path | None = None
     preview_captions: list[str] | None = None
 
 
@@ -59,9 +74,9 @@ def parse_pair(name: str) -> tuple[Modality, Modality]:
 class Listeners(nn.Module):
     """Environment encoders, and the denoisers of which only the joint attention trains."""
 
-    def __init__(self, environments: EnvironmentEncoders, denoisers: dict[str, nn.Module]):
+    def __init__(self, environments: EnvironmentEncoders, denoisers: dict[str, nn.Module], contrast: TimedContrast | None = None):
         super().__init__()
-        self.environments, self.denoisers = environments, nn.ModuleDict(denoisers)
+        self.environments, self.denoisers, self.contrast = environments, nn.ModuleDict(denoisers), contrast
         self.denoisers.requires_grad_(False)
         for name, parameter in self.denoisers.named_parameters():
             parameter.requires_grad_(".joint." in name)
@@ -78,6 +93,11 @@ class JointStage:
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")
         self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
+        self.shifts = {parse_pair(name): shift for name, shift in self.options.timestep_shift.items()}
+        if strangers := self.shifts.keys() - self.pairs.keys():
+            raise InputError(
+                f"options: timestep_shift names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.options.pairs)}"
+            )
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         noise, dropout = self.options.prompt_noise, self.options.prompt_dropout
         tower = tower_of(config.model, Modality.TEXT)
@@ -88,9 +108,30 @@ class JointStage:
     def build(self) -> Listeners:
         """Encoders of `part`, and the finished denoisers of all modalities in the pairs."""
         names = dict.fromkeys(DENOISERS[m] for pair in self.pairs for m in pair)
-        denoisers = {n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in names}
+        denoisers = {n: self.listener(load_part(CLASSES[n], self.config.model / n, f"train {n} first")) for n in names}
         pairs = [sorted(m.value for m in pair) for pair in self.pairs]
-        return Listeners(EnvironmentEncoders(**self.config.part, pairs=pairs), denoisers)
+        environments = EnvironmentEncoders(**self.config.part, pairs=pairs)
+        timed = sorted({m for pair in self.pairs if self.in_time(pair) for m in pair})
+        contrast = None
+        if self.options.contrast and timed:
+            more = {} if self.options.hard_negatives else {"shifts": ()}
+            contrast = TimedContrast(timed, environments.config.dim, **more)
+        return Listeners(environments, denoisers, contrast)
+
+    def listener(self, denoiser: nn.Module) -> nn.Module:
+        """The denoiser, with new adapters of `joint_config` if the options hold one."""
+        if self.options.joint_config is None:
+            return denoiser
+        config = {**denoiser.config, "joint_config": {**(denoiser.config.joint_config or {}), **self.options.joint_config}}
+        fresh = type(denoiser).from_config(config)
+        known = {name: tensor for name, tensor in denoiser.state_dict().items() if ".joint." not in name}
+        missing, unexpected = fresh.load_state_dict(known, strict=False)
+        assert not unexpected and all(".joint." in name for name in missing), (missing, unexpected)
+        return fresh.eval()
+
+    def in_time(self, pair: tuple[Modality, Modality]) -> bool:
+        """Both run in time."""
+        return all(self.config.part["latents"][m.value]["latent_rate"] is not None for m in pair)
 
     def to(self, device: torch.device) -> None:
         for prompts in self.prompts.values():
@@ -105,24 +146,43 @@ class JointStage:
         for pair in self.pairs:
             media = [m for m in pair if m is not Modality.TEXT]
             sources[pair] = Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
-        return PairSource(sources, self.pairs)
+        more = 1 + self.options.contrast_share if self.options.contrast else 1
+        return PairSource(sources, {pair: share * (more if self.in_time(pair) else 1) for pair, share in self.pairs.items()})
 
     def loss(self, module: Listeners, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         total, extras = torch.zeros((), device=generator.device), {}
         for pair in self.pairs:
-            part = batch["+".join(pair)]
-            losses = self.pair_loss(module, pair, part, generator)
-            for modality, loss in zip(pair, losses):
-                total = total + loss
-                extras[f"{'+'.join(pair)}/{modality}"] = loss.detach()
+            name = "+".join(pair)
+            part = batch[name]
+            clean = [self.latents(modality, part) for modality in pair]
+            if module.contrast is not None and self.in_time(pair):
+                contrast = self.contrast(module, pair, clean, generator)
+                total, extras[f"{name}/contrast"] = total + self.options.contrast * contrast, contrast.detach()
+                count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
+                part, clean = first_samples(part, count), [x_0[:count] for x_0 in clean]
+            losses, heard = self.pair_loss(module, pair, part, clean, generator)
+            extras |= {f"{name}/{modality}": loss.detach() for modality, loss in zip(pair, losses)} | heard
+            total = total + sum(losses)
         return total, extras
 
+    def contrast(self, module: Listeners, pair: tuple[Modality, Modality], clean: list[Tensor], generator: torch.Generator) -> Tensor:
+        """Contrast of the environments of both sides, at little noise."""
+        t = torch.randint(self.process.num_train_timesteps // 4, (len(clean[0]),), generator=generator, device=generator.device)
+        noisy = [self.process.add_noise(x_0, torch.randn(x_0.shape, generator=generator, device=x_0.device), t) for x_0 in clean]
+        environments = tuple(module.environments.by_modality()[m](x_t, t) for m, x_t in zip(pair, noisy))
+        along_time = clean[0].transpose(1, 2).flatten(2)  # (B, steps, features)
+        return module.contrast(pair, environments, along_time).mean()
+
     def pair_loss(
-        self, module: Listeners, pair: tuple[Modality, Modality], batch: dict[str, Any], generator: torch.Generator
-    ) -> list[Tensor]:
-        """The mean loss of each side over the samples in which it is not the clean one."""
-        clean = [self.latents(modality, batch) for modality in pair]
-        times, is_clean = self.draw_times(len(clean[0]), generator)
+        self,
+        module: Listeners,
+        pair: tuple[Modality, Modality],
+        batch: dict[str, Any],
+        clean: list[Tensor],
+        generator: torch.Generator,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The mean loss of each side over the samples in which it is not the clean one; for the log, over those in which its partner is."""
+        times, is_clean = self.draw_times(len(clean[0]), generator, self.shifts.get(pair, 1.0))
         context = self.prompts[pair].tokens(batch, generator)
         noisy, targets, environments = [], [], []
         for modality, x_0, t, keep in zip(pair, clean, times, is_clean):
@@ -131,12 +191,15 @@ class JointStage:
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
             environments.append(module.environments.by_modality()[modality](noisy[-1], torch.where(keep, 0, t)))
-        losses = []
+        losses, heard = [], {}
         for side, modality in enumerate(pair):
-            output = module.denoiser(modality)(noisy[side], times[side], context, env=environments[1 - side])
-            counted = (~is_clean[side]).float()
-            losses.append((denoising_loss(output, targets[side]) * counted).sum() / counted.sum().clamp(min=1))
-        return losses
+            env = environments[1 - side if module.environments.config.exchanged else side]
+            output = module.denoiser(modality)(noisy[side], times[side], context, env=env)
+            each = denoising_loss(output, targets[side])
+            losses.append(masked_mean(each, ~is_clean[side]))
+            if is_clean[1 - side].any():
+                heard[f"{'+'.join(pair)}/{modality}, partner clean"] = each.detach()[is_clean[1 - side]].mean()
+        return losses, heard
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:
@@ -145,10 +208,10 @@ class JointStage:
             return batch[modality.value]
         return self.sentences.encode([caption(s) for s in batch["scenes"]])
 
-    def draw_times(self, count: int, generator: torch.Generator) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def draw_times(self, count: int, generator: torch.Generator, shift: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Timesteps of both sides (B,), and which of them are clean (B,) instead."""
         device, total = generator.device, self.process.num_train_timesteps
-        first, second = (spread_timesteps(count, total, generator) for _ in range(2))
+        first, second = (spread_timesteps(count, total, generator, shift) for _ in range(2))
         kind = torch.rand(count, generator=generator, device=device) * (self.options.shared + self.options.independent + self.options.clean)
         second = torch.where(kind < self.options.shared, first, second)
         edge = self.options.shared + self.options.independent
@@ -168,6 +231,9 @@ class JointStage:
 
     def export(self, module: Listeners, folder: Path) -> None:
         """Writes the encoders, and the denoisers with their joint attention."""
+        if self.options.into is not None:
+            shutil.copytree(folder, self.options.into, dirs_exist_ok=True)
+            folder = self.options.into
         export_part(module.environments, folder / "environments")
         for name, denoiser in module.denoisers.items():
             export_part(denoiser, folder / name)
@@ -187,6 +253,16 @@ class PairSource:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow."""
         return {"+".join(pair): source.fetch(_stretched(indices, self.shares[pair])) for pair, source in self.sources.items()}
+
+
+def first_samples(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """The first `count` samples of every list and tensor of a batch."""
+    return {name: value[:count] for name, value in batch.items()}
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values (B,) where mask (B,), 0 where there are none."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def _stretched(indices: list[int], share: float) -> list[int]:

@@ -1,23 +1,30 @@
-"""Latents and prompt tokens of the world, encoded once by the frozen parts of the model in the making and kept beside it."""
+"""Latents and prompt tokens by the frozen parts of the model in the making: of the world, encoded once and kept beside it; of media files,
+from a cache that `python -m training.cache` made, or encoded as they are read."""
 
 import hashlib
 import json
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from codi.io import to_unit
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.codi import AUTOENCODERS, TOWERS
 from codi.models.conditioning import AudioTower, TextTower, VisionTower
-from codi.types import Modality
+from codi.types import InputError, Modality, ModalitySpec
 from data.cache import CachedSource, build_cache
 from data.world import WorldSource
+from training.config import Config
 from training.stages.common import load_part
+from training.stages.files import close, open_media
 
 CLASSES = {
     "text_autoencoder": TextAutoencoder,
@@ -99,3 +106,136 @@ class Joined:
         for source in self.sources:
             merged |= source.fetch(indices)
         return merged
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Which latents and prompt tokens of which media files a stage trains on. Names in a batch: "audio", "audio_token".
+
+    known  geometry of the media as the model has it
+    """
+
+    config: Config
+    latents: tuple[Modality, ...]
+    tokens: tuple[Modality, ...] = ()
+    known: Mapping[Modality, ModalitySpec] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, tuple[str, Modality]]:
+        """name -> (component that makes it, medium)."""
+        latents = {m.value: (AUTOENCODERS[m], m) for m in self.latents}
+        return latents | {f"{m}_token": (TOWERS[m], m) for m in self.tokens}
+
+    def files(self, **settings: Any) -> Any:
+        """The media and their captions."""
+        return open_media(self.config, [*self.latents, *self.tokens, Modality.TEXT], self.known, seed=self.config.seed, **settings)
+
+    def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
+        """The encoded samples: from the cache if it is complete, else from the files; to the bit the same."""
+        source = self.files()
+        folder = self.folder(source) if self.parts and why_not(source) is None else None
+        if folder is not None and (folder / "complete").is_file():
+            close(source)
+            say(f"latents come from {folder}")
+            return CachedSource(folder, list(self.parts), seed=self.config.seed, facts=())
+        if self.parts:
+            say("latents are encoded as files are read; `python -m training.cache` with the same configuration does it once")
+        return EncodedSource(source, self.encoder(device))
+
+    def folder(self, source: Any) -> Path:
+        """Where the cache of these files by these parts is."""
+        digest = hashlib.sha256(json.dumps(self.identity(source), sort_keys=True).encode()).hexdigest()[:16]
+        return self.config.model.with_name(f"{self.config.model.name}-cache") / f"{'+'.join(self.parts)}-{digest}"
+
+    def identity(self, source: Any) -> dict[str, Any]:
+        """What made the latents: files, geometry, and weights of the encoders; not the order of training."""
+        files = {name: value for name, value in source.identity.items() if name != "order"}
+        return {"files": files, "parts": self.weights}
+
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """Digest of every encoder's weights."""
+        folders = {component: self.config.model / component for component, _ in self.parts.values()}
+        return {component: weights_digest(folder) for component, folder in folders.items()}
+
+    def encoder(self, device: torch.device) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
+        """Encodes a batch of media, every sample alone: convolutions round differently in batches of another size."""
+        loaded = {component: load_frozen(self.config.model, component).to(device) for component, _ in self.parts.values()}
+
+        @torch.no_grad()
+        def encode(batch: dict[str, Any]) -> dict[str, Tensor]:
+            found = {}
+            for name, (component, medium) in self.parts.items():
+                raw = batch[medium.value]
+                run = loaded[component].embed if name.endswith("_token") else loaded[component].encode
+                rows = [run(prepare(raw[i : i + 1].to(device), loaded[component])) for i in range(len(raw))]
+                found[name] = torch.cat(rows).half().float().cpu()
+            return found
+
+        return encode
+
+
+def prepare(raw: Tensor, part: Any) -> Tensor:
+    """Media of files as an encoder takes them: pixels in [-1, 1], for a tower of our own at its own size."""
+    if raw.dtype != torch.uint8:
+        return raw
+    frames = to_unit(raw)
+    side = getattr(part, "image_size", None)
+    if side in (None, frames.shape[-1]) or hasattr(part, "pixel_values"):
+        return frames
+    flat = functional.interpolate(frames.flatten(0, -4), (side, side), mode="bicubic", antialias=True)
+    return flat.unflatten(0, frames.shape[:-3]).clamp(-1, 1)
+
+
+class EncodedSource:
+    """Media files, encoded as they are read. Latents pass through float16, as in a cache."""
+
+    infinite = True
+
+    def __init__(self, source: Any, encode: Callable[[dict[str, Any]], dict[str, Tensor]]):
+        self.source, self.encode = source, encode
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The batch with latents and tokens in place of media; captions, ids and masks as they are."""
+        batch = self.source.fetch(indices)
+        media = {m.value for m in Modality if m is not Modality.TEXT}
+        return {name: value for name, value in batch.items() if name not in media} | self.encode(batch)
+
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far."""
+        return getattr(self.source, "bad", 0)
+
+    def close(self) -> None:
+        """Ends the decoding processes."""
+        close(self.source)
+
+
+def why_not(source: Any) -> str | None:
+    """Why samples of this source cannot be kept in a cache, None if they can."""
+    about = source.identity
+    if "rows" not in about:
+        return "the data are a mixture of several sources: a cache holds one manifest, or one set of shards; join them in one manifest"
+    augment = about["decoding"]["augment"]
+    if any(augment.values()):
+        return f"augmentation is on ({', '.join(name for name, value in augment.items() if value)}): a cache holds one version of a sample"
+    if about["order"]["captions"] != "random":
+        return "captions are the first ones: a cache draws among them; leave `captions` out"
+    if (source.rows.weights != source.rows.weights[0]).any():
+        return "rows have weights of their own: a cache holds every row once"
+    return None
+
+
+def weights_digest(folder: Path) -> str:
+    """First half of the sha256 over a part's weight files. Raises `InputError` where there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder} is missing: run {MADE_BY.get(folder.name, 'the stage that makes it')} first")
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:32]

@@ -29,10 +29,16 @@ def make_pipeline(model: Path, denoisers: dict[Modality, nn.Module], environment
 
 @torch.no_grad()
 def write_samples(
-    model: Path, denoisers: dict[Modality, nn.Module], captions: list[str], folder: Path, environments: nn.Module | None = None
+    model: Path,
+    denoisers: dict[Modality, nn.Module],
+    captions: list[str],
+    folder: Path,
+    environments: nn.Module | None = None,
+    probe: bool = True,
 ) -> None:
-    """One sample per caption: a contact sheet, sounds, sentences, and which of the named facts the probes find (`agreement.json`)."""
-    from codi.io import save_audio
+    """One sample per caption: a contact sheet, sounds, clips, sentences; with `probe` which of the named facts of the world the probes
+    find (`agreement.json`)."""
+    from codi.io import save_audio, save_video
 
     pipe = make_pipeline(model, denoisers, environments)
     context = pipe.model.towers[Modality.TEXT].embed(captions)[:, None]
@@ -41,11 +47,15 @@ def write_samples(
         write_png(folder / "images.png", torch.stack(out.images), len(captions))
     if out.videos:
         write_png(folder / "videos.png", torch.cat(out.videos), len(out.videos[0]))
+        for number, clip in enumerate(out.videos):
+            save_video(folder / f"{number}.mp4", clip.cpu(), float(out.fps))
     if out.audios:
         for number, sound in enumerate(out.audios):
             save_audio(folder / f"{number}.wav", sound.cpu(), int(out.sampling_rate))
     if out.texts:
         (folder / "texts.txt").write_text("\n".join(f"{a}\n    {b}" for a, b in zip(captions, out.texts)) + "\n", encoding="utf-8")
+    if not probe:
+        return
     scores = {str(m): agreement(m, getattr(out, FIELDS[m]), captions) for m in denoisers}
     (folder / "agreement.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 

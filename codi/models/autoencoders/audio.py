@@ -10,77 +10,13 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from transformers.models.speecht5.configuration_speecht5 import SpeechT5HifiGanConfig
 from transformers.models.speecht5.modeling_speecht5 import SpeechT5HifiGan
 
+from codi.models.autoencoders.mel import GriffinLim, LogMel, MelCorrection
 from codi.models.autoencoders.scaling import LatentScaling
-
-
-class LogMel(nn.Module):
-    """Waveform (B, S) -> natural log of the mel magnitude spectrogram (B, T, M), T = S // hop, floor 1e-5.
-
-    Magnitude (no power), periodic Hann window, reflect padding, Slaney scale and area norm.
-    """
-
-    def __init__(
-        self,
-        sampling_rate: int = 16000,
-        n_fft: int = 1024,
-        hop_length: int = 160,
-        num_bands: int = 64,
-        f_min: float = 0.0,
-        f_max: float = 8000.0,
-    ):
-        super().__init__()
-        from torchaudio.functional import melscale_fbanks
-
-        self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
-        with torch.device("cpu"):  # derived, not loaded: real even where the model itself is built on the meta device
-            bank = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, num_bands, sampling_rate, norm="slaney", mel_scale="slaney")
-            window = torch.hann_window(n_fft)
-        self.register_buffer("bank", bank, persistent=False)
-        self.register_buffer("window", window, persistent=False)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        spectrum = torch.stft(waveform.float(), self.n_fft, self.hop_length, window=self.window.float(), center=True, return_complex=True)
-        magnitude = spectrum.abs().transpose(1, 2)[:, : waveform.shape[-1] // self.hop_length]  # (B, T, n_fft/2+1)
-        return (magnitude @ self.bank.float()).clamp_min(1e-5).log()
-
-
-class GriffinLim(nn.Module):
-    """Log-mel (B, T, M) -> waveform (B, T * hop) without a trained part: least-squares spectrum, then iterated phases
-    (Griffin and Lim, 1984; fast variant, Perraudin et al., 2013). Deterministic."""
-
-    def __init__(self, log_mel: LogMel, num_iterations: int = 32):
-        super().__init__()
-        self.n_fft, self.hop_length, self.num_iterations = log_mel.n_fft, log_mel.hop_length, num_iterations
-        self.register_buffer("inverse_bank", torch.linalg.pinv(log_mel.bank), persistent=False)  # (M, n_fft/2+1)
-        self.register_buffer("window", log_mel.window.clone(), persistent=False)
-
-    def forward(self, mel: Tensor) -> Tensor:
-        magnitude = (mel.float().exp() @ self.inverse_bank.float()).clamp_min(0).transpose(1, 2)
-        magnitude = torch.cat([magnitude, magnitude[..., -1:]], dim=-1)  # centred frames: one more than there are hops
-        with torch.random.fork_rng([mel.device] if mel.is_cuda else []):
-            return torch.stack([self.invert(one, mel.shape[1] * self.hop_length) for one in magnitude])
-
-    def invert(self, magnitude: Tensor, length: int) -> Tensor:
-        """One spectrogram (n_fft/2+1, T) -> waveform (length,), from the same random phases whatever the batch."""
-        from torchaudio.functional import griffinlim
-
-        torch.manual_seed(0)
-        return griffinlim(
-            magnitude,
-            self.window.float(),
-            self.n_fft,
-            self.hop_length,
-            self.n_fft,
-            power=1.0,
-            n_iter=self.num_iterations,
-            momentum=0.99,
-            length=length,
-            rand_init=True,
-        )
 
 
 class AudioAutoencoder(ModelMixin, ConfigMixin):
@@ -93,6 +29,7 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
     patch           (time, frequency) cells folded into channels in front of the VAE
     mel_mean, mel_std  constants that bring the log-mel near unit scale before the VAE
     scaling_factor  the one released factor; None: per-channel statistics, measured in training
+    correction_size  (frames, bands) of the cells from which `MelCorrection` makes up for what the VAE blurs; None: nothing is corrected
     """
 
     @register_to_config
@@ -106,6 +43,7 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
         mel_mean: float = 0.0,
         mel_std: float = 1.0,
         scaling_factor: float | None = None,
+        correction_size: tuple[int, int] | None = None,
     ):
         super().__init__()
         channels = patch[0] * patch[1]
@@ -114,6 +52,7 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
         trained = vocoder_config is not None
         self.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**vocoder_config)) if trained else GriffinLim(self.log_mel)
         self.scaling = LatentScaling(self.vae.config.latent_channels, scaling_factor)
+        self.correction = MelCorrection(self.log_mel.bank.shape[1], *correction_size) if correction_size else nn.Identity()
 
     @property
     def sampling_rate(self) -> int:
@@ -152,6 +91,7 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
         """The inverse of `normalise_mel`."""
         return mel * self.config.mel_std + self.config.mel_mean
 
+    @apply_forward_hook
     def encode(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Waveform (B, S) -> (B, C, t, m)."""
         posterior = self.posterior(self.log_mel(raw).to(self.dtype))
@@ -159,8 +99,9 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
 
     def decode_mel(self, latent: Tensor) -> Tensor:
         """(B, C, t, m) -> log-mel (B, T, M)."""
-        return self.reconstruct(self.scaling.denormalise(latent))
+        return self.correction(self.reconstruct(self.scaling.denormalise(latent)))
 
+    @apply_forward_hook
     def decode(self, latent: Tensor) -> Tensor:
         """(B, C, t, m) -> waveform (B, S) in [-1, 1]."""
         return self.vocode(self.decode_mel(latent)).clamp(-1, 1)

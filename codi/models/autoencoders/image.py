@@ -10,6 +10,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,13 +53,15 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
         """Unnormalised latents (B, C, h, w) -> frames (B, 3, H, W)."""
         return functional.pixel_shuffle(self.vae.decode(latent).sample, self.config.patch_size)
 
+    @apply_forward_hook
     def encode(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w), or (B, F, 3, H, W) -> (B, C, F, h, w)."""
         if raw.ndim == 5:
             return _unfold(self.encode(raw.flatten(0, 1), generator), raw.shape[1])
-        posterior = self.posterior(raw)
+        posterior = self.posterior(raw.to(self.dtype))
         return self.scaling.normalise(posterior.mode() if generator is None else posterior.sample(generator))
 
+    @apply_forward_hook
     def decode(self, latent: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W), or (B, C, F, h, w) -> (B, F, 3, H, W); values clamped to [-1, 1]."""
         if latent.ndim == 5:

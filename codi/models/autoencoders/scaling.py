@@ -36,4 +36,4 @@ class LatentScaling(nn.Module):
 
     @staticmethod
     def _like(statistic: Tensor, latent: Tensor) -> Tensor:
-        return statistic.to(latent.dtype).reshape(1, -1, *(1,) * (latent.ndim - 2))
+        return statistic.to(latent).reshape(1, -1, *(1,) * (latent.ndim - 2))

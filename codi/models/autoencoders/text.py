@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2LMHeadModel
@@ -68,6 +69,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         mean, log_variance = self.posterior_head(pooled).chunk(2, dim=-1)
         return mean, log_variance
 
+    @apply_forward_hook
     def encode(self, raw: list[str], generator: torch.Generator | None = None) -> Tensor:
         """Sentences -> (B, Z)."""
         mean, log_variance = self.posterior(raw)
@@ -87,6 +89,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         losses = functional.cross_entropy(logits.float(), ids[:, 1:], reduction="none") * mask[:, 1:]
         return losses.sum(1) / mask[:, 1:].sum(1)
 
+    @apply_forward_hook
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[str]:
         """(B, Z) -> sentences, greedily, the whole batch at once, one token a step with a key-value cache."""

@@ -81,19 +81,26 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels, mult=ff_mult, activation_fn="geglu")
 
-    def forward(self, x: Tensor, context: Tensor, frames: int = 1) -> Tensor:
+    def constant(self, context: Tensor) -> Tensor | None:
+        """What attention to a context of one token (B, 1, D) adds, whatever x is: (B, 1, C). None for several tokens."""
+        return self.attn2(context, context) if context.shape[1] == 1 else None
+
+    def forward(self, x: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
         """x (B*F, N, C), context (B, L, D): the frames of a sample share one context, none is repeated.
 
         With n times as many contexts as samples, the samples are repeated for them, and so is the result.
+        constant: that of the context, where it is known already.
         """
         x = x + self.attn1(self.norm1(x))
-        x = self.prompted(repeated(x, context.shape[0] * frames), context)
+        x = self.prompted(repeated(x, context.shape[0] * frames), context, constant)
         return x + self.ff(self.norm3(x))
 
-    def prompted(self, x: Tensor, context: Tensor) -> Tensor:
+    def prompted(self, x: Tensor, context: Tensor, constant: Tensor | None) -> Tensor:
         whole = x.reshape(context.shape[0], -1, x.shape[-1])  # (B, F*N, C)
-        query = whole if self.norm2 is None or context.shape[1] == 1 else self.norm2(whole)
-        return (whole + self.attn2(query, context)).view(x.shape)
+        heard = self.constant(context) if constant is None else constant
+        if heard is None:
+            heard = self.attn2(whole if self.norm2 is None else self.norm2(whole), context)
+        return (whole + heard).view(x.shape)
 
 
 class SpatialTransformer(nn.Module):
@@ -121,14 +128,14 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zeroed(nn.Linear(num_heads * head_dim, channels))
 
-    def forward(self, h: Tensor, context: Tensor, frames: int = 1) -> Tensor:
-        tokens = self.block(self.proj_in(to_tokens(self.norm(h))), context, frames)  # (B*F, H*W, C)
+    def forward(self, h: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
+        tokens = self.block(self.proj_in(to_tokens(self.norm(h))), context, frames, constant)  # (B*F, H*W, C)
         return repeated(h, tokens.shape[0]) + to_map(self.proj_out(tokens), h)
 
 
 def to_tokens(h: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H*W, C)."""
-    return h.flatten(2).transpose(1, 2)
+    return h.flatten(2).transpose(1, 2).contiguous()
 
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:

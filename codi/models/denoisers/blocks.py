@@ -4,7 +4,7 @@ Feature maps are (B*F, C, H, W): the frames of a video are folded into the batch
 map of (T, M), a text a map of (S, 1).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,29 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import SpatialTransformer, repeated, to_map, to_tokens, zeroed
-from codi.models.denoisers.norm import GroupNorm
+from codi.models.denoisers.norm import GroupNorm, for_conv
 from codi.protocols import Environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What of one layer does not depend on the latent or on its noise level: computed once for many steps.
+
+    prompt  (B, 1, C) what attention to a prompt of one token adds; None where there is none, or more tokens
+    bias    (1, heads, L, L) by distance in frames; None where there is none
+    """
+
+    prompt: Tensor | None = None
+    bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, layer: nn.Module, context: Tensor | None, frames: int | None) -> "Known":
+        """Of any layer, for a prompt (B, L, D) and a clip of so many latent frames."""
+        attention, temporal = getattr(layer, "attention", None), getattr(layer, "temporal", None)
+        return cls(
+            prompt=None if attention is None or context is None else attention.block.constant(context),
+            bias=None if temporal is None or frames is None else temporal.attention.bias(frames),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +43,7 @@ class Signals:
 
     emb        (B, E) SiLU of the embedded noise level
     context    (B, L, D) prompt tokens
+    known      of this layer, if it was computed before
     env        the partners' environment, None when alone
     frames     latent frames of a video, None for a latent without frames
     time_axis  axis of a feature map that is time (2 for sound), None if none is; a video's time is `frames`
@@ -31,11 +53,16 @@ class Signals:
 
     emb: Tensor
     context: Tensor
+    known: "Known | None" = None
     env: Environment | None = None
     frames: int | None = None
     time_axis: int | None = None
     length: int | None = None
     rate: float | None = None
+
+    def at(self, known: "Known") -> "Signals":
+        """The same for one layer, with what is known of it."""
+        return replace(self, known=known)
 
     def samples(self, h: Tensor) -> int:
         """Samples in the map `h`: B until the first prompt is heard, then one for each context (see `UNetDenoiser.forward`)."""
@@ -80,13 +107,13 @@ class ResidualBlock(ResnetBlock2D):
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
         emb = signals.per_frame(self.time_emb_proj(signals.emb), h)[:, :, None, None]
-        y = self.conv1(F.silu(self.norm1(h)))
+        y = self.conv1(for_conv(F.silu(self.norm1(h))))
         if self.time_embedding_norm == "scale_shift":
             scale, shift = emb.chunk(2, dim=1)
             y = self.norm2(y) * (1 + scale) + shift
         else:
             y = self.norm2(y + emb)
-        y = self.conv2(F.silu(y))
+        y = self.conv2(for_conv(F.silu(y)))
         return y + (h if self.conv_shortcut is None else self.conv_shortcut(h))
 
 
@@ -98,7 +125,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
-        return self.conv(h)
+        return self.conv(for_conv(h))
 
 
 class Upsample(nn.Module):
@@ -109,7 +136,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else nn.Identity()
 
     def forward(self, h: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.conv(F.interpolate(h, size=size, mode="nearest"))
+        return self.conv(for_conv(F.interpolate(h, size=size, mode="nearest")))
 
 
 class Block(nn.Module):
@@ -118,6 +145,7 @@ class Block(nn.Module):
 
     `joint` listens to the partners. Timed: `joint(tokens (B, N, C), env, times (N,) | None) -> tokens`, before any
     upsampling. Pooled: a spatial transformer whose context is the environment's one token, after it.
+    `whole` mixes whole frames of a video, or columns of a sound, after everything else: `whole(h (B*F, C, H, W), emb (B, E), F) -> h`.
     """
 
     def __init__(
@@ -128,23 +156,41 @@ class Block(nn.Module):
         attention: nn.Module | None = None,
         joint: nn.Module | None = None,
         upsample: nn.Module | None = None,
+        whole: nn.Module | None = None,
     ):
         super().__init__()
         self.resnet, self.temporal, self.attention, self.joint, self.upsample = resnet, temporal, attention, joint, upsample
+        self.whole = whole
 
     def forward(self, h: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
+        known = signals.known or Known()
         h = self.resnet(h, signals)
         if self.temporal is not None and signals.frames is not None:
-            h = self.temporal(h, signals.frames)
+            h = self.temporal(h, signals.frames, known.bias)
         if self.attention is not None:
-            h = self.attention(h, signals.context, signals.frames or 1)
+            h = self.attention(h, signals.context, signals.frames or 1, known.prompt)
         listens = self.joint is not None and signals.env is not None
         pooled = isinstance(self.joint, SpatialTransformer)
         if listens and not pooled:
             h = self.listen(h, signals)
+        if self.whole is not None and signals.length is not None:
+            h = self.mix_whole(h, signals)
         if self.upsample is not None:
             h = self.upsample(h, size)
-        return self.joint(h, signals.for_samples(signals.env.tokens, h), signals.frames or 1) if listens and pooled else h
+        return self.listen_pooled(h, signals) if listens and pooled else h
+
+    def listen_pooled(self, h: Tensor, signals: Signals) -> Tensor:
+        tokens = signals.env.tokens
+        constant = self.joint.block.constant(tokens)
+        constant = constant if constant is None else signals.for_samples(constant, h)
+        return self.joint(h, signals.for_samples(tokens, h), signals.frames or 1, constant)
+
+    def mix_whole(self, h: Tensor, signals: Signals) -> Tensor:
+        emb = signals.for_samples(signals.emb, h)
+        if signals.frames is not None:
+            return self.whole(h, emb, signals.frames)
+        columns = h.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B*T, C, 1, M)
+        return self.whole(columns, emb, h.shape[2])[:, :, 0].unflatten(0, (len(h), -1)).transpose(1, 2)
 
     def listen(self, h: Tensor, signals: Signals) -> Tensor:
         tokens = to_tokens(h)

@@ -1,4 +1,4 @@
-"""Group normalisation that is quick in every memory format."""
+"""What is quick on a CPU, in which memory format: group normalisation and convolution."""
 
 import torch
 import torch.nn.functional as F
@@ -18,3 +18,13 @@ class GroupNorm(nn.GroupNorm):
             return super().forward(x)
         y = F.group_norm(x.contiguous(), self.num_groups, self.weight, self.bias, self.eps)
         return y.contiguous(memory_format=torch.channels_last)
+
+
+def for_conv(x: Tensor) -> Tensor:
+    """(B, C, H, W) in the layout in which a CPU convolves it soonest.
+
+    For few positions and many channels most of a convolution is bringing its weights into order, and the channels-last kernel takes twice
+    as long (1280 channels, 2 x 4 x 4 positions: 34 ms against 18; 16 x 8 x 8: 311 against 246; no difference from 16 x 16 on).
+    """
+    few = x.shape[0] * x.shape[2] * x.shape[3] <= 1024 and x.shape[1] >= 512
+    return x.contiguous() if few and x.device.type == "cpu" and x.dtype == torch.float32 else x

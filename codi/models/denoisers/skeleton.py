@@ -3,26 +3,43 @@
 Encoder and decoder are flat lists, one entry per skip connection, in the order of execution (LDM, arXiv 2112.10752).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import SpatialTransformer, repeated
-from codi.models.denoisers.blocks import Signals
+from codi.models.denoisers.blocks import Known, Signals
 
 
-class Skeleton(ModelMixin, ConfigMixin):
+@dataclass(frozen=True, kw_only=True)
+class Prompted:
+    """A prompt, and all that a denoiser makes of it whatever the noise level: made once, good for every step.
+
+    context    (B, L, D) prompt tokens
+    embedding  (B, E) what joins the noise level's embedding, None where nothing does
+    layers     what is known of each, in the order of execution
+    """
+
+    context: Tensor
+    embedding: Tensor | None
+    layers: tuple[Known, ...]
+
+
+class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
     """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h, signals, ...)."""
 
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     _no_split_modules = ["Block"]
-    _repeated_blocks = ["Block"]
+    _repeated_blocks = ["TransformerBlock"]  # all alike; of "Block" there are more kinds than torch.compile keeps of one function
     _skip_layerwise_casting_patterns = ["norm", "position", "time_embedding"]
 
     def build_embedding(self, width: int, context_dim: int, prompt_embedding: bool) -> int:
@@ -32,15 +49,27 @@ class Skeleton(ModelMixin, ConfigMixin):
         self.prompt_mlp = TimestepEmbedding(context_dim, 4 * width) if prompt_embedding else None
         return 4 * width
 
-    def embed(self, t: Tensor, context: Tensor) -> Tensor:
+    @apply_forward_hook
+    def prepare(self, context: Tensor | Prompted, x: Tensor) -> Prompted:
+        """What `forward` takes in place of prompt tokens (B, L, D), for many calls with the same prompt and latents shaped like x."""
+        if isinstance(context, Prompted):
+            return context
+        frames = x.shape[2] if x.ndim == 5 else None
+        return Prompted(
+            context=context,
+            embedding=None if self.prompt_mlp is None else self.prompt_mlp(context.mean(1)),
+            layers=tuple(Known.of(layer, context, frames) for layer in (*self.down, *self.middle, *self.up)),
+        )
+
+    def embed(self, t: Tensor, prompt: Prompted) -> Tensor:
         """SiLU of the embedded noise level, (B, E), plus the mean prompt token's embedding where configured."""
         weight = self.time_embedding.linear_1.weight
         emb = self.time_embedding(self.time_proj(t).to(weight.dtype))
-        if self.prompt_mlp is not None:
-            emb = repeated(emb, len(context)) + self.prompt_mlp(context.mean(1))
+        if prompt.embedding is not None:
+            emb = repeated(emb, len(prompt.embedding)) + prompt.embedding
         return F.silu(emb)
 
-    def trunk(self, h: Tensor, signals: Signals) -> Tensor:
+    def trunk(self, h: Tensor, signals: Signals, known: Iterator[Known]) -> Tensor:
         """Encoder, middle and decoder over the feature map `h`.
 
         `first_skip="middle"` is what the released joint model does: its first decoder block receives the middle's
@@ -48,15 +77,15 @@ class Skeleton(ModelMixin, ConfigMixin):
         """
         skips = [h]
         for layer in self.down:
-            h = self.step(layer, h, signals)
+            h = self.step(layer, h, signals.at(next(known)))
             skips.append(h)
         for layer in self.middle:
-            h = self.step(layer, h, signals)
+            h = self.step(layer, h, signals.at(next(known)))
         if self.config.first_skip == "middle":
             skips[-1] = h
         for layer in self.up:
             h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
-            h = self.step(layer, h, signals, skips[-1].shape[-2:] if skips else None)
+            h = self.step(layer, h, signals.at(next(known)), skips[-1].shape[-2:] if skips else None)
         return h
 
     def step(self, layer: nn.Module, *inputs) -> Tensor:

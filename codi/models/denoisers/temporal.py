@@ -14,7 +14,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import to_map, to_tokens, zeroed
-from codi.models.denoisers.norm import GroupNorm
+from codi.models.denoisers.norm import GroupNorm, for_conv
 
 RELEASED = dict(
     num_heads=8,
@@ -84,15 +84,56 @@ class TemporalModule(nn.Module):
         )
         self.frame_shift = FrameShift(channels, num_groups) if frame_shift else None
 
-    def mix(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The part that works on tokens: (B, F, N, C) -> the same; size (H, W) of a frame."""
-        x = x + self.attention(x, size)
+    def mix(self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None) -> Tensor:
+        """The part that works on tokens: (B, F, N, C) -> the same; size (H, W) of a frame; bias that of the attention, if known."""
+        x = x + self.attention(x, size, bias)
         return x + self.feed_forward(x)
 
-    def forward(self, h: Tensor, frames: int) -> Tensor:
-        x = self.mix(to_tokens(h).unflatten(0, (-1, frames)), tuple(h.shape[-2:]))  # (B, F, N, C)
+    def forward(self, h: Tensor, frames: int, bias: Tensor | None = None) -> Tensor:
+        x = self.mix(to_tokens(h).unflatten(0, (-1, frames)), tuple(h.shape[-2:]), bias)  # (B, F, N, C)
         h = to_map(x.flatten(0, 1), h)
-        return h if self.frame_shift is None else h + self.frame_shift(h, frames)
+        return h if self.frame_shift is None else self.frame_shift(h, frames)
+
+
+class FrameTransformer(nn.Module):
+    """(B*F, C, H, W) -> the same, with every frame (or column of a sound) as one token of a transformer along time.
+
+    What moves is at another position in every frame, so attention of a position to itself cannot follow it; a token that holds a
+    whole (small) frame can. The way back starts at zero.
+
+    grid        (rows, columns) that a frame is pooled to before it becomes a token
+    emb_dim     width of `Signals.emb`, which every token is told
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        emb_dim: int,
+        *,
+        grid: tuple[int, int] = (4, 4),
+        dim: int = 192,
+        num_layers: int = 3,
+        num_heads: int = 6,
+        ff_mult: int = 2,
+        max_frames: int = 64,
+    ):
+        super().__init__()
+        self.grid, size = tuple(grid), channels * grid[0] * grid[1]
+        self.norm = nn.LayerNorm(size)
+        self.proj_in, self.emb_proj = nn.Linear(size, dim), nn.Linear(emb_dim, dim)
+        self.position = nn.Parameter(waves(max_frames, dim))
+        layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(dim), enable_nested_tensor=False)
+        self.proj_out = zeroed(nn.Linear(dim, size))
+
+    def forward(self, h: Tensor, emb: Tensor, frames: int) -> Tensor:
+        """h (B*F, C, H, W), emb (B, emb_dim)."""
+        whole = h.shape[-2:] == self.grid
+        pooled = h if whole else F.adaptive_avg_pool2d(h, self.grid)
+        tokens = self.proj_in(self.norm(pooled.reshape(len(h), -1))).unflatten(0, (-1, frames))  # (B, F, D)
+        tokens = self.layers(tokens + self.position[:frames] + self.emb_proj(emb)[:, None])
+        y = self.proj_out(tokens.flatten(0, 1)).view(pooled.shape)
+        return h + (y if whole else F.interpolate(y, size=h.shape[-2:], mode="bilinear"))
 
 
 class TemporalProcessor:
@@ -100,12 +141,13 @@ class TemporalProcessor:
 
     _attention_backend = _parallel_config = None
 
-    def __call__(self, attn: "TemporalAttention", x: Tensor) -> Tensor:
+    def __call__(self, attn: "TemporalAttention", x: Tensor, bias: Tensor | None) -> Tensor:
         batch, frames, places, _ = x.shape
         q, k, v = (attn.to_sequences(y.unflatten(-1, (attn.num_heads, -1))) for y in (attn.to_q(x), *attn.to_kv(x).chunk(2, dim=-1)))
-        y = dispatch_attention_fn(
-            q, k, v, attn_mask=attn.bias(frames, places, x), backend=self._attention_backend, parallel_config=self._parallel_config
-        )
+        if bias is not None and attn.span == "all":
+            bias = bias.repeat_interleave(places, 2).repeat_interleave(places, 3)
+        bias = None if bias is None else bias.to(q.dtype)
+        y = dispatch_attention_fn(q, k, v, attn_mask=bias, backend=self._attention_backend, parallel_config=self._parallel_config)
         return attn.to_out(attn.from_sequences(y, batch, frames).flatten(3))
 
 
@@ -144,18 +186,19 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.to_out = zeroed(nn.Linear(inner, channels, bias=out_bias))
         self.set_processor(TemporalProcessor())
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """x (B, F, N, C); size (H, W) with H * W = N, for positions over space."""
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None) -> Tensor:
+        """x (B, F, N, C); size (H, W) with H * W = N, for positions over space; bias as `bias` gives it, if known."""
         frames = x.shape[1]
+        bias = self.bias(frames) if bias is None else bias
         if self.position is None:
-            return self.processor(self, self.norm(x))
+            return self.processor(self, self.norm(x), bias)
         assert frames <= self.max_frames, f"{frames} latent frames, the temporal positions reach {self.max_frames}"
         position = self.position[:frames, None]  # (F, 1, C)
         if self.rate_embedding is not None:
             position = position + self.rate_embedding[3]  # the released code always says rate 4
         if self.span == "all" and size is not None:
             position = position + grid_waves(size, x.shape[-1]).to(x)  # (F, N, C)
-        return self.processor(self, self.norm(x + position) if self.normalise_last else self.norm(x) + position)
+        return self.processor(self, self.norm(x + position) if self.normalise_last else self.norm(x) + position, bias)
 
     def to_sequences(self, y: Tensor) -> Tensor:
         """(B, F, N, heads, d) -> (B, F*N, heads, d) or (B*N, F, heads, d)."""
@@ -165,14 +208,9 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         """The way back, to (B, F, N, heads, d)."""
         return y.unflatten(1, (frames, -1)) if self.span == "all" else y.unflatten(0, (batch, -1)).transpose(1, 2)
 
-    def bias(self, frames: int, places: int, like: Tensor) -> Tensor | None:
-        """Added to the logits, (1, heads, L, L), or None."""
-        if self.relative_bias is None:
-            return None
-        bias = self.relative_bias(frames).to(like.dtype)
-        if self.span == "all":
-            bias = bias.repeat_interleave(places, 1).repeat_interleave(places, 2)
-        return bias[None]
+    def bias(self, frames: int) -> Tensor | None:
+        """By distance in frames, for the logits: (1, heads, F, F), or None."""
+        return None if self.relative_bias is None else self.relative_bias(frames)[None]
 
 
 class RelativeBias(nn.Module):
@@ -189,17 +227,42 @@ class RelativeBias(nn.Module):
         return values[index[:, None] - index[None] + frames - 1].permute(2, 0, 1)
 
 
+def least_variance(x: Tensor) -> float:
+    """What the released normalisations clamp a variance to."""
+    return 1e-5 if x.dtype == torch.float32 else 1e-3
+
+
 class FrameNorm(nn.Module):
     """Normalisation over the frame axis of (B, F, N, C), per channel, gain only; the variance is clamped, as released."""
 
-    def __init__(self, channels: int, axis: int = 1):
+    def __init__(self, channels: int):
         super().__init__()
-        self.gain, self.axis = nn.Parameter(torch.ones(channels)), axis
+        self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        floor = 1e-5 if x.dtype == torch.float32 else 1e-3
-        var, mean = torch.var_mean(x, dim=self.axis, correction=0, keepdim=True)
-        return (x - mean) * var.clamp(min=floor).rsqrt() * self.gain
+        centred = x - x.mean(1, keepdim=True)  # by hand: `torch.var_mean` over an outer axis does not vectorise
+        var = centred.square().mean(1, keepdim=True)
+        return centred * (var.clamp(min=least_variance(x)).rsqrt() * self.gain)
+
+
+class InnerNorm(nn.Module):
+    """The same over the channels of (..., C). Returns the normalised values and a factor (..., 1) for each row, still to be multiplied.
+
+    Without gradients torch's layer norm does the work in one pass; it knows no clamp, and the factor, which is 1 but for rows of hardly
+    any variance, makes up for that wherever it is cheapest.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        floor = least_variance(x)
+        if torch.is_grad_enabled():
+            var, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+            return (x - mean) * self.gain, var.clamp(min=floor).rsqrt()
+        y, _, rstd = torch.native_layer_norm(x, x.shape[-1:], self.gain, None, 1e-12)
+        return y, (rstd * floor**0.5).reciprocal().clamp(max=1)
 
 
 class NormedFeedForward(nn.Module):
@@ -225,7 +288,7 @@ class InnerNormFeedForward(nn.Module):
         super().__init__()
         inner, self.shift = int(channels * 8 / 3), shift
         self.proj_in = nn.Linear(channels, 2 * inner, bias=False)
-        self.norm = FrameNorm(inner, axis=-1)
+        self.norm = InnerNorm(inner)
         self.proj_out = zeroed(nn.Linear(inner, channels, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -234,20 +297,46 @@ class InnerNormFeedForward(nn.Module):
         if self.shift:
             now, late = y.chunk(2, dim=-1)
             y = torch.cat([now, delay(late, 1)], dim=-1)
-        return self.proj_out(self.norm(y))
+        y, factor = self.norm(y)
+        return self.proj_out(y) * factor.to(y.dtype)
 
 
 class FrameShift(nn.Module):
-    """3x3 convolution per frame, its channels in eight groups, group i delayed by i frames."""
+    """3x3 convolution per frame, its channels in eight groups, group i delayed by i frames; as a residual.
+
+    Group i of the last i frames would fall out: only what stays is computed, five eighths of it all for 8 frames, two groups at a time.
+    """
 
     def __init__(self, channels: int, num_groups: int):
         super().__init__()
         self.norm = GroupNorm(num_groups, channels, eps=1e-5)
-        self.conv = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv = zeroed(LateConv(channels, channels, 3, padding=1))
 
     def forward(self, h: Tensor, frames: int) -> Tensor:
-        y = self.conv(F.silu(self.norm(h))).unflatten(0, (-1, frames))  # (B, F, C, H, W)
-        return torch.cat([delay(group, i) for i, group in enumerate(y.chunk(8, dim=2))], dim=2).flatten(0, 1)
+        """(B*F, C, H, W) -> the same."""
+        return self.conv(F.silu(self.norm(h)), h, frames)
+
+
+class LateConv(nn.Conv2d):
+    """A convolution whose eight groups of output channels come 0 to 7 frames late, added to h.
+
+    Of a late group the last frames fall out. Only what stays is computed, two groups at a time: five eighths of it all for 8 frames.
+    """
+
+    def forward(self, x: Tensor, h: Tensor, frames: int) -> Tensor:
+        """x, h (B*F, C, H, W) -> the shape of h."""
+        out, width = h.clone(), -(-self.out_channels // 8)
+        shifted = out.unflatten(0, (-1, frames))  # (B, F, C, H, W), a view
+        clips = x.split(frames)
+        for late in range(0, min(frames, 8), 2):
+            kept, start = frames - late, late * width
+            channels = slice(start, start + 2 * width)
+            rows = for_conv(torch.cat([clip[:kept] for clip in clips]))
+            y = F.conv2d(rows, self.weight[channels], None if self.bias is None else self.bias[channels], padding=self.padding)
+            y = y.unflatten(0, (-1, kept))
+            shifted[:, late:, start : start + width] += y[:, :, :width]
+            shifted[:, late + 1 :, start + width : start + 2 * width] += y[:, :-1, width:]
+        return out
 
 
 def delay(x: Tensor, steps: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Signals
 from codi.models.denoisers.norm import GroupNorm
-from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer, per_level
+from codi.models.denoisers.skeleton import Prompted, Skeleton, at_levels, build_joint, build_transformer, per_level
 from codi.protocols import Environment
 
 
@@ -89,15 +89,18 @@ class TextDenoiser(Skeleton):
                 self.up.append(Block(dense, attention=attention(level, width), joint=joint(level, width), upsample=upsample))
                 at = width
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor | Prompted, env: Environment | None = None, rate: float | None = None
+    ) -> Tensor:
         """x (B, in_channels), t (B,), context (B or n B, L, D), env of the partners or None; `rate` is for latents with time.
 
         More contexts than samples: as in `UNetDenoiser.forward`.
         """
         assert x.ndim == 2, f"a text latent is (B, C), got {tuple(x.shape)}"
         h = self.proj_in(x).unflatten(1, (self.config.block_out_channels[0], self.config.second_dim[0], 1))
-        emb = self.embed(t, context)
-        h = self.trunk(repeated(h, len(emb)), Signals(emb=emb, context=context, env=env))
+        prompt = self.prepare(context, x)
+        emb = self.embed(t, prompt)
+        h = self.trunk(repeated(h, len(emb)), Signals(emb=emb, context=prompt.context, env=env), iter(prompt.layers))
         return self.proj_out(F.silu(self.norm_out(h)).flatten(1))
 
 

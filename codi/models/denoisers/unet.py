@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
 from codi.models.denoisers.norm import GroupNorm
-from codi.models.denoisers.skeleton import Skeleton, at_levels, build_joint, build_transformer, per_level
-from codi.models.denoisers.temporal import TemporalModule
+from codi.models.denoisers.skeleton import Prompted, Skeleton, at_levels, build_joint, build_transformer, per_level
+from codi.models.denoisers.temporal import FrameTransformer, TemporalModule
 from codi.protocols import Environment
 
 
@@ -25,6 +25,7 @@ class UNetDenoiser(Skeleton):
     layers_per_block    residual blocks per level (one number or one each) on the way down (one more on the way up)
     attention_levels    levels with a transformer over space; the middle always has one
     temporal_levels     levels with temporal modules (last level: the middle too); `temporal` holds `TemporalModule`'s arguments
+    frame_transformer   arguments of a `FrameTransformer` in the middle, None for none
     num_heads, head_dim of attention over space; give one of the two (head_dim 32 if none)
     context_dim         width of prompt tokens
     prompt              "projection": one token, added; "attention": any number (and the released parameters)
@@ -50,6 +51,7 @@ class UNetDenoiser(Skeleton):
         attention_levels: tuple[int, ...] = (1,),
         temporal_levels: tuple[int, ...] = (),
         temporal: dict | None = None,
+        frame_transformer: dict | None = None,
         num_heads: int | None = None,
         head_dim: int | None = None,
         context_dim: int = 128,
@@ -107,6 +109,7 @@ class UNetDenoiser(Skeleton):
                     temporal=temporal(last, at),
                     attention=build_transformer(config, at, config.context_dim, config.prompt),
                     joint=joint(last, at) if config.joint == "timed" else None,
+                    whole=None if config.frame_transformer is None else FrameTransformer(at, self.emb_dim, **config.frame_transformer),
                 ),
                 Block(residual(at, at), temporal=temporal(last, at)),
             ]
@@ -119,28 +122,32 @@ class UNetDenoiser(Skeleton):
                 self.up.append(block(level, at + skips.pop(), width, upsample=upsample))
                 at = width
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None) -> Tensor:
-        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D); env of the partners or None.
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor | Prompted, env: Environment | None = None, rate: float | None = None
+    ) -> Tensor:
+        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D), or what `prepare` made of it; env of the
+        partners or None.
 
         rate: latent steps per second if not the configured one. Returns a tensor of the shape of x.
         There may be n times as many contexts as samples (guidance): (n B, L, D), the whole batch again and again. What
         comes before the first prompt is then computed once, and the result is (n B, ...).
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
-        signals = self.signals(x, t, context, env, rate)
+        prompt = self.prepare(context, x)
+        signals = self.signals(x, t, prompt, env, rate)
         h = self.conv_in(fold_frames(x))
         if self.position is not None:
             h = h + self.position(h)
-        h = self.trunk(repeated(h, len(signals.emb) * (signals.frames or 1)), signals)
+        h = self.trunk(repeated(h, len(signals.emb) * (signals.frames or 1)), signals, iter(prompt.layers))
         return unfold_frames(self.conv_out(torch.nn.functional.silu(self.norm_out(h))), x)
 
-    def signals(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None, rate: float | None) -> Signals:
+    def signals(self, x: Tensor, t: Tensor, prompt: Prompted, env: Environment | None, rate: float | None) -> Signals:
         """What the layers listen to in one pass."""
         video = x.ndim == 5
         timed = video or self.config.time_axis is not None
         return Signals(
-            emb=self.embed(t, context),
-            context=context,
+            emb=self.embed(t, prompt),
+            context=prompt.context,
             env=env,
             frames=x.shape[2] if video else None,
             time_axis=None if video else self.config.time_axis,

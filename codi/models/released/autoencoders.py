@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -39,9 +40,8 @@ class ReleasedAudioAutoencoder(AudioAutoencoder):
         return super().encode(self.fit(raw), generator)
 
     def decode_mel(self, latent: Tensor) -> Tensor:
-        """(B, C, t, m) -> log-mel (B, T, M); a batch with a value beyond 100 is clipped to +-10."""
-        latent = self.scaling.denormalise(latent)
-        return self.reconstruct(latent.clamp(-10, 10) if latent.abs().max() > 100 else latent)
+        """(B, C, t, m) -> log-mel (B, T, M); normalised latents of a batch with a value beyond 100 are clipped to +-10."""
+        return super().decode_mel(latent.clamp(-10, 10) if latent.abs().max() > 100 else latent)
 
 
 class ReleasedTextAutoencoder(TextAutoencoder):
@@ -77,8 +77,9 @@ class ReleasedTextAutoencoder(TextAutoencoder):
 
     def posterior(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of unnormalised latents, (B, Z) each."""
+        longest = min(512, self.encoder.config.max_position_embeddings)
         tokens = needed(self.tokenizer, "bert-base-cased")(
-            [sentence.lower() for sentence in sentences], padding=True, truncation=True, max_length=512, return_tensors="pt"
+            [sentence.lower() for sentence in sentences], padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
         return self.posterior_of_ids(tokens.input_ids.to(self.device))
 
@@ -88,6 +89,11 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         mean, log_variance = self.posterior_head(pooled).chunk(2, dim=-1)
         return mean, log_variance
 
+    def check_vocabulary(self) -> None:
+        """Raises `InputError` if sentences cannot be written."""
+        needed(self.decoder_tokenizer, "gpt2")
+
+    @apply_forward_hook
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[str]:
         """(B, Z) -> sentences."""

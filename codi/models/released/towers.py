@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
 from codi.models.denoisers.temporal import TemporalModule
 from codi.models.released.autoencoders import from_json, needed
+from codi.types import Modality, ModalitySpec
 
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="inner_norm", out_bias=False)
@@ -26,7 +27,7 @@ LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="i
 class ReleasedTextTower(TextTower):
     """CLIP's text transformer: causal, no padding mask, pooled at the first place of the largest token id.
 
-    tokenizer  `tokenizers` JSON of clip-vit-large-patch14; the checkpoint has none. None: token ids only
+    tokenizer  `tokenizers` JSON of clip-vit-large-patch14; the checkpoint has none. None: token ids only (see `check_vocabulary`)
     """
 
     @register_to_config
@@ -35,6 +36,10 @@ class ReleasedTextTower(TextTower):
         self.tokenizer: PreTrainedTokenizerFast | None = from_json(tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
         self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text_config, eos_token_id=2))  # 2: pool at the largest id
         self.bridge = Bridge(self.text.config.projection_dim)
+
+    def check_vocabulary(self) -> None:
+        """Raises `InputError` if sentences cannot be read."""
+        needed(self.tokenizer, "clip-vit-large-patch14")
 
     def features(self, raw: list[str]) -> Tensor:
         """Sentences -> (B, D)."""
@@ -59,16 +64,31 @@ class TemporalLayer(TemporalModule):
 class ReleasedVisionTower(VisionTower):
     """CLIP's vision transformer with the released temporal modules (normalised over frames, see `temporal`) in every layer.
 
-    truncate  pixels become whole numbers by truncation after a float round trip, as released, which darkens about a tenth
-              of them by one level; False rounds them
+    truncate     pixels become whole numbers by truncation after a float round trip, as released, which darkens about a tenth
+                 of them by one level; False rounds them
+    picture_size pixels along a side that a picture prompt is brought to first
+    video_size, num_frames, rate  the same of a clip; how much of it is looked at, in frames and frames per second
     """
 
     @register_to_config
-    def __init__(self, vision_config: dict[str, Any], truncate: bool = True):
+    def __init__(
+        self, vision_config: dict[str, Any], truncate: bool = True, picture_size: int = 512, video_size: int = 256, num_frames: int = 4,
+        rate: float = 1.0,
+    ):  # fmt: skip
         VisionTower.__init__.__wrapped__(self, vision_config)  # without writing its arguments into the configuration
         shape = self.vision.config
         heads, width = shape.num_attention_heads, shape.hidden_size
         self.temporal = nn.ModuleList(TemporalLayer(width, num_heads=heads, **LAYER) for _ in range(shape.num_hidden_layers))
+
+    @property
+    def prompt_specs(self) -> dict[Modality, ModalitySpec]:
+        """The geometry that prompts come in, which is not that of what is made."""
+        image, video = self.config.picture_size, self.config.video_size
+        clip = (self.config.num_frames, 3, video, video)
+        return {
+            Modality.IMAGE: ModalitySpec(raw_shape=(3, image, image), latent_shape=()),
+            Modality.VIDEO: ModalitySpec(raw_shape=clip, latent_shape=(), rate=self.config.rate),
+        }
 
     def whole_pixels(self, raw: Tensor) -> Tensor:
         """[-1, 1] -> 0..255 as the tower sees them, uint8."""
@@ -102,11 +122,23 @@ class ReleasedAudioTower(AudioTower):
     sound the middle is taken (the released code takes a random piece).
 
     sampling_rate  Hz of what comes in
+    longest        seconds of it that are looked at
     """
 
+    any_length = True  # a sound is not filled up with silence before it is repeated
+
     @register_to_config
-    def __init__(self, audio_config: dict[str, Any], mel_config: dict[str, Any], sampling_rate: int = 16000, num_samples: int = 480000):
-        super().__init__(audio_config, mel_config)
+    def __init__(
+        self, audio_config: dict[str, Any], mel_config: dict[str, Any], sampling_rate: int = 16000, num_samples: int = 480000,
+        longest: float = 10.24,
+    ):  # fmt: skip
+        AudioTower.__init__.__wrapped__(self, audio_config, mel_config)
+
+    @property
+    def prompt_specs(self) -> dict[Modality, ModalitySpec]:
+        """The geometry that prompts come in, at most."""
+        rate = self.config.sampling_rate
+        return {Modality.AUDIO: ModalitySpec(raw_shape=(round(self.config.longest * rate),), latent_shape=(), rate=rate)}
 
     def fit(self, waveform: Tensor) -> Tensor:
         """(B, S) at `sampling_rate` -> (B, num_samples) at the tower's own rate."""
@@ -122,7 +154,7 @@ class ReleasedAudioTower(AudioTower):
     def decibels(self, waveform: Tensor) -> Tensor:
         """(B, num_samples) -> mel power in dB (B, T, M)."""
         mel = self.log_mel
-        window, bank = mel.window.float(), mel.bank.float()
+        window, bank = mel.window.to(waveform.device, torch.float32), mel.bank.to(waveform.device, torch.float32)
         spectrum = torch.stft(waveform.float(), mel.n_fft, mel.hop_length, window=window, center=True, return_complex=True)
         return 10 * (spectrum.abs().square().transpose(1, 2) @ bank).clamp_min(1e-10).log10()
 

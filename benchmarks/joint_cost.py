@@ -1,0 +1,98 @@
+"""What listening costs: time of a joint denoising step over the steps of its outputs alone, and of sync guidance at 1.0 and above.
+
+    python benchmarks/joint_cost.py
+    python benchmarks/joint_cost.py --outputs video,audio,image,text --samples 8
+
+Independent generation is the same pipeline loaded without environments: nobody hears anybody. Both are stepped in turn, again and again,
+on the CPU, and what counts is CPU time of all threads, which hardly changes when the machine is busy with something else; the ratio is the
+median over the rounds. Rows counts what the
+denoisers answer in a step, in samples: it does not depend on the machine, and sync guidance at 1.0 must not add any.
+Targets: joint at most 1.25 times independent, sync guidance at 1.0 nothing.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from codi.pipeline import CoDiPipeline
+from codi.types import Modality
+
+PROMPT = "a red ball bounces slowly at night"
+
+
+@dataclass
+class Case:
+    """One way to generate, and what its steps took."""
+
+    name: str
+    pipe: CoDiPipeline
+    options: dict[str, Any]
+    seconds: list[float] = field(default_factory=list)
+    rows: int = 0
+
+    def run(self, outputs: list[str], samples: int, steps: int) -> None:
+        """Appends the median time of a step; the first, which warms up, does not count."""
+        marks, self.rows = [time.process_time()], 0
+        hooks = [part.register_forward_hook(self._count) for part in _denoisers(self.pipe, outputs)]
+
+        def mark(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
+            marks.append(time.process_time())
+            return {}
+
+        self.pipe(
+            text=PROMPT, outputs=outputs, num_samples=samples, seed=0, num_inference_steps=steps, output_type="latent",
+            callback_on_step_end=mark, sync_guidance_interval=(0.0, 1.0), **self.options,
+        )  # fmt: skip
+        for hook in hooks:
+            hook.remove()
+        self.rows //= steps
+        self.seconds.append(statistics.median(b - a for a, b in zip(marks[1:], marks[2:])))
+
+    def _count(self, module: torch.nn.Module, args: tuple, output: torch.Tensor) -> None:
+        self.rows += len(output)
+
+
+def _denoisers(pipe: CoDiPipeline, outputs: list[str]) -> list[torch.nn.Module]:
+    """Each once: one denoiser makes both pictures and clips."""
+    return list({id(part): part for part in (pipe.model.denoisers[Modality.parse(name)] for name in outputs)}.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="folder or hub id (default: the model inside the package)")
+    parser.add_argument("--outputs", default="video,audio", help="default video,audio")
+    parser.add_argument("--samples", type=int, default=4, help="made at once (default 4)")
+    parser.add_argument("--steps", type=int, default=4, help="in a round, the first not counted (default 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    args = parser.parse_args()
+    if args.steps < 2:
+        parser.error(f"--steps {args.steps}: expected at least 2, since the first is not counted")
+    joint, apart = CoDiPipeline.from_pretrained(args.model), CoDiPipeline.from_pretrained(args.model, environments=None)
+    for pipe in (joint, apart):
+        pipe.set_progress_bar_config(disable=True)
+    cases = [
+        Case("independent", apart, {}),
+        Case("joint", joint, {}),
+        Case("joint, sync guidance 1", joint, {"sync_guidance_scale": 1.0}),
+        Case("joint, sync guidance 2", joint, {"sync_guidance_scale": 2.0}),
+    ]
+    for _ in range(args.rounds):
+        for case in cases:
+            case.run(args.outputs.split(","), args.samples, args.steps)
+    report(cases)
+
+
+def report(cases: list[Case]) -> None:
+    base = cases[0]
+    print(f"{'case':<26}{'CPU ms a step':>14}{'rows':>6}{'x independent':>15}")
+    for case in cases:
+        ratio = statistics.median(own / other for own, other in zip(case.seconds, base.seconds))
+        print(f"{case.name:<26}{1000 * min(case.seconds):>14.1f}{case.rows:>6}{ratio:>15.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Adapters as files of a few MB, with headers that say what they were made for.
+
+They follow diffusers: `pytorch_lora_weights.safetensors` with tensors "<part>.<layer>.lora_A.weight", and `learned_embeds.safetensors`
+with one tensor (k, W) per word. A model is held against the header: the probes (`codi.models.lora.probe`) of the layers that are adapted
+must be those of the weights it was trained on.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from codi.models import lora, words
+from codi.pretrained import read_header
+from codi.types import InputError
+from codi.version import __version__
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+WORDS_FILE = "learned_embeds.safetensors"
+TOLERANCE = 0.05  # root mean square of the difference of probes; weights rounded to bfloat16 differ by 0.001, other weights by about 1
+TOWER, TABLE = "text_tower", "token_embedding"  # whose table words are probed against
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA as read: tensors by part of the model and name, and what its header says."""
+
+    path: Path
+    parts: dict[str, dict[str, Tensor]]
+    rank: int
+    alpha: float
+    base: str
+    probes: dict[str, dict[str, float]]
+
+
+def save_lora(folder: Path, denoisers: Mapping[str, nn.Module], *, rank: int, alpha: float, base: str, targets: Iterable[str]) -> Path:
+    """Writes the trained LoRA of each named denoiser into one float16 file in `folder`; `base` names the model it was trained on."""
+    tensors, probes, metadata = {}, {}, {}
+    for part, denoiser in denoisers.items():
+        found = lora.lora_tensors(denoiser)
+        layers = lora.layers_of(found)
+        tensors |= {f"{part}.{name}": tensor for name, tensor in found.items()}
+        probes[part] = {layer: lora.probe(lora.base_layer(denoiser, layer).weight) for layer in layers}
+        metadata |= {f"{part}.r": rank, f"{part}.lora_alpha": alpha, f"{part}.target_modules": layers}
+    header = {
+        "lora_adapter_metadata": json.dumps(metadata, sort_keys=True),
+        "rank": str(rank),
+        "alpha": str(alpha),
+        "target_modules": json.dumps(sorted(targets)),
+    }
+    return _save(Path(folder) / LORA_FILE, tensors, header, base, probes)
+
+
+def save_words(folder: Path, tower: nn.Module, *, base: str) -> Path:
+    """Writes the new words of a text tower into `folder`, in full precision: a word is a few numbers."""
+    book = tower.tokenizer
+    assert isinstance(book, words.Wordbook), "this tower has no new words"
+    embedding = tower.text.get_input_embeddings()
+    rows = dict(zip(book.words, embedding.vectors.weight.detach().split([len(rows) for rows in book.words.values()])))
+    header = {"words": json.dumps(list(rows))}
+    tensors = {word: tensor.float() for word, tensor in rows.items()}
+    return _save(Path(folder) / WORDS_FILE, tensors, header, base, {TOWER: {TABLE: lora.probe(embedding.table.weight)}})
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str], base: str, probes: dict[str, Any]) -> Path:
+    header = {"format": "pt", **header, "base_model": base, "probes": json.dumps(probes), "codi_version": __version__}
+    small = path.name == LORA_FILE
+    data = {name: (tensor.half() if small else tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(data, path, metadata=header)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}: choose another folder, or free some space") from None
+    return path
+
+
+def find_file(source: str | Path, name: str) -> Path:
+    """The file `name` in a folder, or the file itself. Raises `InputError` when there is none."""
+    path = Path(source).expanduser()
+    path = path / name if path.is_dir() else path
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise InputError(f"no {name} at {source}: expected the folder that holds it, or a .safetensors file")
+    return path
+
+
+def read_lora(source: str | Path) -> Lora:
+    """The LoRA in a folder or file, float32. Raises `InputError` for one that is damaged, or that codi did not write."""
+    path = find_file(source, LORA_FILE)
+    tensors, header = _read(path)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    try:
+        rank, alpha, probes = int(header["rank"]), float(header["alpha"]), json.loads(header["probes"])
+        wrong = not parts or probes.keys() != parts.keys() or not (rank > 0 and math.isfinite(alpha))
+        for part, found in parts.items():
+            wrong = wrong or sorted(probes[part]) != lora.layers_of(found)
+        if wrong:
+            raise ValueError("it does not agree with the tensors")
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise _foreign(path, "LoRA", error) from None
+    return Lora(path=path, parts=parts, rank=rank, alpha=alpha, base=header["base_model"], probes=probes)
+
+
+def read_words(source: str | Path) -> tuple[dict[str, Tensor], str, dict[str, dict[str, float]]]:
+    """The words in a folder or file: rows (k, W) by word, the model they were learned for, and its probes."""
+    path = find_file(source, WORDS_FILE)
+    tensors, header = _read(path)
+    try:
+        names, probes = json.loads(header["words"]), json.loads(header["probes"])
+        if sorted(names) != sorted(tensors) or not names or set(probes[TOWER]) != {TABLE}:
+            raise ValueError("it does not agree with the tensors")
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise _foreign(path, "file of words", error) from None
+    return {name: tensors[name] for name in names}, header["base_model"], probes
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    read_header(path)  # one clear line for a file that is cut short
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        header = file.metadata() or {}
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise InputError(f"{path} holds numbers that are not finite: copy it again, or train it again")
+    if "base_model" not in header:
+        raise _foreign(path, "adapter", KeyError("base_model"))
+    return tensors, header
+
+
+def _foreign(path: Path, what: str, error: Exception) -> InputError:
+    reason = f"its header lacks {error}" if isinstance(error, KeyError) else f"its header cannot be used, {error}"
+    return InputError(f"{path} is no {what} of codi ({reason}): expected one that codi's training wrote; see docs/fine-tuning.md")
+
+
+def check_base(what: str, base: str, expected: Mapping[str, float], found: Mapping[str, float], part: str) -> None:
+    """Raises `InputError` where the probes of a model's layers are not those that an adapter was trained on."""
+    apart = {layer: abs(value - found[layer]) for layer, value in expected.items()}
+    distance = math.sqrt(math.fsum(d * d for d in apart.values()) / len(apart))
+    if not distance <= TOLERANCE:
+        worst = max(apart, key=apart.__getitem__)
+        raise InputError(
+            f"{what} was trained on the model {base!r}, and the {part} here has other weights (probes differ by {distance:.2f}, most in "
+            f"{worst}): load the model it was trained on, or train it for this one"
+        )
+
+
+def check_scale(name: str, scale: Any) -> None:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise InputError(f"scale {scale!r} of LoRA {name}: expected a finite number, such as 0.7")

@@ -1,0 +1,63 @@
+"""The adapters that a command was given: read and checked before the model is loaded."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codi.types import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """LoRAs with their scales, and files of words, in the order given. Every file was read once and is sound."""
+
+    loras: tuple[tuple[Path, float], ...] = ()
+    words: tuple[Path, ...] = ()
+
+    @classmethod
+    def parse(cls, loras: Iterable[str], learned: Iterable[str]) -> "Given":
+        """From 'DIR' or 'DIR::0.7' each, and folders of words. Raises `InputError` for what cannot be used."""
+        return cls(loras=tuple(map(_parse_lora, loras)), words=tuple(map(_check_words, learned)))
+
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        """For a manifest, by content; without a key for what was not given."""
+        loras = [{"path": str(path), "sha256": _sha256(path), "scale": scale} for path, scale in self.loras]
+        learned = [{"path": str(path), "sha256": _sha256(path)} for path in self.words]
+        return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})
+
+    def apply(self, pipe: Any) -> None:
+        """Loads all of it into a pipeline."""
+        for path, scale in self.loras:
+            pipe.load_lora_weights(path, scale=scale)
+        for path in self.words:
+            pipe.load_textual_inversion(path)
+
+
+def _parse_lora(text: str) -> tuple[Path, float]:
+    from codi.adapters.files import LORA_FILE, check_scale, find_file, read_lora
+    from codi.models.lora import need_peft
+
+    need_peft()
+    source, sign, tail = text.rpartition("::")
+    try:
+        scale = float(tail) if sign else 1.0
+    except ValueError:
+        raise InputError(f"--lora {text!r}: expected a folder, or folder::scale such as {source}::0.7") from None
+    path = find_file(source if sign else text, LORA_FILE)
+    check_scale(str(path), scale)
+    read_lora(path)
+    return path, scale
+
+
+def _check_words(source: str) -> Path:
+    from codi.adapters.files import WORDS_FILE, find_file, read_words
+
+    path = find_file(source, WORDS_FILE)
+    read_words(path)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

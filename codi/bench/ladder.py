@@ -1,0 +1,87 @@
+"""The ladder of evidence: several models of the same denoisers, each with one more idea in its joint attention, in one table.
+
+Read in time only: video and sound together, a sound for a clip, a clip for a sound, and together with sync guidance. Independent
+generation, which no joint attention touches, and the ceiling come from the first model.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from codi.bench.make import Bench, Plan
+from codi.bench.runs import Run
+from codi.bench.timing import AUDIO, BOTH, DIRECTIONS, TEXT, VIDEO, drawn, onset_line, onsets, pair_of
+from codi.types import InputError
+
+SYNC_GUIDANCE = 2.0
+GUIDED = f"joint, sync guidance {SYNC_GUIDANCE:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One model under the name of what is new in it."""
+
+    name: str
+    folder: str
+
+
+def parse_rungs(texts: list[str]) -> list[Rung]:
+    """`DIR` or `DIR=name` each; without a name that of the folder. Raises `InputError`."""
+    rungs = []
+    for text in texts:
+        folder, _, name = text.partition("=")
+        if not folder:
+            raise InputError(f"--ladder {text!r}: expected DIR or DIR=name")
+        rungs.append(Rung(name=name or Path(folder).name, folder=folder))
+    names = [rung.name for rung in rungs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--ladder has two models called {twice[0]!r}: give one another name, DIR=name")
+    return rungs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climb:
+    """What is made of one rung."""
+
+    count: int
+    draws: int
+
+    @property
+    def runs(self) -> dict[str, list[Run]]:
+        partners = {name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()}
+        kinds = {"joint": BOTH, **partners, GUIDED: replace(BOTH, sync_guidance=SYNC_GUIDANCE)}
+        return {name: drawn(run, self.draws) for name, run in kinds.items()}
+
+    def plan(self) -> Plan:
+        return [(run, self.count) for run in chain(*self.runs.values())]
+
+    def score(self, bench: Bench) -> dict[str, Any]:
+        """Lines by kind. Of a given clip or sound its own events count, read by the same probes."""
+        made = {name: [bench.readings(run, self.count) for run in runs] for name, runs in self.runs.items()}
+        pairs = {name: pair_of(readings) for name, readings in made.items() if name not in DIRECTIONS}
+        truth = bench.truth(self.count)
+        for name, (source, target) in DIRECTIONS.items():
+            given, drawn_events = onsets([truth], source) * self.draws, onsets(made[name], target)
+            pairs[name] = (drawn_events, given) if target is AUDIO else (given, drawn_events)
+        return {name: onset_line(pairs[name], self.count) for name in made}
+
+    @property
+    def apart(self) -> list[Run]:
+        """A sound and a clip with different seeds."""
+        return [Run(inputs=(TEXT,), outputs=(AUDIO,), draw=1), Run(inputs=(TEXT,), outputs=(VIDEO,))]
+
+    def floor_plan(self) -> Plan:
+        return [(run, self.count) for run in self.apart]
+
+    def controls(self, bench: Bench) -> dict[str, Any]:
+        """Independent generation and the ceiling, by the same names."""
+        sound, picture = (bench.readings(run, self.count) for run in self.apart)
+        truth, ceiling = bench.truth(self.count), bench.ceiling(self.count)
+        pairs = {
+            "joint": pair_of([ceiling]),
+            "video->audio": (onsets([ceiling], AUDIO), onsets([truth], VIDEO)),
+            "audio->video": (onsets([truth], AUDIO), onsets([ceiling], VIDEO)),
+        }
+        apart = onset_line((onsets([sound], AUDIO), onsets([picture], VIDEO)), self.count)
+        return {"independent": {"joint": apart}, "ceiling": {name: onset_line(pair, self.count) for name, pair in pairs.items()}}

@@ -1,0 +1,194 @@
+"""Agreement in time: video and sound made together, a sound for a given clip, a clip for a given sound, each beside its controls.
+
+Offsets are the sound's event minus the picture's: positive means that the sound comes late. F1 and bias have percentile intervals from a
+bootstrap over scenes, a scene with all its seeds being one unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from codi.bench.make import Bench, Plan
+from codi.bench.runs import Readings, Run
+from codi.metrics.agreement import shuffled
+from codi.metrics.bootstrap import bootstrap, ratio_of_sums
+from codi.metrics.onsets import (
+    best_constant_offset,
+    f1_of_counts,
+    f1_over_tolerance,
+    matched_offsets,
+    offset_sums,
+    onset_counts,
+    onset_f1,
+)
+from codi.types import Modality
+
+TEXT, AUDIO, VIDEO = Modality.TEXT, Modality.AUDIO, Modality.VIDEO
+TOLERANCES = (0.05, 0.0625, 0.125)  # seconds: customary, half a frame, one frame
+FRAME = TOLERANCES[-1]
+CURVE = tuple(np.round(np.arange(0.01, 0.2501, 0.01), 3))  # seconds, for F1 against tolerance
+WIDEST = 0.25  # seconds within which offsets are gathered for the histogram
+SHIFTS = (1, 2, 4)  # frames by which ground truth is moved as a control
+BOTH = Run(inputs=(TEXT,), outputs=(AUDIO, VIDEO))
+ALL_FOUR = Run(inputs=(TEXT,), outputs=tuple(Modality))
+
+Pairs = tuple[list[np.ndarray], list[np.ndarray]]  # onsets of the sound, onsets of the picture, one array per sample
+
+
+def drawn(run: Run, draws: int) -> list[Run]:
+    """The run with several independent sets of seeds."""
+    return [run.redrawn(run.draw + d) for d in range(draws)]
+
+
+def onsets(readings: Sequence[Readings], modality: Modality) -> list[np.ndarray]:
+    """Event times of all draws, one after another."""
+    return [r.events for draw in readings for r in draw[modality]]
+
+
+def pair_of(readings: Sequence[Readings]) -> Pairs:
+    """Sound and picture of the same samples."""
+    return onsets(readings, AUDIO), onsets(readings, VIDEO)
+
+
+def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
+    """One line of the table: F1 at each tolerance and how the offsets lie, with intervals over scenes."""
+    sound, picture = pairs
+    assert len(sound) == len(picture) and len(sound) % num_scenes == 0, f"{len(sound)} sounds, {len(picture)} clips, {num_scenes} scenes"
+    scores = {_named(t): onset_f1(sound, picture, t) for t in TOLERANCES}
+    frame = asdict(scores[_named(FRAME)])
+    bias = bootstrap(_by_scene(offset_sums(sound, picture, FRAME), num_scenes), ratio_of_sums)
+    return {
+        "samples": len(sound),
+        "f1": {name: score.f1 for name, score in scores.items()},
+        "intervals": {_named(t): _f1_interval(sound, picture, t, num_scenes) for t in TOLERANCES},
+        **{key: frame[key] for key in ("precision", "recall", "bias", "mae", "p95", "count_accuracy")},
+        "bias_interval": [bias.low, bias.high],
+        "curve": f1_over_tolerance(sound, picture, CURVE).tolist(),
+        "offsets": [round(float(x), 4) for x in matched_offsets(sound, picture, WIDEST)],
+    }  # fmt: skip
+
+
+def _named(tolerance: float) -> str:
+    return f"{tolerance * 1000:g} ms"
+
+
+def _by_scene(rows: np.ndarray, num_scenes: int) -> np.ndarray:
+    """(draws * N, K) -> (N, draws, K)."""
+    return rows.reshape(-1, num_scenes, rows.shape[-1]).transpose(1, 0, 2)
+
+
+def _f1_interval(sound: list[np.ndarray], picture: list[np.ndarray], tolerance: float, num_scenes: int) -> list[float]:
+    rows = _by_scene(onset_counts(sound, picture, tolerance), num_scenes)
+    interval = bootstrap(rows, lambda x: f1_of_counts(x.reshape(len(x), -1, 3)))
+    return [interval.low, interval.high]
+
+
+def with_strangers(name: str, pairs: Pairs, num_scenes: int, moved: Modality = AUDIO) -> dict[str, dict[str, Any]]:
+    """The line of `pairs` and two floors: partners of other samples, and those moved by the one offset that suits them best."""
+    sound, picture = pairs
+    own, other = (sound, picture) if moved is AUDIO else (picture, sound)
+    strangers = shuffled(own)
+    offset, shifted = best_constant_offset(strangers, other, FRAME)
+    lines = {
+        name: pairs,
+        f"{name}, shuffled partners": _ordered(strangers, other, moved),
+        f"{name}, shuffled, best constant offset": _ordered(shifted, other, moved),
+    }
+    result = {key: onset_line(pair, num_scenes) for key, pair in lines.items()}
+    result[f"{name}, shuffled, best constant offset"]["offset"] = offset
+    return result
+
+
+def _ordered(own: list[np.ndarray], other: list[np.ndarray], moved: Modality) -> Pairs:
+    return (own, other) if moved is AUDIO else (other, own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InTime:
+    """Text to video and sound. Controls take one set of seeds, what is measured takes `draws`.
+
+    With `four` the same is read from runs that make all four outputs.
+    """
+
+    count: int
+    draws: int
+    four: int = 0
+
+    @property
+    def runs(self) -> dict[str, list[Run]]:
+        """Alone, with the seeds of the joint run, is the joint run without environments, to the bit: a sample's noise does not depend
+        on what else is made. Alone with other seeds is independent generation."""
+        sound, picture = (Run(inputs=(TEXT,), outputs=(m,)) for m in (AUDIO, VIDEO))
+        return {"joint": drawn(BOTH, self.draws), "video": [picture], "audio": drawn(sound, 2), "four": drawn(ALL_FOUR, self.four)}
+
+    def plan(self) -> Plan:
+        return [(run, self.count) for run in chain(*self.runs.values())]
+
+    def score(self, bench: Bench) -> dict[str, Any]:
+        """Lines by name, controls after what they control."""
+        made = {name: [bench.readings(run, self.count) for run in runs] for name, runs in self.runs.items()}
+        truth, ceiling = bench.truth(self.count), bench.ceiling(self.count)
+        pictures, (same, other) = onsets(made["video"], VIDEO), made["audio"]
+        apart = (onsets([other], AUDIO), pictures)
+        offset, moved = best_constant_offset(apart[0], pictures, FRAME)
+        lines = with_strangers("joint", pair_of(made["joint"]), self.count)
+        lines |= {"joint, within all four": onset_line(pair_of(made["four"]), self.count)} if self.four else {}
+        pairs: dict[str, Pairs] = {
+            "independent": apart,
+            "independent, best constant offset": (moved, pictures),
+            "environments off, same seeds": (onsets([same], AUDIO), pictures),
+            "ground truth": pair_of([truth]),
+            "ground truth through autoencoders": pair_of([ceiling]),
+        }
+        for frames in SHIFTS:
+            late = bench.truth(self.count, delay=frames * FRAME)
+            pairs[f"ground truth, sound {frames} frame{'s' * (frames > 1)} late"] = (onsets([late], AUDIO), onsets([truth], VIDEO))
+        lines |= {name: onset_line(pair, self.count) for name, pair in pairs.items()}
+        lines["independent, best constant offset"]["offset"] = offset
+        return lines
+
+
+DIRECTIONS = {"video->audio": (VIDEO, AUDIO), "audio->video": (AUDIO, VIDEO)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partners:
+    """A sound for a given clip and a clip for a given sound: with the input in the loop as clean partner, and as a prompt only."""
+
+    count: int
+    draws: int
+
+    @property
+    def runs(self) -> dict[str, list[Run]]:
+        runs = {}
+        for name, (source, target) in DIRECTIONS.items():
+            run = Run(inputs=(source,), outputs=(target,))
+            runs[name] = drawn(run, self.draws)
+            runs[f"{name}, prompt only"] = [Run(inputs=(source,), outputs=(target,), sync=False)]
+        return runs
+
+    def plan(self) -> Plan:
+        return [(run, self.count) for run in chain(*self.runs.values())]
+
+    def score(self, bench: Bench) -> dict[str, Any]:
+        """Lines by name: onsets of the output against those read from the input itself."""
+        runs, truth, ceiling, lines = self.runs, bench.truth(self.count), bench.ceiling(self.count), {}
+        for name, (source, target) in DIRECTIONS.items():
+            given = onsets([truth], source)
+
+            def pairs(readings: Sequence[Readings], given=given, target=target) -> Pairs:
+                made = onsets(readings, target)
+                return _ordered(made, given * (len(made) // len(given)), target)
+
+            made = {key: [bench.readings(run, self.count) for run in runs[key]] for key in (name, f"{name}, prompt only")}
+            lines |= with_strangers(name, pairs(made[name]), self.count, moved=target)
+            controls = {
+                f"{name}, prompt only": made[f"{name}, prompt only"],
+                f"{name}, ground truth": [truth],
+                f"{name}, ground truth through autoencoder": [ceiling],
+            }
+            lines |= {key: onset_line(pairs(readings), self.count) for key, readings in controls.items()}
+        return lines

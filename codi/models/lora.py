@@ -1,0 +1,99 @@
+"""LoRA (Hu et al., arXiv 2106.09685) in a denoiser, through peft and diffusers' adapter interface.
+
+A layer W of the denoiser becomes W + scale * alpha / rank * B A; B starts at zero, so an untrained LoRA changes nothing.
+R rank, I inputs, O outputs of a layer.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from codi.models.denoisers.skeleton import Skeleton
+from codi.types import InputError
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_kv", "to_out")  # last names of the layers of every attention in the denoisers
+TRAINED = "default"  # name of the one that trains
+PROBED = 4096  # numbers of a layer that its probe looks at
+
+
+def need_peft() -> None:
+    """Raises `InputError` where peft is not installed."""
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise InputError("LoRA needs the library peft, which is not installed: pip install 'codi[lora]'") from None
+
+
+def find_layers(denoiser: nn.Module, names: Iterable[str], joint: bool) -> list[str]:
+    """Full names of linear and convolutional layers whose last name is one of `names`: those of the joint attention, or all the others."""
+    kinds, names = (nn.Linear, nn.Conv2d), set(names)
+    layers = [name for name, layer in denoiser.named_modules() if isinstance(layer, kinds) and name.rpartition(".")[2] in names]
+    found = [name for name in layers if (".joint." in name) == joint]
+    if not found:
+        where = "the joint attention of this denoiser" if joint else "this denoiser"
+        raise InputError(f"{where} has no layers named {', '.join(sorted(names))}: expected some such as {', '.join(ATTENTION)}")
+    return found
+
+
+def add_lora(denoiser: Skeleton, layers: list[str], *, rank: int, alpha: float, dropout: float = 0.0) -> nn.ModuleDict:
+    """Puts a LoRA into the named layers of a denoiser, which is frozen; returns what trains, and nothing else, as one module."""
+    need_peft()
+    from peft import LoraConfig
+
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=dropout), TRAINED)
+    parts = ("lora_A", "lora_B", "lora_dropout")
+    halves = {name: {part: getattr(denoiser.get_submodule(name), part)[TRAINED] for part in parts} for name in layers}
+    return nn.ModuleDict({name.replace(".", "/"): nn.ModuleDict(half) for name, half in halves.items()})
+
+
+def lora_tensors(denoiser: Skeleton) -> dict[str, Tensor]:
+    """The trained LoRA of a denoiser: "<layer>.lora_A.weight" (R, I, ...) and "<layer>.lora_B.weight" (O, R, ...)."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(denoiser, adapter_name=TRAINED)
+
+
+def layers_of(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The layers that the tensors of a LoRA belong to, in order. Raises `InputError` for a tensor that is none of a LoRA."""
+    halves = {name: name.rpartition(".lora_")[::2] for name in tensors}
+    layers = sorted({layer for layer, _ in halves.values()})
+    wanted = {f"{layer}.lora_{half}.weight" for layer in layers for half in "AB"}
+    if strange := sorted(wanted ^ set(tensors)):
+        raise InputError(f"a LoRA has two tensors for each layer, lora_A.weight and lora_B.weight; not so here: {strange[0]!r}")
+    return layers
+
+
+def base_layer(denoiser: nn.Module, name: str) -> nn.Module | None:
+    """The layer without any LoRA around it; None if there is no layer of that name that could take one."""
+    try:
+        layer = denoiser.get_submodule(name)
+    except AttributeError:
+        return None
+    layer = getattr(layer, "base_layer", layer)
+    return layer if isinstance(layer, (nn.Linear, nn.Conv2d)) else None
+
+
+def misfit(denoiser: nn.Module, tensors: Mapping[str, Tensor], rank: int) -> str | None:
+    """What keeps these tensors from being a LoRA of this denoiser, in words; None if nothing does."""
+    for name in layers_of(tensors):
+        layer = base_layer(denoiser, name)
+        if layer is None:
+            return f"it adapts the layer {name}, which is not there"
+        outputs, inputs, *kernel = layer.weight.shape
+        wanted = {"A": (rank, inputs, *kernel), "B": (outputs, rank, *[1] * len(kernel))}
+        for half, shape in wanted.items():
+            found = tuple(tensors[f"{name}.lora_{half}.weight"].shape)
+            if found != shape:
+                return f"its {name}.lora_{half} is {found} where {shape} would fit"
+    return None
+
+
+def probe(weight: Tensor) -> float:
+    """One number that tells trained weights from others, whatever their precision: a fixed wave against the first of them.
+
+    Over weights of different models it is about normally distributed; rounding to bfloat16 moves it by about 0.001.
+    """
+    start = weight.detach().flatten()[:PROBED].double().cpu()
+    wave = torch.cos(torch.arange(len(start), dtype=torch.float64) * 2.399963)  # the golden angle: no period
+    return round(float(start @ wave / (start.norm() * wave.square().mean().sqrt()).clamp(min=1e-12)), 6)

@@ -1,0 +1,128 @@
+"""New words for a text tower: rows behind its embedding table, learned or loaded (textual inversion, Gal et al., arXiv 2208.01618).
+
+The tower's own weights are never touched, and taking the words away gives back the very same objects. B batch, L tokens, W tower width.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codi.models.conditioning import TextTower
+from codi.types import InputError
+
+
+class Vectors(nn.Module):
+    """The rows of new words, (k, W)."""
+
+    def __init__(self, rows: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(rows.clone())
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class ExtendedEmbedding(nn.Module):
+    """A table, and further rows behind it: ids (B, L) -> (B, L, W)."""
+
+    def __init__(self, table: nn.Embedding, rows: Tensor):
+        super().__init__()
+        self.table, self.vectors = table, Vectors(rows.to(table.weight))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids, torch.cat([self.table.weight, self.vectors()]))
+
+
+class Wordbook:
+    """A tokenizer that knows new words besides; a word of several vectors is several tokens. It also remembers what was before."""
+
+    def __init__(self, tokenizer: Any, words: Mapping[str, Tensor], changed: list[nn.Module]):
+        from tokenizers import AddedToken
+
+        self.original, self.words, self.changed = tokenizer, dict(words), changed
+        self.tokenizer = copy.deepcopy(tokenizer)
+        names = [name for word, rows in words.items() for name in _names(word, len(rows))]
+        self.tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
+        self.patterns = {
+            re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE): " ".join(_names(word, len(rows)))
+            for word, rows in words.items()
+            if len(rows) > 1
+        }
+
+    def __call__(self, raw: list[str], **options: Any) -> Any:
+        return self.tokenizer([self.expand(sentence) for sentence in raw], **options)
+
+    def expand(self, sentence: str) -> str:
+        """The sentence with each word of several vectors written out."""
+        for pattern, names in self.patterns.items():
+            sentence = pattern.sub(lambda _, names=names: names, sentence)
+        return sentence
+
+
+def _names(word: str, count: int) -> list[str]:
+    return [word, *(f"{word}_{number}" for number in range(1, count))]
+
+
+def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
+    """Teaches the tower words besides those it has, each with its rows (k, W); returns the rows of all learned words as a module.
+
+    Raises `InputError` for a word that is known already or cannot be one, or rows of another width.
+    """
+    book = tower.tokenizer
+    known = dict(book.words) if isinstance(book, Wordbook) else {}
+    tokenizer = book.original if isinstance(book, Wordbook) else book
+    if tokenizer is None:
+        raise InputError("this model's text tower has no tokenizer: words can only be added where there is one")
+    width = tower.text.config.hidden_size
+    for word, rows in words.items():
+        _check(word, rows, width, {*tokenizer.get_vocab(), *known})
+    remove_words(tower)
+    known |= words
+    table = tower.text.get_input_embeddings()
+    assert table.num_embeddings == len(tokenizer), (table.num_embeddings, len(tokenizer))
+    embedding = ExtendedEmbedding(table, torch.cat([rows.to(table.weight) for rows in known.values()]))
+    tower.text.set_input_embeddings(embedding)
+    tower.tokenizer = Wordbook(tokenizer, known, _pool_by_end(tower.text, tokenizer.eos_token_id))
+    return embedding.vectors
+
+
+def _check(word: str, rows: Tensor, width: int, taken: set[str]) -> None:
+    if not re.fullmatch(r"\S{1,64}", word):
+        raise InputError(f"new word {word!r}: expected one word of at most 64 characters without spaces, such as '<gizmo>'")
+    if word.lower() in {known.lower() for known in taken}:
+        raise InputError(f"new word {word!r} is known to this model already: choose another, such as '<{word.strip('<>')}-2>'")
+    if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+        raise InputError(f"new word {word!r} has vectors of shape {tuple(rows.shape)}: this model's text tower takes (k, {width})")
+
+
+def _pool_by_end(text: nn.Module, end: int) -> list[nn.Module]:
+    """CLIP's older rule reads the sentence at the largest token id, which a new word would be. At the end of sentence it is the same
+    place without new words, and the right one with them. Returns the modules whose rule was changed."""
+    old = [module for module in text.modules() if getattr(module, "eos_token_id", None) == 2 != end]
+    for module in old:
+        module.eos_token_id = end
+    return old
+
+
+def remove_words(tower: TextTower) -> None:
+    """Takes all new words away."""
+    book = tower.tokenizer
+    if not isinstance(book, Wordbook):
+        return
+    tower.text.set_input_embeddings(tower.text.get_input_embeddings().table)
+    for module in book.changed:
+        module.eos_token_id = 2
+    tower.tokenizer = book.original
+
+
+def known_vectors(tower: TextTower, word: str) -> Tensor:
+    """The embedding (1, W) of a word that the tower knows, to start a new one from. Raises `InputError` for any other."""
+    number = tower.tokenizer.get_vocab().get(word)
+    if number is None:
+        raise InputError(f"the text tower does not know the word {word!r}: start from one that it knows, such as 'thing'")
+    return tower.text.get_input_embeddings().weight[number][None].detach().clone()

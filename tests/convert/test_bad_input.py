@@ -1,0 +1,170 @@
+"""What a user can get wrong with `codi convert`: one line that names it, exit code 2, and nothing left behind."""
+
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from codi import cli
+from codi.convert import released
+from codi.convert.convert import convert, reverse
+from codi.types import InputError
+from tests.convert import fabricated
+
+ROOT = Path(__file__).parents[2]
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+@pytest.fixture(scope="module")
+def names():
+    """Every name of the audio file at full size."""
+    slots = {"audio": {".input_block_connecters_in.", ".connecters_out."}}
+    return sorted({name for parts in released.listed(slots).values() for part in parts for name in part.on_meta()[1].sources})
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return path
+
+
+def whole(names):
+    return {name: torch.zeros(1) for name in names}
+
+
+def cut(path, names):
+    data = saved(path, whole(names)).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def altered(path, names):
+    data = bytearray(saved(path, whole(names) | {names[0]: torch.ones(100_000)}).read_bytes())
+    at = data.index(torch.ones(1000).numpy().tobytes()) + 2000
+    data[at] ^= 255
+    path.write_bytes(bytes(data))
+
+
+BAD = {
+    "cut short": (cut, "is no PyTorch checkpoint, or is cut short: copy or download it again"),
+    "altered": (altered, "was altered (record"),
+    "another kind of file": (lambda path, names: path.write_text("hello"), "is no PyTorch checkpoint"),
+    "missing key": (
+        lambda path, names: saved(path, {n: t for n, t in whole(names).items() if n != names[7]}), "lacks '{names[7]}' (in all 1 tensors)",
+    ),
+    "missing key of an environment": (
+        lambda path, names: saved(path, {n: t for n, t in whole(names).items() if not n.endswith("connecters_out.0.0.bias")}),
+        "connecters_out.0.0.bias' (in all 1 tensors)",
+    ),
+    "unexpected key": (lambda path, names: saved(path, whole(names) | {"surplus": torch.zeros(1)}), "has 'surplus', which nobody knows"),
+    "wrong shape": (lambda path, names: saved(path, whole(names)), "has the shape (1,), which does not fit"),
+    "code": (lambda path, names: saved(path, {"a": Evil()}), "holds more than tensors"),
+    "not a tensor": (lambda path, names: saved(path, whole(names) | {"step": 5}), "holds 'step', a int: expected nothing but tensors"),
+    "not a dict": (lambda path, names: saved(path, [torch.zeros(1)]), "holds a list: expected a dict of tensors by name"),
+    "a strange tensor": (
+        lambda path, names: saved(path, {"x": torch.zeros(2, dtype=torch.complex64)}), "holds 'x', a tensor of torch.complex64",
+    ),
+    "no file": (lambda path, names: None, "no file"),
+}  # fmt: skip
+
+
+def fails(arguments, capsys, message):
+    assert cli.main(["convert", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("codi: error: ") and message in err, err
+
+
+@pytest.mark.parametrize("make, message", BAD.values(), ids=BAD)
+def test_a_bad_file(names, make, message, tmp_path, capsys):
+    file = tmp_path / "audio.pth"
+    make(file, names)
+    before = sorted(tmp_path.iterdir())
+    fails(["--audio", file, "-o", tmp_path / "model"], capsys, message.replace("{names[7]}", names[7]))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_wrong_slot(names, tmp_path, capsys):
+    file = saved(tmp_path / "audio.pth", whole(names))
+    fails(["--text", file, "-o", tmp_path / "model"], capsys, "no weights for --text: it looks like the file for --audio")
+    fails(["-o", tmp_path / "model"], capsys, "no checkpoint was named")
+    fails(["--reverse", tmp_path, "-o", tmp_path / "back"], capsys, "was not made by `codi convert`")
+    assert [p.name for p in tmp_path.iterdir()] == ["audio.pth"]
+
+
+@contextmanager
+def files_no_larger_than(size):
+    """What a full disk does to whoever writes, as the system itself does it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_space(files, tmp_path):
+    with files_no_larger_than(100_000), pytest.raises(InputError, match="cannot write .*model: .* Free some space or name another place"):
+        convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
+    assert list(tmp_path.iterdir()) == []
+    convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
+    with files_no_larger_than(100_000), pytest.raises(InputError, match="cannot write .*back: "):
+        reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_space_is_asked_for_before_anything_is_written(files, tmp_path):
+    content = torch.load(files["audio"], weights_only=True) | {"surplus": torch.zeros(1).expand(10**14)}
+    with pytest.raises(InputError, match="GB free, the model needs 4000"):
+        convert({"audio": saved(tmp_path / "x.pth", content)}, tmp_path / "model", geometry=fabricated.TINY, keep_unknown=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_converted_folder_that_was_altered_gives_nothing_back(files, tmp_path):
+    convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
+    weights = tmp_path / "model" / "audio_denoiser" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 255
+    weights.write_bytes(bytes(data))
+    with pytest.raises(InputError, match="was altered"):
+        reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
+    assert not (tmp_path / "back").exists()
+
+
+def test_files_of_one_name_come_back_as_two(files, tmp_path):
+    for slot in ("text", "audio"):
+        (tmp_path / slot).mkdir()
+        (tmp_path / slot / "model.pth").symlink_to(files[slot])
+    given = {slot: tmp_path / slot / "model.pth" for slot in ("text", "audio")}
+    convert(given, tmp_path / "model", geometry=fabricated.TINY)
+    for path, slot in zip(reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY), given, strict=True):
+        back, first = (torch.load(p, weights_only=True) for p in (path, given[slot]))
+        assert list(back) == list(first) and all(torch.equal(back[name], first[name]) for name in first)
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from codi.convert.convert import convert
+from tests.convert.test_bad_input import BIG
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+convert({"audio": Path(sys.argv[1])}, Path(sys.argv[2]), geometry=BIG)
+print(peak() - before)
+"""
+WIDE = fabricated.TINY["unet_audio"] | dict(model_channels=512)
+BIG = fabricated.TINY | dict(unet_audio=WIDE)
+
+
+def test_memory_stays_below_the_largest_part_and_a_third(tmp_path):
+    shapes = fabricated.shapes(BIG)["audio"]
+    saved(tmp_path / "big.pth", {name: torch.ones(shape) for name, shape in shapes.items()})
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "big.pth"), str(tmp_path / "model")]
+    grown = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    largest = max(path.stat().st_size for path in (tmp_path / "model").glob("*/*.safetensors"))
+    assert largest > 150e6 and grown < 1.3 * largest, f"{grown / 1e6:.0f} MB for a largest part of {largest / 1e6:.0f} MB"

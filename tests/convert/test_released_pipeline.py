@@ -1,0 +1,249 @@
+"""A converted folder as a pipeline: every output from every prompt, what is computed how often, other sizes, precisions, schedules.
+
+Tiny checkpoints in the released layout (see fabricated.py): 32 x 32 pictures, a third of a second of sound.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from codi.convert.convert import convert
+from codi.diffusion import Guidance, JointSampler, copy_schedulers
+from codi.diffusion.schedulers import SCHEDULERS, named_scheduler
+from codi.outputs import FIELDS
+from codi.pipeline import CoDiPipeline, Prompt
+from codi.types import InputError, Modality
+from tests.convert import fabricated
+from tests.convert.small import GIVEN, SMALL, latents, quiet
+
+TEXT, IMAGE, AUDIO, VIDEO = Modality
+
+
+@pytest.fixture(scope="module")
+def pipe(converted):
+    return quiet(CoDiPipeline.from_pretrained(converted))
+
+
+@pytest.mark.parametrize("outputs", [[TEXT], [IMAGE], [AUDIO], [VIDEO], [VIDEO, AUDIO], [TEXT, IMAGE], list(Modality)], ids="+".join)
+def test_every_output(pipe, outputs):
+    out = pipe(text="a red ball", outputs=outputs, **SMALL)
+    assert all(len(getattr(out, name)) == (modality in outputs) for modality, name in FIELDS.items())
+    if VIDEO in outputs:
+        assert out.videos[0].shape == (3, 3, 32, 32) and out.fps == 4
+    if AUDIO in outputs:
+        assert out.audios[0].shape == (5120,) and out.sampling_rate == 16000
+
+
+def test_every_prompt_and_its_null(pipe):
+    tokens = {}
+    with torch.no_grad():
+        for modality in Modality:
+            items = {modality: [Prompt(GIVEN[modality])]}
+            tokens[modality] = pipe.encode_prompt(items), pipe.encode_null(items)
+            assert latents(pipe, outputs="image", **{modality: GIVEN[modality]})[IMAGE].isfinite().all()
+        mixed = {TEXT: [Prompt("a red ball", 3.0)], AUDIO: [Prompt(GIVEN["audio"], 1.0)]}
+        for half in (0, 1):
+            mix = (pipe.encode_prompt, pipe.encode_null)[half](mixed)
+            torch.testing.assert_close(mix, 0.75 * tokens[TEXT][half] + 0.25 * tokens[AUDIO][half])
+        empty = {
+            TEXT: pipe.text_tower.embed([""]),
+            IMAGE: pipe.vision_tower.embed(torch.zeros(1, 3, 64, 64)),
+            AUDIO: pipe.audio_tower.embed(torch.zeros(1, 5000)),
+            VIDEO: pipe.vision_tower.embed(torch.zeros(1, 4, 3, 64, 64)),
+        }
+        for modality, (prompt, null) in tokens.items():
+            torch.testing.assert_close(null[:, 0], empty[modality], rtol=1e-3, atol=1e-3)
+            assert not torch.allclose(prompt, null)
+        assert torch.equal(pipe.encode_null({})[:, 0], empty[TEXT])
+
+
+def test_null_prompt_of_zeros_is_a_switch(converted):
+    pipe = CoDiPipeline.from_pretrained(converted, **{name: None for name in ("text_denoiser", "audio_denoiser")})
+    pipe.register_to_config(defaults=pipe.config.defaults | {"null_prompt": "zeros"})
+    assert not pipe.encode_null({TEXT: [Prompt("a ball")]}).any()
+
+
+def test_short_sound_is_repeated_not_filled_up(pipe):
+    with torch.no_grad():
+        token = pipe.encode_prompt({AUDIO: [Prompt(GIVEN["audio"])]})
+        assert torch.equal(token[:, 0], pipe.audio_tower.embed(GIVEN["audio"][0][None]))
+
+
+# What is computed, and how often ---------------------------------------
+
+
+class Count:
+    """Calls of modules, and rows that came in."""
+
+    def __init__(self, modules: dict[str, nn.Module]):
+        self.rows: dict[str, list[int]] = {name: [] for name in modules}
+        for name, module in modules.items():
+            module.register_forward_pre_hook(lambda m, given, name=name: self.note(name, given))
+
+    def note(self, name: str, given: tuple) -> None:
+        self.rows[name].append(len(given[0]) if isinstance(given[0], torch.Tensor) else 0)
+
+
+def test_nothing_is_computed_twice(converted):
+    pipe = quiet(CoDiPipeline.from_pretrained(converted))
+    vision, heard = pipe.vision_denoiser, pipe.environments.encoders["vision"]
+    first, later = vision.down[0], vision.down[1]
+    modules = {f"prompt.{name}": m for name, m in vision.named_modules() if name.endswith(("attention.block.attn2.to_v", "attn2.to_q"))}
+    modules |= {f"bias.{name}": m for name, m in [*vision.named_modules(), *heard.named_modules()] if name.endswith("relative_bias")}
+    modules |= {"conv_in": vision.conv_in, "first": first.resnet.conv1, "attended": first.attention.block.norm1, "later": later.conv}
+    modules |= {"heard": heard.conv_in, "env": first.joint.block.attn2.to_v}
+    count = Count(modules)
+    steps, frames = 3, 3
+    latents(pipe, text="a red ball", outputs=["video", "audio"], num_inference_steps=steps)
+    for name, rows in count.rows.items():
+        if name.startswith("prompt."):
+            once = [2] if name.endswith("attention.block.attn2.to_v") else []
+            assert rows == (once if ".attention." in name else []), name  # one token: no query anywhere; values once, for both halves
+        elif name.startswith("bias."):
+            assert len(rows) == 1, name
+    for name in ("conv_in", "first", "attended", "heard"):  # one half only, up to where the prompt first enters
+        assert count.rows[name] == [frames] * steps, name
+    assert count.rows["later"] == [2 * frames] * steps and count.rows["env"] == [1] * steps
+
+
+def test_guidance_of_one_skips_the_second_half(converted):
+    pipe = quiet(CoDiPipeline.from_pretrained(converted))
+    count = Count({"out": pipe.vision_denoiser.conv_out, "tower": pipe.text_tower.text})
+    latents(pipe, text="a red ball", outputs="image", guidance_scale=1.0)
+    assert count.rows["out"] == [1] and len(count.rows["tower"]) == 1  # nor is the null prompt embedded
+
+
+@torch.no_grad()
+def test_the_quick_way_is_the_plain_way(pipe):
+    """Two guided joint steps, against denoisers and encoders that are given everything doubled and nothing prepared."""
+    names, generator = [VIDEO, AUDIO], torch.Generator().manual_seed(1)
+    noise = {VIDEO: torch.randn(2, 4, 3, 4, 4, generator=generator), AUDIO: torch.randn(2, 8, 8, 16, generator=generator)}
+    prompt, null = torch.randn(2, 2, 1, fabricated.DIM, generator=generator)
+    model = pipe.model
+
+    def sample(denoisers, environments):
+        sampler = JointSampler(
+            denoisers=denoisers, environments=environments, hears=model.hears, schedulers=copy_schedulers(pipe.scheduler, names, 2),
+            contexts={m: prompt for m in names}, null_contexts={m: null for m in names}, guidance={m: Guidance(prompt=7.5) for m in names},
+        )  # fmt: skip
+        return sampler.sample(noise)
+
+    quick = sample({m: model.denoisers[m] for m in names}, model.environments)
+    bare = lambda part: lambda *inputs, **named: part(*inputs, **named)
+    plain = sample({m: bare(model.denoisers[m]) for m in names}, {m: bare(model.environments[m]) for m in names})
+    for m in names:
+        torch.testing.assert_close(quick[m], plain[m], rtol=1e-4, atol=1e-4 * plain[m].abs().max().item())
+
+
+def test_the_papers_environment_is_a_switch(pipe):
+    alone, together = latents(pipe, outputs=["video"], text="a ball"), latents(pipe, outputs=["video", "audio"], text="a ball")
+    other = latents(pipe, outputs=["video", "audio"], text="a ball", audio_length_in_s=0.16)
+    assert torch.equal(together[VIDEO], other[VIDEO]) and not torch.equal(alone[VIDEO], together[VIDEO])  # hears itself
+    pipe.environments.register_to_config(environment="exchanged")
+    try:
+        crossed = latents(pipe, outputs=["video", "audio"], text="a ball")
+        assert not torch.equal(crossed[VIDEO], together[VIDEO])
+        assert not torch.equal(crossed[VIDEO], latents(pipe, outputs=["video", "audio"], text="a ball", audio_length_in_s=0.16)[VIDEO])
+        assert latents(pipe, outputs=list(Modality))[TEXT].isfinite().all()  # three partners: three tokens
+    finally:
+        pipe.environments.register_to_config(environment="own")
+
+
+# Sizes and schedules ---------------------------------------------------
+
+
+def test_other_sizes(pipe):
+    out = pipe(outputs=["image", "video"], **SMALL | dict(height=24, width=40, num_frames=1, fps=7.5))
+    assert out.images[0].size == (40, 24) and out.videos[0].shape == (1, 3, 24, 40) and out.fps == 7.5
+    made = latents(pipe, outputs=["video", "audio"], num_frames=30, height=8, width=8, audio_length_in_s=0.3)
+    assert made[VIDEO].shape == (1, 4, 30, 1, 1) and made[AUDIO].shape == (1, 8, 8, 16)
+    assert pipe(outputs="audio", **SMALL | dict(audio_length_in_s=0.3)).audios[0].shape == (4800,)
+    own = pipe.model.sized()
+    assert own[AUDIO].latent_shape == (8, 256, 16) and own[AUDIO].raw_shape == (163840,) and own[VIDEO].latent_shape == (4, 8, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(height=30), "height is 30: expected whole pixels that divide by 8"),
+        (dict(width=0), "width is 0"),
+        (dict(num_frames=31), "num_frames is 31: expected a whole number from 1 to 30"),
+        (dict(fps=float("inf")), "fps is inf"),
+        (dict(audio_length_in_s=11.0), "at most 10.24"),
+        (dict(candidates=2, text="a ball"), "not both"),
+    ],
+)
+def test_sizes_that_cannot_be(pipe, wrong, message):
+    with pytest.raises(InputError, match=message):
+        pipe(outputs=["image", "video", "audio"], **SMALL | wrong)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_by_name(pipe, name):
+    like = pipe.scheduler
+    other = named_scheduler(name, like)
+    torch.testing.assert_close(other.alphas_cumprod, like.alphas_cumprod, rtol=1e-5, atol=0)
+    x, eps = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
+    for steps in (1, 2, 3, 7, 27, 111, 333, 501, 999, 1000):
+        one = copy_schedulers(other, [IMAGE], steps)[IMAGE]
+        times = one.timesteps.tolist()
+        assert times == sorted(set(times), reverse=True) and 0 <= times[-1] and times[0] < 1000, steps
+        assert len(times) == steps or name == "released"
+        if steps < 30:
+            z = x
+            for t in one.timesteps:
+                z = one.step(eps, t, z).prev_sample
+            assert z.isfinite().all(), steps
+    try:
+        pipe.scheduler = other
+        assert latents(pipe, outputs="image", text="a ball", num_inference_steps=3)[IMAGE].isfinite().all()
+    finally:
+        pipe.scheduler = like
+    with pytest.raises(InputError, match="expected one of released, ddim, dpm\\+\\+, unipc"):
+        named_scheduler("euler", like)
+
+
+# Subsets of the files --------------------------------------------------
+
+MAKES = {"text": {TEXT}, "audio": {AUDIO}, "video": {IMAGE, VIDEO}}
+
+
+@pytest.mark.parametrize("slots", [("text",), ("audio",), ("video",), ("text", "audio")], ids=lambda s: "+".join(("encoders", *s)))
+def test_any_subset_of_the_files(files, words, slots, tmp_path):
+    convert({s: files[s] for s in ("encoders", *slots)}, tmp_path / "model", words=words, geometry=fabricated.TINY)
+    pipe = quiet(CoDiPipeline.from_pretrained(tmp_path / "model"))
+    able = set().union(*(MAKES[s] for s in slots))
+    made = latents(pipe, outputs=[m for m in Modality if m in able], **GIVEN)
+    assert set(made) == able and all(z.isfinite().all() for z in made.values())
+    for modality in set(Modality) - able:
+        with pytest.raises(InputError, match=f"cannot make {modality}: it lacks its denoiser"):
+            latents(pipe, outputs=[modality], text="a ball")
+
+
+def test_without_encoders_what_lacks_is_said(files, tmp_path):
+    convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
+    with pytest.raises(InputError, match="cannot make audio: it lacks its autoencoder"):
+        latents(CoDiPipeline.from_pretrained(tmp_path / "model"), outputs="audio", text="a ball")
+
+
+def test_without_vocabularies_all_but_text_works(files, tmp_path):
+    convert({s: files[s] for s in ("encoders", "text", "video")}, tmp_path / "model", geometry=fabricated.TINY)
+    pipe = quiet(CoDiPipeline.from_pretrained(tmp_path / "model"))
+    assert latents(pipe, outputs="image")[IMAGE].isfinite().all()  # no prompt: grey
+    assert latents(pipe, outputs="image", image=GIVEN["image"])[IMAGE].isfinite().all()
+    for call, lacking in [(dict(outputs="image", text="a ball"), "clip-vit"), (dict(outputs="text", image=GIVEN["image"]), "gpt2")]:
+        with pytest.raises(InputError, match=f"without the vocabulary of {lacking}.*--tokenizers"):
+            pipe(**SMALL, **call)
+
+
+def test_vocabularies_of_another_model_are_refused(files, words, tmp_path):
+    (tmp_path / "words").mkdir()
+    for name, other in (("clip", "bert"), ("bert", "bert"), ("gpt2", "gpt2")):
+        (tmp_path / "words" / name).mkdir()
+        (tmp_path / "words" / name / "tokenizer.json").write_bytes((words / other / "tokenizer.json").read_bytes())
+    with pytest.raises(InputError, match="clip/tokenizer.json has 13 tokens: expected the 11 of clip-vit-large-patch14"):
+        convert({"encoders": files["encoders"]}, tmp_path / "model", words=tmp_path / "words", geometry=fabricated.TINY)
+    (tmp_path / "words" / "clip" / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="clip/tokenizer.json is no tokenizer"):
+        convert({"encoders": files["encoders"]}, tmp_path / "model", words=tmp_path / "words", geometry=fabricated.TINY)
+    assert not (tmp_path / "model").exists()

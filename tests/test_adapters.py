@@ -1,0 +1,306 @@
+"""LoRA and learned words in a pipeline and at the command: what is loaded acts as trained, what is unloaded leaves no trace to the bit."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from codi import cli
+from codi.adapters.files import LORA_FILE, WORDS_FILE, read_lora, save_lora, save_words
+from codi.models import lora, words
+from codi.models.released.towers import ReleasedTextTower
+from codi.types import InputError, Modality
+from codi.version import __version__
+from tests import tiny_pipeline
+
+CALL = dict(text="a red ball", outputs=list(Modality), num_inference_steps=2, seed=0, output_type="latent")
+PARTS = ("text_denoiser", "vision_denoiser", "audio_denoiser")
+GIZMO = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+
+
+def latents(pipe, **changed):
+    return pipe(**{**CALL, **changed}).latents
+
+
+def same(a, b):
+    return all(torch.equal(a[m], b[m]) for m in a)
+
+
+def trained(pipe, part, joint=False, rank=2, seed=0):
+    """A LoRA as after training: half-precision numbers in both halves."""
+    denoiser = getattr(pipe, part)
+    module = lora.add_lora(denoiser, lora.find_layers(denoiser, lora.ATTENTION, joint), rank=rank, alpha=2 * rank)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator).mul(0.2).half())
+    return module
+
+
+def write(pipe, folder, parts=PARTS):
+    denoisers = {part: getattr(pipe, part) for part in parts}
+    return save_lora(folder, denoisers, rank=2, alpha=4, base="tiny", targets=lora.ATTENTION)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a model, a LoRA of all its denoisers and one of the joint attention, two words, and what the first LoRA does."""
+    folder = tmp_path_factory.mktemp("made")
+    pipe = tiny_pipeline.pipeline()
+    pipe.save_pretrained(folder / "model")
+    for part in PARTS:
+        trained(pipe, part)
+    write(pipe, folder / "all")
+    does = latents(pipe)
+    joint = tiny_pipeline.pipeline()
+    trained(joint, "vision_denoiser", joint=True, seed=1)
+    write(joint, folder / "joint", ["vision_denoiser"])
+    words.add_words(joint.text_tower, {"<gizmo>": GIZMO})
+    save_words(folder / "words", joint.text_tower, base="tiny")
+    return folder, does
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline.pipeline()
+
+
+@pytest.fixture
+def clean(pipe):
+    yield pipe
+    pipe.unload_lora_weights()
+    pipe.unload_textual_inversion()
+
+
+def error(call, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# LoRA ------------------------------------------------------------------
+
+
+def test_loaded_equals_trained_and_unloaded_equals_never_loaded(made, clean):
+    folder, does = made
+    before = {part: {k: v.clone() for k, v in getattr(clean, part).state_dict().items()} for part in PARTS}
+    alone = latents(clean)
+    assert clean.load_lora_weights(folder / "all") == "all"
+    loaded = latents(clean)
+    assert not same(loaded, alone) and all(torch.allclose(loaded[m], does[m], atol=1e-5) for m in does)
+    clean.set_adapters("all", 0.0)
+    assert same(latents(clean), alone) and clean.get_active_adapters() == []
+    clean.set_adapters("all")
+    assert same(latents(clean), loaded)
+    clean.unload_lora_weights()
+    assert same(latents(clean), alone)
+    for part, state in before.items():
+        now = getattr(clean, part).state_dict()
+        assert list(now) == list(state) and all(torch.equal(now[name], state[name]) for name in state)
+
+
+def test_loras_add_up_and_scales_act(made, clean):
+    folder, _ = made
+    alone = latents(clean)
+    clean.load_lora_weights(folder / "joint", adapter_name="ear", scale=0.5)
+    heard = latents(clean)
+    apart = latents(clean, outputs=["image"])
+    assert torch.equal(apart[Modality.IMAGE], latents(clean, outputs=["image"])[Modality.IMAGE])
+    clean.load_lora_weights(folder / "all", scale=0.0)
+    assert same(latents(clean), heard) and not same(heard, alone) and clean.get_active_adapters() == ["ear"]
+    clean.set_adapters(["ear", "all"], [0.5, 0.3])
+    both = latents(clean)
+    assert not same(both, heard)
+    clean.delete_adapters("all")
+    assert same(latents(clean), heard)
+    assert "no LoRA named 'all'" in error(clean.set_adapters, "all")
+    clean.unload_lora_weights()
+    assert same(latents(clean), alone)
+
+
+def test_a_lora_of_the_joint_attention_does_nothing_to_a_modality_alone(made, clean):
+    folder, _ = made
+    alone = latents(clean, outputs=["image"])
+    clean.load_lora_weights(folder / "joint", scale=3.0)
+    assert same(latents(clean, outputs=["image"]), alone)
+
+
+def test_convolutions_can_have_one_too(clean, tmp_path):
+    donor = tiny_pipeline.pipeline()
+    module = lora.add_lora(donor.audio_denoiser, lora.find_layers(donor.audio_denoiser, ["conv1"], joint=False), rank=2, alpha=4)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(0.125)
+    write(donor, tmp_path, ["audio_denoiser"])
+    alone = latents(clean, outputs=["audio"])
+    clean.load_lora_weights(tmp_path)
+    loaded, does = (latents(p, outputs=["audio"])[Modality.AUDIO] for p in (clean, donor))
+    assert torch.allclose(loaded, does, atol=1e-5) and not torch.allclose(loaded, alone[Modality.AUDIO], atol=1e-3)
+
+
+def test_the_file_is_small_and_says_what_it_is(made):
+    path = made[0] / "all" / LORA_FILE
+    with safe_open(path, framework="pt") as file:
+        header, names = file.metadata(), list(file.keys())
+    assert header["base_model"] == "tiny" and (header["rank"], header["alpha"], header["codi_version"]) == ("2", "4", __version__)
+    assert json.loads(header["target_modules"]) == sorted(lora.ATTENTION)
+    config = json.loads(header["lora_adapter_metadata"])
+    assert config["audio_denoiser.r"] == 2 and {name.split(".")[0] for name in names} == set(PARTS)
+    assert all(tensor.dtype == torch.float16 for tensor in load_file(path).values()) and path.stat().st_size < 1 << 20
+
+
+def test_a_lora_fits_its_model_in_any_precision_and_no_other(made, clean, tmp_path):
+    folder, _ = made
+    half = tiny_pipeline.pipeline().to(torch.bfloat16)
+    half.load_lora_weights(folder / "all")
+    other = tiny_pipeline.pipeline(seed=1)
+    message = error(other.load_lora_weights, folder / "all")
+    assert "trained on the model 'tiny'" in message and "other weights" in message
+    assert other.get_active_adapters() == [] and not hasattr(other.vision_denoiser, "peft_config")
+    other.load_lora_weights(folder / "all", any_base=True)
+    clean.text_denoiser, kept = None, clean.text_denoiser
+    assert "'text_denoiser'" in error(clean.load_lora_weights, folder / "all")
+    clean.text_denoiser = kept
+
+
+def test_a_damaged_lora_is_named(made, clean, tmp_path):
+    source = made[0] / "all" / LORA_FILE
+    with safe_open(source, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(source)
+    name = next(name for name in tensors if name.endswith("lora_B.weight"))
+    cases = {
+        "cut": (source.read_bytes()[:-100], "promises"),
+        "nan": ({**tensors, name: tensors[name] * float("nan")}, "not finite"),
+        "half": ({n: t for n, t in tensors.items() if n != name}, "lora_B"),
+        "shape": ({**tensors, name: tensors[name][:-1].contiguous()}, "would fit"),
+    }
+    for case, (content, expected) in cases.items():
+        path = tmp_path / case / LORA_FILE
+        path.parent.mkdir()
+        path.write_bytes(content) if isinstance(content, bytes) else save_file(content, path, metadata=header)
+        assert expected in error(clean.load_lora_weights, path.parent)
+    save_file(tensors, tmp_path / "bare.safetensors")
+    assert "no adapter of codi" in error(clean.load_lora_weights, tmp_path / "bare.safetensors")
+    assert LORA_FILE in error(clean.load_lora_weights, tmp_path) and clean.get_active_adapters() == []
+
+
+def test_without_peft_it_says_what_to_install(made, clean, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert "pip install 'codi[lora]'" in error(clean.load_lora_weights, made[0] / "all")
+
+
+def test_a_model_is_not_saved_with_adapters_in_it(made, clean, tmp_path):
+    clean.load_lora_weights(made[0] / "all")
+    assert "unload_lora_weights" in error(clean.save_pretrained, tmp_path / "a")
+    clean.unload_lora_weights()
+    clean.load_textual_inversion(made[0] / "words")
+    assert "unload_textual_inversion" in error(clean.save_pretrained, tmp_path / "a") and not (tmp_path / "a").exists()
+
+
+# Words -----------------------------------------------------------------
+
+
+def test_a_word_acts_where_it_stands_and_nowhere_else(made, clean):
+    tower = clean.text_tower
+    plain, unknown = tower.embed(["a red ball"]), tower.embed(["a <gizmo> ball"])
+    assert clean.load_textual_inversion(made[0] / "words") == ["<gizmo>"]
+    assert torch.equal(tower.embed(["a red ball"]), plain)
+    assert not torch.allclose(tower.embed(["a <gizmo> ball"]), unknown)
+    assert torch.equal(tower.embed(["A <Gizmo> ball"]), tower.embed(["a <gizmo> ball"]))
+    ids = tower.tokenizer(["a <gizmo>, <gizmo>"]).input_ids[0]
+    count = tower.text.config.vocab_size
+    assert [i for i in ids if i >= count] == [count, count + 1] * 2
+    rows = tower.text.get_input_embeddings()(torch.tensor([[count, count + 1]]))[0]
+    assert torch.equal(rows, GIZMO)
+    clean.unload_textual_inversion()
+    assert torch.equal(tower.embed(["a <gizmo> ball"]), unknown)
+
+
+def test_words_may_be_renamed_and_joined_but_not_known_already(made, clean):
+    clean.load_textual_inversion(made[0] / "words", token="sparkle")
+    clean.load_textual_inversion(made[0] / "words")
+    tower = clean.text_tower
+    assert torch.allclose(tower.embed(["a sparkle ball"]), tower.embed(["a <gizmo> ball"]), atol=1e-6)
+    assert "known to this model already" in error(clean.load_textual_inversion, made[0] / "words")
+    assert "known to this model already" in error(clean.load_textual_inversion, made[0] / "words", token="Ball")
+    assert "(k, 32)" in error(words.add_words, tower, {"<wide>": torch.zeros(1, 33)})
+    assert "one word" in error(words.add_words, tower, {"two words": torch.zeros(1, 32)})
+    other = tiny_pipeline.pipeline(seed=1)
+    assert "trained on the model 'tiny'" in error(other.load_textual_inversion, made[0] / "words")
+
+
+def test_the_released_tower_reads_a_sentence_with_a_new_word_at_its_end():
+    """Its rule, the place of the largest token id, would read it at the new word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {w: i for i, w in enumerate(["a", "red", "ball", "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    frame = [("<|startoftext|>", 3), ("<|endoftext|>", 4)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|startoftext|> $A <|endoftext|>", special_tokens=frame)
+    torch.manual_seed(0)
+    shape = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=8)
+    tower = ReleasedTextTower(dict(shape, vocab_size=5, max_position_embeddings=8), tokenizer.to_str()).eval()
+    plain = tower.embed(["a red ball"])
+    words.add_words(tower, {"<gizmo>": tower.text.get_input_embeddings().weight[2:3].detach().clone()})
+    assert torch.equal(tower.embed(["a red ball"]), plain)
+    assert torch.allclose(tower.embed(["a red <gizmo>"]), plain, atol=1e-6)
+    words.remove_words(tower)
+    assert torch.equal(tower.embed(["a red ball"]), plain)
+
+
+# The command -----------------------------------------------------------
+
+
+def generate(folder, out, *more):
+    steps = ("--steps", "2", "--device", "cpu", "--quiet", "--model", str(folder / "model"))
+    return cli.main(["generate", "--text", "a <gizmo> ball", "--to", "image", "-o", str(out), *steps, *more])
+
+
+def test_the_command_takes_loras_and_words(made, tmp_path, capsys):
+    folder, _ = made
+    given = ["--lora", f"{folder / 'all'}::0.5", "--lora", str(folder / "joint"), "--words", str(folder / "words")]
+    assert generate(folder, tmp_path / "with", *given) == 0 and generate(folder, tmp_path / "without") == 0
+    model = json.loads((tmp_path / "with" / "manifest.json").read_text())["model"]
+    assert [row["scale"] for row in model["loras"]] == [0.5, 1.0] and model["words"][0]["path"].endswith(WORDS_FILE)
+    assert "loras" not in json.loads((tmp_path / "without" / "manifest.json").read_text())["model"]
+    assert (tmp_path / "with" / "000.png").read_bytes() != (tmp_path / "without" / "000.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (["--lora", "nowhere"], "pytorch_lora_weights.safetensors at nowhere"),
+        (["--lora", "nowhere::much"], "folder::scale"),
+        (["--words", "nowhere"], "learned_embeds.safetensors at nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_loaded(made, tmp_path, capsys, given, expected):
+    assert generate(made[0], tmp_path / "out", *given) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and expected in lines[0] and not [*(tmp_path / "out").iterdir()]
+
+
+def test_jobs_are_made_again_with_another_lora(made, tmp_path, capsys):
+    folder, _ = made
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text('{"id": "a", "text": "a red ball", "to": "image"}\n')
+    arguments = ["--jobs", str(jobs), "-o", str(tmp_path / "out"), "--steps", "2", "--quiet", "--model", str(folder / "model")]
+
+    def makes(*given):
+        capsys.readouterr()
+        assert cli.main(["generate", *arguments, *given]) == 0
+        return bool(capsys.readouterr().out.strip())
+
+    weak, strong = (("--lora", f"{folder / 'all'}::{scale}") for scale in (0.5, 1))
+    assert [makes(*weak), makes(*weak), makes(*strong), makes()] == [True, False, True, True]
+
+
+def test_what_was_read_is_what_was_written(made):
+    found = read_lora(made[0] / "all")
+    assert set(found.parts) == set(PARTS) and found.rank == 2 and found.alpha == 4

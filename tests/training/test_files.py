@@ -1,0 +1,168 @@
+"""Every stage on media files, by the commands of docs/training.md, each from what the earlier ones left; and training from a cache."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.training.media import make_media
+from tests.training.test_loop import final, same
+from training import cache
+from training.main import main
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+COMMANDS = {"training.main": main, "training.cache": cache.main}
+# What makes a stage of the page a matter of seconds.
+SMALL = {
+    "autoencoder": ("options.statistics_samples=8", "batch_size=4"),
+    "vocoder": ("options.statistics_samples=8", "batch_size=4"),
+    "align": ("options.validation_scenes=2", "batch_size=4"),
+    "denoise": ("options.preview_captions=[a red ball]", "batch_size=4"),
+}
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(module, arguments) of every command in the page's block of shell."""
+    block = re.search(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)[1]
+    values = dict(re.findall(r'^(\w+)="(.*)"$', block, re.M))
+    lines = [re.sub(r"\$(\w+)", lambda name: values[name[1]], line) for line in block.splitlines() if line.startswith("python -m ")]
+    return [(words[2], words[3:]) for words in map(shlex.split, lines)]
+
+
+def stage_of(arguments: list[str]) -> str:
+    return Path(arguments[arguments.index("--config") + 1]).stem
+
+
+def small(arguments: list[str], *overrides: str) -> list[str]:
+    """The command in miniature."""
+    settings = ["samples=4", "data.workers=0", *SMALL[stage_of(arguments).partition("_")[0]], *overrides]
+    return [*arguments, "--small", *(word for setting in settings for word in ("--set", setting))]
+
+
+def command(stage: str, *overrides: str, run: str) -> list[str]:
+    """One command of the page in miniature, into another run's folder."""
+    arguments = next(arguments for name, arguments in commands() if name == "training.main" and stage_of(arguments) == stage)
+    return small(arguments, f"output=my/runs/{run}", *overrides)
+
+
+def of(name: str) -> SimpleNamespace:
+    """A run as the helpers of `test_loop` want it."""
+    return SimpleNamespace(run=Path("my/runs") / name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained(tmp_path_factory):
+    """The page from top to bottom, in a folder of its own, in which the tests then are."""
+    folder = tmp_path_factory.mktemp("files")
+    make_media(folder / "media", 6)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(re.search(r"^```python\n(.*?)^```", PAGE, re.M | re.S)[1], {})
+        for module, arguments in commands():
+            assert COMMANDS[module](small(arguments)) == 0, arguments
+        yield folder
+
+
+def test_every_stage_trains_previews_and_exports():
+    done = [stage_of(arguments) for module, arguments in commands() if module == "training.main"]
+    assert len(done) == 11
+    for stage in done:
+        run = of(stage).run
+        assert json.loads((run / "exported.json").read_text())["samples"] == 4, stage
+        assert any(path.is_file() for path in (run / "previews").rglob("*")), stage
+    words = json.loads(json.loads(Path("my/model/text_tower/config.json").read_text())["tokenizer"])["model"]["vocab"]
+    said = {word for path in Path("media").glob("*.txt") for word in path.read_text().split()}
+    assert set(words) - {"<pad>", "<unk>", "<bos>", "<eos>"} == said
+
+
+def test_a_cache_gives_the_same_training_to_the_bit(capsys):
+    arguments = command("denoise_image", run="cached")
+    capsys.readouterr()
+    assert cache.main([*arguments, "--shard-size", "4"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert (folder / "complete").is_file() and len(list(folder.glob("*.safetensors"))) == 2
+    assert main(arguments) == 0
+    assert f"latents come from {folder}" in capsys.readouterr().err
+    assert same(final(of("denoise_image")), final(of("cached")))
+    (folder / "shard-00001.safetensors").write_bytes(b"cut short")
+    assert cache.main([*arguments, "--shard-size", "4"]) == 0
+    assert main(command("denoise_image", run="again")) == 0
+    assert same(final(of("cached")), final(of("again")))
+
+
+def test_processes_share_the_shards():
+    options = cache.make_parser().parse_args([*command("denoise_audio", run="shared"), "--shard-size", "2"])
+    (encoding,) = cache.encodings(options)
+    written = []
+    for rank in (1, 0):
+        folder = cache.fill(encoding, torch.device("cpu"), 2, rank, 2, show=False)
+        written.append(sorted(path.stem for path in folder.glob("*.safetensors")))
+    assert written == [["shard-00001"], ["shard-00000", "shard-00001", "shard-00002"]] and not (folder / "complete").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "words"),
+    [
+        ("denoise_image", "data.augment={flip: true}", "augmentation is on"),
+        ("denoise_image", "data.captions=first", "captions are the first"),
+        ("denoise_image", "data.world={weight: 1}", "mixture"),
+        ("autoencoder_image", "seed=0", "nothing to encode"),
+    ],
+)
+def test_what_a_cache_cannot_hold_is_said(capsys, stage, override, words):
+    assert cache.main(command(stage, override, run="refused")) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_ray_that_is_not_there_is_said(capsys):
+    if importlib.util.find_spec("ray"):
+        pytest.skip("Ray is installed")
+    assert cache.main([*command("denoise_image", run="ray"), "--ray"]) == 2
+    assert "pip install 'ray[data]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.manifest=[x]", "unknown key 'manifest'.*manifests"),
+        ("data.media=[image]", "media is"),
+        ("data.geometry={image: {size: 32}}", r"geometry of image .*the model takes \(3, 64, 64\)"),
+        ("data.manifests=[nowhere.jsonl]", "nowhere.jsonl"),
+    ],
+)
+def test_mistakes_in_the_section_are_named(capsys, override, words):
+    assert main(command("autoencoder_image", override, run="mistake")) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_bad_file_is_left_out_and_listed():
+    Path("media/broken.png").write_bytes(b"not a picture")
+    rows = Path("media/train.jsonl").read_text().splitlines()
+    bad = json.dumps({"id": "broken", "image": "broken.png", "caption": "none"})
+    Path("media/bad-inside.jsonl").write_text(f"{rows[0]}\n{bad}\n")
+    assert main(command("autoencoder_image", "data.manifests=[media/bad-inside.jsonl]", "log_every=4", run="with-bad")) == 0
+    run = of("with-bad").run
+    assert "broken" in (run / "bad.jsonl").read_text()
+    assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["bad_samples"] >= 1
+
+
+def test_a_sample_without_a_number_is_named_by_its_id(capsys, monkeypatch):
+    from training.stages.denoise import DenoiseStage
+
+    def poisoned(self, module, batch, generator):
+        loss, extras = original(self, module, batch, generator)
+        level, each = extras["bins"]
+        each = torch.where(torch.tensor([name == batch["ids"][1] for name in batch["ids"]]), torch.nan, each)
+        return each.mean() + 0 * loss, {"bins": (level, each)}
+
+    original = DenoiseStage.loss
+    monkeypatch.setattr(DenoiseStage, "loss", poisoned)
+    assert main(command("denoise_image", run="poisoned")) == 1
+    assert re.search(r"samples \['scene-\d'\]", capsys.readouterr().err)

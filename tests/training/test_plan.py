@@ -1,0 +1,76 @@
+"""Every configuration parses strictly and builds without memory; what the headers at full scale say is what `--dry-run` says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from codi.types import InputError
+from training.config import load_config
+from training.main import main
+from training.plan import Machines, plan
+
+ROOT = Path(__file__).parents[2]
+WORLD = sorted((ROOT / "configs" / "world").glob("*.yaml"))
+PAPER = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
+OBJECTIVES = {"autoencoder": 3, "vocoder": 1, "align": 3, "denoise": 4, "joint": 3}
+
+
+def test_there_are_fourteen_objectives():
+    found = [path.stem.partition("_")[0] for path in PAPER]
+    assert {name: found.count(name) for name in OBJECTIVES} == OBJECTIVES and len(found) == 14
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_full_scale_builds_and_its_header_is_computed(path, tmp_path, monkeypatch):
+    text = path.read_text(encoding="utf-8")
+    asked = re.search(r"--dry-run --processes (\d+)(?: --zero (\d))? --tflops (\d+)", text)
+    monkeypatch.chdir(tmp_path)
+    said = plan(load_config(path), path.parent, Machines(processes=int(asked[1]), zero=int(asked[2] or 0), tflops=float(asked[3])))
+    header = [line.removeprefix("#   ") for line in text.splitlines() if re.match(r"#   (run|parameters|memory|compute|time) ", line)]
+    assert len(header) == 5 and set(header) <= set(said.splitlines())
+    assert f"--config configs/paper/{path.name}" in text and "# Expect: " in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", WORLD, ids=lambda path: path.stem)
+def test_the_embedded_model_builds(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = plan(load_config(path), path.parent, Machines())
+    assert re.search(r"^parameters +[1-9][\d,]* in what trains, [1-9][\d,]* of them trainable", said, re.M)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sharding_and_settings_show_in_the_memory():
+    path = ROOT / "configs" / "world" / "denoise_image.yaml"
+    config = load_config(path)
+    amount = lambda text, name: float(re.search(rf"{name} ([\d.]+)", text)[1])
+    line = lambda config, **machines: plan(config, path.parent, Machines(**machines)).splitlines()[2]
+    whole, cut = line(config), line(config, processes=4, zero=3)
+    assert amount(whole, "activations") == pytest.approx(4 * amount(cut, "activations"), abs=0.05)
+    less = line(load_config(path, overrides=["gradient_checkpointing=true"]))
+    assert amount(less, "activations") < 0.6 * amount(whole, "activations")
+
+
+def test_the_command_prints_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = str(ROOT / "configs" / "world" / "autoencoder_text.yaml")
+    assert main(["--config", path, "--dry-run", "--samples-per-second", "100"]) == 0
+    assert "time        60.0 min at 100 samples/s" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    assert main(["--config", path, "--dry-run", "--processes", "7"]) == 2
+    assert "cannot be split over 7 processes" in capsys.readouterr().err
+
+
+def test_mistakes_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="ZeRO stage 0, 2 or 3"):
+        Machines(zero=1)
+    path = ROOT / "configs" / "world" / "denoise_image.yaml"
+    for override, words in (("options.scene=3", "unknown key 'scene'"), ("data={manifest: x}", "unknown key 'manifest'")):
+        with pytest.raises(InputError, match=words):
+            plan(load_config(path, overrides=[override]), path.parent, Machines())
+    alone = tmp_path / "denoise_video.yaml"
+    alone.write_text((ROOT / "configs" / "world" / "denoise_video.yaml").read_text())
+    with pytest.raises(InputError, match="no configuration in .* makes it"):
+        plan(load_config(alone), tmp_path, Machines())

@@ -1,0 +1,145 @@
+"""Encodes the media files of a run once: `python -m training.cache --config configs/paper/denoise_image.yaml`.
+
+What training would encode as it reads lies in safetensors shards beside the model folder afterwards, checked by sha256, and the run of the
+same configuration takes it from there. The same command goes on where it was stopped. Several processes share the shards:
+
+    torchrun --nproc_per_node 8 -m training.cache --config ...      # one machine; or accelerate launch, on as many as it is told
+    python -m training.cache --config ... --ray                     # machines of a Ray cluster (pip install 'ray[data]')
+
+Exit codes: 0 done, 2 something given cannot be used, 130 interrupted (finished shards stay).
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from codi.types import InputError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="training.cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file of the run, see training/config.py")
+    parser.add_argument("--small", action="store_true", help="the miniature of the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, repeatable")
+    parser.add_argument("--shard-size", type=int, default=1024, metavar="N", help="samples of one shard (default %(default)s)")
+    parser.add_argument("--ray", action="store_true", help="spread the shards over a Ray cluster")
+    parser.add_argument("--gpus-per-worker", type=float, default=0.0, metavar="N", help="with --ray: what one worker asks of the cluster")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fills the caches of one run; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    try:
+        if options.shard_size < 1:
+            raise InputError(f"--shard-size is {options.shard_size}: expected 1 or more")
+        fill = fill_with_ray if options.ray else fill_here
+        for folder in fill(options):
+            print(folder)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def encodings(options: argparse.Namespace) -> list[Any]:
+    """What the run of these options trains on, as `training.stages.latents.Encoding`. Raises `InputError` for a run without latents."""
+    from training.config import load_config
+    from training.stages import find_stage
+
+    config = load_config(options.config, small=options.small, overrides=options.set)
+    if not config.data:
+        raise InputError(f"{options.config} has no section `data`: latents of the world are encoded when training starts")
+    stage = find_stage(config.stage)(config)
+    found = [encoding for encoding in stage.encodings() if encoding.parts] if hasattr(stage, "encodings") else []
+    if not found:
+        raise InputError(f"stage {config.stage} trains on the media themselves: there is nothing to encode")
+    return found
+
+
+def fill_here(options: argparse.Namespace) -> list[Path]:
+    """The caches, by the processes that were launched together: each encodes every n-th shard."""
+    import torch
+    from accelerate import PartialState
+
+    together = PartialState(cpu=not torch.cuda.is_available()) if "WORLD_SIZE" in os.environ else None
+    rank, world = (together.process_index, together.num_processes) if together else (0, 1)
+    device = together.device if together else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folders = []
+    for encoding in encodings(options):
+        folders.append(fill(encoding, device, options.shard_size, rank, world, show=rank == 0))
+        if together:
+            together.wait_for_everyone()
+        finish(folders[-1])
+    return folders if rank == 0 else []
+
+
+def fill(encoding: Any, device: Any, shard_size: int, rank: int, world: int, show: bool) -> Path:
+    """Shards rank, rank + world, ... of one cache; those that are there and whole are left alone."""
+    from tqdm import tqdm
+
+    from data.cache import build_cache
+    from training.stages.latents import why_not
+
+    with encoding.files(shuffle=False) as source:
+        if (reason := why_not(source)) is not None:
+            raise InputError(reason)
+        folder, count = encoding.folder(source), len(source)
+        if (folder / "complete").is_file() and whole(folder, count, shard_size):
+            return folder
+        mine = sum(min(shard_size, count - start) for start in range(rank * shard_size, count, world * shard_size))
+        with tqdm(total=mine, desc=f"encoding {'+'.join(encoding.parts)}", unit="samples", file=sys.stderr, disable=not show) as bar:
+            settings = {"identity": encoding.identity(source), "shard_size": shard_size, "rank": rank, "world_size": world}
+            build_cache(folder, source, encoding.encoder(device), count, **settings, progress=bar.update)
+    return folder
+
+
+def finish(folder: Path) -> None:
+    """Says that every shard is there: only then does training look at the folder."""
+    (folder / "complete").touch()
+
+
+def whole(folder: Path, count: int, shard_size: int) -> bool:
+    """Whether all shards agree with their checksums; else the folder is no longer complete, and what is wrong is made again."""
+    from data.cache import fault
+
+    number = -(-count // shard_size)
+    good = all(fault(folder / f"shard-{k:05d}.safetensors") is None for k in range(number))
+    if not good:
+        (folder / "complete").unlink(missing_ok=True)
+    return good
+
+
+def fill_with_ray(options: argparse.Namespace) -> list[Path]:
+    """The caches, one task per shard on a Ray cluster, whose machines see the same files under the same names."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs Ray Data, which is not installed: pip install 'ray[data]'; or launch with torchrun") from None
+    folders = []
+    for number, encoding in enumerate(encodings(options)):
+        with encoding.files(shuffle=False) as source:
+            shards = -(-len(source) // options.shard_size)
+            folders.append(encoding.folder(source))
+        tasks = ray.data.from_items([{"options": vars(options), "encoding": number, "shard": k, "shards": shards} for k in range(shards)])
+        tasks.map(encode_shard, num_gpus=options.gpus_per_worker or None).materialize()
+        finish(folders[-1])
+    return folders
+
+
+def encode_shard(task: dict[str, Any]) -> dict[str, Any]:
+    """One shard, wherever this runs."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoding = encodings(argparse.Namespace(**task["options"]))[task["encoding"]]
+    folder = fill(encoding, device, task["options"]["shard_size"], task["shard"], task["shards"], show=False)
+    return {"shard": task["shard"], "folder": str(folder)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

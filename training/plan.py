@@ -1,0 +1,241 @@
+"""`python -m training.main --config ... --dry-run`: what a run would be, from the configuration alone. Nothing is read but configurations,
+nothing is written, and models are built without memory (on torch's meta device).
+
+Parts that an earlier stage makes are built from the model folder if they are there, else from the configuration beside this one that makes
+them. Activations and operations are those of one forward pass over tensors without numbers: what autograd would keep, and what matrix
+products, convolutions and attention would cost.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codi.types import InputError
+from training.config import Config, load_config, strict
+from training.engine import enable_checkpointing
+from training.rehearsal import rehearse
+from training.stages import find_stage
+from training.stages.common import loading_by
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """What a plan is for.
+
+    processes            one per device
+    zero                 stage of DeepSpeed ZeRO, 0 for DDP or a single process
+    samples_per_second   measured, over all processes; None: not known
+    tflops               what a device sustains, in 10^12 operations a second; None: not known
+    """
+
+    processes: int = 1
+    zero: int = 0
+    samples_per_second: float | None = None
+    tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.zero not in (0, 2, 3) or any((x or 1) <= 0 for x in (self.samples_per_second, self.tflops)):
+            raise InputError(f"{self}: expected one process or more, ZeRO stage 0, 2 or 3, and rates above 0")
+
+
+class MetaParts:
+    """Stands in for `load_part`: finished parts without memory, from the model folder or from the configurations in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.parts = folder, {}
+
+    def __call__(self, cls: type, place: Path, why: str) -> nn.Module:
+        if place not in self.parts:
+            part = self._finished(cls, place) if (place / "config.json").is_file() else self._planned(place, why)
+            self.parts[place] = part.eval().requires_grad_(False)
+        return self.parts[place]
+
+    def _finished(self, cls: type, place: Path) -> nn.Module:
+        from training.stages.common import class_of
+
+        return on_meta(lambda: class_of(cls, place).from_config(cls.load_config(place)))
+
+    def _planned(self, place: Path, why: str) -> nn.Module:
+        for path in sorted(self.folder.glob("*.yaml")):
+            config = load_config(path)
+            if config.model == place.parent and config.part and place.name in makes(config):
+                with loading_by(self):
+                    return component_of(build(config)[1], place.name)
+        raise InputError(f"{place} is missing, and no configuration in {self.folder} makes it: {why}")
+
+
+def makes(config: Config) -> tuple[str, ...]:
+    """Components that a run exports, as far as its configuration says them by itself."""
+    modality = config.options.get("modality")
+    if config.stage == "align":
+        return {"image": ("text_tower", "vision_tower"), "audio": ("audio_tower",), "video": ("vision_tower",)}.get(modality, ())
+    if config.stage == "denoise":
+        return ({"text": "text_denoiser", "audio": "audio_denoiser"}.get(modality, "vision_denoiser"),)
+    of_others = {"joint": ("environments",), "vocoder": ("audio_autoencoder",)}
+    return of_others.get(config.stage, ("_".join(reversed(config.stage.split("_"))),))
+
+
+def component_of(module: nn.Module, name: str) -> nn.Module:
+    """A part in what a stage trains."""
+    inner = getattr(module, "towers", None) or getattr(module, "denoisers", None)
+    if inner is not None and name in inner:
+        return inner[name]
+    return getattr(module, name, module)
+
+
+def build(config: Config) -> tuple[Any, nn.Module]:
+    """Stage and module without memory. Inside `loading_by`; words of the data are not read, `part` says how many there are."""
+    blind = dataclasses.replace(config, data={})
+    with torch.device("cpu"):  # schedulers have numbers, also where another part is being built
+        stage = find_stage(config.stage)(blind)
+    module = on_meta(stage.build)
+    if config.gradient_checkpointing:
+        enable_checkpointing(module, config.stage)
+    return stage, module
+
+
+def on_meta(make: Any) -> nn.Module:
+    """What `make` makes, without memory; a part that needs numbers while it is built gets them."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except NotImplementedError:
+        return make()
+
+
+def plan(config: Config, folder: Path, machines: Machines) -> str:
+    """The plan as text. Raises `InputError` for whatever is wrong with the configuration."""
+    if config.data:
+        check_data(config)
+    if config.batch_size % (machines.processes * config.accumulate):
+        raise InputError(
+            f"config: batch_size {config.batch_size} cannot be split over {machines.processes} processes x accumulate {config.accumulate}"
+        )
+    parts = MetaParts(folder)
+    with loading_by(parts):
+        stage, module = build(config)
+        micro = config.batch_size // (machines.processes * config.accumulate)
+        cost = measure(lambda: rehearse(stage, module, config, parts, micro), module)
+    frozen = beside(module, parts)
+    compute = f"{cost.flops / micro / 1e9:,.1f} GFLOP forward per sample, without encoders of what is not cached" if cost else None
+    names = [*makes(config), *(name for name, _ in getattr(module, "denoisers", nn.Module()).named_children())]
+    written, size = ", ".join(str(config.model / name) for name in names), checkpoint_bytes(config, module) / GIB
+    steps = math.ceil(config.samples / config.batch_size)
+    lines = {
+        "run": f"{config.stage}, {config.samples:,} samples in {steps:,} steps of {config.batch_size}"
+        f" = {machines.processes} processes x {config.accumulate} x {micro}",
+        "parameters": f"{_count(module):,} in what trains, {_count(module, True):,} of them trainable; {frozen:,} frozen beside it",
+        "memory": memory(config, machines, module, frozen, cost),
+        "compute": compute or "not known for this stage",
+        "time": duration(config, machines, cost, micro),
+        "reads": ", ".join(map(str, [*sources(config), *parts.parts])),
+        "writes": f"{config.output}/ (two checkpoints of {size:.1f} GiB, log, previews) and {written}",
+    }
+    return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+
+
+def beside(module: nn.Module, parts: MetaParts) -> int:
+    """Parameters of finished parts that are not in what trains."""
+    inside = {id(p) for p in module.parameters()}
+    return sum({id(p): p.numel() for part in parts.parts.values() for p in part.parameters() if id(p) not in inside}.values())
+
+
+def check_data(config: Config) -> None:
+    """The section `data` is read as strictly as when it is opened."""
+    from data.sources import Options, read_geometry
+
+    if "media" in config.data:
+        raise InputError("data: media is for the stage to say: leave it out")
+    read_geometry(strict(Options, {**config.data, "media": []}, where="data").geometry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of the forward pass of one micro-batch: bytes that autograd keeps, in float32, and floating-point operations."""
+
+    kept: int
+    flops: int
+
+
+def measure(run: Any, module: nn.Module) -> Cost | None:
+    """The cost of `run`, None if it does not know the stage."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with keeping(module) as kept, FlopCounterMode(display=False) as counter:
+        known = run()
+    return Cost(kept=sum(kept.values()), flops=counter.get_total_flops()) if known else None
+
+
+@contextmanager
+def keeping(module: nn.Module) -> Iterator[Mapping[Any, int]]:
+    """Collects the storages that autograd keeps for the backward pass, weights aside: {storage: bytes}."""
+    weights = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+    kept: dict[Any, int] = {}
+    alive = []
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in kept:
+            alive.append(storage)  # or its address might come again
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield kept
+
+
+def memory(config: Config, machines: Machines, module: nn.Module, frozen: int, cost: Cost | None) -> str:
+    """GiB per process, by what they are for."""
+    trained, cut = _count(module, True), machines.processes
+    per = lambda stage: cut if machines.zero >= stage and machines.zero else 1
+    used = {
+        "weights": 4 * _count(module) / per(3) + (4 * trained / cut if machines.zero == 2 else 0),
+        "frozen": 4 * frozen,
+        "gradients": 4 * trained / per(2),
+        "AdamW": 8 * trained / per(2),
+        "average": 4 * trained / per(3) if config.ema else 0,
+        "activations": cost.kept * (0.5 if config.precision != "no" else 1) if cost else 0,
+    }
+    note = "" if cost else " + activations, which are not known for this stage"
+    listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in used.items() if size)
+    return f"{sum(used.values()) / GIB:.1f} GiB per process{note} ({listed})"
+
+
+def duration(config: Config, machines: Machines, cost: Cost | None, micro: int) -> str:
+    """How long, as far as something is known about speed."""
+    if machines.samples_per_second:
+        return f"{_days(config.samples / machines.samples_per_second)} at {machines.samples_per_second:g} samples/s, as given"
+    if machines.tflops is None or cost is None:
+        return "not known: give --samples-per-second as a short run's log has it, or --tflops"
+    passes = 4 if config.gradient_checkpointing else 3  # a backward pass costs two forward passes
+    seconds = config.samples * cost.flops / micro * passes / (machines.processes * machines.tflops * 1e12)
+    return f"at least {_days(seconds)} if each of {machines.processes} devices sustains {machines.tflops:g} TFLOP/s, as given"
+
+
+def sources(config: Config) -> list[str]:
+    """Manifests and shards of the section `data`, or the world."""
+    listed = [*config.data.get("manifests", []), *config.data.get("shards", [])]
+    return [item["path"] if isinstance(item, Mapping) else item for item in listed] or ["codi.world"]
+
+
+def checkpoint_bytes(config: Config, module: nn.Module) -> int:
+    """Size of one checkpoint."""
+    return 4 * _count(module) + (12 if config.ema else 8) * _count(module, True)
+
+
+def _count(module: nn.Module, trainable: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+
+
+def _days(seconds: float) -> str:
+    unit, size = next((unit, size) for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)) if seconds > 2 * size or unit == "min")
+    return f"{seconds / size:,.1f} {unit}"

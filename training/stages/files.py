@@ -1,0 +1,160 @@
+"""Media files as training data: what stages make of `data.sources.open_source`, in place of scenes of the world.
+
+A run trains on files when its configuration has a section `data`. Which media it needs the stage says; geometry comes from the model as far
+as that knows it, else from `data: {geometry: ...}`.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from codi.models.vocabulary import word_tokenizer
+from codi.types import InputError, Modality, ModalitySpec
+from codi.world import caption
+from data.sources import open_source, read_geometry
+from training.config import Config
+from training.stages.common import WorldSource, world_words
+
+MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and of the rows looked at for it
+
+
+def open_media(
+    config: Config, media: Iterable[Modality], known: Mapping[Modality, ModalitySpec] | None = None, *, seed: int, **settings: Any
+) -> Any:
+    """The source of `config.data` with these media; `known` is their geometry as the model has it, `settings` are laid over the section.
+
+    Raises `InputError` when the section asks for another geometry than the model's, or lacks one that the model cannot know.
+    """
+    media = list(dict.fromkeys(media))
+    options = {**config.data, **settings}
+    if "media" in options:
+        raise InputError(f"data: media is {options['media']!r}: leave it out, the stage needs {', '.join(media)}")
+    given = read_geometry(options.pop("geometry", {}))
+    for modality, spec in (known or {}).items():
+        asked = given.get(modality, spec)
+        if (asked.raw_shape, asked.rate) != (spec.raw_shape, spec.rate):
+            raise InputError(
+                f"data: geometry of {modality} is {asked.raw_shape} at rate {asked.rate}: the model takes {spec.raw_shape} at {spec.rate}"
+            )
+    specs = {m: spec for m, spec in {**given, **(known or {})}.items() if m in media}
+    named = {"media": [m.value for m in media]}
+    return open_source(options | named, seed=seed, specs=specs, bad_list=config.output / "bad.jsonl")
+
+
+class Renamed:
+    """A source whose batches go through `convert`."""
+
+    def __init__(self, source: Any, convert: Callable[[dict[str, Any]], dict[str, Any]]):
+        self.source, self.convert = source, convert
+        self.infinite = source.infinite
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The converted batch; "ids" stay, so that a bad sample can be named."""
+        batch = self.source.fetch(indices)
+        return self.convert(batch) | {name: batch[name] for name in ("ids",) if name in batch}
+
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far."""
+        return getattr(self.source, "bad", 0)
+
+    def close(self) -> None:
+        """Ends the decoding processes."""
+        close(self.source)
+
+
+def close(source: Any) -> None:
+    """Ends what a source may have running."""
+    if hasattr(source, "close"):
+        source.close()
+
+
+def world_or_files(
+    config: Config,
+    render: Callable[[list, list[np.random.Generator]], dict[str, Any]],
+    media: Iterable[Modality],
+    known: Mapping[Modality, ModalitySpec],
+    convert: Callable[[dict[str, Any]], dict[str, Any]],
+    offset: int = 0,
+    alike: int = 1,
+) -> Any:
+    """Batches of one form, from scenes by `render` or from files by `convert`; `offset` to the seed gives other draws."""
+    if not config.data:
+        return WorldSource(render, config.seed + offset, alike)
+    return Renamed(open_media(config, media, known, seed=config.seed + offset), convert)
+
+
+def known_geometry(model: Path, vision: Mapping[str, Any] | None = None) -> dict[Modality, ModalitySpec]:
+    """Geometry of pictures, sounds and clips as far as the parts in a model folder say it; `vision` is the configuration of a denoiser of
+    pictures and clips that is not there yet."""
+    image, audio, denoiser = (_shape(model / part) for part in ("image_autoencoder", "audio_autoencoder", "vision_denoiser"))
+    known, denoiser = {}, vision or denoiser
+    if image:
+        picture = (3, image["image_size"], image["image_size"])
+        known[Modality.IMAGE] = ModalitySpec(raw_shape=picture, latent_shape=())
+        if denoiser.get("num_frames"):
+            rate = float(denoiser["latent_rate"])
+            known[Modality.VIDEO] = ModalitySpec(raw_shape=(denoiser["num_frames"], *picture), latent_shape=(), rate=rate)
+    if audio:
+        known[Modality.AUDIO] = sound_spec(audio)
+    return known
+
+
+def sound_spec(shape: Mapping[str, Any]) -> ModalitySpec:
+    """Geometry of the sounds of an audio autoencoder, from its configuration."""
+    rate = (shape.get("mel_config") or {}).get("sampling_rate", 16000)
+    return ModalitySpec(raw_shape=(shape["num_samples"],), latent_shape=(), rate=float(rate))
+
+
+def _shape(part: Path) -> dict[str, Any]:
+    file = part / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def tokenizer_of(config: Config) -> str:
+    """JSON of a word-level tokenizer over what training can say: the words of the world, or the commonest of the captions."""
+    return word_tokenizer(caption_words(config) if config.data else world_words())
+
+
+def caption_words(config: Config) -> list[str]:
+    """The `MAX_WORDS` commonest words and marks of the captions, in at most `MAX_ROWS` rows of each manifest, evenly spread."""
+    source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
+    counts: Counter[str] = Counter()
+    for part in getattr(source, "sources", [source]):
+        if "world" in part.identity:
+            counts.update(world_words())
+            continue
+        for number in range(0, len(part.rows), -(-len(part.rows) // MAX_ROWS)):
+            for sentence in part.rows[number].captions:
+                counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
+    close(source)
+    return [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_WORDS]]
+
+
+def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None) -> list[str]:
+    """A sentence per sample that says all there is to say: of a scene every fact (in new words with `rng`), of a file its caption."""
+    if "scenes" in batch:
+        return [caption(scene, rng=rng) for scene in batch["scenes"]]
+    return batch["text"]
+
+
+def paraphrases(batch: dict[str, Any]) -> list[str]:
+    """Beside each caption of a batch of files another one of the same row; the same where it has no other."""
+    pairs = zip(batch["text"], (row["captions"] for row in batch["rows"])) if "rows" in batch else ((text, []) for text in batch["text"])
+    return [said[(said.index(text) + 1) % len(said)] if text in said else text for text, said in pairs]
+
+
+def equal_captions(batch: dict[str, Any]) -> torch.Tensor:
+    """(N, N) float: samples i and j are the same row, or say the same."""
+    ids = batch.get("ids", batch["index"])
+    said = list(zip(ids, batch["text"]))
+    return torch.tensor([[float(a == c or b == d) for c, d in said] for a, b in said])

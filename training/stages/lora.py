@@ -1,0 +1,151 @@
+"""LoRA stages (arXiv 2106.09685): a few numbers beside a finished denoiser, or beside the joint attention of several.
+
+The objective, the data and the previews are those of the stage that trained the denoisers; only what trains differs. The denoisers stand
+outside of the trained module, so checkpoints hold the LoRA and its optimizer state, nothing else.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codi.adapters.files import save_lora
+from codi.models.joint import EnvironmentEncoders
+from codi.models.lora import ATTENTION, add_lora, find_layers, need_peft
+from codi.types import InputError
+from training.config import Config, strict
+from training.stages.common import load_part
+from training.stages.denoise import DenoiseStage
+from training.stages.joint import JointStage, Listeners
+
+FOLDER = "loras"  # below the model folder, one folder per run
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraPart:
+    """rank     R: a layer of I inputs and O outputs gets R (I + O) numbers
+    alpha    the LoRA acts with alpha / rank; None: with one
+    dropout  of what enters it
+    target_modules   last names of the layers that get one
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ATTENTION
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise InputError(f"part: rank is {self.rank} and dropout {self.dropout}: expected a rank of 1 or more, a dropout in [0, 1)")
+
+
+class Adapters(nn.ModuleDict):
+    """The LoRA of every denoiser, by component. The denoisers themselves are known, not owned."""
+
+    _supports_gradient_checkpointing = True
+    gradient_checkpointing = False
+
+    def __init__(self, loras: dict[str, nn.Module], denoisers: Iterable[nn.Module]):
+        super().__init__(loras)
+        self._denoisers = tuple(denoisers)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """In the denoisers, where the activations are."""
+        for denoiser in self._denoisers:
+            denoiser.enable_gradient_checkpointing()
+
+
+class LoraStage:
+    """What both kinds share. `joint` says which layers of a denoiser get a LoRA."""
+
+    joint: bool
+
+    def __init__(self, config: Config):
+        need_peft()
+        if config.compile:
+            raise InputError("config: compile has no effect where only a LoRA trains: leave it out")
+        self.config = config
+        self.part = strict(LoraPart, config.part, where="part")
+        self.alpha = self.part.rank if self.part.alpha is None else self.part.alpha
+        self.inner = self.make_inner(config)
+
+    def make_inner(self, config: Config) -> Any:
+        """The stage whose objective it is."""
+        raise NotImplementedError
+
+    def load(self) -> nn.Module:
+        """What the inner stage's loss is computed with, finished and frozen."""
+        raise NotImplementedError
+
+    def denoisers(self) -> dict[str, nn.Module]:
+        """The denoisers in it, by component."""
+        raise NotImplementedError
+
+    def build(self) -> Adapters:
+        """The LoRA of every denoiser."""
+        self.base = self.load().requires_grad_(False).eval()
+        settings = {"rank": self.part.rank, "alpha": self.alpha, "dropout": self.part.dropout}
+        denoisers = self.denoisers()
+        layers = {name: find_layers(denoiser, self.part.target_modules, self.joint) for name, denoiser in denoisers.items()}
+        loras = {name: add_lora(denoiser, layers[name], **settings) for name, denoiser in denoisers.items()}
+        return Adapters(loras, denoisers.values())
+
+    def to(self, device: torch.device) -> None:
+        self.inner.to(device)
+        self.base.to(device)
+
+    def data(self) -> Any:
+        """The inner stage's."""
+        return self.inner.data()
+
+    def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        return self.inner.loss(self.base, batch, generator)
+
+    def preview(self, module: nn.Module, folder: Path) -> None:
+        """The inner stage's, with the LoRA at work."""
+        self.inner.preview(self.base, folder)
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Writes loras/<run>/pytorch_lora_weights.safetensors into the model folder."""
+        settings = {"rank": self.part.rank, "alpha": self.alpha, "targets": self.part.target_modules}
+        save_lora(folder / FOLDER / self.config.output.name, self.denoisers(), base=folder.resolve().name, **settings)
+
+
+class DenoiseLora(LoraStage):
+    """Beside one denoiser; options as in the denoise stage."""
+
+    joint = False
+
+    def make_inner(self, config: Config) -> DenoiseStage:
+        return DenoiseStage(dataclasses.replace(config, part={}, options={**config.options, "continue_from": True}))
+
+    def load(self) -> nn.Module:
+        return self.inner.build()
+
+    def denoisers(self) -> dict[str, nn.Module]:
+        return {self.inner.component: self.base}
+
+
+class JointLora(LoraStage):
+    """Beside the joint attention of all denoisers in the pairs, with finished environment encoders; options as in the joint stage."""
+
+    joint = True
+
+    def make_inner(self, config: Config) -> JointStage:
+        self.environments = load_part(EnvironmentEncoders, config.model / "environments", "run joint first")
+        part = {name: value for name, value in self.environments.config.items() if not name.startswith("_") and name != "pairs"}
+        return JointStage(dataclasses.replace(config, part=part))
+
+    def load(self) -> Listeners:
+        if self.inner.options.contrast or self.inner.options.joint_config is not None:
+            raise InputError("options: contrast and joint_config change what is finished here: expected neither beside a LoRA")
+        listeners = self.inner.build()
+        listeners.environments.load_state_dict(self.environments.state_dict())
+        return listeners
+
+    def denoisers(self) -> dict[str, nn.Module]:
+        return dict(self.base.denoisers.items())

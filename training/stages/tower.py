@@ -1,0 +1,75 @@
+"""A new prompt tower, bridged through text alone (CoDi, section 3.2): it meets no modality but its own and the frozen text tower, and is
+then understood by every denoiser. The first towers of a model are trained by `training.stages.align`, whose objective this is.
+"""
+
+import dataclasses
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from codi.models.conditioning import TextTower
+from codi.types import InputError, Modality, ModalitySpec
+from training.config import Config, strict
+from training.stages.align import AlignOptions, AlignStage, Contrast
+from training.stages.common import export_part, load_part
+from training.stages.files import known_geometry
+
+FOLDER = "towers"  # below the model folder, one folder per run
+NEEDED = ("features", "embed", "save_pretrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerOptions(AlignOptions):
+    """tower  "module:Class" of a diffusers ModelMixin, built with the arguments in `part`: see docs/fine-tuning.md for what it must have"""
+
+    tower: str
+
+
+class TowerStage(AlignStage):
+    """A tower beside the model's own."""
+
+    def __init__(self, config: Config):
+        own = strict(TowerOptions, config.options, where="options")
+        shared = {field.name: getattr(own, field.name) for field in dataclasses.fields(AlignOptions)}
+        super().__init__(dataclasses.replace(config, options=shared))
+        self.config, self.kind, self.makes_text = config, own.tower, False
+
+    def build(self) -> Contrast:
+        """The new tower. Raises `InputError` for a class that is no tower."""
+        self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
+        kind = find_class(self.kind)
+        try:
+            new = kind(**self.config.part)
+        except TypeError as error:
+            raise InputError(f"part: {self.kind} cannot be built from it ({error})") from None
+        bridge = "video_bridge" if self.modality is Modality.VIDEO else "bridge"
+        if missing := [name for name in (*NEEDED, "dim", bridge) if not hasattr(new, name)]:
+            raise InputError(f"options: tower {self.kind} has no {missing[0]}: see docs/fine-tuning.md for what a tower must have")
+        if new.dim != self.text.dim:
+            raise InputError(f"part: the tower gives tokens of width {new.dim}: this model's prompt space has {self.text.dim}")
+        return Contrast({"tower": new})
+
+    def geometry(self) -> dict[Modality, ModalitySpec]:
+        """Of the raw media as the model has it."""
+        return {m: spec for m, spec in known_geometry(self.config.model).items() if m is self.modality}
+
+    def tower(self, module: Contrast) -> nn.Module:
+        return module.towers["tower"]
+
+    def export(self, module: Contrast, folder: Path) -> None:
+        """Measures the bridge's mean, then writes towers/<run>/ into the model folder, beside the tower that is there."""
+        self.validate(module, 4 * self.options.validation_scenes, measure=True)
+        export_part(self.tower(module), folder / FOLDER / self.config.output.name)
+
+
+def find_class(name: str) -> type:
+    """The class "module:Class". Raises `InputError` where there is none."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"options: tower is {name!r} ({error}): expected module:Class, such as codi.models.conditioning:AudioTower"
+        ) from None
