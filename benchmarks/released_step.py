@@ -49,7 +49,8 @@ def build(modality: Modality, dtype: torch.dtype, width: int | None) -> tuple[nn
     reference["model_channels"] = width or reference["model_channels"]
     with torch.device("meta"):
         parts = UNetDenoiser(**denoisers.unet_config(reference)), MapEncoder(**denoisers.environment_config(reference))
-    return tuple(drawn(part.to(dtype).to_empty(device="cpu")).eval() for part in parts)
+    cast = (nn.Module.to(part, dtype) for part in parts)  # diffusers' own `to` warns of parts it would keep, of which there are none
+    return tuple(drawn(part.to_empty(device="cpu")).eval() for part in cast)
 
 
 def drawn(module: nn.Module) -> nn.Module:

@@ -35,17 +35,21 @@ def wants_deepspeed() -> bool:
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """Device, processes and precision. gloo has to be named where processes meet without a GPU, or DeepSpeed fails; nowhere else."""
+    """Device, processes and precision. Where processes meet without a GPU, gloo has to be named, or DeepSpeed fails; and DDP has to be told
+    that it is on the CPU, or every process would train by itself."""
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    if not torch.cuda.is_available() and "WORLD_SIZE" in os.environ:
+    meeting = not torch.cuda.is_available() and "WORLD_SIZE" in os.environ
+    if meeting:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     if wants_deepspeed():
         _check_deepspeed(config)
     precision = "no" if wants_deepspeed() else config.precision  # with DeepSpeed `Objective` sees to it
-    accelerator = Accelerator(gradient_accumulation_steps=config.accumulate, mixed_precision=precision, kwargs_handlers=handlers)
+    settings = {"gradient_accumulation_steps": config.accumulate, "mixed_precision": precision, "kwargs_handlers": handlers}
+    accelerator = Accelerator(cpu=meeting and not wants_deepspeed(), **settings)
     kind = accelerator.distributed_type
+    assert kind is not DistributedType.NO or accelerator.num_processes == 1, f"{accelerator.num_processes} processes, each alone"
     if wants_deepspeed() and kind is not DistributedType.DEEPSPEED:
         raise InputError(f"launched with DeepSpeed, but accelerate chose {kind.value}: launch without --cpu and ACCELERATE_USE_CPU")
     if kind not in (DistributedType.NO, DistributedType.DEEPSPEED) and not kind.value.startswith("MULTI_"):

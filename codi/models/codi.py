@@ -61,7 +61,7 @@ class CoDiModel:
         for modality in outputs:
             if modality not in self.denoisers or modality not in self.autoencoders:
                 able = _listed(set(self.denoisers) & set(self.autoencoders))
-                raise InputError(f"this model cannot make {modality}: {self._lacking(modality)}it makes {able}")
+                raise InputError(f"this model cannot make {modality}: it makes {able}{self._lacking(modality)}")
         for modality in given:
             if modality not in self.towers:
                 raise InputError(f"this model takes no {modality} prompt: it takes {_listed(self.towers)}")
@@ -75,7 +75,7 @@ class CoDiModel:
     def _lacking(self, modality: Modality) -> str:
         """Which of the two parts is missing, where it is one."""
         lacks = [kind for kind, parts in (("denoiser", self.denoisers), ("autoencoder", self.autoencoders)) if modality not in parts]
-        return f"it lacks its {lacks[0]}; " if len(lacks) == 1 else ""
+        return f" (of {modality} it lacks the {lacks[0]})" if len(lacks) == 1 else ""
 
     def sized(
         self, height: int | None = None, width: int | None = None, num_frames: int | None = None, fps: float | None = None,

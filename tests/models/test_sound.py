@@ -101,7 +101,8 @@ def test_a_steady_chord_does_not_beat(log_mel: LogMel) -> None:
     heard = GriffinLim(log_mel)(log_mel(chord))[0]
     loudness = heard[1600:-1600].unfold(0, 640, 160).square().mean(1).sqrt()
     assert loudness.std() / loudness.mean() < 0.05
-    assert loudness.mean() == pytest.approx(math.hypot(0.2, 0.1) / math.sqrt(2), rel=0.05)
+    # Bands tell the sum of magnitudes, not how it is spread, so the energy is only about right: within 1 dB.
+    assert loudness.mean() == pytest.approx(math.hypot(0.2, 0.1) / math.sqrt(2), rel=0.1)
 
 
 def test_silence_stays_silent(log_mel: LogMel) -> None:
@@ -125,8 +126,11 @@ def test_all_facts_survive_the_mel(log_mel: LogMel) -> None:
 def test_all_facts_survive_the_embedded_autoencoder() -> None:
     folder = Path(str(resources.files("codi"))) / "assets" / "tiny" / "audio_autoencoder"
     autoencoder = AudioAutoencoder.from_pretrained(folder).eval()
-    right, f1, _ = read_well(autoencoder.decode(autoencoder.encode(render_sounds(SCENES))))
-    assert right >= 0.98 and f1 >= 0.95
+    latents = autoencoder.encode(render_sounds(SCENES))
+    sounds = autoencoder.decode(latents)
+    right, f1, bias = read_well(sounds)
+    assert right >= 0.95 and f1 >= 0.97 and abs(bias) < 0.006  # of 60 facts and some 40 onsets
+    assert torch.equal(autoencoder.decode(latents[5:6])[0], sounds[5])
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ SMALL = {
     "vocoder": ("options.statistics_samples=8", "batch_size=4"),
     "align": ("options.validation_scenes=2", "batch_size=4"),
     "denoise": ("options.preview_captions=[a red ball]", "batch_size=4"),
+    "joint": ("batch_size=4",),
 }
 
 
@@ -72,7 +73,7 @@ def trained(tmp_path_factory):
 
 def test_every_stage_trains_previews_and_exports():
     done = [stage_of(arguments) for module, arguments in commands() if module == "training.main"]
-    assert len(done) == 11
+    assert len(done) == 12
     for stage in done:
         run = of(stage).run
         assert json.loads((run / "exported.json").read_text())["samples"] == 4, stage

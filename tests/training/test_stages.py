@@ -3,6 +3,7 @@ finished folder is published, loaded as users load it, and asked for everything 
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: 
 
     config, into = ROOT / "configs" / "world" / "ladder" / f"{step}.yaml", trained / "ladder" / step
     before = {path: path.read_bytes() for path in (trained / "model").rglob("*.safetensors")}
-    places = [f"model={trained}/model", f"output={trained}/runs/ladder-{step}", f"options.into={into}"]
+    places = [f"model={trained}/model", f"output={trained}/ladder-runs/{step}", f"options.into={into}"]
     assert main(["--config", str(config), "--small", *(word for place in places for word in ("--set", place))]) == 0
     assert all(path.read_bytes() == content for path, content in before.items())
     publish(into, trained / "ladder" / f"{step}-published", trained / "runs")
@@ -68,6 +69,17 @@ def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: 
     assert pipe.model.hears == ({m: {m} for m in pair} if step == "released" else dict(zip(pair, ({pair[1]}, {pair[0]}))))
     out = pipe(text="a red ball", outputs=["audio", "video"], seed=0, num_inference_steps=2)
     assert torch.isfinite(out.audios[0]).all() and torch.isfinite(out.videos[0].float()).all()
+
+
+def test_pairs_may_be_trained_one_after_another(trained: Path) -> None:
+    config, model = ROOT / "configs" / "world" / "joint.yaml", trained / "pairs"
+    shutil.copytree(trained / "model", model, ignore=shutil.ignore_patterns("environments"))
+    for pair, more in (("text+audio", []), ("audio+video", ["options.continue_from=true"])):
+        places = [f"model={model}", f"output={trained}/pair-runs/{pair}", "preview_every=0", f"options.pairs={{{pair}: 1.0}}"]
+        settings = [*places, "options.timestep_shift={}", *more]
+        assert main(["--config", str(config), "--small", *(word for setting in settings for word in ("--set", setting))]) == 0
+    pairs = json.loads((model / "environments" / "config.json").read_text())["pairs"]
+    assert sorted(map(sorted, pairs)) == [["audio", "text"], ["audio", "video"]]
 
 
 def test_published_model_generates_everything_at_once(trained: Path) -> None:

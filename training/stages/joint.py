@@ -20,13 +20,13 @@ from codi.models.codi import DENOISERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.joint import EnvironmentEncoders
 from codi.types import InputError, Modality
-from codi.world import caption
 from data.world import PAIRS
 from training.config import Config, strict
-from training.stages.common import export_part, load_part
+from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
 from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
-from training.stages.latents import Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.files import close, known_geometry, whole_captions
+from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
 CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audio_denoiser": UNetDenoiser}
 
@@ -43,6 +43,7 @@ class JointOptions:
     contrast       weight of the contrast between environments of pairs in which both run in time, 0 for none
     contrast_share further clips for it, for each clip that is denoised
     hard_negatives clips moved in time are among the wrong partners
+    continue_from  start from the environment encoders in the model folder too: for pairs that are trained one after another
     joint_config   laid over the denoisers' `joint_config`; the adapters start anew
     into           folder that gets the result and a copy of all other parts; by default the result goes into the model folder
     """
@@ -58,6 +59,7 @@ class JointOptions:
     contrast: float = 0.0
     contrast_share: float = 3.0
     hard_negatives: bool = True
+    continue_from: bool = False
     joint_config: dict[str, Any] | None = None
     into: Path | None = None
     preview_captions: list[str] | None = None
@@ -109,14 +111,26 @@ class JointStage:
         """Encoders of `part`, and the finished denoisers of all modalities in the pairs."""
         names = dict.fromkeys(DENOISERS[m] for pair in self.pairs for m in pair)
         denoisers = {n: self.listener(load_part(CLASSES[n], self.config.model / n, f"train {n} first")) for n in names}
-        pairs = [sorted(m.value for m in pair) for pair in self.pairs]
-        environments = EnvironmentEncoders(**self.config.part, pairs=pairs)
+        environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
         timed = sorted({m for pair in self.pairs if self.in_time(pair) for m in pair})
         contrast = None
         if self.options.contrast and timed:
             more = {} if self.options.hard_negatives else {"shifts": ()}
             contrast = TimedContrast(timed, environments.config.dim, **more)
         return Listeners(environments, denoisers, contrast)
+
+    def encoders(self, pairs: list[list[str]]) -> EnvironmentEncoders:
+        """New ones, or those in the model folder with these pairs beside the ones they know."""
+        fresh = EnvironmentEncoders(**self.config.part, pairs=pairs)
+        if not self.options.continue_from:
+            return fresh
+        found = load_part(EnvironmentEncoders, self.config.model / "environments", "train a first pair without continue_from")
+        if (before := {**found.config, "pairs": None}) != (now := {**fresh.config, "pairs": None}):
+            changed = [name for name in now if now[name] != before.get(name) and not name.startswith("_")]
+            if changed:
+                raise InputError(f"options: continue_from: the encoders there differ in {', '.join(changed)}: expected the same `part`")
+        found.register_to_config(pairs=sorted({tuple(pair) for pair in [*(found.config.pairs or []), *pairs]}))
+        return found.requires_grad_(True)
 
     def listener(self, denoiser: nn.Module) -> nn.Module:
         """The denoiser, with new adapters of `joint_config` if the options hold one."""
@@ -138,12 +152,20 @@ class JointStage:
             prompts.to(device)
         if self.sentences is not None:
             self.sentences.to(device)
+        self.device = device
+
+    def encodings(self) -> list[Encoding]:
+        """What is needed of media files: latents and prompt tokens of every pair."""
+        media = [tuple(m for m in pair if m is not Modality.TEXT) for pair in self.pairs]
+        return [Encoding(self.config, some, some, known_geometry(self.config.model)) for some in media]
 
     def data(self) -> "PairSource":
-        """Cached latents and prompt tokens of every pair."""
+        """Cached latents and prompt tokens of every pair, of scenes or of media files."""
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
-        sources = {}
-        for pair in self.pairs:
+        sources: dict[tuple[Modality, Modality], Any] = {}
+        if self.config.data:
+            sources = dict(zip(self.pairs, (encoding.open(self.device, say) for encoding in self.encodings())))
+        for pair in self.pairs if not sources else ():
             media = [m for m in pair if m is not Modality.TEXT]
             sources[pair] = Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
         more = 1 + self.options.contrast_share if self.options.contrast else 1
@@ -203,10 +225,10 @@ class JointStage:
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:
-        """Normalised latents of one side; sentences are the canonical ones."""
+        """Normalised latents of one side; sentences of scenes are the canonical ones."""
         if modality is not Modality.TEXT:
             return batch[modality.value]
-        return self.sentences.encode([caption(s) for s in batch["scenes"]])
+        return self.sentences.encode(whole_captions(batch))
 
     def draw_times(self, count: int, generator: torch.Generator, shift: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Timesteps of both sides (B,), and which of them are clean (B,) instead."""
@@ -227,7 +249,8 @@ class JointStage:
             place = folder / "+".join(pair)
             place.mkdir(exist_ok=True)
             denoisers = {m: module.denoiser(m) for m in pair}
-            write_samples(self.config.model, denoisers, self.options.preview_captions or PREVIEW, place, module.environments)
+            captions = self.options.preview_captions or PREVIEW
+            write_samples(self.config.model, denoisers, captions, place, module.environments, probe=not self.config.data)
 
     def export(self, module: Listeners, folder: Path) -> None:
         """Writes the encoders, and the denoisers with their joint attention."""
@@ -244,7 +267,7 @@ class PairSource:
 
     infinite = True
 
-    def __init__(self, sources: dict[tuple[Modality, Modality], Joined], shares: dict[tuple[Modality, Modality], float]):
+    def __init__(self, sources: dict[tuple[Modality, Modality], Any], shares: dict[tuple[Modality, Modality], float]):
         self.sources, self.shares = sources, shares
 
     def __len__(self) -> int:
@@ -253,6 +276,16 @@ class PairSource:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow."""
         return {"+".join(pair): source.fetch(_stretched(indices, self.shares[pair])) for pair, source in self.sources.items()}
+
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far."""
+        return sum(getattr(source, "bad", 0) for source in self.sources.values())
+
+    def close(self) -> None:
+        """Ends what the sources have running."""
+        for source in self.sources.values():
+            close(source)
 
 
 def first_samples(batch: dict[str, Any], count: int) -> dict[str, Any]:

@@ -102,6 +102,10 @@ class LoraStage:
         """The inner stage's."""
         return self.inner.data()
 
+    def encodings(self) -> list[Any]:
+        """The inner stage's."""
+        return self.inner.encodings()
+
     def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         return self.inner.loss(self.base, batch, generator)
 

@@ -103,8 +103,12 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, C, t, m) -> waveform (B, S) in [-1, 1]."""
-        return self.vocode(self.decode_mel(latent)).clamp(-1, 1)
+        """(B, C, t, m) -> waveform (B, S) in [-1, 1].
+
+        Griffin-Lim makes much of the last bit, which a batch may change: with it, sounds are decoded one by one.
+        """
+        parts = latent.split(1 if isinstance(self.vocoder, GriffinLim) else len(latent))
+        return torch.cat([self.vocode(self.decode_mel(part)) for part in parts]).clamp(-1, 1)
 
     def vocode(self, mel: Tensor) -> Tensor:
         """Log-mel (B, T, M) -> waveform (B, T * hop)."""
