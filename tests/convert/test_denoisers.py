@@ -6,6 +6,7 @@ import torch
 from codi.convert.denoisers import denoiser_table, environment_config, environment_table, text_config, unet_config
 from codi.convert.tables import load
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
+from codi.models.denoisers.temporal import InnerNormFeedForward, LateConv, delay
 from codi.models.joint_pooled import MapEncoder, VectorEncoder
 from codi.protocols import Environment
 from tests.convert.pack import assert_close, component
@@ -91,6 +92,27 @@ def test_back_to_the_released_names_bit_for_bit():
         model, encoder = build(part.meta["config"], weights)
         back = denoiser_table(model).reverse(model.state_dict()) | environment_table(encoder).reverse(encoder.state_dict())
         assert back.keys() == weights.keys() and all(torch.equal(back[k], weights[k]) for k in weights)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8, 11])
+@torch.no_grad()
+def test_late_channels_are_computed_only_where_they_stay(frames):
+    torch.manual_seed(0)
+    conv, x, h = LateConv(24, 24, 3, padding=1), torch.randn(2 * frames, 24, 4, 5), torch.randn(2 * frames, 24, 4, 5)
+    whole = torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=1).unflatten(0, (2, frames))
+    late = torch.cat([delay(group, i) for i, group in enumerate(whole.chunk(8, dim=2))], dim=2)
+    torch.testing.assert_close(conv(x, h, frames), h + late.flatten(0, 1))
+
+
+def test_inner_normalisation_is_the_same_with_and_without_gradients():
+    torch.manual_seed(0)
+    layer = InnerNormFeedForward(24, shift=True)
+    torch.nn.init.normal_(layer.proj_out.weight)
+    x = torch.randn(1, 4, 3, 24) * torch.tensor([1.0, 1e-3, 0.0])[:, None]  # the variance of the last two is clamped
+    with torch.no_grad():
+        quick = layer(x)
+    assert quick[:, :, 1].any() and torch.equal(quick[:, :, 2], torch.zeros_like(quick[:, :, 2]))
+    torch.testing.assert_close(quick, layer(x), rtol=1e-4, atol=1e-6)
 
 
 def test_environment_has_no_time(joint):
