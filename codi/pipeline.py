@@ -23,7 +23,7 @@ from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import FIELDS, OUTPUT_TYPES, CoDiOutput, formatted
 from codi.prompts import Prompt
-from codi.types import InputError, Latents, Modality, ModalitySpec
+from codi.types import InputError, Latents, Modality, ModalitySpec, listed
 
 __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
@@ -197,7 +197,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         if sync not in (None, True, False):
             named = settings.parse_outputs(sync)
             if missing := [m for m in named if m not in items]:
-                raise InputError(f"sync names {missing[0]}, which is no input: expected some of {settings.listed(items)}")
+                raise InputError(f"sync names {missing[0]}, which is no input: expected some of {listed(items)}")
             return named
         model = self.model
         timed = {m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders}

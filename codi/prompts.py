@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from codi import io
-from codi.types import InputError, Modality, ModalitySpec
+from codi.types import InputError, Modality, ModalitySpec, listed
 
 MARGIN = 0.5  # seconds read beyond a clip's length, for resampling at its end
 
@@ -50,8 +50,7 @@ def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modalit
 def given(items: Mapping[Modality, Any], embeds: Tensor | None, prefix: str = "") -> bool:
     """Whether there is any prompt, in one of its two forms."""
     if items and embeds is not None:
-        named = ", ".join(m.value for m in Modality if m in items)
-        raise InputError(f"{prefix}prompts ({named}) and {prefix}prompt_embeds were both given: expected one of them")
+        raise InputError(f"{prefix}prompts ({listed(items)}) and {prefix}prompt_embeds were both given: expected one of them")
     return bool(items) or embeds is not None
 
 

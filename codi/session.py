@@ -81,9 +81,10 @@ class Session:
             items, negatives = ({job: _prompts(getattr(job, name)) for job in jobs} for name in ("items", "negatives"))
             self.pipe.check_inputs([*items[first], *negatives[first]], first.outputs, len(batch), first.steps or 1)
             given = {"prompt_embeds": torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]}
-            given["null_prompt_embeds"] = torch.cat([self.pipe.encode_null(items[job]) for job in jobs])[rows]
             if first.negatives:
                 given["negative_prompt_embeds"] = torch.cat([self.pipe.encode_prompt(negatives[job]) for job in jobs])[rows]
+            else:
+                given["null_prompt_embeds"] = torch.cat([self.pipe.encode_null(items[job]) for job in jobs])[rows]
             timed = self.pipe.find_partners(items[first], first.outputs, None if first.sync else False)
             clean = [self.pipe.encode_partners(items[job], timed) for job in jobs]
         partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in timed}

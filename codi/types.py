@@ -4,6 +4,7 @@ Letters used in shapes throughout: B batch, C channels, F frames, H W height and
 M mel bands, L tokens, D width, S seconds.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -61,3 +62,9 @@ class InputError(ValueError):
 
     Commands print it as one line and exit with code 2.
     """
+
+
+def listed(modalities: Iterable[Modality]) -> str:
+    """For messages."""
+    chosen = set(modalities)
+    return ", ".join(m.value for m in Modality if m in chosen) or "nothing"

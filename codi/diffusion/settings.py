@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from codi.diffusion.guidance import Branch, Guidance
-from codi.types import InputError, Modality
+from codi.types import InputError, Modality, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
@@ -147,9 +147,3 @@ def _as_many(values: list[int], num_samples: int, what: str) -> list[int]:
     if len(values) != num_samples:
         raise InputError(f"{len(values)} {what} for num_samples={num_samples}: expected as many")
     return values
-
-
-def listed(modalities: Iterable[Modality]) -> str:
-    """For messages."""
-    chosen = set(modalities)
-    return ", ".join(m.value for m in Modality if m in chosen) or "nothing"

@@ -8,7 +8,7 @@ from typing import Any
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
-from codi.types import InputError, Modality, ModalitySpec
+from codi.types import InputError, Modality, ModalitySpec, listed
 
 # Which flat component serves which modality; a picture's parts also serve a clip, frame by frame or with temporal layers.
 AUTOENCODERS = {
@@ -60,11 +60,11 @@ class CoDiModel:
         """Raises `InputError` for prompts, outputs and clean partners that these parts cannot take or make."""
         for modality in outputs:
             if modality not in self.denoisers or modality not in self.autoencoders:
-                able = _listed(set(self.denoisers) & set(self.autoencoders))
+                able = listed(set(self.denoisers) & set(self.autoencoders))
                 raise InputError(f"this model cannot make {modality}: it makes {able}{self._lacking(modality)}")
         for modality in given:
             if modality not in self.towers:
-                raise InputError(f"this model takes no {modality} prompt: it takes {_listed(self.towers)}")
+                raise InputError(f"this model takes no {modality} prompt: it takes {listed(self.towers)}")
         for modality in partners:
             heard = any(modality in self.hears.get(m, ()) for m in outputs)
             if modality in outputs or modality not in self.environments or modality not in self.autoencoders or not heard:
@@ -118,11 +118,6 @@ class Listener:
 @apply_forward_hook
 def _hooked(whole: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return call(*args, **kwargs)
-
-
-def _listed(modalities: Iterable[Modality]) -> str:
-    chosen = set(modalities)
-    return ", ".join(m.value for m in Modality if m in chosen) or "nothing"
 
 
 def _side(name: str, given: int | None, part: ImageAutoencoder) -> int:

@@ -46,6 +46,17 @@ def test_a_rhythm_moved_by_its_period_is_a_repetition():
     x = torch.stack([rhythm, once])[..., None]
     found = repeats(x, 16, (2, 4, -4), alike=0.8)  # sixteen segments of 1/8 s: the period is four of them
     assert found.tolist() == [[False, True, True], [False, False, False]]
+    assert repeats(x, 16, (), alike=0.8).shape == (2, 0)
+
+
+def test_without_hard_negatives_only_other_clips_are_wrong():
+    contrast = TimedContrast(list(PAIR), dim=8, segment=0.25, shifts=())
+    encoders = EnvironmentEncoders(LATENTS, dim=8, num_layers=1, num_heads=2).by_modality()
+    sounds, clips = (torch.randn(3, *LATENTS[m.value]["latent_shape"]) for m in PAIR)
+    envs = tuple(encoders[m](x, torch.zeros(3)) for m, x in zip(PAIR, (sounds, clips)))
+    losses = contrast(PAIR, envs, sounds.transpose(1, 2).flatten(2))
+    a, b = (contrast.segments(m, env) for m, env in zip(PAIR, envs))
+    assert torch.allclose(losses, timed_nce(a, b, contrast.log_scale), atol=1e-6)
 
 
 def test_segments_follow_the_clock_whatever_the_rate():

@@ -73,6 +73,15 @@ def zero2(cases):
     return case
 
 
+def kill_halfway(case, launch):
+    """Runs it in two processes until a few steps are saved, and kills them."""
+    ranks = case.fork_ranks(*SETTINGS, "options.pause=0.05", environment=launched(launch))
+    wait(lambda: newest(case) >= "step-00000004")
+    for rank in ranks:
+        rank.kill()
+    finish(ranks)
+
+
 def equal(one, two, tolerance=1e-5):
     """Losses, gradient norms, weights, averages and moments agree."""
     for first, second in zip(losses(one), losses(two), strict=True):
@@ -91,11 +100,7 @@ def test_zero2_equals_one_process(alone, zero2):
 
 def test_zero2_killed_and_resumed_is_the_same_to_the_bit(zero2, cases):
     case = cases("halves")
-    ranks = case.fork_ranks(*SETTINGS, "options.pause=0.05", environment=launched("zero2"))
-    wait(lambda: newest(case) >= "step-00000004")
-    for rank in ranks:
-        rank.kill()
-    finish(ranks)
+    kill_halfway(case, "zero2")
     assert not (case.run / "exported.json").exists()
     assert finish(case.fork_ranks(*SETTINGS, environment=launched("zero2"))) == [0, 0]
     assert same(final(zero2), final(case)) and losses(zero2)[-1] == losses(case)[-1]
@@ -114,11 +119,7 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(alone, zero2, cases):
 
 def test_zero3_equals_one_process_and_resumes(alone, cases):
     case = cases("zero3")
-    ranks = case.fork_ranks(*SETTINGS, "options.pause=0.05", environment=launched("zero3"))
-    wait(lambda: newest(case) >= "step-00000004")
-    for rank in ranks:
-        rank.kill()
-    finish(ranks)
+    kill_halfway(case, "zero3")
     assert finish(case.fork_ranks(*SETTINGS, environment=launched("zero3"))) == [0, 0]
     assert state(case)["launch"] == {"distributed_type": "DEEPSPEED", "zero_stage": 3, "processes": 2, "device": "cpu"}
     equal(alone, case)

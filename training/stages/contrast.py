@@ -57,8 +57,8 @@ def repeats(x: Tensor, count: int, shifts: tuple[int, ...], alike: float) -> Ten
     """
     parts = functional.adaptive_avg_pool1d(x.transpose(1, 2), count)
     parts = parts - parts.mean(dim=2, keepdim=True)
-    found = []
+    found = [parts.new_zeros(len(parts), 0, dtype=torch.bool)]
     for shift in shifts:
         first, second = parts[..., max(0, -shift) : count - max(0, shift)], parts[..., max(0, shift) : count + min(0, shift)]
-        found.append(functional.cosine_similarity(first.flatten(1), second.flatten(1)) >= alike)
-    return torch.stack(found, dim=1)
+        found.append(functional.cosine_similarity(first.flatten(1), second.flatten(1))[:, None] >= alike)
+    return torch.cat(found, dim=1)

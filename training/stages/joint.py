@@ -125,10 +125,9 @@ class JointStage:
         if not self.options.continue_from:
             return fresh
         found = load_part(EnvironmentEncoders, self.config.model / "environments", "train a first pair without continue_from")
-        if (before := {**found.config, "pairs": None}) != (now := {**fresh.config, "pairs": None}):
-            changed = [name for name in now if now[name] != before.get(name) and not name.startswith("_")]
-            if changed:
-                raise InputError(f"options: continue_from: the encoders there differ in {', '.join(changed)}: expected the same `part`")
+        changed = [n for n, value in fresh.config.items() if n != "pairs" and not n.startswith("_") and value != found.config.get(n)]
+        if changed:
+            raise InputError(f"options: continue_from: the encoders there differ in {', '.join(changed)}: expected the same `part`")
         found.register_to_config(pairs=sorted({tuple(pair) for pair in [*(found.config.pairs or []), *pairs]}))
         return found.requires_grad_(True)
 
@@ -161,15 +160,18 @@ class JointStage:
 
     def data(self) -> "PairSource":
         """Cached latents and prompt tokens of every pair, of scenes or of media files."""
-        model, seed, count = self.config.model, self.config.seed, self.options.scenes
-        sources: dict[tuple[Modality, Modality], Any] = {}
         if self.config.data:
             sources = dict(zip(self.pairs, (encoding.open(self.device, say) for encoding in self.encodings())))
-        for pair in self.pairs if not sources else ():
-            media = [m for m in pair if m is not Modality.TEXT]
-            sources[pair] = Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
+        else:
+            sources = {pair: self.scenes_of(pair) for pair in self.pairs}
         more = 1 + self.options.contrast_share if self.options.contrast else 1
         return PairSource(sources, {pair: share * (more if self.in_time(pair) else 1) for pair, share in self.pairs.items()})
+
+    def scenes_of(self, pair: tuple[Modality, Modality]) -> Joined:
+        """Cached latents and prompt tokens of scenes."""
+        model, seed, count = self.config.model, self.config.seed, self.options.scenes
+        media = [m for m in pair if m is not Modality.TEXT]
+        return Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
 
     def loss(self, module: Listeners, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         total, extras = torch.zeros((), device=generator.device), {}
