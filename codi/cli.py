@@ -77,6 +77,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--samples", type=int, default=1, metavar="N", help="how many of each (default 1)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="sample k is made from seed + k (default 0)")
     generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
+    _add_sizes(generate)
     generate.add_argument("--scheduler", choices=SCHEDULERS, help="another way down the model's noise levels (default: the model's)")
     scale = "a number, or one for each output such as video=4,audio=3; 1 is off (default: the model's)"
     generate.add_argument("--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
@@ -94,6 +95,15 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--batch", type=int, default=16, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate)
+
+
+def _add_sizes(generate: Any) -> None:
+    group = generate.add_argument_group("sizes and lengths of what is made (default: the model's own)")
+    group.add_argument("--height", type=int, metavar="PIXELS", help="of images and videos")
+    group.add_argument("--width", type=int, metavar="PIXELS", help="of images and videos")
+    group.add_argument("--num-frames", type=int, metavar="N", help="frames of a video")
+    group.add_argument("--fps", type=float, metavar="X", help="frames per second of a video")
+    group.add_argument("--seconds", type=float, metavar="X", help="length of a sound (audio_length_in_s in Python)")
 
 
 def _add_adapters(generate: Any) -> None:
@@ -134,6 +144,7 @@ def _generate(args: argparse.Namespace) -> int:
 
         with contextlib.redirect_stdout(sys.stderr):
             session.load(pick_device(args.device))
+        session.check(pending)
     for batch in jobs.batches(pending, args.batch):
         with contextlib.redirect_stdout(sys.stderr):
             paths = session.run(batch)
@@ -180,9 +191,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+        if isinstance(error, RuntimeError) and not any(sign in str(error).lower() for sign in ("out of memory", "allocate memory")):
             raise
-        return _fail("out of memory: make fewer at once (--samples, --batch), or use --dtype bfloat16 or another --device", 1)
+        advice = "make fewer or smaller at once (--samples, --batch, --height, --num-frames), or use --dtype bfloat16 or another --device"
+        return _fail(f"out of memory: {advice}", 1)
 
 
 def _fail(message: Any, code: int) -> int:

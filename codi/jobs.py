@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,16 @@ from codi.types import InputError, Modality
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
 SCALES = ("guidance", "sync_guidance")  # a number, or one for each output
+PICTURES = (Modality.IMAGE, Modality.VIDEO)
+SIZES = {  # of what is made: the kind of number, and the outputs that have such a size
+    "height": (int, PICTURES),
+    "width": (int, PICTURES),
+    "num_frames": (int, (Modality.VIDEO,)),
+    "fps": (float, (Modality.VIDEO,)),
+    "seconds": (float, (Modality.AUDIO,)),
+}
 PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
-KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SCALES, "sync")
+KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, "sync")
 SUFFIXES = {Modality.TEXT: (".txt",), Modality.IMAGE: (".png",), Modality.AUDIO: (".wav", ".mp4"), Modality.VIDEO: (".mp4",)}
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
 
@@ -38,6 +46,7 @@ class Job:
 
     negatives   prompts to steer away from
     candidates  how many are drawn for each sample, of which the best is kept
+    sizes       those of `SIZES` that are not the model's own
     sync        whether an input with a clock stands in the loop where an output has one
     """
 
@@ -49,6 +58,7 @@ class Job:
     steps: int | None
     guidance: Scale = None
     sync_guidance: Scale = None
+    sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
     candidates: int = 1
     sync: bool = True
@@ -66,8 +76,18 @@ class Job:
             value = getattr(self, name)
             if value is not None and not (least <= value < 2**53):
                 raise InputError(f"{self.origin}{name} is {value}: expected a number of at least {least}")
+        for name, value in self.sizes.items():
+            self._check_size(name, value)
         for name in SCALES:
             self._check_scale(name, getattr(self, name))
+
+    def _check_size(self, name: str, value: float) -> None:
+        """What no model can make; the rest is for the model to say."""
+        if not applies(name, self.outputs):
+            able = " or ".join(SIZES[name][1])
+            raise InputError(f"{self.origin}{name} is {value:g}, but no {able} is made: expected {able} in --to, or no {name}")
+        if not 0 < value < 2**53:
+            raise InputError(f"{self.origin}{name} is {value:g}: expected a number above 0")
 
     def _check_scale(self, name: str, scale: Scale) -> None:
         if isinstance(scale, dict) and (extra := [key for key in scale if Modality(key) not in self.outputs]):
@@ -87,7 +107,12 @@ class Job:
     def knobs(self) -> dict[str, Any]:
         """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
         scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
-        return {"num_inference_steps": self.steps, **scales, "candidates": self.candidates}
+        return {"num_inference_steps": self.steps, **scales, "candidates": self.candidates, **self.size_arguments}
+
+    @property
+    def size_arguments(self) -> dict[str, float]:
+        """`sizes` as arguments of the pipeline."""
+        return {{"seconds": "audio_length_in_s"}.get(name, name): value for name, value in self.sizes.items()}
 
     @property
     def clip(self) -> Path | None:
@@ -107,7 +132,7 @@ class Job:
         made = {(out / (name + suffix)).resolve() for name in self.names for m in self.outputs for suffix in SUFFIXES[m]}
         for item in (*self.items, *self.negatives):
             if item.modality is not Modality.TEXT:
-                with _blame(self.origin):
+                with blame(self.origin):
                     io.check_prompt(item.value, item.modality, PROMPT_SECONDS)
                     if Path(item.value).resolve() in made:
                         raise InputError(f"{item.value} would be overwritten by what is made from it: name another folder with -o")
@@ -129,7 +154,7 @@ Sample = tuple[Job, int]  # the k-th of a job
 
 
 @contextmanager
-def _blame(origin: str) -> Iterator[None]:
+def blame(origin: str) -> Iterator[None]:
     """Puts the origin of a job in front of an error inside it."""
     try:
         yield
@@ -164,6 +189,11 @@ def _item(modality: Modality, value: str, weight: float) -> Item:
     return Item(modality=modality, value=value, weight=weight)
 
 
+def applies(name: str, outputs: tuple[Modality, ...]) -> bool:
+    """Whether a size of `SIZES` speaks of anything that is made."""
+    return any(m in outputs for m in SIZES[name][1])
+
+
 def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
     """'video,audio' -> modalities, in the order given, each once."""
     names = text.split(",") if isinstance(text, str) else text or []
@@ -175,7 +205,8 @@ def from_arguments(args: argparse.Namespace) -> Job:
     prompts = {key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in PROMPTS.items()}
     settings = {name: getattr(args, name) for name in (*NUMBERS, "sync")}
     scales = {name: _scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in SCALES}
-    return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings, **scales)
+    sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
+    return Job(id=None, outputs=parse_outputs(args.to), sizes=sizes, **_sorted(prompts), **settings, **scales)
 
 
 def _sorted(prompts: dict[str, tuple[Item, ...]]) -> dict[str, tuple[Item, ...]]:
@@ -224,7 +255,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         raise InputError(
             f"{origin}not JSON ({error.msg}): expected an object such as {{'id': 'a', 'text': 'a red ball', 'to': 'image'}}"
         ) from None
-    with _blame(origin):
+    with blame(origin):
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         if unknown := [key for key in row if key not in KEYS]:
@@ -236,10 +267,12 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         numbers = {key: _number(row, key, int, getattr(args, key)) for key in NUMBERS}
         outputs = parse_outputs(row.get("to", args.to))
         scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
+        sizes = {key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None) for key, (kind, _) in SIZES.items()}
+        sizes = {key: value for key, value in sizes.items() if value is not None}
         sync = row.get("sync", args.sync)
         if not isinstance(sync, bool):
             raise InputError(f"sync is {json.dumps(sync)[:80]}: expected true or false")
-        return Job(id=name, outputs=outputs, sync=sync, origin=origin, **_sorted(prompts), **numbers, **scales)
+        return Job(id=name, outputs=outputs, sync=sync, origin=origin, sizes=sizes, **_sorted(prompts), **numbers, **scales)
 
 
 def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], default: str | None) -> Scale:
@@ -269,7 +302,7 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     value = row.get(key)
     if value is None:
         return default
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == kind(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63 and value == kind(value):
         return kind(value)
     raise InputError(f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}")
 

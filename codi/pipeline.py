@@ -134,15 +134,9 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
     # The stages of a call
 
     def check_inputs(
-        self,
-        given: Iterable[Modality],
-        outputs: Sequence[Modality],
-        num_samples: int,
-        num_inference_steps: int,
-        partners: Iterable[Modality] = (),
-        output_type: str = "pil",
-        candidates: int = 1,
-    ) -> None:
+        self, given: Iterable[Modality], outputs: Sequence[Modality], num_samples: int, num_inference_steps: int,
+        partners: Iterable[Modality] = (), output_type: str = "pil", candidates: int = 1, sizes: Mapping[str, float | None] | None = None,
+    ) -> None:  # fmt: skip
         """Raises `InputError` for what this model cannot do, or nobody can."""
         if not outputs:
             raise InputError(f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}")
@@ -152,6 +146,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
+        if self.model.sized(**(sizes or {})) != self.model.specs and candidates > 1:
+            raise InputError("candidates are judged at the model's own sizes: expected either candidates or another size, not both")
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
         """Prompts that combine -> context (1, 1, D), interpolated by their weights; of no prompt at all, `encode_null`."""
@@ -300,10 +296,9 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         }  # fmt: skip
         steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults)
         partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
-        self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates)
-        specs = self.model.sized(height, width, num_frames, fps, audio_length_in_s)
-        if candidates > 1 and specs != self.model.specs:
-            raise InputError("candidates are judged at the model's own sizes: expected either candidates or another size, not both")
+        sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s)
+        self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes)
+        specs = self.model.sized(**sizes)
         settings.check_names("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
         if not (steered := settings.can_steer(guidance, steps)) and refusing:

@@ -11,7 +11,7 @@ from typing import Any
 
 from codi import __version__
 from codi.adapters.given import Given
-from codi.jobs import Item, Job, Sample
+from codi.jobs import Item, Job, Sample, blame
 from codi.types import Modality
 
 LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow")
@@ -53,6 +53,13 @@ class Session:
         self.model["device"] = device
         self.timings["load"] = time.perf_counter() - began
 
+    def check(self, jobs: list[Job]) -> None:
+        """Raises `InputError` for a job that the model cannot do."""
+        for job in jobs:
+            with blame(job.origin):
+                given = [item.modality for item in (*job.items, *job.negatives)]
+                self.pipe.check_inputs(given, job.outputs, job.samples, job.steps or 1, candidates=job.candidates, sizes=job.size_arguments)
+
     def run(self, batch: list[Sample]) -> list[Path]:
         """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the paths of the media."""
         began = time.perf_counter()
@@ -79,7 +86,6 @@ class Session:
         first = jobs[0]
         with torch.no_grad():
             items, negatives = ({job: _prompts(getattr(job, name)) for job in jobs} for name in ("items", "negatives"))
-            self.pipe.check_inputs([*items[first], *negatives[first]], first.outputs, len(batch), first.steps or 1)
             given = {"prompt_embeds": torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]}
             if first.negatives:
                 given["negative_prompt_embeds"] = torch.cat([self.pipe.encode_prompt(negatives[job]) for job in jobs])[rows]

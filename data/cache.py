@@ -37,18 +37,17 @@ def build_cache(
     identity: Mapping[str, Any],
     shard_size: int = 1024,
     batch_size: int = 32,
-    rank: int = 0,
-    world_size: int = 1,
+    numbers: Iterable[int] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Encodes samples 0 .. count - 1 of `source` into `folder`; what is there already is kept. `progress` gets the samples done.
 
     identity   what made the latents (source, encoders): plain JSON. Raises `InputError` if the folder holds something else.
-    rank       this process takes every `world_size`-th shard
+    numbers    of the shards that are for this process to make, by default all
     """
     _claim(folder, {"count": count, "shard_size": shard_size, "identity": json.loads(json.dumps(identity))})
     starts = range(0, count, shard_size)
-    for number in range(rank, len(starts), world_size):
+    for number in range(len(starts)) if numbers is None else numbers:
         start, stop = starts[number], min(count, starts[number] + shard_size)
         path = _shard(folder, number)
         if fault(path) is not None:

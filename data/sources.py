@@ -102,6 +102,7 @@ def open_source(
 def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
     """Specs from {image: {size}, video: {size, frames, fps}, audio: {samples, rate}}; latent shapes are not known here and left empty."""
     specs = {}
+    _expect(isinstance(geometry, Mapping), "geometry", geometry, "a mapping such as {image: {size: 64}}")
     for name, values in geometry.items():
         modality = Modality.parse(name)
         keys = _GEOMETRY.get(modality)
@@ -150,11 +151,15 @@ def _mix(
 
 
 def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[Any, float]:
+    from codi.world import ATTRIBUTES
     from data.world import WorldSource
 
     weight = values.pop("weight", 1.0)
     _check_names(values, ("weight", "facts", "full"), "data: world")
     _expect(_is_number(weight), "world: weight", weight, "a number above 0")
+    facts, full = values.get("facts", []), values.get("full", 0.5)
+    _expect(isinstance(facts, list) and set(facts) <= set(ATTRIBUTES), "world: facts", facts, f"some of {', '.join(ATTRIBUTES)}")
+    _expect(isinstance(full, (int, float)) and 0 <= full <= 1, "world: full", full, "a share in [0, 1]")
     return WorldSource(media, seed=seed, **values), float(weight)
 
 

@@ -12,6 +12,7 @@ Exit codes: 0 done, 2 something given cannot be used, 130 interrupted (finished 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        from training.folder import refusal
+
+        if (said := refusal(error)) is None:
+            raise
+        print(f"error: cannot write: {said}: free some space and give the same command again", file=sys.stderr, flush=True)
+        return 2
     return 0
 
 
@@ -62,24 +70,36 @@ def encodings(options: argparse.Namespace) -> list[Any]:
 
 
 def fill_here(options: argparse.Namespace) -> list[Path]:
-    """The caches, by the processes that were launched together: each encodes every n-th shard."""
+    """The caches, by the processes that were launched together, which share the shards."""
     import torch
     from accelerate import PartialState
 
-    together = PartialState(cpu=not torch.cuda.is_available()) if "WORLD_SIZE" in os.environ else None
-    rank, world = (together.process_index, together.num_processes) if together else (0, 1)
-    device = together.device if together else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folders = []
-    for encoding in encodings(options):
-        folders.append(fill(encoding, device, options.shard_size, rank, world, show=rank == 0))
+    from training.engine import on_cpu
+
+    wanted = encodings(options)
+    cpu = on_cpu(wanted[0].config)
+    together = PartialState(cpu=cpu) if "WORLD_SIZE" in os.environ else None
+    device = together.device if together else torch.device("cpu" if cpu else "cuda")
+    main, folders = together is None or together.is_main_process, []
+
+    def share(numbers: list[int]) -> list[int]:
+        if together is None:
+            return numbers
+        with together.split_between_processes(numbers) as mine:
+            return mine
+
+    for encoding in wanted:
+        folders.append(fill(encoding, device, options.shard_size, share, show=main))
         if together:
             together.wait_for_everyone()
         finish(folders[-1])
-    return folders if rank == 0 else []
+    if together:
+        together.destroy_process_group()
+    return folders if main else []
 
 
-def fill(encoding: Any, device: Any, shard_size: int, rank: int, world: int, show: bool) -> Path:
-    """Shards rank, rank + world, ... of one cache; those that are there and whole are left alone."""
+def fill(encoding: Any, device: Any, shard_size: int, share: Callable[[list[int]], list[int]], show: bool) -> Path:
+    """This process's share of the shards of one cache; those that are there and whole are left alone."""
     from tqdm import tqdm
 
     from data.cache import build_cache
@@ -91,9 +111,10 @@ def fill(encoding: Any, device: Any, shard_size: int, rank: int, world: int, sho
         folder, count = encoding.folder(source), len(source)
         if (folder / "complete").is_file() and whole(folder, count, shard_size):
             return folder
-        mine = sum(min(shard_size, count - start) for start in range(rank * shard_size, count, world * shard_size))
-        with tqdm(total=mine, desc=f"encoding {'+'.join(encoding.parts)}", unit="samples", file=sys.stderr, disable=not show) as bar:
-            settings = {"identity": encoding.identity(source), "shard_size": shard_size, "rank": rank, "world_size": world}
+        mine = share(list(range(-(-count // shard_size))))
+        total = sum(min(shard_size, count - number * shard_size) for number in mine)
+        with tqdm(total=total, desc=f"encoding {'+'.join(encoding.parts)}", unit="samples", file=sys.stderr, disable=not show) as bar:
+            settings = {"identity": encoding.identity(source), "shard_size": shard_size, "numbers": mine}
             build_cache(folder, source, encoding.encoder(device), count, **settings, progress=bar.update)
     return folder
 
@@ -120,25 +141,46 @@ def fill_with_ray(options: argparse.Namespace) -> list[Path]:
         import ray
     except ImportError:
         raise InputError("--ray needs Ray Data, which is not installed: pip install 'ray[data]'; or launch with torchrun") from None
-    folders = []
-    for number, encoding in enumerate(encodings(options)):
+    wanted, folders = encodings(options), []
+    ray.init(ignore_reinit_error=True)
+    check_cluster(ray.cluster_resources(), options.gpus_per_worker)
+    for number, encoding in enumerate(wanted):
         with encoding.files(shuffle=False) as source:
             shards = -(-len(source) // options.shard_size)
             folders.append(encoding.folder(source))
-        tasks = ray.data.from_items([{"options": vars(options), "encoding": number, "shard": k, "shards": shards} for k in range(shards)])
-        tasks.map(encode_shard, num_gpus=options.gpus_per_worker or None).materialize()
+        shared = {"options": vars(options), "encoding": number, "place": os.getcwd()}
+        tasks = ray.data.from_items([{**shared, "shard": k} for k in range(shards)], override_num_blocks=shards)
+        done = tasks.map(encode_shard, num_gpus=options.gpus_per_worker or None).take_all()
+        if refused := [row["refused"] for row in done if row["refused"]]:
+            raise InputError(refused[0])
         finish(folders[-1])
     return folders
 
 
+def check_cluster(resources: dict[str, float], gpus: float) -> None:
+    """Raises `InputError` where no task could ever start, for which Ray would wait."""
+    if not 0 <= gpus <= resources.get("GPU", 0):
+        raise InputError(
+            f"--gpus-per-worker is {gpus:g}: expected 0 or more, and this Ray cluster has {resources.get('GPU', 0):g} GPUs in all"
+        )
+
+
 def encode_shard(task: dict[str, Any]) -> dict[str, Any]:
-    """One shard, wherever this runs."""
+    """One shard, on whichever machine this runs; a user's mistake comes back as words, since Ray would wrap it in errors of its own."""
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoding = encodings(argparse.Namespace(**task["options"]))[task["encoding"]]
-    folder = fill(encoding, device, task["options"]["shard_size"], task["shard"], task["shards"], show=False)
-    return {"shard": task["shard"], "folder": str(folder)}
+    from training.engine import on_cpu
+
+    try:
+        os.chdir(task["place"])
+        encoding = encodings(argparse.Namespace(**task["options"]))[task["encoding"]]
+        device = torch.device("cpu" if on_cpu(encoding.config) else "cuda")
+        fill(encoding, device, task["options"]["shard_size"], lambda numbers: [task["shard"]], show=False)
+    except FileNotFoundError as error:
+        return {"shard": task["shard"], "refused": f"{os.uname().nodename} has no {error.filename}: a cluster must see the same files"}
+    except InputError as error:
+        return {"shard": task["shard"], "refused": str(error)}
+    return {"shard": task["shard"], "refused": ""}
 
 
 if __name__ == "__main__":

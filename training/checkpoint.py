@@ -113,6 +113,16 @@ def read(path: Path) -> Snapshot:
     )
 
 
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """`state` of the newest checkpoint, without a look at its tensors; None if there is none to be read."""
+    for path in reversed(_listed(folder)):
+        try:
+            return json.loads((path / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def prune(folder: Path, keep: int) -> None:
     """Removes unfinished folders, and all but the newest `keep` of the finished ones."""
     for path in folder.glob("step-*.tmp"):

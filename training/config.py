@@ -39,6 +39,7 @@ class Config:
     clip_grad_norm     0 for none
     *_every            samples between events, 0 for never
     max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at it
+    device             auto: GPUs if there are any; cuda: GPUs, or the run does not start; cpu
     num_threads        torch threads, None leaves them alone
     compile            compiles the forward of every direct child of the trained module
     gradient_checkpointing   activations of what trains are computed again in the backward pass: less memory, a third more time
@@ -68,6 +69,7 @@ class Config:
     preview_every: int = 0
     log_every: int = 0
     max_minutes: float | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = None
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -102,7 +104,7 @@ def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[st
     if small:
         if not isinstance(miniature, dict):
             raise InputError(f"{path}: --small needs a section `small:` with the settings of the miniature")
-        _check_names(miniature, [f.name for f in dataclasses.fields(Config)], f"{path}: small")
+        check_names(miniature, [f.name for f in dataclasses.fields(Config)], f"{path}: small")
         values = _merge(values, {"output": f"runs/small/{path.stem}", "model": "runs/small/model", **miniature})
     for override in overrides:
         _apply_override(values, override)
@@ -113,7 +115,7 @@ def strict(cls: type[T], values: Mapping[str, Any] | None, *, where: str) -> T:
     """A dataclass from a mapping; `where` names the mapping in messages. Stages read `config.options` with it."""
     values = dict(values or {})
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    _check_names(values, fields, where)
+    check_names(values, fields, where)
     missing = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in values]
     if missing:
         raise InputError(f"{where}: missing {', '.join(missing)}: add {'it' if len(missing) == 1 else 'them'}")
@@ -124,6 +126,12 @@ def strict(cls: type[T], values: Mapping[str, Any] | None, *, where: str) -> T:
 def _require(good: bool, name: str, value: Any, expected: str) -> None:
     if not good:
         raise InputError(f"config: {name} is {value!r}: expected {expected}")
+
+
+def expect(good: bool, name: str, value: Any, expected: str) -> None:
+    """Raises `InputError` for an option of a stage that cannot be."""
+    if not good:
+        raise InputError(f"options: {name} is {value!r}: expected {expected}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -138,7 +146,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_names(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+def check_names(values: Iterable[Any], known: Iterable[str], where: str) -> None:
+    """Raises `InputError` that begins with `where` for the first of `values` that is not among the known names."""
     known = list(known)
     for name in values:
         if name not in known:
@@ -183,7 +192,9 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
     if origin in (tuple, list):
         return _coerce_sequence(value, origin, args, where)
     if origin is dict or kind is dict:
-        return dict(_check(isinstance(value, Mapping), value, where, "a mapping"))
+        inner = args[1] if args else Any
+        mapping = _check(isinstance(value, Mapping), value, where, "a mapping")
+        return {name: _coerce(entry, inner, f"{where}: {name}") for name, entry in mapping.items()}
     if kind is Path:
         return Path(_check(isinstance(value, (str, Path)) and bool(str(value)), value, where, "a path"))
     if kind is float:

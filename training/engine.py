@@ -34,11 +34,32 @@ def wants_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
+def on_cpu(config: Config) -> bool:
+    """Whether a run computes on the CPU. Raises `InputError` where it cannot have the device or the precision that was asked for."""
+    count, mine = torch.cuda.device_count() if torch.cuda.is_available() else 0, int(os.environ.get("LOCAL_RANK", 0))
+    launched = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
+    if config.device == "cuda" and (launched or not count):
+        why = "it was launched for the CPU (--cpu, or use_cpu)" if launched else "torch finds none here, see `codi doctor`"
+        raise InputError(f"config: device is cuda, which asks for a GPU, but {why}: set device=auto or device=cpu to train without one")
+    if launched or not count or config.device == "cpu":
+        if config.precision == "fp16":
+            raise InputError("config: precision is fp16, which needs a GPU: use bf16 or no on a CPU")
+        if count and wants_deepspeed():
+            raise InputError("config: device is cpu, but DeepSpeed takes the GPUs that are here: launch with DDP, or hide them from it")
+        return True
+    if mine >= count:
+        raise InputError(
+            f"process {mine} of this machine asks for a GPU of its own, and there are {count}: launch with --num_processes {count}"
+        )
+    return False
+
+
 def make_accelerator(config: Config) -> Accelerator:
     """Device, processes and precision. Where processes meet without a GPU, gloo has to be named, or DeepSpeed fails; and DDP has to be told
     that it is on the CPU, or every process would train by itself."""
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    meeting = not torch.cuda.is_available() and "WORLD_SIZE" in os.environ
+    cpu = on_cpu(config)
+    meeting = cpu and "WORLD_SIZE" in os.environ
     if meeting:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     if config.num_threads:
@@ -47,7 +68,8 @@ def make_accelerator(config: Config) -> Accelerator:
         _check_deepspeed(config)
     precision = "no" if wants_deepspeed() else config.precision  # with DeepSpeed `Objective` sees to it
     settings = {"gradient_accumulation_steps": config.accumulate, "mixed_precision": precision, "kwargs_handlers": handlers}
-    accelerator = Accelerator(cpu=meeting and not wants_deepspeed(), **settings)
+    told = cpu and (meeting or torch.cuda.is_available()) and not wants_deepspeed()
+    accelerator = Accelerator(cpu=told, **settings)
     kind = accelerator.distributed_type
     assert kind is not DistributedType.NO or accelerator.num_processes == 1, f"{accelerator.num_processes} processes, each alone"
     if wants_deepspeed() and kind is not DistributedType.DEEPSPEED:
@@ -98,6 +120,9 @@ def _can_checkpoint(part: nn.Module) -> bool:
     return getattr(part, "_supports_gradient_checkpointing", False) and any(hasattr(m, "gradient_checkpointing") for m in part.modules())
 
 
+EPSILON = 1e-12  # a branch that starts at zero has gradients of 1e-9 behind it: torch's 1e-8 would hold it there
+
+
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
     """AdamW, fused (on a CPU several times faster than the loop over tensors); only matrices and kernels are decayed."""
     trainable = [p for p in module.parameters() if p.requires_grad]
@@ -106,7 +131,7 @@ def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=EPSILON, fused=True)
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

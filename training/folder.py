@@ -1,5 +1,6 @@
 """What a run leaves in its folder besides checkpoints: the note of its export, and the lock that keeps a second run out."""
 
+import errno
 import fcntl
 import json
 import os
@@ -7,11 +8,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from codi.types import InputError
 from training.config import Config
 
-_NOTE = "exported.json"
+NOTE = "exported.json"
 
 
 @contextmanager
@@ -40,33 +42,55 @@ def clear(output: Path) -> None:
     """Forgets a run: its checkpoints, log and previews; nothing else in the folder."""
     for name in ("checkpoints", "previews", "tensorboard"):
         shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("log.jsonl", "bad.jsonl", _NOTE):
+    for name in ("log.jsonl", "bad.jsonl", NOTE):
         (output / name).unlink(missing_ok=True)
 
 
 def export_once(config: Config, samples: int, export: Callable[[Path], None]) -> None:
-    """Exports, then notes the files that appeared or changed, so that a later call can tell whether they are still there."""
+    """Exports, then notes where to and the files that appeared or changed, so that a later call can tell whether they are still there."""
     try:
         config.model.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write the model folder {config.model}: {error.strerror}: choose another `model`") from None
-    before = _stamps(config.model)
+    target = destination(config)
+    before = _stamps(target)
     export(config.model)
-    files = sorted(name for name, stamp in _stamps(config.model).items() if before.get(name) != stamp)
-    note = {"samples": samples, "model": str(config.model), "files": files}
-    temporary = config.output / f"{_NOTE}.tmp"
+    files = sorted(name for name, stamp in _stamps(target).items() if before.get(name) != stamp)
+    note = {"samples": samples, "model": str(target), "files": files}
+    temporary = config.output / f"{NOTE}.tmp"
     temporary.write_text(json.dumps(note, indent=1), encoding="utf-8")
-    os.replace(temporary, config.output / _NOTE)
+    os.replace(temporary, config.output / NOTE)
 
 
 def export_missing(config: Config, samples: int) -> bool:
     """True if the export of this state of the run was never finished, or a file of it has gone."""
-    try:
-        note = json.loads((config.output / _NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    note, target = read_note(config.output), destination(config)
+    if note is None or note["samples"] != samples or note["model"] != str(target):
         return True
-    same = note.get("samples") == samples and note.get("model") == str(config.model)
-    return not same or not all((config.model / name).is_file() for name in note["files"])
+    return not all((target / name).is_file() for name in note["files"])
+
+
+def destination(config: Config) -> Path:
+    """The folder that a run exports to: that of the model, or the one that its options name."""
+    return Path(config.options.get("into") or config.model)
+
+
+def read_note(output: Path) -> dict[str, Any] | None:
+    """{"samples", "model", "files"} of a run's last export, None if there was none."""
+    try:
+        note = json.loads((output / NOTE).read_text(encoding="utf-8"))
+        return note if {"samples", "model", "files"} <= note.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the disk said when it would not take more, None if the error is about something else."""
+    if type(error).__name__ == "SafetensorError" and "os error" in str(error):  # its writer wraps what the system says
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+        return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
+    return None
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:

@@ -36,6 +36,7 @@ from training.log import Log, Meter
 from training.prefetch import Prefetch
 from training.schedule import learning_rate
 from training.stages import Source, Stage, find_stage
+from training.stages.building import build_module
 
 INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
 
@@ -72,7 +73,7 @@ class Trainer:
         found = self._find_checkpoint()
         self.stage = find_stage(config.stage)(config)
         torch.manual_seed(config.seed)
-        self.module = self.stage.build()
+        self.module = build_module(self.stage, config.part)
         self.stage.to(self.device)
         if found is not None:
             load_weights(self.module, found.weights)

@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             speed = {"samples_per_second": options.samples_per_second, "tflops": options.tflops}
             print(plan(config, Path(options.config).parent, Machines(processes=options.processes, zero=options.zero, **speed)))
             return 0
+        from training.folder import refusal
         from training.loop import TrainingError, train
     except InputError as error:
         return _fail(error, 2)
@@ -48,9 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if (said := refusal(error)) is None:
+            raise
+        return _fail(f"cannot write: {said}: free some space and give the same command again; checkpoints are untouched", 2)
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     print(f"error: {error}", file=sys.stderr, flush=True)
     return code
 

@@ -17,12 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codi.models.codi import DENOISERS
 from codi.types import InputError
 from training.config import Config, load_config, strict
 from training.engine import enable_checkpointing
+from training.folder import destination
 from training.rehearsal import rehearse
 from training.stages import find_stage
+from training.stages.building import build_module
 from training.stages.common import loading_by
+from training.stages.files import names_of_data
+from training.stages.joint import parse_pair
 
 GIB = 2**30
 
@@ -43,7 +48,8 @@ class Machines:
     tflops: float | None = None
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or self.zero not in (0, 2, 3) or any((x or 1) <= 0 for x in (self.samples_per_second, self.tflops)):
+        speeds = [x for x in (self.samples_per_second, self.tflops) if x is not None]
+        if self.processes < 1 or self.zero not in (0, 2, 3) or not all(0 < x < math.inf for x in speeds):
             raise InputError(f"{self}: expected one process or more, ZeRO stage 0, 2 or 3, and rates above 0")
 
 
@@ -74,14 +80,34 @@ class MetaParts:
 
 
 def makes(config: Config) -> tuple[str, ...]:
-    """Components that a run exports, as far as its configuration says them by itself."""
-    modality = config.options.get("modality")
+    """Components that a run adds to a model, as far as its configuration says them by itself."""
+    modality = str(config.options.get("modality"))
     if config.stage == "align":
         return {"image": ("text_tower", "vision_tower"), "audio": ("audio_tower",), "video": ("vision_tower",)}.get(modality, ())
     if config.stage == "denoise":
-        return ({"text": "text_denoiser", "audio": "audio_denoiser"}.get(modality, "vision_denoiser"),)
-    of_others = {"joint": ("environments",), "vocoder": ("audio_autoencoder",)}
-    return of_others.get(config.stage, ("_".join(reversed(config.stage.split("_"))),))
+        return (DENOISERS.get(modality, ""),)
+    if config.stage.startswith("autoencoder_"):
+        return (f"{config.stage.removeprefix('autoencoder_')}_autoencoder",)
+    return {"joint": ("environments",), "vocoder": ("audio_autoencoder",)}.get(config.stage, ())
+
+
+def writes(config: Config) -> list[Path]:
+    """Folders that a run exports to."""
+    kind = find_stage(config.stage)
+    if hasattr(kind, "target"):  # beside the parts of the model
+        return [kind.target(config.model, config)]
+    names = [*makes(config)]
+    if config.stage == "denoise" and not (config.model / "scheduler").is_dir():
+        names.append("scheduler")
+    if config.stage == "joint":
+        names += dict.fromkeys(DENOISERS[m] for pair in config.options["pairs"] for m in parse_pair(pair))
+    return [destination(config) / name for name in names]
+
+
+def reads(config: Config) -> list[str]:
+    """Where samples come from."""
+    pictures = config.options.get("images")
+    return [str(pictures)] if pictures else names_of_data(config.data)
 
 
 def component_of(module: nn.Module, name: str) -> nn.Module:
@@ -97,7 +123,7 @@ def build(config: Config) -> tuple[Any, nn.Module]:
     blind = dataclasses.replace(config, data={})
     with torch.device("cpu"):  # schedulers have numbers, also where another part is being built
         stage = find_stage(config.stage)(blind)
-    module = on_meta(stage.build)
+    module = on_meta(lambda: build_module(stage, config.part))
     if config.gradient_checkpointing:
         enable_checkpointing(module, config.stage)
     return stage, module
@@ -127,8 +153,8 @@ def plan(config: Config, folder: Path, machines: Machines) -> str:
         cost = measure(lambda: rehearse(stage, module, config, parts, micro), module)
     frozen = beside(module, parts)
     compute = f"{cost.flops / micro / 1e9:,.1f} GFLOP forward per sample, without encoders of what is not cached" if cost else None
-    names = [*makes(config), *(name for name, _ in getattr(module, "denoisers", nn.Module()).named_children())]
-    written, size = ", ".join(str(config.model / name) for name in names), checkpoint_bytes(config, module) / GIB
+    written, size = ", ".join(map(str, writes(config))), checkpoint_bytes(config, module) / GIB
+    copied = "" if destination(config) == config.model else f", beside a copy of {config.model}"
     steps = math.ceil(config.samples / config.batch_size)
     lines = {
         "run": f"{config.stage}, {config.samples:,} samples in {steps:,} steps of {config.batch_size}"
@@ -137,8 +163,8 @@ def plan(config: Config, folder: Path, machines: Machines) -> str:
         "memory": memory(config, machines, module, frozen, cost),
         "compute": compute or "not known for this stage",
         "time": duration(config, machines, cost, micro),
-        "reads": ", ".join(map(str, [*sources(config), *parts.parts])),
-        "writes": f"{config.output}/ (two checkpoints of {size:.1f} GiB, log, previews) and {written}",
+        "reads": ", ".join(map(str, [*reads(config), *parts.parts])),
+        "writes": f"{config.output}/ (two checkpoints of {size:.1f} GiB, log, previews) and {written}{copied}",
     }
     return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
@@ -219,12 +245,6 @@ def duration(config: Config, machines: Machines, cost: Cost | None, micro: int) 
     passes = 4 if config.gradient_checkpointing else 3  # a backward pass costs two forward passes
     seconds = config.samples * cost.flops / micro * passes / (machines.processes * machines.tflops * 1e12)
     return f"at least {_days(seconds)} if each of {machines.processes} devices sustains {machines.tflops:g} TFLOP/s, as given"
-
-
-def sources(config: Config) -> list[str]:
-    """Manifests and shards of the section `data`, or the world."""
-    listed = [*config.data.get("manifests", []), *config.data.get("shards", [])]
-    return [item["path"] if isinstance(item, Mapping) else item for item in listed] or ["codi.world"]
 
 
 def checkpoint_bytes(config: Config, module: nn.Module) -> int:

@@ -1,16 +1,15 @@
 """`python -m training.publish --model runs/tiny --to codi/assets/tiny`: the finished parts as one pipeline folder, with their provenance.
 
-Weights become float16 safetensors in diffusers' layout; `provenance.json` says of every stage what it ran, on how many samples, and how
-its last log line reads. Scores are added by `--scores report/report.json`, as `codi bench` writes it.
+Weights become float16 safetensors in diffusers' layout; `provenance.json` says of every run that went into them what it was told, on which
+data and how many samples it ran, and how its last log line reads (`training.provenance`). Scores are added by
+`--scores report/report.json`, as `codi bench` writes it.
 """
 
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,13 +17,11 @@ from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
 from codi.models.joint import EnvironmentEncoders
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
+from training.provenance import NAME, provenance
 from training.stages.common import load_part
 from training.stages.denoise import DEFAULTS, load_scheduler
 from training.stages.joint import CLASSES as DENOISER_CLASSES
 from training.stages.latents import CLASSES as PART_CLASSES
-
-# What the provenance keeps of a benchmark's report.
-SCORES = ("command", "settings", "versions", "tasks", "targets", "summary", "retrieval", "ceiling")
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
@@ -34,36 +31,18 @@ def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     return {name: load_part(classes[name], model / name, "train it first").half() for name in names if (model / name).is_dir()}
 
 
-def provenance(runs: Path, scores: Path | None, notes: list[str]) -> dict[str, Any]:
-    """How the model was made: commit, and for every finished run its command, seed, samples seen and last losses."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
-    stages = {}
-    for exported in sorted(runs.glob("*/exported.json"), key=lambda path: path.stat().st_mtime):
-        log = [json.loads(line) for line in (exported.parent / "log.jsonl").read_text(encoding="utf-8").splitlines() if line.strip()]
-        name, last = exported.parent.name, log[-1] if log else {}
-        stages[name] = {
-            "command": f"accelerate launch -m training.main --config configs/world/{name}.yaml",
-            "samples_seen": json.loads(exported.read_text(encoding="utf-8"))["samples"],
-            "last_log": {key: value for key, value in last.items() if isinstance(value, (int, float))},
-        }
-    made = {"commit": commit, "license": "MIT", "data": "the world of codi.world, rendered", "seed": 0, "stages": stages}
-    if notes:
-        made["notes"] = notes
-    if scores is not None:
-        report = json.loads(scores.read_text(encoding="utf-8"))
-        made["scores"] = {name: report[name] for name in SCORES if report.get(name)}
-    return made
-
-
 def publish(model: Path, to: Path, runs: Path, scores: Path | None = None, notes: list[str] | None = None) -> None:
     """Writes the folder beside its destination, then puts it in place."""
+    if scores is not None and not scores.is_file():
+        raise InputError(f"no such report: {scores}: `codi bench` writes report.json")
     parts = read_parts(model)
     if "text_tower" not in parts:
         raise InputError(f"{model} holds no finished model (no text_tower): run `make tiny` first")
     beside = to.with_name(to.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
     CoDiPipeline(scheduler=load_scheduler(model), **parts, defaults=DEFAULTS).save_pretrained(beside)
-    (beside / "provenance.json").write_text(json.dumps(provenance(runs, scores, notes or []), indent=1) + "\n", encoding="utf-8")
+    made = provenance(model, list(parts), runs, scores, notes)
+    (beside / NAME).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(to, ignore_errors=True)
     beside.rename(to)
 

@@ -1,7 +1,9 @@
 """Making what is missing: scenes and model in, readings on disk out, by one process or by several."""
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -127,9 +129,21 @@ _WORKER: dict[str, Any] = {}  # of this process: its benchmark and where it repo
 def _start(model: dict[str, Any], recipe: dict[str, Any], queue: Any, workers: int) -> None:
     import torch
 
+    _end_with_parent()
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     _WORKER.update(bench=Bench(model=Model(**model), **recipe), queue=queue)
 
 
 def _work(run: Run, count: int) -> None:
     _WORKER["bench"].readings(run, count, advance=lambda samples: _WORKER["queue"].put(samples * run.cost))
+
+
+def _end_with_parent() -> None:
+    """This process ends with the one that started it, however that ended: a worker whose parent was killed would wait for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,27 @@ class Model:
         timed = self.pipe.find_partners(run.inputs, run.outputs, None if run.sync else False)
         partners = {m: self.encode(m, dict(reversed(columns))[m]) for m in timed}  # of several inputs of one modality the first
         scales = self.scales if run.sync_guidance is None else self.scales | {"sync_guidance_scale": run.sync_guidance}
-        out = self.pipe(
-            outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps, candidates=run.candidates,
-            prompt_embeds=embeds, partner_latents=partners, output_type="pt",
-            **{name: _for_outputs(scale, run.outputs) for name, scale in scales.items()},
-        )  # fmt: skip
+        with self.without_hearing(run.deaf):
+            out = self.pipe(
+                outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps, candidates=run.candidates,
+                prompt_embeds=embeds, partner_latents=partners, output_type="pt",
+                **{name: _for_outputs(scale, run.outputs) for name, scale in scales.items()},
+            )  # fmt: skip
         return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}
+
+    @contextmanager
+    def without_hearing(self, deaf: Modality | None) -> Iterator[None]:
+        """Meanwhile one output hears nobody."""
+        environments = getattr(self.pipe, "environments", None)
+        if deaf is None or environments is None:
+            yield
+            return
+        heard = {m: partners for m, partners in environments.hears().items() if m is not deaf}
+        environments.hears = lambda: heard  # in place of the method of its class
+        try:
+            yield
+        finally:
+            del environments.hears
 
     def round_trip(self, modality: Modality, media: Any) -> Any:
         """Ground truth through the autoencoder, as the probes read it."""

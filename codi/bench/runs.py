@@ -43,6 +43,7 @@ class Run:
     sync           inputs with a clock stand in the loop as clean partners where an output has one
     sync_guidance  instead of the benchmark's own
     candidates     drawn for each sample, of which selection keeps one
+    deaf           an output that hears nobody, though the others hear it
     """
 
     inputs: tuple[Modality, ...]
@@ -58,6 +59,7 @@ class Run:
     sync: bool = True
     sync_guidance: float | None = None
     candidates: int = 1
+    deaf: Modality | None = None
 
     @property
     def name(self) -> str:
@@ -70,7 +72,7 @@ class Run:
         """What sets it apart from an ordinary call, for its name."""
         said = {
             f"delay {self.delay:g}": self.delay, "rival": self.rival, "turned": self.turned, "no sync": not self.sync,
-            f"candidates {self.candidates}": self.candidates > 1,
+            f"candidates {self.candidates}": self.candidates > 1, f"deaf {self.deaf}": self.deaf is not None,
         }  # fmt: skip
         weights = [] if self.weights is None else [f"weights {','.join(f'{w:g}' for w in self.weights)}"]
         guidance = [] if self.sync_guidance is None else [f"sync guidance {self.sync_guidance:g}"]

@@ -5,7 +5,7 @@ bootstrap over scenes, a scene with all its seeds being one unit.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -122,7 +122,8 @@ class InTime:
         """Alone, with the seeds of the joint run, is the joint run without environments, to the bit: a sample's noise does not depend
         on what else is made. Alone with other seeds is independent generation."""
         sound, picture = (Run(inputs=(TEXT,), outputs=(m,)) for m in (AUDIO, VIDEO))
-        return {"joint": drawn(BOTH, self.draws), "video": [picture], "audio": drawn(sound, 2), "four": drawn(ALL_FOUR, self.four)}
+        cut = {f"{m} deaf": [replace(BOTH, deaf=m)] for m in (AUDIO, VIDEO)}
+        return {"joint": drawn(BOTH, self.draws), "video": [picture], "audio": drawn(sound, 2), "four": drawn(ALL_FOUR, self.four), **cut}
 
     def plan(self) -> Plan:
         return [(run, self.count) for run in chain(*self.runs.values())]
@@ -139,6 +140,8 @@ class InTime:
         pairs: dict[str, Pairs] = {
             "independent": apart,
             "independent, best constant offset": (moved, pictures),
+            "joint, the sound hears nothing": pair_of(made["audio deaf"]),
+            "joint, the picture hears nothing": pair_of(made["video deaf"]),
             "environments off, same seeds": (onsets([same], AUDIO), pictures),
             "ground truth": pair_of([truth]),
             "ground truth through autoencoders": pair_of([ceiling]),

@@ -43,8 +43,8 @@ def main(args: argparse.Namespace) -> int:
 
     files = {slot: path for slot in SLOTS if (path := getattr(args, slot)) is not None}
     if args.reverse is not None:
-        if files or args.dtype:
-            raise InputError("--reverse takes a converted folder and -o, and no checkpoints")
+        if files or args.dtype or args.tokenizers or args.keep_unknown:
+            raise InputError("--reverse takes a converted folder and -o, and nothing else")
         print(*reverse(args.reverse, args.out), sep="\n")
         return 0
     dtype = getattr(torch, DTYPES[args.dtype]) if args.dtype else None

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,17 +22,28 @@ DTYPES = {
 
 def check_archive(path: Path) -> None:
     """Raises `InputError` unless the file is there and whole; checksums of all its records are read once."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"no file {path}: expected a released checkpoint (.pth)")
-    if not zipfile.is_zipfile(path):
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read by this user: change its permissions")
+    try:
+        whole = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:
+        raise unreadable(path, error) from None
+    if not whole:
         raise InputError(f"{path} is no PyTorch checkpoint, or is cut short: copy or download it again")
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path} cannot be read ({error}): copy or download it again") from None
+    except Exception as error:  # whichever field of the archive is damaged, another kind
+        raise unreadable(path, error) from None
     if broken is not None:
         raise InputError(f"{path} was altered (record {broken} does not match its checksum): copy or download it again")
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return InputError(f"{path} cannot be read ({reason}): copy or download it again")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -38,18 +51,21 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors ({' '.join(str(error).split())[:120]}): refused, unpickling it could run code"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): copy or download it again") from None
+        named = re.search(r"GLOBAL (\S+)", str(error))  # the rest of torch's message is how to run it nevertheless
+        what = f" ({named[1]})" if named else ""
+        raise InputError(f"{path} holds more than tensors{what}: refused, unpickling it could run code") from None
+    except Exception as error:  # tensors that contradict themselves raise whatever they like
+        raise unreadable(path, error) from None
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}: expected a dict of tensors by name")
     for name, value in content.items():
         if not isinstance(value, Tensor):
             raise InputError(f"{path} holds {name!r}, a {type(value).__name__}: expected nothing but tensors")
-        if not isinstance(name, str) or value.dtype not in DTYPES or value.layout is not torch.strided:
-            raise InputError(f"{path} holds {name!r}, a tensor of {value.dtype}, {value.layout}: expected plain tensors by name")
+        plain = value.dtype in DTYPES and value.layout is torch.strided and value.device.type == "cpu"
+        if not isinstance(name, str) or not plain:
+            raise InputError(
+                f"{path} holds {name!r}, a tensor of {value.dtype}, {value.layout}, {value.device}: expected plain tensors by name"
+            )
     return dict(content)
 
 

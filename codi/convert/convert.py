@@ -22,7 +22,7 @@ from torch import Tensor
 
 from codi import io, pretrained
 from codi.convert import released
-from codi.convert.checkpoint import check_archive, read_checkpoint, write_checkpoint, write_safetensors
+from codi.convert.checkpoint import DTYPES, check_archive, read_checkpoint, write_checkpoint, write_safetensors
 from codi.convert.released import FULL, SLOTS, Geometry, Part
 from codi.convert.tables import Table
 from codi.diffusion.released import ReleasedDDIMScheduler
@@ -54,6 +54,7 @@ def convert(
     """
     if not files:
         raise InputError(f"no checkpoint was named: expected some of {', '.join(f'--{slot}' for slot in SLOTS)}")
+    check_new(out)
     for path in files.values():
         check_archive(path)
     sizes = {slot: {name: (tuple(t.shape), t.dtype) for name, t in read_checkpoint(path).items()} for slot, path in files.items()}
@@ -180,6 +181,7 @@ def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
 
 def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
     """The checkpoints that a folder was converted from, bit for bit unless it was converted to another dtype."""
+    check_new(out)
     files = read_coverage(folder)
     parts = released.listed({slot: set(f["tensors"]) for slot, f in files.items()}, geometry)
     pretrained.check_files(folder, [part.name for of_slot in parts.values() for part in of_slot], verify=False)
@@ -192,6 +194,8 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
                 tensors |= undo(folder / part.name / WEIGHTS, part, entry["tensors"])
             if TIED in entry["tensors"]:
                 tensors[TIED] = tensors[TWIN]
+            if missing := [name for name in entry["tensors"] if name not in tensors]:
+                raise InputError(f"{folder} lacks {missing[0]!r}, which its report lists for {entry['file']}: convert again")
             ordered = {name: tensors[name].to(getattr(torch, known["dtype"])) for name, known in entry["tensors"].items()}
             write_checkpoint(target / entry["file"], ordered)
             written.append(out / entry["file"])
@@ -204,9 +208,17 @@ def read_coverage(folder: Path) -> dict[str, Any]:
     if not record.is_file():
         raise InputError(f"{folder} was not made by `codi convert` (no released/{COVERAGE})")
     try:
-        return json.loads(record.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError):
+        files = json.loads(record.read_text(encoding="utf-8"))["files"]
+        dtypes = {tensor["dtype"] for entry in files.values() for tensor in entry["tensors"].values()}
+        names = [str(entry["file"]) for entry in files.values()]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{record} is no report of a conversion: convert again") from None
+    plain = all(name not in ("", ".", "..") and Path(name).name == name for name in names)  # a foreign folder could name any place
+    if not plain or set(files) - set(SLOTS) or dtypes - {str(dtype).removeprefix("torch.") for dtype in DTYPES}:
+        raise InputError(f"{record} names files, slots or types that no conversion writes: convert again")
+    if missing := [slot for slot in files if not record.with_name(f"{slot}.safetensors").is_file()]:
+        raise InputError(f"{folder} lacks released/{missing[0]}.safetensors: copy it again, or convert again")
+    return files
 
 
 def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -222,10 +234,8 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
 @contextmanager
 def beside(out: Path) -> Iterator[Path]:
     """A folder that takes the name `out` when all is done, and is gone if anything fails."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there already: expected a new or empty folder")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    out = Path(os.path.abspath(out))
+    temporary = out.parent / f".{out.name}.{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -238,9 +248,19 @@ def beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_new(out: Path) -> None:
+    """Raises `InputError` if the place is taken: asked first, before gigabytes are read."""
+    try:
+        taken = os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out))
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}. Name another place.") from None
+    if taken:
+        raise InputError(f"{out} is there already: expected a new or empty folder")
+
+
 def check_space(out: Path, sizes: Mapping[str, Mapping[str, tuple[tuple[int, ...], torch.dtype]]], dtype: torch.dtype | None) -> None:
     """Raises `InputError` if the disk cannot hold the result."""
-    place = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if p.exists())
+    place = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if os.path.exists(p))
     kind = lambda given: dtype if dtype and given.is_floating_point else given
     needed = sum(math.prod(shape) * kind(given).itemsize for names in sizes.values() for shape, given in names.values())
     free = shutil.disk_usage(place).free
@@ -253,7 +273,7 @@ def read_words(folder: Path | None, geometry: Geometry = FULL) -> dict[str, str]
     if folder is None:
         return {}
     paths = {name: Path(folder) / name / "tokenizer.json" for name in released.WORDS}
-    if missing := [path for path in paths.values() if not path.is_file()]:
+    if missing := [path for path in paths.values() if not os.path.isfile(path)]:
         raise InputError(
             f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and gpt2 in clip/, bert/, gpt2/"
         )

@@ -7,8 +7,11 @@ from typing import Any
 
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
+from codi import io
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.types import InputError, Modality, ModalitySpec, listed
+
+SLOWEST, FASTEST = 0.1, 1000.0  # frames per second that a file can state
 
 # Which flat component serves which modality; a picture's parts also serve a clip, frame by frame or with temporal layers.
 AUTOENCODERS = {
@@ -83,8 +86,9 @@ class CoDiModel:
     ) -> dict[Modality, ModalitySpec]:  # fmt: skip
         """Geometry of every modality at another size, None for the model's own. Raises `InputError` for what its parts cannot make."""
         specs = dict(self.specs)
-        if Modality.IMAGE in specs and (height or width):
+        if Modality.IMAGE in specs and (height is not None or width is not None):
             size = tuple(_side(name, given, self.autoencoders[Modality.IMAGE]) for name, given in (("height", height), ("width", width)))
+            io.check_pixels(*reversed(size), "what is to be made")
             for modality in {Modality.IMAGE, Modality.VIDEO} & set(specs):
                 specs[modality] = _with_size(specs[modality], size, self.autoencoders[Modality.IMAGE].downsampling)
         if Modality.VIDEO in specs and (num_frames is not None or fps is not None):
@@ -136,16 +140,18 @@ def _with_frames(spec: ModalitySpec, num_frames: int | None, fps: float | None, 
     most, count, rate = (denoiser.temporal or {}).get("max_frames", 30), num_frames or spec.raw_shape[0], fps or spec.rate
     if num_frames is not None and (isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= most):
         raise InputError(f"num_frames is {num_frames!r}: expected a whole number from 1 to {most}")
-    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf):
-        raise InputError(f"fps is {fps!r}: expected a finite number above 0")
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not SLOWEST <= fps <= FASTEST):
+        raise InputError(f"fps is {fps!r}: expected a number from {SLOWEST:g} to {FASTEST:g}")
     channels, _, *space = spec.latent_shape
     return ModalitySpec(raw_shape=(count, *spec.raw_shape[1:]), latent_shape=(channels, count, *space), rate=rate, latent_rate=float(rate))
 
 
 def _with_length(spec: ModalitySpec, seconds: float) -> ModalitySpec:
     """As many latent columns as cover the length; the last one may reach beyond it."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= spec.duration:
-        raise InputError(f"audio_length_in_s is {seconds!r}: expected seconds above 0, at most {spec.duration:g}")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 / spec.rate <= seconds <= spec.duration:
+        raise InputError(
+            f"audio_length_in_s is {seconds!r}: expected at least one sample ({1 / spec.rate:g} s) and at most {spec.duration:g} s"
+        )
     channels, most, bands = spec.latent_shape
     columns = min(math.ceil(seconds * spec.latent_rate), most)
     return replace(spec, raw_shape=(round(seconds * spec.rate),), latent_shape=(channels, columns, bands))

@@ -144,8 +144,8 @@ class VisionTower(ModelMixin, ConfigMixin):
         return self.vision.config.image_size
 
     def features(self, raw: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1] -> (B, D), before the bridge."""
-        clips = (raw if raw.ndim == 5 else raw[:, None]).to(self.dtype)
+        """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], of any size -> (B, D), before the bridge."""
+        clips = self.resize(raw if raw.ndim == 5 else raw[:, None]).to(self.dtype)
         model, num_frames = self.vision.vision_model, clips.shape[1]
         hidden = model.pre_layrnorm(model.embeddings(clips.flatten(0, 1)))  # (B F, 1 + P, W)
         for layer, temporal in zip(model.encoder.layers, self.temporal):
@@ -158,6 +158,14 @@ class VisionTower(ModelMixin, ConfigMixin):
         if num_frames > 1 and self.summary is not None:
             pooled = pooled + self.summary(frames)
         return self.vision.visual_projection(model.post_layernorm(pooled))
+
+    def resize(self, clips: Tensor) -> Tensor:
+        """Clips (B, F, 3, H, W) at the tower's own size; those that have it are left as they are."""
+        size = (self.image_size, self.image_size)
+        if clips.shape[-2:] == size:
+            return clips
+        flat = functional.interpolate(clips.flatten(0, 1).float(), size, mode="bicubic", antialias=True)
+        return flat.clamp(-1, 1).unflatten(0, clips.shape[:2])
 
     @apply_forward_hook
     def embed(self, raw: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Environment encoders and the cross-attention through which frozen denoisers hear each other (CoDi, section 3.4), with a clock.
 
 An environment is a sequence: every token of a modality that has time knows its seconds, so that a sound and a clip of different rates
-line up. Half of the attention heads are rotated by seconds (arXiv 2104.09864, with seconds for indices) and look through a window; the
+line up. Half of the attention heads are rotated by seconds (arXiv 2104.09864, with seconds for indices) and look through soft windows; the
 others see everything and carry meaning.
 Letters: B batch, N positions of the listener, L environment tokens, D environment width, C width of the listener, S steps along time.
 """
@@ -18,8 +18,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codi.models.denoisers.attention import zeroed
+from codi.models.denoisers.norm import root_mean_square
 from codi.protocols import Environment
 from codi.types import Modality
+
+SINK = -4.0  # logit of a sink in a timed head, so that four of them weigh a fourteenth of the token at the same moment
 
 
 def sinusoid(seconds: Tensor, dim: int, shortest: float = 0.05, longest: float = 20.0) -> Tensor:
@@ -80,12 +84,13 @@ class EnvironmentEncoder(nn.Module):
             self.stem = nn.Identity()
             size = math.prod(latent_shape) if latent_rate is None else latent_shape[0] * latent_shape[2]
         self.project = nn.Sequential(nn.Linear(size, dim), nn.SiLU(), nn.Linear(dim, tokens_per_step * dim))
+        self.content_norm = nn.LayerNorm(dim)  # else what is heard is a tenth of when
         self.place = nn.Parameter(torch.randn(tokens_per_step, dim) * 0.02)
         self.time_proj = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.noise_level = TimestepEmbedding(dim, dim)
         self.summary = nn.Parameter(torch.randn(global_tokens, dim) * 0.02)
         layer = nn.TransformerEncoderLayer(dim, num_heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False) if num_layers else nn.Identity()
         self.norm = nn.LayerNorm(dim)
         self.name = nn.Parameter(torch.randn(dim) * 0.02)
 
@@ -104,7 +109,8 @@ class EnvironmentEncoder(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment:
         """x (B, *latent_shape) at the noise level t (B,); rate in latent steps per second if not the configured one."""
-        hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1)) + self.place  # (B, S, k, D)
+        hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1))  # (B, S, k, D)
+        hidden = self.content_norm(hidden) + self.place
         times = self.seconds(hidden.shape[1], rate, x.device)
         if times is not None:
             hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
@@ -172,7 +178,7 @@ class JointProcessor:
         mask = None
         if times is not None and attn.clock:
             query, key = attn.with_clock(query, times[None]), attn.with_clock(key, attn.key_times(env))
-            mask = attn.window_mask(times, attn.key_times(env))
+            mask = attn.closeness(times, attn.key_times(env)).to(query.dtype)
         out = dispatch_attention_fn(
             query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
         )
@@ -180,14 +186,18 @@ class JointProcessor:
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):
-    """h + attention(h -> environments of the others). Zero before training, so that joint starts as independent, to the bit.
+    """h + |h| attention(h -> environments of the others), |h| the root mean square of a sample, since a listener's stream may be several
+    times as large as a token. Zero before training, so that joint starts as independent, to the bit.
 
     channels     C, width of the listener
     env_dim      D
-    num_heads    of which the first half look through the window, rotated by seconds, where the listener has time
+    inner        width of all heads together, C by default
+    num_heads    of which the first `timed_heads` (half) are rotated by seconds and look through windows, where the listener has time
     num_sinks    learned tokens that are always there, for heads that have nothing to hear
-    window       seconds to either side that the timed heads see
+    windows      standard deviations in seconds of the Gaussian windows of the timed heads, from the narrowest to the widest: before it has
+                 learned anything, a head hears what sounds or shows at its moment
     clock        False: no head looks at seconds; kept for comparison
+    silent       the output projection starts at zero
     """
 
     _default_processor_cls = JointProcessor
@@ -200,28 +210,37 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         env_dim: int,
         num_heads: int,
         num_sinks: int = 4,
-        window: float = 0.5,
+        timed_heads: int | None = None,
+        inner: int | None = None,
+        windows: tuple[float, float] = (0.04, 0.5),
         shortest: float = 0.1,
         longest: float = 4.0,
         clock: bool = True,
+        silent: bool = True,
     ):
         super().__init__()
         self.clock = clock
-        self.num_heads, self.num_timed = num_heads, max(1, num_heads // 2)
-        self.window, self.shortest, self.longest = window, shortest, longest
+        self.num_heads, self.num_timed = num_heads, max(1, num_heads // 2) if timed_heads is None else timed_heads
+        self.shortest, self.longest, inner = shortest, longest, inner or channels
+        steps = max(self.num_timed - 1, 1)
+        self.windows = [windows[0] * (windows[1] / windows[0]) ** (i / steps) for i in range(self.num_timed)]
         self.norm = nn.LayerNorm(channels)
         self.sinks = nn.Parameter(torch.randn(num_sinks, env_dim) * 0.02)
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(env_dim, channels, bias=False)
-        self.to_v = nn.Linear(env_dim, channels, bias=False)
-        self.to_out = nn.Linear(channels, channels)
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(env_dim, inner, bias=False)
+        self.to_v = nn.Linear(env_dim, inner, bias=False)
+        self.to_out = nn.Linear(inner, channels)
+        if silent:
+            zeroed(self.to_out)
         self.set_processor(JointProcessor())
 
     def forward(self, h: Tensor, env: Environment, times: Tensor | None) -> Tensor:
         """h (B, N, C); times (N,) seconds of the listener's positions, None for a listener without time."""
-        return h + self.processor(self, self.norm(h), env, times)
+        return h + self.heard(h, env, times) * root_mean_square(h)[:, None, None]
+
+    def heard(self, h: Tensor, env: Environment, times: Tensor | None) -> Tensor:
+        """What `forward` adds, before it is scaled."""
+        return self.processor(self, self.norm(h), env, times)
 
     def key_times(self, env: Environment) -> Tensor:
         """Seconds of environment tokens and sinks, (B, L + sinks); infinite for a sink, which every window holds."""
@@ -233,13 +252,33 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         timed = rotate(heads[:, :, : self.num_timed], seconds, self.shortest, self.longest)
         return torch.cat([timed, heads[:, :, self.num_timed :]], dim=2)
 
-    def window_mask(self, times: Tensor, key_times: Tensor) -> Tensor:
-        """What each head may see, (B, heads, N, L) boolean; timed heads see sinks and what is near, the others all."""
-        near = (times[None, :, None] - key_times[:, None]).abs() <= self.window  # NaN compares false
-        near = near | key_times.isinf()[:, None]
-        seen = near.new_ones(near.shape[0], self.num_heads, *near.shape[1:])
-        seen[:, : self.num_timed] = near[:, None]
-        return seen
+    def closeness(self, times: Tensor, key_times: Tensor) -> Tensor:
+        """What is added to the logits, (B, heads, N, L + sinks): timed heads see no token without time and sinks faintly."""
+        windows = key_times.new_tensor(self.windows)[:, None, None]
+        apart = (times[:, None] - key_times[:, None, None]) / windows  # (B, timed, N, L + sinks)
+        near = (-0.5 * apart.square()).masked_fill(key_times.isinf()[:, None, None], SINK).masked_fill(apart.isnan(), -torch.inf)
+        return functional.pad(near, (0, 0, 0, 0, 0, self.num_heads - self.num_timed))
 
 
-__all__ = ["EnvironmentEncoder", "EnvironmentEncoders", "JointAttention", "rotate", "sinusoid"]
+class MomentListener(nn.Module):
+    """What the tokens of a frame transformer, each a moment, hear of their partners, as something to add to every frame.
+
+    The tokens were made by layers that know what moves; what is heard leaves by a way of its own, since that of the tokens is frozen and
+    as loud as it is. Zero before training.
+
+    dim, size    widths of a token and of a frame
+    hidden       width between
+    the rest     as in `JointAttention`
+    """
+
+    def __init__(self, dim: int, size: int, env_dim: int, num_heads: int, hidden: int = 96, **options: Any):
+        super().__init__()
+        self.attention = JointAttention(dim, env_dim, num_heads, silent=False, **options)
+        self.norm, self.proj, self.out = nn.LayerNorm(dim), nn.Linear(dim, hidden), zeroed(nn.Linear(hidden, size))
+
+    def forward(self, tokens: Tensor, env: Environment, times: Tensor | None) -> Tensor:
+        """tokens (B, S, dim) -> (B, S, size)."""
+        return self.out(functional.gelu(self.proj(self.norm(self.attention(tokens, env, times)))))
+
+
+__all__ = ["EnvironmentEncoder", "EnvironmentEncoders", "JointAttention", "MomentListener", "rotate", "sinusoid"]

@@ -6,6 +6,7 @@ transformer in the denoiser's blocks (`joint="pooled"`). Released, each denoiser
 arrows crossed: which token goes where is for the sampling loop to say, both work.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,12 +60,31 @@ class PooledEnvironments(ModelMixin, ConfigMixin):
 
 
 class PooledEncoder(nn.Module):
-    """(x, t) -> one token; what the two kinds have in common."""
+    """(x, t) -> one token; what the two kinds have in common: levels of blocks, as wide as `block_out_channels` say, as many as
+    `layers_per_block`. `block(in, out, level)` makes one, `between(width, level)` what leads to a level from the one before."""
 
-    def __init__(self, emb_width: int):
+    def __init__(
+        self,
+        emb_width: int,
+        stem: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        *,
+        block: Callable[[int, int, int], nn.Module],
+        between: Callable[[int, int], nn.Module],
+        norm_num_groups: int,
+    ):
         super().__init__()
         self.time_proj = Timesteps(emb_width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(emb_width, 4 * emb_width)
+        self.layers, at = nn.ModuleList(), stem
+        for level, (width, count) in enumerate(zip(block_out_channels, layers_per_block, strict=True)):
+            if level:
+                self.layers.append(between(at, level))
+            for _ in range(count):
+                self.layers.append(block(at, width, level))
+                at = width
+        self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
 
     def prepare(self, x: Tensor) -> list[Known]:
         """What of each layer is the same in many calls with latents shaped like x, for `forward`."""
@@ -102,18 +122,16 @@ class MapEncoder(PooledEncoder):
         temporal: dict[str, Any] | None = None,
         norm_num_groups: int = 32,
     ):
-        super().__init__(emb_width)
+
+        def block(before: int, width: int, level: int) -> Block:
+            module = None if temporal is None else TemporalModule(width, num_groups=norm_num_groups, **temporal)
+            return Block(ResidualBlock(before, width, 4 * emb_width, num_groups=norm_num_groups), temporal=module)
+
+        between = lambda width, level: Downsample(width)
+        levels = (emb_width, stem, block_out_channels, layers_per_block)
+        super().__init__(*levels, block=block, between=between, norm_num_groups=norm_num_groups)
         self.conv_in = nn.Conv2d(in_channels, stem, 3, padding=1)
-        self.layers, at = nn.ModuleList(), stem
-        for level, (width, count) in enumerate(zip(block_out_channels, layers_per_block, strict=True)):
-            if level:
-                self.layers.append(Downsample(at))
-            for _ in range(count):
-                module = None if temporal is None else TemporalModule(width, num_groups=norm_num_groups, **temporal)
-                self.layers.append(Block(ResidualBlock(at, width, 4 * emb_width, num_groups=norm_num_groups), temporal=module))
-                at = width
-        self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
-        self.conv_out = nn.Conv2d(at, out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(block_out_channels[-1], out_channels, 3, padding=1)
 
     def pool(self, x: Tensor, emb: Tensor, known: list[Known]) -> Tensor:
         video = x.ndim == 5
@@ -139,19 +157,13 @@ class VectorEncoder(PooledEncoder):
         out_channels: int,
         norm_num_groups: int = 32,
     ):
-        super().__init__(emb_width)
+        block = lambda before, width, level: Block(DenseBlock(before, width, second_dim[level], 4 * emb_width, norm_num_groups))
+        between = lambda width, level: Remap(width, second_dim[level - 1], second_dim[level])
+        levels = (emb_width, stem, block_out_channels, layers_per_block)
+        super().__init__(*levels, block=block, between=between, norm_num_groups=norm_num_groups)
         self.shape = (stem, second_dim[0], 1)
         self.proj_in = nn.Linear(in_channels, stem * second_dim[0])
-        self.layers, at, before = nn.ModuleList(), stem, second_dim[0]
-        for level, (width, places, count) in enumerate(zip(block_out_channels, second_dim, layers_per_block, strict=True)):
-            if level:
-                self.layers.append(Remap(at, before, places))
-            for _ in range(count):
-                self.layers.append(Block(DenseBlock(at, width, places, 4 * emb_width, norm_num_groups)))
-                at = width
-            before = places
-        self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
-        self.proj_out = nn.Linear(at * before, out_channels)
+        self.proj_out = nn.Linear(block_out_channels[-1] * second_dim[-1], out_channels)
 
     def pool(self, x: Tensor, emb: Tensor, known: list[Known]) -> Tensor:
         h = self.proj_in(x).unflatten(1, self.shape)

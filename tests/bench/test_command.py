@@ -1,6 +1,7 @@
 """The whole command: with a model that is perfect, so that the report must say so, and with a tiny one of random weights."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from codi.bench import main
 from codi.bench.command import draw_plots, measure, sections, versions, write
 from codi.bench.make import merged
 from codi.bench.models import Model
-from codi.bench.runs import parse_cell, prompts_of
+from codi.bench.runs import Run, parse_cell, prompts_of
 from codi.bench.targets import targets
 from codi.diffusion.settings import parse_scale
 from codi.types import InputError, Modality
@@ -90,6 +91,18 @@ def test_a_batch_of_the_benchmark_is_what_the_pipeline_gives_one_by_one(tmp_path
     prompt = {m.value: prompts[1] for m, prompts in prompts_of(run, scenes)}
     alone = pipe(**prompt, outputs=["audio"], seed=12, num_inference_steps=2).audios[0]
     assert torch.allclose(made[1, : len(alone)], alone, atol=1e-4)
+
+
+def test_a_deaf_output_is_what_it_is_alone_while_the_other_goes_on_hearing_it(tmp_path):
+    tiny_pipeline.pipeline().save_pretrained(tmp_path)
+    model, scenes, seeds = Model(str(tmp_path), device="cpu", steps=2), sample_scenes(2, seed=5), [11, 12]
+    both = Run(inputs=(Modality.TEXT,), outputs=(Modality.AUDIO, Modality.VIDEO))
+    made = {deaf: model.sample(replace(both, deaf=deaf), scenes, seeds) for deaf in (None, Modality.AUDIO)}
+    alone = model.sample(replace(both, outputs=(Modality.AUDIO,)), scenes, seeds)[Modality.AUDIO]
+    assert made[Modality.AUDIO][Modality.AUDIO].equal(alone) and not made[None][Modality.AUDIO].equal(alone)
+    silent = model.sample(replace(both, outputs=(Modality.VIDEO,)), scenes, seeds)[Modality.VIDEO]
+    assert not made[Modality.AUDIO][Modality.VIDEO].equal(silent)
+    assert model.sample(both, scenes, seeds)[Modality.AUDIO].equal(made[None][Modality.AUDIO])  # and it hears again
 
 
 @pytest.mark.parametrize(

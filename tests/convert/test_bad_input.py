@@ -1,5 +1,6 @@
 """What a user can get wrong with `codi convert`: one line that names it, exit code 2, and nothing left behind."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from codi import cli
+from codi import cli, io
 from codi.convert import released
+from codi.convert.checkpoint import check_archive, read_checkpoint
 from codi.convert.convert import convert, reverse
 from codi.types import InputError
 from tests.convert import fabricated
@@ -64,7 +66,8 @@ BAD = {
     ),
     "unexpected key": (lambda path, names: saved(path, whole(names) | {"surplus": torch.zeros(1)}), "has 'surplus', which nobody knows"),
     "wrong shape": (lambda path, names: saved(path, whole(names)), "has the shape (1,), which does not fit"),
-    "code": (lambda path, names: saved(path, {"a": Evil()}), "holds more than tensors"),
+    "code": (lambda path, names: saved(path, {"a": Evil()}), "holds more than tensors (print): refused"),
+    "a module": (lambda path, names: saved(path, {"a": torch.nn.ReLU()}), "holds more than tensors (torch.nn.modules.activation.ReLU)"),
     "not a tensor": (lambda path, names: saved(path, whole(names) | {"step": 5}), "holds 'step', a int: expected nothing but tensors"),
     "not a dict": (lambda path, names: saved(path, [torch.zeros(1)]), "holds a list: expected a dict of tensors by name"),
     "a strange tensor": (
@@ -89,12 +92,37 @@ def test_a_bad_file(names, make, message, tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_no_altered_byte_and_no_cut_goes_unseen(tmp_path):
+    """Of the archive's own fields too, each of which raises something else: refused, or (filling) the very same tensors."""
+    first = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.arange(4, dtype=torch.float16)}
+    data, file, refused = saved(tmp_path / "x.pth", first).read_bytes(), tmp_path / "x.pth", 0
+    changed = [data[:i] + bytes([data[i] ^ 255]) + data[i + 1 :] for i in (*range(0, len(data), 5), *range(len(data) - 100, len(data)))]
+    for content in changed + [data[:size] for size in range(0, len(data), 50)]:
+        file.write_bytes(content)
+        try:
+            check_archive(file)
+            found = read_checkpoint(file)
+        except InputError as error:
+            refused += str(error).startswith(str(file))
+        else:
+            assert found.keys() == first.keys() and all(torch.equal(found[name], first[name]) for name in first)
+    assert refused > len(changed) / 4
+
+
 def test_a_wrong_slot(names, tmp_path, capsys):
     file = saved(tmp_path / "audio.pth", whole(names))
     fails(["--text", file, "-o", tmp_path / "model"], capsys, "no weights for --text: it looks like the file for --audio")
     fails(["-o", tmp_path / "model"], capsys, "no checkpoint was named")
     fails(["--reverse", tmp_path, "-o", tmp_path / "back"], capsys, "was not made by `codi convert`")
+    fails(["--reverse", tmp_path, "--dtype", "bf16", "-o", tmp_path / "back"], capsys, "--reverse takes a converted folder and -o")
+    fails(["--audio", file, "-o", file], capsys, "audio.pth is there already")
     assert [p.name for p in tmp_path.iterdir()] == ["audio.pth"]
+
+
+def test_sound_itself_is_no_checkpoint(tmp_path, capsys):
+    io.save_audio(tmp_path / "storm.wav", torch.rand(4000) - 0.5, 16000)
+    fails(["--text", tmp_path / "storm.wav", "-o", tmp_path / "model"], capsys, "storm.wav is no PyTorch checkpoint")
+    assert [p.name for p in tmp_path.iterdir()] == ["storm.wav"]
 
 
 @contextmanager
@@ -134,6 +162,28 @@ def test_a_converted_folder_that_was_altered_gives_nothing_back(files, tmp_path)
     with pytest.raises(InputError, match="was altered"):
         reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda report: report["files"]["audio"].update(file="../../elsewhere.pth"), "names files, slots or types"),
+        (lambda report: report["files"].update(smell=report["files"].pop("audio")), "names files, slots or types"),
+        (lambda report: report["files"]["audio"]["tensors"].update(more={"to": [], "dtype": "float32"}), "lacks 'more'"),
+        (lambda report: report["files"]["audio"]["tensors"].update(more={"dtype": "load"}), "names files, slots or types"),
+        (lambda report: report.pop("files"), "is no report of a conversion"),
+    ],
+    ids=["a file elsewhere", "a slot", "a tensor", "a type", "nothing"],
+)
+def test_a_report_that_was_altered_gives_nothing_back(files, tmp_path, change, message):
+    convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
+    record = tmp_path / "model" / "released" / "coverage.json"
+    report = json.loads(record.read_text())
+    change(report)
+    record.write_text(json.dumps(report))
+    with pytest.raises(InputError, match=message):
+        reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_files_of_one_name_come_back_as_two(files, tmp_path):

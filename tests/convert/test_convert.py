@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from codi import pretrained
 from codi.convert import released
 from codi.convert.convert import convert, reverse
 from codi.convert.released import FULL, SLOTS
@@ -82,9 +83,18 @@ def test_there_and_back_bit_for_bit(tiny, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "model"]
 
 
-def test_parts_load_strictly(tiny, tmp_path):
-    from codi import pretrained
+def test_files_of_half_precision_come_back_as_they_were(tiny, tmp_path):
+    files, geometry = tiny
+    half = {name: w.half() if w.is_floating_point() else w for name, w in torch.load(files["audio"], weights_only=True).items()}
+    torch.save(half, tmp_path / "audio.pth")
+    convert({"audio": tmp_path / "audio.pth"}, tmp_path / "model", geometry=geometry)
+    (weights,) = (tmp_path / "model" / "audio_denoiser").glob("*.safetensors")
+    assert {entry.dtype for entry in pretrained.read_header(weights).values()} == {"F16"}
+    (back,) = reverse(tmp_path / "model", tmp_path / "back", geometry)
+    assert equal(torch.load(back, weights_only=True), half)
 
+
+def test_parts_load_strictly(tiny, tmp_path):
     files, geometry = tiny
     convert({"text": files["text"], "encoders": files["encoders"]}, tmp_path / "model", geometry=geometry, dtype=torch.bfloat16)
     index = pretrained.read_index(tmp_path / "model")

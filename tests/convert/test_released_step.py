@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import released_step
+from benchmarks import bf16_operations, released_step
 
 
 @pytest.mark.parametrize("job, dtype", [("image", "float32"), ("image", "bfloat16")])
@@ -17,3 +17,15 @@ def test_a_narrow_step(job, dtype, capsys, monkeypatch):
     assert found["equivalent_tflop"] == pytest.approx(found["seconds"] * found["matmul_gflops"] / 1e3, rel=0.2, abs=2e-3)
     assert found["lowest"] <= found["equivalent_tflop"] <= found["highest"] and found["peak_gib"] > 0.1
     assert (found["job"], found["dtype"], found["threads"]) == (job, dtype, 1)
+
+
+def test_operations_in_both_precisions(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bf16_operations.py", "--repeats", "1"])
+    small = {
+        name: (run, layout, [(*shape[:2], *(min(n, 8) for n in shape[2:])) for shape in shapes])
+        for name, (run, layout, shapes) in bf16_operations.CASES.items()
+    }
+    monkeypatch.setattr(bf16_operations, "CASES", small)
+    bf16_operations.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(small) and all(float(line.split()[-1]) > 0 for line in lines)

@@ -71,20 +71,24 @@ def test_order_of_partners_does_not_matter(encoders):
     torch.testing.assert_close(there, back)
 
 
-def test_timed_heads_hear_only_what_is_near(encoders):
-    """All heads timed: a change of the partner at one second is heard there and nowhere beyond the window."""
-    layer, h, times = attention(window=0.3), torch.randn(1, 40, 32), (torch.arange(40) + 0.5) / 20
-    layer.num_timed = layer.num_heads
+def test_timed_heads_hear_what_is_near(encoders):
+    """All heads timed, through narrow windows: a change of the partner at one second is heard there, and not half a second away."""
+    layer, h, times = attention(timed_heads=4, windows=(0.04, 0.1)), torch.randn(1, 40, 32), (torch.arange(40) + 0.5) / 20
     tokens, seconds = torch.randn(1, 20, ENV), ((torch.arange(20) + 0.5) / 10)[None]
     changed = tokens.clone()
     changed[:, 10] += 1.0
-    moved = (
-        (layer(h, Environment(tokens=changed, times=seconds), times) - layer(h, Environment(tokens=tokens, times=seconds), times))
-        .abs()
-        .sum(-1)[0]
-    )
-    near = (times - seconds[0, 10]).abs() <= 0.3
-    assert (moved[near] > 0).all() and (moved[~near] == 0).all()
+    heard = [layer(h, Environment(tokens=x, times=seconds), times) for x in (tokens, changed)]
+    moved, apart = (heard[1] - heard[0]).abs().sum(-1)[0], (times - seconds[0, 10]).abs()
+    assert moved[apart < 0.1].min() > 100 * moved[apart > 0.5].max()
+
+
+def test_a_timed_head_hears_sinks_faintly_and_no_token_without_time():
+    times = torch.tensor([0.5, 1.0])
+    near = attention(num_sinks=2).closeness(times, torch.tensor([[0.5, 1.0, torch.nan, torch.inf, torch.inf]]))
+    assert near.shape == (1, 4, 2, 5)
+    timed, free = near[0, :2], near[0, 2:]
+    assert timed[:, 0, 0].eq(0).all() and timed[:, 1, 1].eq(0).all() and (timed[:, 0, 1] < 0).all()
+    assert timed[..., 2].eq(-torch.inf).all() and timed[..., 3:].eq(-4).all() and free.eq(0).all()
 
 
 def test_rotation_depends_on_the_difference_of_seconds_alone():
@@ -101,21 +105,55 @@ def test_listener_without_time_hears_everything(encoders):
     assert (env.tokens.grad.abs().sum(-1) > 0).all()
 
 
-def test_gradient_flows_from_each_answer_to_every_partner(encoders):
+MOMENTS = dict(frame_transformer=dict(grid=(2, 2), dim=16, num_layers=2, num_heads=2), joint_moments=True)
+
+
+def listener(**more) -> UNetDenoiser:
+    """A denoiser of pictures and clips, with no weight at zero."""
     torch.manual_seed(0)
     denoiser = UNetDenoiser(
         in_channels=4, block_out_channels=(16, 16), context_dim=8, norm_num_groups=8, num_heads=2, temporal_levels=(1,),
-        temporal=dict(num_heads=2), latent_rate=4.0, env_dim=ENV, joint_levels=(1,), joint_heads=2,
+        temporal=dict(num_heads=2), latent_rate=4.0, env_dim=ENV, joint_levels=(1,), joint_heads=2, **more,
     )  # fmt: skip
     for parameter in denoiser.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
+    return denoiser.eval()
+
+
+@pytest.mark.parametrize("more", [{}, MOMENTS], ids=["positions", "moments"])
+def test_gradient_flows_from_each_answer_to_every_partner(encoders, more):
+    denoiser = listener(**more)
     partners = {name: latent(name).requires_grad_() for name in ("text", "image", "audio")}
     t = torch.tensor([10, 500])
     env = Environment.cat([encoders.by_modality()[Modality(name)](x, t) for name, x in partners.items()])
     denoiser(latent("video"), t, torch.zeros(2, 1, 8), env=env).square().sum().backward()
     for name, x in partners.items():
         assert x.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("place", ["blocks", "frame transformer"])
+def test_moment_by_moment_a_clip_hears_in_both_places_and_a_picture_in_the_blocks(encoders, place):
+    denoiser, env, t = listener(**MOMENTS), environment(encoders, "audio"), torch.tensor([10, 500])
+    answers = lambda name, env: denoiser(latent(name), t, torch.zeros(2, 1, 8), env=env)
+    clip, picture = answers("video", None), answers("image", None)
+    whole = denoiser.middle[0].whole
+    adapters = [m.to_out for m in denoiser.modules() if isinstance(m, JointAttention) and m is not whole.joint.attention]
+    for layer in adapters if place == "frame transformer" else [whole.joint.out]:  # the others are silent
+        torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    assert not torch.equal(answers("video", env), clip)
+    assert torch.equal(answers("image", env), picture) == (place == "frame transformer")
+
+
+def test_adapters_are_in_the_named_parts():
+    held = lambda parts: {name.split(".")[0] for name, _ in listener(joint_parts=parts).named_parameters() if ".joint." in name}
+    assert held(("down", "middle", "up")) == {"down", "middle", "up"} and held(("up",)) == {"up"}
+
+
+def test_what_an_adapter_adds_grows_with_what_it_is_added_to(encoders):
+    env, h = environment(encoders, "audio"), torch.randn(2, 6, 32)
+    layer, times = attention(), torch.arange(6) / 3
+    torch.testing.assert_close(layer(20 * h, env, times), 20 * layer(h, env, times), rtol=1e-4, atol=1e-4)
 
 
 def test_pairs_say_who_hears_whom():

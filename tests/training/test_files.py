@@ -4,13 +4,16 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from codi.types import InputError
 from tests.training.media import make_media
+from tests.training.shared import built_once
 from tests.training.test_loop import final, same
 from training import cache
 from training.main import main
@@ -57,10 +60,8 @@ def of(name: str) -> SimpleNamespace:
     return SimpleNamespace(run=Path("my/runs") / name)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def trained(tmp_path_factory):
-    """The page from top to bottom, in a folder of its own, in which the tests then are."""
-    folder = tmp_path_factory.mktemp("files")
+def follow_the_page(folder: Path) -> None:
+    """From top to bottom."""
     make_media(folder / "media", 6)
     (folder / "configs").symlink_to(ROOT / "configs")
     with pytest.MonkeyPatch.context() as patch:
@@ -68,6 +69,15 @@ def trained(tmp_path_factory):
         exec(re.search(r"^```python\n(.*?)^```", PAGE, re.M | re.S)[1], {})
         for module, arguments in commands():
             assert COMMANDS[module](small(arguments)) == 0, arguments
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained(tmp_path_factory):
+    """What the page leaves, in a folder of this process, in which the tests then are."""
+    folder = tmp_path_factory.mktemp("files") / "copy"
+    shutil.copytree(built_once(tmp_path_factory, "page", follow_the_page), folder, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         yield folder
 
 
@@ -102,8 +112,8 @@ def test_processes_share_the_shards():
     options = cache.make_parser().parse_args([*command("denoise_audio", run="shared"), "--shard-size", "2"])
     (encoding,) = cache.encodings(options)
     written = []
-    for rank in (1, 0):
-        folder = cache.fill(encoding, torch.device("cpu"), 2, rank, 2, show=False)
+    for mine in ([1], [0, 2]):
+        folder = cache.fill(encoding, torch.device("cpu"), 2, lambda numbers: [k for k in numbers if k in mine], show=False)  # noqa: B023
         written.append(sorted(path.stem for path in folder.glob("*.safetensors")))
     assert written == [["shard-00001"], ["shard-00000", "shard-00001", "shard-00002"]] and not (folder / "complete").exists()
 
@@ -122,6 +132,14 @@ def test_what_a_cache_cannot_hold_is_said(capsys, stage, override, words):
     assert words in capsys.readouterr().err
 
 
+def test_a_cluster_without_the_gpus_that_are_asked_for_is_said():
+    cache.check_cluster({"CPU": 4.0}, 0.0)
+    cache.check_cluster({"CPU": 4.0, "GPU": 2.0}, 0.5)
+    for gpus in (1.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match="this Ray cluster has 0 GPUs"):
+            cache.check_cluster({"CPU": 4.0}, gpus)
+
+
 def test_ray_that_is_not_there_is_said(capsys):
     if importlib.util.find_spec("ray"):
         pytest.skip("Ray is installed")
@@ -136,6 +154,9 @@ def test_ray_that_is_not_there_is_said(capsys):
         ("data.media=[image]", "media is"),
         ("data.geometry={image: {size: 32}}", r"geometry of image .*the model takes \(3, 64, 64\)"),
         ("data.manifests=[nowhere.jsonl]", "nowhere.jsonl"),
+        ("data.geometry=64", "geometry is 64: expected a mapping"),
+        ("data.world={facts: [smell]}", r"world: facts is \['smell'\]: expected some of"),
+        ("data.world={full: 3}", "world: full is 3: expected a share"),
     ],
 )
 def test_mistakes_in_the_section_are_named(capsys, override, words):
@@ -148,7 +169,8 @@ def test_a_bad_file_is_left_out_and_listed():
     rows = Path("media/train.jsonl").read_text().splitlines()
     bad = json.dumps({"id": "broken", "image": "broken.png", "caption": "none"})
     Path("media/bad-inside.jsonl").write_text(f"{rows[0]}\n{bad}\n")
-    assert main(command("autoencoder_image", "data.manifests=[media/bad-inside.jsonl]", "log_every=4", run="with-bad")) == 0
+    settings = ("data.manifests=[media/bad-inside.jsonl]", "log_every=4", "model=my/elsewhere")
+    assert main(command("autoencoder_image", *settings, run="with-bad")) == 0
     run = of("with-bad").run
     assert "broken" in (run / "bad.jsonl").read_text()
     assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["bad_samples"] >= 1
@@ -167,3 +189,12 @@ def test_a_sample_without_a_number_is_named_by_its_id(capsys, monkeypatch):
     monkeypatch.setattr(DenoiseStage, "loss", poisoned)
     assert main(command("denoise_image", run="poisoned")) == 1
     assert re.search(r"samples \['scene-\d'\]", capsys.readouterr().err)
+
+
+def test_the_model_says_on_which_files_it_was_trained():
+    from training.provenance import provenance
+
+    parts = [path.name for path in Path("my/model").iterdir() if path.name != "scheduler"]
+    made = provenance(Path("my/model"), parts, Path("my/runs"))
+    assert made["data"] == ["media/train.jsonl"] and "unknown" not in made and len(parts) == 10
+    assert {"autoencoder_text", "align_video", "joint"} <= made["stages"].keys()

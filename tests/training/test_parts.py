@@ -1,4 +1,4 @@
-"""The averaged weights, the meter, the log and the thread that fetches ahead."""
+"""The averaged weights, the optimizer, the meter, the log and the thread that fetches ahead."""
 
 import json
 import threading
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.ema import Ema
+from training.engine import make_optimizer
 from training.log import Log, Meter
 from training.prefetch import Prefetch
 
@@ -25,6 +26,16 @@ def test_average_follows_its_formula_and_is_put_back():
         assert module.weight.item() == pytest.approx(expected, rel=1e-6)
         raise KeyError
     assert module.weight.item() == 20
+
+
+def test_a_weight_with_the_faintest_gradient_moves_as_far_as_any(bench):
+    """Behind a branch that starts at zero gradients are 1e-9 and less; they must not drown in the optimizer's epsilon."""
+    module = nn.Linear(1, 2, bias=False)
+    before = module.weight.detach().clone()
+    optimizer = make_optimizer(module, bench().config("lr=1e-2", "weight_decay=0.0"))
+    module.weight.grad = torch.tensor([[1e-10], [1.0]])
+    optimizer.step()
+    assert (before - module.weight).flatten().tolist() == pytest.approx([1e-2, 1e-2], rel=0.05)
 
 
 def test_average_leaves_frozen_parameters_alone():

@@ -64,8 +64,9 @@ def test_the_command_prints_and_writes_nothing(tmp_path, monkeypatch, capsys):
 
 def test_mistakes_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="ZeRO stage 0, 2 or 3"):
-        Machines(zero=1)
+    for wrong in ({"zero": 1}, {"processes": 0}, {"tflops": 0.0}, {"tflops": -1.0}, {"samples_per_second": float("nan")}):
+        with pytest.raises(InputError, match="ZeRO stage 0, 2 or 3, and rates above 0"):
+            Machines(**wrong)
     path = ROOT / "configs" / "world" / "denoise_image.yaml"
     for override, words in (("options.scene=3", "unknown key 'scene'"), ("data={manifest: x}", "unknown key 'manifest'")):
         with pytest.raises(InputError, match=words):
@@ -74,3 +75,30 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
     alone.write_text((ROOT / "configs" / "world" / "denoise_video.yaml").read_text())
     with pytest.raises(InputError, match="no configuration in .* makes it"):
         plan(load_config(alone), tmp_path, Machines())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lora_joint", "runs/tiny/loras/lora_joint"),
+        ("textual_inversion", "runs/tiny/words/textual_inversion"),
+        ("tower_audio", "runs/tiny/towers/tower_audio"),
+        ("ladder/tokens", "runs/ladder/tokens/environments, runs/ladder/tokens/audio_denoiser, runs/ladder/tokens/vision_denoiser"),
+        ("vocoder", "runs/tiny/audio_autoencoder"),
+        ("align_image", "runs/tiny/text_tower, runs/tiny/vision_tower"),
+        ("denoise_text", "runs/tiny/text_denoiser, runs/tiny/scheduler"),
+    ],
+)
+def test_where_the_result_goes_is_said(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "configs" / "world" / f"{name}.yaml"
+    said = plan(load_config(path), ROOT / "configs" / "world", Machines()).splitlines()[-1]
+    end = ", beside a copy of runs/tiny" if name.startswith("ladder") else ""
+    assert said.startswith("writes ") and said.endswith(f" and {expected}{end}")
+
+
+def test_pictures_of_a_word_are_what_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "configs" / "world" / "textual_inversion.yaml"
+    config = load_config(path, overrides=["options.facts={}", "options.images=photos"])
+    assert "reads       photos, runs/tiny/" in plan(config, path.parent, Machines())

@@ -5,13 +5,16 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from codi.types import Modality
+from tests.training.shared import built_once
 from training.config import load_config
 from training.main import main
+from training.plan import writes
 from training.publish import publish
 
 ROOT = Path(__file__).parents[2]
@@ -19,10 +22,15 @@ CONFIGS = sorted((ROOT / "configs" / "world").glob("*.yaml"))
 LADDER = sorted((ROOT / "configs" / "world" / "ladder").glob("*.yaml"))
 
 
-def stages() -> list[str]:
-    """The stages of the Makefile, in order, the optional ones last."""
+def listed(name: str) -> list[str]:
+    """The stages that the Makefile has under a name, in order."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
-    return " ".join(re.search(rf"^{name} := (.*)$", text, re.MULTILINE).group(1) for name in ("STAGES", "OPTIONAL_STAGES")).split()
+    return re.search(rf"^{name} := (.*)$", text, re.MULTILINE).group(1).split()
+
+
+def stages() -> list[str]:
+    """All of them, the optional ones last."""
+    return listed("STAGES") + listed("OPTIONAL_STAGES")
 
 
 def test_make_tiny_runs_every_config() -> None:
@@ -34,36 +42,54 @@ def test_config_parses_strictly_with_its_miniature(path: Path) -> None:
     assert load_config(path).samples > load_config(path, small=True).samples
 
 
+def places(folder: Path, stage: str) -> list[str]:
+    return [f"model={folder}/model", f"output={folder}/runs/{stage}"]
+
+
+def run(config: Path, settings: list[str]) -> int:
+    """A stage in miniature."""
+    return main(["--config", str(config), "--small", *(word for setting in settings for word in ("--set", setting))])
+
+
+def train_all(folder: Path) -> None:
+    for stage in stages():
+        code = run(ROOT / "configs" / "world" / f"{stage}.yaml", places(folder, stage))
+        assert code == 0, f"stage {stage} ended with {code}"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model/` and `runs/<stage>/` of every stage in miniature."""
-    folder = tmp_path_factory.mktemp("tiny")
-    for stage in stages():
-        config = ROOT / "configs" / "world" / f"{stage}.yaml"
-        places = [f"model={folder}/model", f"output={folder}/runs/{stage}"]
-        code = main(["--config", str(config), "--small", *(word for place in places for word in ("--set", place))])
-        assert code == 0, f"stage {stage} ended with {code}"
-    return folder
+    """A folder with `model/` and `runs/<stage>/` of every stage in miniature. Tests add to it, and leave what is there alone."""
+    return built_once(tmp_path_factory, "tiny", train_all)
 
 
-def test_every_stage_logs_previews_and_exports(trained: Path) -> None:
+def made(published: Path) -> dict[str, Any]:
+    return json.loads((published / "provenance.json").read_text())
+
+
+def test_every_stage_logs_previews_and_exports_where_a_dry_run_says(trained: Path) -> None:
     for stage in stages():
-        run = trained / "runs" / stage
-        assert json.loads((run / "exported.json").read_text())["files"], stage
-        assert any(path.is_file() for path in (run / "previews").rglob("*")), stage
+        folder = trained / "runs" / stage
+        exported = json.loads((folder / "exported.json").read_text())["files"]
+        said = writes(load_config(ROOT / "configs" / "world" / f"{stage}.yaml", small=True, overrides=places(trained, stage)))
+        assert {trained / "model" / Path(name).parent for name in exported if not name.startswith("scheduler/")} == set(said), stage
+        assert any(path.is_file() for path in (folder / "previews").rglob("*")), stage
 
 
 @pytest.mark.parametrize("step", ["released", "tokens", "negatives"])
 def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: Path, step: str) -> None:
     from codi import CoDiPipeline
 
-    config, into = ROOT / "configs" / "world" / "ladder" / f"{step}.yaml", trained / "ladder" / step
+    into, published = trained / "ladder" / step, trained / "ladder" / f"{step}-published"
     before = {path: path.read_bytes() for path in (trained / "model").rglob("*.safetensors")}
-    places = [f"model={trained}/model", f"output={trained}/ladder-runs/{step}", f"options.into={into}"]
-    assert main(["--config", str(config), "--small", *(word for place in places for word in ("--set", place))]) == 0
+    settings = [*places(trained, f"ladder-{step}"), f"options.into={into}"]
+    config = ROOT / "configs" / "world" / "ladder" / f"{step}.yaml"
+    assert into / "environments" in writes(load_config(config, small=True, overrides=settings))
+    assert run(config, settings) == 0
     assert all(path.read_bytes() == content for path, content in before.items())
-    publish(into, trained / "ladder" / f"{step}-published", trained / "runs")
-    pipe = CoDiPipeline.from_pretrained(trained / "ladder" / f"{step}-published")
+    publish(into, published, trained / "runs")
+    assert {f"ladder-{step}", "joint", "align_video"} <= set(made(published)["stages"]) <= {f"ladder-{step}", *stages()}
+    pipe = CoDiPipeline.from_pretrained(published)
     pipe.set_progress_bar_config(disable=True)
     pair = (Modality.AUDIO, Modality.VIDEO)
     assert pipe.model.hears == ({m: {m} for m in pair} if step == "released" else dict(zip(pair, ({pair[1]}, {pair[0]}))))
@@ -75,9 +101,9 @@ def test_pairs_may_be_trained_one_after_another(trained: Path) -> None:
     config, model = ROOT / "configs" / "world" / "joint.yaml", trained / "pairs"
     shutil.copytree(trained / "model", model, ignore=shutil.ignore_patterns("environments"))
     for pair, more in (("text+audio", []), ("audio+video", ["options.continue_from=true"])):
-        places = [f"model={model}", f"output={trained}/pair-runs/{pair}", "preview_every=0", f"options.pairs={{{pair}: 1.0}}"]
-        settings = [*places, "options.timestep_shift={}", *more]
-        assert main(["--config", str(config), "--small", *(word for setting in settings for word in ("--set", setting))]) == 0
+        where = [f"model={model}", f"output={trained}/pair-runs/{pair}", "preview_every=0", f"options.pairs={{{pair}: 1.0}}"]
+        by_pair = [f"options.{name}={{}}" for name in ("timestep_shift", "prompts", "prompt_dropout")]
+        assert run(config, [*where, *by_pair, *more]) == 0
     pairs = json.loads((model / "environments" / "config.json").read_text())["pairs"]
     assert sorted(map(sorted, pairs)) == [["audio", "text"], ["audio", "video"]]
 
@@ -91,5 +117,6 @@ def test_published_model_generates_everything_at_once(trained: Path) -> None:
     out = pipe(text="a red ball", outputs=["text", "image", "audio", "video"], seed=0, num_inference_steps=2)
     assert out.videos[0].shape == (16, 3, 64, 64) and out.audios[0].shape == (32000,) and out.images[0].size == (64, 64)
     assert torch.isfinite(out.audios[0]).all() and isinstance(out.texts[0], str)
-    made = json.loads((trained / "published" / "provenance.json").read_text())
-    assert set(made["stages"]) == set(stages())
+    about = made(trained / "published")
+    assert set(about["stages"]) == {*listed("STAGES"), "vocoder"} and "unknown" not in about
+    assert about["data"] == ["codi.world"]

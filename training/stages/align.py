@@ -23,7 +23,7 @@ from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
 from data.world import random_facts, scene_at
-from training.config import Config, strict
+from training.config import Config, check_names, expect, strict
 from training.stages.common import export_part, load_part
 from training.stages.files import close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
 
@@ -38,6 +38,10 @@ class AlignOptions:
     alike: int = 1
     paraphrase: float = 1.0
     validation_scenes: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("alike", "validation_scenes"):
+            expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
 
 class Contrast(nn.Module):
@@ -73,6 +77,10 @@ class AlignStage:
 
     def build(self) -> Contrast:
         """The towers that train: text and vision, audio, or vision's temporal layers."""
+        needed = {Modality.IMAGE: ("text_tower", "vision_tower"), Modality.AUDIO: ("audio_tower",), Modality.VIDEO: ()}[self.modality]
+        check_names(self.config.part, needed, "part")
+        if missing := [name for name in needed if name not in self.config.part]:
+            raise InputError(f"part: missing {missing[0]}: expected the arguments of {' and '.join(needed)}")
         if self.makes_text:
             text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
             return Contrast({"text_tower": text, "vision_tower": VisionTower(**self.config.part["vision_tower"])})

@@ -19,7 +19,8 @@ from codi.models.autoencoders.mel import MelCorrection
 from codi.types import Modality, ModalitySpec
 from codi.world import ATTRIBUTES, render_frames, render_sounds
 from data.world import random_caption
-from training.config import Config, strict
+from training.config import Config, expect, strict
+from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png
 from training.stages.files import close, sound_spec, tokenizer_of, world_or_files
 
@@ -32,6 +33,11 @@ class AutoencoderOptions:
     kl_weight: float = 1e-4
     latent_noise: float = 0.1
     statistics_samples: int = 2048
+
+    def __post_init__(self) -> None:
+        expect(self.statistics_samples >= 1, "statistics_samples", self.statistics_samples, "1 or more")
+        for name in ("kl_weight", "latent_noise"):
+            expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 class AutoencoderStage:
@@ -222,6 +228,7 @@ class VocoderStage(SoundStage):
 
     def build(self) -> AudioAutoencoder:
         """The finished autoencoder with a new vocoder, of `part`; nothing else in it trains."""
+        check_sections({"vocoder_config": self.config.part}, "part")
         finished = load_part(AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first")
         self.finished = dict(finished.config)
         module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)

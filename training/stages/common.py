@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codi import pretrained
 from codi.types import InputError
 from codi.world import Scene
 from codi.world.caption import WORDS
@@ -20,10 +22,27 @@ from data.world import scene_at
 
 
 def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a diffusers or transformers part into `folder` as safetensors, leaving `part` as it is."""
+    """Writes a diffusers or transformers part into `folder` as safetensors, leaving `part` as it is, and what was in `folder` until all of
+    it is written."""
     state = {name: tensor.clone() for name, tensor in part.state_dict().items()}
-    nn.Module.to(part, dtype).save_pretrained(folder, safe_serialization=True)  # the plain `to`: diffusers' own warns of nothing here
-    nn.Module.to(part, torch.float32).load_state_dict(state)
+    beside = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        nn.Module.to(part, dtype).save_pretrained(beside, safe_serialization=True)  # the plain `to`: diffusers' own warns of nothing here
+        put_in_place(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        nn.Module.to(part, torch.float32).load_state_dict(state)
+
+
+def put_in_place(beside: Path, folder: Path) -> None:
+    """Moves the files of one folder over those of another, where no weights stay that are not among them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = {path.name for path in beside.iterdir()}
+    for old in (path for path in folder.glob("*.safetensors*") if path.name not in new):
+        old.unlink()
+    for name in new:
+        os.replace(beside / name, folder / name)
 
 
 Loader = Callable[[type, Path, str], Any]
@@ -43,21 +62,25 @@ def loading_by(loader: Loader) -> Iterator[None]:
 def load_part(cls: type, folder: Path, why: str) -> Any:
     """A finished part in float32 and eval mode, frozen; of a converted model the class that its configuration names, if it is a `cls`.
 
-    Raises `InputError` naming the stage that makes it.
+    Raises `InputError`: naming the stage that makes it where it is missing, or saying what in it is damaged or of another model.
     """
     if (loader := _LOADER.get()) is not None:
         return loader(cls, folder, why)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is missing: {why}")
-    part = class_of(cls, folder).from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False)
-    return part.eval().requires_grad_(False)
+    kind = class_of(cls, folder)
+    part = pretrained.load_part(folder, kind.__module__, kind.__name__, torch.float32, low_cpu_mem_usage=False)
+    return part.requires_grad_(False)
 
 
 def class_of(cls: type, folder: Path) -> type:
     """`cls`, or the kind of it that a converted part is (`codi.models.released`)."""
     from codi.models import released
 
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError):
+        raise InputError(f"{folder / 'config.json'} is no JSON object: make or copy this part again") from None
     found = getattr(released, str(name), cls)
     return found if issubclass(found, cls) else cls
 

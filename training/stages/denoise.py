@@ -21,7 +21,7 @@ from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import Modality
 from codi.world import ATTRIBUTES, caption
 from data.world import random_facts
-from training.config import Config, strict
+from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.files import close, known_geometry, whole_captions
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
@@ -61,6 +61,14 @@ class DenoiseOptions:
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
     preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
+
+    def __post_init__(self) -> None:
+        shares = self.prompts.values()
+        expect(sum(shares) > 0 and min(shares) >= 0, "prompts", self.prompts, "shares of at least one kind of prompt, none below 0")
+        expect(self.timestep_shift > 0, "timestep_shift", self.timestep_shift, "more than 0")
+        expect(0 <= self.prompt_dropout <= 1, "prompt_dropout", self.prompt_dropout, "a share in [0, 1]")
+        for name in ("pictures", "picture_scenes", "prompt_noise"):
+            expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 PREVIEW = [

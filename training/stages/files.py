@@ -72,6 +72,13 @@ class Renamed:
         close(self.source)
 
 
+def names_of_data(section: Mapping[str, Any]) -> list[str]:
+    """What the section `data` of a configuration names: manifests and shards, and the world where it is alone or mixed in."""
+    listed = [*section.get("manifests", []), *section.get("shards", [])]
+    files = [str(item["path"] if isinstance(item, Mapping) else item) for item in listed]
+    return files if files and section.get("world") is None else [*files, "codi.world"]
+
+
 def close(source: Any) -> None:
     """Ends what a source may have running."""
     if hasattr(source, "close"):

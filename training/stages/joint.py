@@ -19,6 +19,7 @@ from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.joint import EnvironmentEncoders
+from codi.protocols import Environment
 from codi.types import InputError, Modality
 from data.world import PAIRS
 from training.config import Config, strict
@@ -36,7 +37,9 @@ class JointOptions:
     """pairs          "audio+video" -> its share of the batch size, for example 1.0
     scenes         size of the latent caches
     shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean (either, half each)
-    prompt_dropout share of samples without a prompt: what a prompt leaves open is what partners must agree on
+    prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that is not named
+    prompt_dropout "audio+video" -> share of samples without a prompt (0.3 if not named): what a prompt leaves open is what partners must
+                   agree on. Without a prompt the loss is several times as large, and a few such samples drown what is to be learned of time
     prompt_noise   as in the denoise stages
     timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The denoisers' own is right: below the
                    noise at which a latent is decided there is nothing to learn from a partner
@@ -53,7 +56,8 @@ class JointOptions:
     shared: float = 0.5
     independent: float = 0.15
     clean: float = 0.35
-    prompt_dropout: float = 0.3
+    prompts: dict[str, dict[str, float]] = field(default_factory=dict)
+    prompt_dropout: dict[str, float] = field(default_factory=dict)
     prompt_noise: float = 0.3
     timestep_shift: dict[str, float] = field(default_factory=dict)
     contrast: float = 0.0
@@ -95,17 +99,21 @@ class JointStage:
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")
         self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
-        self.shifts = {parse_pair(name): shift for name, shift in self.options.timestep_shift.items()}
-        if strangers := self.shifts.keys() - self.pairs.keys():
-            raise InputError(
-                f"options: timestep_shift names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.options.pairs)}"
-            )
+        self.shifts, sides, dropout = (self.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout"))
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
-        noise, dropout = self.options.prompt_noise, self.options.prompt_dropout
-        tower = tower_of(config.model, Modality.TEXT)
-        self.prompts = {pair: Prompts(tower, {m.value: 0.5 for m in pair}, noise, dropout) for pair in self.pairs}
+        tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
+        self.prompts = {
+            pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3)) for pair in self.pairs
+        }
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
+
+    def by_pair(self, name: str) -> dict[tuple[Modality, Modality], Any]:
+        """An option that says something of each pair. Raises `InputError` for one that does not train."""
+        values = {parse_pair(pair): value for pair, value in getattr(self.options, name).items()}
+        if strangers := values.keys() - self.pairs.keys():
+            raise InputError(f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.options.pairs)}")
+        return values
 
     def build(self) -> Listeners:
         """Encoders of `part`, and the finished denoisers of all modalities in the pairs."""
@@ -136,6 +144,7 @@ class JointStage:
         if self.options.joint_config is None:
             return denoiser
         config = {**denoiser.config, "joint_config": {**(denoiser.config.joint_config or {}), **self.options.joint_config}}
+        config.pop("_use_default_values", None)  # names that from_config would set back
         fresh = type(denoiser).from_config(config)
         known = {name: tensor for name, tensor in denoiser.state_dict().items() if ".joint." not in name}
         missing, unexpected = fresh.load_state_dict(known, strict=False)
@@ -218,11 +227,16 @@ class JointStage:
         losses, heard = [], {}
         for side, modality in enumerate(pair):
             env = environments[1 - side if module.environments.config.exchanged else side]
-            output = module.denoiser(modality)(noisy[side], times[side], context, env=env)
-            each = denoising_loss(output, targets[side])
-            losses.append(masked_mean(each, ~is_clean[side]))
-            if is_clean[1 - side].any():
-                heard[f"{'+'.join(pair)}/{modality}, partner clean"] = each.detach()[is_clean[1 - side]].mean()
+            rows = (~is_clean[side]).nonzero().flatten()  # a clean side is heard, there is nothing to denoise
+            if not len(rows):
+                losses.append(clean[side].new_zeros(()))
+                continue
+            env = Environment(tokens=env.tokens[rows], times=env.times[rows])
+            output = module.denoiser(modality)(noisy[side][rows], times[side][rows], context[rows], env=env)
+            each = denoising_loss(output, targets[side][rows])
+            losses.append(each.mean())
+            if (beside := is_clean[1 - side][rows]).any():
+                heard[f"{'+'.join(pair)}/{modality}, partner clean"] = each.detach()[beside].mean()
         return losses, heard
 
     @torch.no_grad()
@@ -293,11 +307,6 @@ class PairSource:
 def first_samples(batch: dict[str, Any], count: int) -> dict[str, Any]:
     """The first `count` samples of every list and tensor of a batch."""
     return {name: value[:count] for name, value in batch.items()}
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of values (B,) where mask (B,), 0 where there are none."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def _stretched(indices: list[int], share: float) -> list[int]:

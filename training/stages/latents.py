@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from codi.io import to_unit
@@ -22,7 +21,7 @@ from codi.models.conditioning import AudioTower, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
 from data.cache import CachedSource, build_cache
 from data.world import WorldSource
-from training.config import Config
+from training.config import Config, expect
 from training.stages.common import load_part
 from training.stages.files import close, open_media
 
@@ -70,6 +69,7 @@ def tokens_of(model: Path, modality: Modality, count: int, seed: int) -> CachedS
 
 
 def _cached(model: Path, modality: Modality, count: int, seed: int, component: str, name: str, encode: Any) -> CachedSource:
+    expect(count >= 1, "scenes", count, "1 or more")
     weights = model / component / "diffusion_pytorch_model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else "missing"
     folder = model.with_name(f"{model.name}-cache") / f"{name}-{count}-{seed}-{digest}"
@@ -79,8 +79,7 @@ def _cached(model: Path, modality: Modality, count: int, seed: int, component: s
         part = load_frozen(model, component)
 
         def run(batch: dict[str, Any]) -> dict[str, Tensor]:
-            raw = batch[modality.value]
-            return {name: encode(part, to_unit(raw) if isinstance(raw, Tensor) and raw.dtype == torch.uint8 else raw)}
+            return {name: encode(part, as_unit(batch[modality.value]))}
 
         with tqdm(total=count, desc=f"encoding {name}", unit="scenes", file=sys.stderr) as bar:
             build_cache(folder, source, run, count, identity=identity, shard_size=min(1024, count), progress=bar.update)
@@ -168,23 +167,16 @@ class Encoding:
             for name, (component, medium) in self.parts.items():
                 raw = batch[medium.value]
                 run = loaded[component].embed if name.endswith("_token") else loaded[component].encode
-                rows = [run(prepare(raw[i : i + 1].to(device), loaded[component])) for i in range(len(raw))]
+                rows = [run(as_unit(raw[i : i + 1].to(device))) for i in range(len(raw))]
                 found[name] = torch.cat(rows).half().float().cpu()
             return found
 
         return encode
 
 
-def prepare(raw: Tensor, part: Any) -> Tensor:
-    """Media of files as an encoder takes them: pixels in [-1, 1], for a tower of our own at its own size."""
-    if raw.dtype != torch.uint8:
-        return raw
-    frames = to_unit(raw)
-    side = getattr(part, "image_size", None)
-    if side in (None, frames.shape[-1]) or hasattr(part, "pixel_values"):
-        return frames
-    flat = functional.interpolate(frames.flatten(0, -4), (side, side), mode="bicubic", antialias=True)
-    return flat.unflatten(0, frames.shape[:-3]).clamp(-1, 1)
+def as_unit(raw: Any) -> Any:
+    """Media as encoders take them: pixels in [-1, 1], everything else as it is."""
+    return to_unit(raw) if isinstance(raw, Tensor) and raw.dtype == torch.uint8 else raw
 
 
 class EncodedSource:

@@ -113,10 +113,15 @@ class LoraStage:
         """The inner stage's, with the LoRA at work."""
         self.inner.preview(self.base, folder)
 
+    @staticmethod
+    def target(model: Path, config: Config) -> Path:
+        """Where in a model folder the run's result goes."""
+        return model / FOLDER / config.output.name
+
     def export(self, module: nn.Module, folder: Path) -> None:
         """Writes loras/<run>/pytorch_lora_weights.safetensors into the model folder."""
         settings = {"rank": self.part.rank, "alpha": self.alpha, "targets": self.part.target_modules}
-        save_lora(folder / FOLDER / self.config.output.name, self.denoisers(), base=folder.resolve().name, **settings)
+        save_lora(self.target(folder, self.config), self.denoisers(), base=folder.resolve().name, **settings)
 
 
 class DenoiseLora(LoraStage):

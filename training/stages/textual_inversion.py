@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from codi.adapters.files import save_words
 from codi.io import fit_image, load_image, to_unit
-from codi.models.conditioning import VisionTower
 from codi.models.words import Vectors, add_words, known_vectors
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene, caption, render_images
@@ -59,6 +58,8 @@ class InversionOptions:
         for name in ("vectors", "pictures"):
             if getattr(self, name) < 1:
                 raise InputError(f"options: {name} is {getattr(self, name)}: expected 1 or more")
+        if self.timestep_shift <= 0:
+            raise InputError(f"options: timestep_shift is {self.timestep_shift}: expected more than 0")
         if (self.images is None) == (not self.facts):
             raise InputError("options: expected one of images (a folder) and facts (of the world), and not both")
         if wrong := [f"{k}: {v}" for k, v in self.facts.items() if k not in VISIBLE[Modality.IMAGE] or v not in ATTRIBUTES[k]]:
@@ -94,12 +95,12 @@ class InversionStage:
     def data(self) -> "Pictures":
         """The pictures, encoded once."""
         model = self.config.model
-        pixels, scenes = self.pictures()
-        latents = autoencoder_of(model, Modality.IMAGE).encode(pixels)
-        return Pictures(latents, tower_of(model, Modality.IMAGE).embed(pixels), scenes, self)
+        autoencoder, tower = autoencoder_of(model, Modality.IMAGE), tower_of(model, Modality.IMAGE)
+        pixels, scenes = self.pictures(autoencoder.config.image_size)
+        return Pictures(autoencoder.encode(pixels), tower.embed(pixels), scenes, self)
 
-    def pictures(self) -> tuple[Tensor, list[Scene] | None]:
-        """Pictures (N, 3, H, W) in [-1, 1], and their scenes where they are of the world."""
+    def pictures(self, size: int) -> tuple[Tensor, list[Scene] | None]:
+        """Pictures (N, 3, size, size) in [-1, 1], and their scenes where they are of the world, which has a size of its own."""
         options = self.options
         if options.images is None:
             seen = (scene_at(self.config.seed, index) for index in range(SEARCHED))
@@ -111,8 +112,7 @@ class InversionStage:
         files = sorted(p for p in options.images.glob("*") if p.suffix.lower() in suffixes)[: options.pictures]
         if not files:
             raise InputError(f"options: images is {options.images}: expected a folder with {', '.join(suffixes)} files")
-        tower: VisionTower = tower_of(self.config.model, Modality.IMAGE)
-        return torch.stack([fit_image(load_image(file), tower.image_size) for file in files]), None
+        return torch.stack([fit_image(load_image(file), size) for file in files]), None
 
     def sentence(self, scene: Scene | None, rng: np.random.Generator) -> str:
         """A sentence with the word. A scene's place is named in half of them, so that the word need not stand for it."""
@@ -144,9 +144,14 @@ class InversionStage:
         scores = {k: sum(facts.get(k) == v for facts in found) / len(found) for k, v in self.options.facts.items()}
         (folder / "agreement.json").write_text(json.dumps(scores) + "\n", encoding="utf-8")
 
+    @staticmethod
+    def target(model: Path, config: Config) -> Path:
+        """Where in a model folder the run's result goes."""
+        return model / FOLDER / config.output.name
+
     def export(self, module: nn.Module, folder: Path) -> None:
         """Writes words/<run>/learned_embeds.safetensors into the model folder."""
-        save_words(folder / FOLDER / self.config.output.name, self.tower, base=folder.resolve().name)
+        save_words(self.target(folder, self.config), self.tower, base=folder.resolve().name)
 
 
 class Pictures:

@@ -58,10 +58,15 @@ class TowerStage(AlignStage):
     def tower(self, module: Contrast) -> nn.Module:
         return module.towers["tower"]
 
+    @staticmethod
+    def target(model: Path, config: Config) -> Path:
+        """Where in a model folder the run's result goes."""
+        return model / FOLDER / config.output.name
+
     def export(self, module: Contrast, folder: Path) -> None:
         """Measures the bridge's mean, then writes towers/<run>/ into the model folder, beside the tower that is there."""
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
-        export_part(self.tower(module), folder / FOLDER / self.config.output.name)
+        export_part(self.tower(module), self.target(folder, self.config))
 
 
 def find_class(name: str) -> type:

@@ -12,7 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import SpatialTransformer, repeated, to_map, to_tokens, zeroed
-from codi.models.denoisers.norm import GroupNorm, for_conv
+from codi.models.denoisers.norm import GroupNorm, for_conv, root_mean_square
 from codi.protocols import Environment
 
 
@@ -45,6 +45,7 @@ class Signals:
     context    (B, L, D) prompt tokens
     known      of this layer, if it was computed before
     env        the partners' environment, None when alone
+    moments    it is heard moment by moment, one query for each step along time, not at every position
     frames     latent frames of a video, None for a latent without frames
     time_axis  axis of a feature map that is time (2 for sound), None if none is; a video's time is `frames`
     length     steps of the input along time, None without time
@@ -55,6 +56,7 @@ class Signals:
     context: Tensor
     known: "Known | None" = None
     env: Environment | None = None
+    moments: bool = False
     frames: int | None = None
     time_axis: int | None = None
     length: int | None = None
@@ -77,14 +79,24 @@ class Signals:
         y = self.for_samples(y, h)
         return y if self.frames is None else y.repeat_interleave(self.frames, dim=0)
 
-    def times(self, h: Tensor) -> Tensor | None:
-        """Seconds at the middle of each position of the map `h`, flattened over time and space; None without time."""
+    def step_times(self, h: Tensor) -> Tensor | None:
+        """Seconds at the middle of each step of the map `h` along time, (S,); None without time."""
         if self.rate is None or (self.frames is None and self.time_axis is None):
             return None
-        steps, height, width = (self.frames, *h.shape[-2:]) if self.frames is not None else (h.shape[2], 1, h.shape[3])
+        steps = h.shape[2] if self.frames is None else self.frames
         index = torch.arange(steps, device=h.device, dtype=torch.float32)
-        rate = self.rate * steps / self.length
-        return ((index + 0.5) / rate).repeat_interleave(height * width)  # (N,)
+        return (index + 0.5) / (self.rate * steps / self.length)
+
+    def times(self, h: Tensor) -> Tensor | None:
+        """The same for each position, flattened over time and space, (N,)."""
+        seconds = self.step_times(h)
+        return None if seconds is None else seconds.repeat_interleave(h.shape[3] if self.frames is None else h[0, 0].numel())
+
+    def environment(self, h: Tensor) -> Environment | None:
+        """The partners', one for each sample in `h`."""
+        if self.env is None:
+            return None
+        return Environment(tokens=self.for_samples(self.env.tokens, h), times=self.for_samples(self.env.times, h))
 
 
 class ResidualBlock(ResnetBlock2D):
@@ -144,8 +156,10 @@ class Block(nn.Module):
     pooled joint attention.
 
     `joint` listens to the partners. Timed: `joint(tokens (B, N, C), env, times (N,) | None) -> tokens`, before any
-    upsampling. Pooled: a spatial transformer whose context is the environment's one token, after it.
-    `whole` mixes whole frames of a video, or columns of a sound, after everything else: `whole(h (B*F, C, H, W), emb (B, E), F) -> h`.
+    upsampling, or (`Signals.moments`) `joint.heard` of the means over space of each step. Pooled: a spatial transformer
+    whose context is the environment's one token, after it.
+    `whole` mixes whole frames of a video, or columns of a sound, after everything else:
+    `whole(h (B*F, C, H, W), emb (B, E), F, env | None, times (F,)) -> h`.
     """
 
     def __init__(
@@ -187,13 +201,22 @@ class Block(nn.Module):
 
     def mix_whole(self, h: Tensor, signals: Signals) -> Tensor:
         emb = signals.for_samples(signals.emb, h)
+        env, times = signals.environment(h), signals.step_times(h)
         if signals.frames is not None:
-            return self.whole(h, emb, signals.frames)
+            return self.whole(h, emb, signals.frames, env, times)
         columns = h.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B*T, C, 1, M)
-        return self.whole(columns, emb, h.shape[2])[:, :, 0].unflatten(0, (len(h), -1)).transpose(1, 2)
+        return self.whole(columns, emb, h.shape[2], env, times)[:, :, 0].unflatten(0, (len(h), -1)).transpose(1, 2)
 
     def listen(self, h: Tensor, signals: Signals) -> Tensor:
+        if signals.moments:
+            return self.listen_by_moments(h, signals)
         tokens = to_tokens(h)
         whole = tokens.reshape(signals.samples(h), -1, tokens.shape[-1])  # (B, F*H*W, C)
-        env = Environment(tokens=signals.for_samples(signals.env.tokens, h), times=signals.for_samples(signals.env.times, h))
-        return to_map(self.joint(whole, env, signals.times(h)).view(tokens.shape), h)
+        return to_map(self.joint(whole, signals.environment(h), signals.times(h)).view(tokens.shape), h)
+
+    def listen_by_moments(self, h: Tensor, signals: Signals) -> Tensor:
+        clip = signals.frames is not None
+        whole = h.unflatten(0, (-1, signals.frames)).transpose(1, 2) if clip else h  # (B, C, F, H, W) or (B, C, T, M)
+        moments = whole.flatten(3).mean(3).transpose(1, 2)  # (B, S, C)
+        heard = self.joint.heard(moments, signals.environment(h), signals.step_times(h)) * root_mean_square(whole)[:, None, None]
+        return h + (heard.flatten(0, 1)[..., None, None] if clip else heard.transpose(1, 2)[..., None])

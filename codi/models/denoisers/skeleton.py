@@ -135,6 +135,13 @@ def build_joint(config, channels: int) -> nn.Module | None:
     return JointAttention(channels, config.env_dim, heads, **(config.joint_config or {}))
 
 
+def build_listener(config, dim: int, size: int) -> nn.Module:
+    """What listens in a frame transformer with tokens of `dim`, for frames of `size` numbers."""
+    from codi.models.joint import MomentListener
+
+    return MomentListener(dim, size, config.env_dim, config.joint_heads or 4, **(config.joint_config or {}))
+
+
 def at_levels(levels: tuple[int, ...] | list[int], build: Callable[[int], nn.Module | None]) -> Callable[[int, int], nn.Module | None]:
     """`build(channels)` on the named levels, None on the others."""
     return lambda level, channels: build(channels) if level in levels else None

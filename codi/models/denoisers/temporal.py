@@ -7,6 +7,8 @@ untrained module passes each frame through unchanged.
 Letters: B batch, F frames, N = H*W positions of a frame, C channels.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
@@ -14,7 +16,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import to_map, to_tokens, zeroed
-from codi.models.denoisers.norm import GroupNorm, for_conv
+from codi.models.denoisers.norm import GroupNorm, for_conv, root_mean_square
+from codi.protocols import Environment
 
 RELEASED = dict(
     num_heads=8,
@@ -99,10 +102,12 @@ class FrameTransformer(nn.Module):
     """(B*F, C, H, W) -> the same, with every frame (or column of a sound) as one token of a transformer along time.
 
     What moves is at another position in every frame, so attention of a position to itself cannot follow it; a token that holds a
-    whole (small) frame can. The way back starts at zero.
+    whole (small) frame can. The way back starts at zero and is told in multiples of what it is added to: the stream in the middle of a
+    UNet grows to several times the size of a token, and a small branch is lost in it, with its gradient.
 
     grid        (rows, columns) that a frame is pooled to before it becomes a token
     emb_dim     width of `Signals.emb`, which every token is told
+    joint       makes what listens, of the widths of a token and of a frame: `joint(tokens, env, times) -> (B, F, size)`; None for none
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class FrameTransformer(nn.Module):
         num_heads: int = 6,
         ff_mult: int = 2,
         max_frames: int = 64,
+        joint: Callable[[int, int], nn.Module] | None = None,
     ):
         super().__init__()
         self.grid, size = tuple(grid), channels * grid[0] * grid[1]
@@ -125,15 +131,20 @@ class FrameTransformer(nn.Module):
         layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(dim), enable_nested_tensor=False)
         self.proj_out = zeroed(nn.Linear(dim, size))
+        self.joint = None if joint is None else joint(dim, size)
 
-    def forward(self, h: Tensor, emb: Tensor, frames: int) -> Tensor:
-        """h (B*F, C, H, W), emb (B, emb_dim)."""
+    def forward(self, h: Tensor, emb: Tensor, frames: int, env: Environment | None = None, times: Tensor | None = None) -> Tensor:
+        """h (B*F, C, H, W), emb (B, emb_dim); env of the partners or None; times (F,) seconds of the frames."""
         whole = h.shape[-2:] == self.grid
         pooled = h if whole else F.adaptive_avg_pool2d(h, self.grid)
         tokens = self.proj_in(self.norm(pooled.reshape(len(h), -1))).unflatten(0, (-1, frames))  # (B, F, D)
         tokens = self.layers(tokens + self.position[:frames] + self.emb_proj(emb)[:, None])
-        y = self.proj_out(tokens.flatten(0, 1)).view(pooled.shape)
-        return h + (y if whole else F.interpolate(y, size=h.shape[-2:], mode="bilinear"))
+        y = self.proj_out(tokens)
+        if self.joint is not None and env is not None:
+            y = y + self.joint(tokens, env, times)
+        y = y.flatten(0, 1).view(pooled.shape)
+        y = y if whole else F.interpolate(y, size=h.shape[-2:], mode="bilinear")
+        return h + y * root_mean_square(h.unflatten(0, (-1, frames))).repeat_interleave(frames, 0).view(-1, 1, 1, 1)
 
 
 class TemporalProcessor:

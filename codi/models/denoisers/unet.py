@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
 from codi.models.denoisers.norm import GroupNorm
-from codi.models.denoisers.skeleton import Prompted, Skeleton, at_levels, build_joint, build_transformer, per_level
+from codi.models.denoisers.skeleton import Prompted, Skeleton, at_levels, build_joint, build_listener, build_transformer, per_level
 from codi.models.denoisers.temporal import FrameTransformer, TemporalModule
 from codi.protocols import Environment
 
@@ -38,6 +38,9 @@ class UNetDenoiser(Skeleton):
     num_frames          latent frames of a clip as the model makes it unasked
     env_dim             width of environment tokens, None for a model that cannot listen
     joint, joint_levels kind of adapter and levels that have one ("timed": last level means the middle too); joint_heads, joint_config
+    joint_parts         of "down", "middle" and "up", those with adapters; without "down" training need not go back through it
+    joint_moments       latents with time hear moment by moment: blocks add the same everywhere in a frame, the frame transformer (which
+                        then has a `MomentListener`) to each place what belongs there
     first_skip          "own", or "middle" for the released model's lost skip
     """
 
@@ -70,6 +73,8 @@ class UNetDenoiser(Skeleton):
         joint_levels: tuple[int, ...] = (),
         joint_heads: int | None = None,
         joint_config: dict | None = None,
+        joint_parts: tuple[str, ...] = ("down", "middle", "up"),
+        joint_moments: bool = False,
         first_skip: str = "own",
     ):
         super().__init__()
@@ -90,13 +95,17 @@ class UNetDenoiser(Skeleton):
         )
         attention = at_levels(config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt))
         joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
-        block = lambda level, a, b, **more: Block(
-            residual(a, b), temporal=temporal(level, b), attention=attention(level, b), joint=joint(level, b), **more
+        block = lambda part, level, a, b, **more: Block(
+            residual(a, b),
+            temporal=temporal(level, b),
+            attention=attention(level, b),
+            joint=joint(level, b) if part in config.joint_parts else None,
+            **more,
         )
         self.down, skips, at = nn.ModuleList(), [widths[0]], widths[0]
         for level, width in enumerate(widths):
             for _ in range(depths[level]):
-                self.down.append(block(level, at, width))
+                self.down.append(block("down", level, at, width))
                 at = width
                 skips.append(at)
             if level < last:
@@ -108,8 +117,8 @@ class UNetDenoiser(Skeleton):
                     residual(at, at),
                     temporal=temporal(last, at),
                     attention=build_transformer(config, at, config.context_dim, config.prompt),
-                    joint=joint(last, at) if config.joint == "timed" else None,
-                    whole=None if config.frame_transformer is None else FrameTransformer(at, self.emb_dim, **config.frame_transformer),
+                    joint=joint(last, at) if config.joint == "timed" and "middle" in config.joint_parts else None,
+                    whole=self.build_whole(at),
                 ),
                 Block(residual(at, at), temporal=temporal(last, at)),
             ]
@@ -119,8 +128,16 @@ class UNetDenoiser(Skeleton):
             for i in range(depths[level] + 1):
                 ends = level > 0 and i == depths[level]
                 upsample = Upsample(width, config.upsample_conv) if ends else None
-                self.up.append(block(level, at + skips.pop(), width, upsample=upsample))
+                self.up.append(block("up", level, at + skips.pop(), width, upsample=upsample))
                 at = width
+
+    def build_whole(self, channels: int) -> FrameTransformer | None:
+        """The frame transformer of the middle, where configured."""
+        config = self.config
+        if config.frame_transformer is None:
+            return None
+        joint = (lambda dim, size: build_listener(config, dim, size)) if config.joint_moments and config.env_dim else None
+        return FrameTransformer(channels, self.emb_dim, **config.frame_transformer, joint=joint)
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | Prompted, env: Environment | None = None, rate: float | None = None
@@ -149,6 +166,7 @@ class UNetDenoiser(Skeleton):
             emb=self.embed(t, prompt),
             context=prompt.context,
             env=env,
+            moments=timed and self.config.joint_moments,
             frames=x.shape[2] if video else None,
             time_axis=None if video else self.config.time_axis,
             length=x.shape[2] if timed else None,

@@ -1,0 +1,113 @@
+"""Mistakes in a configuration's sections and in the parts that a stage starts from are one clear line, before anything is trained."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from codi import pretrained
+from codi.models.conditioning import AudioTower, TextTower
+from codi.types import InputError
+from training.config import load_config, strict
+from training.plan import Machines, plan
+from training.stages import find_stage
+from training.stages.align import AlignOptions
+from training.stages.autoencoder import AutoencoderOptions
+from training.stages.building import build_module, check_sections
+from training.stages.common import load_part
+from training.stages.denoise import DenoiseOptions
+from training.stages.joint import JointOptions
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "world"
+EMBEDDED = pretrained.resolve()
+
+
+def build(name, *overrides):
+    config = load_config(CONFIGS / f"{name}.yaml", overrides=[f"model={EMBEDDED}", *overrides])
+    return build_module(find_stage(config.stage)(config), config.part)
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "words"),
+    [
+        ("autoencoder_image", "part.chanels=3", "part: unknown key 'chanels': ImageAutoencoder has no such"),
+        ("autoencoder_image", "part.vae_config.chanels=3", "part: unknown key 'chanels': AutoencoderKL has no such"),
+        ("autoencoder_image", "part={}", "part: missing 'vae_config' and 'image_size', which ImageAutoencoder needs"),
+        (
+            "autoencoder_text",
+            "part.encoder_config.hidden_sise=3",
+            "part.encoder_config: unknown key 'hidden_sise': did you mean 'hidden_size'",
+        ),
+        ("autoencoder_text", "part.latent_dim=many", "part: nothing can be built from these values .TypeError in "),
+        ("vocoder", "part.chanels=3", "part.vocoder_config: unknown key 'chanels'"),
+        ("align_image", "part.vision_towr={}", "part: unknown key 'vision_towr': did you mean 'vision_tower'"),
+        ("align_image", "part.vision_tower.vision_config.layers=2", "part.vision_tower.vision_config: unknown key 'layers'"),
+        ("align_audio", "part={}", "part: missing audio_tower"),
+        ("denoise_image", "part.norm_num_groups=7", "part: nothing can be built .*must be divisible"),
+        ("joint", "part.chanels=3", "part: unknown key 'chanels': EnvironmentEncoders has no such"),
+        ("joint", "options.joint_config={smell: 1}", "unknown key 'smell'"),
+    ],
+)
+def test_what_nothing_can_be_built_from_is_named(name, override, words):
+    with pytest.raises(InputError, match=words):
+        build(name, override)
+
+
+def test_names_that_transformers_knows_by_another_are_known():
+    check_sections({"decoder_config": {"hidden_size": 32, "n_layer": 1}, "other": 3}, "part")
+
+
+def test_a_dry_run_names_them_too():
+    path = CONFIGS / "denoise_image.yaml"
+    with pytest.raises(InputError, match="part: unknown key 'chanels'"):
+        plan(load_config(path, overrides=["part.chanels=3"]), path.parent, Machines())
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (DenoiseOptions, {"prompts": {}}, "prompts is {}: expected shares"),
+        (DenoiseOptions, {"prompts": {"text": -1}}, "none below 0"),
+        (DenoiseOptions, {"prompts": {"text": "much"}}, "prompts: text is 'much': expected a finite number"),
+        (DenoiseOptions, {"prompts": {"text": 1}, "timestep_shift": 0}, "timestep_shift is 0.0: expected more than 0"),
+        (DenoiseOptions, {"prompts": {"text": 1}, "prompt_dropout": 2}, "prompt_dropout is 2.0"),
+        (AlignOptions, {"alike": 0}, "alike is 0: expected 1 or more"),
+        (AutoencoderOptions, {"statistics_samples": 0}, "statistics_samples is 0"),
+        (JointOptions, {"pairs": {"audio+video": "half"}}, "pairs: audio.video is 'half'"),
+    ],
+)
+def test_options_that_cannot_be_are_named(kind, values, words):
+    needed = {} if kind in (AutoencoderOptions, JointOptions) else {"modality": "image"}
+    with pytest.raises(InputError, match=words):
+        strict(kind, needed | values, where="options")
+
+
+def test_a_cache_of_no_scene_is_refused():
+    config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", "options.scenes=0"])
+    with pytest.raises(InputError, match="scenes is 0: expected 1 or more"):
+        find_stage(config.stage)(config).data()
+
+
+def cut(folder):
+    path = folder / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (cut, "text_tower"),
+        (lambda folder: (folder / "diffusion_pytorch_model.safetensors").unlink(), "text_tower"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is no JSON"),
+        (lambda folder: shutil.copy(EMBEDDED / "audio_tower" / "diffusion_pytorch_model.safetensors", folder), "text_tower"),
+        (lambda folder: shutil.rmtree(folder), "text_tower is missing: run align_image first"),
+    ],
+)
+def test_a_part_that_is_damaged_or_of_another_model_is_not_trained_on(tmp_path, harm, words):
+    folder = Path(shutil.copytree(EMBEDDED / "text_tower", tmp_path / "text_tower"))
+    assert isinstance(load_part(TextTower, folder, "run align_image first"), TextTower)
+    harm(folder)
+    with pytest.raises(InputError, match=words):
+        load_part(TextTower, folder, "run align_image first")
+    with pytest.raises(InputError):
+        load_part(AudioTower, folder, "run align_audio first")

@@ -1,0 +1,106 @@
+"""How a model came to be, from what its runs left: which of them went into it, on what data, with which settings.
+
+A run notes where it exported to and which files (`training.folder`), and its checkpoints hold its configuration; neither is guessed
+from names.
+"""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from training import checkpoint, folder
+from training.config import load_config
+from training.stages.files import names_of_data
+
+NAME = "provenance.json"
+# What is kept of a benchmark's report.
+SCORES = ("command", "settings", "versions", "tasks", "targets", "summary", "retrieval", "ceiling")
+
+
+def provenance(model: Path, parts: list[str], runs: Path, scores: Path | None = None, notes: list[str] | None = None) -> dict[str, Any]:
+    """How `parts` of `model` were made: commit, licence, data, and of every run below `runs` that went into them what it was told and saw.
+
+    "base" is the same of a model that was copied before it was trained on; "unknown" are parts of which neither says anything.
+    """
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+    found = contributors(model, parts, runs)
+    stages = {run.name: describe(run) for run in found}
+    base = json.loads((model / NAME).read_text(encoding="utf-8")) if (model / NAME).is_file() else {}
+    seen = [*(stage["data"] or [] for stage in stages.values()), base.get("data", [])]
+    made: dict[str, Any] = {"commit": commit, "license": "MIT", "data": unique(seen), "stages": stages}
+    if base:
+        made["base"] = {name: value for name, value in base.items() if name != "scores"}
+    elif unknown := sorted(set(parts) - {part for run in found for part in parts_of(run)}):
+        made["unknown"] = unknown
+    if notes:
+        made["notes"] = notes
+    if scores is not None:
+        report = json.loads(scores.read_text(encoding="utf-8"))
+        made["scores"] = {name: report[name] for name in SCORES if report.get(name)}
+    return made
+
+
+def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:
+    """Folders of the runs that exported any of `parts` into `model`, in the order in which they did. Where a run copied another model there
+    first (`options: into`), those that had exported into that one by then are among them."""
+    exported = {path.parent: path.stat().st_mtime for path in runs.glob(f"*/{folder.NOTE}")}
+    models, found = {model.resolve(): float("inf")}, set()
+    waiting = list(models)
+    while waiting:
+        target = waiting.pop()
+        for run in (run for run, moment in exported.items() if moment <= models[target]):
+            note = folder.read_note(run)
+            if note and Path(note["model"]).resolve() == target and parts_of(run) & set(parts):
+                found.add(run)
+                origin = Path((settings_of(run) or note)["model"]).resolve()
+                if origin not in models:
+                    models[origin] = exported[run]
+                    waiting.append(origin)
+    return sorted(found, key=exported.get)
+
+
+def parts_of(run: Path) -> set[str]:
+    """Parts of a model of which a run wrote files."""
+    note = folder.read_note(run)
+    return {Path(name).parts[0] for name in note["files"]} if note else set()
+
+
+def describe(run: Path) -> dict[str, Any]:
+    """What a run was told, how many samples it saw, its last numbers. Settings and data of a run without checkpoints are None."""
+    settings = settings_of(run)
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if (run / "log.jsonl").is_file() else []
+    last = json.loads(lines[-1]) if lines else {}
+    return {
+        "command": settings and command_of(settings),
+        "seed": settings and settings["seed"],
+        "data": settings and names_of_data(settings.get("data") or {}),
+        "samples_seen": folder.read_note(run)["samples"],
+        "settings": settings,
+        "last_log": {key: value for key, value in last.items() if isinstance(value, (int, float))},
+    }
+
+
+def settings_of(run: Path) -> dict[str, Any] | None:
+    """The configuration that a run's newest checkpoint holds, None if there is no checkpoint."""
+    state = checkpoint.newest_state(run / "checkpoints")
+    return state and state["config"]
+
+
+def command_of(settings: dict[str, Any]) -> str | None:
+    """The shortest command that runs these settings by a configuration of the run's name; None where there is none."""
+    commands = []
+    for path in Path("configs").rglob(f"{Path(settings['output']).name}.yaml"):
+        named = load_config(path).as_json()
+        if named["stage"] == settings["stage"]:
+            changed = (f"{name}={json.dumps(value)}" for name, value in settings.items() if value != named.get(name))
+            sets = (word for change in changed for word in ("--set", change))
+            commands.append(shlex.join(["accelerate", "launch", "-m", "training.main", "--config", path.as_posix(), *sets]))
+    return min(commands, key=len, default=None)
+
+
+def unique(names: list[Any]) -> list[str]:
+    """Names and lists of names as one list, each once."""
+    flat = [name for entry in names for name in ([entry] if isinstance(entry, str) else entry)]
+    return list(dict.fromkeys(flat))
