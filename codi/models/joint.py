@@ -1,7 +1,7 @@
 """Environment encoders and the cross-attention through which frozen denoisers hear each other (CoDi, section 3.4), with a clock.
 
 An environment is a sequence: every token of a modality that has time knows its seconds, so that a sound and a clip of different rates
-line up. Half of the attention heads are rotated by seconds (arXiv 2104.09864, with seconds for indices) and look through soft windows; the
+line up. Some of the attention heads are rotated by seconds (arXiv 2104.09864, with seconds for indices) and look through soft windows; the
 others see everything and carry meaning.
 Letters: B batch, N positions of the listener, L environment tokens, D environment width, C width of the listener, S steps along time.
 """

@@ -131,15 +131,19 @@ def build_joint(config, channels: int) -> nn.Module | None:
         return build_transformer(config, channels, config.env_dim, "attention")
     from codi.models.joint import JointAttention
 
-    heads = config.joint_heads or head_split(channels, config.num_heads, config.head_dim)["num_heads"]
-    return JointAttention(channels, config.env_dim, heads, **(config.joint_config or {}))
+    return JointAttention(channels, config.env_dim, joint_heads(config, channels), **(config.joint_config or {}))
 
 
 def build_listener(config, dim: int, size: int) -> nn.Module:
     """What listens in a frame transformer with tokens of `dim`, for frames of `size` numbers."""
     from codi.models.joint import MomentListener
 
-    return MomentListener(dim, size, config.env_dim, config.joint_heads or 4, **(config.joint_config or {}))
+    return MomentListener(dim, size, config.env_dim, joint_heads(config, dim), **(config.joint_config or {}))
+
+
+def joint_heads(config, channels: int) -> int:
+    """Heads of an adapter: its own number where configured, else as many as attention over space would have."""
+    return config.joint_heads or head_split(channels, config.num_heads, config.head_dim)["num_heads"]
 
 
 def at_levels(levels: tuple[int, ...] | list[int], build: Callable[[int], nn.Module | None]) -> Callable[[int, int], nn.Module | None]:
