@@ -14,9 +14,9 @@ INSTALLED := $(VENV)/.installed
 STAGES := autoencoder_image autoencoder_audio autoencoder_text \
           align_image align_audio align_video \
           denoise_image denoise_video denoise_audio denoise_text \
-          joint
-# Not in the embedded model: see configs/world/vocoder.yaml, and docs/fine-tuning.md for what is trained beside a finished one.
-OPTIONAL_STAGES := vocoder lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio
+          noised_towers joint_audio joint_video
+# Not in the embedded model: see the headers of the first three, and docs/fine-tuning.md for what is trained beside a finished one.
+OPTIONAL_STAGES := vocoder joint_text_image joint_text_audio lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio
 
 # glibc hands large blocks back to the system after every step; keeping them makes training on a CPU about a third faster.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456

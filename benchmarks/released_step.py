@@ -8,6 +8,10 @@ sample, prompted and unprompted, 256 x 256 pixels, 8 frames, 10.24 s of sound. W
 
 Each step is timed between two measurements of the float32 matrix product: seconds x FLOP per second = equivalent TFLOP. The median
 of `--repeats` steps is printed, the spread, and the peak memory of the process, so run one job per process.
+
+    python benchmarks/released_step.py --job image --work
+
+counts the work of a step instead of timing it: the products and convolutions in it, and the attention beside them.
 """
 
 import argparse
@@ -20,6 +24,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from codi.convert import denoisers
 from codi.convert.released import FULL, UNETS
@@ -32,6 +37,7 @@ from codi.types import Modality
 JOBS = {name: [Modality(name)] for name in ("image", "audio", "video")} | {"joint": [Modality.VIDEO, Modality.AUDIO]}
 LATENTS = {Modality.IMAGE: (4, 32, 32), Modality.VIDEO: (4, 8, 32, 32), Modality.AUDIO: (8, 256, 16)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 MALLOC = {-4: 0, -1: 2**31 - 1, -2: 256 << 20}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
 
 
@@ -104,6 +110,20 @@ def measure(loop: JointSampler, latents: dict[Modality, Tensor], repeats: int) -
     return found
 
 
+def work(loop: JointSampler, latents: dict[Modality, Tensor]) -> dict[str, float]:
+    """TFLOP of products and convolutions in one step, and of attention beside them, after one step that does not count."""
+    loop.step(0, latents)
+    with FlopCounterMode(display=False, custom_mapping={ATTENTION: attention_work}) as counter:
+        loop.step(1, latents)
+    attention = counter.get_flop_counts()["Global"].get(ATTENTION, 0)
+    return {"work_tflop": round((counter.get_total_flops() - attention) / 1e12, 6), "attention_tflop": round(attention / 1e12, 6)}
+
+
+def attention_work(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *args, **kwargs) -> int:
+    """Of an attention on a CPU, which torch does not count, from the shapes of what comes in."""
+    return sdpa_flop_count(query, key, value)
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,11 +132,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="steps timed (default 3)")
     parser.add_argument("--threads", type=int, help="of torch (default: as many as cores)")
     parser.add_argument("--width", type=int, help="channels of the first level, for a quick try (a multiple of 64)")
+    parser.add_argument("--work", action="store_true", help="count the work of a step instead of timing it")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     kept = keep_memory()
+    if args.work:
+        found = {"job": args.job, **work(*sampler(args.job, DTYPES[args.dtype], args.width))}
+        line = "{job}: {work_tflop:.2f} TFLOP of products and convolutions in a step, {attention_tflop:.2f} of attention"
+        print(json.dumps(found) if args.json else line.format(**found))
+        return
     found = measure(*sampler(args.job, DTYPES[args.dtype], args.width), args.repeats)
     costs = [seconds * rate / 1e12 for seconds, rate in found]
     result = {

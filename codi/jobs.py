@@ -13,7 +13,7 @@ from typing import Any
 from codi.types import InputError, Modality
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
-SCALES = ("guidance", "sync_guidance")  # a number, or one for each output
+SCALES = ("guidance", "sync_guidance", "delay")  # a number, or one for each output
 PICTURES = (Modality.IMAGE, Modality.VIDEO)
 SIZES = {  # of what is made: the kind of number, and the outputs that have such a size
     "height": (int, PICTURES),
@@ -58,6 +58,7 @@ class Job:
     steps: int | None
     guidance: Scale = None
     sync_guidance: Scale = None
+    delay: Scale = None
     sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
     candidates: int = 1
@@ -107,7 +108,7 @@ class Job:
     def knobs(self) -> dict[str, Any]:
         """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
         scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
-        return {"num_inference_steps": self.steps, **scales, "candidates": self.candidates, **self.size_arguments}
+        return {"num_inference_steps": self.steps, **scales, "delay": self.delay, "candidates": self.candidates, **self.size_arguments}
 
     @property
     def size_arguments(self) -> dict[str, float]:

@@ -38,11 +38,11 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         "text_autoencoder", "image_autoencoder", "audio_autoencoder",
         "text_tower", "vision_tower", "audio_tower",
         "text_denoiser", "vision_denoiser", "audio_denoiser",
-        "environments",
+        "environments", "noised_towers",
     ]  # fmt: skip
     _callback_tensor_inputs = ["latents", "prompt_embeds"]
     model_cpu_offload_seq = (
-        "text_tower->vision_tower->audio_tower->environments->text_denoiser->vision_denoiser->audio_denoiser"
+        "text_tower->vision_tower->audio_tower->environments->noised_towers->text_denoiser->vision_denoiser->audio_denoiser"
         "->text_autoencoder->image_autoencoder->audio_autoencoder"
     )
 
@@ -59,6 +59,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         vision_denoiser: ModelMixin | None = None,
         audio_denoiser: ModelMixin | None = None,
         environments: ModelMixin | None = None,
+        noised_towers: ModelMixin | None = None,
         defaults: dict | None = None,
     ):
         super().__init__()
@@ -74,6 +75,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             vision_denoiser=vision_denoiser,
             audio_denoiser=audio_denoiser,
             environments=environments,
+            noised_towers=noised_towers,
         )
         if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
             raise InputError(f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}")
@@ -245,6 +247,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        delay: settings.PerOutput | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -274,6 +277,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         guidance_scale              how closely to follow the prompts, for all or {output: scale}; 1.0 is off
         sync_guidance_scale         how closely to follow the other outputs; *_interval the fraction of the steps in which either acts
         guidance_rescale            0..1, against over-saturation
+        delay                       part of the schedule after which an output starts, for all or {output: part}, to hear the others when
+                                    they are further on; all at 0 go in step
         height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own
         sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
                                     has one, False for none, or their names
@@ -282,7 +287,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
                                     null_prompt_embeds, from `encode_null`, beside the former
         partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
         output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
-        callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed
+        callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed; with a delay there are more
+                                    steps than num_inference_steps
         Raises `InputError` for anything that cannot be used.
         """
         items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
@@ -317,6 +323,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
         latents, generators = self.prepare_latents(outputs, seeds, specs)
         sampler = self._sampler(latents, context, null if prompted or refusing else None, heard, guidance, steps, generators)
+        sampler.delays = settings.delays(outputs, delay, defaults, steps)
         sampler.rates = {m: specs[m].latent_rate for m in outputs if specs[m].latent_rate != self.model.specs[m].latent_rate}
         latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
@@ -351,13 +358,15 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             null_contexts=None if null is None else spread(null),
             environments=model.environments,
             hears=model.hears,
+            noised_towers=model.noised_towers,
+            told_by=model.told_by,
+            told_weight=self._own("told_weight"),
             guidance=guidance,
             partners=clean,
             generators=generators,
         )
 
     def _denoise(self, sampler: JointSampler, latents: Latents, callback: Callable[..., dict] | None, wanted: Sequence[str]) -> Latents:
-        timesteps = next(iter(sampler.schedulers.values())).timesteps
         with self.progress_bar(total=sampler.num_steps) as bar:
             for index in range(sampler.num_steps):
                 if self.interrupt:
@@ -365,7 +374,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
                 latents = sampler.step(index, latents)
                 if callback is not None:
                     offered = {"latents": latents, "prompt_embeds": sampler.contexts}
-                    changed = callback(self, index, timesteps[index], {name: offered[name] for name in wanted}) or {}
+                    timestep = sampler.level(sampler.acting(index)[0], index)
+                    changed = callback(self, index, timestep, {name: offered[name] for name in wanted}) or {}
                     latents, sampler.contexts = changed.get("latents", latents), changed.get("prompt_embeds", sampler.contexts)
                 bar.update()
         return latents

@@ -1,6 +1,7 @@
 """Every contract between the parts of codi, in one place.
 
-A fifth modality is one `Autoencoder`, one `PromptEncoder`, one `Denoiser`, one `EnvironmentEncoder` and one `ModalitySpec`.
+A fifth modality is one `Autoencoder`, one `PromptEncoder`, one `Denoiser`, one `EnvironmentEncoder`, one `NoisedTower` and one
+`ModalitySpec`.
 Letters: see `codi.types`.
 """
 
@@ -73,3 +74,13 @@ class EnvironmentEncoder(Protocol):
     """
 
     def __call__(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment: ...
+
+
+@runtime_checkable
+class NoisedTower(Protocol):
+    """A noisy latent, and the prompt -> what it seems to become, as a token of the prompt space (B, D), the shorter the less can be told.
+
+    x (B, *latent_shape), t (B,) its noise level, context (B, L, D) its prompt; rate as in `Denoiser`.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, rate: float | None = None) -> Tensor: ...

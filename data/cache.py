@@ -101,7 +101,8 @@ class CachedSource:
     names   which of the cached media to give
     facts   what captions may name; without it no captions are given. Of media files the captions are those of their rows.
     full    as in `data.world.WorldSource`
-    verify  compares every shard with its sha256 first
+
+    Every shard is compared with its sha256 first.
 
     `fetch` gives "index", "scenes" (of media files "rows" and "ids", as `data.media.MediaSource` does), a float32 tensor
     (B, *latent_shape) per name, and "text" where captions are asked for.
@@ -110,16 +111,14 @@ class CachedSource:
 
     infinite = True
 
-    def __init__(
-        self, folder: Path, names: Iterable[str], *, seed: int, facts: Iterable[str] | None = None, full: float = 0.5, verify: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, names: Iterable[str], *, seed: int, facts: Iterable[str] | None = None, full: float = 0.5) -> None:
         folder, self.names, self.seed, self.full = Path(folder), tuple(names), seed, full
         self.facts = tuple(facts) if facts is not None else None
         about = _about(folder)
         self.count, self.shard_size = about["count"], about["shard_size"]
-        paths = [_shard(folder, number) for number in range(-(-self.count // self.shard_size))]
+        paths = shards_of(folder, self.count, self.shard_size)
         for path in paths:
-            if (wrong := fault(path, verify)) is not None:
+            if (wrong := fault(path)) is not None:
                 raise InputError(f"latent cache {folder}: {path.name} {wrong}: run the encoding again, it makes what is missing")
         self.shards = [self._open(path) for path in paths]
 
@@ -156,13 +155,28 @@ class CachedSource:
             return {name: shard.get_tensor(name) for name in self.names}, json.loads(shard.metadata()["scenes"])
 
 
-def fault(path: Path, verify: bool = True) -> str | None:
+def whole(folder: Path, count: int, shard_size: int) -> bool:
+    """Whether a complete cache agrees with its checksums; else it is no longer complete, and what is wrong is to be made again."""
+    if not (folder / "complete").is_file():
+        return False
+    good = all(fault(path) is None for path in shards_of(folder, count, shard_size))
+    if not good:
+        (folder / "complete").unlink(missing_ok=True)
+    return good
+
+
+def shards_of(folder: Path, count: int, shard_size: int) -> list[Path]:
+    """The shards of a cache."""
+    return [_shard(folder, number) for number in range(-(-count // shard_size))]
+
+
+def fault(path: Path) -> str | None:
     """What is wrong with a shard, None if nothing."""
     try:
         note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if path.stat().st_size != note["size"]:
             return f"has {path.stat().st_size} bytes instead of {note['size']}"
-        return "was altered: its sha256 differs" if verify and _digest(path) != note["sha256"] else None
+        return "was altered: its sha256 differs" if _digest(path) != note["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return "is missing or was never finished"
 

@@ -124,10 +124,11 @@ class Decoder:
         return found
 
     def _note(self, bad: Bad) -> None:
+        if bad.key in self.known:  # two places of a batch came to it at once
+            return
+        self.known.add(bad.key)
+        self._list(bad)
         self._in_a_row += 1
-        if bad.key not in self.known:
-            self.known.add(bad.key)
-            self._list(bad)
         if self._in_a_row >= self.max_bad_in_a_row:
             raise InputError(
                 f"{self._in_a_row} bad samples in a row, the last one {bad.id}: {bad.reason}. "

@@ -1,6 +1,7 @@
 """The training benchmark runs, and its report says what it promises."""
 
 import json
+import re
 
 from benchmarks import training as benchmark
 
@@ -18,6 +19,13 @@ def test_the_quick_benchmark_measures_a_stage_and_compares_three_loops(tmp_path,
     assert ours["parameters"] == example["parameters"] and 0.5 < theirs["parameters"] / ours["parameters"] < 2
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("lora_image", "compute/wall", *benchmark.LOOPS.values()))
+    assert row["cached"] and re.search(r" % +\d+  cached: (>=|below) 95 %$", printed, re.M)
+    assert f"the same UNet: {ours['samples_per_s'] / example['samples_per_s']:.2f} times as fast" in printed
+
+
+def test_a_loader_of_cached_latents_keeps_up_from_95_percent():
+    said = [benchmark.verdict({"cached": cached, "compute_share": share}) for cached, share in ((True, 0.95), (True, 0.94), (False, 0.5))]
+    assert said == ["  cached: >= 95 %", "  cached: below 95 %", ""]
 
 
 def test_a_step_counts_where_its_batch_and_the_next_are_of_one_kind():

@@ -93,8 +93,10 @@ def test_scales_for_each_output_negatives_and_no_sync_reach_the_model(model, med
     pipe = CoDiPipeline.from_pretrained(model)
     asked = ["--video", media["video"], "--to", "image,audio", "--seed", "3", "--model", model, *STEPS]
     options = ["--guidance", "image=5,audio=2", "--sync-guidance", "audio=2", "--negative-text", "a blue cube::2", "--no-sync"]
+    options += ["--delay", "image=0.5"]
     call = dict(video=media["video"], outputs=["image", "audio"], seed=3, num_inference_steps=2, output_type="pt")
     same = dict(guidance_scale={"image": 5, "audio": 2}, sync_guidance_scale={"audio": 2}, negative_text="a blue cube", sync=False)
+    same["delay"] = {"image": 0.5}
     for number, (given, arguments) in enumerate((([], {}), (options, same))):
         out = tmp_path / str(number)
         assert cli.main(["generate", *asked, *given, "-o", str(out)]) == 0

@@ -106,30 +106,56 @@ def test_no_prompt_is_unconditional(pipe):
 
 
 def test_guidance_per_output(fresh):
-    fresh.environments = None
+    fresh.environments = fresh.noised_towers = None
     settings = dict(text="a ball", outputs=["image", "audio"])
     both, one = (latents(fresh, guidance_scale=scale, **settings) for scale in (5.0, {"image": 5.0, "audio": 1.0}))
     assert torch.equal(both[Modality.IMAGE], one[Modality.IMAGE]) and not torch.equal(both[Modality.AUDIO], one[Modality.AUDIO])
 
 
-def test_outputs_hear_each_other_through_environments_only(fresh):
+@pytest.mark.parametrize("kept", ["environments", "noised_towers"])
+def test_outputs_hear_each_other_through_environments_and_noised_towers_only(fresh, kept):
     alone = latents(fresh, text="a ball", outputs=["audio"])
+    for name in {"environments", "noised_towers"} - {kept}:
+        setattr(fresh, name, None)
     together = latents(fresh, text="a ball", outputs=["audio", "video"])
     assert not torch.equal(alone[Modality.AUDIO], together[Modality.AUDIO])
-    fresh.environments = None
+    setattr(fresh, kept, None)
     apart = latents(fresh, text="a ball", outputs=["audio", "video"])
     assert (alone[Modality.AUDIO] - apart[Modality.AUDIO]).abs().max() < 1e-5
 
 
-def test_a_negative_prompt_takes_the_place_of_the_null_prompt(pipe):
+def test_an_output_may_start_late_and_a_callback_sees_every_step(pipe):
+    seen, call = [], dict(text="a ball", outputs=["audio", "video"], num_inference_steps=4)
+    note = lambda pipe, step, timestep, tensors: seen.append((step, int(timestep))) or {}
+    late = latents(pipe, **call, delay={"video": 0.5}, callback_on_step_end=note)
+    assert [step for step, _ in seen] == list(range(6))
+    assert largest_difference(late, latents(pipe, **call)) > 1e-4
+    with pytest.raises(InputError, match="delay of video is 2: expected 0 to 1"):
+        latents(pipe, **call, delay={"video": 2.0})
+    with pytest.raises(InputError, match="delay names image, which is no output"):
+        latents(pipe, **call, delay={"image": 0.5})
+
+
+def test_the_weight_of_what_partners_seem_to_be_is_a_default_of_the_model(fresh):
+    fresh.environments = None
+    call = dict(text="a ball", outputs=["audio", "video"])
+    plain = latents(fresh, **call)
+    fresh.register_to_config(defaults={**fresh.config.defaults, "told_weight": 0.0})
+    unheard = latents(fresh, **call)
+    fresh.noised_towers = None
+    assert largest_difference(plain, unheard) > 1e-4 and largest_difference(unheard, latents(fresh, **call)) < 1e-6
+
+
+def test_a_negative_prompt_takes_the_place_of_the_null_prompt(fresh):
+    fresh.noised_towers = None  # what partners seem to be is led towards like a prompt
     call = dict(text="a ball", outputs=["image", "audio"], guidance_scale=3.0)
-    plain, undone = latents(pipe, **{**call, "guidance_scale": 1.0}), latents(pipe, **call, negative_text="a ball")
+    plain, undone = latents(fresh, **{**call, "guidance_scale": 1.0}), latents(fresh, **call, negative_text="a ball")
     assert largest_difference(plain, undone) < 1e-4  # away from the prompt itself: nothing is left of guidance
     with torch.no_grad():
-        token = pipe.encode_prompt({Modality.TEXT: [Prompt("a cube", 2.0)], Modality.IMAGE: [Prompt(PICTURE)]})
-    given = latents(pipe, **call, negative_text=Prompt("a cube", 2.0), negative_image=[PICTURE])
-    assert largest_difference(given, latents(pipe, **call, negative_prompt_embeds=token)) < 1e-5
-    assert largest_difference(given, latents(pipe, **call)) > 1e-3
+        token = fresh.encode_prompt({Modality.TEXT: [Prompt("a cube", 2.0)], Modality.IMAGE: [Prompt(PICTURE)]})
+    given = latents(fresh, **call, negative_text=Prompt("a cube", 2.0), negative_image=[PICTURE])
+    assert largest_difference(given, latents(fresh, **call, negative_prompt_embeds=token)) < 1e-5
+    assert largest_difference(given, latents(fresh, **call)) > 1e-3
 
 
 @pytest.mark.parametrize("modality", list(Modality))

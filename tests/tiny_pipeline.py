@@ -69,24 +69,32 @@ def scheduler() -> DPMSolverMultistepScheduler:
 def pipeline(seed: int = 0) -> CoDiPipeline:
     """Every weight is drawn, the zero-initialised ones too: an untrained model would say nothing and hear nothing."""
     torch.manual_seed(seed)
-    parts = autoencoders() | towers() | denoisers() | {"environments": environments()}
+    parts = autoencoders() | towers() | denoisers() | {"environments": environments(), "noised_towers": noised_towers()}
     for part in parts.values():
         part.eval()
         for parameter in part.parameters():
-            if parameter.abs().max() == 0:
+            if parameter.numel() and parameter.abs().max() == 0:
                 nn.init.normal_(parameter, std=0.05)
     pipe = CoDiPipeline(scheduler=scheduler(), **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+LATENTS = {
+    "text": dict(latent_shape=[16], latent_rate=None, tokens_per_step=1),
+    "image": dict(latent_shape=[4, 8, 8], latent_rate=None, tokens_per_step=2),
+    "audio": dict(latent_shape=[4, 50, 4], latent_rate=100.0, tokens_per_step=1),
+    "video": dict(latent_shape=[4, 4, 8, 8], latent_rate=8.0, tokens_per_step=1),
+}
+
+
 def environments() -> nn.Module:
     from codi.models.joint import EnvironmentEncoders
 
-    latents = {
-        "text": dict(latent_shape=[16], latent_rate=None, tokens_per_step=1),
-        "image": dict(latent_shape=[4, 8, 8], latent_rate=None, tokens_per_step=2),
-        "audio": dict(latent_shape=[4, 50, 4], latent_rate=100.0, tokens_per_step=1),
-        "video": dict(latent_shape=[4, 4, 8, 8], latent_rate=8.0, tokens_per_step=1),
-    }
-    return EnvironmentEncoders(latents, dim=ENV, num_layers=1, num_heads=2)
+    return EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2)
+
+
+def noised_towers() -> nn.Module:
+    from codi.models.noised import NoisedTowers
+
+    return NoisedTowers(LATENTS, context_dim=DIM, dim=ENV, num_layers=1, num_heads=2)

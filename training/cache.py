@@ -102,14 +102,14 @@ def fill(encoding: Any, device: Any, shard_size: int, share: Callable[[list[int]
     """This process's share of the shards of one cache; those that are there and whole are left alone."""
     from tqdm import tqdm
 
-    from data.cache import build_cache
+    from data.cache import build_cache, whole
     from training.stages.latents import why_not
 
     with encoding.files(shuffle=False) as source:
         if (reason := why_not(source)) is not None:
             raise InputError(reason)
         folder, count = encoding.folder(source), len(source)
-        if (folder / "complete").is_file() and whole(folder, count, shard_size):
+        if whole(folder, count, shard_size):
             return folder
         mine = share(list(range(-(-count // shard_size))))
         total = sum(min(shard_size, count - number * shard_size) for number in mine)
@@ -122,17 +122,6 @@ def fill(encoding: Any, device: Any, shard_size: int, share: Callable[[list[int]
 def finish(folder: Path) -> None:
     """Says that every shard is there: only then does training look at the folder."""
     (folder / "complete").touch()
-
-
-def whole(folder: Path, count: int, shard_size: int) -> bool:
-    """Whether all shards agree with their checksums; else the folder is no longer complete, and what is wrong is made again."""
-    from data.cache import fault
-
-    number = -(-count // shard_size)
-    good = all(fault(folder / f"shard-{k:05d}.safetensors") is None for k in range(number))
-    if not good:
-        (folder / "complete").unlink(missing_ok=True)
-    return good
 
 
 def fill_with_ray(options: argparse.Namespace) -> list[Path]:

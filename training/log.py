@@ -17,6 +17,7 @@ from tqdm import tqdm
 from codi.types import InputError
 
 NUM_BINS = 10
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"  # samples per second, however few
 
 
 class Meter:
@@ -72,6 +73,7 @@ class Log:
             initial=samples,
             desc=title,
             unit=" samples",
+            bar_format=BAR,
             file=sys.stderr,
             disable=not main,
             mininterval=interval,

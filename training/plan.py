@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from codi.models.codi import DENOISERS
-from codi.types import InputError
+from codi.types import InputError, Modality
 from training.config import Config, load_config, strict
 from training.engine import enable_checkpointing
 from training.folder import destination
@@ -88,7 +88,7 @@ def makes(config: Config) -> tuple[str, ...]:
         return (DENOISERS.get(modality, ""),)
     if config.stage.startswith("autoencoder_"):
         return (f"{config.stage.removeprefix('autoencoder_')}_autoencoder",)
-    return {"joint": ("environments",), "vocoder": ("audio_autoencoder",)}.get(config.stage, ())
+    return {"joint": ("environments",), "noised": ("noised_towers",), "vocoder": ("audio_autoencoder",)}.get(config.stage, ())
 
 
 def writes(config: Config) -> list[Path]:
@@ -100,7 +100,8 @@ def writes(config: Config) -> list[Path]:
     if config.stage == "denoise" and not (config.model / "scheduler").is_dir():
         names.append("scheduler")
     if config.stage == "joint":
-        names += dict.fromkeys(DENOISERS[m] for pair in config.options["pairs"] for m in parse_pair(pair))
+        sides = config.options.get("listeners", {})
+        names += dict.fromkeys(DENOISERS[Modality.parse(m)] for pair in config.options["pairs"] for m in sides.get(pair, parse_pair(pair)))
     return [destination(config) / name for name in names]
 
 

@@ -15,6 +15,7 @@ import torch
 
 from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
 from codi.models.joint import EnvironmentEncoders
+from codi.models.noised import NoisedTowers
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
@@ -25,9 +26,9 @@ from training.stages.latents import CLASSES as PART_CLASSES
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
-    """Every part that the folder has; environments are optional."""
-    classes = PART_CLASSES | DENOISER_CLASSES | {"environments": EnvironmentEncoders}
-    names = dict.fromkeys([*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), "environments"])
+    """Every part that the folder has; environments and noised towers are optional."""
+    classes = PART_CLASSES | DENOISER_CLASSES | {"environments": EnvironmentEncoders, "noised_towers": NoisedTowers}
+    names = dict.fromkeys([*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), "environments", "noised_towers"])
     return {name: load_part(classes[name], model / name, "train it first").half() for name in names if (model / name).is_dir()}
 
 

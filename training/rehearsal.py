@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.codi import AUTOENCODERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
+from codi.models.noised import NoisedTowers
 from codi.types import Modality
 from training.config import Config
 from training.stages.align import Contrast
@@ -25,7 +26,8 @@ def rehearse(stage: Any, module: nn.Module, config: Config, parts: Any, count: i
         ImageAutoencoder: lambda: module.reconstruct(module.posterior(empty(count, *picture(module))).mode()),
         TextAutoencoder: lambda: text_autoencoder(module, count),
         Contrast: lambda: contrast(stage, module, config, count),
-        Listeners: lambda: listeners(stage, module, config, parts, count),
+        Listeners: lambda: listeners(stage, module, count),
+        NoisedTowers: lambda: noised_towers(module, count),
         (UNetDenoiser, TextDenoiser): lambda: denoiser(module, latent(stage.modality, config, parts, module), count),
     }
     run = next((run for kind, run in kinds.items() if isinstance(module, kind)), None)
@@ -94,13 +96,21 @@ def denoiser(module: nn.Module, shape: tuple[int, ...], count: int, env: Any = N
     module(empty(count, *shape), torch.empty(count, dtype=torch.long, device="meta"), empty(count, 1, module.config.context_dim), env=env)
 
 
-def listeners(stage: Any, module: Listeners, config: Config, parts: Any, count: int) -> None:
-    """Every pair of the run: both environments, both denoisers; a pair's share says how many samples it has."""
+def listeners(stage: Any, module: Listeners, count: int) -> None:
+    """Every pair of the run: who listens, and what is heard; a pair's share says how many samples it has."""
     encoders = module.environments.by_modality()
     for pair, share in stage.pairs.items():
         number = max(1, round(count * share))
-        shapes = [latent(m, config, parts, module.denoiser(m)) for m in pair]
+        shapes = {m: encoders[m].latent_shape for m in pair}
         times = torch.empty(number, dtype=torch.long, device="meta")
-        heard = [encoders[m](empty(number, *shape), times) for m, shape in zip(pair, shapes)]
-        for side, modality in enumerate(pair):
-            denoiser(module.denoiser(modality), shapes[side], number, heard[1 - side])
+        for modality in stage.listeners[pair]:
+            partner = stage.partner(pair, modality)
+            heard = encoders[partner](empty(number, *shapes[partner]), times)
+            denoiser(module.denoiser(modality), shapes[modality], number, heard)
+
+
+def noised_towers(module: NoisedTowers, count: int) -> None:
+    """One token of every modality."""
+    for tower in module.by_modality().values():
+        times, context = torch.empty(count, dtype=torch.long, device="meta"), empty(count, 1, module.config.context_dim)
+        tower(empty(count, *tower.trunk.latent_shape), times, context)

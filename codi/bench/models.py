@@ -81,7 +81,7 @@ class Model:
         with self.without_hearing(run.deaf):
             out = self.pipe(
                 outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps, candidates=run.candidates,
-                prompt_embeds=embeds, partner_latents=partners, output_type="pt",
+                prompt_embeds=embeds, partner_latents=partners, output_type="pt", delay=0.0 if run.in_step else None,
                 **{name: _for_outputs(scale, run.outputs) for name, scale in scales.items()},
             )  # fmt: skip
         return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}
@@ -89,16 +89,16 @@ class Model:
     @contextmanager
     def without_hearing(self, deaf: Modality | None) -> Iterator[None]:
         """Meanwhile one output hears nobody."""
-        environments = getattr(self.pipe, "environments", None)
-        if deaf is None or environments is None:
-            yield
-            return
-        heard = {m: partners for m, partners in environments.hears().items() if m is not deaf}
-        environments.hears = lambda: heard  # in place of the method of its class
+        parts = [getattr(self.pipe, name, None) for name in ("environments", "noised_towers")] if deaf is not None else []
+        parts = [part for part in parts if part is not None]
+        for part in parts:
+            heard = {m: partners for m, partners in part.hears().items() if m is not deaf}
+            part.hears = lambda heard=heard: heard  # in place of the method of its class
         try:
             yield
         finally:
-            del environments.hears
+            for part in parts:
+                del part.hears
 
     def round_trip(self, modality: Modality, media: Any) -> Any:
         """Ground truth through the autoencoder, as the probes read it."""

@@ -44,6 +44,7 @@ class Run:
     sync_guidance  instead of the benchmark's own
     candidates     drawn for each sample, of which selection keeps one
     deaf           an output that hears nobody, though the others hear it
+    in_step        all outputs at one noise level, whatever delays the model has
     """
 
     inputs: tuple[Modality, ...]
@@ -60,6 +61,7 @@ class Run:
     sync_guidance: float | None = None
     candidates: int = 1
     deaf: Modality | None = None
+    in_step: bool = False
 
     @property
     def name(self) -> str:
@@ -73,6 +75,7 @@ class Run:
         said = {
             f"delay {self.delay:g}": self.delay, "rival": self.rival, "turned": self.turned, "no sync": not self.sync,
             f"candidates {self.candidates}": self.candidates > 1, f"deaf {self.deaf}": self.deaf is not None,
+            "in step": self.in_step,
         }  # fmt: skip
         weights = [] if self.weights is None else [f"weights {','.join(f'{w:g}' for w in self.weights)}"]
         guidance = [] if self.sync_guidance is None else [f"sync guidance {self.sync_guidance:g}"]

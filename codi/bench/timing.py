@@ -122,7 +122,7 @@ class InTime:
         """Alone, with the seeds of the joint run, is the joint run without environments, to the bit: a sample's noise does not depend
         on what else is made. Alone with other seeds is independent generation."""
         sound, picture = (Run(inputs=(TEXT,), outputs=(m,)) for m in (AUDIO, VIDEO))
-        cut = {f"{m} deaf": [replace(BOTH, deaf=m)] for m in (AUDIO, VIDEO)}
+        cut = {"in step": [replace(BOTH, in_step=True)]} | {f"{m} deaf": [replace(BOTH, in_step=True, deaf=m)] for m in (AUDIO, VIDEO)}
         return {"joint": drawn(BOTH, self.draws), "video": [picture], "audio": drawn(sound, 2), "four": drawn(ALL_FOUR, self.four), **cut}
 
     def plan(self) -> Plan:
@@ -140,8 +140,9 @@ class InTime:
         pairs: dict[str, Pairs] = {
             "independent": apart,
             "independent, best constant offset": (moved, pictures),
-            "joint, the sound hears nothing": pair_of(made["audio deaf"]),
-            "joint, the picture hears nothing": pair_of(made["video deaf"]),
+            "joint, in step": pair_of(made["in step"]),
+            "joint, in step, the sound hears nothing": pair_of(made["audio deaf"]),
+            "joint, in step, the picture hears nothing": pair_of(made["video deaf"]),
             "environments off, same seeds": (onsets([same], AUDIO), pictures),
             "ground truth": pair_of([truth]),
             "ground truth through autoencoders": pair_of([ceiling]),

@@ -8,11 +8,15 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from codi.pretrained import read_header
 from codi.types import InputError
+
+PIECE = 16 << 20  # bytes
 
 DTYPES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.int32: "I32",
@@ -77,11 +81,21 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(errno.ENOSPC, f"could not write {path.name} ({str(error).splitlines()[0][:80]})") from error
 
 
+def stored_types(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, exact: frozenset[str]) -> dict[str, torch.dtype]:
+    """Floating-point tensors are stored in `dtype` if one is named, those in `exact` as they are."""
+    return {name: dtype if dtype and t.is_floating_point() and name not in exact else t.dtype for name, t in tensors.items()}
+
+
+def stored_bytes(tensor: Tensor, dtype: torch.dtype) -> memoryview:
+    """What a file holds of one tensor."""
+    return memoryview(tensor.detach().reshape(-1).to(dtype).contiguous().view(torch.uint8).numpy())
+
+
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, exact: frozenset[str] = frozenset()
 ) -> None:
-    """Writes one file, tensor by tensor; floating-point ones in `dtype` if one is named, those in `exact` as they are."""
-    target = {name: dtype if dtype and t.is_floating_point() and name not in exact else t.dtype for name, t in tensors.items()}
+    """Writes one file, tensor by tensor, in the types of `stored_types`."""
+    target = stored_types(tensors, dtype, exact)
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * target[name].itemsize
@@ -92,4 +106,26 @@ def write_safetensors(
     with open(path, "wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, tensor in tensors.items():
-            file.write(memoryview(tensor.detach().reshape(-1).to(target[name]).contiguous().view(torch.uint8).numpy()))
+            file.write(stored_bytes(tensor, target[name]))
+
+
+def verify_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, exact: frozenset[str] = frozenset()
+) -> None:
+    """Raises `InputError` unless the file holds what `write_safetensors` was given; reads a piece of one tensor at a time."""
+    target, entries = stored_types(tensors, dtype, exact), read_header(path)
+    wanted = {name: (DTYPES[target[name]], tuple(t.shape)) for name, t in tensors.items()}
+    found = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+    spoilt = next((name for name in {**wanted, **found} if wanted.get(name) != found.get(name)), None)
+    if spoilt is None:
+        with open(path, "rb", buffering=0) as file:
+            good = lambda name: holds(file, entries[name].begin, stored_bytes(tensors[name], target[name]))
+            spoilt = next((name for name in tensors if not good(name)), None)
+    if spoilt is not None:
+        raise InputError(f"{path.parent.name}/{path.name} was not written as it should be (tensor {spoilt!r}): name another place")
+
+
+def holds(file: BinaryIO, begin: int, wanted: memoryview) -> bool:
+    """Whether these bytes stand in the file from `begin` on."""
+    file.seek(begin)
+    return all(file.read(len(piece)) == bytes(piece) for piece in (wanted[i : i + PIECE] for i in range(0, len(wanted), PIECE)))

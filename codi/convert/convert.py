@@ -1,8 +1,9 @@
 """Released checkpoints -> a model folder, and back.
 
-One part at a time: a checkpoint is mapped, a part's tensors are written one after another, the map is dropped. The
-folder is made beside its place and renamed at the end, so that there is never half of one. `released/coverage.json` says
-of every released tensor where it went, and `released/*.safetensors` keeps those that no part needs, for the way back.
+One part at a time: a checkpoint is mapped, a part's tensors are written one after another, read back and
+compared, the map is dropped. The folder is made beside its place and renamed at the end, so that there is never half of
+one. `released/coverage.json` says of every released tensor where it went, and `released/*.safetensors` keeps those that
+no part needs, for the way back.
 """
 
 import json
@@ -22,14 +23,14 @@ from torch import Tensor
 
 from codi import io, pretrained
 from codi.convert import released
-from codi.convert.checkpoint import DTYPES, check_archive, read_checkpoint, write_checkpoint, write_safetensors
+from codi.convert.checkpoint import DTYPES, check_archive, read_checkpoint, verify_safetensors, write_checkpoint, write_safetensors
 from codi.convert.released import FULL, SLOTS, Geometry, Part
 from codi.convert.tables import Table
 from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.types import InputError
 
 WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
-DEFAULTS = {"num_inference_steps": 50, "guidance_scale": 7.5, "null_prompt": "empty"}  # of the released script
+DEFAULTS = {"num_inference_steps": 50, "guidance_scale": 7.5, "null_prompt": "empty", "normalise_prompts": False}  # of the released script
 COMPONENTS = [
     "text_autoencoder", "image_autoencoder", "audio_autoencoder", "text_tower", "vision_tower", "audio_tower", "text_denoiser",
     "vision_denoiser", "audio_denoiser", "environments",
@@ -77,8 +78,6 @@ def convert(
         report = {"dtype": str(dtype).removeprefix("torch.") if dtype else None, "files": coverage}
         io.save_json(folder / "released" / COVERAGE, report)
         pretrained.write_checksums(folder)
-        for name in (part.name for of_slot in built.values() for part, *_ in of_slot):
-            pretrained.read_header(folder / name / WEIGHTS)
     return report
 
 
@@ -135,10 +134,12 @@ def check_shapes(built: Mapping[str, list], shapes: Mapping[str, Mapping[str, tu
 
 
 def write_part(folder: Path, module: Any, table: Table, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
-    """Configuration and weights of one part."""
+    """Configuration and weights of one part, which are then compared with what they were made from."""
     tensors = {name: t for slot, path in files.items() for name, t in read_checkpoint(path).items() if released_name(slot, name)}
     module.save_config(folder)
-    write_safetensors(folder / WEIGHTS, table.apply(tensors), dtype, exact=frozenset(table.constants))
+    ours, exact = table.apply(tensors), frozenset(table.constants)
+    write_safetensors(folder / WEIGHTS, ours, dtype, exact)
+    verify_safetensors(folder / WEIGHTS, ours, dtype, exact)
 
 
 def note_part(coverage: dict[str, Any], part: Part, table: Table, shapes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -153,6 +154,7 @@ def write_kept(folder: Path, slot: str, path: Path, reasons: Mapping[str, str], 
     folder.mkdir(exist_ok=True)
     kept = {name: tensors[name] for name in reasons if name != TIED}
     write_safetensors(folder / f"{slot}.safetensors", kept)
+    verify_safetensors(folder / f"{slot}.safetensors", kept)
     if TIED in tensors and not torch.equal(tensors[TIED], tensors[TWIN]):
         raise InputError(f"{path}: {TIED!r} is not {TWIN!r} again, as it should be")
     used = coverage[slot]["tensors"]
@@ -191,7 +193,9 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
         for slot, entry in files.items():
             tensors = dict(load_file(folder / "released" / f"{slot}.safetensors"))
             for part in [*parts[slot], *parts.get("environments", [])]:
-                tensors |= undo(folder / part.name / WEIGHTS, part, entry["tensors"])
+                found = undo(folder / part.name / WEIGHTS, part, entry["tensors"])
+                check_copies(folder, tensors, found)
+                tensors |= found
             if TIED in entry["tensors"]:
                 tensors[TIED] = tensors[TWIN]
             if missing := [name for name in entry["tensors"] if name not in tensors]:
@@ -229,6 +233,13 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
     ]
     with safe_open(path, framework="pt") as file:
         return {row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous() for row in rows}
+
+
+def check_copies(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raises `InputError` for a released tensor that two parts hold (an embedding of the noise level) and no longer hold alike."""
+    for name in (name for name in found if name in tensors):
+        if not torch.equal(found[name], tensors[name]):
+            raise InputError(f"{folder} holds {name!r} in a denoiser and in environments, and they differ: a checkpoint holds one of them")
 
 
 @contextmanager

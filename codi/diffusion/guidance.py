@@ -2,15 +2,19 @@
 
     e(c, E) + (w_prompt - 1) (e(c, E) - e(0, E)) + (w_sync - 1) (e(c, E) - e(c, null))
 
-c the prompt, 0 the null prompt, E what the partners say, null a dropped partner. Prompt guidance is classifier-free guidance
-(arXiv 2207.12598), each within its own interval of the schedule (arXiv 2404.07724). 1.0 is off and that branch is never computed.
+c the prompt, with what noised towers tell of the partners (`blend`), 0 the null prompt, E what the partners say in environments, null
+dropped partners. Prompt guidance is classifier-free guidance (arXiv 2207.12598), each within its own interval of the schedule (arXiv
+2404.07724). 1.0 is off and that branch is never computed.
 All branches see the same x_t, and the weights sum to one, so the formula is the same for eps and for v.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
+
+LEAST_ALONG = 0.3  # of what is told along the prompt: partners that say otherwise do not cover it
 
 
 class Branch(Enum):
@@ -51,6 +55,24 @@ class Guidance:
         if self.rescale > 0.0 and Branch.FULL in answers:
             guided = _rescale(guided, answers[Branch.FULL], self.rescale)
         return guided
+
+
+def blend(context: Tensor, told: Tensor, weight: float = 1.0) -> Tensor:
+    """A prompt and what partners seem to become: context (B, L, D), told (B, D) -> tokens as long as the prompt's.
+
+    With u the prompt's direction, what is told is a u + d, d at right angles to u: what the prompt leaves open. Undecided partners lean, so
+    d is short; it is made `weight` times as long, but no longer than the d of a token of length one, which is sure. The result points
+    to a u + d. Where there is no prompt (zeros) it is d. Nothing told changes nothing, to the bit.
+    """
+    told, length = told[:, None].to(context.dtype), context.norm(dim=-1, keepdim=True)
+    u = context / length.clamp(min=1e-6)
+    along = (u * told).sum(-1, keepdim=True)
+    open_part = told - along * u
+    sure = (1 - along.square()).clamp(min=0).sqrt() / open_part.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    open_part = open_part * sure.clamp(max=weight)
+    aside = open_part / along.clamp(min=LEAST_ALONG)  # per unit of the prompt
+    prompted = (context + length * aside) * (1 + aside.square().sum(-1, keepdim=True)).rsqrt()
+    return torch.where(length > 0, prompted, open_part)
 
 
 def _within(progress: float, interval: tuple[float, float]) -> bool:

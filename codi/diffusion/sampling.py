@@ -2,7 +2,8 @@
 
 At every step the environment encoders read all latents before any of them is updated; then each denoiser answers from its prompt and from
 the environments of the others, and each modality's own scheduler takes the step. A clean partner is a latent that is heard at t = 0 and
-never updated.
+never updated. Noised towers say beside it what the others seem to become, and that is added to the prompt (`codi.models.noised`).
+Noise levels need not be equal (arXiv 2303.06555, 2407.01392): an output with a delay starts later, when the others are further on.
 Denoisers, encoders and schedulers are passed in, keyed by modality; their contracts are in `codi.protocols`.
 """
 
@@ -16,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi.diffusion.guidance import Branch, Guidance
+from codi.diffusion.guidance import Branch, Guidance, blend
 from codi.diffusion.process import shift_level
-from codi.protocols import Denoiser, Environment, EnvironmentEncoder
+from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisedTower
 from codi.types import Latents, Modality
 
 
@@ -82,7 +83,7 @@ def repeat_environment(env: Environment, n: int) -> Environment:
 
 @dataclass(kw_only=True)
 class JointSampler:
-    """Everything one joint generation needs but the latents. `step` may be called once for each index, in order.
+    """Everything one joint generation needs but the latents. `step` may be called once for each index below `num_steps`, in order.
 
     denoisers     one per generated modality. One that has `prepare(tokens, x)` is given what that makes of a prompt, made once, and n
                   prompts for each sample where there is guidance, so that it computes once what comes before the first prompt
@@ -91,7 +92,11 @@ class JointSampler:
     null_contexts the same shapes; None: there is no prompt to guide towards
     environments  encoders of the modalities that can be heard; none: the outputs are independent. One that has `prepare(x)` is given
                   what that makes of the latent's shape as `known`
-    hears         whom each modality listens to; None: all the others
+    hears         whose environment each modality listens to; None: all the others'
+    noised_towers of the modalities that say what they seem to become
+    told_by       to whom, as in `hears`
+    told_weight   of that, see `blend`; 0 is off
+    delays        steps by which a generated modality starts after the first; it is not heard before, and heard at t = 0 once finished
     guidance      per generated modality; one that is missing is unguided
     partners      clean latents (B, ...), heard at t = 0
     rates         latent steps per second where they differ from the model's own
@@ -104,11 +109,16 @@ class JointSampler:
     null_contexts: Mapping[Modality, Tensor] | None = None
     environments: Mapping[Modality, EnvironmentEncoder] = field(default_factory=dict)
     hears: Mapping[Modality, Collection[Modality]] | None = None
+    noised_towers: Mapping[Modality, NoisedTower] = field(default_factory=dict)
+    told_by: Mapping[Modality, Collection[Modality]] | None = None
+    told_weight: float = 1.0
+    delays: Mapping[Modality, int] = field(default_factory=dict)
     guidance: Mapping[Modality, Guidance] = field(default_factory=dict)
     partners: Latents = field(default_factory=dict)
     rates: Mapping[Modality, float] = field(default_factory=dict)
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     _partner_environments: dict[Modality, Environment] | None = field(default=None, init=False, repr=False)
+    _partner_tokens: dict[Modality, Tensor] | None = field(default=None, init=False, repr=False)
     _prompts: dict[Any, tuple[list[Tensor], Any]] = field(default_factory=dict, init=False, repr=False)
     _known: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
@@ -119,8 +129,27 @@ class JointSampler:
         assert not both, f"{sorted(both)} cannot be generated and stand as clean partners at once"
 
     @property
-    def num_steps(self) -> int:
+    def own_steps(self) -> int:
+        """Steps of each modality."""
         return len(next(iter(self.schedulers.values())).timesteps)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps until the last modality is finished."""
+        return self.own_steps + max(self.wait(m) for m in self.denoisers)
+
+    def wait(self, modality: Modality) -> int:
+        """Steps before `modality` starts; the first one starts at once."""
+        return self.delays.get(modality, 0) - min(self.delays.get(m, 0) for m in self.denoisers)
+
+    def level(self, modality: Modality, index: int) -> Tensor | int | None:
+        """Timestep of a generated modality at step `index`: None before it starts, 0 once it is finished."""
+        place = index - self.wait(modality)
+        return None if place < 0 else self.schedulers[modality].timesteps[place] if place < self.own_steps else 0
+
+    def acting(self, index: int) -> list[Modality]:
+        """Who takes step `index`."""
+        return [m for m in self.denoisers if 0 <= index - self.wait(m) < self.own_steps]
 
     def sample(self, latents: Latents) -> Latents:
         """All steps: noise (B, ...) per generated modality -> x_0."""
@@ -130,42 +159,61 @@ class JointSampler:
 
     def step(self, index: int, latents: Latents) -> Latents:
         """Latents after step `index`; those that came are left as they are."""
-        inputs = {m: self.schedulers[m].scale_model_input(x, self.schedulers[m].timesteps[index]) for m, x in latents.items()}
-        environments = self.listen(index, inputs)
-        answers = {m: self.predict(m, index, x, self._others(m, environments)) for m, x in inputs.items()}
-        return {m: self._advance(m, index, answers[m], x) for m, x in latents.items()}
+        acting = self.acting(index)
+        scaled = {m: self.schedulers[m].scale_model_input(latents[m], self.level(m, index)) for m in acting}
+        inputs = {m: scaled.get(m, x) for m, x in latents.items()}
+        environments, tokens = self.listen(index, inputs), self.understand(index, inputs)
+        answers = {m: self.predict(m, index, inputs[m], self._others(m, environments), self._told(m, tokens)) for m in acting}
+        return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in acting}
 
     def listen(self, index: int, latents: Latents) -> dict[Modality, Environment]:
         """Environments of every participant that somebody else hears."""
         if self._partner_environments is None:  # they stand still, once is enough
             self._partner_environments = {m: self._encode(m, x, 0) for m, x in self.partners.items() if m in self.environments}
-        heard = [m for m in latents if m in self.environments and len(latents) > 1]
-        return {m: self._encode(m, latents[m], self.schedulers[m].timesteps[index]) for m in heard} | self._partner_environments
+        heard = [m for m in self._speaking(index, latents) if m in self.environments]
+        return {m: self._encode(m, latents[m], self.level(m, index)) for m in heard} | self._partner_environments
 
-    def predict(self, modality: Modality, index: int, x: Tensor, env: Environment | None) -> Tensor:
+    def understand(self, index: int, latents: Latents) -> dict[Modality, Tensor]:
+        """What every participant seems to become, (B, D), where somebody else can be told."""
+        if self._partner_tokens is None:
+            self._partner_tokens = {m: self._token(m, x, 0) for m, x in self.partners.items() if m in self.noised_towers}
+        telling = [m for m in self._speaking(index, latents) if m in self.noised_towers]
+        return {m: self._token(m, latents[m], self.level(m, index)) for m in telling} | self._partner_tokens
+
+    def _speaking(self, index: int, latents: Latents) -> list[Modality]:
+        """Outputs that have started while somebody else acts."""
+        acting = self.acting(index)
+        return [m for m in latents if self.level(m, index) is not None and any(other is not m for other in acting)]
+
+    def predict(self, modality: Modality, index: int, x: Tensor, env: Environment | None, told: Tensor | None = None) -> Tensor:
         """The guided answer (B, ...) in float32 for one latent. Branches that hear the same are one call."""
         guidance = self.guidance.get(modality, Guidance())
-        weights = guidance.weights(index / self.num_steps, self.null_contexts is not None, env is not None)
+        partners = env is not None or told is not None
+        progress = (index - self.wait(modality)) / self.own_steps
+        weights = guidance.weights(progress, self.null_contexts is not None, partners)
         hearing = [b for b in weights if b is not Branch.NULL_PARTNERS]
-        answers = self._answer(modality, index, x, hearing, env)
+        answers = self._answer(modality, index, x, hearing, env, told)
         answers |= self._answer(modality, index, x, [b for b in weights if b not in hearing], None)
         return guidance.combine(answers, weights)
 
-    def _answer(self, modality: Modality, index: int, x: Tensor, branches: list[Branch], env: Environment | None) -> dict[Branch, Tensor]:
+    def _answer(
+        self, modality: Modality, index: int, x: Tensor, branches: list[Branch], env: Environment | None, told: Tensor | None = None
+    ) -> dict[Branch, Tensor]:
         """The denoiser's plain answers for `branches`, batched."""
         if not branches:
             return {}
-        batch, denoiser, prompt = len(x), self.denoisers[modality], self._prompt(modality, branches, x)
+        batch, denoiser, prompt = len(x), self.denoisers[modality], self._prompt(modality, branches, x, told)
         x = x.to(self.contexts[modality].dtype)
         if not hasattr(denoiser, "prepare"):  # it takes as many samples as contexts
             x, env = repeat(x, len(branches)), None if env is None else repeat_environment(env, len(branches))
-        t = self.schedulers[modality].timesteps[index].expand(len(x))
+        t = self.level(modality, index).expand(len(x))
         output = denoiser(x, t, prompt, env=env, rate=self.rates.get(modality))
         return dict(zip(branches, output.float().split(batch), strict=True))
 
-    def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor) -> Any:
+    def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor, told: Tensor | None) -> Any:
         """Prompt tokens of `branches`, one after another; for a denoiser that can `prepare` them, what it makes of them, made once."""
-        contexts = [(self.null_contexts if b is Branch.NULL_PROMPT else self.contexts)[modality] for b in branches]
+        given = self.contexts[modality] if told is None else blend(self.contexts[modality], told, self.told_weight)
+        contexts = [self.null_contexts[modality] if b is Branch.NULL_PROMPT else given for b in branches]
         made_of, prompt = self._prompts.get((modality, *branches), ([], None))
         if [id(c) for c in made_of] != [id(c) for c in contexts]:  # not yet, or a callback has changed them
             tokens, prepare = torch.cat(contexts), getattr(self.denoisers[modality], "prepare", None)
@@ -175,9 +223,24 @@ class JointSampler:
 
     def _others(self, modality: Modality, environments: Mapping[Modality, Environment]) -> Environment | None:
         """What `modality` hears, in the fixed order of `Modality`; None when it is alone."""
-        heard = self.hears.get(modality, ()) if self.hears is not None else [m for m in Modality if m is not modality]
-        parts = [environments[m] for m in Modality if m in environments and m in heard]
+        parts = self._heard(modality, self.hears, environments)
         return Environment.cat(parts) if parts else None
+
+    @staticmethod
+    def _heard(modality: Modality, hears: Mapping[Modality, Collection[Modality]] | None, said: Mapping[Modality, Any]) -> list[Any]:
+        """What those say whom it listens to, in the fixed order of `Modality`."""
+        heard = [m for m in Modality if m is not modality] if hears is None else hears.get(modality, ())
+        return [said[m] for m in Modality if m in said and m in heard]
+
+    def _told(self, modality: Modality, tokens: Mapping[Modality, Tensor]) -> Tensor | None:
+        """The mean of what the others seem to become, (B, D); None for who is alone."""
+        heard = self._heard(modality, self.told_by, tokens)
+        return sum(heard) / len(heard) if heard and self.told_weight > 0 else None
+
+    def _token(self, modality: Modality, x: Tensor, t: Tensor | int) -> Tensor:
+        """What `modality` seems to become; a clean partner, being an input, has the prompt of the outputs."""
+        t, context = torch.as_tensor(t, device=x.device).expand(len(x)), self.contexts.get(modality, next(iter(self.contexts.values())))
+        return self.noised_towers[modality](x.to(context.dtype), t, context, rate=self.rates.get(modality))
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
         t = torch.as_tensor(t, device=x.device).expand(len(x))
@@ -191,4 +254,4 @@ class JointSampler:
         extra = {}
         if modality in self.generators and "generator" in inspect.signature(scheduler.step).parameters:
             extra["generator"] = self.generators[modality]
-        return scheduler.step(answer, scheduler.timesteps[index], x, **extra).prev_sample
+        return scheduler.step(answer, self.level(modality, index), x, **extra).prev_sample

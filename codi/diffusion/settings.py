@@ -22,6 +22,8 @@ DEFAULTS = {
     "guidance_rescale": 0.0,
     "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
+    "told_weight": 1.0,  # of what partners seem to become (`codi.models.noised`, `codi.diffusion.guidance.blend`); 0 is off
+    "delay": 0.0,  # part of the schedule after which an output starts, for all or {output: part}: see `codi.diffusion.sampling`
     "null_prompt": "zeros",  # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
 }
 
@@ -72,6 +74,16 @@ def guidance(outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Ma
     return {m: Guidance(prompt=prompt[m], sync=sync[m], **shared) for m in outputs}
 
 
+def delays(outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], num_steps: int) -> dict[Modality, int]:
+    """Steps by which each output starts late, from a `delay` of 0 to 1 of the schedule."""
+    layers = [{"delay": given}, defaults, DEFAULTS]
+    _check_names("delay", given, outputs)
+    parts = {m: _scale("delay", m, layers) for m in outputs}
+    if late := [m for m, part in parts.items() if part > 1]:
+        raise InputError(f"delay of {late[0]} is {parts[late[0]]:g}: expected 0 to 1, the part of the schedule after which it starts")
+    return {m: round(part * num_steps) for m, part in parts.items()}
+
+
 def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
     """Whether prompt guidance acts on any output at any step; where it does not, a negative prompt could do nothing."""
     return any(Branch.NULL_PROMPT in g.weights(index / num_steps) for g in guidance.values() for index in range(num_steps))
@@ -100,7 +112,7 @@ def _check_names(name: str, value: Any, outputs: Sequence[Modality]) -> None:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-        raise InputError(f"{name} is {value!r}: expected a finite number of at least 0 (1.0 is off)")
+        raise InputError(f"{name} is {value!r}: expected a finite number of at least 0")
     return float(value)
 
 

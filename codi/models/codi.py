@@ -35,7 +35,7 @@ DENOISERS = {
 
 
 class CoDiModel:
-    """Dicts by modality over flat components (named as in `AUTOENCODERS`, `TOWERS`, `DENOISERS`, and "environments").
+    """Dicts by modality over flat components, named as in `AUTOENCODERS`, `TOWERS`, `DENOISERS`, and "environments", "noised_towers".
 
     A component may be missing; its modalities are then missing from the dict.
     """
@@ -48,6 +48,10 @@ class CoDiModel:
         encoders = {} if environments is None else environments.by_modality()
         self.environments = {m: Listener(environments, encoder) for m, encoder in encoders.items()}
         self.hears = {} if environments is None else environments.hears()
+        noised = components.get("noised_towers")
+        towers = {} if noised is None else noised.by_modality()
+        self.noised_towers = {m: Listener(noised, tower) for m, tower in towers.items()}
+        self.told_by = {} if noised is None else noised.hears()
         self.specs = self._specs()
         own = [(m, getattr(tower, "prompt_specs", {}).get(m)) for m, tower in self.towers.items()]
         self.prompt_specs = self.specs | {m: spec for m, spec in own if spec is not None}
@@ -108,7 +112,7 @@ class CoDiModel:
 
 
 class Listener:
-    """One environment encoder of a component that holds several, called so that hooks of the whole (offloading) act first."""
+    """One environment encoder or noised tower of a component that holds several; called, hooks of the whole (offloading) act first."""
 
     def __init__(self, whole: Any, encoder: Callable[..., Any]):
         self.whole, self.encoder = whole, encoder

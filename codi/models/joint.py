@@ -107,14 +107,16 @@ class EnvironmentEncoder(nn.Module):
             return None
         return (torch.arange(num_steps, device=device) + 0.5) / (rate or self.latent_rate)
 
-    def forward(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment:
-        """x (B, *latent_shape) at the noise level t (B,); rate in latent steps per second if not the configured one."""
+    def forward(self, x: Tensor, t: Tensor, rate: float | None = None, hint: Tensor | None = None) -> Environment:
+        """x (B, *latent_shape) at the noise level t (B,); rate in latent steps per second if not the configured one; hint (B, D) is added
+        to every token."""
         hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1))  # (B, S, k, D)
         hidden = self.content_norm(hidden) + self.place
         times = self.seconds(hidden.shape[1], rate, x.device)
         if times is not None:
             hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
         level = self.noise_level(self.time_proj(t).to(hidden.dtype))[:, None]
+        level = level if hint is None else level + hint[:, None]
         tokens = torch.cat([hidden.flatten(1, 2), self.summary.expand(len(x), -1, -1)], dim=1) + level
         tokens = self.norm(self.layers(tokens)) + self.name
         if self.pooled:

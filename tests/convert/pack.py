@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-PACK = Path(os.environ.get("CODI_PARITY_DIR", Path(__file__).parents[3] / "shared" / "parity"))
+NAMED = os.environ.get("CODI_PARITY_DIR")
+PACK = Path(NAMED or Path(__file__).parents[3] / "shared" / "parity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,19 @@ class Component:
         return weights_module().state_dict(keys or self.meta["keys"], self.meta["seed"])
 
 
+def pack_file(name: str) -> Path:
+    """A file of the pack. The test is skipped where there is no pack, and fails where one was named that lacks the file."""
+    path = PACK / name
+    if not path.is_file():
+        if NAMED:
+            pytest.fail(f"CODI_PARITY_DIR is {NAMED}, which has no {name}: expected the folder of a parity pack", pytrace=False)
+        pytest.skip(f"no parity pack at {PACK} (set CODI_PARITY_DIR)")
+    return path
+
+
 @cache
 def weights_module():
-    spec = importlib.util.spec_from_file_location("parity_weights", PACK / "weights.py")
+    spec = importlib.util.spec_from_file_location("parity_weights", pack_file("weights.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -37,10 +48,8 @@ def weights_module():
 
 @cache
 def component(name: str) -> Component:
-    """A component by file name without ending; the test is skipped where there is no pack."""
-    if not (PACK / f"{name}.json").is_file():
-        pytest.skip(f"no parity pack at {PACK} (set CODI_PARITY_DIR)")
-    return Component(meta=json.loads((PACK / f"{name}.json").read_text()), tensors=load_file(PACK / f"{name}.safetensors"))
+    """A component by file name without ending."""
+    return Component(meta=json.loads(pack_file(f"{name}.json").read_text()), tensors=load_file(pack_file(f"{name}.safetensors")))
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:

@@ -5,12 +5,15 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from codi import cli, io
+from codi import convert as conversion
 from codi.convert import released
 from codi.convert.checkpoint import check_archive, read_checkpoint
 from codi.convert.convert import convert, reverse
@@ -156,12 +159,46 @@ def test_space_is_asked_for_before_anything_is_written(files, tmp_path):
 def test_a_converted_folder_that_was_altered_gives_nothing_back(files, tmp_path):
     convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
     weights = tmp_path / "model" / "audio_denoiser" / "diffusion_pytorch_model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 255
-    weights.write_bytes(bytes(data))
+    flipped(weights)
     with pytest.raises(InputError, match="was altered"):
         reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
     assert not (tmp_path / "back").exists()
+
+
+def flipped(path):
+    """One bit of the last tensor."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("spoilt", ["audio_denoiser/diffusion_pytorch_model.safetensors", "released/audio.safetensors"])
+def test_what_was_not_written_well_is_not_kept(files, tmp_path, spoilt, monkeypatch, capsys):
+    def write(path, *arguments):
+        conversion.checkpoint.write_safetensors(path, *arguments)
+        if f"{path.parent.name}/{path.name}" == spoilt:
+            flipped(path)
+
+    monkeypatch.setattr(conversion.convert, "write_safetensors", write)
+    monkeypatch.setattr(conversion.convert, "convert", partial(convert, geometry=fabricated.TINY))
+    content = torch.load(files["audio"], weights_only=True) | {"betas": torch.rand(10)}
+    arguments = ["--audio", saved(tmp_path / "x.pth", content), "-o", tmp_path / "model", "--dtype", "bf16"]
+    fails(arguments, capsys, f"{spoilt} was not written as it should be (tensor '")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_two_copies_of_one_tensor_must_be_alike(files, tmp_path):
+    convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
+    weights = tmp_path / "model" / "environments" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["encoders.audio.time_embedding.linear_1.bias"] += 1  # a training that went on from here
+    save_file(tensors, weights)
+    (tmp_path / "model" / "checksums.json").unlink()
+    with pytest.raises(
+        InputError, match="holds 'model.diffusion_model.unet_audio.time_embed.0.bias' in a denoiser and in environments, and they differ"
+    ):
+        reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize(
@@ -200,21 +237,29 @@ def test_files_of_one_name_come_back_as_two(files, tmp_path):
 MEASURE = """
 import resource, sys
 from pathlib import Path
+import torch
 from codi.convert.convert import convert
 from tests.convert.test_bad_input import BIG
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-convert({"audio": Path(sys.argv[1])}, Path(sys.argv[2]), geometry=BIG)
+convert({sys.argv[1]: Path(sys.argv[2])}, Path(sys.argv[3]), geometry=BIG, dtype=getattr(torch, sys.argv[4], None))
 print(peak() - before)
 """
-WIDE = fabricated.TINY["unet_audio"] | dict(model_channels=512)
-BIG = fabricated.TINY | dict(unet_audio=WIDE)
+WIDE = fabricated.TINY["unet_audio"] | dict(model_channels=384)
+LARGE = dict(hidden_size=768, intermediate_size=3072)
+BIG = fabricated.TINY | dict(
+    unet_audio=WIDE,
+    clip=fabricated.TINY["clip"] | {kind: fabricated.TINY["clip"][kind] | LARGE for kind in ("text_config", "vision_config")},
+    optimus=fabricated.TINY["optimus"] | dict(encoder=fabricated.TINY["optimus"]["encoder"] | LARGE | dict(num_hidden_layers=6)),
+)
 
 
-def test_memory_stays_below_the_largest_part_and_a_third(tmp_path):
-    shapes = fabricated.shapes(BIG)["audio"]
+@pytest.mark.parametrize("slot, dtype", [("audio", "as it is"), ("encoders", "bfloat16")], ids=str)
+def test_memory_stays_below_the_largest_part_and_a_third(slot, dtype, tmp_path):
+    shapes = fabricated.shapes(BIG)[slot]
     saved(tmp_path / "big.pth", {name: torch.ones(shape) for name, shape in shapes.items()})
-    command = [sys.executable, "-c", MEASURE, str(tmp_path / "big.pth"), str(tmp_path / "model")]
+    command = [sys.executable, "-c", MEASURE, slot, str(tmp_path / "big.pth"), str(tmp_path / "model"), dtype]
     grown = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-    largest = max(path.stat().st_size for path in (tmp_path / "model").glob("*/*.safetensors"))
+    read = 1 if dtype == "as it is" else 2  # the file is float32
+    largest = read * max(path.stat().st_size for path in (tmp_path / "model").glob("*/*.safetensors"))
     assert largest > 150e6 and grown < 1.3 * largest, f"{grown / 1e6:.0f} MB for a largest part of {largest / 1e6:.0f} MB"

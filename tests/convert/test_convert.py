@@ -1,25 +1,36 @@
 """Conversion as a whole: the full geometry name by name, there and back bit for bit, and files that are not what they should be."""
 
 import json
+from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 
-from codi import pretrained
+from codi import cli, pretrained
+from codi.convert import convert as conversion
 from codi.convert import released
 from codi.convert.convert import convert, reverse
 from codi.convert.released import FULL, SLOTS
+from codi.pipeline import CoDiPipeline
 from codi.types import InputError
-from tests.convert.pack import PACK, component
+from tests.convert import fabricated, pack
+from tests.convert.pack import component, pack_file
 
 ENCODERS = {"autokl": "07_autokl", "audioldm": "08_audioldm", "optimus": "09_optimus", "clip": "10_clip", "clap": "11_clap"}
 
 
 @pytest.fixture(scope="module")
 def full():
-    if not (PACK / "full_keys.json").is_file():
-        pytest.skip(f"no parity pack at {PACK}")
-    return json.loads((PACK / "full_keys.json").read_text())
+    return json.loads(pack_file("full_keys.json").read_text())
+
+
+def test_a_pack_that_was_named_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "PACK", tmp_path)
+    for named, outcome in ((None, pytest.skip.Exception), (str(tmp_path), pytest.fail.Exception)):
+        monkeypatch.setattr(pack, "NAMED", named)
+        with pytest.raises(outcome, match="full_keys.json: expected the folder of a parity pack" if named else "no parity pack at"):
+            pack_file("full_keys.json")
 
 
 def slot_of(name, full):
@@ -28,7 +39,7 @@ def slot_of(name, full):
 
 def test_full_size_has_exactly_the_released_names_and_shapes(full):
     names = {slot: {n for n in full["keys"] if slot_of(n, full) == slot} for slot in SLOTS}
-    used = set()
+    used = Counter()
     for parts in released.listed(names, FULL).values():
         for part in parts:
             module, table = part.on_meta()
@@ -36,9 +47,11 @@ def test_full_size_has_exactly_the_released_names_and_shapes(full):
             for row in table.rows:
                 given = [tuple(t.shape) for t in row.op.forward(torch.empty(full["keys"][row.source], device="meta"))]
                 assert given == [tuple(state[t].shape) for t in row.targets], row.source
-            used |= set(table.sources)
+            used.update(table.sources)
     left = set(full["keys"]) | set(full["lazy_keys"]["keys"]) | set(full["tied"])
-    assert used <= left and [n for n in left - used if released.why_kept(n) is None] == []
+    assert set(used) <= left and [n for n in left - set(used) if released.why_kept(n) is None] == []
+    twice = {name for name in used if ".time_embed." in name}  # by the denoiser and by its environment encoder
+    assert len(twice) == 3 * 4 and used == Counter({name: 2 if name in twice else 1 for name in used})
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +94,28 @@ def test_there_and_back_bit_for_bit(tiny, tmp_path):
         original = next(p for p in files.values() if p.name == path.name)
         assert equal(torch.load(path, weights_only=True), torch.load(original, weights_only=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "model"]
+
+
+def test_the_command_there_and_back(files, words, tmp_path, monkeypatch, capsys):
+    """On tiny files of the released layout; at half the precision, which is all that the way back can lose."""
+    monkeypatch.setattr(conversion, "convert", partial(convert, geometry=fabricated.TINY))
+    monkeypatch.setattr(conversion, "reverse", partial(reverse, geometry=fabricated.TINY))
+    out, given = tmp_path / "model", [x for slot, path in files.items() for x in (f"--{slot}", str(path))]
+    assert cli.main(["convert", *given, "--tokenizers", str(words), "-o", str(out), "--dtype", "bf16"]) == 0
+    counts = {slot: len(torch.load(path, weights_only=True)) for slot, path in files.items()}
+    kept = {slot: int(slot == "encoders") for slot in files}  # the token embedding that is there twice
+    report = [f"{slot}: {count} tensors, {count - kept[slot]} used, {kept[slot]} kept aside" for slot, count in counts.items()]
+    assert capsys.readouterr().out.splitlines() == [str(out), str(out / "released" / "coverage.json"), *report]
+    stored = {(n, e.dtype) for path in out.glob("*_*/*.safetensors") for n, e in pretrained.read_header(path).items() if "scaling" not in n}
+    assert {dtype for name, dtype in stored if name.endswith((".weight", ".bias"))} == {"BF16"}
+    pipe = CoDiPipeline.from_pretrained(out, dtype=torch.bfloat16)
+    assert {part.dtype for part in pipe.components.values() if hasattr(part, "parameters")} == {torch.bfloat16}
+    assert CoDiPipeline.from_pretrained(out).audio_denoiser.dtype == torch.float32  # unless asked
+    assert cli.main(["convert", "--reverse", str(out), "-o", str(tmp_path / "back")]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "back" / path.name) for path in files.values()]
+    for path in files.values():
+        first = {name: w.bfloat16().float() for name, w in torch.load(path, weights_only=True).items()}
+        assert equal(torch.load(tmp_path / "back" / path.name, weights_only=True), first)
 
 
 def test_files_of_half_precision_come_back_as_they_were(tiny, tmp_path):

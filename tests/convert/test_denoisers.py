@@ -7,8 +7,9 @@ from codi.convert.denoisers import denoiser_table, environment_config, environme
 from codi.convert.tables import load
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.denoisers.temporal import InnerNormFeedForward, LateConv, delay
-from codi.models.joint_pooled import MapEncoder, VectorEncoder
+from codi.models.joint_pooled import MapEncoder, PooledEnvironments, VectorEncoder
 from codi.protocols import Environment
+from codi.types import Modality
 from tests.convert.pack import assert_close, component
 
 ALONE = ["01_image_unet", "02_video_unet", "03_text_unet", "04_audio_unet"]
@@ -53,23 +54,33 @@ def context_of(case, t):
     return sum(parts)
 
 
+@pytest.fixture(scope="module")
+def environments(joint):
+    """The encoders of all three as one component, which has the switch."""
+    part, nets = joint
+    kinds = {kind: f"unet_{name}" for kind, name in (("text", "text"), ("vision", "image"), ("audio", "audio"))}
+    whole = PooledEnvironments(**{kind: environment_config(part.meta["config"][name]) for kind, name in kinds.items()}).eval()
+    for kind, name in kinds.items():
+        whole.encoders[kind].load_state_dict(nets[name][1].state_dict())
+    return whole
+
+
 @torch.no_grad()
-def test_joint(joint):
+def test_joint(joint, environments):
     part, nets = joint
     for case in part.meta["cases"]:
         t, tag = part.tensors, case["tag"]
         steps, context = t[f"{tag}/in.timesteps"], context_of(case, t)
-        latents = {m: t[f"{tag}/in.x.{m}"] for m in case["xtype"]}
-        env = {m: None for m in latents}
-        if len(latents) > 1:
-            env = {m: module_for(nets, m)[1](x, steps) for m, x in latents.items()}
-            for m in latents:
-                assert_close(env[m].tokens, t[f"{tag}/h_con.{m}"])
-        for m, x in latents.items():
-            assert_close(module_for(nets, m)[0](x, steps, context, env[m]), t[f"{tag}/out.{m}"])
-        if len(latents) == 2:
-            for m, other in zip(latents, reversed(latents), strict=True):
-                assert_close(module_for(nets, m)[0](latents[m], steps, context, env[other]), t[f"{tag}/out_exchanged.{m}"])
+        latents = {Modality(m): t[f"{tag}/in.x.{m}"] for m in case["xtype"]}
+        said = {m: environments.by_modality()[m](x, steps) for m, x in latents.items()} if len(latents) > 1 else {}
+        for m, env in said.items():
+            assert_close(env.tokens, t[f"{tag}/h_con.{m}"])
+        for switch, out in (("own", "out"), ("exchanged", "out_exchanged")):
+            environments.register_to_config(environment=switch)
+            for m in (m for m in latents if f"{tag}/{out}.{m}" in t):  # exchanged: pairs only
+                heard = [env for other, env in said.items() if other in environments.hears()[m]]
+                ours = module_for(nets, m)[0](latents[m], steps, context, Environment.cat(heard) if heard else None)
+                assert_close(ours, t[f"{tag}/{out}.{m}"])
 
 
 @torch.no_grad()

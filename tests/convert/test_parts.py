@@ -1,12 +1,16 @@
 """The released autoencoders' and towers' numbers from our modules."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from codi.convert import parts
 from codi.convert.tables import load
 from codi.models import released
-from codi.models.released.autoencoders import needed
+from codi.models.released.autoencoders import bert_tokenizer, gpt2_tokenizer, join_pieces, needed
 from codi.models.released.sentences import drop_repetitions, strip_ends, tidy_spaces
 from codi.models.released.towers import fit
 from codi.types import InputError
@@ -30,8 +34,9 @@ def test_image_autoencoder():
     assert_close(posterior.std, t["out/std"])
     scale = part.meta["vision_scale_factor"]
     assert_close(model.encode(t["in/image"]), scale * t["out/mean"])
-    frames = model.encode(t["in/video"].transpose(1, 2))  # pack: (b, c, f, h, w)
-    assert_close(frames, scale * t["out/video_moments"].chunk(2, dim=1)[0])
+    clip = t["in/video"].transpose(1, 2)  # pack: (b, c, f, h, w)
+    assert_close(model.encode(clip), scale * t["out/video_moments"].chunk(2, dim=1)[0])
+    assert_close(model.posterior(clip.flatten(0, 1)).parameters, t["out/video_moments"].transpose(1, 2).flatten(0, 1))
     assert_close(model.reconstruct(t["in/z"]), t["out/decoded"])
     assert_close(model.reconstruct(0.2 * t["in/z"] / scale), t["out/decoded_scaled"])
     video = model.reconstruct(t["in/z_video"].transpose(1, 2).flatten(0, 1))
@@ -90,10 +95,12 @@ def test_text_autoencoder(text):
     part, model = text
     t = part.tensors
     bert = model.encoder(input_ids=t["in/bert_ids"], attention_mask=(t["in/bert_ids"] > 0).long())
+    assert_close(bert.last_hidden_state, t["out/bert_hidden"])
     assert_close(bert.pooler_output, t["out/pooled"])
     mean, log_variance = model.posterior_of_ids(t["in/bert_ids"])
     assert_close(mean, t["out/mu"])
     assert_close(log_variance, t["out/logvar"])
+    assert_close(model.scaling.normalise(mean), t["out/latent"])  # times the released factor
     assert_close(model.memory(t["in/z"]), t["tap/latent_memory"])
     assert_close(model.latent_embedding(t["in/z"]), t["tap/latent_emb"])
     assert_close(model.logits(t["in/z"], t["in/gpt_ids"]), t["out/logits"])
@@ -129,6 +136,30 @@ def test_sentences_are_exact():
     assert tidy_spaces("they do not !") == "they don't!"
 
 
+WORDS = os.environ.get("CODI_TOKENIZERS")
+
+
+@pytest.mark.skipif(not WORDS, reason="CODI_TOKENIZERS names no folder with bert/ and gpt2/tokenizer.json")
+def test_released_vocabularies_are_exact():
+    meta, of = component("09_optimus").meta, lambda name: (Path(WORDS) / name / "tokenizer.json").read_text(encoding="utf-8")
+    bert, gpt2 = bert_tokenizer(of("bert")), gpt2_tokenizer(of("gpt2"))
+    for case in meta["tokenizer_cases"]:
+        assert bert(case["text"].lower()).input_ids == case["bert_ids"], case
+    for case in meta["detokenizer_cases"]:
+        assert tidy_spaces(join_pieces(gpt2, case["ids"])) == case["raw"], case
+
+
+def test_pieces_of_one_character_are_joined_before_they_are_read():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*alphabet, "<|endoftext|>"])}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    gpt2 = gpt2_tokenizer(tokenizer.to_str())
+    ids = gpt2(" naïve café").input_ids
+    assert len(ids) == len(" naïve café".encode())
+    assert join_pieces(gpt2, [gpt2.bos_token_id, *ids, gpt2.eos_token_id]) == " <BOS> naïve café <EOS>"
+    assert join_pieces(gpt2, [*ids[:2], gpt2.unk_token_id, gpt2.pad_token_id, *ids[:2]]) == " n<|endoftext|> <PAD> n"
+
+
 def test_missing_vocabulary_is_said():
     with pytest.raises(InputError, match="--tokenizers"):
         needed(None, "gpt2")
@@ -156,6 +187,14 @@ def test_clip_pixels_are_exact(clip):
     assert torch.equal(vision.whole_pixels(t["in/image"]), t["tap/image_after_truncation"].to(torch.uint8))
     assert_close(vision.pixel_values(t["in/image"]), t["tap/pixel_values_image"], 1e-6)
     assert_close(vision.pixel_values(unit(t["in/video_uint8"]).transpose(1, 2)), t["tap/pixel_values_video"], 1e-6)
+    assert_close(full_size(vision, part.meta).pixel_values(unit(t["in/square_uint8"]))[..., ::4, ::4], t["tap/pixels_224_stride4"], 1e-6)
+
+
+def full_size(vision, meta):
+    """A tower that sees as many pixels as the released one; what is behind them is of no interest."""
+    config = dict(vision.config.vision_config) | dict(image_size=meta["preprocessing"]["full_size"])
+    with torch.device("meta"):
+        return released.ReleasedVisionTower(vision_config=config)
 
 
 @torch.no_grad()

@@ -1,11 +1,17 @@
 """What else a converted model can be: other sizes and lengths, other schedules, any subset of the files."""
 
+import json
+import shutil
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from codi import pretrained
 from codi.convert.convert import convert
 from codi.diffusion import copy_schedulers
 from codi.diffusion.schedulers import SCHEDULERS, named_scheduler
+from codi.models.denoisers.temporal import RELEASED
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError, Modality
 from tests.convert import fabricated
@@ -17,6 +23,54 @@ TEXT, IMAGE, AUDIO, VIDEO = Modality
 @pytest.fixture(scope="module")
 def pipe(converted):
     return quiet(CoDiPipeline.from_pretrained(converted))
+
+
+# Switches --------------------------------------------------------------
+
+DENOISER = dict(first_skip="middle", prompt="attention", joint="pooled")
+SWITCHES = {
+    "text_denoiser": DENOISER,
+    "vision_denoiser": DENOISER | dict(temporal=RELEASED),
+    "audio_denoiser": DENOISER,
+    "environments": dict(environment="own"),
+    "vision_tower": dict(truncate=True, picture_size=512, video_size=256, num_frames=4, rate=1.0),
+    "audio_tower": dict(num_samples=48000, longest=10.24),
+    "text_autoencoder": dict(decoding="multinomial"),
+}
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_switches_are_written_out(converted):
+    for name, switches in SWITCHES.items():
+        config = read_json(converted / name / "config.json")
+        assert {key: config[key] for key in switches} == switches, name
+    defaults = dict(num_inference_steps=50, guidance_scale=7.5, null_prompt="empty", normalise_prompts=False)
+    assert pretrained.read_defaults(converted) == defaults
+
+
+@pytest.mark.parametrize(
+    "change, same_weights",
+    [
+        (dict(first_skip="own"), True),
+        (dict(temporal=RELEASED | dict(feed_forward="inner_norm")), True),
+        (dict(temporal=RELEASED | dict(feed_forward="geglu")), False),
+        (dict(temporal=RELEASED | dict(norm="channels")), False),
+        (dict(temporal=RELEASED | dict(rate_embedding=False)), False),
+        (dict(temporal=RELEASED | dict(frame_shift=False)), False),
+        (dict(prompt="projection"), False),
+        (dict(joint="timed"), False),
+    ],
+    ids=["first_skip", "inner_norm", "geglu", "norm", "rate_embedding", "frame_shift", "prompt", "joint"],
+)
+def test_switches_of_a_denoiser_on_the_same_weights(converted, tmp_path, change, same_weights):
+    folder = shutil.copytree(converted / "vision_denoiser", tmp_path / "vision_denoiser")
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with nullcontext() if same_weights else pytest.raises(InputError, match="vision_denoiser"):
+        pretrained.load_part(folder, "codi.models.denoisers", "UNetDenoiser", torch.float32)
 
 
 # Sizes and schedules ---------------------------------------------------

@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_reads_what_was_encoded_in_every_pass(folder):
-    cached = CachedSource(folder, ["image"], seed=0, facts=("colour", "shape"), verify=True)
+    cached = CachedSource(folder, ["image"], seed=0, facts=("colour", "shape"))
     passes = [cached.fetch(list(range(start, start + 10))) for start in (0, 10)]
     whole = SOURCE.fetch(list(range(10)))
     direct = {scene.seed: latent for scene, latent in zip(whole["scenes"], encode(whole)["image"])}
@@ -43,7 +43,7 @@ def test_only_missing_or_damaged_shards_are_made_again(folder):
     stamp, good = first.stat().st_mtime_ns, second.read_bytes()
     second.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(InputError, match="shard-00001.*sha256"):
-        CachedSource(folder, ["image"], seed=0, verify=True)
+        CachedSource(folder, ["image"], seed=0)
     build_cache(folder, SOURCE, encode, 10, identity=SOURCE.identity, shard_size=4, batch_size=3)
     assert first.stat().st_mtime_ns == stamp and second.read_bytes() == good
 

@@ -171,7 +171,7 @@ def test_a_cache_of_files_equals_the_files(world, tmp_path):
 
     ordered = source(folder / "m.jsonl", ["image", "text"])
     build_cache(tmp_path / "c", ordered, encode, len(ordered), identity=ordered.identity, shard_size=4, batch_size=3)
-    cached = CachedSource(tmp_path / "c", ["image"], seed=7, facts=(), verify=True)
+    cached = CachedSource(tmp_path / "c", ["image"], seed=7, facts=())
     positions = list(range(14))
     files, latents = source(folder / "m.jsonl", ["image", "text"], shuffle=True, seed=7).fetch(positions), cached.fetch(positions)
     assert torch.equal(encode(files)["image"].half().float(), latents["image"])

@@ -65,6 +65,25 @@ def test_joint_outputs_correlate_as_the_data(name):
     assert correlation(alone[AUDIO], alone[VIDEO]) == pytest.approx(0.0, abs=0.05)
 
 
+@pytest.mark.parametrize("delay", [10, 50])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_outputs_that_start_later_correlate_as_the_data_too(name, delay):
+    one = sampler(name, rho=0.8, delays={VIDEO: delay})
+    assert (one.own_steps, one.num_steps) == (50, 50 + delay)
+    out = one.sample(noise())
+    assert correlation(out[AUDIO], out[VIDEO]) == pytest.approx(0.8, abs=0.05)
+    assert all(one.denoisers[m].calls == 50 for m in PAIR)
+    assert out[VIDEO].std() == pytest.approx(STD, rel=0.1) and out[AUDIO].std() == pytest.approx(STD, rel=0.1)
+
+
+def test_who_starts_alone_and_first_is_as_it_would_be_alone():
+    alone = sampler(modalities=[AUDIO], rho=0.8, steps=6).sample(noise(modalities=[AUDIO]))
+    led = sampler(rho=0.8, steps=6, delays={VIDEO: 6}).sample(noise())
+    assert torch.equal(led[AUDIO], alone[AUDIO])
+    late = sampler(modalities=[VIDEO], rho=0.8, steps=6, delays={VIDEO: 6})
+    assert late.num_steps == 6  # nobody to wait for
+
+
 def test_clean_partner_is_heard_and_left_alone():
     partner = MEAN + STD * torch.randn(2, 4000, generator=torch.Generator().manual_seed(9))
     before = partner.clone()
@@ -73,6 +92,21 @@ def test_clean_partner_is_heard_and_left_alone():
     assert set(out) == {AUDIO} and torch.equal(partner, before)
     assert correlation(out[AUDIO], partner) == pytest.approx(0.9, abs=0.03)
     assert one.environments[VIDEO].calls == 1 and one.environments[AUDIO].calls == 0  # it stands still; nobody hears the output
+
+
+def test_what_partners_seem_to_be_is_added_to_the_prompt():
+    told = {AUDIO: torch.full((2, 1), 0.1), VIDEO: torch.full((2, 1), 0.3)}
+    one = sampler(steps=2)  # without a prompt, so that what is told stands alone
+    one.noised_towers, one.told_weight = {m: lambda x, t, c, rate, m=m: told[m] for m in PAIR}, 2.0
+    contexts = {}
+    for modality in PAIR:
+        exact = one.denoisers[modality]
+        one.denoisers[modality] = lambda x, t, c, env, rate, f=exact, m=modality: contexts.update({m: c}) or f(x, t, c, env)
+    one.step(0, noise(size=8))
+    assert torch.equal(contexts[AUDIO], torch.full((2, 1, 1), 0.6)) and torch.equal(contexts[VIDEO], torch.full((2, 1, 1), 0.2))
+    one.told_by = {AUDIO: {VIDEO}}
+    one.step(1, noise(size=8))
+    assert contexts[AUDIO].unique().tolist() == pytest.approx([0.6]) and not contexts[VIDEO].any()  # who is not named is told nothing
 
 
 def test_environments_are_read_before_any_update():

@@ -1,4 +1,4 @@
-"""Runs of the smallest stage, in this process or in their own."""
+"""Runs of the smallest stage, in this process or in their own; and of any stage in processes of their own."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ ema: 0.9
 log_every: 16
 small: {{samples: 16}}
 """
-WARM = ["training.loop", "training.main", "tests.training.line", "torch._dynamo"]
+WARM = ["training.loop", "training.main", "training.stages.samples", "tests.training.line", "torch._dynamo"]
 
 
 class Bench:
@@ -43,25 +43,36 @@ class Bench:
         return ["--config", str(self.file), *settings, *extra]
 
     def fork(self, *overrides: str, environment: dict[str, str] | None = None) -> multiprocessing.Process:
-        """The run in a process of its own, forked from a server that has imported everything already."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(WARM + ["deepspeed"] * ("ACCELERATE_USE_DEEPSPEED" in (environment or {})))
-        process = context.Process(target=run_line, args=(self.command(*overrides), environment or {}), daemon=True)
-        process.start()
-        return process
+        """The run in a process of its own."""
+        return fork(self.command(*overrides), environment)
 
     def fork_ranks(self, *overrides: str, world: int = 2, environment: dict[str, str] | None = None) -> list[multiprocessing.Process]:
-        """The run with `world` processes on the CPU, as torchrun would start them: under DDP, or what `environment` asks of accelerate."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-        shared |= {"ACCELERATE_USE_CPU": "true"} if environment is None else environment
-        return [self.fork(*overrides, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
+        """The run with `world` processes on the CPU."""
+        return fork_ranks(self.command(*overrides), world, environment)
 
 
-def run_line(arguments: list[str], environment: dict[str, str]) -> None:
+def fork(arguments: list[str], environment: dict[str, str] | None = None) -> multiprocessing.Process:
+    """`training.main` in a process of its own, forked from a server that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(WARM + ["deepspeed"] * ("ACCELERATE_USE_DEEPSPEED" in (environment or {})))
+    process = context.Process(target=run_main, args=(arguments, environment or {}, os.getcwd()), daemon=True)
+    process.start()
+    return process
+
+
+def fork_ranks(arguments: list[str], world: int = 2, environment: dict[str, str] | None = None) -> list[multiprocessing.Process]:
+    """The same `world` times, as torchrun would start them: under DDP, or what `environment` asks of accelerate."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    shared |= {"ACCELERATE_USE_CPU": "true"} if environment is None else environment
+    return [fork(arguments, {**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
+
+
+def run_main(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     """Target of a forked process."""
+    os.chdir(folder)
     os.environ.update(environment)
     from training.main import main
     from training.stages import STAGES

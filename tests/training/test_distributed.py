@@ -1,7 +1,11 @@
 """Several processes see what one sees: the same samples, the same noise, the same losses; and they resume to the bit."""
 
+import importlib.util
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,8 @@ from training import checkpoint
 from training.main import main
 
 SETTINGS = ("samples=96", "options.infinite=true", "ema=0.9")
+ROOT = Path(__file__).parents[2]
+LAUNCHED = {"ddp": ("MULTI_CPU", None), "zero2": ("DEEPSPEED", 2)}
 
 
 def finish(processes, seconds=120):
@@ -48,6 +54,22 @@ def test_two_processes_resume_to_the_bit(bench):
     finish(ranks)
     assert finish(halves.fork_ranks(*settings)) == [0, 0]
     assert same(final(whole), final(halves)) and losses(whole)[-1] == losses(halves)[-1]
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_accelerate_launch_itself(bench, name):
+    if name == "zero2" and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    case = bench()
+    launch = ["--config_file", str(ROOT / "configs" / "accelerate" / f"{name}.yaml"), "--num_processes", "2", "--main_process_port", "0"]
+    run = ["-m", "tests.training.line", *case.command("samples=16", *SETTINGS[1:], "accumulate=1")]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launch, *run]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kind, stage = LAUNCHED[name]
+    found = checkpoint.read(checkpoint.find(case.run / "checkpoints", pytest.fail))
+    assert found.state["launch"] == {"distributed_type": kind, "zero_stage": stage, "processes": 2, "device": "cpu"}
+    assert (case.model / "line" / "model.safetensors").is_file()
 
 
 def test_batches_that_cannot_be_split_are_refused(bench):

@@ -3,87 +3,27 @@
 import importlib.util
 import json
 import re
-import shlex
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from codi.types import InputError
-from tests.training.media import make_media
-from tests.training.shared import built_once
+from tests.training.page import command, commands, in_what_the_page_leaves, of, stage_of
 from tests.training.test_loop import final, same
 from training import cache
 from training.main import main
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-COMMANDS = {"training.main": main, "training.cache": cache.main}
-# What makes a stage of the page a matter of seconds.
-SMALL = {
-    "autoencoder": ("options.statistics_samples=8", "batch_size=4"),
-    "vocoder": ("options.statistics_samples=8", "batch_size=4"),
-    "align": ("options.validation_scenes=2", "batch_size=4"),
-    "denoise": ("options.preview_captions=[a red ball]", "batch_size=4"),
-    "joint": ("batch_size=4",),
-}
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """(module, arguments) of every command in the page's block of shell."""
-    block = re.search(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)[1]
-    values = dict(re.findall(r'^(\w+)="(.*)"$', block, re.M))
-    lines = [re.sub(r"\$(\w+)", lambda name: values[name[1]], line) for line in block.splitlines() if line.startswith("python -m ")]
-    return [(words[2], words[3:]) for words in map(shlex.split, lines)]
-
-
-def stage_of(arguments: list[str]) -> str:
-    return Path(arguments[arguments.index("--config") + 1]).stem
-
-
-def small(arguments: list[str], *overrides: str) -> list[str]:
-    """The command in miniature."""
-    settings = ["samples=4", "data.workers=0", *SMALL[stage_of(arguments).partition("_")[0]], *overrides]
-    return [*arguments, "--small", *(word for setting in settings for word in ("--set", setting))]
-
-
-def command(stage: str, *overrides: str, run: str) -> list[str]:
-    """One command of the page in miniature, into another run's folder."""
-    arguments = next(arguments for name, arguments in commands() if name == "training.main" and stage_of(arguments) == stage)
-    return small(arguments, f"output=my/runs/{run}", *overrides)
-
-
-def of(name: str) -> SimpleNamespace:
-    """A run as the helpers of `test_loop` want it."""
-    return SimpleNamespace(run=Path("my/runs") / name)
-
-
-def follow_the_page(folder: Path) -> None:
-    """From top to bottom."""
-    make_media(folder / "media", 6)
-    (folder / "configs").symlink_to(ROOT / "configs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        exec(re.search(r"^```python\n(.*?)^```", PAGE, re.M | re.S)[1], {})
-        for module, arguments in commands():
-            assert COMMANDS[module](small(arguments)) == 0, arguments
-
 
 @pytest.fixture(scope="module", autouse=True)
 def trained(tmp_path_factory):
-    """What the page leaves, in a folder of this process, in which the tests then are."""
-    folder = tmp_path_factory.mktemp("files") / "copy"
-    shutil.copytree(built_once(tmp_path_factory, "page", follow_the_page), folder, symlinks=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield folder
+    """What the page leaves."""
+    yield from in_what_the_page_leaves(tmp_path_factory)
 
 
 def test_every_stage_trains_previews_and_exports():
     done = [stage_of(arguments) for module, arguments in commands() if module == "training.main"]
-    assert len(done) == 12
+    assert len(done) == 14
     for stage in done:
         run = of(stage).run
         assert json.loads((run / "exported.json").read_text())["samples"] == 4, stage
@@ -196,5 +136,5 @@ def test_the_model_says_on_which_files_it_was_trained():
 
     parts = [path.name for path in Path("my/model").iterdir() if path.name != "scheduler"]
     made = provenance(Path("my/model"), parts, Path("my/runs"))
-    assert made["data"] == ["media/train.jsonl"] and "unknown" not in made and len(parts) == 10
-    assert {"autoencoder_text", "align_video", "joint"} <= made["stages"].keys()
+    assert made["data"] == ["media/train.jsonl"] and "unknown" not in made and len(parts) == 11
+    assert {"autoencoder_text", "align_video", "noised_towers", "joint_video"} <= made["stages"].keys()

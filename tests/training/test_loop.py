@@ -4,14 +4,18 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
+from tests.training.line import Line
 from training import checkpoint, loop
+from training.log import BAR
 from training.main import main
 from training.schedule import learning_rate
 
@@ -170,6 +174,29 @@ def test_a_number_that_is_not_finite_stops_and_names_the_sample(bench, capsys):
     assert all(torch.isfinite(t).all() for t in final(case).values() if t.is_floating_point())
 
 
+def test_a_gradient_that_is_not_finite_stops_and_names_the_step(bench, capsys, monkeypatch):
+    def loss(self, module, batch, generator):
+        total, extras = original(self, module, batch, generator)
+        if len(self.seen) > 24:
+            total = total + (0 * module[0].weight.sum()).sqrt()  # nothing is added, but its slope at zero is infinite
+        return total, extras
+
+    original, case = Line.loss, bench()
+    monkeypatch.setattr(Line, "loss", loss)
+    assert main(case.command("checkpoint_every=8")) == 1
+    said = capsys.readouterr().err
+    assert "gradient norm is nan in step 4, after 24 samples, at samples [" in said and "loss is" not in said
+    assert newest(case) == "step-00000003" and all(torch.isfinite(t).all() for t in final(case).values())
+
+
+def test_the_bar_shows_speed_and_the_time_left(bench, capsys):
+    case = bench()
+    interrupted_at(case, 24)
+    (elapsed, left, speed), *_ = re.findall(r"line: .* 24/96 \[([\d:]+)<([\d:]+), +([\d.]+) samples/s", capsys.readouterr().err)
+    assert len(elapsed) == len(left) == len("00:00") and float(speed) > 0
+    assert "4/96 [00:20<07:40,  0.20 samples/s]" in tqdm.format_meter(4, 96, 20, unit=" samples", bar_format=BAR)
+
+
 def test_the_budget_of_minutes_ends_a_run_properly(bench, capsys):
     case = bench()
     assert main(case.command("max_minutes=0.001", "options.pause=0.02", "samples=100000")) == 0
@@ -203,8 +230,6 @@ def test_every_sample_once_per_epoch(bench):
     def note(self, module, batch, generator):
         seen.extend(batch["index"].tolist())
         return original(self, module, batch, generator)
-
-    from tests.training.line import Line
 
     original = Line.loss
     with pytest.MonkeyPatch.context() as patch:

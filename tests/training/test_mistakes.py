@@ -7,7 +7,7 @@ import pytest
 
 from codi import pretrained
 from codi.models.conditioning import AudioTower, TextTower
-from codi.types import InputError
+from codi.types import InputError, Modality
 from training.config import load_config, strict
 from training.plan import Machines, plan
 from training.stages import find_stage
@@ -17,6 +17,8 @@ from training.stages.building import build_module, check_sections
 from training.stages.common import load_part
 from training.stages.denoise import DenoiseOptions
 from training.stages.joint import JointOptions
+from training.stages.latents import latents_of
+from training.stages.noised import NoisedOptions
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "world"
 EMBEDDED = pretrained.resolve()
@@ -44,8 +46,12 @@ def build(name, *overrides):
         ("align_image", "part.vision_tower.vision_config.layers=2", "part.vision_tower.vision_config: unknown key 'layers'"),
         ("align_audio", "part={}", "part: missing audio_tower"),
         ("denoise_image", "part.norm_num_groups=7", "part: nothing can be built .*must be divisible"),
-        ("joint", "part.chanels=3", "part: unknown key 'chanels': EnvironmentEncoders has no such"),
-        ("joint", "options.joint_config={smell: 1}", "unknown key 'smell'"),
+        ("denoise_image", "part.in_channels=3", "part: in_channels is 3: expected 8, the channels of the autoencoder's latents"),
+        ("denoise_audio", "part.context_dim=64", "part: context_dim is 64: expected 128, the width of the towers"),
+        ("joint_audio", "options.listeners={audio+video: [image]}", "listeners of audio.video is .*: expected one of its two"),
+        ("joint_audio", "options.contrast=0.1", "contrast is 0.1: expected 0 where one side listens"),
+        ("joint_audio", "part.chanels=3", "part: unknown key 'chanels': EnvironmentEncoders has no such"),
+        ("joint_video", "options.joint_config={smell: 1}", "unknown key 'smell'"),
     ],
 )
 def test_what_nothing_can_be_built_from_is_named(name, override, words):
@@ -73,11 +79,15 @@ def test_a_dry_run_names_them_too():
         (DenoiseOptions, {"prompts": {"text": 1}, "prompt_dropout": 2}, "prompt_dropout is 2.0"),
         (AlignOptions, {"alike": 0}, "alike is 0: expected 1 or more"),
         (AutoencoderOptions, {"statistics_samples": 0}, "statistics_samples is 0"),
+        (AutoencoderOptions, {"least_noise": 0.5}, "least_noise is 0.5: expected 0 to latent_noise"),
         (JointOptions, {"pairs": {"audio+video": "half"}}, "pairs: audio.video is 'half'"),
+        (JointOptions, {"pairs": {"audio+video": -1.0}}, "shares above 0"),
+        (JointOptions, {"pairs": {"audio+video": 1.0}, "clean": -0.1}, "none below 0"),
+        (NoisedOptions, {"timestep_shift": {"smell": 1.0}}, "smell"),
     ],
 )
 def test_options_that_cannot_be_are_named(kind, values, words):
-    needed = {} if kind in (AutoencoderOptions, JointOptions) else {"modality": "image"}
+    needed = {} if kind in (AutoencoderOptions, JointOptions, NoisedOptions) else {"modality": "image"}
     with pytest.raises(InputError, match=words):
         strict(kind, needed | values, where="options")
 
@@ -86,6 +96,16 @@ def test_a_cache_of_no_scene_is_refused():
     config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", "options.scenes=0"])
     with pytest.raises(InputError, match="scenes is 0: expected 1 or more"):
         find_stage(config.stage)(config).data()
+
+
+def test_a_cache_of_scenes_that_was_altered_is_made_again(tmp_path):
+    shutil.copytree(EMBEDDED / "image_autoencoder", tmp_path / "model" / "image_autoencoder")
+    encoded = latents_of(tmp_path / "model", Modality.IMAGE, 4, 0).fetch([0, 1, 2, 3])["image"]
+    (shard,) = tmp_path.glob("model-cache/*/*.safetensors")
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    again = latents_of(tmp_path / "model", Modality.IMAGE, 4, 0).fetch([0, 1, 2, 3])["image"]
+    assert encoded.equal(again) and shard.read_bytes() == good
 
 
 def cut(folder):

@@ -1,16 +1,19 @@
-"""The averaged weights, the optimizer, the meter, the log and the thread that fetches ahead."""
+"""The averaged weights, the optimizer, the meter, the log, the thread that fetches ahead, the sheet of spectrograms."""
 
 import json
 import threading
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from training.ema import Ema
 from training.engine import make_optimizer
 from training.log import Log, Meter
 from training.prefetch import Prefetch
+from training.stages.common import write_spectrograms
 
 
 def test_average_follows_its_formula_and_is_put_back():
@@ -70,3 +73,11 @@ def test_prefetch_keeps_the_order_and_ends_its_thread():
     with Prefetch(lambda indices: sum(indices), iter([[i, i + 1] for i in range(100)])) as batches:
         assert [next(batches) for _ in range(5)] == [([i, i + 1], 2 * i + 1) for i in range(5)]
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def test_a_sheet_of_spectrograms_has_low_tones_below(tmp_path):
+    mels = torch.full((2, 20, 8), -11.5)
+    mels[:, :, 1] = 2.5
+    write_spectrograms(tmp_path / "two.png", mels)
+    picture = np.asarray(Image.open(tmp_path / "two.png"))
+    assert picture.shape == (16, 20, 3) and np.flatnonzero(picture[:, 0, 0]).tolist() == [6, 14] and picture.max() == 255

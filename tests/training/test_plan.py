@@ -19,6 +19,8 @@ OBJECTIVES = {"autoencoder": 3, "vocoder": 1, "align": 3, "denoise": 4, "joint":
 def test_there_are_fourteen_objectives():
     found = [path.stem.partition("_")[0] for path in PAPER]
     assert {name: found.count(name) for name in OBJECTIVES} == OBJECTIVES and len(found) == 14
+    sides = {"joint_audio", "joint_video"}  # of the pair that the paper trains at once
+    assert {path.stem for path in PAPER} - {"joint_audio_video"} <= {path.stem for path in WORLD} >= sides
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
@@ -84,6 +86,8 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         ("textual_inversion", "runs/tiny/words/textual_inversion"),
         ("tower_audio", "runs/tiny/towers/tower_audio"),
         ("ladder/tokens", "runs/ladder/tokens/environments, runs/ladder/tokens/audio_denoiser, runs/ladder/tokens/vision_denoiser"),
+        ("noised_towers", "runs/tiny/noised_towers"),
+        ("joint_audio", "runs/tiny/environments, runs/tiny/audio_denoiser"),
         ("vocoder", "runs/tiny/audio_autoencoder"),
         ("align_image", "runs/tiny/text_tower, runs/tiny/vision_tower"),
         ("denoise_text", "runs/tiny/text_denoiser, runs/tiny/scheduler"),

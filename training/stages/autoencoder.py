@@ -21,23 +21,29 @@ from codi.world import ATTRIBUTES, render_frames, render_sounds
 from data.world import random_caption
 from training.config import Config, expect, strict
 from training.stages.building import check_sections
-from training.stages.common import export_part, load_part, write_png
+from training.stages.common import export_part, load_part, write_png, write_spectrograms
 from training.stages.files import close, sound_spec, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
     """kl_weight weighs the mean Kullback-Leibler term per latent value; latent_noise is Gaussian noise that decoding learns to bear,
-    as a fraction of the latents' standard deviation; statistics_samples go into the latents' mean and deviation at export."""
+    as a fraction of the latents' standard deviation, and with least_noise each sample has its own, evenly from that up to latent_noise:
+    what is learned at little noise is then made to stand much of it; statistics_samples go into the latents' mean and deviation at
+    export; continue_from starts from the autoencoder in the model folder."""
 
     kl_weight: float = 1e-4
     latent_noise: float = 0.1
+    least_noise: float | None = None
     statistics_samples: int = 2048
+    continue_from: bool = False
 
     def __post_init__(self) -> None:
         expect(self.statistics_samples >= 1, "statistics_samples", self.statistics_samples, "1 or more")
         for name in ("kl_weight", "latent_noise"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        least = self.least_noise
+        expect(least is None or 0 <= least <= self.latent_noise, "least_noise", least, "0 to latent_noise")
 
 
 class AutoencoderStage:
@@ -80,10 +86,19 @@ class AutoencoderStage:
         """The batch of some scenes."""
         raise NotImplementedError
 
+    def begin(self, cls: type, **more: Any) -> Any:
+        """A new autoencoder of `part` and `more`, or the one in the model folder."""
+        if self.options.continue_from:
+            return load_part(cls, self.config.model / self.component, "train it first without continue_from").requires_grad_(True)
+        return cls(**self.config.part, **more)
+
     def blur(self, latent: Tensor, generator: torch.Generator) -> Tensor:
         """The latent with the noise that decoding shall bear."""
-        noise = torch.randn(latent.shape, generator=generator, device=latent.device)
-        return latent + self.options.latent_noise * latent.detach().std() * noise
+        noise, level = torch.randn(latent.shape, generator=generator, device=latent.device), self.options.latent_noise
+        if (least := self.options.least_noise) is not None:
+            own = torch.rand(len(latent), generator=generator, device=latent.device).view(-1, *[1] * (latent.ndim - 1))
+            level = least + (level - least) * own
+        return latent + level * latent.detach().std() * noise
 
     @torch.no_grad()
     def measure(self, module: nn.Module) -> None:
@@ -108,7 +123,7 @@ class ImageStage(AutoencoderStage):
 
     def build(self) -> ImageAutoencoder:
         """The autoencoder of `part`."""
-        return ImageAutoencoder(**self.config.part)
+        return self.begin(ImageAutoencoder)
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         side = self.config.part["image_size"]
@@ -175,9 +190,7 @@ class SoundStage(AutoencoderStage):
             mel = module.log_mel(sound)
             restored = module.reconstruct(module.posterior(mel).mode())
             spoken = module.vocode(mel)
-        rows = [mel, restored, module.log_mel(spoken)]
-        pictures = torch.cat(rows).transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)  # log-mel -11.5..2.5 -> [-1, 1]
-        write_png(folder / "spectrograms.png", pictures[:, None].expand(-1, 3, -1, -1), 8)
+        write_spectrograms(folder / "spectrograms.png", torch.cat([mel, restored, module.log_mel(spoken)]), 8)
         for index, (before, after) in enumerate(zip(sound.cpu(), spoken.cpu())):
             save_audio(folder / f"{index}-original.wav", before, module.sampling_rate)
             save_audio(folder / f"{index}-vocoder.wav", after.clamp(-1, 1), module.sampling_rate)
@@ -188,7 +201,7 @@ class MelStage(SoundStage):
 
     def build(self) -> AudioAutoencoder:
         """The autoencoder of `part`."""
-        return AudioAutoencoder(**self.config.part, vocoder_config=None)
+        return self.begin(AudioAutoencoder, vocoder_config=None)
 
     def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         mel = module.log_mel(batch["sound"])
@@ -272,7 +285,7 @@ class TextStage(AutoencoderStage):
 
     def build(self) -> TextAutoencoder:
         """The autoencoder of `part` over the words of the data."""
-        return TextAutoencoder(**self.config.part, tokenizer=tokenizer_of(self.config))
+        return self.begin(TextAutoencoder, tokenizer=tokenizer_of(self.config))
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"captions": [random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)]}

@@ -116,6 +116,12 @@ def world_words() -> list[str]:
     return sorted({*said, *"a the that is and there it something thing moves ,".split()})
 
 
+def write_spectrograms(path: Path, log_mels: Tensor, columns: int = 1) -> None:
+    """A contact sheet of log-mel spectrograms (N, T, M), low tones below."""
+    pictures = log_mels.transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)  # log-mel -11.5..2.5 -> [-1, 1]
+    write_png(path, pictures[:, None].expand(-1, 3, -1, -1), columns)
+
+
 def write_png(path: Path, pictures: Tensor, columns: int) -> None:
     """A contact sheet of pictures (N, 3, H, W) in [-1, 1] or uint8."""
     from codi.io import from_unit, save_image

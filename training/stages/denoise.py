@@ -18,7 +18,7 @@ from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
 from codi.models.conditioning import TextTower, null_prompt
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
-from codi.types import Modality
+from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
 from data.world import random_facts
 from training.config import Config, expect, strict
@@ -34,6 +34,8 @@ DEFAULTS = {
     "guidance_scale": {"text": 2.0, "image": 3.0, "audio": 3.0, "video": 3.0},
     "timestep_shift": 2.0,
     "normalise_prompts": True,
+    "told_weight": 3.0,
+    "delay": {"video": 1.0},  # a clip follows its sound closely, a sound its clip less so (docs/joint.md)
 }
 
 
@@ -154,8 +156,17 @@ class DenoiseStage:
         """The denoiser of `part`, or the one in the model folder."""
         cls = TextDenoiser if self.modality is Modality.TEXT else UNetDenoiser
         if self.options.continue_from:
-            return load_part(cls, self.config.model / self.component, f"train {self.component} first").requires_grad_(True)
-        return cls(**self.config.part)
+            module = load_part(cls, self.config.model / self.component, f"train {self.component} first").requires_grad_(True)
+        else:
+            module = cls(**self.config.part)
+        fits = {
+            "in_channels": (autoencoder_of(self.config.model, self.modality).latent_shape[0], "channels of the autoencoder's latents"),
+            "context_dim": (self.prompts.text.dim, "width of the towers"),
+        }
+        for name, (right, what) in fits.items():
+            if (value := module.config[name]) != right:
+                raise InputError(f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}")
+        return module
 
     def to(self, device: torch.device) -> None:
         self.prompts.to(device)

@@ -25,16 +25,26 @@ MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and
 
 
 def open_media(
-    config: Config, media: Iterable[Modality], known: Mapping[Modality, ModalitySpec] | None = None, *, seed: int, **settings: Any
+    config: Config,
+    media: Iterable[Modality],
+    known: Mapping[Modality, ModalitySpec] | None = None,
+    *,
+    seed: int,
+    optional: Iterable[Modality] = (),
+    **settings: Any,
 ) -> Any:
     """The source of `config.data` with these media; `known` is their geometry as the model has it, `settings` are laid over the section.
 
-    Raises `InputError` when the section asks for another geometry than the model's, or lacks one that the model cannot know.
+    optional  media that a row may lack if `data: {require: ...}` says so; without the others there is nothing to learn from a row
+
+    Raises `InputError` when the section asks for another geometry than the model's, lacks one that the model cannot know, or takes rows
+    without a medium that the stage learns.
     """
     media = list(dict.fromkeys(media))
     options = {**config.data, **settings}
     if "media" in options:
         raise InputError(f"data: media is {options['media']!r}: leave it out, the stage needs {', '.join(media)}")
+    check_required(options.get("require"), [m for m in media if m not in set(optional)])
     given = read_geometry(options.pop("geometry", {}))
     for modality, spec in (known or {}).items():
         asked = given.get(modality, spec)
@@ -45,6 +55,12 @@ def open_media(
     specs = {m: spec for m, spec in {**given, **(known or {})}.items() if m in media}
     named = {"media": [m.value for m in media]}
     return open_source(options | named, seed=seed, specs=specs, bad_list=config.output / "bad.jsonl")
+
+
+def check_required(require: Any, needed: list[Modality]) -> None:
+    """Raises `InputError` where `data: {require: ...}` leaves out a medium that a stage cannot do without."""
+    if isinstance(require, (list, tuple)) and (missing := [m.value for m in needed if m not in require]):
+        raise InputError(f"data: require is {list(require)!r}: leave it out, or add {', '.join(missing)}, which the stage has to have")
 
 
 class Renamed:

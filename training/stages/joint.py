@@ -14,18 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from codi.diffusion import NoiseProcess
+from codi.diffusion.guidance import blend
 from codi.diffusion.losses import denoising_loss
 from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.joint import EnvironmentEncoders
+from codi.models.noised import NoisedTowers
 from codi.protocols import Environment
 from codi.types import InputError, Modality
 from data.world import PAIRS
-from training.config import Config, strict
+from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
-from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
+from training.stages.denoise import DEFAULTS, Prompts, load_scheduler, spread_timesteps
 from training.stages.files import close, known_geometry, whole_captions
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
@@ -35,6 +37,9 @@ CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audi
 @dataclass(frozen=True, kw_only=True)
 class JointOptions:
     """pairs          "audio+video" -> its share of the batch size, for example 1.0
+    listeners      "audio+video" -> which side learns to hear the other; both of a pair that is not named. What a side learns (its
+                   adapters, and its partner's environment) is apart from what the other does, so that they may train one after the
+                   other or on two machines: what a run does not train stays in the model folder as it was
     scenes         size of the latent caches
     shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean (either, half each)
     prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that is not named
@@ -48,10 +53,12 @@ class JointOptions:
     hard_negatives clips moved in time are among the wrong partners
     continue_from  start from the environment encoders in the model folder too: for pairs that are trained one after another
     joint_config   laid over the denoisers' `joint_config`; the adapters start anew
+    adapters       arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder that have none yet
     into           folder that gets the result and a copy of all other parts; by default the result goes into the model folder
     """
 
     pairs: dict[str, float]
+    listeners: dict[str, list[str]] = field(default_factory=dict)
     scenes: int = 8192
     shared: float = 0.5
     independent: float = 0.15
@@ -65,8 +72,19 @@ class JointOptions:
     hard_negatives: bool = True
     continue_from: bool = False
     joint_config: dict[str, Any] | None = None
+    adapters: dict[str, Any] = field(default_factory=dict)
     into: Path | None = None
     preview_captions: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        expect(self.pairs and min(self.pairs.values()) > 0, "pairs", self.pairs, "at least one pair, with shares above 0")
+        kinds = (self.shared, self.independent, self.clean)
+        expect(min(kinds) >= 0 < sum(kinds), "shared, independent, clean", kinds, "shares, none below 0 and not all 0")
+        expect(all(0 <= p <= 1 for p in self.prompt_dropout.values()), "prompt_dropout", self.prompt_dropout, "shares in [0, 1]")
+        expect(all(s > 0 for s in self.timestep_shift.values()), "timestep_shift", self.timestep_shift, "numbers above 0")
+        for name in ("prompt_noise", "contrast", "contrast_share"):
+            expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
 
 
 def parse_pair(name: str) -> tuple[Modality, Modality]:
@@ -84,6 +102,9 @@ class Listeners(nn.Module):
         super().__init__()
         self.environments, self.denoisers, self.contrast = environments, nn.ModuleDict(denoisers), contrast
         self.denoisers.requires_grad_(False)
+        for name, denoiser in denoisers.items():
+            if not any(".joint." in parameter for parameter, _ in denoiser.named_parameters()):
+                raise InputError(f"{name} has no joint attention: expected `options: adapters`, or one trained with env_dim")
         for name, parameter in self.denoisers.named_parameters():
             parameter.requires_grad_(".joint." in name)
 
@@ -100,11 +121,15 @@ class JointStage:
         self.options = strict(JointOptions, config.options, where="options")
         self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
         self.shifts, sides, dropout = (self.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout"))
+        self.listeners = {pair: self.learning(pair, self.by_pair("listeners").get(pair)) for pair in self.pairs}
+        self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.listeners[pair]}
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
         self.prompts = {
             pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3)) for pair in self.pairs
         }
+        noised = config.model / "noised_towers"
+        self.noised: NoisedTowers | None = load_part(NoisedTowers, noised, "run noised_towers first") if noised.is_dir() else None
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
 
@@ -115,11 +140,24 @@ class JointStage:
             raise InputError(f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.options.pairs)}")
         return values
 
+    def learning(self, pair: tuple[Modality, Modality], names: list[str] | None) -> tuple[Modality, ...]:
+        """The sides of a pair that learn to hear the other."""
+        sides = pair if names is None else tuple(Modality.parse(name) for name in names)
+        expect(sides and set(sides) <= set(pair), f"listeners of {'+'.join(pair)}", names, "one of its two modalities, or both")
+        expect(len(sides) == 2 or not self.options.contrast, "contrast", self.options.contrast, "0 where one side listens: it needs both")
+        return sides
+
+    def partner(self, pair: tuple[Modality, Modality], modality: Modality) -> Modality:
+        """Whom a side of a pair hears: the other; itself in the released scheme."""
+        return modality if not self.config.part.get("exchanged", True) else next(m for m in pair if m is not modality)
+
     def build(self) -> Listeners:
-        """Encoders of `part`, and the finished denoisers of all modalities in the pairs."""
-        names = dict.fromkeys(DENOISERS[m] for pair in self.pairs for m in pair)
+        """Encoders of `part`, and the finished denoisers of all modalities that listen."""
+        names = dict.fromkeys(DENOISERS[m] for sides in self.listeners.values() for m in sides)
         denoisers = {n: self.listener(load_part(CLASSES[n], self.config.model / n, f"train {n} first")) for n in names}
         environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
+        for modality, encoder in environments.by_modality().items():
+            encoder.requires_grad_(modality in self.heard)
         timed = sorted({m for pair in self.pairs if self.in_time(pair) for m in pair})
         contrast = None
         if self.options.contrast and timed:
@@ -140,12 +178,13 @@ class JointStage:
         return found.requires_grad_(True)
 
     def listener(self, denoiser: nn.Module) -> nn.Module:
-        """The denoiser, with new adapters of `joint_config` if the options hold one."""
-        if self.options.joint_config is None:
+        """The denoiser, with new adapters if it has none or the options hold a `joint_config`."""
+        lacks = not denoiser.config.get("env_dim")
+        if self.options.joint_config is None and not lacks:
             return denoiser
-        config = {**denoiser.config, "joint_config": {**(denoiser.config.joint_config or {}), **self.options.joint_config}}
-        config.pop("_use_default_values", None)  # names that from_config would set back
-        fresh = type(denoiser).from_config(config)
+        config = strip(denoiser.config) | (self.options.adapters if lacks else {})
+        config["joint_config"] = {**(config.get("joint_config") or {}), **(self.options.joint_config or {})}
+        fresh = type(denoiser)(**config)
         known = {name: tensor for name, tensor in denoiser.state_dict().items() if ".joint." not in name}
         missing, unexpected = fresh.load_state_dict(known, strict=False)
         assert not unexpected and all(".joint." in name for name in missing), (missing, unexpected)
@@ -158,8 +197,9 @@ class JointStage:
     def to(self, device: torch.device) -> None:
         for prompts in self.prompts.values():
             prompts.to(device)
-        if self.sentences is not None:
-            self.sentences.to(device)
+        for part in (self.sentences, self.noised):
+            if part is not None:
+                part.to(device)
         self.device = device
 
     def encodings(self) -> list[Encoding]:
@@ -194,8 +234,8 @@ class JointStage:
                 count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
                 part, clean = first_samples(part, count), [x_0[:count] for x_0 in clean]
             losses, heard = self.pair_loss(module, pair, part, clean, generator)
-            extras |= {f"{name}/{modality}": loss.detach() for modality, loss in zip(pair, losses)} | heard
-            total = total + sum(losses)
+            extras |= {name: loss.detach() for name, loss in losses.items()} | heard
+            total = total + sum(losses.values())
         return total, extras
 
     def contrast(self, module: Listeners, pair: tuple[Modality, Modality], clean: list[Tensor], generator: torch.Generator) -> Tensor:
@@ -213,9 +253,10 @@ class JointStage:
         batch: dict[str, Any],
         clean: list[Tensor],
         generator: torch.Generator,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The mean loss of each side over the samples in which it is not the clean one; for the log, over those in which its partner is."""
-        times, is_clean = self.draw_times(len(clean[0]), generator, self.shifts.get(pair, 1.0))
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Names and mean losses: of each side that learns, over the samples in which it is not the clean one; and for the log, over those
+        of them in which its partner is."""
+        times, is_clean = self.draw_times(pair, len(clean[0]), generator)
         context = self.prompts[pair].tokens(batch, generator)
         noisy, targets, environments = [], [], []
         for modality, x_0, t, keep in zip(pair, clean, times, is_clean):
@@ -223,21 +264,31 @@ class JointStage:
             shape = (-1, *[1] * (x_0.ndim - 1))
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
-            environments.append(module.environments.by_modality()[modality](noisy[-1], torch.where(keep, 0, t)))
-        losses, heard = [], {}
+            encoder = module.environments.by_modality()[modality] if modality in self.heard else None
+            environments.append(encoder and encoder(noisy[-1], torch.where(keep, 0, t)))
+        losses, heard = {}, {}
         for side, modality in enumerate(pair):
-            env = environments[1 - side if module.environments.config.exchanged else side]
             rows = (~is_clean[side]).nonzero().flatten()  # a clean side is heard, there is nothing to denoise
-            if not len(rows):
-                losses.append(clean[side].new_zeros(()))
+            if modality not in self.listeners[pair] or not len(rows):
                 continue
+            env = environments[pair.index(self.partner(pair, modality))]
             env = Environment(tokens=env.tokens[rows], times=env.times[rows])
-            output = module.denoiser(modality)(noisy[side][rows], times[side][rows], context[rows], env=env)
-            each = denoising_loss(output, targets[side][rows])
-            losses.append(each.mean())
+            prompt = self.told(pair, modality, context, noisy, times, is_clean)[rows]
+            output = module.denoiser(modality)(noisy[side][rows], times[side][rows], prompt, env=env)
+            each, name = denoising_loss(output, targets[side][rows]), f"{'+'.join(pair)}/{modality}"
+            losses[name] = each.mean()
             if (beside := is_clean[1 - side][rows]).any():
-                heard[f"{'+'.join(pair)}/{modality}, partner clean"] = each.detach()[beside].mean()
+                heard[f"{name}, partner clean"] = each.detach()[beside].mean()
         return losses, heard
+
+    @torch.no_grad()
+    def told(self, pair: tuple[Modality, Modality], modality: Modality, context: Tensor, noisy: Any, times: Any, is_clean: Any) -> Tensor:
+        """The prompt and what the partner seems to be, as in sampling; the prompt alone in a model without noised towers."""
+        if self.noised is None:
+            return context
+        other = 1 - pair.index(modality)
+        told = self.noised.by_modality()[pair[other]](noisy[other], torch.where(is_clean[other], 0, times[other]), context)
+        return blend(context, told, DEFAULTS["told_weight"])
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:
@@ -246,14 +297,18 @@ class JointStage:
             return batch[modality.value]
         return self.sentences.encode(whole_captions(batch))
 
-    def draw_times(self, count: int, generator: torch.Generator, shift: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Timesteps of both sides (B,), and which of them are clean (B,) instead."""
-        device, total = generator.device, self.process.num_train_timesteps
+    def draw_times(
+        self, pair: tuple[Modality, Modality], count: int, generator: torch.Generator
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Timesteps of both sides (B,), and which of them are clean (B,) instead: either, half each, but none that alone would learn."""
+        device, total, shift = generator.device, self.process.num_train_timesteps, self.shifts.get(pair, 1.0)
         first, second = (spread_timesteps(count, total, generator, shift) for _ in range(2))
         kind = torch.rand(count, generator=generator, device=device) * (self.options.shared + self.options.independent + self.options.clean)
         second = torch.where(kind < self.options.shared, first, second)
         edge = self.options.shared + self.options.independent
-        return (first, second), ((kind >= edge) & (kind < edge + self.options.clean / 2), kind >= edge + self.options.clean / 2)
+        learning = self.listeners[pair]
+        middle = edge + self.options.clean * (0.5 if len(learning) == 2 else float(learning == pair[1:]))
+        return (first, second), ((kind >= edge) & (kind < middle), kind >= middle)
 
     @torch.no_grad()
     def preview(self, module: Listeners, folder: Path) -> None:
@@ -264,7 +319,9 @@ class JointStage:
         for pair in self.pairs:
             place = folder / "+".join(pair)
             place.mkdir(exist_ok=True)
-            denoisers = {m: module.denoiser(m) for m in pair}
+            names = {m: DENOISERS[m] for m in pair}
+            others = {m: load_part(CLASSES[n], self.config.model / n, "") for m, n in names.items() if n not in module.denoisers}
+            denoisers = {m: others[m].to(self.device) if m in others else module.denoiser(m) for m in pair}
             captions = self.options.preview_captions or PREVIEW
             write_samples(self.config.model, denoisers, captions, place, module.environments, probe=not self.config.data)
 
@@ -273,9 +330,31 @@ class JointStage:
         if self.options.into is not None:
             shutil.copytree(folder, self.options.into, dirs_exist_ok=True)
             folder = self.options.into
-        export_part(module.environments, folder / "environments")
+        export_part(self.with_others(module.environments, folder / "environments"), folder / "environments")
         for name, denoiser in module.denoisers.items():
             export_part(denoiser, folder / name)
+
+    def with_others(self, trained: EnvironmentEncoders, folder: Path) -> EnvironmentEncoders:
+        """The encoders that this run trained beside the others, and all pairs that know each other, as they are in the model folder.
+        Nothing is kept where the adapters started anew, or of encoders that were built otherwise."""
+        if self.options.joint_config is not None or not folder.is_dir():
+            return trained
+        found = load_part(EnvironmentEncoders, folder, "train a first pair")
+        alike = ("dim", "global_tokens", "num_layers", "num_heads", "pooled", "exchanged")
+        if any(found.config[name] != trained.config[name] for name in alike):
+            return trained
+        kept = [name for name in found.encoders if Modality(name) not in self.heard]
+        pairs = sorted({tuple(pair) for pair in [*(found.config.pairs or []), *(trained.config.pairs or [])]})
+        latents = {**trained.config.latents, **{name: found.config.latents[name] for name in kept}}
+        whole = EnvironmentEncoders(**{**strip(trained.config), "latents": latents, "pairs": [list(pair) for pair in pairs]})
+        for name, encoder in whole.encoders.items():
+            encoder.load_state_dict((found if name in kept else trained).encoders[name].state_dict())
+        return whole
+
+
+def strip(config: Any) -> dict[str, Any]:
+    """The arguments in a diffusers configuration, without what diffusers adds."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 class PairSource:

@@ -19,7 +19,7 @@ from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAut
 from codi.models.codi import AUTOENCODERS, TOWERS
 from codi.models.conditioning import AudioTower, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
-from data.cache import CachedSource, build_cache
+from data.cache import CachedSource, build_cache, whole
 from data.world import WorldSource
 from training.config import Config, expect
 from training.stages.common import load_part
@@ -75,14 +75,15 @@ def _cached(model: Path, modality: Modality, count: int, seed: int, component: s
     folder = model.with_name(f"{model.name}-cache") / f"{name}-{count}-{seed}-{digest}"
     source = WorldSource([modality], seed=seed)
     identity = {"component": component, "weights": digest, "source": json.loads(json.dumps(source.identity, default=str))}
-    if not (folder / "complete").is_file():
+    size = min(1024, count)
+    if not whole(folder, count, size):
         part = load_frozen(model, component)
 
         def run(batch: dict[str, Any]) -> dict[str, Tensor]:
             return {name: encode(part, as_unit(batch[modality.value]))}
 
         with tqdm(total=count, desc=f"encoding {name}", unit="scenes", file=sys.stderr) as bar:
-            build_cache(folder, source, run, count, identity=identity, shard_size=min(1024, count), progress=bar.update)
+            build_cache(folder, source, run, count, identity=identity, shard_size=size, progress=bar.update)
         (folder / "complete").touch()
     return CachedSource(folder, [name], seed=seed)
 
@@ -126,8 +127,9 @@ class Encoding:
         return latents | {f"{m}_token": (TOWERS[m], m) for m in self.tokens}
 
     def files(self, **settings: Any) -> Any:
-        """The media and their captions."""
-        return open_media(self.config, [*self.latents, *self.tokens, Modality.TEXT], self.known, seed=self.config.seed, **settings)
+        """The media and their captions; a row may lack what is a prompt alone."""
+        media, prompts = [*self.latents, *self.tokens, Modality.TEXT], set(self.tokens) - {*self.latents, Modality.TEXT}
+        return open_media(self.config, media, self.known, seed=self.config.seed, optional=prompts, **settings)
 
     def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
         """The encoded samples: from the cache if it is complete, else from the files; to the bit the same."""

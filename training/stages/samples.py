@@ -11,7 +11,7 @@ from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline
 from codi.types import Modality
 from codi.world import READERS, VISIBLE, parse
-from training.stages.common import write_png
+from training.stages.common import write_png, write_spectrograms
 from training.stages.latents import autoencoder_of, tower_of
 
 
@@ -36,8 +36,8 @@ def write_samples(
     environments: nn.Module | None = None,
     probe: bool = True,
 ) -> None:
-    """One sample per caption: a contact sheet, sounds, clips, sentences; with `probe` which of the named facts of the world the probes
-    find (`agreement.json`)."""
+    """One sample per caption: contact sheets (of sounds their spectrograms), sounds, clips, sentences; with `probe` which of the named
+    facts of the world the probes find (`agreement.json`)."""
     from codi.io import save_audio, save_video
 
     pipe = make_pipeline(model, denoisers, environments)
@@ -50,6 +50,7 @@ def write_samples(
         for number, clip in enumerate(out.videos):
             save_video(folder / f"{number}.mp4", clip.cpu(), float(out.fps))
     if out.audios:
+        write_spectrograms(folder / "spectrograms.png", pipe.audio_autoencoder.log_mel(torch.stack(out.audios)))
         for number, sound in enumerate(out.audios):
             save_audio(folder / f"{number}.wav", sound.cpu(), int(out.sampling_rate))
     if out.texts:

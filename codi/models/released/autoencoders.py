@@ -5,6 +5,8 @@ Letters: B batch, S samples, T mel frames, Z latent width.
 """
 
 import zlib
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -99,8 +101,7 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         """(B, Z) -> sentences."""
         tokenizer = needed(self.decoder_tokenizer, "gpt2")
         rows = self.generate(self.scaling.denormalise(latent), tokenizer.bos_token_id, tokenizer.eos_token_id)
-        pieces = [[f" {tokenizer.decode([i])}" if i in tokenizer.all_special_ids else tokenizer.decode([i]) for i in row] for row in rows]
-        return [drop_repetitions(strip_ends(tidy_spaces("".join(row)))) for row in pieces]
+        return [drop_repetitions(strip_ends(tidy_spaces(join_pieces(tokenizer, row)))) for row in rows]
 
     @torch.no_grad()
     def generate(self, latent: Tensor, bos: int, eos: int) -> list[list[int]]:
@@ -141,6 +142,14 @@ def gpt2_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
         for name in ("pad", "bos", "eos"):  # one by one, their ids count
             tokenizer.add_special_tokens({f"{name}_token": f"<{name.upper()}>"})
     return tokenizer
+
+
+def join_pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    """Token ids -> text. Pieces between added tokens are read together: one character may be several of them."""
+    added = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
+    read = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    groups = groupby(ids, key=lambda i: i in added)
+    return "".join("".join(f" {read([i])}" for i in group) if alone else read(list(group)) for alone, group in groups)
 
 
 def from_json(serialised: str | None, **names: str) -> PreTrainedTokenizerFast | None:

@@ -1,0 +1,77 @@
+"""Noised towers: what partners seem to be, added to the prompt."""
+
+import torch
+from torch.nn import functional
+
+from codi.diffusion.guidance import blend
+from codi.models.noised import NoisedTowers
+from codi.types import Modality
+
+LATENTS = {
+    "text": {"latent_shape": [16], "latent_rate": None, "tokens_per_step": 2},
+    "audio": {"latent_shape": [4, 10, 2], "latent_rate": 25.0, "tokens_per_step": 1},
+    "video": {"latent_shape": [4, 3, 8, 8], "latent_rate": 8.0, "tokens_per_step": 1},
+}
+
+
+def towers() -> NoisedTowers:
+    return NoisedTowers(LATENTS, context_dim=6, dim=16, num_layers=1, num_heads=2)
+
+
+def latents(batch: int) -> dict[Modality, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {Modality(m): torch.randn(batch, *spec["latent_shape"], generator=generator) for m, spec in LATENTS.items()}
+
+
+def test_an_untrained_tower_says_nothing_and_every_modality_is_heard_by_all_others() -> None:
+    module, t = towers(), torch.tensor([10, 500])
+    for modality, x in latents(2).items():
+        assert torch.equal(module.by_modality()[modality](x, t, torch.ones(2, 1, 6)), torch.zeros(2, 6))
+    assert module.hears()[Modality.IMAGE] == {Modality.TEXT, Modality.AUDIO, Modality.VIDEO}
+    assert module.hears()[Modality.AUDIO] == {Modality.TEXT, Modality.VIDEO}
+
+
+def test_a_trained_tower_reads_the_latent_its_noise_level_and_the_prompt() -> None:
+    module, t, prompt = towers(), torch.tensor([10, 10]), torch.ones(2, 1, 6)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for modality, x in latents(2).items():
+        tower = module.by_modality()[modality]
+        first, other = said = tower(x, t, prompt)
+        assert not torch.allclose(first, other)
+        assert not torch.allclose(tower(x, t + 500, prompt), said) and not torch.allclose(tower(x, t, -prompt), said)
+
+
+def test_a_blend_is_as_long_as_the_prompt_and_nothing_told_changes_no_bit() -> None:
+    prompt = functional.normalize(torch.randn(4, 1, 8), dim=-1)
+    told = torch.randn(4, 8) * torch.tensor([1.0, 0.3, 0.01, 0.0])[:, None]
+    mixed = blend(prompt, told, 3.0)
+    assert torch.allclose(mixed.norm(dim=-1), torch.ones(4, 1), atol=1e-5)
+    assert torch.equal(mixed[3], prompt[3]) and torch.equal(blend(prompt, torch.zeros(4, 8)), prompt)
+
+
+def test_a_sure_partner_is_taken_at_its_word() -> None:
+    prompt = functional.normalize(torch.randn(3, 1, 8), dim=-1)
+    token = functional.normalize(prompt[:, 0] + 0.8 * functional.normalize(torch.randn(3, 8), dim=-1), dim=-1)
+    for weight in (1.0, 5.0):
+        assert torch.allclose(blend(prompt, token, weight)[:, 0], token, atol=1e-5)
+
+
+def test_what_the_prompt_leaves_open_is_amplified_and_what_it_says_is_kept() -> None:
+    prompt, told = torch.tensor([[[1.0, 0, 0]]]), torch.tensor([[0.6, 0.1, 0]])
+    once, thrice, most = (blend(prompt, told, weight)[0, 0] for weight in (1.0, 3.0, 100.0))
+    assert torch.allclose(once[1] / once[0], torch.tensor(1 / 6)) and torch.allclose(thrice[1] / thrice[0], torch.tensor(1 / 2))
+    assert torch.allclose(most, torch.tensor([0.6, 0.8, 0])) and once[2] == thrice[2] == 0
+
+
+def test_without_a_prompt_what_is_told_stands_alone() -> None:
+    told = torch.randn(3, 8) * 0.05
+    assert torch.allclose(blend(torch.zeros(3, 1, 8), told)[:, 0], told)
+    assert torch.allclose(blend(torch.zeros(3, 1, 8), 100 * told, 3.0).norm(dim=-1), torch.ones(3, 1))
+
+
+def test_a_partner_that_says_the_opposite_does_not_cover_the_prompt() -> None:
+    prompt = functional.normalize(torch.ones(1, 1, 4), dim=-1)
+    assert torch.allclose(blend(prompt, -prompt[:, 0], 3.0), prompt)
+    against = functional.normalize(torch.tensor([[1.0, -1.0, -1.0, -1.0]]), dim=-1)
+    assert (blend(prompt, against, 3.0)[0, 0] @ prompt[0, 0]) > 0.2
