@@ -54,10 +54,19 @@ class Machines:
 
 
 class MetaParts:
-    """Stands in for `load_part`: finished parts without memory, from the model folder or from the configurations in `folder`."""
+    """Stands in for `load_part`: finished parts without memory, from the model folder or from the configurations in `folder`.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.parts = folder, {}
+    parts  what the run itself has asked for; what those needed when they were trained is in `others`
+    """
+
+    def __init__(self, folder: Path, others: "MetaParts | None" = None) -> None:
+        self.folder, self.parts, self.others = folder, {}, others
+
+    def elsewhere(self) -> "MetaParts":
+        """For runs other than this one; all of them share it."""
+        self.others = MetaParts(self.folder)
+        self.others.others = self.others
+        return self.others
 
     def __call__(self, cls: type, place: Path, why: str) -> nn.Module:
         if place not in self.parts:
@@ -74,7 +83,7 @@ class MetaParts:
         for path in sorted(self.folder.glob("*.yaml")):
             config = load_config(path)
             if config.model == place.parent and config.part and place.name in makes(config):
-                with loading_by(self):
+                with loading_by(self.others or self.elsewhere()):
                     return component_of(build(config)[1], place.name)
         raise InputError(f"{place} is missing, and no configuration in {self.folder} makes it: {why}")
 
