@@ -15,11 +15,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import os
 import platform
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -153,14 +153,14 @@ def measure_stage(job: Job) -> dict[str, Any]:
 
 
 def intervals(times: list[tuple[float, int]]) -> tuple[float, float]:
-    """Mean seconds of a step with fresh batches, and with the one in memory; the first block is for warming up."""
+    """Median seconds of a step with fresh batches, and with the one in memory; the first block is for warming up."""
     found: dict[int, list[float]] = {0: [], 1: []}
     for (start, number), (end, following) in itertools.pairwise(times):
         inside = number // BLOCK == following // BLOCK and number % BLOCK >= SKIPPED
         if inside and number >= BLOCK:
             found[number // BLOCK % 2].append(end - start)
     assert found[0] and found[1], f"{len(times)} steps are too few: expected at least {LEAST}"
-    return tuple(math.fsum(values) / len(values) for values in found.values())
+    return tuple(statistics.median(values) for values in found.values())
 
 
 # The comparison --------------------------------------------------------

@@ -31,6 +31,7 @@ MAX_SECONDS = 12 * 3600  # of a whole file, of which a cut is read
 MAX_CHANNELS = 64
 WARM_UP = 0.5  # seconds decoded before a cut, which a codec may need to be itself again after a seek
 _ROOTS = (Path(__file__).resolve().parent, Path(codi.types.__file__).resolve().parent)
+_TOOLS = {"torch", "torchaudio"}  # which open no file here: a wrong argument to them is our mistake
 _OURS = (TypeError, AttributeError, NameError, AssertionError, ImportError, NotImplementedError)
 
 
@@ -56,7 +57,7 @@ class Source:
 
 @contextmanager
 def decoding(source: Source) -> Iterator[None]:
-    """Turns what a decoder throws into an `InputError`; a programming error whose last line is ours passes through."""
+    """Turns what a decoder throws into an `InputError`; a programming error of ours, or of a tool at our hands, passes through."""
     try:
         yield
     except InputError:
@@ -69,9 +70,9 @@ def decoding(source: Source) -> Iterator[None]:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether the line that raised is in this code base, not in a library."""
+    """Whether the line that raised is in this code base or in a library that decodes nothing."""
     last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return any(last.is_relative_to(root) for root in _ROOTS)
+    return any(last.is_relative_to(root) for root in _ROOTS) or not _TOOLS.isdisjoint(last.parts)
 
 
 def read_image(source: Source) -> Tensor:

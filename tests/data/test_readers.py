@@ -1,5 +1,6 @@
 """Files -> tensors: every format, the same by both back ends, cut to the sample, picture and sound together."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -201,7 +202,9 @@ def test_our_own_mistakes_pass_through_and_a_decoders_do_not():
     with pytest.raises(InputError, match="x cannot be decoded \\(ValueError"), decoding(source):
         np.frombuffer(b"123", dtype=np.float32)
     with pytest.raises(InputError, match="x cannot be decoded \\(TypeError"), decoding(source):
-        torch.nn.functional.pad("no tensor", (1, 1))  # a library's own line raises
+        json.loads(3)  # a library's own line raises
+    with pytest.raises(TypeError), decoding(source):
+        torch.nn.functional.pad("no tensor", (1, 1))  # but this one decodes nothing: it is what we asked of it
     source = Source(3, "x")  # of our own: not bytes, not a path
     with pytest.raises(AttributeError), decoding(source):
         source.handle()

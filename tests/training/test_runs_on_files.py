@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from data.shards import pack
 from data.workers import _Worker
 from tests.training import test_distributed
 from tests.training.conftest import fork, fork_ranks
-from tests.training.page import command, in_what_the_page_leaves, of
+from tests.training.page import ROOT, command, in_what_the_page_leaves, of
 from tests.training.test_loop import final, losses, newest, same, wait
 from tests.training.test_refusals import said
 from training import cache, checkpoint
@@ -185,3 +187,17 @@ def test_two_processes_equal_one_and_resume_to_the_bit():
     assert not (of("halves").run / "exported.json").exists()
     assert finish(fork_ranks(command("denoise_image", *settings, run="halves"))) == [0, 0]
     assert same(final(of("two")), final(of("halves"))) and losses(of("two"))[-1] == losses(of("halves"))[-1]
+
+
+def test_two_processes_fill_one_cache():
+    arguments = [*command("denoise_audio", run="cached by two"), "--shard-size", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "training.cache"]
+    together = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    out = subprocess.run([*launch, *arguments], env=together, capture_output=True, text=True, timeout=600)
+    assert out.returncode == 0, out.stderr
+    (folder,) = map(Path, out.stdout.split())  # said once
+    shards = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert (folder / "complete").is_file() and len(shards) == 3
+    shutil.rmtree(folder)
+    assert cache.main(arguments) == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == shards
