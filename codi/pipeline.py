@@ -301,6 +301,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
         }  # fmt: skip
         steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults)
+        delays = settings.delays(outputs, delay, defaults, steps)
         partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
         sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s)
         self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes)
@@ -323,7 +324,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
         latents, generators = self.prepare_latents(outputs, seeds, specs)
         sampler = self._sampler(latents, context, null if prompted or refusing else None, heard, guidance, steps, generators)
-        sampler.delays = settings.delays(outputs, delay, defaults, steps)
+        sampler.delays = delays
         sampler.rates = {m: specs[m].latent_rate for m in outputs if specs[m].latent_rate != self.model.specs[m].latent_rate}
         latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)

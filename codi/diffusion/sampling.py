@@ -10,7 +10,7 @@ Denoisers, encoders and schedulers are passed in, keyed by modality; their contr
 import copy
 import hashlib
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,8 +117,8 @@ class JointSampler:
     partners: Latents = field(default_factory=dict)
     rates: Mapping[Modality, float] = field(default_factory=dict)
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
-    _partner_environments: dict[Modality, Environment] | None = field(default=None, init=False, repr=False)
-    _partner_tokens: dict[Modality, Tensor] | None = field(default=None, init=False, repr=False)
+    _environments_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
+    _tokens_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
     _prompts: dict[Any, tuple[list[Tensor], Any]] = field(default_factory=dict, init=False, repr=False)
     _known: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
@@ -168,17 +168,34 @@ class JointSampler:
 
     def listen(self, index: int, latents: Latents) -> dict[Modality, Environment]:
         """Environments of every participant that somebody else hears."""
-        if self._partner_environments is None:  # they stand still, once is enough
-            self._partner_environments = {m: self._encode(m, x, 0) for m, x in self.partners.items() if m in self.environments}
-        heard = [m for m in self._speaking(index, latents) if m in self.environments]
-        return {m: self._encode(m, latents[m], self.level(m, index)) for m in heard} | self._partner_environments
+        return self._read(index, latents, self.environments, self._encode, self._environments_at_rest)
 
     def understand(self, index: int, latents: Latents) -> dict[Modality, Tensor]:
         """What every participant seems to become, (B, D), where somebody else can be told."""
-        if self._partner_tokens is None:
-            self._partner_tokens = {m: self._token(m, x, 0) for m, x in self.partners.items() if m in self.noised_towers}
-        telling = [m for m in self._speaking(index, latents) if m in self.noised_towers]
-        return {m: self._token(m, latents[m], self.level(m, index)) for m in telling} | self._partner_tokens
+        return self._read(index, latents, self.noised_towers, self._token, self._tokens_at_rest) if self.told_weight > 0 else {}
+
+    def _read(
+        self,
+        index: int,
+        latents: Latents,
+        readers: Collection[Modality],
+        read: Callable[..., Any],
+        at_rest: dict[Modality, tuple[Tensor, Any]],
+    ) -> dict[Modality, Any]:
+        """What `read` makes of the participants among `readers`; of partners and finished outputs, which stand still, it is made once."""
+        speaking = {m: (latents[m], self.level(m, index)) for m in self._speaking(index, latents)}
+        speaking |= {m: (x, 0) for m, x in self.partners.items()}
+        said = {}
+        for modality, (x, level) in speaking.items():
+            if modality not in readers:
+                continue
+            if isinstance(level, Tensor):
+                said[modality] = read(modality, x, level)
+                continue
+            if modality not in at_rest or at_rest[modality][0] is not x:  # not yet, or a callback has changed it
+                at_rest[modality] = (x, read(modality, x, level))
+            said[modality] = at_rest[modality][1]
+        return said
 
     def _speaking(self, index: int, latents: Latents) -> list[Modality]:
         """Outputs that have started while somebody else acts."""
@@ -235,7 +252,7 @@ class JointSampler:
     def _told(self, modality: Modality, tokens: Mapping[Modality, Tensor]) -> Tensor | None:
         """The mean of what the others seem to become, (B, D); None for who is alone."""
         heard = self._heard(modality, self.told_by, tokens)
-        return sum(heard) / len(heard) if heard and self.told_weight > 0 else None
+        return sum(heard) / len(heard) if heard else None
 
     def _token(self, modality: Modality, x: Tensor, t: Tensor | int) -> Tensor:
         """What `modality` seems to become; a clean partner, being an input, has the prompt of the outputs."""

@@ -106,6 +106,11 @@ class Prompts:
         self.noise, self.dropout = noise, dropout
         self.text = text
 
+    @property
+    def media(self) -> tuple[Modality, ...]:
+        """Kinds of prompts besides sentences."""
+        return tuple(name for name in self.names if name is not Modality.TEXT)
+
     def to(self, device: torch.device) -> None:
         self.text.to(device)
 
@@ -159,8 +164,9 @@ class DenoiseStage:
             module = load_part(cls, self.config.model / self.component, f"train {self.component} first").requires_grad_(True)
         else:
             module = cls(**self.config.part)
+        autoencoder = self.sentences or autoencoder_of(self.config.model, self.modality)
         fits = {
-            "in_channels": (autoencoder_of(self.config.model, self.modality).latent_shape[0], "channels of the autoencoder's latents"),
+            "in_channels": (autoencoder.latent_shape[0], "channels of the autoencoder's latents"),
             "context_dim": (self.prompts.text.dim, "width of the towers"),
         }
         for name, (right, what) in fits.items():
@@ -176,10 +182,9 @@ class DenoiseStage:
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of the modality and tokens of its prompts, then latents of the pictures beside it."""
-        kinds = tuple(m for m in self.prompts.names if m is not Modality.TEXT)
         own = () if self.modality is Modality.TEXT else (self.modality,)
         known = known_geometry(self.config.model, self.config.part if self.component == "vision_denoiser" else None)
-        main = Encoding(self.config, own, kinds, known)
+        main = Encoding(self.config, own, self.prompts.media, known)
         return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known)] if self.options.pictures else [])]
 
     def data(self) -> Any:
@@ -188,8 +193,7 @@ class DenoiseStage:
             main, *pictures = [encoding.open(self.device, say) for encoding in self.encodings()]
             return WithPictures(main, *pictures) if pictures else main
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
-        kinds = [m for m in self.prompts.names if m is not Modality.TEXT]
-        sources = [tokens_of(model, m, count, seed) for m in kinds]
+        sources = [tokens_of(model, m, count, seed) for m in self.prompts.media]
         if self.modality is not Modality.TEXT:
             sources.append(latents_of(model, self.modality, count, seed))
         main = Joined(sources)

@@ -79,16 +79,15 @@ class NoisedStage:
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of every medium, and tokens of those that prompt."""
-        asked = tuple(m for m in self.prompts.names if m is not Modality.TEXT)
-        return [Encoding(self.config, self.media, asked, known_geometry(self.config.model))]
+        return [Encoding(self.config, self.media, self.prompts.media, known_geometry(self.config.model))]
 
     def data(self) -> Any:
         """Cached latents and prompt tokens, of scenes or of media files."""
         if self.config.data:
             return self.encodings()[0].open(self.device, say)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
-        asked = [m for m in self.prompts.names if m is not Modality.TEXT]
-        return Joined([latents_of(model, m, count, seed) for m in self.media] + [tokens_of(model, m, count, seed) for m in asked])
+        tokens = [tokens_of(model, m, count, seed) for m in self.prompts.media]
+        return Joined([latents_of(model, m, count, seed) for m in self.media] + tokens)
 
     def loss(self, module: NoisedTowers, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Squared distance to the caption's token, whose minimum is the mean of all that are possible: shorter than one where much is."""
