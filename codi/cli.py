@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from codi import __version__, bench, convert
-from codi.types import InputError
+from codi.types import DTYPES, InputError
 
-DTYPES = ("float32", "bfloat16", "float16")
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+DTYPES = ("float32", "bfloat16", "float16")  # in which the networks of a model may compute
+
 
 class Modality(str, Enum):
     """One kind of medium. Being a `str`, a member may be used wherever its lower-case name is expected."""

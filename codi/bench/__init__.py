@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from codi.types import InputError
+from codi.types import DTYPES, InputError
 
 _EXAMPLES = """examples:
   codi bench --out report/                                          the published table
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ladder", nargs="+", metavar="DIR[=NAME]", help="compare these models in time, nothing else (1 set of seeds)")
     parser.add_argument("--held-out", action="store_true", help="also the shape-colour pairs never trained (always part of fast and all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="scenes made at once (default 32)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work (default 1)")
 

@@ -60,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_bench(folder: Path, source: str | None, args: argparse.Namespace, scales: dict[str, Any]) -> Bench:
-    model = Model(source, device=args.device, steps=args.steps, **scales)
+    model = Model(source, device=args.device, dtype=args.dtype, steps=args.steps, **scales)
     count = args.scenes or (SCENES_OF_ALL if args.cells == "all" else SCENES)
-    return Bench(folder, model, num_scenes=count, seed=args.seed, batch_size=args.batch, settings={"steps": args.steps, **scales})
+    settings = {"steps": args.steps, "dtype": args.dtype, **scales}
+    return Bench(folder, model, num_scenes=count, seed=args.seed, batch_size=args.batch, settings=settings)
 
 
 def check_numbers(args: argparse.Namespace) -> None:

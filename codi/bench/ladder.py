@@ -1,6 +1,7 @@
 """The ladder of evidence: several models of the same denoisers, each with one more idea in its joint attention, in one table.
 
-Read in time only: video and sound together, a sound for a clip, a clip for a sound, and together with sync guidance. Independent
+Read in time only: video and sound together in step and as the model does it unasked (a step that never met a clean partner may do
+better in step), a sound for a clip, a clip for a sound, and together with sync guidance. Independent
 generation, which no joint attention touches, and the ceiling come from the first model.
 """
 
@@ -15,6 +16,7 @@ from codi.bench.timing import AUDIO, BOTH, DIRECTIONS, TEXT, VIDEO, drawn, onset
 from codi.types import InputError
 
 SYNC_GUIDANCE = 2.0
+IN_STEP = "joint, in step"
 GUIDED = f"joint, sync guidance {SYNC_GUIDANCE:g}"
 
 
@@ -50,7 +52,7 @@ class Climb:
     @property
     def runs(self) -> dict[str, list[Run]]:
         partners = {name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()}
-        kinds = {"joint": BOTH, **partners, GUIDED: replace(BOTH, sync_guidance=SYNC_GUIDANCE)}
+        kinds = {IN_STEP: replace(BOTH, in_step=True), "joint": BOTH, **partners, GUIDED: replace(BOTH, sync_guidance=SYNC_GUIDANCE)}
         return {name: drawn(run, self.draws) for name, run in kinds.items()}
 
     def plan(self) -> Plan:
@@ -77,11 +79,12 @@ class Climb:
     def controls(self, bench: Bench) -> dict[str, Any]:
         """Independent generation and the ceiling, by the same names."""
         sound, picture = (bench.readings(run, self.count) for run in self.apart)
-        truth, ceiling = bench.truth(self.count), bench.ceiling(self.count)
+        truth, round_trip = bench.truth(self.count), bench.ceiling(self.count)
         pairs = {
-            "joint": pair_of([ceiling]),
-            "video->audio": (onsets([ceiling], AUDIO), onsets([truth], VIDEO)),
-            "audio->video": (onsets([truth], AUDIO), onsets([ceiling], VIDEO)),
+            **dict.fromkeys((IN_STEP, "joint"), pair_of([round_trip])),
+            "video->audio": (onsets([round_trip], AUDIO), onsets([truth], VIDEO)),
+            "audio->video": (onsets([truth], AUDIO), onsets([round_trip], VIDEO)),
         }
         apart = onset_line((onsets([sound], AUDIO), onsets([picture], VIDEO)), self.count)
-        return {"independent": {"joint": apart}, "ceiling": {name: onset_line(pair, self.count) for name, pair in pairs.items()}}
+        ceiling = {name: onset_line(pair, self.count) for name, pair in pairs.items()}
+        return {"independent": {IN_STEP: apart, "joint": apart}, "ceiling": ceiling}

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from codi.bench.ladder import DIRECTIONS, GUIDED
+from codi.bench.ladder import DIRECTIONS, GUIDED, IN_STEP
 from codi.bench.markup import milliseconds, percent, percents, section, table, with_interval, yes
 
 _ABOUT_TIME = (
@@ -155,7 +155,7 @@ def _redundancy(lines: list[dict[str, Any]], order: list[dict[str, Any]]) -> str
 
 def ladder_table(report: dict[str, Any]) -> str:
     """One row for each model, then the controls."""
-    kinds = {"joint": ("125 ms", "62.5 ms"), **dict.fromkeys(DIRECTIONS, ("125 ms",)), GUIDED: ("125 ms", "62.5 ms")}
+    kinds = {IN_STEP: ("125 ms",), "joint": ("125 ms", "62.5 ms"), **dict.fromkeys(DIRECTIONS, ("125 ms",)), GUIDED: ("125 ms", "62.5 ms")}
     columns = [(kind, tolerance) for kind, tolerances in kinds.items() for tolerance in tolerances]
     rows = []
     for name, lines in {**report["rungs"], **report["controls"]}.items():

@@ -1,9 +1,11 @@
 """Two guidance knobs per output, prompt and sync, as one weighted sum of denoiser answers.
 
-    e(c, E) + (w_prompt - 1) (e(c, E) - e(0, E)) + (w_sync - 1) (e(c, E) - e(c, null))
+    e(c, E) + both (e(c, E) - e(0, null)) + (p - both) (e(c, E) - e(0, E)) + (s - both) (e(c, E) - e(c, null))
 
 c the prompt, with what noised towers tell of the partners (`blend`), 0 the null prompt, E what the partners say in environments, null
-dropped partners. Prompt guidance is classifier-free guidance (arXiv 2207.12598), each within its own interval of the schedule (arXiv
+dropped partners; p = w_prompt - 1, s = w_sync - 1, and both the smaller of the two: one branch without prompt and partners leads away from
+either (as in the nested guidance of arXiv 2211.09800, section 3.2, where the scales are equal). So sync guidance as strong as prompt
+guidance adds no branch. Prompt guidance is classifier-free guidance (arXiv 2207.12598), each within its own interval of the schedule (arXiv
 2404.07724). 1.0 is off and that branch is never computed.
 All branches see the same x_t, and the weights sum to one, so the formula is the same for eps and for v.
 """
@@ -23,6 +25,17 @@ class Branch(Enum):
     FULL = "full"
     NULL_PROMPT = "null prompt"
     NULL_PARTNERS = "null partners"
+    NULL_BOTH = "null prompt, null partners"
+
+    @property
+    def prompted(self) -> bool:
+        """The prompt is heard."""
+        return self in (Branch.FULL, Branch.NULL_PARTNERS)
+
+    @property
+    def hearing(self) -> bool:
+        """The partners are heard."""
+        return self in (Branch.FULL, Branch.NULL_PROMPT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +57,13 @@ class Guidance:
         """Weight of every branch that has to be computed at `progress` in [0, 1); they sum to one."""
         prompt = self.prompt - 1.0 if has_prompt and _within(progress, self.prompt_interval) else 0.0
         sync = self.sync - 1.0 if has_partners and _within(progress, self.sync_interval) else 0.0
-        weights = {Branch.FULL: 1.0 + prompt + sync, Branch.NULL_PROMPT: -prompt, Branch.NULL_PARTNERS: -sync}
+        both = max(0.0, min(prompt, sync))
+        weights = {
+            Branch.FULL: 1.0 + prompt + sync - both,
+            Branch.NULL_PROMPT: both - prompt,
+            Branch.NULL_PARTNERS: both - sync,
+            Branch.NULL_BOTH: -both,
+        }
         return {branch: weight for branch, weight in weights.items() if weight != 0.0}
 
     def combine(self, answers: dict[Branch, Tensor], weights: dict[Branch, float]) -> Tensor:

@@ -208,7 +208,7 @@ class JointSampler:
         partners = env is not None or told is not None
         progress = (index - self.wait(modality)) / self.own_steps
         weights = guidance.weights(progress, self.null_contexts is not None, partners)
-        hearing = [b for b in weights if b is not Branch.NULL_PARTNERS]
+        hearing = [b for b in weights if b.hearing]
         answers = self._answer(modality, index, x, hearing, env, told)
         answers |= self._answer(modality, index, x, [b for b in weights if b not in hearing], None)
         return guidance.combine(answers, weights)
@@ -230,7 +230,7 @@ class JointSampler:
     def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor, told: Tensor | None) -> Any:
         """Prompt tokens of `branches`, one after another; for a denoiser that can `prepare` them, what it makes of them, made once."""
         given = self.contexts[modality] if told is None else blend(self.contexts[modality], told, self.told_weight)
-        contexts = [self.null_contexts[modality] if b is Branch.NULL_PROMPT else given for b in branches]
+        contexts = [given if b.prompted else self.null_contexts[modality] for b in branches]
         made_of, prompt = self._prompts.get((modality, *branches), ([], None))
         if [id(c) for c in made_of] != [id(c) for c in contexts]:  # not yet, or a callback has changed them
             tokens, prepare = torch.cat(contexts), getattr(self.denoisers[modality], "prepare", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from codi.diffusion.guidance import Branch, Guidance
+from codi.diffusion.guidance import Guidance
 from codi.types import InputError, Modality, listed
 
 PerOutput = float | Mapping[str, float]
@@ -86,7 +86,8 @@ def delays(outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any],
 
 def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
     """Whether prompt guidance acts on any output at any step; where it does not, a negative prompt could do nothing."""
-    return any(Branch.NULL_PROMPT in g.weights(index / num_steps) for g in guidance.values() for index in range(num_steps))
+    steps = range(num_steps)
+    return any(not branch.prompted for g in guidance.values() for index in steps for branch in g.weights(index / num_steps))
 
 
 def _first(name: str, layers: Sequence[Mapping[str, Any]]) -> Any:

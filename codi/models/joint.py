@@ -270,17 +270,21 @@ class MomentListener(nn.Module):
 
     dim, size    widths of a token and of a frame
     hidden       width between
+    num_layers   transformer layers of width `hidden` along time, which work out what follows from what was heard: a note rings on long
+                 after its event
     the rest     as in `JointAttention`
     """
 
-    def __init__(self, dim: int, size: int, env_dim: int, num_heads: int, hidden: int = 96, **options: Any):
+    def __init__(self, dim: int, size: int, env_dim: int, num_heads: int, hidden: int = 96, num_layers: int = 0, **options: Any):
         super().__init__()
         self.attention = JointAttention(dim, env_dim, num_heads, silent=False, **options)
         self.norm, self.proj, self.out = nn.LayerNorm(dim), nn.Linear(dim, hidden), zeroed(nn.Linear(hidden, size))
+        layer = nn.TransformerEncoderLayer(hidden, max(1, hidden // 32), 2 * hidden, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False) if num_layers else nn.Identity()
 
     def forward(self, tokens: Tensor, env: Environment, times: Tensor | None) -> Tensor:
         """tokens (B, S, dim) -> (B, S, size)."""
-        return self.out(functional.gelu(self.proj(self.norm(self.attention(tokens, env, times)))))
+        return self.out(self.layers(functional.gelu(self.proj(self.norm(self.attention(tokens, env, times))))))
 
 
 __all__ = ["EnvironmentEncoder", "EnvironmentEncoders", "JointAttention", "MomentListener", "rotate", "sinusoid"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi.models.denoisers import UNetDenoiser
-from codi.models.joint import EnvironmentEncoders, JointAttention, rotate
+from codi.models.joint import EnvironmentEncoders, JointAttention, MomentListener, rotate
 from codi.protocols import Environment
 from codi.types import Modality
 
@@ -106,6 +106,7 @@ def test_listener_without_time_hears_everything(encoders):
 
 
 MOMENTS = dict(frame_transformer=dict(grid=(2, 2), dim=16, num_layers=2, num_heads=2), joint_moments=True)
+LAYERS = MOMENTS | dict(joint_listener=dict(hidden=8, num_layers=2))
 
 
 def listener(**more) -> UNetDenoiser:
@@ -121,7 +122,7 @@ def listener(**more) -> UNetDenoiser:
     return denoiser.eval()
 
 
-@pytest.mark.parametrize("more", [{}, MOMENTS], ids=["positions", "moments"])
+@pytest.mark.parametrize("more", [{}, MOMENTS, LAYERS], ids=["positions", "moments", "moments, layers"])
 def test_gradient_flows_from_each_answer_to_every_partner(encoders, more):
     denoiser = listener(**more)
     partners = {name: latent(name).requires_grad_() for name in ("text", "image", "audio")}
@@ -143,6 +144,22 @@ def test_moment_by_moment_a_clip_hears_in_both_places_and_a_picture_in_the_block
         torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
     assert not torch.equal(answers("video", env), clip)
     assert torch.equal(answers("image", env), picture) == (place == "frame transformer")
+
+
+def test_layers_of_a_moment_listener_carry_what_is_heard_to_other_moments():
+    """What a token says of one moment reaches the others through layers along time alone."""
+    torch.manual_seed(0)
+    moments, tokens = torch.arange(4) + 0.5, torch.randn(1, 4, ENV)
+    changed = tokens.clone()
+    changed[:, 1] += 1.0
+    reached = {}
+    for layers in (0, 2):
+        heads = dict(num_heads=2, timed_heads=2, windows=(0.01, 0.01), num_sinks=1)
+        part = MomentListener(16, 12, ENV, num_layers=layers, **heads).eval()
+        torch.nn.init.normal_(part.out.weight)
+        before, after = (part(torch.ones(1, 4, 16), Environment(tokens=env, times=moments[None]), moments) for env in (tokens, changed))
+        reached[layers] = (after - before).abs().amax(-1)[0] > 1e-4
+    assert reached[0].tolist() == [False, True, False, False] and reached[2].all()
 
 
 def test_adapters_are_in_the_named_parts():

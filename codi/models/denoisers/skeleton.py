@@ -138,7 +138,8 @@ def build_listener(config, dim: int, size: int) -> nn.Module:
     """What listens in a frame transformer with tokens of `dim`, for frames of `size` numbers."""
     from codi.models.joint import MomentListener
 
-    return MomentListener(dim, size, config.env_dim, joint_heads(config, dim), **(config.joint_config or {}))
+    options = {**(config.joint_config or {}), **(config.joint_listener or {})}
+    return MomentListener(dim, size, config.env_dim, joint_heads(config, dim), **options)
 
 
 def joint_heads(config, channels: int) -> int:

@@ -41,6 +41,7 @@ class UNetDenoiser(Skeleton):
     joint_parts         of "down", "middle" and "up", those with adapters; without "down" training need not go back through it
     joint_moments       latents with time hear moment by moment: blocks add the same everywhere in a frame, the frame transformer (which
                         then has a `MomentListener`) to each place what belongs there
+    joint_listener      further arguments of that `MomentListener`
     first_skip          "own", or "middle" for the released model's lost skip
     """
 
@@ -75,6 +76,7 @@ class UNetDenoiser(Skeleton):
         joint_config: dict | None = None,
         joint_parts: tuple[str, ...] = ("down", "middle", "up"),
         joint_moments: bool = False,
+        joint_listener: dict | None = None,
         first_skip: str = "own",
     ):
         super().__init__()
