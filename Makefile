@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 STAGES := autoencoder_image autoencoder_audio autoencoder_text \
           align_image align_audio align_video \
           denoise_image denoise_video denoise_audio denoise_text \
-          noised_towers joint_audio joint_video
+          noised_towers foresight joint_audio joint_video
 # Not in the embedded model: see the headers of the first three, and docs/fine-tuning.md for what is trained beside a finished one.
 OPTIONAL_STAGES := vocoder joint_text_image joint_text_audio lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio
 

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from codi.bench.models import Model
+from codi.bench.runs import Run
+from codi.metrics.onsets import onset_f1
 from codi.types import Modality
-from codi.world import VISIBLE, parse, read_images
+from codi.world import READERS, RENDERERS, VISIBLE, parse, read_images, sample_scenes
 
 FOLDER = Path(str(resources.files("codi"))) / "assets" / "tiny"
 CAPTIONS = [
@@ -62,6 +65,16 @@ class FixedLevel:
 
     def __init__(self, t: int):
         self.timesteps = torch.tensor([t])
+
+
+@pytest.mark.parametrize(("given", "made"), [("audio", "video"), ("video", "audio")])
+def test_what_is_made_for_a_clip_or_a_sound_keeps_its_time(given, made):
+    """As the probes read it: nearly every event within one frame."""
+    given, made = Modality(given), Modality(made)
+    scenes = sample_scenes(6, 41)
+    media = Model().sample(Run(inputs=(given,), outputs=(made,)), scenes, list(range(6)))
+    events = [r.events for r in READERS[made](media[made])]
+    assert onset_f1(events, [r.events for r in READERS[given](RENDERERS[given](scenes))], 0.125).f1 >= 0.8
 
 
 PAIRS = [(listener, heard) for listener in Modality for heard in Modality if listener is not heard]

@@ -15,7 +15,7 @@ from codi.bench.runs import Run
 from codi.bench.timing import AUDIO, BOTH, DIRECTIONS, TEXT, VIDEO, drawn, onset_line, onsets, pair_of
 from codi.types import InputError
 
-SYNC_GUIDANCE = 2.0
+SYNC_GUIDANCE = 3.0
 IN_STEP = "joint, in step"
 GUIDED = f"joint, sync guidance {SYNC_GUIDANCE:g}"
 
@@ -51,8 +51,10 @@ class Climb:
 
     @property
     def runs(self) -> dict[str, list[Run]]:
+        """All but the last without sync guidance, whatever the models do unasked."""
         partners = {name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()}
-        kinds = {IN_STEP: replace(BOTH, in_step=True), "joint": BOTH, **partners, GUIDED: replace(BOTH, sync_guidance=SYNC_GUIDANCE)}
+        kinds = {name: replace(run, sync_guidance=1.0) for name, run in {"joint": BOTH, **partners}.items()}
+        kinds = {IN_STEP: replace(kinds["joint"], in_step=True), **kinds, GUIDED: replace(BOTH, sync_guidance=SYNC_GUIDANCE)}
         return {name: drawn(run, self.draws) for name, run in kinds.items()}
 
     def plan(self) -> Plan:

@@ -79,7 +79,7 @@ def test_a_ladder_compares_models_in_one_table(tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("ladder.md")
     assert all(f"| {name} |" in page for name in ("first", "rotary seconds", "independent", "ceiling"))
     report = json.loads((tmp_path / "out" / "ladder.json").read_text())
-    assert list(report["rungs"]["first"]) == ["joint, in step", "joint", "video->audio", "audio->video", "joint, sync guidance 2"]
+    assert list(report["rungs"]["first"]) == ["joint, in step", "joint", "video->audio", "audio->video", "joint, sync guidance 3"]
 
 
 def test_a_batch_of_the_benchmark_is_what_the_pipeline_gives_one_by_one(tmp_path):

@@ -28,6 +28,20 @@ VOICE = dict(
 )  # fmt: skip
 
 
+def test_spectrograms_are_exact_in_a_model_of_another_precision(tmp_path):
+    """Loaded in bfloat16 or brought to it later: a window or bank that is rounded too puts noise where a sound is silent."""
+    sound = torch.from_numpy(np.asarray(render_sounds(SCENES[:2]))).float()
+    torch.manual_seed(0)
+    mel = dict(patch=[2, 8], mel_mean=-5.0, mel_std=2.5, mel_config={})
+    whole = AudioAutoencoder(num_samples=32000, **mel, vae_config=VAE, vocoder_config=None)
+    whole.save_pretrained(tmp_path)
+    loaded = AudioAutoencoder.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    expected = whole.log_mel(sound)
+    for part in (loaded, whole.to(torch.bfloat16)):
+        assert part.dtype is torch.bfloat16 and torch.equal(part.log_mel(sound), expected)
+        assert part.vocoder.window.dtype is part.vocoder.bank.dtype is torch.float32
+
+
 def tone(*partials: tuple[float, float], num_samples: int = 16000) -> Tensor:
     """Steady sines of (Hz, amplitude), (num_samples,)."""
     t = torch.arange(num_samples, dtype=torch.float64) / 16000

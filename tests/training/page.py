@@ -24,6 +24,7 @@ SMALL = {
     "align": ("options.validation_scenes=2", "batch_size=4"),
     "denoise": ("options.preview_captions=[a red ball]", "batch_size=4"),
     "noised": ("batch_size=4",),
+    "foresight": ("batch_size=4",),
     "joint": ("batch_size=4",),
 }
 

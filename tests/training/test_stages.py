@@ -102,7 +102,8 @@ def test_the_sides_of_a_pair_train_apart_and_pairs_one_after_another(trained: Pa
     model = trained / "pairs"
     shutil.copytree(trained / "model", model, ignore=shutil.ignore_patterns("environments"))
     pair = ["options.pairs={audio+video: 1.0}", "preview_every=0", f"model={model}"]
-    assert run(ROOT / "configs/world/joint_audio.yaml", [*pair, f"output={trained}/pair-runs/audio"]) == 0
+    anew = "options.continue_from=false"
+    assert run(ROOT / "configs/world/joint_audio.yaml", [*pair, anew, f"output={trained}/pair-runs/audio"]) == 0
     first = load_file(model / "environments" / "diffusion_pytorch_model.safetensors")
     audio = (model / "audio_denoiser" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert run(ROOT / "configs/world/joint_video.yaml", [*pair, f"output={trained}/pair-runs/video"]) == 0

@@ -29,6 +29,7 @@ from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
 from training.stages.denoise import DEFAULTS, Prompts, load_scheduler, spread_timesteps
 from training.stages.files import close, known_geometry, whole_captions
+from training.stages.foresight import Foresight
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
 CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audio_denoiser": UNetDenoiser}
@@ -50,6 +51,8 @@ class JointOptions:
                    noise at which a latent is decided there is nothing to learn from a partner
     contrast       weight of the contrast between environments of pairs in which both run in time, 0 for none
     contrast_share further clips for it, for each clip that is denoised
+    foresight      weight of telling from what is heard when the listener's latent changes, where both run in time, 0 for none
+    only_foresight nothing is denoised: encoders learn when things happen, many times as fast, before a run that continues from them
     hard_negatives clips moved in time are among the wrong partners
     continue_from  start from the environment encoders in the model folder too: for pairs that are trained one after another
     joint_config   laid over the denoisers' `joint_config`; the adapters start anew
@@ -70,6 +73,8 @@ class JointOptions:
     contrast: float = 0.0
     contrast_share: float = 3.0
     hard_negatives: bool = True
+    foresight: float = 0.0
+    only_foresight: bool = False
     continue_from: bool = False
     joint_config: dict[str, Any] | None = None
     adapters: dict[str, Any] = field(default_factory=dict)
@@ -82,9 +87,10 @@ class JointOptions:
         expect(min(kinds) >= 0 < sum(kinds), "shared, independent, clean", kinds, "shares, none below 0 and not all 0")
         expect(all(0 <= p <= 1 for p in self.prompt_dropout.values()), "prompt_dropout", self.prompt_dropout, "shares in [0, 1]")
         expect(all(s > 0 for s in self.timestep_shift.values()), "timestep_shift", self.timestep_shift, "numbers above 0")
-        for name in ("prompt_noise", "contrast", "contrast_share"):
+        for name in ("prompt_noise", "contrast", "contrast_share", "foresight"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
+        expect(self.foresight or not self.only_foresight, "only_foresight", True, "false where foresight is 0: there is nothing to learn")
 
 
 def parse_pair(name: str) -> tuple[Modality, Modality]:
@@ -98,9 +104,16 @@ def parse_pair(name: str) -> tuple[Modality, Modality]:
 class Listeners(nn.Module):
     """Environment encoders, and the denoisers of which only the joint attention trains."""
 
-    def __init__(self, environments: EnvironmentEncoders, denoisers: dict[str, nn.Module], contrast: TimedContrast | None = None):
+    def __init__(
+        self,
+        environments: EnvironmentEncoders,
+        denoisers: dict[str, nn.Module],
+        contrast: TimedContrast | None = None,
+        foresight: Foresight | None = None,
+    ):
         super().__init__()
-        self.environments, self.denoisers, self.contrast = environments, nn.ModuleDict(denoisers), contrast
+        self.environments, self.denoisers = environments, nn.ModuleDict(denoisers)
+        self.contrast, self.foresight = contrast, foresight
         self.denoisers.requires_grad_(False)
         for name, denoiser in denoisers.items():
             if not any(".joint." in parameter for parameter, _ in denoiser.named_parameters()):
@@ -163,7 +176,16 @@ class JointStage:
         if self.options.contrast and timed:
             more = {} if self.options.hard_negatives else {"shifts": ()}
             contrast = TimedContrast(timed, environments.config.dim, **more)
-        return Listeners(environments, denoisers, contrast)
+        return Listeners(environments, denoisers, contrast, self.decoders() if self.options.foresight else None)
+
+    def decoders(self) -> Foresight:
+        """Of all that listen in time to somebody who runs in time. Raises `InputError` where there is nobody."""
+        timed = {m for pair in self.pairs if self.in_time(pair) for m in self.listeners[pair]}
+        if not timed:
+            raise InputError(f"options: foresight is {self.options.foresight:g}: expected 0, or a pair in time such as audio+video")
+        part = self.config.part
+        width = self.prompts[next(iter(self.pairs))].text.dim
+        return Foresight({m: part["latents"][m.value]["latent_rate"] for m in sorted(timed)}, part["dim"], width)
 
     def encoders(self, pairs: list[list[str]]) -> EnvironmentEncoders:
         """New ones, or those in the model folder with these pairs beside the ones they know."""
@@ -273,9 +295,15 @@ class JointStage:
                 continue
             env = environments[pair.index(self.partner(pair, modality))]
             env = Environment(tokens=env.tokens[rows], times=env.times[rows])
+            name = f"{'+'.join(pair)}/{modality}"
+            if module.foresight is not None and self.in_time(pair):
+                foreseen = module.foresight(modality, clean[side][rows], env, context[rows]).mean()
+                losses[f"{name}, foreseen"] = self.options.foresight * foreseen
+            if self.options.only_foresight:
+                continue
             prompt = self.told(pair, modality, context, noisy, times, is_clean)[rows]
             output = module.denoiser(modality)(noisy[side][rows], times[side][rows], prompt, env=env)
-            each, name = denoising_loss(output, targets[side][rows]), f"{'+'.join(pair)}/{modality}"
+            each = denoising_loss(output, targets[side][rows])
             losses[name] = each.mean()
             if (beside := is_clean[1 - side][rows]).any():
                 heard[f"{name}, partner clean"] = each.detach()[beside].mean()

@@ -3,14 +3,39 @@
 Letters: B batch, S samples, T mel frames, M mel bands, K = n_fft / 2 + 1 bins of the spectrum, F cells around a cell.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 
-class LogMel(nn.Module):
+class Exact(nn.Module):
+    """Its buffers stay in their precision, whichever the model around it is brought to: the side lobes of a window that was rounded to
+    bfloat16 lie at -50 dB, and where a sound is silent, a logarithm shows nothing else."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Exact":
+        exact = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            if self._buffers[name].dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Inside, new tensors are float32: loading a model in another precision builds it in that."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class LogMel(Exact):
     """Waveform (B, S) -> natural log of the mel magnitude spectrogram (B, T, M), T = S // hop, floor 1e-5.
 
     Magnitude (no power), periodic Hann window, reflect padding, Slaney scale and area norm.
@@ -29,7 +54,8 @@ class LogMel(nn.Module):
         from torchaudio.functional import melscale_fbanks
 
         self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
-        with torch.device("cpu"):  # derived, not loaded: real even where the model itself is built on the meta device
+        # Derived, not loaded: real and exact even where the model itself is built on the meta device or in another precision.
+        with torch.device("cpu"), in_float32():
             bank = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, num_bands, sampling_rate, norm="slaney", mel_scale="slaney")
             window = torch.hann_window(n_fft)
         self.register_buffer("bank", bank, persistent=False)
@@ -91,7 +117,7 @@ def _by_band(x: Tensor) -> Tensor:
     return x.movedim(2, 0).flatten(1, 2)
 
 
-class GriffinLim(nn.Module):
+class GriffinLim(Exact):
     """Log-mel (B, T, M) -> waveform (B, T * hop) without a trained part. Deterministic; a sound does not depend on its batch.
 
     Phases start from spectral peaks that are followed from frame to frame (single pass spectrogram inversion, Beauregard et al., IEEE
