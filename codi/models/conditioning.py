@@ -181,6 +181,9 @@ class AudioTower(ModelMixin, ConfigMixin):
         super().__init__()
         self.log_mel = LogMel(**mel_config)
         self.audio = ClapAudioModelWithProjection(ClapAudioConfig(**audio_config))
+        for layer in (m for m in self.audio.modules() if hasattr(m, "relative_position_index")):  # derived: no need to save it
+            with torch.device("cpu"):
+                layer.register_buffer("relative_position_index", layer.create_relative_position_index(), persistent=False)
         self.bridge = Bridge(self.audio.config.projection_dim)
 
     @property

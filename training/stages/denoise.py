@@ -37,7 +37,7 @@ DEFAULTS = {
     "timestep_shift": 2.0,
     "normalise_prompts": True,
     "told_weight": 3.0,
-    "delay": {"video": 1.0},  # a clip follows its sound closely, a sound its clip less so (docs/joint.md)
+    "delay": {"video": 0.5},  # a clip starts when its sound is half done, and then both hear each other (docs/joint.md)
 }
 
 
