@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import nn
 
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
@@ -207,7 +208,9 @@ def test_saved_and_loaded(kind, tmp_path):
 
 
 @torch.no_grad()
-def test_attention_backend_reaches_every_head():
+def test_attention_backend_reaches_every_head(monkeypatch):
+    # Set for one model, it is the default of every model after; here until the end of the test.
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
     model, args = make("video", prompt="attention", temporal={"span": "pixel"}), inputs("video", tokens=3)
     wake(model)
     before = model(*args)
