@@ -208,9 +208,8 @@ class JointSampler:
         partners = env is not None or told is not None
         progress = (index - self.wait(modality)) / self.own_steps
         weights = guidance.weights(progress, self.null_contexts is not None, partners)
-        hearing = [b for b in weights if b.hearing]
-        answers = self._answer(modality, index, x, hearing, env, told)
-        answers |= self._answer(modality, index, x, [b for b in weights if b not in hearing], None)
+        answers = self._answer(modality, index, x, [b for b in weights if b.hearing], env, told)
+        answers |= self._answer(modality, index, x, [b for b in weights if not b.hearing], None)
         return guidance.combine(answers, weights)
 
     def _answer(

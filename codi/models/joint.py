@@ -43,6 +43,14 @@ def rotate(x: Tensor, seconds: Tensor, shortest: float, longest: float) -> Tenso
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
+def transformer(dim: int, num_heads: int, num_layers: int) -> nn.Module:
+    """Layers over tokens (B, L, dim), each normalised at its entry; none leaves them as they are."""
+    if num_layers == 0:
+        return nn.Identity()
+    layer = nn.TransformerEncoderLayer(dim, num_heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+
+
 class EnvironmentEncoder(nn.Module):
     """A noisy latent of one modality -> the tokens that its partners attend to.
 
@@ -89,8 +97,7 @@ class EnvironmentEncoder(nn.Module):
         self.time_proj = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.noise_level = TimestepEmbedding(dim, dim)
         self.summary = nn.Parameter(torch.randn(global_tokens, dim) * 0.02)
-        layer = nn.TransformerEncoderLayer(dim, num_heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False) if num_layers else nn.Identity()
+        self.layers = transformer(dim, num_heads, num_layers)
         self.norm = nn.LayerNorm(dim)
         self.name = nn.Parameter(torch.randn(dim) * 0.02)
 
@@ -279,8 +286,7 @@ class MomentListener(nn.Module):
         super().__init__()
         self.attention = JointAttention(dim, env_dim, num_heads, silent=False, **options)
         self.norm, self.proj, self.out = nn.LayerNorm(dim), nn.Linear(dim, hidden), zeroed(nn.Linear(hidden, size))
-        layer = nn.TransformerEncoderLayer(hidden, max(1, hidden // 32), 2 * hidden, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False) if num_layers else nn.Identity()
+        self.layers = transformer(hidden, max(1, hidden // 32), num_layers)
 
     def forward(self, tokens: Tensor, env: Environment, times: Tensor | None) -> Tensor:
         """tokens (B, S, dim) -> (B, S, size)."""
