@@ -91,23 +91,28 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         *,
         revision: str | None = None,
         dtype: torch.dtype | dict[str, torch.dtype] = torch.float32,
+        torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
         variant: str | None = None,
         verify: bool | None = None,
+        use_safetensors: bool | None = None,
         **options: Any,
     ) -> "CoDiPipeline":
         """The embedded model when nothing is named, else that of a local folder or a hub id.
 
+        dtype: of the networks, one or {part: dtype}; `torch_dtype` is diffusers' name for it.
         verify: checksums of every tensor; None: where there are any and the model is below 2 GiB.
         A part given as an argument is taken as it is, and as None left out (`text_denoiser=None`); other options go to each part's own
         `from_pretrained`. Raises `InputError` for a folder with anything missing, altered or left over.
         """
+        if use_safetensors is False:
+            raise InputError("use_safetensors is False: weights are read as safetensors only, convert others with `codi convert`")
         folder = pretrained.resolve(source, revision)
         given = {name: options.pop(name) for name in ("scheduler", *cls._optional_components) if name in options}
         index = {name: kind for name, kind in pretrained.read_index(folder).items() if name not in given}
         if unknown := sorted(set(index) - {"scheduler", *cls._optional_components}):
             raise InputError(f"{folder / pretrained.INDEX} names the part {unknown[0]!r}, which codi does not know")
         pretrained.check_files(folder, index, verify, variant)
-        parts = pretrained.load_parts(folder, index, dtype, variant=variant, **options)
+        parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
         pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
         return pipe

@@ -75,11 +75,17 @@ def test_another_process_loads_it_too(saved):
     assert "vision_denoiser" in done.stdout and done.stderr == ""
 
 
-def test_parts_left_out_and_dtypes(saved):
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_parts_left_out_and_dtypes(saved, name):
     dtypes = {"default": torch.float32, "vision_denoiser": torch.bfloat16}
-    pipe = CoDiPipeline.from_pretrained(saved, dtype=dtypes, audio_tower=None, text_denoiser=None)
+    pipe = CoDiPipeline.from_pretrained(saved, audio_tower=None, text_denoiser=None, **{name: dtypes})
     assert pipe.audio_tower is None and pipe.text_denoiser is None
     assert pipe.vision_denoiser.dtype == torch.bfloat16 and pipe.text_tower.dtype == torch.float32
+
+
+def test_only_safetensors_are_read(saved):
+    assert CoDiPipeline.from_pretrained(saved, use_safetensors=True) is not None
+    assert "use_safetensors is False" in load_error(saved, use_safetensors=False)
 
 
 def test_missing_tensor(folder):

@@ -27,7 +27,7 @@ from training.stages import find_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
 from training.stages.files import names_of_data
-from training.stages.joint import parse_pair
+from training.stages.pairs import parse_pair
 
 GIB = 2**30
 

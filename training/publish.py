@@ -21,8 +21,8 @@ from codi.types import InputError
 from training.provenance import NAME, provenance
 from training.stages.common import load_part
 from training.stages.denoise import DEFAULTS, load_scheduler
-from training.stages.joint import CLASSES as DENOISER_CLASSES
 from training.stages.latents import CLASSES as PART_CLASSES
+from training.stages.listeners import CLASSES as DENOISER_CLASSES
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:

@@ -15,8 +15,8 @@ from codi.models.noised import NoisedTowers
 from codi.types import Modality
 from training.config import Config
 from training.stages.align import Contrast
-from training.stages.joint import Listeners
 from training.stages.latents import CLASSES
+from training.stages.listeners import Listeners
 
 
 def rehearse(stage: Any, module: nn.Module, config: Config, parts: Any, count: int) -> bool:

@@ -15,6 +15,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 LEAST_ALONG = 0.3  # of what is told along the prompt: partners that say otherwise do not cover it
 
@@ -92,6 +93,16 @@ def blend(context: Tensor, told: Tensor, weight: float = 1.0) -> Tensor:
     aside = open_part / along.clamp(min=LEAST_ALONG)  # per unit of the prompt
     prompted = (context + length * aside) * (1 + aside.square().sum(-1, keepdim=True)).rsqrt()
     return torch.where(length > 0, prompted, open_part)
+
+
+def leaning(context: Tensor, told: Tensor, expected: Tensor) -> Tensor:
+    """What is told (B, D) of a latent that was made of context (B, L, D), less the open part of what was `expected`, told of its noise.
+
+    All captions that go with a prompt have a mean, and its open part is no opinion: amplified, it would draw everybody to the middle of
+    what the prompt leaves open, and to whatever is commonest there.
+    """
+    u = functional.normalize(context.mean(1).to(told.dtype), dim=-1, eps=1e-6)  # (B, D), zeros without a prompt
+    return told - expected + (expected * u).sum(-1, keepdim=True) * u
 
 
 def _within(progress: float, interval: tuple[float, float]) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi.diffusion.guidance import Branch, Guidance, blend
+from codi.diffusion.guidance import Branch, Guidance, blend, leaning
 from codi.diffusion.process import shift_level
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisedTower
 from codi.types import Latents, Modality
@@ -119,6 +119,8 @@ class JointSampler:
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     _environments_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
     _tokens_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
+    _noise: Latents = field(default_factory=dict, init=False, repr=False)
+    _expected: dict[Modality, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _prompts: dict[Any, tuple[list[Tensor], Any]] = field(default_factory=dict, init=False, repr=False)
     _known: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
@@ -162,6 +164,7 @@ class JointSampler:
         acting = self.acting(index)
         scaled = {m: self.schedulers[m].scale_model_input(latents[m], self.level(m, index)) for m in acting}
         inputs = {m: scaled.get(m, x) for m, x in latents.items()}
+        self._noise = self._noise or inputs
         environments, tokens = self.listen(index, inputs), self.understand(index, inputs)
         answers = {m: self.predict(m, index, inputs[m], self._others(m, environments), self._told(m, tokens)) for m in acting}
         return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in acting}
@@ -254,8 +257,19 @@ class JointSampler:
         return sum(heard) / len(heard) if heard else None
 
     def _token(self, modality: Modality, x: Tensor, t: Tensor | int) -> Tensor:
-        """What `modality` seems to become; a clean partner, being an input, has the prompt of the outputs."""
-        t, context = torch.as_tensor(t, device=x.device).expand(len(x)), self.contexts.get(modality, next(iter(self.contexts.values())))
+        """What `modality` seems to become, less what its prompt alone lets expect (`leaning`). A clean partner, being an input, is sure,
+        and has the prompt of the outputs."""
+        context = self.contexts.get(modality, next(iter(self.contexts.values())))
+        told = self._read_token(modality, x, t, context)
+        if modality not in self._noise:
+            return told
+        if modality not in self._expected or self._expected[modality][0] is not context:  # not yet, or a callback has changed it
+            first = self.schedulers[modality].timesteps[0]
+            self._expected[modality] = (context, self._read_token(modality, self._noise[modality], first, context))
+        return leaning(context, told, self._expected[modality][1])
+
+    def _read_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
+        t = torch.as_tensor(t, device=x.device).expand(len(x))
         return self.noised_towers[modality](x.to(context.dtype), t, context, rate=self.rates.get(modality))
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:

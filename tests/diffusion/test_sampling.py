@@ -94,19 +94,34 @@ def test_clean_partner_is_heard_and_left_alone():
     assert one.environments[VIDEO].calls == 1 and one.environments[AUDIO].calls == 0  # it stands still; nobody hears the output
 
 
-def test_what_partners_seem_to_be_is_added_to_the_prompt():
-    told = {AUDIO: torch.full((2, 1), 0.1), VIDEO: torch.full((2, 1), 0.3)}
-    one = sampler(steps=2)  # without a prompt, so that what is told stands alone
-    one.noised_towers, one.told_weight = {m: lambda x, t, c, rate, m=m: told[m] for m in PAIR}, 2.0
-    contexts = {}
+def test_what_partners_lean_to_is_added_to_the_prompt():
+    leans = {AUDIO: torch.full((2, 1), 0.125), VIDEO: torch.full((2, 1), 0.25)}
+    one = sampler(steps=3)  # without a prompt, so that what is told stands alone
+    first = one.schedulers[AUDIO].timesteps[0]
+    one.noised_towers = {m: lambda x, t, c, rate, m=m: 0.5 + leans[m] * (t < first)[:, None] for m in PAIR}  # of noise it says 0.5
+    one.told_weight, contexts = 2.0, {}
     for modality in PAIR:
         exact = one.denoisers[modality]
         one.denoisers[modality] = lambda x, t, c, env, rate, f=exact, m=modality: contexts.update({m: c}) or f(x, t, c, env)
     one.step(0, noise(size=8))
-    assert torch.equal(contexts[AUDIO], torch.full((2, 1, 1), 0.6)) and torch.equal(contexts[VIDEO], torch.full((2, 1, 1), 0.2))
-    one.told_by = {AUDIO: {VIDEO}}
+    assert not contexts[AUDIO].any() and not contexts[VIDEO].any()  # nothing can be known yet
     one.step(1, noise(size=8))
-    assert contexts[AUDIO].unique().tolist() == pytest.approx([0.6]) and not contexts[VIDEO].any()  # who is not named is told nothing
+    assert torch.equal(contexts[AUDIO], torch.full((2, 1, 1), 0.5)) and torch.equal(contexts[VIDEO], torch.full((2, 1, 1), 0.25))
+    one.told_by = {AUDIO: {VIDEO}}
+    one.step(2, noise(size=8))
+    assert contexts[AUDIO].unique().tolist() == pytest.approx([0.5]) and not contexts[VIDEO].any()  # who is not named is told nothing
+
+
+def test_who_is_heard_late_leans_away_from_its_own_noise():
+    one = sampler(steps=4, delays={VIDEO: 2})
+    start = noise(size=8)
+    one.noised_towers, one.told_weight, contexts = {AUDIO: lambda x, t, c, rate: x.mean(1, keepdim=True)}, 1.0, []
+    exact = one.denoisers[VIDEO]
+    one.denoisers[VIDEO] = lambda x, t, c, env, rate: contexts.append(c) or exact(x, t, c, env)
+    latents = one.step(1, one.step(0, start))
+    one.step(2, latents)
+    expected = (latents[AUDIO] - start[AUDIO]).mean(1)
+    torch.testing.assert_close(contexts[0].flatten(), expected)
 
 
 def test_environments_are_read_before_any_update():

@@ -9,7 +9,7 @@ from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.denoisers.attention import Attention
 from codi.models.denoisers.blocks import Signals
 from codi.models.denoisers.norm import GroupNorm
-from codi.models.denoisers.temporal import RELEASED, delay
+from codi.models.denoisers.temporal import RELEASED, PromptedKernels, delay
 from codi.protocols import Environment
 
 VISION = dict(
@@ -115,10 +115,10 @@ def test_trained_frames_hear_each_other(temporal):
 WHOLE = {"dim": 16, "num_layers": 1, "num_heads": 2}
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (2, 2)])
+@pytest.mark.parametrize("more", [{"grid": (4, 4)}, {"grid": (2, 2)}, {"reach": 4}])
 @torch.no_grad()
-def test_whole_frames_are_heard_once_trained_and_not_before(grid):
-    model, (x, t, context) = make("video", temporal_levels=(), frame_transformer=WHOLE | {"grid": grid}), inputs("video")
+def test_whole_frames_are_heard_once_trained_and_not_before(more):
+    model, (x, t, context) = make("video", temporal_levels=(), frame_transformer=WHOLE | more), inputs("video")
     frames = torch.stack([model(x[:, :, f], t, context) for f in range(x.shape[2])], dim=2)
     torch.testing.assert_close(model(x, t, context), frames, rtol=1e-4, atol=1e-5)
     wake(model)
@@ -128,6 +128,33 @@ def test_whole_frames_are_heard_once_trained_and_not_before(grid):
     assert moved[0].gt(0).all() and not moved[1].any()
     later = model(x.roll(1, dims=2), t, context).roll(-1, dims=2)
     assert not torch.allclose(later, model(x, t, context), atol=1e-4), "the order of frames is not heard"
+
+
+@torch.no_grad()
+def test_kernels_are_the_same_at_any_time_and_end_at_their_reach():
+    kernels, emb, tokens = PromptedKernels(8, 4, 2, reach=3), torch.randn(2, 4), torch.zeros(2, 12, 8)
+    tokens[:, 5] = torch.randn(2, 8)
+    silent = kernels(torch.zeros_like(tokens), emb)
+    heard, later = kernels(tokens, emb) - silent, kernels(tokens.roll(2, dims=1), emb) - silent
+    assert (heard[:, 2:9].abs().amax(-1) > 0).all() and not heard[:, :2].any() and not heard[:, 9:].any()
+    torch.testing.assert_close(later.roll(-2, dims=1), heard)
+    assert kernels(tokens, emb.flip(0)).ne(kernels(tokens, emb)).any(), "what the prompt says is not heard"
+
+
+def test_kernels_learn_a_distance_that_the_prompt_names():
+    torch.manual_seed(0)
+    kernels, prompts = PromptedKernels(4, 2, 2, reach=8), torch.eye(2)
+    optimizer = torch.optim.AdamW(kernels.parameters(), lr=2e-2)
+    for _ in range(300):
+        at, named = torch.randint(0, 10, (64,)), torch.randint(0, 2, (64,))
+        tokens, wanted = torch.zeros(64, 16, 4), torch.zeros(64, 16)
+        tokens[torch.arange(64), at] = torch.tensor([1.0, 0.0, -1.0, 0.0])
+        wanted[torch.arange(64), at + torch.tensor([2, 6])[named]] = 1.0
+        loss = (kernels(tokens, prompts[named])[..., 0] - wanted).square().mean() * 16
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1  # 1: nothing is learned
 
 
 def test_more_frames_than_positions_are_refused():

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from codi.diffusion.guidance import blend
+from codi.diffusion.guidance import blend, leaning
 from codi.models.noised import NoisedTowers
 from codi.types import Modality
 
@@ -75,3 +75,10 @@ def test_a_partner_that_says_the_opposite_does_not_cover_the_prompt() -> None:
     assert torch.allclose(blend(prompt, -prompt[:, 0], 3.0), prompt)
     against = functional.normalize(torch.tensor([[1.0, -1.0, -1.0, -1.0]]), dim=-1)
     assert (blend(prompt, against, 3.0)[0, 0] @ prompt[0, 0]) > 0.2
+
+
+def test_what_is_expected_of_a_prompt_is_no_opinion() -> None:
+    prompt, expected = torch.tensor([[[1.0, 0, 0]]]), torch.tensor([[0.4, 0.3, 0]])
+    assert torch.allclose(leaning(prompt, expected, expected), torch.tensor([[0.4, 0, 0]]))  # what follows from the prompt stays
+    assert torch.allclose(leaning(prompt, torch.tensor([[0.4, 0.3, 0.2]]), expected), torch.tensor([[0.4, 0, 0.2]]))
+    assert torch.allclose(leaning(torch.zeros(1, 1, 3), expected, expected), torch.zeros(1, 3))

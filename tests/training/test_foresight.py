@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from codi import pretrained
+from codi.models.denoisers import UNetDenoiser
 from codi.models.joint import EnvironmentEncoders
 from codi.types import InputError, Modality
 from tests.training.test_contrast import LATENTS
-from training.stages.foresight import Foresight, changes
+from training.config import Config
+from training.stages.denoise import DenoiseStage
+from training.stages.foresight import Foreseeing, Foresight, changes
 from training.stages.joint import JointOptions
 
 AUDIO, VIDEO = Modality.AUDIO, Modality.VIDEO
@@ -42,3 +46,36 @@ def test_it_teaches_an_encoder_when_things_happen_in_a_clip():
 def test_alone_it_needs_its_weight():
     with pytest.raises(InputError, match="only_foresight"):
         JointOptions(pairs={"audio+video": 1.0}, only_foresight=True)
+
+
+SIZES = dict(in_channels=2, block_out_channels=(8, 16), attention_levels=(1,), context_dim=4, norm_num_groups=4)
+TOKENS = dict(grid=(1, 2), dim=16, num_layers=1, num_heads=2)
+
+
+def test_a_denoiser_learns_when_its_own_latent_changes_and_answers_as_before():
+    """Latents that change once; the decoder is a layer beside the denoiser, so what trains is the denoiser's own transformer."""
+    torch.manual_seed(0)
+    denoiser = UNetDenoiser(**SIZES, time_axis=2, latent_rate=10.0, frame_transformer=TOKENS)
+    module = Foreseeing(denoiser, steps=2)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    for _ in range(60):
+        start = torch.randint(2, 18, (32,))
+        x_0 = (torch.arange(20) >= start[:, None]).float()[:, None, :, None].expand(-1, 2, -1, 4)
+        answer = module(x_0 + 0.1 * torch.randn(x_0.shape), torch.full((32,), 10), torch.zeros(32, 1, 4))
+        loss = module.foreseen(x_0).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert answer.shape == x_0.shape and module.tokens.shape == (32, 10, 16)
+    assert loss < 0.3
+    with torch.no_grad():
+        given = (x_0, torch.full((32,), 10), torch.zeros(32, 1, 4))
+        assert torch.equal(module(*given), denoiser(*given))
+
+
+def test_a_denoiser_without_tokens_in_time_cannot_foresee(tmp_path):
+    model = pretrained.resolve(None)
+    options = {"modality": "image", "prompts": {"text": 1.0}, "foresight": 0.1, "continue_from": True}
+    config = Config(stage="denoise", model=model, samples=1, batch_size=1, lr=1e-3, output=tmp_path, options=options)
+    with pytest.raises(InputError, match="foresight is 0.1: expected 0, or sound or a clip"):
+        DenoiseStage(config).build()

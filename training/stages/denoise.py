@@ -24,6 +24,7 @@ from data.world import random_facts
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.files import close, known_geometry, whole_captions
+from training.stages.foresight import Foreseeing
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 
 # The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and v-prediction, which needs none.
@@ -52,6 +53,7 @@ class DenoiseOptions:
     timestep_shift see `spread_timesteps`
     prompt_dropout share of samples without a prompt
     prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
+    foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for none
     """
 
     modality: str
@@ -64,6 +66,7 @@ class DenoiseOptions:
     timestep_shift: float = 1.0
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
+    foresight: float = 0.0
     preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class DenoiseOptions:
         expect(sum(shares) > 0 and min(shares) >= 0, "prompts", self.prompts, "shares of at least one kind of prompt, none below 0")
         expect(self.timestep_shift > 0, "timestep_shift", self.timestep_shift, "more than 0")
         expect(0 <= self.prompt_dropout <= 1, "prompt_dropout", self.prompt_dropout, "a share in [0, 1]")
-        for name in ("pictures", "picture_scenes", "prompt_noise"):
+        for name in ("pictures", "picture_scenes", "prompt_noise", "foresight"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
@@ -174,7 +177,15 @@ class DenoiseStage:
         for name, (right, what) in fits.items():
             if (value := module.config[name]) != right:
                 raise InputError(f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}")
-        return module
+        return self.foreseeing(module, autoencoder.latent_shape) if self.options.foresight else module
+
+    def foreseeing(self, denoiser: nn.Module, latent_shape: tuple[int, ...]) -> Foreseeing:
+        """The denoiser with a layer for its foresight. Raises `InputError` where no frame transformer runs along time."""
+        if self.modality not in (Modality.AUDIO, Modality.VIDEO) or not denoiser.config.frame_transformer:
+            lacks = "sound or a clip, and a part with a frame_transformer"
+            raise InputError(f"options: foresight is {self.options.foresight:g}: expected 0, or {lacks}")
+        halvings = 0 if self.modality is Modality.VIDEO else len(denoiser.config.block_out_channels) - 1
+        return Foreseeing(denoiser, 2**halvings)
 
     def to(self, device: torch.device) -> None:
         self.prompts.to(device)
@@ -208,6 +219,9 @@ class DenoiseStage:
         x_0 = self.latents_of_sentences(batch, generator) if self.sentences is not None else batch[name]
         losses, t = self.denoising(module, x_0, self.prompts.tokens(batch, generator), generator)
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
+        if isinstance(module, Foreseeing):
+            foreseen = module.foreseen(x_0)
+            losses, extras["foreseen"] = losses + self.options.foresight * foreseen, foreseen.mean().detach()
         if not self.options.pictures:
             return losses.mean(), extras
         pictures = batch["pictures"]
@@ -227,16 +241,22 @@ class DenoiseStage:
         output = module(self.process.add_noise(x_0, eps, t), t, context)
         return denoising_loss(output, self.process.target(x_0, eps, t)), t
 
+    @staticmethod
+    def denoiser(module: nn.Module) -> nn.Module:
+        """What is kept of what trains."""
+        return module.denoiser if isinstance(module, Foreseeing) else module
+
     @torch.no_grad()
     def preview(self, module: nn.Module, folder: Path) -> None:
         """Samples for fixed captions, as the pipeline makes them."""
         from training.stages.samples import write_samples
 
-        write_samples(self.config.model, {self.modality: module}, self.options.preview_captions, folder, probe=not self.config.data)
+        denoisers = {self.modality: self.denoiser(module)}
+        write_samples(self.config.model, denoisers, self.options.preview_captions, folder, probe=not self.config.data)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Writes the denoiser, and the scheduler that its noise came from."""
-        export_part(module, folder / self.component)
+        export_part(self.denoiser(module), folder / self.component)
         if not (folder / "scheduler").is_dir():
             load_scheduler(folder).save_pretrained(folder / "scheduler")
 

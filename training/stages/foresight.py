@@ -8,10 +8,12 @@ B batch, L environment tokens, D their width, S steps of the listener along time
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from codi.models.denoisers.temporal import FrameTransformer
 from codi.models.joint import sinusoid
 from codi.protocols import Environment
 from codi.types import Modality
@@ -35,6 +37,32 @@ class Foresight(nn.Module):
         seconds = (torch.arange(wanted.shape[1], device=x_0.device) + 1) / self.rates[name]  # where one step ends and the next begins
         queries = sinusoid(seconds, self.dim) + self.prompt[name](context.mean(1))[:, None]
         return (self.out[name](self.layers[name](queries, env.tokens))[..., 0] - wanted).square().mean(1)
+
+
+class Foreseeing(nn.Module):
+    """A denoiser, and a layer that tells from the tokens of its frame transformer how its clean latent changes.
+
+    What a denoiser loses by an irregular rhythm is little beside what it loses by everything else. The layer asks for nothing but rhythm,
+    at every noise level, and is thrown away after training.
+    """
+
+    def __init__(self, denoiser: nn.Module, steps: int):
+        """steps: of the latent along time for each token."""
+        super().__init__()
+        self.denoiser = denoiser
+        tokens = next(m for m in denoiser.modules() if isinstance(m, FrameTransformer)).layers
+        tokens.register_forward_hook(lambda layers, given, tokens: setattr(self, "tokens", tokens))
+        self.out = nn.Linear(tokens.norm.normalized_shape[0], steps)
+
+    def forward(self, *given: Any) -> Tensor:
+        """The denoiser's answer; what its tokens foresee of it is asked next."""
+        return self.denoiser(*given)
+
+    def foreseen(self, x_0: Tensor) -> Tensor:
+        """Squared error per sample (B,) of `changes` of x_0 (B, C, S, ...), told by the last pass."""
+        wanted = changes(x_0)
+        told = self.out(self.tokens).flatten(1)[:, : wanted.shape[1]]  # (B, S - 1)
+        return (told - wanted).square().mean(1)
 
 
 def changes(x_0: Tensor) -> Tensor:

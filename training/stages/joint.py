@@ -11,28 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codi.diffusion import NoiseProcess
-from codi.diffusion.guidance import blend
+from codi.diffusion.guidance import blend, leaning
 from codi.diffusion.losses import denoising_loss
 from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
-from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.joint import EnvironmentEncoders
 from codi.models.noised import NoisedTowers
 from codi.protocols import Environment
 from codi.types import InputError, Modality
-from data.world import PAIRS
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
 from training.stages.denoise import DEFAULTS, Prompts, load_scheduler, spread_timesteps
-from training.stages.files import close, known_geometry, whole_captions
+from training.stages.files import known_geometry, whole_captions
 from training.stages.foresight import Foresight
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-
-CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audio_denoiser": UNetDenoiser}
+from training.stages.listeners import CLASSES, Listeners, listener, with_others
+from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,39 +91,6 @@ class JointOptions:
         expect(self.foresight or not self.only_foresight, "only_foresight", True, "false where foresight is 0: there is nothing to learn")
 
 
-def parse_pair(name: str) -> tuple[Modality, Modality]:
-    """ "audio+video" -> its modalities. Raises `InputError` for a pair that training may not see."""
-    pair = tuple(Modality.parse(part) for part in name.split("+"))
-    if len(pair) != 2 or set(pair) not in PAIRS:
-        raise InputError(f"options: pairs names {name!r}: expected two modalities that training may see together, such as audio+video")
-    return pair
-
-
-class Listeners(nn.Module):
-    """Environment encoders, and the denoisers of which only the joint attention trains."""
-
-    def __init__(
-        self,
-        environments: EnvironmentEncoders,
-        denoisers: dict[str, nn.Module],
-        contrast: TimedContrast | None = None,
-        foresight: Foresight | None = None,
-    ):
-        super().__init__()
-        self.environments, self.denoisers = environments, nn.ModuleDict(denoisers)
-        self.contrast, self.foresight = contrast, foresight
-        self.denoisers.requires_grad_(False)
-        for name, denoiser in denoisers.items():
-            if not any(".joint." in parameter for parameter, _ in denoiser.named_parameters()):
-                raise InputError(f"{name} has no joint attention: expected `options: adapters`, or one trained with env_dim")
-        for name, parameter in self.denoisers.named_parameters():
-            parameter.requires_grad_(".joint." in name)
-
-    def denoiser(self, modality: Modality) -> nn.Module:
-        """The denoiser that makes a modality."""
-        return self.denoisers[DENOISERS[modality]]
-
-
 class JointStage:
     """All pairs of the run in every step."""
 
@@ -146,28 +111,29 @@ class JointStage:
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
 
-    def by_pair(self, name: str) -> dict[tuple[Modality, Modality], Any]:
+    def by_pair(self, name: str) -> dict[Pair, Any]:
         """An option that says something of each pair. Raises `InputError` for one that does not train."""
         values = {parse_pair(pair): value for pair, value in getattr(self.options, name).items()}
         if strangers := values.keys() - self.pairs.keys():
             raise InputError(f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.options.pairs)}")
         return values
 
-    def learning(self, pair: tuple[Modality, Modality], names: list[str] | None) -> tuple[Modality, ...]:
+    def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
         """The sides of a pair that learn to hear the other."""
         sides = pair if names is None else tuple(Modality.parse(name) for name in names)
         expect(sides and set(sides) <= set(pair), f"listeners of {'+'.join(pair)}", names, "one of its two modalities, or both")
         expect(len(sides) == 2 or not self.options.contrast, "contrast", self.options.contrast, "0 where one side listens: it needs both")
         return sides
 
-    def partner(self, pair: tuple[Modality, Modality], modality: Modality) -> Modality:
+    def partner(self, pair: Pair, modality: Modality) -> Modality:
         """Whom a side of a pair hears: the other; itself in the released scheme."""
         return modality if not self.config.part.get("exchanged", True) else next(m for m in pair if m is not modality)
 
     def build(self) -> Listeners:
         """Encoders of `part`, and the finished denoisers of all modalities that listen."""
         names = dict.fromkeys(DENOISERS[m] for sides in self.listeners.values() for m in sides)
-        denoisers = {n: self.listener(load_part(CLASSES[n], self.config.model / n, f"train {n} first")) for n in names}
+        found = {n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in names}
+        denoisers = {n: listener(part, self.options.joint_config, self.options.adapters) for n, part in found.items()}
         environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
         for modality, encoder in environments.by_modality().items():
             encoder.requires_grad_(modality in self.heard)
@@ -199,20 +165,7 @@ class JointStage:
         found.register_to_config(pairs=sorted({tuple(pair) for pair in [*(found.config.pairs or []), *pairs]}))
         return found.requires_grad_(True)
 
-    def listener(self, denoiser: nn.Module) -> nn.Module:
-        """The denoiser, with new adapters if it has none or the options hold a `joint_config`."""
-        lacks = not denoiser.config.get("env_dim")
-        if self.options.joint_config is None and not lacks:
-            return denoiser
-        config = strip(denoiser.config) | (self.options.adapters if lacks else {})
-        config["joint_config"] = {**(config.get("joint_config") or {}), **(self.options.joint_config or {})}
-        fresh = type(denoiser)(**config)
-        known = {name: tensor for name, tensor in denoiser.state_dict().items() if ".joint." not in name}
-        missing, unexpected = fresh.load_state_dict(known, strict=False)
-        assert not unexpected and all(".joint." in name for name in missing), (missing, unexpected)
-        return fresh.eval()
-
-    def in_time(self, pair: tuple[Modality, Modality]) -> bool:
+    def in_time(self, pair: Pair) -> bool:
         """Both run in time."""
         return all(self.config.part["latents"][m.value]["latent_rate"] is not None for m in pair)
 
@@ -238,7 +191,7 @@ class JointStage:
         more = 1 + self.options.contrast_share if self.options.contrast else 1
         return PairSource(sources, {pair: share * (more if self.in_time(pair) else 1) for pair, share in self.pairs.items()})
 
-    def scenes_of(self, pair: tuple[Modality, Modality]) -> Joined:
+    def scenes_of(self, pair: Pair) -> Joined:
         """Cached latents and prompt tokens of scenes."""
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         media = [m for m in pair if m is not Modality.TEXT]
@@ -260,7 +213,7 @@ class JointStage:
             total = total + sum(losses.values())
         return total, extras
 
-    def contrast(self, module: Listeners, pair: tuple[Modality, Modality], clean: list[Tensor], generator: torch.Generator) -> Tensor:
+    def contrast(self, module: Listeners, pair: Pair, clean: list[Tensor], generator: torch.Generator) -> Tensor:
         """Contrast of the environments of both sides, at little noise."""
         t = torch.randint(self.process.num_train_timesteps // 4, (len(clean[0]),), generator=generator, device=generator.device)
         noisy = [self.process.add_noise(x_0, torch.randn(x_0.shape, generator=generator, device=x_0.device), t) for x_0 in clean]
@@ -271,7 +224,7 @@ class JointStage:
     def pair_loss(
         self,
         module: Listeners,
-        pair: tuple[Modality, Modality],
+        pair: Pair,
         batch: dict[str, Any],
         clean: list[Tensor],
         generator: torch.Generator,
@@ -280,9 +233,10 @@ class JointStage:
         of them in which its partner is."""
         times, is_clean = self.draw_times(pair, len(clean[0]), generator)
         context = self.prompts[pair].tokens(batch, generator)
-        noisy, targets, environments = [], [], []
+        noises, noisy, targets, environments = [], [], [], []
         for modality, x_0, t, keep in zip(pair, clean, times, is_clean):
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            noises.append(eps)
             shape = (-1, *[1] * (x_0.ndim - 1))
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
@@ -301,7 +255,7 @@ class JointStage:
                 losses[f"{name}, foreseen"] = self.options.foresight * foreseen
             if self.options.only_foresight:
                 continue
-            prompt = self.told(pair, modality, context, noisy, times, is_clean)[rows]
+            prompt = self.told(pair, modality, context, noises, noisy, times, is_clean)[rows]
             output = module.denoiser(modality)(noisy[side][rows], times[side][rows], prompt, env=env)
             each = denoising_loss(output, targets[side][rows])
             losses[name] = each.mean()
@@ -310,12 +264,17 @@ class JointStage:
         return losses, heard
 
     @torch.no_grad()
-    def told(self, pair: tuple[Modality, Modality], modality: Modality, context: Tensor, noisy: Any, times: Any, is_clean: Any) -> Tensor:
+    def told(
+        self, pair: Pair, modality: Modality, context: Tensor, noises: list[Tensor], noisy: list[Tensor], times: Any, is_clean: Any
+    ) -> Tensor:
         """The prompt and what the partner seems to be, as in sampling; the prompt alone in a model without noised towers."""
         if self.noised is None:
             return context
         other = 1 - pair.index(modality)
-        told = self.noised.by_modality()[pair[other]](noisy[other], torch.where(is_clean[other], 0, times[other]), context)
+        tower, clean = self.noised.by_modality()[pair[other]], is_clean[other]
+        told = tower(noisy[other], torch.where(clean, 0, times[other]), context)
+        expected = tower(noises[other], torch.full_like(times[other], self.process.num_train_timesteps - 1), context)
+        told = torch.where(clean[:, None], told, leaning(context, told, expected))
         return blend(context, told, DEFAULTS["told_weight"])
 
     @torch.no_grad()
@@ -326,7 +285,7 @@ class JointStage:
         return self.sentences.encode(whole_captions(batch))
 
     def draw_times(
-        self, pair: tuple[Modality, Modality], count: int, generator: torch.Generator
+        self, pair: Pair, count: int, generator: torch.Generator
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Timesteps of both sides (B,), and which of them are clean (B,) instead: either, half each, but none that alone would learn."""
         device, total, shift = generator.device, self.process.num_train_timesteps, self.shifts.get(pair, 1.0)
@@ -358,66 +317,7 @@ class JointStage:
         if self.options.into is not None:
             shutil.copytree(folder, self.options.into, dirs_exist_ok=True)
             folder = self.options.into
-        export_part(self.with_others(module.environments, folder / "environments"), folder / "environments")
+        place, anew = folder / "environments", self.options.joint_config is not None  # adapters that started anew know no other encoder
+        export_part(module.environments if anew else with_others(module.environments, self.heard, place), place)
         for name, denoiser in module.denoisers.items():
             export_part(denoiser, folder / name)
-
-    def with_others(self, trained: EnvironmentEncoders, folder: Path) -> EnvironmentEncoders:
-        """The encoders that this run trained beside the others, and all pairs that know each other, as they are in the model folder.
-        Nothing is kept where the adapters started anew, or of encoders that were built otherwise."""
-        if self.options.joint_config is not None or not folder.is_dir():
-            return trained
-        found = load_part(EnvironmentEncoders, folder, "train a first pair")
-        alike = ("dim", "global_tokens", "num_layers", "num_heads", "pooled", "exchanged")
-        if any(found.config[name] != trained.config[name] for name in alike):
-            return trained
-        kept = [name for name in found.encoders if Modality(name) not in self.heard]
-        pairs = sorted({tuple(pair) for pair in [*(found.config.pairs or []), *(trained.config.pairs or [])]})
-        latents = {**trained.config.latents, **{name: found.config.latents[name] for name in kept}}
-        whole = EnvironmentEncoders(**{**strip(trained.config), "latents": latents, "pairs": [list(pair) for pair in pairs]})
-        for name, encoder in whole.encoders.items():
-            encoder.load_state_dict((found if name in kept else trained).encoders[name].state_dict())
-        return whole
-
-
-def strip(config: Any) -> dict[str, Any]:
-    """The arguments in a diffusers configuration, without what diffusers adds."""
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-class PairSource:
-    """One batch of every pair, each as large as its share says."""
-
-    infinite = True
-
-    def __init__(self, sources: dict[tuple[Modality, Modality], Any], shares: dict[tuple[Modality, Modality], float]):
-        self.sources, self.shares = sources, shares
-
-    def __len__(self) -> int:
-        return min(map(len, self.sources.values()))
-
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow."""
-        return {"+".join(pair): source.fetch(_stretched(indices, self.shares[pair])) for pair, source in self.sources.items()}
-
-    @property
-    def bad(self) -> int:
-        """Bad samples met so far."""
-        return sum(getattr(source, "bad", 0) for source in self.sources.values())
-
-    def close(self) -> None:
-        """Ends what the sources have running."""
-        for source in self.sources.values():
-            close(source)
-
-
-def first_samples(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """The first `count` samples of every list and tensor of a batch."""
-    return {name: value[:count] for name, value in batch.items()}
-
-
-def _stretched(indices: list[int], share: float) -> list[int]:
-    """About len(indices) * share indices, disjoint from those of the neighbouring batches."""
-    count = max(1, round(len(indices) * share))
-    start = round(indices[0] * share)
-    return list(range(start, start + count))

@@ -20,7 +20,8 @@ from codi.types import InputError
 from training.config import Config, strict
 from training.stages.common import load_part
 from training.stages.denoise import DenoiseStage
-from training.stages.joint import JointStage, Listeners
+from training.stages.joint import JointStage
+from training.stages.listeners import Listeners
 
 FOLDER = "loras"  # below the model folder, one folder per run
 

@@ -107,6 +107,7 @@ class FrameTransformer(nn.Module):
 
     grid        (rows, columns) that a frame is pooled to before it becomes a token
     emb_dim     width of `Signals.emb`, which every token is told
+    reach       None: tokens attend to each other. A number: kernels (`PromptedKernels`) that see so many tokens to either side instead
     joint       makes what listens, of the widths of a token and of a frame: `joint(tokens, env, times) -> (B, F, size)`; None for none
     """
 
@@ -121,6 +122,7 @@ class FrameTransformer(nn.Module):
         num_heads: int = 6,
         ff_mult: int = 2,
         max_frames: int = 64,
+        reach: int | None = None,
         joint: Callable[[int, int], nn.Module] | None = None,
     ):
         super().__init__()
@@ -128,8 +130,11 @@ class FrameTransformer(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.proj_in, self.emb_proj = nn.Linear(size, dim), nn.Linear(emb_dim, dim)
         self.position = nn.Parameter(waves(max_frames, dim))
-        layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(dim), enable_nested_tensor=False)
+        if reach is None:
+            layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+            self.layers = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(dim), enable_nested_tensor=False)
+        else:
+            self.layers = KernelMixer(dim, emb_dim, num_layers, num_heads, ff_mult, reach)
         self.proj_out = zeroed(nn.Linear(dim, size))
         self.joint = None if joint is None else joint(dim, size)
 
@@ -138,13 +143,55 @@ class FrameTransformer(nn.Module):
         whole = h.shape[-2:] == self.grid
         pooled = h if whole else F.adaptive_avg_pool2d(h, self.grid)
         tokens = self.proj_in(self.norm(pooled.reshape(len(h), -1))).unflatten(0, (-1, frames))  # (B, F, D)
-        tokens = self.layers(tokens + self.position[:frames] + self.emb_proj(emb)[:, None])
+        tokens = tokens + self.position[:frames] + self.emb_proj(emb)[:, None]
+        tokens = self.layers(tokens, emb) if isinstance(self.layers, KernelMixer) else self.layers(tokens)
         y = self.proj_out(tokens)
         if self.joint is not None and env is not None:
             y = y + self.joint(tokens, env, times)
         y = y.flatten(0, 1).view(pooled.shape)
         y = y if whole else F.interpolate(y, size=h.shape[-2:], mode="bilinear")
         return h + y * root_mean_square(h.unflatten(0, (-1, frames))).repeat_interleave(frames, 0).view(-1, 1, 1, 1)
+
+
+class KernelMixer(nn.Module):
+    """(B, F, D) -> the same, by layers in which kernels along time take the place of attention, and a last norm as in a transformer."""
+
+    def __init__(self, dim: int, emb_dim: int, num_layers: int, num_heads: int, ff_mult: int, reach: int):
+        super().__init__()
+        feed_forward = lambda: nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, ff_mult * dim), nn.GELU(), nn.Linear(ff_mult * dim, dim))
+        self.mixers = nn.ModuleList([PromptedKernels(dim, emb_dim, num_heads, reach) for _ in range(num_layers)])
+        self.feed_forwards = nn.ModuleList([feed_forward() for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:
+        """tokens (B, F, D), emb (B, E) of the noise level and the prompt."""
+        for mixer, feed_forward in zip(self.mixers, self.feed_forwards):
+            tokens = tokens + mixer(tokens, emb)
+            tokens = tokens + feed_forward(tokens)
+        return self.norm(tokens)
+
+
+class PromptedKernels(nn.Module):
+    """Tokens mixed along time by kernels k that the prompt and the noise level make: y_i = sum over j of k(i - j) v_j, one a head.
+
+    A rhythm is a distance in time, and the prompt says which. A kernel holds it as a number at that distance, where attention has to
+    find it as an angle between query and key. Beyond `reach` tokens a kernel is zero, so that any number of them can be mixed.
+    """
+
+    def __init__(self, dim: int, emb_dim: int, num_heads: int, reach: int):
+        super().__init__()
+        self.num_heads, self.reach = num_heads, reach
+        self.norm, self.value, self.out = nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.kernel = nn.Linear(emb_dim, num_heads * (2 * reach + 1))
+
+    def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:
+        """tokens (B, F, D), emb (B, E)."""
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        later = steps[:, None] - steps  # (F, F)
+        kernels = self.kernel(emb).unflatten(1, (self.num_heads, -1))[:, :, later.clamp(-self.reach, self.reach) + self.reach]
+        kernels = kernels * (later.abs() <= self.reach)  # (B, heads, F, F)
+        value = self.value(self.norm(tokens)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, F, d)
+        return self.out((kernels @ value).transpose(1, 2).flatten(2))
 
 
 class TemporalProcessor:
