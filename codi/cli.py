@@ -82,7 +82,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
     generate.add_argument("--sync-guidance", metavar="X", help=f"how closely to follow the other outputs and clean partners: {scale}")
     generate.add_argument(
-        "--delay", metavar="X", help="part of the steps, 0 to 1, after which an output starts, to hear the others further on: video=0.5"
+        "--delay", metavar="X", help="schedules, 0 to 3, after which an output starts, to hear the others further on: video=0.5"
     )
     generate.add_argument(
         "--no-sync", dest="sync", action="store_false", help="inputs are prompts only, and none stands in the loop as a clean partner"

@@ -282,8 +282,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         guidance_scale              how closely to follow the prompts, for all or {output: scale}; 1.0 is off
         sync_guidance_scale         how closely to follow the other outputs; *_interval the fraction of the steps in which either acts
         guidance_rescale            0..1, against over-saturation
-        delay                       part of the schedule after which an output starts, for all or {output: part}, to hear the others when
-                                    they are further on; all at 0 go in step
+        delay                       schedules after which an output starts, for all or {output: 0.5}, to hear the others when they are
+                                    further on; all at 0 go in step; nobody waits longer than those take that start before it
         height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own
         sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
                                     has one, False for none, or their names

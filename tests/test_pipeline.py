@@ -130,8 +130,8 @@ def test_an_output_may_start_late_and_a_callback_sees_every_step(pipe):
     late = latents(pipe, **call, delay={"video": 0.5}, callback_on_step_end=note)
     assert [step for step, _ in seen] == list(range(6))
     assert largest_difference(late, latents(pipe, **call)) > 1e-4
-    with pytest.raises(InputError, match="delay of video is 2: expected 0 to 1"):
-        latents(pipe, **call, delay={"video": 2.0})
+    with pytest.raises(InputError, match="delay of video is 4: expected 0 to 3"):
+        latents(pipe, **call, delay={"video": 4.0})
     with pytest.raises(InputError, match="delay names image, which is no output"):
         latents(pipe, **call, delay={"image": 0.5})
 

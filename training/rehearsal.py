@@ -15,6 +15,7 @@ from codi.models.noised import NoisedTowers
 from codi.types import Modality
 from training.config import Config
 from training.stages.align import Contrast
+from training.stages.foresight import Foreseeing
 from training.stages.latents import CLASSES
 from training.stages.listeners import Listeners
 
@@ -28,6 +29,7 @@ def rehearse(stage: Any, module: nn.Module, config: Config, parts: Any, count: i
         Contrast: lambda: contrast(stage, module, config, count),
         Listeners: lambda: listeners(stage, module, count),
         NoisedTowers: lambda: noised_towers(module, count),
+        Foreseeing: lambda: denoiser(module.denoiser, latent(stage.modality, config, parts, module.denoiser), count),
         (UNetDenoiser, TextDenoiser): lambda: denoiser(module, latent(stage.modality, config, parts, module), count),
     }
     run = next((run for kind, run in kinds.items() if isinstance(module, kind)), None)

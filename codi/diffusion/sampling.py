@@ -96,7 +96,8 @@ class JointSampler:
     noised_towers of the modalities that say what they seem to become
     told_by       to whom, as in `hears`
     told_weight   of that, see `blend`; 0 is off
-    delays        steps by which a generated modality starts after the first; it is not heard before, and heard at t = 0 once finished
+    delays        steps by which a generated modality starts after the first, or as soon as all those are finished that start before it;
+                  it is not heard before it starts, and heard at t = 0 once finished
     guidance      per generated modality; one that is missing is unguided
     partners      clean latents (B, ...), heard at t = 0
     rates         latent steps per second where they differ from the model's own
@@ -141,8 +142,13 @@ class JointSampler:
         return self.own_steps + max(self.wait(m) for m in self.denoisers)
 
     def wait(self, modality: Modality) -> int:
-        """Steps before `modality` starts; the first one starts at once."""
-        return self.delays.get(modality, 0) - min(self.delays.get(m, 0) for m in self.denoisers)
+        """Steps before `modality` starts; the first one starts at once, and nobody waits longer than those before it take."""
+        late = lambda m: self.delays.get(m, 0)
+        before = [m for m in self.denoisers if late(m) < late(modality)]
+        if not before:
+            return 0
+        first = min(late(m) for m in before)
+        return min(late(modality) - first, max(map(self.wait, before)) + self.own_steps)
 
     def level(self, modality: Modality, index: int) -> Tensor | int | None:
         """Timestep of a generated modality at step `index`: None before it starts, 0 once it is finished."""

@@ -13,6 +13,7 @@ from codi.types import InputError, Modality, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
+LONGEST_DELAY = 3  # schedules: four outputs one after another
 DEFAULTS = {
     "num_inference_steps": 25,
     "guidance_scale": 3.0,
@@ -23,7 +24,7 @@ DEFAULTS = {
     "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
     "told_weight": 1.0,  # of what partners seem to become (`codi.models.noised`, `codi.diffusion.guidance.blend`); 0 is off
-    "delay": 0.0,  # part of the schedule after which an output starts, for all or {output: part}: see `codi.diffusion.sampling`
+    "delay": 0.0,  # schedules after which an output starts, for all or {output: 0.5}: see `codi.diffusion.sampling`
     "null_prompt": "zeros",  # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
 }
 
@@ -75,12 +76,12 @@ def guidance(outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Ma
 
 
 def delays(outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], num_steps: int) -> dict[Modality, int]:
-    """Steps by which each output starts late, from a `delay` of 0 to 1 of the schedule."""
+    """Steps by which each output starts late, from a `delay` in schedules."""
     layers = [{"delay": given}, defaults, DEFAULTS]
     _check_names("delay", given, outputs)
     parts = {m: _scale("delay", m, layers) for m in outputs}
-    if late := [m for m, part in parts.items() if part > 1]:
-        raise InputError(f"delay of {late[0]} is {parts[late[0]]:g}: expected 0 to 1, the part of the schedule after which it starts")
+    if late := [m for m, part in parts.items() if part > LONGEST_DELAY]:
+        raise InputError(f"delay of {late[0]} is {parts[late[0]]:g}: expected 0 to {LONGEST_DELAY}, the schedules after which it starts")
     return {m: round(part * num_steps) for m, part in parts.items()}
 
 

@@ -84,6 +84,14 @@ def test_who_starts_alone_and_first_is_as_it_would_be_alone():
     assert late.num_steps == 6  # nobody to wait for
 
 
+def test_nobody_waits_when_all_before_are_finished():
+    three, delays = [Modality.TEXT, AUDIO, VIDEO], {AUDIO: 2, VIDEO: 6}
+    one = sampler(modalities=three, steps=4, delays=delays)
+    assert [one.wait(m) for m in three] == [0, 2, 6] and one.num_steps == 10
+    one = sampler(modalities=[Modality.TEXT, VIDEO], steps=4, delays=delays)
+    assert one.wait(VIDEO) == 4 and all(one.acting(index) for index in range(one.num_steps))
+
+
 def test_clean_partner_is_heard_and_left_alone():
     partner = MEAN + STD * torch.randn(2, 4000, generator=torch.Generator().manual_seed(9))
     before = partner.clone()

@@ -115,7 +115,10 @@ def test_trained_frames_hear_each_other(temporal):
 WHOLE = {"dim": 16, "num_layers": 1, "num_heads": 2}
 
 
-@pytest.mark.parametrize("more", [{"grid": (4, 4)}, {"grid": (2, 2)}, {"reach": 4}])
+KERNELS = {"kernel_layers": 1, "reach": 4}
+
+
+@pytest.mark.parametrize("more", [{"grid": (4, 4)}, {"grid": (2, 2)}, KERNELS, {"num_layers": 2, **KERNELS}])
 @torch.no_grad()
 def test_whole_frames_are_heard_once_trained_and_not_before(more):
     model, (x, t, context) = make("video", temporal_levels=(), frame_transformer=WHOLE | more), inputs("video")

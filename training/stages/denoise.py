@@ -32,13 +32,13 @@ SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_predict
 # What it says of a call's settings (`codi.diffusion.settings.DEFAULTS`).
 DEFAULTS = {
     "num_inference_steps": 20,
-    "guidance_scale": {"text": 2.0, "image": 3.0, "audio": 3.0, "video": 3.0},
+    "guidance_scale": {"text": 1.5, "image": 3.0, "audio": 3.0, "video": 3.0},
     "sync_guidance_scale": {"audio": 3.0, "video": 3.0},  # as strong as prompt guidance, so that it costs no further branch
     "sync_guidance_interval": [0.0, 1.0],  # when the first event is, is decided in the first steps
     "timestep_shift": 2.0,
     "normalise_prompts": True,
     "told_weight": 3.0,
-    "delay": {"video": 0.5},  # a clip starts when its sound is half done, and then both hear each other (docs/joint.md)
+    "delay": {"audio": 0.5, "video": 1.5},  # a sound starts when text and picture are half done, a clip when it is done (docs/joint.md)
 }
 
 

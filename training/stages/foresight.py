@@ -50,9 +50,9 @@ class Foreseeing(nn.Module):
         """steps: of the latent along time for each token."""
         super().__init__()
         self.denoiser = denoiser
-        tokens = next(m for m in denoiser.modules() if isinstance(m, FrameTransformer)).layers
-        tokens.register_forward_hook(lambda layers, given, tokens: setattr(self, "tokens", tokens))
-        self.out = nn.Linear(tokens.norm.normalized_shape[0], steps)
+        norm = next(m for m in denoiser.modules() if isinstance(m, FrameTransformer)).last_norm
+        norm.register_forward_hook(lambda norm, given, tokens: setattr(self, "tokens", tokens))
+        self.out = nn.Linear(norm.normalized_shape[0], steps)
 
     def forward(self, *given: Any) -> Tensor:
         """The denoiser's answer; what its tokens foresee of it is asked next."""

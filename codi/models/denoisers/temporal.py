@@ -107,7 +107,8 @@ class FrameTransformer(nn.Module):
 
     grid        (rows, columns) that a frame is pooled to before it becomes a token
     emb_dim     width of `Signals.emb`, which every token is told
-    reach       None: tokens attend to each other. A number: kernels (`PromptedKernels`) that see so many tokens to either side instead
+    kernel_layers  of `num_layers`, how many of the first have kernels (`PromptedKernels`) in place of attention
+    reach       tokens to either side that a kernel sees
     joint       makes what listens, of the widths of a token and of a frame: `joint(tokens, env, times) -> (B, F, size)`; None for none
     """
 
@@ -122,7 +123,8 @@ class FrameTransformer(nn.Module):
         num_heads: int = 6,
         ff_mult: int = 2,
         max_frames: int = 64,
-        reach: int | None = None,
+        kernel_layers: int = 0,
+        reach: int = 24,
         joint: Callable[[int, int], nn.Module] | None = None,
     ):
         super().__init__()
@@ -130,11 +132,11 @@ class FrameTransformer(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.proj_in, self.emb_proj = nn.Linear(size, dim), nn.Linear(emb_dim, dim)
         self.position = nn.Parameter(waves(max_frames, dim))
-        if reach is None:
-            layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
-            self.layers = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(dim), enable_nested_tensor=False)
-        else:
-            self.layers = KernelMixer(dim, emb_dim, num_layers, num_heads, ff_mult, reach)
+        attending = num_layers - kernel_layers
+        self.kernels = nn.ModuleList(KernelLayer(dim, emb_dim, num_heads, ff_mult, reach) for _ in range(kernel_layers))
+        layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, attending, enable_nested_tensor=False) if attending else nn.Identity()
+        self.last_norm = nn.LayerNorm(dim)
         self.proj_out = zeroed(nn.Linear(dim, size))
         self.joint = None if joint is None else joint(dim, size)
 
@@ -144,7 +146,9 @@ class FrameTransformer(nn.Module):
         pooled = h if whole else F.adaptive_avg_pool2d(h, self.grid)
         tokens = self.proj_in(self.norm(pooled.reshape(len(h), -1))).unflatten(0, (-1, frames))  # (B, F, D)
         tokens = tokens + self.position[:frames] + self.emb_proj(emb)[:, None]
-        tokens = self.layers(tokens, emb) if isinstance(self.layers, KernelMixer) else self.layers(tokens)
+        for layer in self.kernels:
+            tokens = layer(tokens, emb)
+        tokens = self.last_norm(self.layers(tokens))
         y = self.proj_out(tokens)
         if self.joint is not None and env is not None:
             y = y + self.joint(tokens, env, times)
@@ -153,22 +157,19 @@ class FrameTransformer(nn.Module):
         return h + y * root_mean_square(h.unflatten(0, (-1, frames))).repeat_interleave(frames, 0).view(-1, 1, 1, 1)
 
 
-class KernelMixer(nn.Module):
-    """(B, F, D) -> the same, by layers in which kernels along time take the place of attention, and a last norm as in a transformer."""
+class KernelLayer(nn.Module):
+    """A transformer layer (B, F, D) -> the same in which kernels along time take the place of attention."""
 
-    def __init__(self, dim: int, emb_dim: int, num_layers: int, num_heads: int, ff_mult: int, reach: int):
+    def __init__(self, dim: int, emb_dim: int, num_heads: int, ff_mult: int, reach: int):
         super().__init__()
-        feed_forward = lambda: nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, ff_mult * dim), nn.GELU(), nn.Linear(ff_mult * dim, dim))
-        self.mixers = nn.ModuleList([PromptedKernels(dim, emb_dim, num_heads, reach) for _ in range(num_layers)])
-        self.feed_forwards = nn.ModuleList([feed_forward() for _ in range(num_layers)])
-        self.norm = nn.LayerNorm(dim)
+        self.mixer = PromptedKernels(dim, emb_dim, num_heads, reach)
+        inner = ff_mult * dim
+        self.feed_forward = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, inner), nn.GELU(), nn.Linear(inner, dim))
 
     def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:
         """tokens (B, F, D), emb (B, E) of the noise level and the prompt."""
-        for mixer, feed_forward in zip(self.mixers, self.feed_forwards):
-            tokens = tokens + mixer(tokens, emb)
-            tokens = tokens + feed_forward(tokens)
-        return self.norm(tokens)
+        tokens = tokens + self.mixer(tokens, emb)
+        return tokens + self.feed_forward(tokens)
 
 
 class PromptedKernels(nn.Module):
