@@ -27,6 +27,7 @@ from training.stages import find_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
 from training.stages.files import names_of_data
+from training.stages.foresight import Foreseeing
 from training.stages.pairs import parse_pair
 
 GIB = 2**30
@@ -122,6 +123,8 @@ def reads(config: Config) -> list[str]:
 
 def component_of(module: nn.Module, name: str) -> nn.Module:
     """A part in what a stage trains."""
+    if isinstance(module, Foreseeing):
+        return module.denoiser
     inner = getattr(module, "towers", None) or getattr(module, "denoisers", None)
     if inner is not None and name in inner:
         return inner[name]
