@@ -18,7 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codi.models.denoisers.attention import zeroed
+from codi.models.denoisers.attention import transformer, zeroed
 from codi.models.denoisers.norm import root_mean_square
 from codi.protocols import Environment
 from codi.types import Modality
@@ -41,14 +41,6 @@ def rotate(x: Tensor, seconds: Tensor, shortest: float, longest: float) -> Tenso
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
-
-
-def transformer(dim: int, num_heads: int, num_layers: int) -> nn.Module:
-    """Layers over tokens (B, L, dim), each normalised at its entry; none leaves them as they are."""
-    if num_layers == 0:
-        return nn.Identity()
-    layer = nn.TransformerEncoderLayer(dim, num_heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
-    return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
 
 
 class EnvironmentEncoder(nn.Module):

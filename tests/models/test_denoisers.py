@@ -8,8 +8,9 @@ from torch import nn
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.denoisers.attention import Attention
 from codi.models.denoisers.blocks import Signals
+from codi.models.denoisers.frames import PromptedKernels
 from codi.models.denoisers.norm import GroupNorm
-from codi.models.denoisers.temporal import RELEASED, PromptedKernels, delay
+from codi.models.denoisers.temporal import RELEASED, delay
 from codi.protocols import Environment
 
 VISION = dict(

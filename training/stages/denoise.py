@@ -177,9 +177,9 @@ class DenoiseStage:
         for name, (right, what) in fits.items():
             if (value := module.config[name]) != right:
                 raise InputError(f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}")
-        return self.foreseeing(module, autoencoder.latent_shape) if self.options.foresight else module
+        return self.foreseeing(module) if self.options.foresight else module
 
-    def foreseeing(self, denoiser: nn.Module, latent_shape: tuple[int, ...]) -> Foreseeing:
+    def foreseeing(self, denoiser: nn.Module) -> Foreseeing:
         """The denoiser with a layer for its foresight. Raises `InputError` where no frame transformer runs along time."""
         if self.modality not in (Modality.AUDIO, Modality.VIDEO) or not denoiser.config.frame_transformer:
             lacks = "sound or a clip, and a part with a frame_transformer"

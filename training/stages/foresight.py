@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codi.models.denoisers.temporal import FrameTransformer
+from codi.models.denoisers.frames import FrameTransformer
 from codi.models.joint import sinusoid
 from codi.protocols import Environment
 from codi.types import Modality

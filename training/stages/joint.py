@@ -29,7 +29,7 @@ from training.stages.denoise import DEFAULTS, Prompts, load_scheduler, spread_ti
 from training.stages.files import known_geometry, whole_captions
 from training.stages.foresight import Foresight
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-from training.stages.listeners import CLASSES, Listeners, listener, with_others
+from training.stages.listeners import CLASSES, Listeners, listener, strip, with_others
 from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
 
 
@@ -159,7 +159,7 @@ class JointStage:
         if not self.options.continue_from:
             return fresh
         found = load_part(EnvironmentEncoders, self.config.model / "environments", "train a first pair without continue_from")
-        changed = [n for n, value in fresh.config.items() if n != "pairs" and not n.startswith("_") and value != found.config.get(n)]
+        changed = [n for n, value in strip(fresh.config).items() if n != "pairs" and value != found.config.get(n)]
         if changed:
             raise InputError(f"options: continue_from: the encoders there differ in {', '.join(changed)}: expected the same `part`")
         found.register_to_config(pairs=sorted({tuple(pair) for pair in [*(found.config.pairs or []), *pairs]}))

@@ -21,7 +21,7 @@ from training.config import Config, strict
 from training.stages.common import load_part
 from training.stages.denoise import DenoiseStage
 from training.stages.joint import JointStage
-from training.stages.listeners import Listeners
+from training.stages.listeners import Listeners, strip
 
 FOLDER = "loras"  # below the model folder, one folder per run
 
@@ -147,7 +147,7 @@ class JointLora(LoraStage):
 
     def make_inner(self, config: Config) -> JointStage:
         self.environments = load_part(EnvironmentEncoders, config.model / "environments", "run joint first")
-        part = {name: value for name, value in self.environments.config.items() if not name.startswith("_") and name != "pairs"}
+        part = {name: value for name, value in strip(self.environments.config).items() if name != "pairs"}
         return JointStage(dataclasses.replace(config, part=part))
 
     def load(self) -> Listeners:

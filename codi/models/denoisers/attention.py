@@ -154,3 +154,11 @@ def zeroed(module: nn.Module) -> nn.Module:
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
+
+
+def transformer(dim: int, num_heads: int, num_layers: int, ff_mult: int = 2) -> nn.Module:
+    """Layers over tokens (B, L, dim), each normalised at its entry; none leaves them as they are."""
+    if num_layers == 0:
+        return nn.Identity()
+    layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
+from codi.models.denoisers.frames import FrameTransformer
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.skeleton import Prompted, Skeleton, at_levels, build_joint, build_listener, build_transformer, per_level
-from codi.models.denoisers.temporal import FrameTransformer, TemporalModule
+from codi.models.denoisers.temporal import TemporalModule
 from codi.protocols import Environment
 
 
