@@ -13,8 +13,8 @@ INSTALLED := $(VENV)/.installed
 # In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention.
 STAGES := autoencoder_image autoencoder_audio autoencoder_text \
           align_image align_audio align_video \
-          denoise_image denoise_video denoise_audio denoise_text \
-          noised_towers foresight joint_audio joint_video
+          denoise_image noised_towers denoise_video denoise_audio denoise_text \
+          foresight joint_audio joint_video
 # Not in the embedded model: see the headers of the first three, and docs/fine-tuning.md for what is trained beside a finished one.
 OPTIONAL_STAGES := vocoder joint_text_image joint_text_audio lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio
 

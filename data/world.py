@@ -17,6 +17,8 @@ PAIRS = (
     {Modality.AUDIO, Modality.VIDEO},
 )
 
+MOSTLY = 0.8  # of prompts that do not name everything name the shape
+
 
 class WorldSource:
     """An endless source over scenes that are never held out.
@@ -102,6 +104,16 @@ def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
 def random_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
     """All of `facts` with probability `full`, else each with an even chance."""
     return facts if rng.random() < full else tuple(name for name in facts if rng.random() < 0.5)
+
+
+def prompted_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
+    """All of `facts` with probability `full`, else what people name when they name little: mostly what it is (the shape), and of the rest
+    anything from nothing to all, each with a chance that is drawn for this sentence. With even chances "a ball" alone would be one sentence
+    in sixty, and what such a prompt leaves open would hardly be learned."""
+    if rng.random() < full:
+        return facts
+    chance = rng.random()
+    return tuple(name for name in facts if rng.random() < (MOSTLY if name == "shape" else chance))
 
 
 def random_caption(scene: Scene, facts: tuple[str, ...], full: float, rng: np.random.Generator) -> str:

@@ -1,11 +1,14 @@
 """Samples of the world: functions of (seed, index), never held out, only in the pairs that are allowed."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 
 from codi.types import InputError
-from codi.world import is_held_out, parse
-from data.world import WorldSource, scene_at
+from codi.world import ATTRIBUTES, is_held_out, parse
+from data.world import WorldSource, prompted_facts, scene_at
 
 
 def test_a_sample_does_not_depend_on_its_batch():
@@ -56,3 +59,10 @@ def test_alike_scenes_differ_in_motion_alone_and_only_in_every_second_run():
     assert [len(look) for look in looks[0::2]] == [1, 1] and all(len(look) > 1 for look in looks[1::2])
     assert len({(s.motion, s.tempo, s.start) for s in scenes}) > 8 and not any(is_held_out(s) for s in scenes)
     assert scenes[5] == scene_at(3, 5)
+
+
+def test_prompts_often_name_nothing_but_what_it_is():
+    rng = np.random.default_rng(0)
+    drawn = Counter(prompted_facts(tuple(ATTRIBUTES), 0.5, rng) for _ in range(4000))
+    assert drawn[tuple(ATTRIBUTES)] > 2000 and drawn[("shape",)] > 200 and drawn[()] > 40
+    assert len(drawn) == 2 ** len(ATTRIBUTES) and all(set(facts) <= set(ATTRIBUTES) for facts in drawn)

@@ -5,6 +5,8 @@ tempo, so a pair counts as matching when nothing that the caption names and the 
 N pairs in a batch, D width of the shared space.
 """
 
+import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -27,19 +29,28 @@ from training.config import Config, check_names, expect, strict
 from training.stages.common import export_part, load_part
 from training.stages.files import close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
 
+RHYTHM = ("motion", "tempo")  # facts that take time to show
+CONTINUE = "train it first without continue_from"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions:
     """modality is the one to bridge; `paraphrase` weighs the contrast between two wordings of a caption, which is what keeps facts
     that a picture cannot show in the text tower (only while that one trains). `alike`: see `data.world.scene_at`; scenes that differ in
-    motion alone are rare in a batch of independent ones, and so the contrast would hardly ever be about motion."""
+    motion alone are rare in a batch of independent ones, and so the contrast would hardly ever be about motion. `rhythm` weighs the
+    contrast of each clip or sound with the captions of the scenes that are like its own but for how they move (hard negatives made by
+    changing words, arXiv 2210.01936). Both are for scenes of the world alone: files cannot be moved anew. `continue_from`: start from the
+    tower in the model folder."""
 
     modality: str
     alike: int = 1
     paraphrase: float = 1.0
+    rhythm: float = 0.0
     validation_scenes: int = 256
+    continue_from: bool = False
 
     def __post_init__(self) -> None:
+        expect(self.rhythm >= 0, "rhythm", self.rhythm, "0 or more")
         for name in ("alike", "validation_scenes"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
@@ -54,8 +65,17 @@ class Contrast(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor, match: Tensor) -> Tensor:
         """Symmetric cross-entropy of (N, D) against (N, D); match (N, N) says which pairs belong together."""
-        logits = self.logit_scale.clamp(max=math.log(50.0)).exp() * left @ right.T
+        logits = self.scale * left @ right.T
         return 0.5 * (self._one_way(logits, match) + self._one_way(logits.T, match.T))
+
+    def among(self, media: Tensor, captions: Tensor, right: Tensor) -> Tensor:
+        """Cross-entropy of each of the media (N, D) among K captions of its own (N, K, D), of which `right` (N,) is the right one."""
+        return functional.cross_entropy(self.scale * torch.einsum("nd,nkd->nk", media, captions), right)
+
+    @property
+    def scale(self) -> Tensor:
+        """One over the temperature."""
+        return self.logit_scale.clamp(max=math.log(50.0)).exp()
 
     @staticmethod
     def _one_way(logits: Tensor, match: Tensor) -> Tensor:
@@ -74,6 +94,7 @@ class AlignStage:
             raise InputError(f"options: modality is {self.options.modality!r}: expected {', '.join(RENDERERS)}")
         self.makes_text = self.modality is Modality.IMAGE
         self.text: TextTower | None = None
+        expect(not (self.makes_text and self.options.rhythm), "rhythm", self.options.rhythm, "0 for pictures, which do not move")
 
     def build(self) -> Contrast:
         """The towers that train: text and vision, audio, or vision's temporal layers."""
@@ -85,6 +106,8 @@ class AlignStage:
             text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
             return Contrast({"text_tower": text, "vision_tower": VisionTower(**self.config.part["vision_tower"])})
         self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
+        if self.modality is Modality.AUDIO and self.options.continue_from:
+            return Contrast({"audio_tower": load_part(AudioTower, self.config.model / "audio_tower", CONTINUE).requires_grad_(True)})
         if self.modality is Modality.AUDIO:
             return Contrast({"audio_tower": AudioTower(**self.config.part["audio_tower"])})
         tower = load_part(VisionTower, self.config.model / "vision_tower", "run align_image first")
@@ -126,8 +149,10 @@ class AlignStage:
         facts = fact_table(scenes)
         said = torch.tensor([[name in names for name in ATTRIBUTES] for names in named])
         shown = torch.tensor([name in VISIBLE[self.modality] for name in ATTRIBUTES])
+        moving = [moved(s, names, rng) for s, names, rng in zip(scenes, named, rngs)] if self.options.rhythm else []
         return {
             "media": RENDERERS[self.modality](scenes),
+            "moved": moving,
             "captions": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)],
             "paraphrases": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)] if self.makes_text else [],
             "match": matches(facts, said & shown),
@@ -136,10 +161,15 @@ class AlignStage:
 
     def loss(self, module: Contrast, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         text = module.towers["text_tower"] if self.makes_text else self.text
-        captions = text.embed(batch["captions"])
-        bridged = module(captions, self.tower(module).embed(self.prepare(batch["media"])), batch["match"])
+        captions, media = text.embed(batch["captions"]), self.tower(module).embed(self.prepare(batch["media"]))
+        bridged = module(captions, media, batch["match"])
         if not self.makes_text:
-            return bridged, {"scale": module.logit_scale.exp().detach()}
+            extras = {"scale": module.scale.detach()}
+            if self.options.rhythm and "moved" in batch:
+                ways = text.embed([said for each in batch["moved"] for said in each]).unflatten(0, (len(media), -1))
+                rhythm = module.among(media, ways, torch.zeros(len(media), dtype=torch.long, device=media.device))
+                bridged, extras["rhythm"] = bridged + self.options.rhythm * rhythm, rhythm.detach()
+            return bridged, extras
         reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"])
         return bridged + self.options.paraphrase * reworded, {"bridged": bridged.detach(), "reworded": reworded.detach()}
 
@@ -202,6 +232,14 @@ class AlignStage:
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         for name, tower in module.towers.items():
             export_part(tower, folder / name)
+
+
+def moved(scene: Scene, named: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+    """The caption of a scene that names how it moves, then, in the same words otherwise, those of all other ways to move."""
+    facts, wording = {*named, *RHYTHM}, rng.integers(2**31)
+    ways = [dict(zip(RHYTHM, values)) for values in itertools.product(*(ATTRIBUTES[name] for name in RHYTHM))]
+    ways.sort(key=lambda way: any(getattr(scene, name) != value for name, value in way.items()))  # its own first
+    return [caption(dataclasses.replace(scene, **way), facts, np.random.default_rng(wording)) for way in ways]
 
 
 def fact_table(scenes: list[Scene]) -> Tensor:

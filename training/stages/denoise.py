@@ -20,12 +20,13 @@ from codi.models.conditioning import TextTower, null_prompt
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
-from data.world import random_facts
+from data.world import prompted_facts
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.files import close, known_geometry, whole_captions
 from training.stages.foresight import Foreseeing
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.told import Told, load_noised_towers
 
 # The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and v-prediction, which needs none.
 SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
@@ -54,6 +55,8 @@ class DenoiseOptions:
     prompt_dropout share of samples without a prompt
     prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
     foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for none
+    told           share of samples that a partner tells what it seems to become, by partner (`training.stages.told`): {"image": 0.5}
+    pictures_told  the same of the pictures beside clips
     """
 
     modality: str
@@ -67,6 +70,8 @@ class DenoiseOptions:
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
     foresight: float = 0.0
+    told: dict[str, float] = field(default_factory=dict)
+    pictures_told: dict[str, float] = field(default_factory=dict)
     preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
 
     def __post_init__(self) -> None:
@@ -140,7 +145,7 @@ class Prompts:
         """A caption per sample: of a scene some of its facts, of a file what is said of it."""
         if "scenes" not in batch:
             return batch["text"]
-        return [caption(s, random_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]
+        return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]
 
     def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
         """The null prompt in a share of the samples."""
@@ -160,7 +165,19 @@ class DenoiseStage:
         self.prompts = Prompts(tower, self.options.prompts, self.options.prompt_noise, self.options.prompt_dropout)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.component = DENOISERS[self.modality]
-        self.sentences = autoencoder_of(config.model, Modality.TEXT) if self.modality is Modality.TEXT else None
+        self.told = self.partners(self.modality, self.options.told)
+        self.pictures_told = self.partners(Modality.IMAGE, self.options.pictures_told)
+        needs_text = self.modality is Modality.TEXT or any(Modality.TEXT in told.shares for told in self.all_told)
+        self.sentences = autoencoder_of(config.model, Modality.TEXT) if needs_text else None
+
+    def partners(self, listener: Modality, shares: dict[str, float]) -> Told | None:
+        """Who tells the samples of `listener` what they seem to become; None where nobody does."""
+        return Told(listener, shares, load_noised_towers(self.config.model), self.process, DEFAULTS["told_weight"]) if shares else None
+
+    @property
+    def all_told(self) -> list[Told]:
+        """Those of the samples, those of the pictures beside them."""
+        return [told for told in (self.told, self.pictures_told) if told is not None]
 
     def build(self) -> nn.Module:
         """The denoiser of `part`, or the one in the model folder."""
@@ -169,7 +186,7 @@ class DenoiseStage:
             module = load_part(cls, self.config.model / self.component, f"train {self.component} first").requires_grad_(True)
         else:
             module = cls(**self.config.part)
-        autoencoder = self.sentences or autoencoder_of(self.config.model, self.modality)
+        autoencoder = autoencoder_of(self.config.model, self.modality)
         fits = {
             "in_channels": (autoencoder.latent_shape[0], "channels of the autoencoder's latents"),
             "context_dim": (self.prompts.text.dim, "width of the towers"),
@@ -189,15 +206,21 @@ class DenoiseStage:
 
     def to(self, device: torch.device) -> None:
         self.prompts.to(device)
-        if self.sentences is not None:
-            self.sentences.to(device)
+        for part in (self.sentences, *self.all_told):
+            if part is not None:
+                part.to(device)
         self.device = device
+
+    @property
+    def media(self) -> tuple[Modality, ...]:
+        """Whose latents are cached: its own and those of partners, but for sentences, which are encoded as they come."""
+        own = () if self.modality is Modality.TEXT else (self.modality,)
+        return own + (self.told.media if self.told else ())
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of the modality and tokens of its prompts, then latents of the pictures beside it."""
-        own = () if self.modality is Modality.TEXT else (self.modality,)
         known = known_geometry(self.config.model, self.config.part if self.component == "vision_denoiser" else None)
-        main = Encoding(self.config, own, self.prompts.media, known)
+        main = Encoding(self.config, self.media, self.prompts.media, known)
         return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known)] if self.options.pictures else [])]
 
     def data(self) -> Any:
@@ -207,17 +230,15 @@ class DenoiseStage:
             return WithPictures(main, *pictures) if pictures else main
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         sources = [tokens_of(model, m, count, seed) for m in self.prompts.media]
-        if self.modality is not Modality.TEXT:
-            sources.append(latents_of(model, self.modality, count, seed))
+        sources += [latents_of(model, m, count, seed) for m in self.media]
         main = Joined(sources)
         if not self.options.pictures:
             return main
         return WithPictures(main, latents_of(model, Modality.IMAGE, self.options.picture_scenes or count, seed))
 
     def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        name = self.modality.value
-        x_0 = self.latents_of_sentences(batch, generator) if self.sentences is not None else batch[name]
-        losses, t = self.denoising(module, x_0, self.prompts.tokens(batch, generator), generator)
+        x_0 = self.latents(self.modality, batch, generator)
+        losses, t = self.denoising(module, x_0, batch, self.told, generator)
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
         if isinstance(module, Foreseeing):
             foreseen = module.foreseen(x_0)
@@ -225,19 +246,27 @@ class DenoiseStage:
         if not self.options.pictures:
             return losses.mean(), extras
         pictures = batch["pictures"]
-        seen, _ = self.denoising(module, pictures["image"], self.prompts.tokens(pictures, generator, text_only=True), generator)
+        seen, _ = self.denoising(module, pictures["image"], pictures, self.pictures_told, generator, text_only=True)
         return losses.mean() + self.options.pictures * seen.mean(), extras | {"pictures": seen.mean().detach()}
 
     @torch.no_grad()
-    def latents_of_sentences(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Latents of whole captions, in new words unless canonical ones are asked for."""
+    def latents(self, modality: Modality, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Clean latents (B, ...); of sentences those of whole captions, in new words unless canonical ones are asked for."""
+        if modality is not Modality.TEXT:
+            return batch[modality.value]
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        return self.sentences.encode(whole_captions(batch, None if self.options.canonical else rng))
+        canonical = self.options.canonical or self.modality is not Modality.TEXT
+        return self.sentences.encode(whole_captions(batch, None if canonical else rng))
 
-    def denoising(self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def denoising(
+        self, module: nn.Module, x_0: Tensor, batch: dict[str, Any], told: Told | None, generator: torch.Generator, text_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Loss per sample (B,) and its timesteps."""
+        context = self.prompts.tokens(batch, generator, text_only)
         t = spread_timesteps(len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift)
         eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+        if told is not None:
+            context = told(context, t, {m: self.latents(m, batch, generator) for m in told.shares}, generator)
         output = module(self.process.add_noise(x_0, eps, t), t, context)
         return denoising_loss(output, self.process.target(x_0, eps, t)), t
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from codi.diffusion import NoiseProcess
-from codi.diffusion.guidance import blend, leaning
 from codi.diffusion.losses import denoising_loss
 from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
@@ -31,6 +30,7 @@ from training.stages.foresight import Foresight
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 from training.stages.listeners import CLASSES, Listeners, listener, strip, with_others
 from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
+from training.stages.told import load_noised_towers, told_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class JointStage:
             pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3)) for pair in self.pairs
         }
         noised = config.model / "noised_towers"
-        self.noised: NoisedTowers | None = load_part(NoisedTowers, noised, "run noised_towers first") if noised.is_dir() else None
+        self.noised: NoisedTowers | None = load_noised_towers(config.model) if noised.is_dir() else None
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
 
@@ -271,11 +271,9 @@ class JointStage:
         if self.noised is None:
             return context
         other = 1 - pair.index(modality)
-        tower, clean = self.noised.by_modality()[pair[other]], is_clean[other]
-        told = tower(noisy[other], torch.where(clean, 0, times[other]), context)
-        expected = tower(noises[other], torch.full_like(times[other], self.process.num_train_timesteps - 1), context)
-        told = torch.where(clean[:, None], told, leaning(context, told, expected))
-        return blend(context, told, DEFAULTS["told_weight"])
+        tower, clean, last = self.noised.by_modality()[pair[other]], is_clean[other], self.process.num_train_timesteps - 1
+        levels = torch.where(clean, 0, times[other])
+        return told_prompt(tower, context, noises[other], noisy[other], levels, last, DEFAULTS["told_weight"], clean)
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:

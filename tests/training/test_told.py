@@ -1,0 +1,88 @@
+"""What partners tell in training is what they tell in sampling, and those who have no prompt are told nothing."""
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+from codi.diffusion import JointSampler, NoiseProcess, copy_schedulers
+from codi.models.noised import NoisedTowers
+from codi.types import InputError, Modality
+from training.stages.denoise import SCHEDULER
+from training.stages.told import Told, told_prompt
+
+TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
+LATENTS = {
+    "text": dict(latent_shape=(8,), latent_rate=None, tokens_per_step=2),
+    "image": dict(latent_shape=(2, 4, 4), latent_rate=None, tokens_per_step=2),
+}
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def towers() -> NoisedTowers:
+    torch.manual_seed(0)
+    towers = NoisedTowers(LATENTS, context_dim=WIDTH, dim=8, num_layers=1, num_heads=2).eval()
+    for tower in towers.towers.values():  # zero before training
+        torch.nn.init.normal_(tower.out.weight, std=0.3)
+        torch.nn.init.normal_(tower.prompt.weight, std=0.3)
+    return towers
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(**SCHEDULER)
+
+
+def test_it_is_what_the_sampler_makes_of_the_same_latents(towers, scheduler):
+    """The prompt that a denoiser is given at a step, against the one made in training of the partner's latent and noise."""
+    generator = torch.Generator().manual_seed(1)
+    context = torch.nn.functional.normalize(torch.randn(3, 1, WIDTH, generator=generator), dim=-1)
+    start = {m: torch.randn(3, *LATENTS[m.value]["latent_shape"], generator=generator) for m in (TEXT, IMAGE)}
+    heard, read = [], []
+
+    class Deaf:
+        def __init__(self, modality):
+            self.modality = modality
+
+        def __call__(self, x, t, prompt, env=None, rate=None):
+            (heard if self.modality is TEXT else read).append((x, t, prompt))
+            return 0.5 * x
+
+    sampler = JointSampler(
+        denoisers={m: Deaf(m) for m in (TEXT, IMAGE)},
+        schedulers=copy_schedulers(scheduler, (TEXT, IMAGE), 4),
+        contexts={m: context for m in (TEXT, IMAGE)},
+        noised_towers=towers.by_modality(),
+        told_weight=3.0,
+    )
+    with torch.no_grad():
+        sampler.sample(start)
+    assert len(heard) == 4 and not torch.equal(heard[-1][2], context)
+    for (_, _, prompt), (x_t, t, _) in zip(heard, read):
+        trained = told_prompt(towers.by_modality()[IMAGE], context, start[IMAGE], x_t, t, 999, 3.0)
+        torch.testing.assert_close(trained, prompt)
+
+
+def test_a_share_is_told_and_nobody_without_a_prompt(towers, scheduler):
+    generator = torch.Generator().manual_seed(2)
+    context = torch.nn.functional.normalize(torch.randn(400, 1, WIDTH, generator=generator), dim=-1)
+    context[:100] = 0
+    told = Told(TEXT, {"image": 0.5}, towers, NoiseProcess.from_scheduler(scheduler), 3.0)
+    t = torch.randint(1000, (400,), generator=generator)
+    changed = told(context, t, {IMAGE: torch.randn(400, 2, 4, 4, generator=generator)}, generator)
+    others = (changed != context).any(-1).any(-1)
+    assert not others[:100].any() and 110 < others[100:].sum() < 190
+    torch.testing.assert_close(changed.norm(dim=-1), context.norm(dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("listener", "shares", "message"),
+    [
+        (Modality.AUDIO, {"image": 0.5}, "told names image: expected a modality that training sees together with audio"),
+        (TEXT, {"image": 1.5}, "told"),
+        (TEXT, {"audio": 0.5}, "modalities with a noised tower: text, image"),
+    ],
+)
+def test_partners_that_cannot_be(towers, scheduler, listener, shares, message):
+    with pytest.raises(InputError, match=message):
+        Told(listener, shares, towers, NoiseProcess.from_scheduler(scheduler), 3.0)

@@ -1,0 +1,82 @@
+"""Prompts as noised towers change them: what a partner, drawn from the same prompt, seems to become at its noise level.
+
+A denoiser that never met such prompts while it trained takes the least lean for an opinion: a picture that knows no more than its colour
+would tell the sentence how things move. B batch, L prompt tokens, D width of the shared space.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from codi.diffusion import NoiseProcess
+from codi.diffusion.guidance import blend, leaning
+from codi.models.noised import NoisedTower, NoisedTowers
+from codi.types import InputError, Modality
+from data.world import PAIRS
+from training.config import expect
+from training.stages.common import load_part
+
+STEP_BY_STEP = 0.5  # of the partners are at the listener's own noise level, the others further on
+
+
+def load_noised_towers(model: Path) -> NoisedTowers:
+    """Those of the model in the making."""
+    return load_part(NoisedTowers, model / "noised_towers", "run noised_towers first")
+
+
+@torch.no_grad()
+def told_prompt(
+    tower: NoisedTower, context: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, last: int, weight: float, clean: Tensor | None = None
+) -> Tensor:
+    """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise `eps`, whose level is `last`;
+    samples that are `clean` (B,) are inputs and sure. As in sampling (`codi.diffusion.sampling`)."""
+    told = tower(x_t, t, context)
+    leant = leaning(context, told, tower(eps, torch.full_like(t, last), context))
+    return blend(context, leant if clean is None else torch.where(clean[:, None], told, leant), weight)
+
+
+class Told:
+    """Changes the prompts of a share of the samples.
+
+    shares  of the samples that a partner tells of, by partner
+    """
+
+    def __init__(self, listener: Modality, shares: Mapping[str, float], towers: NoisedTowers, process: NoiseProcess, weight: float):
+        self.shares = {Modality.parse(name): share for name, share in shares.items()}
+        for partner in self.shares:
+            if {listener, partner} not in PAIRS:
+                raise InputError(f"options: told names {partner}: expected a modality that training sees together with {listener}")
+        self.towers, self.process, self.weight = towers, process, weight
+        expect(sum(shares.values()) <= 1 and min(shares.values()) >= 0, "told", dict(shares), "shares in [0, 1], together no more than 1")
+        missing = [m for m in self.shares if m not in towers.by_modality()]
+        expect(not missing, "told", dict(shares), f"modalities with a noised tower: {', '.join(towers.towers)}")
+
+    @property
+    def media(self) -> tuple[Modality, ...]:
+        """Partners whose latents are cached; sentences are encoded as they come."""
+        return tuple(m for m in self.shares if m is not Modality.TEXT)
+
+    def to(self, device: torch.device) -> None:
+        self.towers.to(device)
+
+    @torch.no_grad()
+    def __call__(self, context: Tensor, t: Tensor, latents: Mapping[Modality, Tensor], generator: torch.Generator) -> Tensor:
+        """Prompts (B, L, D) of listeners at t (B,); of each partner the latents (B, ...), clean."""
+        kind = torch.rand(len(t), generator=generator, device=t.device)
+        prompted = context.abs().amax((1, 2)) > 0  # who has no prompt is told nothing, as in the branch that guidance leads away from
+        further = torch.rand(len(t), generator=generator, device=t.device)
+        behind = torch.rand(len(t), generator=generator, device=t.device) < STEP_BY_STEP
+        levels = torch.where(behind, t, (t * further).long())
+        context, start = context.clone(), 0.0
+        for partner, share in self.shares.items():
+            rows = (prompted & (kind >= start) & (kind < start + share)).nonzero().flatten()
+            start += share
+            if not len(rows):
+                continue
+            x_0 = latents[partner][rows]
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            x_t, tower = self.process.add_noise(x_0, eps, levels[rows]), self.towers.by_modality()[partner]
+            context[rows] = told_prompt(tower, context[rows], eps, x_t, levels[rows], self.process.num_train_timesteps - 1, self.weight)
+        return context
