@@ -4,6 +4,7 @@ CLIP's text and vision transformers (the latter with temporal attention for vide
 Letters: B batch, F frames, L tokens, P patches, W tower width, D width of the shared space, S samples.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -205,10 +206,12 @@ class AudioTower(ModelMixin, ConfigMixin):
 def interpolate(tokens: list[Tensor], weights: list[float], normalise: bool = False) -> Tensor:
     """Weighted interpolation of prompts (CoDi, section 3.2): tokens (B, D) each -> context (B, 1, D).
 
-    Weights are brought to sum one. `normalise` brings the result back to unit length; the released model does not.
+    Weights are brought to sum one. `normalise` brings the result back to unit length; the released model does not. Terms are added up
+    by size, so that the order of prompts changes nothing, to the bit.
     """
-    total = float(sum(weights))
-    mixed = sum(token * (weight / total) for token, weight in zip(tokens, weights, strict=True))
+    total = math.fsum(weights)
+    terms = torch.stack([token * (weight / total) for token, weight in zip(tokens, weights, strict=True)])
+    mixed = terms.sort(dim=0).values.sum(0)
     return (functional.normalize(mixed, dim=-1) if normalise else mixed)[:, None]
 
 

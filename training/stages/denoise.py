@@ -54,6 +54,7 @@ class DenoiseOptions:
     timestep_shift see `spread_timesteps`
     prompt_dropout share of samples without a prompt
     prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
+    prompt_mixed   share of samples with two prompts, interpolated: the one drawn by `prompts` and another caption
     foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for none
     told           share of samples that a partner tells what it seems to become, by partner (`training.stages.told`): {"image": 0.5}
     pictures_told  the same of the pictures beside clips
@@ -69,16 +70,23 @@ class DenoiseOptions:
     timestep_shift: float = 1.0
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
+    prompt_mixed: float = 0.0
     foresight: float = 0.0
     told: dict[str, float] = field(default_factory=dict)
     pictures_told: dict[str, float] = field(default_factory=dict)
     preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
 
+    @property
+    def prompt_changes(self) -> tuple[float, float, float]:
+        """What is done to prompt tokens: noise, dropout, mixed."""
+        return self.prompt_noise, self.prompt_dropout, self.prompt_mixed
+
     def __post_init__(self) -> None:
         shares = self.prompts.values()
         expect(sum(shares) > 0 and min(shares) >= 0, "prompts", self.prompts, "shares of at least one kind of prompt, none below 0")
         expect(self.timestep_shift > 0, "timestep_shift", self.timestep_shift, "more than 0")
-        expect(0 <= self.prompt_dropout <= 1, "prompt_dropout", self.prompt_dropout, "a share in [0, 1]")
+        for name in ("prompt_dropout", "prompt_mixed"):
+            expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share in [0, 1]")
         for name in ("pictures", "picture_scenes", "prompt_noise", "foresight"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
@@ -110,10 +118,10 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
 class Prompts:
     """Turns what a batch knows of its samples into prompt tokens: captions through the text tower, other media as they were encoded."""
 
-    def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float):
+    def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float, mixed: float = 0.0):
         self.names = [Modality.parse(name) for name in shares]
         self.shares = np.array(list(shares.values())) / sum(shares.values())
-        self.noise, self.dropout = noise, dropout
+        self.noise, self.dropout, self.mixed = noise, dropout, mixed
         self.text = text
 
     @property
@@ -126,7 +134,7 @@ class Prompts:
 
     @torch.no_grad()
     def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
-        """One token per sample, (B, 1, D): a kind drawn by its share, noise, dropout."""
+        """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise, dropout."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
         tokens = self.text.embed(self.sentences(batch, rng))
         kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
@@ -136,6 +144,9 @@ class Prompts:
                 if f"{name}_mask" in batch:  # a file that lacks this medium keeps its caption
                     chosen = chosen & batch[f"{name}_mask"].to(tokens.device)[:, None]
                 tokens = torch.where(chosen, batch[f"{name}_token"].to(tokens), tokens)
+        if self.mixed:
+            second = torch.from_numpy(rng.uniform(0.0, 0.7, len(tokens)) * (rng.random(len(tokens)) < self.mixed)).to(tokens)[:, None]
+            tokens = functional.normalize(tokens.lerp(self.text.embed(self.sentences(batch, rng)), second), dim=-1)
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
         tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
         return self.drop(tokens[:, None], generator)
@@ -162,7 +173,7 @@ class DenoiseStage:
         self.options = strict(DenoiseOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
         tower = tower_of(config.model, Modality.TEXT)
-        self.prompts = Prompts(tower, self.options.prompts, self.options.prompt_noise, self.options.prompt_dropout)
+        self.prompts = Prompts(tower, self.options.prompts, *self.options.prompt_changes)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.component = DENOISERS[self.modality]
         self.told = self.partners(self.modality, self.options.told)
