@@ -18,7 +18,7 @@ from data.world import PAIRS
 from training.config import expect
 from training.stages.common import load_part
 
-STEP_BY_STEP = 0.5  # of the partners are at the listener's own noise level, the others further on
+IN_STEP = 0.5  # of the partners are at the listener's own noise level, the others anywhere further on
 
 
 def load_noised_towers(model: Path) -> NoisedTowers:
@@ -64,12 +64,10 @@ class Told:
     @torch.no_grad()
     def __call__(self, context: Tensor, t: Tensor, latents: Mapping[Modality, Tensor], generator: torch.Generator) -> Tensor:
         """Prompts (B, L, D) of listeners at t (B,); of each partner the latents (B, ...), clean."""
-        kind = torch.rand(len(t), generator=generator, device=t.device)
+        kind, kept, part = torch.rand((3, len(t)), generator=generator, device=t.device)
+        levels = torch.where(kept < IN_STEP, t, (t * part).long())
         prompted = context.abs().amax((1, 2)) > 0  # who has no prompt is told nothing, as in the branch that guidance leads away from
-        further = torch.rand(len(t), generator=generator, device=t.device)
-        behind = torch.rand(len(t), generator=generator, device=t.device) < STEP_BY_STEP
-        levels = torch.where(behind, t, (t * further).long())
-        context, start = context.clone(), 0.0
+        context, start, last = context.clone(), 0.0, self.process.num_train_timesteps - 1
         for partner, share in self.shares.items():
             rows = (prompted & (kind >= start) & (kind < start + share)).nonzero().flatten()
             start += share
@@ -78,5 +76,5 @@ class Told:
             x_0 = latents[partner][rows]
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             x_t, tower = self.process.add_noise(x_0, eps, levels[rows]), self.towers.by_modality()[partner]
-            context[rows] = told_prompt(tower, context[rows], eps, x_t, levels[rows], self.process.num_train_timesteps - 1, self.weight)
+            context[rows] = told_prompt(tower, context[rows], eps, x_t, levels[rows], last, self.weight)
         return context
