@@ -17,7 +17,7 @@ PAIRS = (
     {Modality.AUDIO, Modality.VIDEO},
 )
 
-MOSTLY = 0.8  # of prompts that do not name everything name the shape
+SHAPE_NAMED = 0.8  # the chance of that where a prompt does not name everything
 
 
 class WorldSource:
@@ -113,7 +113,7 @@ def prompted_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator
     if rng.random() < full:
         return facts
     chance = rng.random()
-    return tuple(name for name in facts if rng.random() < (MOSTLY if name == "shape" else chance))
+    return tuple(name for name in facts if rng.random() < (SHAPE_NAMED if name == "shape" else chance))
 
 
 def random_caption(scene: Scene, facts: tuple[str, ...], full: float, rng: np.random.Generator) -> str:

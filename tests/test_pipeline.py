@@ -1,6 +1,6 @@
 """The pipeline with real parts, small and untrained: what it promises holds whatever the weights are."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from PIL import Image
 
 from codi import io
+from codi.models.conditioning import interpolate
 from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline, Prompt
 from codi.types import InputError, Modality
@@ -86,9 +87,19 @@ def test_a_generator_is_a_source_of_seeds(pipe):
 
 
 def test_order_of_prompts_and_outputs_does_not_matter(pipe):
-    there = latents(pipe, text=["a ball", "a cube"], image=PICTURE, outputs=["image", "audio"])
-    back = latents(pipe, image=PICTURE, text=["a cube", "a ball"], outputs=["audio", "image"])
+    there = latents(pipe, text=["a ball", "a cube", "a star"], image=PICTURE, outputs=["image", "audio"])
+    back = latents(pipe, image=PICTURE, text=["a star", "a ball", "a cube"], outputs=["audio", "image"])
     assert largest_difference(there, back) == 0
+
+
+def test_prompts_interpolate_to_the_same_bits_in_every_order():
+    """Sums of floats depend on the order of their terms; many terms, so that it would show."""
+    tokens = list(torch.randn(5, 2, 64, generator=torch.Generator().manual_seed(0)).split(1))
+    weights = [1.0, 0.7, 0.3, 2.0, 0.1]
+    orders = list(permutations(range(5)))
+    for dtype in (torch.float32, torch.bfloat16):
+        mixed = [interpolate([tokens[i][0].to(dtype) for i in order], [weights[i] for i in order], True) for order in orders]
+        assert all(torch.equal(mixed[0], other) for other in mixed)
 
 
 def test_weights_interpolate(pipe):

@@ -206,8 +206,8 @@ class AudioTower(ModelMixin, ConfigMixin):
 def interpolate(tokens: list[Tensor], weights: list[float], normalise: bool = False) -> Tensor:
     """Weighted interpolation of prompts (CoDi, section 3.2): tokens (B, D) each -> context (B, 1, D).
 
-    Weights are brought to sum one. `normalise` brings the result back to unit length; the released model does not. Terms are added up
-    by size, so that the order of prompts changes nothing, to the bit.
+    Weights are brought to sum one. `normalise` brings the result back to unit length; the released model does not. Of every
+    component the terms are added up in the order of their values, so that the order of prompts changes nothing, to the bit.
     """
     total = math.fsum(weights)
     terms = torch.stack([token * (weight / total) for token, weight in zip(tokens, weights, strict=True)])

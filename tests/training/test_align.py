@@ -8,6 +8,7 @@ from torch.nn import functional
 from codi.types import InputError
 from codi.world import parse
 from data.world import scene_at
+from training.config import Config
 from training.stages.align import AlignOptions, AlignStage, Contrast, moved
 
 
@@ -24,16 +25,49 @@ def test_the_other_ways_to_move_are_said_in_the_same_words():
 def test_each_is_held_against_its_own_captions():
     """Media equal to their second caption: right if that is the right one, wrong otherwise."""
     captions = functional.normalize(torch.randn(6, 4, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
-    contrast, second = Contrast({}), torch.ones(6, dtype=torch.long)
-    assert contrast.among(captions[:, 1], captions, second) < 0.2 < 3 < contrast.among(captions[:, 1], captions, 0 * second)
-    assert contrast.among(captions[:, 1].flip(0), captions, second) > 1
+    told_apart, second = Contrast({}).hard_negatives, torch.ones(6, dtype=torch.long)
+    assert told_apart(captions[:, 1], captions, second) < 0.2 < 3 < told_apart(captions[:, 1], captions, 0 * second)
+    assert told_apart(captions[:, 1].flip(0), captions, second) > 1
 
 
 def test_pictures_have_no_rhythm(tmp_path):
-    from training.config import Config
-
     options = {"modality": "image", "rhythm": 1.0}
     with pytest.raises(InputError, match="rhythm.*do not move"):
         AlignStage(Config(stage="align", model=tmp_path, output=tmp_path, samples=1, batch_size=1, lr=1e-3, options=options))
-    with pytest.raises(InputError, match="rhythm is -1"):
-        AlignOptions(modality="audio", rhythm=-1.0)
+
+
+@pytest.mark.parametrize("rhythm", [0.0, 1.0])
+def test_captions_that_move_otherwise_teach_a_tower_rhythm(rhythm):
+    """Sentences are three parts looks, one part motion; sounds hold the same in other numbers, and a linear tower has to find it."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    code = torch.randn(16, 40, generator=generator)
+    tower, contrast = torch.nn.Linear(40, 16, bias=False), Contrast({})
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=1e-2)
+    looks, moves = torch.eye(8), torch.eye(8)
+    confusion = 0.0
+    for step in range(150):
+        look, move = torch.randint(8, (2, 16), generator=generator)
+        moved_by = [functional.normalize(torch.cat([3 * looks[look], moves[(move + k) % 8]], dim=-1), dim=-1) for k in range(8)]
+        captions, ways = moved_by[0], torch.stack(moved_by, dim=1)
+        sounds = functional.normalize(tower(captions @ code), dim=-1)
+        apart = contrast.hard_negatives(sounds, ways, torch.zeros(16, dtype=torch.long))
+        loss = contrast(captions, sounds, torch.eye(16)) + rhythm * apart
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        confusion += float(apart.detach()) / 50 if step >= 100 else 0.0
+    assert (confusion < 0.4) == bool(rhythm), confusion
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modality": "audio", "rhythm": -1.0}, "rhythm is -1"),
+        ({"modality": "image", "continue_from": True}, "continue_from is True: expected false: pictures start anew"),
+        ({"modality": "video", "continue_from": True}, "continue_from is True"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(InputError, match=message):
+        AlignOptions(**options)

@@ -14,13 +14,11 @@ class Words:
     """A tower that gives every fact a direction of its own."""
 
     def embed(self, sentences: list[str]) -> torch.Tensor:
-        axes: dict[str, int] = {}
         tokens = torch.full((len(sentences), WIDTH), 0.01)
         for row, sentence in enumerate(sentences):
             for number, (_, value) in enumerate(parse(sentence).items()):
                 if value is not None:
-                    axes.setdefault(value, 6 * number + sum(map(ord, value)) % 6)
-                    tokens[row, axes[value]] = 1.0
+                    tokens[row, 6 * number + sum(map(ord, value)) % 6] = 1.0
         return functional.normalize(tokens, dim=-1)
 
 
@@ -32,7 +30,7 @@ def drawn(**settings) -> torch.Tensor:
 
 
 def test_tokens_are_of_length_one_but_for_those_of_nobody():
-    length = drawn(dropout=0.2, noise=0.3, mixed=0.5).norm(dim=-1)
+    length = drawn(dropout=0.2, noise=0.3, interpolation=0.5).norm(dim=-1)
     nobody = length == 0
     assert 30 < nobody.sum() < 90
     torch.testing.assert_close(length[~nobody], torch.ones(len(length))[~nobody])
@@ -45,7 +43,7 @@ def test_a_share_is_of_another_kind():
 
 def test_a_share_hears_a_caption_beside_its_own_prompt():
     """Sounds whose token has nothing of a caption: where there are two prompts it has, and the first is never drowned."""
-    beside = drawn(shares={"audio": 1.0}, mixed=0.25)
+    beside = drawn(shares={"audio": 1.0}, interpolation=0.25)
     both = beside[:, -1] < 1.0
     assert 45 < both.sum() < 105
     assert beside[both, :-1].amax(1).mean() > 0.2 and beside[both, -1].min() > 0.35

@@ -75,11 +75,50 @@ def test_a_share_is_told_and_nobody_without_a_prompt(towers, scheduler):
     torch.testing.assert_close(changed.norm(dim=-1), context.norm(dim=-1))
 
 
+def test_everyone_hears_a_partner_of_their_own_at_its_own_level(scheduler):
+    """A tower that says what it was given: the latent's value and the level."""
+
+    class Echo(torch.nn.Module):
+        def forward(self, x, t, context, rate=None):
+            token = torch.zeros(len(x), WIDTH)
+            token[:, 1], token[:, 2] = x[:, 0, 0, 0], t / 1000
+            return token
+
+    class Towers(torch.nn.Module):
+        towers = {"image": None}
+
+        def by_modality(self):
+            return {IMAGE: Echo()}
+
+    class Clean(NoiseProcess):
+        def add_noise(self, x_0, eps, t):
+            return x_0
+
+    context = torch.zeros(64, 1, WIDTH)
+    context[:, :, 0] = 1.0
+    process = Clean.from_scheduler(scheduler)
+    told = Told(TEXT, {"image": 1.0}, Towers(), process, 1.0)
+    own, t = torch.linspace(-0.5, 0.5, 64), torch.arange(64) * 15
+    generator = torch.Generator().manual_seed(0)
+    heard = told(context, t, {IMAGE: own[:, None, None, None].expand(-1, 2, 4, 4)}, generator)[:, 0]
+    kind, kept, part = torch.rand((3, 64), generator=torch.Generator().manual_seed(0))
+    eps = torch.randn((64, 2, 4, 4), generator=_after(torch.Generator().manual_seed(0), 3 * 64))
+    levels = torch.where(kept < 0.5, t, (t * part).long())
+    expected = torch.zeros(64, WIDTH)
+    expected[:, 1], expected[:, 2] = own - eps[:, 0, 0, 0], (levels - 999) / 1000  # less what is told of the noise
+    cosine = torch.nn.functional.cosine_similarity(heard[:, 1:], expected[:, 1:], dim=-1)
+    torch.testing.assert_close(cosine, torch.ones(64))
+
+
+def _after(generator: torch.Generator, count: int) -> torch.Generator:
+    torch.rand(count, generator=generator)
+    return generator
+
+
 @pytest.mark.parametrize(
     ("listener", "shares", "message"),
     [
         (Modality.AUDIO, {"image": 0.5}, "told names image: expected a modality that training sees together with audio"),
-        (TEXT, {"image": 1.5}, "told"),
         (TEXT, {"audio": 0.5}, "modalities with a noised tower: text, image"),
     ],
 )

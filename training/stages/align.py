@@ -35,12 +35,16 @@ CONTINUE = "train it first without continue_from"
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions:
-    """modality is the one to bridge; `paraphrase` weighs the contrast between two wordings of a caption, which is what keeps facts
-    that a picture cannot show in the text tower (only while that one trains). `alike`: see `data.world.scene_at`; scenes that differ in
-    motion alone are rare in a batch of independent ones, and so the contrast would hardly ever be about motion. `rhythm` weighs the
-    contrast of each clip or sound with the captions of the scenes that are like its own but for how they move (hard negatives made by
-    changing words, arXiv 2210.01936). Both are for scenes of the world alone: files cannot be moved anew. `continue_from`: start from the
-    tower in the model folder."""
+    """modality       the one to bridge
+    alike          see `data.world.scene_at`; scenes that differ in motion alone are rare in a batch of independent ones, and so the
+                   contrast would hardly ever be about motion
+    rhythm         weight of the contrast of each clip or sound with the captions of the scenes that are like its own but for how they
+                   move: hard negatives made by changing words (arXiv 2210.01936). Like `alike` of no effect on files, which cannot be
+                   moved anew
+    paraphrase     weight of the contrast between two wordings of a caption, which is what keeps facts that a picture cannot show in the
+                   text tower (only while that one trains)
+    continue_from  start from the tower in the model folder (sound)
+    """
 
     modality: str
     alike: int = 1
@@ -51,6 +55,8 @@ class AlignOptions:
 
     def __post_init__(self) -> None:
         expect(self.rhythm >= 0, "rhythm", self.rhythm, "0 or more")
+        able = self.modality == "audio" or not self.continue_from
+        expect(able, "continue_from", True, "false: pictures start anew, clips from the tower that pictures made")
         for name in ("alike", "validation_scenes"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
@@ -68,7 +74,7 @@ class Contrast(nn.Module):
         logits = self.scale * left @ right.T
         return 0.5 * (self._one_way(logits, match) + self._one_way(logits.T, match.T))
 
-    def among(self, media: Tensor, captions: Tensor, right: Tensor) -> Tensor:
+    def hard_negatives(self, media: Tensor, captions: Tensor, right: Tensor) -> Tensor:
         """Cross-entropy of each of the media (N, D) among K captions of its own (N, K, D), of which `right` (N,) is the right one."""
         return functional.cross_entropy(self.scale * torch.einsum("nd,nkd->nk", media, captions), right)
 
@@ -100,7 +106,7 @@ class AlignStage:
         """The towers that train: text and vision, audio, or vision's temporal layers."""
         needed = {Modality.IMAGE: ("text_tower", "vision_tower"), Modality.AUDIO: ("audio_tower",), Modality.VIDEO: ()}[self.modality]
         check_names(self.config.part, needed, "part")
-        if missing := [name for name in needed if name not in self.config.part]:
+        if missing := [name for name in needed if name not in self.config.part and not self.options.continue_from]:
             raise InputError(f"part: missing {missing[0]}: expected the arguments of {' and '.join(needed)}")
         if self.makes_text:
             text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
@@ -167,7 +173,7 @@ class AlignStage:
             extras = {"scale": module.scale.detach()}
             if self.options.rhythm and "moved" in batch:
                 ways = text.embed([said for each in batch["moved"] for said in each]).unflatten(0, (len(media), -1))
-                rhythm = module.among(media, ways, torch.zeros(len(media), dtype=torch.long, device=media.device))
+                rhythm = module.hard_negatives(media, ways, torch.zeros(len(media), dtype=torch.long, device=media.device))
                 bridged, extras["rhythm"] = bridged + self.options.rhythm * rhythm, rhythm.detach()
             return bridged, extras
         reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"])

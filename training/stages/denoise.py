@@ -3,6 +3,7 @@
 Frozen: autoencoders and prompt towers. B batch, D width of the shared space.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from codi.world import ATTRIBUTES, caption
 from data.world import prompted_facts
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
-from training.stages.files import close, known_geometry, whole_captions
+from training.stages.files import close, known_geometry, paraphrases, whole_captions
 from training.stages.foresight import Foreseeing
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 from training.stages.told import Told, load_noised_towers
+
+Tell = Callable[[Tensor, Tensor], Tensor]
 
 # The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and v-prediction, which needs none.
 SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
@@ -54,10 +57,11 @@ class DenoiseOptions:
     timestep_shift see `spread_timesteps`
     prompt_dropout share of samples without a prompt
     prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
-    prompt_mixed   share of samples with two prompts, interpolated: the one drawn by `prompts` and another caption
+    prompt_interpolation   share of samples with two prompts, interpolated: the one drawn by `prompts` and another caption of the sample
     foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for none
-    told           share of samples that a partner tells what it seems to become, by partner (`training.stages.told`): {"image": 0.5}
-    pictures_told  the same of the pictures beside clips
+    told           share of samples that a partner tells what it seems to become, by partner (`training.stages.told`): {"image": 0.5};
+                   every media file has to have that partner
+    pictures_told  the same of the pictures beside clips; only sentences can tell them
     """
 
     modality: str
@@ -70,7 +74,7 @@ class DenoiseOptions:
     timestep_shift: float = 1.0
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
-    prompt_mixed: float = 0.0
+    prompt_interpolation: float = 0.0
     foresight: float = 0.0
     told: dict[str, float] = field(default_factory=dict)
     pictures_told: dict[str, float] = field(default_factory=dict)
@@ -78,17 +82,21 @@ class DenoiseOptions:
 
     @property
     def prompt_changes(self) -> tuple[float, float, float]:
-        """What is done to prompt tokens: noise, dropout, mixed."""
-        return self.prompt_noise, self.prompt_dropout, self.prompt_mixed
+        """What is done to prompt tokens: noise, dropout, interpolation."""
+        return self.prompt_noise, self.prompt_dropout, self.prompt_interpolation
 
     def __post_init__(self) -> None:
         shares = self.prompts.values()
         expect(sum(shares) > 0 and min(shares) >= 0, "prompts", self.prompts, "shares of at least one kind of prompt, none below 0")
         expect(self.timestep_shift > 0, "timestep_shift", self.timestep_shift, "more than 0")
-        for name in ("prompt_dropout", "prompt_mixed"):
+        for name in ("prompt_dropout", "prompt_interpolation"):
             expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share in [0, 1]")
         for name in ("pictures", "picture_scenes", "prompt_noise", "foresight"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("told", "pictures_told"):
+            told = getattr(self, name).values()
+            expect(min(told, default=0) >= 0 and sum(told) <= 1, name, getattr(self, name), "shares in [0, 1], together no more than 1")
+        expect(self.pictures or not self.pictures_told, "pictures_told", self.pictures_told, "nothing where pictures is 0")
 
 
 PREVIEW = [
@@ -115,13 +123,16 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
     return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
 
 
+MOST_OF_SECOND = 0.7  # of an interpolated prompt: the first, which may be of another tower, is always heard
+
+
 class Prompts:
     """Turns what a batch knows of its samples into prompt tokens: captions through the text tower, other media as they were encoded."""
 
-    def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float, mixed: float = 0.0):
+    def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float, interpolation: float = 0.0):
         self.names = [Modality.parse(name) for name in shares]
         self.shares = np.array(list(shares.values())) / sum(shares.values())
-        self.noise, self.dropout, self.mixed = noise, dropout, mixed
+        self.noise, self.dropout, self.interpolation = noise, dropout, interpolation
         self.text = text
 
     @property
@@ -144,9 +155,11 @@ class Prompts:
                 if f"{name}_mask" in batch:  # a file that lacks this medium keeps its caption
                     chosen = chosen & batch[f"{name}_mask"].to(tokens.device)[:, None]
                 tokens = torch.where(chosen, batch[f"{name}_token"].to(tokens), tokens)
-        if self.mixed:
-            second = torch.from_numpy(rng.uniform(0.0, 0.7, len(tokens)) * (rng.random(len(tokens)) < self.mixed)).to(tokens)[:, None]
-            tokens = functional.normalize(tokens.lerp(self.text.embed(self.sentences(batch, rng)), second), dim=-1)
+        if self.interpolation:
+            chosen = rng.random(len(tokens)) < self.interpolation
+            weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[:, None]
+            others = self.sentences(batch, rng) if "scenes" in batch else paraphrases(batch)
+            tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
         tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
         return self.drop(tokens[:, None], generator)
@@ -176,14 +189,17 @@ class DenoiseStage:
         self.prompts = Prompts(tower, self.options.prompts, *self.options.prompt_changes)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.component = DENOISERS[self.modality]
-        self.told = self.partners(self.modality, self.options.told)
-        self.pictures_told = self.partners(Modality.IMAGE, self.options.pictures_told)
+        self.told = self.partners("told", self.modality)
+        self.pictures_told = self.partners("pictures_told", Modality.IMAGE)
         needs_text = self.modality is Modality.TEXT or any(Modality.TEXT in told.shares for told in self.all_told)
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if needs_text else None
 
-    def partners(self, listener: Modality, shares: dict[str, float]) -> Told | None:
+    def partners(self, option: str, listener: Modality) -> Told | None:
         """Who tells the samples of `listener` what they seem to become; None where nobody does."""
-        return Told(listener, shares, load_noised_towers(self.config.model), self.process, DEFAULTS["told_weight"]) if shares else None
+        shares = getattr(self.options, option)
+        if not shares:
+            return None
+        return Told(listener, shares, load_noised_towers(self.config.model), self.process, DEFAULTS["told_weight"], option)
 
     @property
     def all_told(self) -> list[Told]:
@@ -197,7 +213,8 @@ class DenoiseStage:
             module = load_part(cls, self.config.model / self.component, f"train {self.component} first").requires_grad_(True)
         else:
             module = cls(**self.config.part)
-        autoencoder = autoencoder_of(self.config.model, self.modality)
+        own = self.sentences if self.modality is Modality.TEXT else None
+        autoencoder = own or autoencoder_of(self.config.model, self.modality)
         fits = {
             "in_channels": (autoencoder.latent_shape[0], "channels of the autoencoder's latents"),
             "context_dim": (self.prompts.text.dim, "width of the towers"),
@@ -249,7 +266,8 @@ class DenoiseStage:
 
     def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         x_0 = self.latents(self.modality, batch, generator)
-        losses, t = self.denoising(module, x_0, batch, self.told, generator)
+        context = self.prompts.tokens(batch, generator)
+        losses, t = self.denoising(module, x_0, context, generator, self.telling(self.told, batch, generator))
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
         if isinstance(module, Foreseeing):
             foreseen = module.foreseen(x_0)
@@ -257,27 +275,33 @@ class DenoiseStage:
         if not self.options.pictures:
             return losses.mean(), extras
         pictures = batch["pictures"]
-        seen, _ = self.denoising(module, pictures["image"], pictures, self.pictures_told, generator, text_only=True)
+        context = self.prompts.tokens(pictures, generator, text_only=True)
+        seen, _ = self.denoising(module, pictures["image"], context, generator, self.telling(self.pictures_told, pictures, generator))
         return losses.mean() + self.options.pictures * seen.mean(), extras | {"pictures": seen.mean().detach()}
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Clean latents (B, ...); of sentences those of whole captions, in new words unless canonical ones are asked for."""
+        """Clean latents (B, ...); of sentences those of whole captions, in new words where they are generated and `canonical` is off."""
         if modality is not Modality.TEXT:
             return batch[modality.value]
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
         canonical = self.options.canonical or self.modality is not Modality.TEXT
         return self.sentences.encode(whole_captions(batch, None if canonical else rng))
 
+    def telling(self, told: Told | None, batch: dict[str, Any], generator: torch.Generator) -> Tell | None:
+        """Prompts (B, L, D) and timesteps (B,) -> prompts as the partners of these samples change them."""
+        if told is None:
+            return None
+        return lambda context, t: told(context, t, {m: self.latents(m, batch, generator) for m in told.shares}, generator)
+
     def denoising(
-        self, module: nn.Module, x_0: Tensor, batch: dict[str, Any], told: Told | None, generator: torch.Generator, text_only: bool = False
+        self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator, tell: Tell | None = None
     ) -> tuple[Tensor, Tensor]:
         """Loss per sample (B,) and its timesteps."""
-        context = self.prompts.tokens(batch, generator, text_only)
         t = spread_timesteps(len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift)
         eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-        if told is not None:
-            context = told(context, t, {m: self.latents(m, batch, generator) for m in told.shares}, generator)
+        if tell is not None:
+            context = tell(context, t)
         output = module(self.process.add_noise(x_0, eps, t), t, context)
         return denoising_loss(output, self.process.target(x_0, eps, t)), t
 

@@ -28,7 +28,7 @@ from training.stages.denoise import DEFAULTS, Prompts, load_scheduler, spread_ti
 from training.stages.files import known_geometry, whole_captions
 from training.stages.foresight import Foresight
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-from training.stages.listeners import CLASSES, Listeners, listener, strip, with_others
+from training.stages.listeners import CLASSES, Listeners, hears, listener, strip, with_others
 from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
 from training.stages.told import load_noised_towers, told_prompt
 
@@ -53,7 +53,7 @@ class JointOptions:
     only_foresight nothing is denoised: encoders learn when things happen, many times as fast, before a run that continues from them
     hard_negatives clips moved in time are among the wrong partners
     continue_from  start from the environment encoders in the model folder too: for pairs that are trained one after another
-    joint_config   laid over the denoisers' `joint_config`; the adapters start anew
+    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, silent where a side does not listen
     adapters       arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder that have none yet
     into           folder that gets the result and a copy of all other parts; by default the result goes into the model folder
     """
@@ -101,6 +101,8 @@ class JointStage:
         self.shifts, sides, dropout = (self.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout"))
         self.listeners = {pair: self.learning(pair, self.by_pair("listeners").get(pair)) for pair in self.pairs}
         self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.listeners[pair]}
+        contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
+        self.taught = self.heard | contrasted  # whose environment encoders train
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
         self.prompts = {
@@ -122,7 +124,8 @@ class JointStage:
         """The sides of a pair that learn to hear the other."""
         sides = pair if names is None else tuple(Modality.parse(name) for name in names)
         expect(sides and set(sides) <= set(pair), f"listeners of {'+'.join(pair)}", names, "one of its two modalities, or both")
-        expect(len(sides) == 2 or not self.options.contrast, "contrast", self.options.contrast, "0 where one side listens: it needs both")
+        whole = len(sides) == 2 or self.options.joint_config is not None
+        expect(whole or not self.options.contrast, "contrast", self.options.contrast, "0 where one side listens: it trains what both say")
         return sides
 
     def partner(self, pair: Pair, modality: Modality) -> Modality:
@@ -131,18 +134,24 @@ class JointStage:
 
     def build(self) -> Listeners:
         """Encoders of `part`, and the finished denoisers of all modalities that listen."""
-        names = dict.fromkeys(DENOISERS[m] for sides in self.listeners.values() for m in sides)
+        learning = dict.fromkeys(DENOISERS[m] for sides in self.listeners.values() for m in sides)
+        silent = dict.fromkeys(DENOISERS[m] for pair in self.pairs for m in pair if self.starts_anew(m))
+        names = learning | silent
         found = {n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in names}
         denoisers = {n: listener(part, self.options.joint_config, self.options.adapters) for n, part in found.items()}
         environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
         for modality, encoder in environments.by_modality().items():
-            encoder.requires_grad_(modality in self.heard)
+            encoder.requires_grad_(modality in self.taught)
         timed = sorted({m for pair in self.pairs if self.in_time(pair) for m in pair})
         contrast = None
         if self.options.contrast and timed:
             more = {} if self.options.hard_negatives else {"shifts": ()}
             contrast = TimedContrast(timed, environments.config.dim, **more)
-        return Listeners(environments, denoisers, contrast, self.decoders() if self.options.foresight else None)
+        return Listeners(environments, denoisers, contrast, self.decoders() if self.options.foresight else None, learning)
+
+    def starts_anew(self, modality: Modality) -> bool:
+        """Its adapters, if it has any, are new: they would hear other encoders than they learned from."""
+        return self.options.joint_config is not None and hears(self.config.model / DENOISERS[modality])
 
     def decoders(self) -> Foresight:
         """Of all that listen in time to somebody who runs in time. Raises `InputError` where there is nobody."""

@@ -1,5 +1,6 @@
 """What the joint stage trains: environment encoders, and the denoisers of which only the joint attention learns."""
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ class Listeners(nn.Module):
         denoisers: dict[str, nn.Module],
         contrast: TimedContrast | None = None,
         foresight: Foresight | None = None,
+        learning: Collection[str] | None = None,
     ):
+        """`learning` names the denoisers whose joint attention trains; None: all."""
         super().__init__()
         self.environments, self.denoisers = environments, nn.ModuleDict(denoisers)
         self.contrast, self.foresight = contrast, foresight
@@ -35,11 +38,18 @@ class Listeners(nn.Module):
             if not any(".joint." in parameter for parameter, _ in denoiser.named_parameters()):
                 raise InputError(f"{name} has no joint attention: expected `options: adapters`, or one trained with env_dim")
         for name, parameter in self.denoisers.named_parameters():
-            parameter.requires_grad_(".joint." in name)
+            learns = learning is None or name.partition(".")[0] in learning
+            parameter.requires_grad_(learns and ".joint." in name)
 
     def denoiser(self, modality: Modality) -> nn.Module:
         """The denoiser that makes a modality."""
         return self.denoisers[DENOISERS[modality]]
+
+
+def hears(folder: Path) -> bool:
+    """Whether the denoiser in a folder has joint attention; of one that is not there yet it is expected."""
+    config = folder / "config.json"
+    return not config.is_file() or bool(json.loads(config.read_text(encoding="utf-8")).get("env_dim"))
 
 
 def listener(denoiser: nn.Module, joint_config: dict[str, Any] | None, adapters: dict[str, Any]) -> nn.Module:

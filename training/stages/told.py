@@ -32,26 +32,36 @@ def told_prompt(
 ) -> Tensor:
     """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise `eps`, whose level is `last`;
     samples that are `clean` (B,) are inputs and sure. As in sampling (`codi.diffusion.sampling`)."""
-    told = tower(x_t, t, context)
-    leant = leaning(context, told, tower(eps, torch.full_like(t, last), context))
-    return blend(context, leant if clean is None else torch.where(clean[:, None], told, leant), weight)
+    with torch.autocast(x_t.device.type, enabled=False):  # small differences are made several times as large
+        context, eps, x_t = context.float(), eps.float(), x_t.float()
+        told = tower(x_t, t, context)
+        leant = leaning(context, told, tower(eps, torch.full_like(t, last), context))
+        return blend(context, leant if clean is None else torch.where(clean[:, None], told, leant), weight)
 
 
 class Told:
-    """Changes the prompts of a share of the samples.
+    """Changes the prompts of a share of the samples. In training one partner tells, in sampling the mean of all counts.
 
     shares  of the samples that a partner tells of, by partner
+    option  its name, for errors
     """
 
-    def __init__(self, listener: Modality, shares: Mapping[str, float], towers: NoisedTowers, process: NoiseProcess, weight: float):
+    def __init__(
+        self,
+        listener: Modality,
+        shares: Mapping[str, float],
+        towers: NoisedTowers,
+        process: NoiseProcess,
+        weight: float,
+        option: str = "told",
+    ):
         self.shares = {Modality.parse(name): share for name, share in shares.items()}
         for partner in self.shares:
             if {listener, partner} not in PAIRS:
-                raise InputError(f"options: told names {partner}: expected a modality that training sees together with {listener}")
+                raise InputError(f"options: {option} names {partner}: expected a modality that training sees together with {listener}")
         self.towers, self.process, self.weight = towers, process, weight
-        expect(sum(shares.values()) <= 1 and min(shares.values()) >= 0, "told", dict(shares), "shares in [0, 1], together no more than 1")
         missing = [m for m in self.shares if m not in towers.by_modality()]
-        expect(not missing, "told", dict(shares), f"modalities with a noised tower: {', '.join(towers.towers)}")
+        expect(not missing, option, dict(shares), f"modalities with a noised tower: {', '.join(towers.towers)}")
 
     @property
     def media(self) -> tuple[Modality, ...]:

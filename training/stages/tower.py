@@ -11,7 +11,7 @@ from torch import nn
 
 from codi.models.conditioning import TextTower
 from codi.types import InputError, Modality, ModalitySpec
-from training.config import Config, strict
+from training.config import Config, expect, strict
 from training.stages.align import AlignOptions, AlignStage, Contrast
 from training.stages.common import export_part, load_part
 from training.stages.files import known_geometry
@@ -33,6 +33,7 @@ class TowerStage(AlignStage):
     def __init__(self, config: Config):
         own = strict(TowerOptions, config.options, where="options")
         shared = {field.name: getattr(own, field.name) for field in dataclasses.fields(AlignOptions)}
+        expect(not own.continue_from, "continue_from", True, "false: this tower is new")
         super().__init__(dataclasses.replace(config, options=shared))
         self.config, self.kind, self.makes_text = config, own.tower, False
 
