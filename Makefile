@@ -10,7 +10,8 @@ PYTHON ?= python3
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-# In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention.
+# In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention. Noised towers come as soon as the
+# geometry of clips is known, from the vision denoiser, since other denoisers train with what they tell.
 STAGES := autoencoder_image autoencoder_audio autoencoder_text \
           align_image align_audio align_video \
           denoise_image noised_towers denoise_video denoise_audio denoise_text \

@@ -42,7 +42,8 @@ DEFAULTS = {
     "timestep_shift": 2.0,
     "normalise_prompts": True,
     "told_weight": 3.0,
-    "delay": {"audio": 0.5, "video": 1.5},  # a sound starts when text and picture are half done, a clip when it is done (docs/joint.md)
+    # A picture starts when the text is half done, a sound when the text is, a clip when the sound is (docs/joint.md).
+    "delay": {"image": 0.5, "audio": 1.0, "video": 2.0},
 }
 
 
