@@ -11,12 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from codi.models.codi import DENOISERS
+from codi.models.denoisers import UNetDenoiser
+from codi.models.joint import EnvironmentEncoders
 from codi.types import Modality
 from tests.training.shared import built_once
 from training.config import load_config
 from training.main import main
 from training.plan import writes
 from training.publish import publish
+from training.stages.common import load_part
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "world").glob("*.yaml"))
@@ -96,6 +100,28 @@ def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: 
     assert pipe.model.hears == ({m: {m} for m in pair} if step == "released" else dict(zip(pair, ({pair[1]}, {pair[0]}))))
     out = pipe(text="a red ball", outputs=["audio", "video"], seed=0, num_inference_steps=2)
     assert torch.isfinite(out.audios[0]).all() and torch.isfinite(out.videos[0].float()).all()
+
+
+def test_adapters_that_start_anew_are_silent_where_a_side_does_not_listen(trained: Path) -> None:
+    """A ladder step in which the clip alone listens: the sound's finished adapters would hear encoders that they never met."""
+    into, output = trained / "ladder" / "deaf", f"output={trained}/runs/ladder-deaf"
+    listening = ["options.listeners={audio+video: [video]}", f"options.into={into}"]
+    config = ROOT / "configs" / "world" / "ladder" / "negatives.yaml"  # contrast trains what both say
+    settings = [f"model={trained}/model", output, *listening]
+    assert into / "audio_denoiser" in writes(load_config(config, small=True, overrides=settings))
+    assert run(config, settings) == 0
+    encoders = load_part(EnvironmentEncoders, into / "environments", "").by_modality()
+    shapes = {Modality.AUDIO: (1, 8, 50, 4), Modality.VIDEO: (1, 8, 16, 8, 8)}
+    t, context = torch.zeros(1, dtype=torch.long), torch.randn(1, 1, 128)
+    for listener, partner in (shapes, reversed(shapes)):
+        denoiser = load_part(UNetDenoiser, into / DENOISERS[listener], "")
+        x, env = torch.randn(shapes[listener]), encoders[partner](torch.randn(shapes[partner]), t)
+        with torch.no_grad():
+            heard = not torch.equal(denoiser(x, t, context, env=env), denoiser(x, t, context))
+        assert heard == (listener is Modality.VIDEO)
+    before = load_file(trained / "model" / "environments" / "diffusion_pytorch_model.safetensors")
+    after = load_file(into / "environments" / "diffusion_pytorch_model.safetensors")
+    assert {name.split(".")[1] for name in after if name in before and not torch.equal(before[name], after[name])} == {"audio", "video"}
 
 
 def test_the_sides_of_a_pair_train_apart_and_pairs_one_after_another(trained: Path) -> None:
