@@ -55,8 +55,9 @@ class Case:
 
 
 def _denoisers(pipe: CoDiPipeline, outputs: list[str]) -> list[torch.nn.Module]:
-    """Each once: one denoiser makes both pictures and clips."""
-    return list({id(part): part for part in (pipe.model.denoisers[Modality.parse(name)] for name in outputs)}.values())
+    """Each once: one denoiser makes both pictures and clips. With that of the caption that leads several outputs unasked."""
+    asked = [Modality.parse(name) for name in outputs]
+    return list({id(part): part for part in (pipe.model.denoisers[m] for m in (*asked, *pipe.find_lead(asked)))}.values())
 
 
 def main() -> None:

@@ -88,6 +88,9 @@ def _add_generate(commands: Any) -> None:
         "--no-sync", dest="sync", action="store_false", help="inputs are prompts only, and none stands in the loop as a clean partner"
     )
     generate.add_argument(
+        "--no-lead", dest="lead", action="store_false", help="no caption that nobody asked for is drawn to make several outputs agree"
+    )
+    generate.add_argument(
         "--candidates", type=int, default=1, metavar="N", help="draw N for each sample and keep the one that agrees best (default 1)"
     )
     generate.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")

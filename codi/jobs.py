@@ -23,7 +23,8 @@ SIZES = {  # of what is made: the kind of number, and the outputs that have such
     "seconds": (float, (Modality.AUDIO,)),
 }
 PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
-KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, "sync")
+SWITCHES = ("sync", "lead")  # on or off
+KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, *SWITCHES)
 SUFFIXES = {Modality.TEXT: (".txt",), Modality.IMAGE: (".png",), Modality.AUDIO: (".wav", ".mp4"), Modality.VIDEO: (".mp4",)}
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
 
@@ -48,6 +49,7 @@ class Job:
     candidates  how many are drawn for each sample, of which the best is kept
     sizes       those of `SIZES` that are not the model's own
     sync        whether an input with a clock stands in the loop where an output has one
+    lead        whether several outputs may agree with a caption that nobody asked for
     """
 
     id: str | None
@@ -63,6 +65,7 @@ class Job:
     negatives: tuple[Item, ...] = ()
     candidates: int = 1
     sync: bool = True
+    lead: bool = True
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -108,7 +111,8 @@ class Job:
     def knobs(self) -> dict[str, Any]:
         """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
         scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
-        return {"num_inference_steps": self.steps, **scales, "delay": self.delay, "candidates": self.candidates, **self.size_arguments}
+        numbers = {"num_inference_steps": self.steps, "delay": self.delay, "candidates": self.candidates, "lead": self.lead}
+        return numbers | scales | self.size_arguments
 
     @property
     def size_arguments(self) -> dict[str, float]:
@@ -204,7 +208,7 @@ def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
 def from_arguments(args: argparse.Namespace) -> Job:
     """The one job that the command line describes."""
     prompts = {key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in PROMPTS.items()}
-    settings = {name: getattr(args, name) for name in (*NUMBERS, "sync")}
+    settings = {name: getattr(args, name) for name in (*NUMBERS, *SWITCHES)}
     scales = {name: _scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in SCALES}
     sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
     return Job(id=None, outputs=parse_outputs(args.to), sizes=sizes, **_sorted(prompts), **settings, **scales)
@@ -270,10 +274,11 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
         sizes = {key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None) for key, (kind, _) in SIZES.items()}
         sizes = {key: value for key, value in sizes.items() if value is not None}
-        sync = row.get("sync", args.sync)
-        if not isinstance(sync, bool):
-            raise InputError(f"sync is {json.dumps(sync)[:80]}: expected true or false")
-        return Job(id=name, outputs=outputs, sync=sync, origin=origin, sizes=sizes, **_sorted(prompts), **numbers, **scales)
+        switches = {key: row.get(key, getattr(args, key)) for key in SWITCHES}
+        for key, value in switches.items():
+            if not isinstance(value, bool):
+                raise InputError(f"{key} is {json.dumps(value)[:80]}: expected true or false")
+        return Job(id=name, outputs=outputs, origin=origin, sizes=sizes, **switches, **_sorted(prompts), **numbers, **scales)
 
 
 def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], default: str | None) -> Scale:

@@ -79,6 +79,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         )
         if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
             raise InputError(f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}")
+        if (lead := (defaults or {}).get("lead")) is not None and lead not in list(Modality):
+            raise InputError(f"default lead is {lead!r}: expected {listed(Modality)}, or none")
         self.register_to_config(defaults=dict(defaults or {}))
         self._interrupt = False
 
@@ -209,6 +211,20 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         heard = {m for output in outputs for m in model.hears.get(output, ())}
         return [m for m in items if m in timed and m in model.environments and m in heard and m not in outputs]
 
+    def find_lead(self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()) -> list[Modality]:
+        """The model's `lead`, drawn beside several outputs that lack it, so that they agree; nothing where it cannot be made or heard.
+
+        Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale or a delay of its own and
+        that it takes no part in the choice among candidates.
+        """
+        lead, model = self._own("lead"), self.model
+        if lead is None or len(outputs) < 2 or lead in (*outputs, *partners):
+            return []
+        lead = Modality.parse(lead)
+        told = lead in model.noised_towers and self._own("told_weight") > 0 and any(lead in model.told_by.get(m, ()) for m in outputs)
+        heard = lead in model.environments and any(lead in model.hears.get(m, ()) for m in outputs)
+        return [lead] if lead in model.denoisers and lead in model.specs and (told or heard) else []
+
     def encode_partners(self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]) -> Latents:
         """Clean latents (1, ...) of the first item of every modality in `partners`."""
         model = self.model
@@ -218,7 +234,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
     def prepare_latents(
         self, outputs: Iterable[Modality], seeds: Sequence[int], specs: Mapping[Modality, ModalitySpec] | None = None
     ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:
-        """Noise (B, *latent_shape) of every output, float32, each sample from its own seed; and the generators it came from."""
+        """Noise (B, *latent_shape) of every one of `outputs`, float32, each sample from its own seed; and the generators it came from."""
         latents, generators, specs = {}, {}, specs or self.model.specs
         for modality in outputs:
             noise, generators[modality] = draw_noise(specs[modality].latent_shape, seeds, modality)
@@ -259,6 +275,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         fps: float | None = None,
         audio_length_in_s: float | None = None,
         sync: bool | Iterable[str | Modality] | None = None,
+        lead: bool = True,
         negative_text: Any = None,
         negative_image: Any = None,
         negative_audio: Any = None,
@@ -287,13 +304,15 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own
         sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
                                     has one, False for none, or their names
+        lead                        whether the model's lead (the embedded one's: a caption) is drawn beside several outputs that lack it,
+                                    so that they agree on what prompts leave open; numbers for all hold for it, and it is not returned
         negative_*                  what to steer away from, items or lists as for prompts; they act through guidance_scale
         prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds instead of negatives;
                                     null_prompt_embeds, from `encode_null`, beside the former
         partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
         output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
         callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed; with a delay there are more
-                                    steps than num_inference_steps
+                                    steps than num_inference_steps, and a lead is among the tensors
         Raises `InputError` for anything that cannot be used.
         """
         items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
@@ -305,15 +324,16 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             "guidance_scale": guidance_scale, "sync_guidance_scale": sync_guidance_scale, "guidance_interval": guidance_interval,
             "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
         }  # fmt: skip
-        steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults)
-        delays = settings.delays(outputs, delay, defaults, steps)
         partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
+        leads = self.find_lead(outputs, partners) if lead else []
+        steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults, leads)
+        delays = settings.delays(outputs, delay, defaults, steps, leads)
         sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s)
         self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes)
         specs = self.model.sized(**sizes)
         settings.check_names("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
-        if not (steered := settings.can_steer(guidance, steps)) and refusing:
+        if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):
             raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")
         measures = selection.available(self.model.towers, outputs, partners, prompted) if candidates > 1 else []
         seeds = selection.candidate_seeds(settings.pick_seeds(num_samples, seed, generator), candidates)
@@ -322,16 +342,18 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
         null = null_prompt_embeds if negative_prompt_embeds is None else negative_prompt_embeds
         if null is None:
+            steered = settings.can_steer(guidance, steps)
             null = self.encode_prompt(negatives) if negatives else self.encode_null(items) if prompted and steered else context
         clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
         rows = partial(selection.expand, num_samples=num_samples, candidates=candidates)
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
-        latents, generators = self.prepare_latents(outputs, seeds, specs)
+        latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs)
         sampler = self._sampler(latents, context, null if prompted or refusing else None, heard, guidance, steps, generators)
         sampler.delays = delays
-        sampler.rates = {m: specs[m].latent_rate for m in outputs if specs[m].latent_rate != self.model.specs[m].latent_rate}
+        sampler.rates = {m: specs[m].latent_rate for m in latents if specs[m].latent_rate != self.model.specs[m].latent_rate}
         latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = {m: latents[m] for m in outputs}
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
         if audio_length_in_s is not None and Modality.AUDIO in media:
             media[Modality.AUDIO] = media[Modality.AUDIO][:, : specs[Modality.AUDIO].raw_shape[0]]
@@ -382,7 +404,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
                     offered = {"latents": latents, "prompt_embeds": sampler.contexts}
                     timestep = sampler.level(sampler.acting(index)[0], index)
                     changed = callback(self, index, timestep, {name: offered[name] for name in wanted}) or {}
-                    latents, sampler.contexts = changed.get("latents", latents), changed.get("prompt_embeds", sampler.contexts)
+                    latents, sampler.contexts = latents | changed.get("latents", {}), sampler.contexts | changed.get("prompt_embeds", {})
                 bar.update()
         return latents
 
@@ -392,7 +414,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         heard = self.decode_latents({m: z.to(self._execution_device) for m, z in clean.items() if m in selection.DETECTORS})
         timed = {m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if m in selection.DETECTORS}
         tolerance = max((1 / model.specs[m].latent_rate for m in timed), default=0.0)
-        fitted = {m: raw.to(model.towers[m].dtype) if isinstance(raw, Tensor) and m in model.towers else raw for m, raw in media.items()}
+        fitted = {m: raw.float() if isinstance(raw, Tensor) else raw for m, raw in media.items()}  # as prompts are: towers cast later
         return selection.judge(model.towers, fitted, measures, context[:, 0].to(self._execution_device), timed, tolerance)
 
     def _output(

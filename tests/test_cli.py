@@ -93,10 +93,10 @@ def test_scales_for_each_output_negatives_and_no_sync_reach_the_model(model, med
     pipe = CoDiPipeline.from_pretrained(model)
     asked = ["--video", media["video"], "--to", "image,audio", "--seed", "3", "--model", model, *STEPS]
     options = ["--guidance", "image=5,audio=2", "--sync-guidance", "audio=2", "--negative-text", "a blue cube::2", "--no-sync"]
-    options += ["--delay", "image=0.5"]
+    options += ["--delay", "image=0.5", "--no-lead"]
     call = dict(video=media["video"], outputs=["image", "audio"], seed=3, num_inference_steps=2, output_type="pt")
     same = dict(guidance_scale={"image": 5, "audio": 2}, sync_guidance_scale={"audio": 2}, negative_text="a blue cube", sync=False)
-    same["delay"] = {"image": 0.5}
+    same |= {"delay": {"image": 0.5}, "lead": False}
     for number, (given, arguments) in enumerate((([], {}), (options, same))):
         out = tmp_path / str(number)
         assert cli.main(["generate", *asked, *given, "-o", str(out)]) == 0
@@ -104,7 +104,8 @@ def test_scales_for_each_output_negatives_and_no_sync_reach_the_model(model, med
         assert (io.load_image(out / "000.png").int() - expected.images[0].int()).abs().max() <= 1
         assert (io.load_audio(out / "000.wav")[0] - expected.audios[0]).abs().max() < 1e-3
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["settings"]["sync"] is False and manifest["settings"]["guidance_scale"] == {"image": 5.0, "audio": 2.0}
+    assert manifest["settings"]["sync"] is manifest["settings"]["lead"] is False
+    assert manifest["settings"]["guidance_scale"] == {"image": 5.0, "audio": 2.0}
     assert [(row["as"], row["weight"]) for row in manifest["negatives"]] == [("text", 2.0)]
     assert not torch.equal(io.load_image(tmp_path / "0" / "000.png"), io.load_image(out / "000.png"))
 
@@ -148,7 +149,7 @@ def test_lines_have_scales_negatives_sync_and_candidates(model, media, tmp_path)
         {"id": "a", "text": "a ball", "to": "image", "negative_text": ["a cube", {"value": "at night", "weight": 2}], "guidance": 2},
         {"id": "b", "text": "a ball", "to": "image,text", "guidance": {"image": 3}, "candidates": 2},
         {"id": "c", "video": Path(media["video"]).name, "to": "audio", "sync": False, "sync_guidance": "audio=2"},
-        {"id": "d", "text": "a ball", "to": "image"},
+        {"id": "d", "text": "a ball", "to": "image", "lead": False},
     ]
     file, out = tmp_path / "media" / "jobs.jsonl", tmp_path / "out"
     file.write_text("\n".join(map(json.dumps, rows)))
@@ -159,6 +160,7 @@ def test_lines_have_scales_negatives_sync_and_candidates(model, media, tmp_path)
     scales = {name: record["settings"]["guidance_scale"] for name, record in records.items()}
     assert scales == {"a": 2.0, "b": {"image": 3.0}, "c": None, "d": {"image": 1.5}}  # a line's own, or the part that speaks of it
     assert records["b"]["samples"][0]["selection"] and "selection" not in records["a"]["samples"][0]
+    assert [records[name]["settings"]["lead"] for name in "cd"] == [True, False]
     assert records["c"]["settings"]["sync"] is False and records["c"]["samples"][0]["files"] == ["c.wav", "c.mp4"]
     before = contents(out)
     assert cli.main(command) == 0 and contents(out).keys() == before.keys() and contents(out)["c.json"] == before["c.json"]
@@ -360,6 +362,7 @@ def test_a_damaged_model(model, tmp_path, capsys, damage, message):
         ('{"id": "a", "text": "x", "to": "image", "guidance": {"audio": 2}}', "guidance names audio"),
         ('{"id": "a", "text": "x", "to": "image", "guidance": true}', "guidance is True"),
         ('{"id": "a", "text": "x", "to": "image", "sync": "no"}', 'sync is "no"'),
+        ('{"id": "a", "text": "x", "to": "image", "lead": 1}', "lead is 1: expected true or false"),
         ('{"id": "a", "text": "x", "to": "image", "candidates": 1.5}', "candidates is 1.5"),
         ('{"id": "a", "text": "x"}', "nothing to make"),
     ],

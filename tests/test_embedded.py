@@ -37,6 +37,22 @@ def test_it_is_small_and_says_how_it_was_made():
     assert made["license"] == "MIT" and all(stage["samples_seen"] > 0 for stage in made["stages"].values())
 
 
+def test_its_settings_are_those_that_training_publishes(pipe):
+    from training.stages.denoise import DEFAULTS
+
+    assert pipe.config.defaults == DEFAULTS
+
+
+def test_a_caption_that_nobody_asked_for_makes_sound_and_clip_agree(pipe):
+    """Of what "a ball" leaves open: without it they agree on motion in three samples of five."""
+    pair = [Modality.AUDIO, Modality.VIDEO]
+    assert pipe.find_lead(pair) == [Modality.TEXT]
+    out = pipe(text="a ball", outputs=pair, num_samples=6, seed=0, output_type="pt")
+    heard, seen = READERS[Modality.AUDIO](torch.stack(out.audios)), READERS[Modality.VIDEO](torch.stack(out.videos))
+    open_facts = [a for a in VISIBLE[Modality.VIDEO] if a != "shape"]
+    assert sum(a.facts[name] == b.facts[name] for a, b in zip(heard, seen) for name in open_facts) >= 20  # of 24
+
+
 def test_pictures_show_what_the_caption_says(pipe):
     with torch.no_grad():
         tokens = pipe.model.towers[Modality.TEXT].embed(CAPTIONS)[:, None]

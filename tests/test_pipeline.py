@@ -157,6 +157,66 @@ def test_the_weight_of_what_partners_seem_to_be_is_a_default_of_the_model(fresh)
     assert largest_difference(plain, unheard) > 1e-4 and largest_difference(unheard, latents(fresh, **call)) < 1e-6
 
 
+def test_outputs_agree_with_a_caption_that_nobody_asked_for(fresh):
+    pair, three = ["audio", "video"], ["text", "audio", "video"]
+    call, scales = dict(text="a ball", guidance_scale=2.0, delay={"audio": 0.5}), {"audio": 3.0, "video": 2.0}
+    alone, unled = latents(fresh, **call, outputs=["audio"]), latents(fresh, **call, outputs=pair)
+    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text"})
+    led = latents(fresh, **call, outputs=pair)
+    assert set(led) == {Modality.AUDIO, Modality.VIDEO} and largest_difference(led, unled) > 1e-4
+    assert largest_difference(led, latents(fresh, **call, outputs=three)) == 0.0
+    assert largest_difference(unled, latents(fresh, **call, outputs=pair, lead=False)) == 0.0
+    by_name = latents(fresh, **{**call, "guidance_scale": scales}, outputs=pair)  # the caption's is the model's own
+    assert largest_difference(by_name, latents(fresh, **{**call, "guidance_scale": scales | {"text": 3.0}}, outputs=three)) == 0.0
+    assert largest_difference(alone, latents(fresh, **call, outputs=["audio"])) == 0.0  # one output has nobody to agree with
+    with pytest.raises(InputError, match="guidance_scale names text, which is no output"):
+        latents(fresh, **{**call, "guidance_scale": {**scales, "text": 1.5}}, outputs=pair)
+    out = fresh(**call, outputs=pair, num_samples=2, candidates=2, **QUICK)
+    assert out.texts == [] and len(out.audios) == 2 and set(out.selection[0]["scores"][0]) == {"prompt", "mutual", "onsets", "total"}
+
+
+def test_a_lead_is_there_for_whoever_hears_it(fresh):
+    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text", "told_weight": 0.0})
+    pair = [Modality.AUDIO, Modality.VIDEO]
+    assert fresh.find_lead(pair) == [Modality.TEXT] and fresh.find_lead(pair, [Modality.TEXT]) == fresh.find_lead(pair[:1]) == []
+    held = latents(fresh, text="a ball", outputs=["image", "audio"], sync=["text"])  # an input cannot be drawn as well
+    assert set(held) == {Modality.IMAGE, Modality.AUDIO}
+    fresh.environments = None
+    assert fresh.find_lead(pair) == []
+    fresh.register_to_config(defaults={**fresh.config.defaults, "told_weight": 1.0})
+    assert fresh.find_lead(pair) == [Modality.TEXT]
+    fresh.text_denoiser = None
+    assert fresh.find_lead(pair) == [] and latents(fresh, text="a ball", outputs=["audio", "video"])
+    with pytest.raises(InputError, match="default lead is 'smell': expected text, image, audio"):
+        CoDiPipeline(fresh.scheduler, defaults={"lead": "smell"})
+
+
+def test_a_callback_sees_a_lead_and_may_leave_it_alone(fresh):
+    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text"})
+    call, seen = dict(text="a ball", outputs=["audio", "video"]), []
+    given = ("latents", "prompt_embeds")
+
+    def only_sound(pipe, step, timestep, tensors):
+        seen.append(set(tensors["latents"]))
+        return {name: {Modality.AUDIO: tensors[name][Modality.AUDIO]} for name in given}
+
+    untouched = latents(fresh, **call, callback_on_step_end=only_sound, callback_on_step_end_tensor_inputs=given)
+    assert seen == [{Modality.TEXT, Modality.AUDIO, Modality.VIDEO}] * 2 and largest_difference(untouched, latents(fresh, **call)) == 0.0
+
+
+def test_a_lead_with_a_clock_keeps_the_sizes_of_the_call(fresh):
+    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "video"})
+    call = dict(text="a ball", fps=4, num_frames=3)
+    led, asked = (latents(fresh, **call, outputs=outputs) for outputs in (["image", "audio"], ["image", "audio", "video"]))
+    assert largest_difference(led, asked) == 0.0
+
+
+def test_negatives_need_guidance_of_what_is_asked_for(fresh):
+    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text"})
+    with pytest.raises(InputError, match="negative prompts act through guidance"):
+        fresh(text="a ball", negative_text="a cube", outputs=["image", "audio"], guidance_scale={"image": 1.0, "audio": 1.0}, **QUICK)
+
+
 def test_a_negative_prompt_takes_the_place_of_the_null_prompt(fresh):
     fresh.noised_towers = None  # what partners seem to be is led towards like a prompt
     call = dict(text="a ball", outputs=["image", "audio"], guidance_scale=3.0)
@@ -231,6 +291,15 @@ def test_other_schedulers(fresh, scheduler):
     fresh.scheduler = scheduler.from_config(fresh.scheduler.config)
     result = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=3)
     assert all(z.isfinite().all() for z in result.values())
+
+
+def test_candidates_in_bfloat16_are_judged_as_prompts_are_read(fresh):
+    """Towers compute in bfloat16, but what they read is not rounded to it: 8 bits of a sound are noise."""
+    fresh.to(torch.bfloat16)
+    embed, read = fresh.audio_tower.embed, []
+    fresh.audio_tower.embed = lambda raw: read.append(raw.dtype) or embed(raw)
+    fresh(text="a ball", outputs=["audio", "image"], candidates=2, **QUICK)
+    assert read == [torch.float32]
 
 
 def test_bfloat16(fresh):

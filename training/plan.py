@@ -28,7 +28,7 @@ from training.stages.building import build_module
 from training.stages.common import loading_by
 from training.stages.files import names_of_data
 from training.stages.foresight import Foreseeing
-from training.stages.listeners import hears
+from training.stages.listeners import adapted
 from training.stages.pairs import parse_pair
 
 GIB = 2**30
@@ -111,11 +111,10 @@ def writes(config: Config) -> list[Path]:
     if config.stage == "denoise" and not (config.model / "scheduler").is_dir():
         names.append("scheduler")
     if config.stage == "joint":
-        sides, anew = config.options.get("listeners", {}), config.options.get("joint_config") is not None
-        for pair in config.options["pairs"]:
-            learning = [DENOISERS[Modality.parse(m)] for m in sides.get(pair, parse_pair(pair))]
-            silent = [name for name in (DENOISERS[m] for m in parse_pair(pair)) if anew and hears(config.model / name)]
-            names += [name for name in sorted({*learning, *silent}) if name not in names]
+        pairs = {parse_pair(name): [Modality.parse(m) for m in sides] for name, sides in config.options.get("listeners", {}).items()}
+        listeners = {pair: pairs.get(pair, pair) for pair in map(parse_pair, config.options["pairs"])}
+        learning, silent = adapted(config.model, listeners, config.options.get("joint_config") is not None)
+        names += sorted(learning + silent)
     return [destination(config) / name for name in names]
 
 

@@ -53,8 +53,9 @@ class Climb:
     def runs(self) -> dict[str, list[Run]]:
         """All but the last without sync guidance, whatever the models do unasked."""
         partners = {name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()}
-        kinds = {name: replace(run, sync_guidance=1.0) for name, run in {"joint": BOTH, **partners}.items()}
-        kinds = {IN_STEP: replace(kinds["joint"], in_step=True), **kinds, GUIDED: replace(BOTH, sync_guidance=SYNC_GUIDANCE)}
+        both = replace(BOTH, led=False)  # what joint attention does, and no caption beside it
+        kinds = {name: replace(run, sync_guidance=1.0) for name, run in {"joint": both, **partners}.items()}
+        kinds = {IN_STEP: replace(kinds["joint"], in_step=True), **kinds, GUIDED: replace(both, sync_guidance=SYNC_GUIDANCE)}
         return {name: drawn(run, self.draws) for name, run in kinds.items()}
 
     def plan(self) -> Plan:

@@ -83,7 +83,8 @@ class Model:
         with self.without_hearing(run.deaf):
             out = self.pipe(
                 outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps, candidates=run.candidates,
-                prompt_embeds=embeds, partner_latents=partners, output_type="pt", delay=0.0 if run.in_step else None,
+                prompt_embeds=embeds, partner_latents=partners, output_type="pt", lead=run.led,
+                delay=0.0 if run.in_step else None,
                 **{name: _for_outputs(scale, run.outputs) for name, scale in scales.items()},
             )  # fmt: skip
         return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}

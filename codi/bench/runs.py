@@ -45,6 +45,7 @@ class Run:
     candidates     drawn for each sample, of which selection keeps one
     deaf           an output that hears nobody, though the others hear it
     in_step        all outputs at one noise level, whatever delays the model has
+    led            a caption that nobody asked for may lead several outputs, as it does unasked
     """
 
     inputs: tuple[Modality, ...]
@@ -62,6 +63,7 @@ class Run:
     candidates: int = 1
     deaf: Modality | None = None
     in_step: bool = False
+    led: bool = True
 
     @property
     def name(self) -> str:
@@ -75,7 +77,7 @@ class Run:
         said = {
             f"delay {self.delay:g}": self.delay, "rival": self.rival, "turned": self.turned, "no sync": not self.sync,
             f"candidates {self.candidates}": self.candidates > 1, f"deaf {self.deaf}": self.deaf is not None,
-            "in step": self.in_step,
+            "in step": self.in_step, "no lead": not self.led,
         }  # fmt: skip
         weights = [] if self.weights is None else [f"weights {','.join(f'{w:g}' for w in self.weights)}"]
         guidance = [] if self.sync_guidance is None else [f"sync guidance {self.sync_guidance:g}"]

@@ -44,6 +44,7 @@ class Task:
 _LOOKS = {"colour": 0.95, "shape": 0.95, "place": 0.95}
 _WORDS = {"colour": 0.90, "shape": 0.90, "place": 0.90}
 _UNSEEN = {"colour": 0.80, "shape": 0.80}
+_PAIR = {"shape": 0.75, "colour": 0.75}
 TASKS = (
     Task(cell="text->image", output=Modality.IMAGE, attributes=_LOOKS),
     Task(cell="text->video", output=Modality.VIDEO, attributes={**_LOOKS, "motion": 0.90}),
@@ -53,7 +54,10 @@ TASKS = (
     Task(cell="video->text", output=Modality.TEXT, attributes=_WORDS),
     Task(cell="image->audio", output=Modality.AUDIO, attributes=_UNSEEN),
     Task(cell="audio->image", output=Modality.IMAGE, attributes=_UNSEEN),
-    Task(cell="text->image", output=Modality.IMAGE, attributes={"shape": 0.75, "colour": 0.75}, together=True, held_out=True),
+    Task(cell="text->image", output=Modality.IMAGE, attributes=_PAIR, together=True, held_out=True),
+    # What partners say of pairs that no tower has seen must not talk the prompt over.
+    Task(cell="text->text+image+audio+video", output=Modality.IMAGE, attributes=_PAIR, together=True, held_out=True),
+    Task(cell="text->text+image+audio+video", output=Modality.VIDEO, attributes=_PAIR, together=True, held_out=True),
 )
 
 
@@ -77,7 +81,8 @@ def chosen_cells(text: str) -> list[Run]:
 def is_seen(run: Run) -> bool:
     """Whether training ever showed this combination: text with anything, anything with itself, and sound with video.
 
-    Two outputs count as seen when a joint stage trained that pair and the one input is of the pair, since prompts came from it.
+    Two outputs count as seen when a joint stage trained that pair and the one input is of the pair, since prompts came from it;
+    that the model may draw a caption beside them, unasked, does not count.
     """
     if len(run.inputs) > 1 or len(run.outputs) > 2:
         return False

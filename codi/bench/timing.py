@@ -122,7 +122,8 @@ class InTime:
         """Alone, with the seeds of the joint run, is the joint run without environments, to the bit: a sample's noise does not depend
         on what else is made. Alone with other seeds is independent generation."""
         sound, picture = (Run(inputs=(TEXT,), outputs=(m,)) for m in (AUDIO, VIDEO))
-        cut = {"in step": [replace(BOTH, in_step=True)]} | {f"{m} deaf": [replace(BOTH, in_step=True, deaf=m)] for m in (AUDIO, VIDEO)}
+        in_step = replace(BOTH, in_step=True, led=False)  # nobody beside the two
+        cut = {"in step": [in_step]} | {f"{m} deaf": [replace(in_step, deaf=m)] for m in (AUDIO, VIDEO)}
         return {"joint": drawn(BOTH, self.draws), "video": [picture], "audio": drawn(sound, 2), "four": drawn(ALL_FOUR, self.four), **cut}
 
     def plan(self) -> Plan:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi.diffusion.guidance import Branch, Guidance, blend, leaning
+from codi.diffusion.guidance import Branch, Guidance, Leaning, blend, leaning
 from codi.diffusion.process import shift_level
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisedTower
 from codi.types import Latents, Modality
@@ -119,7 +119,7 @@ class JointSampler:
     rates: Mapping[Modality, float] = field(default_factory=dict)
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     _environments_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
-    _tokens_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
+    _leanings_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
     _noise: Latents = field(default_factory=dict, init=False, repr=False)
     _expected: dict[Modality, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _prompts: dict[Any, tuple[list[Tensor], Any]] = field(default_factory=dict, init=False, repr=False)
@@ -171,17 +171,17 @@ class JointSampler:
         scaled = {m: self.schedulers[m].scale_model_input(latents[m], self.level(m, index)) for m in acting}
         inputs = {m: scaled.get(m, x) for m, x in latents.items()}
         self._noise = self._noise or inputs
-        environments, tokens = self.listen(index, inputs), self.understand(index, inputs)
-        answers = {m: self.predict(m, index, inputs[m], self._others(m, environments), self._told(m, tokens)) for m in acting}
+        environments, leanings = self.listen(index, inputs), self.understand(index, inputs)
+        answers = {m: self.predict(m, index, inputs[m], self._others(m, environments), self._told(m, leanings)) for m in acting}
         return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in acting}
 
     def listen(self, index: int, latents: Latents) -> dict[Modality, Environment]:
         """Environments of every participant that somebody else hears."""
         return self._read(index, latents, self.environments, self._encode, self._environments_at_rest)
 
-    def understand(self, index: int, latents: Latents) -> dict[Modality, Tensor]:
-        """What every participant seems to become, (B, D), where somebody else can be told."""
-        return self._read(index, latents, self.noised_towers, self._token, self._tokens_at_rest) if self.told_weight > 0 else {}
+    def understand(self, index: int, latents: Latents) -> dict[Modality, Leaning]:
+        """What every participant seems to become, where somebody else can be told."""
+        return self._read(index, latents, self.noised_towers, self._leaning, self._leanings_at_rest) if self.told_weight > 0 else {}
 
     def _read(
         self,
@@ -211,7 +211,7 @@ class JointSampler:
         acting = self.acting(index)
         return [m for m in latents if self.level(m, index) is not None and any(other is not m for other in acting)]
 
-    def predict(self, modality: Modality, index: int, x: Tensor, env: Environment | None, told: Tensor | None = None) -> Tensor:
+    def predict(self, modality: Modality, index: int, x: Tensor, env: Environment | None, told: Leaning | None = None) -> Tensor:
         """The guided answer (B, ...) in float32 for one latent. Branches that hear the same are one call."""
         guidance = self.guidance.get(modality, Guidance())
         partners = env is not None or told is not None
@@ -222,7 +222,7 @@ class JointSampler:
         return guidance.combine(answers, weights)
 
     def _answer(
-        self, modality: Modality, index: int, x: Tensor, branches: list[Branch], env: Environment | None, told: Tensor | None = None
+        self, modality: Modality, index: int, x: Tensor, branches: list[Branch], env: Environment | None, told: Leaning | None = None
     ) -> dict[Branch, Tensor]:
         """The denoiser's plain answers for `branches`, batched."""
         if not branches:
@@ -235,7 +235,7 @@ class JointSampler:
         output = denoiser(x, t, prompt, env=env, rate=self.rates.get(modality))
         return dict(zip(branches, output.float().split(batch), strict=True))
 
-    def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor, told: Tensor | None) -> Any:
+    def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor, told: Leaning | None) -> Any:
         """Prompt tokens of `branches`, one after another; for a denoiser that can `prepare` them, what it makes of them, made once."""
         given = self.contexts[modality] if told is None else blend(self.contexts[modality], told, self.told_weight)
         contexts = [given if b.prompted else self.null_contexts[modality] for b in branches]
@@ -257,18 +257,18 @@ class JointSampler:
         heard = [m for m in Modality if m is not modality] if hears is None else hears.get(modality, ())
         return [said[m] for m in Modality if m in said and m in heard]
 
-    def _told(self, modality: Modality, tokens: Mapping[Modality, Tensor]) -> Tensor | None:
-        """The mean of what the others seem to become, (B, D); None for who is alone."""
-        heard = self._heard(modality, self.told_by, tokens)
-        return sum(heard) / len(heard) if heard else None
+    def _told(self, modality: Modality, leanings: Mapping[Modality, Leaning]) -> Leaning | None:
+        """The mean of what the others seem to become; None for who is alone."""
+        heard = self._heard(modality, self.told_by, leanings)
+        return Leaning.mean(heard) if heard else None
 
-    def _token(self, modality: Modality, x: Tensor, t: Tensor | int) -> Tensor:
+    def _leaning(self, modality: Modality, x: Tensor, t: Tensor | int) -> Leaning:
         """What `modality` seems to become, less what its prompt alone lets expect (`leaning`). A clean partner, being an input, is sure,
         and has the prompt of the outputs."""
         context = self.contexts.get(modality, next(iter(self.contexts.values())))
         told = self._read_token(modality, x, t, context)
         if modality not in self._noise:
-            return told
+            return Leaning.sure(told)
         if modality not in self._expected or self._expected[modality][0] is not context:  # not yet, or a callback has changed it
             first = self.schedulers[modality].timesteps[0]
             self._expected[modality] = (context, self._read_token(modality, self._noise[modality], first, context))

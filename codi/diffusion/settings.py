@@ -25,6 +25,7 @@ DEFAULTS = {
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
     "told_weight": 1.0,  # of what partners seem to become (`codi.models.noised`, `codi.diffusion.guidance.blend`); 0 is off
     "delay": 0.0,  # schedules after which an output starts, for all or {output: 0.5}: see `codi.diffusion.sampling`
+    "lead": None,  # a modality, such as "text", that is drawn beside several outputs that lack it, so that they agree
     "null_prompt": "zeros",  # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
 }
 
@@ -55,15 +56,19 @@ def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     return _first("num_inference_steps", [given, defaults, DEFAULTS])
 
 
-def guidance(outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[Modality, Guidance]:
+def guidance(
+    outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Mapping[str, Any], lead: Sequence[Modality] = ()
+) -> dict[Modality, Guidance]:
     """Guidance of every output, from the keys of `DEFAULTS` that were `given` (not None), else the model's `defaults`, else ours.
 
-    A scale is one number for all outputs or {output: scale}; an output that is not named there falls back likewise.
+    A scale is one number for all outputs or {output: scale}; an output that is not named there falls back likewise. What leads
+    unasked has guidance too, and cannot be named.
     """
     layers = [given, defaults, DEFAULTS]
     for name in SCALES:
         _check_names(name, given.get(name), outputs)
-    prompt, sync = ({m: _scale(name, m, layers) for m in outputs} for name in SCALES)
+    made = (*outputs, *lead)
+    prompt, sync = ({m: _scale(name, m, layers) for m in made} for name in SCALES)
     rescale = _number("guidance_rescale", _first("guidance_rescale", layers))
     if rescale > 1:
         raise InputError(f"guidance_rescale is {rescale:g}: expected 0 to 1")
@@ -72,14 +77,16 @@ def guidance(outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Ma
         "sync_interval": _interval("sync_guidance_interval", _first("sync_guidance_interval", layers)),
         "rescale": rescale,
     }
-    return {m: Guidance(prompt=prompt[m], sync=sync[m], **shared) for m in outputs}
+    return {m: Guidance(prompt=prompt[m], sync=sync[m], **shared) for m in made}
 
 
-def delays(outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], num_steps: int) -> dict[Modality, int]:
-    """Steps by which each output starts late, from a `delay` in schedules."""
+def delays(
+    outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], num_steps: int, lead: Sequence[Modality] = ()
+) -> dict[Modality, int]:
+    """Steps by which each output, and what leads unasked, starts late, from a `delay` in schedules."""
     layers = [{"delay": given}, defaults, DEFAULTS]
     _check_names("delay", given, outputs)
-    parts = {m: _scale("delay", m, layers) for m in outputs}
+    parts = {m: _scale("delay", m, layers) for m in (*outputs, *lead)}
     if late := [m for m, part in parts.items() if part > LONGEST_DELAY]:
         raise InputError(f"delay of {late[0]} is {parts[late[0]]:g}: expected 0 to {LONGEST_DELAY}, the schedules after which it starts")
     return {m: round(part * num_steps) for m, part in parts.items()}

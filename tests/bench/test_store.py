@@ -74,6 +74,7 @@ def test_draws_never_share_a_seed_and_different_runs_never_a_name():
     changes = [
         {}, {"facts": ("shape",)}, {"held_out": True}, {"draw": 1}, {"weights": (0.5, 0.5)}, {"weights": (0.25, 0.75)}, {"rival": True},
         {"turned": True}, {"sync": False}, {"sync_guidance": 2.0}, {"sync_guidance": 1.0}, {"candidates": 4},
+        {"in_step": True}, {"led": False},
     ]  # fmt: skip
     names = [Run(**base, **change).name for change in changes]
     truths = [Run(inputs=(), outputs=(AUDIO,), source=s, delay=d).name for s, d in (("truth", 0.0), ("truth", 0.125), ("autoencoder", 0.0))]

@@ -1,9 +1,10 @@
 """Noised towers: what partners seem to be, added to the prompt."""
 
+import pytest
 import torch
 from torch.nn import functional
 
-from codi.diffusion.guidance import blend, leaning
+from codi.diffusion.guidance import Leaning, blend, leaning, room
 from codi.models.noised import NoisedTowers
 from codi.types import Modality
 
@@ -45,40 +46,57 @@ def test_a_trained_tower_reads_the_latent_its_noise_level_and_the_prompt() -> No
 def test_a_blend_is_as_long_as_the_prompt_and_nothing_told_changes_no_bit() -> None:
     prompt = functional.normalize(torch.randn(4, 1, 8), dim=-1)
     told = torch.randn(4, 8) * torch.tensor([1.0, 0.3, 0.01, 0.0])[:, None]
-    mixed = blend(prompt, told, 3.0)
+    mixed = blend(prompt, Leaning.sure(told), 3.0)
     assert torch.allclose(mixed.norm(dim=-1), torch.ones(4, 1), atol=1e-5)
-    assert torch.equal(mixed[3], prompt[3]) and torch.equal(blend(prompt, torch.zeros(4, 8)), prompt)
+    assert torch.equal(mixed[3], prompt[3]) and torch.equal(blend(prompt, Leaning.sure(torch.zeros(4, 8))), prompt)
 
 
 def test_a_sure_partner_is_taken_at_its_word() -> None:
     prompt = functional.normalize(torch.randn(3, 1, 8), dim=-1)
     token = functional.normalize(prompt[:, 0] + 0.8 * functional.normalize(torch.randn(3, 8), dim=-1), dim=-1)
     for weight in (1.0, 5.0):
-        assert torch.allclose(blend(prompt, token, weight)[:, 0], token, atol=1e-5)
+        assert torch.allclose(blend(prompt, Leaning.sure(token), weight)[:, 0], token, atol=1e-5)
 
 
 def test_what_the_prompt_leaves_open_is_amplified_and_what_it_says_is_kept() -> None:
     prompt, told = torch.tensor([[[1.0, 0, 0]]]), torch.tensor([[0.6, 0.1, 0]])
-    once, thrice, most = (blend(prompt, told, weight)[0, 0] for weight in (1.0, 3.0, 100.0))
+    once, thrice, most = (blend(prompt, Leaning.sure(told), weight)[0, 0] for weight in (1.0, 3.0, 100.0))
     assert torch.allclose(once[1] / once[0], torch.tensor(1 / 6)) and torch.allclose(thrice[1] / thrice[0], torch.tensor(1 / 2))
     assert torch.allclose(most, torch.tensor([0.6, 0.8, 0])) and once[2] == thrice[2] == 0
 
 
 def test_without_a_prompt_what_is_told_stands_alone() -> None:
     told = torch.randn(3, 8) * 0.05
-    assert torch.allclose(blend(torch.zeros(3, 1, 8), told)[:, 0], told)
-    assert torch.allclose(blend(torch.zeros(3, 1, 8), 100 * told, 3.0).norm(dim=-1), torch.ones(3, 1))
+    assert torch.allclose(blend(torch.zeros(3, 1, 8), Leaning.sure(told))[:, 0], told)
+    assert torch.allclose(blend(torch.zeros(3, 1, 8), Leaning.sure(100 * told), 3.0).norm(dim=-1), torch.ones(3, 1))
 
 
 def test_a_partner_that_says_the_opposite_does_not_cover_the_prompt() -> None:
     prompt = functional.normalize(torch.ones(1, 1, 4), dim=-1)
-    assert torch.allclose(blend(prompt, -prompt[:, 0], 3.0), prompt)
+    assert torch.allclose(blend(prompt, Leaning.sure(-prompt[:, 0]), 3.0), prompt)
     against = functional.normalize(torch.tensor([[1.0, -1.0, -1.0, -1.0]]), dim=-1)
-    assert (blend(prompt, against, 3.0)[0, 0] @ prompt[0, 0]) > 0.2
+    assert (blend(prompt, Leaning.sure(against), 3.0)[0, 0] @ prompt[0, 0]) > 0.2
 
 
 def test_what_is_expected_of_a_prompt_is_no_opinion() -> None:
     prompt, expected = torch.tensor([[[1.0, 0, 0]]]), torch.tensor([[0.4, 0.3, 0]])
-    assert torch.allclose(leaning(prompt, expected, expected), torch.tensor([[0.4, 0, 0]]))  # what follows from the prompt stays
-    assert torch.allclose(leaning(prompt, torch.tensor([[0.4, 0.3, 0.2]]), expected), torch.tensor([[0.4, 0, 0.2]]))
-    assert torch.allclose(leaning(torch.zeros(1, 1, 3), expected, expected), torch.zeros(1, 3))
+    assert torch.allclose(leaning(prompt, expected, expected).token, torch.tensor([[0.4, 0, 0]]))  # what follows from the prompt stays
+    assert torch.allclose(leaning(prompt, torch.tensor([[0.4, 0.3, 0.2]]), expected).token, torch.tensor([[0.4, 0, 0.2]]))
+    assert torch.allclose(leaning(torch.zeros(1, 1, 3), expected, expected).token, torch.zeros(1, 3))
+
+
+def test_where_the_prompt_names_everything_partners_that_err_do_not_talk_it_over() -> None:
+    prompt, told = torch.tensor([[[1.0, 0, 0]]]), torch.tensor([[0.9, 0.2, 0]])
+    everything, nearly_all, little, nothing = (torch.tensor([e]) for e in ([0.9, 0.15, 0.1], [0.85, 0.35, 0], [0.25, 0.4, 0], [0, 0, 0.5]))
+    rooms = [room(prompt, expected).item() for expected in (everything, nearly_all, little, nothing)]
+    assert rooms[0] == 0.0 and rooms == sorted(rooms) and rooms[3] == pytest.approx(1.25)
+    assert torch.equal(blend(prompt, leaning(prompt, told, everything), 3.0), prompt)
+    turned = blend(prompt, leaning(prompt, told, nearly_all), 100.0)[0, 0]
+    assert turned[1:].norm() / turned[0] == pytest.approx(min(rooms[1], (1 - 0.9**2) ** 0.5) / 0.9, rel=1e-4)  # as far as there is room
+    assert room(torch.zeros(1, 1, 3), told).item() == pytest.approx(1.25)  # without a prompt all is open
+
+
+def test_of_several_partners_the_mean_counts_and_inputs_expect_nothing() -> None:
+    first, second = Leaning.sure(torch.tensor([[1.0, 0.0]])), Leaning(token=torch.tensor([[0.0, 0.5]]), expected=torch.tensor([[0.4, 0.2]]))
+    both = Leaning.mean([first, second])
+    assert both.token.tolist() == [[0.5, 0.25]] and torch.allclose(both.expected, torch.tensor([[0.2, 0.1]]))

@@ -1,5 +1,7 @@
 """What partners tell in training is what they tell in sampling, and those who have no prompt are told nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -7,7 +9,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from codi.diffusion import JointSampler, NoiseProcess, copy_schedulers
 from codi.models.noised import NoisedTowers
 from codi.types import InputError, Modality
-from training.stages.denoise import SCHEDULER
+from training.stages.denoise import SCHEDULER, DenoiseStage
 from training.stages.told import Told, told_prompt
 
 TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
@@ -57,9 +59,10 @@ def test_it_is_what_the_sampler_makes_of_the_same_latents(towers, scheduler):
     )
     with torch.no_grad():
         sampler.sample(start)
+    process = NoiseProcess.from_scheduler(scheduler)
     assert len(heard) == 4 and not torch.equal(heard[-1][2], context)
     for (_, _, prompt), (x_t, t, _) in zip(heard, read):
-        trained = told_prompt(towers.by_modality()[IMAGE], context, start[IMAGE], x_t, t, 999, 3.0)
+        trained = told_prompt(towers.by_modality()[IMAGE], process, context, start[IMAGE], x_t, t, 3.0)
         torch.testing.assert_close(trained, prompt)
 
 
@@ -69,8 +72,11 @@ def test_a_share_is_told_and_nobody_without_a_prompt(towers, scheduler):
     context[:100] = 0
     told = Told(TEXT, {"image": 0.5}, towers, NoiseProcess.from_scheduler(scheduler), 3.0)
     t = torch.randint(1000, (400,), generator=generator)
-    changed = told(context, t, {IMAGE: torch.randn(400, 2, 4, 4, generator=generator)}, generator)
+    pictures, asked = torch.randn(400, 2, 4, 4, generator=generator), []
+    changed = told(context, t, lambda partner, rows: asked.append(rows) or pictures[rows], generator)
     others = (changed != context).any(-1).any(-1)
+    asked = set(torch.cat(asked).tolist())
+    assert set(others.nonzero().flatten().tolist()) <= asked and min(asked) >= 100 and 110 < len(asked) < 190  # nobody else's is encoded
     assert not others[:100].any() and 110 < others[100:].sum() < 190
     torch.testing.assert_close(changed.norm(dim=-1), context.norm(dim=-1))
 
@@ -100,7 +106,7 @@ def test_everyone_hears_a_partner_of_their_own_at_its_own_level(scheduler):
     told = Told(TEXT, {"image": 1.0}, Towers(), process, 1.0)
     own, t = torch.linspace(-0.5, 0.5, 64), torch.arange(64) * 15
     generator = torch.Generator().manual_seed(0)
-    heard = told(context, t, {IMAGE: own[:, None, None, None].expand(-1, 2, 4, 4)}, generator)[:, 0]
+    heard = told(context, t, lambda partner, rows: own[rows, None, None, None].expand(-1, 2, 4, 4), generator)[:, 0]
     kind, kept, part = torch.rand((3, 64), generator=torch.Generator().manual_seed(0))
     eps = torch.randn((64, 2, 4, 4), generator=_after(torch.Generator().manual_seed(0), 3 * 64))
     levels = torch.where(kept < 0.5, t, (t * part).long())
@@ -125,3 +131,12 @@ def _after(generator: torch.Generator, count: int) -> torch.Generator:
 def test_partners_that_cannot_be(towers, scheduler, listener, shares, message):
     with pytest.raises(InputError, match=message):
         Told(listener, shares, towers, NoiseProcess.from_scheduler(scheduler), 3.0)
+
+
+def test_of_a_batch_the_partners_of_those_who_are_told_are_read():
+    batch = {"text": ["zero", "one", "two", "three"], "image": torch.arange(4.0)[:, None]}
+    stage = SimpleNamespace(sentences=SimpleNamespace(encode=lambda captions: captions))
+    for partner, expected in ((TEXT, ["three", "one"]), (IMAGE, [[3.0], [1.0]])):
+        told = lambda context, t, latents, generator, partner=partner: latents(partner, torch.tensor([3, 1]))
+        found = DenoiseStage.telling(stage, told, batch, torch.Generator())(None, None)
+        assert (found.tolist() if isinstance(found, torch.Tensor) else found) == expected

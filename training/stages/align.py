@@ -112,10 +112,10 @@ class AlignStage:
             text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
             return Contrast({"text_tower": text, "vision_tower": VisionTower(**self.config.part["vision_tower"])})
         self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
-        if self.modality is Modality.AUDIO and self.options.continue_from:
-            return Contrast({"audio_tower": load_part(AudioTower, self.config.model / "audio_tower", CONTINUE).requires_grad_(True)})
         if self.modality is Modality.AUDIO:
-            return Contrast({"audio_tower": AudioTower(**self.config.part["audio_tower"])})
+            found = load_part(AudioTower, self.config.model / "audio_tower", CONTINUE) if self.options.continue_from else None
+            tower = AudioTower(**self.config.part["audio_tower"]) if found is None else found.requires_grad_(True)
+            return Contrast({"audio_tower": tower})
         tower = load_part(VisionTower, self.config.model / "vision_tower", "run align_image first")
         tower.temporal.requires_grad_(True)
         if tower.summary is not None:

@@ -42,6 +42,7 @@ DEFAULTS = {
     "timestep_shift": 2.0,
     "normalise_prompts": True,
     "told_weight": 3.0,
+    "lead": "text",  # what several outputs leave open, an unasked caption decides
     # A picture starts when the text is half done, a sound when the text is, a clip when the sound is (docs/joint.md).
     "delay": {"image": 0.5, "audio": 1.0, "video": 2.0},
 }
@@ -266,7 +267,7 @@ class DenoiseStage:
         return WithPictures(main, latents_of(model, Modality.IMAGE, self.options.picture_scenes or count, seed))
 
     def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        x_0 = self.latents(self.modality, batch, generator)
+        x_0 = self.latents(batch, generator)
         context = self.prompts.tokens(batch, generator)
         losses, t = self.denoising(module, x_0, context, generator, self.telling(self.told, batch, generator))
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
@@ -281,19 +282,27 @@ class DenoiseStage:
         return losses.mean() + self.options.pictures * seen.mean(), extras | {"pictures": seen.mean().detach()}
 
     @torch.no_grad()
-    def latents(self, modality: Modality, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Clean latents (B, ...); of sentences those of whole captions, in new words where they are generated and `canonical` is off."""
-        if modality is not Modality.TEXT:
-            return batch[modality.value]
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        canonical = self.options.canonical or self.modality is not Modality.TEXT
-        return self.sentences.encode(whole_captions(batch, None if canonical else rng))
+    def latents(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """Clean latents (B, ...) of what is generated; of sentences those of whole captions, in new words where `canonical` is off."""
+        if self.modality is not Modality.TEXT:
+            return batch[self.modality.value]
+        if self.options.canonical:
+            return self.sentences.encode(whole_captions(batch))
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        return self.sentences.encode(whole_captions(batch, np.random.default_rng(seed)))
 
     def telling(self, told: Told | None, batch: dict[str, Any], generator: torch.Generator) -> Tell | None:
         """Prompts (B, L, D) and timesteps (B,) -> prompts as the partners of these samples change them."""
         if told is None:
             return None
-        return lambda context, t: told(context, t, {m: self.latents(m, batch, generator) for m in told.shares}, generator)
+
+        def clean(partner: Modality, rows: Tensor) -> Tensor:
+            if partner is not Modality.TEXT:
+                return batch[partner.value][rows]
+            captions = whole_captions(batch)
+            return self.sentences.encode([captions[row] for row in rows.tolist()])
+
+        return lambda context, t: told(context, t, clean, generator)
 
     def denoising(
         self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator, tell: Tell | None = None

@@ -28,7 +28,7 @@ from training.stages.denoise import DEFAULTS, Prompts, load_scheduler, spread_ti
 from training.stages.files import known_geometry, whole_captions
 from training.stages.foresight import Foresight
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-from training.stages.listeners import CLASSES, Listeners, hears, listener, strip, with_others
+from training.stages.listeners import CLASSES, Listeners, adapted, listener, strip, with_others
 from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
 from training.stages.told import load_noised_towers, told_prompt
 
@@ -134,10 +134,8 @@ class JointStage:
 
     def build(self) -> Listeners:
         """Encoders of `part`, and the finished denoisers of all modalities that listen."""
-        learning = dict.fromkeys(DENOISERS[m] for sides in self.listeners.values() for m in sides)
-        silent = dict.fromkeys(DENOISERS[m] for pair in self.pairs for m in pair if self.starts_anew(m))
-        names = learning | silent
-        found = {n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in names}
+        learning, silent = adapted(self.config.model, self.listeners, self.options.joint_config is not None)
+        found = {n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + silent}
         denoisers = {n: listener(part, self.options.joint_config, self.options.adapters) for n, part in found.items()}
         environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
         for modality, encoder in environments.by_modality().items():
@@ -148,10 +146,6 @@ class JointStage:
             more = {} if self.options.hard_negatives else {"shifts": ()}
             contrast = TimedContrast(timed, environments.config.dim, **more)
         return Listeners(environments, denoisers, contrast, self.decoders() if self.options.foresight else None, learning)
-
-    def starts_anew(self, modality: Modality) -> bool:
-        """Its adapters, if it has any, are new: they would hear other encoders than they learned from."""
-        return self.options.joint_config is not None and hears(self.config.model / DENOISERS[modality])
 
     def decoders(self) -> Foresight:
         """Of all that listen in time to somebody who runs in time. Raises `InputError` where there is nobody."""
@@ -280,9 +274,9 @@ class JointStage:
         if self.noised is None:
             return context
         other = 1 - pair.index(modality)
-        tower, clean, last = self.noised.by_modality()[pair[other]], is_clean[other], self.process.num_train_timesteps - 1
+        tower, clean = self.noised.by_modality()[pair[other]], is_clean[other]
         levels = torch.where(clean, 0, times[other])
-        return told_prompt(tower, context, noises[other], noisy[other], levels, last, DEFAULTS["told_weight"], clean)
+        return told_prompt(tower, self.process, context, noises[other], noisy[other], levels, DEFAULTS["told_weight"], clean)
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:

@@ -1,7 +1,7 @@
 """What the joint stage trains: environment encoders, and the denoisers of which only the joint attention learns."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from codi.types import InputError, Modality
 from training.stages.common import load_part
 from training.stages.contrast import TimedContrast
 from training.stages.foresight import Foresight
+from training.stages.pairs import Pair
 
 CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audio_denoiser": UNetDenoiser}
 
@@ -50,6 +51,14 @@ def hears(folder: Path) -> bool:
     """Whether the denoiser in a folder has joint attention; of one that is not there yet it is expected."""
     config = folder / "config.json"
     return not config.is_file() or bool(json.loads(config.read_text(encoding="utf-8")).get("env_dim"))
+
+
+def adapted(model: Path, listeners: Mapping[Pair, Collection[Modality]], anew: bool) -> tuple[list[str], list[str]]:
+    """(learning, silent): denoisers whose joint attention a run trains; and, where adapters start anew, those that fall silent, the other
+    sides of its pairs, whose adapters would hear other encoders than they learned from."""
+    learning = list(dict.fromkeys(DENOISERS[m] for sides in listeners.values() for m in sides))
+    others = dict.fromkeys(DENOISERS[m] for pair in listeners for m in pair) if anew else {}
+    return learning, [name for name in others if name not in learning and hears(model / name)]
 
 
 def listener(denoiser: nn.Module, joint_config: dict[str, Any] | None, adapters: dict[str, Any]) -> nn.Module:

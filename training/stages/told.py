@@ -4,14 +4,14 @@ A denoiser that never met such prompts while it trained takes the least lean for
 would tell the sentence how things move. B batch, L prompt tokens, D width of the shared space.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from codi.diffusion import NoiseProcess
-from codi.diffusion.guidance import blend, leaning
+from codi.diffusion.guidance import Leaning, blend, leaning
 from codi.models.noised import NoisedTower, NoisedTowers
 from codi.types import InputError, Modality
 from data.world import PAIRS
@@ -28,15 +28,17 @@ def load_noised_towers(model: Path) -> NoisedTowers:
 
 @torch.no_grad()
 def told_prompt(
-    tower: NoisedTower, context: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, last: int, weight: float, clean: Tensor | None = None
-) -> Tensor:
-    """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise `eps`, whose level is `last`;
-    samples that are `clean` (B,) are inputs and sure. As in sampling (`codi.diffusion.sampling`)."""
+    tower: NoisedTower, process: NoiseProcess, context: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, weight: float,
+    clean: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise `eps`; samples that are `clean`
+    (B,) are inputs and sure. As in sampling (`codi.diffusion.sampling`)."""
     with torch.autocast(x_t.device.type, enabled=False):  # small differences are made several times as large
         context, eps, x_t = context.float(), eps.float(), x_t.float()
         told = tower(x_t, t, context)
-        leant = leaning(context, told, tower(eps, torch.full_like(t, last), context))
-        return blend(context, leant if clean is None else torch.where(clean[:, None], told, leant), weight)
+        expected = tower(eps, torch.full_like(t, process.num_train_timesteps - 1), context)
+        said = blend(context, leaning(context, told, expected), weight)
+        return said if clean is None else torch.where(clean[:, None, None], blend(context, Leaning.sure(told), weight), said)
 
 
 class Told:
@@ -72,19 +74,19 @@ class Told:
         self.towers.to(device)
 
     @torch.no_grad()
-    def __call__(self, context: Tensor, t: Tensor, latents: Mapping[Modality, Tensor], generator: torch.Generator) -> Tensor:
-        """Prompts (B, L, D) of listeners at t (B,); of each partner the latents (B, ...), clean."""
+    def __call__(self, context: Tensor, t: Tensor, latents: Callable[[Modality, Tensor], Tensor], generator: torch.Generator) -> Tensor:
+        """Prompts (B, L, D) of listeners at t (B,); `latents` gives a partner's clean latents (R, ...) of some of the samples (R,)."""
         kind, kept, part = torch.rand((3, len(t)), generator=generator, device=t.device)
         levels = torch.where(kept < IN_STEP, t, (t * part).long())
         prompted = context.abs().amax((1, 2)) > 0  # who has no prompt is told nothing, as in the branch that guidance leads away from
-        context, start, last = context.clone(), 0.0, self.process.num_train_timesteps - 1
+        context, start = context.clone(), 0.0
         for partner, share in self.shares.items():
             rows = (prompted & (kind >= start) & (kind < start + share)).nonzero().flatten()
             start += share
             if not len(rows):
                 continue
-            x_0 = latents[partner][rows]
+            x_0 = latents(partner, rows)
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             x_t, tower = self.process.add_noise(x_0, eps, levels[rows]), self.towers.by_modality()[partner]
-            context[rows] = told_prompt(tower, context[rows], eps, x_t, levels[rows], last, self.weight)
+            context[rows] = told_prompt(tower, self.process, context[rows], eps, x_t, levels[rows], self.weight)
         return context
