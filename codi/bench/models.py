@@ -24,6 +24,7 @@ from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
 TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}  # and the published targets
+SAID = ("provenance.json", "checksums.json")
 SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000  # what the probes read
 _FIT = {
     TEXT: lambda text, spec: text,
@@ -66,9 +67,10 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when a weight or setting in the model's folder does."""
+        """Changes when a weight or setting in the model's folder does; what is only said of them, as where they came from, is none."""
         digest = hashlib.sha256()
-        for path in sorted(p for p in self.folder.rglob("*") if p.suffix in (".json", ".safetensors") and p.is_file()):
+        files = (p for p in self.folder.rglob("*") if p.suffix in (".json", ".safetensors") and p.name not in SAID and p.is_file())
+        for path in sorted(files):
             digest.update(path.relative_to(self.folder).as_posix().encode() + _digest(path))
         return digest.hexdigest()[:16]
 

@@ -143,7 +143,8 @@ def _attribute_means(run: Run, output: Modality, readings: Readings, facts: list
 
 
 def score_task(task: Task, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]) -> list[dict[str, Any]]:
-    """The lines of one task: one per attribute, or one for all of them together."""
+    """The lines of one task: one per attribute, or one for all of them together; of several outputs the measure names the one."""
+    of_output = f"{task.output}: " if len(task.run.outputs) > 1 else ""
     facts, names = facts_of(scenes), tuple(task.attributes)
 
     def hits(of: Readings, against: list[dict[str, str]]) -> dict[str, np.ndarray]:
@@ -154,7 +155,7 @@ def score_task(task: Task, readings: Readings, ceiling: Readings, scenes: Sequen
     targets = {" and ".join(names): min(task.attributes.values())} if task.together else task.attributes
     return [
         {
-            "task": task.run.name, "measure": key, **as_dict(bootstrap(values[key])), "ceiling": float(tops[key].mean()),
+            "task": task.run.name, "measure": of_output + key, **as_dict(bootstrap(values[key])), "ceiling": float(tops[key].mean()),
             "shuffled": float(floors[key].mean()), "chance": _commonest(facts, key.split(" and ")), "target": targets[key],
             "met": bool(values[key].mean() >= targets[key]),
         }

@@ -82,6 +82,17 @@ def test_a_ladder_compares_models_in_one_table(tmp_path, capsys):
     assert list(report["rungs"]["first"]) == ["joint, in step", "joint", "video->audio", "audio->video", "joint, sync guidance 3"]
 
 
+def test_readings_are_of_weights_and_settings_whatever_is_said_of_them(tmp_path):
+    pipe = tiny_pipeline.pipeline()
+    pipe.save_pretrained(tmp_path)
+    first = Model(str(tmp_path)).fingerprint
+    (tmp_path / "provenance.json").write_text('{"scores": "new"}')
+    assert Model(str(tmp_path)).fingerprint == first
+    pipe.register_to_config(defaults={**pipe.config.defaults, "told_weight": 2.0})
+    pipe.save_pretrained(tmp_path)
+    assert Model(str(tmp_path)).fingerprint != first
+
+
 def test_a_batch_of_the_benchmark_is_what_the_pipeline_gives_one_by_one(tmp_path):
     pipe = tiny_pipeline.pipeline()
     pipe.save_pretrained(tmp_path)
