@@ -217,6 +217,17 @@ def test_negatives_need_guidance_of_what_is_asked_for(fresh):
         fresh(text="a ball", negative_text="a cube", outputs=["image", "audio"], guidance_scale={"image": 1.0, "audio": 1.0}, **QUICK)
 
 
+def test_partners_that_speak_through_the_prompt_alone_cost_no_call_of_their_own(fresh):
+    fresh.environments, calls, prepared = None, [], []
+    fresh.vision_denoiser.register_forward_hook(lambda module, given, answer: calls.append(len(answer)))
+    prepare = fresh.vision_denoiser.prepare
+    fresh.vision_denoiser.prepare = lambda tokens, x: prepared.append(type(tokens)) or prepare(tokens, x)
+    call = dict(outputs=["text", "video"], delay={"video": 1.0}, guidance_scale=3.0, sync_guidance_scale=2.0)
+    latents(fresh, text="a ball", num_inference_steps=5, sync_guidance_interval=(0.0, 1.0), **call)
+    assert calls == [3] * 5  # with both, without partners, without both
+    assert prepared.count(torch.Tensor) == 1  # the text stands still, so what it says is read once
+
+
 def test_a_negative_prompt_takes_the_place_of_the_null_prompt(fresh):
     fresh.noised_towers = None  # what partners seem to be is led towards like a prompt
     call = dict(text="a ball", outputs=["image", "audio"], guidance_scale=3.0)

@@ -122,6 +122,7 @@ class JointSampler:
     _leanings_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
     _noise: Latents = field(default_factory=dict, init=False, repr=False)
     _expected: dict[Modality, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _means: dict[Modality, tuple[list[Leaning], Leaning]] = field(default_factory=dict, init=False, repr=False)
     _prompts: dict[Any, tuple[list[Tensor], Any]] = field(default_factory=dict, init=False, repr=False)
     _known: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
@@ -217,6 +218,8 @@ class JointSampler:
         partners = env is not None or told is not None
         progress = (index - self.wait(modality)) / self.own_steps
         weights = guidance.weights(progress, self.null_contexts is not None, partners)
+        if env is None:  # partners speak through the prompt alone
+            return guidance.combine(self._answer(modality, index, x, list(weights), None, told), weights)
         answers = self._answer(modality, index, x, [b for b in weights if b.hearing], env, told)
         answers |= self._answer(modality, index, x, [b for b in weights if not b.hearing], None)
         return guidance.combine(answers, weights)
@@ -237,13 +240,15 @@ class JointSampler:
 
     def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor, told: Leaning | None) -> Any:
         """Prompt tokens of `branches`, one after another; for a denoiser that can `prepare` them, what it makes of them, made once."""
-        given = self.contexts[modality] if told is None else blend(self.contexts[modality], told, self.told_weight)
-        contexts = [given if b.prompted else self.null_contexts[modality] for b in branches]
+        plain, null = self.contexts[modality], None if self.null_contexts is None else self.null_contexts[modality]
+        told = told if any(b is Branch.FULL for b in branches) else None
         made_of, prompt = self._prompts.get((modality, *branches), ([], None))
-        if [id(c) for c in made_of] != [id(c) for c in contexts]:  # not yet, or a callback has changed them
-            tokens, prepare = torch.cat(contexts), getattr(self.denoisers[modality], "prepare", None)
+        if [id(part) for part in made_of] != [id(part) for part in (plain, null, told)]:  # not yet, or partners say more, or a callback did
+            given = plain if told is None else blend(plain, told, self.told_weight)
+            contexts = {Branch.FULL: given, Branch.NULL_PROMPT: null, Branch.NULL_PARTNERS: plain, Branch.NULL_BOTH: null}
+            tokens, prepare = torch.cat([contexts[b] for b in branches]), getattr(self.denoisers[modality], "prepare", None)
             prompt = tokens if prepare is None else prepare(tokens, x)
-            self._prompts[(modality, *branches)] = (contexts, prompt)
+            self._prompts[(modality, *branches)] = ([plain, null, told], prompt)
         return prompt
 
     def _others(self, modality: Modality, environments: Mapping[Modality, Environment]) -> Environment | None:
@@ -258,9 +263,15 @@ class JointSampler:
         return [said[m] for m in Modality if m in said and m in heard]
 
     def _told(self, modality: Modality, leanings: Mapping[Modality, Leaning]) -> Leaning | None:
-        """The mean of what the others seem to become; None for who is alone."""
+        """The mean of what the others seem to become, one and the same while they stand still; None for who is alone."""
         heard = self._heard(modality, self.told_by, leanings)
-        return Leaning.mean(heard) if heard else None
+        if not heard:
+            return None
+        before, mean = self._means.get(modality, ([], None))
+        if [id(part) for part in before] != [id(part) for part in heard]:
+            mean = Leaning.mean(heard)
+            self._means[modality] = (heard, mean)
+        return mean
 
     def _leaning(self, modality: Modality, x: Tensor, t: Tensor | int) -> Leaning:
         """What `modality` seems to become, less what its prompt alone lets expect (`leaning`). A clean partner, being an input, is sure,
