@@ -208,8 +208,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         timed = {m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders}
         if sync is False or not timed.intersection(outputs):
             return []
-        heard = {m for output in outputs for m in model.hears.get(output, ())}
-        return [m for m in items if m in timed and m in model.environments and m in heard and m not in outputs]
+        heard = timed & model.heard(outputs)
+        return [m for m in items if m in heard and m not in outputs]
 
     def find_lead(self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()) -> list[Modality]:
         """The model's `lead`, drawn beside several outputs that lack it, so that they agree; nothing where it cannot be made or heard.
@@ -221,9 +221,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         if lead is None or len(outputs) < 2 or lead in (*outputs, *partners):
             return []
         lead = Modality.parse(lead)
-        told = lead in model.noised_towers and self._own("told_weight") > 0 and any(lead in model.told_by.get(m, ()) for m in outputs)
-        heard = lead in model.environments and any(lead in model.hears.get(m, ()) for m in outputs)
-        return [lead] if lead in model.denoisers and lead in model.specs and (told or heard) else []
+        speaking = model.heard(outputs) | (model.telling(outputs) if self._own("told_weight") > 0 else set())
+        return [lead] if lead in speaking and lead in model.denoisers and lead in model.specs else []
 
     def encode_partners(self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]) -> Latents:
         """Clean latents (1, ...) of the first item of every modality in `partners`."""
@@ -349,9 +348,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
         latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs)
-        sampler = self._sampler(latents, context, null if prompted or refusing else None, heard, guidance, steps, generators)
-        sampler.delays = delays
-        sampler.rates = {m: specs[m].latent_rate for m in latents if specs[m].latent_rate != self.model.specs[m].latent_rate}
+        null = null if prompted or refusing else None
+        sampler = self._sampler(latents, context, null, heard, guidance, steps, generators, delays, specs)
         latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = {m: latents[m] for m in outputs}
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
@@ -371,8 +369,10 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
 
     def _sampler(
         self, latents: Latents, context: Tensor, null: Tensor | None, clean: Latents, guidance: dict[Modality, Guidance], steps: int,
-        generators: dict[Modality, list[torch.Generator]],
+        generators: dict[Modality, list[torch.Generator]], delays: Mapping[Modality, int] | None = None,
+        specs: Mapping[Modality, ModalitySpec] | None = None,
     ) -> JointSampler:  # fmt: skip
+        """Of these latents and prompts; without `delays` in step, without `specs` of the model's own sizes."""
         model, device = self.model, self._execution_device
         denoisers = {m: model.denoisers[m] for m in latents}
 
@@ -392,6 +392,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             guidance=guidance,
             partners=clean,
             generators=generators,
+            delays=delays or {},
+            rates={m: specs[m].latent_rate for m in latents if specs[m].latent_rate != model.specs[m].latent_rate} if specs else {},
         )
 
     def _denoise(self, sampler: JointSampler, latents: Latents, callback: Callable[..., dict] | None, wanted: Sequence[str]) -> Latents:

@@ -17,14 +17,14 @@ from codi.io import fit_audio, fit_image, fit_video, from_unit
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
 from codi.outputs import FIELDS, formatted
 from codi.pipeline import CoDiPipeline
-from codi.pretrained import INDEX, pick_device, resolve
+from codi.pretrained import CHECKSUMS, INDEX, pick_device, resolve
 from codi.prompts import prepare
 from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
 TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}  # and the published targets
-SAID = ("provenance.json", "checksums.json")
+SAID = ("provenance.json", CHECKSUMS)  # of a model, and no part of it
 SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000  # what the probes read
 _FIT = {
     TEXT: lambda text, spec: text,

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,12 +119,8 @@ class JointSampler:
     partners: Latents = field(default_factory=dict)
     rates: Mapping[Modality, float] = field(default_factory=dict)
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
-    _environments_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
-    _leanings_at_rest: dict[Modality, tuple[Tensor, Any]] = field(default_factory=dict, init=False, repr=False)
     _noise: Latents = field(default_factory=dict, init=False, repr=False)
-    _expected: dict[Modality, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
-    _means: dict[Modality, tuple[list[Leaning], Leaning]] = field(default_factory=dict, init=False, repr=False)
-    _prompts: dict[Any, tuple[list[Tensor], Any]] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[Any, tuple[list[Any], Any]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _known: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -178,20 +175,21 @@ class JointSampler:
 
     def listen(self, index: int, latents: Latents) -> dict[Modality, Environment]:
         """Environments of every participant that somebody else hears."""
-        return self._read(index, latents, self.environments, self._encode, self._environments_at_rest)
+        return self._read(index, latents, self.environments, self._encode)
 
     def understand(self, index: int, latents: Latents) -> dict[Modality, Leaning]:
         """What every participant seems to become, where somebody else can be told."""
-        return self._read(index, latents, self.noised_towers, self._leaning, self._leanings_at_rest) if self.told_weight > 0 else {}
+        return self._read(index, latents, self.noised_towers, self._leaning) if self.told_weight > 0 else {}
 
-    def _read(
-        self,
-        index: int,
-        latents: Latents,
-        readers: Collection[Modality],
-        read: Callable[..., Any],
-        at_rest: dict[Modality, tuple[Tensor, Any]],
-    ) -> dict[Modality, Any]:
+    def _once(self, name: Any, parts: list[Any], make: Callable[[], Any]) -> Any:
+        """What `make` made under this name while it is of these very objects: what stands still is read once, until it is changed."""
+        made_of, made = self._made.get(name, ([], None))
+        if [id(part) for part in made_of] != [id(part) for part in parts]:
+            made = make()
+            self._made[name] = (parts, made)
+        return made
+
+    def _read(self, index: int, latents: Latents, readers: Collection[Modality], read: Callable[..., Any]) -> dict[Modality, Any]:
         """What `read` makes of the participants among `readers`; of partners and finished outputs, which stand still, it is made once."""
         speaking = {m: (latents[m], self.level(m, index)) for m in self._speaking(index, latents)}
         speaking |= {m: (x, 0) for m, x in self.partners.items()}
@@ -199,12 +197,8 @@ class JointSampler:
         for modality, (x, level) in speaking.items():
             if modality not in readers:
                 continue
-            if isinstance(level, Tensor):
-                said[modality] = read(modality, x, level)
-                continue
-            if modality not in at_rest or at_rest[modality][0] is not x:  # not yet, or a callback has changed it
-                at_rest[modality] = (x, read(modality, x, level))
-            said[modality] = at_rest[modality][1]
+            now = partial(read, modality, x, level)
+            said[modality] = now() if isinstance(level, Tensor) else self._once((read.__name__, modality), [x], now)
         return said
 
     def _speaking(self, index: int, latents: Latents) -> list[Modality]:
@@ -218,10 +212,9 @@ class JointSampler:
         partners = env is not None or told is not None
         progress = (index - self.wait(modality)) / self.own_steps
         weights = guidance.weights(progress, self.null_contexts is not None, partners)
-        if env is None:  # partners speak through the prompt alone
-            return guidance.combine(self._answer(modality, index, x, list(weights), None, told), weights)
-        answers = self._answer(modality, index, x, [b for b in weights if b.hearing], env, told)
-        answers |= self._answer(modality, index, x, [b for b in weights if not b.hearing], None)
+        hearing = [b for b in weights if b.hearing and env is not None]  # all others are given the prompt alone, whatever it tells
+        answers = self._answer(modality, index, x, hearing, env, told)
+        answers |= self._answer(modality, index, x, [b for b in weights if b not in hearing], None, told)
         return guidance.combine(answers, weights)
 
     def _answer(
@@ -241,15 +234,15 @@ class JointSampler:
     def _prompt(self, modality: Modality, branches: list[Branch], x: Tensor, told: Leaning | None) -> Any:
         """Prompt tokens of `branches`, one after another; for a denoiser that can `prepare` them, what it makes of them, made once."""
         plain, null = self.contexts[modality], None if self.null_contexts is None else self.null_contexts[modality]
-        told = told if any(b is Branch.FULL for b in branches) else None
-        made_of, prompt = self._prompts.get((modality, *branches), ([], None))
-        if [id(part) for part in made_of] != [id(part) for part in (plain, null, told)]:  # not yet, or partners say more, or a callback did
+        told = told if Branch.FULL in branches else None
+
+        def make() -> Any:
             given = plain if told is None else blend(plain, told, self.told_weight)
             contexts = {Branch.FULL: given, Branch.NULL_PROMPT: null, Branch.NULL_PARTNERS: plain, Branch.NULL_BOTH: null}
             tokens, prepare = torch.cat([contexts[b] for b in branches]), getattr(self.denoisers[modality], "prepare", None)
-            prompt = tokens if prepare is None else prepare(tokens, x)
-            self._prompts[(modality, *branches)] = ([plain, null, told], prompt)
-        return prompt
+            return tokens if prepare is None else prepare(tokens, x)
+
+        return self._once(("prompt", modality, *branches), [plain, null, told], make)
 
     def _others(self, modality: Modality, environments: Mapping[Modality, Environment]) -> Environment | None:
         """What `modality` hears, in the fixed order of `Modality`; None when it is alone."""
@@ -265,13 +258,7 @@ class JointSampler:
     def _told(self, modality: Modality, leanings: Mapping[Modality, Leaning]) -> Leaning | None:
         """The mean of what the others seem to become, one and the same while they stand still; None for who is alone."""
         heard = self._heard(modality, self.told_by, leanings)
-        if not heard:
-            return None
-        before, mean = self._means.get(modality, ([], None))
-        if [id(part) for part in before] != [id(part) for part in heard]:
-            mean = Leaning.mean(heard)
-            self._means[modality] = (heard, mean)
-        return mean
+        return self._once(("told", modality), heard, lambda: Leaning.mean(heard)) if heard else None
 
     def _leaning(self, modality: Modality, x: Tensor, t: Tensor | int) -> Leaning:
         """What `modality` seems to become, less what its prompt alone lets expect (`leaning`). A clean partner, being an input, is sure,
@@ -280,10 +267,9 @@ class JointSampler:
         told = self._read_token(modality, x, t, context)
         if modality not in self._noise:
             return Leaning.sure(told)
-        if modality not in self._expected or self._expected[modality][0] is not context:  # not yet, or a callback has changed it
-            first = self.schedulers[modality].timesteps[0]
-            self._expected[modality] = (context, self._read_token(modality, self._noise[modality], first, context))
-        return leaning(context, told, self._expected[modality][1])
+        noise, first = self._noise[modality], self.schedulers[modality].timesteps[0]
+        expected = self._once(("expected", modality), [context], lambda: self._read_token(modality, noise, first, context))
+        return leaning(context, told, expected)
 
     def _read_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         t = torch.as_tensor(t, device=x.device).expand(len(x))

@@ -73,11 +73,18 @@ class CoDiModel:
             if modality not in self.towers:
                 raise InputError(f"this model takes no {modality} prompt: it takes {listed(self.towers)}")
         for modality in partners:
-            heard = any(modality in self.hears.get(m, ()) for m in outputs)
-            if modality in outputs or modality not in self.environments or modality not in self.autoencoders or not heard:
+            if modality in outputs or modality not in self.heard(outputs) or modality not in self.autoencoders:
                 raise InputError(f"{modality} cannot be held in step: expected an input that is no output, and a model that can hear it")
         for part in [self.towers[m] for m in given] + [self.autoencoders[m] for m in outputs]:
             getattr(part, "check_vocabulary", lambda: None)()
+
+    def heard(self, outputs: Iterable[Modality]) -> set[Modality]:
+        """Whose environment some of the outputs listen to."""
+        return {m for output in outputs for m in self.hears.get(output, ()) if m in self.environments}
+
+    def telling(self, outputs: Iterable[Modality]) -> set[Modality]:
+        """Who tells some of the outputs what it seems to become."""
+        return {m for output in outputs for m in self.told_by.get(output, ()) if m in self.noised_towers}
 
     def _lacking(self, modality: Modality) -> str:
         """Which of the two parts is missing, where it is one."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codi.diffusion import NoiseProcess
-from codi.diffusion.guidance import Leaning, blend, leaning
+from codi.diffusion.guidance import blend, leaning
 from codi.models.noised import NoisedTower, NoisedTowers
 from codi.types import InputError, Modality
 from data.world import PAIRS
@@ -37,8 +37,9 @@ def told_prompt(
         context, eps, x_t = context.float(), eps.float(), x_t.float()
         told = tower(x_t, t, context)
         expected = tower(eps, torch.full_like(t, process.num_train_timesteps - 1), context)
-        said = blend(context, leaning(context, told, expected), weight)
-        return said if clean is None else torch.where(clean[:, None, None], blend(context, Leaning.sure(told), weight), said)
+        if clean is not None:  # nothing is expected of an input (`Leaning`)
+            expected = expected.masked_fill(clean[:, None], 0.0)
+        return blend(context, leaning(context, told, expected), weight)
 
 
 class Told:
