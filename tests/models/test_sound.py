@@ -14,7 +14,7 @@ from codi.models.autoencoders import AudioAutoencoder
 from codi.models.autoencoders.mel import GriffinLim, LogMel, MelCorrection, _nearest, peak_phases
 from codi.world import ATTRIBUTES, events, read_sounds, render_sounds, sample_scenes
 from training.config import Config
-from training.stages.autoencoder import VocoderStage
+from training.stages.autoencoder import MelStage, VocoderStage
 from training.stages.common import export_part, load_part
 
 SCENES = sample_scenes(12, 5)
@@ -161,3 +161,12 @@ def test_training_a_vocoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     sound = render_sounds(SCENES[:2])[:, :8000]
     assert torch.equal(after.encode(sound), before.encode(sound))
     assert after.config.vocoder_config == VOICE and after.vocode(after.log_mel(sound)).shape == sound.shape
+
+
+def test_a_share_of_the_sounds_is_heard_under_notes(tmp_path: Path) -> None:
+    sound = render_sounds(SCENES[:1])[:, :8000].repeat(200, 1)
+    for share, low, high in ((0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)):
+        places = dict(model=tmp_path / "model", output=tmp_path / "run")
+        stage = MelStage(Config(stage="autoencoder_audio", samples=2, batch_size=2, lr=1e-3, options={"tones": share}, **places))
+        changed = (stage.with_tones(sound, 16000, torch.Generator().manual_seed(0)) != sound).any(1)
+        assert low <= changed.sum() <= high

@@ -12,7 +12,7 @@ from training.config import load_config, strict
 from training.plan import Machines, plan
 from training.stages import find_stage
 from training.stages.align import AlignOptions
-from training.stages.autoencoder import AutoencoderOptions
+from training.stages.autoencoder import AutoencoderOptions, SoundOptions
 from training.stages.building import build_module, check_sections
 from training.stages.common import load_part
 from training.stages.denoise import DenoiseOptions
@@ -82,6 +82,7 @@ def test_a_dry_run_names_them_too():
         (DenoiseOptions, {"prompts": {"text": 1}, "pictures_told": {"text": 0.5}}, "pictures_told is .*: expected nothing where"),
         (AlignOptions, {"alike": 0}, "alike is 0: expected 1 or more"),
         (AutoencoderOptions, {"statistics_samples": 0}, "statistics_samples is 0"),
+        (SoundOptions, {"tones": 1.5}, "tones is 1.5: expected 0 to 1"),
         (AutoencoderOptions, {"least_noise": 0.5}, "least_noise is 0.5: expected 0 to latent_noise"),
         (JointOptions, {"pairs": {"audio+video": "half"}}, "pairs: audio.video is 'half'"),
         (JointOptions, {"pairs": {"audio+video": -1.0}}, "shares above 0"),
@@ -90,7 +91,7 @@ def test_a_dry_run_names_them_too():
     ],
 )
 def test_options_that_cannot_be_are_named(kind, values, words):
-    needed = {} if kind in (AutoencoderOptions, JointOptions, NoisedOptions) else {"modality": "image"}
+    needed = {} if kind in (AutoencoderOptions, SoundOptions, JointOptions, NoisedOptions) else {"modality": "image"}
     with pytest.raises(InputError, match=words):
         strict(kind, needed | values, where="options")
 

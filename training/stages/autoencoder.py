@@ -18,6 +18,7 @@ from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAut
 from codi.models.autoencoders.mel import MelCorrection
 from codi.types import Modality, ModalitySpec
 from codi.world import ATTRIBUTES, render_frames, render_sounds
+from data.notes import random_notes
 from data.world import random_caption
 from training.config import Config, expect, strict
 from training.stages.building import check_sections
@@ -46,6 +47,18 @@ class AutoencoderOptions:
         expect(least is None or 0 <= least <= self.latent_noise, "least_noise", least, "0 to latent_noise")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SoundOptions(AutoencoderOptions):
+    """tones is the share of sounds that are heard with random notes (`random_notes`) over them, at any level from none to their own: a
+    decoder that knows nothing but a few dozen spectra draws what it never heard as the nearest of them."""
+
+    tones: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect(0 <= self.tones <= 1, "tones", self.tones, "0 to 1")
+
+
 class AutoencoderStage:
     """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder.
 
@@ -55,10 +68,11 @@ class AutoencoderStage:
     component: str
     modality: Modality
     entry: str
+    options_class = AutoencoderOptions
 
     def __init__(self, config: Config):
         self.config = config
-        self.options = strict(AutoencoderOptions, config.options, where="options")
+        self.options = strict(self.options_class, config.options, where="options")
 
     def to(self, device: torch.device) -> None:
         """Nothing is frozen here."""
@@ -199,18 +213,28 @@ class SoundStage(AutoencoderStage):
 class MelStage(SoundStage):
     """The VAE on log-mel spectrograms; phases come from Griffin-Lim until the vocoder stage has run."""
 
+    options_class = SoundOptions
+
     def build(self) -> AudioAutoencoder:
         """The autoencoder of `part`."""
         return self.begin(AudioAutoencoder, vocoder_config=None)
 
     def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        mel = module.log_mel(batch["sound"])
+        mel = module.log_mel(self.with_tones(batch["sound"], module.sampling_rate, generator))
         posterior = module.posterior(mel)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
         error = module.normalise_mel(restored) - module.normalise_mel(mel)
         l1, kl = error.abs().mean(), posterior.kl().mean() / posterior.mean[0].numel()
         slope = error.diff(dim=1).abs().mean() + error.diff(dim=2).abs().mean()
         return l1 + 0.5 * slope + self.options.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
+
+    def with_tones(self, sound: Tensor, rate: int, generator: torch.Generator) -> Tensor:
+        """Sounds (B, N), a share of them softer and with random notes over them."""
+        if not self.options.tones:
+            return sound
+        chosen, level = torch.rand((2, len(sound)), generator=generator, device=sound.device)
+        toned = (chosen < self.options.tones).nonzero()[:, 0]
+        return sound.index_copy(0, toned, level[toned, None] * sound[toned] + random_notes(len(toned), sound.shape[1], rate, generator))
 
     @torch.no_grad()
     def measure(self, module: AudioAutoencoder) -> None:

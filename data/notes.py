@@ -1,0 +1,26 @@
+"""Sounds that no scene makes, for what must know sound beyond the world's own."""
+
+import torch
+from torch import Tensor
+
+
+def random_notes(count: int, length: int, rate: int, generator: torch.Generator, partials: int = 8) -> Tensor:
+    """Sounds (count, length): each one note over and over, of partials anywhere on the scale.
+
+    A note has 1 to `partials` of them between 50 Hz and 15/16 of half the sampling rate, of amplitude 0.003 to 0.3, with an attack of
+    1 to 50 ms and a decay of 0.08 to 0.6 s, and comes back every 0.2 to 1.2 s; all log-uniform.
+    """
+
+    def between(low: float, high: float, *shape: int) -> Tensor:
+        return low * (high / low) ** torch.rand((count, *shape), generator=generator, device=generator.device)
+
+    time = torch.arange(length, device=generator.device) / rate
+    frequency, loudness = between(50, 15 / 32 * rate, partials, 1), between(0.003, 0.3, partials, 1)
+    heard = torch.arange(partials, device=generator.device) < between(1, partials, 1).round()
+    note = (loudness * heard[..., None] * (2 * torch.pi * frequency * time).sin()).sum(1)
+    note = note * (time / between(0.001, 0.05, 1)).clamp_max(1) * (-time / between(0.08, 0.6, 1)).exp()
+    sound = torch.zeros_like(note)
+    for own, one, first, gap in zip(sound, note, rate * between(0.02, 0.8), rate * between(0.2, 1.2)):
+        for start in torch.arange(first, max(first, length), gap).long().tolist():
+            own[start:] += one[: length - start]
+    return sound
