@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from codi.models.codi import DENOISERS
-from codi.types import InputError, Modality
+from codi.types import InputError
 from training.config import Config, load_config, strict
 from training.engine import enable_checkpointing
 from training.folder import destination
@@ -28,8 +28,8 @@ from training.stages.building import build_module
 from training.stages.common import loading_by
 from training.stages.files import names_of_data
 from training.stages.foresight import Foreseeing
+from training.stages.joint import JointOptions
 from training.stages.listeners import adapted
-from training.stages.pairs import parse_pair
 
 GIB = 2**30
 
@@ -111,9 +111,8 @@ def writes(config: Config) -> list[Path]:
     if config.stage == "denoise" and not (config.model / "scheduler").is_dir():
         names.append("scheduler")
     if config.stage == "joint":
-        pairs = {parse_pair(name): [Modality.parse(m) for m in sides] for name, sides in config.options.get("listeners", {}).items()}
-        listeners = {pair: pairs.get(pair, pair) for pair in map(parse_pair, config.options["pairs"])}
-        learning, silent = adapted(config.model, listeners, config.options.get("joint_config") is not None)
+        options = strict(JointOptions, config.options, where="options")
+        learning, silent = adapted(config.model, options.listening, options.joint_config is not None)
         names += sorted(learning + silent)
     return [destination(config) / name for name in names]
 

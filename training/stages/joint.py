@@ -90,6 +90,27 @@ class JointOptions:
         expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
         expect(self.foresight or not self.only_foresight, "only_foresight", True, "false where foresight is 0: there is nothing to learn")
 
+    def by_pair(self, name: str) -> dict[Pair, Any]:
+        """An option that says something of each pair. Raises `InputError` for one that does not train."""
+        values = {parse_pair(pair): value for pair, value in getattr(self, name).items()}
+        if strangers := values.keys() - set(map(parse_pair, self.pairs)):
+            raise InputError(f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.pairs)}")
+        return values
+
+    @property
+    def listening(self) -> dict[Pair, tuple[Modality, ...]]:
+        """The sides of each pair that learn to hear the other."""
+        named = self.by_pair("listeners")
+        return {pair: self.learning(pair, named.get(pair)) for pair in map(parse_pair, self.pairs)}
+
+    def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
+        """The sides that learn of a pair whose `listeners` are these."""
+        sides = pair if names is None else tuple(Modality.parse(name) for name in names)
+        expect(sides and set(sides) <= set(pair), f"listeners of {'+'.join(pair)}", names, "one of its two modalities, or both")
+        whole = len(sides) == 2 or self.joint_config is not None
+        expect(whole or not self.contrast, "contrast", self.contrast, "0 where one side listens: it trains what both say")
+        return sides
+
 
 class JointStage:
     """All pairs of the run in every step."""
@@ -98,8 +119,8 @@ class JointStage:
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")
         self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
-        self.shifts, sides, dropout = (self.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout"))
-        self.listeners = {pair: self.learning(pair, self.by_pair("listeners").get(pair)) for pair in self.pairs}
+        self.shifts, sides, dropout = (self.options.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout"))
+        self.listeners = self.options.listening
         self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.listeners[pair]}
         contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
         self.taught = self.heard | contrasted  # whose environment encoders train
@@ -112,21 +133,6 @@ class JointStage:
         self.noised: NoisedTowers | None = load_noised_towers(config.model) if noised.is_dir() else None
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
-
-    def by_pair(self, name: str) -> dict[Pair, Any]:
-        """An option that says something of each pair. Raises `InputError` for one that does not train."""
-        values = {parse_pair(pair): value for pair, value in getattr(self.options, name).items()}
-        if strangers := values.keys() - self.pairs.keys():
-            raise InputError(f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.options.pairs)}")
-        return values
-
-    def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
-        """The sides of a pair that learn to hear the other."""
-        sides = pair if names is None else tuple(Modality.parse(name) for name in names)
-        expect(sides and set(sides) <= set(pair), f"listeners of {'+'.join(pair)}", names, "one of its two modalities, or both")
-        whole = len(sides) == 2 or self.options.joint_config is not None
-        expect(whole or not self.options.contrast, "contrast", self.options.contrast, "0 where one side listens: it trains what both say")
-        return sides
 
     def partner(self, pair: Pair, modality: Modality) -> Modality:
         """Whom a side of a pair hears: the other; itself in the released scheme."""
