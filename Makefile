@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 
 # In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention. Noised towers come as soon as the
 # geometry of clips is known, from the vision denoiser, since other denoisers train with what they tell.
-STAGES := autoencoder_image autoencoder_audio autoencoder_text \
+STAGES := autoencoder_image autoencoder_audio autoencoder_text autoencoder_text_noised \
           align_image align_audio align_video \
           denoise_image noised_towers denoise_video denoise_audio denoise_text \
           foresight joint_audio joint_video
