@@ -58,7 +58,7 @@ def test_the_command_prints_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = str(ROOT / "configs" / "world" / "autoencoder_text.yaml")
     assert main(["--config", path, "--dry-run", "--samples-per-second", "100"]) == 0
-    assert "time        60.0 min at 100 samples/s" in capsys.readouterr().out
+    assert "time        40.0 min at 100 samples/s" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     assert main(["--config", path, "--dry-run", "--processes", "7"]) == 2
     assert "cannot be split over 7 processes" in capsys.readouterr().err
