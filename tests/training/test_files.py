@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
 
 def test_every_stage_trains_previews_and_exports():
     done = [stage_of(arguments) for module, arguments in commands() if module == "training.main"]
-    assert len(done) == 15
+    assert len(done) == 16
     for stage in done:
         run = of(stage).run
         assert json.loads((run / "exported.json").read_text())["samples"] == 4, stage
