@@ -24,9 +24,9 @@ BATCH = 32
 def round_trips(autoencoder: AudioAutoencoder, sounds: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """L1 (B,) of the spectrograms and the sounds (B, S) that come back."""
     for batch in sounds.split(BATCH):
-        mel = autoencoder.log_mel(batch)
-        error = autoencoder.reconstruct(autoencoder.posterior(mel).mode()) - mel
-        yield error.abs().mean((1, 2)), autoencoder.decode(autoencoder.encode(batch))
+        latent = autoencoder.encode(batch)
+        error = autoencoder.reconstruct(autoencoder.scaling.denormalise(latent)) - autoencoder.log_mel(batch)
+        yield error.abs().mean((1, 2)), autoencoder.decode(latent)
 
 
 def main() -> None:
