@@ -197,8 +197,8 @@ class JointSampler:
         for modality, (x, level) in speaking.items():
             if modality not in readers:
                 continue
-            now = partial(read, modality, x, level)
-            said[modality] = now() if isinstance(level, Tensor) else self._once((read.__name__, modality), [x], now)
+            now, made_of = partial(read, modality, x, level), [x, self._context(modality)]
+            said[modality] = now() if isinstance(level, Tensor) else self._once((read.__name__, modality), made_of, now)
         return said
 
     def _speaking(self, index: int, latents: Latents) -> list[Modality]:
@@ -263,13 +263,17 @@ class JointSampler:
     def _leaning(self, modality: Modality, x: Tensor, t: Tensor | int) -> Leaning:
         """What `modality` seems to become, less what its prompt alone lets expect (`leaning`). A clean partner, being an input, is sure,
         and has the prompt of the outputs."""
-        context = self.contexts.get(modality, next(iter(self.contexts.values())))
+        context = self._context(modality)
         told = self._read_token(modality, x, t, context)
         if modality not in self._noise:
             return Leaning.sure(told)
         noise, first = self._noise[modality], self.schedulers[modality].timesteps[0]
         expected = self._once(("expected", modality), [context], lambda: self._read_token(modality, noise, first, context))
         return leaning(context, told, expected)
+
+    def _context(self, modality: Modality) -> Tensor:
+        """Prompt tokens of an output; of a partner, those of the first output."""
+        return self.contexts.get(modality, next(iter(self.contexts.values())))
 
     def _read_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         t = torch.as_tensor(t, device=x.device).expand(len(x))

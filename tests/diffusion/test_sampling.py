@@ -132,6 +132,16 @@ def test_who_is_heard_late_leans_away_from_its_own_noise():
     torch.testing.assert_close(contexts[0].flatten(), expected)
 
 
+def test_a_prompt_that_changes_changes_what_finished_outputs_lean_to():
+    one = sampler(steps=2, delays={VIDEO: 2})
+    one.noised_towers = {AUDIO: lambda x, t, c, rate: c[:, 0] + x.mean(1, keepdim=True)}
+    finished = one.step(1, one.step(0, noise(size=8)))
+    before = one.understand(2, finished)[AUDIO]
+    assert one.understand(3, finished)[AUDIO] is before  # read once
+    one.contexts = one.contexts | {AUDIO: context(2, 1.0)}
+    torch.testing.assert_close(one.understand(3, finished)[AUDIO].expected, before.expected + 1)
+
+
 def test_environments_are_read_before_any_update():
     one = sampler(rho=0.8, steps=5)
     start = noise(size=8)
