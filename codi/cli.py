@@ -21,7 +21,7 @@ SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
   codi generate --text "a red ball bounces slowly at night" --to video,audio,image,text -o out/
-  codi generate --image photo.jpg --text "at sea::0.5" --to audio -o out/ --samples 4
+  codi generate --image photo.jpg --text "at night::0.5" --to audio -o out/ --samples 4
   codi generate --video clip.mp4 --to audio -o out/
   codi generate --jobs jobs.jsonl -o out/
   codi bench --out report/

@@ -10,18 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codi.types import InputError, Modality
+from codi.types import SIZED, InputError, Modality
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
 SCALES = ("guidance", "sync_guidance", "delay")  # a number, or one for each output
-PICTURES = (Modality.IMAGE, Modality.VIDEO)
-SIZES = {  # of what is made: the kind of number, and the outputs that have such a size
-    "height": (int, PICTURES),
-    "width": (int, PICTURES),
-    "num_frames": (int, (Modality.VIDEO,)),
-    "fps": (float, (Modality.VIDEO,)),
-    "seconds": (float, (Modality.AUDIO,)),
-}
+SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}  # of what is made, and the kind of number
 PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
 SWITCHES = ("sync", "lead")  # on or off
 KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, *SWITCHES)
@@ -88,7 +81,7 @@ class Job:
     def _check_size(self, name: str, value: float) -> None:
         """What no model can make; the rest is for the model to say."""
         if not applies(name, self.outputs):
-            able = " or ".join(SIZES[name][1])
+            able = " or ".join(SIZED[_argument(name)])
             raise InputError(f"{self.origin}{name} is {value:g}, but no {able} is made: expected {able} in --to, or no {name}")
         if not 0 < value < 2**53:
             raise InputError(f"{self.origin}{name} is {value:g}: expected a number above 0")
@@ -117,7 +110,7 @@ class Job:
     @property
     def size_arguments(self) -> dict[str, float]:
         """`sizes` as arguments of the pipeline."""
-        return {{"seconds": "audio_length_in_s"}.get(name, name): value for name, value in self.sizes.items()}
+        return {_argument(name): value for name, value in self.sizes.items()}
 
     @property
     def clip(self) -> Path | None:
@@ -194,9 +187,14 @@ def _item(modality: Modality, value: str, weight: float) -> Item:
     return Item(modality=modality, value=value, weight=weight)
 
 
+def _argument(size: str) -> str:
+    """What a size of `SIZES` is called by a pipeline."""
+    return "audio_length_in_s" if size == "seconds" else size
+
+
 def applies(name: str, outputs: tuple[Modality, ...]) -> bool:
     """Whether a size of `SIZES` speaks of anything that is made."""
-    return any(m in outputs for m in SIZES[name][1])
+    return any(m in outputs for m in SIZED[_argument(name)])
 
 
 def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
@@ -239,7 +237,7 @@ def from_file(args: argparse.Namespace) -> list[Job]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
     try:
-        lines = Path(args.jobs).read_text(encoding="utf-8").splitlines()
+        lines = Path(args.jobs).read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other line separators
     except UnicodeDecodeError:
         raise InputError(f"{args.jobs} is not text: expected one JSON object per line, in UTF-8") from None
     jobs = [_job(line, f"{args.jobs} line {number}: ", args) for number, line in enumerate(lines, 1) if line.strip()]
@@ -270,15 +268,22 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
             raise InputError(f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and not 'manifest'")
         prompts = {key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent)) for key, m in PROMPTS.items()}
         numbers = {key: _number(row, key, int, getattr(args, key)) for key in NUMBERS}
-        outputs = parse_outputs(row.get("to", args.to))
+        outputs = _row_outputs(row.get("to", args.to))
         scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
-        sizes = {key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None) for key, (kind, _) in SIZES.items()}
+        sizes = {key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None) for key, kind in SIZES.items()}
         sizes = {key: value for key, value in sizes.items() if value is not None}
         switches = {key: row.get(key, getattr(args, key)) for key in SWITCHES}
         for key, value in switches.items():
             if not isinstance(value, bool):
                 raise InputError(f"{key} is {json.dumps(value)[:80]}: expected true or false")
         return Job(id=name, outputs=outputs, origin=origin, sizes=sizes, **switches, **_sorted(prompts), **numbers, **scales)
+
+
+def _row_outputs(value: Any) -> tuple[Modality, ...]:
+    names = value if isinstance(value, list) else [value]
+    if value is not None and not all(isinstance(name, str) for name in names):
+        raise InputError(f"to is {json.dumps(value)[:80]}: expected kinds such as 'image,audio', or a list of them")
+    return parse_outputs(value)
 
 
 def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], default: str | None) -> Scale:

@@ -103,13 +103,16 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
 
         dtype: of the networks, one or {part: dtype}; `torch_dtype` is diffusers' name for it.
         verify: checksums of every tensor; None: where there are any and the model is below 2 GiB.
-        A part given as an argument is taken as it is, and as None left out (`text_denoiser=None`); other options go to each part's own
-        `from_pretrained`. Raises `InputError` for a folder with anything missing, altered or left over.
+        A part given as an argument is taken as it is, and as None left out (`text_denoiser=None`). Other options are those of a download
+        (`pretrained.HUB`) and those of each part's own `from_pretrained` (`pretrained.LOADING`). Raises `InputError` for any that is
+        neither, and for a folder with anything missing, altered or left over.
         """
         if use_safetensors is False:
             raise InputError("use_safetensors is False: weights are read as safetensors only, convert others with `codi convert`")
-        folder = pretrained.resolve(source, revision)
         given = {name: options.pop(name) for name in ("scheduler", *cls._optional_components) if name in options}
+        hub = {name: options.pop(name) for name in pretrained.HUB if name in options}
+        settings.check_names("from_pretrained", options, pretrained.LOADING)
+        folder = pretrained.resolve(source, revision, **hub)
         index = {name: kind for name, kind in pretrained.read_index(folder).items() if name not in given}
         if unknown := sorted(set(index) - {"scheduler", *cls._optional_components}):
             raise InputError(f"{folder / pretrained.INDEX} names the part {unknown[0]!r}, which codi does not know")
@@ -119,10 +122,29 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
         return pipe
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As diffusers does, and checksums of every tensor beside it."""
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "CoDiPipeline":
+        """Another pipeline of the very same parts, with its `defaults`; what is given replaces them. `dtype` converts the parts of both."""
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        pipe = cls(**{**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs})
+        pipe.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        return pipe if dtype is None else pipe.to(dtype)
+
+    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """As diffusers does, and checksums of every tensor beside it; as safetensors only."""
+        if not safe_serialization:
+            raise InputError("safe_serialization is False: weights are saved as safetensors only")
         super().save_pretrained(save_directory, **kwargs)
         pretrained.write_checksums(Path(save_directory))
+
+    def _upload_folder(self, working_dir: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """With `push_to_hub`, uploads happen before `save_pretrained` returns."""
+        pretrained.write_checksums(Path(working_dir))
+        return super()._upload_folder(working_dir, *args, **kwargs)
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Not supported: parts are called by other methods than `forward`, whose weights would never arrive."""
+        raise InputError("sequential offloading is not supported: expected enable_model_cpu_offload or enable_group_offload")
 
     @property
     def model(self) -> CoDiModel:
@@ -155,6 +177,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
+        settings.check_sizes(sizes or {}, [*outputs, *self.find_lead(outputs, list(partners))])
         if self.model.sized(**(sizes or {})) != self.model.specs and candidates > 1:
             raise InputError("candidates are judged at the model's own sizes: expected either candidates or another size, not both")
 
@@ -182,6 +205,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         tokens, weights, model = [], [], self.model
         for modality in (m for m in Modality if m in items):
             tower, spec = model.towers[modality], model.prompt_specs.get(modality)
+            if modality is Modality.TEXT and not empty:
+                prompts.note_unread(tower, items[modality])
             for raw in self._prepared(modality, items[modality], tower, spec):
                 tokens += list(tower.embed(prompts.emptied(raw) if empty else raw).split(1))
             weights += [prompt.weight for prompt in items[modality]]
@@ -243,6 +268,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
     def decode_latents(self, latents: Latents) -> dict[Modality, Any]:
         """Normalised latents (B, ...) -> raw media, floats in [-1, 1] or sentences."""
         autoencoders = self.model.autoencoders
+        if lost := [m for m, z in latents.items() if not z.isfinite().all()]:
+            raise InputError(f"the latents of {listed(lost)} are not finite: expected another scheduler, or dtype bfloat16 or float32")
         media = {m: autoencoders[m].decode(z.to(autoencoders[m].dtype)) for m, z in latents.items()}
         for modality, raw in media.items():
             finite = not isinstance(raw, Tensor) or raw.isfinite().all()
@@ -323,6 +350,10 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             "guidance_scale": guidance_scale, "sync_guidance_scale": sync_guidance_scale, "guidance_interval": guidance_interval,
             "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
         }  # fmt: skip
+        if partner_latents is not None:
+            if sync is not None:
+                raise InputError("sync and partner_latents were both given: expected one of them")
+            partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
         partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
         leads = self.find_lead(outputs, partners) if lead else []
         steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults, leads)
@@ -330,6 +361,9 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s)
         self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes)
         specs = self.model.sized(**sizes)
+        embeds = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds, null_prompt_embeds=null_prompt_embeds)
+        prompts.check_embeds(embeds, self.model.context_dim)
+        prompts.check_latents(partner_latents or {}, self.model.specs)
         settings.check_names("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
         if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):

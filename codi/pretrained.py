@@ -26,11 +26,18 @@ INDEX = "model_index.json"
 CHECKSUMS = "checksums.json"
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]
 MAX_HEADER = 100 << 20  # bytes, as in the safetensors format
+HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of a download
+LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passed on to every part
+    "device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage", "disable_mmap", "quantization_config",
+)  # fmt: skip
 VERIFY_BELOW = 2 << 30  # bytes of weights whose checksums are verified without being asked
 
 
-def resolve(source: str | Path | None = None, revision: str | None = None) -> Path:
-    """The folder of a model: the one inside the package when nothing is named, else a local folder, else a download by hub id."""
+def resolve(source: str | Path | None = None, revision: str | None = None, **hub: Any) -> Path:
+    """The folder of a model: the one inside the package when nothing is named, else a local folder, else a download by hub id.
+
+    hub: options of the download, see `HUB`.
+    """
     if source is None:
         folder = Path(str(resources.files("codi"))) / "assets" / "tiny"
         if not (folder / INDEX).is_file():
@@ -43,14 +50,14 @@ def resolve(source: str | Path | None = None, revision: str | None = None) -> Pa
         return folder
     if folder.exists() or str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
         raise InputError(f"no model folder {source}: expected a folder with {INDEX}, or a hub id such as 'owner/name'")
-    return _download(str(source), revision)
+    return _download(str(source), revision=revision, **hub)
 
 
-def _download(source: str, revision: str | None) -> Path:
+def _download(source: str, **hub: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=PATTERNS))
+        return Path(snapshot_download(source, allow_patterns=PATTERNS, **hub))
     except Exception as error:  # offline, unknown, private: the hub has a class for each
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"model {source!r} is no folder here and cannot be had from the hub ({reason}): check its name") from error

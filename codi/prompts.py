@@ -11,6 +11,7 @@ Pixels are uint8, or float in [0, 1].
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor
 from codi import io
 from codi.types import InputError, Modality, ModalitySpec, listed
 
+MOST_CHANNELS = 32  # of a sound
 MARGIN = 0.5  # seconds read beyond a clip's length, for resampling at its end
 
 
@@ -94,6 +96,16 @@ def batches(samples: list[Any]) -> list[Any]:
 def emptied(batch: Any) -> Any:
     """The batch without content: empty sentences, the middle of the range (grey, silence)."""
     return torch.zeros_like(batch) if isinstance(batch, Tensor) else [""] * len(batch)
+
+
+def note_unread(tower: Any, items: Sequence[Prompt]) -> None:
+    """Warns of words that the tower of text has never seen, which say nothing to it."""
+    if getattr(tower, "tokenizer", None) is None:
+        return
+    for prompt in items:
+        if isinstance(prompt.value, str) and (unread := tower.unread(prompt.value)):
+            said = ", ".join(map(repr, unread))
+            warnings.warn(f"this model cannot read {said} in {prompt.value!r}: expected words that it was trained on", stacklevel=2)
 
 
 def _prepare_text(value: Any, spec: ModalitySpec | None) -> str:
@@ -171,7 +183,7 @@ def _pixels(value: Any, ndim: int, what: str) -> Tensor:
     expected = f"expected PIL images, a tensor {shape} or an array with channels last, uint8 or float in [0, 1]"
     if isinstance(value, Image.Image):
         value = io.image_to_tensor(value)
-    elif isinstance(value, np.ndarray) and value.ndim == ndim:
+    elif isinstance(value, np.ndarray) and value.ndim == ndim and value.dtype.kind in "uif":
         value = torch.from_numpy(np.array(value)).movedim(-1, -3)  # a copy: an array of PIL's may not be written, which torch warns of
     if not isinstance(value, Tensor) or value.ndim != ndim or value.shape[-3] != 3 or value.numel() == 0:
         raise InputError(f"{what} is {_kind(value)}: {expected}")
@@ -193,8 +205,32 @@ def _equal_sizes(frames: list[Tensor]) -> Tensor:
 
 def _waveform(value: Any) -> Tensor:
     """Sound of any accepted type -> float32 (samples,)."""
-    value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        value = torch.from_numpy(value.astype(np.float32))  # a copy, of any stride and byte order
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
         raise InputError(f"a sound is {_kind(value)}: expected floats in [-1, 1] of shape (samples,) or (channels, samples)")
+    if value.ndim == 2 and len(value) > MOST_CHANNELS:
+        raise InputError(f"a sound is {_kind(value)}, {len(value)} channels: expected (channels, samples); transpose it")
     value = value.detach().cpu().float()
     return value.mean(dim=0) if value.ndim == 2 else value
+
+
+def check_embeds(embeds: Mapping[str, Tensor | None], width: int) -> None:
+    """Raises `InputError` for prompts in the form of tokens that do not fit a prompt space of this width, or each other."""
+    there = {name: value for name, value in embeds.items() if value is not None}
+    for name, value in there.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 3 or value.shape[-1] != width:
+            raise InputError(f"{name} is {_kind(value)}: expected floats (1 or samples, 1, {width}), as `encode_prompt` gives them")
+    if len({value.shape[1] for value in there.values()}) > 1:
+        raise InputError(f"{' and '.join(there)} have {[value.shape[1] for value in there.values()]} tokens: expected as many each")
+
+
+def check_latents(latents: Mapping[Modality, Tensor], specs: Mapping[Modality, ModalitySpec]) -> None:
+    """Raises `InputError` for clean partners of another geometry."""
+    for modality, value in latents.items():
+        shape = specs[modality].latent_shape
+        if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape[1:]) != shape:
+            raise InputError(
+                f"partner_latents of {modality} is {_kind(value)}: expected floats (1 or samples, {str(shape)[1:-1]}), as "
+                "`encode_partners` gives them"
+            )

@@ -59,6 +59,31 @@ class Session:
             with blame(job.origin):
                 given = [item.modality for item in (*job.items, *job.negatives)]
                 self.pipe.check_inputs(given, job.outputs, job.samples, job.steps or 1, candidates=job.candidates, sizes=job.size_arguments)
+                self._check_numbers(job)
+                self._check_sounds(job)
+
+    def _check_numbers(self, job: Job) -> None:
+        """Scales and delays by the model's own defaults, and whether candidates can be told apart."""
+        from codi import selection
+        from codi.diffusion import settings
+
+        defaults = self.pipe.config.defaults or {}
+        settings.guidance(job.outputs, job.knobs, defaults)
+        settings.delays(job.outputs, job.delay, defaults, settings.steps(job.knobs, defaults))
+        if job.candidates > 1:
+            selection.available(self.pipe.model.towers, job.outputs, self._partners(job), prompted=True)
+
+    def _check_sounds(self, job: Job) -> None:
+        """A recording may be silent in the part that the model hears."""
+        from codi import io, prompts
+
+        spec = self.pipe.model.prompt_specs.get(Modality.AUDIO)
+        for item in (*job.items, *job.negatives):
+            if item.modality is Modality.AUDIO and spec is not None:
+                io.check_prompt(item.value, item.modality, spec.duration + prompts.MARGIN)
+
+    def _partners(self, job: Job) -> list[Modality]:
+        return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, None if job.sync else False)
 
     def run(self, batch: list[Sample]) -> list[Path]:
         """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the paths of the media."""
@@ -84,19 +109,21 @@ class Session:
         jobs = list(dict.fromkeys(job for job, _ in batch))
         rows = [jobs.index(job) for job, _ in batch]
         first = jobs[0]
+        negative = "negative_prompt_embeds" if first.negatives else "null_prompt_embeds"
         with torch.no_grad():
-            items, negatives = ({job: _prompts(getattr(job, name)) for job in jobs} for name in ("items", "negatives"))
-            given = {"prompt_embeds": torch.cat([self.pipe.encode_prompt(items[job]) for job in jobs])[rows]}
-            if first.negatives:
-                given["negative_prompt_embeds"] = torch.cat([self.pipe.encode_prompt(negatives[job]) for job in jobs])[rows]
-            else:
-                given["null_prompt_embeds"] = torch.cat([self.pipe.encode_null(items[job]) for job in jobs])[rows]
-            timed = self.pipe.find_partners(items[first], first.outputs, None if first.sync else False)
-            clean = [self.pipe.encode_partners(items[job], timed) for job in jobs]
-        partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in timed}
+            prompts, away, clean = zip(*map(self._encode, jobs))
+        given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
+        partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in clean[0]}
         seeds = [job.seed + k for job, k in batch]
         knobs = {name: value for name, value in first.knobs.items() if value is not None}  # the model's own stand for the rest
         return self.pipe(partner_latents=partners, outputs=list(first.outputs), num_samples=len(batch), seed=seeds, **given, **knobs)
+
+    def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:
+        """A job's prompts and what guidance leads away from, (1, 1, D) each, and its clean partners."""
+        with blame(job.origin):
+            items, negatives = _prompts(job.items), _prompts(job.negatives)
+            away = self.pipe.encode_prompt(negatives) if negatives else self.pipe.encode_null(items)
+            return self.pipe.encode_prompt(items), away, self.pipe.encode_partners(items, self._partners(job))
 
     def _note(self, job: Job, sample: dict[str, Any]) -> None:
         samples = self.done.setdefault(job, [])

@@ -56,6 +56,14 @@ class ModalitySpec:
         return None if self.rate is None else self.raw_shape[0] / self.rate
 
 
+SIZED = {  # sizes of what is made, as arguments of a pipeline, and the outputs that have them
+    "height": (Modality.IMAGE, Modality.VIDEO),
+    "width": (Modality.IMAGE, Modality.VIDEO),
+    "num_frames": (Modality.VIDEO,),
+    "fps": (Modality.VIDEO,),
+    "audio_length_in_s": (Modality.AUDIO,),
+}
+
 Latents = dict[Modality, "torch.Tensor"]
 
 

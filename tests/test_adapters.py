@@ -189,6 +189,13 @@ def test_a_damaged_lora_is_named(made, clean, tmp_path):
     assert LORA_FILE in error(clean.load_lora_weights, tmp_path) and clean.get_active_adapters() == []
 
 
+def test_a_place_that_cannot_be_written(tmp_path):
+    pipe = tiny_pipeline.pipeline()
+    trained(pipe, "text_denoiser")
+    (tmp_path / LORA_FILE).mkdir()
+    assert "cannot write" in error(write, pipe, tmp_path, ["text_denoiser"])
+
+
 def test_without_peft_it_says_what_to_install(made, clean, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "pip install 'codi[lora]'" in error(clean.load_lora_weights, made[0] / "all")

@@ -365,6 +365,8 @@ def test_a_damaged_model(model, tmp_path, capsys, damage, message):
         ('{"id": "a", "text": "x", "to": "image", "lead": 1}', "lead is 1: expected true or false"),
         ('{"id": "a", "text": "x", "to": "image", "candidates": 1.5}', "candidates is 1.5"),
         ('{"id": "a", "text": "x"}', "nothing to make"),
+        ('{"id": "a", "text": "x", "to": 5}', "to is 5"),
+        ('{"id": "a", "text": "x", "to": true}', "to is true"),
     ],
 )
 def test_mistakes_in_a_file_of_jobs_name_the_line(line, message, tmp_path, capsys):
@@ -373,6 +375,25 @@ def test_mistakes_in_a_file_of_jobs_name_the_line(line, message, tmp_path, capsy
     said = fails(capsys, "generate", "--jobs", str(file), "-o", str(tmp_path / "out"))
     assert f"{file} line 2: " in said and message in said
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("line, message", [({"delay": 9}, "delay of image is 9"), ({"audio": "late.wav"}, "silent")])
+def test_what_only_the_model_can_tell_is_told_before_anything_is_made(model, line, message, tmp_path, capsys):
+    io.save_audio(tmp_path / "late.wav", torch.cat([torch.zeros(64000), torch.ones(16000)]), 16000)  # the model hears half a second
+    file = tmp_path / "jobs.jsonl"
+    rows = {"id": "ok", "text": "a", "to": "image"}, {"id": "a", "text": "x", "to": "image"} | line
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = fails(capsys, "generate", "--jobs", str(file), "-o", str(tmp_path / "out"), "--model", str(model), "--device", "cpu")
+    assert f"{file} line 2: " in said and message in said
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_lines_end_where_json_lines_end(tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    row = json.dumps({"id": "a", "text": "a\u2028ball", "to": "image"}, ensure_ascii=False)
+    file.write_text(row + "\n", encoding="utf-8-sig")
+    (job,) = jobs.from_file(cli.build_parser().parse_args(["generate", "--jobs", str(file), "-o", str(tmp_path)]))
+    assert job.items[0].value == "a\u2028ball"
 
 
 def test_no_command_and_an_unknown_one(capsys):

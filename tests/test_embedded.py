@@ -9,6 +9,7 @@ import torch
 
 from codi.bench.models import Model
 from codi.bench.runs import Run
+from codi.diffusion import named_scheduler
 from codi.metrics.onsets import onset_f1
 from codi.types import Modality
 from codi.world import READERS, RENDERERS, VISIBLE, parse, read_images, sample_scenes
@@ -51,6 +52,17 @@ def test_a_caption_that_nobody_asked_for_makes_sound_and_clip_agree(pipe):
     heard, seen = READERS[Modality.AUDIO](torch.stack(out.audios)), READERS[Modality.VIDEO](torch.stack(out.videos))
     open_facts = [a for a in VISIBLE[Modality.VIDEO] if a != "shape"]
     assert sum(a.facts[name] == b.facts[name] for a, b in zip(heard, seen) for name in open_facts) >= 20  # of 24
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+def test_every_named_scheduler_goes_down_its_steps(pipe, name):
+    """They are not even: `timestep_shift`."""
+    caption, own = "a red ball bounces slowly at night", pipe.scheduler
+    pipe.scheduler = named_scheduler(name, own)
+    try:
+        assert pipe(text=caption, outputs="text", seed=0).texts == [caption]
+    finally:
+        pipe.scheduler = own
 
 
 def test_pictures_show_what_the_caption_says(pipe):

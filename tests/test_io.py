@@ -6,6 +6,7 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -141,6 +142,31 @@ def test_clip_is_read_at_an_even_rate(tmp_path):
     if video.fps == 8:
         assert levels == [0, 1, 2, 2, 2, 2, 3, 4, 5]
     assert levels == sorted(levels) and levels[0] == 0 and levels[-1] == 5
+
+
+def test_a_trimmed_clip_shows_what_its_edit_list_leaves(tmp_path):
+    """Cut without encoding again: the first five of twenty frames are in the file, before time 0, and are not shown."""
+    path = tmp_path / "trimmed.mp4"
+    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled", "use_editlist": "1"}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "0", "g": "100"})
+        stream.width = stream.height = 64
+        pictures = [np.full((64, 64, 3), 10 * k, np.uint8) for k in range(20)]
+        packets = [p for picture in pictures for p in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))]
+        for packet in [*packets, *stream.encode(None)]:
+            hidden = round(0.5 / packet.time_base)
+            packet.pts, packet.dts = packet.pts - hidden, packet.dts - hidden
+            container.mux(packet)
+    frames = io.load_video(path).frames
+    assert len(frames) == 15 and abs(frames[0].float().mean() - 50) < 3
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError):
+        io.load_video(path)
+
+
+def test_one_channel_is_mono(tmp_path, clicks):
+    io.save_video(tmp_path / "a.mp4", torch.zeros(8, 3, 32, 32, dtype=torch.uint8), 8, clicks[None], 16000)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.audio[0].layout.name == "mono"
 
 
 def test_only_the_first_seconds_are_decoded_and_frames_shrunk(tmp_path):

@@ -319,6 +319,51 @@ def test_bfloat16(fresh):
     assert out.audios[0].dtype == torch.float32 and out.videos[0].dtype == torch.uint8
 
 
+@pytest.mark.parametrize("part", ["text_denoiser", "vision_denoiser", "environments", "noised_towers", "text_tower", "audio_autoencoder"])
+def test_one_part_in_another_precision(fresh, part):
+    getattr(fresh, part).to(torch.bfloat16)
+    plain = pipeline()(text="a ball", audio=(SOUND, 16000), outputs=["text", "image", "video"], output_type="latent", **QUICK).latents
+    mixed = fresh(text="a ball", audio=(SOUND, 16000), outputs=["text", "image", "video"], output_type="latent", **QUICK).latents
+    assert 0 < largest_difference(plain, mixed) < 0.5
+
+
+def test_a_pipeline_of_the_same_parts(pipe):
+    other = CoDiPipeline.from_pipe(pipe, defaults={"num_inference_steps": 3})
+    same = CoDiPipeline.from_pipe(pipe)
+    assert all(same.components[name] is part is other.components[name] for name, part in pipe.components.items())
+    assert same.config.defaults == pipe.config.defaults and other.config.defaults == {"num_inference_steps": 3}
+    assert same.dtype == pipe.dtype
+
+
+def test_sequential_offloading_is_refused(fresh):
+    with pytest.raises(InputError, match="enable_model_cpu_offload"):
+        fresh.enable_sequential_cpu_offload(device="cpu")
+
+
+def test_words_that_the_model_cannot_read_are_named(pipe):
+    with pytest.warns(UserWarning, match="cannot read 'zebra' in 'a red zebra'"):
+        pipe.encode_prompt({Modality.TEXT: [Prompt("a red zebra")]})
+    with pytest.warns(UserWarning, match="cannot read 'red red red"):
+        pipe.encode_prompt({Modality.TEXT: [Prompt("red " * 40)]})
+
+
+def test_names_of_outputs_are_read_alike_everywhere(pipe):
+    results = [latents(pipe, text="a ball", outputs="image", guidance_scale={name: 9.0}) for name in ("image", "Image", Modality.IMAGE)]
+    assert all(largest_difference(results[0], other) == 0 for other in results[1:])
+    assert largest_difference(results[0], latents(pipe, text="a ball", outputs="image")) > 0
+
+
+def test_a_sound_of_any_stride_is_one_sound(pipe):
+    backwards = SOUND.numpy()[::-1]
+    results = [latents(pipe, audio=(wave, 16000), outputs="image") for wave in (backwards, backwards.copy(), backwards.astype(">f8"))]
+    assert all(largest_difference(results[0], other) < 1e-4 for other in results[1:])
+
+
+def test_latents_that_are_lost_are_no_sentence(pipe):
+    with pytest.raises(InputError, match="latents of text are not finite"):
+        pipe.decode_latents({Modality.TEXT: torch.full((1, 16), torch.nan)})
+
+
 def test_callback_sees_and_changes_every_step(pipe):
     steps = []
 
@@ -469,6 +514,24 @@ BAD = {
     "negative weight of a negative": (dict(text="a", negative_text=Prompt("b", -1), outputs="image"), "weight -1 of a negative_text"),
     "no candidates": (dict(text="a", outputs="image", candidates=0), "candidates is 0"),
     "candidates of nothing": (dict(outputs="image", candidates=2), "told apart"),
+    "steps in words": (dict(text="a", outputs="image", num_inference_steps="20"), "num_inference_steps is '20'"),
+    "interval of one number": (dict(text="a", outputs="image", guidance_interval=0.5), "guidance_interval is 0.5"),
+    "half a seed": (dict(text="a", outputs="image", seed=1.5), "seed is 1.5"),
+    "half a seed of several": (dict(text="a", outputs="image", seed=[1.5]), "seed is \\[1.5\\]"),
+    "size of what is not made": (dict(text="a", outputs="text", height=32), "no image or video is made"),
+    "length of what is not made": (dict(text="a", outputs="image", audio_length_in_s=0.2), "no audio is made"),
+    "samples first": (dict(audio=(SOUND.unsqueeze(1).repeat(1, 2), 16000), outputs="image"), "6000 channels.*transpose"),
+    "whole numbers for a sound": (dict(audio=np.zeros(800, np.int16), outputs="image"), "of int16: expected floats"),
+    "objects for pixels": (dict(image=np.full((8, 8, 3), None), outputs="text"), "of object: expected PIL images"),
+    "width of embeds": (dict(prompt_embeds=torch.zeros(1, 1, 5), outputs="image"), "prompt_embeds is .*\\(1, 1, 5\\)"),
+    "axes of embeds": (dict(prompt_embeds=torch.zeros(1, 32), outputs="image"), "prompt_embeds is .*\\(1, 32\\)"),
+    "embeds that are none": (dict(prompt_embeds="a ball", outputs="image"), "prompt_embeds is a str"),
+    "embeds of several lengths": (
+        dict(prompt_embeds=torch.zeros(1, 1, 32), negative_prompt_embeds=torch.zeros(1, 2, 32), outputs="image"),
+        "\\[1, 2\\] tokens",
+    ),
+    "shape of a partner": (dict(text="a", partner_latents={"video": torch.zeros(1, 2, 2)}, outputs="audio"), "partner_latents of video is"),
+    "a partner twice": (dict(text="a", partner_latents={}, sync=True, outputs="audio"), "sync and partner_latents"),
     "callback tensors": (dict(text="a", outputs="image", callback_on_step_end_tensor_inputs=["noise"]), "'noise'"),
 }
 

@@ -4,9 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.utils.hub_utils import PushToHubMixin
 from safetensors.torch import load_file, save_file
 
 from codi import pretrained
@@ -167,3 +170,34 @@ def test_a_file_is_no_model(folder):
 def test_a_hub_id_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "cannot be had from the hub" in load_error("codi-tests/there-is-no-such-model")
+
+
+def test_options_of_a_download_reach_it(saved, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda source, **options: asked.update(options) or str(saved))
+    CoDiPipeline.from_pretrained("codi-tests/model", revision="v2", token="secret", cache_dir="there", local_files_only=True)
+    expected = {"revision": "v2", "token": "secret", "cache_dir": "there", "local_files_only": True}
+    assert {name: asked[name] for name in expected} == expected
+
+
+def test_options_that_nobody_knows(saved):
+    with pytest.raises(InputError, match="'verfy'"):
+        CoDiPipeline.from_pretrained(saved, verfy=True)
+
+
+def test_an_upload_has_its_checksums(pipe, tmp_path, monkeypatch):
+    """diffusers uploads before `save_pretrained` returns."""
+    uploaded = []
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.create_repo", lambda name, **options: SimpleNamespace(repo_id=name))
+    card = SimpleNamespace(save=lambda path: None)
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.load_or_create_model_card", lambda *args, **options: card)
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.populate_model_card", lambda card: card)
+    monkeypatch.setattr(PushToHubMixin, "_upload_folder", lambda self, folder, *args, **options: uploaded.extend(Path(folder).iterdir()))
+    pipe.save_pretrained(str(tmp_path), push_to_hub=True)
+    assert tmp_path / "checksums.json" in uploaded
+
+
+def test_pickles_are_not_written(pipe, tmp_path):
+    with pytest.raises(InputError, match="safe_serialization"):
+        pipe.save_pretrained(tmp_path, safe_serialization=False)
+    assert not list(tmp_path.iterdir())

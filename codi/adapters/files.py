@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -75,8 +75,9 @@ def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str], bas
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(data, path, metadata=header)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}: choose another folder, or free some space") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {path}: {reason}: choose another folder, or free some space") from None
     return path
 
 

@@ -11,7 +11,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from codi.diffusion.guidance import Branch, Guidance, Leaning, blend, leaning
 from codi.diffusion.process import shift_level
+from codi.diffusion.schedulers import uneven
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisedTower
 from codi.types import Latents, Modality
 
@@ -29,7 +30,8 @@ def copy_schedulers(
 ) -> dict[Modality, Any]:
     """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler` is left as it is.
 
-    `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see `shifted_timesteps`).
+    `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see `shifted_timesteps`). Raises
+    `InputError` for a kind of scheduler whose steps are even.
     """
     schedulers = {}
     for modality in modalities:
@@ -38,15 +40,19 @@ def copy_schedulers(
             schedulers[modality].set_timesteps(num_inference_steps, device=device)
             _drop_extra_step(schedulers[modality], num_inference_steps)
         else:
-            total = scheduler.config.num_train_timesteps
-            schedulers[modality].set_timesteps(timesteps=shifted_timesteps(total, num_inference_steps, shift), device=device)
+            timesteps = shifted_timesteps(scheduler.config.num_train_timesteps, num_inference_steps, shift)
+            schedulers[modality] = uneven(schedulers[modality], timesteps, device)
     return schedulers
 
 
 def shifted_timesteps(total: int, num_inference_steps: int, shift: float) -> list[int]:
-    """Descending timesteps in [0, total): levels 1 .. 1/n, moved by `shift_level`."""
-    levels = [1 - k / num_inference_steps for k in range(num_inference_steps)]
-    return [round(shift_level(u, shift) * total) - 1 for u in levels]
+    """Falling timesteps in [0, total), each once: levels 1 .. 1/n, moved by `shift_level`, and apart where they would meet."""
+    timesteps, above = [], total
+    for k in range(num_inference_steps):
+        timestep = round(shift_level(1 - k / num_inference_steps, shift) * total) - 1
+        above = max(min(timestep, above - 1), num_inference_steps - 1 - k)
+        timesteps.append(above)
+    return timesteps
 
 
 def _drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
@@ -71,6 +77,11 @@ def draw_noise(shape: Sequence[int], seeds: Sequence[int], modality: Modality) -
     """
     generators = [torch.Generator().manual_seed(stream_seed(seed, modality)) for seed in seeds]
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]), generators
+
+
+def _version(part: Any) -> int:
+    """How often a tensor was changed in place; 0 of what does not count that."""
+    return part._version if isinstance(part, Tensor) and not part.is_inference() else 0
 
 
 def repeat(x: Tensor, n: int) -> Tensor:
@@ -120,7 +131,7 @@ class JointSampler:
     rates: Mapping[Modality, float] = field(default_factory=dict)
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     _noise: Latents = field(default_factory=dict, init=False, repr=False)
-    _made: dict[Any, tuple[list[Any], Any]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
+    _made: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _known: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -168,7 +179,7 @@ class JointSampler:
         acting = self.acting(index)
         scaled = {m: self.schedulers[m].scale_model_input(latents[m], self.level(m, index)) for m in acting}
         inputs = {m: scaled.get(m, x) for m, x in latents.items()}
-        self._noise = self._noise or inputs
+        self._noise = self._noise or {m: self.schedulers[m].scale_model_input(x, self.level(m, self.wait(m))) for m, x in latents.items()}
         environments, leanings = self.listen(index, inputs), self.understand(index, inputs)
         answers = {m: self.predict(m, index, inputs[m], self._others(m, environments), self._told(m, leanings)) for m in acting}
         return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in acting}
@@ -183,11 +194,10 @@ class JointSampler:
 
     def _once(self, name: Any, parts: list[Any], make: Callable[[], Any]) -> Any:
         """What `make` made under this name while it is of these very objects: what stands still is read once, until it is changed."""
-        made_of, made = self._made.get(name, ([], None))
-        if [id(part) for part in made_of] != [id(part) for part in parts]:
-            made = make()
-            self._made[name] = (parts, made)
-        return made
+        state = [(id(part), _version(part)) for part in parts]
+        if name not in self._made or self._made[name][0] != state:
+            self._made[name] = (state, parts, make())  # parts are kept, lest others get their ids
+        return self._made[name][-1]
 
     def _read(self, index: int, latents: Latents, readers: Collection[Modality], read: Callable[..., Any]) -> dict[Modality, Any]:
         """What `read` makes of the participants among `readers`; of partners and finished outputs, which stand still, it is made once."""
@@ -224,7 +234,8 @@ class JointSampler:
         if not branches:
             return {}
         batch, denoiser, prompt = len(x), self.denoisers[modality], self._prompt(modality, branches, x, told)
-        x = x.to(self.contexts[modality].dtype)
+        dtype = self.contexts[modality].dtype
+        x, env = x.to(dtype), None if env is None else replace(env, tokens=env.tokens.to(dtype))
         if not hasattr(denoiser, "prepare"):  # it takes as many samples as contexts
             x, env = repeat(x, len(branches)), None if env is None else repeat_environment(env, len(branches))
         t = self.level(modality, index).expand(len(x))
@@ -277,14 +288,14 @@ class JointSampler:
 
     def _read_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         t = torch.as_tensor(t, device=x.device).expand(len(x))
-        return self.noised_towers[modality](x.to(context.dtype), t, context, rate=self.rates.get(modality))
+        return self.noised_towers[modality](x, t, context, rate=self.rates.get(modality))
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
         t = torch.as_tensor(t, device=x.device).expand(len(x))
-        encoder, dtype = self.environments[modality], next(iter(self.contexts.values())).dtype
+        encoder = self.environments[modality]
         if hasattr(encoder, "prepare") and modality not in self._known:
             self._known[modality] = {"known": encoder.prepare(x)}
-        return encoder(x.to(dtype), t, rate=self.rates.get(modality), **self._known.get(modality, {}))
+        return encoder(x, t, rate=self.rates.get(modality), **self._known.get(modality, {}))
 
     def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
         scheduler = self.schedulers[modality]

@@ -1,7 +1,9 @@
 """Other samplers for a model's own noise levels, by name."""
 
+import inspect
 from typing import Any
 
+import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
@@ -31,3 +33,26 @@ def named_scheduler(name: str, like: Any) -> Any:
             raise InputError("the scheduler 'released' has levels of its own, which this model was not trained with: expected another")
         return ReleasedDDIMScheduler(**levels)
     return SCHEDULERS[name](**levels, timestep_spacing="trailing", **({"clip_sample": False} if name == "ddim" else {}))
+
+
+def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
+    """The scheduler, set to these falling timesteps, for DDIM its equal. Raises `InputError` for a kind whose steps are even.
+
+    DDIM without noise is the first order of DPM-Solver++ (arXiv 2211.01095, section 4.1), which goes by noise levels and not by a stride.
+    """
+    if type(scheduler) is DDIMScheduler:
+        scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config, algorithm_type="dpmsolver++", solver_order=1)
+    if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
+        return scheduler
+    scheduler.set_timesteps(len(timesteps), device=device)
+    sigmas = getattr(scheduler, "sigmas", ())
+    if len(scheduler.timesteps) != len(timesteps) or len(sigmas) != len(timesteps) + 1:
+        raise InputError(
+            f"{type(scheduler).__name__} goes down in even steps, and this model's are not (its timestep_shift): expected another "
+            "scheduler, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler or DDIMScheduler"
+        )
+    levels = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
+    scheduler.sigmas = torch.cat([levels[timesteps].to(sigmas), sigmas[-1:]])
+    scheduler.timesteps = torch.tensor(timesteps, device=scheduler.timesteps.device, dtype=scheduler.timesteps.dtype)
+    return scheduler

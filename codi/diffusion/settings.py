@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from codi.diffusion.guidance import Guidance
-from codi.types import InputError, Modality, listed
+from codi.types import SIZED, InputError, Modality, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
@@ -51,9 +51,11 @@ def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
         raise InputError(f"{option} is {value!r}: expected one number, or one for each output such as video=4,audio=3") from None
 
 
-def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
+def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
     """The number of steps, from the first that names one."""
-    return _first("num_inference_steps", [given, defaults, DEFAULTS])
+    value = _first("num_inference_steps", [given, defaults, DEFAULTS])
+    check_count("num_inference_steps", value, 1)
+    return value
 
 
 def guidance(
@@ -106,7 +108,8 @@ def _scale(name: str, output: Modality, layers: Sequence[Mapping[str, Any]]) -> 
     """The first layer's number that speaks of `output`."""
     for layer in layers:
         value = layer.get(name)
-        value = value.get(output.value) if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            value = next((number for key, number in value.items() if Modality.parse(key) is output), None)
         if value is not None:
             return _number(f"{name} of {output}", value)
     raise AssertionError(f"DEFAULTS lacks {name}")
@@ -129,10 +132,14 @@ def _typed(name: str, value: Any) -> float:
     return _number(name, value if isinstance(value, bool) else float(value))
 
 
-def _interval(name: str, value: Sequence[float]) -> tuple[float, float]:
-    if len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
-        raise InputError(f"{name} is {tuple(value)}: expected two fractions of the schedule, such as (0.2, 0.8)")
-    return (float(value[0]), float(value[1]))
+def _interval(name: str, value: Any) -> tuple[float, float]:
+    try:
+        first, last = map(float, value)
+    except (TypeError, ValueError):
+        first, last = 1.0, 0.0
+    if not 0 <= first <= last <= 1:
+        raise InputError(f"{name} is {value!r}: expected two fractions of the schedule, such as (0.2, 0.8)")
+    return (first, last)
 
 
 def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None:
@@ -148,6 +155,14 @@ def check_count(name: str, value: Any, least: int, most: int | None = None) -> N
         raise InputError(f"{name} is {value!r}: expected a whole number {bounds}")
 
 
+def check_sizes(sizes: Mapping[str, float | None], outputs: Sequence[Modality]) -> None:
+    """A size of something that is not made would be ignored silently."""
+    for name, value in sizes.items():
+        if value is not None and not any(m in outputs for m in SIZED[name]):
+            able = " or ".join(SIZED[name])
+            raise InputError(f"{name} is {value!r}, but no {able} is made: expected {able} among the outputs, or no {name}")
+
+
 def pick_seeds(num_samples: int, seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None) -> list[int]:
     """One seed per sample, from whichever source was given."""
     if seed is not None and generator is not None:
@@ -158,9 +173,11 @@ def pick_seeds(num_samples: int, seed: int | Sequence[int] | None, generator: to
         return _as_many(drawn, num_samples, "generators")
     if seed is None:
         return [secrets.randbits(31) + k for k in range(num_samples)]
-    seeds = list(range(seed, seed + num_samples)) if isinstance(seed, Integral) else [int(s) for s in seed]
-    if any(not 0 <= s < 2**63 for s in seeds):
-        raise InputError(f"seed is {seed}: expected whole numbers from 0")
+    seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
+    if any(isinstance(s, bool) or not isinstance(s, Integral) or not 0 <= s < 2**63 for s in seeds):
+        raise InputError(f"seed is {seed!r}: expected a whole number from 0, or a list of them")
+    if isinstance(seed, Integral):
+        return [int(seed) + k for k in range(num_samples)]
     return _as_many(seeds, num_samples, "seeds")
 
 

@@ -185,9 +185,16 @@ def _decode_frames(container: Any, stream: Any, fps: float, seconds: float | Non
         picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA" if scale < 1 else "BICUBIC")
         frames.append(np.rot90(picture, round(getattr(frame, "rotation", 0) / 90)))
         times.append(time)
-    if not frames or (whole and stream.frames and len(frames) < stream.frames):
+    missing = whole and len(frames) < stream.frames and len(frames) < stream.frames - _num_hidden(path)
+    if missing or not frames:
         raise InputError(f"{path} is damaged: {len(frames)} of {stream.frames or 'its'} frames can be decoded; export or download it again")
     times = np.asarray(times) - times[0]
     grid = np.arange(max(1, round(times[-1] * fps) + 1)) / fps
     index = np.searchsorted(times, grid + 0.5 / fps, side="left") - 1
     return torch.from_numpy(np.stack(frames)[index.clip(0)]).permute(0, 3, 1, 2).contiguous()
+
+
+def _num_hidden(path: Any) -> int:
+    """Frames that a clip holds and its edit list cuts off, as where it was trimmed without encoding it again."""
+    with open_container(path) as container:
+        return sum(packet.is_discard for packet in container.demux(picture_stream(container)) if packet.size)

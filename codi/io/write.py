@@ -111,13 +111,12 @@ def save_video(
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16", "preset": "medium"})
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        sound = (
-            None if audio is None else container.add_stream("aac", rate=int(sampling_rate), layout="mono" if audio.dim() == 1 else "stereo")
-        )
+        layout = None if audio is None else "mono" if len(torch.atleast_2d(audio)) == 1 else "stereo"
+        sound = layout and container.add_stream("aac", rate=int(sampling_rate), layout=layout)
         for picture in pixels:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-        if sound is not None:
+        if sound:
             encode_sound(container, sound, audio, int(sampling_rate))
     return Path(path)
 

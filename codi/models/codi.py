@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor
 
 from codi import io
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
@@ -119,15 +121,17 @@ class CoDiModel:
 
 
 class Listener:
-    """One environment encoder or noised tower of a component that holds several; called, hooks of the whole (offloading) act first."""
+    """One environment encoder or noised tower of a component that holds several; latents and prompts come in any precision. Called, hooks
+    of the whole (offloading) act first."""
 
     def __init__(self, whole: Any, encoder: Callable[..., Any]):
         self.whole, self.encoder = whole, encoder
         if hasattr(encoder, "prepare"):
             self.prepare = lambda x: _hooked(whole, encoder.prepare, x)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _hooked(self.whole, self.encoder, *args, **kwargs)
+    def __call__(self, x: Tensor, t: Tensor, *context: Tensor, **options: Any) -> Any:
+        cast = partial(Tensor.to, dtype=self.whole.dtype)
+        return _hooked(self.whole, self.encoder, cast(x), t, *map(cast, context), **options)
 
 
 @apply_forward_hook

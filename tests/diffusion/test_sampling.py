@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from codi.diffusion import Guidance, JointSampler, NoiseProcess, copy_schedulers, draw_noise, stream_seed
-from codi.types import Modality
+from codi.diffusion.sampling import shifted_timesteps
+from codi.types import InputError, Modality
 from tests.diffusion.toy import MEAN, PAIR, SCHEDULERS, STD, GaussianDenoiser, LatentEnvironment, context, scheduler
 
 AUDIO, VIDEO = PAIR
@@ -55,6 +58,29 @@ def test_schedulers_have_the_asked_number_of_steps(name):
     for steps in (1, 25, 223, 446, 999, 1000):  # trailing spacing rounds 1000 / 223 to one step too many, at t = -1
         timesteps = copy_schedulers(source, [AUDIO], steps)[AUDIO].timesteps
         assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
+
+
+@pytest.mark.parametrize("shift", [0.5, 2.0, 16.0])
+@pytest.mark.parametrize("steps", [1, 2, 25, 523, 1000])
+def test_shifted_timesteps_fall_whatever_their_number(steps, shift):
+    timesteps = shifted_timesteps(1000, steps, shift)
+    assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
+    assert all(earlier > later for earlier, later in zip(timesteps, timesteps[1:]))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_takes_shifted_timesteps(name):
+    one = sampler(name, steps=25, modalities=[AUDIO])
+    one.schedulers = copy_schedulers(scheduler(name), [AUDIO], 25, shift=2.0)
+    assert one.schedulers[AUDIO].timesteps.tolist() == shifted_timesteps(1000, 25, 2.0)
+    out = one.sample(noise(modalities=[AUDIO]))[AUDIO]
+    assert out.mean() == pytest.approx(MEAN, abs=0.03) and out.std() == pytest.approx(STD, rel=0.15 if name == "ddim" else 0.05)
+
+
+def test_a_scheduler_of_even_steps_refuses_shifted_timesteps():
+    even = PNDMScheduler.from_config(scheduler("ddim").config)
+    with pytest.raises(InputError, match="PNDMScheduler goes down in even steps.*DPMSolverMultistepScheduler"):
+        copy_schedulers(even, [AUDIO], 25, shift=2.0)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -140,6 +166,27 @@ def test_a_prompt_that_changes_changes_what_finished_outputs_lean_to():
     assert one.understand(3, finished)[AUDIO] is before  # read once
     one.contexts = one.contexts | {AUDIO: context(2, 1.0)}
     torch.testing.assert_close(one.understand(3, finished)[AUDIO].expected, before.expected + 1)
+
+
+def test_what_is_changed_in_place_is_read_again():
+    one = sampler(steps=2, delays={VIDEO: 2})
+    one.noised_towers = {AUDIO: lambda x, t, c, rate: c[:, 0] + x.mean(1, keepdim=True)}
+    finished = one.step(1, one.step(0, noise(size=8)))
+    before = one.understand(2, finished)[AUDIO]
+    one.contexts[AUDIO].add_(1.0)
+    torch.testing.assert_close(one.understand(3, finished)[AUDIO].expected, before.expected + 1)
+
+
+def test_noise_is_told_of_as_the_scheduler_scales_it():
+    """Euler's schedulers start from noise of a large deviation; what starts later waits in it."""
+    source = EulerDiscreteScheduler.from_config(scheduler("ddim").config)
+    one = sampler(steps=4, delays={VIDEO: 2})
+    one.schedulers, read = copy_schedulers(source, PAIR, 4), []
+    one.noised_towers = {VIDEO: lambda x, t, c, rate: read.append(x) or x.mean(1, keepdim=True)}
+    latents = {m: x * source.init_noise_sigma for m, x in noise(size=400).items()}
+    for index in range(3):
+        latents = one.step(index, latents)
+    assert [x.std().item() for x in read] == pytest.approx([1, 1], abs=0.1)  # now, and what was expected
 
 
 def test_environments_are_read_before_any_update():
