@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.metrics": LEAVES | {"codi.world"},
     "codi.bench": LEAVES | MODELS | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
     "codi.jobs": LEAVES | {"codi.diffusion"},
-    "codi.session": LEAVES | {"codi.adapters", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs"},
+    "codi.session": LEAVES
+    | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.selection"},
     "codi.doctor": LEAVES | {"codi.pretrained"},
     "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline"},
     "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},

@@ -11,7 +11,7 @@ from codi.bench.scores import as_dict, cell_rows, facts_of
 from codi.bench.timing import BOTH, TOLERANCES, onset_line, pair_of
 from codi.bench.together import OPEN_FACTS, shared_attributes
 from codi.metrics.agreement import mutual_agreement
-from codi.metrics.bootstrap import bootstrap, ratio_of_sums
+from codi.metrics.bootstrap import bootstrap, ratio_of_sums, share_interval
 from codi.metrics.onsets import onset_counts
 from codi.world import Scene
 
@@ -47,8 +47,8 @@ def choice_line(run: Run, readings: Readings, scenes: list[Scene]) -> dict[str, 
     onset = onset_line(pair_of([readings]), len(scenes))
     return {
         "candidates": run.candidates,
-        "prompt_agreement": as_dict(bootstrap(cell_rows(run, readings, facts_of(scenes)))),
-        "mutual_agreement": as_dict(bootstrap(_mutual_rows(run, readings))),
+        "prompt_agreement": as_dict(share_interval(cell_rows(run, readings, facts_of(scenes)))),
+        "mutual_agreement": as_dict(share_interval(_mutual_rows(run, readings))),
         "f1": onset["f1"], "intervals": onset["intervals"],
     }  # fmt: skip
 

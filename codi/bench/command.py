@@ -87,6 +87,8 @@ def measure_model(folder: Path, bench: Bench, cells: list[Run], args: argparse.N
     report = head | measure(bench, cells, parts, held_out=held_out, workers=args.workers)
     settled = {name: value for name, value in bench.settings.items() if value is not None}
     numbers = {"scenes": bench.num_scenes, "seed": args.seed, "seeds": seeds}
+    report["counts"] = {"cells and tasks": f"{bench.num_scenes}"} if report["cells"] or report["tasks"] else {}
+    report["counts"] |= {name: f"{part.count} x {getattr(part, 'draws', 1)}" for name, part in parts.items()}
     report |= {"model": bench.model.name, "settings": {**bench.model.defaults, **settled, **numbers}}
     report["targets"] = targets(report)
     report["seconds"] = round(time.monotonic() - started, 1)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from codi.bench.models import Model
 from codi.bench.runs import AUTOENCODER, MODEL, TRUTH, Readings, Run, batches, render, truth_sampler
-from codi.bench.store import Store
+from codi.bench.store import Store, code_digest
 from codi.types import Modality
 from codi.world import Scene, sample_scenes
 
@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, folder: Path, model: Model, *, num_scenes: int, seed: int, batch_size: int, settings: dict[str, Any]) -> None:
         self.folder, self.model, self.num_scenes, self.seed, self.batch_size = folder, model, num_scenes, seed, batch_size
         self.settings = settings
-        self.store = Store(folder, settings | {"seed": seed, "weights": model.fingerprint})
+        self.store = Store(folder, settings | {"seed": seed, "weights": model.fingerprint, "code": code_digest()})
         self.made: dict[Run, Readings] = {}
         self.samplers = {MODEL: model.sample, TRUTH: truth_sampler, AUTOENCODER: self._round_trip}
 

@@ -15,7 +15,7 @@ from codi.bench.make import Bench, Plan
 from codi.bench.runs import Readings, Run, parse_cell, rival_of
 from codi.bench.scores import as_dict, asked, facts_of
 from codi.metrics.agreement import agreement
-from codi.metrics.bootstrap import bootstrap
+from codi.metrics.bootstrap import bootstrap, share_interval
 from codi.types import Modality
 from codi.world import Scene
 
@@ -80,7 +80,7 @@ def conflict_line(run: Run, made: list[Readings], scenes: list[Scene]) -> dict[s
     worst = max(falls, key=lambda fall: fall.value)
     return {
         "prompts": f"{first} against {second}", "output": run.outputs[0].value, "weights": list(WEIGHTS),
-        "second": [as_dict(bootstrap(rows)) for rows in follows], "first": [float(rows.mean()) for rows in stays],
+        "second": [as_dict(share_interval(rows)) for rows in follows], "first": [float(rows.mean()) for rows in stays],
         "largest_fall": as_dict(worst), "monotone": all(fall.low <= 0 for fall in falls),
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ Per cent unless a unit is given; brackets hold 95 % bootstrap intervals over sce
 the autoencoders. *Shuffled*: outputs compared with another scene. *Chance*: the commonest answer, always. The world's own probes read
 everything; no learned judge takes part.
 
-Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
+Scenes, and sets of seeds: {counts}. Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
 _LADDER = """# The ladder of evidence
 
 ```
@@ -57,7 +57,8 @@ def _described(report: dict[str, Any]) -> dict[str, Any]:
     """The report with its settings and versions as lists of words."""
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    return {**report, "settings": settings, "versions": versions}
+    counts = ", ".join(f"{name} {count}" for name, count in report.get("counts", {}).items())
+    return {**report, "settings": settings, "versions": versions, "counts": counts}
 
 
 def _tasks(report: dict[str, Any]) -> str | None:
@@ -91,7 +92,7 @@ def _summary(report: dict[str, Any]) -> str | None:
     if not rows:
         return None
     header = "cells | number | macro mean | ceiling | of ceiling | shuffled | chance | worst cell | its score"
-    note = "Seen: text with anything, anything with itself, sound with video, and two outputs of a joint stage prompted by one of them."
+    note = "Seen: text with anything, anything with itself, sound with video, two outputs that training paired, prompted by one of them."
     return section("Cells in summary", table(header, rows), note)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from codi.bench.runs import Readings, Run, parse_cell
 from codi.metrics.agreement import agreement, all_agree, shuffled
-from codi.metrics.bootstrap import Interval, bootstrap
+from codi.metrics.bootstrap import Interval, share_interval
 from codi.metrics.spread import world_distribution
 from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
@@ -78,23 +78,21 @@ def chosen_cells(text: str) -> list[Run]:
     return [parse_cell(name) for name in names]
 
 
+MADE_TOGETHER = ({Modality.TEXT, Modality.IMAGE}, {Modality.TEXT, Modality.AUDIO}, {Modality.AUDIO, Modality.VIDEO})
+
+
 def is_seen(run: Run) -> bool:
     """Whether training ever showed this combination: text with anything, anything with itself, and sound with video.
 
-    Two outputs count as seen when a joint stage trained that pair and the one input is of the pair, since prompts came from it;
-    that the model may draw a caption beside them, unasked, does not count.
+    Two outputs count as seen when training paired them (sound and clip hear each other, pictures and sounds are told of sentences and
+    sentences of pictures) and the one input is of the pair, since prompts came from it; that the model may draw a caption beside them,
+    unasked, does not count.
     """
     if len(run.inputs) > 1 or len(run.outputs) > 2:
         return False
     source, outputs = run.inputs[0], set(run.outputs)
     if len(outputs) == 2:
-        return (
-            source in outputs
-            and (Modality.TEXT in outputs or outputs == {Modality.AUDIO, Modality.VIDEO})
-            and (
-                outputs != {Modality.TEXT, Modality.VIDEO}  # no joint stage pairs text with video
-            )
-        )
+        return source in outputs and outputs in MADE_TOGETHER
     pair = {source} | outputs
     return len(pair) == 1 or Modality.TEXT in pair or pair == {Modality.AUDIO, Modality.VIDEO}
 
@@ -126,7 +124,7 @@ def cell_rows(run: Run, readings: Readings, facts: list[dict[str, str]]) -> np.n
 def score_cell(run: Run, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]) -> dict[str, Any]:
     """One cell of the report: score and interval, ceiling, floors, and the agreement of every output and attribute."""
     facts = facts_of(scenes)
-    interval = bootstrap(cell_rows(run, readings, facts))
+    interval = share_interval(cell_rows(run, readings, facts))
     top = float(cell_rows(run, ceiling, facts).mean())
     return {
         "cell": run.name, "inputs": [m.value for m in run.inputs], "outputs": [m.value for m in run.outputs], "seen": is_seen(run),
@@ -155,7 +153,7 @@ def score_task(task: Task, readings: Readings, ceiling: Readings, scenes: Sequen
     targets = {" and ".join(names): min(task.attributes.values())} if task.together else task.attributes
     return [
         {
-            "task": task.run.name, "measure": of_output + key, **as_dict(bootstrap(values[key])), "ceiling": float(tops[key].mean()),
+            "task": task.run.name, "measure": of_output + key, **as_dict(share_interval(values[key])), "ceiling": float(tops[key].mean()),
             "shuffled": float(floors[key].mean()), "chance": _commonest(facts, key.split(" and ")), "target": targets[key],
             "met": bool(values[key].mean() >= targets[key]),
         }

@@ -1,6 +1,6 @@
 """Readings on disk, so that a benchmark that was interrupted, or is scored again, goes on where it stopped.
 
-runs/<settings>/settings.json     what decides the outcome of a run besides its name: weights, steps, guidance, seed
+runs/<settings>/settings.json     what decides the outcome of a run besides its name: weights, steps, guidance, seed, the code
 runs/<settings>/<run>.json        readings, a row per scene and output, as many as there are so far
 runs/<settings>/<run>.npz         media of the first few samples
 """
@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from codi.bench.runs import SHOWN, Media, Readings, Run
 from codi.io import atomic, save_json
 from codi.types import Modality
 from codi.world import Reading
+
+DECIDING = ("diffusion", "models", "world", "pipeline.py", "prompts.py", "selection.py")  # of codi, besides the weights
+
+
+@cache
+def code_digest() -> str:
+    """Changes with the code that generates and reads: numbers of two versions must not stand in one table."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for name in DECIDING for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class Store:

@@ -17,7 +17,7 @@ from codi.bench.runs import Readings, Run
 from codi.bench.scores import as_dict
 from codi.bench.timing import ALL_FOUR, drawn
 from codi.metrics.agreement import all_agree, mutual_agreement, mutual_closeness, shuffled
-from codi.metrics.bootstrap import bootstrap, nanmean
+from codi.metrics.bootstrap import nanmean, share_interval
 from codi.metrics.spread import expected_total_variation, quantile_bins, total_variation, world_distribution
 from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Reading
@@ -135,7 +135,7 @@ def _facts(made: Columns) -> list[list[dict[str, str | None]]]:
 def _with_controls(hits: dict[str, np.ndarray], draws: int) -> dict[str, float]:
     """The joint mean with its interval over scenes, and the mean of every control. A sample to which the question does not apply is NaN."""
     by_scene = hits["joint"].reshape(draws, -1).T  # (N, draws)
-    return as_dict(bootstrap(by_scene, nanmean)) | {name: float(nanmean(x[None])[0]) for name, x in hits.items() if name != "joint"}
+    return as_dict(share_interval(by_scene)) | {name: float(nanmean(x[None])[0]) for name, x in hits.items() if name != "joint"}
 
 
 def _spread(attribute: str, outputs: Outputs, made: Columns) -> dict[str, float]:

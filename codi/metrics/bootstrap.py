@@ -1,7 +1,7 @@
 """Intervals by resampling scenes. A scene with several seeds is one unit: it is drawn with all its rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,21 @@ def bootstrap(
     tail = (1 - confidence) / 2 * 100
     low, high = np.nanpercentile(samples, [tail, 100 - tail]) if np.isfinite(samples).any() else (np.nan, np.nan)
     return Interval(value=float(statistic(rows[None])[0]), low=float(low), high=float(high))
+
+
+def share_interval(rows: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Interval of the mean of shares (N, ...) in [0, 1], one row per scene, NaN where nothing was asked.
+
+    Where all are right, or none is, resamples are all alike and say nothing of the next scene. The bound is then exact (Clopper and
+    Pearson, Biometrika 26, 1934): the share that lets N scenes in a row come out so with no more than the chance that is left.
+    """
+    interval = bootstrap(rows, nanmean, confidence=confidence)
+    if interval.low == interval.high == interval.value and interval.value in (0.0, 1.0):
+        rows = np.asarray(rows, dtype=np.float64)
+        asked = np.isfinite(rows.reshape(len(rows), -1)).any(axis=1).sum()
+        least = float(((1 - confidence) / 2) ** (1 / asked))
+        return replace(interval, low=least) if interval.value else replace(interval, high=1 - least)
+    return interval
 
 
 def ratio_of_sums(rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from codi.metrics.agreement import agreement, all_agree, mutual_agreement, mutual_closeness, shuffled
-from codi.metrics.bootstrap import bootstrap, nanmean, ratio_of_sums
+from codi.metrics.bootstrap import bootstrap, nanmean, ratio_of_sums, share_interval
 from codi.metrics.frechet import frechet_distance, kernel_distance
 from codi.metrics.onsets import best_constant_offset, f1_of_counts, f1_over_tolerance, match_onsets, offset_sums, onset_counts, onset_f1
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
@@ -131,6 +131,19 @@ def test_bootstrap_interval_of_a_mean_is_the_normal_one():
     half = 1.96 * rows.std() / 20
     assert math.isclose(interval.value, rows.mean())
     assert math.isclose(interval.low, rows.mean() - half, abs_tol=0.05) and math.isclose(interval.high, rows.mean() + half, abs_tol=0.05)
+
+
+def test_a_share_that_is_always_right_is_not_certain():
+    """Clopper and Pearson: 12 of 12 leave 73.5 to 100 %, and none of 12 the mirror image."""
+    right = share_interval(np.ones((12, 3)))
+    assert right.value == right.high == 1.0 and math.isclose(right.low, 0.7354, abs_tol=1e-4)
+    wrong = share_interval(np.zeros(12))
+    assert wrong.value == wrong.low == 0.0 and math.isclose(wrong.high, 0.2646, abs_tol=1e-4)
+    asked_of_few = np.full(12, np.nan)
+    asked_of_few[:3] = 1.0
+    assert math.isclose(share_interval(asked_of_few).low, 0.025 ** (1 / 3))
+    mixed = np.arange(12) % 2
+    assert share_interval(mixed) == bootstrap(mixed, nanmean)
 
 
 def test_bootstrap_of_pooled_f1_keeps_the_point_estimate():
