@@ -172,7 +172,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r}: expected key=value, for example --set part.channels=64")
     *parents, last = name.strip().split(".")
     for parent in parents:
-        values[parent] = dict(values.get(parent) or {})
+        if not isinstance(inner := values.get(parent) or {}, Mapping):
+            raise InputError(f"--set {override!r}: {parent} is {inner!r}, which has nothing inside: set {parent} as a whole")
+        values[parent] = dict(inner)
         values = values[parent]
     try:
         values[last] = yaml.safe_load(text)

@@ -163,6 +163,12 @@ def test_wrong_settings_of_a_lora_are_named(model, override, expected):
         stage_of(model, "lora_text", override).build()
 
 
+@pytest.mark.parametrize(("name", "expected"), [("lora_audio", "foresight is 0.1: expected 0"), ("lora_joint", "foresight changes")])
+def test_a_lora_does_not_train_what_foresees(model, name, expected):
+    with pytest.raises(InputError, match=expected):
+        stage_of(model, name, "options.foresight=0.1").build()
+
+
 # A word ----------------------------------------------------------------
 
 

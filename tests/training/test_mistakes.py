@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from codi import pretrained
 from codi.models.conditioning import AudioTower, TextTower
@@ -100,6 +101,21 @@ def test_a_cache_of_no_scene_is_refused():
     config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", "options.scenes=0"])
     with pytest.raises(InputError, match="scenes is 0: expected 1 or more"):
         find_stage(config.stage)(config).data()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("denoise_text", ("options.told={}",)),
+        ("noised_towers", ("part.latents={text: {latent_shape: [64], latent_rate: null, tokens_per_step: 4}}",)),
+    ],
+)
+def test_where_nothing_is_cached_scenes_come_as_they_are(name, overrides):
+    only_text = [f"model={EMBEDDED}", "options.prompts={text: 1.0}", *overrides]
+    config = load_config(CONFIGS / f"{name}.yaml", overrides=only_text)
+    stage = find_stage(config.stage)(config)
+    module, batch = stage.build(), stage.data().fetch([3, 4])
+    assert len(batch["scenes"]) == 2 and stage.loss(module, batch, torch.Generator().manual_seed(0))[0].isfinite()
 
 
 def test_a_cache_of_scenes_that_was_altered_is_made_again(tmp_path):

@@ -75,6 +75,17 @@ def test_prefetch_keeps_the_order_and_ends_its_thread():
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())
 
 
+def test_what_goes_wrong_in_the_plan_is_raised_where_batches_are_taken():
+    def plan():
+        yield [0]
+        raise ZeroDivisionError("in the plan")
+
+    with Prefetch(lambda indices: indices, plan()) as batches:
+        assert next(batches) == ([0], [0])
+        with pytest.raises(ZeroDivisionError, match="in the plan"):
+            next(batches)
+
+
 def test_a_sheet_of_spectrograms_has_low_tones_below(tmp_path):
     mels = torch.full((2, 20, 8), -11.5)
     mels[:, :, 1] = 2.5

@@ -26,7 +26,7 @@ from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.files import close, known_geometry, paraphrases, whole_captions
 from training.stages.foresight import Foreseeing
-from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.told import Told, load_noised_towers
 
 Tell = Callable[[Tensor, Tensor], Tensor]
@@ -261,7 +261,7 @@ class DenoiseStage:
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         sources = [tokens_of(model, m, count, seed) for m in self.prompts.media]
         sources += [latents_of(model, m, count, seed) for m in self.media]
-        main = Joined(sources)
+        main = joined(sources, seed)
         if not self.options.pictures:
             return main
         return WithPictures(main, latents_of(model, Modality.IMAGE, self.options.picture_scenes or count, seed))

@@ -22,6 +22,7 @@ from codi.types import InputError, Modality, ModalitySpec
 from data.cache import CachedSource, build_cache, whole
 from data.world import WorldSource
 from training.config import Config, expect
+from training.stages.common import WorldSource as RenderedSource
 from training.stages.common import load_part
 from training.stages.files import close, open_media
 
@@ -86,6 +87,11 @@ def _cached(model: Path, modality: Modality, count: int, seed: int, component: s
             build_cache(folder, source, run, count, identity=identity, shard_size=size, progress=bar.update)
         (folder / "complete").touch()
     return CachedSource(folder, [name], seed=seed)
+
+
+def joined(sources: list[CachedSource], seed: int) -> Any:
+    """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as it is asked for."""
+    return Joined(sources) if sources else RenderedSource(lambda scenes, rngs: {"scenes": scenes}, seed)
 
 
 class Joined:

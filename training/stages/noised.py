@@ -21,7 +21,7 @@ from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
 from training.stages.files import known_geometry, whole_captions
-from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 
 PREVIEWED = 64  # samples
 
@@ -87,7 +87,7 @@ class NoisedStage:
             return self.encodings()[0].open(self.device, say)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         tokens = [tokens_of(model, m, count, seed) for m in self.prompts.media]
-        return Joined([latents_of(model, m, count, seed) for m in self.media] + tokens)
+        return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
 
     def loss(self, module: NoisedTowers, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Squared distance to the caption's token, whose minimum is the mean of all that are possible: shorter than one where much is."""
