@@ -350,6 +350,11 @@ class WithPictures:
         """The clips' batch with a batch of pictures under "pictures"."""
         return self.clips.fetch(indices) | {"pictures": self.pictures.fetch(indices)}
 
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far, clips and pictures."""
+        return sum(getattr(source, "bad", 0) for source in (self.clips, self.pictures))
+
     def close(self) -> None:
         """Ends the decoding processes of both."""
         close(self.clips)
