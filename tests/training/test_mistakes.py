@@ -16,7 +16,7 @@ from training.stages.align import AlignOptions
 from training.stages.autoencoder import AutoencoderOptions, SoundOptions
 from training.stages.building import build_module, check_sections
 from training.stages.common import load_part
-from training.stages.denoise import DenoiseOptions
+from training.stages.denoise import DenoiseOptions, check_prompts
 from training.stages.joint import JointOptions
 from training.stages.latents import latents_of
 from training.stages.noised import NoisedOptions
@@ -60,6 +60,13 @@ def test_what_nothing_can_be_built_from_is_named(name, override, words):
         build(name, override)
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("denoise_*.yaml")) + sorted(CONFIGS.glob("lora_*.yaml")), ids=lambda path: path.stem)
+def test_configurations_keep_to_the_pairs_that_training_may_see(path):
+    options = load_config(path).options
+    if "modality" in options:
+        check_prompts(Modality.parse(options["modality"]), options["prompts"])
+
+
 def test_names_that_transformers_knows_by_another_are_known():
     check_sections({"decoder_config": {"hidden_size": 32, "n_layer": 1}, "other": 3}, "part")
 
@@ -97,9 +104,16 @@ def test_options_that_cannot_be_are_named(kind, values, words):
         strict(kind, needed | values, where="options")
 
 
-def test_a_cache_of_no_scene_is_refused():
-    config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", "options.scenes=0"])
-    with pytest.raises(InputError, match="scenes is 0: expected 1 or more"):
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("options.scenes=0", "scenes is 0: expected 1 or more"),
+        ("options.prompts={audio: 1.0}", "prompts names audio: expected a modality that training sees together with image"),
+    ],
+)
+def test_scenes_that_cannot_be_trained_on_are_refused(override, words):
+    config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", override])
+    with pytest.raises(InputError, match=words):
         find_stage(config.stage)(config).data()
 
 

@@ -21,7 +21,7 @@ from codi.models.conditioning import TextTower, null_prompt
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
-from data.world import prompted_facts
+from data.world import PAIRS, prompted_facts
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.files import close, known_geometry, paraphrases, whole_captions
@@ -51,7 +51,7 @@ DEFAULTS = {
 @dataclass(frozen=True, kw_only=True)
 class DenoiseOptions:
     """modality       what is generated
-    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; only pairs that training may see
+    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; of the world only its own and pairs that training may see
     scenes         size of the latent cache
     pictures       image and video share a denoiser: weight of the picture loss in the video stage, 0 for none
     continue_from  start from the denoiser in the model folder
@@ -99,6 +99,13 @@ class DenoiseOptions:
             told = getattr(self, name).values()
             expect(min(told, default=0) >= 0 and sum(told) <= 1, name, getattr(self, name), "shares in [0, 1], together no more than 1")
         expect(self.pictures or not self.pictures_told, "pictures_told", self.pictures_told, "nothing where pictures is 0")
+
+
+def check_prompts(modality: Modality, shares: dict[str, float]) -> None:
+    """Raises `InputError` for a kind of prompt that training on the world may not see together with what is generated."""
+    for prompt in map(Modality.parse, shares):
+        if prompt is not modality and {modality, prompt} not in PAIRS:
+            raise InputError(f"options: prompts names {prompt}: expected a modality that training sees together with {modality}")
 
 
 PREVIEW = [
@@ -258,6 +265,7 @@ class DenoiseStage:
         if self.config.data:
             main, *pictures = [encoding.open(self.device, say) for encoding in self.encodings()]
             return WithPictures(main, *pictures) if pictures else main
+        check_prompts(self.modality, self.options.prompts)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         sources = [tokens_of(model, m, count, seed) for m in self.prompts.media]
         sources += [latents_of(model, m, count, seed) for m in self.media]
