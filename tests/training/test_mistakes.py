@@ -43,6 +43,8 @@ def build(name, *overrides):
         ),
         ("autoencoder_text", "part.latent_dim=many", "part: nothing can be built from these values .TypeError in "),
         ("vocoder", "part.chanels=3", "part.vocoder_config: unknown key 'chanels'"),
+        ("vocoder", "options.continue_from=true", "continue_from is True: expected false: .* has no vocoder yet"),
+        ("vocoder", "options.kl_weight=0.1", "options: unknown key 'kl_weight'"),
         ("align_image", "part.vision_towr={}", "part: unknown key 'vision_towr': did you mean 'vision_tower'"),
         ("align_image", "part.vision_tower.vision_config.layers=2", "part.vision_tower.vision_config: unknown key 'layers'"),
         ("align_audio", "part={}", "part: missing audio_tower"),
@@ -65,6 +67,24 @@ def test_configurations_keep_to_the_pairs_that_training_may_see(path):
     options = load_config(path).options
     if "modality" in options:
         check_prompts(Modality.parse(options["modality"]), options["prompts"])
+
+
+@pytest.mark.parametrize("name", ["autoencoder_image", "autoencoder_audio", "autoencoder_text"])
+def test_what_goes_on_from_a_finished_autoencoder_needs_no_part(name):
+    settings = [f"model={EMBEDDED}", "part={}", "options.continue_from=true"]
+    stage = find_stage(name)(load_config(CONFIGS / f"{name}.yaml", overrides=settings))
+    module, batch = stage.build(), stage.data().fetch([0, 1])
+    assert stage.loss(module, batch, torch.Generator().manual_seed(0))[0].requires_grad
+    assert {modality: len(spec.raw_shape) for modality, spec in stage.geometry().items()} in ({"image": 3}, {"audio": 1}, {})
+
+
+def test_pictures_are_as_large_as_the_tower_has_them():
+    left_out = ["part.vision_tower.vision_config.image_size=null", "part.vision_tower.vision_config.patch_size=32"]
+    config = load_config(CONFIGS / "align_image.yaml", overrides=left_out)
+    del config.part["vision_tower"]["vision_config"]["image_size"]
+    stage = find_stage(config.stage)(config)
+    stage.build()
+    assert stage.geometry()[Modality.IMAGE].raw_shape == (3, 224, 224)
 
 
 def test_names_that_transformers_knows_by_another_are_known():

@@ -110,7 +110,9 @@ class AlignStage:
             raise InputError(f"part: missing {missing[0]}: expected the arguments of {' and '.join(needed)}")
         if self.makes_text:
             text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
-            return Contrast({"text_tower": text, "vision_tower": VisionTower(**self.config.part["vision_tower"])})
+            vision = VisionTower(**self.config.part["vision_tower"])
+            self.side = vision.image_size
+            return Contrast({"text_tower": text, "vision_tower": vision})
         self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
         if self.modality is Modality.AUDIO:
             found = load_part(AudioTower, self.config.model / "audio_tower", CONTINUE) if self.options.continue_from else None
@@ -135,8 +137,7 @@ class AlignStage:
         """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of clips only the data know."""
         if self.modality is not Modality.IMAGE:
             return {m: spec for m, spec in known_geometry(self.config.model).items() if m is self.modality is Modality.AUDIO}
-        side = self.config.part["vision_tower"]["vision_config"]["image_size"]
-        return {Modality.IMAGE: ModalitySpec(raw_shape=(3, side, side), latent_shape=())}
+        return {Modality.IMAGE: ModalitySpec(raw_shape=(3, self.side, self.side), latent_shape=())}
 
     def pairs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that say the same."""
