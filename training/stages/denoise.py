@@ -149,6 +149,12 @@ class Prompts:
         """Kinds of prompts besides sentences."""
         return tuple(name for name in self.names if name is not Modality.TEXT)
 
+    @property
+    def readers(self) -> tuple[TextTower, ...]:
+        """The text tower, where some prompts are sentences; without it media files need no captions."""
+        worded = any(share for name, share in zip(self.names, self.shares) if name is Modality.TEXT)
+        return (self.text,) if worded or self.interpolation else ()
+
     def to(self, device: torch.device) -> None:
         self.text.to(device)
 
@@ -156,7 +162,8 @@ class Prompts:
     def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
         """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise, dropout."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        tokens = self.text.embed(self.sentences(batch, rng))
+        said = self.sentences(batch, rng)
+        tokens = batch[f"{self.media[0]}_token"] if said is None else self.text.embed(said)
         kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
         for number, name in enumerate(self.names):
             if name is not Modality.TEXT and not text_only:
@@ -174,10 +181,10 @@ class Prompts:
         return self.drop(tokens[:, None], generator)
 
     @staticmethod
-    def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str]:
-        """A caption per sample: of a scene some of its facts, of a file what is said of it."""
+    def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str] | None:
+        """A caption per sample: of a scene some of its facts, of a file what is said of it; None where nobody asked what."""
         if "scenes" not in batch:
-            return batch["text"]
+            return batch.get("text")
         return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]
 
     def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
@@ -257,8 +264,15 @@ class DenoiseStage:
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of the modality and tokens of its prompts, then latents of the pictures beside it."""
         known = known_geometry(self.config.model, self.config.part if self.component == "vision_denoiser" else None)
-        main = Encoding(self.config, self.media, self.prompts.media, known)
-        return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known)] if self.options.pictures else [])]
+        main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
+        beside = (self.prompts.text, *([self.sentences] if self.pictures_told else []))
+        return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known, beside)] if self.options.pictures else [])]
+
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """Text parts that read what is said of the samples, pictures beside them aside."""
+        encoded = Modality.TEXT in (self.modality, *(self.told.shares if self.told else ()))
+        return (*self.prompts.readers, *([self.sentences] if encoded else []))
 
     def data(self) -> Any:
         """Cached latents and prompt tokens of scenes, or those of media files."""

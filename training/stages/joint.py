@@ -188,8 +188,13 @@ class JointStage:
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents and prompt tokens of every pair."""
-        media = [tuple(m for m in pair if m is not Modality.TEXT) for pair in self.pairs]
-        return [Encoding(self.config, some, some, known_geometry(self.config.model)) for some in media]
+        return [self.encoding(pair) for pair in self.pairs]
+
+    def encoding(self, pair: Pair) -> Encoding:
+        """Of one pair; sentences are read as prompts and where they are a side."""
+        media = tuple(m for m in pair if m is not Modality.TEXT)
+        readers = (*self.prompts[pair].readers, *([self.sentences] if Modality.TEXT in pair else []))
+        return Encoding(self.config, media, media, known_geometry(self.config.model), readers)
 
     def data(self) -> "PairSource":
         """Cached latents and prompt tokens of every pair, of scenes or of media files."""

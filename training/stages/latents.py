@@ -118,13 +118,15 @@ class Joined:
 class Encoding:
     """Which latents and prompt tokens of which media files a stage trains on. Names in a batch: "audio", "audio_token".
 
-    known  geometry of the media as the model has it
+    known    geometry of the media as the model has it
+    readers  text parts that read the captions; without any a row needs no caption
     """
 
     config: Config
     latents: tuple[Modality, ...]
     tokens: tuple[Modality, ...] = ()
     known: Mapping[Modality, ModalitySpec] = field(default_factory=dict)
+    readers: tuple[TextTower | TextAutoencoder, ...] = ()
 
     @property
     def parts(self) -> dict[str, tuple[str, Modality]]:
@@ -133,8 +135,10 @@ class Encoding:
         return latents | {f"{m}_token": (TOWERS[m], m) for m in self.tokens}
 
     def files(self, **settings: Any) -> Any:
-        """The media and their captions; a row may lack what is a prompt alone."""
-        media, prompts = [*self.latents, *self.tokens, Modality.TEXT], set(self.tokens) - {*self.latents, Modality.TEXT}
+        """The media, and their captions if somebody reads them; a row with a caption may lack what is a prompt alone."""
+        words = [Modality.TEXT] if self.readers else []
+        prompts = {*self.tokens} - {*self.latents} if words else ()
+        media = [*self.latents, *self.tokens, *words]
         return open_media(self.config, media, self.known, seed=self.config.seed, optional=prompts, **settings)
 
     def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
@@ -144,7 +148,7 @@ class Encoding:
         if folder is not None and (folder / "complete").is_file():
             close(source)
             say(f"latents come from {folder}")
-            return CachedSource(folder, list(self.parts), seed=self.config.seed, facts=())
+            return CachedSource(folder, list(self.parts), seed=self.config.seed, facts=() if self.readers else None)
         if self.parts:
             say("latents are encoded as files are read; `python -m training.cache` with the same configuration does it once")
         return EncodedSource(source, self.encoder(device))

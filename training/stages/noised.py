@@ -79,7 +79,8 @@ class NoisedStage:
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of every medium, and tokens of those that prompt."""
-        return [Encoding(self.config, self.media, self.prompts.media, known_geometry(self.config.model))]
+        readers = tuple(part for part in (self.prompts.text, self.sentences) if part is not None)
+        return [Encoding(self.config, self.media, self.prompts.media, known_geometry(self.config.model), readers)]
 
     def data(self) -> Any:
         """Cached latents and prompt tokens, of scenes or of media files."""
