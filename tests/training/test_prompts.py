@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from codi import pretrained
+from codi.types import InputError
 from codi.world import parse
 from data.manifest import write_manifest
 from data.world import scene_at
@@ -87,6 +88,24 @@ def test_captions_are_asked_for_where_prompts_are_sentences(silent_rows):
     source.close()
     assert set(batch["ids"]) == {"scene-0", "scene-1"} and "text" not in batch["audio+video"]
     assert stage.loss(module, batch, torch.Generator().manual_seed(0))[0].isfinite()
+
+
+@pytest.mark.parametrize("name", ["denoise_image", "align_audio", "autoencoder_text"])
+def test_words_that_finished_text_parts_do_not_know_are_counted(tmp_path, capsys, name):
+    """Of three words one, then two: what is mostly unknown is not trained on."""
+    for file in ("x.png", "x.wav"):
+        (tmp_path / file).touch()
+    for said, ends in (("a red dog", False), ("a barking dog", True)):
+        write_manifest(tmp_path / "rows.jsonl", [{"id": "x", "image": "x.png", "audio": "x.wav", "caption": said}])
+        stage = stage_of(name, tmp_path / "rows.jsonl")
+        stage.build()
+        stage.to(torch.device("cpu"))
+        if ends:
+            with pytest.raises(InputError, match=r"67% of the words in the .* unknown to the Text\w+ in .* \(barking, dog, ...\)"):
+                stage.data()
+        else:
+            stage.data().close()
+            assert "33% of the words in the captions are unknown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
 from data.world import random_facts, scene_at
 from training.config import Config, check_names, expect, strict
 from training.stages.common import export_part, load_part
-from training.stages.files import close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
+from training.stages.files import check_words, close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
 
 RHYTHM = ("motion", "tempo")  # facts that take time to show
 CONTINUE = "train it first without continue_from"
@@ -131,7 +131,10 @@ class AlignStage:
     def data(self, offset: int = 0) -> Any:
         """Scenes with two wordings of the same part of their facts, or files with captions; `offset` to the seed gives others."""
         media = [self.modality, Modality.TEXT]
-        return world_or_files(self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike)
+        source = world_or_files(self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike)
+        if self.config.data and self.text is not None and not offset:
+            check_words(source.source, [self.text], self.config.model)
+        return source
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of clips only the data know."""

@@ -23,7 +23,7 @@ from data.world import random_caption
 from training.config import Config, expect, strict
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
-from training.stages.files import close, sound_spec, tokenizer_of, world_or_files
+from training.stages.files import check_words, close, sound_spec, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,8 +325,18 @@ class TextStage(AutoencoderStage):
     modality, entry = Modality.TEXT, "captions"
 
     def build(self) -> TextAutoencoder:
-        """The autoencoder of `part` over the words of the data."""
-        return self.begin(TextAutoencoder, tokenizer=tokenizer_of(self.config))
+        """The autoencoder of `part` over the words of the data; one that is there keeps its words."""
+        if not self.options.continue_from:
+            return self.begin(TextAutoencoder, tokenizer=tokenizer_of(self.config))
+        self.reader = self.begin(TextAutoencoder)
+        return self.reader
+
+    def data(self, offset: int = 0) -> Any:
+        """See `AutoencoderStage.data`; of captions it is said how many words are unknown."""
+        source = super().data(offset)
+        if self.config.data and self.options.continue_from and not offset:
+            check_words(source.source, [self.reader], self.config.model)
+        return source
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"captions": [random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)]}

@@ -24,7 +24,7 @@ from data.world import WorldSource
 from training.config import Config, expect
 from training.stages.common import WorldSource as RenderedSource
 from training.stages.common import load_part
-from training.stages.files import close, open_media
+from training.stages.files import check_words, close, open_media
 
 CLASSES = {
     "text_autoencoder": TextAutoencoder,
@@ -144,6 +144,7 @@ class Encoding:
     def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
         """The encoded samples: from the cache if it is complete, else from the files; to the bit the same."""
         source = self.files()
+        check_words(source, self.readers, self.config.model)
         folder = self.folder(source) if self.parts and why_not(source) is None else None
         if folder is not None and (folder / "complete").is_file():
             close(source)
