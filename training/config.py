@@ -95,6 +95,26 @@ class Config:
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
+IDENTITY = ("stage", "part", "seed", "model")  # settings without which a run is another run
+
+
+def compare(before: Mapping[str, Any], now: Mapping[str, Any], options: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What the settings (`Config.as_json`) of a run and of its checkpoint say differently: what makes it another run (`IDENTITY`, and those
+    of its stage's `options` that say what is learned), and everything else."""
+    before, now = _flat(before), _flat(now)
+    changed = [name for name in before | now if (before.get(name) or None) != (now.get(name) or None)]
+    lines = {name: f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in changed}
+    another = [name for name in changed if name in IDENTITY or name.removeprefix("options.") in options]
+    return [lines[name] for name in another], [lines[name] for name in changed if name not in another]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with each option on its own, and the model's folder wherever it is named from."""
+    options = {f"options.{name}": value for name, value in settings["options"].items()}
+    others = {name: value for name, value in settings.items() if name != "options"}
+    return {**others, **options, "model": str(Path(settings["model"]).resolve())}
+
+
 def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[str] = ()) -> Config:
     """The configuration in a YAML file. Raises `InputError` for whatever is wrong with it."""
     path = Path(path)

@@ -201,6 +201,12 @@ def test_a_word_from_a_run_is_used_by_the_embedded_pipeline(model, tmp_path):
     assert (model / "words" / "sparkle" / WORDS_FILE).stat().st_size < 8192
 
 
+def test_another_word_in_the_folder_of_a_finished_one_is_refused(model, capsys):
+    assert train(model, "textual_inversion", "options.word=zonk", "samples=8", run="zonk") == 0
+    assert train(model, "textual_inversion", "options.word=plim", "samples=8", run="zonk") == 2
+    assert "belongs to another run (options.word was 'zonk', now 'plim')" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "override, expected",
     [

@@ -92,6 +92,8 @@ class Contrast(nn.Module):
 class AlignStage:
     """One modality against text."""
 
+    identity = ("modality",)
+
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(AlignOptions, config.options, where="options")

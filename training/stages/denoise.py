@@ -197,6 +197,8 @@ class Prompts:
 class DenoiseStage:
     """One denoiser."""
 
+    identity = ("modality",)
+
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(DenoiseOptions, config.options, where="options")

@@ -115,6 +115,8 @@ class JointOptions:
 class JointStage:
     """All pairs of the run in every step."""
 
+    identity = ("listeners",)
+
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")

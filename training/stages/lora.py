@@ -128,7 +128,7 @@ class LoraStage:
 class DenoiseLora(LoraStage):
     """Beside one denoiser; options as in the denoise stage."""
 
-    joint = False
+    joint, identity = False, DenoiseStage.identity
 
     def make_inner(self, config: Config) -> DenoiseStage:
         if foresight := config.options.get("foresight"):
@@ -145,7 +145,7 @@ class DenoiseLora(LoraStage):
 class JointLora(LoraStage):
     """Beside the joint attention of all denoisers in the pairs, with finished environment encoders; options as in the joint stage."""
 
-    joint = True
+    joint, identity = True, JointStage.identity
 
     def make_inner(self, config: Config) -> JointStage:
         self.environments = load_part(EnvironmentEncoders, config.model / "environments", "run joint first")
