@@ -38,7 +38,6 @@ test: $(INSTALLED)
 
 tiny: $(INSTALLED)
 	set -e; for stage in $(STAGES); do $(KEEP_MEMORY) $(RUN) -m training.main --config configs/world/$$stage.yaml $(ARGS); done
-	$(RUN) -m training.publish --model runs/tiny --to codi/assets/tiny
 	$(if $(ARGS),,$(RUN) -m training.publish --model runs/tiny --to codi/assets/tiny)
 
 bench: $(INSTALLED)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codi import pretrained
 from codi.diffusion import NoiseProcess, shift_level
 from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
@@ -115,10 +117,18 @@ PREVIEW = [
 ]  # fmt: skip
 
 
-def load_scheduler(model: Path) -> DPMSolverMultistepScheduler:
-    """The scheduler in the model folder, or that of the embedded model; an export puts it there."""
-    folder = model / "scheduler"
-    return DPMSolverMultistepScheduler.from_pretrained(folder) if folder.is_dir() else DPMSolverMultistepScheduler(**SCHEDULER)
+def load_scheduler(model: Path) -> SchedulerMixin:
+    """The scheduler in the model folder, of the class that its index names, or that of the embedded model; an export puts it there."""
+    folder, own = model / "scheduler", (DPMSolverMultistepScheduler.__module__, DPMSolverMultistepScheduler.__name__)
+    if not folder.is_dir():
+        return DPMSolverMultistepScheduler(**SCHEDULER)
+    index = pretrained.read_index(model) if (model / pretrained.INDEX).is_file() else {}
+    return pretrained.load_part(folder, *index.get("scheduler", own), torch.float32)
+
+
+def load_defaults(model: Path) -> dict[str, Any]:
+    """What the model folder says of a call's settings; of a model in the making, which has no index yet, what the embedded model says."""
+    return pretrained.read_defaults(model) if (model / pretrained.INDEX).is_file() else DEFAULTS
 
 
 def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
