@@ -41,7 +41,7 @@ class Config:
     max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at it
     device             auto: GPUs if there are any; cuda: GPUs, or the run does not start; cpu
     num_threads        torch threads, None leaves them alone
-    compile            compiles the forward of every direct child of the trained module
+    compile            `torch.compile` of what trains, as whole as it is called
     gradient_checkpointing   activations of what trains are computed again in the backward pass: less memory, a third more time
     tensorboard        writes what goes to the log as TensorBoard events too (extra `tensorboard`)
     data               where samples come from, read by `data.sources.open_source`; empty: the world of `codi.world`

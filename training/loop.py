@@ -24,6 +24,7 @@ from training.ema import Ema
 from training.engine import (
     Objective,
     Whole,
+    compile_parts,
     describe,
     enable_checkpointing,
     load_weights,
@@ -88,8 +89,7 @@ class Trainer:
             enable_checkpointing(self.module, config.stage)
         optimizer = make_optimizer(self.module, config)
         if config.compile:
-            for child in self.module.children():
-                child.compile()
+            compile_parts(self.module, config.stage)
         sharded = wants_deepspeed()
         if sharded:
             from training.sharded import Sharded, configure
