@@ -156,8 +156,12 @@ class CachedSource:
 
 
 def whole(folder: Path, count: int, shard_size: int) -> bool:
-    """Whether a complete cache agrees with its checksums; else it is no longer complete, and what is wrong is to be made again."""
+    """Whether a complete cache agrees with its checksums; else it is no longer complete, and what is wrong is to be made again.
+    One of another size, or cut otherwise, stays as it is: `build_cache` refuses to change it."""
     if not (folder / "complete").is_file():
+        return False
+    about = _about(folder) if (folder / "cache.json").is_file() else {}
+    if about and (about.get("count"), about.get("shard_size")) != (count, shard_size):
         return False
     good = all(fault(path) is None for path in shards_of(folder, count, shard_size))
     if not good:

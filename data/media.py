@@ -63,6 +63,7 @@ class MediaSource:
     """
 
     infinite = True
+    says = ("ids", "rows")
 
     def __init__(
         self,

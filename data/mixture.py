@@ -19,7 +19,8 @@ class Mixture:
 
     Of every `BLOCK` positions source k has its share, to the nearest position, in an order chosen by (seed, block); it is asked for its own
     positions 0, 1, 2, ... in turn, so that none of its samples is passed over. All sources give the same media; one that lacks a medium
-    altogether may do so by a mask. Masks that a source does not give are True. A `decoder` that they share is closed with the mixture.
+    altogether may do so by a mask. Masks that a source does not give are True. Of what sources say of samples besides (`says`), a batch has
+    what all of them say, whichever of them it is of. A `decoder` that they share is closed with the mixture.
     """
 
     infinite = True
@@ -30,6 +31,8 @@ class Mixture:
         self.sources, self.weights = tuple(source for source, _ in sources), tuple(float(weight) for _, weight in sources)
         assert all(getattr(source, "infinite", False) for source in self.sources), "a mixture is of sources that count through"
         self.seed, self.decoder = seed, decoder
+        said = [set(source.says) for source in self.sources]
+        self._unsaid = set.union(*said) - set.intersection(*said)
         self._quotas = quotas(self.weights)
         self._ends = np.cumsum(self._quotas)
         if (self._quotas == 0).any():
@@ -72,7 +75,7 @@ class Mixture:
                 parts.append(_masked(source.fetch(positions[here].tolist()), len(here)))
                 order += here.tolist()
         back = np.argsort(order).tolist()
-        names = [name for name in parts[0] if all(name in part for part in parts)]
+        names = [name for name in parts[0] if name not in self._unsaid]
         return {name: _merge([part[name] for part in parts], back) for name in names} | {"index": list(indices)}
 
     def close(self) -> None:

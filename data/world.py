@@ -35,6 +35,7 @@ class WorldSource:
     """
 
     infinite = True
+    says = ("scenes",)
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class Config:
     max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at it
     device             auto: GPUs if there are any; cuda: GPUs, or the run does not start; cpu
     num_threads        torch threads, None leaves them alone
-    compile            compiles the forward of every direct child of the trained module
+    compile            `torch.compile` of what trains, as whole as it is called
     gradient_checkpointing   activations of what trains are computed again in the backward pass: less memory, a third more time
     tensorboard        writes what goes to the log as TensorBoard events too (extra `tensorboard`)
     data               where samples come from, read by `data.sources.open_source`; empty: the world of `codi.world`
@@ -93,6 +93,26 @@ class Config:
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a log."""
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+IDENTITY = ("stage", "part", "seed", "model")  # settings without which a run is another run
+
+
+def compare(before: Mapping[str, Any], now: Mapping[str, Any], options: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What the settings (`Config.as_json`) of a run and of its checkpoint say differently: what makes it another run (`IDENTITY`, and those
+    of its stage's `options` that say what is learned), and everything else."""
+    before, now = _flat(before), _flat(now)
+    changed = [name for name in before | now if (before.get(name) or None) != (now.get(name) or None)]
+    lines = {name: f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in changed}
+    another = [name for name in changed if name in IDENTITY or name.removeprefix("options.") in options]
+    return [lines[name] for name in another], [lines[name] for name in changed if name not in another]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with each option on its own, and the model's folder wherever it is named from."""
+    options = {f"options.{name}": value for name, value in settings["options"].items()}
+    others = {name: value for name, value in settings.items() if name != "options"}
+    return {**others, **options, "model": str(Path(settings["model"]).resolve())}
 
 
 def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[str] = ()) -> Config:
@@ -172,7 +192,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r}: expected key=value, for example --set part.channels=64")
     *parents, last = name.strip().split(".")
     for parent in parents:
-        values[parent] = dict(values.get(parent) or {})
+        if not isinstance(inner := values.get(parent) or {}, Mapping):
+            raise InputError(f"--set {override!r}: {parent} is {inner!r}, which has nothing inside: set {parent} as a whole")
+        values[parent] = dict(inner)
         values = values[parent]
     try:
         values[last] = yaml.safe_load(text)

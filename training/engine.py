@@ -120,6 +120,16 @@ def _can_checkpoint(part: nn.Module) -> bool:
     return getattr(part, "_supports_gradient_checkpointing", False) and any(hasattr(m, "gradient_checkpointing") for m in part.modules())
 
 
+def compile_parts(module: nn.Module, stage: str) -> None:
+    """Whatever of the module is called will be compiled, as whole as it is called: that happens at the first call, and what a compiled part
+    calls becomes part of it. Single layers stay as they are. Raises `InputError` where there is nothing else."""
+    parts = [part for part in module.modules() if any(True for _ in part.children())]
+    for part in parts:
+        part.compile()
+    if not parts:
+        raise InputError(f"config: compile is true, but nothing in stage {stage} is more than a single layer: leave it out")
+
+
 EPSILON = 1e-12  # a branch that starts at zero has gradients of 1e-9 behind it: torch's 1e-8 would hold it there
 
 

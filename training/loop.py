@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from codi.types import InputError
 from data.order import draw_seed, sample_indices
 from training import checkpoint, folder, signals
-from training.config import Config
+from training.config import Config, compare
 from training.ema import Ema
 from training.engine import (
     Objective,
     Whole,
+    compile_parts,
     describe,
     enable_checkpointing,
     load_weights,
@@ -88,8 +89,7 @@ class Trainer:
             enable_checkpointing(self.module, config.stage)
         optimizer = make_optimizer(self.module, config)
         if config.compile:
-            for child in self.module.children():
-                child.compile()
+            compile_parts(self.module, config.stage)
         sharded = wants_deepspeed()
         if sharded:
             from training.sharded import Sharded, configure
@@ -229,11 +229,12 @@ class Trainer:
         if path is None:
             return None
         snapshot = checkpoint.read(path)
-        before, now = snapshot.state["config"], self.config.as_json()
-        changed = [name for name in ("stage", "part", "seed") if before[name] != now[name]]
+        options = getattr(find_stage(self.config.stage), "identity", ())
+        another, changed = compare(snapshot.state["config"], self.config.as_json(), options)
+        if another:
+            raise InputError(f"{path} belongs to another run ({'; '.join(another)}): choose another `output`, or start anew with --restart")
         if changed:
-            were = ", ".join(f"{name} was {before[name]!r}" for name in changed)
-            raise InputError(f"{path} belongs to another run ({were}): choose another `output`, or start anew with --restart")
+            self._say(f"other settings than before: {'; '.join(changed)}")
         return snapshot
 
     def _restore(self, snapshot: checkpoint.Snapshot) -> None:

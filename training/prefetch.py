@@ -9,7 +9,7 @@ from typing import Any
 class Prefetch:
     """Iterates over (indices, fetch(indices)) for each list of indices in `plan`, up to `depth` ahead.
 
-    An exception in `fetch` is raised where the batch is taken. Use as a context manager.
+    An exception in `fetch` or in `plan` is raised where the batch is taken. Use as a context manager.
     """
 
     def __init__(self, fetch: Callable[[list[int]], Any], plan: Iterator[list[int]], depth: int = 2) -> None:
@@ -38,15 +38,14 @@ class Prefetch:
         return indices, batch
 
     def _work(self) -> None:
-        for indices in self._plan:
-            if self._stop.is_set():
-                return
-            try:
+        try:
+            for indices in self._plan:
+                if self._stop.is_set():
+                    return
                 self._ready.put((indices, self._fetch(indices), None))
-            except BaseException as error:  # handed over, raised in the thread that trains
-                self._ready.put((indices, None, error))
-                return
-        self._ready.put((None, None, StopIteration()))
+            self._ready.put((None, None, StopIteration()))
+        except BaseException as error:  # handed over, raised in the thread that trains
+            self._ready.put((None, None, error))
 
     def _drain(self) -> None:
         try:

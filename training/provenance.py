@@ -24,12 +24,11 @@ def provenance(model: Path, parts: list[str], runs: Path, scores: Path | None = 
 
     "base" is the same of a model that was copied before it was trained on; "unknown" are parts of which neither says anything.
     """
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
     found = contributors(model, parts, runs)
     stages = {run.name: describe(run) for run in found}
     base = json.loads((model / NAME).read_text(encoding="utf-8")) if (model / NAME).is_file() else {}
     seen = [*(stage["data"] or [] for stage in stages.values()), base.get("data", [])]
-    made: dict[str, Any] = {"commit": commit, "license": "MIT", "data": unique(seen), "stages": stages}
+    made: dict[str, Any] = {"commit": current_commit(), "license": "MIT", "data": unique(seen), "stages": stages}
     if base:
         made["base"] = {name: value for name, value in base.items() if name != "scores"}
     elif unknown := sorted(set(parts) - {part for run in found for part in parts_of(run)}):
@@ -40,6 +39,14 @@ def provenance(model: Path, parts: list[str], runs: Path, scores: Path | None = 
         report = json.loads(scores.read_text(encoding="utf-8"))
         made["scores"] = {name: report[name] for name in SCORES if report.get(name)}
     return made
+
+
+def current_commit() -> str | None:
+    """Of the code in the working folder; None outside of a repository, or where git is not installed."""
+    try:
+        return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:

@@ -9,10 +9,12 @@ import argparse
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
+from codi import pretrained
 from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
 from codi.models.joint import EnvironmentEncoders
 from codi.models.noised import NoisedTowers
@@ -20,7 +22,7 @@ from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
 from training.stages.common import load_part
-from training.stages.denoise import DEFAULTS, load_scheduler
+from training.stages.denoise import load_defaults, load_scheduler
 from training.stages.latents import CLASSES as PART_CLASSES
 from training.stages.listeners import CLASSES as DENOISER_CLASSES
 
@@ -33,19 +35,30 @@ def read_parts(model: Path) -> dict[str, torch.nn.Module]:
 
 
 def publish(model: Path, to: Path, runs: Path, scores: Path | None = None, notes: list[str] | None = None) -> None:
-    """Writes the folder beside its destination, then puts it in place."""
+    """Writes the folder beside its destination, then puts it in place of the model that may be there."""
+    check_place(to, {"--model": model, "--runs": runs, "the folder you are in": Path.cwd()})
     if scores is not None and not scores.is_file():
         raise InputError(f"no such report: {scores}: `codi bench` writes report.json")
     parts = read_parts(model)
     if "text_tower" not in parts:
         raise InputError(f"{model} holds no finished model (no text_tower): run `make tiny` first")
-    beside = to.with_name(to.name + ".new")
-    shutil.rmtree(beside, ignore_errors=True)
-    CoDiPipeline(scheduler=load_scheduler(model), **parts, defaults=DEFAULTS).save_pretrained(beside)
     made = provenance(model, list(parts), runs, scores, notes)
-    (beside / NAME).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(to, ignore_errors=True)
-    beside.rename(to)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent) as place:
+        beside = Path(place) / to.name
+        CoDiPipeline(scheduler=load_scheduler(model), **parts, defaults=load_defaults(model)).save_pretrained(beside)
+        (beside / NAME).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(to, ignore_errors=True)
+        beside.rename(to)
+
+
+def check_place(to: Path, kept: dict[str, Path]) -> None:
+    """Raises `InputError` where publishing would remove what is no published model, or what is `kept`, by the names of it."""
+    for name, path in kept.items():
+        if path.resolve().is_relative_to(to.resolve()):
+            raise InputError(f"--to is {to}, which is or holds {name}: it would be removed: choose another folder")
+    if to.exists() and not (to / pretrained.INDEX).is_file() and not (to.is_dir() and not any(to.iterdir())):
+        raise InputError(f"--to is {to}, which is no model folder (no {pretrained.INDEX}): choose a new folder, or empty this one")
 
 
 def main() -> int:

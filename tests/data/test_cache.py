@@ -7,7 +7,7 @@ import torch
 
 from codi.types import InputError
 from codi.world import parse
-from data.cache import CachedSource, build_cache
+from data.cache import CachedSource, build_cache, whole
 from data.world import WorldSource
 
 SOURCE = WorldSource(["image"], seed=4)
@@ -58,6 +58,14 @@ def test_processes_share_the_work(tmp_path, folder):
 def test_another_content_is_refused(folder):
     with pytest.raises(InputError, match="something else"):
         build_cache(folder, SOURCE, encode, 10, identity={"seed": 5}, shard_size=4)
+
+
+def test_a_finished_cache_that_is_cut_otherwise_stays_finished(folder):
+    (folder / "complete").touch()
+    assert whole(folder, 10, 4) and not whole(folder, 10, 5)
+    with pytest.raises(InputError, match="shard_size 4 instead of 5"):
+        build_cache(folder, SOURCE, encode, 10, identity=SOURCE.identity, shard_size=5)
+    assert whole(folder, 10, 4)
 
 
 def test_unfinished_or_foreign_folders_are_named(folder, tmp_path):

@@ -79,7 +79,9 @@ def test_files_and_the_world_in_one_batch(tmp_path):
     }
     with open_source(options, seed=0) as mixed:
         batch = mixed.fetch(list(range(24)))
-    real = [text == "just words" for text in batch["text"]]
+        real = [text == "just words" for text in batch["text"]]
+        alone = [mixed.fetch([real.index(words)]) for words in (True, False)]
+    assert alone[0].keys() == alone[1].keys() == batch.keys() and not {"ids", "rows", "scenes"} & batch.keys()
     assert 3 <= sum(real) <= 14 and batch["text_mask"].all()
     assert batch["image_mask"].tolist() == [not words for words in real]
     assert torch.equal(batch["image"].flatten(1).any(dim=1), batch["image_mask"])

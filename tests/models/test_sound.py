@@ -161,6 +161,12 @@ def test_training_a_vocoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     sound = render_sounds(SCENES[:2])[:, :8000]
     assert torch.equal(after.encode(sound), before.encode(sound))
     assert after.config.vocoder_config == VOICE and after.vocode(after.log_mel(sound)).shape == sound.shape
+    stage = VocoderStage(Config(stage="vocoder", samples=2, batch_size=2, lr=1e-3, options={"continue_from": True}, **places))
+    again = stage.build()
+    assert torch.equal(again.vocode(again.log_mel(sound)), after.vocode(after.log_mel(sound)))
+    assert stage.data().fetch([0])["sound"].shape == (1, 32000) and [s.raw_shape for s in stage.geometry().values()] == [(8000,)]
+    learned = {name.partition(".")[0] for name, parameter in again.named_parameters() if parameter.requires_grad}
+    assert learned == {"vocoder"}
 
 
 def test_a_share_of_the_sounds_is_heard_under_notes(tmp_path: Path) -> None:

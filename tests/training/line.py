@@ -35,6 +35,8 @@ class Points:
 
 
 class Line:
+    identity = ("length",)
+
     def __init__(self, config) -> None:
         self.options = strict(Options, config.options, where="options")
         self.width = config.part.get("width", 4)

@@ -20,7 +20,7 @@ COMMANDS = {"training.main": main, "training.cache": cache.main}
 # What makes a stage of the page a matter of seconds.
 SMALL = {
     "autoencoder": ("options.statistics_samples=8", "batch_size=4"),
-    "vocoder": ("options.statistics_samples=8", "batch_size=4"),
+    "vocoder": ("batch_size=4",),
     "align": ("options.validation_scenes=2", "batch_size=4"),
     "denoise": ("options.preview_captions=[a red ball]", "batch_size=4"),
     "noised": ("batch_size=4",),

@@ -30,6 +30,7 @@ def test_values_and_kinds(bench):
         ("max_minutes=-1", "max_minutes"),
         ("just words", "expected key=value"),
         ("a=[", "not YAML"),
+        ("lr.x=1", "lr is '1e-2', which has nothing inside: set lr as a whole"),
     ],
 )
 def test_mistakes_are_named(bench, override, words):

@@ -163,6 +163,12 @@ def test_wrong_settings_of_a_lora_are_named(model, override, expected):
         stage_of(model, "lora_text", override).build()
 
 
+@pytest.mark.parametrize(("name", "expected"), [("lora_audio", "foresight is 0.1: expected 0"), ("lora_joint", "foresight changes")])
+def test_a_lora_does_not_train_what_foresees(model, name, expected):
+    with pytest.raises(InputError, match=expected):
+        stage_of(model, name, "options.foresight=0.1").build()
+
+
 # A word ----------------------------------------------------------------
 
 
@@ -193,6 +199,12 @@ def test_a_word_from_a_run_is_used_by_the_embedded_pipeline(model, tmp_path):
     assert pipe.load_textual_inversion(model / "words" / "sparkle") == ["sparkle"]
     assert not torch.allclose(pipe.text_tower.embed(["a sparkle at night"]), unknown, atol=1e-3)
     assert (model / "words" / "sparkle" / WORDS_FILE).stat().st_size < 8192
+
+
+def test_another_word_in_the_folder_of_a_finished_one_is_refused(model, capsys):
+    assert train(model, "textual_inversion", "options.word=zonk", "samples=8", run="zonk") == 0
+    assert train(model, "textual_inversion", "options.word=plim", "samples=8", run="zonk") == 2
+    assert "belongs to another run (options.word was 'zonk', now 'plim')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,21 @@ def test_another_run_or_model_in_the_folder_is_refused(bench, capsys):
     case = bench()
     assert main(case.command("samples=48")) == 0
     before = final(case)
-    for override in ("part.width=5", "seed=1"):
-        assert main(case.command(override)) == 2
-        assert "belongs to another run" in capsys.readouterr().err
-    assert same(before, final(case))
+    other = f"model={case.folder}/other"
+    for override in ("part.width=5", "seed=1", "options.length=38", other):
+        assert main(case.command("samples=48", override)) == 2
+        assert f"belongs to another run ({override.partition('=')[0].replace('part.width', 'part')} was " in capsys.readouterr().err
+    assert same(before, final(case)) and not (case.folder / "other").exists()
+
+
+def test_a_run_says_what_else_it_is_told_than_before(bench, capsys):
+    case = bench()
+    assert main(case.command("samples=48")) == 0
+    assert main(case.command("samples=48")) == 0
+    assert "other settings" not in capsys.readouterr().err
+    assert main(case.command("samples=96", "options.pause=0.001", f"model={os.path.relpath(case.model)}")) == 0
+    said = capsys.readouterr().err
+    assert "other settings than before: samples was 48, now 96; options.pause was None, now 0.001\n" in said
 
 
 def test_optimizer_state_of_another_model_is_refused(bench, capsys):

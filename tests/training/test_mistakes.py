@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from codi import pretrained
 from codi.models.conditioning import AudioTower, TextTower
@@ -15,7 +16,7 @@ from training.stages.align import AlignOptions
 from training.stages.autoencoder import AutoencoderOptions, SoundOptions
 from training.stages.building import build_module, check_sections
 from training.stages.common import load_part
-from training.stages.denoise import DenoiseOptions
+from training.stages.denoise import DenoiseOptions, check_prompts
 from training.stages.joint import JointOptions
 from training.stages.latents import latents_of
 from training.stages.noised import NoisedOptions
@@ -42,6 +43,8 @@ def build(name, *overrides):
         ),
         ("autoencoder_text", "part.latent_dim=many", "part: nothing can be built from these values .TypeError in "),
         ("vocoder", "part.chanels=3", "part.vocoder_config: unknown key 'chanels'"),
+        ("vocoder", "options.continue_from=true", "continue_from is True: expected false: .* has no vocoder yet"),
+        ("vocoder", "options.kl_weight=0.1", "options: unknown key 'kl_weight'"),
         ("align_image", "part.vision_towr={}", "part: unknown key 'vision_towr': did you mean 'vision_tower'"),
         ("align_image", "part.vision_tower.vision_config.layers=2", "part.vision_tower.vision_config: unknown key 'layers'"),
         ("align_audio", "part={}", "part: missing audio_tower"),
@@ -57,6 +60,31 @@ def build(name, *overrides):
 def test_what_nothing_can_be_built_from_is_named(name, override, words):
     with pytest.raises(InputError, match=words):
         build(name, override)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("denoise_*.yaml")) + sorted(CONFIGS.glob("lora_*.yaml")), ids=lambda path: path.stem)
+def test_configurations_keep_to_the_pairs_that_training_may_see(path):
+    options = load_config(path).options
+    if "modality" in options:
+        check_prompts(Modality.parse(options["modality"]), options["prompts"])
+
+
+@pytest.mark.parametrize("name", ["autoencoder_image", "autoencoder_audio", "autoencoder_text"])
+def test_what_goes_on_from_a_finished_autoencoder_needs_no_part(name):
+    settings = [f"model={EMBEDDED}", "part={}", "options.continue_from=true"]
+    stage = find_stage(name)(load_config(CONFIGS / f"{name}.yaml", overrides=settings))
+    module, batch = stage.build(), stage.data().fetch([0, 1])
+    assert stage.loss(module, batch, torch.Generator().manual_seed(0))[0].requires_grad
+    assert {modality: len(spec.raw_shape) for modality, spec in stage.geometry().items()} in ({"image": 3}, {"audio": 1}, {})
+
+
+def test_pictures_are_as_large_as_the_tower_has_them():
+    left_out = ["part.vision_tower.vision_config.image_size=null", "part.vision_tower.vision_config.patch_size=32"]
+    config = load_config(CONFIGS / "align_image.yaml", overrides=left_out)
+    del config.part["vision_tower"]["vision_config"]["image_size"]
+    stage = find_stage(config.stage)(config)
+    stage.build()
+    assert stage.geometry()[Modality.IMAGE].raw_shape == (3, 224, 224)
 
 
 def test_names_that_transformers_knows_by_another_are_known():
@@ -96,10 +124,32 @@ def test_options_that_cannot_be_are_named(kind, values, words):
         strict(kind, needed | values, where="options")
 
 
-def test_a_cache_of_no_scene_is_refused():
-    config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", "options.scenes=0"])
-    with pytest.raises(InputError, match="scenes is 0: expected 1 or more"):
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("options.scenes=0", "scenes is 0: expected 1 or more"),
+        ("options.prompts={audio: 1.0}", "prompts names audio: expected a modality that training sees together with image"),
+    ],
+)
+def test_scenes_that_cannot_be_trained_on_are_refused(override, words):
+    config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", override])
+    with pytest.raises(InputError, match=words):
         find_stage(config.stage)(config).data()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("denoise_text", ("options.told={}",)),
+        ("noised_towers", ("part.latents={text: {latent_shape: [64], latent_rate: null, tokens_per_step: 4}}",)),
+    ],
+)
+def test_where_nothing_is_cached_scenes_come_as_they_are(name, overrides):
+    only_text = [f"model={EMBEDDED}", "options.prompts={text: 1.0}", *overrides]
+    config = load_config(CONFIGS / f"{name}.yaml", overrides=only_text)
+    stage = find_stage(config.stage)(config)
+    module, batch = stage.build(), stage.data().fetch([3, 4])
+    assert len(batch["scenes"]) == 2 and stage.loss(module, batch, torch.Generator().manual_seed(0))[0].isfinite()
 
 
 def test_a_cache_of_scenes_that_was_altered_is_made_again(tmp_path):

@@ -14,6 +14,8 @@ from training.engine import make_optimizer
 from training.log import Log, Meter
 from training.prefetch import Prefetch
 from training.stages.common import write_spectrograms
+from training.stages.denoise import WithPictures
+from training.stages.pairs import PairSource, parse_pair
 
 
 def test_average_follows_its_formula_and_is_put_back():
@@ -73,6 +75,35 @@ def test_prefetch_keeps_the_order_and_ends_its_thread():
     with Prefetch(lambda indices: sum(indices), iter([[i, i + 1] for i in range(100)])) as batches:
         assert [next(batches) for _ in range(5)] == [([i, i + 1], 2 * i + 1) for i in range(5)]
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def test_what_goes_wrong_in_the_plan_is_raised_where_batches_are_taken():
+    def plan():
+        yield [0]
+        raise ZeroDivisionError("in the plan")
+
+    with Prefetch(lambda indices: indices, plan()) as batches:
+        assert next(batches) == ([0], [0])
+        with pytest.raises(ZeroDivisionError, match="in the plan"):
+            next(batches)
+
+
+class Files:
+    """A source of named samples, some of which were bad."""
+
+    def __init__(self, name, bad):
+        self.name, self.bad = name, bad
+
+    def fetch(self, indices):
+        return {"index": indices, "ids": [f"{self.name}-{index}" for index in indices]}
+
+
+def test_sources_beside_each_other_name_their_samples_and_count_the_bad_ones():
+    clips, sounds = Files("clip", 2), Files("sound", 3)
+    assert WithPictures(clips, sounds).bad == 5
+    pairs = {pair: parse_pair(pair) for pair in ("text+image", "audio+video")}
+    both = PairSource(dict(zip(pairs.values(), (clips, sounds))), {pairs["text+image"]: 1.0, pairs["audio+video"]: 0.5})
+    assert both.bad == 5 and both.fetch([4, 5])["ids"] == ["clip-4", "clip-5", "sound-2"]
 
 
 def test_a_sheet_of_spectrograms_has_low_tones_below(tmp_path):

@@ -131,18 +131,17 @@ def shard_cut_short():
 
 
 def weights_that_are_missing():
-    shutil.copytree("my/model", "my/part", ignore=shutil.ignore_patterns("image_autoencoder"))
-    return ["model=my/part"]
+    shutil.rmtree("my/model/image_autoencoder")
+    return []
 
 
 def cache_with_a_flipped_byte():
-    shutil.copytree("my/model", "my/cached")
-    assert cache.main(command("denoise_image", "model=my/cached", run="harmed")) == 0
-    (path,) = Path("my/cached-cache").glob("*/shard-00000.safetensors")
+    assert cache.main(command("denoise_image", run="harmed")) == 0
+    (path,) = Path("my/model-cache").glob("*/shard-00000.safetensors")
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
-    return ["model=my/cached"]
+    return []
 
 
 @pytest.mark.parametrize(
@@ -151,13 +150,17 @@ def cache_with_a_flipped_byte():
         (row_without_its_file, "gone.jsonl: row 1: no image file media/gone.png"),
         (captions_in_latin_1, "latin.jsonl: row 1 is not in UTF-8"),
         (shard_cut_short, "shard-000000.tar.* cut short"),
-        (weights_that_are_missing, "my/part/image_autoencoder is missing: run autoencoder_image first"),
+        (weights_that_are_missing, "my/model/image_autoencoder is missing: run autoencoder_image first"),
         (lambda: ["data.require=[]"], r"data: require is \[\]: leave it out, or add image, text"),
         (cache_with_a_flipped_byte, "shard-00000.safetensors was altered: its sha256 differs: run the encoding again"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_the_checkpoint_stays(plain, capsys, harm, words):
-    run = shutil.copytree(plain.run, of("harmed").run, dirs_exist_ok=True)
+def test_what_is_wrong_is_one_line_and_the_checkpoint_stays(plain, capsys, tmp_path, monkeypatch, harm, words):
+    run = shutil.copytree(plain.run, tmp_path / of("harmed").run)
+    shutil.copytree("my/model", tmp_path / "my" / "model")
+    for name in ("media", "configs"):
+        (tmp_path / name).symlink_to(Path(name).resolve())
+    monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
     overrides = harm()
     capsys.readouterr()

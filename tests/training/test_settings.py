@@ -1,13 +1,17 @@
 """Settings that trade memory, speed and sight without changing what is learned."""
 
+import functools
 import sys
 
 import pytest
 import torch
 
 from codi.models.denoisers import UNetDenoiser
+from codi.models.words import Vectors
+from codi.types import InputError
 from tests.training.line import Line
-from training.engine import Objective, enable_checkpointing
+from tests.training.test_loop import final, same
+from training.engine import Objective, compile_parts, enable_checkpointing
 from training.main import main
 
 
@@ -40,6 +44,55 @@ def test_checkpointing_gives_the_same_gradients_to_the_bit():
 def test_checkpointing_where_nothing_can_is_said(bench, capsys):
     assert main(bench().command("gradient_checkpointing=true")) == 2
     assert "nothing in stage line can do it" in capsys.readouterr().err
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Graphs that `torch.compile` was given, which then run as they are."""
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    graphs = []
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=keep))
+    torch._dynamo.reset()
+    yield graphs
+    torch._dynamo.reset()
+
+
+class Own(torch.nn.Sequential):
+    """torch skips its own containers, where they are called by themselves."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+def test_what_is_called_is_compiled_as_a_whole_wherever_it_is_held(compiled):
+    inner = Own(torch.nn.Linear(1, 4), torch.nn.Tanh())
+    held = torch.nn.ModuleDict({"a": Own(inner, torch.nn.Linear(4, 1)), "b": torch.nn.ModuleList([torch.nn.Linear(1, 1)])})
+    names, expected = list(held.state_dict()), held["a"](torch.ones(2, 1))
+    compile_parts(held, "line")
+    for _ in range(2):
+        assert torch.equal(held["a"](torch.ones(2, 1)), expected)
+    (graph,) = compiled
+    assert [node.target.__name__ for node in graph.graph.nodes if node.op == "call_function"] == ["linear", "tanh", "linear"]
+    inner(torch.ones(2, 1))
+    assert len(compiled) == 2 and list(held.state_dict()) == names
+
+
+def test_a_compiled_run_is_the_same_run(bench, compiled, monkeypatch):
+    build = Line.build
+    monkeypatch.setattr(Line, "build", lambda stage: Own(*build(stage)))
+    plain, case = bench("plain"), bench()
+    for each, settings in ((plain, ()), (case, ("compile=true",))):
+        assert main(each.command("samples=48", *settings)) == 0
+    assert len(compiled) == 2 and same(final(plain), final(case))  # while it trains, and for its preview
+
+
+def test_compiling_where_there_is_nothing_to_compile_is_said():
+    with pytest.raises(InputError, match="compile is true, but nothing in stage textual_inversion"):
+        compile_parts(Vectors(torch.zeros(1, 4)), "textual_inversion")
 
 
 def test_autocast_leaves_weights_in_float32(bench):

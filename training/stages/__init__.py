@@ -36,8 +36,11 @@ class Source(Protocol):
 class Stage(Protocol):
     """One training objective.
 
+    Options that say what is learned are named in `identity`: with others it is another run.
     A stage on latents also has `encodings()`, a list of `training.stages.latents.Encoding`: what `training.cache` encodes of media files.
     """
+
+    identity: tuple[str, ...] = ()
 
     def __init__(self, config: Config) -> None: ...
 

@@ -27,7 +27,7 @@ from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
 from data.world import random_facts, scene_at
 from training.config import Config, check_names, expect, strict
 from training.stages.common import export_part, load_part
-from training.stages.files import close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
+from training.stages.files import check_words, close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
 
 RHYTHM = ("motion", "tempo")  # facts that take time to show
 CONTINUE = "train it first without continue_from"
@@ -92,6 +92,8 @@ class Contrast(nn.Module):
 class AlignStage:
     """One modality against text."""
 
+    identity = ("modality",)
+
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(AlignOptions, config.options, where="options")
@@ -110,7 +112,9 @@ class AlignStage:
             raise InputError(f"part: missing {missing[0]}: expected the arguments of {' and '.join(needed)}")
         if self.makes_text:
             text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
-            return Contrast({"text_tower": text, "vision_tower": VisionTower(**self.config.part["vision_tower"])})
+            vision = VisionTower(**self.config.part["vision_tower"])
+            self.side = vision.image_size
+            return Contrast({"text_tower": text, "vision_tower": vision})
         self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
         if self.modality is Modality.AUDIO:
             found = load_part(AudioTower, self.config.model / "audio_tower", CONTINUE) if self.options.continue_from else None
@@ -129,14 +133,16 @@ class AlignStage:
     def data(self, offset: int = 0) -> Any:
         """Scenes with two wordings of the same part of their facts, or files with captions; `offset` to the seed gives others."""
         media = [self.modality, Modality.TEXT]
-        return world_or_files(self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike)
+        source = world_or_files(self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike)
+        if self.config.data and self.text is not None and not offset:
+            check_words(source.source, [self.text], self.config.model)
+        return source
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of clips only the data know."""
         if self.modality is not Modality.IMAGE:
             return {m: spec for m, spec in known_geometry(self.config.model).items() if m is self.modality is Modality.AUDIO}
-        side = self.config.part["vision_tower"]["vision_config"]["image_size"]
-        return {Modality.IMAGE: ModalitySpec(raw_shape=(3, side, side), latent_shape=())}
+        return {Modality.IMAGE: ModalitySpec(raw_shape=(3, self.side, self.side), latent_shape=())}
 
     def pairs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that say the same."""

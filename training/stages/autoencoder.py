@@ -3,7 +3,7 @@
 Letters: see `codi.types`. Losses: reconstruction + a small pull of the posterior to the unit Gaussian (arXiv 2112.10752, section G).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from data.world import random_caption
 from training.config import Config, expect, strict
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
-from training.stages.files import close, sound_spec, tokenizer_of, world_or_files
+from training.stages.files import check_words, close, sound_spec, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class AutoencoderOptions:
     """kl_weight weighs the mean Kullback-Leibler term per latent value; latent_noise is Gaussian noise that decoding learns to bear,
     as a fraction of the latents' standard deviation, and with least_noise each sample has its own, evenly from that up to latent_noise:
     what is learned at little noise is then made to stand much of it; statistics_samples go into the latents' mean and deviation at
-    export; continue_from starts from the autoencoder in the model folder."""
+    export; continue_from starts from the autoencoder in the model folder, and `part` is not read."""
 
     kl_weight: float = 1e-4
     latent_noise: float = 0.1
@@ -59,16 +59,30 @@ class SoundOptions(AutoencoderOptions):
         expect(0 <= self.tones <= 1, "tones", self.tones, "0 to 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class VocoderOptions:
+    """latent_noise is the deviation of Gaussian noise on the spectrograms, which speaking learns to bear; continue_from starts from the
+    vocoder in the model folder, and `part` is not read."""
+
+    latent_noise: float = 0.1
+    continue_from: bool = False
+
+    def __post_init__(self) -> None:
+        expect(self.latent_noise >= 0, "latent_noise", self.latent_noise, "0 or more")
+
+
 class AutoencoderStage:
     """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder.
 
     modality, entry  what it is trained on, and under which name a batch has it
+    shape            all arguments of the autoencoder, known once it is built
     """
 
     component: str
     modality: Modality
     entry: str
-    options_class = AutoencoderOptions
+    shape: Mapping[str, Any]
+    options_class: type = AutoencoderOptions
 
     def __init__(self, config: Config):
         self.config = config
@@ -103,8 +117,11 @@ class AutoencoderStage:
     def begin(self, cls: type, **more: Any) -> Any:
         """A new autoencoder of `part` and `more`, or the one in the model folder."""
         if self.options.continue_from:
-            return load_part(cls, self.config.model / self.component, "train it first without continue_from").requires_grad_(True)
-        return cls(**self.config.part, **more)
+            module = load_part(cls, self.config.model / self.component, "train it first without continue_from").requires_grad_(True)
+        else:
+            module = cls(**self.config.part, **more)
+        self.shape = module.config
+        return module
 
     def blur(self, latent: Tensor, generator: torch.Generator) -> Tensor:
         """The latent with the noise that decoding shall bear."""
@@ -140,12 +157,12 @@ class ImageStage(AutoencoderStage):
         return self.begin(ImageAutoencoder)
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
-        side = self.config.part["image_size"]
+        side = self.shape["image_size"]
         return {Modality.IMAGE: ModalitySpec(raw_shape=(3, side, side), latent_shape=())}
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         times = np.array([[rng.uniform(0.0, 2.0)] for rng in rngs])
-        frames = render_frames(scenes, times, self.config.part["image_size"])[:, 0]
+        frames = render_frames(scenes, times, self.shape["image_size"])[:, 0]
         return {"frames": frames}
 
     def loss(self, module: ImageAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
@@ -184,12 +201,8 @@ class SoundStage(AutoencoderStage):
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"sound": render_sounds(scenes)}
 
-    def shape(self) -> dict[str, Any]:
-        """Arguments of the autoencoder."""
-        return self.config.part
-
     def geometry(self) -> dict[Modality, ModalitySpec]:
-        return {Modality.AUDIO: sound_spec(self.shape())}
+        return {Modality.AUDIO: sound_spec(self.shape)}
 
     def mean_latent(self, module: AudioAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
@@ -260,24 +273,28 @@ class MelStage(SoundStage):
 class VocoderStage(SoundStage):
     """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480), on short cuts."""
 
+    options_class = VocoderOptions
     cut = 40  # mel frames, 0.4 s
     resolutions = (128, 256, 512, 1024, 2048)
 
     def build(self) -> AudioAutoencoder:
-        """The finished autoencoder with a new vocoder, of `part`; nothing else in it trains."""
-        check_sections({"vocoder_config": self.config.part}, "part")
+        """The finished autoencoder with a new vocoder of `part`, or with the one that it has; nothing else in it trains."""
         finished = load_part(AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first")
-        self.finished = dict(finished.config)
-        module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)
+        self.shape, able = finished.config, finished.config.vocoder_config is not None
+        expect(able or not self.options.continue_from, "continue_from", True, f"false: {self.config.model} has no vocoder yet")
+        module = finished if self.options.continue_from else self.with_new_vocoder(finished)
         module.requires_grad_(False)
-        module.vae.load_state_dict(finished.vae.state_dict())
-        module.scaling.load_state_dict(finished.scaling.state_dict())
-        module.correction.load_state_dict(finished.correction.state_dict())
         module.vocoder.requires_grad_(True)
         return module
 
-    def shape(self) -> dict[str, Any]:
-        return self.finished
+    def with_new_vocoder(self, finished: AudioAutoencoder) -> AudioAutoencoder:
+        """A finished autoencoder as it is, but for a vocoder of `part`."""
+        check_sections({"vocoder_config": self.config.part}, "part")
+        module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)
+        module.vae.load_state_dict(finished.vae.state_dict())
+        module.scaling.load_state_dict(finished.scaling.state_dict())
+        module.correction.load_state_dict(finished.correction.state_dict())
+        return module
 
     def measure(self, module: AudioAutoencoder) -> None:
         """Nothing: denoisers rely on the statistics that the finished autoencoder came with."""
@@ -308,8 +325,18 @@ class TextStage(AutoencoderStage):
     modality, entry = Modality.TEXT, "captions"
 
     def build(self) -> TextAutoencoder:
-        """The autoencoder of `part` over the words of the data."""
-        return self.begin(TextAutoencoder, tokenizer=tokenizer_of(self.config))
+        """The autoencoder of `part` over the words of the data; one that is there keeps its words."""
+        if not self.options.continue_from:
+            return self.begin(TextAutoencoder, tokenizer=tokenizer_of(self.config))
+        self.reader = self.begin(TextAutoencoder)
+        return self.reader
+
+    def data(self, offset: int = 0) -> Any:
+        """See `AutoencoderStage.data`; of captions it is said how many words are unknown."""
+        source = super().data(offset)
+        if self.config.data and self.options.continue_from and not offset:
+            check_words(source.source, [self.reader], self.config.model)
+        return source
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         return {"captions": [random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)]}

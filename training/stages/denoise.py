@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codi import pretrained
 from codi.diffusion import NoiseProcess, shift_level
 from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
@@ -21,12 +23,12 @@ from codi.models.conditioning import TextTower, null_prompt
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
-from data.world import prompted_facts
+from data.world import PAIRS, prompted_facts
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.files import close, known_geometry, paraphrases, whole_captions
 from training.stages.foresight import Foreseeing
-from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.told import Told, load_noised_towers
 
 Tell = Callable[[Tensor, Tensor], Tensor]
@@ -51,7 +53,7 @@ DEFAULTS = {
 @dataclass(frozen=True, kw_only=True)
 class DenoiseOptions:
     """modality       what is generated
-    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; only pairs that training may see
+    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; of the world only its own and pairs that training may see
     scenes         size of the latent cache
     pictures       image and video share a denoiser: weight of the picture loss in the video stage, 0 for none
     continue_from  start from the denoiser in the model folder
@@ -101,6 +103,13 @@ class DenoiseOptions:
         expect(self.pictures or not self.pictures_told, "pictures_told", self.pictures_told, "nothing where pictures is 0")
 
 
+def check_prompts(modality: Modality, shares: dict[str, float]) -> None:
+    """Raises `InputError` for a kind of prompt that training on the world may not see together with what is generated."""
+    for prompt in map(Modality.parse, shares):
+        if prompt is not modality and {modality, prompt} not in PAIRS:
+            raise InputError(f"options: prompts names {prompt}: expected a modality that training sees together with {modality}")
+
+
 PREVIEW = [
     "a red ball bounces slowly at night", "a yellow star swings quickly in the snow", "a blue ring pulses slowly on the grass",
     "a pink box blinks quickly on the sand", "a green cross bounces quickly in the snow", "a purple triangle swings slowly on the sand",
@@ -108,10 +117,18 @@ PREVIEW = [
 ]  # fmt: skip
 
 
-def load_scheduler(model: Path) -> DPMSolverMultistepScheduler:
-    """The scheduler in the model folder, or that of the embedded model; an export puts it there."""
-    folder = model / "scheduler"
-    return DPMSolverMultistepScheduler.from_pretrained(folder) if folder.is_dir() else DPMSolverMultistepScheduler(**SCHEDULER)
+def load_scheduler(model: Path) -> SchedulerMixin:
+    """The scheduler in the model folder, of the class that its index names, or that of the embedded model; an export puts it there."""
+    folder, own = model / "scheduler", (DPMSolverMultistepScheduler.__module__, DPMSolverMultistepScheduler.__name__)
+    if not folder.is_dir():
+        return DPMSolverMultistepScheduler(**SCHEDULER)
+    index = pretrained.read_index(model) if (model / pretrained.INDEX).is_file() else {}
+    return pretrained.load_part(folder, *index.get("scheduler", own), torch.float32)
+
+
+def load_defaults(model: Path) -> dict[str, Any]:
+    """What the model folder says of a call's settings; of a model in the making, which has no index yet, what the embedded model says."""
+    return pretrained.read_defaults(model) if (model / pretrained.INDEX).is_file() else DEFAULTS
 
 
 def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
@@ -142,6 +159,12 @@ class Prompts:
         """Kinds of prompts besides sentences."""
         return tuple(name for name in self.names if name is not Modality.TEXT)
 
+    @property
+    def readers(self) -> tuple[TextTower, ...]:
+        """The text tower, where some prompts are sentences; without it media files need no captions."""
+        worded = any(share for name, share in zip(self.names, self.shares) if name is Modality.TEXT)
+        return (self.text,) if worded or self.interpolation else ()
+
     def to(self, device: torch.device) -> None:
         self.text.to(device)
 
@@ -149,7 +172,8 @@ class Prompts:
     def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
         """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise, dropout."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        tokens = self.text.embed(self.sentences(batch, rng))
+        said = self.sentences(batch, rng)
+        tokens = batch[f"{self.media[0]}_token"] if said is None else self.text.embed(said)
         kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
         for number, name in enumerate(self.names):
             if name is not Modality.TEXT and not text_only:
@@ -167,10 +191,10 @@ class Prompts:
         return self.drop(tokens[:, None], generator)
 
     @staticmethod
-    def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str]:
-        """A caption per sample: of a scene some of its facts, of a file what is said of it."""
+    def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str] | None:
+        """A caption per sample: of a scene some of its facts, of a file what is said of it; None where nobody asked what."""
         if "scenes" not in batch:
-            return batch["text"]
+            return batch.get("text")
         return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]
 
     def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
@@ -182,6 +206,8 @@ class Prompts:
 
 class DenoiseStage:
     """One denoiser."""
+
+    identity = ("modality",)
 
     def __init__(self, config: Config):
         self.config = config
@@ -250,18 +276,26 @@ class DenoiseStage:
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of the modality and tokens of its prompts, then latents of the pictures beside it."""
         known = known_geometry(self.config.model, self.config.part if self.component == "vision_denoiser" else None)
-        main = Encoding(self.config, self.media, self.prompts.media, known)
-        return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known)] if self.options.pictures else [])]
+        main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
+        beside = (self.prompts.text, *([self.sentences] if self.pictures_told else []))
+        return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known, beside)] if self.options.pictures else [])]
+
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """Text parts that read what is said of the samples, pictures beside them aside."""
+        encoded = Modality.TEXT in (self.modality, *(self.told.shares if self.told else ()))
+        return (*self.prompts.readers, *([self.sentences] if encoded else []))
 
     def data(self) -> Any:
         """Cached latents and prompt tokens of scenes, or those of media files."""
         if self.config.data:
             main, *pictures = [encoding.open(self.device, say) for encoding in self.encodings()]
             return WithPictures(main, *pictures) if pictures else main
+        check_prompts(self.modality, self.options.prompts)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         sources = [tokens_of(model, m, count, seed) for m in self.prompts.media]
         sources += [latents_of(model, m, count, seed) for m in self.media]
-        main = Joined(sources)
+        main = joined(sources, seed)
         if not self.options.pictures:
             return main
         return WithPictures(main, latents_of(model, Modality.IMAGE, self.options.picture_scenes or count, seed))
@@ -349,6 +383,11 @@ class WithPictures:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The clips' batch with a batch of pictures under "pictures"."""
         return self.clips.fetch(indices) | {"pictures": self.pictures.fetch(indices)}
+
+    @property
+    def bad(self) -> int:
+        """Bad samples met so far, clips and pictures."""
+        return sum(getattr(source, "bad", 0) for source in (self.clips, self.pictures))
 
     def close(self) -> None:
         """Ends the decoding processes of both."""

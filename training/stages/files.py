@@ -7,7 +7,8 @@ as that knows it, else from `data: {geometry: ...}`.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from codi.types import InputError, Modality, ModalitySpec
 from codi.world import caption
 from data.sources import open_source, read_geometry
 from training.config import Config
-from training.stages.common import WorldSource, world_words
+from training.stages.common import WorldSource, say, world_words
 
 MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and of the rows looked at for it
+CHECKED_ROWS, MOST_UNKNOWN = 300, 0.5  # of each manifest, and of the words in them: what a finished vocabulary may lack
 
 
 def open_media(
@@ -152,15 +154,47 @@ def caption_words(config: Config) -> list[str]:
     """The `MAX_WORDS` commonest words and marks of the captions, in at most `MAX_ROWS` rows of each manifest, evenly spread."""
     source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
     counts: Counter[str] = Counter()
-    for part in getattr(source, "sources", [source]):
-        if "world" in part.identity:
-            counts.update(world_words())
-            continue
-        for number in range(0, len(part.rows), -(-len(part.rows) // MAX_ROWS)):
-            for sentence in part.rows[number].captions:
-                counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
+    if any("world" in part.identity for part in getattr(source, "sources", [])):
+        counts.update(world_words())
+    for sentence in captions_in(source, MAX_ROWS):
+        counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
     close(source)
     return [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_WORDS]]
+
+
+def captions_in(source: Any, most: int) -> Iterator[str]:
+    """The captions in at most so many rows of each manifest, evenly spread; nothing of the world, should it be mixed in."""
+    for part in (part for part in getattr(source, "sources", [source]) if "world" not in part.identity):
+        for number in range(0, len(part.rows), -(-len(part.rows) // most)):
+            with suppress(InputError, OSError):  # a bad row, which another one replaces in training
+                yield from part.rows[number].captions
+
+
+def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
+    """Says how many of the words in the captions finished text parts do not know: all these are one and the same to them.
+
+    Raises `InputError` where it is most of them.
+    """
+    found = [(unknown_words(part.tokenizer, list(captions_in(source, CHECKED_ROWS))), type(part).__name__) for part in readers]
+    if not found:
+        return
+    (share, lacking), name = max(found, key=lambda one: one[0][0])
+    named = f" ({', '.join(list(dict.fromkeys(lacking))[:3])}, ...)" if lacking else ""
+    told = f"{share:.0%} of the words in the captions are unknown to the {name} in {model}{named}"
+    if share > MOST_UNKNOWN:
+        raise InputError(f"data: {told}: expected captions in its words, or text parts made from these (docs/fine-tuning.md)")
+    say(told)
+
+
+def unknown_words(tokenizer: Any, sentences: list[str]) -> tuple[float, list[str]]:
+    """The share of the words of some sentences that a tokenizer takes for its unknown one, and these words."""
+    if not sentences or tokenizer is None:  # a converted part may have come without
+        return 0.0, []
+    read, lacking, count = tokenizer(sentences, add_special_tokens=False, return_offsets_mapping=True), [], 0
+    for said, numbers, places in zip(sentences, read["input_ids"], read["offset_mapping"]):
+        lacking += [said[slice(*place)] for number, place in zip(numbers, places) if number == tokenizer.unk_token_id]
+        count += len(numbers)
+    return len(lacking) / max(1, count), lacking
 
 
 def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None) -> list[str]:

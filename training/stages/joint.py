@@ -115,6 +115,8 @@ class JointOptions:
 class JointStage:
     """All pairs of the run in every step."""
 
+    identity = ("listeners",)
+
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")
@@ -188,8 +190,13 @@ class JointStage:
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents and prompt tokens of every pair."""
-        media = [tuple(m for m in pair if m is not Modality.TEXT) for pair in self.pairs]
-        return [Encoding(self.config, some, some, known_geometry(self.config.model)) for some in media]
+        return [self.encoding(pair) for pair in self.pairs]
+
+    def encoding(self, pair: Pair) -> Encoding:
+        """Of one pair; sentences are read as prompts and where they are a side."""
+        media = tuple(m for m in pair if m is not Modality.TEXT)
+        readers = (*self.prompts[pair].readers, *([self.sentences] if Modality.TEXT in pair else []))
+        return Encoding(self.config, media, media, known_geometry(self.config.model), readers)
 
     def data(self) -> "PairSource":
         """Cached latents and prompt tokens of every pair, of scenes or of media files."""

@@ -22,8 +22,9 @@ from codi.types import InputError, Modality, ModalitySpec
 from data.cache import CachedSource, build_cache, whole
 from data.world import WorldSource
 from training.config import Config, expect
+from training.stages.common import WorldSource as RenderedSource
 from training.stages.common import load_part
-from training.stages.files import close, open_media
+from training.stages.files import check_words, close, open_media
 
 CLASSES = {
     "text_autoencoder": TextAutoencoder,
@@ -88,6 +89,11 @@ def _cached(model: Path, modality: Modality, count: int, seed: int, component: s
     return CachedSource(folder, [name], seed=seed)
 
 
+def joined(sources: list[CachedSource], seed: int) -> Any:
+    """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as it is asked for."""
+    return Joined(sources) if sources else RenderedSource(lambda scenes, rngs: {"scenes": scenes}, seed)
+
+
 class Joined:
     """Several caches of the same scenes as one source: their batches, merged."""
 
@@ -112,13 +118,15 @@ class Joined:
 class Encoding:
     """Which latents and prompt tokens of which media files a stage trains on. Names in a batch: "audio", "audio_token".
 
-    known  geometry of the media as the model has it
+    known    geometry of the media as the model has it
+    readers  text parts that read the captions; without any a row needs no caption
     """
 
     config: Config
     latents: tuple[Modality, ...]
     tokens: tuple[Modality, ...] = ()
     known: Mapping[Modality, ModalitySpec] = field(default_factory=dict)
+    readers: tuple[TextTower | TextAutoencoder, ...] = ()
 
     @property
     def parts(self) -> dict[str, tuple[str, Modality]]:
@@ -127,18 +135,21 @@ class Encoding:
         return latents | {f"{m}_token": (TOWERS[m], m) for m in self.tokens}
 
     def files(self, **settings: Any) -> Any:
-        """The media and their captions; a row may lack what is a prompt alone."""
-        media, prompts = [*self.latents, *self.tokens, Modality.TEXT], set(self.tokens) - {*self.latents, Modality.TEXT}
+        """The media, and their captions if somebody reads them; a row with a caption may lack what is a prompt alone."""
+        words = [Modality.TEXT] if self.readers else []
+        prompts = {*self.tokens} - {*self.latents} if words else ()
+        media = [*self.latents, *self.tokens, *words]
         return open_media(self.config, media, self.known, seed=self.config.seed, optional=prompts, **settings)
 
     def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
         """The encoded samples: from the cache if it is complete, else from the files; to the bit the same."""
         source = self.files()
+        check_words(source, self.readers, self.config.model)
         folder = self.folder(source) if self.parts and why_not(source) is None else None
         if folder is not None and (folder / "complete").is_file():
             close(source)
             say(f"latents come from {folder}")
-            return CachedSource(folder, list(self.parts), seed=self.config.seed, facts=())
+            return CachedSource(folder, list(self.parts), seed=self.config.seed, facts=() if self.readers else None)
         if self.parts:
             say("latents are encoded as files are read; `python -m training.cache` with the same configuration does it once")
         return EncodedSource(source, self.encoder(device))

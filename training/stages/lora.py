@@ -128,9 +128,11 @@ class LoraStage:
 class DenoiseLora(LoraStage):
     """Beside one denoiser; options as in the denoise stage."""
 
-    joint = False
+    joint, identity = False, DenoiseStage.identity
 
     def make_inner(self, config: Config) -> DenoiseStage:
+        if foresight := config.options.get("foresight"):
+            raise InputError(f"options: foresight is {foresight!r}: expected 0, a LoRA trains beside a finished denoiser alone")
         return DenoiseStage(dataclasses.replace(config, part={}, options={**config.options, "continue_from": True}))
 
     def load(self) -> nn.Module:
@@ -143,7 +145,7 @@ class DenoiseLora(LoraStage):
 class JointLora(LoraStage):
     """Beside the joint attention of all denoisers in the pairs, with finished environment encoders; options as in the joint stage."""
 
-    joint = True
+    joint, identity = True, JointStage.identity
 
     def make_inner(self, config: Config) -> JointStage:
         self.environments = load_part(EnvironmentEncoders, config.model / "environments", "run joint first")
@@ -151,8 +153,9 @@ class JointLora(LoraStage):
         return JointStage(dataclasses.replace(config, part=part))
 
     def load(self) -> Listeners:
-        if self.inner.options.contrast or self.inner.options.joint_config is not None:
-            raise InputError("options: contrast and joint_config change what is finished here: expected neither beside a LoRA")
+        changing = [name for name in ("contrast", "foresight", "joint_config") if getattr(self.inner.options, name) not in (0, None)]
+        if changing:
+            raise InputError(f"options: {changing[0]} changes what is finished here, or trains beside it: leave it out for a LoRA")
         listeners = self.inner.build()
         listeners.environments.load_state_dict(self.environments.state_dict())
         return listeners

@@ -21,7 +21,7 @@ from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
 from training.stages.files import known_geometry, whole_captions
-from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 
 PREVIEWED = 64  # samples
 
@@ -79,7 +79,8 @@ class NoisedStage:
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of every medium, and tokens of those that prompt."""
-        return [Encoding(self.config, self.media, self.prompts.media, known_geometry(self.config.model))]
+        readers = tuple(part for part in (self.prompts.text, self.sentences) if part is not None)
+        return [Encoding(self.config, self.media, self.prompts.media, known_geometry(self.config.model), readers)]
 
     def data(self) -> Any:
         """Cached latents and prompt tokens, of scenes or of media files."""
@@ -87,7 +88,7 @@ class NoisedStage:
             return self.encodings()[0].open(self.device, say)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         tokens = [tokens_of(model, m, count, seed) for m in self.prompts.media]
-        return Joined([latents_of(model, m, count, seed) for m in self.media] + tokens)
+        return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
 
     def loss(self, module: NoisedTowers, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Squared distance to the caption's token, whose minimum is the mean of all that are possible: shorter than one where much is."""

@@ -29,8 +29,10 @@ class PairSource:
         return min(map(len, self.sources.values()))
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow."""
-        return {"+".join(pair): source.fetch(_stretched(indices, self.shares[pair])) for pair, source in self.sources.items()}
+        """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow. "ids" are of all pairs."""
+        batches = {"+".join(pair): source.fetch(_stretched(indices, self.shares[pair])) for pair, source in self.sources.items()}
+        ids = [name for batch in batches.values() for name in batch.get("ids", [])]
+        return batches | ({"ids": ids} if ids else {})
 
     @property
     def bad(self) -> int:

@@ -17,11 +17,11 @@ from training.stages.latents import autoencoder_of, tower_of
 
 def make_pipeline(model: Path, denoisers: dict[Modality, nn.Module], environments: nn.Module | None = None) -> CoDiPipeline:
     """The pipeline of the parts in the model folder that these denoisers need."""
-    from training.stages.denoise import DEFAULTS, load_scheduler
+    from training.stages.denoise import load_defaults, load_scheduler
 
     parts = {AUTOENCODERS[m]: autoencoder_of(model, m) for m in denoisers}
     parts |= {DENOISERS[m]: module for m, module in denoisers.items()} | {"text_tower": tower_of(model, Modality.TEXT)}
-    pipe = CoDiPipeline(scheduler=load_scheduler(model), environments=environments, defaults=DEFAULTS, **parts)
+    pipe = CoDiPipeline(scheduler=load_scheduler(model), environments=environments, defaults=load_defaults(model), **parts)
     pipe.set_progress_bar_config(disable=True)
     device = next(next(iter(denoisers.values())).parameters()).device
     return pipe.to(device)

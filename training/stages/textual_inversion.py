@@ -69,6 +69,8 @@ class InversionOptions:
 class InversionStage:
     """One word."""
 
+    identity = ("word", "facts", "images")
+
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(InversionOptions, config.options, where="options")

@@ -30,6 +30,8 @@ class TowerOptions(AlignOptions):
 class TowerStage(AlignStage):
     """A tower beside the model's own."""
 
+    identity = ("modality", "tower")
+
     def __init__(self, config: Config):
         own = strict(TowerOptions, config.options, where="options")
         shared = {field.name: getattr(own, field.name) for field in dataclasses.fields(AlignOptions)}
