@@ -50,6 +50,23 @@ def test_a_share_is_of_another_kind():
     assert 60 < of_sound.sum() < 120
 
 
+def test_kinds_are_said_with_the_tokens():
+    prompts = Prompts(Words(), {"text": 0.7, "audio": 0.3}, noise=0.0, dropout=0.0)
+    batch = {"scenes": [scene_at(0, index) for index in range(300)], "audio_token": torch.eye(WIDTH)[-1:].expand(300, -1)}
+    batch["audio_mask"] = torch.arange(300) >= 100  # the first have no sound, and keep their captions
+    tokens, kinds = prompts.draw(batch, torch.Generator().manual_seed(0))
+    assert [kind == "audio" for kind in kinds] == (tokens[:, 0, -1] == 1.0).tolist()
+    assert set(kinds) == {"text", "audio"} and set(kinds[:100]) == {"text"}
+
+
+def test_a_noised_tower_meets_sentences_and_its_own_kind():
+    """Whose caption it is to tell: a third medium of the same scene is none that training may see."""
+    config = load_config(CONFIGS / "noised_towers.yaml", overrides=[f"model={pretrained.resolve()}"])
+    met = {str(m): sorted(map(str, prompts.names)) for m, prompts in find_stage(config.stage)(config).prompts.items()}
+    pairs = {name: sorted(["text", name]) for name in ("image", "audio", "video")}
+    assert met == {"text": ["audio", "image", "text", "video"], **pairs}
+
+
 def test_a_share_hears_a_caption_beside_its_own_prompt():
     """Sounds whose token has nothing of a caption: where there are two prompts it has, and the first is never drowned."""
     beside = drawn(shares={"audio": 1.0}, interpolation=0.25)

@@ -168,12 +168,17 @@ class Prompts:
     def to(self, device: torch.device) -> None:
         self.text.to(device)
 
-    @torch.no_grad()
     def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
         """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise, dropout."""
+        return self.draw(batch, generator, text_only)[0]
+
+    @torch.no_grad()
+    def draw(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> tuple[Tensor, list[Modality]]:
+        """`tokens`, and of which kind each of them is."""
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
         said = self.sentences(batch, rng)
         tokens = batch[f"{self.media[0]}_token"] if said is None else self.text.embed(said)
+        kinds = [Modality.TEXT if said is not None else self.media[0]] * len(tokens)
         kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
         for number, name in enumerate(self.names):
             if name is not Modality.TEXT and not text_only:
@@ -181,6 +186,7 @@ class Prompts:
                 if f"{name}_mask" in batch:  # a file that lacks this medium keeps its caption
                     chosen = chosen & batch[f"{name}_mask"].to(tokens.device)[:, None]
                 tokens = torch.where(chosen, batch[f"{name}_token"].to(tokens), tokens)
+                kinds = [name if here else before for here, before in zip(chosen[:, 0].tolist(), kinds)]
         if self.interpolation:
             chosen = rng.random(len(tokens)) < self.interpolation
             weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[:, None]
@@ -188,7 +194,7 @@ class Prompts:
             tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
         tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
-        return self.drop(tokens[:, None], generator)
+        return self.drop(tokens[:, None], generator), kinds
 
     @staticmethod
     def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str] | None:
@@ -302,8 +308,8 @@ class DenoiseStage:
 
     def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         x_0 = self.latents(batch, generator)
-        context = self.prompts.tokens(batch, generator)
-        losses, t = self.denoising(module, x_0, context, generator, self.telling(self.told, batch, generator))
+        context, kinds = self.prompts.draw(batch, generator)
+        losses, t = self.denoising(module, x_0, context, generator, self.telling(self.told, batch, kinds, generator))
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
         if isinstance(module, Foreseeing):
             foreseen = module.foreseen(x_0)
@@ -311,8 +317,9 @@ class DenoiseStage:
         if not self.options.pictures:
             return losses.mean(), extras
         pictures = batch["pictures"]
-        context = self.prompts.tokens(pictures, generator, text_only=True)
-        seen, _ = self.denoising(module, pictures["image"], context, generator, self.telling(self.pictures_told, pictures, generator))
+        context, kinds = self.prompts.draw(pictures, generator, text_only=True)
+        tell = self.telling(self.pictures_told, pictures, kinds, generator)
+        seen, _ = self.denoising(module, pictures["image"], context, generator, tell)
         return losses.mean() + self.options.pictures * seen.mean(), extras | {"pictures": seen.mean().detach()}
 
     @torch.no_grad()
@@ -325,8 +332,8 @@ class DenoiseStage:
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         return self.sentences.encode(whole_captions(batch, np.random.default_rng(seed)))
 
-    def telling(self, told: Told | None, batch: dict[str, Any], generator: torch.Generator) -> Tell | None:
-        """Prompts (B, L, D) and timesteps (B,) -> prompts as the partners of these samples change them."""
+    def telling(self, told: Told | None, batch: dict[str, Any], kinds: list[Modality], generator: torch.Generator) -> Tell | None:
+        """Prompts (B, L, D), of which kind each is, and timesteps (B,) -> prompts as the partners of these samples change them."""
         if told is None:
             return None
 
@@ -336,7 +343,7 @@ class DenoiseStage:
             captions = whole_captions(batch)
             return self.sentences.encode([captions[row] for row in rows.tolist()])
 
-        return lambda context, t: told(context, t, clean, generator)
+        return lambda context, t: told(context, t, kinds, clean, generator)
 
     def denoising(
         self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator, tell: Tell | None = None

@@ -28,7 +28,8 @@ PREVIEWED = 64  # samples
 
 @dataclass(frozen=True, kw_only=True)
 class NoisedOptions:
-    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}
+    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's tower meets sentences and its own kind among
+                   them, that of sentences all: training sees no more than two media of one sample, and one is the caption to be told
     scenes         size of the latent caches
     prompt_dropout, prompt_noise   as in the denoise stages
     continue_from  start from the noised towers in the model folder
@@ -62,8 +63,16 @@ class NoisedStage:
         self.modalities = [Modality.parse(name) for name in config.part["latents"]]
         self.media = tuple(m for m in self.modalities if m is not Modality.TEXT)
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if Modality.TEXT in self.modalities else None
-        tower, options = tower_of(config.model, Modality.TEXT), self.options
-        self.prompts = Prompts(tower, options.prompts, options.prompt_noise, options.prompt_dropout)
+        self.text = tower_of(config.model, Modality.TEXT)
+        self.prompts = {m: self._prompts(m) for m in self.modalities}
+        self.prompting = tuple(dict.fromkeys(kind for prompts in self.prompts.values() for kind in prompts.media))
+
+    def _prompts(self, modality: Modality) -> Prompts:
+        """Those that the tower of one modality meets."""
+        options, met = self.options, (Modality.TEXT, modality)
+        shares = {name: share for name, share in options.prompts.items() if modality is Modality.TEXT or name in met}
+        expect(sum(shares.values()) > 0, "prompts", options.prompts, f"a share of text or of {modality}, which its tower meets")
+        return Prompts(self.text, shares, options.prompt_noise, options.prompt_dropout)
 
     def build(self) -> NoisedTowers:
         """New towers of `part`, or those in the model folder."""
@@ -72,32 +81,32 @@ class NoisedStage:
         return NoisedTowers(**self.config.part)
 
     def to(self, device: torch.device) -> None:
-        self.prompts.to(device)
+        self.text.to(device)
         if self.sentences is not None:
             self.sentences.to(device)
         self.device = device
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of every medium, and tokens of those that prompt."""
-        readers = tuple(part for part in (self.prompts.text, self.sentences) if part is not None)
-        return [Encoding(self.config, self.media, self.prompts.media, known_geometry(self.config.model), readers)]
+        readers = tuple(part for part in (self.text, self.sentences) if part is not None)
+        return [Encoding(self.config, self.media, self.prompting, known_geometry(self.config.model), readers)]
 
     def data(self) -> Any:
         """Cached latents and prompt tokens, of scenes or of media files."""
         if self.config.data:
             return self.encodings()[0].open(self.device, say)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
-        tokens = [tokens_of(model, m, count, seed) for m in self.prompts.media]
+        tokens = [tokens_of(model, m, count, seed) for m in self.prompting]
         return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
 
     def loss(self, module: NoisedTowers, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Squared distance to the caption's token, whose minimum is the mean of all that are possible: shorter than one where much is."""
         losses, levels, total = {}, [], self.process.num_train_timesteps
-        context = self.prompts.tokens(batch, generator)
         token = self.tokens(batch)
         for modality, x_0 in self.latents(batch).items():
             t = spread_timesteps(len(x_0), total, generator, self.options.timestep_shift.get(modality.value, 1.0))
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            context = self.prompts[modality].tokens(batch, generator)
             told = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
             losses[modality] = (told - token).square().sum(-1)
             levels.append(t / total)
@@ -108,7 +117,7 @@ class NoisedStage:
     @torch.no_grad()
     def tokens(self, batch: dict[str, Any]) -> Tensor:
         """What there is to say of each sample, (B, D)."""
-        return self.prompts.text.embed(whole_captions(batch))
+        return self.text.embed(whole_captions(batch))
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Any]) -> dict[Modality, Tensor]:

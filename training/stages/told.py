@@ -4,7 +4,7 @@ A denoiser that never met such prompts while it trained takes the least lean for
 would tell the sentence how things move. B batch, L prompt tokens, D width of the shared space.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,7 +43,8 @@ def told_prompt(
 
 
 class Told:
-    """Changes the prompts of a share of the samples. In training one partner tells, in sampling the mean of all counts.
+    """Changes the prompts of a share of the samples. In training one partner tells, in sampling the mean of all counts. Who is prompted by
+    a third medium is told nothing: training sees no more than two of one sample.
 
     shares  of the samples that a partner tells of, by partner
     option  its name, for errors
@@ -58,7 +59,7 @@ class Told:
         weight: float,
         option: str = "told",
     ):
-        self.shares = {Modality.parse(name): share for name, share in shares.items()}
+        self.listener, self.shares = listener, {Modality.parse(name): share for name, share in shares.items()}
         for partner in self.shares:
             if {listener, partner} not in PAIRS:
                 raise InputError(f"options: {option} names {partner}: expected a modality that training sees together with {listener}")
@@ -75,14 +76,19 @@ class Told:
         self.towers.to(device)
 
     @torch.no_grad()
-    def __call__(self, context: Tensor, t: Tensor, latents: Callable[[Modality, Tensor], Tensor], generator: torch.Generator) -> Tensor:
-        """Prompts (B, L, D) of listeners at t (B,); `latents` gives a partner's clean latents (R, ...) of some of the samples (R,)."""
+    def __call__(
+        self, context: Tensor, t: Tensor, kinds: Sequence[Modality], latents: Callable[[Modality, Tensor], Tensor],
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """Prompts (B, L, D) of these kinds (B) of listeners at t (B,); `latents` gives a partner's clean latents (R, ...) of some of the
+        samples (R,)."""
         kind, kept, part = torch.rand((3, len(t)), generator=generator, device=t.device)
         levels = torch.where(kept < IN_STEP, t, (t * part).long())
         prompted = context.abs().amax((1, 2)) > 0  # who has no prompt is told nothing, as in the branch that guidance leads away from
         context, start = context.clone(), 0.0
         for partner, share in self.shares.items():
-            rows = (prompted & (kind >= start) & (kind < start + share)).nonzero().flatten()
+            of_pair = torch.tensor([prompt in (self.listener, partner) for prompt in kinds], device=t.device)
+            rows = (prompted & of_pair & (kind >= start) & (kind < start + share)).nonzero().flatten()
             start += share
             if not len(rows):
                 continue
