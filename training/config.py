@@ -102,6 +102,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any], options: Iterable
     """What the settings (`Config.as_json`) of a run and of its checkpoint say differently: what makes it another run (`IDENTITY`, and those
     of its stage's `options` that say what is learned), and everything else."""
     before, now = _flat(before), _flat(now)
+    if Path(before["model"]).resolve() == Path(now["model"]).resolve():  # wherever it is named from
+        before["model"] = now["model"]
     changed = [name for name in before | now if (before.get(name) or None) != (now.get(name) or None)]
     lines = {name: f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in changed}
     another = [name for name in changed if name in IDENTITY or name.removeprefix("options.") in options]
@@ -109,10 +111,10 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any], options: Iterable
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with each option on its own, and the model's folder wherever it is named from."""
+    """Settings with each option on its own."""
     options = {f"options.{name}": value for name, value in settings["options"].items()}
     others = {name: value for name, value in settings.items() if name != "options"}
-    return {**others, **options, "model": str(Path(settings["model"]).resolve())}
+    return {**others, **options}
 
 
 def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[str] = ()) -> Config:

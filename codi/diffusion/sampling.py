@@ -288,14 +288,14 @@ class JointSampler:
 
     def _read_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         t = torch.as_tensor(t, device=x.device).expand(len(x))
-        return self.noised_towers[modality](x, t, context, rate=self.rates.get(modality))
+        return self.noised_towers[modality](x.to(context.dtype), t, context, rate=self.rates.get(modality))
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
         t = torch.as_tensor(t, device=x.device).expand(len(x))
         encoder = self.environments[modality]
         if hasattr(encoder, "prepare") and modality not in self._known:
             self._known[modality] = {"known": encoder.prepare(x)}
-        return encoder(x, t, rate=self.rates.get(modality), **self._known.get(modality, {}))
+        return encoder(x.to(self._context(modality).dtype), t, rate=self.rates.get(modality), **self._known.get(modality, {}))
 
     def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
         scheduler = self.schedulers[modality]

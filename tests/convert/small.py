@@ -2,6 +2,8 @@
 
 import torch
 
+from codi.types import SIZED
+
 GENERATOR = torch.Generator().manual_seed(3)
 GIVEN = {
     "text": "a red ball",
@@ -12,6 +14,12 @@ GIVEN = {
 SMALL = dict(height=32, width=32, num_frames=3, audio_length_in_s=0.32, num_inference_steps=1, seed=0)
 
 
+def small(outputs, **changed):
+    """`SMALL`, but for sizes of what is not made."""
+    outputs = [outputs] if isinstance(outputs, str) else outputs
+    return {name: value for name, value in {**SMALL, **changed}.items() if name not in SIZED or set(SIZED[name]) & set(outputs)}
+
+
 def quiet(pipe):
     """The pipeline without its bar."""
     pipe.set_progress_bar_config(disable=True)
@@ -20,4 +28,4 @@ def quiet(pipe):
 
 def latents(pipe, **arguments):
     """What a small call gives, before it is decoded."""
-    return pipe(output_type="latent", **{**SMALL, **arguments}).latents
+    return pipe(output_type="latent", **small(arguments["outputs"]) | arguments).latents

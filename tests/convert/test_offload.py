@@ -7,7 +7,7 @@ from torch import nn
 
 from codi.pipeline import CoDiPipeline
 from codi.types import Modality
-from tests.convert.small import GIVEN, SMALL, latents, quiet
+from tests.convert.small import GIVEN, SMALL, latents, quiet, small
 
 ALL = dict(outputs=["text", "image", "audio", "video"], **GIVEN)
 
@@ -97,7 +97,7 @@ def test_what_model_offload_holds(converted, monkeypatch, outputs, held):
         return args, kwargs
 
     monkeypatch.setattr(CpuOffload, "pre_forward", come)
-    pipe(text="a red ball", outputs=outputs.split("+"), **SMALL | dict(num_inference_steps=2))
+    pipe(text="a red ball", outputs=outputs.split("+"), **small(outputs.split("+"), num_inference_steps=2))
     assert most[0] == held
 
 

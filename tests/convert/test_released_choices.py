@@ -15,7 +15,7 @@ from codi.models.denoisers.temporal import RELEASED
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError, Modality
 from tests.convert import fabricated
-from tests.convert.small import GIVEN, SMALL, latents, quiet
+from tests.convert.small import GIVEN, SMALL, latents, quiet, small
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality
 
@@ -77,11 +77,12 @@ def test_switches_of_a_denoiser_on_the_same_weights(converted, tmp_path, change,
 
 
 def test_other_sizes(pipe):
-    out = pipe(outputs=["image", "video"], **SMALL | dict(height=24, width=40, num_frames=1, fps=7.5))
+    pictures = ["image", "video"]
+    out = pipe(outputs=pictures, **small(pictures, height=24, width=40, num_frames=1, fps=7.5))
     assert out.images[0].size == (40, 24) and out.videos[0].shape == (1, 3, 24, 40) and out.fps == 7.5
     made = latents(pipe, outputs=["video", "audio"], num_frames=30, height=8, width=8, audio_length_in_s=0.3)
     assert made[VIDEO].shape == (1, 4, 30, 1, 1) and made[AUDIO].shape == (1, 8, 8, 16)
-    assert pipe(outputs="audio", **SMALL | dict(audio_length_in_s=0.3)).audios[0].shape == (4800,)
+    assert pipe(outputs="audio", **small("audio", audio_length_in_s=0.3)).audios[0].shape == (4800,)
     own = pipe.model.sized()
     assert own[AUDIO].latent_shape == (8, 256, 16) and own[AUDIO].raw_shape == (163840,) and own[VIDEO].latent_shape == (4, 8, 32, 32)
 
@@ -157,7 +158,7 @@ def test_without_vocabularies_all_but_text_works(files, tmp_path):
     assert latents(pipe, outputs="image", image=GIVEN["image"])[IMAGE].isfinite().all()
     for call, lacking in [(dict(outputs="image", text="a ball"), "clip-vit"), (dict(outputs="text", image=GIVEN["image"]), "gpt2")]:
         with pytest.raises(InputError, match=f"without the vocabulary of {lacking}.*--tokenizers"):
-            pipe(**SMALL, **call)
+            pipe(**small(call["outputs"]), **call)
 
 
 def test_vocabularies_of_another_model_are_refused(files, words, tmp_path):

@@ -12,7 +12,7 @@ from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline, Prompt
 from codi.types import Modality
 from tests.convert import fabricated
-from tests.convert.small import GIVEN, SMALL, latents, quiet
+from tests.convert.small import GIVEN, latents, quiet, small
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality
 
@@ -24,7 +24,7 @@ def pipe(converted):
 
 @pytest.mark.parametrize("outputs", [[TEXT], [IMAGE], [AUDIO], [VIDEO], [VIDEO, AUDIO], [TEXT, IMAGE], list(Modality)], ids="+".join)
 def test_every_output(pipe, outputs):
-    out = pipe(text="a red ball", outputs=outputs, **SMALL)
+    out = pipe(text="a red ball", outputs=outputs, **small(outputs))
     assert all(len(getattr(out, name)) == (modality in outputs) for modality, name in FIELDS.items())
     if VIDEO in outputs:
         assert out.videos[0].shape == (3, 3, 32, 32) and out.fps == 4

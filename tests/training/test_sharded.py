@@ -113,7 +113,8 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(alone, zero2, cases):
         shutil.rmtree(path)
     (case.run / "exported.json").unlink()
     assert state(case)["samples"] < 96 and state(case)["launch"]["processes"] == 2
-    assert main(case.command(*SETTINGS[:-1], "accumulate=4")) == 0
+    case.model = zero2.model
+    assert main(case.command(*SETTINGS[:-1], "accumulate=4", f"model={case.model}")) == 0
     equal(alone, case)
 
 
