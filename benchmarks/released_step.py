@@ -3,11 +3,14 @@
     python benchmarks/released_step.py --job image --dtype float32
     python benchmarks/released_step.py --job joint --dtype bfloat16
 
+    python benchmarks/released_step.py --job joint --dtype float16 --device cuda
+
 Jobs: image, audio, video, and joint (video and audio that hear themselves, as released). A step is what the sampling loop does: one
 sample, prompted and unprompted, 256 x 256 pixels, 8 frames, 10.24 s of sound. Weights and latents are drawn; no number depends on them.
 
 Each step is timed between two measurements of the float32 matrix product: seconds x FLOP per second = equivalent TFLOP. The median
-of `--repeats` steps is printed, the spread, and the peak memory of the process, so run one job per process.
+of `--repeats` steps is printed, the spread, and the peak memory of the process, so run one job per process. On a GPU the seconds are
+what counts, and the peak is what torch took of its memory.
 
     python benchmarks/released_step.py --job image --work
 
@@ -36,7 +39,7 @@ from codi.types import Modality
 
 JOBS = {name: [Modality(name)] for name in ("image", "audio", "video")} | {"joint": [Modality.VIDEO, Modality.AUDIO]}
 LATENTS = {Modality.IMAGE: (4, 32, 32), Modality.VIDEO: (4, 8, 32, 32), Modality.AUDIO: (8, 256, 16)}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 MALLOC = {-4: 0, -1: 2**31 - 1, -2: 256 << 20}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
 
@@ -49,65 +52,81 @@ def keep_memory() -> bool:
         return False
 
 
-def build(modality: Modality, dtype: torch.dtype, width: int | None) -> tuple[nn.Module, nn.Module]:
+def build(modality: Modality, dtype: torch.dtype, width: int | None, device: str) -> tuple[nn.Module, nn.Module]:
     """A denoiser and its environment encoder of the released geometry (or `width` channels wide), with drawn weights."""
     reference = dict(FULL[UNETS["audio" if modality is Modality.AUDIO else "video"]])
     reference["model_channels"] = width or reference["model_channels"]
     with torch.device("meta"):
         parts = UNetDenoiser(**denoisers.unet_config(reference)), MapEncoder(**denoisers.environment_config(reference))
     cast = (nn.Module.to(part, dtype) for part in parts)  # diffusers' own `to` warns of parts it would keep, of which there are none
-    return tuple(drawn(part.to_empty(device="cpu")).eval() for part in cast)
+    return tuple(drawn(part.to_empty(device=device)).eval() for part in cast)
 
 
 def drawn(module: nn.Module) -> nn.Module:
     """The module with weights that keep the scale of what passes through."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(next(module.parameters()).device).manual_seed(0)
     for parameter in module.parameters():
         bound = (3 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1
         parameter.data.uniform_(-bound, bound, generator=generator)
     return module
 
 
-def sampler(job: str, dtype: torch.dtype, width: int | None) -> tuple[JointSampler, dict[Modality, Tensor]]:
+def sampler(job: str, dtype: torch.dtype, width: int | None, device: str = "cpu") -> tuple[JointSampler, dict[Modality, Tensor]]:
     """The sampling loop of a job, and the noise that it starts from."""
-    parts, generator = {m: build(m, dtype, width) for m in JOBS[job]}, torch.Generator().manual_seed(1)
-    prompt, null = torch.randn(2, 1, 1, FULL["unet_image"]["context_dim"], generator=generator).to(dtype)
+    parts, generator = {m: build(m, dtype, width, device) for m in JOBS[job]}, torch.Generator().manual_seed(1)
+    prompt, null = torch.randn(2, 1, 1, FULL["unet_image"]["context_dim"], generator=generator).to(device, dtype)
     loop = JointSampler(
         denoisers={m: denoiser for m, (denoiser, _) in parts.items()},
         environments={m: encoder for m, (_, encoder) in parts.items()},
         hears={m: {m} for m in parts},
-        schedulers=copy_schedulers(ReleasedDDIMScheduler(), parts, 50),
+        schedulers=copy_schedulers(ReleasedDDIMScheduler(), parts, 50, device),
         contexts={m: prompt for m in parts},
         null_contexts={m: null for m in parts},
         guidance={m: Guidance(prompt=7.5) for m in parts},
     )
-    return loop, {m: torch.randn(1, *LATENTS[m], generator=generator) for m in parts}
+    return loop, {m: torch.randn(1, *LATENTS[m], generator=generator).to(device) for m in parts}
 
 
-def matmul_rate(size: int = 2048, repeats: int = 3) -> float:
+def matmul_rate(device: torch.device, size: int = 2048, repeats: int = 3) -> float:
     """float32 FLOP per second of a matrix product; the best of some."""
-    a, b = torch.randn(2, size, size)
+    a, b = torch.randn(2, size, size, device=device)
     a @ b
     return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(repeats))
 
 
 def timed(run) -> float:
-    """Seconds."""
+    """Seconds, until a GPU has answered too."""
+    wait_for_device()
     start = time.perf_counter()
     run()
+    wait_for_device()
     return time.perf_counter() - start
+
+
+def wait_for_device() -> None:
+    """Until what was sent to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def measure(loop: JointSampler, latents: dict[Modality, Tensor], repeats: int) -> list[tuple[float, float]]:
     """(seconds, FLOP per second beside it) of some steps, after one that does not count: it prepares the prompts."""
     loop.step(0, latents)
-    found, before = [], matmul_rate()
+    device = next(iter(latents.values())).device
+    found, before = [], matmul_rate(device)
     for index in range(1, repeats + 1):
         seconds = timed(partial(loop.step, index, latents))
-        after = matmul_rate()
+        after = matmul_rate(device)
         found.append((seconds, (before + after) / 2))
         before = after
     return found
+
+
+def peak_memory(device: str) -> float:
+    """GiB, of this process, or of what torch took on a GPU."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def work(loop: JointSampler, latents: dict[Modality, Tensor]) -> dict[str, float]:
@@ -129,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--job", choices=JOBS, required=True)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--repeats", type=int, default=3, help="steps timed (default 3)")
     parser.add_argument("--threads", type=int, help="of torch (default: as many as cores)")
     parser.add_argument("--width", type=int, help="channels of the first level, for a quick try (a multiple of 64)")
@@ -139,26 +159,27 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     kept = keep_memory()
     if args.work:
-        found = {"job": args.job, **work(*sampler(args.job, DTYPES[args.dtype], args.width))}
+        found = {"job": args.job, **work(*sampler(args.job, DTYPES[args.dtype], args.width))}  # on the CPU, whose attention it counts
         line = "{job}: {work_tflop:.2f} TFLOP of products and convolutions in a step, {attention_tflop:.2f} of attention"
         print(json.dumps(found) if args.json else line.format(**found))
         return
-    found = measure(*sampler(args.job, DTYPES[args.dtype], args.width), args.repeats)
+    found = measure(*sampler(args.job, DTYPES[args.dtype], args.width, args.device), args.repeats)
     costs = [seconds * rate / 1e12 for seconds, rate in found]
     result = {
         "job": args.job,
         "dtype": args.dtype,
+        "device": args.device if args.device == "cpu" else torch.cuda.get_device_name(args.device),
         "threads": torch.get_num_threads(),
-        "seconds": round(statistics.median(seconds for seconds, _ in found), 3),
+        "seconds": round(statistics.median(seconds for seconds, _ in found), 5),
         "matmul_gflops": round(statistics.median(rate for _, rate in found) / 1e9, 1),
         "equivalent_tflop": round(statistics.median(costs), 3),
         "lowest": round(min(costs), 3),
         "highest": round(max(costs), 3),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(peak_memory(args.device), 2),
         "memory_kept": kept,
     }
     line = (
-        "{job} {dtype}, {threads} threads: {seconds:.2f} s a step x {matmul_gflops:.0f} GFLOP/s = "
+        "{job} {dtype}, {device}, {threads} threads: {seconds:.3g} s a step x {matmul_gflops:.0f} GFLOP/s = "
         "{equivalent_tflop:.2f} TFLOP ({lowest:.2f} to {highest:.2f}); peak {peak_gib:.1f} GiB"
     )
     print(json.dumps(result) if args.json else line.format(**result))

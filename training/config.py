@@ -212,6 +212,7 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None and type(None) in args else _coerce(value, next(a for a in args if a is not type(None)), where)
     if origin is Literal:
+        value = "no" if value is False and "no" in args else value  # YAML reads a bare `no` as false
         return _check(value in args, value, where, f"one of {', '.join(map(str, args))}")
     if origin in (tuple, list):
         return _coerce_sequence(value, origin, args, where)

@@ -75,3 +75,8 @@ def test_stage_and_its_options_are_checked_too(bench, capsys):
     assert main(case.command("options.lenght=4")) == 2
     assert "did you mean 'length'" in capsys.readouterr().err
     assert main(["--config", str(case.folder / "none.yaml")]) == 2
+
+
+def test_a_bare_no_is_a_precision(bench):
+    """YAML reads it as false."""
+    assert bench().config("precision=no").precision == "no"
