@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from codi.models.autoencoders.audio import LogMel
-from codi.models.vocabulary import load_tokenizer
+from codi.models.vocabulary import load_tokenizer, unknown_words
 
 
 class Bridge(nn.Module):
@@ -67,16 +67,12 @@ class TextTower(ModelMixin, ConfigMixin):
         return self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
 
     def unread(self, sentence: str) -> list[str]:
-        """What of a sentence is lost on this tower: words that its vocabulary lacks (one of pieces lacks none), and what is beyond its
-        longest sentence."""
+        """What of a sentence is lost on this tower: words that its vocabulary lacks, and what is beyond its longest sentence."""
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # of a `codi.models.words.Wordbook`
         sentence = getattr(self.tokenizer, "expand", str)(sentence)
-        tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
-        places = zip(tokens.input_ids, tokens.offset_mapping)
-        unknown = [sentence[a:b] for id_, (a, b) in places if id_ == tokenizer.unk_token_id]
-        limit = self.text.config.max_position_embeddings
+        tokens, limit = tokenizer(sentence, return_offsets_mapping=True, verbose=False), self.text.config.max_position_embeddings
         beyond = sentence[tokens.offset_mapping[limit - 1][0] :] if len(tokens.input_ids) > limit else ""
-        return [part for part in dict.fromkeys([*unknown, beyond]) if part]
+        return [part for part in dict.fromkeys([*unknown_words(tokenizer, sentence)[0], beyond]) if part]
 
     @apply_forward_hook
     def embed(self, raw: list[str]) -> Tensor:

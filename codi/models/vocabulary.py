@@ -1,5 +1,7 @@
 """Tokenizers as values: a `tokenizers` JSON string in a component's configuration, so that a part and its words never come apart."""
 
+from typing import Any
+
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = {
@@ -31,3 +33,10 @@ def word_tokenizer(words: list[str]) -> str:
         single="<bos> $A <eos>", special_tokens=[("<bos>", vocabulary["<bos>"]), ("<eos>", vocabulary["<eos>"])]
     )
     return tokenizer.to_str()
+
+
+def unknown_words(tokenizer: Any, sentence: str) -> tuple[list[str], int]:
+    """The words of a sentence that a tokenizer takes for its unknown one, and how many words it has in all. One of pieces lacks none."""
+    tokens = tokenizer(sentence, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    places = zip(tokens["input_ids"], tokens["offset_mapping"])
+    return [sentence[a:b] for number, (a, b) in places if number == tokenizer.unk_token_id], len(tokens["input_ids"])

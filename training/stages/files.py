@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from codi.models.vocabulary import word_tokenizer
+from codi.models.vocabulary import unknown_words, word_tokenizer
 from codi.types import InputError, Modality, ModalitySpec
 from codi.world import caption
 from data.sources import open_source, read_geometry
@@ -175,7 +175,7 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
 
     Raises `InputError` where it is most of them.
     """
-    found = [(unknown_words(part.tokenizer, list(captions_in(source, CHECKED_ROWS))), type(part).__name__) for part in readers]
+    found = [(words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS)), type(part).__name__) for part in readers]
     if not found:
         return
     (share, lacking), name = max(found, key=lambda one: one[0][0])
@@ -186,15 +186,13 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
     say(told)
 
 
-def unknown_words(tokenizer: Any, sentences: list[str]) -> tuple[float, list[str]]:
+def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, list[str]]:
     """The share of the words of some sentences that a tokenizer takes for its unknown one, and these words."""
-    if not sentences or tokenizer is None:  # a converted part may have come without
+    if tokenizer is None:  # a converted part may have come without
         return 0.0, []
-    read, lacking, count = tokenizer(sentences, add_special_tokens=False, return_offsets_mapping=True), [], 0
-    for said, numbers, places in zip(sentences, read["input_ids"], read["offset_mapping"]):
-        lacking += [said[slice(*place)] for number, place in zip(numbers, places) if number == tokenizer.unk_token_id]
-        count += len(numbers)
-    return len(lacking) / max(1, count), lacking
+    found = [unknown_words(tokenizer, sentence) for sentence in sentences]
+    lacking = [word for words, _ in found for word in words]
+    return len(lacking) / max(1, sum(count for _, count in found)), lacking
 
 
 def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None) -> list[str]:
