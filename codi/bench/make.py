@@ -105,7 +105,7 @@ def make(bench: Bench, plan: Plan, workers: int = 1) -> None:
 def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> None:
     """Runs in several processes that share nothing but the folder; each run belongs to one of them."""
     context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
+    queue, others = context.SimpleQueue(), multiprocessing.active_children()
     recipe = dict(folder=bench.folder, num_scenes=bench.num_scenes, seed=bench.seed, batch_size=bench.batch_size, settings=bench.settings)
     with ProcessPoolExecutor(workers, context, _start, (bench.model.options, recipe, queue, workers)) as pool:
         try:
@@ -116,8 +116,10 @@ def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> 
                     bar.update(queue.get())
                 for future in done:
                     future.result()
-        except BaseException:
+        except BaseException:  # nobody waits for what is under way: files are written whole or not at all
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - set(others):
+                worker.terminate()
             raise
     for run in todo:
         bench.made.pop(run, None)  # on disk now

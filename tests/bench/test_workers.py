@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 PARENT = """
 import sys
@@ -39,7 +40,9 @@ def wait_for(event, seconds: float) -> bool:
     return bool(happened)
 
 
-def test_workers_end_with_a_parent_that_is_told_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_a_parent_that_is_told_to(tmp_path: Path, told: signal.Signals) -> None:
+    """At once: their runs would take hours."""
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     root = str(Path(__file__).parents[2])
@@ -52,8 +55,8 @@ def test_workers_end_with_a_parent_that_is_told_to(tmp_path: Path) -> None:
         assert wait_for(lambda: made() or parent.poll() is not None, 300) and parent.poll() is None
         family = psutil.Process(parent.pid).children(recursive=True)
         assert len(family) >= 2
-        parent.send_signal(signal.SIGTERM)
-        assert parent.wait(60) == -signal.SIGTERM
+        parent.send_signal(told)
+        assert parent.wait(60) == -told
         assert wait_for(lambda: not any(map(alive, family)), 60), [process.cmdline() for process in family if alive(process)]
     finally:
         parent.kill()
