@@ -11,6 +11,7 @@ from codi.bench.models import Model
 from codi.bench.runs import Run
 from codi.diffusion import named_scheduler
 from codi.metrics.onsets import onset_f1
+from codi.prompts import prepare
 from codi.types import Modality
 from codi.world import READERS, RENDERERS, VISIBLE, parse, read_images, sample_scenes
 
@@ -78,14 +79,22 @@ def noisy(pipe, modality: Modality) -> torch.Tensor:
     return torch.randn(1, *pipe.model.specs[modality].latent_shape, generator=torch.Generator().manual_seed(1))
 
 
-def answer(pipe, listener: Modality, heard: Modality, x: torch.Tensor, t: int = 300, told: bool = True) -> torch.Tensor:
-    """What a listener makes of its own noise beside a partner, by the sampler that makes a sample of it; `told` what that seems to become,
-    which is said of all of it at once."""
-    sampler = pipe._sampler({m: noisy(pipe, m) for m in (listener, heard)}, torch.zeros(1, 1, 128), None, {}, {}, 20, {})
-    sampler.schedulers = {m: FixedLevel(t) for m in (listener, heard)}
-    both = {listener: noisy(pipe, listener), heard: x}
-    env, tokens = sampler.listen(0, both), sampler.understand(0, both) if told else {}
-    return sampler.predict(listener, 0, noisy(pipe, listener), sampler._others(listener, env), sampler._told(listener, tokens))
+def noised(pipe, modality: Modality, scenes: list, t: int) -> torch.Tensor:
+    """Latents of ground truth at a noise level."""
+    spec, alpha = pipe.model.specs[modality], pipe.scheduler.alphas_cumprod[t]
+    raw = torch.stack([prepare(modality, item, spec) for item in RENDERERS[modality](scenes)])
+    clean = pipe.model.autoencoders[modality].encode(raw)
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+
+
+def answer(pipe, listener: Modality, heard: Modality, x: torch.Tensor, t: int = 300, own: torch.Tensor | None = None) -> torch.Tensor:
+    """What a listener makes of its own noise beside a partner, by the sampler that makes a sample of it; it is told what that seems to
+    become, unless its `own` latent is given: that is said of all of it at once."""
+    both = {listener: noisy(pipe, listener) if own is None else own, heard: x}
+    sampler = pipe._sampler(both, torch.zeros(len(x), 1, 128), None, {}, {}, 20, {})
+    sampler.schedulers = {m: FixedLevel(t) for m in both}
+    env, tokens = sampler.listen(0, both), sampler.understand(0, both) if own is None else {}
+    return sampler.predict(listener, 0, both[listener], sampler._others(listener, env), sampler._told(listener, tokens))
 
 
 class FixedLevel:
@@ -116,19 +125,16 @@ def test_every_answer_depends_on_every_partner(pipe, listener, heard):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("listener", "heard", "axis", "listener_axis"), [("video", "audio", 2, 2), ("audio", "video", 2, 2)])
-def test_a_change_near_one_second_is_heard_most_near_one_second(pipe, listener, heard, axis, listener_axis):
+@pytest.mark.parametrize(("listener", "heard"), [("video", "audio"), ("audio", "video")])
+def test_a_change_near_one_second_is_heard_most_near_one_second(pipe, listener, heard):
+    """Of noised truth: in pure noise nothing happens at any time. What changes are two steps, to what another scene shows then."""
     listener, heard = Modality(listener), Modality(heard)
-    specs, total = pipe.model.specs, None
-    for draw in range(4):
-        generator = torch.Generator().manual_seed(draw)
-        x = torch.randn(1, *specs[heard].latent_shape, generator=generator)
-        changed = x.clone()
-        middle = round(1.0 * specs[heard].latent_rate)
-        changed.narrow(axis, middle - 1, 2).add_(torch.randn(x.narrow(axis, middle - 1, 2).shape, generator=generator))
-        moved = (answer(pipe, listener, heard, changed, told=False) - answer(pipe, listener, heard, x, told=False)).square()
-        moved = moved.sum([d for d in range(moved.ndim) if d != listener_axis])
-        total = moved if total is None else total + moved
-    steps = (torch.arange(len(total)) + 0.5) / specs[listener].latent_rate
-    near, far = total[(steps - 1.0).abs() < 0.25].mean(), total[(steps - 1.0).abs() > 0.5].mean()
-    assert near > 1.5 * far, f"near {near:.2e}, far {far:.2e}"
+    scenes, t = sample_scenes(4, 41), 300
+    own, x = (noised(pipe, m, scenes, t) for m in (listener, heard))
+    changed, step = x.clone(), round(1.0 * pipe.model.specs[heard].latent_rate)
+    changed.narrow(2, step - 1, 2).copy_(x.roll(1, 0).narrow(2, step - 1, 2))
+    moved = (answer(pipe, listener, heard, changed, t, own=own) - answer(pipe, listener, heard, x, t, own=own)).square()
+    moved = moved.sum([d for d in range(moved.ndim) if d != 2])
+    seconds = (torch.arange(len(moved)) + 0.5) / pipe.model.specs[listener].latent_rate
+    near, far = moved[(seconds - 1.0).abs() < 0.25].mean(), moved[(seconds - 1.0).abs() > 0.5].mean()
+    assert near > 2 * far, f"near {near:.2e}, far {far:.2e}"
