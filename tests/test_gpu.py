@@ -25,6 +25,12 @@ CAPTION, EVERYTHING = "a red ball bounces slowly at night", list(Modality)
 NOISE = dict(text=["a red ball"], outputs=EVERYTHING, num_inference_steps=4, num_samples=2, seed=0, output_type="latent")
 
 
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """Convolutions in float32, not in TF32, which torch takes unasked: a CPU has none."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def quiet(pipe: CoDiPipeline) -> CoDiPipeline:
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -63,7 +69,7 @@ def close(made: dict, expected: dict, tolerance: float) -> None:
 
 
 def test_latents_are_those_of_the_cpu(drawn):
-    close(latents(drawn["cuda"]), latents(drawn["cpu"]), 1e-2)  # convolutions in TF32, as torch has them
+    close(latents(drawn["cuda"]), latents(drawn["cpu"]), 1e-2)
 
 
 def test_a_sample_is_the_same_alone(drawn):
