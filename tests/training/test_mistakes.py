@@ -16,10 +16,11 @@ from training.stages.align import AlignOptions
 from training.stages.autoencoder import AutoencoderOptions, SoundOptions
 from training.stages.building import build_module, check_sections
 from training.stages.common import load_part
-from training.stages.denoise import DenoiseOptions, check_prompts
+from training.stages.denoise import DenoiseOptions
 from training.stages.joint import JointOptions
 from training.stages.latents import latents_of
 from training.stages.noised import NoisedOptions
+from training.stages.prompts import check_prompts
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "world"
 EMBEDDED = pretrained.resolve()

@@ -14,7 +14,7 @@ from data.world import scene_at
 from tests.training.media import make_media
 from training.config import load_config
 from training.stages import find_stage
-from training.stages.denoise import Prompts
+from training.stages.prompts import Prompts
 
 WIDTH = 32
 
@@ -128,7 +128,8 @@ def test_words_that_finished_text_parts_do_not_know_are_counted(tmp_path, capsys
 @pytest.mark.parametrize(
     ("name", "overrides", "media"),
     [
-        ("joint_audio", (), ["audio", "video", "text"]),
+        ("joint_audio", (), ["audio", "video"]),
+        ("joint_audio", ("options.prompts={audio+video: {text: 1.0}}",), ["audio", "video", "text"]),
         ("denoise_audio", ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0", "options.told={}"), ["audio"]),
         ("denoise_audio", ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0.5", "options.told={}"), ["audio", "text"]),
     ],

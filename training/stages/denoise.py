@@ -13,22 +13,19 @@ import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
-from torch.nn import functional
 
 from codi import pretrained
 from codi.diffusion import NoiseProcess, shift_level
 from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
-from codi.models.conditioning import TextTower, null_prompt
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import InputError, Modality
-from codi.world import ATTRIBUTES, caption
-from data.world import PAIRS, prompted_facts
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
-from training.stages.files import close, known_geometry, paraphrases, whole_captions
+from training.stages.files import close, known_geometry, whole_captions
 from training.stages.foresight import Foreseeing
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
+from training.stages.prompts import Prompts, check_prompts
 from training.stages.told import Told, load_noised_towers
 
 Tell = Callable[[Tensor, Tensor], Tensor]
@@ -103,13 +100,6 @@ class DenoiseOptions:
         expect(self.pictures or not self.pictures_told, "pictures_told", self.pictures_told, "nothing where pictures is 0")
 
 
-def check_prompts(modality: Modality, shares: dict[str, float]) -> None:
-    """Raises `InputError` for a kind of prompt that training on the world may not see together with what is generated."""
-    for prompt in map(Modality.parse, shares):
-        if prompt is not modality and {modality, prompt} not in PAIRS:
-            raise InputError(f"options: prompts names {prompt}: expected a modality that training sees together with {modality}")
-
-
 PREVIEW = [
     "a red ball bounces slowly at night", "a yellow star swings quickly in the snow", "a blue ring pulses slowly on the grass",
     "a pink box blinks quickly on the sand", "a green cross bounces quickly in the snow", "a purple triangle swings slowly on the sand",
@@ -140,74 +130,6 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
     device = generator.device
     place = torch.randperm(count, generator=generator, device=device) + torch.rand(count, generator=generator, device=device)
     return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
-
-
-MOST_OF_SECOND = 0.7  # of an interpolated prompt: the first, which may be of another tower, is always heard
-
-
-class Prompts:
-    """Turns what a batch knows of its samples into prompt tokens: captions through the text tower, other media as they were encoded."""
-
-    def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float, interpolation: float = 0.0):
-        self.names = [Modality.parse(name) for name in shares]
-        self.shares = np.array(list(shares.values())) / sum(shares.values())
-        self.noise, self.dropout, self.interpolation = noise, dropout, interpolation
-        self.text = text
-
-    @property
-    def media(self) -> tuple[Modality, ...]:
-        """Kinds of prompts besides sentences."""
-        return tuple(name for name in self.names if name is not Modality.TEXT)
-
-    @property
-    def readers(self) -> tuple[TextTower, ...]:
-        """The text tower, where some prompts are sentences; without it media files need no captions."""
-        worded = any(share for name, share in zip(self.names, self.shares) if name is Modality.TEXT)
-        return (self.text,) if worded or self.interpolation else ()
-
-    def to(self, device: torch.device) -> None:
-        self.text.to(device)
-
-    def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
-        """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise, dropout."""
-        return self.draw(batch, generator, text_only)[0]
-
-    @torch.no_grad()
-    def draw(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> tuple[Tensor, list[Modality]]:
-        """`tokens`, and of which kind each of them is."""
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
-        said = self.sentences(batch, rng)
-        tokens = batch[f"{self.media[0]}_token"] if said is None else self.text.embed(said)
-        kinds = [Modality.TEXT if said is not None else self.media[0]] * len(tokens)
-        kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
-        for number, name in enumerate(self.names):
-            if name is not Modality.TEXT and not text_only:
-                chosen = torch.from_numpy(kind == number).to(tokens.device)[:, None]
-                if f"{name}_mask" in batch:  # a file that lacks this medium keeps its caption
-                    chosen = chosen & batch[f"{name}_mask"].to(tokens.device)[:, None]
-                tokens = torch.where(chosen, batch[f"{name}_token"].to(tokens), tokens)
-                kinds = [name if here else before for here, before in zip(chosen[:, 0].tolist(), kinds)]
-        if self.interpolation:
-            chosen = rng.random(len(tokens)) < self.interpolation
-            weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[:, None]
-            others = self.sentences(batch, rng) if "scenes" in batch else paraphrases(batch)
-            tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
-        noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
-        tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
-        return self.drop(tokens[:, None], generator), kinds
-
-    @staticmethod
-    def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str] | None:
-        """A caption per sample: of a scene some of its facts, of a file what is said of it; None where nobody asked what."""
-        if "scenes" not in batch:
-            return batch.get("text")
-        return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]
-
-    def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
-        """The null prompt in a share of the samples."""
-        dropped = torch.rand(len(context), generator=generator, device=context.device) < self.dropout
-        null = null_prompt(len(context), context.shape[-1], device=context.device, dtype=context.dtype)
-        return torch.where(dropped[:, None, None], null, context)
 
 
 class DenoiseStage:

@@ -24,12 +24,13 @@ from codi.types import InputError, Modality
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
-from training.stages.denoise import DEFAULTS, Prompts, load_scheduler, spread_timesteps
+from training.stages.denoise import DEFAULTS, load_scheduler, spread_timesteps
 from training.stages.files import known_geometry, whole_captions
 from training.stages.foresight import Foresight
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 from training.stages.listeners import CLASSES, Listeners, adapted, listener, strip, with_others
 from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
+from training.stages.prompts import Prompts
 from training.stages.told import load_noised_towers, told_prompt
 
 

@@ -19,9 +19,10 @@ from codi.models.noised import NoisedTowers
 from codi.types import Modality
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
-from training.stages.denoise import Prompts, load_scheduler, spread_timesteps
+from training.stages.denoise import load_scheduler, spread_timesteps
 from training.stages.files import known_geometry, whole_captions
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
+from training.stages.prompts import Prompts
 
 PREVIEWED = 64  # samples
 
