@@ -16,6 +16,7 @@ from codi.outputs import FIELDS
 from codi.pretrained import resolve
 from codi.types import Modality
 from codi.world import READERS, RENDERERS, caption, parse, sample_scenes
+from tests.convert.small import quiet
 from tests.tiny_pipeline import pipeline
 
 if not torch.cuda.is_available():
@@ -31,15 +32,10 @@ def full_precision(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-def quiet(pipe: CoDiPipeline) -> CoDiPipeline:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def facts(out, k: int = 0) -> dict[str, dict[str, str]]:
     """What a sample shows, as the world's probes read it."""
     texts, rest = {"text": parse(out.texts[k])}, [m for m in Modality if m is not Modality.TEXT]
-    return texts | {m.value: READERS[m](torch.stack(getattr(out, FIELDS[m])).cpu())[k].facts for m in rest}
+    return texts | {m.value: READERS[m](torch.stack(getattr(out, FIELDS[m])))[k].facts for m in rest}
 
 
 def asked(found: dict[str, dict[str, str]]) -> int:
