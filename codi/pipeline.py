@@ -167,8 +167,9 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
     def check_inputs(
         self, given: Iterable[Modality], outputs: Sequence[Modality], num_samples: int, num_inference_steps: int,
         partners: Iterable[Modality] = (), output_type: str = "pil", candidates: int = 1, sizes: Mapping[str, float | None] | None = None,
+        embeds: Mapping[str, Tensor | None] | None = None, partner_latents: Latents | None = None, callback_tensors: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Raises `InputError` for what this model cannot do, or nobody can."""
+        """Raises `InputError` for what this model cannot do, or nobody can. `embeds` by the names of their arguments."""
         if not outputs:
             raise InputError(f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}")
         self.model.check(given, outputs, partners)
@@ -180,6 +181,17 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         settings.check_sizes(sizes or {}, [*outputs, *self.find_lead(outputs, list(partners))])
         if self.model.sized(**(sizes or {})) != self.model.specs and candidates > 1:
             raise InputError("candidates are judged at the model's own sizes: expected either candidates or another size, not both")
+        prompts.check_embeds(embeds or {}, self.model.context_dim)
+        prompts.check_latents(partner_latents or {}, self.model.specs)
+        settings.check_names("callback_on_step_end_tensor_inputs", callback_tensors, self._callback_tensor_inputs)
+
+    def settle(
+        self, outputs: Sequence[Modality], knobs: Mapping[str, Any], delay: settings.PerOutput | None = None, leads: Sequence[Modality] = ()
+    ) -> tuple[int, dict[Modality, Guidance], dict[Modality, int]]:
+        """Steps, guidance and delays in steps of a call, by this model's `defaults` where it leaves something out. Raises `InputError`."""
+        defaults = self.config.defaults or {}
+        steps = settings.steps(knobs, defaults)
+        return steps, settings.guidance(outputs, knobs, defaults, leads), settings.delays(outputs, delay, defaults, steps, leads)
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
         """Prompts that combine -> context (1, 1, D), interpolated by their weights; of no prompt at all, `encode_null`."""
@@ -221,9 +233,14 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         return (settings.DEFAULTS | (self.config.defaults or {}))[name]
 
     def find_partners(
-        self, items: Mapping[Modality, Any], outputs: Sequence[Modality], sync: bool | Iterable[str | Modality] | None = None
-    ) -> list[Modality]:
-        """Which inputs stand in the loop as clean partners, by the `sync` of a call."""
+        self, items: Mapping[Modality, Any], outputs: Sequence[Modality], sync: bool | Iterable[str | Modality] | None = None,
+        latents: Latents | None = None,
+    ) -> list[Modality]:  # fmt: skip
+        """Which inputs stand in the loop as clean partners, by the `sync` of a call; those that came as `latents`, where any did."""
+        if latents is not None:
+            if sync is not None:
+                raise InputError("sync and partner_latents were both given: expected one of them")
+            return list(latents)
         if sync not in (None, True, False):
             named = settings.parse_outputs(sync)
             if missing := [m for m in named if m not in items]:
@@ -344,27 +361,23 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
         negatives = prompts.collect(dict(zip(Modality, (negative_text, negative_image, negative_audio, negative_video))), "negative_")
         outputs = settings.parse_outputs(outputs)
-        defaults = self.config.defaults or {}
         knobs = {
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale, "sync_guidance_scale": sync_guidance_scale, "guidance_interval": guidance_interval,
             "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
         }  # fmt: skip
         if partner_latents is not None:
-            if sync is not None:
-                raise InputError("sync and partner_latents were both given: expected one of them")
             partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
-        partners = list(partner_latents) if partner_latents is not None else self.find_partners(items, outputs, sync)
+        partners = self.find_partners(items, outputs, sync, partner_latents)
         leads = self.find_lead(outputs, partners) if lead else []
-        steps, guidance = settings.steps(knobs, defaults), settings.guidance(outputs, knobs, defaults, leads)
-        delays = settings.delays(outputs, delay, defaults, steps, leads)
+        steps, guidance, delays = self.settle(outputs, knobs, delay, leads)
         sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s)
-        self.check_inputs([*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes)
-        specs = self.model.sized(**sizes)
         embeds = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds, null_prompt_embeds=null_prompt_embeds)
-        prompts.check_embeds(embeds, self.model.context_dim)
-        prompts.check_latents(partner_latents or {}, self.model.specs)
-        settings.check_names("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        self.check_inputs(
+            [*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes, embeds,
+            partner_latents, callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
+        specs = self.model.sized(**sizes)
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
         if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):
             raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")

@@ -58,7 +58,7 @@ class Denoiser(Protocol):
     x        (B, *latent_shape) noisy latent
     t        (B,) diffusion timesteps
     context  (B, L, D) prompt tokens
-    env      what it hears of the others; None when it generates alone
+    env      what it hears of the others, a row for each context; None when it generates alone
     rate     latent steps per second, when it differs from the one in the configuration
     returns  a tensor of the shape of x
     """

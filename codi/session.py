@@ -65,11 +65,8 @@ class Session:
     def _check_numbers(self, job: Job) -> None:
         """Scales and delays by the model's own defaults, and whether candidates can be told apart."""
         from codi import selection
-        from codi.diffusion import settings
 
-        defaults = self.pipe.config.defaults or {}
-        settings.guidance(job.outputs, job.knobs, defaults)
-        settings.delays(job.outputs, job.delay, defaults, settings.steps(job.knobs, defaults))
+        self.pipe.settle(job.outputs, job.knobs, job.delay)
         if job.candidates > 1:
             selection.available(self.pipe.model.towers, job.outputs, self._partners(job), prompted=True)
 

@@ -11,7 +11,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -89,8 +89,9 @@ def repeat(x: Tensor, n: int) -> Tensor:
     return x.repeat(n, *[1] * (x.ndim - 1))
 
 
-def repeat_environment(env: Environment, n: int) -> Environment:
-    return Environment(tokens=repeat(env.tokens, n), times=repeat(env.times, n))
+def repeat_environment(env: Environment, n: int, dtype: torch.dtype) -> Environment:
+    """The batch n times, its tokens in this precision."""
+    return Environment(tokens=repeat(env.tokens.to(dtype), n), times=repeat(env.times, n))
 
 
 @dataclass(kw_only=True)
@@ -98,7 +99,8 @@ class JointSampler:
     """Everything one joint generation needs but the latents. `step` may be called once for each index below `num_steps`, in order.
 
     denoisers     one per generated modality. One that has `prepare(tokens, x)` is given what that makes of a prompt, made once, and n
-                  prompts for each sample where there is guidance, so that it computes once what comes before the first prompt
+                  prompts for each sample where there is guidance, so that it computes once what comes before the first prompt; of an
+                  environment with fewer rows than there are prompts, the first prompts hear it and the others nothing
     schedulers    one per generated modality, with its own state (`copy_schedulers`), all with equally many steps
     contexts      prompt tokens (B, L, D) per generated modality; their dtype is the one the networks compute in
     null_contexts the same shapes; None: there is no prompt to guide towards
@@ -217,27 +219,32 @@ class JointSampler:
         return [m for m in latents if self.level(m, index) is not None and any(other is not m for other in acting)]
 
     def predict(self, modality: Modality, index: int, x: Tensor, env: Environment | None, told: Leaning | None = None) -> Tensor:
-        """The guided answer (B, ...) in float32 for one latent. Branches that hear the same are one call."""
+        """The guided answer (B, ...) in float32 for one latent. For a denoiser that can `prepare` prompts all branches are one call."""
         guidance = self.guidance.get(modality, Guidance())
         partners = env is not None or told is not None
         progress = (index - self.wait(modality)) / self.own_steps
         weights = guidance.weights(progress, self.null_contexts is not None, partners)
-        hearing = [b for b in weights if b.hearing and env is not None]  # all others are given the prompt alone, whatever it tells
-        answers = self._answer(modality, index, x, hearing, env, told)
-        answers |= self._answer(modality, index, x, [b for b in weights if b not in hearing], None, told)
+        hearing = [b for b in weights if b.hearing and env is not None]
+        deaf = [b for b in weights if b not in hearing]  # they are given the prompt alone, whatever it tells
+        if hasattr(self.denoisers[modality], "prepare"):
+            answers = self._answer(modality, index, x, hearing, deaf, env, told)
+        else:
+            answers = self._answer(modality, index, x, hearing, [], env, told) | self._answer(modality, index, x, [], deaf, None, told)
         return guidance.combine(answers, weights)
 
     def _answer(
-        self, modality: Modality, index: int, x: Tensor, branches: list[Branch], env: Environment | None, told: Leaning | None = None
-    ) -> dict[Branch, Tensor]:
-        """The denoiser's plain answers for `branches`, batched."""
+        self, modality: Modality, index: int, x: Tensor, hearing: list[Branch], deaf: list[Branch], env: Environment | None,
+        told: Leaning | None = None,
+    ) -> dict[Branch, Tensor]:  # fmt: skip
+        """The denoiser's plain answers for branches that hear `env` and branches that do not, batched."""
+        branches = [*hearing, *deaf]
         if not branches:
             return {}
         batch, denoiser, prompt = len(x), self.denoisers[modality], self._prompt(modality, branches, x, told)
-        dtype = self.contexts[modality].dtype
-        x, env = x.to(dtype), None if env is None else replace(env, tokens=env.tokens.to(dtype))
+        x = x.to(self.contexts[modality].dtype)
+        env = repeat_environment(env, len(hearing), x.dtype) if hearing else None
         if not hasattr(denoiser, "prepare"):  # it takes as many samples as contexts
-            x, env = repeat(x, len(branches)), None if env is None else repeat_environment(env, len(branches))
+            x = repeat(x, len(branches))
         t = self.level(modality, index).expand(len(x))
         output = denoiser(x, t, prompt, env=env, rate=self.rates.get(modality))
         return dict(zip(branches, output.float().split(batch), strict=True))
@@ -287,15 +294,16 @@ class JointSampler:
         return self.contexts.get(modality, next(iter(self.contexts.values())))
 
     def _read_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
-        return self.noised_towers[modality](x.to(context.dtype), t, context, rate=self.rates.get(modality))
+        t, tower = torch.as_tensor(t, device=x.device).expand(len(x)), self.noised_towers[modality]
+        dtype = getattr(tower, "dtype", context.dtype)
+        return tower(x.to(dtype), t, context.to(dtype), rate=self.rates.get(modality))
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
-        encoder = self.environments[modality]
+        t, encoder = torch.as_tensor(t, device=x.device).expand(len(x)), self.environments[modality]
+        x = x.to(getattr(encoder, "dtype", self._context(modality).dtype))
         if hasattr(encoder, "prepare") and modality not in self._known:
             self._known[modality] = {"known": encoder.prepare(x)}
-        return encoder(x.to(self._context(modality).dtype), t, rate=self.rates.get(modality), **self._known.get(modality, {}))
+        return encoder(x, t, rate=self.rates.get(modality), **self._known.get(modality, {}))
 
     def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
         scheduler = self.schedulers[modality]

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
@@ -121,17 +121,20 @@ class CoDiModel:
 
 
 class Listener:
-    """One environment encoder or noised tower of a component that holds several; latents and prompts come in any precision. Called, hooks
-    of the whole (offloading) act first."""
+    """One environment encoder or noised tower of a component that holds several. Called, hooks of the whole (offloading) act first."""
 
     def __init__(self, whole: Any, encoder: Callable[..., Any]):
         self.whole, self.encoder = whole, encoder
         if hasattr(encoder, "prepare"):
             self.prepare = lambda x: _hooked(whole, encoder.prepare, x)
 
-    def __call__(self, x: Tensor, t: Tensor, *context: Tensor, **options: Any) -> Any:
-        cast = partial(Tensor.to, dtype=self.whole.dtype)
-        return _hooked(self.whole, self.encoder, cast(x), t, *map(cast, context), **options)
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which latents and prompts are given to it."""
+        return self.whole.dtype
+
+    def __call__(self, *inputs: Tensor, **options: Any) -> Any:
+        return _hooked(self.whole, self.encoder, *inputs, **options)
 
 
 @apply_forward_hook

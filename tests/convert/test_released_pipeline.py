@@ -101,7 +101,7 @@ def test_nothing_is_computed_twice(converted):
             assert len(rows) == 1, name
     for name in ("conv_in", "first", "attended", "heard"):  # one half only, up to where the prompt first enters
         assert count.rows[name] == [frames] * steps, name
-    assert count.rows["later"] == [2 * frames] * steps and count.rows["env"] == [1] * steps
+    assert count.rows["later"] == [2 * frames] * steps and count.rows["env"] == [2] * steps  # one token for each half
 
 
 def test_guidance_of_one_skips_the_second_half(converted):

@@ -67,12 +67,29 @@ def test_several_contexts_for_one_sample(kind, more):
     model, (x, t, context) = make(kind, **more), inputs(kind)
     contexts = torch.cat([torch.zeros_like(context), context])
     repeat = lambda y: torch.cat([y, y])
-    env = envs = None
-    if "joint" in more:
-        env = Environment(tokens=torch.randn(2, 1, 16), times=torch.full((2, 1), torch.nan))
-        envs = Environment(tokens=repeat(env.tokens), times=repeat(env.times))
+    env = Environment(tokens=torch.randn(4, 1, 16), times=torch.full((4, 1), torch.nan)) if "joint" in more else None
     once = model(x, t, contexts, env=env)
-    torch.testing.assert_close(once, model(repeat(x), repeat(t), contexts, env=envs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(once, model(repeat(x), repeat(t), contexts, env=env), rtol=1e-4, atol=1e-5)
+
+
+MOMENTS = dict(joint_moments=True, frame_transformer=dict(grid=(2, 2), dim=16, num_layers=1, num_heads=2))
+
+
+@pytest.mark.parametrize("joint", ["timed", "moments", "pooled"])
+@pytest.mark.parametrize("attention_levels", [(0, 1), ()], ids=["prompted early", "prompted in the middle"])
+@pytest.mark.parametrize("kind", LATENTS)
+@torch.no_grad()
+def test_the_first_contexts_hear_the_environment_and_the_others_do_not(kind, joint, attention_levels):
+    more = MOMENTS if joint == "moments" and kind != "text" else {}
+    model = make(
+        kind, env_dim=16, joint="pooled" if joint == "pooled" else "timed", joint_levels=(0, 1), attention_levels=attention_levels, **more
+    )
+    wake(model)
+    x, t, context = inputs(kind)
+    env = Environment(tokens=torch.randn(2, 1, 16), times=torch.full((2, 1), torch.nan))
+    hearing, deaf = model(x, t, context, env=env), model(x, t, -context)
+    assert not torch.allclose(hearing, model(x, t, context), rtol=1e-2)
+    torch.testing.assert_close(model(x, t, torch.cat([context, -context]), env=env), torch.cat([hearing, deaf]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", LATENTS)

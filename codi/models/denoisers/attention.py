@@ -4,6 +4,8 @@ Attention goes through diffusers' dispatcher, so `set_attention_backend` reaches
 Letters: B batch, F frames, C channels, H W, N positions of a query, L context tokens, D context width.
 """
 
+from collections.abc import Callable
+
 import torch
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -147,6 +149,11 @@ def repeated(x: Tensor, rows: int) -> Tensor:
     """(B, ...) -> (rows, ...): the whole batch again and again."""
     assert rows % len(x) == 0 and rows >= len(x), f"{len(x)} samples for {rows} contexts: expected a multiple"
     return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+
+
+def for_first(change: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """x (B, ...) with its first `rows` changed and the others as they are."""
+    return change(x) if rows == len(x) else torch.cat([change(x[:rows]), x[rows:]])
 
 
 def zeroed(module: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ Feature maps are (B*F, C, H, W): the frames of a video are folded into the batch
 map of (T, M), a text a map of (S, 1).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import SpatialTransformer, repeated, to_map, to_tokens, zeroed
+from codi.models.denoisers.attention import SpatialTransformer, for_first, repeated, to_map, to_tokens, zeroed
 from codi.models.denoisers.norm import GroupNorm, for_conv, root_mean_square
 from codi.protocols import Environment
 
@@ -44,7 +45,7 @@ class Signals:
     emb        (B, E) SiLU of the embedded noise level
     context    (B, L, D) prompt tokens
     known      of this layer, if it was computed before
-    env        the partners' environment, None when alone
+    env        the partners' environment, None when alone; of fewer rows than there are samples, the first ones hear it
     moments    it is heard moment by moment, one query for each step along time, not at every position
     frames     latent frames of a video, None for a latent without frames
     time_axis  axis of a feature map that is time (2 for sound), None if none is; a video's time is `frames`
@@ -92,11 +93,10 @@ class Signals:
         seconds = self.step_times(h)
         return None if seconds is None else seconds.repeat_interleave(h.shape[3] if self.frames is None else h[0, 0].numel())
 
-    def environment(self, h: Tensor) -> Environment | None:
-        """The partners', one for each sample in `h`."""
-        if self.env is None:
-            return None
-        return Environment(tokens=self.for_samples(self.env.tokens, h), times=self.for_samples(self.env.times, h))
+    def for_hearing(self, listen: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+        """The map `h`, one sample for each context, with what `listen` makes of those samples that hear the partners."""
+        frames = self.frames or 1
+        return for_first(listen, repeated(h, len(self.context) * frames), len(self.env.tokens) * frames)
 
 
 class ResidualBlock(ResnetBlock2D):
@@ -186,22 +186,20 @@ class Block(nn.Module):
         listens = self.joint is not None and signals.env is not None
         pooled = isinstance(self.joint, SpatialTransformer)
         if listens and not pooled:
-            h = self.listen(h, signals)
+            h = signals.for_hearing(lambda hearing: self.listen(hearing, signals), h)
         if self.whole is not None and signals.length is not None:
             h = self.mix_whole(h, signals)
         if self.upsample is not None:
             h = self.upsample(h, size)
-        return self.listen_pooled(h, signals) if listens and pooled else h
+        return signals.for_hearing(lambda hearing: self.listen_pooled(hearing, signals), h) if listens and pooled else h
 
     def listen_pooled(self, h: Tensor, signals: Signals) -> Tensor:
         tokens = signals.env.tokens
-        constant = self.joint.block.constant(tokens)
-        constant = constant if constant is None else signals.for_samples(constant, h)
-        return self.joint(h, signals.for_samples(tokens, h), signals.frames or 1, constant)
+        return self.joint(h, tokens, signals.frames or 1, self.joint.block.constant(tokens))
 
     def mix_whole(self, h: Tensor, signals: Signals) -> Tensor:
         emb = signals.for_samples(signals.emb, h)
-        env, times = signals.environment(h), signals.step_times(h)
+        env, times = signals.env, signals.step_times(h)
         if signals.frames is not None:
             return self.whole(h, emb, signals.frames, env, times)
         columns = h.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B*T, C, 1, M)
@@ -211,12 +209,12 @@ class Block(nn.Module):
         if signals.moments:
             return self.listen_by_moments(h, signals)
         tokens = to_tokens(h)
-        whole = tokens.reshape(signals.samples(h), -1, tokens.shape[-1])  # (B, F*H*W, C)
-        return to_map(self.joint(whole, signals.environment(h), signals.times(h)).view(tokens.shape), h)
+        whole = tokens.reshape(len(signals.env.tokens), -1, tokens.shape[-1])  # (B, F*H*W, C)
+        return to_map(self.joint(whole, signals.env, signals.times(h)).view(tokens.shape), h)
 
     def listen_by_moments(self, h: Tensor, signals: Signals) -> Tensor:
         clip = signals.frames is not None
         whole = h.unflatten(0, (-1, signals.frames)).transpose(1, 2) if clip else h  # (B, C, F, H, W) or (B, C, T, M)
         moments = whole.flatten(3).mean(3).transpose(1, 2)  # (B, S, C)
-        heard = self.joint.heard(moments, signals.environment(h), signals.step_times(h)) * root_mean_square(whole)[:, None, None]
+        heard = self.joint.heard(moments, signals.env, signals.step_times(h)) * root_mean_square(whole)[:, None, None]
         return h + (heard.flatten(0, 1)[..., None, None] if clip else heard.transpose(1, 2)[..., None])

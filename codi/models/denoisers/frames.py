@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import transformer, zeroed
+from codi.models.denoisers.attention import for_first, transformer, zeroed
 from codi.models.denoisers.norm import root_mean_square
 from codi.models.denoisers.temporal import waves
 from codi.protocols import Environment
@@ -56,7 +56,7 @@ class FrameTransformer(nn.Module):
         self.joint = None if joint is None else joint(dim, size)
 
     def forward(self, h: Tensor, emb: Tensor, frames: int, env: Environment | None = None, times: Tensor | None = None) -> Tensor:
-        """h (B*F, C, H, W), emb (B, emb_dim); env of the partners or None; times (F,) seconds of the frames."""
+        """h (B*F, C, H, W), emb (B, emb_dim); env of the partners of the first samples or None; times (F,) seconds of the frames."""
         whole = h.shape[-2:] == self.grid
         pooled = h if whole else F.adaptive_avg_pool2d(h, self.grid)
         tokens = self.proj_in(self.norm(pooled.reshape(len(h), -1))).unflatten(0, (-1, frames))  # (B, F, D)
@@ -66,7 +66,8 @@ class FrameTransformer(nn.Module):
         tokens = self.last_norm(self.layers(tokens))
         y = self.proj_out(tokens)
         if self.joint is not None and env is not None:
-            y = y + self.joint(tokens, env, times)
+            hearing = len(env.tokens)
+            y = for_first(lambda own: own + self.joint(tokens[:hearing], env, times), y, hearing)
         y = y.flatten(0, 1).view(pooled.shape)
         y = y if whole else F.interpolate(y, size=h.shape[-2:], mode="bilinear")
         return h + y * root_mean_square(h.unflatten(0, (-1, frames))).repeat_interleave(frames, 0).view(-1, 1, 1, 1)

@@ -150,7 +150,8 @@ class UNetDenoiser(Skeleton):
 
         rate: latent steps per second if not the configured one. Returns a tensor of the shape of x.
         There may be n times as many contexts as samples (guidance): (n B, L, D), the whole batch again and again. What
-        comes before the first prompt is then computed once, and the result is (n B, ...).
+        comes before the first prompt is then computed once, and the result is (n B, ...). An environment has a row for each context that
+        hears it; those that come after do not.
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
         prompt = self.prepare(context, x)
