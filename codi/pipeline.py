@@ -19,11 +19,14 @@ from torch import Tensor
 from codi import pretrained, prompts, selection
 from codi.adapters.mixin import AdapterMixin
 from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, named_scheduler, settings
+from codi.models import prior
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import FIELDS, OUTPUT_TYPES, CoDiOutput, formatted
 from codi.prompts import Prompt
 from codi.types import InputError, Latents, Modality, ModalitySpec, listed
+
+PRIOR_DRAWS = 16  # of noise, over which a prior's mean is taken
 
 __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
@@ -79,8 +82,9 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         )
         if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
             raise InputError(f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}")
-        if (lead := (defaults or {}).get("lead")) is not None and lead not in list(Modality):
-            raise InputError(f"default lead is {lead!r}: expected {listed(Modality)}, or none")
+        for name in ("lead", "prior"):
+            if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
+                raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
         self.register_to_config(defaults=dict(defaults or {}))
         self._interrupt = False
 
@@ -194,7 +198,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         return steps, settings.guidance(outputs, knobs, defaults, leads), settings.delays(outputs, delay, defaults, steps, leads)
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
-        """Prompts that combine -> context (1, 1, D), interpolated by their weights; of no prompt at all, `encode_null`."""
+        """Prompts that combine -> context (1, 1, D), see `mix_prompts`; of no prompt at all, `encode_null`."""
         return self._mixed(items) if items else self.encode_null({})
 
     def encode_null(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
@@ -213,20 +217,41 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         return self._mixed(items or (grey if wordless else {Modality.TEXT: [Prompt("nothing")]}), empty=True)
 
     def _mixed(self, items: Mapping[Modality, Sequence[Prompt]], empty: bool = False) -> Tensor:
-        """Tokens of prompts, or of empty ones in their place, interpolated by their weights: (1, 1, D)."""
+        """Tokens of prompts, or of empty ones in their place, combined by their weights: (1, 1, D)."""
         tokens, weights, model = [], [], self.model
         for modality in (m for m in Modality if m in items):
             tower, spec = model.towers[modality], model.prompt_specs.get(modality)
             if modality is Modality.TEXT and not empty:
                 prompts.note_unread(tower, items[modality])
             for raw in self._prepared(modality, items[modality], tower, spec):
-                tokens += list(tower.embed(prompts.emptied(raw) if empty else raw).split(1))
+                tokens += [(modality, token) for token in tower.embed(prompts.emptied(raw) if empty else raw).split(1)]
             weights += [prompt.weight for prompt in items[modality]]
-        return self.mix_prompts(tokens, weights)
+        return self.mix_prompts(tokens, weights, read=not empty)
 
-    def mix_prompts(self, tokens: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """Prompt tokens (B, D) and their weights -> context (B, 1, D), interpolated the way this model was trained for."""
-        return interpolate(list(tokens), list(weights), self._own("normalise_prompts"))
+    def mix_prompts(self, tokens: Sequence[tuple[Modality, Tensor]], weights: Sequence[float], read: bool = True) -> Tensor:
+        """Prompt tokens (B, D) with their modalities, and their weights -> context (B, 1, D).
+
+        They are interpolated (CoDi, section 3.2), and brought back to length one where the model says `normalise_prompts`. One that has a
+        `prior` then puts what the prompts say together in place of what interpolation left of it (`codi.models.prior`), unless all there is
+        is one sentence. `read` False leaves the prior out.
+        """
+        mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
+        reader = self._prior() if read else None
+        heard = [(modality, token, weight) for (modality, token), weight in zip(tokens, weights, strict=True) if weight > 0]
+        if reader is None or [modality for modality, _, _ in heard] == [Modality.TEXT]:
+            return mixed
+        said = prior.together([reader(token) for _, token, _ in heard], [weight for _, _, weight in heard])
+        return prior.completed(mixed[:, 0].to(said), said)[:, None].to(mixed)
+
+    def _prior(self) -> Callable[[Tensor], Tensor] | None:
+        """Tokens (B, D) -> the means of their captions, by the model's `prior`; None where it has none, or lacks that part."""
+        name, model = self._own("prior"), self.model
+        if name is None or (modality := Modality.parse(name)) not in model.noised_towers or modality not in model.specs:
+            return None
+        tower, last = model.noised_towers[modality], self.scheduler.config.num_train_timesteps - 1
+        noise, _ = draw_noise(model.specs[modality].latent_shape, range(PRIOR_DRAWS), modality)
+        noise = noise.to(self._execution_device, tower.dtype)
+        return lambda token: prior.read(tower, noise, last, token.to(noise))
 
     def _own(self, name: str) -> Any:
         """What this model says of a setting that a call cannot change."""

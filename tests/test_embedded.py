@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from codi.bench.models import Model
 from codi.bench.runs import Run
 from codi.diffusion import named_scheduler
 from codi.metrics.onsets import onset_f1
-from codi.prompts import prepare
+from codi.prompts import Prompt, prepare
 from codi.types import Modality
-from codi.world import READERS, RENDERERS, VISIBLE, parse, read_images, sample_scenes
+from codi.world import READERS, RENDERERS, VISIBLE, caption, parse, read_images, sample_scenes
 
 FOLDER = Path(str(resources.files("codi"))) / "assets" / "tiny"
 CAPTIONS = [
@@ -73,6 +74,36 @@ def test_pictures_show_what_the_caption_says(pipe):
     readings = read_images(torch.stack(out.images))
     hits = [r.facts[a] == parse(c)[a] for c, r in zip(CAPTIONS, readings) for a in VISIBLE[Modality.IMAGE]]
     assert sum(hits) / len(hits) >= 0.8
+
+
+@torch.no_grad()
+def test_prompts_say_what_their_captions_say(pipe):
+    """Of a sound and a clip the context is nearer to the caption than their own token; a picture beside a caption takes nothing from it,
+    and beside a sentence of motion alone it says the rest."""
+    scenes = sample_scenes(16, seed=7)
+    whole = [caption(scene) for scene in scenes]
+    media = {m: RENDERERS[m](scenes) for m in (Modality.IMAGE, Modality.AUDIO, Modality.VIDEO)}
+    moves = [caption(scene, facts=("motion", "tempo")) for scene in scenes]
+    encode = lambda k, **items: pipe.encode_prompt({Modality(m): [Prompt(item[k])] for m, item in items.items()})[0, 0]
+    sentences = torch.stack([encode(k, text=whole) for k in range(16)])
+
+    def nearness(**items):
+        return torch.stack([functional.cosine_similarity(encode(k, **items), sentences[k], dim=0) for k in range(16)]).mean()
+
+    pictures = media[Modality.IMAGE]
+    cases = [
+        dict(audio=media[Modality.AUDIO]),
+        dict(video=media[Modality.VIDEO]),
+        dict(text=whole, image=pictures),
+        dict(text=moves, image=pictures),
+    ]
+    read = [nearness(**case) for case in cases]
+    defaults = pipe.config.defaults
+    pipe.register_to_config(defaults={**defaults, "prior": None})
+    plain = [nearness(**case) for case in cases]
+    pipe.register_to_config(defaults=defaults)
+    assert [float(r) > least for r, least in zip(read, (0.9, 0.9, 0.97, 0.85))] == [True] * 4
+    assert all(r > p + 0.02 for r, p in zip(read, plain))
 
 
 def noisy(pipe, modality: Modality) -> torch.Tensor:

@@ -157,6 +157,23 @@ def test_the_weight_of_what_partners_seem_to_be_is_a_default_of_the_model(fresh)
     assert largest_difference(plain, unheard) > 1e-4 and largest_difference(unheard, latents(fresh, **call)) < 1e-6
 
 
+def test_a_prior_reads_every_prompt_but_a_single_sentence(fresh):
+    encode = lambda **items: fresh.encode_prompt({Modality(m): prompts for m, prompts in items.items()})
+    ball, cube, picture = Prompt("a ball"), Prompt("a cube", 0.5), Prompt(PICTURE)
+    calls = [dict(text=[ball]), dict(image=[picture]), dict(text=[ball, cube]), dict(text=[ball], image=[picture])]
+    plain = [encode(**call) for call in calls]
+    fresh.register_to_config(defaults={**fresh.config.defaults, "prior": "text", "normalise_prompts": True})
+    sentence, *others = [encode(**call) for call in calls]
+    assert torch.equal(sentence, plain[0]) and all((a - b).abs().max() > 1e-3 for a, b in zip(others, plain[1:]))
+    torch.testing.assert_close(sentence, encode(text=[ball, Prompt("a cube", 0.0)]))
+    assert torch.equal(encode(text=[ball, cube]), encode(text=[cube, ball]))
+    assert all((token.norm(dim=-1) - 1).abs().max() < 1e-5 for token in others)
+    fresh.noised_towers = None  # nothing to read with
+    assert torch.equal(encode(image=[picture]), plain[1])
+    with pytest.raises(InputError, match="default prior is 'smell': expected text, image, audio"):
+        CoDiPipeline(fresh.scheduler, defaults={"prior": "smell"})
+
+
 def test_outputs_agree_with_a_caption_that_nobody_asked_for(fresh):
     pair, three = ["audio", "video"], ["text", "audio", "video"]
     call, scales = dict(text="a ball", guidance_scale=2.0, delay={"audio": 0.5}), {"audio": 3.0, "video": 2.0}

@@ -28,7 +28,6 @@ from codi.types import InputError, Modality
 from codi.world import VISIBLE, caption
 
 SCENES, SCENES_OF_ALL = 256, 32  # by default: of every part, and of each of the 225 cells
-FEW = 64  # scenes at most of what compares sample by sample
 SHEET = (
     "text->text+image+audio+video", "text->audio+video", "image->audio", "audio->image", "video->text", "video->audio", "audio->video",
 )  # fmt: skip
@@ -98,7 +97,7 @@ def measure_model(folder: Path, bench: Bench, cells: list[Run], args: argparse.N
 
 def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dict[str, Section]:
     """The parts that `--joint` asks for, or the cells. The fast part spends all seeds on time alone, where the targets are sharpest."""
-    full, few = joint == "full", min(count, FEW)
+    full = joint == "full"
     once = seeds if full else 1
     parts: dict[str, Section] = {}
     if joint or BOTH in cells:
@@ -108,7 +107,7 @@ def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dic
         parts["four"] = Four(count=count, draws=once)
         parts["open"] = Open(count=count, draws=once, every=full)
     if full:
-        parts |= {"selection": Selection(count=few), "prompting": Prompting(count=few)}
+        parts |= {"selection": Selection(count=count), "prompting": Prompting(count=count)}
     return parts
 
 

@@ -22,6 +22,7 @@ DEFAULTS = {
     "sync_guidance_interval": (0.2, 0.8),
     "guidance_rescale": 0.0,
     "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
+    "prior": None,  # a modality, such as "text", whose noised tower reads prompts as means of captions (`codi.models.prior`)
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
     "told_weight": 1.0,  # of what partners seem to become (`codi.models.noised`, `codi.diffusion.guidance.blend`); 0 is off
     "delay": 0.0,  # schedules after which an output starts, for all or {output: 0.5}: see `codi.diffusion.sampling`

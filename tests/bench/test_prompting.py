@@ -72,7 +72,7 @@ def pipe():
 def drawn(pipe, columns, weights):
     """Pictures of the embedded model from columns of captions or pictures, as the probe reads them."""
     with torch.no_grad():
-        tokens = pipe.mix_prompts([pipe.model.towers[m].embed(pipe_input(m, column)) for m, column in columns], weights)
+        tokens = pipe.mix_prompts([(m, pipe.model.towers[m].embed(pipe_input(m, column))) for m, column in columns], weights)
     out = pipe(outputs="image", num_samples=len(tokens), seed=0, prompt_embeds=tokens, output_type="pt", num_inference_steps=6)
     return {IMAGE: read_images(torch.stack(out.images))}
 
