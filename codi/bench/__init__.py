@@ -7,7 +7,7 @@ models.py    the model under test: outputs of a run, ceilings through its autoen
 scores.py    agreement per cell and per task, with ceilings and floors
 timing.py    video and sound: in time together, a sound for a clip, a clip for a sound
 together.py  pairs, triples and all four outputs on what the prompt left open
-prompting.py prompts that disagree, that agree, and their order
+prompting.py prompts that disagree, that agree, that complete each other, and their order
 choosing.py  one candidate against several
 ladder.py    several models in one table
 targets.py   the other published targets

@@ -1,7 +1,8 @@
-"""What prompts do together: two that disagree, one more that agrees, and the order in which they come.
+"""What prompts do together: two that disagree, one more that agrees, two that name different things, and the order in which they come.
 
 Conflict: the second of two prompts describes a scene that differs in every attribute; how often the result follows it must not fall as
-its weight rises. Redundancy: one more prompt of the same scene must not make the result worse. Order: it must not matter.
+its weight rises. Redundancy: one more prompt of the same scene must not make the result worse. Completion: a sentence names motion
+and tempo, a picture shows the rest, and both are to be followed. Order: it must not matter.
 Differences are taken scene by scene, so their intervals are those of paired samples.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from codi.bench.make import Bench, Plan
 from codi.bench.runs import Readings, Run, parse_cell, rival_of
-from codi.bench.scores import as_dict, asked, facts_of
+from codi.bench.scores import as_dict, asked, chance, facts_of
 from codi.metrics.agreement import agreement
 from codi.metrics.bootstrap import bootstrap, share_interval
 from codi.types import Modality
@@ -29,12 +30,13 @@ ADDED = {  # one prompt -> those that are added to it
     "text->image": (TEXT, IMAGE, AUDIO, VIDEO), "audio->image": (TEXT, IMAGE, VIDEO),
     "text->audio": (TEXT, IMAGE, AUDIO, VIDEO), "image->audio": (TEXT, AUDIO, VIDEO),
 }  # fmt: skip
+COMPLETIONS = tuple(Run(inputs=(TEXT, IMAGE), outputs=(output,), facts=("motion", "tempo")) for output in (AUDIO, VIDEO))
 ORDER = (parse_cell("text+image+audio->image"), parse_cell("text+image+audio+video->audio"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
-    """All three, each for `count` scenes."""
+    """All four, each for `count` scenes."""
 
     count: int
 
@@ -50,7 +52,7 @@ class Prompting:
     def plan(self) -> Plan:
         added = [run for base, runs in self.additions.items() for run in (base, *runs.values())]
         turned = [run for pair in ((r, replace(r, turned=True)) for r in ORDER) for run in pair]
-        return [(run, self.count) for run in (*chain(*self.conflicts.values()), *added, *turned)]
+        return [(run, self.count) for run in (*chain(*self.conflicts.values()), *added, *COMPLETIONS, *turned)]
 
     def score(self, bench: Bench) -> dict[str, Any]:
         scenes, get = bench.scenes(count=self.count), lambda run: bench.readings(run, self.count)
@@ -59,6 +61,7 @@ class Prompting:
             "redundancy": [
                 redundancy_line(base, m, get(base), get(run), scenes) for base, runs in self.additions.items() for m, run in runs.items()
             ],
+            "completion": [line for run in COMPLETIONS for line in completion_lines(run, get(run), scenes)],
             "order": [order_line(run, get(run), get(replace(run, turned=True))) for run in ORDER],
         }
 
@@ -66,7 +69,7 @@ class Prompting:
 def follow_rows(run: Run, readings: Readings, scenes: list[Scene], told_by: Modality) -> np.ndarray:
     """Share of the attributes that one prompt tells and the output shows which are as in `scenes`, for each scene (N,)."""
     (output,) = run.outputs
-    parts = agreement([r.facts for r in readings[output]], facts_of(scenes), asked((told_by,), output))
+    parts = agreement([r.facts for r in readings[output]], facts_of(scenes), asked((told_by,), output, run.facts))
     return np.mean(list(parts.values()), axis=0)
 
 
@@ -94,6 +97,17 @@ def redundancy_line(base: Run, added: Modality, alone: Readings, more: Readings,
         "cell": base.name, "added": added.value, "alone": float(before.mean()), "both": float(after.mean()),
         "change": as_dict(change), "hurts": change.high < 0,
     }  # fmt: skip
+
+
+def completion_lines(run: Run, readings: Readings, scenes: list[Scene]) -> list[dict[str, Any]]:
+    """How far each prompt is followed on what it says, beside chance."""
+    (output,) = run.outputs
+    names = {m: asked((m,), output, run.facts) for m in run.inputs}
+    return [
+        {"output": output.value, "prompt": m.value, "names": list(attributes), "chance": chance(attributes),
+         "followed": as_dict(share_interval(follow_rows(run, readings, scenes, m)))}
+        for m, attributes in names.items()
+    ]  # fmt: skip
 
 
 def order_line(run: Run, made: Readings, turned: Readings) -> dict[str, Any]:

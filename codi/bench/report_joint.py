@@ -122,7 +122,7 @@ def _prompting(report: dict[str, Any]) -> list[str]:
     if not report.get("prompting"):
         return []
     parts = report["prompting"]
-    return [_conflict(parts["conflict"]), _redundancy(parts["redundancy"], parts["order"])]
+    return [_conflict(parts["conflict"]), _redundancy(parts["redundancy"], parts["order"]), _completion(parts["completion"])]
 
 
 def _conflict(lines: list[dict[str, Any]]) -> str:
@@ -151,6 +151,13 @@ def _redundancy(lines: list[dict[str, Any]], order: list[dict[str, Any]]) -> str
         f"Samples whose readings stay the same when the prompts come in the opposite order: {same}."
     )
     return section("One more prompt that agrees", table("from -> to | added | alone | both | change | hurts", rows), note)
+
+
+def _completion(lines: list[dict[str, Any]]) -> str:
+    told = lambda line: (f"text + image -> {line['output']}", line["prompt"], ", ".join(line["names"]))
+    rows = [[*told(line), with_interval(line["followed"]), percent(line["chance"])] for line in lines]
+    note = "One sentence and one picture of the same scene, each of which says what the other leaves open."
+    return section("Prompts that complete each other", table("from -> to | prompt | says | followed | chance", rows), note)
 
 
 def ladder_table(report: dict[str, Any]) -> str:

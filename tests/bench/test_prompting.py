@@ -1,11 +1,22 @@
 """Prompts that disagree, that agree, and their order: the measure, and what the embedded model does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from codi.bench.choosing import CANDIDATES, Selection
-from codi.bench.prompting import CONFLICTS, WEIGHTS, Prompting, conflict_line, follow_rows, redundancy_line
+from codi.bench.prompting import (
+    COMPLETIONS,
+    CONFLICTS,
+    WEIGHTS,
+    Prompting,
+    completion_lines,
+    conflict_line,
+    follow_rows,
+    redundancy_line,
+)
 from codi.bench.runs import Run, generate, parse_cell, prompts_of, rival_of, truth_sampler
 from codi.types import Modality
 from codi.world import ATTRIBUTES, is_held_out, read_images, sample_scenes
@@ -48,12 +59,24 @@ def test_a_prompt_that_makes_results_worse_is_found_out():
     assert not redundancy_line(base, IMAGE, rival, own, SCENES)["hurts"]
 
 
+def test_a_prompt_that_is_not_followed_is_found_out():
+    """Sounds of other scenes that look alike follow the picture and not the sentence."""
+    (run, _), looks = COMPLETIONS, ("shape", "colour", "place")
+    still = [replace(scene, motion=rival_of(scene).motion, tempo=rival_of(scene).tempo) for scene in SCENES]
+    readings = generate(run, still, 0, truth_sampler, 16)[0]
+    text, image = completion_lines(run, readings, SCENES)
+    assert text["followed"]["value"] < 0.05 and image["followed"]["value"] > 0.95 and tuple(image["names"]) == looks
+
+
 def test_the_section_of_a_perfect_model(tmp_path):
     bench = bench_of(tmp_path, Perfect(), num_scenes=6)
     parts = Prompting(count=6).score(bench)
     assert len(parts["conflict"]) == 4 and all(line["monotone"] and line["second"][-1]["value"] > 0.8 for line in parts["conflict"])
     assert len(parts["redundancy"]) == 14 and not any(line["hurts"] for line in parts["redundancy"])
     assert [line["same"] for line in parts["order"]] == [1.0, 1.0]
+    said = [(line["output"], line["prompt"], line["names"]) for line in parts["completion"]]
+    assert said[:2] == [("audio", "text", ["motion", "tempo"]), ("audio", "image", ["shape", "colour", "place"])] and len(said) == 4
+    assert all(line["followed"]["value"] > 0.8 > line["chance"] for line in parts["completion"])
     chosen = Selection(count=6).score(bench)
     asked = [(prompt, n) for prompt in ("full caption", "shape alone") for n in (1, CANDIDATES)]
     assert [(line["prompt"], line["candidates"]) for line in chosen] == asked
