@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from codi.protocols import NoisedTower
 
-SWEEPS = 100  # of coordinate ascent; three prompts that agree in part have settled to six digits after about twenty
+SWEEPS = 100  # of coordinate ascent, after which five prompts that agree in part have settled
 
 
 def read(tower: NoisedTower, noise: Tensor, t: int, token: Tensor) -> Tensor:
