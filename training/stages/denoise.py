@@ -40,7 +40,7 @@ DEFAULTS = {
     "sync_guidance_interval": [0.0, 1.0],  # when the first event is, is decided in the first steps
     "timestep_shift": 2.0,
     "normalise_prompts": True,
-    "prior": "text",
+    "prior": "text",  # what prompts say, the noised tower of text reads (`codi.models.prior`)
     "told_weight": 3.0,
     "lead": "text",  # what several outputs leave open, an unasked caption decides
     # A picture starts when the text is half done, a sound when the text is, a clip when the sound is (docs/joint.md).
