@@ -236,9 +236,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         is one sentence. `read` False leaves the prior out.
         """
         mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
-        reader = self._prior() if read else None
         heard = [(modality, token, weight) for (modality, token), weight in zip(tokens, weights, strict=True) if weight > 0]
-        if reader is None or [modality for modality, _, _ in heard] == [Modality.TEXT]:
+        if not read or [modality for modality, _, _ in heard] == [Modality.TEXT] or (reader := self._prior()) is None:
             return mixed
         said = prior.together([reader(token) for _, token, _ in heard], [weight for _, _, weight in heard])
         return prior.completed(mixed[:, 0].to(said), said)[:, None].to(mixed)

@@ -74,11 +74,12 @@ class Model:
             digest.update(path.relative_to(self.folder).as_posix().encode() + _digest(path))
         return digest.hexdigest()[:16]
 
+    @torch.no_grad()
     def sample(self, run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
         """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with prompts encoded beforehand."""
         columns = [(m, self.prepared(m, column)) for m, column in prompts_of(run, scenes)]
         tokens = [((m, self.embed(m, raw)), weight) for (m, raw), weight in zip(columns, run.weights or [1.0] * len(columns), strict=True)]
-        embeds = self.mix(*zip(*(reversed(tokens) if run.turned else tokens)))
+        embeds = self.pipe.mix_prompts(*zip(*(reversed(tokens) if run.turned else tokens)))
         timed = self.pipe.find_partners(run.inputs, run.outputs, None if run.sync else False)
         partners = {m: self.encode(m, dict(reversed(columns))[m]) for m in timed}  # of several inputs of one modality the first
         scales = self.scales if run.sync_guidance is None else self.scales | {"sync_guidance_scale": run.sync_guidance}
@@ -122,11 +123,6 @@ class Model:
         spec = self.pipe.model.specs.get(modality)
         raw = _stack([prepare(modality, item, spec) for item in media])
         return raw.to(self.pipe.device) if isinstance(raw, Tensor) else raw
-
-    @torch.no_grad()
-    def mix(self, tokens: Sequence[tuple[Modality, Tensor]], weights: Sequence[float]) -> Tensor:
-        """The context (B, 1, D) of prompts that combine."""
-        return self.pipe.mix_prompts(tokens, weights)
 
     @torch.no_grad()
     def embed(self, modality: Modality, raw: Any) -> Tensor:

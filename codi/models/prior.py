@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codi.models.denoisers.attention import repeated
 from codi.protocols import NoisedTower
 
 SWEEPS = 100  # of coordinate ascent, after which five prompts that agree in part have settled
@@ -25,8 +26,8 @@ def read(tower: NoisedTower, noise: Tensor, t: int, token: Tensor) -> Tensor:
     Of one draw alone a tower has an opinion.
     """
     rows, draws = len(token), len(noise)
-    noises, levels = noise.repeat(rows, *[1] * (noise.ndim - 1)), torch.full((rows * draws,), t, device=noise.device)
-    told = tower(noises, levels, token.repeat_interleave(draws, 0)[:, None])
+    levels = torch.full((rows * draws,), t, device=noise.device)
+    told = tower(repeated(noise, rows * draws), levels, token.repeat_interleave(draws, 0)[:, None])
     return told.float().unflatten(0, (rows, draws)).mean(1)
 
 
