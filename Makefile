@@ -1,9 +1,12 @@
 # make install   a virtual environment in .venv with everything in it
 # make test      the tests, on the CPU (installs first); make test-gpu those of a GPU
+# make test-lowest, make test-highest   the README's first command and one call of every modality, in a fresh environment with the lowest
+#                versions that pyproject.toml allows, and with the highest that there are today (PYTHON=python3.13: with another Python)
+# make lock      resolves anew: uv.lock, and constraints.txt from it
 # make tiny      trains every stage in order and reproduces codi/assets/tiny; the same command resumes
 #                (ARGS=--small: every stage in miniature, nothing is published)
 # make bench     measures the embedded model and writes report/
-# make lint      style
+# make lint      style; make types: annotations; make wheel: dist/*.whl
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -22,14 +25,17 @@ OPTIONAL_STAGES := vocoder joint_text_image joint_text_audio lora_text lora_imag
 # glibc hands large blocks back to the system after every step; keeping them makes training on a CPU about a third faster.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
 
-.PHONY: install test test-gpu tiny bench lint clean
+UV := build/uv/bin/uv
+export UV_LINK_MODE := copy
+
+.PHONY: install test test-gpu test-lowest test-highest lock tiny bench lint types wheel clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable ".[test]"
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
 # One thread per worker: two workers on two cores, and no test depends on the count.
@@ -40,6 +46,23 @@ test: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	$(RUN) -m pytest tests/test_gpu.py
 
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet "uv>=0.9"
+
+lock: $(UV)
+	$(UV) lock $(ARGS)
+	$(UV) export --quiet --frozen --all-extras --no-hashes --no-emit-project --no-annotate --output-file constraints.txt
+
+test-lowest: RESOLUTION := lowest-direct
+test-highest: RESOLUTION := highest
+test-lowest test-highest: $(UV)
+	rm -rf build/$@
+	$(UV) venv --quiet --python $(PYTHON) build/$@
+	$(UV) pip install --quiet --python build/$@ --resolution $(RESOLUTION) ".[smoke]"
+	cd build/$@ && bin/codi doctor
+	cd build/$@ && CUDA_VISIBLE_DEVICES= bin/python -m pytest -q -c /dev/null --rootdir . --import-mode=importlib $(CURDIR)/tests/test_smoke.py
+
 tiny: $(INSTALLED)
 	set -e; for stage in $(STAGES); do $(KEEP_MEMORY) $(RUN) -m training.main --config configs/world/$$stage.yaml $(ARGS); done
 	$(if $(ARGS),,$(RUN) -m training.publish --model runs/tiny --to codi/assets/tiny)
@@ -49,6 +72,12 @@ bench: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
+
+types: $(INSTALLED)
+	$(VENV)/bin/mypy
+
+wheel: $(INSTALLED)
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

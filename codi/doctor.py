@@ -1,11 +1,14 @@
 """`codi info`: what a model is, from its configurations and the headers of its tensors. `codi doctor`: whether this machine can run it."""
 
+import importlib.util
 import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +20,16 @@ from codi.types import InputError
 PROVENANCE = "provenance.json"
 RATES = ("sampling_rate", "rate", "fps", "frame_rate", "latent_rate", "sample_size", "num_frames", "num_samples")
 
-Check = tuple[bool | None, str, str]  # fine (None: only worth knowing), what was found, how to fix it
+REQUIRED = ("torchaudio", "soundfile")  # among the libraries that others import unasked
+IMPORTED_AS = {  # where a library is not named like its module, or only its parts tell whether it loads
+    "pillow": "PIL.Image",
+    "pyyaml": "yaml",
+    "diffusers": "diffusers.models.modeling_utils",
+    "transformers": "transformers.modeling_utils",
+    "scipy": "scipy.optimize",
+}
+
+Check = tuple[bool | None, str, str]  # fine (None: only worth knowing), what was found, how to mend it
 
 
 # What a model is -------------------------------------------------------
@@ -101,63 +113,95 @@ def _count(number: float) -> str:
 
 
 def examine() -> int:
-    """Prints every check; exit code 1 if one of them failed."""
-    checks: tuple[Callable[[], list[Check]], ...] = (_python, _packages, _torchaudio, _devices, _memory, _codecs, _attention, _model)
+    """Prints every check; exit code 1 if one of them failed. A cure is a command for this very Python."""
+    checks: tuple[Callable[[], list[Check]], ...] = (_place, _libraries, _unasked, _devices, _resources, _codecs, _model)
     found = [line for check in checks for line in _guarded(check)]
-    for fine, what, fix in found:
-        print(f"{ {True: 'ok', False: 'FAIL', None: '-'}[fine]:5}{what}" + (f"\n     -> {fix}" if fix and fine is False else ""))
+    for fine, what, cure in found:
+        sign = {True: "ok", False: "FAIL", None: "-"}[fine]
+        print(f"{sign:5}{what}" + (f"\n     -> {cure}" if cure else ""))
     failed = sum(fine is False for fine, _, _ in found)
-    print("\nall is well" if not failed else f"\n{failed} to fix")
+    print("\nall is well" if not failed else f"\n{failed} to mend")
     return 1 if failed else 0
 
 
 def _guarded(check: Callable[[], list[Check]]) -> list[Check]:
+    """Whatever a check throws is what it found."""
     try:
         return check()
     except Exception as error:
         what = " ".join(str(error).split())[:200]
-        return [
-            (False, f"{check.__name__.strip('_')}: {type(error).__name__}: {what}", "install codi again into a fresh virtual environment")
-        ]
+        return [(False, f"{check.__name__.strip('_')}: {type(error).__name__}: {what}", "")]
 
 
-def _python() -> list[Check]:
+def _pip(arguments: str) -> str:
+    """A command of pip that changes the environment in which codi runs, and no other."""
+    return f"{shlex.quote(sys.executable)} -m pip {arguments}"
+
+
+def _place() -> list[Check]:
     version = platform.python_version()
-    place = f"codi {__version__}, Python {version}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return [(sys.version_info >= (3, 11), place, "use Python 3.11 or newer")]
+    return [(True, f"codi {__version__}, Python {version}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores", "")]
 
 
-def _packages() -> list[Check]:
-    """Every requirement that the installed codi states."""
+def _libraries() -> list[Check]:
+    """Every library that the installed codi requires: there, of a version that it allows, and it loads."""
     from packaging.requirements import Requirement
 
     try:
         stated = [Requirement(line) for line in metadata.requires("codi") or []]
     except metadata.PackageNotFoundError:
         return [(None, "codi runs from its source folder: versions of libraries are not checked (pip install -e . to have them)", "")]
-    return [_package(need) for need in stated if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return [_library(need) for need in stated if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
-def _package(need: Any) -> Check:
-    fix = f"pip install '{need.name}{need.specifier}'"
+def _library(need: Any) -> Check:
     try:
         version = metadata.version(need.name)
     except metadata.PackageNotFoundError:
-        return False, f"{need.name} is not installed", fix
-    fine = need.specifier.contains(version, prereleases=True)
-    return fine, f"{need.name} {version}" + ("" if fine else f", expected {need.specifier}"), fix
+        return False, f"{need.name} is not installed", _pip(f"install '{need.name}{need.specifier}'")
+    if not need.specifier.contains(version, prereleases=True):
+        return False, f"{need.name} {version}, expected {need.specifier}", _pip(f"install '{need.name}{need.specifier}'")
+    if reason := _fault(need.name, IMPORTED_AS.get(need.name, need.name.replace("-", "_"))):
+        again = _pip(f"install --force-reinstall --no-deps '{need.name}{need.specifier}'")
+        return False, f"{need.name} {version} does not load ({reason})", again
+    return True, f"{need.name} {version}", ""
 
 
-def _torchaudio() -> list[Check]:
-    """Its native library loads only beside the torch it was built for, and transformers imports it as soon as it is installed."""
-    import torch
+def _fault(library: str, module: str) -> str:
+    """What importing a module of a library throws, in a line; nothing for one that loads."""
+    from codi import libraries
 
+    _leave_out_broken()
     try:
-        import torchaudio
-    except Exception as error:
-        what = f"torchaudio {metadata.version('torchaudio')} does not load beside torch {torch.__version__} ({type(error).__name__})"
-        return [(False, what, "pip install 'torch>=2.11,<2.13' 'torchaudio>=2.11,<2.12', both from the same index")]
-    return [(True, f"torch {torch.__version__} and torchaudio {torchaudio.__version__} agree", "")]
+        if not libraries.why_not(library):
+            libraries.load(module, "codi")
+    except InputError:
+        pass
+    return libraries.why_not(library)
+
+
+def _unasked() -> list[Check]:
+    """Libraries that codi does not require and others import unasked: those that do not load are left out."""
+    from codi import libraries
+
+    _leave_out_broken()
+    lines: list[Check] = []
+    for name in (name for name in libraries.UNASKED if name not in REQUIRED):
+        if reason := libraries.why_not(name):
+            cure = _pip(f"uninstall --yes {name}")
+            lines.append((None, f"{name} is installed and does not load ({reason}): it is left out", cure))
+        elif importlib.util.find_spec(name) is not None:
+            lines.append((None, f"{name} loads", ""))
+    return lines
+
+
+def _leave_out_broken() -> None:
+    """As codi does before it imports diffusers, but without a word: every check has a line of its own."""
+    from codi import libraries
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        libraries.leave_out_broken()
 
 
 def _devices() -> list[Check]:
@@ -166,8 +210,9 @@ def _devices() -> list[Check]:
     lines: list[Check] = [(True, f"cpu: {torch.get_num_threads()} threads", "")]
     for k in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(k)
-        what = f"cuda:{k}: {torch.cuda.get_device_name(k)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-        lines.append((free > 1 << 30, what, "end what occupies the GPU, or use --device cpu"))
+        note = "" if free > 1 << 30 else " (little: end what occupies it, or use --device cpu)"
+        what = f"cuda:{k}: {torch.cuda.get_device_name(k)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free{note}"
+        lines.append((None if note else True, what, ""))
     if torch.backends.mps.is_available():
         lines.append((True, "mps: Apple GPU", ""))
     if len(lines) == 1:
@@ -175,16 +220,14 @@ def _devices() -> list[Check]:
     return lines
 
 
-def _memory() -> list[Check]:
-    free = _free_memory()
-    disk = shutil.disk_usage(Path.cwd()).free
+def _resources() -> list[Check]:
+    """Memory and disk, which are only worth knowing: how much is needed depends on what is asked."""
+    free, disk = _free_memory(), shutil.disk_usage(Path.cwd()).free
+    memory = "unknown" if free is None else f"{free / 2**30:.1f} GiB free"
+    little = free is not None and free < 2 << 30
     return [
-        (
-            free is None or free > 2 << 30,
-            f"memory: {'unknown' if free is None else f'{free / 2**30:.1f} GiB free'}",
-            "close programs: 2 GiB are needed",
-        ),
-        (disk > 1 << 30, f"disk: {disk / 2**30:.1f} GiB free in {Path.cwd()}", "free some space: results need a little"),
+        (None if little else True, f"memory: {memory}{' (the embedded model takes about 2)' if little else ''}", ""),
+        (None if disk < 1 << 30 else True, f"disk: {disk / 2**30:.1f} GiB free in {Path.cwd()}", ""),
     ]
 
 
@@ -198,28 +241,25 @@ def _free_memory() -> int | None:
 
 
 def _codecs() -> list[Check]:
+    """Codecs of PyAV's own FFmpeg; one that was built against a system's may lack some."""
+    if _fault("av", "av"):
+        return []  # said among the libraries
     import av
-    import soundfile
 
     missing = [name for name in ("libx264", "aac", "h264", "vp9", "mp3") if name not in av.codecs_available]
-    what = f"PyAV {av.__version__} and soundfile {soundfile.__version__}" + (
-        f", without {', '.join(missing)}" if missing else ": h264, aac, vp9, mp3"
-    )
-    return [(not missing, what, "pip install --force-reinstall --only-binary :all: av")]
-
-
-def _attention() -> list[Check]:
-    try:
-        return [(None, f"xformers {metadata.version('xformers')} is installed: used only if you choose it as attention backend", "")]
-    except metadata.PackageNotFoundError:
-        return [(None, "attention: PyTorch's own", "")]
+    if missing:
+        return [(False, f"PyAV lacks {', '.join(missing)}", _pip("install --force-reinstall --no-deps --only-binary :all: av"))]
+    return [(True, "PyAV has h264, aac, vp9, mp3", "")]
 
 
 def _model() -> list[Check]:
     from codi import pretrained
 
     try:
-        model = describe(pretrained.resolve())
+        folder = pretrained.resolve()
+        model = describe(folder)
+        pretrained.check_files(folder, pretrained.read_index(folder))
     except InputError as error:
-        return [(False, f"embedded model: {error}", "install codi again, or make it with `make tiny`")]
+        again = "install codi again from its checkout: pip install --force-reinstall --no-deps ."
+        return [(False, f"embedded model: {error}", again)]
     return [(True, f"embedded model: {_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB", "")]

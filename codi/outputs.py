@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.libraries import leave_out_broken
+
+leave_out_broken()  # before the first import of diffusers
+
 import numpy as np
 import torch
 from diffusers.utils.outputs import BaseOutput

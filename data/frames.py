@@ -7,7 +7,6 @@ notices, only a digest does. Both show at time t the frame nearest to t, the lat
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from codi.io import check_pixels
 from codi.io.gates import MAX_DECODED, picture_stream
 from codi.io.read import duration_of
+from codi.libraries import loads
 from codi.types import InputError
 from data.readers import MAX_SECONDS, WARM_UP, Source, decoding
 
@@ -41,12 +41,15 @@ class Header:
 
 
 def choose_backend(name: str) -> Backend:
-    """`auto` is decord where it is installed, else av. Raises `InputError` for decord where it is not."""
+    """Returns `name`, for "auto" decord where it is installed and loads, else av. Raises `InputError` for decord where it does not."""
     if name not in BACKENDS:
         raise InputError(f"backend is {name!r}: expected one of {', '.join(BACKENDS)}")
-    if name == "decord" and find_spec("decord") is None:
-        raise InputError("backend is decord, which is not installed: pip install decord (Linux on x86-64 only), or choose av")
-    return "av" if name == "av" or find_spec("decord") is None else "decord"
+    if name == "auto":
+        return "decord" if loads("decord") else "av"
+    if name == "decord" and not loads("decord"):
+        reason = "is not installed, or does not load (`codi doctor` says which)"
+        raise InputError(f"backend is decord, which {reason}: pip install decord (Linux on x86-64 only), or choose av")
+    return name
 
 
 def read_frames(source: Source, start: float, count: int, fps: float, until: float | None = None, backend: Backend = "decord") -> Tensor:

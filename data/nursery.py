@@ -92,9 +92,11 @@ def main(handle: int) -> None:
     import av  # noqa: F401
     import PIL.Image  # noqa: F401
     import soundfile  # noqa: F401
-    import torchaudio.functional  # noqa: F401
 
+    from codi.libraries import loads
     from data.frames import choose_backend
+
+    loads("torchaudio")  # what resamples sounds: children are to find it loaded
 
     if choose_backend("auto") == "decord":
         import decord  # noqa: F401

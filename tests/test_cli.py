@@ -464,16 +464,8 @@ def test_info_on_what_is_no_model(tmp_path, capsys):
 def test_doctor_names_what_is_there(capsys):
     code = cli.main(["doctor"])
     shown = capsys.readouterr().out
-    assert "torch" in shown and "agree" in shown and "cpu" in shown and "memory" in shown
+    assert all(word in shown for word in ("torch ", "torchaudio", "cpu", "memory", "embedded model"))
     assert code == (1 if "FAIL" in shown else 0)
-
-
-def test_doctor_says_how_to_fix_torchaudio(monkeypatch):
-    from codi import doctor
-
-    monkeypatch.setitem(sys.modules, "torchaudio", None)  # import raises, as it does beside a torch that it was not built for
-    ((fine, what, fix),) = doctor._guarded(doctor._torchaudio)
-    assert fine is False and "does not load beside torch" in what and "pip install" in fix
 
 
 def test_memory_and_devices(monkeypatch):

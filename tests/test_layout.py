@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("codi", "data", "training")
 
 # What each part may import besides itself. A name covers what is below it, the longest one counts.
-LEAVES = {"codi", "codi.version", "codi.types", "codi.protocols", "codi.io"}
+LEAVES = {"codi", "codi.version", "codi.types", "codi.libraries", "codi.protocols", "codi.io"}
 MODELS = {"codi.models", "codi.diffusion"}
 LOADING = {"codi.pretrained", "codi.convert"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.version": set(),
     "codi.types": set(),
     "codi.protocols": {"codi.types"},
-    "codi.io": {"codi.types"},
+    "codi.libraries": {"codi.types"},
+    "codi.io": {"codi.types", "codi.libraries"},
     "codi.diffusion": LEAVES,
     "codi.world": LEAVES,
     "codi.models": LEAVES | {"codi.diffusion", "codi.world"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.selection"},
     "codi.doctor": LEAVES | {"codi.pretrained"},
     "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline"},
-    "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},
+    "data": {"codi.types", "codi.libraries", "codi.io", "codi.world", "codi.models.autoencoders"},
     "training": {"codi", "data"}
     | MODELS
     | LOADING
@@ -223,3 +224,48 @@ def test_the_package_holds_what_it_needs():
     without = sorted({str(path.relative_to(ROOT)) for path in packages if not (path / "__init__.py").is_file()})
     assert not without, f"not installed, because they lack an __init__.py: {without}"
     assert importlib.util.find_spec("codi.cli") is not None
+
+
+def pins() -> dict[str, set[str]]:
+    """Versions by name in constraints.txt; a library may have one for older Pythons and one for newer."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition(";")[0].strip().partition("==")
+            found.setdefault(name, set()).add(version)
+    return found
+
+
+def test_the_constraints_are_those_of_the_lock():
+    import tomllib
+
+    locked: dict[str, set[str]] = {}
+    for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]:
+        locked.setdefault(package["name"], set()).add(package.get("version", ""))
+    locked.pop("codi")
+    assert pins() == locked, "run `make lock`"
+
+
+def test_the_lock_holds_what_the_project_asks_for_and_within_its_bounds():
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project, locked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], pins()
+    for line in [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]:
+        need = Requirement(line)
+        versions = locked[need.name.lower().replace("_", "-")]
+        assert all(need.specifier.contains(version) for version in versions), f"{line}: locked at {versions}, run `make lock`"
+
+
+def test_every_library_that_is_required_is_imported_somewhere():
+    """By the package or by what is beside it; what nothing imports goes."""
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources())
+    for line in project["dependencies"]:
+        name = {"pillow": "PIL", "pyyaml": "yaml"}.get(Requirement(line).name, Requirement(line).name)
+        assert re.search(rf"\b(import {name}\b|from {name}\b|load\(\"{name}\b)", text), f"nothing imports {name}"

@@ -81,7 +81,7 @@ def make_accelerator(config: Config) -> Accelerator:
 
 def _check_deepspeed(config: Config) -> None:
     if importlib.util.find_spec("deepspeed") is None:
-        raise InputError("launched with DeepSpeed, which is not installed: pip install 'codi[deepspeed]'")
+        raise InputError("launched with DeepSpeed, which is not installed: pip install 'deepspeed>=0.19.8'")
     if config.precision == "fp16":
         raise InputError("precision fp16 under DeepSpeed is not supported: use bf16, or launch with DDP")
     if not torch.cuda.is_available():  # DeepSpeed would compile an operation of its own for processes on a CPU, for minutes; gloo does

@@ -1,5 +1,9 @@
 """The noise process, guidance, losses and the joint sampling loop. No network is imported here: what runs is passed in."""
 
+from codi.libraries import leave_out_broken
+
+leave_out_broken()  # before the first import of diffusers
+
 from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.losses import denoising_loss, info_nce, min_snr_weight
 from codi.diffusion.process import NoiseProcess, shift_level

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codi.libraries import load
+
 
 def to_unit(pixels: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1]."""
@@ -47,7 +49,6 @@ def fit_audio(wave: Tensor, rate: int, rate_out: int, num_samples: int) -> Tenso
     ratio = Fraction(int(rate_out), int(rate)).limit_denominator(1000)  # an odd rate would need a filter of gigabytes
     wave = wave[: int(num_samples / ratio) + 64]
     if ratio != 1:
-        from torchaudio.functional import resample
-
-        wave = resample(wave, ratio.denominator, ratio.numerator)
+        functional = load("torchaudio.functional", f"a sound at {rate} Hz, where {rate_out} are wanted,")
+        wave = functional.resample(wave, ratio.denominator, ratio.numerator)
     return F.pad(wave, (0, max(0, num_samples - len(wave))))[:num_samples]

@@ -51,12 +51,14 @@ class LogMel(Exact):
         f_max: float = 8000.0,
     ):
         super().__init__()
-        from torchaudio.functional import melscale_fbanks
+        from transformers.audio_utils import mel_filter_bank
 
         self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
         # Derived, not loaded: real and exact even where the model itself is built on the meta device or in another precision.
         with torch.device("cpu"), in_float32():
-            bank = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, num_bands, sampling_rate, norm="slaney", mel_scale="slaney")
+            slaney = {"norm": "slaney", "mel_scale": "slaney"}
+            weights = mel_filter_bank(n_fft // 2 + 1, num_bands, f_min, f_max, sampling_rate, **slaney)
+            bank = torch.from_numpy(weights).float()  # (n_fft/2+1, M)
             window = torch.hann_window(n_fft)
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("window", window, persistent=False)

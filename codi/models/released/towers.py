@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
+from codi.libraries import load
 from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
 from codi.models.denoisers.temporal import TemporalModule
 from codi.models.released.autoencoders import from_json, needed
@@ -142,8 +143,7 @@ class ReleasedAudioTower(AudioTower):
 
     def fit(self, waveform: Tensor) -> Tensor:
         """(B, S) at `sampling_rate` -> (B, num_samples) at the tower's own rate."""
-        from torchaudio.functional import resample
-
+        resample = load("torchaudio.functional", "the released tower of sounds").resample
         waveform, wanted = resample(waveform, self.config.sampling_rate, self.config.mel_config["sampling_rate"]), self.config.num_samples
         extra = waveform.shape[-1] - wanted
         if extra > 0:
