@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.models": LEAVES | {"codi.diffusion", "codi.world"},
     "codi.pretrained": LEAVES | MODELS,
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
-    "codi.prompts": LEAVES,
+    "codi.wording": LEAVES | {"codi.models", "codi.world", "codi.pretrained", "codi.adapters", "codi.jobs"},
+    "codi.prompts": LEAVES | {"codi.wording"},
     "codi.outputs": LEAVES,
     "codi.selection": LEAVES,
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
@@ -40,8 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.jobs": LEAVES | {"codi.diffusion"},
     "codi.session": LEAVES
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.selection"},
-    "codi.doctor": LEAVES | {"codi.pretrained"},
-    "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline"},
+    "codi.doctor": LEAVES | {"codi.pretrained", "codi.wording"},
+    "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline", "codi.wording"},
     "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},
     "training": {"codi", "data"}
     | MODELS
