@@ -21,7 +21,7 @@ from codi.types import DTYPES, InputError
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
-  codi generate --text "a red ball bounces slowly at night" --to video,audio,image,text -o out/
+  codi generate --text "a green star bounces quickly in the snow" --to video,audio,image,text -o out/
   codi generate --image photo.jpg --text "at night::0.5" --to audio -o out/ --samples 4
   codi generate --video clip.mp4 --to audio -o out/
   codi generate --jobs jobs.jsonl -o out/
@@ -65,7 +65,7 @@ def _add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="make media that belong together from prompts of any kind",
-        description="Makes media that belong together. A prompt may be repeated and weighted: 'a red ball::0.7', photo.jpg::2. "
+        description="Makes media that belong together. A prompt may be repeated and weighted: 'a green star::0.7', photo.jpg::2. "
         "A video or a recording that is given while the other is made also stands in the loop as a clean partner, so that what is made "
         "keeps its time; sound made for a video is written as that video with the new sound, too, its frames untouched.",
     )
@@ -143,20 +143,21 @@ def _generate(args: argparse.Namespace) -> int:
     if args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
     todo = jobs.from_file(args) if args.jobs else [jobs.from_arguments(args)]
-    wording.check(todo, args.model, args.words, args.strict)
+    lost = wording.check(todo, args.model, args.words, args.strict)
     out = _output_folder(args.out)
     session = Session(out=out, args=args, started=started)
     pending = session.pending(todo) if args.jobs else todo
     for job in pending:
         job.check(out)
     if pending:
+        for prompt in lost:
+            wording.report(*prompt)
         from codi.pretrained import pick_device
 
         with contextlib.redirect_stdout(sys.stderr):
             session.load(pick_device(args.device))
         session.check(pending)
-        if args.strict:
-            wording.check_loaded(pending, session.pipe.text_tower)
+        wording.check_loaded(pending, session.pipe.text_tower, args.strict)
     for batch in jobs.batches(pending, args.batch):
         with contextlib.redirect_stdout(sys.stderr):
             paths = session.run(batch)

@@ -21,24 +21,31 @@ MOST_NAMED = 8  # unknown words that a message names
 CLIP_LONGEST = 77  # tokens, what CLIP's configuration has if nothing is said
 
 
-def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, strict: bool = False) -> None:
-    """Warns of what of a prompt is lost, and where that is most of it, of what the model knows.
+def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -> None:
+    """Warns of what of a prompt is lost, and where that is most of it, of what the model knows. Raises `InputError` where it is all.
 
     vocabulary  None where it is open: then only the end of a long prompt can be lost
-    strict      nothing may be lost
-    Raises `InputError` where all of it is lost, or anything with `strict`.
     """
-    said = ", ".join(map(repr, reading.unread[:MOST_NAMED])) + (", ..." if len(reading.unread) > MOST_NAMED else "")
-    if vocabulary is not None and not reading.num_read:
-        raise InputError(f"this model can read nothing in {prompt!r}: {_expected(vocabulary)}; {OTHERS}")
-    if strict and reading.unread:
-        raise InputError(f"this model cannot read {said} in {prompt!r}: say it in other words, or leave out --strict")
+    refuse(vocabulary, reading, prompt)
     if vocabulary is not None and 2 * reading.num_known < reading.num_words:
-        _warn(f"this model speaks of a small world of {len(vocabulary.words)} words, and cannot read {said} in {prompt!r}")
+        _warn(f"this model speaks of a small world of {len(vocabulary.words)} words, and cannot read {_named(reading)} in {prompt!r}")
         _warn(_knowledge(vocabulary))
         _warn(OTHERS)
     elif reading.unread:
-        _warn(f"this model cannot read {said} in {prompt!r}: expected words that it was trained on")
+        _warn(f"this model cannot read {_named(reading)} in {prompt!r}: expected words that it was trained on")
+
+
+def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, strict: bool = False) -> None:
+    """Raises `InputError` for a prompt of which nothing is left, or not all with `strict`."""
+    if vocabulary is not None and not reading.num_read:
+        raise InputError(f"this model can read nothing in {prompt!r}: {_expected(vocabulary)}; {OTHERS}")
+    if strict and reading.unread:
+        raise InputError(f"this model cannot read {_named(reading)} in {prompt!r}: say it in other words, or leave out --strict")
+
+
+def _named(reading: Reading) -> str:
+    more = ", ..." if len(reading.unread) > MOST_NAMED else ""
+    return ", ".join(map(repr, reading.unread[:MOST_NAMED])) + more
 
 
 def _warn(message: str) -> None:
@@ -71,26 +78,35 @@ def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
 # Before a model is loaded ----------------------------------------------
 
 
-def check(jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False) -> None:
-    """Reports what the prompts of `codi.jobs.Job` lose in a model, which is a folder or hub id, with folders of learned words.
+Lost = tuple[ClosedVocabulary, Reading, str]  # what `report` is to say of a prompt
 
-    Raises `InputError` as `report` does.
+
+def check(jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False) -> list[Lost]:
+    """Reads the prompts of `codi.jobs.Job` as the model in a folder will, with folders of learned words; returns what is to be reported.
+
+    A model that is to be downloaded has no folder yet, and is left to `check_loaded`.
+    Raises `InputError` for a prompt of which nothing is left, or not all with `strict`.
     """
     prompts = _texts(jobs)
-    vocabulary, limit = vocabulary_of(_folder(model), _learned(words)) if prompts else (None, 0)
+    folder = embedded() if model is None else Path(model).expanduser()
+    vocabulary, limit = vocabulary_of(folder, _learned(words)) if prompts else (None, 0)
     if vocabulary is None:
-        return
+        return []
+    lost = []
     for job, prompt in prompts:
+        reading = vocabulary.read(prompt, limit)
         with blame(job.origin):
-            report(vocabulary, vocabulary.read(prompt, limit), prompt, strict)
+            refuse(vocabulary, reading, prompt, strict)
+        if reading.unread:
+            lost.append((vocabulary, reading, prompt))
+    return lost
 
 
-def check_loaded(jobs: Iterable[Any], tower: Any) -> None:
-    """Raises `InputError` for a prompt that a loaded tower cannot read to its end. Long ones are cut, which only their tokens tell where
-    the vocabulary is open."""
+def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False) -> None:
+    """Raises `InputError` for a prompt of which a loaded tower can read nothing, or not all with `strict`."""
     for job, prompt in _texts(jobs):
         with blame(job.origin):
-            report(tower.vocabulary, tower.read(prompt), prompt, strict=True)
+            refuse(tower.vocabulary, tower.read(prompt), prompt, strict)
 
 
 def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
@@ -112,14 +128,9 @@ def vocabulary_of(folder: Path, learned: Mapping[str, int] | None = None) -> tup
         return None, 0
 
 
-def _folder(model: str | None) -> Path:
-    if model is None:
-        return Path(str(resources.files("codi"))) / "assets" / "tiny"
-    if Path(model).expanduser().is_dir():
-        return Path(model).expanduser()
-    from codi import pretrained  # imports torch
-
-    return pretrained.resolve(model)
+def embedded() -> Path:
+    """The folder of the model inside the package; `codi.pretrained` knows it too, and imports torch."""
+    return Path(str(resources.files("codi"))) / "assets" / "tiny"
 
 
 def _learned(words: Iterable[str]) -> dict[str, int]:

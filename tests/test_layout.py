@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.models": LEAVES | {"codi.diffusion", "codi.world"},
     "codi.pretrained": LEAVES | MODELS,
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
-    "codi.wording": LEAVES | {"codi.models", "codi.world", "codi.pretrained", "codi.adapters", "codi.jobs"},
+    "codi.wording": LEAVES | {"codi.models", "codi.world", "codi.adapters", "codi.jobs"},
     "codi.prompts": LEAVES | {"codi.wording"},
     "codi.outputs": LEAVES,
     "codi.selection": LEAVES,

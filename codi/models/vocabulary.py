@@ -143,7 +143,7 @@ class ClosedVocabulary:
         for token, (start, _) in zip(encoding.tokens, encoding.offsets, strict=True):
             room -= self.learned.get(token, 1)
             if room < 0:
-                return [text[start:]]
+                return [text[start:].strip()]
         return []
 
     def _found(self, sentence: str) -> list[tuple[str | None, str]]:
