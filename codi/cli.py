@@ -216,7 +216,7 @@ def _fail(message: Any, code: int) -> int:
 
 
 def _note(said: set[str], message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-    """Our own warnings in one line, each of them once; those of libraries, meant for programmers, are left out."""
+    """Prints our own warnings in one line, each of them once; those of libraries are for programmers, and left out."""
     if category is UserWarning and f"{os.sep}codi{os.sep}" in filename and str(message) not in said:
         said.add(str(message))
         print(f"codi: note: {message}", file=sys.stderr)

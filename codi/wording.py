@@ -1,4 +1,7 @@
-"""What of its text prompts a model can read, and what to say where that is not all. Known before anything heavy is imported."""
+"""What of its text prompts a model can read, and what to say where that is not all.
+
+It is known before anything heavy is imported.
+"""
 
 import json
 import warnings
@@ -13,8 +16,8 @@ from codi.types import InputError, Modality
 
 KINDS = {"colour": "colours", "shape": "shapes", "motion": "motions", "tempo": "tempi", "place": "places"}
 OTHERS = (
-    "for other words name another model with --model FOLDER or a hub id (docs/released-weights.md), or train one on your own files "
-    "(docs/training.md)"
+    "for other words name another model with --model FOLDER or a hub id (docs/released-weights.md), or train one "
+    "on your own files (docs/training.md)"
 )
 MOST_LISTED = 100  # words of a vocabulary that a message lists
 MOST_NAMED = 8  # unknown words that a message names
@@ -22,17 +25,24 @@ CLIP_LONGEST = 77  # tokens, what CLIP's configuration has if nothing is said
 
 
 def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -> None:
-    """Warns of what of a prompt is lost, and where that is most of it, of what the model knows. Raises `InputError` where it is all.
+    """Warns of what of a prompt is lost, and where that is most of it, of what the model knows.
 
     vocabulary  None where it is open: then only the end of a long prompt can be lost
+    Raises `InputError` where all is lost.
     """
     refuse(vocabulary, reading, prompt)
     if vocabulary is not None and 2 * reading.num_known < reading.num_words:
-        _warn(f"this model speaks of a small world of {len(vocabulary.words)} words, and cannot read {_named(reading)} in {prompt!r}")
+        count = len(vocabulary.words)
+        knows = (
+            f"speaks of a small world of {count} words" if count <= MOST_LISTED else f"knows {count} words"
+        )
+        _warn(f"this model {knows}, and cannot read {_named(reading)} in {prompt!r}")
         _warn(_knowledge(vocabulary))
         _warn(OTHERS)
     elif reading.unread:
-        _warn(f"this model cannot read {_named(reading)} in {prompt!r}: expected words that it was trained on")
+        _warn(
+            f"this model cannot read {_named(reading)} in {prompt!r}: expected words that it was trained on"
+        )
 
 
 def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, strict: bool = False) -> None:
@@ -40,7 +50,9 @@ def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, s
     if vocabulary is not None and not reading.num_read:
         raise InputError(f"this model can read nothing in {prompt!r}: {_expected(vocabulary)}; {OTHERS}")
     if strict and reading.unread:
-        raise InputError(f"this model cannot read {_named(reading)} in {prompt!r}: say it in other words, or leave out --strict")
+        raise InputError(
+            f"this model cannot read {_named(reading)} in {prompt!r}: say it in other words, or leave out --strict"
+        )
 
 
 def _named(reading: Reading) -> str:
@@ -54,13 +66,19 @@ def _warn(message: str) -> None:
 
 def _expected(vocabulary: ClosedVocabulary) -> str:
     words = [word for word in vocabulary.words if word not in LEADING]
-    return f"expected some of {', '.join(words)}" if len(words) <= MOST_LISTED else "`codi info MODEL --words` lists what it knows"
+    return (
+        f"expected some of {', '.join(words)}"
+        if len(words) <= MOST_LISTED
+        else "`codi info MODEL --words` lists what it knows"
+    )
 
 
 def _knowledge(vocabulary: ClosedVocabulary) -> str:
     if len(vocabulary.words) > MOST_LISTED:
         return "`codi info MODEL --words` lists what it knows"
-    return "it knows " + "; ".join(f"{kind} {', '.join(words)}" for kind, words in by_kind(vocabulary).items())
+    return "it knows " + "; ".join(
+        f"{kind} {', '.join(words)}" for kind, words in by_kind(vocabulary).items()
+    )
 
 
 def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
@@ -70,8 +88,13 @@ def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
         return {"words": [word for word in vocabulary.words if word not in vocabulary.learned]} | learned
     from codi.world.caption import WORDS
 
-    phrases = {KINDS[name]: [phrase for said in values.values() for phrase in said] for name, values in WORDS.items()}
-    known = {kind: [phrase for phrase in said if vocabulary.tokens.issuperset(phrase.split())] for kind, said in phrases.items()}
+    phrases = {
+        KINDS[name]: [phrase for said in values.values() for phrase in said] for name, values in WORDS.items()
+    }
+    known = {
+        kind: [phrase for phrase in said if vocabulary.tokens.issuperset(phrase.split())]
+        for kind, said in phrases.items()
+    }
     return {kind: said for kind, said in known.items() if said} | learned
 
 
@@ -81,9 +104,12 @@ def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
 Lost = tuple[ClosedVocabulary, Reading, str]  # what `report` is to say of a prompt
 
 
-def check(jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False) -> list[Lost]:
-    """Reads the prompts of `codi.jobs.Job` as the model in a folder will, with folders of learned words; returns what is to be reported.
+def check(
+    jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False
+) -> list[Lost]:
+    """Reads the prompts of `codi.jobs.Job` as the model in a folder will; returns what is to be reported.
 
+    words: folders of learned words.
     A model that is to be downloaded has no folder yet, and is left to `check_loaded`.
     Raises `InputError` for a prompt of which nothing is left, or not all with `strict`.
     """
@@ -110,12 +136,20 @@ def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False) -> None:
 
 
 def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
-    return [(job, item.value) for job in jobs for item in (*job.items, *job.negatives) if item.modality is Modality.TEXT]
+    return [
+        (job, item.value)
+        for job in jobs
+        for item in (*job.items, *job.negatives)
+        if item.modality is Modality.TEXT
+    ]
 
 
-def vocabulary_of(folder: Path, learned: Mapping[str, int] | None = None) -> tuple[ClosedVocabulary | None, int]:
-    """The closed vocabulary of a model folder and its longest sentence in tokens; None where any word can be read, or there is no text.
+def vocabulary_of(
+    folder: Path, learned: Mapping[str, int] | None = None
+) -> tuple[ClosedVocabulary | None, int]:
+    """Returns the closed vocabulary of a model folder and its longest sentence in tokens.
 
+    None where any word can be read, or no text at all.
     What is damaged counts as absent here: loading says what is wrong with it.
     """
     try:

@@ -1,7 +1,7 @@
-"""Tokenizers as values: a `tokenizers` JSON string in a component's configuration, so that a part and its words never come apart.
+"""Tokenizers as values: a `tokenizers` JSON string in a component's configuration, so that part and words never come apart.
 
-And what a sentence says in a closed vocabulary: one of words, of which all others are one unknown token that says nothing. Nothing here
-imports torch before a tokenizer is loaded, so that prompts can be checked before a model is.
+And what a sentence says in a closed vocabulary: one of words, beside which all others are one unknown token that says
+nothing. Nothing here imports torch before a tokenizer is loaded, so that prompts can be checked before a model is.
 """
 
 import re
@@ -27,7 +27,9 @@ SPECIAL = {
 # Words that say nothing without the word they lead to: "on the table" goes as a whole where "table" is unknown.
 LEADING = frozenset("a an the in on at of to with by from is are it that there and or".split())
 APOSTROPHES = frozenset("'’‘ʼʹ′`´＇")
-INVISIBLE = frozenset(("Mn", "Me", "Cf", "Cc"))  # Unicode categories: accents on their own, zero-width and control characters
+INVISIBLE = frozenset(
+    ("Mn", "Me", "Cf", "Cc")
+)  # Unicode: accents, zero-width, control characters
 MOST_COMMAS = 2  # that a caption of the world has
 
 
@@ -36,19 +38,24 @@ def load_tokenizer(serialised: str) -> "PreTrainedTokenizerFast":
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(serialised), model_max_length=64, **SPECIAL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(serialised), model_max_length=64, **SPECIAL
+    )
 
 
 def word_tokenizer(words: list[str]) -> str:
     """JSON of a lower-casing word-level tokenizer over `words` (anything else is <unk>), framing sentences by <bos> and <eos>."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<unk>", "<bos>", "<eos>", *sorted(set(words))])}
+    vocabulary = {
+        token: i for i, token in enumerate(["<pad>", "<unk>", "<bos>", "<eos>", *sorted(set(words))])
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", vocabulary["<bos>"]), ("<eos>", vocabulary["<eos>"])]
+        single="<bos> $A <eos>",
+        special_tokens=[("<bos>", vocabulary["<bos>"]), ("<eos>", vocabulary["<eos>"])],
     )
     return tokenizer.to_str()
 
@@ -82,16 +89,26 @@ class Reading:
 class ClosedVocabulary:
     """The words that a model knows, and how it reads sentences: case, punctuation and unknown words change nothing.
 
-    A known word stays as it is. What is unknown is looked at again without accents and invisible characters, taken apart at hyphens, and
-    as a plural or a verb form of a known word; it is dropped if that does not help. In a model of the world a comma is no word either:
-    commas are put where its captions have them.
+    A known word stays as it is. What is unknown is looked at again without accents and invisible characters, taken apart
+    at hyphens, and as a plural or a verb form of a known word; it is dropped if that does not help. In a model of the
+    world a comma is no word either: commas are put where its captions have them.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", unknown: str, special: Iterable[str], learned: Mapping[str, int] | None = None):
-        """Takes a word-level tokenizer, its token for unknown words, its other tokens that are no words, and the learned words besides,
-        with the number of tokens that each of them is."""
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        unknown: str,
+        special: Iterable[str],
+        learned: Mapping[str, int] | None = None,
+    ):
+        """Takes a word-level tokenizer and the learned words besides, each with the number of tokens that it is.
+
+        unknown, special  its token for unknown words, and the other tokens that are no words
+        """
         self.learned = dict(learned or {})
-        self.tokenizer = type(tokenizer).from_str(tokenizer.to_str())  # a copy, because truncation is a state of a tokenizer
+        self.tokenizer = type(tokenizer).from_str(
+            tokenizer.to_str()
+        )  # a copy, because truncation is a state of a tokenizer
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         add_names(self.tokenizer, self.learned)
@@ -119,7 +136,9 @@ class ClosedVocabulary:
         if limit is not None:
             lost += self._beyond(sentence, limit, len(found))
         num_read = len(_without_leading(words))
-        return Reading(num_words=len(words), num_known=num_known, num_read=num_read, unread=tuple(dict.fromkeys(lost)))
+        return Reading(
+            num_words=len(words), num_known=num_known, num_read=num_read, unread=tuple(dict.fromkeys(lost))
+        )
 
     def normal(self, sentence: str) -> str:
         """Returns the sentence with what is known of it alone; one of known words keeps its tokens."""
@@ -147,7 +166,10 @@ class ClosedVocabulary:
         return []
 
     def _found(self, sentence: str) -> list[tuple[str | None, str]]:
-        """The tokens of a sentence in order, None for an unknown word, with what was written there. Unknown punctuation is left out."""
+        """The tokens of a sentence in order, None for an unknown word, with what was written there.
+
+        Unknown punctuation is left out.
+        """
         found: list[tuple[str | None, str]] = []
         before, end = None, -1
         for token, start, stop in self._pieces(sentence):
@@ -172,7 +194,10 @@ class ClosedVocabulary:
         return pieces
 
     def _again(self, unknown: str, after: str | None) -> Iterator[tuple[str | None, str]]:
-        """Looks once more at characters that the tokenizer does not know; `after` is the word that they follow without a gap."""
+        """Looks once more at characters that the tokenizer does not know.
+
+        after: the word that they follow without a gap.
+        """
         words = list(_words_in(unknown))
         if after is not None and unknown[0] in APOSTROPHES and words and _plain(words[0]) == "s":
             written = words.pop(0)
@@ -194,12 +219,18 @@ class ClosedVocabulary:
 
 
 def closed_vocabulary(tokenizer: Any, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
-    """Returns the vocabulary of a transformers tokenizer that has only words and one token for all others; None for any other kind."""
+    """Returns the vocabulary of a transformers tokenizer of words with one token for all others; None for any other kind."""
     from tokenizers.models import WordLevel
 
-    if tokenizer is None or tokenizer.unk_token is None or not isinstance(tokenizer.backend_tokenizer.model, WordLevel):
+    if (
+        tokenizer is None
+        or tokenizer.unk_token is None
+        or not isinstance(tokenizer.backend_tokenizer.model, WordLevel)
+    ):
         return None
-    return ClosedVocabulary(tokenizer.backend_tokenizer, tokenizer.unk_token, tokenizer.all_special_tokens, learned)
+    return ClosedVocabulary(
+        tokenizer.backend_tokenizer, tokenizer.unk_token, tokenizer.all_special_tokens, learned
+    )
 
 
 def stored_vocabulary(serialised: str, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
@@ -235,7 +266,11 @@ def _without_leading(tokens: Iterable[str | None]) -> list[str]:
 
 def _words_in(text: str) -> Iterator[str]:
     """The words in some characters, as they are written there, with apostrophes; and pictographs, which say something, too."""
-    shown = [(_kind(letter), place) for place, letter in enumerate(text) if unicodedata.category(letter) not in INVISIBLE]
+    shown = [
+        (_kind(letter), place)
+        for place, letter in enumerate(text)
+        if unicodedata.category(letter) not in INVISIBLE
+    ]
     kinds = "".join(kind for kind, _ in shown)
     for match in re.finditer(r"w+(?:'w+)*|o+", kinds):
         yield text[shown[match.start()][1] : shown[match.end() - 1][1] + 1]

@@ -59,7 +59,9 @@ _ALSO_READ: dict[str, dict[str, str]] = {
 NUM_TEMPLATES = 6
 _JOINING = "a the that is and there it something thing moves ,".split()  # what the patterns add to the words above
 
-_OPENING = [tuple(phrase.split()) for kind in ("place", "tempo") for phrases in WORDS[kind].values() for phrase in phrases]
+_OPENING = [
+    tuple(phrase.split()) for kind in ("place", "tempo") for phrases in WORDS[kind].values() for phrase in phrases
+]
 
 
 def all_words() -> list[str]:

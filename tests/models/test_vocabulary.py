@@ -11,7 +11,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from codi.models import words
-from codi.models.vocabulary import ClosedVocabulary, closed_vocabulary, load_tokenizer, stored_vocabulary, word_tokenizer
+from codi.models.vocabulary import (
+    ClosedVocabulary,
+    closed_vocabulary,
+    load_tokenizer,
+    stored_vocabulary,
+    word_tokenizer,
+)
 from codi.world import ATTRIBUTES, caption, sample_scenes
 from codi.world.caption import all_words
 from tests import tiny_pipeline
@@ -34,21 +40,29 @@ def captions() -> list[str]:
     """Every choice of facts, in every pattern and in many words."""
     facts = [chosen for count in range(6) for chosen in combinations(ATTRIBUTES, count)]
     rng = np.random.default_rng(0)
-    said = {caption(scene, chosen, rng) for scene in sample_scenes(60, seed=3, held_out=None) for chosen in facts}
+    said = {
+        caption(scene, chosen, rng) for scene in sample_scenes(60, seed=3, held_out=None) for chosen in facts
+    }
     assert len(said) > 1000 and sum("," in sentence for sentence in said) > 300
     return sorted(said)
 
 
 def test_captions_of_training_keep_their_tokens(stored, vocabulary, captions):
     tokenizer = load_tokenizer(stored)
-    assert tokenizer([vocabulary.normal(said) for said in captions]).input_ids == tokenizer(captions).input_ids
+    assert (
+        tokenizer([vocabulary.normal(said) for said in captions]).input_ids == tokenizer(captions).input_ids
+    )
     assert not any(vocabulary.read(said, 32).unread for said in captions)
 
 
 def test_commas_change_nothing(vocabulary, captions):
     for said in captions:
         bare = said.replace(",", "")
-        assert vocabulary.normal(bare) == vocabulary.normal(bare.replace(" ", ", ") + ",") == vocabulary.normal(said)
+        assert (
+            vocabulary.normal(bare)
+            == vocabulary.normal(bare.replace(" ", ", ") + ",")
+            == vocabulary.normal(said)
+        )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +113,10 @@ def test_words_of_files_keep_their_marks_and_their_forms():
     vocabulary = stored_vocabulary(word_tokenizer(["a", "dog", "dogs", "runs", ",", ".", "café"]))
     for known in ("a dog,runs.", "dogs , dogs", "A  Café ."):
         assert vocabulary.normal(known) == known and not vocabulary.read(known).unread
-    assert vocabulary.normal("a quick dog, running!") == "a dog , runs" and vocabulary.normal("cafe\u0301s") == "café"
+    assert (
+        vocabulary.normal("a quick dog, running!") == "a dog , runs"
+        and vocabulary.normal("cafe\u0301s") == "café"
+    )
     assert not vocabulary.of_the_world and stored_vocabulary(word_tokenizer(all_words())).of_the_world
 
 
