@@ -1,7 +1,7 @@
 """codi: any combination of text, image, audio and video from any combination of them, together.
 
     from codi import CoDiPipeline
-    out = CoDiPipeline.from_pretrained()(text="a red ball bounces slowly at night", outputs=["video", "audio"], seed=0)
+    out = CoDiPipeline.from_pretrained()(text="a green star bounces quickly in the snow", outputs=["video", "audio"], seed=0)
 
 Nothing heavy is imported before it is asked for.
 """

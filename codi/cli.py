@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from codi.types import DTYPES, InputError
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
-  codi generate --text "a red ball bounces slowly at night" --to video,audio,image,text -o out/
+  codi generate --text "a green star bounces quickly in the snow" --to video,audio,image,text -o out/
   codi generate --image photo.jpg --text "at night::0.5" --to audio -o out/ --samples 4
   codi generate --video clip.mp4 --to audio -o out/
   codi generate --jobs jobs.jsonl -o out/
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     released.set_defaults(run=convert.main)
     info = commands.add_parser("info", help="what a model is: parts, sizes, rates, licence", description="What a model is.")
     info.add_argument("model", nargs="?", help="folder or hub id (default: the model inside the package)")
+    info.add_argument("--words", action="store_true", help="the words that its text prompts may hold, by kind")
     info.add_argument("--json", action="store_true", help="machine-readable")
     info.set_defaults(run=_info)
     doctor = commands.add_parser("doctor", help="check this machine and say how to fix what is wrong", description="Checks this machine.")
@@ -63,7 +65,7 @@ def _add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="make media that belong together from prompts of any kind",
-        description="Makes media that belong together. A prompt may be repeated and weighted: 'a red ball::0.7', photo.jpg::2. "
+        description="Makes media that belong together. A prompt may be repeated and weighted: 'a green star::0.7', photo.jpg::2. "
         "A video or a recording that is given while the other is made also stands in the loop as a clean partner, so that what is made "
         "keeps its time; sound made for a video is written as that video with the new sound, too, its frames untouched.",
     )
@@ -123,6 +125,8 @@ def _add_prompts(generate: Any) -> None:
     for sign, title in (("", "prompts (any number of any kind)"), ("negative-", "what to steer away from (any number of any kind)")):
         group = generate.add_argument_group(title)
         group.add_argument(f"--{sign}text", action="append", default=[], metavar="WORDS", help="a sentence")
+        if not sign:
+            group.add_argument("--strict", action="store_true", help="a word that the model cannot read is an error")
         for kind, suffixes in files.items():
             group.add_argument(f"--{sign}{kind}", action="append", default=[], metavar="FILE", help=f"a file ({suffixes})")
 
@@ -132,24 +136,28 @@ def _add_prompts(generate: Any) -> None:
 
 def _generate(args: argparse.Namespace) -> int:
     """Checks all that was asked, then loads the model, makes and writes. Nothing is written if a check fails."""
-    from codi import jobs
+    from codi import jobs, wording
     from codi.session import Session
 
     started = time.perf_counter()
     if args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
     todo = jobs.from_file(args) if args.jobs else [jobs.from_arguments(args)]
+    lost = wording.check(todo, args.model, args.words, args.strict)
     out = _output_folder(args.out)
     session = Session(out=out, args=args, started=started)
     pending = session.pending(todo) if args.jobs else todo
     for job in pending:
         job.check(out)
     if pending:
+        for prompt in lost:
+            wording.report(*prompt)
         from codi.pretrained import pick_device
 
         with contextlib.redirect_stdout(sys.stderr):
             session.load(pick_device(args.device))
         session.check(pending)
+        wording.check_loaded(pending, session.pipe.text_tower, args.strict)
     for batch in jobs.batches(pending, args.batch):
         with contextlib.redirect_stdout(sys.stderr):
             paths = session.run(batch)
@@ -161,7 +169,7 @@ def _generate(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     from codi import doctor
 
-    return doctor.info(args.model, as_json=args.json)
+    return doctor.words(args.model) if args.words else doctor.info(args.model, as_json=args.json)
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -182,7 +190,7 @@ def _output_folder(folder: str) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    warnings.showwarning = _note
+    warnings.showwarning = partial(_note, set())
     try:
         args = build_parser().parse_args(argv)
         code = args.run(args)
@@ -207,9 +215,10 @@ def _fail(message: Any, code: int) -> int:
     return code
 
 
-def _note(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-    """Our own warnings in one line; those of libraries, meant for programmers, are left out."""
-    if category is UserWarning and f"{os.sep}codi{os.sep}" in filename:
+def _note(said: set[str], message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+    """Prints our own warnings in one line, each of them once; those of libraries are for programmers, and left out."""
+    if category is UserWarning and f"{os.sep}codi{os.sep}" in filename and str(message) not in said:
+        said.add(str(message))
         print(f"codi: note: {message}", file=sys.stderr)
 
 

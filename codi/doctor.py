@@ -102,6 +102,19 @@ def info(name: str | None, as_json: bool = False) -> int:
     return 0
 
 
+def words(name: str | None) -> int:
+    """Prints the words that a model's text prompts may hold."""
+    from codi import pretrained, wording
+
+    vocabulary, _ = wording.vocabulary_of(pretrained.resolve(name))
+    if vocabulary is None:
+        print("any: the vocabulary is open, or this model reads no text")
+        return 0
+    for kind, known in wording.by_kind(vocabulary).items():
+        print(f"{kind}: {', '.join(known)}")
+    return 0
+
+
 def _count(number: float) -> str:
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= unit:

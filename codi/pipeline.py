@@ -1,7 +1,7 @@
 """CoDiPipeline: any combination of text, image, audio and video from any combination of them (CoDi, arXiv 2305.11846).
 
 pipe = CoDiPipeline.from_pretrained()
-out = pipe(text="a red ball bounces slowly at night", outputs=["video", "audio"], seed=0)
+out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "audio"], seed=0)
 out.save("out/")
 """
 

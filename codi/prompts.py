@@ -11,7 +11,6 @@ Pixels are uint8, or float in [0, 1].
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from codi import io
+from codi import io, wording
 from codi.types import InputError, Modality, ModalitySpec, listed
 
 MOST_CHANNELS = 32  # of a sound
@@ -99,13 +98,12 @@ def emptied(batch: Any) -> Any:
 
 
 def note_unread(tower: Any, items: Sequence[Prompt]) -> None:
-    """Warns of words that the tower of text has never seen, which say nothing to it."""
+    """Warns of what the tower of text cannot read, which says nothing to it. Raises `InputError` where that is all of a prompt."""
     if getattr(tower, "tokenizer", None) is None:
         return
     for prompt in items:
-        if isinstance(prompt.value, str) and (unread := tower.unread(prompt.value)):
-            said = ", ".join(map(repr, unread))
-            warnings.warn(f"this model cannot read {said} in {prompt.value!r}: expected words that it was trained on", stacklevel=2)
+        if isinstance(prompt.value, str) and prompt.value.strip():
+            wording.report(tower.vocabulary, tower.read(prompt.value), prompt.value)
 
 
 def _prepare_text(value: Any, spec: ModalitySpec | None) -> str:

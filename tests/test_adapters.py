@@ -290,7 +290,7 @@ def test_the_command_takes_loras_and_words(made, tmp_path, capsys):
 def test_a_mistake_is_one_line_before_anything_is_loaded(made, tmp_path, capsys, given, expected):
     assert generate(made[0], tmp_path / "out", *given) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and expected in lines[0] and not [*(tmp_path / "out").iterdir()]
+    assert len(lines) == 1 and expected in lines[0] and not [*(tmp_path / "out").glob("*")]
 
 
 def test_jobs_are_made_again_with_another_lora(made, tmp_path, capsys):

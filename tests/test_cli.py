@@ -207,6 +207,64 @@ def test_a_job_in_a_batch_equals_the_job_alone(model, tmp_path):
     assert not torch.equal(io.load_image(tmp_path / "1" / "x0.png"), io.load_image(tmp_path / "1" / "x1.png"))
 
 
+# What the model cannot read --------------------------------------------
+
+
+def test_unknown_words_are_named_once_and_change_nothing(model, tmp_path, capsys):
+    asked = ["--to", "image,text", "-o", str(tmp_path), "--model", model, *STEPS]
+    assert cli.main(["generate", "--text", "a red ball", *asked]) == 0 and capsys.readouterr().err == ""
+    plain = {name: content for name, content in contents(tmp_path).items() if name != "manifest.json"}
+    assert cli.main(["generate", "--text", "A shiny, RED ball!!!", "--negative-text", "dull", *asked]) == 2
+    assert "read nothing in 'dull'" in capsys.readouterr().err
+    assert cli.main(["generate", "--text", "A shiny, RED ball!!!", *asked]) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("codi: note: this model cannot read 'shiny' in 'A shiny, RED ball!!!'")
+    assert plain.items() <= contents(tmp_path).items()
+
+
+def test_of_mostly_unknown_prompts_the_first_line_says_what_the_model_knows(tmp_path, capsys):
+    assert cli.main(["generate", "--text", "two elephants paint stars", "--to", "text", "-o", str(tmp_path), *STEPS]) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert "speaks of a small world of 63 words" in notes[0] and "'two', 'elephants', 'paint'" in notes[0]
+    for kind in ("colours red, crimson", "shapes ball", "motions bounces", "tempi slowly", "places at night"):
+        assert kind in notes[1]
+    assert "--model" in notes[2] and "docs/training.md" in notes[2] and "docs/released-weights.md" in notes[2] and len(notes) == 3
+
+
+@pytest.mark.parametrize(
+    "more", [["--text", "a shiny ball", "--strict"], ["--text", "a zebra"], ["--text", "a ball", "--negative-text", "zebras"]]
+)
+def test_what_cannot_be_read_is_an_error_before_anything_heavy(tmp_path, more):
+    code = "import sys; from codi import cli; code = cli.main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "generate", "--to", "image", "-o", str(tmp_path / "out"), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"] and not (tmp_path / "out").exists()
+    assert done.stderr.startswith("codi: error: this model can") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_line_that_cannot_be_read_is_named_before_any_is_done(model, tmp_path, capsys):
+    rows = [{"id": "a", "text": "a shiny ball", "to": "image"}, {"id": "b", "text": ["a ball", "zebra"], "to": "image"}]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path / "out"), "--model", model, *STEPS]
+    assert "line 2: this model can read nothing in 'zebra'" in fails(capsys, *asked)
+    assert "line 1: this model cannot read 'shiny'" in fails(capsys, *asked, "--strict")
+    assert not (tmp_path / "out").exists()
+
+
+def test_strict_holds_for_the_end_of_a_long_prompt(model, tmp_path, capsys):
+    asked = ["--to", "image", "-o", str(tmp_path), "--model", model, "--strict", *STEPS]
+    assert "cannot read 'red red'" in fails(capsys, "generate", "--text", "red " * 16, *asked)
+    assert cli.main(["generate", "--text", "red " * 14, *asked]) == 0
+
+
+def test_info_lists_the_words(model, capsys):
+    assert cli.main(["info", "--words"]) == 0
+    shown = capsys.readouterr().out
+    assert "places: at night, in the dark, in the snow" in shown and len(shown.splitlines()) == 5
+    assert cli.main(["info", model, "--words"]) == 0
+    assert capsys.readouterr().out == "words: a, at, ball, blue, bounces, cube, night, red, sea, slowly\n"
+
+
 def test_samples_are_put_into_batches_that_fit():
     def job(name: str, samples: int, to: str) -> jobs.Job:
         items = (jobs.parse_item(Modality.TEXT, name),)
@@ -357,7 +415,7 @@ def test_a_damaged_model(model, tmp_path, capsys, damage, message):
         ('{"id": "a", "text": "x", "to": "image", "seed": 1.5}', "seed is 1.5"),
         ('{"id": "a", "text": "x", "to": "image", "seed": true}', "seed is true"),
         ('{"id": "a", "image": "none.png", "to": "image"}', "none.png"),
-        ('{"id": "a", "text": "x", "to": "image", "negative_audio": "none.wav"}', "none.wav"),
+        ('{"id": "a", "text": "a", "to": "image", "negative_audio": "none.wav"}', "none.wav"),
         ('{"id": "a", "text": "x", "to": "image", "negative_text": 5}', "negative_text is 5"),
         ('{"id": "a", "text": "x", "to": "image", "guidance": {"audio": 2}}', "guidance names audio"),
         ('{"id": "a", "text": "x", "to": "image", "guidance": true}', "guidance is True"),
@@ -381,7 +439,7 @@ def test_mistakes_in_a_file_of_jobs_name_the_line(line, message, tmp_path, capsy
 def test_what_only_the_model_can_tell_is_told_before_anything_is_made(model, line, message, tmp_path, capsys):
     io.save_audio(tmp_path / "late.wav", torch.cat([torch.zeros(64000), torch.ones(16000)]), 16000)  # the model hears half a second
     file = tmp_path / "jobs.jsonl"
-    rows = {"id": "ok", "text": "a", "to": "image"}, {"id": "a", "text": "x", "to": "image"} | line
+    rows = {"id": "ok", "text": "a", "to": "image"}, {"id": "a", "text": "a", "to": "image"} | line
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = fails(capsys, "generate", "--jobs", str(file), "-o", str(tmp_path / "out"), "--model", str(model), "--device", "cpu")
     assert f"{file} line 2: " in said and message in said

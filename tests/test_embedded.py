@@ -1,6 +1,7 @@
 """The model inside the package: it is there, small, made as it says, listens to its partners in time, and does what the README shows."""
 
 import json
+import warnings
 from importlib import resources
 from pathlib import Path
 
@@ -65,6 +66,25 @@ def test_every_named_scheduler_goes_down_its_steps(pipe, name):
         assert pipe(text=caption, outputs="text", seed=0).texts == [caption]
     finally:
         pipe.scheduler = own
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["{}!!!", "{}.", "“{}”", "Please show me {}", "a photo of {}", "{} 🌙", "{} on the table", "\n{}\t"])
+def test_what_is_asked_is_what_is_meant(pipe, change):
+    tower = pipe.text_tower
+    for said in CAPTIONS:
+        plain = tower.embed([said])
+        for written in (said, said.upper(), said.replace(" ", ", "), said.replace(" ", "  "), said.replace(" ", "-")):
+            assert torch.equal(tower.embed([change.format(written)]), plain), written
+
+
+def test_plurals_and_verb_forms_are_drawn(pipe):
+    meant = {"two green stars": "star", "some yellow boxes": "box", "2 blue crosses": "cross", "red triangles bounce": "triangle"}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        tokens = torch.cat([pipe.encode_prompt({Modality.TEXT: [Prompt(said)]}) for said in meant])
+    out = pipe(outputs="text", num_samples=len(meant), seed=0, prompt_embeds=tokens)
+    assert [parse(said)["shape"] for said in out.texts] == list(meant.values())
 
 
 def test_pictures_show_what_the_caption_says(pipe):

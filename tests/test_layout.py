@@ -28,10 +28,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.io": {"codi.types", "codi.libraries"},
     "codi.diffusion": LEAVES,
     "codi.world": LEAVES,
-    "codi.models": LEAVES | {"codi.diffusion", "codi.world"},
+    "codi.vocabulary": LEAVES | {"codi.world"},
+    "codi.models": LEAVES | {"codi.diffusion", "codi.world", "codi.vocabulary"},
     "codi.pretrained": LEAVES | MODELS,
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
-    "codi.prompts": LEAVES,
+    "codi.wording": LEAVES | {"codi.vocabulary", "codi.world", "codi.adapters", "codi.jobs"},
+    "codi.prompts": LEAVES | {"codi.wording"},
     "codi.outputs": LEAVES,
     "codi.selection": LEAVES,
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
@@ -41,14 +43,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.jobs": LEAVES | {"codi.diffusion"},
     "codi.session": LEAVES
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.selection"},
-    "codi.doctor": LEAVES | {"codi.pretrained"},
-    "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline"},
+    "codi.doctor": LEAVES | {"codi.pretrained", "codi.wording"},
+    "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline", "codi.wording"},
     "data": {"codi.types", "codi.libraries", "codi.io", "codi.world", "codi.models.autoencoders"},
     "training": {"codi", "data"}
     | MODELS
     | LOADING
     | LEAVES
-    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.outputs", "codi.bench", "codi.adapters"},
+    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.outputs", "codi.bench", "codi.adapters", "codi.vocabulary"},
 }
 
 

@@ -15,7 +15,7 @@ from codi.models.conditioning import interpolate
 from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline, Prompt
 from codi.types import InputError, Modality
-from tests.tiny_pipeline import pipeline
+from tests.tiny_pipeline import WORDS, pipeline
 
 SUBSETS = [subset for size in range(1, 5) for subset in combinations(Modality, size)]
 QUICK = dict(num_inference_steps=2, seed=0)
@@ -87,8 +87,8 @@ def test_a_generator_is_a_source_of_seeds(pipe):
 
 
 def test_order_of_prompts_and_outputs_does_not_matter(pipe):
-    there = latents(pipe, text=["a ball", "a cube", "a star"], image=PICTURE, outputs=["image", "audio"])
-    back = latents(pipe, image=PICTURE, text=["a star", "a ball", "a cube"], outputs=["audio", "image"])
+    there = latents(pipe, text=["a ball", "a cube", "a sea"], image=PICTURE, outputs=["image", "audio"])
+    back = latents(pipe, image=PICTURE, text=["a sea", "a ball", "a cube"], outputs=["audio", "image"])
     assert largest_difference(there, back) == 0
 
 
@@ -362,6 +362,33 @@ def test_words_that_the_model_cannot_read_are_named(pipe):
         pipe.encode_prompt({Modality.TEXT: [Prompt("a red zebra")]})
     with pytest.warns(UserWarning, match="cannot read 'red red red"):
         pipe.encode_prompt({Modality.TEXT: [Prompt("red " * 40)]})
+
+
+@pytest.mark.parametrize("sign", ["", "negative_"])
+def test_a_prompt_of_unknown_words_alone_is_refused(pipe, sign):
+    for nothing in ("zebra", "a zebra", "!!!"):
+        prompts = {"text": "a red ball", f"{sign}text": ["at night", nothing]}
+        with pytest.raises(InputError, match=f"read nothing in '{nothing}'.*expected some of ball, blue, .*docs/training.md"):
+            pipe(**prompts, outputs="image", **QUICK)
+
+
+def test_unknown_words_and_punctuation_change_no_bit(pipe):
+    call = dict(outputs="image", negative_text="a ball", guidance_scale=2.0)
+    plain = latents(pipe, text="a red cube at night", **call)
+    with pytest.warns(UserWarning, match="cannot read 'shiny'"):
+        other = latents(pipe, text="“A shiny, RED cube, at night!!!”", **call | {"negative_text": "BALLS."})
+    assert largest_difference(plain, other) > 0  # "balls" has no article
+    with pytest.warns(UserWarning, match="cannot read 'shiny'"):
+        other = latents(pipe, text="“A shiny, RED cube, at night!!!”", **call | {"negative_text": "a BALL."})
+    assert largest_difference(plain, other) == 0
+
+
+def test_of_a_prompt_that_is_mostly_unknown_it_says_what_the_model_knows(pipe):
+    with pytest.warns(UserWarning) as caught:
+        pipe.encode_prompt({Modality.TEXT: [Prompt("two large zebras chase a red ball")]})
+    first, second, third = [str(warning.message) for warning in caught]
+    assert first.startswith(f"this model speaks of a small world of {len(WORDS)} words") and "'zebras'" in first
+    assert "cube" in second and "--model" in third and "docs/training.md" in third
 
 
 def test_names_of_outputs_are_read_alike_everywhere(pipe):

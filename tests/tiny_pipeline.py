@@ -7,8 +7,8 @@ from torch import nn
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.conditioning import AudioTower, TextTower, VisionTower
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
-from codi.models.vocabulary import word_tokenizer
 from codi.pipeline import CoDiPipeline
+from codi.vocabulary import word_tokenizer
 
 DIM, ENV = 32, 16
 WORDS = "a red blue ball cube bounces slowly at night sea".split()

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from codi.models.autoencoders.audio import LogMel
-from codi.models.vocabulary import load_tokenizer, unknown_words
+from codi.vocabulary import ClosedVocabulary, Reading, closed_vocabulary, load_tokenizer
 
 
 class Bridge(nn.Module):
@@ -47,10 +47,13 @@ class Bridge(nn.Module):
 class TextTower(ModelMixin, ConfigMixin):
     """Sentences -> tokens. `text_config` holds arguments of CLIPTextConfig, `tokenizer` a `tokenizers` JSON string."""
 
+    vocabulary: ClosedVocabulary | None = None  # of a tokenizer that has only words; one of pieces takes sentences as they are
+
     @register_to_config
     def __init__(self, text_config: dict[str, Any], tokenizer: str):
         super().__init__()
         self.tokenizer = load_tokenizer(tokenizer)
+        self.vocabulary = closed_vocabulary(self.tokenizer)
         ids = {f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         self.text = CLIPTextModelWithProjection(CLIPTextConfig(**{"vocab_size": len(self.tokenizer), **ids, **text_config}))
         self.bridge = Bridge(self.text.config.projection_dim)
@@ -61,18 +64,24 @@ class TextTower(ModelMixin, ConfigMixin):
         return self.text.config.projection_dim
 
     def features(self, raw: list[str]) -> Tensor:
-        """Sentences -> (B, D), before the bridge."""
+        """Sentences -> (B, D), before the bridge. What a closed vocabulary lacks changes nothing."""
         limit = self.text.config.max_position_embeddings
+        if self.vocabulary is not None:
+            raw = [self.vocabulary.normal(sentence) for sentence in raw]
         tokens = self.tokenizer(raw, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(self.device)
         return self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
 
-    def unread(self, sentence: str) -> list[str]:
-        """What of a sentence is lost on this tower: words that its vocabulary lacks, and what is beyond its longest sentence."""
+    def read(self, sentence: str) -> Reading:
+        """Returns what of a sentence is read: its vocabulary may lack words, and there is a longest sentence."""
+        limit = self.text.config.max_position_embeddings
+        if self.vocabulary is not None:
+            return self.vocabulary.read(sentence, limit)
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # of a `codi.models.words.Wordbook`
         sentence = getattr(self.tokenizer, "expand", str)(sentence)
-        tokens, limit = tokenizer(sentence, return_offsets_mapping=True, verbose=False), self.text.config.max_position_embeddings
+        tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
         beyond = sentence[tokens.offset_mapping[limit - 1][0] :] if len(tokens.input_ids) > limit else ""
-        return [part for part in dict.fromkeys([*unknown_words(tokenizer, sentence)[0], beyond]) if part]
+        count = len(sentence.split())
+        return Reading(num_words=count, num_known=count, num_read=count, unread=(beyond,) if beyond else ())
 
     @apply_forward_hook
     def embed(self, raw: list[str]) -> Tensor:

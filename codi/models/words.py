@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from codi.models.conditioning import TextTower
 from codi.types import InputError
+from codi.vocabulary import add_names, closed_vocabulary
 
 
 class Vectors(nn.Module):
@@ -42,12 +43,9 @@ class Wordbook:
     """A tokenizer that knows new words besides; a word of several vectors is several tokens. It also remembers what was before."""
 
     def __init__(self, tokenizer: Any, words: Mapping[str, Tensor], changed: list[nn.Module]):
-        from tokenizers import AddedToken
-
         self.original, self.words, self.changed = tokenizer, dict(words), changed
         self.tokenizer = copy.deepcopy(tokenizer)
-        names = [name for word, rows in words.items() for name in _names(word, len(rows))]
-        self.tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
+        add_names(self.tokenizer, [name for word, rows in words.items() for name in _names(word, len(rows))])
         self.patterns = {
             re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE): " ".join(_names(word, len(rows)))
             for word, rows in words.items()
@@ -88,6 +86,7 @@ def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
     embedding = ExtendedEmbedding(table, torch.cat([rows.to(table.weight) for rows in known.values()]))
     tower.text.set_input_embeddings(embedding)
     tower.tokenizer = Wordbook(tokenizer, known, _pool_by_end(tower.text, tokenizer.eos_token_id))
+    tower.vocabulary = closed_vocabulary(tokenizer, {word: len(rows) for word, rows in known.items()})
     return embedding.vectors
 
 
@@ -118,6 +117,7 @@ def remove_words(tower: TextTower) -> None:
     for module in book.changed:
         module.eos_token_id = 2
     tower.tokenizer = book.original
+    tower.vocabulary = closed_vocabulary(book.original)
 
 
 def known_vectors(tower: TextTower, word: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Scenes as English sentences, and sentences back into facts. Canonical words come first in every list."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -57,6 +57,28 @@ _ALSO_READ: dict[str, dict[str, str]] = {
 }
 
 NUM_TEMPLATES = 6
+_JOINING = "a the that is and there it something thing moves ,".split()  # what the patterns add to the words above
+
+_OPENING = [
+    tuple(phrase.split()) for kind in ("place", "tempo") for phrases in WORDS[kind].values() for phrase in phrases
+]
+
+
+def all_words() -> list[str]:
+    """Every word that captions can hold, in order, punctuation included."""
+    phrases = [phrase for values in WORDS.values() for words in values.values() for phrase in words]
+    return sorted({*" ".join(phrases).split(), *_JOINING})
+
+
+def punctuated(words: Sequence[str]) -> list[str]:
+    """Puts commas where captions have them: after a place or tempo that opens the sentence, and before "it"."""
+    said = list(words)
+    if "it" in said[1:]:
+        said.insert(said.index("it", 1), ",")
+    for phrase in _OPENING:
+        if tuple(said[: len(phrase)]) == phrase and said[len(phrase) :][:1] in (["a"], ["something"]):
+            said.insert(len(phrase), ",")
+    return said
 
 
 def _noun(article: str, said: dict[str, str]) -> str:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from codi import pretrained
 from codi.types import InputError
 from codi.world import Scene
-from codi.world.caption import WORDS
 from data.world import scene_at
 
 
@@ -108,12 +107,6 @@ class WorldSource:
             [scene_at(self.seed, index, self.alike) for index in indices],
             [np.random.default_rng((self.seed, index, 1)) for index in indices],
         )
-
-
-def world_words() -> list[str]:
-    """Every word that the captions of the world can hold, punctuation included."""
-    said = [word for values in WORDS.values() for words in values.values() for phrase in words for word in phrase.split()]
-    return sorted({*said, *"a the that is and there it something thing moves ,".split()})
 
 
 def write_spectrograms(path: Path, log_mels: Tensor, columns: int = 1) -> None:

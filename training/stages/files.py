@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from codi.models.vocabulary import unknown_words, word_tokenizer
 from codi.types import InputError, Modality, ModalitySpec
+from codi.vocabulary import closed_vocabulary, word_tokenizer
 from codi.world import caption
+from codi.world.caption import all_words
 from data.sources import open_source, read_geometry
 from training.config import Config
-from training.stages.common import WorldSource, say, world_words
+from training.stages.common import WorldSource, say
 
 MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and of the rows looked at for it
 CHECKED_ROWS, MOST_UNKNOWN = 300, 0.5  # of each manifest, and of the words in them: what a finished vocabulary may lack
@@ -147,7 +148,7 @@ def _shape(part: Path) -> dict[str, Any]:
 
 def tokenizer_of(config: Config) -> str:
     """JSON of a word-level tokenizer over what training can say: the words of the world, or the commonest of the captions."""
-    return word_tokenizer(caption_words(config) if config.data else world_words())
+    return word_tokenizer(caption_words(config) if config.data else all_words())
 
 
 def caption_words(config: Config) -> list[str]:
@@ -155,7 +156,7 @@ def caption_words(config: Config) -> list[str]:
     source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
     counts: Counter[str] = Counter()
     if any("world" in part.identity for part in getattr(source, "sources", [])):
-        counts.update(world_words())
+        counts.update(all_words())
     for sentence in captions_in(source, MAX_ROWS):
         counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
     close(source)
@@ -187,12 +188,14 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
 
 
 def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, list[str]]:
-    """The share of the words of some sentences that a tokenizer takes for its unknown one, and these words."""
-    if tokenizer is None:  # a converted part may have come without
+    """The share of the words of some sentences that a tokenizer cannot read, and these words. One of pieces reads them all."""
+    vocabulary = closed_vocabulary(tokenizer)
+    if vocabulary is None:  # a converted part may have come without a tokenizer, too
         return 0.0, []
-    found = [unknown_words(tokenizer, sentence) for sentence in sentences]
-    lacking = [word for words, _ in found for word in words]
-    return len(lacking) / max(1, sum(count for _, count in found)), lacking
+    readings = [vocabulary.read(sentence) for sentence in sentences]
+    lacking = [word for reading in readings for word in reading.unread]
+    num_lacking = sum(reading.num_words - reading.num_known for reading in readings)
+    return num_lacking / max(1, sum(reading.num_words for reading in readings)), lacking
 
 
 def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None) -> list[str]:

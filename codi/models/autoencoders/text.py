@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from codi.models.autoencoders.scaling import LatentScaling
-from codi.models.vocabulary import load_tokenizer
+from codi.vocabulary import load_tokenizer
 
 
 class TextAutoencoder(ModelMixin, ConfigMixin):

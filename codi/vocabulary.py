@@ -1,0 +1,329 @@
+"""Tokenizers as values: a `tokenizers` JSON string in a component's configuration, so that part and words never come apart.
+
+And what a sentence says in a closed vocabulary: one of words, beside which all others are one unknown token that says
+nothing. Nothing here imports torch before a tokenizer is loaded, so that prompts can be checked before a model is.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL = {
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "cls_token": "<bos>",
+    "sep_token": "<eos>",
+}
+
+# Words that say nothing without the word they lead to: "on the table" goes as a whole where "table" is unknown.
+LEADING = frozenset("a an the in on at of to with by from is are it that there and or".split())
+APOSTROPHES = frozenset("'’‘ʼʹ′`´＇")
+INVISIBLE = frozenset(
+    ("Mn", "Me", "Cf", "Cc")
+)  # Unicode: accents, zero-width, control characters
+MOST_COMMAS = 2  # that a caption of the world has
+
+
+def load_tokenizer(serialised: str) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a `tokenizers` JSON string; special tokens as in `SPECIAL`, sentences framed by <bos> and <eos>."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(serialised), model_max_length=64, **SPECIAL
+    )
+
+
+def word_tokenizer(words: list[str]) -> str:
+    """JSON of a lower-casing word-level tokenizer over `words` (anything else is <unk>), framing sentences by <bos> and <eos>."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {
+        token: i for i, token in enumerate(["<pad>", "<unk>", "<bos>", "<eos>", *sorted(set(words))])
+    }
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>",
+        special_tokens=[("<bos>", vocabulary["<bos>"]), ("<eos>", vocabulary["<eos>"])],
+    )
+    return tokenizer.to_str()
+
+
+def add_names(tokenizer: Any, names: Iterable[str]) -> None:
+    """Adds words to a tokenizer, of `tokenizers` or transformers, that are read whole and in any case."""
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
+
+
+# What a sentence says --------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What of a sentence a model can read.
+
+    num_words   words in the sentence
+    num_known   how many of them are known
+    num_read    how many are left: "on the" is known in "on the table", and says nothing without the table
+    unread      what is lost, as it was written: unknown words, and what is beyond the longest sentence
+    """
+
+    num_words: int
+    num_known: int
+    num_read: int
+    unread: tuple[str, ...]
+
+
+class ClosedVocabulary:
+    """The words that a model knows, and how it reads sentences: case, punctuation and unknown words change nothing.
+
+    A known word stays as it is. What is unknown is looked at again without accents and invisible characters, taken apart
+    at hyphens, and as a plural or a verb form of a known word; it is dropped if that does not help. In a model of the
+    world a comma is no word either: commas are put where its captions have them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        unknown: str,
+        special: Iterable[str],
+        learned: Mapping[str, int] | None = None,
+    ):
+        """Takes a word-level tokenizer and the learned words besides, each with the number of tokens that it is.
+
+        unknown, special  its token for unknown words, and the other tokens that are no words
+        """
+        self.learned = dict(learned or {})
+        self.tokenizer = type(tokenizer).from_str(
+            tokenizer.to_str()
+        )  # a copy, because truncation is a state of a tokenizer
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        add_names(self.tokenizer, self.learned)
+        self.tokens = frozenset(self.tokenizer.get_vocab()) - {unknown, *special}
+        self.forms = _forms(self.tokens)
+
+    @property
+    def words(self) -> list[str]:
+        """All words in order, without punctuation."""
+        return sorted(filter(_is_word, self.tokens))
+
+    @cached_property
+    def of_the_world(self) -> bool:
+        """Whether all words but the learned ones are those of the world's captions."""
+        from codi.world.caption import all_words
+
+        return self.tokens - set(self.learned) <= set(all_words())
+
+    def read(self, sentence: str, limit: int | None = None) -> Reading:
+        """Reads a sentence. `limit` is the longest one in tokens, with those that frame it."""
+        found = self._found(sentence)
+        words = [token for token, _ in found if token is None or _is_word(token)]
+        lost = [written for token, written in found if token is None]
+        num_known = len(words) - len(lost)
+        if limit is not None:
+            lost += self._beyond(sentence, limit, len(found))
+        num_read = len(_without_leading(words))
+        return Reading(
+            num_words=len(words), num_known=num_known, num_read=num_read, unread=tuple(dict.fromkeys(lost))
+        )
+
+    def normal(self, sentence: str) -> str:
+        """Returns the sentence with what is known of it alone; one of known words keeps its tokens."""
+        tokens = [token for token, _ in self._found(sentence)]
+        if "," in self.tokens and self.of_the_world:
+            from codi.world.caption import punctuated
+
+            return " ".join(punctuated(_without_leading(token for token in tokens if token != ",")))
+        if self.tokens.issuperset(self.tokenizer.encode(sentence, add_special_tokens=False).tokens):
+            return sentence
+        return " ".join(_without_leading(tokens))
+
+    def _beyond(self, sentence: str, limit: int, num_found: int) -> list[str]:
+        """What of the normal form is beyond the longest sentence."""
+        room = limit - self.tokenizer.num_special_tokens_to_add(False)
+        longest = max(self.learned.values(), default=1)
+        if (num_found + MOST_COMMAS) * longest <= room:
+            return []
+        text = self.normal(sentence)
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        for token, (start, _) in zip(encoding.tokens, encoding.offsets, strict=True):
+            room -= self.learned.get(token, 1)
+            if room < 0:
+                return [text[start:].strip()]
+        return []
+
+    def _found(self, sentence: str) -> list[tuple[str | None, str]]:
+        """The tokens of a sentence in order, None for an unknown word, with what was written there.
+
+        Unknown punctuation is left out.
+        """
+        found: list[tuple[str | None, str]] = []
+        before, end = None, -1
+        for token, start, stop in self._pieces(sentence):
+            if token is not None:
+                found.append((token, sentence[start:stop]))
+            else:
+                found += self._again(sentence[start:stop], after=before if end == start else None)
+            before, end = token, stop
+        return found
+
+    def _pieces(self, sentence: str) -> list[tuple[str | None, int, int]]:
+        """Known tokens, and what is between them without a gap (None), with where each begins and ends."""
+        encoding = self.tokenizer.encode(sentence, add_special_tokens=False)
+        pieces: list[tuple[str | None, int, int]] = []
+        for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True):
+            known = token if token in self.tokens else None
+            last = pieces[-1] if pieces else None
+            if known is None and last is not None and last[0] is None and last[2] == start:
+                pieces[-1] = (None, last[1], end)
+            else:
+                pieces.append((known, start, end))
+        return pieces
+
+    def _again(self, unknown: str, after: str | None) -> Iterator[tuple[str | None, str]]:
+        """Looks once more at characters that the tokenizer does not know.
+
+        after: the word that they follow without a gap.
+        """
+        words = list(_words_in(unknown))
+        if after is not None and unknown[0] in APOSTROPHES and words and _plain(words[0]) == "s":
+            written = words.pop(0)
+            if after in ("it", "there", "that") and "is" in self.tokens:
+                yield "is", written
+        for written in words:
+            yield self._known(written), written
+
+    def _known(self, written: str) -> str | None:
+        """The known word that was meant."""
+        composed = unicodedata.normalize("NFKC", written).casefold()
+        plain = _plain(written)
+        for word in (composed, plain, plain.removesuffix("'s")):
+            if word in self.tokens:
+                return word
+            if word in self.forms:
+                return self.forms[word]
+        return None
+
+
+def closed_vocabulary(tokenizer: Any, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
+    """Returns the vocabulary of a transformers tokenizer of words with one token for all others; None for any other kind."""
+    from tokenizers.models import WordLevel
+
+    if (
+        tokenizer is None
+        or tokenizer.unk_token is None
+        or not isinstance(tokenizer.backend_tokenizer.model, WordLevel)
+    ):
+        return None
+    return ClosedVocabulary(
+        tokenizer.backend_tokenizer, tokenizer.unk_token, tokenizer.all_special_tokens, learned
+    )
+
+
+def stored_vocabulary(serialised: str, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
+    """Returns the same from the `tokenizers` JSON string of `load_tokenizer`. Raises `ValueError` for one that is damaged."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    try:
+        tokenizer = Tokenizer.from_str(serialised)
+    except Exception as error:  # it has no class of its own
+        raise ValueError(str(error)) from None
+    if not isinstance(tokenizer.model, WordLevel):
+        return None
+    return ClosedVocabulary(tokenizer, SPECIAL["unk_token"], SPECIAL.values(), learned)
+
+
+def _is_word(token: str) -> bool:
+    return any(letter.isalnum() for letter in token)
+
+
+def _without_leading(tokens: Iterable[str | None]) -> list[str]:
+    """Drops unknown words (None), and what leads to them alone: "a photo of a ball" is "a ball", "a shiny ball" too."""
+    tokens, kept = list(tokens), []
+    for place, token in enumerate(tokens):
+        if token is not None:
+            kept.append(token)
+            continue
+        following = next((later for later in tokens[place + 1 :] if later is not None), None)
+        while kept and kept[-1] in LEADING and (following is None or following in LEADING):
+            kept.pop()
+    return kept
+
+
+def _words_in(text: str) -> Iterator[str]:
+    """The words in some characters, as they are written there, with apostrophes; and pictographs, which say something, too."""
+    shown = [
+        (_kind(letter), place)
+        for place, letter in enumerate(text)
+        if unicodedata.category(letter) not in INVISIBLE
+    ]
+    kinds = "".join(kind for kind, _ in shown)
+    for match in re.finditer(r"w+(?:'w+)*|o+", kinds):
+        yield text[shown[match.start()][1] : shown[match.end() - 1][1] + 1]
+
+
+def _kind(letter: str) -> str:
+    """w in a word, ' an apostrophe, o a pictograph, - anything else."""
+    if letter in APOSTROPHES:
+        return "'"
+    if letter.isalnum():
+        return "w"
+    return "o" if unicodedata.category(letter) == "So" else "-"
+
+
+def _plain(written: str) -> str:
+    """A word without accents, invisible characters and case, with plain apostrophes."""
+    text = "".join("'" if letter in APOSTROPHES else letter for letter in written)
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in parts if unicodedata.category(letter) not in INVISIBLE).casefold()
+
+
+# Other forms of a word -------------------------------------------------
+
+
+def _forms(tokens: frozenset[str]) -> dict[str, str]:
+    """Plurals and verb forms that are no words of their own -> the word that they are a form of."""
+    forms = {"an": "a"} if "a" in tokens else {}
+    for word in sorted(tokens - LEADING):
+        if word.isalpha() and len(word) > 2:
+            for form in (*_plurals(word), *_verb_forms(word)):
+                forms.setdefault(form, word)
+    return {form: word for form, word in forms.items() if form not in tokens}
+
+
+def _plurals(noun: str) -> list[str]:
+    if re.search(r"[^aeiou]y$", noun):
+        return [noun[:-1] + "ies"]
+    if re.search(r"(ss|us|x|z|ch|sh)$", noun):
+        return [noun + "es"]
+    return [] if noun.endswith("s") else [noun + "s"]
+
+
+def _verb_forms(word: str) -> list[str]:
+    """Of a verb in the third person, "bounces", the others: bounce, bouncing, bounced."""
+    if not re.search(r"[^su]s$", word) or len(word) < 4:
+        return []
+    bases = [word[:-2] if re.search(r"(ss|x|z|ch|sh)es$", word) else word[:-1]]  # flash, bounce
+    return [form for base in bases for form in (base, *_participles(base))]
+
+
+def _participles(base: str) -> tuple[str, str]:
+    if base.endswith("e"):
+        return base[:-1] + "ing", base + "d"
+    if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", base):
+        base += base[-1]  # hop, hopping
+    return base + "ing", base + "ed"

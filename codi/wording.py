@@ -1,0 +1,177 @@
+"""What of its text prompts a model can read, and what to say where that is not all.
+
+It is known before anything heavy is imported.
+"""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from codi.jobs import blame
+from codi.types import InputError, Modality
+from codi.vocabulary import LEADING, ClosedVocabulary, Reading, stored_vocabulary
+
+KINDS = {"colour": "colours", "shape": "shapes", "motion": "motions", "tempo": "tempi", "place": "places"}
+OTHERS = (
+    "for other words name another model with --model FOLDER or a hub id (docs/released-weights.md), or train one "
+    "on your own files (docs/training.md)"
+)
+MOST_LISTED = 100  # words of a vocabulary that a message lists
+MOST_NAMED = 8  # unknown words that a message names
+CLIP_LONGEST = 77  # tokens, what CLIP's configuration has if nothing is said
+
+
+def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -> None:
+    """Warns of what of a prompt is lost, and where that is most of it, of what the model knows.
+
+    vocabulary  None where it is open: then only the end of a long prompt can be lost
+    Raises `InputError` where all is lost.
+    """
+    refuse(vocabulary, reading, prompt)
+    if vocabulary is not None and 2 * reading.num_known < reading.num_words:
+        count = len(vocabulary.words)
+        knows = (
+            f"speaks of a small world of {count} words" if count <= MOST_LISTED else f"knows {count} words"
+        )
+        _warn(f"this model {knows}, and cannot read {_named(reading)} in {prompt!r}")
+        _warn(_knowledge(vocabulary))
+        _warn(OTHERS)
+    elif reading.unread:
+        _warn(
+            f"this model cannot read {_named(reading)} in {prompt!r}: expected words that it was trained on"
+        )
+
+
+def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, strict: bool = False) -> None:
+    """Raises `InputError` for a prompt of which nothing is left, or not all with `strict`."""
+    if vocabulary is not None and not reading.num_read:
+        raise InputError(f"this model can read nothing in {prompt!r}: {_expected(vocabulary)}; {OTHERS}")
+    if strict and reading.unread:
+        raise InputError(
+            f"this model cannot read {_named(reading)} in {prompt!r}: say it in other words, or leave out --strict"
+        )
+
+
+def _named(reading: Reading) -> str:
+    more = ", ..." if len(reading.unread) > MOST_NAMED else ""
+    return ", ".join(map(repr, reading.unread[:MOST_NAMED])) + more
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
+def _expected(vocabulary: ClosedVocabulary) -> str:
+    words = [word for word in vocabulary.words if word not in LEADING]
+    return (
+        f"expected some of {', '.join(words)}"
+        if len(words) <= MOST_LISTED
+        else "`codi info MODEL --words` lists what it knows"
+    )
+
+
+def _knowledge(vocabulary: ClosedVocabulary) -> str:
+    if len(vocabulary.words) > MOST_LISTED:
+        return "`codi info MODEL --words` lists what it knows"
+    return "it knows " + "; ".join(
+        f"{kind} {', '.join(words)}" for kind, words in by_kind(vocabulary).items()
+    )
+
+
+def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
+    """The words of a vocabulary; those of the world by what they say, as phrases."""
+    learned = {"learned words": sorted(vocabulary.learned)} if vocabulary.learned else {}
+    if not vocabulary.of_the_world:
+        return {"words": [word for word in vocabulary.words if word not in vocabulary.learned]} | learned
+    from codi.world.caption import WORDS
+
+    phrases = {
+        KINDS[name]: [phrase for said in values.values() for phrase in said] for name, values in WORDS.items()
+    }
+    known = {
+        kind: [phrase for phrase in said if vocabulary.tokens.issuperset(phrase.split())]
+        for kind, said in phrases.items()
+    }
+    return {kind: said for kind, said in known.items() if said} | learned
+
+
+# Before a model is loaded ----------------------------------------------
+
+
+Lost = tuple[ClosedVocabulary, Reading, str]  # what `report` is to say of a prompt
+
+
+def check(
+    jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False
+) -> list[Lost]:
+    """Reads the prompts of `codi.jobs.Job` as the model in a folder will; returns what is to be reported.
+
+    words: folders of learned words.
+    A model that is to be downloaded has no folder yet, and is left to `check_loaded`.
+    Raises `InputError` for a prompt of which nothing is left, or not all with `strict`.
+    """
+    prompts = _texts(jobs)
+    folder = embedded() if model is None else Path(model).expanduser()
+    vocabulary, limit = vocabulary_of(folder, _learned(words)) if prompts else (None, 0)
+    if vocabulary is None:
+        return []
+    lost = []
+    for job, prompt in prompts:
+        reading = vocabulary.read(prompt, limit)
+        with blame(job.origin):
+            refuse(vocabulary, reading, prompt, strict)
+        if reading.unread:
+            lost.append((vocabulary, reading, prompt))
+    return lost
+
+
+def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False) -> None:
+    """Raises `InputError` for a prompt of which a loaded tower can read nothing, or not all with `strict`."""
+    for job, prompt in _texts(jobs):
+        with blame(job.origin):
+            refuse(tower.vocabulary, tower.read(prompt), prompt, strict)
+
+
+def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
+    return [
+        (job, item.value)
+        for job in jobs
+        for item in (*job.items, *job.negatives)
+        if item.modality is Modality.TEXT
+    ]
+
+
+def vocabulary_of(
+    folder: Path, learned: Mapping[str, int] | None = None
+) -> tuple[ClosedVocabulary | None, int]:
+    """Returns the closed vocabulary of a model folder and its longest sentence in tokens.
+
+    None where any word can be read, or no text at all.
+    What is damaged counts as absent here: loading says what is wrong with it.
+    """
+    try:
+        config = json.loads((folder / "text_tower" / "config.json").read_text(encoding="utf-8"))
+        if config["_class_name"] != "TextTower":
+            return None, 0
+        limit = config["text_config"].get("max_position_embeddings", CLIP_LONGEST)
+        return stored_vocabulary(config["tokenizer"], learned), limit
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, 0
+
+
+def embedded() -> Path:
+    """The folder of the model inside the package; `codi.pretrained` knows it too, and imports torch."""
+    return Path(str(resources.files("codi"))) / "assets" / "tiny"
+
+
+def _learned(words: Iterable[str]) -> dict[str, int]:
+    """Learned words in folders, and the tokens that each of them is."""
+    words = list(words)
+    if not words:
+        return {}
+    from codi.adapters.files import read_words  # imports torch
+
+    return {word: len(rows) for path in words for word, rows in read_words(path)[0].items()}
