@@ -88,10 +88,11 @@ def load_part(folder: Path, module: str, kind: str, dtype: Any, variant: str | N
     of ours and of diffusers, nothing else, because importing runs code.
     """
     part_class = _find_class(folder.name, module, kind)
+    from transformers.initialization import no_init_weights
     is_model = issubclass(part_class, nn.Module)
     options = dict(torch_dtype=dtype, use_safetensors=True, variant=variant, **loading) if is_model else {}
     try:
-        with _quietly():
+        with _quietly(), no_init_weights():  # every weight is read from the folder, which `check_part` makes sure of
             part = part_class.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, AssertionError) as error:
         raise InputError(f"cannot load {folder}: {' '.join(str(error).split())[:300]}") from error

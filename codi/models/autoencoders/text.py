@@ -118,7 +118,8 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         if self.latent_embedding is not None:
             embeds = embeds + self.latent_embedding(latent)[:, None]
         positions = torch.arange(position, position + ids.shape[1], device=ids.device)[None]
-        return self.decoder(inputs_embeds=embeds, past_key_values=cache, position_ids=positions, use_cache=True)
+        # by place: what is called `cache` since transformers 5.24 was `past_key_values` before, and is that no more from 5.40 on
+        return self.decoder(None, cache, inputs_embeds=embeds, position_ids=positions, use_cache=True)
 
     def _targets(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Decoder ids (B, L) framed by <bos> and <eos>, and their mask."""
