@@ -16,7 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from codi import pretrained, prompts, selection
+from codi import card, pretrained, prompts, selection
 from codi.adapters.mixin import AdapterMixin
 from codi.border import resolve_names
 from codi.callbacks import Embeds, wanted_tensors
@@ -89,6 +89,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
                 raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
         self.register_to_config(defaults=dict(defaults or {}))
+        self._kept_card: str | None = None  # of the folder that is being saved to
         self._interrupt = False
         self._guidance: dict[Modality, Guidance] = {}  # of the outputs of the latest call, and whether it ever acted
         self._steered = False
@@ -131,7 +132,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         pretrained.check_files(folder, index, verify, variant)
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
-        pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
+        pipe.register_to_config(_name_or_path=str(source or pretrained.EMBEDDED))
         return pipe
 
     @classmethod
@@ -143,16 +144,33 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         return pipe if dtype is None else pipe.to(dtype)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """As diffusers does, and checksums of every tensor beside it; as safetensors only."""
+        """As diffusers does, as safetensors only; beside it checksums of every tensor, a model card, and what lets diffusers load it.
+
+        A README.md that somebody else wrote or changed stays as it is.
+        """
         if not safe_serialization:
             raise InputError("safe_serialization is False: weights are saved as safetensors only")
+        self._kept_card = card.foreign(Path(save_directory))
         super().save_pretrained(save_directory, **kwargs)
-        pretrained.write_checksums(Path(save_directory))
+        self._complete(Path(save_directory))
 
-    def _upload_folder(self, working_dir: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """With `push_to_hub`, uploads happen before `save_pretrained` returns."""
-        pretrained.write_checksums(Path(working_dir))
-        return super()._upload_folder(working_dir, *args, **kwargs)
+        self._complete(Path(working_dir), name=repo_id)
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
+
+    def _complete(self, folder: Path, name: str | None = None) -> None:
+        """Writes into a saved folder what diffusers does not."""
+        pretrained.write_checksums(folder)
+        model = self.model
+        facts = card.Facts(
+            source=self.config.get("_name_or_path"),
+            takes=list(model.towers),
+            makes=[m for m in model.denoisers if m in model.autoencoders],
+            specs=model.specs,
+            defaults=self.config.defaults or {},
+        )
+        card.write(folder, facts, name, self._kept_card)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         """Not supported: parts are called by other methods than `forward`, whose weights would never arrive."""

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.media": LEAVES,
     "codi.prompts": LEAVES | {"codi.media"},
     "codi.callbacks": LEAVES,
+    "codi.card": LEAVES | {"codi.doctor", "codi.pretrained"},
     "codi.memory": LEAVES | MODELS,
     "codi.outputs": LEAVES,
     "codi.selection": LEAVES,
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.pipeline": LEAVES
     | MODELS
     | LOADING
-    | {"codi.adapters", "codi.callbacks", "codi.memory", "codi.prompts", "codi.outputs", "codi.selection"},
+    | {"codi.adapters", "codi.callbacks", "codi.card", "codi.memory", "codi.prompts", "codi.outputs", "codi.selection"},
     "codi.metrics": LEAVES | {"codi.world"},
     "codi.bench": LEAVES | MODELS | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
     "codi.jobs": LEAVES | {"codi.diffusion"},
