@@ -1,4 +1,5 @@
-"""What stands beside the weights in a saved folder: a model card, README.md, and pipeline.py, through which diffusers' own loader finds us.
+"""What stands beside the weights in a saved folder: a model card, README.md, and pipeline.py, through which
+diffusers' own loader finds us.
 
 A card that somebody else wrote, or has changed, is left alone: ours ends with a digest of itself.
 """
@@ -15,7 +16,9 @@ from codi.types import InputError, Modality, ModalitySpec, listed
 from codi.version import __version__
 
 CARD, LOADER = "README.md", "pipeline.py"
-MARK = re.compile(r"\n<!-- written by codi [^ ]+, digest ([0-9a-f]{16}); a changed card is left alone -->\n\Z")
+MARK = re.compile(
+    r"\n<!-- written by codi [^ ]+, digest ([0-9a-f]{16}); a changed card is left alone -->\n\Z"
+)
 PLACEHOLDER = "This model card has been automatically generated"  # of the card that diffusers puts in its place on an upload
 LOADER_HEAD = '''"""Lets diffusers' own loader find the classes of this model, which come with `pip install codi`.
 
@@ -46,8 +49,9 @@ Both need `codi`. The second runs `pipeline.py`, which does no more than to impo
 class Facts:
     """What a card says of a pipeline that its folder does not.
 
-    source: where the model was loaded from, None where it was put together by hand; takes, makes: kinds of prompts and of outputs;
-    specs: their sizes and rates; defaults: the model's own values for what a call leaves out.
+    source: where the model was loaded from, None where it was put together by hand; takes, makes: kinds of
+    prompts and of outputs; specs: their sizes and rates; defaults: the model's own values for what a call
+    leaves out.
     """
 
     source: str | None
@@ -64,7 +68,9 @@ def foreign(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / CARD} cannot be read ({error}): move it away before the model is saved there") from None
+        raise InputError(
+            f"{folder / CARD} cannot be read ({error}): move it away before the model is saved there"
+        ) from None
     return None if _is_ours(text) else text
 
 
@@ -72,8 +78,9 @@ def write(folder: Path, facts: Facts, name: str | None = None, kept: str | None 
     """Writes the card and the loader into a saved folder.
 
     name: of the model, that of the folder without.
-    kept: the card of somebody else's that was there before, which is put back where diffusers has written over it. One that diffusers
-    fetched from the hub is kept too; its placeholder is not. A pipeline.py of somebody else's is left alone.
+    kept: the card of somebody else's that was there before, which is put back where diffusers has written
+    over it. One that diffusers fetched from the hub is kept too; its placeholder is not. A pipeline.py of
+    somebody else's is left alone.
     """
     there = foreign(folder) if kept is None else kept
     if there is None or PLACEHOLDER in there:
@@ -120,16 +127,25 @@ def render(folder: Path, facts: Facts, name: str) -> str:
 
 
 def _front_matter(licence: str | None, facts: Facts) -> str:
-    tags = ["codi", "composable-diffusion", *(f"{m}-generation" for m in facts.makes), "diffusers:CoDiPipeline"]
+    tags = [
+        "codi",
+        "composable-diffusion",
+        *(f"{m}-generation" for m in facts.makes),
+        "diffusers:CoDiPipeline",
+    ]
     listing = "".join(f"- {tag}\n" for tag in tags)
     licence = (licence or "unknown").lower()
-    return f"---\nlicense: {licence}\nlibrary_name: diffusers\npipeline_tag: any-to-any\ntags:\n{listing}---\n"
+    return (
+        f"---\nlicense: {licence}\nlibrary_name: diffusers\npipeline_tag: any-to-any\ntags:\n{listing}---\n"
+    )
 
 
 def _what(facts: Facts) -> str:
     return (
-        f"Makes {listed(facts.makes)} from {listed(facts.takes)}, any of them together: a model of Composable Diffusion (CoDi, arXiv "
-        "2305.11846), one latent diffusion model for each modality, with prompts of every modality in one space.\n"
+        f"Makes {listed(facts.makes)} from {listed(facts.takes)}, any of them together: a model of "
+        "Composable Diffusion (CoDi, arXiv "
+        "2305.11846), one latent diffusion model for each modality, with prompts of every modality in one "
+        "space.\n"
     )
 
 
@@ -172,8 +188,13 @@ def _origin(source: str | None, provenance: Mapping[str, Any]) -> str:
     for name in ("license", "data", "commit"):
         if name in provenance:
             value = provenance[name]
-            lines.append(f"- {name}, as stated there: {', '.join(value) if isinstance(value, list) else value}")
-    lines.append("- whatever was done to the weights between loading and saving (fusing, training) is not recorded here")
+            lines.append(
+                f"- {name}, as stated there: {', '.join(value) if isinstance(value, list) else value}"
+            )
+    lines.append(
+        "- whatever was done to the weights between loading and saving (fusing, training) is not recorded "
+        "here"
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,9 @@
-"""What a user holds in Python -> media: pictures, sounds, clips as arrays, tensors, PIL images, records, bytes, files.
+"""What a user holds in Python -> media: pictures, sounds, clips as arrays, tensors, PIL images, records,
+bytes, files.
 
-A picture becomes uint8 (3, H, W), a clip uint8 (F, 3, H, W), a sound float32 (samples,); F frames, H W height and width, C channels.
-The forms are those that numpy, torch, PIL, soundfile, scipy, torchaudio, datasets, Gradio and ComfyUI hand out. Whatever is ambiguous
-is refused: an error says what came, and what would do.
+A picture becomes uint8 (3, H, W), a clip uint8 (F, 3, H, W), a sound float32 (samples,); F frames, H W height
+and width, C channels. The forms are those that numpy, torch, PIL, soundfile, scipy, torchaudio, datasets,
+Gradio and ComfyUI hand out. Whatever is ambiguous is refused: an error says what came, and what would do.
 """
 
 import math
@@ -27,11 +28,19 @@ from codi.types import InputError, Modality
 
 MOST_CHANNELS = 32  # of a sound
 LOUDEST = 100.0  # beyond it floats are no sound in [-1, 1] that clips, but integers in floats
-PCM = {"int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31), "uint8": (128.0, 2.0**7)}  # silence and full scale of integer samples
+PCM = {
+    "int16": (0.0, 2.0**15),
+    "int32": (0.0, 2.0**31),
+    "uint8": (128.0, 2.0**7),
+}  # silence and full scale of integer samples
 COLOURS = (1, 3, 4)  # channels of a picture: grey, RGB, RGB and opacity
 MAX_BYTES = 1 << 30  # of a file that is given open, or as bytes
 BLOCK = 1 << 20  # bytes read at a time
-SOUND_KEYS = (("array", "sampling_rate"), ("raw", "sampling_rate"), ("waveform", "sample_rate"))  # of records: the sound, its rate
+SOUND_KEYS = (
+    ("array", "sampling_rate"),
+    ("raw", "sampling_rate"),
+    ("waveform", "sample_rate"),
+)  # of records: the sound, its rate
 
 
 @runtime_checkable
@@ -55,7 +64,9 @@ def is_file(value: Any) -> bool:
 
 def is_picture(value: Any) -> bool:
     """Whether a value is one picture, by its kind and axes."""
-    return isinstance(value, Image.Image) or (isinstance(value, (Tensor, np.ndarray)) and value.ndim in (2, 3))
+    return isinstance(value, Image.Image) or (
+        isinstance(value, (Tensor, np.ndarray)) and value.ndim in (2, 3)
+    )
 
 
 # Files -----------------------------------------------------------------
@@ -64,8 +75,9 @@ def is_picture(value: Any) -> bool:
 def settled(name: str, value: Any) -> Any:
     """Turns the forms of a file into two, a path or bytes; any other value comes back as it is.
 
-    An open file is read whole, from its start where it can be rewound, and left at the position at which it was. A record of a file as
-    `datasets` has it, {"bytes": ..., "path": ...}, is its bytes, or else its path. `name` is the argument's, for messages.
+    An open file is read whole, from its start where it can be rewound, and left at the position at which it
+    was. A record of a file as `datasets` has it, {"bytes": ..., "path": ...}, is its bytes, or else its path.
+    `name` is the argument's, for messages.
     """
     if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
         value = value["path"] if value["bytes"] is None else value["bytes"]
@@ -89,9 +101,13 @@ def _read(name: str, file: Any) -> bytes:
         if start is not None:
             file.seek(start)
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{name} is an open file that cannot be read ({error}): open it again, with open(path, 'rb')") from None
+        raise InputError(
+            f"{name} is an open file that cannot be read ({error}): open it again, with open(path, 'rb')"
+        ) from None
     if content is None:
-        raise InputError(f"{name} is a file that gives no bytes: expected one that is open in binary, open(path, 'rb')")
+        raise InputError(
+            f"{name} is a file that gives no bytes: expected one that is open in binary, open(path, 'rb')"
+        )
     return _sized(name, content)
 
 
@@ -112,7 +128,10 @@ def _sized(name: str, content: bytes) -> bytes:
     if not content:
         raise InputError(f"{name} holds no bytes: expected the content of a media file")
     if len(content) > MAX_BYTES:
-        raise InputError(f"{name} holds more than {MAX_BYTES >> 30} GiB: expected a smaller file; cut out the part that you mean")
+        raise InputError(
+            f"{name} holds more than {MAX_BYTES >> 30} GiB: expected a smaller file; cut out the part that "
+            "you mean"
+        )
     return content
 
 
@@ -120,7 +139,8 @@ def _sized(name: str, content: bytes) -> bytes:
 def as_path(value: Any, modality: Modality) -> Iterator[Path]:
     """A path to read: the one that was given, or that of a temporary file which holds the bytes that were.
 
-    Errors and warnings speak of the bytes, never of the temporary file. Raises `InputError` for an address on the network.
+    Errors and warnings speak of the bytes, never of the temporary file. Raises `InputError` for an address on
+    the network.
     """
     if not isinstance(value, bytes):
         if isinstance(value, str):
@@ -137,7 +157,9 @@ def as_path(value: Any, modality: Modality) -> Iterator[Path]:
         except InputError as error:
             raise InputError(str(error).replace(str(path), shown)) from None
     for note in notes:
-        warnings.warn_explicit(str(note.message).replace(str(path), shown), note.category, note.filename, note.lineno)
+        warnings.warn_explicit(
+            str(note.message).replace(str(path), shown), note.category, note.filename, note.lineno
+        )
 
 
 # Pictures --------------------------------------------------------------
@@ -154,7 +176,8 @@ def load_picture(value: Any) -> Tensor:
 def pixels(value: Any, ndim: int, what: str) -> Tensor:
     """A picture (`ndim` 3) or frames (4) of any accepted form -> uint8 (..., 3, H, W).
 
-    Channels are the axis of 1, 3 or 4 values: where both ends are, arrays have them last and tensors first. Opacity shows white.
+    Channels are the axis of 1, 3 or 4 values: where both ends are, arrays have them last and tensors first.
+    Opacity shows white.
     """
     if isinstance(value, Image.Image) and ndim == 3:
         return io.image_to_tensor(value)
@@ -181,7 +204,9 @@ def _tensor(value: Any, what: str, ndim: int) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype.kind != "f" and value.dtype != np.uint8:
             raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
-        value = torch.from_numpy(value.astype(np.float32 if value.dtype.kind == "f" else np.uint8))  # a copy, of any stride and order
+        value = torch.from_numpy(
+            value.astype(np.float32 if value.dtype.kind == "f" else np.uint8)
+        )  # a copy, of any stride and order
     value = value.detach().cpu()
     if value.is_floating_point():
         return value.float()
@@ -203,7 +228,9 @@ def _check_range(value: Tensor, what: str) -> None:
         advice = "it looks like [-1, 1]: give (x + 1) / 2"
     elif low >= 0 and high <= 255:
         advice = "it looks like 0..255: give x / 255, or uint8"
-    raise InputError(f"{what} has floats outside [0, 1], from {low:.4g} to {high:.4g}: expected [0, 1], or uint8; {advice}")
+    raise InputError(
+        f"{what} has floats outside [0, 1], from {low:.4g} to {high:.4g}: expected [0, 1], or uint8; {advice}"
+    )
 
 
 def _single(found: Tensor, value: Any, ndim: int, what: str) -> Tensor:
@@ -213,7 +240,10 @@ def _single(found: Tensor, value: Any, ndim: int, what: str) -> Tensor:
     if len(found) == 1:
         return found[0]
     other = " (frames of a clip go to video=)" if ndim == 3 else ""
-    raise InputError(f"{what} is {kind(value)}, a batch of {len(found)}: expected one; give a list of them to combine them{other}")
+    raise InputError(
+        f"{what} is {kind(value)}, a batch of {len(found)}: expected one; give a list of them to combine "
+        f"them{other}"
+    )
 
 
 def _channels_first(found: Tensor, is_tensor: bool) -> Tensor:
@@ -237,7 +267,8 @@ def _rgb(found: Tensor) -> Tensor:
 
 
 def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tensor, float]:
-    """A clip of any accepted form -> uint8 (F, 3, H, W) and frames per second, `rate` where nothing says another.
+    """A clip of any accepted form -> uint8 (F, 3, H, W) and frames per second, `rate` where nothing says
+    another.
 
     Of a file the first `seconds` are read, frames shrunk to about twice `size`.
     """
@@ -248,7 +279,9 @@ def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tenso
         value = (value.frames, value.fps)
     frames, fps = _with_rate(value, rate)
     if isinstance(frames, Image.Image):
-        raise InputError("a clip is a single PIL image: expected a list of frames, or a file; a picture goes to image=")
+        raise InputError(
+            "a clip is a single PIL image: expected a list of frames, or a file; a picture goes to image="
+        )
     if isinstance(frames, (list, tuple)):
         frames = _equal_sizes([pixels(frame, ndim=3, what="a frame") for frame in frames])
     return pixels(frames, ndim=4, what="a clip"), fps
@@ -257,7 +290,9 @@ def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tenso
 def _equal_sizes(frames: list[Tensor]) -> Tensor:
     shapes = sorted({tuple(frame.shape) for frame in frames})
     if len(shapes) != 1:
-        raise InputError(f"a clip of {len(frames)} frames of sizes {shapes}: expected at least one frame, all of one size")
+        raise InputError(
+            f"a clip of {len(frames)} frames of sizes {shapes}: expected at least one frame, all of one size"
+        )
     return torch.stack(frames)
 
 
@@ -265,7 +300,8 @@ def _equal_sizes(frames: list[Tensor]) -> Tensor:
 
 
 def load_sound(value: Any, rate: float, seconds: float) -> tuple[Tensor, float]:
-    """A sound of any accepted form -> float32 (samples,) and its rate in Hz, `rate` where nothing says another.
+    """A sound of any accepted form -> float32 (samples,) and its rate in Hz, `rate` where nothing says
+    another.
 
     Of a file the first `seconds` are read.
     """
@@ -284,7 +320,8 @@ def _record(value: Mapping[str, Any]) -> tuple[Any, Any]:
         if sound in value and rate in value:
             return (value[sound], value[rate])
     raise InputError(
-        f"a sound is a dict of {', '.join(map(str, value)) or 'nothing'}: expected the keys array and sampling_rate, or waveform and "
+        f"a sound is a dict of {', '.join(map(str, value)) or 'nothing'}: expected the keys array and "
+        "sampling_rate, or waveform and "
         "sample_rate"
     )
 
@@ -292,8 +329,9 @@ def _record(value: Mapping[str, Any]) -> tuple[Any, Any]:
 def waveform(value: Any) -> Tensor:
     """A sound as an array or tensor -> float32 (samples,), the mean of its channels.
 
-    Floats are taken as [-1, 1]; int16, int32 and uint8 are scaled from full scale. Of two axes the shorter one is the channels, as
-    (channels, samples) or (samples, channels); a batch of one (1, channels, samples) is that one.
+    Floats are taken as [-1, 1]; int16, int32 and uint8 are scaled from full scale. Of two axes the shorter
+    one is the channels, as (channels, samples) or (samples, channels); a batch of one (1, channels, samples)
+    is that one.
     """
     if not isinstance(value, (Tensor, np.ndarray)):
         raise InputError(f"a sound is {kind(value)}: {_sound_expected()}")
@@ -302,7 +340,9 @@ def waveform(value: Any) -> Tensor:
     if not floats and name not in PCM:
         raise InputError(f"a sound is {kind(value)}: {_sound_expected()}")
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value.astype(np.float32 if floats else name))  # a copy, of any stride and byte order
+        value = torch.from_numpy(
+            value.astype(np.float32 if floats else name)
+        )  # a copy, of any stride and byte order
     wave = _channels(value.detach().cpu(), kind(value))
     if floats:
         wave = wave.float()
@@ -314,20 +354,25 @@ def waveform(value: Any) -> Tensor:
 
 
 def _sound_expected() -> str:
-    return "expected floats in [-1, 1], or int16, int32 or uint8, of shape (samples,), (channels, samples) or (samples, channels)"
+    shapes = "(samples,), (channels, samples) or (samples, channels)"
+    return f"expected floats in [-1, 1], or int16, int32 or uint8, of shape {shapes}"
 
 
 def _channels(wave: Tensor, came: str) -> Tensor:
     """The sound (samples,) or (channels, samples), whichever way round its axes came."""
     if wave.ndim == 3 and len(wave) != 1:
-        raise InputError(f"a sound is {came}, a batch of {len(wave)}: expected one; give a list of them to combine them")
+        raise InputError(
+            f"a sound is {came}, a batch of {len(wave)}: expected one; give a list of them to combine them"
+        )
     wave = wave[0] if wave.ndim == 3 else wave
     if wave.ndim not in (1, 2):
         raise InputError(f"a sound is {came}: {_sound_expected()}")
     if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
         wave = wave.T
     if wave.ndim == 2 and len(wave) > MOST_CHANNELS:
-        raise InputError(f"a sound is {came}, {len(wave)} channels: expected at most {MOST_CHANNELS}; {_sound_expected()}")
+        raise InputError(
+            f"a sound is {came}, {len(wave)} channels: expected at most {MOST_CHANNELS}; {_sound_expected()}"
+        )
     return wave
 
 
@@ -347,7 +392,9 @@ def _with_rate(value: Any, rate: float) -> tuple[Any, float]:
             return value[1], first
         if first is None and second is not None:
             return value[0], second
-    raise InputError(f"a pair {tuple(kind(part) for part in value)}: expected (sound, Hz) or (frames, frames per second)")
+    raise InputError(
+        f"a pair {tuple(kind(part) for part in value)}: expected (sound, Hz) or (frames, frames per second)"
+    )
 
 
 def _number(value: Any) -> float | None:

@@ -13,7 +13,9 @@ class MemoryMixin:
     """Slicing and tiling of the autoencoders, and the older switches of attention."""
 
     def enable_vae_slicing(self) -> None:
-        """Encodes and decodes pictures, frames and spectrograms one at a time: less memory, and results equal to rounding."""
+        """Encodes and decodes pictures, frames and spectrograms one at a time: less memory, and results equal
+        to rounding.
+        """
         self._set_slicing(True)
 
     def disable_vae_slicing(self) -> None:
@@ -21,9 +23,11 @@ class MemoryMixin:
         self._set_slicing(False)
 
     def enable_vae_tiling(self) -> None:
-        """Encodes and decodes pictures and frames above the model's own size in overlapping tiles of that size, which are blended.
+        """Encodes and decodes pictures and frames above the model's own size in overlapping tiles of that
+        size, which are blended.
 
-        Less memory, and results that differ a little from untiled ones; at the model's own size nothing changes.
+        Less memory, and results that differ a little from untiled ones; at the model's own size nothing
+        changes.
         """
         self._image_part().set_tiling(True)
 
@@ -55,8 +59,11 @@ class MemoryMixin:
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
         """Changes nothing but a warning; a backend is chosen with `set_attention_backend` of a denoiser."""
-        advice = "pipe.vision_denoiser.set_attention_backend('xformers') chooses that backend where it is installed"
-        warnings.warn(f"enable_xformers_memory_efficient_attention changes nothing here: {BUILT_IN}; {advice}", stacklevel=2)
+        advice = "vision_denoiser.set_attention_backend('xformers') chooses that backend where it is installed"
+        warnings.warn(
+            f"enable_xformers_memory_efficient_attention changes nothing here: {BUILT_IN}; {advice}",
+            stacklevel=2,
+        )
 
     def disable_xformers_memory_efficient_attention(self) -> None:
         """Changes nothing."""

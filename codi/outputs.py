@@ -59,10 +59,13 @@ class CoDiOutput(BaseOutput):
         return self.videos if key == "frames" else super().__getitem__(key)
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The media alone, one list for each output, or its latents for "latent", in the order in which they were asked for."""
+        """The media alone, one list for each output, or its latents for "latent", in the order in which they
+        were asked for.
+        """
         if self.latents is not None:
             return tuple(self.latents[m] for m in self.outputs or self.latents)
-        return tuple(getattr(self, FIELDS[m]) for m in self.outputs or [m for m in FIELDS if getattr(self, FIELDS[m])])
+        made = self.outputs or [m for m in FIELDS if getattr(self, FIELDS[m])]
+        return tuple(getattr(self, FIELDS[m]) for m in made)
 
     def save(self, folder: str | Path, names: list[str] | None = None) -> list[Path]:
         """Writes NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample; returns their paths.

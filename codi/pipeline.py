@@ -91,8 +91,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         self.register_to_config(defaults=dict(defaults or {}))
         self._kept_card: str | None = None  # of the folder that is being saved to
         self._interrupt = False
-        self._guidance: dict[Modality, Guidance] = {}  # of the outputs of the latest call, and whether it ever acted
-        self._steered = False
+        self._guidance: dict[Modality, Guidance] = {}  # of the outputs of the latest call
+        self._steered = False  # whether it ever acted
         self._guidance_scale: settings.PerOutput | None = None
         self._num_timesteps = 0
         self._current_timestep: Tensor | int | None = None
@@ -144,7 +144,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         return pipe if dtype is None else pipe.to(dtype)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """As diffusers does, as safetensors only; beside it checksums of every tensor, a model card, and what lets diffusers load it.
+        """As diffusers does, as safetensors only; beside it checksums of every tensor, a model card, and what
+        lets diffusers load it.
 
         A README.md that somebody else wrote or changed stays as it is.
         """
@@ -204,7 +205,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> settings.PerOutput | None:
-        """Of the latest call: one number where all outputs have the same, else {output: number}; None before the first.
+        """Of the latest call: one number where all outputs have the same, else {output: number}; None before
+        the first.
 
         A callback may set `_guidance_scale`, to either form, for the steps that are left; at most 1 is off.
         """
@@ -349,9 +351,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         self, outputs: Iterable[Modality], seeds: Sequence[int], specs: Mapping[Modality, ModalitySpec] | None = None,
         given: Latents | None = None,
     ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:  # fmt: skip
-        """Noise (B, *latent_shape) of every one of `outputs`, float32, each sample from its own seed; and the generators it came from.
+        """Noise (B, *latent_shape) of every one of `outputs`, float32, each sample from its own seed; and the
+        generators it came from.
 
-        `given`: standard normal noise that takes the place of what would be drawn; the generators are as if it had been.
+        `given`: standard normal noise that takes the place of what would be drawn; the generators are as if
+        it had been.
         """
         latents, generators, specs = {}, {}, specs or self.model.specs
         for modality in outputs:
@@ -414,9 +418,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     ) -> CoDiOutput | tuple:
         """Generates `num_samples` sets of outputs that belong together.
 
-        text, image, audio, video   prompts: an item or a list of them (see `codi.prompts`); none at all gives unprompted samples. A list
-                                    is of prompts that combine into every sample, not a batch as in diffusers: for one sample of each,
-                                    call once for each, or pass `prompt_embeds` of as many rows. Frames in a list for video are one clip
+        text, image, audio, video   prompts: an item or a list of them (see `codi.prompts`); none at all gives
+                                    unprompted samples. A list is of prompts that combine into every sample,
+                                    not a batch as in diffusers: for one sample of each, call once for each,
+                                    or pass `prompt_embeds` of as many rows. Frames in a list for video are
+                                    one clip
         outputs                     what to make: names or `Modality`
         candidates                  how many are drawn for each sample; the one that agrees best is kept (`codi.selection`)
         seed                        sample k is made from seed + k, or from the k-th of a list; chosen at random and reported without
@@ -435,16 +441,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds instead of negatives;
                                     null_prompt_embeds, from `encode_null`, beside the former
         partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
-        latents                     the standard normal noise (1 or B, *latent_shape) that an output begins from, {output: noise}, or a
-                                    tensor for a single output; the scheduler's initial sigma is put to it here. Outputs not named there,
-                                    a lead, and what a scheduler draws on its way are still made of the seeds
+        latents                     the standard normal noise (1 or B, *latent_shape) that an output begins
+                                    from, {output: noise}, or a tensor for a single output; the scheduler's
+                                    initial sigma is put to it here. Outputs not named there, a lead, and what
+                                    a scheduler draws on its way are still made of the seeds
         output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
         return_dict                 False: the tuple of the media alone, in the order of `outputs`
         callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed; with a delay there are more
-                                    steps than num_inference_steps, and a lead is among the tensors. Callbacks of diffusers that switch
-                                    guidance off (`SDCFGCutoffCallback`) act; those for what codi lacks are refused
-        diffusers' names prompt, negative_prompt and num_images_per_prompt (num_videos_..., num_waveforms_...) stand for text,
-        negative_text and num_samples; numbers may be numpy's or torch's (`codi.border`).
+                                    steps than num_inference_steps, and a lead is among the tensors. Callbacks
+                                    of diffusers that switch guidance off (`SDCFGCutoffCallback`) act; those
+                                    for what codi lacks are refused
+        diffusers' names prompt, negative_prompt and num_images_per_prompt (num_videos_..., num_waveforms_...)
+        stand for text, negative_text and num_samples; numbers may be numpy's or torch's (`codi.border`).
         Raises `InputError` for anything that cannot be used.
         """
         items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
@@ -457,7 +465,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         }  # fmt: skip
         if partner_latents is not None:
             partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
-        wanted = wanted_tensors(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        tensors, known = callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
+        wanted = wanted_tensors(callback_on_step_end, tensors, known)
         partners = self.find_partners(items, outputs, sync, partner_latents)
         leads = self.find_lead(outputs, partners) if lead else []
         steps, guidance, delays = self.settle(outputs, knobs, delay, leads)
@@ -468,7 +477,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             partner_latents, wanted,
         )  # fmt: skip
         if latents is not None and candidates > 1:
-            raise InputError("latents and candidates were both given: candidates are drawn from noise of their own; expected one of them")
+            raise InputError(
+                "latents and candidates were both given: candidates are drawn from noise of their own; "
+                "expected one of them"
+            )
         specs = self.model.sized(**sizes)
         noise = settings.initial_noise(latents, outputs, specs, num_samples)
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
@@ -483,8 +495,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
         null = null_prompt_embeds if negative_prompt_embeds is None else negative_prompt_embeds
         if null is None:
-            steered = prompted and self._steered
-            null = self.encode_prompt(negatives) if negatives else self.encode_null(items) if steered else context
+            null = self.encode_null(items) if prompted and self._steered and not negatives else context
+            null = self.encode_prompt(negatives) if negatives else null
         clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
         rows = partial(selection.expand, num_samples=num_samples, candidates=candidates)
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
@@ -556,18 +568,26 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     def _call_back(
         self, callback: Callable[..., dict], wanted: Sequence[str], index: int, sampler: JointSampler, latents: Latents
     ) -> Latents:
-        """Shows a callback the tensors that it wants, and takes over what it changed: those, and the guidance scale."""
+        """Shows a callback the tensors that it wants, and takes over what it changed: those, and the guidance
+        scale.
+        """
         offered, scale = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}, self._guidance_scale
-        changed = callback(self, index, self._current_timestep, {name: offered[name] for name in wanted}) or {}
+        tensors = {name: offered[name] for name in wanted}
+        changed = callback(self, index, self._current_timestep, tensors) or {}
         sampler.contexts = sampler.contexts | changed.get("prompt_embeds", {})
         if self._guidance_scale != scale:
             self._take_scale(sampler)
         return latents | changed.get("latents", {})
 
     def _take_scale(self, sampler: JointSampler) -> None:
-        """Guides the steps that are left by the scale that a callback has set; a lead follows one number for all."""
+        """Guides the steps that are left by the scale that a callback has set; a lead follows one number for
+        all.
+        """
         if not self._steered:
-            raise InputError("a callback set _guidance_scale in a call without guidance: expected a guidance_scale above 1 from the start")
+            raise InputError(
+                "a callback set _guidance_scale in a call without guidance: expected a guidance_scale "
+                "above 1 from the start"
+            )
         self._guidance = settings.rescaled(self._guidance, self._guidance_scale)
         leads = {m: g for m, g in sampler.guidance.items() if m not in self._guidance}
         if not isinstance(self._guidance_scale, Mapping):

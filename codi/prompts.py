@@ -4,13 +4,15 @@ A prompt argument is one item or a list of items that combine; an item is a plai
 
     text     str
     picture  PIL image, array (H, W, 3) or tensor (3, H, W); grey, and opacity, which shows white
-    sound    (samples,), (channels, samples) or (samples, channels) at the model's rate; a pair (sound, Hz) or (Hz, sound);
-             {"array", "sampling_rate"} or {"waveform", "sample_rate"}; floats in [-1, 1], int16, int32 or uint8
-    clip     frames (F, 3, H, W), array (F, H, W, 3) or a list of pictures at the model's rate, a pair (frames, frames/s), `codi.io.Video`
-    file     for all but text: a path, bytes, or an open file, which is read from its start and left at its position
+    sound    (samples,), (channels, samples) or (samples, channels) at the model's rate; a pair (sound, Hz) or
+             (Hz, sound); {"array", "sampling_rate"} or {"waveform", "sample_rate"}; floats in [-1, 1], int16,
+             int32 or uint8
+    clip     frames (F, 3, H, W), array (F, H, W, 3) or a list of pictures at the model's rate, a pair
+    (frames, frames/s), `codi.io.Video` file     for all but text: a path, bytes, or an open file, which is
+    read from its start and left at its position
 
-Pixels are uint8, or float in [0, 1]; a batch of one is that one. `codi.media` reads them. A list of pictures for `video` is one clip;
-every other list is several prompts.
+Pixels are uint8, or float in [0, 1]; a batch of one is that one. `codi.media` reads them. A list of pictures
+for `video` is one clip; every other list is several prompts.
 """
 
 import math
@@ -46,7 +48,8 @@ def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modalit
 
     prefix: of the arguments' names in messages.
     """
-    prompts = {modality: _as_list(modality, f"{prefix}{modality}", value) for modality, value in arguments.items() if value is not None}
+    there = {modality: value for modality, value in arguments.items() if value is not None}
+    prompts = {modality: _as_list(modality, f"{prefix}{modality}", value) for modality, value in there.items()}
     weights = [prompt.weight for items in prompts.values() for prompt in items]
     if weights and sum(weights) <= 0:
         raise InputError(f"the weights of the {prefix}prompts sum to zero ({len(weights)} prompts): expected at least one above zero")
@@ -118,7 +121,10 @@ def note_unread(tower: Any, items: Sequence[Prompt]) -> None:
 
 def _prepare_text(value: Any, spec: ModalitySpec | None) -> str:
     if not isinstance(value, str):
-        raise InputError(f"a text prompt is {kind(value)}: expected a string, or a list of strings, which combine")
+        raise InputError(
+            f"a text prompt is {kind(value)}: expected a string, or a list of strings, which "
+            "combine"
+        )
     if not value.strip():
         raise InputError("an empty text prompt: expected words; leave the argument out for a sample without a prompt")
     return value
@@ -159,7 +165,10 @@ def check_embeds(embeds: Mapping[str, Tensor | None], width: int) -> None:
     there = {name: value for name, value in embeds.items() if value is not None}
     for name, value in there.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 3 or value.shape[-1] != width:
-            raise InputError(f"{name} is {kind(value)}: expected floats (1 or samples, 1, {width}), as `encode_prompt` gives them")
+            raise InputError(
+                f"{name} is {kind(value)}: expected floats (1 or samples, 1, {width}), as `encode_prompt` "
+                "gives them"
+            )
     if len({value.shape[1] for value in there.values()}) > 1:
         raise InputError(f"{' and '.join(there)} have {[value.shape[1] for value in there.values()]} tokens: expected as many each")
 
@@ -170,6 +179,7 @@ def check_latents(latents: Mapping[Modality, Tensor], specs: Mapping[Modality, M
         shape = specs[modality].latent_shape
         if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape[1:]) != shape:
             raise InputError(
-                f"partner_latents of {modality} is {kind(value)}: expected floats (1 or samples, {str(shape)[1:-1]}), as "
+                f"partner_latents of {modality} is {kind(value)}: expected floats (1 or samples, "
+                f"{str(shape)[1:-1]}), as "
                 "`encode_partners` gives them"
             )

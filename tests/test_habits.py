@@ -1,4 +1,6 @@
-"""The habits of diffusers: names, noise, callbacks, outputs and switches of memory do here what they do there, or say why not."""
+"""The habits of diffusers: names, noise, callbacks, outputs and switches of memory do here what they do
+there, or say why not.
+"""
 
 import re
 import warnings
@@ -65,7 +67,10 @@ def test_names_of_diffusers_are_ours(pipe):
         (dict(text="a", prompt="b"), "text and prompt were both given, and mean the same"),
         (dict(negative_text="a", negative_prompt="b"), "negative_text and negative_prompt were both"),
         (dict(num_samples=1, num_images_per_prompt=1), "num_samples and num_images_per_prompt were both"),
-        (dict(num_videos_per_prompt=1, num_images_per_prompt=1), "num_videos_per_prompt and num_images_per_prompt"),
+        (
+            dict(num_videos_per_prompt=1, num_images_per_prompt=1),
+            "num_videos_per_prompt and num_images_per_prompt",
+        ),
         (dict(steps=3), "unknown argument 'steps': did you mean num_inference_steps?"),
         (dict(guidance=3), "did you mean guidance_scale?"),
         (dict(guidance_scales=3), "did you mean guidance_scale?"),
@@ -78,7 +83,9 @@ def test_names_of_diffusers_are_ours(pipe):
     ],
 )
 def test_arguments_that_are_wrong_are_named(pipe, arguments, expected):
-    assert expected in error(pipe, **{"outputs": "image", **arguments} if "output" not in arguments else arguments)
+    assert expected in error(
+        pipe, **{"outputs": "image", **arguments} if "output" not in arguments else arguments
+    )
 
 
 def test_places_and_names(pipe):
@@ -88,7 +95,16 @@ def test_places_and_names(pipe):
 
 
 def test_numbers_of_numpy_and_torch_are_numbers(pipe):
-    plain = latents(pipe, "a", seed=3, guidance_scale=2.5, height=32, width=64, num_samples=2, guidance_interval=(0.0, 0.5))
+    plain = latents(
+        pipe,
+        "a",
+        seed=3,
+        guidance_scale=2.5,
+        height=32,
+        width=64,
+        num_samples=2,
+        guidance_interval=(0.0, 0.5),
+    )
     dressed = dict(
         seed=np.int64(3), guidance_scale={"image": np.float32(2.5)}, height=np.int32(32), width=torch.tensor(64),
         num_samples=np.uint8(2), guidance_interval=np.array([0.0, 0.5]), num_inference_steps=np.int64(4), guidance_rescale=np.float16(0),
@@ -99,9 +115,17 @@ def test_numbers_of_numpy_and_torch_are_numbers(pipe):
         assert same(latents(pipe, "a", **dressed | {"seed": seeds}), plain)
     made = dict(outputs=["video", "audio"])
     plain = latents(pipe, "a", num_frames=2, fps=4.0, audio_length_in_s=0.25, delay=0.5, **made)
-    dressed = dict(num_frames=np.int64(2), fps=np.float32(4), audio_length_in_s=torch.tensor(0.25), delay=np.float64(0.5), **made)
+    dressed = dict(
+        num_frames=np.int64(2),
+        fps=np.float32(4),
+        audio_length_in_s=torch.tensor(0.25),
+        delay=np.float64(0.5),
+        **made,
+    )
     assert same(latents(pipe, "a", **dressed), plain)
-    assert "num_inference_steps is 2.5" in error(pipe, "a", outputs="image", num_inference_steps=np.float32(2.5))
+    assert "num_inference_steps is 2.5" in error(
+        pipe, "a", outputs="image", num_inference_steps=np.float32(2.5)
+    )
     assert "seed is True" in error(pipe, "a", outputs="image", seed=np.True_)
 
 
@@ -138,15 +162,24 @@ def test_latents_of_another_size(pipe):
 
 
 BAD_NOISE = {
-    "shape": (dict(latents=torch.zeros(1, 4, 8, 9)), r"latents of image is \(1, 4, 8, 9\): expected standard normal floats \(1, 4, 8, 8\)"),
+    "shape": (
+        dict(latents=torch.zeros(1, 4, 8, 9)),
+        r"latents of image is \(1, 4, 8, 9\): expected standard normal floats \(1, 4, 8, 8\)",
+    ),
     "rows": (dict(latents=torch.zeros(3, 4, 8, 8), num_samples=2), r"\(1 or 2, 4, 8, 8\)"),
-    "one for two": (dict(latents=torch.zeros(1, 4, 8, 8), outputs=["image", "audio"]), "one Tensor for image, audio"),
+    "one for two": (
+        dict(latents=torch.zeros(1, 4, 8, 8), outputs=["image", "audio"]),
+        "one Tensor for image, audio",
+    ),
     "no output": (dict(latents={"audio": torch.zeros(1)}), "latents names audio, which is no output"),
     "unknown": (dict(latents={"smell": torch.zeros(1)}), "unknown modality 'smell'"),
     "array": (dict(latents=np.zeros((1, 4, 8, 8))), "latents of image is a ndarray"),
     "whole numbers": (dict(latents=torch.zeros(1, 4, 8, 8, dtype=torch.int64)), "latents of image"),
     "not finite": (dict(latents=torch.full((1, 4, 8, 8), torch.inf)), "NaN or infinite"),
-    "candidates": (dict(latents=torch.zeros(1, 4, 8, 8), candidates=2), "latents and candidates were both given"),
+    "candidates": (
+        dict(latents=torch.zeros(1, 4, 8, 8), candidates=2),
+        "latents and candidates were both given",
+    ),
 }
 
 
@@ -172,7 +205,9 @@ def test_guidance_that_a_callback_of_diffusers_cuts_off_is_an_interval(pipe, out
     assert same(cut, latents(pipe, "a ball", callback_on_step_end=cutoff(ratio=0.25), **call))
     assert not same(cut, latents(pipe, "a ball", **call))
     assert not same(cut, latents(pipe, "a ball", **call | {"guidance_scale": 1.0, "negative_text": None}))
-    assert same(latents(pipe, "a ball", **call), latents(pipe, "a ball", callback_on_step_end=cutoff(index=9), **call))
+    assert same(
+        latents(pipe, "a ball", **call), latents(pipe, "a ball", callback_on_step_end=cutoff(index=9), **call)
+    )
 
 
 def test_several_callbacks_of_diffusers_and_one_of_the_users_kind(pipe):
@@ -182,14 +217,29 @@ def test_several_callbacks_of_diffusers_and_one_of_the_users_kind(pipe):
         tensor_inputs = ["latents"]
 
         def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
-            state = (step_index, pipeline.num_timesteps, pipeline.guidance_scale, pipeline.do_classifier_free_guidance)
-            seen.append((*state, int(timestep) == int(pipeline.current_timestep), callback_kwargs["latents"][IMAGE].shape[0]))
+            state = (
+                step_index,
+                pipeline.num_timesteps,
+                pipeline.guidance_scale,
+                pipeline.do_classifier_free_guidance,
+            )
+            seen.append(
+                (
+                    *state,
+                    int(timestep) == int(pipeline.current_timestep),
+                    callback_kwargs["latents"][IMAGE].shape[0],
+                )
+            )
             return callback_kwargs
 
     both = callbacks.MultiPipelineCallbacks([cutoff(index=1), Watch()])
     cut = latents(pipe, "a ball", guidance_scale=4.0, callback_on_step_end=both)
     assert same(cut, latents(pipe, "a ball", guidance_scale=4.0, guidance_interval=(0.0, 0.5)))
-    assert [row[0] for row in seen] == [0, 1, 2, 3] and {row[1] for row in seen} == {4} and {row[-2:] for row in seen} == {(True, 1)}
+    assert (
+        [row[0] for row in seen] == [0, 1, 2, 3]
+        and {row[1] for row in seen} == {4}
+        and {row[-2:] for row in seen} == {(True, 1)}
+    )
     assert [row[2] for row in seen] == [4.0, 0.0, 0.0, 0.0] and [row[3] for row in seen][::2] == [True, False]
     assert pipe.current_timestep is None and not pipe.interrupt
 
@@ -265,10 +315,14 @@ def test_slicing_changes_no_more_than_rounding(fresh, outputs):
 
 def test_tiling_acts_above_the_models_own_size_alone(fresh):
     call = dict(num_inference_steps=1, seed=0, output_type="pt")
-    own, large = (fresh("a", outputs="image", **call, **size).images[0] for size in ({}, dict(height=64, width=96)))
+    own, large = (
+        fresh("a", outputs="image", **call, **size).images[0] for size in ({}, dict(height=64, width=96))
+    )
     fresh.enable_vae_tiling()
     calls = []
-    fresh.image_autoencoder.vae.decoder.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0].shape[-2:]))
+    fresh.image_autoencoder.vae.decoder.register_forward_hook(
+        lambda module, inputs, output: calls.append(inputs[0].shape[-2:])
+    )
     assert torch.equal(fresh("a", outputs="image", **call).images[0], own) and len(calls) == 1
     tiled = fresh("a", outputs="image", height=64, width=96, **call).images[0]
     assert len(calls) > 2 and max(max(shape) for shape in calls) == 8 and tiled.shape == large.shape
@@ -308,7 +362,14 @@ def test_the_page_on_python_runs(tmp_path, monkeypatch):
     donor = CoDiPipeline.from_pretrained()
     denoiser = donor.vision_denoiser
     lora.add_lora(denoiser, lora.find_layers(denoiser, lora.ATTENTION, False), rank=2, alpha=2)
-    save_lora(tmp_path / "my-lora", {"vision_denoiser": denoiser}, rank=2, alpha=2, base="codi-tiny", targets=lora.ATTENTION)
+    save_lora(
+        tmp_path / "my-lora",
+        {"vision_denoiser": denoiser},
+        rank=2,
+        alpha=2,
+        base="codi-tiny",
+        targets=lora.ATTENTION,
+    )
     load = CoDiPipeline.from_pretrained
 
     def quick(*arguments, **options):

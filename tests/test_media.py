@@ -1,6 +1,9 @@
-"""Prompt values of every form that other libraries hand out: the same picture, sound or clip is the same prompt."""
+"""Prompt values of every form that other libraries hand out: the same picture, sound or clip is the same
+prompt.
+"""
 
 import io as streams
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -47,7 +50,11 @@ def files(tmp_path_factory):
     io.save_image(folder / "a.png", SHOWN)
     io.save_audio(folder / "a.wav", WAVE, 16000)
     io.save_video(folder / "a.mp4", FRAMES, 8)
-    return {Modality.IMAGE: folder / "a.png", Modality.AUDIO: folder / "a.wav", Modality.VIDEO: folder / "a.mp4"}
+    return {
+        Modality.IMAGE: folder / "a.png",
+        Modality.AUDIO: folder / "a.wav",
+        Modality.VIDEO: folder / "a.mp4",
+    }
 
 
 def error(call, *arguments, **options):
@@ -81,12 +88,16 @@ def test_one_picture_in_every_form(name):
     assert torch.equal(media.load_picture(SAME[name]), SHOWN)
 
 
-@pytest.mark.parametrize("value", [GREY, GREY[None], GREY[..., None].numpy(), GREY.numpy(), GREY.float() / 255], ids=range(5))
+@pytest.mark.parametrize(
+    "value", [GREY, GREY[None], GREY[..., None].numpy(), GREY.numpy(), GREY.float() / 255], ids=range(5)
+)
 def test_grey_is_grey(value):
     assert torch.equal(media.load_picture(value), GREY.expand(3, -1, -1))
 
 
-@pytest.mark.parametrize("value", [ALPHA, ALPHA.permute(1, 2, 0).numpy(), ALPHA.float() / 255], ids=["tensor", "array", "floats"])
+@pytest.mark.parametrize(
+    "value", [ALPHA, ALPHA.permute(1, 2, 0).numpy(), ALPHA.float() / 255], ids=["tensor", "array", "floats"]
+)
 def test_opacity_shows_white_as_in_a_file(value):
     expected = io.image_to_tensor(Image.fromarray(ALPHA.permute(1, 2, 0).numpy(), "RGBA"))
     assert (media.load_picture(value).int() - expected.int()).abs().max() <= 1
@@ -145,7 +156,11 @@ def test_bytes_of_8_bits_are_silent_in_their_middle():
     assert torch.allclose(wave, torch.tensor([-1.0, 0.0, 127 / 128]))
 
 
-@pytest.mark.parametrize("value", [STEREO, STEREO.T, STEREO.T.numpy(), STEREO[None]], ids=["first", "last", "soundfile", "batch of one"])
+@pytest.mark.parametrize(
+    "value",
+    [STEREO, STEREO.T, STEREO.T.numpy(), STEREO[None]],
+    ids=["first", "last", "soundfile", "batch of one"],
+)
 def test_two_channels_are_averaged_whichever_axis_they_are(value):
     assert torch.allclose(media.waveform(value), STEREO.mean(0), atol=1e-7)
 
@@ -212,7 +227,9 @@ def test_one_clip_in_every_form(name):
 
 
 def test_a_list_of_pictures_is_one_clip_and_any_other_list_is_several(files):
-    count = lambda **given: len(collect({Modality.parse(k): v for k, v in given.items()})[Modality.parse(next(iter(given)))])
+    count = lambda **given: len(
+        collect({Modality.parse(k): v for k, v in given.items()})[Modality.parse(next(iter(given)))]
+    )
     assert count(video=PILS) == 1 and count(video=[PILS, PILS]) == 2 and count(video=[FRAMES, FRAMES]) == 2
     assert count(video=[files[Modality.VIDEO], str(files[Modality.VIDEO])]) == 2 and count(image=PILS) == 6
 
@@ -255,7 +272,9 @@ def test_a_file_in_every_form(pipe, files, modality, form):
     spec = pipe.model.specs[modality]
 
     def tensor(value):
-        [batch] = pipe._prepared(modality, collect({modality: value})[modality], pipe.model.autoencoders[modality], spec)
+        [batch] = pipe._prepared(
+            modality, collect({modality: value})[modality], pipe.model.autoencoders[modality], spec
+        )
         return batch
 
     assert torch.equal(tensor(FORMS[form](files[modality])), tensor(files[modality]))
@@ -266,7 +285,10 @@ def test_an_open_file_is_read_from_its_start_and_left_where_it_was(pipe, files):
     PICTURE.save(stream, "PNG")
     end = stream.tell()
     made = pipe(image=stream, outputs="text", num_inference_steps=2, seed=0)
-    assert stream.tell() == end and made.texts == pipe(image=PICTURE, outputs="text", num_inference_steps=2, seed=0).texts
+    assert (
+        stream.tell() == end
+        and made.texts == pipe(image=PICTURE, outputs="text", num_inference_steps=2, seed=0).texts
+    )
 
 
 def test_a_stream_that_cannot_be_rewound_is_read_once(pipe, files):
@@ -280,7 +302,9 @@ def test_a_stream_that_cannot_be_rewound_is_read_once(pipe, files):
 @pytest.mark.parametrize("kind", ["image", "audio", "video"])
 def test_what_is_no_medium_is_one_line(pipe, files, kind, monkeypatch):
     message = error(pipe, outputs="text", **{kind: b"\x00\x01 no medium at all"})
-    assert f"what was given as 19 bytes of {kind} is damaged" in message and tempfile.gettempdir() not in message
+    assert (
+        f"what was given as 19 bytes of {kind} is damaged" in message and tempfile.gettempdir() not in message
+    )
     assert f"{kind} holds no bytes" in error(pipe, outputs="text", **{kind: b""})
     assert "opened as text" in error(pipe, outputs="text", **{kind: streams.StringIO("x")})
     closed = streams.BytesIO(b"x")
@@ -291,7 +315,9 @@ def test_what_is_no_medium_is_one_line(pipe, files, kind, monkeypatch):
 
 
 def test_the_gates_of_files_hold_for_bytes(pipe, files, monkeypatch):
-    assert "is a picture: expected a recording" in error(pipe, audio=files[Modality.IMAGE].read_bytes(), outputs="text")
+    assert "is a picture: expected a recording" in error(
+        pipe, audio=files[Modality.IMAGE].read_bytes(), outputs="text"
+    )
     assert "as --video instead" in error(pipe, image=files[Modality.VIDEO].read_bytes(), outputs="text")
     monkeypatch.setattr("codi.io.gates.MAX_PIXELS", 100)
     assert "megapixels" in error(pipe, image=files[Modality.IMAGE].read_bytes(), outputs="text")
@@ -306,7 +332,14 @@ def test_a_note_on_bytes_speaks_of_the_bytes(pipe):
         pipe(audio=stream, outputs="text", num_inference_steps=1)
 
 
-ADDRESSES = ["http://a.b/c.png", "https://a.b/c.png", "ftp://a/b.wav", "s3://bucket/key", "data:image/png;base64,AAAA", "HTTPS://A.B"]
+ADDRESSES = [
+    "http://a.b/c.png",
+    "https://a.b/c.png",
+    "ftp://a/b.wav",
+    "s3://bucket/key",
+    "data:image/png;base64,AAAA",
+    "HTTPS://A.B",
+]
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -316,9 +349,24 @@ def test_addresses_are_refused_with_the_reason(pipe, tmp_path, capsys, address, 
     assert expected in error(pipe, outputs="text", **{kind: address})
     assert expected in error(pipe, outputs="text", **{f"negative_{kind}": Prompt(address)})
     for option in (f"--{kind}", f"--negative-{kind}"):
-        assert cli.main(["generate", option, f"{address}::0.5", "--text", "a", "--to", "text", "-o", str(tmp_path / "out")]) == 2
+        assert (
+            cli.main(
+                [
+                    "generate",
+                    option,
+                    f"{address}::0.5",
+                    "--text",
+                    "a",
+                    "--to",
+                    "text",
+                    "-o",
+                    str(tmp_path / "out"),
+                ]
+            )
+            == 2
+        )
         assert expected in capsys.readouterr().err
-    (tmp_path / "jobs.jsonl").write_text('{"id": "a", "to": "text", "%s": "%s"}\n' % (kind, address))
+    (tmp_path / "jobs.jsonl").write_text(json.dumps({"id": "a", "to": "text", kind: address}))
     assert cli.main(["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path / "out")]) == 2
     assert "jobs.jsonl line 1: " in (said := capsys.readouterr().err) and expected in said
 
@@ -329,7 +377,9 @@ def test_other_names_that_are_no_file(pipe):
     assert "download it first" in error(pipe, image=Path("https://a.b/c.png"), outputs="text")
 
 
-@pytest.mark.parametrize("value", [b"a ball", 3, {"text": "a"}, Path("a"), np.array(["a"]), None.__class__], ids=str)
+@pytest.mark.parametrize(
+    "value", [b"a ball", 3, {"text": "a"}, Path("a"), np.array(["a"]), None.__class__], ids=str
+)
 def test_words_are_strings(pipe, value):
     assert "a text prompt is a" in error(pipe, text=value, outputs="image")
 

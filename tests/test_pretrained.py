@@ -268,9 +268,9 @@ PLACEHOLDER = "---\nlibrary_name: diffusers\n---\nThis model card has been autom
 def test_an_upload_has_a_card(pipe, tmp_path, monkeypatch, mine, hub, expected):
     """diffusers writes its own over whatever is there before it uploads."""
     uploaded = []
+    card = SimpleNamespace(save=lambda path: Path(path).write_text(hub))
     for module in ("diffusers.pipelines.pipeline_utils", "diffusers.utils.hub_utils"):
         monkeypatch.setattr(f"{module}.create_repo", lambda name, **options: SimpleNamespace(repo_id=name))
-        card = SimpleNamespace(save=lambda path: Path(path).write_text(hub))
         monkeypatch.setattr(f"{module}.load_or_create_model_card", lambda *args, **options: card)
         monkeypatch.setattr(f"{module}.populate_model_card", lambda card: card)
     read = lambda self, folder, *args, **options: uploaded.append((Path(folder) / "README.md").read_text())

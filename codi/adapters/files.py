@@ -88,7 +88,10 @@ def find_file(source: str | Path, name: str) -> Path:
     """The file `name` in a folder, or the file itself. Raises `InputError` when there is none."""
     if not isinstance(source, (str, os.PathLike)):
         what = f"{type(source).__name__} instead of a folder"
-        raise InputError(f"{what}: expected the name of the folder that holds {name}, or of a .safetensors file")
+        raise InputError(
+            f"{what}: expected the name of the folder that holds {name}, or of a .safetensors "
+            "file"
+        )
     path = Path(source).expanduser()
     path = path / name if path.is_dir() else path
     if not path.is_file() or path.suffix != ".safetensors":
@@ -97,12 +100,18 @@ def find_file(source: str | Path, name: str) -> Path:
 
 
 def named_file(source: str | Path, usual: str, weight_name: str | None, subfolder: str | None) -> Path:
-    """The file in a folder, called `weight_name` where that is given, by diffusers' names of both; else as `find_file`."""
+    """The file in a folder, called `weight_name` where that is given, by diffusers' names of both; else as
+    `find_file`.
+    """
     if weight_name is None and subfolder is None:
         return find_file(source, usual)
-    file = find_file(Path(source) / (subfolder or "") if Path(source).is_dir() else source, weight_name or usual)
+    folder = Path(source) / (subfolder or "") if Path(source).is_dir() else source
+    file = find_file(folder, weight_name or usual)
     if weight_name is not None and file.name != Path(weight_name).name:
-        raise InputError(f"{source} is a file of another name than weight_name {weight_name!r}: expected one of them")
+        raise InputError(
+            f"{source} is a file of another name than weight_name {weight_name!r}: expected one of "
+            "them"
+        )
     return file
 
 
@@ -172,4 +181,7 @@ def check_scale(name: str, scale: Any) -> None:
     """Raises `InputError` for what is no finite number, numpy's and torch's among them."""
     scale = plain(scale)
     if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
-        raise InputError(f"scale {scale!r} of LoRA {name}: expected a finite number for all of it, such as 0.7")
+        raise InputError(
+            f"scale {scale!r} of LoRA {name}: expected a finite number for all of it, such as "
+            "0.7"
+        )

@@ -9,8 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from codi.adapters.files import LORA_FILE, TABLE, TOWER, WORDS_FILE, Lora, check_base, check_scale
-from codi.adapters.files import named_file, read_lora, read_words
+from codi.adapters.files import (
+    LORA_FILE,
+    TABLE,
+    TOWER,
+    WORDS_FILE,
+    Lora,
+    check_base,
+    check_scale,
+    named_file,
+    read_lora,
+    read_words,
+)
 from codi.border import plain
 from codi.models import lora, words
 from codi.types import InputError
@@ -18,14 +28,17 @@ from codi.types import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
-    """The LoRAs that were added to the weights of one part, and those weights as they were before, by layer."""
+    """The LoRAs that were added to the weights of one part, and those weights as they were before, by layer.
+    """
 
     names: tuple[str, ...]
     originals: Mapping[str, Tensor]
 
 
 class AdapterMixin:
-    """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are touched by `fuse_lora` alone."""
+    """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are touched
+    by `fuse_lora` alone.
+    """
 
     _loras: Mapping[str, float] = MappingProxyType({})  # name -> scale, in the order of loading
     _loras_act: bool = True
@@ -70,7 +83,9 @@ class AdapterMixin:
         return name
 
     def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None) -> None:
-        """Makes these LoRAs active with these scales (1 without), and no others; a scale is one number for all of a LoRA."""
+        """Makes these LoRAs active with these scales (1 without), and no others; a scale is one number for
+        all of a LoRA.
+        """
         self._check_unfused("scales change")
         adapter_weights = plain(adapter_weights)
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
@@ -90,10 +105,13 @@ class AdapterMixin:
 
     def get_list_adapters(self) -> dict[str, list[str]]:
         """Names of the LoRAs that are loaded, active or not, by the parts of the model that they adapt."""
-        return {name: list(part.peft_config) for name, part in self.components.items() if getattr(part, "peft_config", None)}
+        adapted = {name: part for name, part in self.components.items() if getattr(part, "peft_config", None)}
+        return {name: list(part.peft_config) for name, part in adapted.items()}
 
     def disable_lora(self) -> None:
-        """Sets all LoRAs aside, those too that are loaded later, until `enable_lora` or `set_adapters`; scales are kept."""
+        """Sets all LoRAs aside, those too that are loaded later, until `enable_lora` or `set_adapters`;
+        scales are kept.
+        """
         self._check_unfused("it is set aside")
         self._loras_act = False
         self._apply_loras()
@@ -111,12 +129,14 @@ class AdapterMixin:
         safe_fusing: bool = True,
         adapter_names: str | list[str] | None = None,
     ) -> None:
-        """Adds LoRAs to the weights of the model, with their scales times `lora_scale`, so that they cost nothing more.
+        """Adds LoRAs to the weights of the model, with their scales times `lora_scale`, so that they cost
+        nothing more.
 
-        components: the parts to add to; by default all that are adapted. adapter_names: by default all that are active; others that are
-        active go on beside. safe_fusing: weights that are not finite are refused whatever it says.
-        `unfuse_lora` gives back the original to the bit, from copies that stay on the CPU until then; `unload_lora_weights` keeps the sum
-        as the model, lets go of the copies, and `save_pretrained` then writes it.
+        components: the parts to add to; by default all that are adapted. adapter_names: by default all that
+        are active; others that are active go on beside. safe_fusing: weights that are not finite are refused
+        whatever it says. `unfuse_lora` gives back the original to the bit, from copies that stay on the CPU
+        until then; `unload_lora_weights` keeps the sum as the model, lets go of the copies, and
+        `save_pretrained` then writes it.
         """
         self._check_unfused("more are fused")
         check_scale("to fuse", lora_scale)
@@ -124,9 +144,15 @@ class AdapterMixin:
         for name in names:
             _known(name, self._loras)
         if asleep := [name for name in names if name not in self.get_active_adapters()]:
-            raise InputError(f"LoRA {asleep[0]!r} is not active: call set_adapters() with its scale before fuse_lora()")
+            raise InputError(
+                f"LoRA {asleep[0]!r} is not active: call set_adapters() with its scale before "
+                "fuse_lora()"
+            )
         if not names:
-            raise InputError("no LoRA is active: expected load_lora_weights() or set_adapters() before fuse_lora()")
+            raise InputError(
+                "no LoRA is active: expected load_lora_weights() or set_adapters() before "
+                "fuse_lora()"
+            )
         fused: dict[str, Fused] = {}
         try:
             for part in self._parts(components, self.get_list_adapters()):
@@ -140,9 +166,14 @@ class AdapterMixin:
         self._apply_loras()
 
     def unfuse_lora(self, components: str | list[str] | None = None) -> None:
-        """Takes fused LoRAs out of the weights again, which are then what they were, to the bit; they act beside the model as before."""
+        """Takes fused LoRAs out of the weights again, which are then what they were, to the bit; they act
+        beside the model as before.
+        """
         if not self._fused:
-            raise InputError("no LoRA is fused: after unload_lora_weights() what was fused is the model; load the model again")
+            raise InputError(
+                "no LoRA is fused: after unload_lora_weights() what was fused is the model; load the model "
+                "again"
+            )
         parts = self._parts(components, self._fused)
         for part in parts:
             lora.unfuse(self.components[part], self._fused[part].originals)
@@ -174,7 +205,9 @@ class AdapterMixin:
         self._apply_loras()
 
     def unload_lora_weights(self) -> None:
-        """Takes all LoRAs away; what is left is the model as it was, to the bit, but for those that are fused, which stay for good."""
+        """Takes all LoRAs away; what is left is the model as it was, to the bit, but for those that are
+        fused, which stay for good.
+        """
         for part in self._adapted():
             part.unload_lora()
         self._loras, self._loras_act, self._fused = {}, True, {}
@@ -188,7 +221,8 @@ class AdapterMixin:
         subfolder: str | None = None,
         any_base: bool = False,
     ) -> list[str]:
-        """Teaches the text tower the words in a folder or file, and returns them; `token` is another name for the word, if it is one.
+        """Teaches the text tower the words in a folder or file, and returns them; `token` is another name for
+        the word, if it is one.
 
         weight_name, subfolder: of the file in the folder, where it is not the usual one.
         """
@@ -228,18 +262,26 @@ class AdapterMixin:
 
     def _check_unfused(self, what: str) -> None:
         if self._fused:
-            raise InputError(f"LoRA {' and '.join(sorted(self.fused_loras))} is fused: call unfuse_lora() before {what}")
+            raise InputError(
+                f"LoRA {' and '.join(sorted(self.fused_loras))} is fused: call unfuse_lora() before "
+                f"{what}"
+            )
 
     def _parts(self, components: str | list[str] | None, there: Iterable[str]) -> list[str]:
         """The named parts, or all that are there."""
         there = list(there)
         parts = there if components is None else _as_list(components)
         if missing := [part for part in parts if part not in there]:
-            raise InputError(f"components names {missing[0]!r}, which has no such LoRA: expected some of {', '.join(there)}")
+            raise InputError(
+                f"components names {missing[0]!r}, which has no such LoRA: expected some of "
+                f"{', '.join(there)}"
+            )
         return parts
 
     def _apply_loras(self) -> None:
-        """Scales as `_loras` says; a LoRA of scale 0 is left out of the sum, so that it changes no bit, and so is one that is fused."""
+        """Scales as `_loras` says; a LoRA of scale 0 is left out of the sum, so that it changes no bit, and
+        so is one that is fused.
+        """
         for component, part in self.components.items():
             if not getattr(part, "peft_config", None):
                 continue

@@ -85,10 +85,15 @@ def guidance(
 
 
 def rescaled(guidance: Mapping[Modality, Guidance], scale: Any) -> dict[Modality, Guidance]:
-    """Guidance with another `guidance_scale`, one number or {output: number}; as in diffusers, one of at most 1 switches it off."""
+    """Guidance with another `guidance_scale`, one number or {output: number}; as in diffusers, one of at most
+    1 switches it off.
+    """
     _check_names("guidance_scale", scale, list(guidance))
-    scales = {m: _scale("guidance_scale", m, [{"guidance_scale": scale}, {"guidance_scale": g.prompt}]) for m, g in guidance.items()}
-    return {m: replace(g, prompt=max(1.0, scales[m])) for m, g in guidance.items()}
+    changed = {}
+    for modality, own in guidance.items():
+        layers = [{"guidance_scale": scale}, {"guidance_scale": own.prompt}]
+        changed[modality] = replace(own, prompt=max(1.0, _scale("guidance_scale", modality, layers)))
+    return changed
 
 
 def shared_scale(guidance: Mapping[Modality, Guidance]) -> float | dict[Modality, float]:
@@ -100,22 +105,29 @@ def shared_scale(guidance: Mapping[Modality, Guidance]) -> float | dict[Modality
 def initial_noise(
     given: Any, outputs: Sequence[Modality], specs: Mapping[Modality, ModalitySpec], num_samples: int
 ) -> dict[Modality, torch.Tensor]:
-    """The noise (B, *latent_shape) that outputs begin from, where it was given: {output: (1 or B, ...)}, or one tensor for one output."""
+    """The noise (B, *latent_shape) that outputs begin from, where it was given: {output: (1 or B, ...)}, or
+    one tensor for one output.
+    """
     if given is None:
         return {}
     if not isinstance(given, Mapping):
         if len(outputs) != 1:
-            raise InputError(f"latents is one {type(given).__name__} for {listed(outputs)}: expected a dict such as {{'image': noise}}")
+            raise InputError(
+                f"latents is one {type(given).__name__} for {listed(outputs)}: expected a dict such as "
+                f"{{'image': noise}}"
+            )
         given = {outputs[0]: given}
     noise = {Modality.parse(name): value for name, value in given.items()}
     _check_names("latents", noise, outputs)
     for modality, value in noise.items():
         _check_noise(modality, value, specs[modality].latent_shape, num_samples)
-    return {m: value.detach().float().expand(num_samples, *specs[m].latent_shape) for m, value in noise.items()}
+    shapes = {modality: (num_samples, *specs[modality].latent_shape) for modality in noise}
+    return {modality: value.detach().float().expand(shapes[modality]) for modality, value in noise.items()}
 
 
 def _check_noise(modality: Modality, value: Any, shape: tuple[int, ...], num_samples: int) -> None:
-    expected = f"expected standard normal floats ({' or '.join(sorted({'1', str(num_samples)}))}, {str(shape)[1:-1].rstrip(',')})"
+    rows = "1" if num_samples == 1 else f"1 or {num_samples}"
+    expected = f"expected standard normal floats ({', '.join([rows, *map(str, shape)])})"
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         raise InputError(f"latents of {modality} is a {type(value).__name__}: {expected}")
     if tuple(value.shape[1:]) != shape or len(value) not in (1, num_samples):

@@ -41,7 +41,10 @@ def check_file(path: str | Path) -> None:
     try:
         exists = path.exists()
     except OSError as error:  # a name that is too long is no name
-        raise InputError(f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, decoded") from None
+        raise InputError(
+            f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, "
+            "decoded"
+        ) from None
     if not exists:
         check_address(str(path))
         raise InputError(f"no such file: {path}. Check the name; relative names start at {Path.cwd()}.")

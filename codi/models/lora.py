@@ -102,8 +102,8 @@ def probe(weight: Tensor) -> float:
 def fuse(denoiser: nn.Module, names: Iterable[str], strength: float) -> dict[str, Tensor]:
     """Adds what the named LoRAs do, times `strength`, to the weights of a denoiser's own layers.
 
-    Returns those weights as they were, by layer, on the CPU: `unfuse` puts them back. Raises `InputError`, and changes nothing,
-    where a sum is not finite.
+    Returns those weights as they were, by layer, on the CPU: `unfuse` puts them back. Raises `InputError`,
+    and changes nothing, where a sum is not finite.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -119,7 +119,10 @@ def fuse(denoiser: nn.Module, names: Iterable[str], strength: float) -> dict[str
             weight.copy_(weight.float() + strength * change)
         if not weight.isfinite().all():
             unfuse(denoiser, originals)
-            raise InputError(f"the weights of {path} with {' and '.join(found)} are not finite: expected a smaller scale")
+            raise InputError(
+                f"the weights of {path} with {' and '.join(found)} are not finite: expected a smaller "
+                "scale"
+            )
     return originals
 
 
