@@ -82,11 +82,18 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
         for name in given:
             if name not in positional:
                 raise InputError(_unknown(name, positional))
-        return call(
-            self, **{name: plain(value) if name in NUMBERS else value for name, value in given.items()}
-        )
+        numbers = {name: _number(name, value) for name, value in given.items() if name in NUMBERS}
+        return call(self, **given | numbers)
 
     return resolved
+
+
+def _number(name: str, value: Any) -> Any:
+    """As `plain`, with the argument's name in an error."""
+    try:
+        return plain(value)
+    except InputError as error:
+        raise InputError(f"{name} is {error}") from None
 
 
 def _without_aliases(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +131,9 @@ def plain(value: Any) -> Any:
 
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim < 2:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        if value.ndim > 1:
+            raise InputError(f"an array of shape {tuple(value.shape)}: expected one number, or a list of them")
         return value.tolist()
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}

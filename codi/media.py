@@ -100,7 +100,7 @@ def _read(name: str, file: Any) -> bytes:
         content = _content(file)
         if start is not None:
             file.seek(start)
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:  # what is behind it may be an archive, a connection, a cloud
         raise InputError(
             f"{name} is an open file that cannot be read ({error}): open it again, with open(path, 'rb')"
         ) from None

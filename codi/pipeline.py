@@ -18,7 +18,7 @@ from torch import Tensor
 
 from codi import card, pretrained, prompts, selection
 from codi.adapters.mixin import AdapterMixin
-from codi.border import resolve_names
+from codi.border import plain, resolve_names
 from codi.callbacks import Embeds, wanted_tensors
 from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, named_scheduler, settings
 from codi.memory import MemoryMixin
@@ -464,8 +464,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
         }  # fmt: skip
         if partner_latents is not None:
+            if not isinstance(partner_latents, Mapping):
+                came = type(partner_latents).__name__
+                raise InputError(f"partner_latents is a {came}: expected a dict, as `encode_partners` gives it")
             partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
-        tensors, known = callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
+        tensors, known = callback_on_step_end_tensor_inputs or (), self._callback_tensor_inputs
         wanted = wanted_tensors(callback_on_step_end, tensors, known)
         partners = self.find_partners(items, outputs, sync, partner_latents)
         leads = self.find_lead(outputs, partners) if lead else []
@@ -588,6 +591,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
                 "a callback set _guidance_scale in a call without guidance: expected a guidance_scale "
                 "above 1 from the start"
             )
+        self._guidance_scale = plain(self._guidance_scale)
         self._guidance = settings.rescaled(self._guidance, self._guidance_scale)
         leads = {m: g for m, g in sampler.guidance.items() if m not in self._guidance}
         if not isinstance(self._guidance_scale, Mapping):

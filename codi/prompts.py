@@ -72,8 +72,8 @@ def _as_list(modality: Modality, name: str, value: Any) -> list[Prompt]:
     items = value if isinstance(value, list) else [value]
     if not items:
         raise InputError(f"{name}=[] holds no prompt: expected at least one item; leave the argument out to give none")
-    if modality in PARTS and isinstance(value, list) and all(map(PARTS[modality], value)):
-        items = [value]
+    if modality in PARTS and isinstance(value, (list, tuple)) and all(map(PARTS[modality], value)):
+        items = [list(value)]
     return [_checked(modality, name, item if isinstance(item, Prompt) else Prompt(item)) for item in items]
 
 

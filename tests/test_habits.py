@@ -126,6 +126,7 @@ def test_numbers_of_numpy_and_torch_are_numbers(pipe):
     assert "num_inference_steps is 2.5" in error(
         pipe, "a", outputs="image", num_inference_steps=np.float32(2.5)
     )
+    assert "seed is an array of shape (1, 1)" in error(pipe, "a", outputs="image", seed=torch.zeros(1, 1))
     assert "seed is True" in error(pipe, "a", outputs="image", seed=np.True_)
 
 
@@ -260,7 +261,7 @@ def test_callbacks_for_what_is_not_here_are_refused_before_anything_is_made(pipe
 
 def test_a_callback_may_set_the_scale_of_the_steps_that_are_left(pipe):
     def dynamic(pipe, step, timestep, tensors):
-        pipe._guidance_scale = {"image": 4.0} if step == 1 else pipe._guidance_scale
+        pipe._guidance_scale = {"image": np.float32(4)} if step == 1 else pipe._guidance_scale
 
     changed = latents(pipe, "a", guidance_scale=2.0, callback_on_step_end=dynamic)
     assert pipe.guidance_scale == {"image": 4.0}
@@ -270,6 +271,12 @@ def test_a_callback_may_set_the_scale_of_the_steps_that_are_left(pipe):
     assert pipe.guidance_scale == {"image": 2.0, "audio": 3.0} and pipe.do_classifier_free_guidance
     latents(pipe, "a", guidance_scale=1.0)
     assert pipe.guidance_scale == 1.0 and not pipe.do_classifier_free_guidance
+
+
+def test_what_is_no_callback_and_what_holds_no_partners(pipe):
+    assert "callback_on_step_end is a str" in error(pipe, "a", outputs="image", callback_on_step_end="x")
+    assert "partner_latents is a int" in error(pipe, "a", outputs="image", partner_latents=3)
+    assert "outputs names nothing" in error(pipe, "a", outputs=None)
 
 
 def test_before_a_call_there_is_no_scale(fresh):

@@ -39,6 +39,13 @@ class Named(os.PathLike):
         return str(self.path)
 
 
+class Broken(streams.BytesIO):
+    """A connection that has gone."""
+
+    def read(self, size=-1):
+        raise RuntimeError("gone")
+
+
 @pytest.fixture(scope="module")
 def pipe():
     return pipeline()
@@ -213,6 +220,7 @@ CLIPS = {
     "batch of one": FRAMES[None],
     "list of PIL images": PILS,
     "list of arrays": [np.asarray(frame) for frame in PILS],
+    "tuple of PIL images": tuple(PILS),
     "tuple and rate": (tuple(PILS), 8),
     "rate first": (np.float32(8), FRAMES),
     "opaque": [frame.convert("RGBA") for frame in PILS],
@@ -310,6 +318,7 @@ def test_what_is_no_medium_is_one_line(pipe, files, kind, monkeypatch):
     closed = streams.BytesIO(b"x")
     closed.close()
     assert "closed" in error(pipe, outputs="text", **{kind: closed})
+    assert "cannot be read (gone)" in error(pipe, outputs="text", **{kind: Broken()})
     monkeypatch.setattr(media, "MAX_BYTES", 10)
     assert "holds more than" in error(pipe, outputs="text", **{kind: streams.BytesIO(bytes(11))})
 

@@ -33,7 +33,8 @@ DEFAULTS = {
 
 
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
-    """Names -> modalities, each once."""
+    """Names -> modalities, each once; of None none."""
+    names = () if names is None else names
     return list(dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names)))
 
 
