@@ -263,6 +263,11 @@ def test_some_are_fused_into_some_parts_and_the_others_go_on(made, clean):
     assert close(latents(clean), both) and clean.fused_loras == {"a"}
     clean.unfuse_lora(components="vision_denoiser")
     assert same(latents(clean), both)
+    before = weights(clean)
+    clean.fuse_lora(components=["audio_denoiser"] * 2, adapter_names=["a", "a"])
+    assert close(latents(clean), both)
+    clean.unfuse_lora()
+    assert all(torch.equal(before[name], now) for name, now in weights(clean).items())
     clean.fuse_lora(lora_scale=0.5)
     half = latents(clean)
     clean.unfuse_lora()

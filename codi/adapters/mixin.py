@@ -306,7 +306,8 @@ class AdapterMixin:
 
 
 def _as_list(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+    """Each name once."""
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
 def _free_name(wanted: str, taken: Mapping[str, Any]) -> str:
