@@ -399,7 +399,7 @@ def _with_rate(value: Any, rate: float) -> tuple[Any, float]:
 
 def _number(value: Any) -> float | None:
     """A rate, as a number of Python's; None for what can be none."""
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+    if isinstance(value, (list, tuple, Mapping)) or (isinstance(value, (Tensor, np.ndarray)) and value.ndim):
         return None
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:

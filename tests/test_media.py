@@ -222,6 +222,7 @@ CLIPS = {
     "list of arrays": [np.asarray(frame) for frame in PILS],
     "tuple of PIL images": tuple(PILS),
     "tuple and rate": (tuple(PILS), 8),
+    "list of tensors and rate": (list(FRAMES), 8),
     "rate first": (np.float32(8), FRAMES),
     "opaque": [frame.convert("RGBA") for frame in PILS],
 }
