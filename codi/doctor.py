@@ -41,16 +41,21 @@ def describe(folder: Path) -> dict[str, Any]:
 
     index = _read_json(folder / pretrained.INDEX)
     parts = [_part(folder / name, kind) for name, (_, kind) in pretrained.read_index(folder).items()]
-    provenance = _read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    stated = provenance(folder)
     return {
         "folder": str(folder),
         "pipeline": index.get("_class_name"),
         "parameters": sum(part["parameters"] for part in parts),
         "bytes": sum(part["bytes"] for part in parts),
-        "license": provenance.get("license", "not stated"),
+        "license": stated.get("license", "not stated"),
         "parts": parts,
-        "provenance": provenance,
+        "provenance": stated,
     }
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What a model folder states of where its weights come from; empty where it states nothing."""
+    return _read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
 
 
 def _part(folder: Path, kind: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.border import check_address
 from codi.types import SIZED, InputError, Modality
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
@@ -182,6 +183,8 @@ def parse_item(modality: Modality, text: str) -> Item:
 def _item(modality: Modality, value: str, weight: float) -> Item:
     if not value.strip():
         raise InputError(f"an empty {modality} prompt: expected {'words' if modality is Modality.TEXT else 'the name of a file'}")
+    if modality is not Modality.TEXT:
+        check_address(value)
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"weight {weight:g} of {value!r}: expected a number of at least 0")
     return Item(modality=modality, value=value, weight=weight)

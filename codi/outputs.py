@@ -38,6 +38,7 @@ class CoDiOutput(BaseOutput):
     selection      with candidates, per sample: the number of the one that was kept, and the seeds and scores of all
     model          name of what made them, for the comment in the files
     clip           the file whose picture the sounds were made for
+    outputs        what was asked for, in that order, which is the order of `to_tuple` and of `out[0]`
     """
 
     texts: list[str] = field(default_factory=list)
@@ -51,6 +52,24 @@ class CoDiOutput(BaseOutput):
     selection: list[dict[str, Any]] = field(default_factory=list)
     model: str | None = None
     clip: Path | None = None
+    outputs: list[Modality] = field(default_factory=list)
+
+    @property
+    def frames(self) -> list[Any]:
+        """The videos, by diffusers' name."""
+        return self.videos
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.videos if key == "frames" else super().__getitem__(key)
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The media alone, one list for each output, or its latents for "latent", in the order in which they
+        were asked for.
+        """
+        if self.latents is not None:
+            return tuple(self.latents[m] for m in self.outputs or self.latents)
+        made = self.outputs or [m for m in FIELDS if getattr(self, FIELDS[m])]
+        return tuple(getattr(self, FIELDS[m]) for m in made)
 
     def save(self, folder: str | Path, names: list[str] | None = None) -> list[Path]:
         """Writes NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample; returns their paths.

@@ -20,9 +20,12 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from codi import pretrained, prompts, selection
+from codi import card, pretrained, prompts, selection
 from codi.adapters.mixin import AdapterMixin
+from codi.border import plain, resolve_names
+from codi.callbacks import Embeds, wanted_tensors
 from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, named_scheduler, settings
+from codi.memory import MemoryMixin
 from codi.models import prior
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
@@ -35,7 +38,7 @@ PRIOR_DRAWS = 16  # of noise, over which a prior's mean is taken
 __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
 
-class CoDiPipeline(AdapterMixin, DiffusionPipeline):
+class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words: `codi.adapters`.
     Parts may be missing; what needs them is then refused by name. `defaults` are the model's own values for what a call
     leaves out (the keys of `settings.DEFAULTS`), saved with it.
@@ -90,7 +93,13 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
                 raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
         self.register_to_config(defaults=dict(defaults or {}))
+        self._kept_card: str | None = None  # of the folder that is being saved to
         self._interrupt = False
+        self._guidance: dict[Modality, Guidance] = {}  # of the outputs of the latest call
+        self._steered = False  # whether it ever acted
+        self._guidance_scale: settings.PerOutput | None = None
+        self._num_timesteps = 0
+        self._current_timestep: Tensor | int | None = None
 
     # Loading and saving
 
@@ -127,7 +136,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         pretrained.check_files(folder, index, verify, variant)
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
-        pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
+        pipe.register_to_config(_name_or_path=str(source or pretrained.EMBEDDED))
         return pipe
 
     @classmethod
@@ -139,16 +148,34 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         return pipe if dtype is None else pipe.to(dtype)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """As diffusers does, and checksums of every tensor beside it; as safetensors only."""
+        """As diffusers does, as safetensors only; beside it checksums of every tensor, a model card, and what
+        lets diffusers load it.
+
+        A README.md that somebody else wrote or changed stays as it is.
+        """
         if not safe_serialization:
             raise InputError("safe_serialization is False: weights are saved as safetensors only")
+        self._kept_card = card.foreign(Path(save_directory))
         super().save_pretrained(save_directory, **kwargs)
-        pretrained.write_checksums(Path(save_directory))
+        self._complete(Path(save_directory))
 
-    def _upload_folder(self, working_dir: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """With `push_to_hub`, uploads happen before `save_pretrained` returns."""
-        pretrained.write_checksums(Path(working_dir))
-        return super()._upload_folder(working_dir, *args, **kwargs)
+        self._complete(Path(working_dir), name=repo_id)
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
+
+    def _complete(self, folder: Path, name: str | None = None) -> None:
+        """Writes into a saved folder what diffusers does not."""
+        pretrained.write_checksums(folder)
+        model = self.model
+        facts = card.Facts(
+            source=self.config.get("_name_or_path"),
+            takes=list(model.towers),
+            makes=[m for m in model.denoisers if m in model.autoencoders],
+            specs=model.specs,
+            defaults=self.config.defaults or {},
+        )
+        card.write(folder, facts, name, self._kept_card)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         """Not supported: parts are called by other methods than `forward`, whose weights would never arrive."""
@@ -169,6 +196,30 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
     def interrupt(self) -> bool:
         """True once a callback has set `_interrupt`: the steps that are left are skipped."""
         return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the latest call, all outputs together: how often a callback is called."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | int | None:
+        """The timestep that is being taken, of the first output that acts; None outside a call."""
+        return self._current_timestep
+
+    @property
+    def guidance_scale(self) -> settings.PerOutput | None:
+        """Of the latest call: one number where all outputs have the same, else {output: number}; None before
+        the first.
+
+        A callback may set `_guidance_scale`, to either form, for the steps that are left; at most 1 is off.
+        """
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether a scale other than 1 guides any output towards the prompts."""
+        return any(guidance.prompt != 1 for guidance in self._guidance.values())
 
     # The stages of a call
 
@@ -301,12 +352,19 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         return {m: model.autoencoders[m].encode(raw).float() for m, raw in raws.items()}
 
     def prepare_latents(
-        self, outputs: Iterable[Modality], seeds: Sequence[int], specs: Mapping[Modality, ModalitySpec] | None = None
-    ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:
-        """Noise (B, *latent_shape) of every one of `outputs`, float32, each sample from its own seed; and the generators it came from."""
+        self, outputs: Iterable[Modality], seeds: Sequence[int], specs: Mapping[Modality, ModalitySpec] | None = None,
+        given: Latents | None = None,
+    ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:  # fmt: skip
+        """Noise (B, *latent_shape) of every one of `outputs`, float32, each sample from its own seed; and the
+        generators it came from.
+
+        `given`: standard normal noise that takes the place of what would be drawn; the generators are as if
+        it had been.
+        """
         latents, generators, specs = {}, {}, specs or self.model.specs
         for modality in outputs:
             noise, generators[modality] = draw_noise(specs[modality].latent_shape, seeds, modality)
+            noise = (given or {}).get(modality, noise)
             latents[modality] = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
         return latents, generators
 
@@ -321,6 +379,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             assert finite, f"{modality} is not finite: were the statistics of its latents ever measured?"
         return media
 
+    @resolve_names
     @torch.no_grad()
     def __call__(
         self,
@@ -355,6 +414,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None,
         null_prompt_embeds: Tensor | None = None,
         partner_latents: Latents | None = None,
+        latents: Latents | Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -362,7 +422,11 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
     ) -> CoDiOutput | tuple:
         """Generates `num_samples` sets of outputs that belong together.
 
-        text, image, audio, video   prompts: an item or a list of them (see `codi.prompts`); none at all gives unprompted samples
+        text, image, audio, video   prompts: an item or a list of them (see `codi.prompts`); none at all gives
+                                    unprompted samples. A list is of prompts that combine into every sample,
+                                    not a batch as in diffusers: for one sample of each, call once for each,
+                                    or pass `prompt_embeds` of as many rows. Frames in a list for video are
+                                    one clip
         outputs                     what to make: names or `Modality`
         candidates                  how many are drawn for each sample; the one that agrees best is kept (`codi.selection`)
         seed                        sample k is made from seed + k, or from the k-th of a list; chosen at random and reported without
@@ -381,9 +445,18 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds instead of negatives;
                                     null_prompt_embeds, from `encode_null`, beside the former
         partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
+        latents                     the standard normal noise (1 or B, *latent_shape) that an output begins
+                                    from, {output: noise}, or a tensor for a single output; the scheduler's
+                                    initial sigma is put to it here. Outputs not named there, a lead, and what
+                                    a scheduler draws on its way are still made of the seeds
         output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
+        return_dict                 False: the tuple of the media alone, in the order of `outputs`
         callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed; with a delay there are more
-                                    steps than num_inference_steps, and a lead is among the tensors
+                                    steps than num_inference_steps, and a lead is among the tensors. Callbacks
+                                    of diffusers that switch guidance off (`SDCFGCutoffCallback`) act; those
+                                    for what codi lacks are refused
+        diffusers' names prompt, negative_prompt and num_images_per_prompt (num_videos_..., num_waveforms_...)
+        stand for text, negative_text and num_samples; numbers may be numpy's or torch's (`codi.border`).
         Raises `InputError` for anything that cannot be used.
         """
         items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
@@ -395,7 +468,12 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
         }  # fmt: skip
         if partner_latents is not None:
+            if not isinstance(partner_latents, Mapping):
+                came = type(partner_latents).__name__
+                raise InputError(f"partner_latents is a {came}: expected a dict, as `encode_partners` gives it")
             partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
+        tensors, known = callback_on_step_end_tensor_inputs or (), self._callback_tensor_inputs
+        wanted = wanted_tensors(callback_on_step_end, tensors, known)
         partners = self.find_partners(items, outputs, sync, partner_latents)
         leads = self.find_lead(outputs, partners) if lead else []
         steps, guidance, delays = self.settle(outputs, knobs, delay, leads)
@@ -403,9 +481,15 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         embeds = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds, null_prompt_embeds=null_prompt_embeds)
         self.check_inputs(
             [*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes, embeds,
-            partner_latents, callback_on_step_end_tensor_inputs,
+            partner_latents, wanted,
         )  # fmt: skip
+        if latents is not None and candidates > 1:
+            raise InputError(
+                "latents and candidates were both given: candidates are drawn from noise of their own; "
+                "expected one of them"
+            )
         specs = self.model.sized(**sizes)
+        noise = settings.initial_noise(latents, outputs, specs, num_samples)
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
         if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):
             raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")
@@ -413,19 +497,21 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         seeds = selection.candidate_seeds(settings.pick_seeds(num_samples, seed, generator), candidates)
 
         self._interrupt = False
+        self._guidance, self._steered = {m: guidance[m] for m in outputs}, settings.can_steer(guidance, steps)
+        self._guidance_scale = settings.shared_scale(self._guidance)
         context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
         null = null_prompt_embeds if negative_prompt_embeds is None else negative_prompt_embeds
         if null is None:
-            steered = settings.can_steer(guidance, steps)
-            null = self.encode_prompt(negatives) if negatives else self.encode_null(items) if prompted and steered else context
+            null = self.encode_null(items) if prompted and self._steered and not negatives else context
+            null = self.encode_prompt(negatives) if negatives else null
         clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
         rows = partial(selection.expand, num_samples=num_samples, candidates=candidates)
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
-        latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs)
+        latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs, noise)
         null = null if prompted or refusing else None
         sampler = self._sampler(latents, context, null, heard, guidance, steps, generators, delays, specs)
-        latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = self._denoise(sampler, latents, callback_on_step_end, wanted)
         latents = {m: latents[m] for m in outputs}
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
         if audio_length_in_s is not None and Modality.AUDIO in media:
@@ -436,6 +522,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             kept = [k * candidates + record["kept"] for k, record in enumerate(records)]
             latents, media, seeds = selection.take(latents, kept), selection.take(media, kept), [seeds[row] for row in kept]
         out = self._output(latents, media, seeds, output_type, specs)
+        out.outputs = outputs
         out.selection, out.clip = records, prompts.first_file(items.get(Modality.VIDEO, []))
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
@@ -472,18 +559,48 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         )
 
     def _denoise(self, sampler: JointSampler, latents: Latents, callback: Callable[..., dict] | None, wanted: Sequence[str]) -> Latents:
+        self._num_timesteps = sampler.num_steps
         with self.progress_bar(total=sampler.num_steps) as bar:
             for index in range(sampler.num_steps):
                 if self.interrupt:
                     break
+                self._current_timestep = sampler.level(sampler.acting(index)[0], index)
                 latents = sampler.step(index, latents)
                 if callback is not None:
-                    offered = {"latents": latents, "prompt_embeds": sampler.contexts}
-                    timestep = sampler.level(sampler.acting(index)[0], index)
-                    changed = callback(self, index, timestep, {name: offered[name] for name in wanted}) or {}
-                    latents, sampler.contexts = latents | changed.get("latents", {}), sampler.contexts | changed.get("prompt_embeds", {})
+                    latents = self._call_back(callback, wanted, index, sampler, latents)
                 bar.update()
+        self._current_timestep = None
         return latents
+
+    def _call_back(
+        self, callback: Callable[..., dict], wanted: Sequence[str], index: int, sampler: JointSampler, latents: Latents
+    ) -> Latents:
+        """Shows a callback the tensors that it wants, and takes over what it changed: those, and the guidance
+        scale.
+        """
+        offered, scale = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}, self._guidance_scale
+        tensors = {name: offered[name] for name in wanted}
+        changed = callback(self, index, self._current_timestep, tensors) or {}
+        sampler.contexts = sampler.contexts | changed.get("prompt_embeds", {})
+        if self._guidance_scale != scale:
+            self._take_scale(sampler)
+        return latents | changed.get("latents", {})
+
+    def _take_scale(self, sampler: JointSampler) -> None:
+        """Guides the steps that are left by the scale that a callback has set; a lead follows one number for
+        all.
+        """
+        if not self._steered:
+            raise InputError(
+                "a callback set _guidance_scale in a call without guidance: expected a guidance_scale "
+                "above 1 from the start"
+            )
+        self._guidance_scale = plain(self._guidance_scale)
+        self._guidance = settings.rescaled(self._guidance, self._guidance_scale)
+        leads = {m: g for m, g in sampler.guidance.items() if m not in self._guidance}
+        if not isinstance(self._guidance_scale, Mapping):
+            leads = settings.rescaled(leads, self._guidance_scale)
+        sampler.guidance = leads | self._guidance
 
     def _judge(self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents) -> dict[str, Tensor]:
         """What `codi.selection` measures of decoded candidates (B, ...); clean partners (1 or num_samples, ...) count in time only."""

@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder

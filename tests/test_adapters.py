@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy
 import pytest
 import torch
 from safetensors import safe_open
@@ -207,6 +208,125 @@ def test_a_model_is_not_saved_with_adapters_in_it(made, clean, tmp_path):
     clean.unload_lora_weights()
     clean.load_textual_inversion(made[0] / "words")
     assert "unload_textual_inversion" in error(clean.save_pretrained, tmp_path / "a") and not (tmp_path / "a").exists()
+
+
+# As diffusers has it ---------------------------------------------------
+
+
+def weights(pipe):
+    """The tensors of all denoisers without those of a LoRA, by name, as they are now."""
+    state = {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(pipe, part).state_dict().items()}
+    return {name.replace(".base_layer", ""): tensor.clone() for name, tensor in state.items() if ".lora_" not in name}
+
+
+def close(a, b):
+    return all(torch.allclose(a[m], b[m], atol=1e-5) for m in a)
+
+
+def test_fused_equals_loaded_and_unfused_is_the_original_to_the_bit(made, clean):
+    alone, before = latents(clean), weights(clean)
+    clean.load_lora_weights(made[0] / "all", scale=0.7)
+    loaded = latents(clean)
+    clean.fuse_lora()
+    assert clean.fused_loras == {"all"} and clean.num_fused_loras == 1
+    assert close(latents(clean), loaded) and not close(alone, loaded)
+    assert not all(torch.equal(before[name], now) for name, now in weights(clean).items())
+    clean.unfuse_lora()
+    assert all(torch.equal(before[name], now) for name, now in weights(clean).items())
+    assert same(latents(clean), loaded) and clean.num_fused_loras == 0
+    clean.unload_lora_weights()
+    assert same(latents(clean), alone)
+
+
+def test_fused_and_unloaded_is_a_model_of_its_own(made, tmp_path):
+    fresh = tiny_pipeline.pipeline()
+    fresh.load_lora_weights(made[0] / "all", adapter_name="a")
+    loaded = latents(fresh)
+    fresh.fuse_lora()
+    assert "call unfuse_lora() before it is saved" in error(fresh.save_pretrained, tmp_path / "m") and not list(tmp_path.iterdir())
+    fused = latents(fresh)
+    fresh.unload_lora_weights()
+    assert same(latents(fresh), fused) and close(fused, loaded) and fresh.get_list_adapters() == {}
+    assert "load the model again" in error(fresh.unfuse_lora)
+    fresh.save_pretrained(tmp_path / "m")
+    again = type(fresh).from_pretrained(tmp_path / "m")
+    again.set_progress_bar_config(disable=True)
+    assert all(torch.equal(now, weights(fresh)[name]) for name, now in weights(again).items())
+    assert close(latents(again), fused)
+
+
+def test_some_are_fused_into_some_parts_and_the_others_go_on(made, clean):
+    clean.load_lora_weights(made[0] / "all", "a", scale=0.5)
+    clean.load_lora_weights(made[0] / "joint", "ear", scale=0.5)
+    both = latents(clean)
+    clean.fuse_lora(components=["vision_denoiser"], adapter_names=["a"])
+    assert close(latents(clean), both) and clean.fused_loras == {"a"}
+    clean.unfuse_lora(components="vision_denoiser")
+    assert same(latents(clean), both)
+    before = weights(clean)
+    clean.fuse_lora(components=["audio_denoiser"] * 2, adapter_names=["a", "a"])
+    assert close(latents(clean), both)
+    clean.unfuse_lora()
+    assert all(torch.equal(before[name], now) for name, now in weights(clean).items())
+    clean.fuse_lora(lora_scale=0.5)
+    half = latents(clean)
+    clean.unfuse_lora()
+    clean.set_adapters(["a", "ear"], [0.25, 0.25])
+    assert close(half, latents(clean)) and not close(half, both)
+
+
+def test_what_is_fused_is_left_alone_until_it_is_unfused(made, clean):
+    clean.load_lora_weights(made[0] / "all", "a")
+    clean.fuse_lora()
+    calls = [clean.fuse_lora, clean.disable_lora, clean.enable_lora]
+    for call in (*calls, lambda: clean.set_adapters("a", 0.1), lambda: clean.delete_adapters("a")):
+        assert "LoRA a is fused: call unfuse_lora() before" in error(call)
+    assert "is fused" in error(clean.load_lora_weights, made[0] / "joint")
+    clean.unfuse_lora()
+    clean.set_adapters("a", 0.0)
+    assert "no LoRA is active" in error(clean.fuse_lora) and "not active" in error(clean.fuse_lora, adapter_names="a")
+    clean.set_adapters("a")
+    assert "'vision_tower'" in error(clean.fuse_lora, components=["vision_tower"])
+    before = weights(clean)
+    assert "not finite" in error(clean.fuse_lora, lora_scale=1e39)
+    assert all(torch.equal(before[name], now) for name, now in weights(clean).items()) and not clean.fused_loras
+
+
+def test_disabled_and_enabled_again(made, clean):
+    alone = latents(clean)
+    clean.load_lora_weights(made[0] / "all", "a", scale=0.5)
+    loaded = latents(clean)
+    assert clean.get_list_adapters() == {part: ["a"] for part in PARTS} and clean.get_active_adapters() == ["a"]
+    clean.disable_lora()
+    assert same(latents(clean), alone) and clean.get_active_adapters() == [] and len(clean.get_list_adapters()) == 3
+    clean.enable_lora()
+    assert same(latents(clean), loaded)
+
+
+def test_files_of_other_names(made, clean, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x.safetensors").write_bytes((made[0] / "all" / LORA_FILE).read_bytes())
+    (tmp_path / "sub" / "w.safetensors").write_bytes((made[0] / "words" / WORDS_FILE).read_bytes())
+    folder = str(tmp_path / "sub")
+    assert clean.load_lora_weights(folder, weight_name="x.safetensors", adapter_name="a") == "a"
+    assert clean.load_lora_weights(str(tmp_path), subfolder="sub", weight_name="x.safetensors") == "x"
+    assert clean.load_lora_weights(tmp_path / "sub" / "x.safetensors", "b", weight_name="x.safetensors") == "b"
+    assert clean.load_textual_inversion(folder, "<thing>", weight_name="w.safetensors") == ["<thing>"]
+    assert "no y.safetensors at" in error(clean.load_lora_weights, folder, weight_name="y.safetensors")
+    assert "another name" in error(clean.load_lora_weights, tmp_path / "sub" / "x.safetensors", weight_name="y.safetensors")
+    assert "dict instead of a folder" in error(clean.load_lora_weights, {"a": 1})
+    assert "list instead of a folder" in error(clean.load_textual_inversion, [folder])
+
+
+def test_scales_are_one_number_for_a_lora(made, clean):
+    clean.load_lora_weights(made[0] / "all", "a", scale=numpy.float32(0.5))
+    loaded = latents(clean)
+    clean.set_adapters("a", numpy.float64(0.5))
+    assert same(latents(clean), loaded)
+    clean.set_adapters(["a"], torch.tensor([0.5]))
+    assert same(latents(clean), loaded)
+    for scales in ({"vision_denoiser": 0.5}, [{"vision_denoiser": 0.5}]):
+        assert "expected a finite number for all of it" in error(clean.set_adapters, "a", scales)
 
 
 # Words -----------------------------------------------------------------

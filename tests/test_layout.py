@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("codi", "data", "training")
 
 # What each part may import besides itself. A name covers what is below it, the longest one counts.
-LEAVES = {"codi", "codi.version", "codi.types", "codi.libraries", "codi.protocols", "codi.io"}
+LEAVES = {"codi", "codi.version", "codi.types", "codi.libraries", "codi.border", "codi.protocols", "codi.io"}
 MODELS = {"codi.models", "codi.diffusion"}
 LOADING = {"codi.pretrained", "codi.convert"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -25,7 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.types": set(),
     "codi.protocols": {"codi.types"},
     "codi.libraries": {"codi.types"},
-    "codi.io": {"codi.types", "codi.libraries"},
+    "codi.start_up": set(),
+    "codi.border": {"codi.types"},
+    "codi.io": {"codi.types", "codi.libraries", "codi.border"},
     "codi.diffusion": LEAVES,
     "codi.world": LEAVES,
     "codi.vocabulary": LEAVES | {"codi.world"},
@@ -33,11 +35,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.pretrained": LEAVES | MODELS,
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
     "codi.wording": LEAVES | {"codi.vocabulary", "codi.world", "codi.adapters", "codi.jobs"},
-    "codi.prompts": LEAVES | {"codi.wording"},
+    "codi.media": LEAVES,
+    "codi.prompts": LEAVES | {"codi.media", "codi.wording"},
+    "codi.callbacks": LEAVES,
+    "codi.card": LEAVES | {"codi.doctor", "codi.pretrained"},
+    "codi.memory": LEAVES | MODELS,
     "codi.outputs": LEAVES,
     "codi.selection": LEAVES,
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
-    "codi.pipeline": LEAVES | MODELS | LOADING | {"codi.adapters", "codi.prompts", "codi.outputs", "codi.selection"},
+    "codi.pipeline": LEAVES
+    | MODELS
+    | LOADING
+    | {"codi.adapters", "codi.callbacks", "codi.card", "codi.memory", "codi.prompts", "codi.outputs", "codi.selection"},
     "codi.metrics": LEAVES | {"codi.world"},
     "codi.bench": LEAVES | MODELS | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
     "codi.jobs": LEAVES | {"codi.diffusion"},

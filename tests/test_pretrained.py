@@ -1,6 +1,10 @@
 """A model folder: saved and loaded it is the same model, and whatever is missing, altered or left over is named."""
 
+import importlib
 import json
+import os
+import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.hub_utils import PushToHubMixin
 from safetensors.torch import load_file, save_file
 
+import codi.models.autoencoders
+import codi.models.denoisers
+import codi.models.released
 from codi import pretrained
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError, Modality
@@ -195,6 +204,114 @@ def test_an_upload_has_its_checksums(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(PushToHubMixin, "_upload_folder", lambda self, folder, *args, **options: uploaded.extend(Path(folder).iterdir()))
     pipe.save_pretrained(str(tmp_path), push_to_hub=True)
     assert tmp_path / "checksums.json" in uploaded
+
+
+# The card, and diffusers' own loader ------------------------------------
+
+
+def front_matter(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_saved_folder_says_what_it_is(pipe, tmp_path):
+    quick = CoDiPipeline(**pipe.components, defaults={"num_inference_steps": 3})
+    quick.save_pretrained(tmp_path / "my-model")
+    text = (tmp_path / "my-model" / "README.md").read_text()
+    head = front_matter(text)
+    assert (head["library_name"], head["pipeline_tag"], head["license"]) == ("diffusers", "any-to-any", "unknown")
+    assert {"codi", "image-generation", "diffusers:CoDiPipeline"} <= set(head["tags"])
+    for part in ("# my-model", "| vision_denoiser | UNetDenoiser |", "3 x 32 x 32", "8 per second", "`num_inference_steps`: `3`"):
+        assert part in text
+    assert "put together by hand" in text and str(tmp_path) not in text
+
+
+def test_the_card_of_a_model_with_provenance_repeats_it(saved, folder, tmp_path):
+    (folder / "provenance.json").write_text('{"license": "MIT", "data": ["codi.world"], "stages": {}}')
+    CoDiPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    text = (tmp_path / "again" / "README.md").read_text()
+    assert front_matter(text)["license"] == "mit" and "data, as stated there: codi.world" in text and str(folder) not in text
+
+
+def test_the_code_on_the_card_runs(pipe, tmp_path, monkeypatch):
+    quick = CoDiPipeline(**pipe.components, defaults={"num_inference_steps": 1})
+    quick.save_pretrained(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "m" / "README.md").read_text(), re.S)
+    assert len(blocks) == 2
+    exec(blocks[0], {})
+    assert (tmp_path / "out" / "000.mp4").is_file()
+
+
+def test_a_card_of_somebody_else_stays(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    ours = (tmp_path / "README.md").read_text()
+    pipe.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == ours
+    for theirs in ("# My model\n", ours.replace("Defaults", "My defaults")):
+        (tmp_path / "README.md").write_text(theirs)
+        (tmp_path / "pipeline.py").write_text("# mine\n")
+        pipe.save_pretrained(tmp_path)
+        assert (tmp_path / "README.md").read_text() == theirs and (tmp_path / "pipeline.py").read_text() == "# mine\n"
+    (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="README.md cannot be read"):
+        pipe.save_pretrained(tmp_path)
+
+
+PLACEHOLDER = "---\nlibrary_name: diffusers\n---\nThis model card has been automatically generated.\n"
+
+
+@pytest.mark.parametrize(
+    ("mine", "hub", "expected"),
+    [(None, PLACEHOLDER, "# owner/name"), (None, "# Of the hub\n", "# Of the hub\n"), ("# Mine\n", PLACEHOLDER, "# Mine\n")],
+    ids=["ours", "that of the hub", "mine"],
+)
+def test_an_upload_has_a_card(pipe, tmp_path, monkeypatch, mine, hub, expected):
+    """diffusers writes its own over whatever is there before it uploads."""
+    uploaded = []
+    card = SimpleNamespace(save=lambda path: Path(path).write_text(hub))
+    for module in ("diffusers.pipelines.pipeline_utils", "diffusers.utils.hub_utils"):
+        monkeypatch.setattr(f"{module}.create_repo", lambda name, **options: SimpleNamespace(repo_id=name))
+        monkeypatch.setattr(f"{module}.load_or_create_model_card", lambda *args, **options: card)
+        monkeypatch.setattr(f"{module}.populate_model_card", lambda card: card)
+    read = lambda self, folder, *args, **options: uploaded.append((Path(folder) / "README.md").read_text())
+    monkeypatch.setattr(PushToHubMixin, "_upload_folder", read)
+    if mine is not None:
+        (tmp_path / "README.md").write_text(mine)
+    pipe.save_pretrained(str(tmp_path), push_to_hub=True, repo_id="owner/name")
+    if mine is None:
+        pipe.push_to_hub("owner/name")
+    assert uploaded and all(expected in text for text in uploaded)
+    assert expected != "# owner/name" or all(front_matter(text)["pipeline_tag"] == "any-to-any" for text in uploaded)
+
+
+@pytest.mark.parametrize("form", ["name", "folder", "file"])
+def test_diffusers_own_loader_loads_a_saved_folder(saved, tmp_path, form):
+    """In a fresh process that has imported nothing of ours: the same bits as our own loader."""
+    custom = {"name": "pipeline", "folder": str(saved), "file": str(saved / "pipeline.py")}[form]
+    code = f"""
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained({str(saved)!r}, custom_pipeline={custom!r}, trust_remote_code=True)
+import torch
+from codi import CoDiPipeline
+assert type(pipe) is CoDiPipeline
+ours = CoDiPipeline.from_pretrained({str(saved)!r})
+call = dict(text="a red ball", outputs=["image", "audio"], seed=0, num_inference_steps=2, output_type="latent")
+one, other = pipe(**call).latents, ours(**call).latents
+assert all(torch.equal(one[m], other[m]) for m in one) and pipe.config.defaults == ours.config.defaults
+"""
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
+def test_every_part_can_be_found_by_diffusers_own_loader():
+    """It looks for `ModelMixin` beside a class, in the module that the index names."""
+    for package in (codi.models, codi.models.autoencoders, codi.models.denoisers, codi.models.released):
+        for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            module = importlib.import_module(found.name)
+            here = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == found.name]
+            if any(issubclass(kind, ModelMixin) for kind in here):
+                assert module.ModelMixin is ModelMixin, found.name
 
 
 def test_pickles_are_not_written(pipe, tmp_path):

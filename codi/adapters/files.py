@@ -7,8 +7,10 @@ must be those of the weights it was trained on.
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codi.border import plain
 from codi.models import lora, words
 from codi.pretrained import read_header
 from codi.types import InputError
@@ -83,11 +86,33 @@ def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str], bas
 
 def find_file(source: str | Path, name: str) -> Path:
     """The file `name` in a folder, or the file itself. Raises `InputError` when there is none."""
+    if not isinstance(source, (str, os.PathLike)):
+        what = f"{type(source).__name__} instead of a folder"
+        raise InputError(
+            f"{what}: expected the name of the folder that holds {name}, or of a .safetensors "
+            "file"
+        )
     path = Path(source).expanduser()
     path = path / name if path.is_dir() else path
     if not path.is_file() or path.suffix != ".safetensors":
         raise InputError(f"no {name} at {source}: expected the folder that holds it, or a .safetensors file")
     return path
+
+
+def named_file(source: str | Path, usual: str, weight_name: str | None, subfolder: str | None) -> Path:
+    """The file in a folder, called `weight_name` where that is given, by diffusers' names of both; else as
+    `find_file`.
+    """
+    if weight_name is None and subfolder is None:
+        return find_file(source, usual)
+    folder = Path(source) / (subfolder or "") if Path(source).is_dir() else source
+    file = find_file(folder, weight_name or usual)
+    if weight_name is not None and file.name != Path(weight_name).name:
+        raise InputError(
+            f"{source} is a file of another name than weight_name {weight_name!r}: expected one of "
+            "them"
+        )
+    return file
 
 
 def read_lora(source: str | Path) -> Lora:
@@ -153,5 +178,10 @@ def check_base(what: str, base: str, expected: Mapping[str, float], found: Mappi
 
 
 def check_scale(name: str, scale: Any) -> None:
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise InputError(f"scale {scale!r} of LoRA {name}: expected a finite number, such as 0.7")
+    """Raises `InputError` for what is no finite number, numpy's and torch's among them."""
+    scale = plain(scale)
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
+        raise InputError(
+            f"scale {scale!r} of LoRA {name}: expected a finite number for all of it, such as "
+            "0.7"
+        )

@@ -1,32 +1,71 @@
 """A pipeline that takes LoRA and learned words in, and gives them up again."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from codi.adapters.files import TABLE, TOWER, Lora, check_base, check_scale, read_lora, read_words
+from codi.adapters.files import (
+    LORA_FILE,
+    TABLE,
+    TOWER,
+    WORDS_FILE,
+    Lora,
+    check_base,
+    check_scale,
+    named_file,
+    read_lora,
+    read_words,
+)
+from codi.border import plain
 from codi.models import lora, words
 from codi.types import InputError
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """The LoRAs that were added to the weights of one part, and those weights as they were before, by layer.
+    """
+
+    names: tuple[str, ...]
+    originals: Mapping[str, Tensor]
+
+
 class AdapterMixin:
-    """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are never touched."""
+    """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are touched
+    by `fuse_lora` alone.
+    """
 
     _loras: Mapping[str, float] = MappingProxyType({})  # name -> scale, in the order of loading
+    _loras_act: bool = True
+    _fused: Mapping[str, Fused] = MappingProxyType({})  # by part
 
-    def load_lora_weights(self, source: str | Path, *, adapter_name: str | None = None, scale: float = 1.0, any_base: bool = False) -> str:
-        """Adds the LoRA in a folder or file to what is active; returns its name, by default that of its folder.
+    def load_lora_weights(
+        self,
+        source: str | Path,
+        adapter_name: str | None = None,
+        *,
+        weight_name: str | None = None,
+        subfolder: str | None = None,
+        scale: float = 1.0,
+        any_base: bool = False,
+    ) -> str:
+        """Adds the LoRA in a folder or file to what is active; returns its name.
 
+        adapter_name: by default the name of its folder, or of its file where `weight_name` gives that.
+        weight_name, subfolder: of the file in the folder, where it is not the usual one.
         any_base: also for other weights than those it was trained on, as long as layers and shapes fit.
         Raises `InputError` for a LoRA of another model, naming what differs.
         """
         lora.need_peft()
-        found = read_lora(source)
-        name = adapter_name or _free_name(found.path.parent.name, self._loras)
+        self._check_unfused("another LoRA is loaded")
+        found = read_lora(named_file(source, LORA_FILE, weight_name, subfolder))
+        usual = found.path.parent.name if weight_name is None else Path(weight_name).stem
+        name = adapter_name or _free_name(usual, self._loras)
         if name in self._loras or "." in name:
             raise InputError(
                 f"LoRA name {name!r}: expected one without dots that is not in use (in use: {', '.join(self._loras) or 'none'})"
@@ -39,12 +78,16 @@ class AdapterMixin:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
                 getattr(self, part).load_lora_adapter(dict(tensors), prefix=None, adapter_name=name, metadata=settings)
-        self._loras = {**self._loras, name: scale}
+        self._loras = {**self._loras, name: float(scale)}
         self._apply_loras()
         return name
 
     def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None) -> None:
-        """Makes these LoRAs active with these scales (1 without), and no others."""
+        """Makes these LoRAs active with these scales (1 without), and no others; a scale is one number for
+        all of a LoRA.
+        """
+        self._check_unfused("scales change")
+        adapter_weights = plain(adapter_weights)
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         scales = list(adapter_weights) if isinstance(adapter_weights, (list, tuple)) else [adapter_weights] * len(names)
         if len(scales) != len(names):
@@ -53,15 +96,103 @@ class AdapterMixin:
             _known(name, self._loras)
             check_scale(name, 1.0 if scale is None else scale)
         chosen = {name: 1.0 if scale is None else float(scale) for name, scale in zip(names, scales)}
-        self._loras = {name: chosen.get(name, 0.0) for name in self._loras}
+        self._loras, self._loras_act = {name: chosen.get(name, 0.0) for name in self._loras}, True
         self._apply_loras()
 
     def get_active_adapters(self) -> list[str]:
         """Names of the LoRAs that act."""
-        return [name for name, scale in self._loras.items() if scale]
+        return [name for name, scale in self._loras.items() if scale and self._loras_act]
+
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """Names of the LoRAs that are loaded, active or not, by the parts of the model that they adapt."""
+        adapted = {name: part for name, part in self.components.items() if getattr(part, "peft_config", None)}
+        return {name: list(part.peft_config) for name, part in adapted.items()}
+
+    def disable_lora(self) -> None:
+        """Sets all LoRAs aside, those too that are loaded later, until `enable_lora` or `set_adapters`;
+        scales are kept.
+        """
+        self._check_unfused("it is set aside")
+        self._loras_act = False
+        self._apply_loras()
+
+    def enable_lora(self) -> None:
+        """Lets the LoRAs act again that `disable_lora` set aside, with the scales that they had."""
+        self._check_unfused("it is enabled")
+        self._loras_act = True
+        self._apply_loras()
+
+    def fuse_lora(
+        self,
+        components: str | list[str] | None = None,
+        lora_scale: float = 1.0,
+        safe_fusing: bool = True,
+        adapter_names: str | list[str] | None = None,
+    ) -> None:
+        """Adds LoRAs to the weights of the model, with their scales times `lora_scale`, so that they cost
+        nothing more.
+
+        components: the parts to add to; by default all that are adapted. adapter_names: by default all that
+        are active; others that are active go on beside. safe_fusing: weights that are not finite are refused
+        whatever it says. `unfuse_lora` gives back the original to the bit, from copies that stay on the CPU
+        until then; `unload_lora_weights` keeps the sum as the model, lets go of the copies, and
+        `save_pretrained` then writes it.
+        """
+        self._check_unfused("more are fused")
+        check_scale("to fuse", lora_scale)
+        names = self.get_active_adapters() if adapter_names is None else _as_list(adapter_names)
+        for name in names:
+            _known(name, self._loras)
+        if asleep := [name for name in names if name not in self.get_active_adapters()]:
+            raise InputError(
+                f"LoRA {asleep[0]!r} is not active: call set_adapters() with its scale before "
+                "fuse_lora()"
+            )
+        if not names:
+            raise InputError(
+                "no LoRA is active: expected load_lora_weights() or set_adapters() before "
+                "fuse_lora()"
+            )
+        fused: dict[str, Fused] = {}
+        try:
+            for part in self._parts(components, self.get_list_adapters()):
+                originals = lora.fuse(self.components[part], names, float(lora_scale))
+                fused[part] = Fused(names=tuple(names), originals=originals)
+        except InputError:
+            for part, kept in fused.items():
+                lora.unfuse(self.components[part], kept.originals)
+            raise
+        self._fused = fused
+        self._apply_loras()
+
+    def unfuse_lora(self, components: str | list[str] | None = None) -> None:
+        """Takes fused LoRAs out of the weights again, which are then what they were, to the bit; they act
+        beside the model as before.
+        """
+        if not self._fused:
+            raise InputError(
+                "no LoRA is fused: after unload_lora_weights() what was fused is the model; load the model "
+                "again"
+            )
+        parts = self._parts(components, self._fused)
+        for part in parts:
+            lora.unfuse(self.components[part], self._fused[part].originals)
+        self._fused = {part: kept for part, kept in self._fused.items() if part not in parts}
+        self._apply_loras()
+
+    @property
+    def fused_loras(self) -> set[str]:
+        """Names of the LoRAs that are fused and can be unfused."""
+        return {name for kept in self._fused.values() for name in kept.names}
+
+    @property
+    def num_fused_loras(self) -> int:
+        """How many those are."""
+        return len(self.fused_loras)
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:
         """Takes these LoRAs away."""
+        self._check_unfused("it is deleted")
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for name in names:
             _known(name, self._loras)
@@ -74,14 +205,28 @@ class AdapterMixin:
         self._apply_loras()
 
     def unload_lora_weights(self) -> None:
-        """Takes all LoRAs away; what is left is the model as it was, to the bit."""
+        """Takes all LoRAs away; what is left is the model as it was, to the bit, but for those that are
+        fused, which stay for good.
+        """
         for part in self._adapted():
             part.unload_lora()
-        self._loras = {}
+        self._loras, self._loras_act, self._fused = {}, True, {}
 
-    def load_textual_inversion(self, source: str | Path, *, token: str | None = None, any_base: bool = False) -> list[str]:
-        """Teaches the text tower the words in a folder or file, and returns them; `token` is another name for the word, if it is one."""
-        learned, base, probes = read_words(source)
+    def load_textual_inversion(
+        self,
+        source: str | Path,
+        token: str | None = None,
+        *,
+        weight_name: str | None = None,
+        subfolder: str | None = None,
+        any_base: bool = False,
+    ) -> list[str]:
+        """Teaches the text tower the words in a folder or file, and returns them; `token` is another name for
+        the word, if it is one.
+
+        weight_name, subfolder: of the file in the folder, where it is not the usual one.
+        """
+        learned, base, probes = read_words(named_file(source, WORDS_FILE, weight_name, subfolder))
         tower = getattr(self, TOWER)
         if tower is None:
             raise InputError(f"learned words need a text tower, which this model lacks: {source} cannot be used")
@@ -105,6 +250,7 @@ class AdapterMixin:
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As diffusers does, without adapters: a model folder holds a model. Raises `InputError` while any is loaded."""
+        self._check_unfused("it is saved, or unload_lora_weights() to save what was fused")
         if self._loras:
             raise InputError(f"LoRA {next(iter(self._loras))!r} is loaded: call unload_lora_weights() before save_pretrained()")
         if isinstance(getattr(getattr(self, TOWER), "tokenizer", None), words.Wordbook):
@@ -114,10 +260,34 @@ class AdapterMixin:
     def _adapted(self) -> list[Any]:
         return [part for part in self.components.values() if getattr(part, "peft_config", None)]
 
+    def _check_unfused(self, what: str) -> None:
+        if self._fused:
+            raise InputError(
+                f"LoRA {' and '.join(sorted(self.fused_loras))} is fused: call unfuse_lora() before "
+                f"{what}"
+            )
+
+    def _parts(self, components: str | list[str] | None, there: Iterable[str]) -> list[str]:
+        """The named parts, or all that are there."""
+        there = list(there)
+        parts = there if components is None else _as_list(components)
+        if missing := [part for part in parts if part not in there]:
+            raise InputError(
+                f"components names {missing[0]!r}, which has no such LoRA: expected some of "
+                f"{', '.join(there)}"
+            )
+        return parts
+
     def _apply_loras(self) -> None:
-        """Scales as `_loras` says; a LoRA of scale 0 is left out of the sum, so that it changes no bit."""
-        for part in self._adapted():
-            active = {name: scale for name, scale in self._loras.items() if scale and name in part.peft_config}
+        """Scales as `_loras` says; a LoRA of scale 0 is left out of the sum, so that it changes no bit, and
+        so is one that is fused.
+        """
+        for component, part in self.components.items():
+            if not getattr(part, "peft_config", None):
+                continue
+            fused = self._fused[component].names if component in self._fused else ()
+            acting = {name: self._loras[name] for name in self.get_active_adapters() if name not in fused}
+            active = {name: scale for name, scale in acting.items() if name in part.peft_config}
             if active:
                 part.enable_lora()
                 part.set_adapters(list(active), list(active.values()))
@@ -133,6 +303,11 @@ class AdapterMixin:
         if not any_base:
             here = {layer: lora.probe(lora.base_layer(denoiser, layer).weight) for layer in found.probes[part]}
             check_base(str(found.path), found.base, found.probes[part], here, part)
+
+
+def _as_list(names: str | list[str]) -> list[str]:
+    """Each name once."""
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
 def _free_name(wanted: str, taken: Mapping[str, Any]) -> str:

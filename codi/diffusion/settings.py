@@ -3,13 +3,14 @@
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 
 from codi.diffusion.guidance import Guidance
-from codi.types import SIZED, InputError, Modality, listed
+from codi.types import SIZED, InputError, Modality, ModalitySpec, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
@@ -32,7 +33,8 @@ DEFAULTS = {
 
 
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
-    """Names -> modalities, each once."""
+    """Names -> modalities, each once; of None none."""
+    names = () if names is None else names
     return list(dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names)))
 
 
@@ -81,6 +83,58 @@ def guidance(
         "rescale": rescale,
     }
     return {m: Guidance(prompt=prompt[m], sync=sync[m], **shared) for m in made}
+
+
+def rescaled(guidance: Mapping[Modality, Guidance], scale: Any) -> dict[Modality, Guidance]:
+    """Guidance with another `guidance_scale`, one number or {output: number}; as in diffusers, one of at most
+    1 switches it off.
+    """
+    _check_names("guidance_scale", scale, list(guidance))
+    changed = {}
+    for modality, own in guidance.items():
+        layers = [{"guidance_scale": scale}, {"guidance_scale": own.prompt}]
+        changed[modality] = replace(own, prompt=max(1.0, _scale("guidance_scale", modality, layers)))
+    return changed
+
+
+def shared_scale(guidance: Mapping[Modality, Guidance]) -> float | dict[Modality, float]:
+    """The guidance scale of these outputs, as one number where all have the same."""
+    scales = {m: g.prompt for m, g in guidance.items()}
+    return next(iter(scales.values())) if len(set(scales.values())) == 1 else scales
+
+
+def initial_noise(
+    given: Any, outputs: Sequence[Modality], specs: Mapping[Modality, ModalitySpec], num_samples: int
+) -> dict[Modality, torch.Tensor]:
+    """The noise (B, *latent_shape) that outputs begin from, where it was given: {output: (1 or B, ...)}, or
+    one tensor for one output.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if len(outputs) != 1:
+            raise InputError(
+                f"latents is one {type(given).__name__} for {listed(outputs)}: expected a dict such as "
+                f"{{'image': noise}}"
+            )
+        given = {outputs[0]: given}
+    noise = {Modality.parse(name): value for name, value in given.items()}
+    _check_names("latents", noise, outputs)
+    for modality, value in noise.items():
+        _check_noise(modality, value, specs[modality].latent_shape, num_samples)
+    shapes = {modality: (num_samples, *specs[modality].latent_shape) for modality in noise}
+    return {modality: value.detach().float().expand(shapes[modality]) for modality, value in noise.items()}
+
+
+def _check_noise(modality: Modality, value: Any, shape: tuple[int, ...], num_samples: int) -> None:
+    rows = "1" if num_samples == 1 else f"1 or {num_samples}"
+    expected = f"expected standard normal floats ({', '.join([rows, *map(str, shape)])})"
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise InputError(f"latents of {modality} is a {type(value).__name__}: {expected}")
+    if tuple(value.shape[1:]) != shape or len(value) not in (1, num_samples):
+        raise InputError(f"latents of {modality} is {tuple(value.shape)}: {expected}")
+    if not value.isfinite().all():
+        raise InputError(f"latents of {modality} has values that are NaN or infinite: {expected}")
 
 
 def delays(

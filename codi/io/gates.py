@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from codi.border import check_address
 from codi.types import InputError, Modality
 
 if TYPE_CHECKING:
@@ -37,7 +38,15 @@ EXPECTED = {
 def check_file(path: str | Path) -> None:
     """Raises `InputError` unless `path` is a file that can be read and holds something."""
     path = Path(path)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name that is too long is no name
+        raise InputError(
+            f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, "
+            "decoded"
+        ) from None
+    if not exists:
+        check_address(str(path))
         raise InputError(f"no such file: {path}. Check the name; relative names start at {Path.cwd()}.")
     if not path.is_file():
         raise InputError(f"{path} is not a file: expected the name of one picture, recording or clip")

@@ -97,3 +97,37 @@ def probe(weight: Tensor) -> float:
     start = weight.detach().flatten()[:PROBED].double().cpu()
     wave = torch.cos(torch.arange(len(start), dtype=torch.float64) * 2.399963)  # the golden angle: no period
     return round(float(start @ wave / (start.norm() * wave.square().mean().sqrt()).clamp(min=1e-12)), 6)
+
+
+def fuse(denoiser: nn.Module, names: Iterable[str], strength: float) -> dict[str, Tensor]:
+    """Adds what the named LoRAs do, times `strength`, to the weights of a denoiser's own layers.
+
+    Returns those weights as they were, by layer, on the CPU: `unfuse` puts them back. Raises `InputError`,
+    and changes nothing, where a sum is not finite.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    originals: dict[str, Tensor] = {}
+    for path, layer in denoiser.named_modules():
+        found = [name for name in names if isinstance(layer, LoraLayer) and name in layer.lora_A]
+        if not found:
+            continue
+        weight = layer.base_layer.weight
+        originals[path] = weight.detach().to("cpu", copy=True)
+        change = sum(layer.get_delta_weight(name).float() for name in found)
+        with torch.no_grad():
+            weight.copy_(weight.float() + strength * change)
+        if not weight.isfinite().all():
+            unfuse(denoiser, originals)
+            raise InputError(
+                f"the weights of {path} with {' and '.join(found)} are not finite: expected a smaller "
+                "scale"
+            )
+    return originals
+
+
+def unfuse(denoiser: nn.Module, originals: Mapping[str, Tensor]) -> None:
+    """Puts the weights back that `fuse` returned, to the bit."""
+    with torch.no_grad():
+        for path, weight in originals.items():
+            base_layer(denoiser, path).weight.copy_(weight)

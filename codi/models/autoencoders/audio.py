@@ -91,6 +91,10 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
         """The inverse of `normalise_mel`."""
         return mel * self.config.mel_std + self.config.mel_mean
 
+    def set_slicing(self, enabled: bool) -> None:
+        """Whether spectrograms pass through the autoencoder one at a time."""
+        self.vae.use_slicing = enabled
+
     @apply_forward_hook
     def encode(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Waveform (B, S) -> (B, C, t, m)."""

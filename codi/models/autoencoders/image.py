@@ -53,6 +53,16 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
         """Unnormalised latents (B, C, h, w) -> frames (B, 3, H, W)."""
         return functional.pixel_shuffle(self.vae.decode(latent).sample, self.config.patch_size)
 
+    def set_slicing(self, enabled: bool) -> None:
+        """Whether pictures pass through the network one at a time."""
+        self.vae.use_slicing = enabled
+
+    def set_tiling(self, enabled: bool) -> None:
+        """Whether pictures above `image_size` pass in overlapping tiles of that size, which are blended."""
+        self.vae.use_tiling = enabled
+        self.vae.tile_sample_min_size = self.config.image_size // self.config.patch_size
+        self.vae.tile_latent_min_size = self.latent_shape[-1]
+
     @apply_forward_hook
     def encode(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w), or (B, F, 3, H, W) -> (B, C, F, h, w)."""

@@ -6,6 +6,7 @@ a map of (S, 1). Residual blocks are fully connected over all C*S numbers; atten
 
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers' own loader looks for it beside a class
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import repeated, zeroed

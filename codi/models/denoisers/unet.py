@@ -7,6 +7,7 @@ codi-v3, the released geometry; `codi.convert` sets the latter's switches. A pic
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers' own loader looks for it beside a class
 from torch import Tensor, nn
 
 from codi.models.denoisers.attention import repeated, zeroed

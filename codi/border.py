@@ -1,0 +1,158 @@
+"""What comes from outside in another dress: diffusers' names of arguments, numbers of numpy and torch,
+addresses of the network.
+
+All of it is turned into our own form here, once, so that nothing behind this border knows of it. Nothing
+heavy is imported early.
+"""
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from codi.types import InputError
+
+ALIASES = {  # names of diffusers for arguments of a pipeline's call, and ours
+    "prompt": "text",
+    "negative_prompt": "negative_text",
+    "num_images_per_prompt": "num_samples",
+    "num_videos_per_prompt": "num_samples",
+    "num_waveforms_per_prompt": "num_samples",
+}
+MEANT = {  # what people write, and the argument that does it; spelling alone would not lead there
+    "steps": "num_inference_steps",
+    "num_steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "batch_size": "num_samples",
+    "samples": "num_samples",
+    "n": "num_samples",
+    "frames": "num_frames",
+    "frame_rate": "fps",
+    "seconds": "audio_length_in_s",
+    "duration": "audio_length_in_s",
+    "audio_end_in_s": "audio_length_in_s",
+    "to": "outputs",
+    "modalities": "outputs",
+    "noise": "latents",
+    "size": "height",
+    "negative": "negative_text",
+    "ip_adapter_image": "image",
+    "callback": "callback_on_step_end",
+    "callback_steps": "callback_on_step_end",
+}
+NUMBERS = (  # arguments that are numbers, or hold them
+    "num_samples", "candidates", "seed", "num_inference_steps", "guidance_scale", "sync_guidance_scale", "guidance_interval",
+    "sync_guidance_interval", "guidance_rescale", "delay", "height", "width", "num_frames", "fps", "audio_length_in_s", "sync", "lead",
+    "return_dict",
+)  # fmt: skip
+LONGEST = 60  # characters of an address in a message
+ADDRESS = re.compile(
+    r"\s*([A-Za-z][A-Za-z0-9+.-]+:/[^\s]|data:)"
+)  # one letter before the colon is a drive of Windows
+
+
+def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a pipeline's `__call__` be called with diffusers' names as well, and with numbers of numpy and
+    torch.
+
+    Raises `InputError` for an argument that is given twice under two names, and for one that nobody knows,
+    naming the nearest.
+    """
+    signature = inspect.signature(call)
+    positional = list(signature.parameters)[1:]
+
+    @functools.wraps(call)
+    def resolved(self: Any, *values: Any, **options: Any) -> Any:
+        if len(values) > len(positional):
+            raise InputError(
+                f"{len(values)} arguments without a name: expected at most {len(positional)}; name them"
+            )
+        given = dict(zip(positional, values))
+        for name, value in options.items():
+            if name in given:
+                raise InputError(
+                    f"{name} was given twice, by its place and by its name: expected one of them"
+                )
+            given[name] = value
+        given = _without_aliases(given)
+        for name in given:
+            if name not in positional:
+                raise InputError(_unknown(name, positional))
+        numbers = {name: _number(name, value) for name, value in given.items() if name in NUMBERS}
+        return call(self, **given | numbers)
+
+    return resolved
+
+
+def _number(name: str, value: Any) -> Any:
+    """As `plain`, with the argument's name in an error."""
+    try:
+        return plain(value)
+    except InputError as error:
+        raise InputError(f"{name} is {error}") from None
+
+
+def _without_aliases(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments under our names; an alias of None counts as not given, as callers pass on what they
+    were not given.
+    """
+    ours = {name: value for name, value in given.items() if name not in ALIASES}
+    source = {name: name for name, value in ours.items() if value is not None}
+    for alias in (name for name in given if name in ALIASES and given[name] is not None):
+        name = ALIASES[alias]
+        if name in source:
+            raise InputError(
+                f"{source[name]} and {alias} were both given, and mean the same: expected one of them"
+            )
+        source[name], ours[name] = alias, given[alias]
+    return ours
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = MEANT.get(name) or next(
+        iter(difflib.get_close_matches(name, [*known, *ALIASES], n=1, cutoff=0.6)), None
+    )
+    advice = f"did you mean {near}?" if near else f"expected some of {', '.join(known)}"
+    return f"unknown argument {name!r}: {advice}"
+
+
+def plain(value: Any) -> Any:
+    """The same number as one of Python's, where it is a scalar of numpy or torch; so too within lists, tuples
+    and dicts.
+
+    A one-dimensional array or tensor becomes a list. Anything else comes back as it is.
+    """
+    import numpy as np
+    import torch
+
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        if value.ndim > 1:
+            raise InputError(f"an array of shape {tuple(value.shape)}: expected one number, or a list of them")
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(plain(item) for item in value)
+    return value
+
+
+def check_address(value: str) -> None:
+    """Raises `InputError` for an address on the network, or data in the form of one, where a file is
+    expected.
+    """
+    if ADDRESS.match(value) is None:
+        return
+    shown = value if len(value) <= LONGEST else value[:LONGEST] + "..."
+    if value.lstrip().lower().startswith("file:"):
+        raise InputError(f"{shown} is an address: expected the path of the file alone, without file://")
+    raise InputError(
+        f"{shown} is an address: no network is opened for a prompt; download it first, and give the file"
+    )

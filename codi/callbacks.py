@@ -1,0 +1,64 @@
+"""diffusers' own callbacks (`diffusers.callbacks`) in a joint generation: what they ask for, and in what form
+they are given it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from diffusers.callbacks import IPAdapterScaleCutoffCallback, MultiPipelineCallbacks, PipelineCallback
+
+from codi.types import InputError
+
+
+class Embeds(dict):
+    """Prompt tokens by output.
+
+    diffusers stacks the branches of guidance, the one with the prompt last, and its callbacks take `[-1:]` to
+    switch guidance off. Here the branches are never stacked and these are those of the prompt, so that this
+    slice is all of it; no other has a meaning.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, slice):
+            return super().__getitem__(key)
+        if key != slice(-1, None):
+            raise InputError(
+                f"prompt_embeds{[key]}: expected an output's name, or [-1:] for those of the prompt, which "
+                "are all there are"
+            )
+        return self
+
+
+def wanted_tensors(callback: Any, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Names of the tensors that a callback is given: those of `names`, or those that a callback of diffusers
+    asks for itself.
+
+    Raises `InputError` for a callback of diffusers that steers what this pipeline does not have.
+    """
+    if callback is not None and not callable(callback):
+        came = type(callback).__name__
+        raise InputError(f"callback_on_step_end is a {came}: expected a function (pipe, step, timestep, tensors) -> dict")
+    if not isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        return [names] if isinstance(names, str) else list(names)
+    for part in _flat(callback):
+        kind = type(part).__name__
+        if isinstance(part, IPAdapterScaleCutoffCallback):
+            raise InputError(
+                f"{kind} acts on an IP-Adapter, which codi has none of: a picture is a prompt, "
+                "image=Prompt(picture, weight)"
+            )
+        if unknown := [name for name in part.tensor_inputs if name not in known]:
+            raise InputError(
+                f"{kind} asks for {unknown[0]}, which there is not: expected one for {', '.join(known)}, as "
+                "SDCFGCutoffCallback"
+            )
+    return list(dict.fromkeys(callback.tensor_inputs))
+
+
+def _flat(callback: Any) -> Iterator[PipelineCallback]:
+    """The callbacks that make up a callback."""
+    if not isinstance(callback, MultiPipelineCallbacks):
+        yield callback
+        return
+    for part in callback.callbacks:
+        yield from _flat(part)

@@ -1,0 +1,407 @@
+"""What a user holds in Python -> media: pictures, sounds, clips as arrays, tensors, PIL images, records,
+bytes, files.
+
+A picture becomes uint8 (3, H, W), a clip uint8 (F, 3, H, W), a sound float32 (samples,); F frames, H W height
+and width, C channels. The forms are those that numpy, torch, PIL, soundfile, scipy, torchaudio, datasets,
+Gradio and ComfyUI hand out. Whatever is ambiguous is refused: an error says what came, and what would do.
+"""
+
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import TextIOBase
+from numbers import Real
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from codi import io
+from codi.border import check_address, plain
+from codi.types import InputError, Modality
+
+MOST_CHANNELS = 32  # of a sound
+LOUDEST = 100.0  # beyond it floats are no sound in [-1, 1] that clips, but integers in floats
+PCM = {
+    "int16": (0.0, 2.0**15),
+    "int32": (0.0, 2.0**31),
+    "uint8": (128.0, 2.0**7),
+}  # silence and full scale of integer samples
+COLOURS = (1, 3, 4)  # channels of a picture: grey, RGB, RGB and opacity
+MAX_BYTES = 1 << 30  # of a file that is given open, or as bytes
+BLOCK = 1 << 20  # bytes read at a time
+SOUND_KEYS = (
+    ("array", "sampling_rate"),
+    ("raw", "sampling_rate"),
+    ("waveform", "sample_rate"),
+)  # of records: the sound, its rate
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open file, or what can be read like one."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+def kind(value: Any) -> str:
+    """Says in words what came, for messages."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"a {type(value).__name__} {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value names a file or holds the content of one (see `settled`)."""
+    return isinstance(value, (str, os.PathLike, bytes))
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a value is one picture, by its kind and axes."""
+    return isinstance(value, Image.Image) or (
+        isinstance(value, (Tensor, np.ndarray)) and value.ndim in (2, 3)
+    )
+
+
+# Files -----------------------------------------------------------------
+
+
+def settled(name: str, value: Any) -> Any:
+    """Turns the forms of a file into two, a path or bytes; any other value comes back as it is.
+
+    An open file is read whole, from its start where it can be rewound, and left at the position at which it
+    was. A record of a file as `datasets` has it, {"bytes": ..., "path": ...}, is its bytes, or else its path.
+    `name` is the argument's, for messages.
+    """
+    if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
+        value = value["path"] if value["bytes"] is None else value["bytes"]
+    if isinstance(value, os.PathLike):
+        return Path(os.fsdecode(value))
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _sized(name, bytes(value))
+    if isinstance(value, Readable):
+        return _read(name, value)
+    return value
+
+
+def _read(name: str, file: Any) -> bytes:
+    if isinstance(file, TextIOBase):
+        raise InputError(f"{name} is a file opened as text: open it in binary, open(path, 'rb')")
+    try:
+        start = file.tell() if file.seekable() else None
+        if start is not None:
+            file.seek(0)
+        content = _content(file)
+        if start is not None:
+            file.seek(start)
+    except Exception as error:  # what is behind it may be an archive, a connection, a cloud
+        raise InputError(
+            f"{name} is an open file that cannot be read ({error}): open it again, with open(path, 'rb')"
+        ) from None
+    if content is None:
+        raise InputError(
+            f"{name} is a file that gives no bytes: expected one that is open in binary, open(path, 'rb')"
+        )
+    return _sized(name, content)
+
+
+def _content(file: Readable) -> bytes | None:
+    """What is left in a file, up to just above `MAX_BYTES`; None for a file that gives anything but bytes."""
+    content = bytearray()
+    while len(content) <= MAX_BYTES:
+        block = file.read(BLOCK)
+        if not isinstance(block, bytes):
+            return None
+        if not block:
+            break
+        content += block
+    return bytes(content)
+
+
+def _sized(name: str, content: bytes) -> bytes:
+    if not content:
+        raise InputError(f"{name} holds no bytes: expected the content of a media file")
+    if len(content) > MAX_BYTES:
+        raise InputError(
+            f"{name} holds more than {MAX_BYTES >> 30} GiB: expected a smaller file; cut out the part that "
+            "you mean"
+        )
+    return content
+
+
+@contextmanager
+def as_path(value: Any, modality: Modality) -> Iterator[Path]:
+    """A path to read: the one that was given, or that of a temporary file which holds the bytes that were.
+
+    Errors and warnings speak of the bytes, never of the temporary file. Raises `InputError` for an address on
+    the network.
+    """
+    if not isinstance(value, bytes):
+        if isinstance(value, str):
+            check_address(value)
+        yield Path(value)
+        return
+    shown = f"what was given as {len(value)} bytes of {modality}"
+    with tempfile.TemporaryDirectory(prefix="codi-") as folder, warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        path = Path(folder) / "content"
+        path.write_bytes(value)
+        try:
+            yield path
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), shown)) from None
+    for note in notes:
+        warnings.warn_explicit(
+            str(note.message).replace(str(path), shown), note.category, note.filename, note.lineno
+        )
+
+
+# Pictures --------------------------------------------------------------
+
+
+def load_picture(value: Any) -> Tensor:
+    """A picture of any accepted form -> uint8 (3, H, W)."""
+    if is_file(value):
+        with as_path(value, Modality.IMAGE) as path:
+            return io.load_image(path)
+    return pixels(value, ndim=3, what="an image")
+
+
+def pixels(value: Any, ndim: int, what: str) -> Tensor:
+    """A picture (`ndim` 3) or frames (4) of any accepted form -> uint8 (..., 3, H, W).
+
+    Channels are the axis of 1, 3 or 4 values: where both ends are, arrays have them last and tensors first.
+    Opacity shows white.
+    """
+    if isinstance(value, Image.Image) and ndim == 3:
+        return io.image_to_tensor(value)
+    if not isinstance(value, (Tensor, np.ndarray)):
+        raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
+    found = _single(_tensor(value, what, ndim), value, ndim, what)
+    if found.ndim == 2 and ndim == 3:
+        found = found[None]
+    elif found.ndim == ndim and found.numel():
+        found = _channels_first(found, isinstance(value, Tensor))
+    if found.ndim != ndim or found.numel() == 0 or found.shape[-3] not in COLOURS:
+        raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
+    _check_range(found, what)
+    return _rgb(found)
+
+
+def _expected(ndim: int) -> str:
+    shape = "(F, 3, H, W)" if ndim == 4 else "(3, H, W)"
+    return f"expected PIL images, a tensor {shape} or an array with channels last, uint8 or float in [0, 1]"
+
+
+def _tensor(value: Any, what: str, ndim: int) -> Tensor:
+    """uint8 as it is, floats as float32, on the CPU."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f" and value.dtype != np.uint8:
+            raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
+        value = torch.from_numpy(
+            value.astype(np.float32 if value.dtype.kind == "f" else np.uint8)
+        )  # a copy, of any stride and order
+    value = value.detach().cpu()
+    if value.is_floating_point():
+        return value.float()
+    if value.dtype != torch.uint8:
+        raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
+    return value
+
+
+def _check_range(value: Tensor, what: str) -> None:
+    if not value.is_floating_point():
+        return
+    if not value.isfinite().all():
+        raise InputError(f"{what} has floats that are NaN or infinite: expected [0, 1]")
+    low, high = value.min().item(), value.max().item()
+    if low >= 0 and high <= 1:
+        return
+    advice = "scale it"
+    if -1 <= low < 0 and high <= 1:
+        advice = "it looks like [-1, 1]: give (x + 1) / 2"
+    elif low >= 0 and high <= 255:
+        advice = "it looks like 0..255: give x / 255, or uint8"
+    raise InputError(
+        f"{what} has floats outside [0, 1], from {low:.4g} to {high:.4g}: expected [0, 1], or uint8; {advice}"
+    )
+
+
+def _single(found: Tensor, value: Any, ndim: int, what: str) -> Tensor:
+    """Takes a batch of one apart; refuses a batch of more."""
+    if found.ndim != ndim + 1:
+        return found
+    if len(found) == 1:
+        return found[0]
+    other = " (frames of a clip go to video=)" if ndim == 3 else ""
+    raise InputError(
+        f"{what} is {kind(value)}, a batch of {len(found)}: expected one; give a list of them to combine "
+        f"them{other}"
+    )
+
+
+def _channels_first(found: Tensor, is_tensor: bool) -> Tensor:
+    first, last = found.shape[-3] in COLOURS, found.shape[-1] in COLOURS
+    return found.movedim(-1, -3) if last and not (first and is_tensor) else found
+
+
+def _rgb(found: Tensor) -> Tensor:
+    """Grey, RGB or RGB with opacity, (..., C, H, W) uint8 or float in [0, 1] -> uint8 (..., 3, H, W)."""
+    count = found.shape[-3]
+    if count == 4:
+        unit = found if found.is_floating_point() else found.float() / 255
+        colour, opacity = unit.split((3, 1), dim=-3)
+        found = colour * opacity + (1 - opacity)
+    elif count == 1:
+        found = found.expand(*found.shape[:-3], 3, *found.shape[-2:])
+    return (found * 255).round().to(torch.uint8) if found.is_floating_point() else found.contiguous()
+
+
+# Clips -----------------------------------------------------------------
+
+
+def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tensor, float]:
+    """A clip of any accepted form -> uint8 (F, 3, H, W) and frames per second, `rate` where nothing says
+    another.
+
+    Of a file the first `seconds` are read, frames shrunk to about twice `size`.
+    """
+    if is_file(value):
+        with as_path(value, Modality.VIDEO) as path:
+            value = io.load_video(path, seconds=seconds, size=size, sound=False)
+    if isinstance(value, io.Video):
+        value = (value.frames, value.fps)
+    frames, fps = _with_rate(value, rate)
+    if isinstance(frames, Image.Image):
+        raise InputError(
+            "a clip is a single PIL image: expected a list of frames, or a file; a picture goes to image="
+        )
+    if isinstance(frames, (list, tuple)):
+        frames = _equal_sizes([pixels(frame, ndim=3, what="a frame") for frame in frames])
+    return pixels(frames, ndim=4, what="a clip"), fps
+
+
+def _equal_sizes(frames: list[Tensor]) -> Tensor:
+    shapes = sorted({tuple(frame.shape) for frame in frames})
+    if len(shapes) != 1:
+        raise InputError(
+            f"a clip of {len(frames)} frames of sizes {shapes}: expected at least one frame, all of one size"
+        )
+    return torch.stack(frames)
+
+
+# Sounds ----------------------------------------------------------------
+
+
+def load_sound(value: Any, rate: float, seconds: float) -> tuple[Tensor, float]:
+    """A sound of any accepted form -> float32 (samples,) and its rate in Hz, `rate` where nothing says
+    another.
+
+    Of a file the first `seconds` are read.
+    """
+    if is_file(value):
+        with as_path(value, Modality.AUDIO) as path:
+            return io.load_audio(path, seconds)
+    if isinstance(value, Mapping):
+        value = _record(value)
+    sound, rate = _with_rate(value, rate)
+    return waveform(sound), rate
+
+
+def _record(value: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A sound as `datasets`, transformers or torchaudio and ComfyUI hold it -> the pair of sound and rate."""
+    for sound, rate in SOUND_KEYS:
+        if sound in value and rate in value:
+            return (value[sound], value[rate])
+    raise InputError(
+        f"a sound is a dict of {', '.join(map(str, value)) or 'nothing'}: expected the keys array and "
+        "sampling_rate, or waveform and "
+        "sample_rate"
+    )
+
+
+def waveform(value: Any) -> Tensor:
+    """A sound as an array or tensor -> float32 (samples,), the mean of its channels.
+
+    Floats are taken as [-1, 1]; int16, int32 and uint8 are scaled from full scale. Of two axes the shorter
+    one is the channels, as (channels, samples) or (samples, channels); a batch of one (1, channels, samples)
+    is that one.
+    """
+    if not isinstance(value, (Tensor, np.ndarray)):
+        raise InputError(f"a sound is {kind(value)}: {_sound_expected()}")
+    name = value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype).removeprefix("torch.")
+    floats = name.startswith(("float", "bfloat"))
+    if not floats and name not in PCM:
+        raise InputError(f"a sound is {kind(value)}: {_sound_expected()}")
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(
+            value.astype(np.float32 if floats else name)
+        )  # a copy, of any stride and byte order
+    wave = _channels(value.detach().cpu(), kind(value))
+    if floats:
+        wave = wave.float()
+        _check_loudness(wave)
+    else:
+        middle, scale = PCM[name]
+        wave = ((wave.double() - middle) / scale).float()
+    return wave.mean(dim=0) if wave.ndim == 2 else wave
+
+
+def _sound_expected() -> str:
+    shapes = "(samples,), (channels, samples) or (samples, channels)"
+    return f"expected floats in [-1, 1], or int16, int32 or uint8, of shape {shapes}"
+
+
+def _channels(wave: Tensor, came: str) -> Tensor:
+    """The sound (samples,) or (channels, samples), whichever way round its axes came."""
+    if wave.ndim == 3 and len(wave) != 1:
+        raise InputError(
+            f"a sound is {came}, a batch of {len(wave)}: expected one; give a list of them to combine them"
+        )
+    wave = wave[0] if wave.ndim == 3 else wave
+    if wave.ndim not in (1, 2):
+        raise InputError(f"a sound is {came}: {_sound_expected()}")
+    if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
+        wave = wave.T
+    if wave.ndim == 2 and len(wave) > MOST_CHANNELS:
+        raise InputError(
+            f"a sound is {came}, {len(wave)} channels: expected at most {MOST_CHANNELS}; {_sound_expected()}"
+        )
+    return wave
+
+
+def _check_loudness(wave: Tensor) -> None:
+    if wave.numel() and wave.isfinite().all() and (peak := wave.abs().max().item()) > LOUDEST:
+        advice = "samples of 16 bits that were made floats are to be divided by 32768"
+        raise InputError(f"a sound has floats up to {peak:.4g}: expected [-1, 1]; {advice}")
+
+
+def _with_rate(value: Any, rate: float) -> tuple[Any, float]:
+    """A pair of media and rate in either order, or plain media at the model's own `rate`."""
+    if not isinstance(value, tuple):
+        return value, rate
+    if len(value) == 2:
+        first, second = (_number(part) for part in value)
+        if second is None and first is not None:  # as scipy and Gradio have it
+            return value[1], first
+        if first is None and second is not None:
+            return value[0], second
+    raise InputError(
+        f"a pair {tuple(kind(part) for part in value)}: expected (sound, Hz) or (frames, frames per second)"
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A rate, as a number of Python's; None for what can be none."""
+    if isinstance(value, (list, tuple, Mapping)) or (isinstance(value, (Tensor, np.ndarray)) and value.ndim):
+        return None
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        return None
+    return value if isinstance(value, int) else float(value)
