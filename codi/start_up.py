@@ -18,7 +18,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 # Optional libraries that diffusers and transformers use in losses, training, tracking and other kinds of media.
-NOT_NEEDED = ("scipy", "sklearn", "torchvision", "boto3", "triton", "pandas", "bitsandbytes", "torchao", "gguf", "hqq", "librosa", "matplotlib")
+NOT_NEEDED = (
+    "scipy", "sklearn", "torchvision", "boto3", "triton", "pandas", "bitsandbytes", "torchao", "gguf", "hqq", "librosa", "matplotlib",
+)  # fmt: skip
 
 # Packages that import all of their modules, or read all of their files, where generating needs one or two; and attention that is compiled
 # for its mask, which no part here has.

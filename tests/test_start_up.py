@@ -24,7 +24,8 @@ print(*sorted(sys.modules), sep='\\n', file=sys.stderr)
 
 
 def python(code: str, folder: Path) -> subprocess.CompletedProcess:
-    found = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"], cwd=folder, capture_output=True)
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True)
     assert found.returncode == 0, found.stderr.decode()
     return found
 
