@@ -61,7 +61,7 @@ SIZED = {  # sizes of what is made, as arguments of a pipeline, and the outputs 
     "width": (Modality.IMAGE, Modality.VIDEO),
     "num_frames": (Modality.VIDEO,),
     "fps": (Modality.VIDEO,),
-    "audio_length_in_s": (Modality.AUDIO,),
+    "audio_length_in_s": (Modality.AUDIO, Modality.VIDEO),  # of a clip without sound, too
 }
 
 Latents = dict[Modality, "torch.Tensor"]

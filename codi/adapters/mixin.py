@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from codi.adapters.files import TABLE, TOWER, Lora, check_base, check_scale, read_lora, read_words
+from codi.adapters.files import TABLE, TOWER, WORDS_FILE, Lora, check_base, check_scale, find_file, read_lora, read_words
+from codi.adapters.given import sha256_of
 from codi.models import lora, words
 from codi.types import InputError
 
@@ -17,6 +18,8 @@ class AdapterMixin:
     """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are never touched."""
 
     _loras: Mapping[str, float] = MappingProxyType({})  # name -> scale, in the order of loading
+    _lora_files: Mapping[str, dict[str, str]] = MappingProxyType({})  # name -> path and sha256, for records
+    _word_files: tuple[dict[str, Any], ...] = ()
 
     def load_lora_weights(self, source: str | Path, *, adapter_name: str | None = None, scale: float = 1.0, any_base: bool = False) -> str:
         """Adds the LoRA in a folder or file to what is active; returns its name, by default that of its folder.
@@ -40,6 +43,7 @@ class AdapterMixin:
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
                 getattr(self, part).load_lora_adapter(dict(tensors), prefix=None, adapter_name=name, metadata=settings)
         self._loras = {**self._loras, name: scale}
+        self._lora_files = {**self._lora_files, name: {"path": str(found.path), "sha256": sha256_of(found.path)}}
         self._apply_loras()
         return name
 
@@ -96,12 +100,21 @@ class AdapterMixin:
             found = {TABLE: lora.probe(getattr(table, "table", table).weight)}
             check_base(str(source), base, probes[TOWER], found, TOWER)
         words.add_words(tower, learned)
+        path = find_file(source, WORDS_FILE)
+        row = {"path": str(path), "sha256": sha256_of(path)} | ({} if token is None else {"token": token})
+        self._word_files = (*self._word_files, row)
         return list(learned)
 
     def unload_textual_inversion(self) -> None:
         """Takes all learned words away."""
         if getattr(self, TOWER) is not None:
             words.remove_words(getattr(self, TOWER))
+        self._word_files = ()
+
+    def describe_adapters(self) -> dict[str, list[dict[str, Any]]]:
+        """Returns the LoRAs that act and the learned words by their files, for a record; without a key for what there is none of."""
+        loras = [{**self._lora_files[name], "scale": scale} for name, scale in self._loras.items() if scale]
+        return ({"loras": loras} if loras else {}) | ({"words": list(self._word_files)} if self._word_files else {})
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As diffusers does, without adapters: a model folder holds a model. Raises `InputError` while any is loaded."""
