@@ -40,7 +40,7 @@ class CoDiOutput(BaseOutput):
     model          name of what made them, for the comment in the files
     clip           the file whose picture the sounds were made for
     settings       every setting of the call, the model's own values included (see `codi.records`)
-    origin         prompts and model, as a record has them
+    origin         outputs, prompts and model, as a record has them
     batch          row and number of rows of each sample in the batch that it was made in
     """
 
@@ -107,10 +107,9 @@ class CoDiOutput(BaseOutput):
         """Returns how sample `k` was made, as its files carry it; empty for an output that was put together by hand."""
         if not self.settings:
             return {}
-        made = [m.value for m in FIELDS if getattr(self, FIELDS[m])]
         place = {"batch": self.batch[k]} if self.batch else {}
         chosen = {"selection": self.selection[k]} if self.selection else {}
-        asked = {"outputs": made, **self.origin, "seed": self.seeds[k], **place, **chosen}
+        asked = {**self.origin, "seed": self.seeds[k], **place, **chosen}
         return records.head() | asked | {"resolved": self.settings}
 
     def record_text(self, k: int) -> str | None:

@@ -459,7 +459,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             outputs, steps=steps, guidance=guidance, delay=parts, specs=specs, lead=lead, leads=leads, lengths=lengths,
             partners=partners, sync=sync, candidates=candidates,
         )  # fmt: skip
-        out.origin = records.described(items, negatives, prompt_embeds, negative_prompt_embeds) | {"model": self.described()}
+        told = records.described(items, negatives, prompt_embeds, negative_prompt_embeds)
+        out.origin = {"outputs": [m.value for m in outputs], **told, "model": self.described()}
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
 
@@ -472,7 +473,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             "weights": self.fingerprint(),
             "dtype": None if part is None else str(part.dtype).removeprefix("torch."),
             "device": str(self._execution_device),
-            "scheduler": records.scheduler(self.scheduler),
+            "scheduler_config": records.scheduler(self.scheduler),
             "own": {name: own[name] for name in settings.FIXED},
             **self.describe_adapters(),
         }

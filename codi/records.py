@@ -458,7 +458,8 @@ MODEL: dict[str, Callable[[Any], bool]] = {
     "weights": _is_text,
     "dtype": lambda value: value is None or value in DTYPES,
     "device": _is_text,
-    "scheduler": _is_object,
+    "scheduler": _is_text,  # as the command line named it, if it did
+    "scheduler_config": _is_object,
     "own": _is_object,
     "loras": _is_files,
     "words": _is_files,

@@ -53,7 +53,7 @@ def _by_seconds(
         return {"num_frames": count}
     if fps is None:
         return {"fps": frames / seconds}
-    if abs(frames / fps - seconds) * fps > HALF:
+    if abs(frames / fps - seconds) * fps > HALF and frames != max(1, round(seconds * fps)):
         other = "the sound lasts" if with_sound else "the length named is"
         free = ", or lengths 'free' (--lengths free) to let them differ" if with_sound else ""
         raise InputError(
