@@ -15,7 +15,19 @@ from codi.version import __version__
 TIMES = ("num_frames", "fps", "seconds")
 EMBEDDED = "codi-tiny"
 DRAWING = ("samples", "seed", "candidates")  # options after which other samples are made
-PLACING = ("to", "steps", "sync", "lead", "scheduler", "model", "dtype", "batch", "lengths", *jobs.SIZES, *jobs.SCALES)
+PLACING = (
+    "to",
+    "steps",
+    "sync",
+    "lead",
+    "scheduler",
+    "model",
+    "dtype",
+    "batch",
+    "lengths",
+    *jobs.SIZES,
+    *jobs.SCALES,
+)
 
 
 def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[list[Job], list[Record]]:
@@ -56,7 +68,10 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             lengths=args.lengths or record.resolved["lengths"],
             sync=_sync(record, args, changed),
             lead=record.resolved["lead"] if args.lead is None else args.lead,
-            more={key: record.resolved[key] for key in ("guidance_interval", "sync_guidance_interval", "guidance_rescale")},
+            more={
+                key: record.resolved[key]
+                for key in ("guidance_interval", "sync_guidance_interval", "guidance_rescale")
+            },
             **_scales(record, args, outputs),
             **_samples(record, args, exact),
         )
@@ -106,7 +121,11 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
         elif outputs == record.outputs:
             found[option] = record.per_output(name)
         else:
-            kept = {key: number for key, number in record.resolved[name].items() if key in outputs and key in record.outputs}
+            kept = {
+                key: number
+                for key, number in record.resolved[name].items()
+                if key in outputs and key in record.outputs
+            }
             found[option] = kept or None
     return found
 
@@ -114,11 +133,18 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
 def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, float]:
     """Sizes by the command line, else the record's. Where a time is named, what it leaves open follows from it, not from the record."""
     given = {name: getattr(args, name) for name in jobs.SIZES if getattr(args, name) is not None}
-    same_clock = not any(name in given for name in TIMES) and args.lengths is None and outputs == record.outputs
+    same_clock = (
+        not any(name in given for name in TIMES) and args.lengths is None and outputs == record.outputs
+    )
     kept = {}
     for name in jobs.SIZES:
         value = record.resolved.get("audio_length_in_s" if name == "seconds" else name)
-        if value is not None and name not in given and jobs.applies(name, outputs) and (same_clock or name not in TIMES):
+        if (
+            value is not None
+            and name not in given
+            and jobs.applies(name, outputs)
+            and (same_clock or name not in TIMES)
+        ):
             kept[name] = value
     return kept | given
 
@@ -140,11 +166,16 @@ def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Colle
     models = [record.model for record in found]
     keys = ("name", "dtype", "loras", "words", "scheduler_config")
     if any(model.get(key) != models[0].get(key) for model in models for key in keys):
-        raise InputError(f"the jobs of {args.again} were made by different models: expected the record of one job, such as {found[0].id}.json")
+        one = f"{found[0].id}.json"
+        raise InputError(
+            f"the jobs of {args.again} were made by different models: expected the record of one, such as {one}"
+        )
     model, source = models[0], found[0].source
     if args.model is None:
         if not model.get("name"):
-            raise InputError(f"{source} does not name its model, which was put together by hand: name one with --model")
+            raise InputError(
+                f"{source} does not name its model, which was put together by hand: name one with --model"
+            )
         if model["name"] != EMBEDDED:
             args.model = model["name"]
             warnings.warn(f"the model is {args.model}, as {source} says", stacklevel=2)
@@ -152,7 +183,9 @@ def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Colle
         args.scheduler = model["scheduler"]
     args.dtype = args.dtype or model.get("dtype")
     args.device = args.device or _device(model.get("device"), source)
-    args.lora = args.lora or [f"{row['path']}::{row.get('scale', 1.0)!r}" for row in _adapters(model, "loras", source)]
+    args.lora = args.lora or [
+        f"{row['path']}::{row.get('scale', 1.0)!r}" for row in _adapters(model, "loras", source)
+    ]
     args.words = args.words or [row["path"] for row in _adapters(model, "words", source)]
 
 
@@ -175,7 +208,9 @@ def _adapters(model: Mapping[str, Any], key: str, source: str) -> Iterable[Mappi
 
     for row in model.get(key, []):
         if "token" in row:
-            raise InputError(f"{source} was made with the words of {row['path']} under another name, which only Python can give")
+            raise InputError(
+                f"{source} was made with the words of {row['path']} under another name, which only Python can give"
+            )
         if Path(row["path"]).is_file() and sha256_of(Path(row["path"])) != row["sha256"]:
             warnings.warn(f"{row['path']} has changed since {source} was made with it", stacklevel=3)
         yield row
@@ -193,7 +228,10 @@ def settle_scheduler(pipe: Any, found: list[Record], names: Iterable[str]) -> No
         if records.scheduler(other) == wanted:
             pipe.scheduler = other
             return
-    warnings.warn(f"{found[0].source} was made with another scheduler ({str(wanted.get('class'))[:60]}) than this model's", stacklevel=2)
+    warnings.warn(
+        f"{found[0].source} was made with another scheduler ({str(wanted.get('class'))[:60]}) than this model's",
+        stacklevel=2,
+    )
 
 
 def note_differences(pipe: Any, found: list[Record], device: str) -> None:
@@ -205,7 +243,9 @@ def note_differences(pipe: Any, found: list[Record], device: str) -> None:
             notes[f"{record.source} was made by codi {record.codi}, this is {__version__}"] = None
         for name, version in records.versions().items():
             if name in record.versions and record.versions[name] != version:
-                notes[f"{record.source} was made with {name} {record.versions[name]}, here is {version}"] = None
+                notes[f"{record.source} was made with {name} {record.versions[name]}, here is {version}"] = (
+                    None
+                )
         if record.model.get("device") not in (None, device):
             notes[f"{record.source} was made on {record.model['device']}, now {device} is used"] = None
         if record.model.get("dtype") not in (None, here["dtype"]):
@@ -213,7 +253,9 @@ def note_differences(pipe: Any, found: list[Record], device: str) -> None:
         if record.model.get("weights") != here["weights"]:
             notes[f"{record.source} was made with other weights than those of {here['name']}"] = None
         if record.model.get("own") not in (None, _plain(here["own"])):
-            notes[f"{record.source} was made by a model whose own settings were others than those of {here['name']}"] = None
+            notes[
+                f"{record.source} was made by a model whose own settings were others than those of {here['name']}"
+            ] = None
     for note in notes:
         warnings.warn(note, stacklevel=2)
 

@@ -321,7 +321,9 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
             raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(KEYS)}")
         name = str(row.get("id", ""))
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
-            raise InputError(f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and no 'manifest' at its beginning")
+            raise InputError(
+                f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and another than 'manifest...'"
+            )
         prompts = {key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent)) for key, m in PROMPTS.items()}
         drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
         numbers = {key: _number(row, key, int, option(args, key)) for key in NUMBERS if not (drawn and key == "seed")}

@@ -69,14 +69,20 @@ def _sizes(outputs: Sequence[Modality], specs: Mapping[Modality, Any]) -> dict[s
     for modality in (m for m in (Modality.IMAGE, Modality.VIDEO) if m in outputs and m in specs):
         found["height"], found["width"] = specs[modality].raw_shape[-2:]
     if Modality.VIDEO in outputs and Modality.VIDEO in specs:
-        found["num_frames"], found["fps"] = specs[Modality.VIDEO].raw_shape[0], float(specs[Modality.VIDEO].rate)
+        found["num_frames"], found["fps"] = (
+            specs[Modality.VIDEO].raw_shape[0],
+            float(specs[Modality.VIDEO].rate),
+        )
     if Modality.AUDIO in outputs and Modality.AUDIO in specs:
         found["audio_length_in_s"] = specs[Modality.AUDIO].duration
     return found
 
 
 def described(
-    items: Mapping[Modality, Sequence[Any]], negatives: Mapping[Modality, Sequence[Any]], embeds: Any = None, away: Any = None
+    items: Mapping[Modality, Sequence[Any]],
+    negatives: Mapping[Modality, Sequence[Any]],
+    embeds: Any = None,
+    away: Any = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Returns the prompts of a call as `inputs` and, if there are any, `negatives`. What came from memory is named, not held."""
     rows = {"inputs": _rows(items, embeds)}
@@ -86,7 +92,11 @@ def described(
 
 def _rows(items: Mapping[Modality, Sequence[Any]], embeds: Any) -> list[dict[str, Any]]:
     found = [_row(m, prompt.value, prompt.weight) for m in Modality for prompt in items.get(m, ())]
-    return found if embeds is None else [*found, {"as": "embeds", "weight": 1.0, "from": f"tokens {tuple(embeds.shape)}"}]
+    return (
+        found
+        if embeds is None
+        else [*found, {"as": "embeds", "weight": 1.0, "from": f"tokens {tuple(embeds.shape)}"}]
+    )
 
 
 def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
@@ -105,7 +115,9 @@ def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
 def scheduler(part: Any) -> dict[str, Any]:
     """Returns the class of a scheduler and its settings."""
     config = {key: value for key, value in dict(part.config).items() if not key.startswith("_")}
-    plain = json.loads(json.dumps(config, default=str, sort_keys=True), parse_constant=str)  # JSON knows no infinity
+    plain = json.loads(
+        json.dumps(config, default=str, sort_keys=True), parse_constant=str
+    )  # JSON knows no infinity
     return {"class": type(part).__name__, "config": plain}
 
 
@@ -174,7 +186,13 @@ class Record:
 
     def settings(self) -> dict[str, Any]:
         """Returns the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
-        names = ("num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale", "lead")
+        names = (
+            "num_inference_steps",
+            "guidance_interval",
+            "sync_guidance_interval",
+            "guidance_rescale",
+            "lead",
+        )
         found = {name: self.resolved[name] for name in names}
         found |= {name: self.per_output(name) for name in PER_OUTPUT}
         sizes = {name: self.resolved[name] for name in SIZED if name in self.resolved}
@@ -206,7 +224,9 @@ def check_input(source: str, row: Mapping[str, Any]) -> str:
 
     if "path" not in row:
         given = row.get("from", "memory")
-        raise InputError(f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with --{row['as']} FILE")
+        raise InputError(
+            f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with --{row['as']} FILE"
+        )
     path = row["path"]
     if not Path(path).is_file():
         raise InputError(
@@ -225,7 +245,9 @@ def read_record(path: str | Path) -> Record:
     """
     found = read_records(path)
     if len(found) != 1:
-        raise InputError(f"{path} lists {len(found)} jobs: expected the record of one of them, such as {found[0].id}.json")
+        raise InputError(
+            f"{path} lists {len(found)} jobs: expected the record of one of them, such as {found[0].id}.json"
+        )
     return found[0]
 
 
@@ -239,7 +261,9 @@ def read_records(path: str | Path) -> list[Record]:
         raise InputError(f"{path} is no record of codi's: its jobs are no list of names")
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,130}\.json", name):
-            raise InputError(f"{path} is no record of codi's: {json.dumps(name)[:80]} is no name of a job's record")
+            raise InputError(
+                f"{path} is no record of codi's: {json.dumps(name)[:80]} is no name of a job's record"
+            )
     paths = [Path(path).parent / name for name in names]
     return [_checked(str(each), _load(each)) for each in paths]
 
@@ -253,7 +277,9 @@ def _load(path: str | Path) -> dict[str, Any]:
         plain = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
         if plain:
             if Path(path).stat().st_size > MAX_BYTES:
-                raise InputError(f"{path} has more than {MAX_BYTES >> 20} MB: expected a manifest or a record of codi's")
+                raise InputError(
+                    f"{path} has more than {MAX_BYTES >> 20} MB: expected a manifest or a record of codi's"
+                )
             file.seek(0)
             text: Any = file.read()
     if not plain:
@@ -268,9 +294,13 @@ def _load(path: str | Path) -> dict[str, Any]:
             text = text.decode("utf-8-sig")
         row = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the record of {path} is damaged ({' '.join(str(error).split())[:80]}): expected what codi wrote") from None
+        raise InputError(
+            f"the record of {path} is damaged ({' '.join(str(error).split())[:80]}): expected what codi wrote"
+        ) from None
     if not isinstance(row, dict):
-        raise InputError(f"the record of {path} is a {type(row).__name__}: expected an object as codi writes it")
+        raise InputError(
+            f"the record of {path} is a {type(row).__name__}: expected an object as codi writes it"
+        )
     return row
 
 
@@ -282,9 +312,13 @@ def _checked(source: str, row: dict[str, Any]) -> Record:
     """A record whose every value is what it should be, or an `InputError` in one line."""
     form = row.get("record")
     if form is None:
-        raise InputError(f"{source} holds no record of codi's (it has no key 'record'); manifests of codi 0.1 before records had none")
+        raise InputError(
+            f"{source} holds no record of codi's (it has no key 'record'); manifests of codi 0.1 before records had none"
+        )
     if isinstance(form, int) and not isinstance(form, bool) and form > FORM:
-        raise InputError(f"{source} was made by a newer codi ({str(row.get('codi'))[:20]}): this one is {__version__}; install that one")
+        raise InputError(
+            f"{source} was made by a newer codi ({str(row.get('codi'))[:20]}): this one is {__version__}; install that one"
+        )
     try:
         return _parse(source, row)
     except _Wrong as error:
@@ -299,7 +333,12 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
     _only("record", row, TOP)
     _need(row["record"] == FORM, "record", row["record"], f"{FORM}")
     if "samples" in row:
-        _need(isinstance(row["samples"], list) and 0 < len(row["samples"]) <= MOST_SAMPLES, "samples", row["samples"], "a list of samples")
+        _need(
+            isinstance(row["samples"], list) and 0 < len(row["samples"]) <= MOST_SAMPLES,
+            "samples",
+            row["samples"],
+            "a list of samples",
+        )
         samples = tuple(_sample(entry) for entry in row["samples"])
     else:
         samples = (_sample({key: row[key] for key in ("seed", "batch") if key in row}),)
@@ -309,7 +348,12 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
     for name in PER_OUTPUT:
         lacking = [m for m in outputs if m not in settings[name]]
         _need(not lacking, name, settings[name], f"a number for each of {', '.join(outputs)}")
-    _need(set(settings["partners"]) <= {entry["as"] for entry in _prompts(row, "inputs")}, "partners", settings["partners"], "inputs")
+    _need(
+        set(settings["partners"]) <= {entry["as"] for entry in _prompts(row, "inputs")},
+        "partners",
+        settings["partners"],
+        "inputs",
+    )
     return Record(
         source=source,
         codi=str(row.get("codi"))[:40],
@@ -342,8 +386,18 @@ def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
     for entry in rows:
         _need(isinstance(entry, dict), key, entry, "objects")
         _only(key, entry, ("as", "weight", "text", "path", "kind", "bytes", "sha256", "from"))
-        _need(_is_name(entry.get("as")) or entry.get("as") == "embeds", f"{key}: as", entry.get("as"), "text, image, audio or video")
-        _need(_is_number(entry.get("weight"), 0), f"{key}: weight", entry.get("weight"), "a number of at least 0")
+        _need(
+            _is_name(entry.get("as")) or entry.get("as") == "embeds",
+            f"{key}: as",
+            entry.get("as"),
+            "text, image, audio or video",
+        )
+        _need(
+            _is_number(entry.get("weight"), 0),
+            f"{key}: weight",
+            entry.get("weight"),
+            "a number of at least 0",
+        )
         words, path = entry.get("text"), entry.get("path")
         if entry["as"] == Modality.TEXT:
             _need(isinstance(words, str) and words.strip() != "", f"{key}: text", words, "words")
@@ -351,11 +405,18 @@ def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
             _need(words is None, f"{key}: text", words, f"none for {entry['as']}")
             fine = path is None or (isinstance(path, str) and 0 < len(path) <= 4096 and "\0" not in path)
             _need(fine, f"{key}: path", path, "the name of a file")
-            _need(path is None or isinstance(entry.get("sha256"), str), f"{key}: sha256", entry.get("sha256"), "a digest")
+            _need(
+                path is None or isinstance(entry.get("sha256"), str),
+                f"{key}: sha256",
+                entry.get("sha256"),
+                "a digest",
+            )
     return tuple(rows)
 
 
-def _fields(where: str, row: Any, known: Mapping[str, Callable[[Any], bool]], optional: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(
+    where: str, row: Any, known: Mapping[str, Callable[[Any], bool]], optional: Mapping[str, Any]
+) -> dict[str, Any]:
     """The values of a table of checks, all of them there but optional ones, and no others."""
     _need(isinstance(row, dict), where, row, "an object")
     _only(where, row, known)
@@ -395,11 +456,18 @@ def _is_names(value: Any) -> bool:
 
 
 def _is_scales(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_name(key) and _is_number(number, 0) for key, number in value.items())
+    return isinstance(value, dict) and all(
+        _is_name(key) and _is_number(number, 0) for key, number in value.items()
+    )
 
 
 def _is_interval(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_number(x, 0, 1) for x in value) and value[0] <= value[1]
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(_is_number(x, 0, 1) for x in value)
+        and value[0] <= value[1]
+    )
 
 
 def _is_text(value: Any) -> bool:

@@ -129,8 +129,9 @@ class Session:
         self.model = out.origin["model"] | self.model
         origin = {**out.origin, **self._described(job), "model": self.model}
         return type(out)(
-            sampling_rate=out.sampling_rate, fps=out.fps, model=out.model, clip=job.clip, settings=self.resolved[job], origin=origin, **own
-        )
+            sampling_rate=out.sampling_rate, fps=out.fps, model=out.model, clip=job.clip, settings=self.resolved[job],
+            origin=origin, **own,
+        )  # fmt: skip
 
     def _save(self, job: Job, k: int, sample: Any) -> list[Path]:
         """Writes one sample under its id, or under a number."""
@@ -138,7 +139,26 @@ class Session:
             return sample.save(self.out)
         if job.id is not None and job not in self.done:
             self._claim(job)
-        return sample.save(self.out, names=[job.names[k]], overwrite=True)
+        paths = sample.save(self.out, names=[job.names[k]], overwrite=True)
+        if job.id is None:
+            self._remove_old(job, job.names[k], paths)
+        return paths
+
+    def _remove_old(self, job: Job, name: str, paths: list[Path]) -> None:
+        """Removes what a manifest of this folder lists under a number that was made anew: the files of a number belong together."""
+        inputs = {Path(item.value).resolve() for item in (*job.items, *job.negatives) if item.modality is not Modality.TEXT}
+        for listed in self._listed():
+            path = self.out / listed
+            if path.stem == name and path not in paths and path.resolve() not in inputs:
+                path.unlink(missing_ok=True)
+
+    def _listed(self) -> set[str]:
+        """Names of the files that the newest manifest of the folder lists."""
+        try:
+            samples = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))["samples"]
+            return {name for sample in samples for name in sample["files"] if Path(name).name == name}
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
 
     def _claim(self, job: Job) -> None:
         """Says whose the files of a job are, before the first of them is written."""
@@ -223,7 +243,8 @@ class Session:
     def _digest(self, job: Job) -> str:
         """Changes with anything that decides the result: prompts and adapters by content, settings, the model by name, our version."""
         inputs = {
-            name: [{key: value for key, value in row.items() if key != "path"} for row in rows] for name, rows in self._described(job).items()
+            name: [{key: value for key, value in row.items() if key != "path"} for row in rows]
+            for name, rows in self._described(job).items()
         }
         seed = "random" if job.drawn else job.seed
         asked = [inputs, job.outputs, job.samples, seed, job.sync, job.knobs, self.model["name"], self.args.dtype, __version__]
@@ -242,7 +263,13 @@ class Session:
         head = records.head() | {"model": self.model, "timings": {name: round(seconds, 3) for name, seconds in timings.items()}}
         numbered = jobs[0].id is None
         body = self._record(jobs[0]) if numbered else {"jobs": [f"{job.id}.json" for job in jobs]}
-        io.save_manifest(self.out, head | body, keep=not (self.args.overwrite and numbered))
+        io.save_manifest(self.out, head | body, keep=not (self.args.overwrite and numbered and self._replaced()))
+
+    def _replaced(self) -> bool:
+        """Whether every file that the newest manifest lists was made anew by this run, or is gone."""
+        made = {name for samples in self.done.values() for sample in samples for name in sample["files"]}
+        listed = self._listed()
+        return bool(listed) and all(name in made or not (self.out / name).is_file() for name in listed)
 
 
 def _prompts(items: tuple[Item, ...]) -> dict[Modality, list[Any]]:

@@ -42,7 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.session": LEAVES
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.records", "codi.selection"},
     "codi.doctor": LEAVES | {"codi.pretrained"},
-    "codi.cli": LEAVES | LOADING | {"codi.again", "codi.bench", "codi.jobs", "codi.options", "codi.session", "codi.doctor", "codi.pipeline"},
+    "codi.cli": LEAVES
+    | LOADING
+    | {"codi.again", "codi.bench", "codi.jobs", "codi.options", "codi.session", "codi.doctor", "codi.pipeline"},
     "codi.options": {"codi.types"},
     "codi.again": LEAVES | {"codi.jobs", "codi.records", "codi.diffusion", "codi.pipeline", "codi.session"},
     "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},

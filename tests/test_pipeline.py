@@ -536,7 +536,7 @@ BAD = {
     "half a seed": (dict(text="a", outputs="image", seed=1.5), "seed is 1.5"),
     "half a seed of several": (dict(text="a", outputs="image", seed=[1.5]), "seed is \\[1.5\\]"),
     "size of what is not made": (dict(text="a", outputs="text", height=32), "no image or video is made"),
-    "length of what is not made": (dict(text="a", outputs="image", audio_length_in_s=0.2), "no audio is made"),
+    "length of what is not made": (dict(text="a", outputs="image", audio_length_in_s=0.2), "no audio or video is made"),
     "samples first": (dict(audio=(SOUND.unsqueeze(1).repeat(1, 2), 16000), outputs="image"), "6000 channels.*transpose"),
     "whole numbers for a sound": (dict(audio=np.zeros(800, np.int16), outputs="image"), "of int16: expected floats"),
     "objects for pixels": (dict(image=np.full((8, 8, 3), None), outputs="text"), "of object: expected PIL images"),

@@ -26,7 +26,8 @@ def save_dubbed(
     """Writes the picture of the file `clip` with the sound (samples,) from its first frame on; returns the path.
 
     The path is STEM.mp4, or another suffix where mp4 cannot take the clip's packets as they are, which a warning says; None, and a
-    warning, where nothing can. It carries `comment` and `record` (ASCII). A sound that outlasts the picture ends with it. Raises `InputError` if the clip itself would be overwritten.
+    warning, where nothing can. It carries `comment` and `record` (ASCII). A sound that outlasts the picture ends with it. Raises
+    `InputError` if the clip itself would be overwritten.
     """
     with reading(clip, Modality.VIDEO), open_container(clip) as source:
         picture = picture_stream(source)

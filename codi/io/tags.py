@@ -76,7 +76,9 @@ def _of_picture(path: str | Path) -> str | None:
         except InputError:
             raise
         except Exception as error:  # decoders differ in what they throw at a damaged file
-            raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): export or copy it again") from error
+            raise InputError(
+                f"{path} is damaged ({' '.join(str(error).split())[:120]}): export or copy it again"
+            ) from error
     return text if isinstance(text, str) else None
 
 

@@ -185,7 +185,8 @@ def save_video(
 ) -> Path:  # fmt: skip
     """Writes frames uint8 (F, 3, H, W), and sound (samples,) or (channels, samples) if given, as mp4 (h264, aac) that plays everywhere.
 
-    The rate may be fractional. It carries `comment`, and `record` (ASCII). h264 wants even sides: an odd one repeats its last row or column.
+    The rate may be fractional. It carries `comment`, and `record` (ASCII). h264 wants even sides: an odd one repeats its last row
+    or column.
     """
     import av
 

@@ -134,11 +134,13 @@ class CoDiModel:
 
     def untrained(self, specs: Mapping[Modality, ModalitySpec], made: Iterable[Modality]) -> str | None:
         """Returns in words how the geometry of what is `made` differs from what the model was trained at; None where it does not."""
-        changed = [m for m in Modality if m in made and m in specs and specs[m] != self.specs[m]]
-        here, there = ([_in_words(m, table[m]) for m in changed] for table in (specs, self.specs))
-        if not changed:
-            return None
-        return f"made at {', '.join(dict.fromkeys(here))}; this model was trained at {', '.join(dict.fromkeys(there))}"
+        here: dict[str, None] = {}  # words, each once and in order
+        there: dict[str, None] = {}
+        for modality in (m for m in Modality if m in made and m in specs):
+            for now, trained in zip(_in_words(modality, specs[modality]), _in_words(modality, self.specs[modality])):
+                if now != trained:
+                    here[now] = there[trained] = None
+        return f"made at {', '.join(here)}; this model was trained at {', '.join(there)}" if here else None
 
     def _most_frames(self) -> int:
         """Frames of the longest clip."""
@@ -203,12 +205,12 @@ def _most(denoiser: Any) -> int:
     return (denoiser.temporal or {}).get("max_frames", 30)
 
 
-def _in_words(modality: Modality, spec: ModalitySpec) -> str:
-    """What can be chosen of a geometry."""
-    if modality is Modality.AUDIO:
-        return f"{spec.duration:g} s of sound"
-    pixels = f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"
-    return pixels if modality is Modality.IMAGE else f"{pixels}, {spec.raw_shape[0]} frames at {spec.rate:g} per second"
+def _in_words(modality: Modality, spec: ModalitySpec) -> list[str]:
+    """What can be chosen of a geometry: pixels, then time."""
+    pixels = [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"] if modality in (Modality.IMAGE, Modality.VIDEO) else []
+    if modality is Modality.VIDEO:
+        return [*pixels, f"{spec.raw_shape[0]} frames at {spec.rate:g} per second"]
+    return [*pixels, f"{spec.duration:g} s of sound"] if modality is Modality.AUDIO else pixels
 
 
 def _with_length(spec: ModalitySpec, seconds: float) -> ModalitySpec:

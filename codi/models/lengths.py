@@ -14,7 +14,10 @@ Sizes = dict[str, float | None]
 
 
 def agreed(
-    sizes: Mapping[str, float | None], made: Sequence[Modality], specs: Mapping[Modality, ModalitySpec], most: int
+    sizes: Mapping[str, float | None],
+    made: Sequence[Modality],
+    specs: Mapping[Modality, ModalitySpec],
+    most: int,
 ) -> tuple[Sizes, list[str]]:
     """Returns `sizes` with those that follow from the others, and notes on what had to be cut.
 
@@ -86,5 +89,7 @@ def _longest_both(rate: float, longest: float, most: int) -> tuple[Sizes, list[s
     frames = min(wanted, most)
     seconds = min(frames / rate, longest)
     cut = (longest - seconds) * rate >= 1  # less is a frame that would not end with the sound
-    note = f"clip and sound last {seconds:g} s each, as long as both can: {frames} frames at {rate:g} per second"
+    note = (
+        f"clip and sound last {seconds:g} s each, as long as both can: {frames} frames at {rate:g} per second"
+    )
     return {"num_frames": frames, "audio_length_in_s": seconds}, [note] if cut else []
