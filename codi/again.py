@@ -84,9 +84,10 @@ def _items(record: Record, args: argparse.Namespace, key: str, modality: Modalit
     if given := getattr(args, key):
         return [jobs.parse_item(modality, text) for text in given]
     rows = record.negatives if key.startswith("negative_") else record.inputs
-    if any(row["as"] == "embeds" for row in rows):
-        raise InputError(f"{record.source} was made from tokens (prompt_embeds), which only Python can give")
-    return [_item(record, row) for row in rows if row["as"] == modality]
+    found = [row for row in rows if row["as"] in (modality, "embeds")]
+    for row in found:
+        records.check_held(record.source, row)
+    return [_item(record, row) for row in found]
 
 
 def _item(record: Record, row: Mapping[str, Any]) -> Item:
@@ -182,14 +183,14 @@ def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Colle
     if args.scheduler is None and model.get("scheduler") in schedulers:
         args.scheduler = model["scheduler"]
     args.dtype = args.dtype or model.get("dtype")
-    args.device = args.device or _device(model.get("device"), source)
+    args.device = args.device or _device(model.get("device"))
     args.lora = args.lora or [
         f"{row['path']}::{row.get('scale', 1.0)!r}" for row in _adapters(model, "loras", source)
     ]
     args.words = args.words or [row["path"] for row in _adapters(model, "words", source)]
 
 
-def _device(name: str | None, source: str) -> str | None:
+def _device(name: str | None) -> str | None:
     """The record's device, where there is one like it here."""
     if name is None:
         return None
@@ -197,10 +198,8 @@ def _device(name: str | None, source: str) -> str | None:
 
     try:
         return pick_device(name)
-    except InputError:
-        here = pick_device("auto")
-        warnings.warn(f"{source} was made on {name}, which is not here: {here} is used", stacklevel=2)
-        return here
+    except InputError:  # the difference is said once the model is loaded
+        return pick_device("auto")
 
 
 def _adapters(model: Mapping[str, Any], key: str, source: str) -> Iterable[Mapping[str, Any]]:

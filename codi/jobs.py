@@ -213,9 +213,20 @@ def parse_item(modality: Modality, text: str) -> Item:
 def _item(modality: Modality, value: str, weight: float) -> Item:
     if not value.strip():
         raise InputError(f"an empty {modality} prompt: expected {'words' if modality is Modality.TEXT else 'the name of a file'}")
+    if modality is Modality.TEXT and not _is_unicode(value):
+        raise InputError(f"the text prompt {ascii(value)[:80]} is not UTF-8: expected words; set the terminal to UTF-8")
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"weight {weight:g} of {value!r}: expected a number of at least 0")
     return Item(modality=modality, value=value, weight=weight)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be encoded: bytes of the command line that are no UTF-8 cannot, nor can half a pair of surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _argument(size: str) -> str:

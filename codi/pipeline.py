@@ -421,7 +421,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         specs = self.model.sized(**sizes)
         untrained = self.model.untrained(specs, [*outputs, *leads])
         for note in [*notes, *([untrained] if untrained else [])]:
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(note, stacklevel=1)  # one more is torch's, which decorates this function
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
         if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):
             raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")

@@ -186,17 +186,12 @@ class Record:
 
     def settings(self) -> dict[str, Any]:
         """Returns the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
-        names = (
-            "num_inference_steps",
-            "guidance_interval",
-            "sync_guidance_interval",
-            "guidance_rescale",
-            "lead",
-        )
+        names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
+        names += ["lead", "lengths"]
         found = {name: self.resolved[name] for name in names}
         found |= {name: self.per_output(name) for name in PER_OUTPUT}
         sizes = {name: self.resolved[name] for name in SIZED if name in self.resolved}
-        return found | sizes | {"lengths": "free" if Modality.AUDIO in self.outputs else "agree"}
+        return found | sizes
 
     def per_output(self, name: str) -> float | dict[str, float]:
         """Returns one number, where it holds for all that was made, or one for each output.
@@ -216,17 +211,24 @@ def _prompt(source: str, row: dict[str, Any]) -> Any:
     return Prompt(row["text"] if "text" in row else Path(check_input(source, row)), weight=row["weight"])
 
 
+def check_held(source: str, row: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a prompt that the record only names."""
+    if row["as"] == "embeds":
+        raise InputError(f"{source} was made from {row.get('from', 'tokens')} (prompt_embeds), which only Python can give again")
+    if "text" not in row and "path" not in row:
+        given = row.get("from", "memory")
+        raise InputError(
+            f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with --{row['as']} FILE"
+        )
+
+
 def check_input(source: str, row: Mapping[str, Any]) -> str:
     """Returns the path of a prompt's file. Raises `InputError` if there is none; warns if it holds something else by now."""
     import warnings
 
     from codi import io
 
-    if "path" not in row:
-        given = row.get("from", "memory")
-        raise InputError(
-            f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with --{row['as']} FILE"
-        )
+    check_held(source, row)
     path = row["path"]
     if not Path(path).is_file():
         raise InputError(

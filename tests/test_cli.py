@@ -376,6 +376,7 @@ def test_other_commands_guess_nothing_either(capsys):
         (["--text", " ", "--to", "image"], "an empty text prompt"),
         (["--text", "a::0", "--text", "b::0", "--to", "image"], "sum to zero"),
         (["--text", "a::-1", "--to", "image"], "weight -1"),
+        (["--text", "a \udce9", "--to", "image"], "is not UTF-8"),
         (["--text", "a::nan", "--to", "image"], "weight nan"),
         (["--text", "a", "--to", "image", "--samples", "0"], "samples is 0"),
         (["--text", "a", "--to", "image", "--candidates", "0"], "candidates is 0"),

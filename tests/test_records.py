@@ -17,7 +17,7 @@ from codi.types import InputError, Modality
 ROOT = Path(__file__).parent.parent
 STEPS = ("--steps", "2", "--device", "cpu", "--quiet")
 HARD = (
-    'a "red" ball\'s\n\tb\\all; = # \u00e9\u4f60\u597d \U0001f600 \u202e\u0000 \udce9 '
+    'a "red" ball\'s\n\tb\\all; = # \u00e9\u4f60\u597d \U0001f600 \u202e\u0000 '
     + "bounces at night " * 640
 )  # 10 kB
 
@@ -109,7 +109,7 @@ def test_hard_words_survive_every_container(model, tmp_path):
     assert len(io.load_video(video).frames) == 4 and torch.equal(io.load_image(image), out.images[0])
 
 
-@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libvpx", ".webm"), ("rawvideo", ".mkv")])
+@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libvpx", ".webm")])
 def test_a_clip_with_its_new_sound_has_a_record(tmp_path, codec, suffix):
     clip = tmp_path / "clip.mkv"
     with av.open(str(clip), "w") as container:
@@ -118,7 +118,7 @@ def test_a_clip_with_its_new_sound_has_a_record(tmp_path, codec, suffix):
         for _ in range(8):
             container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
         container.mux(stream.encode(None))
-    text = records.to_text({"inputs": HARD})
+    text = records.to_text({"inputs": HARD + "\udce9"})  # a file name that is no UTF-8
     path = io.save_dubbed(tmp_path / "out", clip, torch.rand(8000) / 2, 16000, "a comment", text)
     assert path.suffix == suffix and io.read_text(path) == text
     with av.open(str(path)) as container:
@@ -317,7 +317,7 @@ def test_what_differs_is_said(made, model, tmp_path, capsys):
     expected = [
         "made by codi 0.0.9",
         "torch 1.0.0, here is",
-        "cuda:7, which is not here",
+        "made on cuda:7, now cpu is used",
         "other weights",
         "own settings were others",
     ]

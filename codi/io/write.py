@@ -137,7 +137,8 @@ def save_json(path: str | Path, value: Any) -> Path:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a file name that are no UTF-8 stay escapes
 
 
 def save_image(
