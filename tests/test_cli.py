@@ -338,7 +338,7 @@ def test_lines_draw_their_own_seeds_once(model, tmp_path, capsys):
     "typed, meant",
     [
         ("--prompt", "--text"), ("--n", "--samples"), ("--num-samples", "--samples"), ("--num_samples", "--samples"), ("-n", "--samples"),
-        ("--output", "--out"), ("--outputs", "--to"), ("--guidance-scale", "--guidance"), ("--guidance_scale", "--guidance"),
+        ("--output", "-o FOLDER"), ("--outputs", "--to"), ("--guidance-scale", "--guidance"), ("--guidance_scale", "--guidance"),
         ("--num-inference-steps", "--steps"), ("--negative-prompt", "--negative-text"), ("--cfg", "--guidance"), ("--cfg=3", "--guidance"),
         ("--size", "--height and --width"), ("--duration", "--seconds"), ("--length", "--seconds"), ("--frames", "--num-frames"),
         ("--modality", "--to"), ("--sam", "--samples"), ("--sampels", "--samples"), ("--num_frames", "--num-frames"),

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | LOADING
     | {"codi.again", "codi.bench", "codi.jobs", "codi.options", "codi.session", "codi.doctor", "codi.pipeline"},
     "codi.options": {"codi.types"},
-    "codi.again": LEAVES | {"codi.jobs", "codi.records", "codi.diffusion", "codi.pipeline", "codi.session"},
+    "codi.again": LEAVES | LOADING | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records"},
     "data": {"codi.types", "codi.io", "codi.world", "codi.models.autoencoders"},
     "training": {"codi", "data"}
     | MODELS

@@ -223,7 +223,7 @@ def test_a_callback_sees_a_lead_and_may_leave_it_alone(fresh):
 
 def test_a_lead_with_a_clock_keeps_the_sizes_of_the_call(fresh):
     fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "video"})
-    call = dict(text="a ball", fps=4, num_frames=3)
+    call = dict(text="a ball", fps=10, num_frames=3)
     led, asked = (latents(fresh, **call, outputs=outputs) for outputs in (["image", "audio"], ["image", "audio", "video"]))
     assert largest_difference(led, asked) == 0.0
 
