@@ -1,6 +1,5 @@
 """Options that nobody knows: which one was meant."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from codi.types import InputError
@@ -101,6 +100,8 @@ def _message(command: str, name: str, meant: str | None, value: str) -> str:
 
 def nearest(name: str, options: Sequence[str]) -> str | None:
     """Returns the option that `name` begins, or else the one that is written most alike; None where none is."""
+    import difflib
+
     longer = [option for option in options if option.startswith(name) and len(name) > 3]
     alike = difflib.get_close_matches(name, options, n=1, cutoff=0.7)
     return " or ".join(longer) if longer else alike[0] if alike else None
