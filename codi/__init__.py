@@ -12,7 +12,7 @@ from typing import Any
 from codi.types import InputError, Modality, ModalitySpec
 from codi.version import __version__
 
-_LAZY = {"CoDiPipeline": "codi.pipeline", "CoDiOutput": "codi.outputs", "Prompt": "codi.prompts"}
+_LAZY = {"CoDiPipeline": "codi.pipeline", "CoDiOutput": "codi.outputs", "Prompt": "codi.prompts", "read_record": "codi.records"}
 __all__ = ["InputError", "Modality", "ModalitySpec", "__version__", *_LAZY]
 
 

@@ -12,10 +12,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert
+from codi import __version__, bench, convert, options
 from codi.types import DTYPES, InputError
 
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
@@ -31,7 +32,17 @@ EXAMPLES = """examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with a mistake in one line."""
+    """argparse, with a mistake in one line, and without options that are guessed from their first letters."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; an option that nobody knows is answered with the one that was meant, whatever else is missing."""
+        words = list(args or ())
+        own = list(takewhile(lambda word: word.startswith("-"), words)) if self._subparsers else words  # the rest is the command's
+        options.check_known(self.prog.removeprefix("codi").strip(), own, self._option_string_actions)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See `{self.prog} --help`.")
@@ -71,12 +82,19 @@ def _add_generate(commands: Any) -> None:
     )
     _add_prompts(generate)
     generate.add_argument("--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video")
-    generate.add_argument("-o", "--out", required=True, metavar="FOLDER", help="where the files go")
+    generate.add_argument(
+        "-o", "--out", required=True, metavar="FOLDER", help="where the files go; numbers go on after those that are there"
+    )
+    generate.add_argument("--overwrite", action="store_true", help="begin at 000 and replace what is there")
+    generate.add_argument(
+        "--from", dest="again", metavar="FILE",
+        help="make it again as this png, wav, mp4 or manifest says it was made; other options count instead of what it says",
+    )  # fmt: skip
     generate.add_argument(
         "--jobs", metavar="FILE", help="many jobs, one JSON object per line: id, text, image, ..., to, seed, negative_text, sync, ..."
     )
-    generate.add_argument("--samples", type=int, default=1, metavar="N", help="how many of each (default 1)")
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="sample k is made from seed + k (default 0)")
+    generate.add_argument("--samples", type=int, metavar="N", help="how many of each (default 1)")
+    generate.add_argument("--seed", type=_seed, metavar="N", help="sample k is made from seed + k; 'random' draws one (default 0)")
     generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     _add_sizes(generate)
     generate.add_argument("--scheduler", choices=SCHEDULERS, help="another way down the model's noise levels (default: the model's)")
@@ -87,19 +105,20 @@ def _add_generate(commands: Any) -> None:
         "--delay", metavar="X", help="schedules, 0 to 3, after which an output starts, to hear the others further on: video=0.5"
     )
     generate.add_argument(
-        "--no-sync", dest="sync", action="store_false", help="inputs are prompts only, and none stands in the loop as a clean partner"
+        "--sync", action=argparse.BooleanOptionalAction, help="with --no-sync inputs are prompts only, none a clean partner in the loop"
     )
     generate.add_argument(
-        "--no-lead", dest="lead", action="store_false", help="no caption that nobody asked for is drawn to make several outputs agree"
+        "--lead", action=argparse.BooleanOptionalAction,
+        help="with --no-lead no caption that nobody asked for is drawn to make several outputs agree",
     )
     generate.add_argument(
-        "--candidates", type=int, default=1, metavar="N", help="draw N for each sample and keep the one that agrees best (default 1)"
+        "--candidates", type=int, metavar="N", help="draw N for each sample and keep the one that agrees best (default 1)"
     )
     generate.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
     _add_adapters(generate)
-    generate.add_argument("--device", default="auto", help=f"{DEVICES} (default auto)")
-    generate.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)")
-    generate.add_argument("--batch", type=int, default=16, metavar="N", help="samples made at once (default 16)")
+    generate.add_argument("--device", help=f"{DEVICES} (default auto)")
+    generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
+    generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate)
 
@@ -110,7 +129,10 @@ def _add_sizes(generate: Any) -> None:
     group.add_argument("--width", type=int, metavar="PIXELS", help="of images and videos")
     group.add_argument("--num-frames", type=int, metavar="N", help="frames of a video")
     group.add_argument("--fps", type=float, metavar="X", help="frames per second of a video")
-    group.add_argument("--seconds", type=float, metavar="X", help="length of a sound (audio_length_in_s in Python)")
+    group.add_argument("--seconds", type=float, metavar="X", help="length of sounds and clips (audio_length_in_s in Python)")
+    group.add_argument(
+        "--lengths", choices=("agree", "free"), help="whether a clip and a sound made together last equally long (default agree)"
+    )
 
 
 def _add_adapters(generate: Any) -> None:
@@ -136,34 +158,57 @@ def _add_prompts(generate: Any) -> None:
 
 def _generate(args: argparse.Namespace) -> int:
     """Checks all that was asked, then loads the model, makes and writes. Nothing is written if a check fails."""
-    from codi import jobs, wording
+    from codi import again, jobs, wording
     from codi.session import Session
 
     started = time.perf_counter()
-    if args.batch < 1:
+    if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
-    todo = jobs.from_file(args) if args.jobs else [jobs.from_arguments(args)]
+    found, chosen = None, args.scheduler
+    if args.again:
+        todo, found = again.jobs_from(args, SCHEDULERS)
+    else:
+        todo = jobs.from_file(args) if args.jobs else [jobs.from_arguments(args)]
+    jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict)
     out = _output_folder(args.out)
     session = Session(out=out, args=args, started=started)
-    pending = session.pending(todo) if args.jobs else todo
+    by_id = todo[0].id is not None
+    pending = session.pending(todo) if by_id else todo
     for job in pending:
-        job.check(out)
+        job.check(out, numbered=not (by_id or args.overwrite))
     if pending:
         for prompt in lost:
             wording.report(*prompt)
         from codi.pretrained import pick_device
 
         with contextlib.redirect_stdout(sys.stderr):
-            session.load(pick_device(args.device))
+            device = pick_device(args.device)
+            session.load(device)
+            if found and chosen is None:
+                again.settle_scheduler(session.pipe, found, SCHEDULERS)
+            if found:
+                again.note_differences(session.pipe, found, device)
         session.check(pending)
         wording.check_loaded(pending, session.pipe.text_tower, args.strict)
-    for batch in jobs.batches(pending, args.batch):
-        with contextlib.redirect_stdout(sys.stderr):
-            paths = session.run(batch)
-        print(*paths, sep="\n", flush=True)
-    session.finish(todo)
+    try:
+        for batch in jobs.batches(pending, args.batch):
+            with contextlib.redirect_stdout(sys.stderr):
+                paths = session.run(batch)
+            print(*paths, sep="\n", flush=True)
+    finally:  # what is finished is recorded, after an interrupt as well
+        session.finish(todo)
     return 0
+
+
+def _seed(text: str) -> int | str:
+    """A seed as typed."""
+    if text.strip().lower() == "random":
+        return "random"
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: expected a whole number, or random") from None
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -5,20 +5,25 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from codi.border import check_address
-from codi.types import SIZED, InputError, Modality
+from codi.types import SIZED, InputError, Modality, blame
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
 SCALES = ("guidance", "sync_guidance", "delay")  # a number, or one for each output
 SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}  # of what is made, and the kind of number
 PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
 SWITCHES = ("sync", "lead")  # on or off
-KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, *SWITCHES)
+LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
+KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
+RANDOM = "random"  # a seed that is drawn
+DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from may decide, too
+    "samples": 1, "seed": 0, "candidates": 1, "sync": True, "lead": True, "lengths": "agree", "dtype": "float32", "device": "auto",
+    "batch": 16,
+}  # fmt: skip
 SUFFIXES = {Modality.TEXT: (".txt",), Modality.IMAGE: (".png",), Modality.AUDIO: (".wav", ".mp4"), Modality.VIDEO: (".mp4",)}
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
 
@@ -41,9 +46,13 @@ class Job:
 
     negatives   prompts to steer away from
     candidates  how many are drawn for each sample, of which the best is kept
+    drawn       the seed was drawn at random, because that was asked for
     sizes       those of `SIZES` that are not the model's own
-    sync        whether an input with a clock stands in the loop where an output has one
+    lengths     one of `LENGTHS`
+    sync        whether an input with a clock stands in the loop where an output has one; or the names of those that do
     lead        whether several outputs may agree with a caption that nobody asked for
+    more        arguments of the pipeline that only a record names
+    places      from a record: of each sample its `seed`, and the `batch` that it stood in, as row and rows, or None
     """
 
     id: str | None
@@ -58,8 +67,12 @@ class Job:
     sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
     candidates: int = 1
-    sync: bool = True
+    drawn: bool = False
+    lengths: str = "agree"
+    sync: bool | tuple[str, ...] = True
     lead: bool = True
+    more: dict[str, Any] = field(default_factory=dict)
+    places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -72,7 +85,7 @@ class Job:
                 raise InputError(f"{self.origin}the weights of the {what} sum to zero: expected at least one above zero")
         for name, least in NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and not (least <= value < 2**53):
+            if value is not None and not (least <= value < (2**63 - 2**32 if name == "seed" else 2**53)):
                 raise InputError(f"{self.origin}{name} is {value}: expected a number of at least {least}")
         for name, value in self.sizes.items():
             self._check_size(name, value)
@@ -101,12 +114,22 @@ class Job:
             return [f"{k:03d}" for k in range(self.samples)]
         return [self.id] if self.samples == 1 else [f"{self.id}-{k:03d}" for k in range(self.samples)]
 
+    def with_seed(self) -> "Job":
+        """Itself, or with a seed of its own where that is to be drawn."""
+        return replace(self, seed=draw_seed(RANDOM, self.origin)) if self.drawn and self.id is not None else self
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each sample."""
+        return [place["seed"] for place in self.places] or [self.seed + k for k in range(self.samples)]
+
     @property
     def knobs(self) -> dict[str, Any]:
         """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
         scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
         numbers = {"num_inference_steps": self.steps, "delay": self.delay, "candidates": self.candidates, "lead": self.lead}
-        return numbers | scales | self.size_arguments
+        lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
+        return numbers | scales | self.size_arguments | lengths | self.more
 
     @property
     def size_arguments(self) -> dict[str, float]:
@@ -124,11 +147,18 @@ class Job:
         kinds = [sorted({item.modality.value for item in items}) for items in (self.items, self.negatives)]
         return json.dumps([self.outputs, self.knobs, self.sync, kinds], sort_keys=True)
 
-    def check(self, out: Path) -> None:
-        """Raises `InputError` for a file that can be no prompt, or that what is made would overwrite in the folder `out`."""
+    def files(self, out: Path) -> list[Path]:
+        """The files that its samples may be written as in the folder `out`, where they go by its own names."""
+        return [out / (name + suffix) for name in self.names for m in self.outputs for suffix in SUFFIXES[m]]
+
+    def check(self, out: Path, numbered: bool = False) -> None:
+        """Raises `InputError` for a file that can be no prompt, or that what is made would overwrite in the folder `out`.
+
+        numbered: what is made gets numbers that are free.
+        """
         from codi import io
 
-        made = {(out / (name + suffix)).resolve() for name in self.names for m in self.outputs for suffix in SUFFIXES[m]}
+        made = set() if numbered else {path.resolve() for path in self.files(out)}
         for item in (*self.items, *self.negatives):
             if item.modality is not Modality.TEXT:
                 with blame(self.origin):
@@ -150,17 +180,6 @@ def _described(item: Item) -> dict[str, Any]:
 
 
 Sample = tuple[Job, int]  # the k-th of a job
-
-
-@contextmanager
-def blame(origin: str) -> Iterator[None]:
-    """Puts the origin of a job in front of an error inside it."""
-    try:
-        yield
-    except InputError as error:
-        if origin and str(error).startswith(origin):
-            raise
-        raise InputError(f"{origin}{error}") from error
 
 
 # Reading requests ------------------------------------------------------
@@ -185,9 +204,20 @@ def _item(modality: Modality, value: str, weight: float) -> Item:
         raise InputError(f"an empty {modality} prompt: expected {'words' if modality is Modality.TEXT else 'the name of a file'}")
     if modality is not Modality.TEXT:
         check_address(value)
+    if modality is Modality.TEXT and not _is_unicode(value):
+        raise InputError(f"the text prompt {ascii(value)[:80]} is not UTF-8: expected words; set the terminal to UTF-8")
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"weight {weight:g} of {value!r}: expected a number of at least 0")
     return Item(modality=modality, value=value, weight=weight)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be encoded: bytes of the command line that are no UTF-8 cannot, nor can half a pair of surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _argument(size: str) -> str:
@@ -206,10 +236,35 @@ def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
     return tuple(dict.fromkeys(Modality.parse(name) for name in names if str(name).strip()))
 
 
+def option(args: argparse.Namespace, name: str) -> Any:
+    """What the command line says, or else the default."""
+    value = getattr(args, name)
+    return DEFAULTS.get(name) if value is None else value
+
+
+def fill(args: argparse.Namespace) -> None:
+    """Puts the defaults in place of what nobody named."""
+    for name in DEFAULTS:
+        setattr(args, name, option(args, name))
+
+
+def draw_seed(seed: int | str, origin: str = "") -> int:
+    """The seed itself, or where it is 'random' one that is drawn, with a note."""
+    if seed != RANDOM:
+        return int(seed)
+    import secrets
+    import warnings
+
+    drawn = secrets.randbits(31)
+    warnings.warn(f"{origin}seed {drawn} was drawn", stacklevel=2)
+    return drawn
+
+
 def from_arguments(args: argparse.Namespace) -> Job:
     """The one job that the command line describes."""
     prompts = {key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in PROMPTS.items()}
-    settings = {name: getattr(args, name) for name in (*NUMBERS, *SWITCHES)}
+    settings = {name: option(args, name) for name in (*NUMBERS, *SWITCHES, "lengths")}
+    settings |= {"drawn": settings["seed"] == RANDOM, "seed": draw_seed(settings["seed"])}
     scales = {name: _scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in SCALES}
     sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
     return Job(id=None, outputs=parse_outputs(args.to), sizes=sizes, **_sorted(prompts), **settings, **scales)
@@ -267,19 +322,27 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         if unknown := [key for key in row if key not in KEYS]:
             raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(KEYS)}")
         name = str(row.get("id", ""))
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name == "manifest":
-            raise InputError(f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and not 'manifest'")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
+            raise InputError(
+                f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and another than 'manifest...'"
+            )
         prompts = {key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent)) for key, m in PROMPTS.items()}
-        numbers = {key: _number(row, key, int, getattr(args, key)) for key in NUMBERS}
+        drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
+        numbers = {key: _number(row, key, int, option(args, key)) for key in NUMBERS if not (drawn and key == "seed")}
+        numbers |= {"seed": 0} if drawn else {}  # drawn when it is used: see `Job.with_seed`
         outputs = _row_outputs(row.get("to", args.to))
         scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
         sizes = {key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None) for key, kind in SIZES.items()}
         sizes = {key: value for key, value in sizes.items() if value is not None}
-        switches = {key: row.get(key, getattr(args, key)) for key in SWITCHES}
+        switches = {key: row.get(key, option(args, key)) for key in SWITCHES}
         for key, value in switches.items():
             if not isinstance(value, bool):
                 raise InputError(f"{key} is {json.dumps(value)[:80]}: expected true or false")
-        return Job(id=name, outputs=outputs, origin=origin, sizes=sizes, **switches, **_sorted(prompts), **numbers, **scales)
+        lengths = row.get("lengths", option(args, "lengths"))
+        if lengths not in LENGTHS:
+            raise InputError(f"lengths is {json.dumps(lengths)[:80]}: expected 'agree' or 'free'")
+        settings = {"sizes": sizes, "lengths": lengths, "drawn": drawn, **switches, **numbers, **scales}
+        return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
 
 
 def _row_outputs(value: Any) -> tuple[Modality, ...]:
@@ -321,12 +384,37 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     raise InputError(f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}")
 
 
-def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample]]:
-    """Samples that can be made at once, with their candidates at most `limit`: of jobs alike in outputs, settings, kinds of prompts."""
+def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
+    """Samples that can be made at once, with their candidates at most `limit`: of jobs alike in outputs, settings, kinds of prompts.
+
+    A sample from a record stands where it stood; rows of its batch that are not made again are None.
+    """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.group, []).append(job)
     for group in groups.values():
         samples = [(job, k) for job in group for k in range(job.samples)]
+        free = [(job, k) for job, k in samples if not _place(job, k)]
         size = max(1, limit // group[0].candidates)
-        yield from (samples[start : start + size] for start in range(0, len(samples), size))
+        yield from (free[start : start + size] for start in range(0, len(free), size))
+        yield from _placed([(job, k) for job, k in samples if _place(job, k)])
+
+
+def _place(job: Job, k: int) -> dict[str, int] | None:
+    """Where a sample stood in its batch, if a record says so."""
+    return job.places[k]["batch"] if job.places else None
+
+
+def _placed(samples: list[Sample]) -> Iterator[list[Sample | None]]:
+    """Batches in which each sample has its own row; one whose row is taken, or whose batch was of another size, begins another."""
+    open_batches: dict[int, list[Sample | None]] = {}
+    for job, k in samples:
+        place = job.places[k]["batch"]
+        batch = open_batches.get(place["rows"])
+        if batch is not None and batch[place["row"]] is not None:
+            yield batch
+            batch = None
+        if batch is None:
+            batch = open_batches[place["rows"]] = [None] * place["rows"]
+        batch[place["row"]] = (job, k)
+    yield from open_batches.values()

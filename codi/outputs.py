@@ -15,12 +15,17 @@ from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from codi import io
+from codi import io, records
+from codi.records import Record, read_record
 from codi.types import InputError, Latents, Modality
 from codi.version import __version__
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
+WRITTEN = (".mp4", ".wav", ".png", ".txt")  # suffixes of what `save` writes
+DUBBED = (".mov", ".mkv", ".webm")  # and of a clip with its new sound that mp4 does not take
 FIELDS = {Modality.TEXT: "texts", Modality.IMAGE: "images", Modality.AUDIO: "audios", Modality.VIDEO: "videos"}
+
+__all__ = ["CoDiOutput", "Record", "read_record"]
 
 
 @dataclass
@@ -39,6 +44,9 @@ class CoDiOutput(BaseOutput):
     model          name of what made them, for the comment in the files
     clip           the file whose picture the sounds were made for
     outputs        what was asked for, in that order, which is the order of `to_tuple` and of `out[0]`
+    settings       every setting of the call, the model's own values included (see `codi.records`)
+    origin         outputs, prompts and model, as a record has them
+    batch          row and number of rows of each sample in the batch that it was made in
     """
 
     texts: list[str] = field(default_factory=list)
@@ -70,27 +78,67 @@ class CoDiOutput(BaseOutput):
             return tuple(self.latents[m] for m in self.outputs or self.latents)
         made = self.outputs or [m for m in FIELDS if getattr(self, FIELDS[m])]
         return tuple(getattr(self, FIELDS[m]) for m in made)
+    settings: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+    batch: list[dict[str, int]] = field(default_factory=list)
 
-    def save(self, folder: str | Path, names: list[str] | None = None) -> list[Path]:
+    def save(self, folder: str | Path, names: list[str] | None = None, overwrite: bool = False) -> list[Path]:
         """Writes NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample; returns their paths.
 
         Sound made for a clip, and no video: NAME.mp4 is that clip with the new sound, its frames untouched (see `io.save_dubbed`).
-        names: one per sample, 000, 001, ... without. Raises `InputError` for a folder that cannot be written.
+        All but the text carry the record of how they were made (`read_record`).
+        names: one per sample; without, the next free numbers of the folder, from 000. Nothing is overwritten unless `overwrite` is set,
+        which also counts from 000. Raises `InputError` for a folder that cannot be written, or a name that is taken.
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
+        folder = io.check_folder(folder)
+        if names is None and not overwrite:
+            return [path for k in range(len(self.seeds)) for path in self._save_numbered(folder, k)]
         names = names or [f"{k:03d}" for k in range(len(self.seeds))]
         assert len(names) == len(self.seeds), f"{len(names)} names for {len(self.seeds)} samples"
-        folder = io.check_folder(folder)
+        if not overwrite:
+            self._check_free(folder, names)
         return [path for k, name in enumerate(names) for path in self._save_sample(folder, name, k)]
+
+    def _save_numbered(self, folder: Path, k: int) -> list[Path]:
+        with io.numbered(folder) as name:
+            return self._save_sample(folder, name, k)
+
+    def _check_free(self, folder: Path, names: list[str]) -> None:
+        there = [path for name in names for suffix in self.suffixes for path in [folder / (name + suffix)] if path.exists()]
+        if there:
+            raise InputError(f"{there[0]} is there already: expected another name or folder, or overwrite=True to replace it")
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Those that `save` may write."""
+        fields = dict(zip(WRITTEN, (self.videos, self.audios, self.images, self.texts)))
+        dubbed = (".mp4", *DUBBED) if self.clip is not None and self.audios and not self.videos else ()
+        return (*(suffix for suffix, made in fields.items() if made), *dubbed)
 
     def _save_sample(self, folder: Path, name: str, k: int) -> list[Path]:
         made = [modality for modality in (Modality.VIDEO, Modality.AUDIO, Modality.IMAGE, Modality.TEXT) if getattr(self, FIELDS[modality])]
         paths = [Path(_WRITERS[modality](self, folder / name, k)) for modality in made]
         if self.clip is not None and self.audios and not self.videos:
-            dubbed = io.save_dubbed(folder / name, self.clip, torch.as_tensor(self.audios[k]), self.sampling_rate, self.comment(k))
+            wave = torch.as_tensor(self.audios[k])
+            dubbed = io.save_dubbed(folder / name, self.clip, wave, self.sampling_rate, self.comment(k), self.record_text(k))
             paths += [] if dubbed is None else [dubbed]
         return paths
+
+    def record(self, k: int) -> dict[str, Any]:
+        """Returns how sample `k` was made, as its files carry it; empty for an output that was put together by hand."""
+        if not self.settings:
+            return {}
+        place = {"batch": self.batch[k]} if self.batch else {}
+        chosen = {"selection": self.selection[k]} if self.selection else {}
+        asked = {**self.origin, "seed": self.seeds[k], **place, **chosen}
+        return records.head() | asked | {"resolved": self.settings}
+
+    def record_text(self, k: int) -> str | None:
+        """Returns the record of sample `k` as it is written into files."""
+        record = self.record(k)
+        return records.to_text(record) if record else None
 
     def comment(self, k: int) -> str:
         """Where sample `k` comes from, as written into files that can hold it."""
@@ -134,18 +182,20 @@ def _write_text(out: CoDiOutput, stem: Path, k: int) -> Path:
 
 def _write_image(out: CoDiOutput, stem: Path, k: int) -> Path:
     image = out.images[k]
-    return io.save_image(_suffixed(stem, ".png"), Image.fromarray(image) if isinstance(image, np.ndarray) else image, out.comment(k))
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    return io.save_image(_suffixed(stem, ".png"), picture, out.comment(k), out.record_text(k))
 
 
 def _write_audio(out: CoDiOutput, stem: Path, k: int) -> Path:
-    return io.save_audio(_suffixed(stem, ".wav"), torch.as_tensor(out.audios[k]), out.sampling_rate, out.comment(k))
+    wave = torch.as_tensor(out.audios[k])
+    return io.save_audio(_suffixed(stem, ".wav"), wave, out.sampling_rate, out.comment(k), out.record_text(k))
 
 
 def _write_video(out: CoDiOutput, stem: Path, k: int) -> Path:
     clip = out.videos[k]
     frames = torch.from_numpy(clip).permute(0, 3, 1, 2) if isinstance(clip, np.ndarray) else clip
     sound = dict(audio=torch.as_tensor(out.audios[k]), sampling_rate=out.sampling_rate) if out.audios else {}
-    return io.save_video(_suffixed(stem, ".mp4"), frames, out.fps, **sound, comment=out.comment(k))
+    return io.save_video(_suffixed(stem, ".mp4"), frames, out.fps, **sound, comment=out.comment(k), record=out.record_text(k))
 
 
 def _suffixed(stem: Path, suffix: str) -> Path:

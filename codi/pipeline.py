@@ -5,6 +5,7 @@ out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "a
 out.save("out/")
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from codi import card, pretrained, prompts, selection
+from codi import card, pretrained, prompts, records, selection
 from codi.adapters.mixin import AdapterMixin
 from codi.border import plain, resolve_names
 from codi.callbacks import Embeds, wanted_tensors
@@ -50,6 +51,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         "text_denoiser", "vision_denoiser", "audio_denoiser",
         "environments", "noised_towers",
     ]  # fmt: skip
+    _folder: Path | None = None  # that the parts came from
+    _weights: str | None = None
     _callback_tensor_inputs = ["latents", "prompt_embeds"]
     model_cpu_offload_seq = (
         "text_tower->vision_tower->audio_tower->environments->noised_towers->text_denoiser->vision_denoiser->audio_denoiser"
@@ -137,6 +140,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
         pipe.register_to_config(_name_or_path=str(source or pretrained.EMBEDDED))
+        pipe._folder = None if any(given.get(name) is not None for name in cls._optional_components) else folder
         return pipe
 
     @classmethod
@@ -145,6 +149,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         pipe = cls(**{**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs})
         pipe.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        pipe._folder = None if set(kwargs) & set(cls._optional_components) else getattr(pipeline, "_folder", None)
         return pipe if dtype is None else pipe.to(dtype)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
@@ -192,6 +197,12 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         name = self.config.get("_name_or_path")
         return Path(name).resolve().name if name and Path(name).is_dir() else name
 
+    def fingerprint(self) -> str | None:
+        """Returns what stands for the weights in the folder that this model was loaded from; None for parts put together by hand."""
+        if self._folder is not None and self._weights is None:
+            self._weights = pretrained.fingerprint(self._folder)
+        return self._weights
+
     @property
     def interrupt(self) -> bool:
         """True once a callback has set `_interrupt`: the steps that are left are skipped."""
@@ -227,6 +238,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         self, given: Iterable[Modality], outputs: Sequence[Modality], num_samples: int, num_inference_steps: int,
         partners: Iterable[Modality] = (), output_type: str = "pil", candidates: int = 1, sizes: Mapping[str, float | None] | None = None,
         embeds: Mapping[str, Tensor | None] | None = None, partner_latents: Latents | None = None, callback_tensors: Sequence[str] = (),
+        lengths: str = "agree",
     ) -> None:  # fmt: skip
         """Raises `InputError` for what this model cannot do, or nobody can. `embeds` by the names of their arguments."""
         if not outputs:
@@ -237,8 +249,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
-        settings.check_sizes(sizes or {}, [*outputs, *self.find_lead(outputs, list(partners))])
-        if self.model.sized(**(sizes or {})) != self.model.specs and candidates > 1:
+        made = [*outputs, *self.find_lead(outputs, list(partners))]
+        settings.check_sizes(sizes or {}, made)
+        found, _ = self.model.settle_sizes(sizes or {}, made, lengths)
+        if self.model.sized(**found) != self.model.specs and candidates > 1:
             raise InputError("candidates are judged at the model's own sizes: expected either candidates or another size, not both")
         prompts.check_embeds(embeds or {}, self.model.context_dim)
         prompts.check_latents(partner_latents or {}, self.model.specs)
@@ -404,6 +418,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         num_frames: int | None = None,
         fps: float | None = None,
         audio_length_in_s: float | None = None,
+        lengths: str = "agree",
         sync: bool | Iterable[str | Modality] | None = None,
         lead: bool = True,
         negative_text: Any = None,
@@ -436,7 +451,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         guidance_rescale            0..1, against over-saturation
         delay                       schedules after which an output starts, for all or {output: 0.5}, to hear the others when they are
                                     further on; all at 0 go in step; nobody waits longer than those take that start before it
-        height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own
+        height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own; the last, in seconds, also of clips
+        lengths                     "agree": a clip and a sound made together last equally long, what is not named follows; or "free"
         sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
                                     has one, False for none, or their names
         lead                        whether the model's lead (the embedded one's: a caption) is drawn beside several outputs that lack it,
@@ -481,15 +497,19 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         embeds = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds, null_prompt_embeds=null_prompt_embeds)
         self.check_inputs(
             [*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes, embeds,
-            partner_latents, wanted,
+            partner_latents, wanted, lengths,
         )  # fmt: skip
         if latents is not None and candidates > 1:
             raise InputError(
                 "latents and candidates were both given: candidates are drawn from noise of their own; "
                 "expected one of them"
             )
+        sizes, notes = self.model.settle_sizes(sizes, [*outputs, *leads], lengths)
         specs = self.model.sized(**sizes)
         noise = settings.initial_noise(latents, outputs, specs, num_samples)
+        untrained = self.model.untrained(specs, [*outputs, *leads])
+        for note in [*notes, *([untrained] if untrained else [])]:
+            warnings.warn(note, stacklevel=1)  # one more is torch's, which decorates this function
         prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
         if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):
             raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")
@@ -514,18 +534,40 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         latents = self._denoise(sampler, latents, callback_on_step_end, wanted)
         latents = {m: latents[m] for m in outputs}
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
-        if audio_length_in_s is not None and Modality.AUDIO in media:
+        if sizes["audio_length_in_s"] is not None and Modality.AUDIO in media:
             media[Modality.AUDIO] = media[Modality.AUDIO][:, : specs[Modality.AUDIO].raw_shape[0]]
-        records = []
+        choices, kept, rows_made = [], list(range(len(seeds))), len(seeds)
         if candidates > 1:
-            records = selection.choose(self._judge(measures, media, context, clean), seeds, candidates)
-            kept = [k * candidates + record["kept"] for k, record in enumerate(records)]
+            choices = selection.choose(self._judge(measures, media, context, clean), seeds, candidates)
+            kept = [k * candidates + choice["kept"] for k, choice in enumerate(choices)]
             latents, media, seeds = selection.take(latents, kept), selection.take(media, kept), [seeds[row] for row in kept]
         out = self._output(latents, media, seeds, output_type, specs)
         out.outputs = outputs
-        out.selection, out.clip = records, prompts.first_file(items.get(Modality.VIDEO, []))
+        out.selection, out.clip = choices, prompts.first_file(items.get(Modality.VIDEO, []))
+        out.batch = [{"row": row, "rows": rows_made} for row in kept]
+        parts = settings.delay_parts(outputs, delay, self.config.defaults or {}, leads)
+        out.settings = records.resolved(
+            outputs, steps=steps, guidance=guidance, delay=parts, specs=specs, lead=lead, leads=leads, lengths=lengths,
+            partners=partners, sync=sync, candidates=candidates,
+        )  # fmt: skip
+        told = records.described(items, negatives, prompt_embeds, negative_prompt_embeds)
+        out.origin = {"outputs": [m.value for m in outputs], **told, "model": self.described()}
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
+
+    def described(self) -> dict[str, Any]:
+        """Returns what a record says of the model: name, weights, precision, device, scheduler, what no call can change, adapters."""
+        own = settings.DEFAULTS | (self.config.defaults or {})
+        part = next((part for name, part in self.components.items() if name != "scheduler" and part is not None), None)
+        return {
+            "name": self.config.get("_name_or_path"),
+            "weights": self.fingerprint(),
+            "dtype": None if part is None else str(part.dtype).removeprefix("torch."),
+            "device": str(self._execution_device),
+            "scheduler_config": records.scheduler(self.scheduler),
+            "own": {name: own[name] for name in settings.FIXED},
+            **self.describe_adapters(),
+        }
 
     # Inside
 

@@ -222,6 +222,29 @@ def check_checksums(folder: Path, files: Iterable[Path]) -> None:
             )
 
 
+def fingerprint(folder: Path) -> str:
+    """Returns a digest of all tensors of a model folder, from its checksums where it has any.
+
+    Weights of more than `VERIFY_BELOW` bytes without checksums are not read in full: their headers and sizes, and samples of their bytes.
+    """
+    if (folder / CHECKSUMS).is_file():
+        known = _read_json(folder / CHECKSUMS)
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    files = sorted(folder.glob("*/*.safetensors"))
+    if sum(path.stat().st_size for path in files) < VERIFY_BELOW:
+        known = {path.relative_to(folder).as_posix(): dict(_digests(path)) for path in files}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()} {size} {sorted(read_header(path).items())}".encode())
+        with open(path, "rb") as file:
+            for k in range(64):
+                file.seek(k * size // 64)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
 def write_checksums(folder: Path) -> Path:
     """Writes checksums.json for every safetensors file below `folder`."""
     from codi import io

@@ -3,24 +3,21 @@
 import argparse
 import hashlib
 import json
-import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from codi import __version__
+from codi import __version__, records
 from codi.adapters.given import Given
-from codi.jobs import Item, Job, Sample, blame
-from codi.types import Modality
-
-LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow")
+from codi.jobs import Item, Job, Sample
+from codi.types import InputError, Modality, blame
 
 
 class Session:
     """One run of `codi generate`: the folder that is written, the loaded pipeline, the clock.
 
-    With ids, a record per job (ID.json) is written after its last file, and marks it as finished.
+    Without ids, files get the next free numbers. With ids, a record per job (ID.json) says before its first file whose the files are,
+    lists those that are there, and marks the job as finished when it lists all.
     """
 
     def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
@@ -31,11 +28,30 @@ class Session:
             self.model["scheduler"] = args.scheduler
         self.timings = {"load": 0.0, "generate": 0.0, "save": 0.0}
         self.done: dict[Job, list[dict[str, Any]]] = {}
+        self.resolved: dict[Job, dict[str, Any]] = {}
         self.pipe: Any = None
+        self._prompts: dict[Job, dict[str, Any]] = {}
 
     def pending(self, jobs: list[Job]) -> list[Job]:
-        """Those without a record of the very same request, with all its files, in the folder."""
-        return [job for job in jobs if not self._finished(job)]
+        """Those without a record of the very same request, with all its files, in the folder.
+
+        Raises `InputError` for a job whose files are there and belong to another request, unless they may be overwritten.
+        """
+        todo = [job for job in jobs if not self._finished(job)]
+        if not self.args.overwrite:
+            for job in todo:
+                self._check_own(job)
+        return [job.with_seed() for job in todo]
+
+    def _check_own(self, job: Job) -> None:
+        """What is there under the id of a job must be of the same request."""
+        record = self._stored(job)
+        there = [path for path in (self.out / f"{job.id}.json", *job.files(self.out)) if path.exists()]
+        if there and (record is None or record.get("request") != self._digest(job)):
+            raise InputError(
+                f"{job.origin}{there[0]} is there already and was not made by this request: expected another id or -o, "
+                "or --overwrite to replace what is there"
+            )
 
     def load(self, device: str) -> None:
         """Loads the model."""
@@ -58,7 +74,10 @@ class Session:
         for job in jobs:
             with blame(job.origin):
                 given = [item.modality for item in (*job.items, *job.negatives)]
-                self.pipe.check_inputs(given, job.outputs, job.samples, job.steps or 1, candidates=job.candidates, sizes=job.size_arguments)
+                self.pipe.check_inputs(
+                    given, job.outputs, job.samples, job.steps or 1, candidates=job.candidates, sizes=job.size_arguments,
+                    lengths=job.lengths,
+                )  # fmt: skip
                 self._check_numbers(job)
                 self._check_sounds(job)
 
@@ -80,29 +99,93 @@ class Session:
                 io.check_prompt(item.value, item.modality, spec.duration + prompts.MARGIN)
 
     def _partners(self, job: Job) -> list[Modality]:
-        return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, None if job.sync else False)
+        sync = list(job.sync) if isinstance(job.sync, tuple) else None if job.sync else False
+        return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, sync)
 
-    def run(self, batch: list[Sample]) -> list[Path]:
+    def run(self, batch: list[Sample | None]) -> list[Path]:
         """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the paths of the media."""
         began = time.perf_counter()
         out = self._generate(batch)
         made = time.perf_counter()
         paths = []
-        for row, (job, k) in enumerate(batch):
-            sample = _row(out, row, job.clip)
-            files = sample.save(self.out, names=[job.names[k]])
+        wanted = [(row, *sample) for row, sample in enumerate(batch) if sample is not None]
+        for row, job, k in wanted:
+            sample = self._sample(out, row, job)
+            files = self._save(job, k, sample)
             paths += files
-            seconds = round((made - began) / len(batch), 3)
-            note = {"seed": out.seeds[row], "files": [path.name for path in files], "seconds": seconds}
+            seconds = round((made - began) / len(wanted), 3)
+            note = {"seed": out.seeds[row], "batch": out.batch[row], "files": [path.name for path in files], "seconds": seconds}
             self._note(job, note | ({"selection": sample.selection[0]} if sample.selection else {}))
         self.timings["generate"] += made - began
         self.timings["save"] += time.perf_counter() - made
         return paths
 
-    def _generate(self, batch: list[Sample]) -> Any:
-        """One call of the pipeline for samples of several jobs: prompts are encoded per job, seeds are its own."""
+    def _sample(self, out: Any, row: int, job: Job) -> Any:
+        """One sample of a pipeline's output, as an output of its own, with the clip, the prompts and the settings of its job."""
+        lists = ("texts", "images", "audios", "videos", "seeds", "selection", "batch")
+        own = {name: getattr(out, name)[row : row + 1] for name in lists}
+        asked = list(job.sync) if isinstance(job.sync, tuple) else job.sync
+        self.resolved.setdefault(job, out.settings | {"sync": asked})
+        self.model = out.origin["model"] | self.model
+        origin = {**out.origin, **self._described(job), "model": self.model}
+        return type(out)(
+            sampling_rate=out.sampling_rate, fps=out.fps, model=out.model, clip=job.clip, settings=self.resolved[job],
+            origin=origin, **own,
+        )  # fmt: skip
+
+    def _save(self, job: Job, k: int, sample: Any) -> list[Path]:
+        """Writes one sample under its id, or under a number."""
+        if job.id is None and not self.args.overwrite:
+            return sample.save(self.out)
+        if job.id is not None and job not in self.done:
+            self._claim(job)
+        paths = sample.save(self.out, names=[job.names[k]], overwrite=True)
+        if job.id is None:
+            self._remove_old(job, job.names[k], paths)
+        return paths
+
+    def _remove_old(self, job: Job, name: str, paths: list[Path]) -> None:
+        """Removes what a manifest of this folder lists under a number that was made anew: the files of a number belong together."""
+        inputs = {Path(item.value).resolve() for item in (*job.items, *job.negatives) if item.modality is not Modality.TEXT}
+        for listed in self._listed():
+            path = self.out / listed
+            if path.stem == name and path not in paths and path.resolve() not in inputs:
+                path.unlink(missing_ok=True)
+
+    def _listed(self) -> set[str]:
+        """Names of the files that the newest manifest of the folder lists."""
+        try:
+            samples = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))["samples"]
+            return {name for sample in samples for name in sample["files"] if Path(name).name == name}
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
+
+    def _claim(self, job: Job) -> None:
+        """Says whose the files of a job are, before the first of them is written."""
+        from codi import io
+
+        claim = {"request": self._digest(job), **self._record(job)}
+        if self.args.overwrite or not io.create_json(self.out / f"{job.id}.json", claim):
+            if not self.args.overwrite:
+                self._check_own(job)  # another process may have come first
+            io.save_json(self.out / f"{job.id}.json", claim)
+
+    def _described(self, job: Job) -> dict[str, Any]:
+        """Its prompts, for records; files are read once."""
+        if job not in self._prompts:
+            self._prompts[job] = job.describe()
+        return self._prompts[job]
+
+    def _generate(self, batch: list[Sample | None]) -> Any:
+        """One call of the pipeline for samples of several jobs: prompts are encoded per job, seeds are its own.
+
+        A row that nobody wants is filled with another's prompts: it is there for the size of the batch, on which rounding depends.
+        """
         import torch
 
+        first_wanted = next(sample for sample in batch if sample is not None)
+        seeds = [0 if sample is None else sample[0].seeds[sample[1]] for sample in batch]
+        batch = [sample or first_wanted for sample in batch]
         jobs = list(dict.fromkeys(job for job, _ in batch))
         rows = [jobs.index(job) for job, _ in batch]
         first = jobs[0]
@@ -111,7 +194,6 @@ class Session:
             prompts, away, clean = zip(*map(self._encode, jobs))
         given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
         partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in clean[0]}
-        seeds = [job.seed + k for job, k in batch]
         knobs = {name: value for name, value in first.knobs.items() if value is not None}  # the model's own stand for the rest
         return self.pipe(partner_latents=partners, outputs=list(first.outputs), num_samples=len(batch), seed=seeds, **given, **knobs)
 
@@ -125,53 +207,69 @@ class Session:
     def _note(self, job: Job, sample: dict[str, Any]) -> None:
         samples = self.done.setdefault(job, [])
         samples.append(sample)
-        if job.id is not None and len(samples) == job.samples:
+        if job.id is not None:
             from codi import io
 
-            io.save_json(self.out / f"{job.id}.json", {"request": self._digest(job)} | self._record(job))
+            head = {"request": self._digest(job)} | records.head() | {"model": self.model}
+            io.save_json(self.out / f"{job.id}.json", head | self._record(job))
 
     def _record(self, job: Job) -> dict[str, Any]:
-        samples = self.done[job]
-        return job.describe() | {
+        samples = self.done.get(job, [])
+        found = self._described(job) | {
             "outputs": [str(m) for m in job.outputs],
             "settings": {"samples": job.samples, "seed": job.seed, "sync": job.sync} | job.knobs,
             "seeds": [sample["seed"] for sample in samples],
             "samples": samples,
         }
+        return found | ({"resolved": self.resolved[job]} if job in self.resolved else {})
 
-    def _finished(self, job: Job) -> bool:
+    def _stored(self, job: Job) -> dict[str, Any] | None:
+        """The record of a job that is in the folder, if it can be read."""
         try:
             record = json.loads((self.out / f"{job.id}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def _finished(self, job: Job) -> bool:
+        record = self._stored(job)
+        try:
             files = [name for sample in record["samples"] for name in sample["files"]]
-            return record["request"] == self._digest(job) and all((self.out / name).is_file() for name in files)
-        except (OSError, ValueError, KeyError, TypeError):
+            whole = len(record["samples"]) == job.samples and all((self.out / name).is_file() for name in files)
+            return whole and record["request"] == self._digest(job)
+        except (KeyError, TypeError):
             return False
 
     def _digest(self, job: Job) -> str:
         """Changes with anything that decides the result: prompts and adapters by content, settings, the model by name, our version."""
         inputs = {
-            name: [{key: value for key, value in row.items() if key != "path"} for row in rows] for name, rows in job.describe().items()
+            name: [{key: value for key, value in row.items() if key != "path"} for row in rows]
+            for name, rows in self._described(job).items()
         }
-        asked = [inputs, job.outputs, job.samples, job.seed, job.sync, job.knobs, self.model["name"], self.args.dtype, __version__]
+        seed = "random" if job.drawn else job.seed
+        asked = [inputs, job.outputs, job.samples, seed, job.sync, job.knobs, self.model["name"], self.args.dtype, __version__]
+        asked += [list(job.places)] if job.places else []
         asked += [self.args.scheduler] if self.args.scheduler else []
         adapters = [[row["sha256"], row.get("scale")] for name in ("loras", "words") for row in self.model.get(name, [])]
         return hashlib.sha256(json.dumps([*asked, *adapters]).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
-        """Writes manifest.json."""
+        """Writes manifest.json, if anything was made; that of an earlier run becomes manifest-000.json, or the next number."""
         from codi import io
 
+        if not self.done:
+            return
         timings = self.timings | {"total": time.perf_counter() - self.started}
-        head = {"codi": __version__, "model": self.model, "versions": versions()}
-        head["timings"] = {name: round(seconds, 3) for name, seconds in timings.items()}
-        body = {"jobs": [f"{job.id}.json" for job in jobs]} if self.args.jobs else self._record(jobs[0])
-        io.save_json(self.out / "manifest.json", head | body)
+        head = records.head() | {"model": self.model, "timings": {name: round(seconds, 3) for name, seconds in timings.items()}}
+        numbered = jobs[0].id is None
+        body = self._record(jobs[0]) if numbered else {"jobs": [f"{job.id}.json" for job in jobs]}
+        io.save_manifest(self.out, head | body, keep=not (self.args.overwrite and numbered and self._replaced()))
 
-
-def _row(out: Any, row: int, clip: Path | None) -> Any:
-    """One sample of a pipeline's output, as an output of its own, with the clip of its job."""
-    lists = {name: getattr(out, name)[row : row + 1] for name in ("texts", "images", "audios", "videos", "seeds", "selection")}
-    return type(out)(sampling_rate=out.sampling_rate, fps=out.fps, model=out.model, clip=clip, **lists)
+    def _replaced(self) -> bool:
+        """Whether every file that the newest manifest lists was made anew by this run, or is gone."""
+        made = {name for samples in self.done.values() for sample in samples for name in sample["files"]}
+        listed = self._listed()
+        return bool(listed) and all(name in made or not (self.out / name).is_file() for name in listed)
 
 
 def _prompts(items: tuple[Item, ...]) -> dict[Modality, list[Any]]:
@@ -182,14 +280,3 @@ def _prompts(items: tuple[Item, ...]) -> dict[Modality, list[Any]]:
         value = item.value if item.modality is Modality.TEXT else Path(item.value)
         prompts.setdefault(item.modality, []).append(Prompt(value, weight=item.weight))
     return collect(prompts)
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of what made the result."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found

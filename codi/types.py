@@ -4,7 +4,8 @@ Letters used in shapes throughout: B batch, C channels, F frames, H W height and
 M mel bands, L tokens, D width, S seconds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ SIZED = {  # sizes of what is made, as arguments of a pipeline, and the outputs 
     "width": (Modality.IMAGE, Modality.VIDEO),
     "num_frames": (Modality.VIDEO,),
     "fps": (Modality.VIDEO,),
-    "audio_length_in_s": (Modality.AUDIO,),
+    "audio_length_in_s": (Modality.AUDIO, Modality.VIDEO),  # of a clip without sound, too
 }
 
 Latents = dict[Modality, "torch.Tensor"]
@@ -78,3 +79,14 @@ def listed(modalities: Iterable[Modality]) -> str:
     """For messages."""
     chosen = set(modalities)
     return ", ".join(m.value for m in Modality if m in chosen) or "nothing"
+
+
+@contextmanager
+def blame(origin: str) -> Iterator[None]:
+    """Puts the origin of a job in front of an error inside it."""
+    try:
+        yield
+    except InputError as error:
+        if origin and str(error).startswith(origin):
+            raise
+        raise InputError(f"{origin}{error}") from error

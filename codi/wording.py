@@ -10,8 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from codi.jobs import blame
-from codi.types import InputError, Modality
+from codi.types import InputError, Modality, blame
 from codi.vocabulary import LEADING, ClosedVocabulary, Reading, stored_vocabulary
 
 KINDS = {"colour": "colours", "shape": "shapes", "motion": "motions", "tempo": "tempi", "place": "places"}

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from codi import cli
+from codi import cli, io
 from codi.adapters.files import LORA_FILE, WORDS_FILE, read_lora, save_lora, save_words
 from codi.models import lora, words
 from codi.models.released.towers import ReleasedTextTower
@@ -396,7 +396,7 @@ def test_the_command_takes_loras_and_words(made, tmp_path, capsys):
     model = json.loads((tmp_path / "with" / "manifest.json").read_text())["model"]
     assert [row["scale"] for row in model["loras"]] == [0.5, 1.0] and model["words"][0]["path"].endswith(WORDS_FILE)
     assert "loras" not in json.loads((tmp_path / "without" / "manifest.json").read_text())["model"]
-    assert (tmp_path / "with" / "000.png").read_bytes() != (tmp_path / "without" / "000.png").read_bytes()
+    assert not torch.equal(*(io.load_image(tmp_path / name / "000.png") for name in ("with", "without")))
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,23 @@ def test_jobs_are_made_again_with_another_lora(made, tmp_path, capsys):
         return bool(capsys.readouterr().out.strip())
 
     weak, strong = (("--lora", f"{folder / 'all'}::{scale}") for scale in (0.5, 1))
-    assert [makes(*weak), makes(*weak), makes(*strong), makes()] == [True, False, True, True]
+    assert [makes(*weak), makes(*weak)] == [True, False]
+    assert cli.main(["generate", *arguments, *strong]) == 2 and "was not made by this request" in capsys.readouterr().err
+    assert [makes(*strong, "--overwrite"), makes("--overwrite"), makes()] == [True, True, False]
+
+
+def test_a_record_brings_its_adapters(made, tmp_path, capsys):
+    given = ("--lora", f"{made[0] / 'all'}::0.5", "--text", "a red ball", "--to", "image")
+    arguments = ["--steps", "2", "--quiet", "--model", str(made[0] / "model")]
+    assert cli.main(["generate", *given, *arguments, "-o", str(tmp_path / "a")]) == 0
+    assert cli.main(["generate", "--from", str(tmp_path / "a" / "000.png"), "-o", str(tmp_path / "b"), "--quiet"]) == 0
+    assert (tmp_path / "a" / "000.png").read_bytes() == (tmp_path / "b" / "000.png").read_bytes()
+    row = json.loads(io.read_text(tmp_path / "a" / "000.png"))
+    row["model"]["loras"][0]["sha256"] = "0" * 64
+    (tmp_path / "x.json").write_text(json.dumps(row))
+    capsys.readouterr()
+    assert cli.main(["generate", "--from", str(tmp_path / "x.json"), "-o", str(tmp_path / "b"), "--quiet"]) == 0
+    assert "pytorch_lora_weights.safetensors has changed since" in capsys.readouterr().err
 
 
 def test_what_was_read_is_what_was_written(made):

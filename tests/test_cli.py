@@ -126,7 +126,8 @@ def test_a_prompt_is_not_overwritten(media, tmp_path, capsys, kind, to):
     suffix = {"image": ".png", "video": ".mp4", "audio": ".wav"}[kind]
     own = shutil.copy(media[kind], tmp_path / f"000{suffix}")
     content = own.read_bytes()
-    line = fails(capsys, "generate", f"--{kind}", str(own), "--to", to, "-o", str(tmp_path), "--model", "no/such/model")
+    asked = ["generate", f"--{kind}", str(own), "--to", to, "-o", str(tmp_path), "--overwrite"]
+    line = fails(capsys, *asked, "--model", "no/such/model")
     assert "would be overwritten" in line and own.read_bytes() == content
 
 
@@ -182,15 +183,17 @@ def test_jobs_are_batched_named_and_resumed(model, media, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {*expected, *records, "manifest.json"}
     assert json.loads((out / "b.json").read_text())["seeds"] == [7, 8]
 
-    before, first = contents(out), io.load_image(out / "a.png").int()
+    before, first, third = contents(out), io.load_image(out / "a.png").int(), io.load_image(out / "3.png")
     assert cli.main(command) == 0 and capsys.readouterr().out == ""  # all finished: nothing is made again
     (out / "a.png").unlink()
     rows[2]["seed"] = 9  # another request under an old name
     file.write_text("\n".join(map(json.dumps, rows)))
-    assert cli.main(command) == 0
+    assert "line 3: " in (line := fails(capsys, *command)) and "was not made by this request" in line
+    assert contents(out) == {name: content for name, content in before.items() if name != "a.png"}
+    assert cli.main([*command, "--overwrite"]) == 0
     assert sorted(Path(line).name for line in capsys.readouterr().out.split()) == ["3.png", "3.txt", "a.png"]
     after = contents(out)
-    assert after["b.json"] == before["b.json"] and after["3.png"] != before["3.png"]
+    assert after["b.json"] == before["b.json"] and not torch.equal(io.load_image(out / "3.png"), third)
     assert (io.load_image(out / "a.png").int() - first).abs().max() <= 1  # in another batch: equal but for rounding
 
 
@@ -289,6 +292,136 @@ def test_weights_by_suffix(text, value, weight):
     assert (item.value, item.weight) == (value, weight)
 
 
+# Nothing is overwritten ------------------------------------------------
+
+
+def test_a_second_run_goes_on(model, tmp_path, capsys):
+    ask = lambda words, to, *more: cli.main(
+        ["generate", "--text", words, "--to", to, "-o", str(tmp_path), "--model", model, *STEPS, *more]
+    )
+    assert ask("a red ball", "image,text") == 0
+    before = contents(tmp_path)
+    assert ask("a blue cube", "audio", "--samples", "2") == 0 and ask("at night", "image") == 0
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before if name != "manifest.json"} == {n: c for n, c in before.items() if n != "manifest.json"}
+    assert set(after) == {*before, "001.wav", "002.wav", "003.png", "manifest-000.json", "manifest-001.json"}
+    assert after["manifest-000.json"] == before["manifest.json"]
+    texts = [json.loads(after[name])["inputs"][0]["text"] for name in ("manifest-000.json", "manifest-001.json", "manifest.json")]
+    assert texts == ["a red ball", "a blue cube", "at night"]
+    listed = [sample["files"] for sample in json.loads(after["manifest-001.json"])["samples"]]
+    assert listed == [["001.wav"], ["002.wav"]]
+
+
+def test_overwrite_replaces_a_number_as_a_whole(model, tmp_path):
+    ask = lambda to, *more: cli.main(["generate", "--text", "a ball", "--to", to, "-o", str(tmp_path), "--model", model, *STEPS, *more])
+    (tmp_path / "000.jpg").write_text("mine")
+    assert ask("image,text", "--overwrite", "--samples", "2") == 0
+    assert ask("audio", "--overwrite") == 0  # 000.png would be of another sample than 000.wav
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "000.jpg", "000.wav", "001.png", "001.txt", "manifest.json", "manifest-000.json"
+    }  # fmt: skip
+    assert ask("audio", "--overwrite") == 0  # everything of the newest run was replaced: its manifest, too
+    assert not (tmp_path / "manifest-001.json").exists() and (tmp_path / "000.jpg").read_text() == "mine"
+
+
+def test_a_prompt_may_lie_in_the_folder(model, media, tmp_path):
+    own = shutil.copy(media["image"], tmp_path / "000.png")
+    content = own.read_bytes()
+    assert cli.main(["generate", "--image", str(own), "--to", "image", "-o", str(tmp_path), "--model", model, *STEPS]) == 0
+    assert own.read_bytes() == content and (tmp_path / "001.png").is_file()
+
+
+def test_a_job_does_not_replace_what_is_not_its_own(model, tmp_path, capsys):
+    (tmp_path / "jobs.jsonl").write_text(json.dumps({"id": "a", "text": "a ball", "to": "image,text"}))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.txt").write_text("mine")
+    command = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(out), "--model", model, *STEPS]
+    assert "a.txt is there already" in fails(capsys, *command) and contents(out) == {"a.txt": b"mine"}
+    (out / "a.txt").rename(out / "b.txt")
+    assert cli.main(command) == 0
+    record = json.loads((out / "a.json").read_text())
+    (out / "a.json").write_text(json.dumps(record | {"samples": []}))  # as after an interrupt: its own, and not finished
+    capsys.readouterr()
+    assert cli.main(command) == 0 and len(capsys.readouterr().out.split()) == 2
+
+
+def test_python_does_not_overwrite_either(model, tmp_path):
+    from codi import CoDiPipeline
+
+    out = CoDiPipeline.from_pretrained(model)(text="a ball", outputs=["image", "text"], num_inference_steps=1, seed=0)
+    names = [[path.name for path in out.save(tmp_path, **options)] for options in ({}, {}, {"overwrite": True}, {"names": ["x"]})]
+    assert names == [["000.png", "000.txt"], ["001.png", "001.txt"], ["000.png", "000.txt"], ["x.png", "x.txt"]]
+    (tmp_path / "x.png").unlink()
+    with pytest.raises(InputError, match="x.txt is there already"):
+        out.save(tmp_path, names=["x"])
+    assert not (tmp_path / "x.png").exists()
+    out.save(tmp_path, names=["x"], overwrite=True)
+
+
+# Seeds -----------------------------------------------------------------
+
+
+def test_a_random_seed_is_said_recorded_and_repeatable(model, tmp_path, capsys):
+    ask = lambda seed: cli.main(
+        ["generate", "--text", "a ball", "--to", "image", "-o", str(tmp_path), "--seed", seed, "--model", model, *STEPS]
+    )
+    assert ask("random") == 0
+    (drawn,) = re.findall(r"^codi: note: seed (\d+) was drawn$", capsys.readouterr().err, re.M)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["seeds"] == [manifest["settings"]["seed"]] == [int(drawn)]
+    assert ask("RANDOM") == 0 and ask(drawn) == 0
+    pictures = [io.load_image(tmp_path / f"00{k}.png") for k in range(3)]
+    assert torch.equal(pictures[0], pictures[2]) and not torch.equal(pictures[0], pictures[1])
+
+
+def test_lines_draw_their_own_seeds_once(model, tmp_path, capsys):
+    rows = [{"id": "a", "text": "x ball", "to": "image", "seed": "random"}, {"id": "b", "text": "a ball", "to": "image", "seed": 3}]
+    rows += [{"id": "c", "text": "a ball", "to": "image"}]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "out"
+    command = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(out), "--seed", "random", "--model", model, *STEPS]
+    assert cli.main(command) == 0
+    said = dict(re.findall(r"line (\d): seed (\d+) was drawn", capsys.readouterr().err))
+    seeds = [json.loads((out / f"{name}.json").read_text())["seeds"] for name in "abc"]
+    assert seeds == [[int(said["1"])], [3], [int(said["3"])]] and said["1"] != said["3"]
+    before = contents(out)
+    assert cli.main(command) == 0 and contents(out) == before  # finished: nothing is drawn again
+
+
+# Options that are meant ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("--prompt", "--text"), ("--n", "--samples"), ("--num-samples", "--samples"), ("--num_samples", "--samples"), ("-n", "--samples"),
+        ("--output", "-o FOLDER"), ("--outputs", "--to"), ("--guidance-scale", "--guidance"), ("--guidance_scale", "--guidance"),
+        ("--num-inference-steps", "--steps"), ("--negative-prompt", "--negative-text"), ("--cfg", "--guidance"), ("--cfg=3", "--guidance"),
+        ("--size", "--height and --width"), ("--duration", "--seconds"), ("--length", "--seconds"), ("--frames", "--num-frames"),
+        ("--modality", "--to"), ("--sam", "--samples"), ("--sampels", "--samples"), ("--num_frames", "--num-frames"),
+        ("--neg", "--negative-text or --negative-image"), ("--batch-size", "--batch"), ("--force", "--overwrite"),
+    ],
+)  # fmt: skip
+def test_an_option_that_nobody_knows_is_answered_with_the_one_that_was_meant(typed, meant, capsys):
+    line = fails(capsys, "generate", typed, "x", "--to", "image")  # without -o, which is not what it is about
+    assert f"unrecognized arguments: {typed}: did you mean {meant}" in line
+
+
+def test_every_option_that_is_advised_exists():
+    from codi.options import HABITS
+
+    known = cli.build_parser()._subparsers._group_actions[0].choices["generate"]._option_string_actions
+    advised = {word.rstrip(",.)") for text in HABITS.values() for word in re.findall(r"--?[a-z][a-z-]*", text)}
+    assert advised <= set(known) and not set(HABITS) & set(known)
+
+
+def test_other_commands_guess_nothing_either(capsys):
+    assert "did you mean --out?" in fails(capsys, "bench", "--ou", "x")
+    assert "did you mean --version?" in fails(capsys, "--versio")
+    assert "expected a whole number, or random" in fails(capsys, "generate", "--seed", "1.5", "-o", "x")
+
+
 # Bad input -------------------------------------------------------------
 
 
@@ -301,6 +434,7 @@ def test_weights_by_suffix(text, value, weight):
         (["--text", " ", "--to", "image"], "an empty text prompt"),
         (["--text", "a::0", "--text", "b::0", "--to", "image"], "sum to zero"),
         (["--text", "a::-1", "--to", "image"], "weight -1"),
+        (["--text", "a \udce9", "--to", "image"], "is not UTF-8"),
         (["--text", "a::nan", "--to", "image"], "weight nan"),
         (["--text", "a", "--to", "image", "--samples", "0"], "samples is 0"),
         (["--text", "a", "--to", "image", "--candidates", "0"], "candidates is 0"),

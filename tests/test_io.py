@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -425,3 +427,53 @@ def test_json_refuses_what_is_no_number(tmp_path):
     with pytest.raises(ValueError):
         io.save_json(tmp_path / "a.json", {"x": float("nan")})
     assert json.loads(Path(io.save_json(tmp_path / "a.json", {"x": 1})).read_text()) == {"x": 1}
+
+
+# Names that nobody else has --------------------------------------------
+
+
+def test_numbers_go_on_after_whatever_bears_one(tmp_path):
+    def next_number() -> str:
+        with io.numbered(tmp_path) as name:
+            return name
+
+    assert next_number() == "000"  # nothing was written under it
+    (tmp_path / "000.jpg").touch()
+    assert next_number() == "001"
+    for name in ("007.tar.gz", "20240101.png", "9.png", "a-008.png", "12", "manifest-030.json"):
+        (tmp_path / name).touch()
+    assert next_number() == "008"
+    (tmp_path / "1000.png").touch()
+    assert next_number() == "1001"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_number_is_free_again_after_an_interrupt(tmp_path):
+    with pytest.raises(KeyboardInterrupt), io.numbered(tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_never_get_the_same_number(tmp_path):
+    """Several processes write numbered samples of several suffixes; every file is there, and those of a number are of one process."""
+    code = (
+        "import sys; from pathlib import Path; from codi import io\n"
+        "for k in range(25):\n"
+        "    with io.numbered(Path(sys.argv[1])) as name:\n"
+        "        for suffix in sys.argv[2].split(','):\n"
+        "            io.save_text(Path(sys.argv[1]) / (name + suffix), sys.argv[3])\n"
+        "    io.save_manifest(Path(sys.argv[1]), {'of': [sys.argv[3], k]})\n"
+    )
+    suffixes = {"a": ".x,.y", "b": ".y,.z", "c": ".z"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), names, owner], cwd=Path(__file__).parent.parent)
+        for owner, names in suffixes.items()
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
+    owners: dict[str, set[str]] = {}
+    for path in tmp_path.glob("[0-9]*"):
+        owners.setdefault(path.stem, set()).add(path.read_text())
+    assert len(owners) == 75 and all(len(found) == 1 for found in owners.values())
+    manifests = [tuple(json.loads(path.read_text())["of"]) for path in tmp_path.glob("manifest*.json")]
+    assert sorted(manifests) == [(owner, k) for owner in suffixes for k in range(25)]
+    assert not list(tmp_path.glob(".*"))

@@ -34,26 +34,32 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.models": LEAVES | {"codi.diffusion", "codi.world", "codi.vocabulary"},
     "codi.pretrained": LEAVES | MODELS,
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
-    "codi.wording": LEAVES | {"codi.vocabulary", "codi.world", "codi.adapters", "codi.jobs"},
+    "codi.wording": LEAVES | {"codi.vocabulary", "codi.world", "codi.adapters"},
     "codi.media": LEAVES,
     "codi.prompts": LEAVES | {"codi.media", "codi.wording"},
     "codi.callbacks": LEAVES,
     "codi.card": LEAVES | {"codi.doctor", "codi.pretrained"},
     "codi.memory": LEAVES | MODELS,
-    "codi.outputs": LEAVES,
+    "codi.records": LEAVES | {"codi.prompts"},
+    "codi.outputs": LEAVES | {"codi.records"},
     "codi.selection": LEAVES,
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
     "codi.pipeline": LEAVES
     | MODELS
     | LOADING
-    | {"codi.adapters", "codi.callbacks", "codi.card", "codi.memory", "codi.prompts", "codi.outputs", "codi.selection"},
+    | {"codi.adapters", "codi.callbacks", "codi.card", "codi.memory", "codi.prompts", "codi.outputs", "codi.records", "codi.selection"},
     "codi.metrics": LEAVES | {"codi.world"},
     "codi.bench": LEAVES | MODELS | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
-    "codi.jobs": LEAVES | {"codi.diffusion"},
+    "codi.jobs": LEAVES | {"codi.diffusion", "codi.records"},
     "codi.session": LEAVES
-    | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.selection"},
+    | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.records", "codi.selection"},
+    "codi.options": {"codi.types"},
+    "codi.again": LEAVES | LOADING | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records"},
     "codi.doctor": LEAVES | {"codi.pretrained", "codi.wording"},
-    "codi.cli": LEAVES | LOADING | {"codi.bench", "codi.jobs", "codi.session", "codi.doctor", "codi.pipeline", "codi.wording"},
+    "codi.cli": LEAVES
+    | LOADING
+    | {"codi.again", "codi.bench", "codi.jobs", "codi.options", "codi.session", "codi.doctor", "codi.pipeline", "codi.start_up"}
+    | {"codi.wording"},
     "data": {"codi.types", "codi.libraries", "codi.io", "codi.world", "codi.models.autoencoders"},
     "training": {"codi", "data"}
     | MODELS

@@ -223,7 +223,7 @@ def test_a_callback_sees_a_lead_and_may_leave_it_alone(fresh):
 
 def test_a_lead_with_a_clock_keeps_the_sizes_of_the_call(fresh):
     fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "video"})
-    call = dict(text="a ball", fps=4, num_frames=3)
+    call = dict(text="a ball", fps=10, num_frames=3)
     led, asked = (latents(fresh, **call, outputs=outputs) for outputs in (["image", "audio"], ["image", "audio", "video"]))
     assert largest_difference(led, asked) == 0.0
 
@@ -563,9 +563,9 @@ BAD = {
     "half a seed": (dict(text="a", outputs="image", seed=1.5), "seed is 1.5"),
     "half a seed of several": (dict(text="a", outputs="image", seed=[1.5]), "seed is \\[1.5\\]"),
     "size of what is not made": (dict(text="a", outputs="text", height=32), "no image or video is made"),
-    "length of what is not made": (dict(text="a", outputs="image", audio_length_in_s=0.2), "no audio is made"),
     "too many channels": (dict(audio=(SOUND.unsqueeze(1).repeat(1, 40), 16000), outputs="image"), "40 channels: expected at most 32"),
     "whole numbers for a sound": (dict(audio=np.zeros(800, np.int64), outputs="image"), "of int64: expected floats"),
+    "length of what is not made": (dict(text="a", outputs="image", audio_length_in_s=0.2), "no audio or video is made"),
     "objects for pixels": (dict(image=np.full((8, 8, 3), None), outputs="text"), "of object: expected PIL images"),
     "width of embeds": (dict(prompt_embeds=torch.zeros(1, 1, 5), outputs="image"), "prompt_embeds is .*\\(1, 1, 5\\)"),
     "axes of embeds": (dict(prompt_embeds=torch.zeros(1, 32), outputs="image"), "prompt_embeds is .*\\(1, 32\\)"),

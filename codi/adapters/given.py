@@ -23,8 +23,8 @@ class Given:
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """For a manifest, by content; without a key for what was not given."""
-        loras = [{"path": str(path), "sha256": _sha256(path), "scale": scale} for path, scale in self.loras]
-        learned = [{"path": str(path), "sha256": _sha256(path)} for path in self.words]
+        loras = [{"path": str(path), "sha256": sha256_of(path), "scale": scale} for path, scale in self.loras]
+        learned = [{"path": str(path), "sha256": sha256_of(path)} for path in self.words]
         return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})
 
     def apply(self, pipe: Any) -> None:
@@ -59,5 +59,6 @@ def _check_words(source: str) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Returns the sha256 of a file of a few MB."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -21,6 +21,7 @@ from codi.adapters.files import (
     read_lora,
     read_words,
 )
+from codi.adapters.given import sha256_of
 from codi.border import plain
 from codi.models import lora, words
 from codi.types import InputError
@@ -43,6 +44,8 @@ class AdapterMixin:
     _loras: Mapping[str, float] = MappingProxyType({})  # name -> scale, in the order of loading
     _loras_act: bool = True
     _fused: Mapping[str, Fused] = MappingProxyType({})  # by part
+    _lora_files: Mapping[str, dict[str, str]] = MappingProxyType({})  # name -> path and sha256, for records
+    _word_files: tuple[dict[str, Any], ...] = ()
 
     def load_lora_weights(
         self,
@@ -79,6 +82,7 @@ class AdapterMixin:
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
                 getattr(self, part).load_lora_adapter(dict(tensors), prefix=None, adapter_name=name, metadata=settings)
         self._loras = {**self._loras, name: float(scale)}
+        self._lora_files = {**self._lora_files, name: {"path": str(found.path), "sha256": sha256_of(found.path)}}
         self._apply_loras()
         return name
 
@@ -226,7 +230,8 @@ class AdapterMixin:
 
         weight_name, subfolder: of the file in the folder, where it is not the usual one.
         """
-        learned, base, probes = read_words(named_file(source, WORDS_FILE, weight_name, subfolder))
+        path = named_file(source, WORDS_FILE, weight_name, subfolder)
+        learned, base, probes = read_words(path)
         tower = getattr(self, TOWER)
         if tower is None:
             raise InputError(f"learned words need a text tower, which this model lacks: {source} cannot be used")
@@ -241,12 +246,20 @@ class AdapterMixin:
             found = {TABLE: lora.probe(getattr(table, "table", table).weight)}
             check_base(str(source), base, probes[TOWER], found, TOWER)
         words.add_words(tower, learned)
+        row = {"path": str(path), "sha256": sha256_of(path)} | ({} if token is None else {"token": token})
+        self._word_files = (*self._word_files, row)
         return list(learned)
 
     def unload_textual_inversion(self) -> None:
         """Takes all learned words away."""
         if getattr(self, TOWER) is not None:
             words.remove_words(getattr(self, TOWER))
+        self._word_files = ()
+
+    def describe_adapters(self) -> dict[str, list[dict[str, Any]]]:
+        """Returns the LoRAs that act and the learned words by their files, for a record; without a key for what there is none of."""
+        loras = [{**self._lora_files[name], "scale": scale} for name, scale in self._loras.items() if scale]
+        return ({"loras": loras} if loras else {}) | ({"words": list(self._word_files)} if self._word_files else {})
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """As diffusers does, without adapters: a model folder holds a model. Raises `InputError` while any is loaded."""

@@ -31,6 +31,8 @@ DEFAULTS = {
     "null_prompt": "zeros",  # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
 }
 
+FIXED = ("timestep_shift", "prior", "normalise_prompts", "told_weight", "lead", "null_prompt")  # of a model, whatever a call says
+
 
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
     """Names -> modalities, each once; of None none."""
@@ -141,12 +143,19 @@ def delays(
     outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], num_steps: int, lead: Sequence[Modality] = ()
 ) -> dict[Modality, int]:
     """Steps by which each output, and what leads unasked, starts late, from a `delay` in schedules."""
-    layers = [{"delay": given}, defaults, DEFAULTS]
-    _check_names("delay", given, outputs)
-    parts = {m: _scale("delay", m, layers) for m in (*outputs, *lead)}
+    parts = delay_parts(outputs, given, defaults, lead)
     if late := [m for m, part in parts.items() if part > LONGEST_DELAY]:
         raise InputError(f"delay of {late[0]} is {parts[late[0]]:g}: expected 0 to {LONGEST_DELAY}, the schedules after which it starts")
     return {m: round(part * num_steps) for m, part in parts.items()}
+
+
+def delay_parts(
+    outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], lead: Sequence[Modality] = ()
+) -> dict[Modality, float]:
+    """Schedules by which each output, and what leads unasked, starts late, of a call or else the model's own."""
+    layers = [{"delay": given}, defaults, DEFAULTS]
+    _check_names("delay", given, outputs)
+    return {m: _scale("delay", m, layers) for m in (*outputs, *lead)}
 
 
 def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:

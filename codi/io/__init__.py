@@ -7,6 +7,7 @@ soundfile and PyAV, always behind limits on size, length and rate. Whatever is w
     read.py   files -> tensors
     fit.py    tensors of any size, rate and length -> a model's geometry
     write.py  tensors -> files, atomically
+    tags.py   what a file carries about how it was made
     dub.py    a clip with another sound, its frames untouched
 """
 
@@ -14,7 +15,20 @@ from codi.io.dub import save_dubbed
 from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
 from codi.io.read import Video, check_prompt, describe, image_to_tensor, load_audio, load_image, load_video
-from codi.io.write import atomic, check_folder, save_audio, save_image, save_json, save_text, save_video
+from codi.io.tags import read_text
+from codi.io.write import (
+    atomic,
+    check_folder,
+    create_json,
+    numbered,
+    save_audio,
+    save_image,
+    save_json,
+    save_manifest,
+    save_text,
+    save_video,
+    taken,
+)
 
 __all__ = [
     "MAX_MINUTES",
@@ -26,6 +40,7 @@ __all__ = [
     "check_folder",
     "check_pixels",
     "check_prompt",
+    "create_json",
     "describe",
     "fit_audio",
     "fit_image",
@@ -35,12 +50,16 @@ __all__ = [
     "load_audio",
     "load_image",
     "load_video",
+    "numbered",
     "probe",
+    "read_text",
     "save_audio",
     "save_dubbed",
     "save_image",
     "save_json",
+    "save_manifest",
     "save_text",
     "save_video",
+    "taken",
     "to_unit",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from codi.io.gates import open_container, picture_stream, reading, wrong_kind
 from codi.io.read import duration_of
+from codi.io.tags import KEY, append_to_mp4
 from codi.io.write import atomic, encode_sound
 from codi.types import InputError, Modality
 
@@ -19,11 +20,14 @@ FLAGS = {".mp4": {"movflags": "+faststart"}, ".mov": {"movflags": "+faststart"}}
 CODECS = {".webm": ("libopus", 48_000)}  # of the sound, and the rate that it asks for; elsewhere aac at the sound's own
 
 
-def save_dubbed(stem: str | Path, clip: str | Path, wave: Tensor, rate: int, comment: str | None = None) -> Path | None:
+def save_dubbed(
+    stem: str | Path, clip: str | Path, wave: Tensor, rate: int, comment: str | None = None, record: str | None = None
+) -> Path | None:
     """Writes the picture of the file `clip` with the sound (samples,) from its first frame on; returns the path.
 
     The path is STEM.mp4, or another suffix where mp4 cannot take the clip's packets as they are, which a warning says; None, and a
-    warning, where nothing can. A sound that outlasts the picture ends with it. Raises `InputError` if the clip itself would be overwritten.
+    warning, where nothing can. It carries `comment` and `record` (ASCII). A sound that outlasts the picture ends with it. Raises
+    `InputError` if the clip itself would be overwritten.
     """
     with reading(clip, Modality.VIDEO), open_container(clip) as source:
         picture = picture_stream(source)
@@ -42,7 +46,10 @@ def save_dubbed(stem: str | Path, clip: str | Path, wave: Tensor, rate: int, com
         seconds = duration_of(source, picture)
         wave = wave[: round(seconds * rate)] if seconds else wave
         with atomic(path) as temporary:
-            _write(temporary, source, picture, wave, int(rate), comment)
+            tags = {"comment": comment} if suffix in FLAGS else {"comment": comment, KEY: record}
+            _write(temporary, source, picture, wave, int(rate), {key: text for key, text in tags.items() if text})
+            if record and suffix in FLAGS:
+                append_to_mp4(temporary, record)
     return path
 
 
@@ -59,13 +66,12 @@ def _takes(suffix: str, picture: Any) -> bool:
         return False
 
 
-def _write(path: Path, source: Any, picture: Any, wave: Tensor, rate: int, comment: str | None) -> None:
+def _write(path: Path, source: Any, picture: Any, wave: Tensor, rate: int, tags: dict[str, str]) -> None:
     import av
 
     codec, codec_rate = CODECS.get(path.suffix, ("aac", rate))
     with av.open(str(path), "w", options=FLAGS.get(path.suffix, {})) as container:
-        if comment:
-            container.metadata["comment"] = comment
+        container.metadata.update(tags)
         copied = container.add_stream_from_template(picture, opaque=True)
         encode_sound(container, container.add_stream(codec, rate=codec_rate, layout="mono"), wave, rate)
         _copy(container, source, picture, copied)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codi.io.tags import KEY, append_to_mp4, append_to_wav
 from codi.types import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +49,81 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+NUMBERED = re.compile(r"(\d{3,6})(?=\.)")  # 000.png; longer ones, such as dates, are nobody's number
+
+
+@contextmanager
+def numbered(folder: Path) -> Iterator[str]:
+    """Gives the next number that no file of `folder` bears, as a name such as "007", to this process alone.
+
+    While it is in use a hidden file claims it, created by whoever comes first; afterwards the files that were written are the claim.
+    """
+    number = 1 + max(_numbers(folder), default=-1)
+    while True:
+        claim = folder / f".{number:03d}.claim"
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:  # another process is at it
+            number += 1
+            continue
+        except OSError as error:
+            raise InputError(f"cannot write into {folder}: {error.strerror or error}. Name another folder.") from error
+        try:
+            if not taken(folder, f"{number:03d}"):  # else it was claimed, used and freed since we looked
+                yield f"{number:03d}"
+                return
+        finally:
+            claim.unlink(missing_ok=True)
+        number += 1
+
+
+def taken(folder: Path, name: str) -> list[Path]:
+    """Returns the files of `folder` that are called `name` but for their suffix."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name == name or (path.stem == name and path.suffix))
+
+
+def _numbers(folder: Path) -> Iterator[int]:
+    """Numbers that files of a folder bear."""
+    found = (NUMBERED.match(entry.name) for entry in os.scandir(folder))
+    return (int(match[1]) for match in found if match)
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Writes JSON as `save_json` does, but never over a file that is there; returns whether it was written."""
+    content = _json(value)
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            try:
+                file.write(content)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}. Free some space or name another place.") from error
+    return True
+
+
+def save_manifest(folder: Path, value: Any, keep: bool = True) -> Path:
+    """Writes manifest.json. With `keep` one that is there first becomes manifest-000.json, or the next free number.
+
+    Of several processes that finish at once every one's manifest stays: who finds another's moves it on.
+    """
+    path = folder / "manifest.json"
+    while keep and not create_json(path, value):
+        number = 0
+        while not create_json(kept := folder / f"manifest-{number:03d}.json", {}):  # a name of our own to move it to
+            number += 1
+        try:
+            os.replace(path, kept)
+        except FileNotFoundError:  # another process has moved it
+            kept.unlink(missing_ok=True)
+    return path if keep else save_json(path, value)
+
+
 def save_text(path: str | Path, text: str) -> Path:
     """Writes a text in UTF-8."""
     with atomic(path) as temporary:
@@ -56,29 +133,39 @@ def save_text(path: str | Path, text: str) -> Path:
 
 def save_json(path: str | Path, value: Any) -> Path:
     """Writes indented JSON; numbers that are not finite raise ValueError."""
-    return save_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    return save_text(path, _json(value))
 
 
-def save_image(path: str | Path, image: "Tensor | Image.Image", comment: str | None = None) -> Path:
-    """Writes a picture, uint8 (3, H, W) or Pillow's, in the format of the suffix; a png carries `comment`."""
+def _json(value: Any) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a file name that are no UTF-8 stay escapes
+
+
+def save_image(
+    path: str | Path, image: "Tensor | Image.Image", comment: str | None = None, record: str | None = None
+) -> Path:
+    """Writes a picture, uint8 (3, H, W) or Pillow's, in the format of the suffix; a png carries `comment`, and `record` (ASCII)."""
     from PIL import Image, PngImagePlugin
 
     if isinstance(image, Tensor):
         assert image.dtype == torch.uint8 and image.dim() == 3, (image.dtype, image.shape)
         image = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
     options: dict[str, Any] = {}
-    if comment and Path(path).suffix.lower() == ".png":
+    texts = {"Comment": comment, KEY: record}
+    if any(texts.values()) and Path(path).suffix.lower() == ".png":
         options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_text("Comment", comment)
+        for key, text in texts.items():
+            if text:
+                options["pnginfo"].add_text(key, text)
     with atomic(path) as temporary:
         image.save(temporary, **options)
     return Path(path)
 
 
-def save_audio(path: str | Path, wave: Tensor, rate: int, comment: str | None = None) -> Path:
+def save_audio(path: str | Path, wave: Tensor, rate: int, comment: str | None = None, record: str | None = None) -> Path:
     """Writes a sound, float (samples,) or (channels, samples), as wav (16 bit), flac, ogg or mp3 by the suffix.
 
-    Beyond [-1, 1] is clipped.
+    Beyond [-1, 1] is clipped. A wav carries `record` (ASCII), too.
     """
     import soundfile
 
@@ -88,15 +175,19 @@ def save_audio(path: str | Path, wave: Tensor, rate: int, comment: str | None = 
             if comment:
                 file.comment = comment
             file.write(wave.T.numpy())
+        if record and Path(path).suffix.lower() == ".wav":
+            append_to_wav(temporary, record)
     return Path(path)
 
 
 def save_video(
-    path: str | Path, frames: Tensor, fps: float, audio: Tensor | None = None, sampling_rate: int | None = None, comment: str | None = None
-) -> Path:
+    path: str | Path, frames: Tensor, fps: float, audio: Tensor | None = None, sampling_rate: int | None = None,
+    comment: str | None = None, record: str | None = None,
+) -> Path:  # fmt: skip
     """Writes frames uint8 (F, 3, H, W), and sound (samples,) or (channels, samples) if given, as mp4 (h264, aac) that plays everywhere.
 
-    The rate may be fractional. h264 wants even sides: an odd one repeats its last row or column.
+    The rate may be fractional. It carries `comment`, and `record` (ASCII). h264 wants even sides: an odd one repeats its last row
+    or column.
     """
     import av
 
@@ -105,19 +196,23 @@ def save_video(
     if Path(path).suffix.lower() not in (".mp4", ".mov", ".m4v"):
         raise InputError(f"cannot write a clip as {path}: expected a name that ends in .mp4")
     pixels = _even(frames.cpu()).permute(0, 2, 3, 1).contiguous().numpy()  # (F, H, W, 3)
-    with atomic(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
-        if comment:
-            container.metadata["comment"] = comment
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16", "preset": "medium"})
-        stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        layout = None if audio is None else "mono" if len(torch.atleast_2d(audio)) == 1 else "stereo"
-        sound = layout and container.add_stream("aac", rate=int(sampling_rate), layout=layout)
-        for picture in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-        if sound:
-            encode_sound(container, sound, audio, int(sampling_rate))
+    with atomic(path) as temporary:
+        with av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+            if comment:
+                container.metadata["comment"] = comment
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
+            stream.height, stream.width = pixels.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            layout = None if audio is None else "mono" if len(torch.atleast_2d(audio)) == 1 else "stereo"
+            sound = layout and container.add_stream("aac", rate=int(sampling_rate), layout=layout)
+            for picture in pixels:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+            if sound:
+                encode_sound(container, sound, audio, int(sampling_rate))
+        if record:
+            append_to_mp4(temporary, record)
     return Path(path)
 
 

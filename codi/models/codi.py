@@ -10,6 +10,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 from codi import io
+from codi.models import lengths as lasting
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.types import InputError, Modality, ModalitySpec, listed
 
@@ -110,6 +111,41 @@ class CoDiModel:
             specs[Modality.AUDIO] = _with_length(specs[Modality.AUDIO], audio_length_in_s)
         return specs
 
+    def settle_sizes(
+        self, sizes: Mapping[str, float | None], made: Sequence[Modality], lengths: str = "agree"
+    ) -> tuple[dict[str, float | None], list[str]]:
+        """Returns the arguments of `sized` for what is `made` of the sizes that a call names, and notes on what was cut.
+
+        lengths: "agree", a clip and a sound made together last equally long (`codi.models.lengths`); "free", each as it is named.
+        Raises `InputError` for sizes that cannot be, or contradict each other.
+        """
+        if lengths not in lasting.LENGTHS:
+            raise InputError(f"lengths is {lengths!r}: expected 'agree' or 'free'")
+        seconds = sizes.get("audio_length_in_s")
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf):
+            raise InputError(f"audio_length_in_s is {seconds!r}: expected a number above 0")
+        own = {} if Modality.AUDIO in made else {"audio_length_in_s": None}  # a clip's length alone has no bounds of a sound's
+        self.sized(**{**sizes, **own})  # each by itself
+        with_sound = Modality.AUDIO in made
+        if lengths == "free" and with_sound:
+            return dict(sizes), []
+        found, notes = lasting.agreed(sizes, made, self.specs, self._most_frames())
+        return {**found, **own}, notes
+
+    def untrained(self, specs: Mapping[Modality, ModalitySpec], made: Iterable[Modality]) -> str | None:
+        """Returns in words how the geometry of what is `made` differs from what the model was trained at; None where it does not."""
+        here: dict[str, None] = {}  # words, each once and in order
+        there: dict[str, None] = {}
+        for modality in (m for m in Modality if m in made and m in specs):
+            for now, trained in zip(_in_words(modality, specs[modality]), _in_words(modality, self.specs[modality])):
+                if now != trained:
+                    here[now] = there[trained] = None
+        return f"made at {', '.join(here)}; this model was trained at {', '.join(there)}" if here else None
+
+    def _most_frames(self) -> int:
+        """Frames of the longest clip."""
+        return _most(self.denoisers[Modality.VIDEO].config) if Modality.VIDEO in self.denoisers else 0
+
     def _specs(self) -> dict[Modality, ModalitySpec]:
         """Geometry of every modality that has an autoencoder."""
         specs = {m: _describe(part) for m, part in self.autoencoders.items()}
@@ -155,13 +191,26 @@ def _with_size(spec: ModalitySpec, size: tuple[int, int], step: int) -> Modality
 
 
 def _with_frames(spec: ModalitySpec, num_frames: int | None, fps: float | None, denoiser: Any) -> ModalitySpec:
-    most, count, rate = (denoiser.temporal or {}).get("max_frames", 30), num_frames or spec.raw_shape[0], fps or spec.rate
+    most, count, rate = _most(denoiser), num_frames or spec.raw_shape[0], fps or spec.rate
     if num_frames is not None and (isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= most):
         raise InputError(f"num_frames is {num_frames!r}: expected a whole number from 1 to {most}")
     if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not SLOWEST <= fps <= FASTEST):
         raise InputError(f"fps is {fps!r}: expected a number from {SLOWEST:g} to {FASTEST:g}")
     channels, _, *space = spec.latent_shape
     return ModalitySpec(raw_shape=(count, *spec.raw_shape[1:]), latent_shape=(channels, count, *space), rate=rate, latent_rate=float(rate))
+
+
+def _most(denoiser: Any) -> int:
+    """Frames of the longest clip that a denoiser with this configuration makes."""
+    return (denoiser.temporal or {}).get("max_frames", 30)
+
+
+def _in_words(modality: Modality, spec: ModalitySpec) -> list[str]:
+    """What can be chosen of a geometry: pixels, then time."""
+    pixels = [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"] if modality in (Modality.IMAGE, Modality.VIDEO) else []
+    if modality is Modality.VIDEO:
+        return [*pixels, f"{spec.raw_shape[0]} frames at {spec.rate:g} per second"]
+    return [*pixels, f"{spec.duration:g} s of sound"] if modality is Modality.AUDIO else pixels
 
 
 def _with_length(spec: ModalitySpec, seconds: float) -> ModalitySpec:

@@ -20,6 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--metadata", nargs="+", required=True, type=Path, metavar="FILE", help="its tables, as published")
     parser.add_argument("--media", required=True, type=Path, metavar="FOLDER", help="the files downloaded, searched with all folders below")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="the manifest to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="audioset: class_labels_indices.csv, for captions")
     parser.add_argument("--no-sha256", action="store_true", help="do not read every file for its digest")
     return parser
@@ -60,6 +61,8 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
 
     if options.out.suffix != ".jsonl":
         raise InputError(f"cannot write a manifest as {options.out}: expected a name that ends in .jsonl")
+    if options.out.exists() and not options.overwrite:
+        raise InputError(f"{options.out} is there already: expected another name, or --overwrite to replace it")
     checked = _at_least_one(rows(), options)
     written = write_manifest(options.out, checked)
     listing(options.out).unlink(missing_ok=True)

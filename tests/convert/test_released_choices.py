@@ -80,7 +80,8 @@ def test_other_sizes(pipe):
     pictures = ["image", "video"]
     out = pipe(outputs=pictures, **small(pictures, height=24, width=40, num_frames=1, fps=7.5))
     assert out.images[0].size == (40, 24) and out.videos[0].shape == (1, 3, 24, 40) and out.fps == 7.5
-    made = latents(pipe, outputs=["video", "audio"], num_frames=30, height=8, width=8, audio_length_in_s=0.3)
+    apart = dict(num_frames=30, audio_length_in_s=0.3)
+    made = latents(pipe, outputs=["video", "audio"], height=8, width=8, **apart)
     assert made[VIDEO].shape == (1, 4, 30, 1, 1) and made[AUDIO].shape == (1, 8, 8, 16)
     assert pipe(outputs="audio", **small("audio", audio_length_in_s=0.3)).audios[0].shape == (4800,)
     own = pipe.model.sized()

@@ -40,6 +40,7 @@ def picture(path):
 def prepare(name, media, table, text, *more, capsys):
     """(rows as plain values, rows as read, ids that are missing)"""
     path, out = media.parent / table, media.parent / "out" / "m.jsonl"
+    more = (*more, "--overwrite") if out.exists() else more
     path.write_text(text, encoding="utf-8")
     code = main([name, "--metadata", str(path), "--media", str(media), "--out", str(out), *more])
     said = capsys.readouterr()

@@ -1,0 +1,266 @@
+"""`codi generate --from FILE`: the jobs that a record describes, with what the command line says otherwise."""
+
+import argparse
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from codi import jobs, records
+from codi.jobs import Item, Job
+from codi.records import Record
+from codi.types import InputError, Modality
+from codi.version import __version__
+
+TIMES = ("num_frames", "fps", "seconds")
+EMBEDDED = "codi-tiny"
+DRAWING = ("samples", "seed", "candidates")  # options after which other samples are made
+PLACING = (
+    "to",
+    "steps",
+    "sync",
+    "lead",
+    "scheduler",
+    "model",
+    "dtype",
+    "batch",
+    "lengths",
+    *jobs.SIZES,
+    *jobs.SCALES,
+)
+
+
+def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[list[Job], list[Record]]:
+    """Returns what the record named by `args.again` asks for, and the records; puts model, adapters and precision into `args`.
+
+    schedulers: names that `args.scheduler` may have.
+
+    Everything that the command line names counts instead of the record's. With nothing of it named, each sample is made at its place
+    in a batch as large as it was, so that it comes out equal to the bit.
+    """
+    if args.jobs:
+        raise InputError("--from beside --jobs: expected one of them")
+    found = records.read_records(args.again)
+    exact = _is_exact(args)
+    _take_model(args, found, schedulers)
+    several = len(found) > 1
+    return [_job(record, args, exact, name=record.id if several else None) for record in found], found
+
+
+def _is_exact(args: argparse.Namespace) -> bool:
+    """Whether the command line names nothing that changes what is made."""
+    named = [name for name in (*DRAWING, *PLACING) if getattr(args, name) is not None]
+    return not named and not any(getattr(args, name) for name in (*jobs.PROMPTS, "lora", "words"))
+
+
+def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
+    outputs = jobs.parse_outputs(args.to) or record.outputs
+    items = {key: _items(record, args, key, m) for key, m in jobs.PROMPTS.items()}
+    changed = outputs != record.outputs or any(getattr(args, key) for key in jobs.PROMPTS)
+    try:
+        return Job(
+            id=name,
+            items=tuple(item for m in Modality for item in items[m.value]),
+            negatives=tuple(item for m in Modality for item in items[f"negative_{m}"]),
+            outputs=outputs,
+            steps=record.resolved["num_inference_steps"] if args.steps is None else args.steps,
+            sizes=_sizes(record, args, outputs),
+            lengths=args.lengths or record.resolved["lengths"],
+            sync=_sync(record, args, changed),
+            lead=record.resolved["lead"] if args.lead is None else args.lead,
+            more={
+                key: record.resolved[key]
+                for key in ("guidance_interval", "sync_guidance_interval", "guidance_rescale")
+            },
+            **_scales(record, args, outputs),
+            **_samples(record, args, exact),
+        )
+    except InputError as error:
+        raise InputError(f"from {record.source}: {error}") from None
+
+
+def _items(record: Record, args: argparse.Namespace, key: str, modality: Modality) -> list[Item]:
+    """Prompts of one kind: those that the command line names, or else the record's."""
+    if given := getattr(args, key):
+        return [jobs.parse_item(modality, text) for text in given]
+    rows = record.negatives if key.startswith("negative_") else record.inputs
+    found = [row for row in rows if row["as"] in (modality, "embeds")]
+    for row in found:
+        records.check_held(record.source, row)
+    return [_item(record, row) for row in found]
+
+
+def _item(record: Record, row: Mapping[str, Any]) -> Item:
+    modality = Modality(row["as"])
+    value = row["text"] if modality is Modality.TEXT else records.check_input(record.source, row)
+    return Item(modality=modality, value=value, weight=row["weight"])
+
+
+def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:
+    """Seeds and counts. Samples that were the best of several candidates are made by their own seeds, without drawing the others."""
+    first = record.samples[0]["seed"]
+    if any(getattr(args, name) is not None for name in DRAWING):
+        seed = first if args.seed is None else args.seed
+        return {
+            "samples": len(record.samples) if args.samples is None else args.samples,
+            "candidates": record.resolved["candidates"] if args.candidates is None else args.candidates,
+            "seed": jobs.draw_seed(seed),
+        }
+    places = [sample if exact else {"seed": sample["seed"], "batch": None} for sample in record.samples]
+    return {"samples": len(places), "candidates": 1, "seed": first, "places": tuple(places)}
+
+
+def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, Any]:
+    """Scales by the command line; else the record's for what is made."""
+    names = {"guidance": "guidance_scale", "sync_guidance": "sync_guidance_scale", "delay": "delay"}
+    found = {}
+    for option, name in names.items():
+        if getattr(args, option) is not None:
+            from codi.diffusion.settings import parse_scale
+
+            found[option] = parse_scale(getattr(args, option), f"--{option.replace('_', '-')}")
+        elif outputs == record.outputs:
+            found[option] = record.per_output(name)
+        else:
+            kept = {
+                key: number
+                for key, number in record.resolved[name].items()
+                if key in outputs and key in record.outputs
+            }
+            found[option] = kept or None
+    return found
+
+
+def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, float]:
+    """Sizes by the command line, else the record's. Where a time is named, what it leaves open follows from it, not from the record."""
+    given = {name: getattr(args, name) for name in jobs.SIZES if getattr(args, name) is not None}
+    same_clock = (
+        not any(name in given for name in TIMES) and args.lengths is None and outputs == record.outputs
+    )
+    kept = {}
+    for name in jobs.SIZES:
+        value = record.resolved.get("audio_length_in_s" if name == "seconds" else name)
+        if (
+            value is not None
+            and name not in given
+            and jobs.applies(name, outputs)
+            and (same_clock or name not in TIMES)
+        ):
+            kept[name] = value
+    return kept | given
+
+
+def _sync(record: Record, args: argparse.Namespace, changed: bool) -> bool | tuple[str, ...]:
+    if args.sync is not None:
+        return args.sync
+    asked = record.resolved["sync"]
+    if isinstance(asked, bool):
+        return asked
+    return bool(asked) if changed else tuple(asked)
+
+
+# The model -------------------------------------------------------------
+
+
+def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Collection[str]) -> None:
+    """Puts the record's model, adapters and precision into `args` where they name none."""
+    models = [record.model for record in found]
+    keys = ("name", "dtype", "loras", "words", "scheduler_config")
+    if any(model.get(key) != models[0].get(key) for model in models for key in keys):
+        one = f"{found[0].id}.json"
+        raise InputError(
+            f"the jobs of {args.again} were made by different models: expected the record of one, such as {one}"
+        )
+    model, source = models[0], found[0].source
+    if args.model is None:
+        if not model.get("name"):
+            raise InputError(
+                f"{source} does not name its model, which was put together by hand: name one with --model"
+            )
+        if model["name"] != EMBEDDED:
+            args.model = model["name"]
+            warnings.warn(f"the model is {args.model}, as {source} says", stacklevel=2)
+    if args.scheduler is None and model.get("scheduler") in schedulers:
+        args.scheduler = model["scheduler"]
+    args.dtype = args.dtype or model.get("dtype")
+    args.device = args.device or _device(model.get("device"))
+    args.lora = args.lora or [
+        f"{row['path']}::{row.get('scale', 1.0)!r}" for row in _adapters(model, "loras", source)
+    ]
+    args.words = args.words or [row["path"] for row in _adapters(model, "words", source)]
+
+
+def _device(name: str | None) -> str | None:
+    """The record's device, where there is one like it here."""
+    if name is None:
+        return None
+    from codi.pretrained import pick_device
+
+    try:
+        return pick_device(name)
+    except InputError:  # the difference is said once the model is loaded
+        return pick_device("auto")
+
+
+def _adapters(model: Mapping[str, Any], key: str, source: str) -> Iterable[Mapping[str, Any]]:
+    from codi.adapters.given import sha256_of
+
+    for row in model.get(key, []):
+        if "token" in row:
+            raise InputError(
+                f"{source} was made with the words of {row['path']} under another name, which only Python can give"
+            )
+        if Path(row["path"]).is_file() and sha256_of(Path(row["path"])) != row["sha256"]:
+            warnings.warn(f"{row['path']} has changed since {source} was made with it", stacklevel=3)
+        yield row
+
+
+def settle_scheduler(pipe: Any, found: list[Record], names: Iterable[str]) -> None:
+    """Gives the pipeline the one of our named schedulers that the record describes; no class is taken from a record."""
+    from codi.pipeline import named_scheduler
+
+    wanted = found[0].model.get("scheduler_config")
+    if wanted is None or records.scheduler(pipe.scheduler) == wanted:
+        return
+    for name in names:
+        other = named_scheduler(name, pipe.scheduler)
+        if records.scheduler(other) == wanted:
+            pipe.scheduler = other
+            return
+    warnings.warn(
+        f"{found[0].source} was made with another scheduler ({str(wanted.get('class'))[:60]}) than this model's",
+        stacklevel=2,
+    )
+
+
+def note_differences(pipe: Any, found: list[Record], device: str) -> None:
+    """Warns of everything by which this machine's result may differ from the record's: each once."""
+    here = pipe.described()
+    notes: dict[str, None] = {}
+    for record in found:
+        if record.codi != __version__:
+            notes[f"{record.source} was made by codi {record.codi}, this is {__version__}"] = None
+        for name, version in records.versions().items():
+            if name in record.versions and record.versions[name] != version:
+                notes[f"{record.source} was made with {name} {record.versions[name]}, here is {version}"] = (
+                    None
+                )
+        if record.model.get("device") not in (None, device):
+            notes[f"{record.source} was made on {record.model['device']}, now {device} is used"] = None
+        if record.model.get("dtype") not in (None, here["dtype"]):
+            notes[f"{record.source} was made in {record.model['dtype']}, now {here['dtype']} is used"] = None
+        if record.model.get("weights") != here["weights"]:
+            notes[f"{record.source} was made with other weights than those of {here['name']}"] = None
+        if record.model.get("own") not in (None, _plain(here["own"])):
+            notes[
+                f"{record.source} was made by a model whose own settings were others than those of {here['name']}"
+            ] = None
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    import json
+
+    return json.loads(json.dumps(value, default=str))

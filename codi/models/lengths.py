@@ -1,0 +1,95 @@
+"""How long what is made lasts: a clip and a sound that are made together end together.
+
+What a call names stays as it is named, and what it leaves open follows: frames, frames per second or the length of the sound.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from codi.types import InputError, Modality, ModalitySpec
+
+LENGTHS = ("agree", "free")
+TIMES = ("num_frames", "fps", "audio_length_in_s")  # sizes along time
+HALF = 0.5 + 1e-6  # of a frame: how far two lengths that agree may be apart, because a clip has whole frames
+Sizes = dict[str, float | None]
+
+
+def agreed(
+    sizes: Mapping[str, float | None],
+    made: Sequence[Modality],
+    specs: Mapping[Modality, ModalitySpec],
+    most: int,
+) -> tuple[Sizes, list[str]]:
+    """Returns `sizes` with those that follow from the others, and notes on what had to be cut.
+
+    most: frames of the longest clip that the model makes. Raises `InputError` for lengths that contradict each other.
+    """
+    if Modality.VIDEO not in made or Modality.VIDEO not in specs:
+        return dict(sizes), []
+    frames, fps, seconds = (sizes.get(name) for name in TIMES)
+    video = specs[Modality.VIDEO]
+    rate = video.rate if fps is None else fps
+    with_sound = Modality.AUDIO in made and Modality.AUDIO in specs
+    if seconds is not None:
+        return {**sizes, **_by_seconds(frames, fps, rate, seconds, most, with_sound)}, []
+    if not with_sound:
+        return dict(sizes), []
+    longest = specs[Modality.AUDIO].duration
+    if frames is not None:
+        return {**sizes, "audio_length_in_s": _sound_for(frames, rate, longest)}, []
+    if fps is None and abs(video.duration - longest) * rate <= HALF:
+        return dict(sizes), []
+    found, note = _longest_both(rate, longest, most if fps is not None else min(most, video.raw_shape[0]))
+    return {**sizes, **found}, note
+
+
+def _by_seconds(
+    frames: float | None, fps: float | None, rate: float, seconds: float, most: int, with_sound: bool
+) -> Sizes:
+    """The clip's frames or rate for a length that is named."""
+    if frames is None:
+        count = max(1, round(seconds * rate))
+        if count > most:
+            raise InputError(
+                f"{seconds:g} s at {rate:g} frames per second are {count} frames: this model makes at most {most}, "
+                f"so expected at most {most / rate:g} s, or at most {most / seconds:g} frames per second"
+            )
+        return {"num_frames": count}
+    if fps is None:
+        return {"fps": frames / seconds}
+    if abs(frames / fps - seconds) * fps > HALF and frames != max(1, round(seconds * fps)):
+        other = "the sound lasts" if with_sound else "the length named is"
+        free = ", or lengths 'free' (--lengths free) to let them differ" if with_sound else ""
+        raise InputError(
+            f"lengths differ: {frames} frames at {fps:g} per second last {frames / fps:g} s, {other} {seconds:g} s; "
+            f"expected two of the three (num_frames, fps, seconds), from which the third follows{free}"
+        )
+    return {}
+
+
+def _sound_for(frames: float, rate: float, longest: float) -> float:
+    """Seconds of the sound for a clip that is named."""
+    seconds = frames / rate
+    if (seconds - longest) * rate > HALF:
+        raise InputError(
+            f"lengths differ: {frames} frames at {rate:g} per second last {seconds:g} s, and this model makes at most {longest:g} s "
+            f"of sound; expected at most {int(longest * rate + 1e-6)} frames, at least {frames / longest:g} frames per second, "
+            "or lengths 'free' (--lengths free) to let them differ"
+        )
+    return min(seconds, longest)
+
+
+def _longest_both(rate: float, longest: float, most: int) -> tuple[Sizes, list[str]]:
+    """The longest clip at a rate that its sound can last as long as."""
+    wanted = int(longest * rate + 1e-6)
+    if wanted < 1:
+        raise InputError(
+            f"lengths differ: one frame at {rate:g} per second lasts {1 / rate:g} s, and this model makes at most {longest:g} s of "
+            f"sound; expected at least {1 / longest:g} frames per second, or lengths 'free' (--lengths free) to let them differ"
+        )
+    frames = min(wanted, most)
+    seconds = min(frames / rate, longest)
+    cut = (longest - seconds) * rate >= 1  # less is a frame that would not end with the sound
+    note = (
+        f"clip and sound last {seconds:g} s each, as long as both can: {frames} frames at {rate:g} per second"
+    )
+    return {"num_frames": frames, "audio_length_in_s": seconds}, [note] if cut else []

@@ -1,0 +1,536 @@
+"""How a result was made, as its files and the manifest say it, and reading that back.
+
+A record is one JSON object. A file's own has
+
+    record      number of this form, `FORM`
+    codi        version that wrote it
+    outputs     what was made
+    inputs      prompts: words in full, files by name and sha256, each with its weight; `negatives` likewise
+    seed        of this sample, and where it stood in its batch (`batch`: row of rows), on which rounding depends
+    resolved    every setting of the call, the model's own values included
+    model       name, digest of the weights, dtype, device, scheduler, LoRAs and words by sha256
+    versions    of the libraries
+
+A manifest, and the record of a job, have `samples` with seed and batch each in place of the two, and what was asked for as `settings`.
+A record is data: what is read is checked against the tables below, and nothing that they do not name is used.
+"""
+
+import json
+import math
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from codi.types import DTYPES, SIZED, InputError, Modality
+from codi.version import __version__
+
+FORM = 1
+LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow", "numpy")
+MOST_SAMPLES = 100_000
+MAX_BYTES = 64 << 20  # of a manifest that is read
+PER_OUTPUT = ("guidance_scale", "sync_guidance_scale", "delay")
+
+
+# Writing ---------------------------------------------------------------
+
+
+def resolved(
+    outputs: Sequence[Modality], *, steps: int, guidance: Mapping[Modality, Any], delay: Mapping[Modality, float],
+    specs: Mapping[Modality, Any], lead: bool, leads: Sequence[Modality], lengths: str, partners: Sequence[Modality], sync: Any,
+    candidates: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Returns the settings of one call of a pipeline, as JSON takes them, with nothing left to anyone's default."""
+    shared = next(iter(guidance.values()))
+    return {
+        "num_inference_steps": int(steps),
+        "guidance_scale": {m.value: g.prompt for m, g in guidance.items()},
+        "sync_guidance_scale": {m.value: g.sync for m, g in guidance.items()},
+        "guidance_interval": list(shared.prompt_interval),
+        "sync_guidance_interval": list(shared.sync_interval),
+        "guidance_rescale": shared.rescale,
+        "delay": {m.value: float(part) for m, part in delay.items()},
+        "lead": bool(lead),
+        "leads": [m.value for m in leads],
+        "sync": sync if isinstance(sync, bool) else sync is None or [m.value for m in partners],
+        "partners": [m.value for m in partners],
+        "candidates": int(candidates),
+        "lengths": lengths,
+        **_sizes(outputs, specs),
+    }
+
+
+def _sizes(outputs: Sequence[Modality], specs: Mapping[Modality, Any]) -> dict[str, float]:
+    """Sizes of what was made, by the names of a pipeline's arguments."""
+    found: dict[str, float] = {}
+    for modality in (m for m in (Modality.IMAGE, Modality.VIDEO) if m in outputs and m in specs):
+        found["height"], found["width"] = specs[modality].raw_shape[-2:]
+    if Modality.VIDEO in outputs and Modality.VIDEO in specs:
+        found["num_frames"], found["fps"] = (
+            specs[Modality.VIDEO].raw_shape[0],
+            float(specs[Modality.VIDEO].rate),
+        )
+    if Modality.AUDIO in outputs and Modality.AUDIO in specs:
+        found["audio_length_in_s"] = specs[Modality.AUDIO].duration
+    return found
+
+
+def described(
+    items: Mapping[Modality, Sequence[Any]],
+    negatives: Mapping[Modality, Sequence[Any]],
+    embeds: Any = None,
+    away: Any = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the prompts of a call as `inputs` and, if there are any, `negatives`. What came from memory is named, not held."""
+    rows = {"inputs": _rows(items, embeds)}
+    refused = _rows(negatives, away)
+    return rows | ({"negatives": refused} if refused else {})
+
+
+def _rows(items: Mapping[Modality, Sequence[Any]], embeds: Any) -> list[dict[str, Any]]:
+    found = [_row(m, prompt.value, prompt.weight) for m in Modality for prompt in items.get(m, ())]
+    return (
+        found
+        if embeds is None
+        else [*found, {"as": "embeds", "weight": 1.0, "from": f"tokens {tuple(embeds.shape)}"}]
+    )
+
+
+def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
+    """One prompt."""
+    from codi import io
+
+    if modality is Modality.TEXT:
+        what = {"text": str(value)}
+    elif isinstance(value, (str, Path)):
+        what = io.describe(value)
+    else:
+        what = {"from": f"memory ({type(value).__name__})"}
+    return {"as": modality.value, "weight": float(weight), **what}
+
+
+def scheduler(part: Any) -> dict[str, Any]:
+    """Returns the class of a scheduler and its settings."""
+    config = {key: value for key, value in dict(part.config).items() if not key.startswith("_")}
+    plain = json.loads(
+        json.dumps(config, default=str, sort_keys=True), parse_constant=str
+    )  # JSON knows no infinity
+    return {"class": type(part).__name__, "config": plain}
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions of what makes a result."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def head() -> dict[str, Any]:
+    """Returns what every record begins with."""
+    return {"record": FORM, "codi": __version__, "versions": versions()}
+
+
+def to_text(record: Mapping[str, Any]) -> str:
+    """Returns a record as JSON in ASCII, which every container keeps as it is."""
+    return json.dumps(record, ensure_ascii=True, allow_nan=False, default=str)
+
+
+# Reading ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a file says of how it was made; checked, so that every value has the type that it should.
+
+    samples  a dict each: seed, and where it stood in its batch (`row`, `rows`), or None
+    """
+
+    source: str
+    codi: str
+    outputs: tuple[Modality, ...]
+    inputs: tuple[dict[str, Any], ...]
+    negatives: tuple[dict[str, Any], ...]
+    samples: tuple[dict[str, Any], ...]
+    resolved: dict[str, Any]
+    model: dict[str, Any]
+    versions: dict[str, Any]
+    id: str | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the arguments with which a pipeline makes it again, one sample at a time or all together.
+
+        Raises `InputError` for prompts that the record only names, and for files that are gone; one that changed is a note.
+        """
+        prompts: dict[str, list[Any]] = {}
+        for sign, rows in (("", self.inputs), ("negative_", self.negatives)):
+            for row in rows:
+                prompts.setdefault(sign + row["as"], []).append(_prompt(self.source, row))
+        seeds = [sample["seed"] for sample in self.samples]
+        sync = [Modality.parse(name) for name in self.resolved["partners"]]
+        return {
+            **prompts,
+            "outputs": [m.value for m in self.outputs],
+            "num_samples": len(seeds),
+            "seed": seeds,
+            "sync": sync or False,
+            **self.settings(),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
+        names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
+        names += ["lead", "lengths"]
+        found = {name: self.resolved[name] for name in names}
+        found |= {name: self.per_output(name) for name in PER_OUTPUT}
+        sizes = {name: self.resolved[name] for name in SIZED if name in self.resolved}
+        return found | sizes
+
+    def per_output(self, name: str) -> float | dict[str, float]:
+        """Returns one number, where it holds for all that was made, or one for each output.
+
+        A number for all holds for an output that leads unasked, too; nothing else can give that one its own.
+        """
+        values = self.resolved[name]
+        if len(set(values.values())) == 1:
+            return next(iter(values.values()))
+        return {key: value for key, value in values.items() if key in self.outputs}
+
+
+def _prompt(source: str, row: dict[str, Any]) -> Any:
+    """A prompt of a record for a pipeline."""
+    from codi.prompts import Prompt
+
+    return Prompt(row["text"] if "text" in row else Path(check_input(source, row)), weight=row["weight"])
+
+
+def check_held(source: str, row: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a prompt that the record only names."""
+    if row["as"] == "embeds":
+        raise InputError(f"{source} was made from {row.get('from', 'tokens')} (prompt_embeds), which only Python can give again")
+    if "text" not in row and "path" not in row:
+        given = row.get("from", "memory")
+        raise InputError(
+            f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with --{row['as']} FILE"
+        )
+
+
+def check_input(source: str, row: Mapping[str, Any]) -> str:
+    """Returns the path of a prompt's file. Raises `InputError` if there is none; warns if it holds something else by now."""
+    import warnings
+
+    from codi import io
+
+    check_held(source, row)
+    path = row["path"]
+    if not Path(path).is_file():
+        raise InputError(
+            f"{source} was made from {path}, which is not there (relative names start at {Path.cwd()}): "
+            f"bring it back, or give another with --{row['as']}"
+        )
+    if io.describe(path)["sha256"] != row["sha256"]:
+        warnings.warn(f"{path} has changed since {source} was made from it", stacklevel=2)
+    return path
+
+
+def read_record(path: str | Path) -> Record:
+    """Returns the record of a picture, recording, clip or job, or of a manifest of one run.
+
+    Raises `InputError` for a file without one, a record of a newer codi, or one that holds what no record may.
+    """
+    found = read_records(path)
+    if len(found) != 1:
+        raise InputError(
+            f"{path} lists {len(found)} jobs: expected the record of one of them, such as {found[0].id}.json"
+        )
+    return found[0]
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Returns the record of a file as `read_record` does, or those of all jobs that a manifest lists."""
+    row = _load(path)
+    if "jobs" not in row:
+        return [_checked(str(path), row)]
+    names = row["jobs"]
+    if not isinstance(names, list) or not names or len(names) > MOST_SAMPLES:
+        raise InputError(f"{path} is no record of codi's: its jobs are no list of names")
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,130}\.json", name):
+            raise InputError(
+                f"{path} is no record of codi's: {json.dumps(name)[:80]} is no name of a job's record"
+            )
+    paths = [Path(path).parent / name for name in names]
+    return [_checked(str(each), _load(each)) for each in paths]
+
+
+def _load(path: str | Path) -> dict[str, Any]:
+    """The JSON object that a file is, or carries."""
+    from codi import io
+
+    io.check_file(path)
+    with open(path, "rb") as file:
+        plain = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        if plain:
+            if Path(path).stat().st_size > MAX_BYTES:
+                raise InputError(
+                    f"{path} has more than {MAX_BYTES >> 20} MB: expected a manifest or a record of codi's"
+                )
+            file.seek(0)
+            text: Any = file.read()
+    if not plain:
+        text = io.read_text(path)
+    if text is None:
+        raise InputError(
+            f"{path} carries no record of how it was made: expected a png, wav or mp4 as codi writes them, or a manifest.json; "
+            "that of a text is in the manifest beside it"
+        )
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        row = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"the record of {path} is damaged ({' '.join(str(error).split())[:80]}): expected what codi wrote"
+        ) from None
+    if not isinstance(row, dict):
+        raise InputError(
+            f"the record of {path} is a {type(row).__name__}: expected an object as codi writes it"
+        )
+    return row
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _checked(source: str, row: dict[str, Any]) -> Record:
+    """A record whose every value is what it should be, or an `InputError` in one line."""
+    form = row.get("record")
+    if form is None:
+        raise InputError(
+            f"{source} holds no record of codi's (it has no key 'record'); manifests of codi 0.1 before records had none"
+        )
+    if isinstance(form, int) and not isinstance(form, bool) and form > FORM:
+        raise InputError(
+            f"{source} was made by a newer codi ({str(row.get('codi'))[:20]}): this one is {__version__}; install that one"
+        )
+    try:
+        return _parse(source, row)
+    except _Wrong as error:
+        raise InputError(f"the record of {source} cannot be used: {error}") from None
+
+
+class _Wrong(ValueError):
+    """What is wrong with a record."""
+
+
+def _parse(source: str, row: dict[str, Any]) -> Record:
+    _only("record", row, TOP)
+    _need(row["record"] == FORM, "record", row["record"], f"{FORM}")
+    if "samples" in row:
+        _need(
+            isinstance(row["samples"], list) and 0 < len(row["samples"]) <= MOST_SAMPLES,
+            "samples",
+            row["samples"],
+            "a list of samples",
+        )
+        samples = tuple(_sample(entry) for entry in row["samples"])
+    else:
+        samples = (_sample({key: row[key] for key in ("seed", "batch") if key in row}),)
+    outputs = row.get("outputs")
+    _need(_is_names(outputs) and outputs, "outputs", outputs, "a list of text, image, audio, video")
+    settings = _fields("resolved", row.get("resolved"), RESOLVED, OPTIONAL)
+    for name in PER_OUTPUT:
+        lacking = [m for m in outputs if m not in settings[name]]
+        _need(not lacking, name, settings[name], f"a number for each of {', '.join(outputs)}")
+    _need(
+        set(settings["partners"]) <= {entry["as"] for entry in _prompts(row, "inputs")},
+        "partners",
+        settings["partners"],
+        "inputs",
+    )
+    return Record(
+        source=source,
+        codi=str(row.get("codi"))[:40],
+        outputs=tuple(dict.fromkeys(Modality(name) for name in outputs)),
+        inputs=_prompts(row, "inputs"),
+        negatives=_prompts(row, "negatives"),
+        samples=samples,
+        resolved=settings,
+        model=_fields("model", row.get("model"), MODEL, MODEL),
+        versions=_texts(row.get("versions")),
+        id=Path(source).stem if "request" in row else None,
+        asked=row["settings"] if isinstance(row.get("settings"), dict) else {},
+    )
+
+
+def _sample(entry: Any) -> dict[str, Any]:
+    _need(isinstance(entry, dict), "sample", entry, "an object")
+    _only("sample", entry, ("seed", "batch", "files", "seconds", "selection"))
+    seed, place = entry.get("seed"), entry.get("batch")
+    _need(_is_whole(seed, 0, 2**63 - 1), "seed", seed, "a whole number from 0")
+    if place is not None:
+        fine = isinstance(place, dict) and set(place) == {"row", "rows"} and _is_whole(place["rows"], 1, 4096)
+        _need(fine and _is_whole(place["row"], 0, place["rows"] - 1), "batch", place, "a row of some rows")
+    return {"seed": seed, "batch": place}
+
+
+def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
+    rows = row.get(key, [])
+    _need(isinstance(rows, list) and len(rows) <= 10_000, key, rows, "a list of prompts")
+    for entry in rows:
+        _need(isinstance(entry, dict), key, entry, "objects")
+        _only(key, entry, ("as", "weight", "text", "path", "kind", "bytes", "sha256", "from"))
+        _need(
+            _is_name(entry.get("as")) or entry.get("as") == "embeds",
+            f"{key}: as",
+            entry.get("as"),
+            "text, image, audio or video",
+        )
+        _need(
+            _is_number(entry.get("weight"), 0),
+            f"{key}: weight",
+            entry.get("weight"),
+            "a number of at least 0",
+        )
+        words, path = entry.get("text"), entry.get("path")
+        if entry["as"] == Modality.TEXT:
+            _need(isinstance(words, str) and words.strip() != "", f"{key}: text", words, "words")
+        else:
+            _need(words is None, f"{key}: text", words, f"none for {entry['as']}")
+            fine = path is None or (isinstance(path, str) and 0 < len(path) <= 4096 and "\0" not in path)
+            _need(fine, f"{key}: path", path, "the name of a file")
+            _need(
+                path is None or isinstance(entry.get("sha256"), str),
+                f"{key}: sha256",
+                entry.get("sha256"),
+                "a digest",
+            )
+    return tuple(rows)
+
+
+def _fields(
+    where: str, row: Any, known: Mapping[str, Callable[[Any], bool]], optional: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values of a table of checks, all of them there but optional ones, and no others."""
+    _need(isinstance(row, dict), where, row, "an object")
+    _only(where, row, known)
+    for name, check in known.items():
+        if name in row:
+            _need(check(row[name]), f"{where}: {name}", row[name], "another kind of value")
+        elif name not in optional:
+            raise _Wrong(f"{where} lacks {name}")
+    return dict(row)
+
+
+def _only(where: str, row: Mapping[str, Any], known: Any) -> None:
+    if unknown := [key for key in row if key not in known]:
+        raise _Wrong(f"{where} has the key {str(unknown[0])[:60]!r}, which codi {__version__} does not know")
+
+
+def _need(fine: Any, name: str, value: Any, expected: str) -> None:
+    if not fine:
+        raise _Wrong(f"{name} is {json.dumps(value, default=str)[:80]}: expected {expected}")
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_number(value: Any, least: float = -math.inf, most: float = 2**53) -> bool:
+    fine = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return fine and abs(value) < 2**63 and math.isfinite(value) and least <= value <= most
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value in {m.value for m in Modality}
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_name(name) for name in value)
+
+
+def _is_scales(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_name(key) and _is_number(number, 0) for key, number in value.items()
+    )
+
+
+def _is_interval(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(_is_number(x, 0, 1) for x in value)
+        and value[0] <= value[1]
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and len(value) <= 4096 and "\0" not in value)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_files(value: Any) -> bool:
+    """A list of adapters."""
+    return isinstance(value, list) and len(value) <= 100 and all(map(_is_adapter, value))
+
+
+def _is_adapter(value: Any) -> bool:
+    if not isinstance(value, dict) or not set(value) <= {"path", "sha256", "scale", "token"}:
+        return False
+    named = all(isinstance(value.get(key), str) and _is_text(value[key]) for key in ("path", "sha256"))
+    return named and ("scale" not in value or _is_number(value["scale"]))
+
+
+def _texts(value: Any) -> dict[str, Any]:
+    """Versions by name, those that are texts."""
+    rows: Iterator[tuple[Any, Any]] = iter(value.items() if isinstance(value, dict) else ())
+    return {str(key)[:40]: text for key, text in rows if isinstance(text, str) and len(text) < 100}
+
+
+TOP = (
+    "record", "codi", "versions", "model", "inputs", "negatives", "outputs", "resolved", "settings", "seed", "seeds", "batch", "samples",
+    "selection", "timings", "request",
+)  # fmt: skip
+RESOLVED: dict[str, Callable[[Any], bool]] = {
+    "num_inference_steps": lambda value: _is_whole(value, 1, 1_000_000),
+    "guidance_scale": _is_scales,
+    "sync_guidance_scale": _is_scales,
+    "guidance_interval": _is_interval,
+    "sync_guidance_interval": _is_interval,
+    "guidance_rescale": lambda value: _is_number(value, 0, 1),
+    "delay": _is_scales,
+    "lead": lambda value: isinstance(value, bool),
+    "leads": _is_names,
+    "sync": lambda value: isinstance(value, bool) or _is_names(value),
+    "partners": _is_names,
+    "candidates": lambda value: _is_whole(value, 1, 1_000_000),
+    "lengths": lambda value: value in ("agree", "free"),
+    "height": lambda value: _is_whole(value, 1, 2**31),
+    "width": lambda value: _is_whole(value, 1, 2**31),
+    "num_frames": lambda value: _is_whole(value, 1, 2**31),
+    "fps": lambda value: _is_number(value, 0),
+    "audio_length_in_s": lambda value: _is_number(value, 0),
+}
+OPTIONAL = SIZED
+MODEL: dict[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "weights": _is_text,
+    "dtype": lambda value: value is None or value in DTYPES,
+    "device": _is_text,
+    "scheduler": _is_text,  # as the command line named it, if it did
+    "scheduler_config": _is_object,
+    "own": _is_object,
+    "loras": _is_files,
+    "words": _is_files,
+}
