@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codi import jobs, records
+from codi.border import parse_scale
 from codi.jobs import Item, Job
 from codi.records import Record
 from codi.types import InputError, Modality
@@ -116,7 +117,6 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
     found = {}
     for option, name in names.items():
         if getattr(args, option) is not None:
-            from codi.diffusion.settings import parse_scale
 
             found[option] = parse_scale(getattr(args, option), f"--{option.replace('_', '-')}")
         elif outputs == record.outputs:

@@ -8,11 +8,13 @@ heavy is imported early.
 import difflib
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
-from codi.types import InputError
+from codi.types import InputError, Modality
 
 ALIASES = {  # names of diffusers for arguments of a pipeline's call, and ours
     "prompt": "text",
@@ -156,3 +158,33 @@ def check_address(value: str) -> None:
     raise InputError(
         f"{shown} is an address: no network is opened for a prompt; download it first, and give the file"
     )
+
+
+def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
+    """Reads a number, or one for each output: as typed, `3` or `video=4,audio=3`, or as in JSON, 3 or {"video": 4}.
+
+    Returns a number or {output: number}; None stays None. Raises `InputError`, naming the `option`.
+    """
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str) and "=" in value:
+            value = dict(part.split("=") for part in value.split(","))
+        if isinstance(value, Mapping):
+            return {Modality.parse(name).value: _typed(f"{option} of {name}", number) for name, number in value.items()}
+        return _typed(option, value)
+    except InputError:
+        raise
+    except (TypeError, ValueError):
+        raise InputError(f"{option} is {value!r}: expected one number, or one for each output such as video=4,audio=3") from None
+
+
+def check_number(name: str, value: Any) -> float:
+    """Returns a finite number of at least 0 as a float. Raises `InputError` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{name} is {value!r}: expected a finite number of at least 0")
+    return float(value)
+
+
+def _typed(name: str, value: Any) -> float:
+    return check_number(name, value if isinstance(value, bool) else float(value))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from codi import __version__, bench, convert, options
+from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError
 
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
@@ -172,6 +173,8 @@ def _generate(args: argparse.Namespace) -> int:
     jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict)
     out = _output_folder(args.out)
+    if args.lora or args.words:  # which are checked against the classes of the model
+        _import_pipeline(args)
     session = Session(out=out, args=args, started=started)
     by_id = todo[0].id is not None
     pending = session.pending(todo) if by_id else todo
@@ -180,6 +183,7 @@ def _generate(args: argparse.Namespace) -> int:
     if pending:
         for prompt in lost:
             wording.report(*prompt)
+        _import_pipeline(args)
         from codi.pretrained import pick_device
 
         with contextlib.redirect_stdout(sys.stderr):
@@ -199,6 +203,14 @@ def _generate(args: argparse.Namespace) -> int:
     finally:  # what is finished is recorded, after an interrupt as well
         session.finish(todo)
     return 0
+
+
+def _import_pipeline(args: argparse.Namespace) -> None:
+    """Imports what generates, and nothing else: this process is for one request."""
+    from codi.start_up import lean_imports
+
+    with lean_imports(lora=bool(args.lora)):
+        import codi.pipeline  # noqa: F401
 
 
 def _seed(text: str) -> int | str:
@@ -235,6 +247,7 @@ def _output_folder(folder: str) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    wait_passively()
     warnings.showwarning = partial(_note, set())
     try:
         args = build_parser().parse_args(argv)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codi.border import check_address
+from codi.border import check_address, parse_scale
 from codi.types import SIZED, InputError, Modality, blame
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
@@ -282,8 +282,6 @@ def _scale(value: Any, name: str) -> Scale:
     """None, a number, 'video=4,audio=3' or {'video': 4, 'audio': 3}."""
     if value is None:
         return None
-    from codi.diffusion.settings import parse_scale  # imports torch
-
     return parse_scale(value, name)
 
 

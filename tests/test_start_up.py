@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 KEPT_OUT = (
     "scipy", "sympy", "peft", "sklearn", "triton", "pandas", "matplotlib", "torchvision", "torch._inductor", "torch.distributed.tensor",
     "torch._dynamo.symbolic_convert", "diffusers.models.transformers.transformer_flux", "diffusers.models.autoencoders.autoencoder_rae",
-    "diffusers.models.unets.unet_3d_blocks", "diffusers.pipelines.stable_diffusion", "codi.bench", "codi.convert.convert",
+    "diffusers.models.unets.unet_3d_blocks", "diffusers.pipelines.stable_diffusion", "codi.bench.command", "codi.convert.convert",
     "codi.models.released", "datasets", "tensorboard",
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from codi.bench.scores import TASKS, chosen_cells
 from codi.bench.targets import targets
 from codi.bench.timing import BOTH, CURVE, InTime, Partners
 from codi.bench.together import Four, Open
-from codi.diffusion.settings import parse_scale
+from codi.border import parse_scale
 from codi.io import check_folder, save_json, save_text
 from codi.metrics.agreement import agreement
 from codi.types import InputError, Modality

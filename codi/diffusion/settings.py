@@ -1,14 +1,14 @@
 """The numbers and names of a pipeline call: their defaults, and what they may be. Anything else raises `InputError`."""
 
-import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 
+from codi.border import check_number
 from codi.diffusion.guidance import Guidance
 from codi.types import SIZED, InputError, Modality, ModalitySpec, listed
 
@@ -40,22 +40,6 @@ def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
     return list(dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names)))
 
 
-def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
-    """As typed, `3` or `video=4,audio=3`, or as in JSON, 3 or {"video": 4} -> a number or {output: number}; None stays None."""
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str) and "=" in value:
-            value = dict(part.split("=") for part in value.split(","))
-        if isinstance(value, Mapping):
-            return {Modality.parse(name).value: _typed(f"{option} of {name}", number) for name, number in value.items()}
-        return _typed(option, value)
-    except InputError:
-        raise
-    except (TypeError, ValueError):
-        raise InputError(f"{option} is {value!r}: expected one number, or one for each output such as video=4,audio=3") from None
-
-
 def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
     """The number of steps, from the first that names one."""
     value = _first("num_inference_steps", [given, defaults, DEFAULTS])
@@ -76,7 +60,7 @@ def guidance(
         _check_names(name, given.get(name), outputs)
     made = (*outputs, *lead)
     prompt, sync = ({m: _scale(name, m, layers) for m in made} for name in SCALES)
-    rescale = _number("guidance_rescale", _first("guidance_rescale", layers))
+    rescale = check_number("guidance_rescale", _first("guidance_rescale", layers))
     if rescale > 1:
         raise InputError(f"guidance_rescale is {rescale:g}: expected 0 to 1")
     shared = {
@@ -175,7 +159,7 @@ def _scale(name: str, output: Modality, layers: Sequence[Mapping[str, Any]]) -> 
         if isinstance(value, Mapping):
             value = next((number for key, number in value.items() if Modality.parse(key) is output), None)
         if value is not None:
-            return _number(f"{name} of {output}", value)
+            return check_number(f"{name} of {output}", value)
     raise AssertionError(f"DEFAULTS lacks {name}")
 
 
@@ -184,16 +168,6 @@ def _check_names(name: str, value: Any, outputs: Sequence[Modality]) -> None:
     for key in value if isinstance(value, Mapping) else ():
         if Modality.parse(key) not in outputs:
             raise InputError(f"{name} names {key}, which is no output: expected some of {listed(outputs)}")
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-        raise InputError(f"{name} is {value!r}: expected a finite number of at least 0")
-    return float(value)
-
-
-def _typed(name: str, value: Any) -> float:
-    return _number(name, value if isinstance(value, bool) else float(value))
 
 
 def _interval(name: str, value: Any) -> tuple[float, float]:
