@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from codi import __version__, bench, convert
 from codi.types import DTYPES, InputError
 
-SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
+SCHEDULERS = ("released", "ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
   codi generate --text "a red ball bounces slowly at night" --to video,audio,image,text -o out/

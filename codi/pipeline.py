@@ -18,7 +18,9 @@ from torch import Tensor
 
 from codi import pretrained, prompts, selection
 from codi.adapters.mixin import AdapterMixin
-from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, named_scheduler, settings
+from codi.diffusion import (
+    Guidance, JointSampler, NoiseProcess, check_scheduler, copy_schedulers, draw_noise, named_scheduler, settings,
+)  # fmt: skip
 from codi.models import prior
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
@@ -66,6 +68,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         defaults: dict | None = None,
     ):
         super().__init__()
+        self._own_scheduler, self._process = scheduler, NoiseProcess.from_scheduler(scheduler)  # whatever replaces it is held to them
         self.register_modules(
             scheduler=scheduler,
             text_autoencoder=text_autoencoder,
@@ -113,7 +116,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         """
         if use_safetensors is False:
             raise InputError("use_safetensors is False: weights are read as safetensors only, convert others with `codi convert`")
-        given = {name: options.pop(name) for name in ("scheduler", *cls._optional_components) if name in options}
+        given = {name: options.pop(name) for name in cls._optional_components if name in options}
+        scheduler = options.pop("scheduler", None)
         hub = {name: options.pop(name) for name in pretrained.HUB if name in options}
         settings.check_names("from_pretrained", options, pretrained.LOADING)
         folder = pretrained.resolve(source, revision, **hub)
@@ -123,6 +127,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         pretrained.check_files(folder, index, verify, variant)
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
+        if scheduler is not None:  # in place of the model's own, which says what it was trained with
+            pipe.register_modules(scheduler=scheduler)
         pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
         return pipe
 
@@ -131,6 +137,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         """Another pipeline of the very same parts, with its `defaults`; what is given replaces them. `dtype` converts the parts of both."""
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         pipe = cls(**{**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs})
+        if isinstance(pipeline, cls):
+            pipe._own_scheduler, pipe._process = pipeline._own_scheduler, pipeline._process
         pipe.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         return pipe if dtype is None else pipe.to(dtype)
 
@@ -179,7 +187,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         self.model.check(given, outputs, partners)
         settings.check_count("num_samples", num_samples, 1)
         settings.check_count("candidates", candidates, 1)
-        settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        settings.check_count("num_inference_steps", num_inference_steps, 1, self._process.num_train_timesteps)
+        check_scheduler(self.scheduler, self._own_scheduler, self._process, num_inference_steps, self._own("timestep_shift"))
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
         settings.check_sizes(sizes or {}, [*outputs, *self.find_lead(outputs, list(partners))])
@@ -247,7 +256,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         name, model = self._own("prior"), self.model
         if name is None or (modality := Modality.parse(name)) not in model.noised_towers or modality not in model.specs:
             return None
-        tower, last = model.noised_towers[modality], self.scheduler.config.num_train_timesteps - 1
+        tower, last = model.noised_towers[modality], self._process.num_train_timesteps - 1
         noise, _ = draw_noise(model.specs[modality].latent_shape, range(PRIOR_DRAWS), modality)
         noise = noise.to(self._execution_device, tower.dtype)
         return lambda token: prior.read(tower, noise, last, token.to(noise))
@@ -303,7 +312,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         latents, generators, specs = {}, {}, specs or self.model.specs
         for modality in outputs:
             noise, generators[modality] = draw_noise(specs[modality].latent_shape, seeds, modality)
-            latents[modality] = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
+            latents[modality] = noise.to(self._execution_device)
         return latents, generators
 
     def decode_latents(self, latents: Latents) -> dict[Modality, Any]:
@@ -421,7 +430,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs)
         null = null if prompted or refusing else None
         sampler = self._sampler(latents, context, null, heard, guidance, steps, generators, delays, specs)
-        latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = self._denoise(sampler, sampler.start(latents), callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = {m: latents[m] for m in outputs}
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
         if audio_length_in_s is not None and Modality.AUDIO in media:
@@ -450,9 +459,11 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         def spread(tokens: Tensor) -> dict[Modality, Tensor]:
             return {m: tokens.to(device, part.dtype) for m, part in denoisers.items()}
 
+        schedulers = copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift"))
+        own_steps = len(next(iter(schedulers.values())).timesteps)  # schedulers of second order take two for one
         return JointSampler(
             denoisers=denoisers,
-            schedulers=copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift")),
+            schedulers=schedulers,
             contexts=spread(context),
             null_contexts=None if null is None else spread(null),
             environments=model.environments,
@@ -463,7 +474,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
             guidance=guidance,
             partners=clean,
             generators=generators,
-            delays=delays or {},
+            delays={m: round(delay * own_steps / steps) for m, delay in (delays or {}).items()},
             rates={m: specs[m].latent_rate for m in latents if specs[m].latent_rate != model.specs[m].latent_rate} if specs else {},
         )
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codi.types import InputError
+
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
@@ -32,7 +34,13 @@ class NoiseProcess:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> "NoiseProcess":
-        """The process that `scheduler` (any of diffusers' variance-preserving ones) inverts."""
+        """The process that `scheduler` (any of diffusers' variance-preserving ones) inverts. Raises `InputError` for one of another kind."""
+        levels, predicts = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", {}).get("prediction_type")
+        if levels is None or predicts not in PREDICTION_TYPES:
+            raise InputError(
+                f"the scheduler {type(scheduler).__name__} with prediction_type {predicts!r} says of no noise process that codi's models are "
+                f"trained with: expected one with alphas_cumprod, and prediction_type {' or '.join(PREDICTION_TYPES)}"
+            )
         return cls(alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=scheduler.config.prediction_type)
 
     @property

@@ -31,11 +31,13 @@ def copy_schedulers(
     """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler` is left as it is.
 
     `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see `shifted_timesteps`). Raises
-    `InputError` for a kind of scheduler whose steps are even.
+    `InputError` for a kind of scheduler whose steps are even. Copies do not clip: `clip_sample` is meant for pixels in [-1, 1].
     """
     schedulers = {}
     for modality in modalities:
         schedulers[modality] = copy.deepcopy(scheduler)
+        if scheduler.config.get("clip_sample"):
+            schedulers[modality].register_to_config(clip_sample=False)
         if shift == 1.0:
             schedulers[modality].set_timesteps(num_inference_steps, device=device)
             _drop_extra_step(schedulers[modality], num_inference_steps)
@@ -170,8 +172,12 @@ class JointSampler:
         """Who takes step `index`."""
         return [m for m in self.denoisers if 0 <= index - self.wait(m) < self.own_steps]
 
+    def start(self, noise: Latents) -> Latents:
+        """Standard normal noise (B, ...) -> what `step` starts from; some schedulers scale it, as far as their first step is noisy."""
+        return {m: x * self.schedulers[m].init_noise_sigma for m, x in noise.items()}
+
     def sample(self, latents: Latents) -> Latents:
-        """All steps: noise (B, ...) per generated modality -> x_0."""
+        """All steps: noise (B, ...) per generated modality, from `start` -> x_0."""
         for index in range(self.num_steps):
             latents = self.step(index, latents)
         return latents

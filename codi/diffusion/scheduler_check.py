@@ -1,0 +1,183 @@
+"""Whether a scheduler can sample from a model: a dry run of the loop on data whose exact denoiser is known.
+
+Schedulers are foreign code with options that change what they compute, so they are not judged by their names. Element i of the data is
+N(m_i, s_i^2), independent of the others, which makes the exact denoiser linear:
+
+    E[x_0 | x_t] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x_t - alpha m)
+
+With s = 0 every correct scheduler passes through x_t = alpha m + sigma eps at each of its timesteps and ends at m, however few its steps:
+this tells wrong noise levels, wrong predictions and clipped latents. With s > 0 it has to follow the data about as well as DDIM does at
+the same timesteps: this tells solvers that diverge. B batch, N elements.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi.diffusion.process import NoiseProcess
+from codi.diffusion.sampling import JointSampler, copy_schedulers
+from codi.diffusion.schedulers import refusal
+from codi.types import InputError, Modality
+
+ELEMENTS = 1024
+LEVEL = 0.12  # relative error of a noise level; samples of a dry run scatter by 0.04
+START = 0.35  # alpha at the first timestep, where the latents hold nothing but noise
+LEFT = 0.1  # root mean square distance from x_0 at the end; some schedulers end at the lowest noise level, 0.03 of Stable Diffusion's
+WORSE, NARROWER, WIDER = 1.5, 0.75, 1.25  # error and spread against DDIM's, spread against that of the data
+SLOT = next(iter(Modality))  # the loop is keyed by modality; any will do
+
+_verdicts: dict[Any, str | None] = {}
+
+
+def check_scheduler(scheduler: Any, own: Any, process: NoiseProcess, num_inference_steps: int, shift: float = 1.0) -> None:
+    """Raises `InputError` unless `scheduler` can sample from a model that was trained with `process`.
+
+    own: the model's own scheduler; another may start as far from pure noise as that one does, no further
+    shift: the model's `timestep_shift`
+
+    The verdict is reached in a fraction of a second and remembered.
+    """
+    settings = [json.dumps(dict(one.config), sort_keys=True, default=str) for one in (scheduler, own)]
+    levels = process.alphas_cumprod.cpu().numpy().tobytes()
+    key = (type(scheduler), type(own), *settings, levels, process.prediction_type, num_inference_steps, shift)
+    if key not in _verdicts:
+        _verdicts[key] = find_fault(scheduler, own, process, num_inference_steps, shift)
+    if message := _verdicts[key]:
+        raise InputError(message)
+
+
+def find_fault(scheduler: Any, own: Any, process: NoiseProcess, num_inference_steps: int, shift: float) -> str | None:
+    """The message about what is wrong with `scheduler` for such a model; None if nothing is."""
+    try:
+        reason = _fault(scheduler, own, process, num_inference_steps, shift)
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # foreign code: each class fails in its own way at a model that it was not made for
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        if getattr(scheduler, "alphas_cumprod", None) is None:
+            what = "it has no alphas_cumprod, as those for flows and for k-diffusion's levels"
+        reason = f"cannot go down the noise levels of this model in {num_inference_steps} steps ({what})"
+    return str(refusal(scheduler, reason)) if reason else None
+
+
+def _fault(scheduler: Any, own: Any, process: NoiseProcess, num_inference_steps: int, shift: float) -> str | None:
+    predicts = scheduler.config.get("prediction_type", process.prediction_type)
+    if predicts != process.prediction_type:
+        return f"expects {predicts!r} of the model, which was trained to answer {process.prediction_type!r}"
+    start = copy_schedulers(own, [SLOT], num_inference_steps, shift=shift)[SLOT].timesteps[0]
+    with torch.random.fork_rng(devices=[]):  # a scheduler may draw from the global generator, which is the user's
+        exact = DryRun(scheduler, process, num_inference_steps, shift, spread=False)
+        spread = DryRun(scheduler, process, num_inference_steps, shift, spread=True)
+    return exact.wrong_start(start) or exact.wrong_seeds() or exact.wrong_levels() or spread.wrong_data()
+
+
+class DryRun:
+    """One run of the loop: three samples of the same noise, the first two of the same seed and the third of another."""
+
+    def __init__(self, scheduler: Any, process: NoiseProcess, num_inference_steps: int, shift: float, spread: bool) -> None:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(ELEMENTS, generator=generator)
+        noise = (noise - noise.mean()) / noise.std()
+        self.mean = torch.linspace(-2.5, 2.5, ELEMENTS, dtype=torch.float64)[torch.randperm(ELEMENTS, generator=generator)]
+        self.std = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64).repeat(ELEMENTS // 4) * spread
+        self.denoiser = ExactDenoiser(process, self.mean, self.std)
+        copies = copy_schedulers(scheduler, [SLOT], num_inference_steps, shift=shift)
+        sampler = JointSampler(
+            denoisers={SLOT: self.denoiser},
+            schedulers=copies,
+            contexts={SLOT: torch.zeros(3, 1, 1)},
+            generators={SLOT: [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]},
+        )
+        self.noise, self.steps = noise.double(), num_inference_steps
+        self.made = sampler.sample(sampler.start({SLOT: noise.expand(3, -1)}))[SLOT].double()
+
+    @property
+    def visited(self) -> list[float]:
+        """The timesteps of the run."""
+        return [t for t, _ in self.denoiser.visits]
+
+    def wrong_start(self, own: Tensor) -> str | None:
+        """Whether it starts at a timestep where data show through, below that at which the model's own scheduler starts."""
+        first, own_alpha = self.visited[0], self.denoiser.levels(float(own))[0]
+        if self.denoiser.levels(first)[0] > max(START, own_alpha):
+            return f"starts at timestep {first:g} in {self.steps} steps, where latents are no longer noise alone (its timestep_spacing)"
+        return None
+
+    def wrong_seeds(self) -> str | None:
+        """Whether samples of the same seed differ."""
+        if not torch.equal(self.made[0], self.made[1]):
+            return "draws noise that the seeds of the samples do not decide"
+        return None
+
+    def wrong_levels(self) -> str | None:
+        """Whether it visits other noise levels than the model was trained with, or ends elsewhere than at x_0. For data without spread."""
+        alpha, sigma = self.denoiser.levels(self.visited[0])
+        leak = float((1 + alpha**2 * self.mean.var()).sqrt() / sigma) - 1  # of the data that should show through at the first timestep
+        for t, ratio in self.denoiser.visits:
+            if not abs(ratio - 1) <= LEVEL + leak:
+                return (
+                    f"treats timestep {t:g} as another noise level than the model was trained with ({ratio:.3g} times its noise): its betas, "
+                    "num_train_timesteps or spacing do not fit"
+                )
+        distance = (self.made - self.mean).square().mean().sqrt()
+        if not distance <= LEFT * (1 + leak):
+            return f"ends at {distance:.2g} from latents that are known (does it clip or threshold them?)"
+        return None
+
+    def wrong_data(self) -> str | None:
+        """Whether it diverges on data with a spread. One that draws noise ends elsewhere than DDIM, and is held to its spread alone."""
+        reference = self.denoiser.ddim(self.visited, self.noise)
+        drawn = not torch.equal(self.made[0], self.made[2])
+        if drawn:
+            bias = ((self.made[0] - self.mean) * self.mean).mean().abs() / self.mean.square().mean()
+            scatter = ((self.made[0] - self.mean) / self.std).std()
+            least = NARROWER * ((reference - self.mean) / self.std).std()
+            fits = bias <= LEFT and least <= scatter <= WIDER
+        else:
+            goal = self.mean + self.std * self.noise
+            error, expected = ((made - goal).square().mean().sqrt() for made in (self.made[0], reference))
+            fits = error <= WORSE * expected + LEFT / 2
+        return None if fits else f"does not converge in {self.steps} steps on the noise levels of this model"
+
+
+class ExactDenoiser:
+    """E[x_0 | x_t] of the data as eps or v, and a record of what came: (timestep, standard deviation of its noise over the model's)."""
+
+    def __init__(self, process: NoiseProcess, mean: Tensor, std: Tensor) -> None:
+        squared = process.alphas_cumprod.cpu().double()
+        self.log_snr = (squared / (1 - squared)).clamp(min=1e-20).log()
+        self.predicts_eps = process.prediction_type == "epsilon"
+        self.mean, self.std = mean, std
+        self.visits: list[tuple[float, float]] = []
+
+    def levels(self, t: float) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at a timestep, which may lie between two of the model's."""
+        last = len(self.log_snr) - 1
+        if not 0 <= t <= last:
+            raise ValueError(f"timestep {t:.4g} is not one of 0 to {last}")
+        below = int(t)
+        log_snr = torch.lerp(self.log_snr[below], self.log_snr[min(below + 1, last)], t - below)
+        return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+
+    def x_0(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[x_0 | x_t = x], (B, N)."""
+        return self.mean + alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * (x - alpha * self.mean)
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, env: None = None, rate: None = None) -> Tensor:
+        alpha, sigma = self.levels(float(t[0]))
+        x = x.double()
+        self.visits.append((float(t[0]), float((x[0] - alpha * self.mean).std() / sigma)))
+        x_0 = self.x_0(x, alpha, sigma)
+        return (x - alpha * x_0) / sigma if self.predicts_eps else (alpha * x - x_0) / sigma
+
+    def ddim(self, timesteps: Sequence[float], x: Tensor) -> Tensor:
+        """Where DDIM leads from x by these timesteps, (N,)."""
+        levels = [self.levels(t) for t in timesteps]
+        ends = [*levels[1:], (torch.tensor(1.0), torch.tensor(0.0))]
+        for (alpha, sigma), (next_alpha, next_sigma) in zip(levels, ends, strict=True):
+            x_0 = self.x_0(x, alpha, sigma)
+            x = next_alpha * x_0 + next_sigma * (x - alpha * x_0) / sigma
+        return x
