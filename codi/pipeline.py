@@ -143,11 +143,18 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         return pipe if dtype is None else pipe.to(dtype)
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """As diffusers does, and checksums of every tensor beside it; as safetensors only."""
+        """As diffusers does, and checksums of every tensor beside it; as safetensors only.
+
+        An older model in that folder is replaced as a whole once this one is complete; other files there stay.
+        """
         if not safe_serialization:
             raise InputError("safe_serialization is False: weights are saved as safetensors only")
-        super().save_pretrained(save_directory, **kwargs)
-        pretrained.write_checksums(Path(save_directory))
+        self.check_unadapted()
+        upload = kwargs.pop("push_to_hub", False)
+        with pretrained.replacing(Path(save_directory)) as beside:
+            super().save_pretrained(beside, **kwargs)
+        if upload:  # diffusers uploads what it saves, from where it saves it
+            super().save_pretrained(save_directory, push_to_hub=upload, **kwargs)
 
     def _upload_folder(self, working_dir: str | Path, *args: Any, **kwargs: Any) -> Any:
         """With `push_to_hub`, uploads happen before `save_pretrained` returns."""

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -14,9 +13,18 @@ from codi.types import InputError
 
 
 class AdapterMixin:
-    """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are never touched."""
+    """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are never touched.
 
-    _loras: Mapping[str, float] = MappingProxyType({})  # name -> scale, in the order of loading
+    Adapters belong to the parts: pipelines of the same parts (`from_pipe`) have the same ones, with the same scales.
+    """
+
+    @property
+    def _loras(self) -> dict[str, float]:
+        """Name -> scale of every LoRA in a part, in the order of loading; one that was put there by other means counts fully."""
+        loaded: dict[str, float] = {}
+        for part in self._adapted():
+            loaded |= {name: part.lora_scales.get(name, 1.0) for name in part.peft_config}
+        return loaded
 
     def load_lora_weights(self, source: str | Path, *, adapter_name: str | None = None, scale: float = 1.0, any_base: bool = False) -> str:
         """Adds the LoRA in a folder or file to what is active; returns its name, by default that of its folder.
@@ -39,8 +47,7 @@ class AdapterMixin:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
                 getattr(self, part).load_lora_adapter(dict(tensors), prefix=None, adapter_name=name, metadata=settings)
-        self._loras = {**self._loras, name: scale}
-        self._apply_loras()
+        self._apply_loras({name: scale})
         return name
 
     def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None) -> None:
@@ -53,8 +60,7 @@ class AdapterMixin:
             _known(name, self._loras)
             check_scale(name, 1.0 if scale is None else scale)
         chosen = {name: 1.0 if scale is None else float(scale) for name, scale in zip(names, scales)}
-        self._loras = {name: chosen.get(name, 0.0) for name in self._loras}
-        self._apply_loras()
+        self._apply_loras({name: chosen.get(name, 0.0) for name in self._loras})
 
     def get_active_adapters(self) -> list[str]:
         """Names of the LoRAs that act."""
@@ -65,19 +71,19 @@ class AdapterMixin:
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for name in names:
             _known(name, self._loras)
-        self._loras = {name: scale for name, scale in self._loras.items() if name not in names}
         for part in self._adapted():
             if set(part.peft_config) <= set(names):
                 part.unload_lora()
             else:
                 part.delete_adapters([name for name in names if name in part.peft_config])
-        self._apply_loras()
+            part.lora_scales = {name: scale for name, scale in part.lora_scales.items() if name not in names}
+        self._apply_loras({})
 
     def unload_lora_weights(self) -> None:
         """Takes all LoRAs away; what is left is the model as it was, to the bit."""
         for part in self._adapted():
             part.unload_lora()
-        self._loras = {}
+            part.lora_scales = {}
 
     def load_textual_inversion(self, source: str | Path, *, token: str | None = None, any_base: bool = False) -> list[str]:
         """Teaches the text tower the words in a folder or file, and returns them; `token` is another name for the word, if it is one."""
@@ -103,21 +109,22 @@ class AdapterMixin:
         if getattr(self, TOWER) is not None:
             words.remove_words(getattr(self, TOWER))
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As diffusers does, without adapters: a model folder holds a model. Raises `InputError` while any is loaded."""
+    def check_unadapted(self) -> None:
+        """Raises `InputError` while a LoRA or learned words are loaded: a model folder holds a model."""
         if self._loras:
             raise InputError(f"LoRA {next(iter(self._loras))!r} is loaded: call unload_lora_weights() before save_pretrained()")
         if isinstance(getattr(getattr(self, TOWER), "tokenizer", None), words.Wordbook):
             raise InputError("learned words are loaded: call unload_textual_inversion() before save_pretrained()")
-        super().save_pretrained(save_directory, **kwargs)
 
-    def _adapted(self) -> list[Any]:
-        return [part for part in self.components.values() if getattr(part, "peft_config", None)]
+    def _adapted(self) -> list[lora.Skeleton]:
+        """The parts with a LoRA."""
+        return [part for part in self.components.values() if isinstance(part, lora.Skeleton) and getattr(part, "peft_config", None)]
 
-    def _apply_loras(self) -> None:
-        """Scales as `_loras` says; a LoRA of scale 0 is left out of the sum, so that it changes no bit."""
+    def _apply_loras(self, changed: Mapping[str, float]) -> None:
+        """Gives LoRAs these scales, the others keep theirs; one of scale 0 is left out of the sum, so that it changes no bit."""
         for part in self._adapted():
-            active = {name: scale for name, scale in self._loras.items() if scale and name in part.peft_config}
+            part.lora_scales = {name: changed.get(name, part.lora_scales.get(name, 1.0)) for name in part.peft_config}
+            active = {name: scale for name, scale in part.lora_scales.items() if scale}
             if active:
                 part.enable_lora()
                 part.set_adapters(list(active), list(active.values()))

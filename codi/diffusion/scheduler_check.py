@@ -6,8 +6,9 @@ N(m_i, s_i^2), independent of the others, which makes the exact denoiser linear:
     E[x_0 | x_t] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x_t - alpha m)
 
 With s = 0 every correct scheduler passes through x_t = alpha m + sigma eps at each of its timesteps and ends at m, however few its steps:
-this tells wrong noise levels, wrong predictions and clipped latents. With s > 0 it has to follow the data about as well as DDIM does at
-the same timesteps: this tells solvers that diverge. B batch, N elements.
+this tells wrong noise levels, wrong predictions and clipped latents. The first answer, to noise alone, is off there, as a network's is:
+this tells solvers that amplify such errors. With s > 0 a scheduler has to follow the data about as well as DDIM does at the
+same timesteps: this tells solvers that diverge. B batch, C channels, H W height and width.
 """
 
 import json
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from codi.diffusion.process import NoiseProcess
@@ -22,8 +24,9 @@ from codi.diffusion.sampling import JointSampler, copy_schedulers
 from codi.diffusion.schedulers import refusal
 from codi.types import InputError, Modality
 
-ELEMENTS = 1024
-LEVEL = 0.12  # relative error of a noise level; samples of a dry run scatter by 0.04
+SHAPE = (4, 16, 16)  # C, H, W
+LEVEL, LOWEST = 0.12, 0.2  # relative error of a noise level, for those below LOWEST relative to that; samples scatter by 0.04
+ERROR = 0.2  # of the first answer, in x_0
 START = 0.35  # alpha at the first timestep, where the latents hold nothing but noise
 LEFT = 0.1  # root mean square distance from x_0 at the end; some schedulers end at the lowest noise level, 0.03 of Stable Diffusion's
 WORSE, NARROWER, WIDER = 1.5, 0.75, 1.25  # error and spread against DDIM's, spread against that of the data
@@ -40,6 +43,8 @@ def check_scheduler(scheduler: Any, own: Any, process: NoiseProcess, num_inferen
 
     The verdict is reached in a fraction of a second and remembered.
     """
+    if not isinstance(scheduler, SchedulerMixin):
+        raise InputError(f"the scheduler is {scheduler!r}: expected one of diffusers', or `named_scheduler`")
     settings = [json.dumps(dict(one.config), sort_keys=True, default=str) for one in (scheduler, own)]
     levels = process.alphas_cumprod.cpu().numpy().tobytes()
     key = (type(scheduler), type(own), *settings, levels, process.prediction_type, num_inference_steps, shift)
@@ -79,11 +84,13 @@ class DryRun:
 
     def __init__(self, scheduler: Any, process: NoiseProcess, num_inference_steps: int, shift: float, spread: bool) -> None:
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(ELEMENTS, generator=generator)
+        noise = torch.randn(SHAPE, generator=generator)
         noise = (noise - noise.mean()) / noise.std()
-        self.mean = torch.linspace(-2.5, 2.5, ELEMENTS, dtype=torch.float64)[torch.randperm(ELEMENTS, generator=generator)]
-        self.std = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64).repeat(ELEMENTS // 4) * spread
-        self.denoiser = ExactDenoiser(process, self.mean, self.std)
+        count = noise.numel()
+        means = torch.linspace(-2.5, 2.5, count, dtype=torch.float64)
+        self.mean = means[torch.randperm(count, generator=generator)].view(SHAPE)
+        self.std = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64).repeat(count // 4).view(SHAPE) * spread
+        self.denoiser = ExactDenoiser(process, self.mean, self.std, first_error=0.0 if spread else ERROR)
         copies = copy_schedulers(scheduler, [SLOT], num_inference_steps, shift=shift)
         sampler = JointSampler(
             denoisers={SLOT: self.denoiser},
@@ -92,12 +99,17 @@ class DryRun:
             generators={SLOT: [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]},
         )
         self.noise, self.steps = noise.double(), num_inference_steps
-        self.made = sampler.sample(sampler.start({SLOT: noise.expand(3, -1)}))[SLOT].double()
+        self.made = sampler.sample(sampler.start({SLOT: noise.expand(3, *SHAPE)}))[SLOT].double()
 
     @property
     def visited(self) -> list[float]:
         """The timesteps of the run."""
         return [t for t, _ in self.denoiser.visits]
+
+    @property
+    def random(self) -> bool:
+        """Whether the scheduler draws noise."""
+        return not torch.equal(self.made[0], self.made[2])
 
     def wrong_start(self, own: Tensor) -> str | None:
         """Whether it starts at a timestep where data show through, below that at which the model's own scheduler starts."""
@@ -115,23 +127,30 @@ class DryRun:
     def wrong_levels(self) -> str | None:
         """Whether it visits other noise levels than the model was trained with, or ends elsewhere than at x_0. For data without spread."""
         alpha, sigma = self.denoiser.levels(self.visited[0])
-        leak = float((1 + alpha**2 * self.mean.var()).sqrt() / sigma) - 1  # of the data that should show through at the first timestep
-        for t, ratio in self.denoiser.visits:
-            if not abs(ratio - 1) <= LEVEL + leak:
+        noise = (self.denoiser.visits[0][1] - alpha * self.mean) / sigma
+        leak = float(noise.std()) - 1  # of the data that should show through at the first timestep
+        for t, x in self.denoiser.visits:
+            alpha, sigma = self.denoiser.levels(t)
+            found = (x - alpha * self.mean).std()
+            fits = abs(found - sigma) <= (LEVEL + abs(leak)) * sigma.clamp(min=LOWEST)
+            if not self.random:
+                distance = (x - alpha * self.mean - sigma * noise).square().mean().sqrt()
+                fits &= distance <= LEVEL * sigma.clamp(min=LOWEST) + WORSE * ERROR * alpha
+            if not fits:
                 return (
-                    f"treats timestep {t:g} as another noise level than the model was trained with ({ratio:.3g} times its noise): its betas, "
-                    "num_train_timesteps or spacing do not fit"
+                    f"is at another noise level at timestep {t:g} than the model was trained with (sigma {found:.3g} where {sigma:.3g} was "
+                    f"expected, in {self.steps} steps): it diverges, or its betas, num_train_timesteps or spacing do not fit"
                 )
         distance = (self.made - self.mean).square().mean().sqrt()
-        if not distance <= LEFT * (1 + leak):
+        error = ERROR if len(self.visited) == 1 else 0.0
+        if not distance <= LEFT * (1 + abs(leak)) + error:
             return f"ends at {distance:.2g} from latents that are known (does it clip or threshold them?)"
         return None
 
     def wrong_data(self) -> str | None:
         """Whether it diverges on data with a spread. One that draws noise ends elsewhere than DDIM, and is held to its spread alone."""
         reference = self.denoiser.ddim(self.visited, self.noise)
-        drawn = not torch.equal(self.made[0], self.made[2])
-        if drawn:
+        if self.random:
             bias = ((self.made[0] - self.mean) * self.mean).mean().abs() / self.mean.square().mean()
             scatter = ((self.made[0] - self.mean) / self.std).std()
             least = NARROWER * ((reference - self.mean) / self.std).std()
@@ -144,14 +163,15 @@ class DryRun:
 
 
 class ExactDenoiser:
-    """E[x_0 | x_t] of the data as eps or v, and a record of what came: (timestep, standard deviation of its noise over the model's)."""
+    """E[x_0 | x_t] of the data as eps or v, and a record of what came: (timestep, the first sample). The first answer is off by `first_error`."""
 
-    def __init__(self, process: NoiseProcess, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, process: NoiseProcess, mean: Tensor, std: Tensor, first_error: float) -> None:
         squared = process.alphas_cumprod.cpu().double()
         self.log_snr = (squared / (1 - squared)).clamp(min=1e-20).log()
         self.predicts_eps = process.prediction_type == "epsilon"
         self.mean, self.std = mean, std
-        self.visits: list[tuple[float, float]] = []
+        self.first_error = first_error * torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))
+        self.visits: list[tuple[float, Tensor]] = []
 
     def levels(self, t: float) -> tuple[Tensor, Tensor]:
         """alpha and sigma at a timestep, which may lie between two of the model's."""
@@ -163,18 +183,18 @@ class ExactDenoiser:
         return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
     def x_0(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """E[x_0 | x_t = x], (B, N)."""
+        """E[x_0 | x_t = x], (B, C, H, W)."""
         return self.mean + alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * (x - alpha * self.mean)
 
     def __call__(self, x: Tensor, t: Tensor, context: Tensor, env: None = None, rate: None = None) -> Tensor:
         alpha, sigma = self.levels(float(t[0]))
         x = x.double()
-        self.visits.append((float(t[0]), float((x[0] - alpha * self.mean).std() / sigma)))
-        x_0 = self.x_0(x, alpha, sigma)
+        x_0 = self.x_0(x, alpha, sigma) + (0 if self.visits else self.first_error)
+        self.visits.append((float(t[0]), x[0]))
         return (x - alpha * x_0) / sigma if self.predicts_eps else (alpha * x - x_0) / sigma
 
     def ddim(self, timesteps: Sequence[float], x: Tensor) -> Tensor:
-        """Where DDIM leads from x by these timesteps, (N,)."""
+        """Where DDIM leads from x by these timesteps, (C, H, W)."""
         levels = [self.levels(t) for t in timesteps]
         ends = [*levels[1:], (torch.tensor(1.0), torch.tensor(0.0))]
         for (alpha, sigma), (next_alpha, next_sigma) in zip(levels, ends, strict=True):

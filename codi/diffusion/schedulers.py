@@ -51,6 +51,30 @@ def refusal(scheduler: Any, reason: str) -> InputError:
     )
 
 
+def even(scheduler: Any, num_inference_steps: int, device: Any = None) -> Any:
+    """The scheduler, set to this number of steps in its own spacing.
+
+    DDIM goes down by whole strides: for 600 steps of 1000 by one, where timesteps are 1.7 apart. Where they differ by more than a tenth,
+    its equal takes its place (see `uneven`).
+    """
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    drop_extra_step(scheduler, num_inference_steps)
+    if type(scheduler) is DDIMScheduler:
+        apart = scheduler.config.num_train_timesteps / num_inference_steps
+        if apart - int(apart) > 0.1 * apart:
+            return uneven(scheduler, scheduler.timesteps.tolist(), device)
+    return scheduler
+
+
+def drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
+    """Trailing spacing counts down in floating point and, for some counts (223 of 1000), ends one step late, at t = -1."""
+    if len(scheduler.timesteps) == num_inference_steps + 1 and scheduler.timesteps[-1] < 0:
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        scheduler.num_inference_steps = num_inference_steps
+        if hasattr(scheduler, "sigmas"):
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])
+
+
 def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
     """The scheduler, set to these falling timesteps, for DDIM its equal. Raises `InputError` for a kind whose steps are even.
 
@@ -66,6 +90,7 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
         return scheduler
     scheduler.set_timesteps(len(timesteps), device=device)
+    drop_extra_step(scheduler, len(timesteps))
     sigmas = getattr(scheduler, "sigmas", ())
     if len(scheduler.timesteps) != len(timesteps) or len(sigmas) != len(timesteps) + 1:
         raise refusal(given, "goes down in even steps, and this model's are not (its timestep_shift)")

@@ -3,8 +3,9 @@
 Encoder and decoder are flat lists, one entry per skip connection, in the order of execution (LDM, arXiv 2112.10752).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ class Prompted:
 class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
     """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h, signals, ...)."""
 
+    lora_scales: Mapping[str, float] = MappingProxyType({})  # of the LoRAs in it by name, as `codi.adapters` gave them
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     _no_split_modules = ["Block"]
