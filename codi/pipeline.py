@@ -19,7 +19,14 @@ from torch import Tensor
 from codi import pretrained, prompts, selection
 from codi.adapters.mixin import AdapterMixin
 from codi.diffusion import (
-    Guidance, JointSampler, NoiseProcess, check_scheduler, copy_schedulers, draw_noise, named_scheduler, settings,
+    Guidance,
+    JointSampler,
+    NoiseProcess,
+    check_scheduler,
+    copy_schedulers,
+    draw_noise,
+    named_scheduler,
+    settings,
 )  # fmt: skip
 from codi.models import prior
 from codi.models.codi import CoDiModel

@@ -129,17 +129,19 @@ class DryRun:
         alpha, sigma = self.denoiser.levels(self.visited[0])
         noise = (self.denoiser.visits[0][1] - alpha * self.mean) / sigma
         leak = float(noise.std()) - 1  # of the data that should show through at the first timestep
+        alpha, sigma = self.denoiser.levels(next((t for t in self.visited if t != self.visited[0]), self.visited[0]))
+        carried = ERROR * alpha / sigma  # what DDIM makes of the error of the first answer, as a part of the noise, from there on
         for t, x in self.denoiser.visits:
             alpha, sigma = self.denoiser.levels(t)
             found = (x - alpha * self.mean).std()
-            fits = abs(found - sigma) <= (LEVEL + abs(leak)) * sigma.clamp(min=LOWEST)
+            allowed = LEVEL * sigma.clamp(min=LOWEST) + (WORSE * carried + abs(leak)) * sigma
+            fits = abs(found - sigma) <= allowed
             if not self.random:
-                distance = (x - alpha * self.mean - sigma * noise).square().mean().sqrt()
-                fits &= distance <= LEVEL * sigma.clamp(min=LOWEST) + WORSE * ERROR * alpha
+                fits &= (x - alpha * self.mean - sigma * noise).square().mean().sqrt() <= allowed
             if not fits:
                 return (
                     f"is at another noise level at timestep {t:g} than the model was trained with (sigma {found:.3g} where {sigma:.3g} was "
-                    f"expected, in {self.steps} steps): it diverges, or its betas, num_train_timesteps or spacing do not fit"
+                    f"expected, in {self.steps} steps): it diverges or clips, or its betas, num_train_timesteps or spacing do not fit"
                 )
         distance = (self.made - self.mean).square().mean().sqrt()
         error = ERROR if len(self.visited) == 1 else 0.0
