@@ -75,7 +75,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         defaults: dict | None = None,
     ):
         super().__init__()
-        self._own_scheduler, self._process = scheduler, NoiseProcess.from_scheduler(scheduler)  # whatever replaces it is held to them
+        self._own_scheduler = scheduler  # whatever replaces it is held to it, and to what the model was trained with
+        self._process = NoiseProcess.from_scheduler(scheduler)
         self.register_modules(
             scheduler=scheduler,
             text_autoencoder=text_autoencoder,
@@ -135,7 +136,7 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
         if scheduler is not None:  # in place of the model's own, which says what it was trained with
-            pipe.register_modules(scheduler=scheduler)
+            pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=str(source or "codi-tiny"))
         return pipe
 
@@ -143,9 +144,10 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "CoDiPipeline":
         """Another pipeline of the very same parts, with its `defaults`; what is given replaces them. `dtype` converts the parts of both."""
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
-        pipe = cls(**{**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs})
-        if isinstance(pipeline, cls):
-            pipe._own_scheduler, pipe._process = pipeline._own_scheduler, pipeline._process
+        parts = {**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs}
+        scheduler = parts.pop("scheduler")
+        pipe = cls(scheduler=pipeline._own_scheduler if isinstance(pipeline, cls) else scheduler, **parts)
+        pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         return pipe if dtype is None else pipe.to(dtype)
 
@@ -202,7 +204,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         settings.check_count("num_samples", num_samples, 1)
         settings.check_count("candidates", candidates, 1)
         settings.check_count("num_inference_steps", num_inference_steps, 1, self._process.num_train_timesteps)
-        check_scheduler(self.scheduler, self._own_scheduler, self._process, num_inference_steps, self._own("timestep_shift"))
+        shift = self._own("timestep_shift")
+        check_scheduler(self.scheduler, self._own_scheduler, self._process, num_inference_steps, shift)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
         settings.check_sizes(sizes or {}, [*outputs, *self.find_lead(outputs, list(partners))])
@@ -444,7 +447,8 @@ class CoDiPipeline(AdapterMixin, DiffusionPipeline):
         latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs)
         null = null if prompted or refusing else None
         sampler = self._sampler(latents, context, null, heard, guidance, steps, generators, delays, specs)
-        latents = self._denoise(sampler, sampler.start(latents), callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = sampler.start(latents)
+        latents = self._denoise(sampler, latents, callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = {m: latents[m] for m in outputs}
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
         if audio_length_in_s is not None and Modality.AUDIO in media:

@@ -33,7 +33,8 @@ HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of
 LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passed on to every part
     "device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage", "disable_mmap", "quantization_config",
 )  # fmt: skip
-SAVED = re.compile(r"(scheduler_)?config\.json|diffusion_pytorch_model[\w.-]*\.safetensors(\.index[\w.-]*\.json)?")  # in a part's folder
+WEIGHTS = r"diffusion_pytorch_model[\w.-]*\.safetensors(\.index[\w.-]*\.json)?"
+SAVED = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS}")  # what a save writes into the folder of a part
 BESIDE = ".saving-"  # start of the name of the folder that is written before an older model is replaced
 VERIFY_BELOW = 2 << 30  # bytes of weights whose checksums are verified without being asked
 
@@ -151,9 +152,9 @@ def pick_device(name: str) -> str:
 def replacing(folder: Path) -> Iterator[Path]:
     """Gives a new folder for a model to be saved in, which takes the place of the model in `folder` at the end.
 
-    Nothing of the older model is touched before the new one is complete: an interrupt leaves it whole, and parts that were loaded from it
-    may be saved over it. What would keep the new one from being loaded goes then; what no model was saved as stays, and so do other
-    variants of a part whose configuration is the same.
+    Nothing of the older model is touched before the new one is complete: an interrupt leaves it whole, and parts that
+    were loaded from it may be saved over it. Then what is in the way of the new one goes. Files that are of no model
+    stay, and so do other variants of a part whose configuration is the same.
     """
     from codi import io
 
@@ -198,8 +199,9 @@ def _in_the_way(part: Path, new: Path) -> list[Path]:
 def _variant(name: str) -> str:
     """The variant that a file of weights, or an index of such files, belongs to; "" for the plain one."""
     stem, _, index = name.partition(".safetensors")
-    named = index.removesuffix(".json").removeprefix(".index") if index else stem.partition(".")[2].partition("-")[0]
-    return named.strip(".")
+    if index:  # diffusion_pytorch_model.safetensors.index.fp16.json
+        return index.removeprefix(".index").removesuffix(".json").strip(".")
+    return stem.partition(".")[2].partition("-")[0]  # diffusion_pytorch_model.fp16-00001-of-00002.safetensors
 
 
 def _same_part(one: Path, other: Path) -> bool:

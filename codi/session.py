@@ -59,7 +59,8 @@ class Session:
             with blame(job.origin):
                 given = [item.modality for item in (*job.items, *job.negatives)]
                 steps, _, _ = self.pipe.settle(job.outputs, job.knobs, job.delay)
-                self.pipe.check_inputs(given, job.outputs, job.samples, steps, candidates=job.candidates, sizes=job.size_arguments)
+                asked = dict(candidates=job.candidates, sizes=job.size_arguments)
+                self.pipe.check_inputs(given, job.outputs, job.samples, steps, **asked)
                 self._check_candidates(job)
                 self._check_sounds(job)
 

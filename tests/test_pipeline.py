@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from PIL import Image
 
@@ -319,6 +322,48 @@ def test_other_schedulers(fresh, scheduler):
     fresh.scheduler = scheduler.from_config(fresh.scheduler.config)
     result = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=3)
     assert all(z.isfinite().all() for z in result.values())
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (lambda own: FlowMatchEulerDiscreteScheduler(), "FlowMatchEulerDiscreteScheduler cannot go down the noise levels"),
+        (lambda own: type(own).from_config(own.config, beta_schedule="linear"), "is at another noise level"),
+        (lambda own: type(own).from_config(own.config, prediction_type="epsilon"), "expects 'epsilon' of the model"),
+        (lambda own: "euler", "the scheduler is 'euler'"),
+    ],
+)
+def test_a_scheduler_is_held_to_what_the_model_was_trained_with(fresh, tmp_path, other, message):
+    """However it came: in place of the model's own, when loading, or for a second pipeline of the same parts."""
+    fresh.save_pretrained(tmp_path)
+    scheduler = other(fresh.scheduler)
+    pipes = []
+    if not isinstance(scheduler, str):
+        pipes.append(CoDiPipeline.from_pretrained(tmp_path, scheduler=scheduler))
+    fresh.scheduler = scheduler
+    for pipe in [*pipes, fresh]:
+        with pytest.raises(InputError, match=message):
+            pipe(text="a ball", outputs=["image"], **QUICK)
+    with pytest.raises(InputError, match="the scheduler"):
+        CoDiPipeline.from_pipe(fresh)(text="a ball", outputs=["image"], **QUICK)
+
+
+def test_noise_is_scaled_as_the_scheduler_asks(fresh):
+    """Euler is DDIM in other coordinates: noise of a large deviation instead of one."""
+    fresh.scheduler = DDIMScheduler.from_config(fresh.scheduler.config, clip_sample=False)
+    ddim = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0})
+    fresh.scheduler = EulerDiscreteScheduler.from_config(fresh.scheduler.config)
+    euler = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0})
+    assert all((ddim[m] - euler[m]).abs().max() < 0.02 * ddim[m].abs().max() for m in ddim)
+
+
+def test_a_delay_is_in_schedules_of_the_scheduler(fresh):
+    """One of second order takes two of its steps for one; who starts after a whole schedule hears the other finished."""
+    seen = []
+    fresh.scheduler = KDPM2DiscreteScheduler.from_config(fresh.scheduler.config)
+    call = dict(text="a ball", outputs=["image", "audio"], num_inference_steps=25, delay={"audio": 1.0})
+    latents(fresh, **call, callback_on_step_end=lambda pipe, step, t, tensors: seen.append(float(t)) or {})
+    assert len(seen) == 2 * 49 and seen[49] == seen[0] == 999
 
 
 def test_candidates_in_bfloat16_are_judged_as_prompts_are_read(fresh):

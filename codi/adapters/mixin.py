@@ -20,7 +20,7 @@ class AdapterMixin:
 
     @property
     def _loras(self) -> dict[str, float]:
-        """Name -> scale of every LoRA in a part, in the order of loading; one that was put there by other means counts fully."""
+        """Name -> scale of every LoRA in a part, in the order of loading; one put there by other means counts fully."""
         loaded: dict[str, float] = {}
         for part in self._adapted():
             loaded |= {name: part.lora_scales.get(name, 1.0) for name in part.peft_config}
@@ -118,12 +118,14 @@ class AdapterMixin:
 
     def _adapted(self) -> list[lora.Skeleton]:
         """The parts with a LoRA."""
-        return [part for part in self.components.values() if isinstance(part, lora.Skeleton) and getattr(part, "peft_config", None)]
+        denoisers = [part for part in self.components.values() if isinstance(part, lora.Skeleton)]
+        return [part for part in denoisers if getattr(part, "peft_config", None)]
 
     def _apply_loras(self, changed: Mapping[str, float]) -> None:
-        """Gives LoRAs these scales, the others keep theirs; one of scale 0 is left out of the sum, so that it changes no bit."""
+        """Gives LoRAs these scales, the others keep theirs; one of scale 0 is left out of the sum, to change no bit."""
+        scales = self._loras | dict(changed)
         for part in self._adapted():
-            part.lora_scales = {name: changed.get(name, part.lora_scales.get(name, 1.0)) for name in part.peft_config}
+            part.lora_scales = {name: scales[name] for name in part.peft_config}
             active = {name: scale for name, scale in part.lora_scales.items() if scale}
             if active:
                 part.enable_lora()

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, metavar="N", help="unseen scenes (default 256; 32 for each of all cells); more later go on")
     parser.add_argument("--seed", type=int, default=2305, metavar="N", help="of the scenes and of the noise (default 2305)")
     parser.add_argument("--seeds", type=int, metavar="N", help="sets of seeds for joint outputs (default 3 with --joint, else 1)")
-    parser.add_argument("--steps", metavar="N[,N...]", help="denoising steps (default: the model's); several are compared in one table")
+    steps = "denoising steps (default: the model's); several are compared in one table"
+    parser.add_argument("--steps", metavar="N[,N...]", help=steps)
     parser.add_argument("--guidance", metavar="X", help="prompt guidance, one number or video=4,audio=3 (default: the model's)")
     parser.add_argument("--sync-guidance", metavar="X", help="guidance towards the other outputs, written like --guidance")
     parser.add_argument("--joint", nargs="?", const="full", choices=("fast", "full"), help="also joint generation: all, or the fast part")

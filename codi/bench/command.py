@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     check_numbers(args)
     cells, rungs, counts = chosen_cells(args.cells), parse_rungs(args.ladder or []), parse_steps(args.steps)
     if rungs and len(counts) > 1:
-        raise InputError(f"--steps {args.steps} and --ladder: expected several numbers of steps or several models, not both")
+        raise InputError(f"--steps {args.steps} and --ladder: expected several steps or several models, not both")
     scales = {name: parse_scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in ("guidance", "sync_guidance")}
     folder = check_folder(args.out)
     head = {"command": command_line(), "versions": versions()}
@@ -59,16 +59,20 @@ def run(args: argparse.Namespace) -> int:
     elif len(counts) > 1:
         page = measure_steps(folder, counts, cells, args, scales, head, started)
     else:
-        page = measure_model(folder, open_bench(folder, args.model, args, scales, steps), cells, args, head, started)
+        bench = open_bench(folder, args.model, args, scales, steps)
+        page = measure_model(folder, bench, cells, args, head, started)
     print(page)
     return 0
 
 
-def open_bench(folder: Path, source: str | None, args: argparse.Namespace, scales: dict[str, Any], steps: int | None) -> Bench:
+def open_bench(
+    folder: Path, source: str | None, args: argparse.Namespace, scales: dict[str, Any], steps: int | None
+) -> Bench:
     """The benchmark of one model at one number of steps, by default its own."""
     model = Model(source, device=args.device, dtype=args.dtype, steps=steps, **scales)
     if steps is not None and steps > model.num_timesteps:
-        raise InputError(f"--steps {steps}: the schedule of this model has {model.num_timesteps} timesteps: expected at most as many steps")
+        most = model.num_timesteps
+        raise InputError(f"--steps {steps}: this model's schedule has {most} timesteps: expected at most {most} steps")
     count = args.scenes or (SCENES_OF_ALL if args.cells == "all" else SCENES)
     settings = {"steps": steps, "dtype": args.dtype, **scales}
     return Bench(folder, model, num_scenes=count, seed=args.seed, batch_size=args.batch, settings=settings)
@@ -198,15 +202,19 @@ def climb(folder: Path, benches: dict[str, Bench], args: argparse.Namespace, hea
 
 
 def measure_steps(
-    folder: Path, counts: list[int], cells: list[Run], args: argparse.Namespace, scales: dict[str, Any], head: dict[str, Any], started: float
-) -> Path:
-    """The table of one model at several numbers of steps, which also goes to stderr; gives the path of its page."""
+    folder: Path, counts: list[int], cells: list[Run], args: argparse.Namespace, scales: dict[str, Any],
+    head: dict[str, Any], started: float,
+) -> Path:  # fmt: skip
+    """The table of one model at several numbers of steps, on stderr too; gives the path of its page."""
     benches = {steps: open_bench(folder, args.model, args, scales, steps) for steps in counts}
     first = benches[counts[0]]
     reference = open_bench(folder, args.model, args, scales, min(REFERENCE, first.model.num_timesteps))
     made = {m for cell in cells for m in cell.outputs} | (set(Modality) if args.joint else set())
     far = Distances(
-        reference=reference, outputs=[m for m in Modality if m in made], count=min(COMPARED, first.num_scenes), steps=reference.model.steps
+        reference=reference,
+        outputs=[m for m in Modality if m in made],
+        count=min(COMPARED, first.num_scenes),
+        steps=reference.model.steps,
     )
     parts = sections(args.joint, cells, args.scenes or SCENES, draws(args))
     reports: dict[int, dict[str, Any]] = {}
@@ -215,10 +223,11 @@ def measure_steps(
         measured = measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
         reports[steps] = measured | {"distances": far.score(bench)}
     settled = {name: value for name, value in first.settings.items() if value is not None and name != "steps"}
-    numbers = {"scenes": first.num_scenes, "seed": args.seed, "seeds": draws(args), "scenes for distances": far.count}
+    numbers = {"scenes": first.num_scenes, "seed": args.seed, "seeds": draws(args)}
+    numbers |= {"scenes for distances": far.count}
     defaults = {name: value for name, value in first.model.defaults.items() if name != "num_inference_steps"}
-    result = head | {"model": first.model.name, "settings": {**defaults, **settled, **numbers}, "steps": counts, "rows": compare(reports)}
-    result |= {"reports": reports, "seconds": round(time.monotonic() - started, 1)}
+    result = head | {"model": first.model.name, "settings": {**defaults, **settled, **numbers}, "steps": counts}
+    result |= {"rows": compare(reports), "reports": reports, "seconds": round(time.monotonic() - started, 1)}
     save_json(folder / "steps.json", finite(result))
     page = steps_page(result)
     print(page, file=sys.stderr)

@@ -42,12 +42,13 @@ _STEPS = """# {model} at several numbers of steps
 {command}
 ```
 
-One row for everything that is measured, one column for each number of steps. Shares in per cent, onset F1 and spreads (total variation from
-the world) as fractions of one. Distances are to what the same prompts and seeds give in the named number of steps. *Largest drop*: by how
-much the worst column is worse than the most steps, and which that is. Seconds are of one sample in a batch, on this machine.
+One row for everything that is measured, one column for each number of steps. Shares in per cent, onset F1 and
+spreads (total variation from the world) as fractions of one. Distances are to what the same prompts and seeds give in
+the named number of steps. *Largest drop*: by how much the worst column is worse than the most steps, and which that
+is. Seconds are of one sample in a batch, on this machine.
 
 Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
-_FORMATS = {"share": percent, "score": "{:.3f}".format, "distance": "{:.3f}".format, "seconds": "{:.3f}".format}
+_FORMATS = {"share": percent} | dict.fromkeys(("score", "distance", "seconds"), "{:.3f}".format)
 
 
 def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:
@@ -70,7 +71,8 @@ def steps_page(report: dict[str, Any]) -> str:
     for row in report["rows"]:
         show = _FORMATS[row["kind"]]
         values = [show(row["values"][steps]) for steps in report["steps"]]
-        drop = "-" if row.get("drop") is None else show(row["drop"]) + (f" (at {row['drop_at']})" if row["drop"] > 0 else "")
+        drop = "-" if row.get("drop") is None else show(row["drop"])
+        drop += f" (at {row['drop_at']})" if row.get("drop") else ""
         rows.append([row["measure"], *values, drop])
     return "\n\n".join([_STEPS.format(**_described(report)), table(header, rows)]) + "\n"
 

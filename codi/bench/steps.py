@@ -1,7 +1,7 @@
-"""One model at several numbers of steps, in one table: a row for everything that is measured, a column for each number.
+"""One model at several numbers of steps: a row for everything that is measured, a column for each number.
 
-Besides what a report says of each, distances to a reference of many steps: the first scenes once more, from the same prompts and seeds, as
-pictures, clips and sounds instead of readings. These calls are timed.
+Besides what a report says of each, distances to a reference of many steps: the first scenes once more, from the same
+prompts and seeds, as pictures, clips and sounds instead of readings. These calls are timed.
 """
 
 import math
@@ -20,7 +20,11 @@ from codi.types import InputError, Modality
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
 REFERENCE = 50  # steps of what distances are measured to
 COMPARED = 16  # scenes at most for a distance
-UNITS = {IMAGE: "pixels, root mean square of 0 to 255", VIDEO: "pixels, root mean square of 0 to 255", AUDIO: "log-mel, root mean square"}
+UNITS = {
+    IMAGE: "pixels, root mean square of 0 to 255",
+    VIDEO: "pixels, root mean square of 0 to 255",
+    AUDIO: "log-mel, root mean square",
+}
 TOLERANCES = ("125 ms", "62.5 ms", "50 ms")
 
 
@@ -31,7 +35,9 @@ def parse_steps(text: str | None) -> list[int]:
     counts = []
     for part in text.split(","):
         if not part.strip().isdecimal() or int(part) < 1:
-            raise InputError(f"--steps {text!r}: expected a whole number of at least 1, or several such as 4,6,10,20")
+            raise InputError(
+                f"--steps {text!r}: expected a whole number of at least 1, or several such as 4,6,10,20"
+            )
         counts.append(int(part))
     if twice := [count for count in counts if counts.count(count) > 1]:
         raise InputError(f"--steps {text!r} names {twice[0]} twice: name each once")
@@ -68,7 +74,9 @@ def _cells(report: dict[str, Any]) -> Iterator[Measure]:
         yield Measure(name=f"cell {line['cell']}", value=line["value"])
     for name, group in report["summary"].items():
         if group:
-            yield Measure(name=f"macro mean of {group['count']} cells, {name.replace('_', ' ')}", value=group["value"])
+            yield Measure(
+                name=f"macro mean of {group['count']} cells, {name.replace('_', ' ')}", value=group["value"]
+            )
 
 
 def _onsets(report: dict[str, Any]) -> Iterator[Measure]:
@@ -76,7 +84,9 @@ def _onsets(report: dict[str, Any]) -> Iterator[Measure]:
     lines = (report.get("onsets") or {}) | (report.get("partners") or {})
     for name in ("joint", "joint, within all four", "joint, in step", "video->audio", "audio->video"):
         for tolerance in TOLERANCES if name in lines else ():
-            yield Measure(name=f"onset F1 at {tolerance}, {name}", value=lines[name]["f1"][tolerance], kind="score")
+            yield Measure(
+                name=f"onset F1 at {tolerance}, {name}", value=lines[name]["f1"][tolerance], kind="score"
+            )
 
 
 def _together(report: dict[str, Any]) -> Iterator[Measure]:
@@ -89,7 +99,12 @@ def _together(report: dict[str, Any]) -> Iterator[Measure]:
             yield Measure(name=f"{name}, {attribute}", value=found["value"])
             for output, distance in found["spread"].items():
                 if output != "honest":
-                    yield Measure(name=f"spread, {name}, {attribute} of {output}", value=distance, kind="score", falls=True)
+                    yield Measure(
+                        name=f"spread, {name}, {attribute} of {output}",
+                        value=distance,
+                        kind="score",
+                        falls=True,
+                    )
 
 
 def _selection(report: dict[str, Any]) -> Iterator[Measure]:
@@ -104,14 +119,20 @@ def _prompting(report: dict[str, Any]) -> Iterator[Measure]:
     for line in parts["redundancy"]:
         yield Measure(name=f"one more prompt, {line['cell']} with {line['added']}", value=line["both"])
     for line in parts["completion"]:
-        yield Measure(name=f"prompts that complete each other, {line['output']}, {line['prompt']}", value=line["followed"]["value"])
+        yield Measure(
+            name=f"prompts that complete each other, {line['output']}, {line['prompt']}",
+            value=line["followed"]["value"],
+        )
 
 
 def _distances(report: dict[str, Any]) -> Iterator[Measure]:
     for name, found in report["distances"].items():
         if "distance" in found:
             yield Measure(
-                name=f"{name} from {found['reference']} steps ({UNITS[Modality(name)]})", value=found["distance"], kind="distance", falls=True
+                name=f"{name} from {found['reference']} steps ({UNITS[Modality(name)]})",
+                value=found["distance"],
+                kind="distance",
+                falls=True,
             )
     for name, found in report["distances"].items():
         yield Measure(name=f"seconds for one {name}", value=found["seconds"], kind="seconds", falls=True)
@@ -122,7 +143,7 @@ def _distances(report: dict[str, Any]) -> Iterator[Measure]:
 
 @dataclass(kw_only=True)
 class Distances:
-    """Outputs of single-modality generation from full captions, against those of `reference`, which are made when first needed."""
+    """Outputs made alone from full captions, against those of `reference`, which are made when first needed."""
 
     reference: Bench
     outputs: list[Modality]
@@ -131,11 +152,13 @@ class Distances:
     _made: Media = field(default_factory=dict, init=False, repr=False)
 
     def score(self, bench: Bench) -> dict[str, dict[str, float]]:
-        """By output: `distance` to the reference, but for text, and `seconds` for a sample. Measured once and kept with the readings."""
+        """By output: `distance` to the reference, but for text, and `seconds` for a sample. Kept with the readings."""
         found = {}
         for output in self.outputs:
             name = f"distance-{output}-{self.count}-{self.steps}"
-            found[output.value] = bench.store.remember(name, lambda output=output: self._measure(bench, output))
+            found[output.value] = bench.store.remember(
+                name, lambda output=output: self._measure(bench, output)
+            )
         return found
 
     def _measure(self, bench: Bench, output: Modality) -> dict[str, float]:
@@ -148,7 +171,11 @@ class Distances:
         seconds = {"seconds": (time.perf_counter() - began) / self.count}
         if output not in UNITS:
             return seconds
-        return {"distance": media_distance(output, media, self._made[output]), "reference": self.steps, **seconds}
+        return {
+            "distance": media_distance(output, media, self._made[output]),
+            "reference": self.steps,
+            **seconds,
+        }
 
     def _sample(self, bench: Bench, output: Modality, count: int | None = None) -> Any:
         """One batch of outputs of the first scenes."""
@@ -170,8 +197,10 @@ def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float
 
 
 def compare(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the table: a measure, its value at every number of steps, and the largest drop against the most steps, with where it is."""
-    found = {steps: {measure.name: measure for measure in measures(report)} for steps, report in reports.items()}
+    """Rows of the table: a measure, its value at every number of steps, its largest drop and where that is."""
+    found = {
+        steps: {measure.name: measure for measure in measures(report)} for steps, report in reports.items()
+    }
     most = max(found)
     rows = []
     for name, best in found[most].items():
@@ -184,7 +213,10 @@ def compare(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def largest_drop(values: dict[int, float], falls: bool) -> tuple[float | None, int | None]:
-    """By how much the worst number of steps is worse than the most steps, and which that is; 0 where none is worse, None where unknown."""
+    """By how much the worst number of steps is worse than the most steps, and which that is.
+
+    It is 0 where none is worse, and None where the value at the most steps is not known.
+    """
     most = max(values)
     drops = {steps: (value - values[most]) * (1 if falls else -1) for steps, value in values.items()}
     known = {steps: drop for steps, drop in drops.items() if math.isfinite(drop)}

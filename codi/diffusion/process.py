@@ -34,12 +34,17 @@ class NoiseProcess:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> "NoiseProcess":
-        """The process that `scheduler` (any of diffusers' variance-preserving ones) inverts. Raises `InputError` for one of another kind."""
-        levels, predicts = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", {}).get("prediction_type")
+        """The process that `scheduler` (any of diffusers' variance-preserving ones) inverts.
+
+        Raises `InputError` for one of another kind.
+        """
+        levels = getattr(scheduler, "alphas_cumprod", None)
+        predicts = getattr(scheduler, "config", {}).get("prediction_type")
         if levels is None or predicts not in PREDICTION_TYPES:
             raise InputError(
-                f"the scheduler {type(scheduler).__name__} with prediction_type {predicts!r} says of no noise process that codi's models are "
-                f"trained with: expected one with alphas_cumprod, and prediction_type {' or '.join(PREDICTION_TYPES)}"
+                f"the scheduler {type(scheduler).__name__} (prediction_type {predicts!r}) cannot say how a model was "
+                "trained: expected one with alphas_cumprod, such as DPMSolverMultistepScheduler, and prediction_type "
+                f"{' or '.join(PREDICTION_TYPES)}"
             )
         return cls(alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=scheduler.config.prediction_type)
 

@@ -31,7 +31,7 @@ def copy_schedulers(
     """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler` is left as it is.
 
     `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see `shifted_timesteps`). Raises
-    `InputError` for a kind of scheduler whose steps are even. Copies do not clip: `clip_sample` is meant for pixels in [-1, 1].
+    `InputError` for a kind of scheduler whose steps are even. Copies do not clip: `clip_sample` is for pixels in [-1, 1].
     """
     schedulers = {}
     for modality in modalities:
@@ -163,7 +163,7 @@ class JointSampler:
         return [m for m in self.denoisers if 0 <= index - self.wait(m) < self.own_steps]
 
     def start(self, noise: Latents) -> Latents:
-        """Standard normal noise (B, ...) -> what `step` starts from; some schedulers scale it, as far as their first step is noisy."""
+        """Standard normal noise (B, ...) -> what `step` starts from: some schedulers have it scaled."""
         return {m: x * self.schedulers[m].init_noise_sigma for m, x in noise.items()}
 
     def sample(self, latents: Latents) -> Latents:

@@ -24,7 +24,7 @@ SCHEDULERS = {
     "ddpm": DDPMScheduler,
 }
 CLIPPING = ("ddim", "ddpm")  # those that would clip x_0 to [-1, 1] unless told otherwise
-SPACING = ("_sigmas", "_lambdas")  # ends of the names of options for a spacing of one's own, such as use_karras_sigmas
+SPACING = ("_sigmas", "_lambdas")  # how options for a spacing of one's own end, such as use_karras_sigmas
 LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
@@ -46,16 +46,17 @@ def named_scheduler(name: str, like: Any) -> Any:
 def refusal(scheduler: Any, reason: str) -> InputError:
     """What to raise about a scheduler that does not fit a model; `reason` follows its name."""
     return InputError(
-        f"the scheduler {type(scheduler).__name__} {reason}: expected the model's own, or one made with `from_config` from the configuration "
-        "of that, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler or DDIMScheduler"
+        f"the scheduler {type(scheduler).__name__} {reason}: expected the model's own, or one made with `from_config` "
+        "from the configuration of that, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler, "
+        "EulerDiscreteScheduler or DDIMScheduler"
     )
 
 
 def even(scheduler: Any, num_inference_steps: int, device: Any = None) -> Any:
     """The scheduler, set to this number of steps in its own spacing.
 
-    DDIM goes down by whole strides: for 600 steps of 1000 by one, where timesteps are 1.7 apart. Where they differ by more than a tenth,
-    its equal takes its place (see `uneven`).
+    DDIM goes down by whole strides: for 600 steps of 1000 by one, where timesteps are 1.7 apart. Where they differ
+    by more than a tenth, its equal takes its place (see `uneven`).
     """
     scheduler.set_timesteps(num_inference_steps, device=device)
     drop_extra_step(scheduler, num_inference_steps)
@@ -84,8 +85,9 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
     if type(scheduler) is DDIMScheduler:
         scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config, algorithm_type="dpmsolver++", solver_order=1)
     options = inspect.signature(type(scheduler).__init__).parameters
-    if own := [name for name in options if name.startswith("use_") and name.endswith(SPACING) and scheduler.config.get(name)]:
-        raise refusal(given, f"spaces its noise levels by {own[0]}, and this model's are spaced already (its timestep_shift)")
+    spaced = [name for name in options if name.startswith("use_") and name.endswith(SPACING)]
+    if own := [name for name in spaced if scheduler.config.get(name)]:
+        raise refusal(given, f"spaces its noise levels by {own[0]}, and this model's are spaced by its timestep_shift")
     if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
         return scheduler

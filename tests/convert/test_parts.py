@@ -71,7 +71,7 @@ def test_audio_autoencoder(audio):
 
 
 def check_fit(model, waveform, normalised):
-    """A sound may be shorter than the model's length, and is padded with silence, or longer, and is cut; its level is that of all of it."""
+    """A sound shorter than the model's length is padded with silence, a longer one is cut; its level is of all of it."""
     fitted = model.fit(waveform)
     length = min(fitted.shape[1], normalised.shape[1])
     assert fitted.shape[1] == model.config.num_samples and not fitted[:, length:].any()
@@ -209,7 +209,8 @@ def test_clip_pixels_are_exact(clip):
     assert torch.equal(vision.whole_pixels(t["in/image"]), t["tap/image_after_truncation"].to(torch.uint8))
     assert_close(vision.pixel_values(t["in/image"]), t["tap/pixel_values_image"], 1e-6)
     assert_close(vision.pixel_values(unit(t["in/video_uint8"]).transpose(1, 2)), t["tap/pixel_values_video"], 1e-6)
-    pixels, kept = full_size(vision, part.meta).pixel_values(unit(t["in/square_uint8"])), t["tap/pixels_224_stride4"]
+    pixels = full_size(vision, part.meta).pixel_values(unit(t["in/square_uint8"]))
+    kept = t["tap/pixels_224_stride4"]
     stride = pixels.shape[-1] // kept.shape[-1]
     assert_close(pixels[..., ::stride, ::stride], kept, 1e-6)
 

@@ -18,9 +18,17 @@ from tests.diffusion.toy import MEAN, PAIR, STD, GaussianDenoiser, LatentEnviron
 
 AUDIO, VIDEO = PAIR
 COSINE = dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")
-SCALED = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon", timestep_spacing="trailing")
+SCALED = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="epsilon",
+    timestep_spacing="trailing",
+)
 MODELS = {"cosine, shifted": (COSINE, 2.0), "cosine": (COSINE, 1.0), "scaled linear": (SCALED, 1.0)}
-EXPORTED = sorted(name for name, kind in vars(schedulers).items() if inspect.isclass(kind) and name.endswith("Scheduler"))
+EXPORTED = sorted(
+    name for name, kind in vars(schedulers).items() if inspect.isclass(kind) and name.endswith("Scheduler")
+)
 ALWAYS = {
     "DDIMScheduler", "DDPMScheduler", "DDPMParallelScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "LMSDiscreteScheduler", "TCDScheduler",
@@ -97,7 +105,12 @@ def test_a_models_own_scheduler_may_start_where_it_does(steps):
 @pytest.mark.parametrize(
     "changed, settings, shift, message",
     [
-        (dict(prediction_type="epsilon"), COSINE, 2.0, "expects 'epsilon' of the model, which was trained to answer 'v_prediction'"),
+        (
+            dict(prediction_type="epsilon"),
+            COSINE,
+            2.0,
+            "expects 'epsilon' of the model, which was trained to answer 'v_prediction'",
+        ),
         (dict(beta_schedule="linear"), COSINE, 2.0, "another noise level at timestep"),
         (dict(beta_end=0.02), SCALED, 1.0, "another noise level at timestep"),
         (dict(num_train_timesteps=500), COSINE, 1.0, "starts at timestep 499 in 20 steps"),
@@ -106,12 +119,19 @@ def test_a_models_own_scheduler_may_start_where_it_does(steps):
         (dict(thresholding=True), COSINE, 2.0, "another noise level|does it clip or threshold"),
         (dict(rescale_betas_zero_snr=True), SCALED, 1.0, "another noise level at timestep"),
         (dict(use_flow_sigmas=True), SCALED, 1.0, "another noise level at timestep"),
-        (dict(use_karras_sigmas=True), COSINE, 2.0, "spaces its noise levels by use_karras_sigmas.*timestep_shift"),
+        (
+            dict(use_karras_sigmas=True),
+            COSINE,
+            2.0,
+            "spaces its noise levels by use_karras_sigmas.*timestep_shift",
+        ),
         (dict(use_lu_lambdas=True), COSINE, 2.0, "spaces its noise levels by use_lu_lambdas.*timestep_shift"),
     ],
 )
 def test_settings_that_do_not_fit_the_model(changed, settings, shift, message):
-    with pytest.raises(InputError, match=f"^the scheduler DPMSolverMultistepScheduler .*({message}).*: expected"):
+    with pytest.raises(
+        InputError, match=f"^the scheduler DPMSolverMultistepScheduler .*({message}).*: expected"
+    ):
         check(own(settings, **changed), settings, 20, shift)
 
 
@@ -174,9 +194,13 @@ def test_noise_is_scaled_for_the_step_that_comes_first(spacing):
     scheduler = EulerDiscreteScheduler.from_config(own().config, timestep_spacing=spacing)
     copies = copy_schedulers(scheduler, [AUDIO], 20)
     process = NoiseProcess.from_scheduler(own())
-    one = JointSampler(denoisers={AUDIO: GaussianDenoiser(process)}, schedulers=copies, contexts={AUDIO: context(1)})
+    one = JointSampler(
+        denoisers={AUDIO: GaussianDenoiser(process)}, schedulers=copies, contexts={AUDIO: context(1)}
+    )
     start = one.start({AUDIO: torch.ones(1)})[AUDIO]
-    assert copies[AUDIO].scale_model_input(start, copies[AUDIO].timesteps[0]).item() == pytest.approx(1, abs=0.01)
+    assert copies[AUDIO].scale_model_input(start, copies[AUDIO].timesteps[0]).item() == pytest.approx(
+        1, abs=0.01
+    )
 
 
 def test_the_command_knows_these_names():

@@ -37,7 +37,7 @@ class Prompted:
 class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
     """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h, signals, ...)."""
 
-    lora_scales: Mapping[str, float] = MappingProxyType({})  # of the LoRAs in it by name, as `codi.adapters` gave them
+    lora_scales: Mapping[str, float] = MappingProxyType({})  # by name, as `codi.adapters` set them
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     _no_split_modules = ["Block"]
