@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging
 from torch import Tensor
 
 from codi.diffusion.process import NoiseProcess
@@ -63,6 +64,8 @@ def find_fault(
     scheduler: Any, own: Any, process: NoiseProcess, num_inference_steps: int, shift: float
 ) -> str | None:
     """The message about what is wrong with `scheduler` for such a model; None if nothing is."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # what diffusers would warn of is said here, or does not matter
     try:
         reason = _fault(scheduler, own, process, num_inference_steps, shift)
     except InputError as error:
@@ -74,6 +77,8 @@ def find_fault(
         if getattr(scheduler, "alphas_cumprod", None) is None:
             what = "it has no alphas_cumprod, as those for flows and for k-diffusion's levels"
         reason = f"cannot go down the noise levels of this model in {num_inference_steps} steps ({what})"
+    finally:
+        logging.set_verbosity(level)
     return str(refusal(scheduler, reason)) if reason else None
 
 
