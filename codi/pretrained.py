@@ -161,16 +161,22 @@ def replacing(folder: Path) -> Iterator[Path]:
     io.check_folder(folder)
     for abandoned in folder.glob(f"{BESIDE}*"):
         shutil.rmtree(abandoned, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=BESIDE) as place:
-        yield Path(place)
-        _replace(folder, Path(place))
-        write_checksums(folder)
-        (Path(place) / INDEX).replace(folder / INDEX)  # the last: a folder without it is no model
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=BESIDE) as place:
+            yield Path(place)
+            _replace(folder, Path(place))
+            write_checksums(folder)
+            (Path(place) / INDEX).replace(folder / INDEX)  # the last: a folder without it is no model
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write the model into {folder}: {reason}. Free some space or name another place.") from error
 
 
 def _replace(folder: Path, new: Path) -> None:
     """Moves all but the index from `new` to `folder`, after removing what was saved there before and is in its way."""
-    older = set(read_index(folder)) if (folder / INDEX).is_file() else set()
+    older: set[str] = set()
+    with suppress(InputError):  # there is none, or it is broken: nothing is known of an older model
+        older = {name for name in read_index(folder) if Path(name).name == name}
     for name in (INDEX, CHECKSUMS):
         (folder / name).unlink(missing_ok=True)
     saved = {path.name for path in new.iterdir() if path.is_dir()}

@@ -309,3 +309,14 @@ def test_a_file_is_no_place_for_a_model(pipe, tmp_path):
     with pytest.raises(InputError, match="cannot write into folder"):
         pipe.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model").read_text() == "mine"
+
+
+@pytest.mark.parametrize("index", ["{", '{"../theirs": ["codi.models.denoisers.unet", "UNetDenoiser"]}'])
+def test_what_an_index_names_outside_its_folder_stays(pipe, tmp_path, index):
+    for folder in ("theirs", "model"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "theirs" / "config.json").write_text("{}")
+    (tmp_path / "model" / pretrained.INDEX).write_text(index)
+    pipe.save_pretrained(tmp_path / "model")
+    check_same(tmp_path / "model", pipe)
+    assert (tmp_path / "theirs" / "config.json").read_text() == "{}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from codi.bench import report_joint
-from codi.bench.markup import percent, percents, section, table, with_interval, yes
+from codi.bench.markup import decimals, percent, percents, section, table, with_interval, yes
 
 _PLOTS = {
     "contact_sheet.png": "Given on the left, generated on the right; marks are events: red from the picture, white from the sound, "
@@ -48,7 +48,7 @@ the named number of steps. *Largest drop*: by how much the worst column is worse
 is. Seconds are of one sample in a batch, on this machine.
 
 Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
-_FORMATS = {"share": percent} | dict.fromkeys(("score", "distance", "seconds"), "{:.3f}".format)
+_FORMATS = {"share": percent} | dict.fromkeys(("score", "distance", "seconds"), decimals)
 
 
 def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:

@@ -223,4 +223,4 @@ def largest_drop(values: dict[int, float], falls: bool) -> tuple[float | None, i
     if most not in known:
         return None, None
     worst = max(known, key=lambda steps: (known[steps], steps))
-    return known[worst], worst
+    return known[worst] + 0.0, worst  # no minus zero
