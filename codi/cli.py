@@ -20,7 +20,7 @@ from codi import __version__, bench, convert, options
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError
 
-SCHEDULERS = ("released", "ddim", "dpm++", "unipc")
+SCHEDULERS = ("released", "ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
   codi generate --text "a green star bounces quickly in the snow" --to video,audio,image,text -o out/

@@ -25,7 +25,16 @@ from codi import card, pretrained, prompts, records, selection
 from codi.adapters.mixin import AdapterMixin
 from codi.border import plain, resolve_names
 from codi.callbacks import Embeds, wanted_tensors
-from codi.diffusion import Guidance, JointSampler, copy_schedulers, draw_noise, named_scheduler, settings
+from codi.diffusion import (
+    Guidance,
+    JointSampler,
+    NoiseProcess,
+    check_scheduler,
+    copy_schedulers,
+    draw_noise,
+    named_scheduler,
+    settings,
+)  # fmt: skip
 from codi.memory import MemoryMixin
 from codi.models import prior
 from codi.models.codi import CoDiModel
@@ -76,6 +85,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         defaults: dict | None = None,
     ):
         super().__init__()
+        self._own_scheduler = scheduler  # whatever replaces it is held to it, and to what the model was trained with
+        self._process = NoiseProcess.from_scheduler(scheduler)
         self.register_modules(
             scheduler=scheduler,
             text_autoencoder=text_autoencoder,
@@ -129,7 +140,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         """
         if use_safetensors is False:
             raise InputError("use_safetensors is False: weights are read as safetensors only, convert others with `codi convert`")
-        given = {name: options.pop(name) for name in ("scheduler", *cls._optional_components) if name in options}
+        given = {name: options.pop(name) for name in cls._optional_components if name in options}
+        scheduler = options.pop("scheduler", None)
         hub = {name: options.pop(name) for name in pretrained.HUB if name in options}
         settings.check_names("from_pretrained", options, pretrained.LOADING)
         folder = pretrained.resolve(source, revision, **hub)
@@ -139,6 +151,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         pretrained.check_files(folder, index, verify, variant)
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
+        if scheduler is not None:  # in place of the model's own, which says what it was trained with
+            pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=str(source or pretrained.EMBEDDED))
         pipe._folder = None if any(given.get(name) is not None for name in cls._optional_components) else folder
         return pipe
@@ -147,7 +161,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "CoDiPipeline":
         """Another pipeline of the very same parts, with its `defaults`; what is given replaces them. `dtype` converts the parts of both."""
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
-        pipe = cls(**{**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs})
+        parts = {**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs}
+        scheduler = parts.pop("scheduler")
+        pipe = cls(scheduler=pipeline._own_scheduler if isinstance(pipeline, cls) else scheduler, **parts)
+        pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         pipe._folder = None if set(kwargs) & set(cls._optional_components) else getattr(pipeline, "_folder", None)
         return pipe if dtype is None else pipe.to(dtype)
@@ -156,13 +173,19 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         """As diffusers does, as safetensors only; beside it checksums of every tensor, a model card, and what
         lets diffusers load it.
 
-        A README.md that somebody else wrote or changed stays as it is.
+        An older model in that folder is replaced as a whole once this one is complete; other files there stay, and so does a
+        README.md that somebody else wrote or changed.
         """
         if not safe_serialization:
             raise InputError("safe_serialization is False: weights are saved as safetensors only")
+        self.check_unadapted()
+        upload = kwargs.pop("push_to_hub", False)
         self._kept_card = card.foreign(Path(save_directory))
-        super().save_pretrained(save_directory, **kwargs)
+        with pretrained.replacing(Path(save_directory)) as beside:
+            super().save_pretrained(beside, **kwargs)
         self._complete(Path(save_directory))
+        if upload:  # diffusers uploads what it saves, from where it saves it
+            super().save_pretrained(save_directory, push_to_hub=upload, **kwargs)
 
     def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """With `push_to_hub`, uploads happen before `save_pretrained` returns."""
@@ -246,7 +269,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         self.model.check(given, outputs, partners)
         settings.check_count("num_samples", num_samples, 1)
         settings.check_count("candidates", candidates, 1)
-        settings.check_count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        settings.check_count("num_inference_steps", num_inference_steps, 1, self._process.num_train_timesteps)
+        shift = self._own("timestep_shift")
+        check_scheduler(self.scheduler, self._own_scheduler, self._process, num_inference_steps, shift)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
         made = [*outputs, *self.find_lead(outputs, list(partners))]
@@ -316,7 +341,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         name, model = self._own("prior"), self.model
         if name is None or (modality := Modality.parse(name)) not in model.noised_towers or modality not in model.specs:
             return None
-        tower, last = model.noised_towers[modality], self.scheduler.config.num_train_timesteps - 1
+        tower, last = model.noised_towers[modality], self._process.num_train_timesteps - 1
         noise, _ = draw_noise(model.specs[modality].latent_shape, range(PRIOR_DRAWS), modality)
         noise = noise.to(self._execution_device, tower.dtype)
         return lambda token: prior.read(tower, noise, last, token.to(noise))
@@ -379,7 +404,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         for modality in outputs:
             noise, generators[modality] = draw_noise(specs[modality].latent_shape, seeds, modality)
             noise = (given or {}).get(modality, noise)
-            latents[modality] = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
+            latents[modality] = noise.to(self._execution_device)
         return latents, generators
 
     def decode_latents(self, latents: Latents) -> dict[Modality, Any]:
@@ -531,6 +556,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs, noise)
         null = null if prompted or refusing else None
         sampler = self._sampler(latents, context, null, heard, guidance, steps, generators, delays, specs)
+        latents = sampler.start(latents)
         latents = self._denoise(sampler, latents, callback_on_step_end, wanted)
         latents = {m: latents[m] for m in outputs}
         media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
@@ -583,9 +609,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         def spread(tokens: Tensor) -> dict[Modality, Tensor]:
             return {m: tokens.to(device, part.dtype) for m, part in denoisers.items()}
 
+        schedulers = copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift"))
+        own_steps = len(next(iter(schedulers.values())).timesteps)  # schedulers of second order take two for one
         return JointSampler(
             denoisers=denoisers,
-            schedulers=copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift")),
+            schedulers=schedulers,
             contexts=spread(context),
             null_contexts=None if null is None else spread(null),
             environments=model.environments,
@@ -596,7 +624,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             guidance=guidance,
             partners=clean,
             generators=generators,
-            delays=delays or {},
+            delays={m: round(delay * own_steps / steps) for m, delay in (delays or {}).items()},
             rates={m: specs[m].latent_rate for m in latents if specs[m].latent_rate != model.specs[m].latent_rate} if specs else {},
         )
 

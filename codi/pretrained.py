@@ -10,8 +10,11 @@ import inspect
 import json
 import logging
 import mmap
+import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,6 +34,9 @@ HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of
 LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passed on to every part
     "device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage", "disable_mmap", "quantization_config",
 )  # fmt: skip
+WEIGHTS = r"diffusion_pytorch_model[\w.-]*\.safetensors(\.index[\w.-]*\.json)?"
+SAVED = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS}")  # what a save writes into the folder of a part
+BESIDE = ".saving-"  # start of the name of the folder that is written before an older model is replaced
 VERIFY_BELOW = 2 << 30  # bytes of weights whose checksums are verified without being asked
 
 
@@ -139,6 +145,80 @@ def pick_device(name: str) -> str:
             f"device {name!r} cannot be used ({reason}): expected one of auto, cpu, cuda, cuda:1, mps; `codi doctor` lists those here"
         ) from None
     return name
+
+
+# Saving ----------------------------------------------------------------
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Gives a new folder for a model to be saved in, which takes the place of the model in `folder` at the end.
+
+    Nothing of the older model is touched before the new one is complete: an interrupt leaves it whole, and parts that
+    were loaded from it may be saved over it. Then what is in the way of the new one goes. Files that are of no model
+    stay, and so do other variants of a part whose configuration is the same.
+    """
+    from codi import io
+
+    io.check_folder(folder)
+    for abandoned in folder.glob(f"{BESIDE}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=BESIDE) as place:
+            yield Path(place)
+            _replace(folder, Path(place))
+            write_checksums(folder)
+            (Path(place) / INDEX).replace(folder / INDEX)  # the last: a folder without it is no model
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write the model into {folder}: {reason}. Free some space or name another place.") from error
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Moves all but the index from `new` to `folder`, after removing what was saved there before and is in its way."""
+    older: set[str] = set()
+    with suppress(InputError):  # there is none, or it is broken: nothing is known of an older model
+        older = {name for name in read_index(folder) if Path(name).name == name}
+    for name in (INDEX, CHECKSUMS):
+        (folder / name).unlink(missing_ok=True)
+    saved = {path.name for path in new.iterdir() if path.is_dir()}
+    for name in older | saved:
+        for path in _in_the_way(folder / name, new / name):
+            path.unlink()
+    for name in sorted(saved):
+        (folder / name).mkdir(exist_ok=True)
+    for path in sorted(new.rglob("*")):
+        if path.is_file() and path != new / INDEX:
+            path.replace(folder / path.relative_to(new))
+    for name in older - saved:
+        with suppress(OSError):  # it holds files of somebody else's, or was gone
+            (folder / name).rmdir()
+
+
+def _in_the_way(part: Path, new: Path) -> list[Path]:
+    """Files of an older save of a part that are not to be beside those of a newer one, or that have no newer one."""
+    found = [path for path in part.glob("*") if path.is_file() and SAVED.fullmatch(path.name)]
+    variants = {_variant(path.name) for path in new.glob("*.safetensors")}
+    if not (new / "config.json").is_file() or not _same_part(part / "config.json", new / "config.json"):
+        return found
+    return [path for path in found if path.name != "config.json" and _variant(path.name) in variants]
+
+
+def _variant(name: str) -> str:
+    """The variant that a file of weights, or an index of such files, belongs to; "" for the plain one."""
+    stem, _, index = name.partition(".safetensors")
+    if index:  # diffusion_pytorch_model.safetensors.index.fp16.json
+        return index.removeprefix(".index").removesuffix(".json").strip(".")
+    return stem.partition(".")[2].partition("-")[0]  # diffusion_pytorch_model.fp16-00001-of-00002.safetensors
+
+
+def _same_part(one: Path, other: Path) -> bool:
+    """Whether two configurations build the same module; keys with an underscore say who wrote them."""
+    if not (one.is_file() and other.is_file()):
+        return False
+    first, second = _read_json(one), _read_json(other)
+    keys = [key for key in first.keys() | second.keys() if key == "_class_name" or not key.startswith("_")]
+    return all(first.get(key) == second.get(key) for key in keys)
 
 
 # Checks ----------------------------------------------------------------

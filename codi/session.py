@@ -74,18 +74,16 @@ class Session:
         for job in jobs:
             with blame(job.origin):
                 given = [item.modality for item in (*job.items, *job.negatives)]
-                self.pipe.check_inputs(
-                    given, job.outputs, job.samples, job.steps or 1, candidates=job.candidates, sizes=job.size_arguments,
-                    lengths=job.lengths,
-                )  # fmt: skip
-                self._check_numbers(job)
+                steps, _, _ = self.pipe.settle(job.outputs, job.knobs, job.delay)
+                asked = dict(candidates=job.candidates, sizes=job.size_arguments, lengths=job.lengths)
+                self.pipe.check_inputs(given, job.outputs, job.samples, steps, **asked)
+                self._check_candidates(job)
                 self._check_sounds(job)
 
-    def _check_numbers(self, job: Job) -> None:
-        """Scales and delays by the model's own defaults, and whether candidates can be told apart."""
+    def _check_candidates(self, job: Job) -> None:
+        """Whether candidates can be told apart."""
         from codi import selection
 
-        self.pipe.settle(job.outputs, job.knobs, job.delay)
         if job.candidates > 1:
             selection.available(self.pipe.model.towers, job.outputs, self._partners(job), prompted=True)
 

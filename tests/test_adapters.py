@@ -327,6 +327,49 @@ def test_scales_are_one_number_for_a_lora(made, clean):
     assert same(latents(clean), loaded)
     for scales in ({"vision_denoiser": 0.5}, [{"vision_denoiser": 0.5}]):
         assert "expected a finite number for all of it" in error(clean.set_adapters, "a", scales)
+@pytest.mark.parametrize("again", ["from_pipe", "components"])
+def test_pipelines_of_the_same_parts_have_the_same_adapters(made, clean, tmp_path, again):
+    """Adapters belong to the parts, however the second pipeline was made of them."""
+    before = latents(clean)
+    clean.load_lora_weights(made[0] / "all", scale=0.7)
+    clean.load_lora_weights(made[0] / "joint", scale=0.0)
+    clean.load_textual_inversion(made[0] / "words")
+    other = type(clean).from_pipe(clean) if again == "from_pipe" else type(clean)(**clean.components)
+    assert other.get_active_adapters() == ["all"] and same(latents(other), latents(clean))
+    for pipe in (clean, other):
+        assert "unload_lora_weights" in error(pipe.save_pretrained, tmp_path / "a") and not (tmp_path / "a").exists()
+        assert "not in use (in use: all, joint)" in error(pipe.load_lora_weights, made[0] / "all", adapter_name="all")
+    other.set_adapters(["joint", "all"], [0.5, 0.3])
+    assert clean.get_active_adapters() == ["all", "joint"]
+    clean.delete_adapters("all")
+    assert other.get_active_adapters() == ["joint"] and "no LoRA named 'all'" in error(other.set_adapters, "all")
+    heard = latents(other)
+    assert clean.load_lora_weights(made[0] / "all", scale=0.0) == "all"
+    assert same(latents(other), heard)  # what one loads leaves the scales of what the other loaded
+    other.unload_lora_weights()
+    assert clean.get_active_adapters() == []
+    assert "unload_textual_inversion" in error(clean.save_pretrained, tmp_path / "a")
+    clean.unload_textual_inversion()
+    assert same(latents(other), before)
+    other.save_pretrained(tmp_path / "a")
+    assert type(clean).from_pretrained(tmp_path / "a").get_active_adapters() == []
+
+
+def test_a_pipeline_with_another_part_has_the_adapters_of_the_others(made, clean):
+    clean.load_lora_weights(made[0] / "all")
+    other = type(clean).from_pipe(clean, vision_denoiser=tiny_pipeline.pipeline().vision_denoiser)
+    other.load_lora_weights(made[0] / "joint")
+    assert other.get_active_adapters() == ["all", "joint"] or other.get_active_adapters() == ["joint", "all"]
+    assert clean.get_active_adapters() == ["all"]
+    other.unload_lora_weights()
+    assert clean.get_active_adapters() == ["all"] and list(clean.vision_denoiser.peft_config) == ["all"]
+    assert not getattr(clean.text_denoiser, "peft_config", None)
+
+
+def test_a_lora_that_was_put_into_a_part_by_other_means_is_seen(clean, tmp_path):
+    trained(clean, "vision_denoiser")
+    assert clean.get_active_adapters() == [lora.TRAINED]
+    assert "unload_lora_weights" in error(clean.save_pretrained, tmp_path / "a")
 
 
 # Words -----------------------------------------------------------------

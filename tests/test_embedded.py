@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from torch.nn import functional
 
 from codi.bench.models import Model
@@ -14,7 +15,7 @@ from codi.bench.runs import Run
 from codi.diffusion import named_scheduler
 from codi.metrics.onsets import onset_f1
 from codi.prompts import Prompt, prepare
-from codi.types import Modality
+from codi.types import InputError, Modality
 from codi.world import READERS, RENDERERS, VISIBLE, caption, parse, read_images, sample_scenes
 
 FOLDER = Path(str(resources.files("codi"))) / "assets" / "tiny"
@@ -57,7 +58,7 @@ def test_a_caption_that_nobody_asked_for_makes_sound_and_clip_agree(pipe):
     assert sum(a.facts[name] == b.facts[name] for a, b in zip(heard, seen) for name in open_facts) >= 20  # of 24
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm"])
 def test_every_named_scheduler_goes_down_its_steps(pipe, name):
     """They are not even: `timestep_shift`."""
     caption, own = "a red ball bounces slowly at night", pipe.scheduler
@@ -85,6 +86,32 @@ def test_plurals_and_verb_forms_are_drawn(pipe):
         tokens = torch.cat([pipe.encode_prompt({Modality.TEXT: [Prompt(said)]}) for said in meant])
     out = pipe(outputs="text", num_samples=len(meant), seed=0, prompt_embeds=tokens)
     assert [parse(said)["shape"] for said in out.texts] == list(meant.values())
+@pytest.mark.parametrize("name", ["euler", "ddpm"])
+def test_pictures_of_other_schedulers_are_those_of_its_own(pipe, name):
+    """One that draws no noise on the way ends where the model's own does in many steps."""
+    caption, own = "a red ball bounces slowly at night", pipe.scheduler
+    call = dict(text=caption, outputs=["text", "image"], num_samples=2, seed=0, output_type="pt")
+    exact = pipe(**call, num_inference_steps=50)
+    pipe.scheduler = named_scheduler(name, own)
+    try:
+        made = pipe(**call)
+    finally:
+        pipe.scheduler = own
+    assert made.texts == [caption] * 2
+    facts = [r.facts for r in read_images(torch.stack(made.images))]
+    assert all(f[a] == parse(caption)[a] for f in facts for a in VISIBLE[Modality.IMAGE])
+    distance = (torch.stack(made.images).float() - torch.stack(exact.images).float()).square().mean().sqrt()
+    assert distance < 5 or name == "ddpm"
+
+
+def test_a_scheduler_that_diverges_is_refused_before_anything_is_made(pipe):
+    own = pipe.scheduler
+    pipe.scheduler = HeunDiscreteScheduler.from_config(own.config)
+    try:
+        with pytest.raises(InputError, match="the scheduler HeunDiscreteScheduler .*: expected the model's own"):
+            pipe(text="a ball", outputs="image", num_inference_steps=25)
+    finally:
+        pipe.scheduler = own
 
 
 def test_pictures_show_what_the_caption_says(pipe):

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from PIL import Image
 
@@ -319,6 +322,45 @@ def test_other_schedulers(fresh, scheduler):
     fresh.scheduler = scheduler.from_config(fresh.scheduler.config)
     result = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=3)
     assert all(z.isfinite().all() for z in result.values())
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (lambda own: FlowMatchEulerDiscreteScheduler(), "FlowMatchEulerDiscreteScheduler cannot go down the noise levels"),
+        (lambda own: type(own).from_config(own.config, beta_schedule="linear"), "is at another noise level"),
+        (lambda own: type(own).from_config(own.config, prediction_type="epsilon"), "expects 'epsilon' of the model"),
+        (lambda own: torch.nn.Identity(), "the scheduler is Identity"),
+    ],
+)
+def test_a_scheduler_is_held_to_what_the_model_was_trained_with(fresh, tmp_path, other, message):
+    """However it came: in place of the model's own, when loading, or for a second pipeline of the same parts."""
+    fresh.save_pretrained(tmp_path)
+    scheduler = other(fresh.scheduler)
+    loaded, given = CoDiPipeline.from_pretrained(tmp_path, scheduler=scheduler), CoDiPipeline.from_pipe(fresh, scheduler=scheduler)
+    fresh.scheduler = scheduler
+    for pipe in (fresh, loaded, given, CoDiPipeline.from_pipe(fresh)):
+        with pytest.raises(InputError, match=message):
+            pipe(text="a ball", outputs=["image"], **QUICK)
+
+
+def test_noise_is_scaled_as_the_scheduler_asks(fresh):
+    """Euler is DDIM in other coordinates: noise of a large deviation instead of one."""
+    fresh.scheduler = DDIMScheduler.from_config(fresh.scheduler.config, clip_sample=False)
+    ddim = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0})
+    fresh.scheduler = EulerDiscreteScheduler.from_config(fresh.scheduler.config)
+    euler = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0})
+    assert all((ddim[m] - euler[m]).abs().max() < 0.02 * ddim[m].abs().max() for m in ddim)
+
+
+def test_a_delay_is_in_schedules_of_the_scheduler(fresh):
+    """One of second order takes two of its steps for one; who starts after a whole schedule hears the other finished."""
+    trained = type(fresh.scheduler)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
+    pipe, seen = CoDiPipeline(**{**fresh.components, "scheduler": trained}), []
+    pipe.scheduler = HeunDiscreteScheduler.from_config(trained.config)
+    call = dict(text="a ball", outputs=["image", "audio"], num_inference_steps=6, delay={"audio": 1.0})
+    latents(pipe, **call, callback_on_step_end=lambda pipe, step, t, tensors: seen.append(float(t)) or {})
+    assert len(seen) == 2 * 11 and seen[11] == seen[0] == 999
 
 
 def test_candidates_in_bfloat16_are_judged_as_prompts_are_read(fresh):

@@ -318,3 +318,122 @@ def test_pickles_are_not_written(pipe, tmp_path):
     with pytest.raises(InputError, match="safe_serialization"):
         pipe.save_pretrained(tmp_path, safe_serialization=False)
     assert not list(tmp_path.iterdir())
+
+
+# Saving again ----------------------------------------------------------
+
+SMALL = {"max_shard_size": "20KB"}
+
+
+def weights(model):
+    return {f"{name}.{key}": value for name, part in model.components.items() if isinstance(part, torch.nn.Module)
+            for key, value in part.state_dict().items()}  # fmt: skip
+
+
+def check_same(folder, model, **options):
+    """The folder loads, is this model, and lists every file of weights that is there."""
+    found, expected = weights(CoDiPipeline.from_pretrained(folder, **options)), weights(model)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    listed = set(json.loads((folder / pretrained.CHECKSUMS).read_text()))
+    assert listed == {path.relative_to(folder).as_posix() for path in folder.glob("*/*.safetensors")}
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("second", [{}, SMALL, {"max_shard_size": "50KB"}])
+@pytest.mark.parametrize("first", [{}, SMALL])
+def test_saved_over_an_older_save_with_other_shards(tmp_path, first, second):
+    pipeline(seed=1).save_pretrained(tmp_path, **first)
+    newer = pipeline(seed=2)
+    newer.save_pretrained(tmp_path, **second)
+    check_same(tmp_path, newer)
+
+
+@pytest.mark.parametrize("shards", [{}, SMALL])
+def test_a_variant_of_the_same_model_stays(pipe, tmp_path, shards):
+    """Other precisions of one model lie side by side; each save replaces its own."""
+    half = CoDiPipeline(**{name: part for name, part in pipeline().to(torch.float16).components.items()})
+    pipe.save_pretrained(tmp_path, **shards)
+    half.save_pretrained(tmp_path, variant="fp16", **SMALL)
+    half.save_pretrained(tmp_path, variant="fp16")
+    check_same(tmp_path, pipe)
+    loaded = CoDiPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
+    assert torch.equal(loaded.vision_denoiser.conv_in.weight, half.vision_denoiser.conv_in.weight)
+    pipe.save_pretrained(tmp_path)
+    assert CoDiPipeline.from_pretrained(tmp_path, variant="fp16") is not None
+    check_same(tmp_path, pipe)
+
+
+def test_a_variant_of_another_model_goes(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, variant="fp16", **SMALL)
+    other = CoDiPipeline(**pipe.components)
+    other.register_modules(vision_denoiser=wider())
+    other.save_pretrained(tmp_path)
+    check_same(tmp_path, other)
+    assert not list((tmp_path / "vision_denoiser").glob("*fp16*")) and list((tmp_path / "audio_denoiser").glob("*fp16*"))
+
+
+def wider():
+    from tests import tiny_pipeline
+
+    torch.manual_seed(4)
+    return tiny_pipeline.UNetDenoiser(**tiny_pipeline.JOINT, in_channels=4, block_out_channels=(32, 32), joint_levels=(1,))
+
+
+def test_saved_over_a_model_with_more_parts_and_in_another_precision(tmp_path):
+    pipeline().save_pretrained(tmp_path, **SMALL)
+    (tmp_path / "audio_denoiser" / "notes.md").write_text("mine")
+    (tmp_path / "provenance.json").write_text("{}")
+    few = CoDiPipeline(**{**pipeline().to(torch.bfloat16).components, "audio_denoiser": None, "noised_towers": None})
+    few.save_pretrained(tmp_path)
+    check_same(tmp_path, few, dtype=torch.bfloat16)
+    assert [path.name for path in (tmp_path / "audio_denoiser").iterdir()] == ["notes.md"]  # ours went, theirs stays
+    assert not (tmp_path / "noised_towers").exists() and (tmp_path / "provenance.json").exists()
+
+
+def test_saved_over_the_folder_it_was_loaded_from(folder):
+    loaded = CoDiPipeline.from_pretrained(folder)
+    before = {name: value.clone() for name, value in weights(loaded).items()}
+    with torch.no_grad():
+        loaded.vision_denoiser.conv_in.bias.add_(1)
+    loaded.save_pretrained(folder, **SMALL)
+    check_same(folder, loaded)
+    changed = [name for name, value in weights(loaded).items() if not torch.equal(value, before[name])]
+    assert changed == ["vision_denoiser.conv_in.bias"]
+
+
+def test_an_interrupted_save_leaves_the_older_model_whole(pipe, folder, monkeypatch):
+    newer, calls = pipeline(seed=3), []
+    plain = type(newer.vision_denoiser).save_pretrained
+
+    def interrupted(self, *args, **options):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        plain(self, *args, **options)
+
+    monkeypatch.setattr(type(newer.vision_denoiser), "save_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        newer.save_pretrained(folder)
+    check_same(folder, pipe)
+    (folder / ".saving-killed").mkdir()  # as a process that was killed leaves it
+    monkeypatch.undo()
+    newer.save_pretrained(folder)
+    check_same(folder, newer)
+
+
+def test_a_file_is_no_place_for_a_model(pipe, tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(InputError, match="cannot write into folder"):
+        pipe.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+@pytest.mark.parametrize("index", ["{", '{"../theirs": ["codi.models.denoisers.unet", "UNetDenoiser"]}'])
+def test_what_an_index_names_outside_its_folder_stays(pipe, tmp_path, index):
+    for folder in ("theirs", "model"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "theirs" / "config.json").write_text("{}")
+    (tmp_path / "model" / pretrained.INDEX).write_text(index)
+    pipe.save_pretrained(tmp_path / "model")
+    check_same(tmp_path / "model", pipe)
+    assert (tmp_path / "theirs" / "config.json").read_text() == "{}"

@@ -1,8 +1,7 @@
 """A pipeline that takes LoRA and learned words in, and gives them up again."""
 
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,25 +26,25 @@ from codi.models import lora, words
 from codi.types import InputError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fused:
-    """The LoRAs that were added to the weights of one part, and those weights as they were before, by layer.
-    """
-
-    names: tuple[str, ...]
-    originals: Mapping[str, Tensor]
-
-
 class AdapterMixin:
     """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are touched
     by `fuse_lora` alone.
+
+    Adapters belong to the parts: pipelines of the same parts (`from_pipe`) have the same ones, with the same scales.
     """
 
-    _loras: Mapping[str, float] = MappingProxyType({})  # name -> scale, in the order of loading
-    _loras_act: bool = True
-    _fused: Mapping[str, Fused] = MappingProxyType({})  # by part
-    _lora_files: Mapping[str, dict[str, str]] = MappingProxyType({})  # name -> path and sha256, for records
-    _word_files: tuple[dict[str, Any], ...] = ()
+    @property
+    def _loras(self) -> dict[str, float]:
+        """Name -> scale of every LoRA in a part, in the order of loading; one put there by other means counts fully."""
+        loaded: dict[str, float] = {}
+        for part in self._adapted().values():
+            loaded |= {name: part.lora_scales.get(name, 1.0) for name in part.peft_config}
+        return loaded
+
+    @property
+    def _fused(self) -> dict[str, lora.Skeleton]:
+        """The parts to whose weights LoRAs were added."""
+        return {name: part for name, part in self._denoisers().items() if part.lora_fused is not None}
 
     def load_lora_weights(
         self,
@@ -81,9 +80,10 @@ class AdapterMixin:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
                 getattr(self, part).load_lora_adapter(dict(tensors), prefix=None, adapter_name=name, metadata=settings)
-        self._loras = {**self._loras, name: float(scale)}
-        self._lora_files = {**self._lora_files, name: {"path": str(found.path), "sha256": sha256_of(found.path)}}
-        self._apply_loras()
+        file = {"path": str(found.path), "sha256": sha256_of(found.path)}
+        for part in (getattr(self, part) for part in found.parts):
+            part.lora_files = {**part.lora_files, name: file}
+        self._apply_loras({name: float(scale)})
         return name
 
     def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None) -> None:
@@ -100,31 +100,28 @@ class AdapterMixin:
             _known(name, self._loras)
             check_scale(name, 1.0 if scale is None else scale)
         chosen = {name: 1.0 if scale is None else float(scale) for name, scale in zip(names, scales)}
-        self._loras, self._loras_act = {name: chosen.get(name, 0.0) for name in self._loras}, True
-        self._apply_loras()
+        self._apply_loras({name: chosen.get(name, 0.0) for name in self._loras}, act=True)
 
     def get_active_adapters(self) -> list[str]:
         """Names of the LoRAs that act."""
-        return [name for name, scale in self._loras.items() if scale and self._loras_act]
+        acting = {name for part in self._adapted().values() if part.lora_acts for name in part.peft_config}
+        return [name for name, scale in self._loras.items() if scale and name in acting]
 
     def get_list_adapters(self) -> dict[str, list[str]]:
         """Names of the LoRAs that are loaded, active or not, by the parts of the model that they adapt."""
-        adapted = {name: part for name, part in self.components.items() if getattr(part, "peft_config", None)}
-        return {name: list(part.peft_config) for name, part in adapted.items()}
+        return {name: list(part.peft_config) for name, part in self._adapted().items()}
 
     def disable_lora(self) -> None:
         """Sets all LoRAs aside, those too that are loaded later, until `enable_lora` or `set_adapters`;
         scales are kept.
         """
         self._check_unfused("it is set aside")
-        self._loras_act = False
-        self._apply_loras()
+        self._apply_loras(act=False)
 
     def enable_lora(self) -> None:
         """Lets the LoRAs act again that `disable_lora` set aside, with the scales that they had."""
         self._check_unfused("it is enabled")
-        self._loras_act = True
-        self._apply_loras()
+        self._apply_loras(act=True)
 
     def fuse_lora(
         self,
@@ -157,16 +154,13 @@ class AdapterMixin:
                 "no LoRA is active: expected load_lora_weights() or set_adapters() before "
                 "fuse_lora()"
             )
-        fused: dict[str, Fused] = {}
         try:
-            for part in self._parts(components, self.get_list_adapters()):
-                originals = lora.fuse(self.components[part], names, float(lora_scale))
-                fused[part] = Fused(names=tuple(names), originals=originals)
+            for part in self._parts(components, self._adapted()):
+                part.lora_fused, part.lora_fused_names = lora.fuse(part, names, float(lora_scale)), tuple(names)
         except InputError:
-            for part, kept in fused.items():
-                lora.unfuse(self.components[part], kept.originals)
+            for part in self._fused.values():
+                self._unfuse(part)
             raise
-        self._fused = fused
         self._apply_loras()
 
     def unfuse_lora(self, components: str | list[str] | None = None) -> None:
@@ -178,16 +172,18 @@ class AdapterMixin:
                 "no LoRA is fused: after unload_lora_weights() what was fused is the model; load the model "
                 "again"
             )
-        parts = self._parts(components, self._fused)
-        for part in parts:
-            lora.unfuse(self.components[part], self._fused[part].originals)
-        self._fused = {part: kept for part, kept in self._fused.items() if part not in parts}
+        for part in self._parts(components, self._fused):
+            self._unfuse(part)
         self._apply_loras()
+
+    def _unfuse(self, part: lora.Skeleton) -> None:
+        lora.unfuse(part, part.lora_fused)
+        part.lora_fused, part.lora_fused_names = None, ()
 
     @property
     def fused_loras(self) -> set[str]:
         """Names of the LoRAs that are fused and can be unfused."""
-        return {name for kept in self._fused.values() for name in kept.names}
+        return {name for part in self._fused.values() for name in part.lora_fused_names}
 
     @property
     def num_fused_loras(self) -> int:
@@ -200,21 +196,24 @@ class AdapterMixin:
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for name in names:
             _known(name, self._loras)
-        self._loras = {name: scale for name, scale in self._loras.items() if name not in names}
-        for part in self._adapted():
+        for part in self._adapted().values():
             if set(part.peft_config) <= set(names):
                 part.unload_lora()
             else:
                 part.delete_adapters([name for name in names if name in part.peft_config])
+            part.lora_scales = {name: scale for name, scale in part.lora_scales.items() if name not in names}
+            part.lora_files = {name: file for name, file in part.lora_files.items() if name not in names}
         self._apply_loras()
 
     def unload_lora_weights(self) -> None:
         """Takes all LoRAs away; what is left is the model as it was, to the bit, but for those that are
         fused, which stay for good.
         """
-        for part in self._adapted():
+        for part in self._adapted().values():
             part.unload_lora()
-        self._loras, self._loras_act, self._fused = {}, True, {}
+        for part in self._denoisers().values():
+            part.lora_scales, part.lora_files, part.lora_acts = {}, {}, True
+            part.lora_fused, part.lora_fused_names = None, ()
 
     def load_textual_inversion(
         self,
@@ -247,31 +246,40 @@ class AdapterMixin:
             check_base(str(source), base, probes[TOWER], found, TOWER)
         words.add_words(tower, learned)
         row = {"path": str(path), "sha256": sha256_of(path)} | ({} if token is None else {"token": token})
-        self._word_files = (*self._word_files, row)
+        tower.word_files = (*tower.word_files, row)
         return list(learned)
 
     def unload_textual_inversion(self) -> None:
         """Takes all learned words away."""
         if getattr(self, TOWER) is not None:
             words.remove_words(getattr(self, TOWER))
-        self._word_files = ()
+            getattr(self, TOWER).word_files = ()
 
     def describe_adapters(self) -> dict[str, list[dict[str, Any]]]:
         """Returns the LoRAs that act and the learned words by their files, for a record; without a key for what there is none of."""
-        loras = [{**self._lora_files[name], "scale": scale} for name, scale in self._loras.items() if scale]
-        return ({"loras": loras} if loras else {}) | ({"words": list(self._word_files)} if self._word_files else {})
+        files: dict[str, Mapping[str, str]] = {}
+        for part in self._adapted().values():
+            files |= part.lora_files
+        acting = set(self.get_active_adapters())
+        loras = [{**files.get(name, {}), "scale": scale} for name, scale in self._loras.items() if name in acting]
+        learned = list(getattr(getattr(self, TOWER), "word_files", ()))
+        return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As diffusers does, without adapters: a model folder holds a model. Raises `InputError` while any is loaded."""
+    def check_unadapted(self) -> None:
+        """Raises `InputError` while a LoRA or learned words are loaded: a model folder holds a model."""
         self._check_unfused("it is saved, or unload_lora_weights() to save what was fused")
         if self._loras:
             raise InputError(f"LoRA {next(iter(self._loras))!r} is loaded: call unload_lora_weights() before save_pretrained()")
         if isinstance(getattr(getattr(self, TOWER), "tokenizer", None), words.Wordbook):
             raise InputError("learned words are loaded: call unload_textual_inversion() before save_pretrained()")
-        super().save_pretrained(save_directory, **kwargs)
 
-    def _adapted(self) -> list[Any]:
-        return [part for part in self.components.values() if getattr(part, "peft_config", None)]
+    def _denoisers(self) -> dict[str, lora.Skeleton]:
+        """The parts that can be adapted, by their names."""
+        return {name: part for name, part in self.components.items() if isinstance(part, lora.Skeleton)}
+
+    def _adapted(self) -> dict[str, lora.Skeleton]:
+        """The parts with a LoRA, by their names."""
+        return {name: part for name, part in self._denoisers().items() if getattr(part, "peft_config", None)}
 
     def _check_unfused(self, what: str) -> None:
         if self._fused:
@@ -280,27 +288,29 @@ class AdapterMixin:
                 f"{what}"
             )
 
-    def _parts(self, components: str | list[str] | None, there: Iterable[str]) -> list[str]:
+    def _parts(self, components: str | list[str] | None, there: Mapping[str, lora.Skeleton]) -> list[lora.Skeleton]:
         """The named parts, or all that are there."""
-        there = list(there)
-        parts = there if components is None else _as_list(components)
+        parts = list(there) if components is None else _as_list(components)
         if missing := [part for part in parts if part not in there]:
             raise InputError(
                 f"components names {missing[0]!r}, which has no such LoRA: expected some of "
                 f"{', '.join(there)}"
             )
-        return parts
+        return [there[part] for part in parts]
 
-    def _apply_loras(self) -> None:
-        """Scales as `_loras` says; a LoRA of scale 0 is left out of the sum, so that it changes no bit, and
-        so is one that is fused.
+    def _apply_loras(self, changed: Mapping[str, float] = MappingProxyType({}), act: bool | None = None) -> None:
+        """Gives LoRAs these scales, the others keep theirs; `act` sets all of them aside, or lets them act again.
+
+        One of scale 0 is left out of the sum, so that it changes no bit, and so is one that is fused.
         """
-        for component, part in self.components.items():
-            if not getattr(part, "peft_config", None):
-                continue
-            fused = self._fused[component].names if component in self._fused else ()
-            acting = {name: self._loras[name] for name in self.get_active_adapters() if name not in fused}
-            active = {name: scale for name, scale in acting.items() if name in part.peft_config}
+        if act is not None:
+            for part in self._denoisers().values():
+                part.lora_acts = act
+        scales = self._loras | dict(changed)
+        for part in self._adapted().values():
+            part.lora_scales = {name: scales[name] for name in part.peft_config}
+            acting = part.lora_scales.items() if part.lora_acts else ()
+            active = {name: scale for name, scale in acting if scale and name not in part.lora_fused_names}
             if active:
                 part.enable_lora()
                 part.set_adapters(list(active), list(active.values()))

@@ -10,6 +10,7 @@ together.py  pairs, triples and all four outputs on what the prompt left open
 prompting.py prompts that disagree, that agree, that complete each other, and their order
 choosing.py  one candidate against several
 ladder.py    several models in one table
+steps.py     one model at several numbers of steps in one table
 targets.py   the other published targets
 report.py    report.json as a page; report_joint.py and markup.py help
 plots.py     charts, strips and the contact sheet
@@ -27,6 +28,7 @@ _EXAMPLES = """examples:
   codi bench --out report/ --cells none --joint fast                in time, clean partners, all four outputs together
   codi bench --out report/ --cells none --joint                     the same, every pair and triple, selection, prompts
   codi bench --out report/ --cells "text->image,text+audio->video"
+  codi bench --out steps/ --steps 4,6,10,20 --joint fast --scenes 64   what fewer steps cost, in one table
   codi bench --out ladder/ --ladder runs/ladder/released runs/ladder/rotary="rotary seconds"
 """
 
@@ -44,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, metavar="N", help="unseen scenes (default 256; 32 for each of all cells); more later go on")
     parser.add_argument("--seed", type=int, default=2305, metavar="N", help="of the scenes and of the noise (default 2305)")
     parser.add_argument("--seeds", type=int, metavar="N", help="sets of seeds for joint outputs (default 3 with --joint, else 1)")
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
+    steps = "denoising steps (default: the model's); several are compared in one table"
+    parser.add_argument("--steps", metavar="N[,N...]", help=steps)
     parser.add_argument("--guidance", metavar="X", help="prompt guidance, one number or video=4,audio=3 (default: the model's)")
     parser.add_argument("--sync-guidance", metavar="X", help="guidance towards the other outputs, written like --guidance")
     parser.add_argument("--joint", nargs="?", const="full", choices=("fast", "full"), help="also joint generation: all, or the fast part")

@@ -15,9 +15,10 @@ from codi.bench.ladder import Climb, parse_rungs
 from codi.bench.make import ROUND_TRIP, TRUE, Bench, Plan, make
 from codi.bench.models import Model
 from codi.bench.prompting import Prompting
-from codi.bench.report import ladder_page, markdown
+from codi.bench.report import ladder_page, markdown, steps_page
 from codi.bench.runs import Run
 from codi.bench.scores import TASKS, chosen_cells
+from codi.bench.steps import COMPARED, REFERENCE, Distances, compare, parse_steps
 from codi.bench.targets import targets
 from codi.bench.timing import BOTH, CURVE, InTime, Partners
 from codi.bench.together import Four, Open
@@ -45,29 +46,41 @@ def run(args: argparse.Namespace) -> int:
     """The command. Prints the path of the report on stdout, progress on stderr."""
     started = time.monotonic()
     check_numbers(args)
-    cells, rungs = chosen_cells(args.cells), parse_rungs(args.ladder or [])
+    cells, rungs, counts = chosen_cells(args.cells), parse_rungs(args.ladder or []), parse_steps(args.steps)
+    if rungs and len(counts) > 1:
+        raise InputError(f"--steps {args.steps} and --ladder: expected several steps or several models, not both")
     scales = {name: parse_scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in ("guidance", "sync_guidance")}
     folder = check_folder(args.out)
-    benches = {rung.name if rung else "": open_bench(folder, rung.folder if rung else args.model, args, scales) for rung in rungs or [None]}
     head = {"command": command_line(), "versions": versions()}
+    steps = counts[0] if counts else None
     if rungs:
+        benches = {rung.name: open_bench(folder, rung.folder, args, scales, steps) for rung in rungs}
         page = climb(folder, benches, args, head, started)
+    elif len(counts) > 1:
+        page = measure_steps(folder, counts, cells, args, scales, head, started)
     else:
-        page = measure_model(folder, benches[""], cells, args, head, started)
+        bench = open_bench(folder, args.model, args, scales, steps)
+        page = measure_model(folder, bench, cells, args, head, started)
     print(page)
     return 0
 
 
-def open_bench(folder: Path, source: str | None, args: argparse.Namespace, scales: dict[str, Any]) -> Bench:
-    model = Model(source, device=args.device, dtype=args.dtype, steps=args.steps, **scales)
+def open_bench(
+    folder: Path, source: str | None, args: argparse.Namespace, scales: dict[str, Any], steps: int | None
+) -> Bench:
+    """The benchmark of one model at one number of steps, by default its own."""
+    model = Model(source, device=args.device, dtype=args.dtype, steps=steps, **scales)
+    if steps is not None and steps > model.num_timesteps:
+        most = model.num_timesteps
+        raise InputError(f"--steps {steps}: this model's schedule has {most} timesteps: expected at most {most} steps")
     count = args.scenes or (SCENES_OF_ALL if args.cells == "all" else SCENES)
-    settings = {"steps": args.steps, "dtype": args.dtype, **scales}
+    settings = {"steps": steps, "dtype": args.dtype, **scales}
     return Bench(folder, model, num_scenes=count, seed=args.seed, batch_size=args.batch, settings=settings)
 
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Raises `InputError` for a count that cannot be."""
-    for name, least in (("scenes", 2), ("batch", 1), ("steps", 1), ("seeds", 1), ("workers", 1)):
+    for name, least in (("scenes", 2), ("batch", 1), ("seeds", 1), ("workers", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} {value}: expected at least {least}")
@@ -80,10 +93,9 @@ def command_line() -> str:
 
 def measure_model(folder: Path, bench: Bench, cells: list[Run], args: argparse.Namespace, head: dict[str, Any], started: float) -> Path:
     """The report of one model; gives the path of its page."""
-    count, seeds = args.scenes or SCENES, args.seeds or (3 if args.joint else 1)
-    parts = sections(args.joint, cells, count, seeds)
-    held_out = args.held_out or args.cells in ("fast", "all")
-    report = head | measure(bench, cells, parts, held_out=held_out, workers=args.workers)
+    seeds = draws(args)
+    parts = sections(args.joint, cells, args.scenes or SCENES, seeds)
+    report = head | measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
     settled = {name: value for name, value in bench.settings.items() if value is not None}
     numbers = {"scenes": bench.num_scenes, "seed": args.seed, "seeds": seeds}
     report["counts"] = {"cells and tasks": f"{bench.num_scenes}"} if report["cells"] or report["tasks"] else {}
@@ -93,6 +105,16 @@ def measure_model(folder: Path, bench: Bench, cells: list[Run], args: argparse.N
     report["seconds"] = round(time.monotonic() - started, 1)
     write(folder, report, draw_plots(folder, bench, report))
     return folder / "report.md"
+
+
+def draws(args: argparse.Namespace) -> int:
+    """Sets of seeds."""
+    return args.seeds or (3 if args.joint else 1)
+
+
+def asks_held_out(args: argparse.Namespace) -> bool:
+    """Whether shape-colour pairs that were never trained take part."""
+    return args.held_out or args.cells in ("fast", "all")
 
 
 def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dict[str, Section]:
@@ -177,6 +199,39 @@ def climb(folder: Path, benches: dict[str, Bench], args: argparse.Namespace, hea
     report["settings"] = {**first.model.defaults, **settled, "scenes": work.count, "seed": args.seed, "seeds": work.draws}
     save_json(folder / "ladder.json", finite(report))
     return save_text(folder / "ladder.md", ladder_page(report))
+
+
+def measure_steps(
+    folder: Path, counts: list[int], cells: list[Run], args: argparse.Namespace, scales: dict[str, Any],
+    head: dict[str, Any], started: float,
+) -> Path:  # fmt: skip
+    """The table of one model at several numbers of steps, on stderr too; gives the path of its page."""
+    benches = {steps: open_bench(folder, args.model, args, scales, steps) for steps in counts}
+    first = benches[counts[0]]
+    reference = open_bench(folder, args.model, args, scales, min(REFERENCE, first.model.num_timesteps))
+    made = {m for cell in cells for m in cell.outputs} | (set(Modality) if args.joint else set())
+    far = Distances(
+        reference=reference,
+        outputs=[m for m in Modality if m in made],
+        count=min(COMPARED, first.num_scenes),
+        steps=reference.model.steps,
+    )
+    parts = sections(args.joint, cells, args.scenes or SCENES, draws(args))
+    reports: dict[int, dict[str, Any]] = {}
+    for steps, bench in benches.items():
+        print(f"{steps} steps", file=sys.stderr, flush=True)
+        measured = measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
+        reports[steps] = measured | {"distances": far.score(bench)}
+    settled = {name: value for name, value in first.settings.items() if value is not None and name != "steps"}
+    numbers = {"scenes": first.num_scenes, "seed": args.seed, "seeds": draws(args)}
+    numbers |= {"scenes for distances": far.count}
+    defaults = {name: value for name, value in first.model.defaults.items() if name != "num_inference_steps"}
+    result = head | {"model": first.model.name, "settings": {**defaults, **settled, **numbers}, "steps": counts}
+    result |= {"rows": compare(reports), "reports": reports, "seconds": round(time.monotonic() - started, 1)}
+    save_json(folder / "steps.json", finite(result))
+    page = steps_page(result)
+    print(page, file=sys.stderr)
+    return save_text(folder / "steps.md", page)
 
 
 def write(folder: Path, report: dict[str, Any], pictures: list[str]) -> None:

@@ -8,6 +8,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
+def decimals(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
 def milliseconds(value: float | None, sign: str = "+") -> str:
     return "-" if value is None or value != value else f"{1000 * value:{sign}.1f}"
 

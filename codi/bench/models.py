@@ -66,6 +66,11 @@ class Model:
         return json.loads((self.folder / INDEX).read_text()).get("defaults") or {}
 
     @cached_property
+    def num_timesteps(self) -> int:
+        """How many steps it can be asked for at most."""
+        return int(json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())["num_train_timesteps"])
+
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when a weight or setting in the model's folder does; what is only said of them, as where they came from, is none."""
         digest = hashlib.sha256()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from codi.bench import report_joint
-from codi.bench.markup import percent, percents, section, table, with_interval, yes
+from codi.bench.markup import decimals, percent, percents, section, table, with_interval, yes
 
 _PLOTS = {
     "contact_sheet.png": "Given on the left, generated on the right; marks are events: red from the picture, white from the sound, "
@@ -36,6 +36,21 @@ Onset F1 between video and sound, read by the world's own probes; brackets hold 
 sound counts with the events that the probe reads from it. Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
 
 
+_STEPS = """# {model} at several numbers of steps
+
+```
+{command}
+```
+
+One row for everything that is measured, one column for each number of steps. Shares in per cent, onset F1 and
+spreads (total variation from the world) as fractions of one. Distances are to what the same prompts and seeds give in
+the named number of steps. *Largest drop*: by how much the worst column is worse than the most steps, and which that
+is. Seconds are of one sample in a batch, on this machine.
+
+Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
+_FORMATS = {"share": percent} | dict.fromkeys(("score", "distance", "seconds"), decimals)
+
+
 def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:
     """The page. Sections without data are left out."""
     pictures = [f"![{_PLOTS[name]}]({name})\n\n*{_PLOTS[name]}.*" for name in plots]
@@ -47,6 +62,19 @@ def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:
 def ladder_page(report: dict[str, Any]) -> str:
     """The table of several models."""
     return "\n\n".join([_LADDER.format(**_described(report)), report_joint.ladder_table(report)]) + "\n"
+
+
+def steps_page(report: dict[str, Any]) -> str:
+    """The table of several numbers of steps."""
+    header = " | ".join(["measure", *(str(steps) for steps in report["steps"]), "largest drop"])
+    rows = []
+    for row in report["rows"]:
+        show = _FORMATS[row["kind"]]
+        values = [show(row["values"][steps]) for steps in report["steps"]]
+        drop = "-" if row.get("drop") is None else show(row["drop"])
+        drop += f" (at {row['drop_at']})" if row.get("drop") else ""
+        rows.append([row["measure"], *values, drop])
+    return "\n\n".join([_STEPS.format(**_described(report)), table(header, rows)]) + "\n"
 
 
 def _head(report: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.losses import denoising_loss, info_nce, min_snr_weight
 from codi.diffusion.process import NoiseProcess, shift_level
 from codi.diffusion.sampling import JointSampler, copy_schedulers, draw_noise, stream_seed
+from codi.diffusion.scheduler_check import check_scheduler
 from codi.diffusion.schedulers import named_scheduler
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Guidance",
     "JointSampler",
     "NoiseProcess",
+    "check_scheduler",
     "copy_schedulers",
     "denoising_loss",
     "draw_noise",

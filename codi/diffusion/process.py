@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codi.types import InputError
+
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
@@ -32,7 +34,18 @@ class NoiseProcess:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> "NoiseProcess":
-        """The process that `scheduler` (any of diffusers' variance-preserving ones) inverts."""
+        """The process that `scheduler` (any of diffusers' variance-preserving ones) inverts.
+
+        Raises `InputError` for one of another kind.
+        """
+        levels = getattr(scheduler, "alphas_cumprod", None)
+        predicts = getattr(scheduler, "config", {}).get("prediction_type")
+        if levels is None or predicts not in PREDICTION_TYPES:
+            raise InputError(
+                f"the scheduler {type(scheduler).__name__} (prediction_type {predicts!r}) cannot say how a model was "
+                "trained: expected one with alphas_cumprod, such as DPMSolverMultistepScheduler, and prediction_type "
+                f"{' or '.join(PREDICTION_TYPES)}"
+            )
         return cls(alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=scheduler.config.prediction_type)
 
     @property

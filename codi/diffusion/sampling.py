@@ -20,7 +20,7 @@ from torch import Tensor
 
 from codi.diffusion.guidance import Branch, Guidance, Leaning, blend, leaning
 from codi.diffusion.process import shift_level
-from codi.diffusion.schedulers import uneven
+from codi.diffusion.schedulers import even, uneven
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisedTower
 from codi.types import Latents, Modality
 
@@ -31,14 +31,15 @@ def copy_schedulers(
     """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler` is left as it is.
 
     `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see `shifted_timesteps`). Raises
-    `InputError` for a kind of scheduler whose steps are even.
+    `InputError` for a kind of scheduler whose steps are even. Copies do not clip: `clip_sample` is for pixels in [-1, 1].
     """
     schedulers = {}
     for modality in modalities:
         schedulers[modality] = copy.deepcopy(scheduler)
+        if scheduler.config.get("clip_sample"):
+            schedulers[modality].register_to_config(clip_sample=False)
         if shift == 1.0:
-            schedulers[modality].set_timesteps(num_inference_steps, device=device)
-            _drop_extra_step(schedulers[modality], num_inference_steps)
+            schedulers[modality] = even(schedulers[modality], num_inference_steps, device)
         else:
             timesteps = shifted_timesteps(scheduler.config.num_train_timesteps, num_inference_steps, shift)
             schedulers[modality] = uneven(schedulers[modality], timesteps, device)
@@ -53,15 +54,6 @@ def shifted_timesteps(total: int, num_inference_steps: int, shift: float) -> lis
         above = max(min(timestep, above - 1), num_inference_steps - 1 - k)
         timesteps.append(above)
     return timesteps
-
-
-def _drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
-    """Trailing spacing counts down in floating point and, for some counts (223 of 1000), ends one step late, at t = -1."""
-    if len(scheduler.timesteps) == num_inference_steps + 1 and scheduler.timesteps[-1] < 0:
-        scheduler.timesteps = scheduler.timesteps[:-1]
-        scheduler.num_inference_steps = num_inference_steps
-        if hasattr(scheduler, "sigmas"):
-            scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])
 
 
 def stream_seed(seed: int, modality: Modality) -> int:
@@ -170,8 +162,12 @@ class JointSampler:
         """Who takes step `index`."""
         return [m for m in self.denoisers if 0 <= index - self.wait(m) < self.own_steps]
 
+    def start(self, noise: Latents) -> Latents:
+        """Standard normal noise (B, ...) -> what `step` starts from: some schedulers have it scaled."""
+        return {m: x * self.schedulers[m].init_noise_sigma for m, x in noise.items()}
+
     def sample(self, latents: Latents) -> Latents:
-        """All steps: noise (B, ...) per generated modality -> x_0."""
+        """All steps: noise (B, ...) per generated modality, from `start` -> x_0."""
         for index in range(self.num_steps):
             latents = self.step(index, latents)
         return latents

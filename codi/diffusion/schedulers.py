@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 from codi.diffusion.released import ReleasedDDIMScheduler
@@ -16,7 +19,12 @@ SCHEDULERS = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
+    "ddpm": DDPMScheduler,
 }
+CLIPPING = ("ddim", "ddpm")  # those that would clip x_0 to [-1, 1] unless told otherwise
+SPACING = ("_sigmas", "_lambdas")  # how options for a spacing of one's own end, such as use_karras_sigmas
 LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
@@ -32,7 +40,40 @@ def named_scheduler(name: str, like: Any) -> Any:
         if levels.pop("beta_schedule") != "scaled_linear":
             raise InputError("the scheduler 'released' has levels of its own, which this model was not trained with: expected another")
         return ReleasedDDIMScheduler(**levels)
-    return SCHEDULERS[name](**levels, timestep_spacing="trailing", **({"clip_sample": False} if name == "ddim" else {}))
+    return SCHEDULERS[name](**levels, timestep_spacing="trailing", **({"clip_sample": False} if name in CLIPPING else {}))
+
+
+def refusal(scheduler: Any, reason: str) -> InputError:
+    """What to raise about a scheduler that does not fit a model; `reason` follows its name."""
+    return InputError(
+        f"the scheduler {type(scheduler).__name__} {reason}: expected the model's own, or one made with `from_config` "
+        "from the configuration of that, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler, "
+        "EulerDiscreteScheduler or DDIMScheduler"
+    )
+
+
+def even(scheduler: Any, num_inference_steps: int, device: Any = None) -> Any:
+    """The scheduler, set to this number of steps in its own spacing.
+
+    DDIM goes down by whole strides: for 600 steps of 1000 by one, where timesteps are 1.7 apart. Where they differ
+    by more than a tenth, its equal takes its place (see `uneven`).
+    """
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    drop_extra_step(scheduler, num_inference_steps)
+    if type(scheduler) is DDIMScheduler:
+        apart = scheduler.config.num_train_timesteps / num_inference_steps
+        if apart - int(apart) > 0.1 * apart:
+            return uneven(scheduler, scheduler.timesteps.tolist(), device)
+    return scheduler
+
+
+def drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
+    """Trailing spacing counts down in floating point and, for some counts (223 of 1000), ends one step late, at t = -1."""
+    if len(scheduler.timesteps) == num_inference_steps + 1 and scheduler.timesteps[-1] < 0:
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        scheduler.num_inference_steps = num_inference_steps
+        if hasattr(scheduler, "sigmas"):
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])
 
 
 def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
@@ -40,18 +81,21 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
 
     DDIM without noise is the first order of DPM-Solver++ (arXiv 2211.01095, section 4.1), which goes by noise levels and not by a stride.
     """
+    given = scheduler
     if type(scheduler) is DDIMScheduler:
         scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config, algorithm_type="dpmsolver++", solver_order=1)
+    options = inspect.signature(type(scheduler).__init__).parameters
+    spaced = [name for name in options if name.startswith("use_") and name.endswith(SPACING)]
+    if own := [name for name in spaced if scheduler.config.get(name)]:
+        raise refusal(given, f"spaces its noise levels by {own[0]}, and this model's are spaced by its timestep_shift")
     if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
         return scheduler
     scheduler.set_timesteps(len(timesteps), device=device)
+    drop_extra_step(scheduler, len(timesteps))
     sigmas = getattr(scheduler, "sigmas", ())
     if len(scheduler.timesteps) != len(timesteps) or len(sigmas) != len(timesteps) + 1:
-        raise InputError(
-            f"{type(scheduler).__name__} goes down in even steps, and this model's are not (its timestep_shift): expected another "
-            "scheduler, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler or DDIMScheduler"
-        )
+        raise refusal(given, "goes down in even steps, and this model's are not (its timestep_shift)")
     levels = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
     scheduler.sigmas = torch.cat([levels[timesteps].to(sigmas), sigmas[-1:]])
     scheduler.timesteps = torch.tensor(timesteps, device=scheduler.timesteps.device, dtype=scheduler.timesteps.dtype)

@@ -47,6 +47,7 @@ class Bridge(nn.Module):
 class TextTower(ModelMixin, ConfigMixin):
     """Sentences -> tokens. `text_config` holds arguments of CLIPTextConfig, `tokenizer` a `tokenizers` JSON string."""
 
+    word_files: tuple[dict[str, Any], ...] = ()  # from which `codi.adapters` taught it words, for records
     vocabulary: ClosedVocabulary | None = None  # of a tokenizer that has only words; one of pieces takes sentences as they are
 
     @register_to_config

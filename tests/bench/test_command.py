@@ -11,6 +11,7 @@ from codi.bench.command import draw_plots, measure, sections, versions, write
 from codi.bench.make import merged
 from codi.bench.models import Model
 from codi.bench.runs import Run, parse_cell, prompts_of
+from codi.bench.steps import compare, largest_drop
 from codi.bench.targets import targets
 from codi.diffusion.settings import parse_scale
 from codi.types import InputError, Modality
@@ -131,3 +132,58 @@ def test_wrong_options_are_a_users_mistake(tmp_path, options):
 def test_scales_are_a_number_or_one_for_each_output():
     assert parse_scale("2.5", "--guidance") == 2.5 and parse_scale(None, "--guidance") is None
     assert parse_scale("video=4,audio=3", "--guidance") == {"video": 4.0, "audio": 3.0}
+
+
+def test_several_numbers_of_steps_are_one_table(tmp_path, capsys):
+    tiny_pipeline.pipeline().save_pretrained(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--cells", "text->image,text->audio", "--scenes", "2", "--device", "cpu", "--held-out"]
+    assert main([*options, "--steps", "1,2,4", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    page = (tmp_path / "out" / "steps.md").read_text()
+    assert said.out.strip() == str(tmp_path / "out" / "steps.md") and page in said.err
+    assert "| measure | 1 | 2 | 4 | largest drop |" in page and "-0.0" not in page and "nan" not in page
+    report = json.loads((tmp_path / "out" / "steps.json").read_text())
+    rows = {row["measure"]: row for row in report["rows"]}
+    assert all(set(row["values"]) == {"1", "2", "4"} for row in rows.values())
+    named = (
+        "text->image, colour", "text->image!, shape and colour", "cell text->audio", "image from 50 steps", "audio from 50 steps",
+        "seconds for",
+    )  # fmt: skip
+    assert not [name for name in named if not any(row.startswith(name) for row in rows)]
+    far = next(row for name, row in rows.items() if name.startswith("image from"))["values"]
+    assert far["1"] > far["4"] > 0  # the more steps, the nearer
+    assert rows["seconds for one image"]["values"]["1"] > 0 and "drop" not in rows["seconds for one image"]
+    alone = main([*options, "--steps", "2", "--out", str(tmp_path / "out")])
+    single = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert alone == 0 and [c["value"] for c in single["cells"]] == [rows[f"cell {c['cell']}"]["values"]["2"] for c in single["cells"]]
+
+
+def test_largest_drop():
+    assert largest_drop({4: 0.5, 6: 0.75, 20: 1.0}, falls=False) == (0.5, 4)
+    assert largest_drop({4: 3.0, 6: 5.0, 20: 1.0}, falls=True) == (4.0, 6)
+    assert largest_drop({4: 2.0, 20: 1.0}, falls=False) == (0.0, 20)
+    assert largest_drop({4: 2.0, 20: float("nan")}, falls=False) == (None, None)
+    assert largest_drop({4: float("nan"), 20: 1.0}, falls=False) == (0.0, 20)
+
+
+def test_everything_that_is_measured_is_compared(tmp_path):
+    """A perfect model is the same at every number of steps, so nothing drops."""
+    report = report_of(tmp_path, Perfect()) | {"distances": {}}
+    rows = {row["measure"]: row for row in compare({4: report, 20: report})}
+    named = (
+        "all four outputs agree", "onset F1 at 62.5 ms, joint", "onset F1 at 125 ms, video->audio", "open prompt, image+video", "spread",
+        "selection", "one more prompt", "prompts that complete",
+    )  # fmt: skip
+    assert not [name for name in named if not any(row.startswith(name) for row in rows)]
+    assert all(row["drop"] in (0.0, None) for row in rows.values())
+
+
+@pytest.mark.parametrize("steps", ["4,x", "0", "4,0", "4,4", "", "4,,6", "-3", "2.5", "4,1001", "1001"])
+def test_steps_that_cannot_be(tmp_path, steps):
+    with pytest.raises(InputError, match="--steps"):
+        main(["--out", str(tmp_path / "report"), "--steps", steps])
+
+
+def test_steps_and_a_ladder_are_two_tables(tmp_path):
+    with pytest.raises(InputError, match="not both"):
+        main(["--out", str(tmp_path / "report"), "--steps", "4,6", "--ladder", "a", "b"])

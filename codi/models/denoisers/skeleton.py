@@ -3,8 +3,9 @@
 Encoder and decoder are flat lists, one entry per skip connection, in the order of execution (LDM, arXiv 2112.10752).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,12 @@ class Prompted:
 class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
     """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h, signals, ...)."""
 
+    # What `codi.adapters` has put into it. It belongs to the part: pipelines of the same parts have the same LoRAs.
+    lora_scales: Mapping[str, float] = MappingProxyType({})  # by name
+    lora_files: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # path and sha256 by name, for records
+    lora_acts: bool = True  # False: all are set aside
+    lora_fused: Mapping[str, Tensor] | None = None  # the weights as they were before some were added to them, by layer
+    lora_fused_names: tuple[str, ...] = ()
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     _no_split_modules = ["Block"]

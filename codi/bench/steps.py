@@ -1,0 +1,226 @@
+"""One model at several numbers of steps: a row for everything that is measured, a column for each number.
+
+Besides what a report says of each, distances to a reference of many steps: the first scenes once more, from the same
+prompts and seeds, as pictures, clips and sounds instead of readings. These calls are timed.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from codi.bench.make import Bench
+from codi.bench.runs import Media, Run, seeds_of
+from codi.models.autoencoders.mel import LogMel
+from codi.types import InputError, Modality
+
+TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
+REFERENCE = 50  # steps of what distances are measured to
+COMPARED = 16  # scenes at most for a distance
+UNITS = {
+    IMAGE: "pixels, root mean square of 0 to 255",
+    VIDEO: "pixels, root mean square of 0 to 255",
+    AUDIO: "log-mel, root mean square",
+}
+TOLERANCES = ("125 ms", "62.5 ms", "50 ms")
+
+
+def parse_steps(text: str | None) -> list[int]:
+    """`25` or `4,6,10,20` -> numbers of steps as they were named; none of None. Raises `InputError`."""
+    if text is None:
+        return []
+    counts = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or int(part) < 1:
+            raise InputError(
+                f"--steps {text!r}: expected a whole number of at least 1, or several such as 4,6,10,20"
+            )
+        counts.append(int(part))
+    if twice := [count for count in counts if counts.count(count) > 1]:
+        raise InputError(f"--steps {text!r} names {twice[0]} twice: name each once")
+    return counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number of a report.
+
+    kind    how it is shown: "share" as per cent, "score", "distance" or "seconds"
+    falls   whether less is better
+    """
+
+    name: str
+    value: float
+    kind: str = "share"
+    falls: bool = False
+
+
+def measures(report: dict[str, Any]) -> list[Measure]:
+    """Everything that a report says of one number of steps and that can be compared with another."""
+    groups = (_tasks, _cells, _onsets, _together, _selection, _prompting, _distances)
+    return [measure for group in groups for measure in group(report)]
+
+
+def _tasks(report: dict[str, Any]) -> Iterator[Measure]:
+    for line in report["tasks"]:
+        yield Measure(name=f"{line['task']}, {line['measure']}", value=line["value"])
+
+
+def _cells(report: dict[str, Any]) -> Iterator[Measure]:
+    for line in report["cells"]:
+        yield Measure(name=f"cell {line['cell']}", value=line["value"])
+    for name, group in report["summary"].items():
+        if group:
+            yield Measure(
+                name=f"macro mean of {group['count']} cells, {name.replace('_', ' ')}", value=group["value"]
+            )
+
+
+def _onsets(report: dict[str, Any]) -> Iterator[Measure]:
+    """Of generated samples; controls that hold no sample of the model's joint generation are left out."""
+    lines = (report.get("onsets") or {}) | (report.get("partners") or {})
+    for name in ("joint", "joint, within all four", "joint, in step", "video->audio", "audio->video"):
+        for tolerance in TOLERANCES if name in lines else ():
+            yield Measure(
+                name=f"onset F1 at {tolerance}, {name}", value=lines[name]["f1"][tolerance], kind="score"
+            )
+
+
+def _together(report: dict[str, Any]) -> Iterator[Measure]:
+    if report.get("four"):
+        yield Measure(name="all four outputs agree", value=report["four"]["value"])
+    for line in report.get("open") or ():
+        name = f"open prompt, {'+'.join(line['outputs'])} {line['made']}"
+        yield Measure(name=f"{name}, all of them", value=line["all"]["value"])
+        for attribute, found in line["attributes"].items():
+            yield Measure(name=f"{name}, {attribute}", value=found["value"])
+            for output, distance in found["spread"].items():
+                if output != "honest":
+                    yield Measure(
+                        name=f"spread, {name}, {attribute} of {output}",
+                        value=distance,
+                        kind="score",
+                        falls=True,
+                    )
+
+
+def _selection(report: dict[str, Any]) -> Iterator[Measure]:
+    for line in report.get("selection") or ():
+        name = f"selection, {line['prompt']}, {line['candidates']} candidates"
+        yield Measure(name=f"{name}, agree with the prompt", value=line["prompt_agreement"]["value"])
+        yield Measure(name=f"{name}, agree with each other", value=line["mutual_agreement"]["value"])
+
+
+def _prompting(report: dict[str, Any]) -> Iterator[Measure]:
+    parts = report.get("prompting") or {"redundancy": (), "completion": ()}
+    for line in parts["redundancy"]:
+        yield Measure(name=f"one more prompt, {line['cell']} with {line['added']}", value=line["both"])
+    for line in parts["completion"]:
+        yield Measure(
+            name=f"prompts that complete each other, {line['output']}, {line['prompt']}",
+            value=line["followed"]["value"],
+        )
+
+
+def _distances(report: dict[str, Any]) -> Iterator[Measure]:
+    for name, found in report["distances"].items():
+        if "distance" in found:
+            yield Measure(
+                name=f"{name} from {found['reference']} steps ({UNITS[Modality(name)]})",
+                value=found["distance"],
+                kind="distance",
+                falls=True,
+            )
+    for name, found in report["distances"].items():
+        yield Measure(name=f"seconds for one {name}", value=found["seconds"], kind="seconds", falls=True)
+
+
+# Distances -------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Distances:
+    """Outputs made alone from full captions, against those of `reference`, which are made when first needed."""
+
+    reference: Bench
+    outputs: list[Modality]
+    count: int
+    steps: int = REFERENCE
+    _made: Media = field(default_factory=dict, init=False, repr=False)
+
+    def score(self, bench: Bench) -> dict[str, dict[str, float]]:
+        """By output: `distance` to the reference, but for text, and `seconds` for a sample. Kept with the readings."""
+        found = {}
+        for output in self.outputs:
+            name = f"distance-{output}-{self.count}-{self.steps}"
+            found[output.value] = bench.store.remember(
+                name, lambda output=output: self._measure(bench, output)
+            )
+        return found
+
+    def _measure(self, bench: Bench, output: Modality) -> dict[str, float]:
+        if output not in self._made and output in UNITS:
+            self._made[output] = self._sample(self.reference, output)
+        else:
+            self._sample(bench, output, count=1)  # whoever is timed is loaded and warm
+        began = time.perf_counter()
+        media = self._sample(bench, output)
+        seconds = {"seconds": (time.perf_counter() - began) / self.count}
+        if output not in UNITS:
+            return seconds
+        return {
+            "distance": media_distance(output, media, self._made[output]),
+            "reference": self.steps,
+            **seconds,
+        }
+
+    def _sample(self, bench: Bench, output: Modality, count: int | None = None) -> Any:
+        """One batch of outputs of the first scenes."""
+        run, count = Run(inputs=(TEXT,), outputs=(output,)), count or self.count
+        return bench.model.sample(run, bench.scenes(count=count), seeds_of(run, count, bench.seed))[output]
+
+
+def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float:
+    """Root mean square difference: of pixels (uint8), or of the log-mel spectra of sounds (B, S)."""
+    pair = [media.cpu().float() for media in (made, reference)]
+    if modality is AUDIO:
+        spectrum = LogMel()
+        pair = [spectrum(sounds) for sounds in pair]
+    first, second = pair
+    return (first - second).square().mean().sqrt().item()
+
+
+# The table -------------------------------------------------------------
+
+
+def compare(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table: a measure, its value at every number of steps, its largest drop and where that is."""
+    found = {
+        steps: {measure.name: measure for measure in measures(report)} for steps, report in reports.items()
+    }
+    most = max(found)
+    rows = []
+    for name, best in found[most].items():
+        values = {steps: of[name].value for steps, of in found.items()}
+        row = {"measure": name, "kind": best.kind, "less_is_better": best.falls, "values": values}
+        if best.kind != "seconds":
+            row["drop"], row["drop_at"] = largest_drop(values, best.falls)
+        rows.append(row)
+    return rows
+
+
+def largest_drop(values: dict[int, float], falls: bool) -> tuple[float | None, int | None]:
+    """By how much the worst number of steps is worse than the most steps, and which that is.
+
+    It is 0 where none is worse, and None where the value at the most steps is not known.
+    """
+    most = max(values)
+    drops = {steps: (value - values[most]) * (1 if falls else -1) for steps, value in values.items()}
+    known = {steps: drop for steps, drop in drops.items() if math.isfinite(drop)}
+    if most not in known:
+        return None, None
+    worst = max(known, key=lambda steps: (known[steps], steps))
+    return known[worst] + 0.0, worst  # no minus zero
