@@ -92,6 +92,7 @@ class CoDiOutput(BaseOutput):
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
+        io.check_writers(m for m in Modality if getattr(self, FIELDS[m]))
         folder = io.check_folder(folder)
         if names is None and not overwrite:
             return [path for k in range(len(self.seeds)) for path in self._save_numbered(folder, k)]

@@ -180,8 +180,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             raise InputError("safe_serialization is False: weights are saved as safetensors only")
         self.check_unadapted()
         upload = kwargs.pop("push_to_hub", False)
-        self._kept_card = card.foreign(Path(save_directory))
         with pretrained.replacing(Path(save_directory)) as beside:
+            self._kept_card = card.foreign(Path(save_directory))
             super().save_pretrained(beside, **kwargs)
         self._complete(Path(save_directory))
         if upload:  # diffusers uploads what it saves, from where it saves it

@@ -71,6 +71,8 @@ class Session:
 
     def check(self, jobs: list[Job]) -> None:
         """Raises `InputError` for a job that the model cannot do."""
+        from codi import io
+
         for job in jobs:
             with blame(job.origin):
                 given = [item.modality for item in (*job.items, *job.negatives)]
@@ -78,6 +80,7 @@ class Session:
                 asked = dict(candidates=job.candidates, sizes=job.size_arguments, lengths=job.lengths)
                 self.pipe.check_inputs(given, job.outputs, job.samples, steps, **asked)
                 self._check_candidates(job)
+                io.check_writers(job.outputs)
                 self._check_sounds(job)
 
     def _check_candidates(self, job: Job) -> None:

@@ -18,6 +18,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from codi.libraries import leave_out_broken
+
 # Optional libraries that diffusers and transformers use in losses, training, tracking and other kinds of media.
 NOT_NEEDED = (
     "scipy", "sklearn", "torchvision", "boto3", "triton", "pandas", "bitsandbytes", "torchao", "gguf", "hqq", "librosa", "matplotlib",
@@ -61,6 +63,7 @@ def lean_imports(lora: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as undo:
         sys.modules.update(dict.fromkeys(hidden))
         undo.callback(_show, hidden)
+        leave_out_broken()  # before transformers remembers what is installed
         sys.meta_path.insert(0, packages)
         undo.callback(sys.meta_path.remove, packages)
         # diffusers lists the files of everything that is installed, which takes a third of a second, to find versions that it finds without

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.types": set(),
     "codi.protocols": {"codi.types"},
     "codi.libraries": {"codi.types"},
-    "codi.start_up": set(),
+    "codi.start_up": {"codi.libraries"},
     "codi.border": {"codi.types"},
     "codi.io": {"codi.types", "codi.libraries", "codi.border"},
     "codi.diffusion": LEAVES,

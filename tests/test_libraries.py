@@ -71,6 +71,18 @@ def test_only_what_needs_a_broken_library_is_refused(broken, tmp_path):
     assert last.startswith("codi: error: a sound at 22050 Hz, where 16000 are wanted, needs the library torchaudio, and it cannot be")
 
 
+@pytest.mark.parametrize(("library", "kept", "refused"), [("soundfile", "image,text", "audio"), ("av", "image,text", "video")])
+def test_what_a_library_writes_is_refused_before_anything_is_made(tmp_path, library, kept, refused):
+    install(tmp_path / "path", library, "99.0", BROKEN)
+    for number, kinds in enumerate((f"image,{refused}", kept)):
+        out = tmp_path / str(number)
+        made = run("-m", "codi.cli", "generate", "--text", "a star", "--to", kinds, "-o", str(out), path=tmp_path / "path", cwd=tmp_path)
+        if kinds == kept:
+            assert made.returncode == 0 and {path.suffix for path in out.glob("000.*")} == {".png", ".txt"}
+        else:
+            assert made.returncode == 2 and f"needs the library {library}" in made.stderr.splitlines()[-1] and not list(out.glob("*"))
+
+
 def test_readers_go_on_without_a_broken_decord(broken, tmp_path):
     code = "from data.frames import choose_backend\nprint(choose_backend('auto'))\nchoose_backend('decord')"
     tried = run("-c", code, path=broken, cwd=tmp_path)

@@ -19,6 +19,7 @@ from codi.io.tags import read_text
 from codi.io.write import (
     atomic,
     check_folder,
+    check_writers,
     create_json,
     numbered,
     save_audio,
@@ -40,6 +41,7 @@ __all__ = [
     "check_folder",
     "check_pixels",
     "check_prompt",
+    "check_writers",
     "create_json",
     "describe",
     "fit_audio",

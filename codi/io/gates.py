@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from codi.border import check_address
+from codi.libraries import load
 from codi.types import InputError, Modality
 
 if TYPE_CHECKING:
@@ -143,8 +144,7 @@ def open_image(path: str | Path) -> Iterator["Image.Image"]:
 
 def open_container(path: str | Path) -> Any:
     """PyAV on a local file only: playlists, which could name other files or addresses, are not among the formats."""
-    import av
-
+    av = load("av", "a recording or clip in a container")
     return av.open(f"file:{Path(path).resolve()}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
 
 

@@ -26,6 +26,7 @@ from codi.io.gates import (
     reading,
     wrong_kind,
 )
+from codi.libraries import loads
 from codi.types import InputError, Modality
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ def _note_cut(path: str | Path, duration: float, seconds: float | None) -> None:
 
 
 def _load_soundfile(path: str | Path, seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """(samples,), rate; None if libsndfile does not know the format."""
+    """(samples,), rate; None if libsndfile does not know the format, or cannot be used here."""
+    if not loads("soundfile"):
+        return None
     import soundfile
 
     try:

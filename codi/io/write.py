@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codi.io.tags import KEY, append_to_mp4, append_to_wav
-from codi.types import InputError
+from codi.libraries import load
+from codi.types import InputError, Modality
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+# The library that writes files of a modality, where it is more than Python and Pillow, and what for.
+WRITERS = {Modality.AUDIO: ("soundfile", "writing a sound"), Modality.VIDEO: ("av", "writing a clip")}
+
+
+def check_writers(modalities: Iterable[Modality]) -> None:
+    """Raises `InputError` where a library does not load that is needed to write files of these modalities."""
+    for modality in modalities:
+        if modality in WRITERS:
+            load(*WRITERS[modality])
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -167,8 +179,7 @@ def save_audio(path: str | Path, wave: Tensor, rate: int, comment: str | None = 
 
     Beyond [-1, 1] is clipped. A wav carries `record` (ASCII), too.
     """
-    import soundfile
-
+    soundfile = load(*WRITERS[Modality.AUDIO])
     wave = _finite(wave)
     with atomic(path) as temporary:
         with soundfile.SoundFile(str(temporary), "w", samplerate=int(rate), channels=len(wave)) as file:
@@ -189,8 +200,7 @@ def save_video(
     The rate may be fractional. It carries `comment`, and `record` (ASCII). h264 wants even sides: an odd one repeats its last row
     or column.
     """
-    import av
-
+    av = load(*WRITERS[Modality.VIDEO])
     assert frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[1] == 3, (frames.dtype, frames.shape)
     assert (audio is None) == (sampling_rate is None), "sound comes with its rate"
     if Path(path).suffix.lower() not in (".mp4", ".mov", ".m4v"):

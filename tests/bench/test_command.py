@@ -13,7 +13,7 @@ from codi.bench.models import Model
 from codi.bench.runs import Run, parse_cell, prompts_of
 from codi.bench.steps import compare, largest_drop
 from codi.bench.targets import targets
-from codi.diffusion.settings import parse_scale
+from codi.border import parse_scale
 from codi.types import InputError, Modality
 from codi.world import sample_scenes
 from tests import tiny_pipeline
