@@ -199,7 +199,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 def test_without_peft_it_says_what_to_install(made, clean, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    assert "pip install 'peft>=0.21'" in error(clean.load_lora_weights, made[0] / "all")
+    assert "pip install 'peft>=0.21.2'" in error(clean.load_lora_weights, made[0] / "all")
 
 
 def test_a_model_is_not_saved_with_adapters_in_it(made, clean, tmp_path):

@@ -116,7 +116,7 @@ def open_events(folder: Path, samples: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("config: tensorboard is true, but TensorBoard is not installed: pip install 'tensorboard>=2.20'") from None
+        raise InputError("config: tensorboard is true, but TensorBoard is not installed: pip install 'tensorboard>=2.21'") from None
     return SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
 
 

@@ -22,7 +22,7 @@ def need_peft() -> None:
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError("LoRA needs the library peft, which is not installed: pip install 'peft>=0.21'") from None
+        raise InputError("LoRA needs the library peft, which is not installed: pip install 'peft>=0.21.2'") from None
 
 
 def find_layers(denoiser: nn.Module, names: Iterable[str], joint: bool) -> list[str]:

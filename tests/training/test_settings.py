@@ -128,4 +128,4 @@ def test_tensorboard_that_is_not_there_is_said(bench, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     assert main(bench().command("tensorboard=true")) == 2
-    assert "pip install 'tensorboard>=2.20'" in capsys.readouterr().err
+    assert "pip install 'tensorboard>=2.21'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 Letters: B batch, S samples, T mel frames, M mel bands, K = n_fft / 2 + 1 bins of the spectrum, F cells around a cell.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -35,6 +36,37 @@ def in_float32() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
+LINEAR = 200 / 3  # Hz in a mel below the break of Slaney's scale
+BREAK = 1000.0  # Hz; from here on the scale is logarithmic
+STEP = math.log(6.4) / 27  # of the logarithm of a frequency, in a mel above the break
+
+
+def slaney_bank(num_freqs: int, num_bands: int, f_min: float, f_max: float, sampling_rate: int) -> Tensor:
+    """Returns the weights (num_freqs, num_bands), float32, of triangular bands that are even on Slaney's mel scale, each of area one.
+
+    M. Slaney, Auditory Toolbox, 1998. The numbers are torchaudio's (`melscale_fbanks`), to the bit: its native part may not load, and
+    every model that hears is built with these weights.
+    """
+    low, high = (_mel(f) for f in (f_min, f_max))
+    mels = torch.linspace(low, high, num_bands + 2)
+    edges = LINEAR * mels
+    above = mels >= BREAK / LINEAR
+    edges[above] = BREAK * torch.exp(STEP * (mels[above] - BREAK / LINEAR))
+    freqs = torch.linspace(0, sampling_rate // 2, num_freqs)
+    distance = edges[None] - freqs[:, None]  # (num_freqs, num_bands + 2)
+    width = edges[1:] - edges[:-1]
+    rising, falling = -distance[:, :-2] / width[:-1], distance[:, 2:] / width[1:]
+    area = 2.0 / (edges[2:] - edges[:-2])
+    return torch.minimum(rising, falling).clamp(min=0) * area
+
+
+def _mel(frequency: float) -> float:
+    """Slaney's mel of a frequency in Hz."""
+    if frequency < BREAK:
+        return frequency / LINEAR
+    return BREAK / LINEAR + math.log(frequency / BREAK) / STEP
+
+
 class LogMel(Exact):
     """Waveform (B, S) -> natural log of the mel magnitude spectrogram (B, T, M), T = S // hop, floor 1e-5.
 
@@ -51,14 +83,10 @@ class LogMel(Exact):
         f_max: float = 8000.0,
     ):
         super().__init__()
-        from transformers.audio_utils import mel_filter_bank
-
         self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
         # Derived, not loaded: real and exact even where the model itself is built on the meta device or in another precision.
         with torch.device("cpu"), in_float32():
-            slaney = {"norm": "slaney", "mel_scale": "slaney"}
-            weights = mel_filter_bank(n_fft // 2 + 1, num_bands, f_min, f_max, sampling_rate, **slaney)
-            bank = torch.from_numpy(weights).float()  # (n_fft/2+1, M)
+            bank = slaney_bank(n_fft // 2 + 1, num_bands, f_min, f_max, sampling_rate)
             window = torch.hann_window(n_fft)
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("window", window, persistent=False)
