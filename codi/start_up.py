@@ -70,8 +70,9 @@ def lean_imports(lora: bool = False) -> Iterator[None]:
         _replace(undo, importlib.metadata, "packages_distributions", dict)
         _replace(undo, torch.distributed, "is_available", lambda: False)
         _replace(undo, torch.compiler, "disable", _mark)
-        if COMPILER not in sys.modules:
-            torch._dynamo = sys.modules[COMPILER] = _Compiler()
+        spec = None if COMPILER in sys.modules else importlib.util.find_spec(COMPILER)
+        if spec is not None:
+            torch._dynamo = sys.modules[COMPILER] = _Compiler(spec)
         _without_flex_attention(undo)
         yield
 
@@ -100,10 +101,9 @@ class _Compiler(ModuleType):
     For anything else that is asked of it the compiler is imported after all, and takes its place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spec: ModuleSpec):
         super().__init__(COMPILER)
-        self.__spec__ = importlib.util.find_spec(COMPILER)
-        self.__path__ = list(self.__spec__.submodule_search_locations)
+        self.__spec__, self.__path__ = spec, list(spec.submodule_search_locations or ())
         self.allow_in_graph = self.assume_constant_result = self.disable = _mark
         self.eval_frame = SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {}))  # of which there are none
 

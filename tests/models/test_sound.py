@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codi.metrics.onsets import onset_f1
 from codi.models.autoencoders import AudioAutoencoder
-from codi.models.autoencoders.mel import GriffinLim, LogMel, MelCorrection, _nearest, peak_phases
+from codi.models.autoencoders.mel import GriffinLim, LogMel, MelCorrection, _nearest, peak_phases, slaney_bank
 from codi.world import ATTRIBUTES, events, read_sounds, render_sounds, sample_scenes
 from training.config import Config
 from training.stages.autoencoder import MelStage, VocoderStage
@@ -59,6 +59,14 @@ def read_well(sounds: Tensor) -> tuple[float, float, float]:
 @pytest.fixture(scope="module")
 def log_mel() -> LogMel:
     return LogMel()
+
+
+@pytest.mark.parametrize(("low", "high", "bands", "rate"), [(0.0, 8000.0, 64, 16000), (50.0, 14000.0, 64, 48000), (0.0, 900.0, 8, 8000)])
+def test_the_bands_are_torchaudios_to_the_bit(low, high, bands, rate):
+    from torchaudio.functional import melscale_fbanks
+
+    theirs = melscale_fbanks(513, low, high, bands, rate, norm="slaney", mel_scale="slaney")
+    assert torch.equal(slaney_bank(513, bands, low, high, rate), theirs)
 
 
 def test_nearest_marked_place() -> None:
