@@ -10,11 +10,10 @@ from codi import jobs, records
 from codi.border import parse_scale
 from codi.jobs import Item, Job
 from codi.records import Record
-from codi.types import InputError, Modality
+from codi.types import EMBEDDED, InputError, Modality
 from codi.version import __version__
 
 TIMES = ("num_frames", "fps", "seconds")
-EMBEDDED = "codi-tiny"
 DRAWING = ("samples", "seed", "candidates")  # options after which other samples are made
 PLACING = (
     "to",

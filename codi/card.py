@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codi import doctor, io, pretrained
-from codi.types import InputError, Modality, ModalitySpec, listed
+from codi.types import EMBEDDED, InputError, Modality, ModalitySpec, listed
 from codi.version import __version__
 
 CARD, LOADER = "README.md", "pipeline.py"
@@ -179,7 +179,7 @@ def _defaults(defaults: Mapping[str, Any]) -> str:
 
 def _provenance(source: str | None) -> dict[str, Any]:
     """What the folder that a model was loaded from says of itself, where that folder is here."""
-    folder = pretrained.resolve() if source == pretrained.EMBEDDED else Path(source or "")
+    folder = pretrained.resolve() if source == EMBEDDED else Path(source or "")
     return doctor.provenance(folder) if source is not None and folder.is_dir() else {}
 
 

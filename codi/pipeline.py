@@ -41,7 +41,7 @@ from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import FIELDS, OUTPUT_TYPES, CoDiOutput, formatted
 from codi.prompts import Prompt
-from codi.types import InputError, Latents, Modality, ModalitySpec, listed
+from codi.types import EMBEDDED, InputError, Latents, Modality, ModalitySpec, listed
 
 PRIOR_DRAWS = 16  # of noise, over which a prior's mean is taken
 
@@ -153,7 +153,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
         if scheduler is not None:  # in place of the model's own, which says what it was trained with
             pipe.scheduler = scheduler
-        pipe.register_to_config(_name_or_path=str(source or pretrained.EMBEDDED))
+        pipe.register_to_config(_name_or_path=str(source or EMBEDDED))
         pipe._folder = None if any(given.get(name) is not None for name in cls._optional_components) else folder
         return pipe
 

@@ -27,7 +27,6 @@ from codi.types import InputError
 
 INDEX = "model_index.json"
 CHECKSUMS = "checksums.json"
-EMBEDDED = "codi-tiny"  # name of the model inside the package
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]
 MAX_HEADER = 100 << 20  # bytes, as in the safetensors format
 HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of a download

@@ -10,7 +10,7 @@ from typing import Any
 from codi import __version__, records
 from codi.adapters.given import Given
 from codi.jobs import Item, Job, Sample
-from codi.types import InputError, Modality, blame
+from codi.types import EMBEDDED, InputError, Modality, blame
 
 
 class Session:
@@ -23,7 +23,7 @@ class Session:
     def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
         self.out, self.args, self.started = out, args, started
         self.adapters = Given.parse(args.lora, args.words)
-        self.model: dict[str, Any] = {"name": args.model or "codi-tiny", "dtype": args.dtype, **self.adapters.describe()}
+        self.model: dict[str, Any] = {"name": args.model or EMBEDDED, "dtype": args.dtype, **self.adapters.describe()}
         if args.scheduler:
             self.model["scheduler"] = args.scheduler
         self.timings = {"load": 0.0, "generate": 0.0, "save": 0.0}

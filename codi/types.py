@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+EMBEDDED = "codi-tiny"  # name of the model inside the package
 DTYPES = ("float32", "bfloat16", "float16")  # in which the networks of a model may compute
 
 

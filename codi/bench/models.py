@@ -19,7 +19,7 @@ from codi.outputs import FIELDS, formatted
 from codi.pipeline import CoDiPipeline
 from codi.pretrained import CHECKSUMS, INDEX, pick_device, resolve
 from codi.prompts import prepare
-from codi.types import Modality
+from codi.types import EMBEDDED, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
@@ -46,7 +46,7 @@ class Model:
     ) -> None:  # fmt: skip
         settings = {"device": device, "dtype": dtype, "steps": steps, "guidance": guidance, "sync_guidance": sync_guidance}
         self.options = {"source": source, **settings}
-        self.name, self.folder = source or "codi-tiny", resolve(source)
+        self.name, self.folder = source or EMBEDDED, resolve(source)
         self.device, self.dtype, self.steps = device, getattr(torch, dtype), steps
         self.scales = {"guidance_scale": guidance, "sync_guidance_scale": sync_guidance}
 
