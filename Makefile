@@ -72,6 +72,7 @@ bench: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 types: $(INSTALLED)
 	$(VENV)/bin/mypy

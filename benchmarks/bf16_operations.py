@@ -1,9 +1,10 @@
-"""Which operations of the released geometry gain from bf16 on this processor: CPU time of each in bf16 over that in float32.
+"""Which operations of the released geometry gain from bf16 on this processor: CPU time of each in bf16 over
+that in float32.
 
     python benchmarks/bf16_operations.py
 
-One thread, so that CPU time hardly changes when the machine is busy; the best of some runs. Sizes are those of a guided image step
-(320 to 1280 channels) and of a guided sound step (192 channels, 256 x 16 positions).
+One thread, so that CPU time hardly changes when the machine is busy; the best of some runs. Sizes are those
+of a guided image step (320 to 1280 channels) and of a guided sound step (192 channels, 256 x 16 positions).
 """
 
 import argparse
@@ -22,7 +23,8 @@ def convolution(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(x, kernel, padding=1)
 
 
-CASES: dict[str, tuple[Operation, torch.memory_format, list[tuple[int, ...]]]] = {  # what is done, and to which shapes
+# what is done, and to which shapes
+CASES: dict[str, tuple[Operation, torch.memory_format, list[tuple[int, ...]]]] = {
     "matrix product, 1024": (torch.matmul, FLAT, [(1024, 1024)] * 2),
     "linear, 320 to 2560": (F.linear, FLAT, [(2048, 320), (2560, 320)]),
     "convolution, 320 x 32 x 32": (convolution, MAP, [(2, 320, 32, 32), (320, 320, 3, 3)]),
@@ -38,7 +40,10 @@ CASES: dict[str, tuple[Operation, torch.memory_format, list[tuple[int, ...]]]] =
 def ratio(name: str, repeats: int = 3) -> float:
     """CPU time of a case in bf16 over that in float32."""
     run, layout, shapes = CASES[name]
-    given = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout) for shape in shapes]
+    given = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+        for shape in shapes
+    ]
     return cpu_seconds(run, [x.bfloat16() for x in given], repeats) / cpu_seconds(run, given, repeats)
 
 
@@ -55,7 +60,9 @@ def cpu_seconds(run: Operation, given: list[Tensor], repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the best counts (default 3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs of each, of which the best counts (default 3)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name in CASES:

@@ -1,6 +1,8 @@
-"""One training step as diffusers' example `train_text_to_image.py` takes it, on our latents and captions, for `benchmarks/training.py`.
+"""One training step as diffusers' example `train_text_to_image.py` takes it, on our latents and captions, for
+`benchmarks/training.py`.
 
-What the example does per step is done here, with its defaults: AdamW, clipping, EMA, the text encoder on token ids, the loss gathered.
+What the example does per step is done here, with its defaults: AdamW, clipping, EMA, the text encoder on
+token ids, the loss gathered.
 """
 
 import itertools
@@ -32,11 +34,20 @@ class Run:
         unet = stage.build() if own else example_unet(config.part, everything["image"].shape[-1])
         self.predict = (lambda *x: self.unet(*x)) if own else (lambda *x: self.unet(*x).sample)
         self.average = EMAModel(unet.parameters(), decay=config.ema)
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(
+            unet.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
         rate = get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=10**6)
-        loader = torch.utils.data.DataLoader(Tokenised(everything, stage.prompts.text), batch_size=config.batch_size, shuffle=True)
-        self.unet, self.optimizer, self.loader, self.rate = self.accelerator.prepare(unet, optimizer, loader, rate)
-        self.scheduler, self.tower = load_scheduler(config.model), stage.prompts.text.to(self.accelerator.device)
+        loader = torch.utils.data.DataLoader(
+            Tokenised(everything, stage.prompts.text), batch_size=config.batch_size, shuffle=True
+        )
+        self.unet, self.optimizer, self.loader, self.rate = self.accelerator.prepare(
+            unet, optimizer, loader, rate
+        )
+        self.scheduler, self.tower = (
+            load_scheduler(config.model),
+            stage.prompts.text.to(self.accelerator.device),
+        )
         self.average.to(self.accelerator.device)
 
     def train(self, keep_on: Callable[[], bool]) -> None:
@@ -59,7 +70,9 @@ class Run:
         noise = torch.randn_like(x_0)
         t = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(x_0),), device=x_0.device)
         with torch.no_grad():
-            context = self.tower.bridge(self.tower.text(input_ids=batch["ids"], attention_mask=batch["mask"]).text_embeds)[:, None]
+            context = self.tower.bridge(
+                self.tower.text(input_ids=batch["ids"], attention_mask=batch["mask"]).text_embeds
+            )[:, None]
         output = self.predict(self.scheduler.add_noise(x_0, noise, t), t, context)
         return functional.mse_loss(output.float(), velocity(self.scheduler, x_0, noise, t).float())
 
@@ -72,7 +85,9 @@ class Tokenised:
     """Latents and token ids by number, all in memory: what the example's preprocessing leaves."""
 
     def __init__(self, batch: dict[str, Any], tower: Any):
-        tokens = tower.tokenizer([caption(scene) for scene in batch["scenes"]], padding=True, return_tensors="pt")
+        tokens = tower.tokenizer(
+            [caption(scene) for scene in batch["scenes"]], padding=True, return_tensors="pt"
+        )
         self.latents, self.ids, self.mask = batch["image"], tokens.input_ids, tokens.attention_mask
 
     def __len__(self) -> int:
@@ -95,7 +110,8 @@ def example_unet(part: dict[str, Any], side: int) -> nn.Module:
         down_block_types=down,
         up_block_types=[kind.replace("Down", "Up") for kind in reversed(down)],
         cross_attention_dim=part["context_dim"],
-        attention_head_dim=[max(1, width // part["head_dim"]) for width in widths],  # diffusers' name for the number of heads
+        # diffusers' name for the number of heads
+        attention_head_dim=[max(1, width // part["head_dim"]) for width in widths],
         norm_num_groups=part["norm_num_groups"],
     )
 

@@ -1,15 +1,18 @@
-"""What listening costs: time of a joint denoising step over the steps of its outputs alone, and of sync guidance at 1.0 and above.
+"""What listening costs: time of a joint denoising step over the steps of its outputs alone, and of sync
+guidance at 1.0 and above.
 
     python benchmarks/joint_cost.py
     python benchmarks/joint_cost.py --outputs video,audio,image,text --samples 8
     python benchmarks/joint_cost.py --device cuda --samples 64
 
-Independent generation is the same pipeline loaded without environments and noised towers: nobody hears anybody. Both are run in turn,
-again and again. On the CPU what counts is CPU time of all threads, which hardly changes when the machine is busy with something else; on
-a GPU it is time until its answer is there. The ratio is the median over the rounds. A step is one of every output: with the model's own
-delays they are not taken at once. Rows counts what the denoisers answer in it, in samples: that does not depend on the machine, and sync
-guidance at 1.0 must not add any. A caption that leads unasked is part of what joint generation costs, and has rows of its own.
-Targets: joint at most 1.25 times independent, sync guidance at 1.0 nothing.
+Independent generation is the same pipeline loaded without environments and noised towers: nobody hears
+anybody. Both are run in turn, again and again. On the CPU what counts is CPU time of all threads, which
+hardly changes when the machine is busy with something else; on a GPU it is time until its answer is there.
+The ratio is the median over the rounds. A step is one of every output: with the model's own delays they are
+not taken at once. Rows counts what the denoisers answer in it, in samples: that does not depend on the
+machine, and sync guidance at 1.0 must not add any. A caption that leads unasked is part of what joint
+generation costs, and has rows of its own. Targets: joint at most 1.25 times independent, sync guidance at 1.0
+nothing.
 """
 
 import argparse
@@ -44,9 +47,15 @@ class Case:
         hooks = [part.register_forward_hook(self._count) for part in _denoisers(self.pipe, outputs)]
         started = clock(self.pipe)
         self.pipe(
-            prompt_embeds=prompt, outputs=outputs, num_samples=samples, seed=0, num_inference_steps=steps, output_type="latent",
-            sync_guidance_interval=(0.0, 1.0), **self.options,
-        )  # fmt: skip
+            prompt_embeds=prompt,
+            outputs=outputs,
+            num_samples=samples,
+            seed=0,
+            num_inference_steps=steps,
+            output_type="latent",
+            sync_guidance_interval=(0.0, 1.0),
+            **self.options,
+        )
         self.seconds.append((clock(self.pipe) - started) / steps)
         for hook in hooks:
             hook.remove()
@@ -65,9 +74,15 @@ def clock(pipe: CoDiPipeline) -> float:
 
 
 def _denoisers(pipe: CoDiPipeline, outputs: list[str]) -> list[torch.nn.Module]:
-    """Each once: one denoiser makes both pictures and clips. With that of the caption that leads several outputs unasked."""
+    """Each once: one denoiser makes both pictures and clips. With that of the caption that leads several
+    outputs unasked.
+    """
     asked = [Modality.parse(name) for name in outputs]
-    return list({id(part): part for part in (pipe.model.denoisers[m] for m in (*asked, *pipe.find_lead(asked)))}.values())
+    return list(
+        {
+            id(part): part for part in (pipe.model.denoisers[m] for m in (*asked, *pipe.find_lead(asked)))
+        }.values()
+    )
 
 
 def main() -> None:
@@ -79,7 +94,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     args = parser.parse_args()
-    joint, apart = CoDiPipeline.from_pretrained(args.model), CoDiPipeline.from_pretrained(args.model, environments=None, noised_towers=None)
+    joint, apart = (
+        CoDiPipeline.from_pretrained(args.model),
+        CoDiPipeline.from_pretrained(args.model, environments=None, noised_towers=None),
+    )
     for pipe in (joint, apart):
         pipe.to(args.device).set_progress_bar_config(disable=True)
     cases = [

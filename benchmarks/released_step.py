@@ -5,16 +5,19 @@
 
     python benchmarks/released_step.py --job joint --dtype float16 --device cuda
 
-Jobs: image, audio, video, and joint (video and audio that hear themselves, as released). A step is what the sampling loop does: one
-sample, prompted and unprompted, 256 x 256 pixels, 8 frames, 10.24 s of sound. Weights and latents are drawn; no number depends on them.
+Jobs: image, audio, video, and joint (video and audio that hear themselves, as released). A step is what the
+sampling loop does: one sample, prompted and unprompted, 256 x 256 pixels, 8 frames, 10.24 s of sound. Weights
+and latents are drawn; no number depends on them.
 
-Each step is timed between two measurements of the float32 matrix product: seconds x FLOP per second = equivalent TFLOP. The median
-of `--repeats` steps is printed, the spread, and the peak memory of the process, so run one job per process. On a GPU the seconds are
-what counts, and the peak is what torch took of its memory.
+Each step is timed between two measurements of the float32 matrix product: seconds x FLOP per second =
+equivalent TFLOP. The median of `--repeats` steps is printed, the spread, and the peak memory of the process,
+so run one job per process. On a GPU the seconds are what counts, and the peak is what torch took of its
+memory.
 
     python benchmarks/released_step.py --job image --work
 
-counts the work of a step instead of timing it: the products and convolutions in it, and the attention beside them.
+counts the work of a step instead of timing it: the products and convolutions in it, and the attention beside
+them.
 """
 
 import argparse
@@ -37,7 +40,9 @@ from codi.models.denoisers import UNetDenoiser
 from codi.models.joint_pooled import MapEncoder
 from codi.types import Modality
 
-JOBS = {name: [Modality(name)] for name in ("image", "audio", "video")} | {"joint": [Modality.VIDEO, Modality.AUDIO]}
+JOBS = {name: [Modality(name)] for name in ("image", "audio", "video")} | {
+    "joint": [Modality.VIDEO, Modality.AUDIO]
+}
 LATENTS = {Modality.IMAGE: (4, 32, 32), Modality.VIDEO: (4, 8, 32, 32), Modality.AUDIO: (8, 256, 16)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -45,20 +50,30 @@ MALLOC = {-4: 0, -1: 2**31 - 1, -2: 256 << 20}  # M_MMAP_MAX, M_TRIM_THRESHOLD, 
 
 
 def keep_memory() -> bool:
-    """Tells glibc to keep large blocks rather than to fetch them anew, zeroed, for every tensor; false where there is no glibc."""
+    """Tells glibc to keep large blocks rather than to fetch them anew, zeroed, for every tensor; false where
+    there is no glibc.
+    """
     try:
         return all(ctypes.CDLL("libc.so.6").mallopt(option, value) for option, value in MALLOC.items())
     except (OSError, AttributeError):
         return False
 
 
-def build(modality: Modality, dtype: torch.dtype, width: int | None, device: str) -> tuple[nn.Module, nn.Module]:
-    """A denoiser and its environment encoder of the released geometry (or `width` channels wide), with drawn weights."""
+def build(
+    modality: Modality, dtype: torch.dtype, width: int | None, device: str
+) -> tuple[nn.Module, nn.Module]:
+    """A denoiser and its environment encoder of the released geometry (or `width` channels wide), with drawn
+    weights.
+    """
     reference = dict(FULL[UNETS["audio" if modality is Modality.AUDIO else "video"]])
     reference["model_channels"] = width or reference["model_channels"]
     with torch.device("meta"):
-        parts = UNetDenoiser(**denoisers.unet_config(reference)), MapEncoder(**denoisers.environment_config(reference))
-    cast = (nn.Module.to(part, dtype) for part in parts)  # diffusers' own `to` warns of parts it would keep, of which there are none
+        parts = (
+            UNetDenoiser(**denoisers.unet_config(reference)),
+            MapEncoder(**denoisers.environment_config(reference)),
+        )
+    # diffusers' own `to` warns of parts it would keep, of which there are none
+    cast = (nn.Module.to(part, dtype) for part in parts)
     return tuple(drawn(part.to_empty(device=device)).eval() for part in cast)
 
 
@@ -71,10 +86,17 @@ def drawn(module: nn.Module) -> nn.Module:
     return module
 
 
-def sampler(job: str, dtype: torch.dtype, width: int | None, device: str = "cpu") -> tuple[JointSampler, dict[Modality, Tensor]]:
+def sampler(
+    job: str, dtype: torch.dtype, width: int | None, device: str = "cpu"
+) -> tuple[JointSampler, dict[Modality, Tensor]]:
     """The sampling loop of a job, and the noise that it starts from."""
-    parts, generator = {m: build(m, dtype, width, device) for m in JOBS[job]}, torch.Generator().manual_seed(1)
-    prompt, null = torch.randn(2, 1, 1, FULL["unet_image"]["context_dim"], generator=generator).to(device, dtype)
+    parts, generator = (
+        {m: build(m, dtype, width, device) for m in JOBS[job]},
+        torch.Generator().manual_seed(1),
+    )
+    prompt, null = torch.randn(2, 1, 1, FULL["unet_image"]["context_dim"], generator=generator).to(
+        device, dtype
+    )
     loop = JointSampler(
         denoisers={m: denoiser for m, (denoiser, _) in parts.items()},
         environments={m: encoder for m, (_, encoder) in parts.items()},
@@ -110,7 +132,9 @@ def wait_for_device() -> None:
 
 
 def measure(loop: JointSampler, latents: dict[Modality, Tensor], repeats: int) -> list[tuple[float, float]]:
-    """(seconds, FLOP per second beside it) of some steps, after one that does not count: it prepares the prompts."""
+    """(seconds, FLOP per second beside it) of some steps, after one that does not count: it prepares the
+    prompts.
+    """
     loop.step(0, latents)
     device = next(iter(latents.values())).device
     found, before = [], matmul_rate(device)
@@ -130,15 +154,22 @@ def peak_memory(device: str) -> float:
 
 
 def work(loop: JointSampler, latents: dict[Modality, Tensor]) -> dict[str, float]:
-    """TFLOP of products and convolutions in one step, and of attention beside them, after one step that does not count."""
+    """TFLOP of products and convolutions in one step, and of attention beside them, after one step that does
+    not count.
+    """
     loop.step(0, latents)
     with FlopCounterMode(display=False, custom_mapping={ATTENTION: attention_work}) as counter:
         loop.step(1, latents)
     attention = counter.get_flop_counts()["Global"].get(ATTENTION, 0)
-    return {"work_tflop": round((counter.get_total_flops() - attention) / 1e12, 6), "attention_tflop": round(attention / 1e12, 6)}
+    return {
+        "work_tflop": round((counter.get_total_flops() - attention) / 1e12, 6),
+        "attention_tflop": round(attention / 1e12, 6),
+    }
 
 
-def attention_work(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *args, **kwargs) -> int:
+def attention_work(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *args, **kwargs
+) -> int:
     """Of an attention on a CPU, which torch does not count, from the shapes of what comes in."""
     return sdpa_flop_count(query, key, value)
 
@@ -151,7 +182,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--repeats", type=int, default=3, help="steps timed (default 3)")
     parser.add_argument("--threads", type=int, help="of torch (default: as many as cores)")
-    parser.add_argument("--width", type=int, help="channels of the first level, for a quick try (a multiple of 64)")
+    parser.add_argument(
+        "--width", type=int, help="channels of the first level, for a quick try (a multiple of 64)"
+    )
     parser.add_argument("--work", action="store_true", help="count the work of a step instead of timing it")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     args = parser.parse_args()
@@ -159,8 +192,12 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     kept = keep_memory()
     if args.work:
-        found = {"job": args.job, **work(*sampler(args.job, DTYPES[args.dtype], args.width))}  # on the CPU, whose attention it counts
-        line = "{job}: {work_tflop:.2f} TFLOP of products and convolutions in a step, {attention_tflop:.2f} of attention"
+        # on the CPU, whose attention it counts
+        found = {"job": args.job, **work(*sampler(args.job, DTYPES[args.dtype], args.width))}
+        line = (
+            "{job}: {work_tflop:.2f} TFLOP of products and convolutions in a step, {attention_tflop:.2f} of "
+            "attention"
+        )
         print(json.dumps(found) if args.json else line.format(**found))
         return
     found = measure(*sampler(args.job, DTYPES[args.dtype], args.width, args.device), args.repeats)

@@ -1,9 +1,10 @@
-"""What a sound autoencoder makes of pairs of shape and colour that it never heard, beside those that it knows.
+"""What a sound autoencoder makes of pairs of shape and colour that it never heard, beside those that it
+knows.
 
     python benchmarks/round_trip.py codi/assets/tiny/audio_autoencoder runs/tiny/audio_autoencoder
 
-L1 is of log-mel spectrograms, before Griffin-Lim; shares are of sounds whose attribute the world's probe reads as it was. Both at once is
-what a listener calls the right sound.
+L1 is of log-mel spectrograms, before Griffin-Lim; shares are of sounds whose attribute the world's probe
+reads as it was. Both at once is what a listener calls the right sound.
 """
 
 import argparse
@@ -21,7 +22,9 @@ BATCH = 32
 
 
 @torch.no_grad()
-def round_trips(autoencoder: AudioAutoencoder, sounds: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def round_trips(
+    autoencoder: AudioAutoencoder, sounds: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """L1 (B,) of the spectrograms and the sounds (B, S) that come back."""
     for batch in sounds.split(BATCH):
         latent = autoencoder.encode(batch)
@@ -45,7 +48,10 @@ def main() -> None:
             right = agreement(read, [scene.facts for scene in scenes], list(ATTRIBUTES))
             right["shape and colour"] = np.logical_and(right["shape"], right["colour"])
             shares = ", ".join(f"{name} {100 * np.mean(rows):.0f} %" for name, rows in right.items())
-            print(f"    {'held-out' if held_out else 'other'} pairs: L1 {torch.cat(errors).mean():.2f}, {shares}")
+            print(
+                f"    {'held-out' if held_out else 'other'} pairs: L1 {torch.cat(errors).mean():.2f}, "
+                f"{shares}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""How fast the stages train: samples per second, the loader alone, compute against wall time, memory; and one step against diffusers.
+"""How fast the stages train: samples per second, the loader alone, compute against wall time, memory; and one
+step against diffusers.
 
-    python -m benchmarks.training --out training.json                 # every stage of configs/world, then the comparison
-    python -m benchmarks.training --stages denoise_image,joint_audio --seconds 60
-    python -m benchmarks.training --quick                             # a few steps of each: does it run at all
+    python -m benchmarks.training --out training.json                 # every stage of configs/world, then the
+    comparison python -m benchmarks.training --stages denoise_image,joint_audio --seconds 60 python -m
+    benchmarks.training --quick                             # a few steps of each: does it run at all
 
-Every row is a process of its own, on a copy of the embedded model, with the configuration as it stands (batch size, precision). Compute
-against wall time: in turn, some steps take fresh batches and some one that is in memory already; the ratio of their times is what would be
-left if loading cost nothing. The comparison trains the geometry of denoise_image on the same latents and captions, three ways: our
-loop; our UNet in the loop that diffusers' text-to-image example has; diffusers' UNet of the same widths in that loop.
+Every row is a process of its own, on a copy of the embedded model, with the configuration as it stands (batch
+size, precision). Compute against wall time: in turn, some steps take fresh batches and some one that is in
+memory already; the ratio of their times is what would be left if loading cost nothing. The comparison trains
+the geometry of denoise_image on the same latents and captions, three ways: our loop; our UNet in the loop
+that diffusers' text-to-image example has; diffusers' UNet of the same widths in that loop.
 """
 
 import argparse
@@ -29,14 +31,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-if sys.path[:1] == [str(Path(__file__).parent)]:  # run as a file, whose name would hide the package `training`
+# run as a file, whose name would hide the package `training`
+if sys.path[:1] == [str(Path(__file__).parent)]:
     sys.path[0] = str(ROOT)
 
 CONFIGS = ROOT / "configs" / "world"
 COMPARED = "denoise_image"
-LOOPS = {"ours": "codi's UNet, codi's loop", "example": "codi's UNet, example loop", "diffusers": "diffusers' UNet, example loop"}
+LOOPS = {
+    "ours": "codi's UNet, codi's loop",
+    "example": "codi's UNet, example loop",
+    "diffusers": "diffusers' UNet, example loop",
+}
 LOADED = 0.95  # of wall time is compute where a loader of cached latents keeps up
-BLOCK, SKIPPED = 8, 3  # steps with batches of one kind in a row, and how many of them still see what was fetched before
+# steps with batches of one kind in a row, and how many of them still see what was fetched before
+BLOCK, SKIPPED = 8, 3
 LEAST = 3 * BLOCK + 1  # steps: one block to warm up, one of each kind
 
 
@@ -59,9 +67,20 @@ class Job:
         path = CONFIGS / f"{COMPARED if self.name in LOOPS else self.name}.yaml"
         batch = self.batch or load_config(path).batch_size
         off = [f"batch_size={batch}", *(f"{kind}_every=0" for kind in ("log", "preview", "checkpoint"))]
-        cached = [f"options.{key}={self.scenes}" for key in ("scenes", "picture_scenes") if key in load_config(path).options]
+        cached = [
+            f"options.{key}={self.scenes}"
+            for key in ("scenes", "picture_scenes")
+            if key in load_config(path).options
+        ]
         return load_config(
-            path, overrides=[f"model={self.model}", f"output={self.model}-runs/{self.name}", "samples=1000000000", *off, *cached]
+            path,
+            overrides=[
+                f"model={self.model}",
+                f"output={self.model}-runs/{self.name}",
+                "samples=1000000000",
+                *off,
+                *cached,
+            ],
         )
 
 
@@ -94,7 +113,9 @@ class Alternating:
 
 
 def timed_stage(name: str, job: Job) -> type:
-    """A class of stages like `name`, that notes when each step begins and ends the run when there are enough of them."""
+    """A class of stages like `name`, that notes when each step begins and ends the run when there are enough
+    of them.
+    """
     from training.stages import find_stage
 
     class Timed:
@@ -139,7 +160,9 @@ def measure_stage(job: Job) -> dict[str, Any]:
         train(dataclasses.replace(config, stage="timed"), restart=True)
     memory, stage = peak_memory(), globals()["Timed"].last
     fresh, held = intervals(stage.times)
-    loader = stage.size / seconds_of(lambda: stage.source.inner.fetch(list(range(stage.size))), 3 if job.quick else 20)
+    loader = stage.size / seconds_of(
+        lambda: stage.source.inner.fetch(list(range(stage.size))), 3 if job.quick else 20
+    )
     return {
         "stage": job.name,
         "batch": config.batch_size,
@@ -153,7 +176,9 @@ def measure_stage(job: Job) -> dict[str, Any]:
 
 
 def intervals(times: list[tuple[float, int]]) -> tuple[float, float]:
-    """Median seconds of a step with fresh batches, and with the one in memory; the first block is for warming up."""
+    """Median seconds of a step with fresh batches, and with the one in memory; the first block is for warming
+    up.
+    """
     found: dict[int, list[float]] = {0: [], 1: []}
     for (start, number), (end, following) in itertools.pairwise(times):
         inside = number // BLOCK == following // BLOCK and number % BLOCK >= SKIPPED
@@ -179,7 +204,11 @@ def measure_example(job: Job) -> dict[str, Any]:
 
     run = Run(job.config, job.scenes, own=job.name == "example")
     run.train(keep_on)
-    return {"parameters": run.used(), "samples_per_s": job.config.batch_size / mean_seconds(times), "memory_mb": peak_memory()}
+    return {
+        "parameters": run.used(),
+        "samples_per_s": job.config.batch_size / mean_seconds(times),
+        "memory_mb": peak_memory(),
+    }
 
 
 def measure_ours(job: Job) -> dict[str, Any]:
@@ -244,13 +273,28 @@ def prepare(job: Job) -> dict[str, Any]:
     return {}
 
 
-MEASURES = {"prepare": prepare, "stage": measure_stage, "ours": measure_ours, "example": measure_example, "diffusers": measure_example}
+MEASURES = {
+    "prepare": prepare,
+    "stage": measure_stage,
+    "ours": measure_ours,
+    "example": measure_example,
+    "diffusers": measure_example,
+}
 
 
 def isolated(kind: str, job: Job) -> dict[str, Any]:
     """A measurement in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.training", "--measure", kind, json.dumps(dataclasses.asdict(job))]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.training",
+        "--measure",
+        kind,
+        json.dumps(dataclasses.asdict(job)),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
     if done.returncode:
         raise SystemExit(f"measuring {job.name} failed, see above")
     return json.loads(done.stdout.splitlines()[-1])
@@ -269,19 +313,37 @@ def machine() -> dict[str, Any]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__}
-    return {"device": device, "cores": cores, "torch_threads": torch.get_num_threads(), "load_before": os.getloadavg()[0], **versions}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+    return {
+        "device": device,
+        "cores": cores,
+        "torch_threads": torch.get_num_threads(),
+        "load_before": os.getloadavg()[0],
+        **versions,
+    }
 
 
-def measure_stages(names: list[str], settings: dict[str, Any], run: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
-    print(f"{'stage':20} {'batch':>6} {'samples/s':>10} {'loader alone':>13} {'compute/wall':>13} {'peak MiB':>9}")
+def measure_stages(
+    names: list[str], settings: dict[str, Any], run: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
+    print(
+        f"{'stage':20} {'batch':>6} {'samples/s':>10} {'loader alone':>13} {'compute/wall':>13} "
+        f"{'peak MiB':>9}"
+    )
     rows = []
     for name in names:
         job = Job(name=name, **settings)
         run("prepare", job)
         rows.append(row := run("stage", job))
         share = f"{100 * row['compute_share']:.0f} %"
-        figures = f"{row['samples_per_s']:>10.1f} {row['loader_samples_per_s']:>13.0f} {share:>13} {row['memory_mb']:>9}"
+        figures = (
+            f"{row['samples_per_s']:>10.1f} {row['loader_samples_per_s']:>13.0f} {share:>13} "
+            f"{row['memory_mb']:>9}"
+        )
         print(f"{row['stage']:20} {row['batch']:>6} {figures}{verdict(row)}", flush=True)
     return rows
 
@@ -293,7 +355,9 @@ def verdict(row: dict[str, Any]) -> str:
     return f"  cached: {'>=' if row['compute_share'] >= LOADED else 'below'} {100 * LOADED:.0f} %"
 
 
-def compare(rounds: int, settings: dict[str, Any], run: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+def compare(
+    rounds: int, settings: dict[str, Any], run: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Every loop in each round, its fastest round kept: what else the machine does only slows."""
     run("prepare", Job(name=COMPARED, **settings))
     found: dict[str, list[dict[str, Any]]] = {loop: [] for loop in LOOPS}
@@ -303,21 +367,34 @@ def compare(rounds: int, settings: dict[str, Any], run: Callable[..., dict[str, 
     kept = {loop: max(rows, key=lambda row: row["samples_per_s"]) for loop, rows in found.items()}
     print(f"\n{COMPARED}, one optimizer step{'':12} {'parameters':>11} {'samples/s':>10} {'peak MiB':>9}")
     for loop, row in kept.items():
-        print(f"{LOOPS[loop]:45} {row['parameters']:>11,} {row['samples_per_s']:>10.1f} {row['memory_mb']:>9}")
+        print(
+            f"{LOOPS[loop]:45} {row['parameters']:>11,} {row['samples_per_s']:>10.1f} {row['memory_mb']:>9}"
+        )
     ratio = kept["ours"]["samples_per_s"] / kept["example"]["samples_per_s"]
     print(f"codi's loop against the example loop, the same UNet: {ratio:.2f} times as fast")
-    return [{"loop": LOOPS[loop], **row, "rounds": [r["samples_per_s"] for r in found[loop]]} for loop, row in kept.items()]
+    return [
+        {"loop": LOOPS[loop], **row, "rounds": [r["samples_per_s"] for r in found[loop]]}
+        for loop, row in kept.items()
+    ]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     stages = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    parser.add_argument("--stages", default=",".join(stages), help="names of configurations, separated by commas (default: all)")
+    parser.add_argument(
+        "--stages",
+        default=",".join(stages),
+        help="names of configurations, separated by commas (default: all)",
+    )
     parser.add_argument("--seconds", type=float, default=40.0, help="of training for each row (default 40)")
     parser.add_argument("--scenes", type=int, default=512, help="size of latent caches (default 512)")
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison, 0 for none (default 3)")
     parser.add_argument(
-        "--quick", action="store_true", help="a few steps of each with few samples, in this process: the figures mean nothing"
+        "--quick",
+        action="store_true",
+        help="a few steps of each with few samples, in this process: the figures mean nothing",
     )
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     parser.add_argument("--measure", nargs=2, metavar=("KIND", "JOB"), help=argparse.SUPPRESS)
@@ -337,12 +414,23 @@ def main(arguments: list[str] | None = None) -> int:
     run = (lambda kind, job: MEASURES[kind](job)) if options.quick else isolated
     about = machine()
     with tempfile.TemporaryDirectory(prefix="codi-benchmark-") as folder:
-        settings = {"model": str(copy_model(Path(folder))), "scenes": options.scenes, "seconds": options.seconds, "quick": options.quick}
+        settings = {
+            "model": str(copy_model(Path(folder))),
+            "scenes": options.scenes,
+            "seconds": options.seconds,
+            "quick": options.quick,
+        }
         settings["batch"] = 4 if options.quick else None
         rows = measure_stages(options.stages, settings, run)
         loops = compare(options.rounds, settings, run) if options.rounds else []
     if options.out:
-        report = {"command": sys.argv, "machine": about, "settings": settings | {"model": "codi-tiny"}, "stages": rows, "comparison": loops}
+        report = {
+            "command": sys.argv,
+            "machine": about,
+            "settings": settings | {"model": "codi-tiny"},
+            "stages": rows,
+            "comparison": loops,
+        }
         options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -1,7 +1,8 @@
 """codi: any combination of text, image, audio and video from any combination of them, together.
 
     from codi import CoDiPipeline
-    out = CoDiPipeline.from_pretrained()(text="a green star bounces quickly in the snow", outputs=["video", "audio"], seed=0)
+    out = CoDiPipeline.from_pretrained()(text="a green star bounces quickly in the snow", outputs=["video",
+    "audio"], seed=0)
 
 Nothing heavy is imported before it is asked for.
 """
@@ -12,7 +13,12 @@ from typing import Any
 from codi.types import InputError, Modality, ModalitySpec
 from codi.version import __version__
 
-_LAZY = {"CoDiPipeline": "codi.pipeline", "CoDiOutput": "codi.outputs", "Prompt": "codi.prompts", "read_record": "codi.records"}
+_LAZY = {
+    "CoDiPipeline": "codi.pipeline",
+    "CoDiOutput": "codi.outputs",
+    "Prompt": "codi.prompts",
+    "read_record": "codi.records",
+}
 __all__ = ["InputError", "Modality", "ModalitySpec", "__version__", *_LAZY]
 
 

@@ -1,4 +1,6 @@
-"""`codi generate --from FILE`: the jobs that a record describes, with what the command line says otherwise."""
+"""`codi generate --from FILE`: the jobs that a record describes, with what the command line says
+otherwise.
+"""
 
 import argparse
 import warnings
@@ -31,12 +33,13 @@ PLACING = (
 
 
 def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[list[Job], list[Record]]:
-    """Returns what the record named by `args.again` asks for, and the records; puts model, adapters and precision into `args`.
+    """Returns what the record named by `args.again` asks for, and the records; puts model, adapters and
+    precision into `args`.
 
     schedulers: names that `args.scheduler` may have.
 
-    Everything that the command line names counts instead of the record's. With nothing of it named, each sample is made at its place
-    in a batch as large as it was, so that it comes out equal to the bit.
+    Everything that the command line names counts instead of the record's. With nothing of it named, each
+    sample is made at its place in a batch as large as it was, so that it comes out equal to the bit.
     """
     if args.jobs:
         raise InputError("--from beside --jobs: expected one of them")
@@ -97,7 +100,9 @@ def _item(record: Record, row: Mapping[str, Any]) -> Item:
 
 
 def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:
-    """Seeds and counts. Samples that were the best of several candidates are made by their own seeds, without drawing the others."""
+    """Seeds and counts. Samples that were the best of several candidates are made by their own seeds, without
+    drawing the others.
+    """
     first = record.samples[0]["seed"]
     if any(getattr(args, name) is not None for name in DRAWING):
         seed = first if args.seed is None else args.seed
@@ -116,7 +121,6 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
     found = {}
     for option, name in names.items():
         if getattr(args, option) is not None:
-
             found[option] = parse_scale(getattr(args, option), f"--{option.replace('_', '-')}")
         elif outputs == record.outputs:
             found[option] = record.per_output(name)
@@ -131,7 +135,9 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
 
 
 def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, float]:
-    """Sizes by the command line, else the record's. Where a time is named, what it leaves open follows from it, not from the record."""
+    """Sizes by the command line, else the record's. Where a time is named, what it leaves open follows from
+    it, not from the record.
+    """
     given = {name: getattr(args, name) for name in jobs.SIZES if getattr(args, name) is not None}
     same_clock = (
         not any(name in given for name in TIMES) and args.lengths is None and outputs == record.outputs
@@ -168,7 +174,8 @@ def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Colle
     if any(model.get(key) != models[0].get(key) for model in models for key in keys):
         one = f"{found[0].id}.json"
         raise InputError(
-            f"the jobs of {args.again} were made by different models: expected the record of one, such as {one}"
+            f"the jobs of {args.again} were made by different models: expected the record of one, such as "
+            f"{one}"
         )
     model, source = models[0], found[0].source
     if args.model is None:
@@ -207,7 +214,8 @@ def _adapters(model: Mapping[str, Any], key: str, source: str) -> Iterable[Mappi
     for row in model.get(key, []):
         if "token" in row:
             raise InputError(
-                f"{source} was made with the words of {row['path']} under another name, which only Python can give"
+                f"{source} was made with the words of {row['path']} under another name, which only Python "
+                "can give"
             )
         if Path(row["path"]).is_file() and sha256_of(Path(row["path"])) != row["sha256"]:
             warnings.warn(f"{row['path']} has changed since {source} was made with it", stacklevel=3)
@@ -215,7 +223,9 @@ def _adapters(model: Mapping[str, Any], key: str, source: str) -> Iterable[Mappi
 
 
 def settle_scheduler(pipe: Any, found: list[Record], names: Iterable[str]) -> None:
-    """Gives the pipeline the one of our named schedulers that the record describes; no class is taken from a record."""
+    """Gives the pipeline the one of our named schedulers that the record describes; no class is taken from a
+    record.
+    """
     from codi.pipeline import named_scheduler
 
     wanted = found[0].model.get("scheduler_config")
@@ -227,7 +237,8 @@ def settle_scheduler(pipe: Any, found: list[Record], names: Iterable[str]) -> No
             pipe.scheduler = other
             return
     warnings.warn(
-        f"{found[0].source} was made with another scheduler ({str(wanted.get('class'))[:60]}) than this model's",
+        f"{found[0].source} was made with another scheduler ({str(wanted.get('class'))[:60]}) than this "
+        "model's",
         stacklevel=2,
     )
 
@@ -252,7 +263,8 @@ def note_differences(pipe: Any, found: list[Record], device: str) -> None:
             notes[f"{record.source} was made with other weights than those of {here['name']}"] = None
         if record.model.get("own") not in (None, _plain(here["own"])):
             notes[
-                f"{record.source} was made by a model whose own settings were others than those of {here['name']}"
+                f"{record.source} was made by a model whose own settings were others than those of "
+                f"{here['name']}"
             ] = None
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -47,10 +47,25 @@ MEANT = {  # what people write, and the argument that does it; spelling alone wo
     "callback_steps": "callback_on_step_end",
 }
 NUMBERS = (  # arguments that are numbers, or hold them
-    "num_samples", "candidates", "seed", "num_inference_steps", "guidance_scale", "sync_guidance_scale", "guidance_interval",
-    "sync_guidance_interval", "guidance_rescale", "delay", "height", "width", "num_frames", "fps", "audio_length_in_s", "sync", "lead",
+    "num_samples",
+    "candidates",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "sync_guidance_scale",
+    "guidance_interval",
+    "sync_guidance_interval",
+    "guidance_rescale",
+    "delay",
+    "height",
+    "width",
+    "num_frames",
+    "fps",
+    "audio_length_in_s",
+    "sync",
+    "lead",
     "return_dict",
-)  # fmt: skip
+)
 LONGEST = 60  # characters of an address in a message
 ADDRESS = re.compile(
     r"\s*([A-Za-z][A-Za-z0-9+.-]+:/[^\s]|data:)"
@@ -135,7 +150,9 @@ def plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, (np.ndarray, torch.Tensor)):
         if value.ndim > 1:
-            raise InputError(f"an array of shape {tuple(value.shape)}: expected one number, or a list of them")
+            raise InputError(
+                f"an array of shape {tuple(value.shape)}: expected one number, or a list of them"
+            )
         return value.tolist()
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
@@ -161,7 +178,8 @@ def check_address(value: str) -> None:
 
 
 def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
-    """Reads a number, or one for each output: as typed, `3` or `video=4,audio=3`, or as in JSON, 3 or {"video": 4}.
+    """Reads a number, or one for each output: as typed, `3` or `video=4,audio=3`, or as in JSON, 3 or
+    {"video": 4}.
 
     Returns a number or {output: number}; None stays None. Raises `InputError`, naming the `option`.
     """
@@ -171,12 +189,17 @@ def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
         if isinstance(value, str) and "=" in value:
             value = dict(part.split("=") for part in value.split(","))
         if isinstance(value, Mapping):
-            return {Modality.parse(name).value: _typed(f"{option} of {name}", number) for name, number in value.items()}
+            return {
+                Modality.parse(name).value: _typed(f"{option} of {name}", number)
+                for name, number in value.items()
+            }
         return _typed(option, value)
     except InputError:
         raise
     except (TypeError, ValueError):
-        raise InputError(f"{option} is {value!r}: expected one number, or one for each output such as video=4,audio=3") from None
+        raise InputError(
+            f"{option} is {value!r}: expected one number, or one for each output such as video=4,audio=3"
+        ) from None
 
 
 def check_number(name: str, value: Any) -> float:

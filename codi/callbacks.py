@@ -37,7 +37,9 @@ def wanted_tensors(callback: Any, names: Sequence[str], known: Sequence[str]) ->
     """
     if callback is not None and not callable(callback):
         came = type(callback).__name__
-        raise InputError(f"callback_on_step_end is a {came}: expected a function (pipe, step, timestep, tensors) -> dict")
+        raise InputError(
+            f"callback_on_step_end is a {came}: expected a function (pipe, step, timestep, tensors) -> dict"
+        )
     if not isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
         return [names] if isinstance(names, str) else list(names)
     for part in _flat(callback):

@@ -19,8 +19,9 @@ CARD, LOADER = "README.md", "pipeline.py"
 MARK = re.compile(
     r"\n<!-- written by codi [^ ]+, digest ([0-9a-f]{16}); a changed card is left alone -->\n\Z"
 )
-PLACEHOLDER = "This model card has been automatically generated"  # of the card that diffusers puts in its place on an upload
-LOADER_HEAD = '''"""Lets diffusers' own loader find the classes of this model, which come with `pip install codi`.
+# of the card that diffusers puts in its place on an upload
+PLACEHOLDER = "This model card has been automatically generated"
+LOADER_HEAD = '''"""Lets diffusers' own loader find the classes of this model, which come with codi.
 
     DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
 """
@@ -103,7 +104,10 @@ def _digest(text: str) -> str:
 
 
 def _signed(text: str) -> str:
-    return f"{text}\n<!-- written by codi {__version__}, digest {_digest(text)}; a changed card is left alone -->\n"
+    return (
+        f"{text}\n<!-- written by codi {__version__}, digest {_digest(text)}; a changed card is left alone "
+        "-->\n"
+    )
 
 
 def _is_ours(text: str) -> bool:

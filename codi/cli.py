@@ -1,7 +1,7 @@
 """The command `codi`: generate, bench, convert, info, doctor.
 
-Paths of what was made go to stdout, everything else to stderr. A user's mistake is one line and exit code 2, an interrupt exit code 130.
-Nothing heavy is imported before the arguments are known to be good.
+Paths of what was made go to stdout, everything else to stderr. A user's mistake is one line and exit code 2,
+an interrupt exit code 130. Nothing heavy is imported before the arguments are known to be good.
 """
 
 import argparse
@@ -40,9 +40,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does; an option that nobody knows is answered with the one that was meant, whatever else is missing."""
+        """As argparse does; an option that nobody knows is answered with the one that was meant, whatever
+        else is missing.
+        """
         words = list(args or ())
-        own = list(takewhile(lambda word: word.startswith("-"), words)) if self._subparsers else words  # the rest is the command's
+        # the rest is the command's
+        own = list(takewhile(lambda word: word.startswith("-"), words)) if self._subparsers else words
         options.check_known(self.prog.removeprefix("codi").strip(), own, self._option_string_actions)
         return super().parse_known_args(args, namespace)
 
@@ -51,25 +54,40 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="codi", description="Any combination of text, image, audio and video from any combination of them, together.")
+    parser = Parser(
+        prog="codi",
+        description="Any combination of text, image, audio and video from any combination of them, together.",
+    )
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
     parser.add_argument("--version", action="version", version=f"codi {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     _add_generate(commands)
-    measure = commands.add_parser("bench", help="measure a model on unseen scenes and write a report", description="Measures a model.")
+    measure = commands.add_parser(
+        "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
+    )
     bench.add_arguments(measure)
     measure.set_defaults(run=bench.main)
     released = commands.add_parser(
-        "convert", help="the checkpoints released with the paper -> a model folder", description="Converts released checkpoints, or back."
+        "convert",
+        help="the checkpoints released with the paper -> a model folder",
+        description="Converts released checkpoints, or back.",
     )
     convert.add_arguments(released)
     released.set_defaults(run=convert.main)
-    info = commands.add_parser("info", help="what a model is: parts, sizes, rates, licence", description="What a model is.")
+    info = commands.add_parser(
+        "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
+    )
     info.add_argument("model", nargs="?", help="folder or hub id (default: the model inside the package)")
-    info.add_argument("--words", action="store_true", help="the words that its text prompts may hold, by kind")
+    info.add_argument(
+        "--words", action="store_true", help="the words that its text prompts may hold, by kind"
+    )
     info.add_argument("--json", action="store_true", help="machine-readable")
     info.set_defaults(run=_info)
-    doctor = commands.add_parser("doctor", help="check this machine and say how to fix what is wrong", description="Checks this machine.")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check this machine and say how to fix what is wrong",
+        description="Checks this machine.",
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -78,45 +96,81 @@ def _add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="make media that belong together from prompts of any kind",
-        description="Makes media that belong together. A prompt may be repeated and weighted: 'a green star::0.7', photo.jpg::2. "
-        "A video or a recording that is given while the other is made also stands in the loop as a clean partner, so that what is made "
-        "keeps its time; sound made for a video is written as that video with the new sound, too, its frames untouched.",
+        description="Makes media that belong together. A prompt may be repeated and weighted: "
+        "'a green star::0.7', photo.jpg::2. "
+        "A video or a recording that is given while the other is made also stands in the loop as a clean "
+        "partner, so that what is made keeps its time; sound made for a video is written as that video "
+        "with the new sound, too, its frames untouched.",
     )
     _add_prompts(generate)
-    generate.add_argument("--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video")
     generate.add_argument(
-        "-o", "--out", required=True, metavar="FOLDER", help="where the files go; numbers go on after those that are there"
+        "--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video"
+    )
+    generate.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="where the files go; numbers go on after those that are there",
     )
     generate.add_argument("--overwrite", action="store_true", help="begin at 000 and replace what is there")
     generate.add_argument(
-        "--from", dest="again", metavar="FILE",
-        help="make it again as this png, wav, mp4 or manifest says it was made; other options count instead of what it says",
-    )  # fmt: skip
+        "--from",
+        dest="again",
+        metavar="FILE",
+        help="make it again as this png, wav, mp4 or manifest says it was made; other options count instead "
+        "of what it says",
+    )
     generate.add_argument(
-        "--jobs", metavar="FILE", help="many jobs, one JSON object per line: id, text, image, ..., to, seed, negative_text, sync, ..."
+        "--jobs",
+        metavar="FILE",
+        help="many jobs, one JSON object per line: id, text, image, ..., to, seed, negative_text, sync, ...",
     )
     generate.add_argument("--samples", type=int, metavar="N", help="how many of each (default 1)")
-    generate.add_argument("--seed", type=_seed, metavar="N", help="sample k is made from seed + k; 'random' draws one (default 0)")
+    generate.add_argument(
+        "--seed",
+        type=_seed,
+        metavar="N",
+        help="sample k is made from seed + k; 'random' draws one (default 0)",
+    )
     generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     _add_sizes(generate)
-    generate.add_argument("--scheduler", choices=SCHEDULERS, help="another way down the model's noise levels (default: the model's)")
+    generate.add_argument(
+        "--scheduler",
+        choices=SCHEDULERS,
+        help="another way down the model's noise levels (default: the model's)",
+    )
     scale = "a number, or one for each output such as video=4,audio=3; 1 is off (default: the model's)"
     generate.add_argument("--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
-    generate.add_argument("--sync-guidance", metavar="X", help=f"how closely to follow the other outputs and clean partners: {scale}")
     generate.add_argument(
-        "--delay", metavar="X", help="schedules, 0 to 3, after which an output starts, to hear the others further on: video=0.5"
+        "--sync-guidance",
+        metavar="X",
+        help=f"how closely to follow the other outputs and clean partners: {scale}",
     )
     generate.add_argument(
-        "--sync", action=argparse.BooleanOptionalAction, help="with --no-sync inputs are prompts only, none a clean partner in the loop"
+        "--delay",
+        metavar="X",
+        help="schedules, 0 to 3, after which an output starts, to hear the others further on: video=0.5",
     )
     generate.add_argument(
-        "--lead", action=argparse.BooleanOptionalAction,
+        "--sync",
+        action=argparse.BooleanOptionalAction,
+        help="with --no-sync inputs are prompts only, none a clean partner in the loop",
+    )
+    generate.add_argument(
+        "--lead",
+        action=argparse.BooleanOptionalAction,
         help="with --no-lead no caption that nobody asked for is drawn to make several outputs agree",
     )
     generate.add_argument(
-        "--candidates", type=int, metavar="N", help="draw N for each sample and keep the one that agrees best (default 1)"
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="draw N for each sample and keep the one that agrees best (default 1)",
     )
-    generate.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
+    generate.add_argument(
+        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
+    )
     _add_adapters(generate)
     generate.add_argument("--device", help=f"{DEVICES} (default auto)")
     generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
@@ -131,9 +185,13 @@ def _add_sizes(generate: Any) -> None:
     group.add_argument("--width", type=int, metavar="PIXELS", help="of images and videos")
     group.add_argument("--num-frames", type=int, metavar="N", help="frames of a video")
     group.add_argument("--fps", type=float, metavar="X", help="frames per second of a video")
-    group.add_argument("--seconds", type=float, metavar="X", help="length of sounds and clips (audio_length_in_s in Python)")
     group.add_argument(
-        "--lengths", choices=("agree", "free"), help="whether a clip and a sound made together last equally long (default agree)"
+        "--seconds", type=float, metavar="X", help="length of sounds and clips (audio_length_in_s in Python)"
+    )
+    group.add_argument(
+        "--lengths",
+        choices=("agree", "free"),
+        help="whether a clip and a sound made together last equally long (default agree)",
     )
 
 
@@ -145,27 +203,42 @@ def _add_adapters(generate: Any) -> None:
 
 
 def _add_prompts(generate: Any) -> None:
-    files = {"image": "png, jpg, webp, gif", "audio": "wav, flac, mp3, ogg, m4a", "video": "mp4, webm, mov, avi"}
-    for sign, title in (("", "prompts (any number of any kind)"), ("negative-", "what to steer away from (any number of any kind)")):
+    files = {
+        "image": "png, jpg, webp, gif",
+        "audio": "wav, flac, mp3, ogg, m4a",
+        "video": "mp4, webm, mov, avi",
+    }
+    for sign, title in (
+        ("", "prompts (any number of any kind)"),
+        ("negative-", "what to steer away from (any number of any kind)"),
+    ):
         group = generate.add_argument_group(title)
         group.add_argument(f"--{sign}text", action="append", default=[], metavar="WORDS", help="a sentence")
         if not sign:
-            group.add_argument("--strict", action="store_true", help="a word that the model cannot read is an error")
+            group.add_argument(
+                "--strict", action="store_true", help="a word that the model cannot read is an error"
+            )
         for kind, suffixes in files.items():
-            group.add_argument(f"--{sign}{kind}", action="append", default=[], metavar="FILE", help=f"a file ({suffixes})")
+            group.add_argument(
+                f"--{sign}{kind}", action="append", default=[], metavar="FILE", help=f"a file ({suffixes})"
+            )
 
 
 # Commands --------------------------------------------------------------
 
 
 def _generate(args: argparse.Namespace) -> int:
-    """Checks all that was asked, then loads the model, makes and writes. Nothing is written if a check fails."""
+    """Checks all that was asked, then loads the model, makes and writes. Nothing is written if a
+    check fails.
+    """
     from codi import again, jobs, wording
     from codi.session import Session
 
     started = time.perf_counter()
     if args.owns_process:
-        gc.disable()  # imports make a million objects that all stay: looking through them again and again takes a quarter of a start
+        # imports make a million objects that all stay: looking through them again and again takes a quarter
+        # of a start
+        gc.disable()
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
     found, chosen = None, args.scheduler
@@ -270,9 +343,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(sign in str(error).lower() for sign in ("out of memory", "allocate memory")):
+        if isinstance(error, RuntimeError) and not any(
+            sign in str(error).lower() for sign in ("out of memory", "allocate memory")
+        ):
             raise
-        advice = "make fewer or smaller at once (--samples, --batch, --height, --num-frames), or use --dtype bfloat16 or another --device"
+        advice = (
+            "make fewer or smaller at once (--samples, --batch, --height, --num-frames), or use "
+            "--dtype bfloat16 or another --device"
+        )
         return _fail(f"out of memory: {advice}", 1)
 
 
@@ -282,7 +360,9 @@ def _fail(message: Any, code: int) -> int:
 
 
 def _note(said: set[str], message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-    """Prints our own warnings in one line, each of them once; those of libraries are for programmers, and left out."""
+    """Prints our own warnings in one line, each of them once; those of libraries are for programmers, and
+    left out.
+    """
     if category is UserWarning and f"{os.sep}codi{os.sep}" in filename and str(message) not in said:
         said.add(str(message))
         print(f"codi: note: {message}", file=sys.stderr)

@@ -1,4 +1,6 @@
-"""`codi info`: what a model is, from its configurations and the headers of its tensors. `codi doctor`: whether this machine can run it."""
+"""`codi info`: what a model is, from its configurations and the headers of its tensors. `codi doctor`:
+whether this machine can run it.
+"""
 
 import importlib.util
 import json
@@ -18,7 +20,16 @@ from codi import __version__
 from codi.types import InputError
 
 PROVENANCE = "provenance.json"
-RATES = ("sampling_rate", "rate", "fps", "frame_rate", "latent_rate", "sample_size", "num_frames", "num_samples")
+RATES = (
+    "sampling_rate",
+    "rate",
+    "fps",
+    "frame_rate",
+    "latent_rate",
+    "sample_size",
+    "num_frames",
+    "num_samples",
+)
 
 REQUIRED = ("torchaudio", "soundfile")  # among the libraries that others import unasked
 IMPORTED_AS = {  # where a library is not named like its module, or only its parts tell whether it loads
@@ -61,8 +72,13 @@ def provenance(folder: Path) -> dict[str, Any]:
 def _part(folder: Path, kind: str) -> dict[str, Any]:
     from codi import pretrained
 
-    found = [entry for path in pretrained.weight_files(folder) for entry in pretrained.read_header(path).values()]
-    config = next((folder / name for name in ("config.json", "scheduler_config.json") if (folder / name).is_file()), None)
+    found = [
+        entry for path in pretrained.weight_files(folder) for entry in pretrained.read_header(path).values()
+    ]
+    config = next(
+        (folder / name for name in ("config.json", "scheduler_config.json") if (folder / name).is_file()),
+        None,
+    )
     values = _read_json(config) if config else {}
     return {
         "name": folder.name,
@@ -90,7 +106,10 @@ def info(name: str | None, as_json: bool = False) -> int:
         print(json.dumps(model, indent=2))
         return 0
     print(f"{model['pipeline']} in {model['folder']}")
-    print(f"{_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB, licence {model['license']}\n")
+    print(
+        f"{_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB, licence "
+        f"{model['license']}\n"
+    )
     for part in model["parts"]:
         rates = ", ".join(f"{key} {value}" for key, value in part["rates"].items())
         size = (
@@ -132,7 +151,15 @@ def _count(number: float) -> str:
 
 def examine() -> int:
     """Prints every check; exit code 1 if one of them failed. A cure is a command for this very Python."""
-    checks: tuple[Callable[[], list[Check]], ...] = (_place, _libraries, _unasked, _devices, _resources, _codecs, _model)
+    checks: tuple[Callable[[], list[Check]], ...] = (
+        _place,
+        _libraries,
+        _unasked,
+        _devices,
+        _resources,
+        _codecs,
+        _model,
+    )
     found = [line for check in checks for line in _guarded(check)]
     for fine, what, cure in found:
         sign = {True: "ok", False: "FAIL", None: "-"}[fine]
@@ -158,7 +185,14 @@ def _pip(arguments: str) -> str:
 
 def _place() -> list[Check]:
     version = platform.python_version()
-    return [(True, f"codi {__version__}, Python {version}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores", "")]
+    return [
+        (
+            True,
+            f"codi {__version__}, Python {version}, {platform.system()} {platform.machine()}, "
+            f"{os.cpu_count()} cores",
+            "",
+        )
+    ]
 
 
 def _libraries() -> list[Check]:
@@ -168,7 +202,14 @@ def _libraries() -> list[Check]:
     try:
         stated = [Requirement(line) for line in metadata.requires("codi") or []]
     except metadata.PackageNotFoundError:
-        return [(None, "codi runs from its source folder: versions of libraries are not checked (pip install -e . to have them)", "")]
+        return [
+            (
+                None,
+                "codi runs from its source folder: versions of libraries are not checked (pip install -e . "
+                "to have them)",
+                "",
+            )
+        ]
     return [_library(need) for need in stated if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
@@ -178,7 +219,11 @@ def _library(need: Any) -> Check:
     except metadata.PackageNotFoundError:
         return False, f"{need.name} is not installed", _pip(f"install '{need.name}{need.specifier}'")
     if not need.specifier.contains(version, prereleases=True):
-        return False, f"{need.name} {version}, expected {need.specifier}", _pip(f"install '{need.name}{need.specifier}'")
+        return (
+            False,
+            f"{need.name} {version}, expected {need.specifier}",
+            _pip(f"install '{need.name}{need.specifier}'"),
+        )
     if reason := _fault(need.name, IMPORTED_AS.get(need.name, need.name.replace("-", "_"))):
         again = _pip(f"install --force-reinstall --no-deps '{need.name}{need.specifier}'")
         return False, f"{need.name} {version} does not load ({reason})", again
@@ -229,7 +274,10 @@ def _devices() -> list[Check]:
     for k in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(k)
         note = "" if free > 1 << 30 else " (little: end what occupies it, or use --device cpu)"
-        what = f"cuda:{k}: {torch.cuda.get_device_name(k)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free{note}"
+        what = (
+            f"cuda:{k}: {torch.cuda.get_device_name(k)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB "
+            f"free{note}"
+        )
         lines.append((None if note else True, what, ""))
     if torch.backends.mps.is_available():
         lines.append((True, "mps: Apple GPU", ""))
@@ -244,7 +292,11 @@ def _resources() -> list[Check]:
     memory = "unknown" if free is None else f"{free / 2**30:.1f} GiB free"
     little = free is not None and free < 2 << 30
     return [
-        (None if little else True, f"memory: {memory}{' (the embedded model takes about 2)' if little else ''}", ""),
+        (
+            None if little else True,
+            f"memory: {memory}{' (the embedded model takes about 2)' if little else ''}",
+            "",
+        ),
         (None if disk < 1 << 30 else True, f"disk: {disk / 2**30:.1f} GiB free in {Path.cwd()}", ""),
     ]
 
@@ -266,7 +318,13 @@ def _codecs() -> list[Check]:
 
     missing = [name for name in ("libx264", "aac", "h264", "vp9", "mp3") if name not in av.codecs_available]
     if missing:
-        return [(False, f"PyAV lacks {', '.join(missing)}", _pip("install --force-reinstall --no-deps --only-binary :all: av"))]
+        return [
+            (
+                False,
+                f"PyAV lacks {', '.join(missing)}",
+                _pip("install --force-reinstall --no-deps --only-binary :all: av"),
+            )
+        ]
     return [(True, "PyAV has h264, aac, vp9, mp3", "")]
 
 
@@ -280,4 +338,6 @@ def _model() -> list[Check]:
     except InputError as error:
         again = "install codi again from its checkout: pip install --force-reinstall --no-deps ."
         return [(False, f"embedded model: {error}", again)]
-    return [(True, f"embedded model: {_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB", "")]
+    return [
+        (True, f"embedded model: {_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB", "")
+    ]

@@ -1,4 +1,6 @@
-"""What `codi generate` is asked to do: one job from arguments, or many from a JSONL file, checked and put into batches."""
+"""What `codi generate` is asked to do: one job from arguments, or many from a JSONL file, checked and put
+into batches.
+"""
 
 import argparse
 import json
@@ -14,17 +16,30 @@ from codi.types import SIZED, InputError, Modality, blame
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
 SCALES = ("guidance", "sync_guidance", "delay")  # a number, or one for each output
-SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}  # of what is made, and the kind of number
+# of what is made, and the kind of number
+SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}
 PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
 SWITCHES = ("sync", "lead")  # on or off
 LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
 KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
 RANDOM = "random"  # a seed that is drawn
 DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from may decide, too
-    "samples": 1, "seed": 0, "candidates": 1, "sync": True, "lead": True, "lengths": "agree", "dtype": "float32", "device": "auto",
+    "samples": 1,
+    "seed": 0,
+    "candidates": 1,
+    "sync": True,
+    "lead": True,
+    "lengths": "agree",
+    "dtype": "float32",
+    "device": "auto",
     "batch": 16,
-}  # fmt: skip
-SUFFIXES = {Modality.TEXT: (".txt",), Modality.IMAGE: (".png",), Modality.AUDIO: (".wav", ".mp4"), Modality.VIDEO: (".mp4",)}
+}
+SUFFIXES = {
+    Modality.TEXT: (".txt",),
+    Modality.IMAGE: (".png",),
+    Modality.AUDIO: (".wav", ".mp4"),
+    Modality.VIDEO: (".mp4",),
+}
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
 
 
@@ -49,10 +64,12 @@ class Job:
     drawn       the seed was drawn at random, because that was asked for
     sizes       those of `SIZES` that are not the model's own
     lengths     one of `LENGTHS`
-    sync        whether an input with a clock stands in the loop where an output has one; or the names of those that do
+    sync        whether an input with a clock stands in the loop where an output has one; or the names of
+                those that do
     lead        whether several outputs may agree with a caption that nobody asked for
     more        arguments of the pipeline that only a record names
-    places      from a record: of each sample its `seed`, and the `batch` that it stood in, as row and rows, or None
+    places      from a record: of each sample its `seed`, and the `batch` that it stood in, as row and rows,
+                or None
     """
 
     id: str | None
@@ -77,12 +94,20 @@ class Job:
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise InputError(f"{self.origin}no prompt: expected at least one of text, image, audio, video, e.g. --text 'a red ball'")
+            raise InputError(
+                f"{self.origin}no prompt: expected at least one of text, image, audio, video, e.g. --text 'a "
+                "red ball'"
+            )
         if not self.outputs:
-            raise InputError(f"{self.origin}nothing to make: expected --to with text, image, audio or video, e.g. --to image,audio")
+            raise InputError(
+                f"{self.origin}nothing to make: expected --to with text, image, audio or video, e.g. --to "
+                "image,audio"
+            )
         for what, items in (("prompts", self.items), ("negative prompts", self.negatives)):
             if items and sum(item.weight for item in items) <= 0:
-                raise InputError(f"{self.origin}the weights of the {what} sum to zero: expected at least one above zero")
+                raise InputError(
+                    f"{self.origin}the weights of the {what} sum to zero: expected at least one above zero"
+                )
         for name, least in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not (least <= value < (2**63 - 2**32 if name == "seed" else 2**53)):
@@ -96,27 +121,40 @@ class Job:
         """What no model can make; the rest is for the model to say."""
         if not applies(name, self.outputs):
             able = " or ".join(SIZED[_argument(name)])
-            raise InputError(f"{self.origin}{name} is {value:g}, but no {able} is made: expected {able} in --to, or no {name}")
+            raise InputError(
+                f"{self.origin}{name} is {value:g}, but no {able} is made: expected {able} in --to, or no "
+                f"{name}"
+            )
         if not 0 < value < 2**53:
             raise InputError(f"{self.origin}{name} is {value:g}: expected a number above 0")
 
     def _check_scale(self, name: str, scale: Scale) -> None:
         if isinstance(scale, dict) and (extra := [key for key in scale if Modality(key) not in self.outputs]):
-            raise InputError(f"{self.origin}{name} names {extra[0]}, which is not made: expected some of {', '.join(self.outputs)}")
+            raise InputError(
+                f"{self.origin}{name} names {extra[0]}, which is not made: expected some of "
+                f"{', '.join(self.outputs)}"
+            )
         off = all(scale.get(m.value) == 1 for m in self.outputs) if isinstance(scale, dict) else scale == 1
         if name == "guidance" and off and self.negatives:
-            raise InputError(f"{self.origin}negative prompts act through guidance, which is 1 (off): expected another, e.g. --guidance 3")
+            raise InputError(
+                f"{self.origin}negative prompts act through guidance, which is 1 (off): expected another, "
+                "e.g. --guidance 3"
+            )
 
     @property
     def names(self) -> list[str]:
-        """File names of its samples, without suffix: 000, 001, ... or the id, numbered if there are several."""
+        """File names of its samples, without suffix: 000, 001, ... or the id, numbered if there
+        are several.
+        """
         if self.id is None:
             return [f"{k:03d}" for k in range(self.samples)]
         return [self.id] if self.samples == 1 else [f"{self.id}-{k:03d}" for k in range(self.samples)]
 
     def with_seed(self) -> "Job":
         """Itself, or with a seed of its own where that is to be drawn."""
-        return replace(self, seed=draw_seed(RANDOM, self.origin)) if self.drawn and self.id is not None else self
+        return (
+            replace(self, seed=draw_seed(RANDOM, self.origin)) if self.drawn and self.id is not None else self
+        )
 
     @property
     def seeds(self) -> list[int]:
@@ -127,7 +165,12 @@ class Job:
     def knobs(self) -> dict[str, Any]:
         """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
         scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
-        numbers = {"num_inference_steps": self.steps, "delay": self.delay, "candidates": self.candidates, "lead": self.lead}
+        numbers = {
+            "num_inference_steps": self.steps,
+            "delay": self.delay,
+            "candidates": self.candidates,
+            "lead": self.lead,
+        }
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
         return numbers | scales | self.size_arguments | lengths | self.more
 
@@ -148,11 +191,14 @@ class Job:
         return json.dumps([self.outputs, self.knobs, self.sync, kinds], sort_keys=True)
 
     def files(self, out: Path) -> list[Path]:
-        """The files that its samples may be written as in the folder `out`, where they go by its own names."""
+        """The files that its samples may be written as in the folder `out`, where they go by its
+        own names.
+        """
         return [out / (name + suffix) for name in self.names for m in self.outputs for suffix in SUFFIXES[m]]
 
     def check(self, out: Path, numbered: bool = False) -> None:
-        """Raises `InputError` for a file that can be no prompt, or that what is made would overwrite in the folder `out`.
+        """Raises `InputError` for a file that can be no prompt, or that what is made would overwrite in the
+        folder `out`.
 
         numbered: what is made gets numbers that are free.
         """
@@ -164,7 +210,10 @@ class Job:
                 with blame(self.origin):
                     io.check_prompt(item.value, item.modality, PROMPT_SECONDS)
                     if Path(item.value).resolve() in made:
-                        raise InputError(f"{item.value} would be overwritten by what is made from it: name another folder with -o")
+                        raise InputError(
+                            f"{item.value} would be overwritten by what is made from it: name another folder "
+                            "with -o"
+                        )
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Its prompts as a manifest lists them; negatives only if there are any."""
@@ -201,18 +250,25 @@ def parse_item(modality: Modality, text: str) -> Item:
 
 def _item(modality: Modality, value: str, weight: float) -> Item:
     if not value.strip():
-        raise InputError(f"an empty {modality} prompt: expected {'words' if modality is Modality.TEXT else 'the name of a file'}")
+        raise InputError(
+            f"an empty {modality} prompt: expected "
+            f"{'words' if modality is Modality.TEXT else 'the name of a file'}"
+        )
     if modality is not Modality.TEXT:
         check_address(value)
     if modality is Modality.TEXT and not _is_unicode(value):
-        raise InputError(f"the text prompt {ascii(value)[:80]} is not UTF-8: expected words; set the terminal to UTF-8")
+        raise InputError(
+            f"the text prompt {ascii(value)[:80]} is not UTF-8: expected words; set the terminal to UTF-8"
+        )
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"weight {weight:g} of {value!r}: expected a number of at least 0")
     return Item(modality=modality, value=value, weight=weight)
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be encoded: bytes of the command line that are no UTF-8 cannot, nor can half a pair of surrogates."""
+    """Whether it can be encoded: bytes of the command line that are no UTF-8 cannot, nor can half a pair of
+    surrogates.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -286,24 +342,34 @@ def _scale(value: Any, name: str) -> Scale:
 
 
 def from_file(args: argparse.Namespace) -> list[Job]:
-    """The jobs of a JSONL file; what a line leaves out comes from the command line. File names count from the folder of the file."""
+    """The jobs of a JSONL file; what a line leaves out comes from the command line. File names count from the
+    folder of the file.
+    """
     from codi import io
 
     if given := [f"--{key.replace('_', '-')}" for key in PROMPTS if getattr(args, key)]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
     try:
-        lines = Path(args.jobs).read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other line separators
+        # JSON may hold other line separators
+        lines = Path(args.jobs).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{args.jobs} is not text: expected one JSON object per line, in UTF-8") from None
-    jobs = [_job(line, f"{args.jobs} line {number}: ", args) for number, line in enumerate(lines, 1) if line.strip()]
+    jobs = [
+        _job(line, f"{args.jobs} line {number}: ", args)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
     if not jobs:
         raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
     owner: dict[str, Job] = {}
     for job in jobs:
         for name in {job.id, *job.names}:
             if owner.setdefault(name, job) is not job:
-                raise InputError(f"{job.origin}its files would be named {name} like those of {owner[name].id!r}: expected another id")
+                raise InputError(
+                    f"{job.origin}its files would be named {name} like those of {owner[name].id!r}: expected "
+                    "another id"
+                )
     return jobs
 
 
@@ -312,7 +378,8 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{origin}not JSON ({error.msg}): expected an object such as {{'id': 'a', 'text': 'a red ball', 'to': 'image'}}"
+            f"{origin}not JSON ({error.msg}): expected an object such as {{'id': 'a', 'text': 'a red ball', "
+            f"'to': 'image'}}"
         ) from None
     with blame(origin):
         if not isinstance(row, dict):
@@ -322,15 +389,23 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         name = str(row.get("id", ""))
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
             raise InputError(
-                f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and another than 'manifest...'"
+                f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and "
+                "another than 'manifest...'"
             )
-        prompts = {key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent)) for key, m in PROMPTS.items()}
+        prompts = {
+            key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent)) for key, m in PROMPTS.items()
+        }
         drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
-        numbers = {key: _number(row, key, int, option(args, key)) for key in NUMBERS if not (drawn and key == "seed")}
+        numbers = {
+            key: _number(row, key, int, option(args, key)) for key in NUMBERS if not (drawn and key == "seed")
+        }
         numbers |= {"seed": 0} if drawn else {}  # drawn when it is used: see `Job.with_seed`
         outputs = _row_outputs(row.get("to", args.to))
         scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
-        sizes = {key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None) for key, kind in SIZES.items()}
+        sizes = {
+            key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None)
+            for key, kind in SIZES.items()
+        }
         sizes = {key: value for key, value in sizes.items() if value is not None}
         switches = {key: row.get(key, option(args, key)) for key in SWITCHES}
         for key, value in switches.items():
@@ -346,7 +421,9 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
 def _row_outputs(value: Any) -> tuple[Modality, ...]:
     names = value if isinstance(value, list) else [value]
     if value is not None and not all(isinstance(name, str) for name in names):
-        raise InputError(f"to is {json.dumps(value)[:80]}: expected kinds such as 'image,audio', or a list of them")
+        raise InputError(
+            f"to is {json.dumps(value)[:80]}: expected kinds such as 'image,audio', or a list of them"
+        )
     return parse_outputs(value)
 
 
@@ -355,19 +432,30 @@ def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], def
     if row.get(key) is not None:
         return _scale(row[key], key)
     shared = _scale(default, f"--{key.replace('_', '-')}")
-    return {name: x for name, x in shared.items() if Modality(name) in outputs} or None if isinstance(shared, dict) else shared
+    return (
+        {name: x for name, x in shared.items() if Modality(name) in outputs} or None
+        if isinstance(shared, dict)
+        else shared
+    )
 
 
 def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterator[Item]:
-    """Prompts of one kind in a line: words or a path (weight by suffix), {"value": ..., "weight": ...}, or a list of these."""
+    """Prompts of one kind in a line: words or a path (weight by suffix), {"value": ..., "weight": ...}, or a
+    list of these.
+    """
     for entry in value if isinstance(value, list) else [] if value is None else [value]:
         if isinstance(entry, str):
             item = parse_item(modality, entry)
-        elif isinstance(entry, dict) and set(entry) <= {"value", "weight"} and isinstance(entry.get("value"), str):
+        elif (
+            isinstance(entry, dict)
+            and set(entry) <= {"value", "weight"}
+            and isinstance(entry.get("value"), str)
+        ):
             item = _item(modality, entry["value"], _number(entry, "weight", float, 1.0))
         else:
             raise InputError(
-                f"{key} is {json.dumps(entry)[:80]}: expected a string, or {{'value': ..., 'weight': ...}}, or a list of these"
+                f"{key} is {json.dumps(entry)[:80]}: expected a string, or {{'value': ..., 'weight': ...}}, "
+                "or a list of these"
             )
         value = item.value if modality is Modality.TEXT else str(folder / item.value)
         yield Item(modality=modality, value=value, weight=item.weight)
@@ -377,13 +465,21 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     value = row.get(key)
     if value is None:
         return default
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63 and value == kind(value):
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) < 2**63
+        and value == kind(value)
+    ):
         return kind(value)
-    raise InputError(f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}")
+    raise InputError(
+        f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}"
+    )
 
 
 def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
-    """Samples that can be made at once, with their candidates at most `limit`: of jobs alike in outputs, settings, kinds of prompts.
+    """Samples that can be made at once, with their candidates at most `limit`: of jobs alike in outputs,
+    settings, kinds of prompts.
 
     A sample from a record stands where it stood; rows of its batch that are not made again are None.
     """
@@ -404,7 +500,9 @@ def _place(job: Job, k: int) -> dict[str, int] | None:
 
 
 def _placed(samples: list[Sample]) -> Iterator[list[Sample | None]]:
-    """Batches in which each sample has its own row; one whose row is taken, or whose batch was of another size, begins another."""
+    """Batches in which each sample has its own row; one whose row is taken, or whose batch was of another
+    size, begins another.
+    """
     open_batches: dict[int, list[Sample | None]] = {}
     for job, k in samples:
         place = job.places[k]["batch"]

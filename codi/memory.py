@@ -6,7 +6,10 @@ from typing import Any
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder
 from codi.types import InputError
 
-BUILT_IN = "its attention never holds a whole matrix of scores, by PyTorch's scaled_dot_product_attention: memory is saved already"
+BUILT_IN = (
+    "its attention never holds a whole matrix of scores, by PyTorch's scaled_dot_product_attention: memory "
+    "is saved already"
+)
 
 
 class MemoryMixin:
@@ -59,7 +62,9 @@ class MemoryMixin:
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
         """Changes nothing but a warning; a backend is chosen with `set_attention_backend` of a denoiser."""
-        advice = "vision_denoiser.set_attention_backend('xformers') chooses that backend where it is installed"
+        advice = (
+            "vision_denoiser.set_attention_backend('xformers') chooses that backend where it is installed"
+        )
         warnings.warn(
             f"enable_xformers_memory_efficient_attention changes nothing here: {BUILT_IN}; {advice}",
             stacklevel=2,

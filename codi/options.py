@@ -78,7 +78,9 @@ HABITS: Mapping[str, str] = {  # what other programs, and Python, call the optio
 
 
 def check_known(command: str, arguments: Sequence[str], known: Iterable[str]) -> None:
-    """Raises `InputError` for the first of the `arguments` that looks like an option and is none of those `known`."""
+    """Raises `InputError` for the first of the `arguments` that looks like an option and is none of those
+    `known`.
+    """
     options = list(known)
     for argument in arguments:
         if argument == "--":
@@ -99,7 +101,9 @@ def _message(command: str, name: str, meant: str | None, value: str) -> str:
 
 
 def nearest(name: str, options: Sequence[str]) -> str | None:
-    """Returns the option that `name` begins, or else the one that is written most alike; None where none is."""
+    """Returns the option that `name` begins, or else the one that is written most alike; None
+    where none is.
+    """
     import difflib
 
     longer = [option for option in options if option.startswith(name) and len(name) > 3]

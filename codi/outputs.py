@@ -23,7 +23,12 @@ from codi.version import __version__
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 WRITTEN = (".mp4", ".wav", ".png", ".txt")  # suffixes of what `save` writes
 DUBBED = (".mov", ".mkv", ".webm")  # and of a clip with its new sound that mp4 does not take
-FIELDS = {Modality.TEXT: "texts", Modality.IMAGE: "images", Modality.AUDIO: "audios", Modality.VIDEO: "videos"}
+FIELDS = {
+    Modality.TEXT: "texts",
+    Modality.IMAGE: "images",
+    Modality.AUDIO: "audios",
+    Modality.VIDEO: "videos",
+}
 
 __all__ = ["CoDiOutput", "Record", "read_record"]
 
@@ -40,7 +45,8 @@ class CoDiOutput(BaseOutput):
     fps            frames per second of the videos
     seeds          of each sample: the same seed alone gives the same sample
     latents        normalised latents (B, ...) by modality, for "latent" only
-    selection      with candidates, per sample: the number of the one that was kept, and the seeds and scores of all
+    selection      with candidates, per sample: the number of the one that was kept, and the seeds and scores
+                   of all
     model          name of what made them, for the comment in the files
     clip           the file whose picture the sounds were made for
     outputs        what was asked for, in that order, which is the order of `to_tuple` and of `out[0]`
@@ -78,17 +84,20 @@ class CoDiOutput(BaseOutput):
             return tuple(self.latents[m] for m in self.outputs or self.latents)
         made = self.outputs or [m for m in FIELDS if getattr(self, FIELDS[m])]
         return tuple(getattr(self, FIELDS[m]) for m in made)
+
     settings: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
     batch: list[dict[str, int]] = field(default_factory=list)
 
     def save(self, folder: str | Path, names: list[str] | None = None, overwrite: bool = False) -> list[Path]:
-        """Writes NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample; returns their paths.
+        """Writes NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample;
+        returns their paths.
 
-        Sound made for a clip, and no video: NAME.mp4 is that clip with the new sound, its frames untouched (see `io.save_dubbed`).
-        All but the text carry the record of how they were made (`read_record`).
-        names: one per sample; without, the next free numbers of the folder, from 000. Nothing is overwritten unless `overwrite` is set,
-        which also counts from 000. Raises `InputError` for a folder that cannot be written, or a name that is taken.
+        Sound made for a clip, and no video: NAME.mp4 is that clip with the new sound, its frames untouched
+        (see `io.save_dubbed`). All but the text carry the record of how they were made (`read_record`).
+        names: one per sample; without, the next free numbers of the folder, from 000. Nothing is overwritten
+        unless `overwrite` is set, which also counts from 000. Raises `InputError` for a folder that cannot be
+        written, or a name that is taken.
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
@@ -107,9 +116,18 @@ class CoDiOutput(BaseOutput):
             return self._save_sample(folder, name, k)
 
     def _check_free(self, folder: Path, names: list[str]) -> None:
-        there = [path for name in names for suffix in self.suffixes for path in [folder / (name + suffix)] if path.exists()]
+        there = [
+            path
+            for name in names
+            for suffix in self.suffixes
+            for path in [folder / (name + suffix)]
+            if path.exists()
+        ]
         if there:
-            raise InputError(f"{there[0]} is there already: expected another name or folder, or overwrite=True to replace it")
+            raise InputError(
+                f"{there[0]} is there already: expected another name or folder, or overwrite=True to replace "
+                "it"
+            )
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -119,16 +137,24 @@ class CoDiOutput(BaseOutput):
         return (*(suffix for suffix, made in fields.items() if made), *dubbed)
 
     def _save_sample(self, folder: Path, name: str, k: int) -> list[Path]:
-        made = [modality for modality in (Modality.VIDEO, Modality.AUDIO, Modality.IMAGE, Modality.TEXT) if getattr(self, FIELDS[modality])]
+        made = [
+            modality
+            for modality in (Modality.VIDEO, Modality.AUDIO, Modality.IMAGE, Modality.TEXT)
+            if getattr(self, FIELDS[modality])
+        ]
         paths = [Path(_WRITERS[modality](self, folder / name, k)) for modality in made]
         if self.clip is not None and self.audios and not self.videos:
             wave = torch.as_tensor(self.audios[k])
-            dubbed = io.save_dubbed(folder / name, self.clip, wave, self.sampling_rate, self.comment(k), self.record_text(k))
+            dubbed = io.save_dubbed(
+                folder / name, self.clip, wave, self.sampling_rate, self.comment(k), self.record_text(k)
+            )
             paths += [] if dubbed is None else [dubbed]
         return paths
 
     def record(self, k: int) -> dict[str, Any]:
-        """Returns how sample `k` was made, as its files carry it; empty for an output that was put together by hand."""
+        """Returns how sample `k` was made, as its files carry it; empty for an output that was put together
+        by hand.
+        """
         if not self.settings:
             return {}
         place = {"batch": self.batch[k]} if self.batch else {}
@@ -196,7 +222,9 @@ def _write_video(out: CoDiOutput, stem: Path, k: int) -> Path:
     clip = out.videos[k]
     frames = torch.from_numpy(clip).permute(0, 3, 1, 2) if isinstance(clip, np.ndarray) else clip
     sound = dict(audio=torch.as_tensor(out.audios[k]), sampling_rate=out.sampling_rate) if out.audios else {}
-    return io.save_video(_suffixed(stem, ".mp4"), frames, out.fps, **sound, comment=out.comment(k), record=out.record_text(k))
+    return io.save_video(
+        _suffixed(stem, ".mp4"), frames, out.fps, **sound, comment=out.comment(k), record=out.record_text(k)
+    )
 
 
 def _suffixed(stem: Path, suffix: str) -> Path:

@@ -1,4 +1,5 @@
-"""CoDiPipeline: any combination of text, image, audio and video from any combination of them (CoDi, arXiv 2305.11846).
+"""CoDiPipeline: any combination of text, image, audio and video from any combination of them (CoDi, arXiv
+2305.11846).
 
 pipe = CoDiPipeline.from_pretrained()
 out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "audio"], seed=0)
@@ -34,7 +35,7 @@ from codi.diffusion import (
     draw_noise,
     named_scheduler,
     settings,
-)  # fmt: skip
+)
 from codi.memory import MemoryMixin
 from codi.models import prior
 from codi.models.codi import CoDiModel
@@ -49,17 +50,24 @@ __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
 
 class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
-    """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words: `codi.adapters`.
-    Parts may be missing; what needs them is then refused by name. `defaults` are the model's own values for what a call
-    leaves out (the keys of `settings.DEFAULTS`), saved with it.
+    """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words:
+    `codi.adapters`. Parts may be missing; what needs them is then refused by name. `defaults` are the model's
+    own values for what a call leaves out (the keys of `settings.DEFAULTS`), saved with it.
     """
 
     _optional_components = [
-        "text_autoencoder", "image_autoencoder", "audio_autoencoder",
-        "text_tower", "vision_tower", "audio_tower",
-        "text_denoiser", "vision_denoiser", "audio_denoiser",
-        "environments", "noised_towers",
-    ]  # fmt: skip
+        "text_autoencoder",
+        "image_autoencoder",
+        "audio_autoencoder",
+        "text_tower",
+        "vision_tower",
+        "audio_tower",
+        "text_denoiser",
+        "vision_denoiser",
+        "audio_denoiser",
+        "environments",
+        "noised_towers",
+    ]
     _folder: Path | None = None  # that the parts came from
     _weights: str | None = None
     _callback_tensor_inputs = ["latents", "prompt_embeds"]
@@ -85,7 +93,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         defaults: dict | None = None,
     ):
         super().__init__()
-        self._own_scheduler = scheduler  # whatever replaces it is held to it, and to what the model was trained with
+        # whatever replaces it is held to it, and to what the model was trained with
+        self._own_scheduler = scheduler
         self._process = NoiseProcess.from_scheduler(scheduler)
         self.register_modules(
             scheduler=scheduler,
@@ -102,7 +111,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             noised_towers=noised_towers,
         )
         if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
-            raise InputError(f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}")
+            raise InputError(
+                f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}"
+            )
         for name in ("lead", "prior"):
             if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
                 raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
@@ -134,12 +145,16 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
 
         dtype: of the networks, one or {part: dtype}; `torch_dtype` is diffusers' name for it.
         verify: checksums of every tensor; None: where there are any and the model is below 2 GiB.
-        A part given as an argument is taken as it is, and as None left out (`text_denoiser=None`). Other options are those of a download
-        (`pretrained.HUB`) and those of each part's own `from_pretrained` (`pretrained.LOADING`). Raises `InputError` for any that is
-        neither, and for a folder with anything missing, altered or left over.
+        A part given as an argument is taken as it is, and as None left out (`text_denoiser=None`). Other
+        options are those of a download (`pretrained.HUB`) and those of each part's own `from_pretrained`
+        (`pretrained.LOADING`). Raises `InputError` for any that is neither, and for a folder with anything
+        missing, altered or left over.
         """
         if use_safetensors is False:
-            raise InputError("use_safetensors is False: weights are read as safetensors only, convert others with `codi convert`")
+            raise InputError(
+                "use_safetensors is False: weights are read as safetensors only, convert others with `codi "
+                "convert`"
+            )
         given = {name: options.pop(name) for name in cls._optional_components if name in options}
         scheduler = options.pop("scheduler", None)
         hub = {name: options.pop(name) for name in pretrained.HUB if name in options}
@@ -147,34 +162,44 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         folder = pretrained.resolve(source, revision, **hub)
         index = {name: kind for name, kind in pretrained.read_index(folder).items() if name not in given}
         if unknown := sorted(set(index) - {"scheduler", *cls._optional_components}):
-            raise InputError(f"{folder / pretrained.INDEX} names the part {unknown[0]!r}, which codi does not know")
+            raise InputError(
+                f"{folder / pretrained.INDEX} names the part {unknown[0]!r}, which codi does not know"
+            )
         pretrained.check_files(folder, index, verify, variant)
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)
         pipe = cls(**parts, **given, defaults=pretrained.read_defaults(folder))
         if scheduler is not None:  # in place of the model's own, which says what it was trained with
             pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=str(source or EMBEDDED))
-        pipe._folder = None if any(given.get(name) is not None for name in cls._optional_components) else folder
+        pipe._folder = (
+            None if any(given.get(name) is not None for name in cls._optional_components) else folder
+        )
         return pipe
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "CoDiPipeline":
-        """Another pipeline of the very same parts, with its `defaults`; what is given replaces them. `dtype` converts the parts of both."""
+        """Another pipeline of the very same parts, with its `defaults`; what is given replaces them. `dtype`
+        converts the parts of both.
+        """
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         parts = {**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs}
         scheduler = parts.pop("scheduler")
         pipe = cls(scheduler=pipeline._own_scheduler if isinstance(pipeline, cls) else scheduler, **parts)
         pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
-        pipe._folder = None if set(kwargs) & set(cls._optional_components) else getattr(pipeline, "_folder", None)
+        pipe._folder = (
+            None if set(kwargs) & set(cls._optional_components) else getattr(pipeline, "_folder", None)
+        )
         return pipe if dtype is None else pipe.to(dtype)
 
-    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any
+    ) -> None:
         """As diffusers does, as safetensors only; beside it checksums of every tensor, a model card, and what
         lets diffusers load it.
 
-        An older model in that folder is replaced as a whole once this one is complete; other files there stay, and so does a
-        README.md that somebody else wrote or changed.
+        An older model in that folder is replaced as a whole once this one is complete; other files there
+        stay, and so does a README.md that somebody else wrote or changed.
         """
         if not safe_serialization:
             raise InputError("safe_serialization is False: weights are saved as safetensors only")
@@ -206,8 +231,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         card.write(folder, facts, name, self._kept_card)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Not supported: parts are called by other methods than `forward`, whose weights would never arrive."""
-        raise InputError("sequential offloading is not supported: expected enable_model_cpu_offload or enable_group_offload")
+        """Not supported: parts are called by other methods than `forward`, whose weights would
+        never arrive.
+        """
+        raise InputError(
+            "sequential offloading is not supported: expected enable_model_cpu_offload or "
+            "enable_group_offload"
+        )
 
     @property
     def model(self) -> CoDiModel:
@@ -221,7 +251,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         return Path(name).resolve().name if name and Path(name).is_dir() else name
 
     def fingerprint(self) -> str | None:
-        """Returns what stands for the weights in the folder that this model was loaded from; None for parts put together by hand."""
+        """Returns what stands for the weights in the folder that this model was loaded from; None for parts
+        put together by hand.
+        """
         if self._folder is not None and self._weights is None:
             self._weights = pretrained.fingerprint(self._folder)
         return self._weights
@@ -258,14 +290,27 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     # The stages of a call
 
     def check_inputs(
-        self, given: Iterable[Modality], outputs: Sequence[Modality], num_samples: int, num_inference_steps: int,
-        partners: Iterable[Modality] = (), output_type: str = "pil", candidates: int = 1, sizes: Mapping[str, float | None] | None = None,
-        embeds: Mapping[str, Tensor | None] | None = None, partner_latents: Latents | None = None, callback_tensors: Sequence[str] = (),
+        self,
+        given: Iterable[Modality],
+        outputs: Sequence[Modality],
+        num_samples: int,
+        num_inference_steps: int,
+        partners: Iterable[Modality] = (),
+        output_type: str = "pil",
+        candidates: int = 1,
+        sizes: Mapping[str, float | None] | None = None,
+        embeds: Mapping[str, Tensor | None] | None = None,
+        partner_latents: Latents | None = None,
+        callback_tensors: Sequence[str] = (),
         lengths: str = "agree",
-    ) -> None:  # fmt: skip
-        """Raises `InputError` for what this model cannot do, or nobody can. `embeds` by the names of their arguments."""
+    ) -> None:
+        """Raises `InputError` for what this model cannot do, or nobody can. `embeds` by the names of their
+        arguments.
+        """
         if not outputs:
-            raise InputError(f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}")
+            raise InputError(
+                f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}"
+            )
         self.model.check(given, outputs, partners)
         settings.check_count("num_samples", num_samples, 1)
         settings.check_count("candidates", candidates, 1)
@@ -278,34 +323,56 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         settings.check_sizes(sizes or {}, made)
         found, _ = self.model.settle_sizes(sizes or {}, made, lengths)
         if self.model.sized(**found) != self.model.specs and candidates > 1:
-            raise InputError("candidates are judged at the model's own sizes: expected either candidates or another size, not both")
+            raise InputError(
+                "candidates are judged at the model's own sizes: expected either candidates or another size, "
+                "not both"
+            )
         prompts.check_embeds(embeds or {}, self.model.context_dim)
         prompts.check_latents(partner_latents or {}, self.model.specs)
-        settings.check_names("callback_on_step_end_tensor_inputs", callback_tensors, self._callback_tensor_inputs)
+        settings.check_names(
+            "callback_on_step_end_tensor_inputs", callback_tensors, self._callback_tensor_inputs
+        )
 
     def settle(
-        self, outputs: Sequence[Modality], knobs: Mapping[str, Any], delay: settings.PerOutput | None = None, leads: Sequence[Modality] = ()
+        self,
+        outputs: Sequence[Modality],
+        knobs: Mapping[str, Any],
+        delay: settings.PerOutput | None = None,
+        leads: Sequence[Modality] = (),
     ) -> tuple[int, dict[Modality, Guidance], dict[Modality, int]]:
-        """Steps, guidance and delays in steps of a call, by this model's `defaults` where it leaves something out. Raises `InputError`."""
+        """Steps, guidance and delays in steps of a call, by this model's `defaults` where it leaves something
+        out. Raises `InputError`.
+        """
         defaults = self.config.defaults or {}
         steps = settings.steps(knobs, defaults)
-        return steps, settings.guidance(outputs, knobs, defaults, leads), settings.delays(outputs, delay, defaults, steps, leads)
+        return (
+            steps,
+            settings.guidance(outputs, knobs, defaults, leads),
+            settings.delays(outputs, delay, defaults, steps, leads),
+        )
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
-        """Prompts that combine -> context (1, 1, D), see `mix_prompts`; of no prompt at all, `encode_null`."""
+        """Prompts that combine -> context (1, 1, D), see `mix_prompts`; of no prompt at all,
+        `encode_null`.
+        """
         return self._mixed(items) if items else self.encode_null({})
 
     def encode_null(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
-        """What stands for the lack of these prompts (1, 1, D), and what guidance leads away from, by the model's `null_prompt`.
+        """What stands for the lack of these prompts (1, 1, D), and what guidance leads away from, by the
+        model's `null_prompt`.
 
-        "zeros"; or "empty", as released: tokens of an empty sentence, grey and silence, one for each prompt, interpolated like them
-        (an empty sentence where there is no prompt, grey for a model without a vocabulary).
+        "zeros"; or "empty", as released: tokens of an empty sentence, grey and silence, one for each prompt,
+        interpolated like them (an empty sentence where there is no prompt, grey for a model without a
+        vocabulary).
         """
         model = self.model
         if self._own("null_prompt") == "zeros":
             return null_prompt(1, model.context_dim, device=self._execution_device)
         if not model.towers:
-            raise InputError("this model has no prompt towers: expected prompt_embeds, and negative_prompt_embeds or a guidance_scale of 1")
+            raise InputError(
+                "this model has no prompt towers: expected prompt_embeds, and negative_prompt_embeds or a "
+                "guidance_scale of 1"
+            )
         wordless = getattr(model.towers.get(Modality.TEXT), "tokenizer", None) is None
         grey = {Modality.IMAGE: [Prompt(torch.zeros(3, 8, 8, dtype=torch.uint8))]}
         return self._mixed(items or (grey if wordless else {Modality.TEXT: [Prompt("nothing")]}), empty=True)
@@ -318,28 +385,48 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             if modality is Modality.TEXT and not empty:
                 prompts.note_unread(tower, items[modality])
             for raw in self._prepared(modality, items[modality], tower, spec):
-                tokens += [(modality, token) for token in tower.embed(prompts.emptied(raw) if empty else raw).split(1)]
+                tokens += [
+                    (modality, token)
+                    for token in tower.embed(prompts.emptied(raw) if empty else raw).split(1)
+                ]
             weights += [prompt.weight for prompt in items[modality]]
         return self.mix_prompts(tokens, weights, read=not empty)
 
-    def mix_prompts(self, tokens: Sequence[tuple[Modality, Tensor]], weights: Sequence[float], read: bool = True) -> Tensor:
+    def mix_prompts(
+        self, tokens: Sequence[tuple[Modality, Tensor]], weights: Sequence[float], read: bool = True
+    ) -> Tensor:
         """Prompt tokens (B, D) with their modalities, and their weights -> context (B, 1, D).
 
-        They are interpolated (CoDi, section 3.2), and brought back to length one where the model says `normalise_prompts`. One that has a
-        `prior` then puts what the prompts say together in place of what interpolation left of it (`codi.models.prior`), unless all there is
-        is one sentence. `read` False leaves the prior out.
+        They are interpolated (CoDi, section 3.2), and brought back to length one where the model says
+        `normalise_prompts`. One that has a `prior` then puts what the prompts say together in place of what
+        interpolation left of it (`codi.models.prior`), unless all there is is one sentence. `read` False
+        leaves the prior out.
         """
         mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
-        heard = [(modality, token, weight) for (modality, token), weight in zip(tokens, weights, strict=True) if weight > 0]
-        if not read or [modality for modality, _, _ in heard] == [Modality.TEXT] or (reader := self._prior()) is None:
+        heard = [
+            (modality, token, weight)
+            for (modality, token), weight in zip(tokens, weights, strict=True)
+            if weight > 0
+        ]
+        if (
+            not read
+            or [modality for modality, _, _ in heard] == [Modality.TEXT]
+            or (reader := self._prior()) is None
+        ):
             return mixed
         said = prior.together([reader(token) for _, token, _ in heard], [weight for _, _, weight in heard])
         return prior.completed(mixed[:, 0].to(said), said)[:, None].to(mixed)
 
     def _prior(self) -> Callable[[Tensor], Tensor] | None:
-        """Tokens (B, D) -> the means of their captions, by the model's `prior`; None where it has none, or lacks that part."""
+        """Tokens (B, D) -> the means of their captions, by the model's `prior`; None where it has none, or
+        lacks that part.
+        """
         name, model = self._own("prior"), self.model
-        if name is None or (modality := Modality.parse(name)) not in model.noised_towers or modality not in model.specs:
+        if (
+            name is None
+            or (modality := Modality.parse(name)) not in model.noised_towers
+            or modality not in model.specs
+        ):
             return None
         tower, last = model.noised_towers[modality], self._process.num_train_timesteps - 1
         noise, _ = draw_noise(model.specs[modality].latent_shape, range(PRIOR_DRAWS), modality)
@@ -351,10 +438,15 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         return (settings.DEFAULTS | (self.config.defaults or {}))[name]
 
     def find_partners(
-        self, items: Mapping[Modality, Any], outputs: Sequence[Modality], sync: bool | Iterable[str | Modality] | None = None,
+        self,
+        items: Mapping[Modality, Any],
+        outputs: Sequence[Modality],
+        sync: bool | Iterable[str | Modality] | None = None,
         latents: Latents | None = None,
-    ) -> list[Modality]:  # fmt: skip
-        """Which inputs stand in the loop as clean partners, by the `sync` of a call; those that came as `latents`, where any did."""
+    ) -> list[Modality]:
+        """Which inputs stand in the loop as clean partners, by the `sync` of a call; those that came as
+        `latents`, where any did.
+        """
         if latents is not None:
             if sync is not None:
                 raise InputError("sync and partner_latents were both given: expected one of them")
@@ -362,20 +454,25 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         if sync not in (None, True, False):
             named = settings.parse_outputs(sync)
             if missing := [m for m in named if m not in items]:
-                raise InputError(f"sync names {missing[0]}, which is no input: expected some of {listed(items)}")
+                raise InputError(
+                    f"sync names {missing[0]}, which is no input: expected some of {listed(items)}"
+                )
             return named
         model = self.model
-        timed = {m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders}
+        timed = {
+            m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders
+        }
         if sync is False or not timed.intersection(outputs):
             return []
         heard = timed & model.heard(outputs)
         return [m for m in items if m in heard and m not in outputs]
 
     def find_lead(self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()) -> list[Modality]:
-        """The model's `lead`, drawn beside several outputs that lack it, so that they agree; nothing where it cannot be made or heard.
+        """The model's `lead`, drawn beside several outputs that lack it, so that they agree; nothing where it
+        cannot be made or heard.
 
-        Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale or a delay of its own and
-        that it takes no part in the choice among candidates.
+        Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale
+        or a delay of its own and that it takes no part in the choice among candidates.
         """
         lead, model = self._own("lead"), self.model
         if lead is None or len(outputs) < 2 or lead in (*outputs, *partners):
@@ -384,16 +481,23 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         speaking = model.heard(outputs) | (model.telling(outputs) if self._own("told_weight") > 0 else set())
         return [lead] if lead in speaking and lead in model.denoisers and lead in model.specs else []
 
-    def encode_partners(self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]) -> Latents:
+    def encode_partners(
+        self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]
+    ) -> Latents:
         """Clean latents (1, ...) of the first item of every modality in `partners`."""
         model = self.model
-        raws = {m: self._prepared(m, items[m][:1], model.autoencoders[m], model.specs[m])[0] for m in partners}
+        raws = {
+            m: self._prepared(m, items[m][:1], model.autoencoders[m], model.specs[m])[0] for m in partners
+        }
         return {m: model.autoencoders[m].encode(raw).float() for m, raw in raws.items()}
 
     def prepare_latents(
-        self, outputs: Iterable[Modality], seeds: Sequence[int], specs: Mapping[Modality, ModalitySpec] | None = None,
+        self,
+        outputs: Iterable[Modality],
+        seeds: Sequence[int],
+        specs: Mapping[Modality, ModalitySpec] | None = None,
         given: Latents | None = None,
-    ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:  # fmt: skip
+    ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:
         """Noise (B, *latent_shape) of every one of `outputs`, float32, each sample from its own seed; and the
         generators it came from.
 
@@ -411,7 +515,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         """Normalised latents (B, ...) -> raw media, floats in [-1, 1] or sentences."""
         autoencoders = self.model.autoencoders
         if lost := [m for m, z in latents.items() if not z.isfinite().all()]:
-            raise InputError(f"the latents of {listed(lost)} are not finite: expected another scheduler, or dtype bfloat16 or float32")
+            raise InputError(
+                f"the latents of {listed(lost)} are not finite: expected another scheduler, or dtype "
+                "bfloat16 or float32"
+            )
         media = {m: autoencoders[m].decode(z.to(autoencoders[m].dtype)) for m, z in latents.items()}
         for modality, raw in media.items():
             finite = not isinstance(raw, Tensor) or raw.isfinite().all()
@@ -468,23 +575,32 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
                                     or pass `prompt_embeds` of as many rows. Frames in a list for video are
                                     one clip
         outputs                     what to make: names or `Modality`
-        candidates                  how many are drawn for each sample; the one that agrees best is kept (`codi.selection`)
-        seed                        sample k is made from seed + k, or from the k-th of a list; chosen at random and reported without
+        candidates                  how many are drawn for each sample; the one that agrees best is kept
+                                    (`codi.selection`)
+        seed                        sample k is made from seed + k, or from the k-th of a list; chosen at
+                                    random and reported without
         generator                   instead of seed: one, or one per sample, from which the seeds are drawn
         guidance_scale              how closely to follow the prompts, for all or {output: scale}; 1.0 is off
-        sync_guidance_scale         how closely to follow the other outputs; *_interval the fraction of the steps in which either acts
+        sync_guidance_scale         how closely to follow the other outputs; *_interval the fraction of the
+                                    steps in which either acts
         guidance_rescale            0..1, against over-saturation
-        delay                       schedules after which an output starts, for all or {output: 0.5}, to hear the others when they are
-                                    further on; all at 0 go in step; nobody waits longer than those take that start before it
-        height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own; the last, in seconds, also of clips
-        lengths                     "agree": a clip and a sound made together last equally long, what is not named follows; or "free"
-        sync                        which inputs stand in the loop as clean partners: True or None for those with a clock where an output
-                                    has one, False for none, or their names
-        lead                        whether the model's lead (the embedded one's: a caption) is drawn beside several outputs that lack it,
-                                    so that they agree on what prompts leave open; numbers for all hold for it, and it is not returned
-        negative_*                  what to steer away from, items or lists as for prompts; they act through guidance_scale
-        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts; negative_prompt_embeds instead of negatives;
-                                    null_prompt_embeds, from `encode_null`, beside the former
+        delay                       schedules after which an output starts, for all or {output: 0.5}, to hear
+                                    the others when they are further on; all at 0 go in step; nobody waits
+                                    longer than those take that start before it
+        height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own; the
+        last, in seconds, also of clips
+        lengths                     "agree": a clip and a sound made together last equally long, what is not
+                                    named follows; or "free"
+        sync                        which inputs stand in the loop as clean partners: True or None for those
+                                    with a clock where an output has one, False for none, or their names
+        lead                        whether the model's lead (the embedded one's: a caption) is drawn beside
+                                    several outputs that lack it, so that they agree on what prompts leave
+                                    open; numbers for all hold for it, and it is not returned
+        negative_*                  what to steer away from, items or lists as for prompts; they act through
+                                    guidance_scale
+        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts;
+                                    negative_prompt_embeds instead of negatives; null_prompt_embeds, from
+                                    `encode_null`, beside the former
         partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
         latents                     the standard normal noise (1 or B, *latent_shape) that an output begins
                                     from, {output: noise}, or a tensor for a single output; the scheduler's
@@ -492,38 +608,61 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
                                     a scheduler draws on its way are still made of the seeds
         output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
         return_dict                 False: the tuple of the media alone, in the order of `outputs`
-        callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed; with a delay there are more
-                                    steps than num_inference_steps, and a lead is among the tensors. Callbacks
-                                    of diffusers that switch guidance off (`SDCFGCutoffCallback`) act; those
-                                    for what codi lacks are refused
+        callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed;
+                                    with a delay there are more steps than num_inference_steps, and a lead is
+                                    among the tensors. Callbacks of diffusers that switch guidance off
+                                    (`SDCFGCutoffCallback`) act; those for what codi lacks are refused
         diffusers' names prompt, negative_prompt and num_images_per_prompt (num_videos_..., num_waveforms_...)
         stand for text, negative_text and num_samples; numbers may be numpy's or torch's (`codi.border`).
         Raises `InputError` for anything that cannot be used.
         """
         items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
-        negatives = prompts.collect(dict(zip(Modality, (negative_text, negative_image, negative_audio, negative_video))), "negative_")
+        negatives = prompts.collect(
+            dict(zip(Modality, (negative_text, negative_image, negative_audio, negative_video))), "negative_"
+        )
         outputs = settings.parse_outputs(outputs)
         knobs = {
             "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale, "sync_guidance_scale": sync_guidance_scale, "guidance_interval": guidance_interval,
-            "sync_guidance_interval": sync_guidance_interval, "guidance_rescale": guidance_rescale,
-        }  # fmt: skip
+            "guidance_scale": guidance_scale,
+            "sync_guidance_scale": sync_guidance_scale,
+            "guidance_interval": guidance_interval,
+            "sync_guidance_interval": sync_guidance_interval,
+            "guidance_rescale": guidance_rescale,
+        }
         if partner_latents is not None:
             if not isinstance(partner_latents, Mapping):
                 came = type(partner_latents).__name__
-                raise InputError(f"partner_latents is a {came}: expected a dict, as `encode_partners` gives it")
+                raise InputError(
+                    f"partner_latents is a {came}: expected a dict, as `encode_partners` gives it"
+                )
             partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
         tensors, known = callback_on_step_end_tensor_inputs or (), self._callback_tensor_inputs
         wanted = wanted_tensors(callback_on_step_end, tensors, known)
         partners = self.find_partners(items, outputs, sync, partner_latents)
         leads = self.find_lead(outputs, partners) if lead else []
         steps, guidance, delays = self.settle(outputs, knobs, delay, leads)
-        sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s)
-        embeds = dict(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds, null_prompt_embeds=null_prompt_embeds)
+        sizes = dict(
+            height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s
+        )
+        embeds = dict(
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            null_prompt_embeds=null_prompt_embeds,
+        )
         self.check_inputs(
-            [*items, *negatives], outputs, num_samples, steps, partners, output_type, candidates, sizes, embeds,
-            partner_latents, wanted, lengths,
-        )  # fmt: skip
+            [*items, *negatives],
+            outputs,
+            num_samples,
+            steps,
+            partners,
+            output_type,
+            candidates,
+            sizes,
+            embeds,
+            partner_latents,
+            wanted,
+            lengths,
+        )
         if latents is not None and candidates > 1:
             raise InputError(
                 "latents and candidates were both given: candidates are drawn from noise of their own; "
@@ -535,10 +674,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         untrained = self.model.untrained(specs, [*outputs, *leads])
         for note in [*notes, *([untrained] if untrained else [])]:
             warnings.warn(note, stacklevel=1)  # one more is torch's, which decorates this function
-        prompted, refusing = prompts.given(items, prompt_embeds), prompts.given(negatives, negative_prompt_embeds, "negative_")
+        prompted, refusing = (
+            prompts.given(items, prompt_embeds),
+            prompts.given(negatives, negative_prompt_embeds, "negative_"),
+        )
         if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):
-            raise InputError("negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3")
-        measures = selection.available(self.model.towers, outputs, partners, prompted) if candidates > 1 else []
+            raise InputError(
+                "negative prompts act through guidance, which is 1.0 (off) throughout: expected a "
+                "guidance_scale such as 3"
+            )
+        measures = (
+            selection.available(self.model.towers, outputs, partners, prompted) if candidates > 1 else []
+        )
         seeds = selection.candidate_seeds(settings.pick_seeds(num_samples, seed, generator), candidates)
 
         self._interrupt = False
@@ -566,25 +713,42 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         if candidates > 1:
             choices = selection.choose(self._judge(measures, media, context, clean), seeds, candidates)
             kept = [k * candidates + choice["kept"] for k, choice in enumerate(choices)]
-            latents, media, seeds = selection.take(latents, kept), selection.take(media, kept), [seeds[row] for row in kept]
+            latents, media, seeds = (
+                selection.take(latents, kept),
+                selection.take(media, kept),
+                [seeds[row] for row in kept],
+            )
         out = self._output(latents, media, seeds, output_type, specs)
         out.outputs = outputs
         out.selection, out.clip = choices, prompts.first_file(items.get(Modality.VIDEO, []))
         out.batch = [{"row": row, "rows": rows_made} for row in kept]
         parts = settings.delay_parts(outputs, delay, self.config.defaults or {}, leads)
         out.settings = records.resolved(
-            outputs, steps=steps, guidance=guidance, delay=parts, specs=specs, lead=lead, leads=leads, lengths=lengths,
-            partners=partners, sync=sync, candidates=candidates,
-        )  # fmt: skip
+            outputs,
+            steps=steps,
+            guidance=guidance,
+            delay=parts,
+            specs=specs,
+            lead=lead,
+            leads=leads,
+            lengths=lengths,
+            partners=partners,
+            sync=sync,
+            candidates=candidates,
+        )
         told = records.described(items, negatives, prompt_embeds, negative_prompt_embeds)
         out.origin = {"outputs": [m.value for m in outputs], **told, "model": self.described()}
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
 
     def described(self) -> dict[str, Any]:
-        """Returns what a record says of the model: name, weights, precision, device, scheduler, what no call can change, adapters."""
+        """Returns what a record says of the model: name, weights, precision, device, scheduler, what no call
+        can change, adapters.
+        """
         own = settings.DEFAULTS | (self.config.defaults or {})
-        part = next((part for name, part in self.components.items() if name != "scheduler" and part is not None), None)
+        part = next(
+            (part for name, part in self.components.items() if name != "scheduler" and part is not None), None
+        )
         return {
             "name": self.config.get("_name_or_path"),
             "weights": self.fingerprint(),
@@ -598,11 +762,20 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     # Inside
 
     def _sampler(
-        self, latents: Latents, context: Tensor, null: Tensor | None, clean: Latents, guidance: dict[Modality, Guidance], steps: int,
-        generators: dict[Modality, list[torch.Generator]], delays: Mapping[Modality, int] | None = None,
+        self,
+        latents: Latents,
+        context: Tensor,
+        null: Tensor | None,
+        clean: Latents,
+        guidance: dict[Modality, Guidance],
+        steps: int,
+        generators: dict[Modality, list[torch.Generator]],
+        delays: Mapping[Modality, int] | None = None,
         specs: Mapping[Modality, ModalitySpec] | None = None,
-    ) -> JointSampler:  # fmt: skip
-        """Of these latents and prompts; without `delays` in step, without `specs` of the model's own sizes."""
+    ) -> JointSampler:
+        """Of these latents and prompts; without `delays` in step, without `specs` of the model's
+        own sizes.
+        """
         model, device = self.model, self._execution_device
         denoisers = {m: model.denoisers[m] for m in latents}
 
@@ -610,7 +783,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             return {m: tokens.to(device, part.dtype) for m, part in denoisers.items()}
 
         schedulers = copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift"))
-        own_steps = len(next(iter(schedulers.values())).timesteps)  # schedulers of second order take two for one
+        # schedulers of second order take two for one
+        own_steps = len(next(iter(schedulers.values())).timesteps)
         return JointSampler(
             denoisers=denoisers,
             schedulers=schedulers,
@@ -625,10 +799,20 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             partners=clean,
             generators=generators,
             delays={m: round(delay * own_steps / steps) for m, delay in (delays or {}).items()},
-            rates={m: specs[m].latent_rate for m in latents if specs[m].latent_rate != model.specs[m].latent_rate} if specs else {},
+            rates={
+                m: specs[m].latent_rate for m in latents if specs[m].latent_rate != model.specs[m].latent_rate
+            }
+            if specs
+            else {},
         )
 
-    def _denoise(self, sampler: JointSampler, latents: Latents, callback: Callable[..., dict] | None, wanted: Sequence[str]) -> Latents:
+    def _denoise(
+        self,
+        sampler: JointSampler,
+        latents: Latents,
+        callback: Callable[..., dict] | None,
+        wanted: Sequence[str],
+    ) -> Latents:
         self._num_timesteps = sampler.num_steps
         with self.progress_bar(total=sampler.num_steps) as bar:
             for index in range(sampler.num_steps):
@@ -643,7 +827,12 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         return latents
 
     def _call_back(
-        self, callback: Callable[..., dict], wanted: Sequence[str], index: int, sampler: JointSampler, latents: Latents
+        self,
+        callback: Callable[..., dict],
+        wanted: Sequence[str],
+        index: int,
+        sampler: JointSampler,
+        latents: Latents,
     ) -> Latents:
         """Shows a callback the tensors that it wants, and takes over what it changed: those, and the guidance
         scale.
@@ -672,25 +861,47 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             leads = settings.rescaled(leads, self._guidance_scale)
         sampler.guidance = leads | self._guidance
 
-    def _judge(self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents) -> dict[str, Tensor]:
-        """What `codi.selection` measures of decoded candidates (B, ...); clean partners (1 or num_samples, ...) count in time only."""
+    def _judge(
+        self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents
+    ) -> dict[str, Tensor]:
+        """What `codi.selection` measures of decoded candidates (B, ...); clean partners (1 or num_samples,
+        ...) count in time only.
+        """
         model = self.model
-        heard = self.decode_latents({m: z.to(self._execution_device) for m, z in clean.items() if m in selection.DETECTORS})
-        timed = {m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if m in selection.DETECTORS}
+        heard = self.decode_latents(
+            {m: z.to(self._execution_device) for m, z in clean.items() if m in selection.DETECTORS}
+        )
+        timed = {
+            m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if m in selection.DETECTORS
+        }
         tolerance = max((1 / model.specs[m].latent_rate for m in timed), default=0.0)
-        fitted = {m: raw.float() if isinstance(raw, Tensor) else raw for m, raw in media.items()}  # as prompts are: towers cast later
-        return selection.judge(model.towers, fitted, measures, context[:, 0].to(self._execution_device), timed, tolerance)
+        # as prompts are: towers cast later
+        fitted = {m: raw.float() if isinstance(raw, Tensor) else raw for m, raw in media.items()}
+        return selection.judge(
+            model.towers, fitted, measures, context[:, 0].to(self._execution_device), timed, tolerance
+        )
 
     def _output(
-        self, latents: Latents, media: dict[Modality, Any], seeds: list[int], output_type: str, specs: Mapping[Modality, ModalitySpec]
+        self,
+        latents: Latents,
+        media: dict[Modality, Any],
+        seeds: list[int],
+        output_type: str,
+        specs: Mapping[Modality, ModalitySpec],
     ) -> CoDiOutput:
         if output_type == "latent":
             return CoDiOutput(seeds=seeds, latents=latents)
         made = {FIELDS[m]: formatted(m, raw, output_type) for m, raw in media.items()}
-        rates = {name: specs[m].rate for name, m in (("sampling_rate", Modality.AUDIO), ("fps", Modality.VIDEO)) if m in specs}
+        rates = {
+            name: specs[m].rate
+            for name, m in (("sampling_rate", Modality.AUDIO), ("fps", Modality.VIDEO))
+            if m in specs
+        }
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
-    def _prepared(self, modality: Modality, items: Sequence[Prompt], part: ModelMixin, spec: ModalitySpec | None) -> list[Any]:
+    def _prepared(
+        self, modality: Modality, items: Sequence[Prompt], part: ModelMixin, spec: ModalitySpec | None
+    ) -> list[Any]:
         """Items of one modality -> raw batches for `part`, on its device, in float32."""
         padded = not getattr(part, "any_length", False)
         raws = prompts.batches([prompts.prepare(modality, prompt.value, spec, padded) for prompt in items])

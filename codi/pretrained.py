@@ -1,7 +1,9 @@
-"""Finding a model folder, and holding it to its word: every tensor that the configuration asks for, unaltered, and none besides.
+"""Finding a model folder, and holding it to its word: every tensor that the configuration asks for,
+unaltered, and none besides.
 
-A model is a diffusers folder: model_index.json, and one folder per part with its configuration and safetensors. `checksums.json`, written
-on saving, holds a digest of every tensor. Whatever does not fit raises one `InputError` that names the folder and the tensor.
+A model is a diffusers folder: model_index.json, and one folder per part with its configuration and
+safetensors. `checksums.json`, written on saving, holds a digest of every tensor. Whatever does not fit raises
+one `InputError` that names the folder and the tensor.
 """
 
 import hashlib
@@ -31,8 +33,14 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt"]
 MAX_HEADER = 100 << 20  # bytes, as in the safetensors format
 HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of a download
 LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passed on to every part
-    "device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage", "disable_mmap", "quantization_config",
-)  # fmt: skip
+    "device_map",
+    "max_memory",
+    "offload_folder",
+    "offload_state_dict",
+    "low_cpu_mem_usage",
+    "disable_mmap",
+    "quantization_config",
+)
 WEIGHTS = r"diffusion_pytorch_model[\w.-]*\.safetensors(\.index[\w.-]*\.json)?"
 SAVED = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS}")  # what a save writes into the folder of a part
 BESIDE = ".saving-"  # start of the name of the folder that is written before an older model is replaced
@@ -40,22 +48,30 @@ VERIFY_BELOW = 2 << 30  # bytes of weights whose checksums are verified without 
 
 
 def resolve(source: str | Path | None = None, revision: str | None = None, **hub: Any) -> Path:
-    """The folder of a model: the one inside the package when nothing is named, else a local folder, else a download by hub id.
+    """The folder of a model: the one inside the package when nothing is named, else a local folder, else a
+    download by hub id.
 
     hub: options of the download, see `HUB`.
     """
     if source is None:
         folder = Path(str(resources.files("codi"))) / "assets" / "tiny"
         if not (folder / INDEX).is_file():
-            raise InputError(f"this installation of codi holds no model ({folder}): install it again, or name a model folder or hub id")
+            raise InputError(
+                f"this installation of codi holds no model ({folder}): install it again, or name a model "
+                "folder or hub id"
+            )
         return folder
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / INDEX).is_file():
-            raise InputError(f"{folder} is no model folder: expected one with {INDEX}, as `save_pretrained` writes it")
+            raise InputError(
+                f"{folder} is no model folder: expected one with {INDEX}, as `save_pretrained` writes it"
+            )
         return folder
     if folder.exists() or str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
-        raise InputError(f"no model folder {source}: expected a folder with {INDEX}, or a hub id such as 'owner/name'")
+        raise InputError(
+            f"no model folder {source}: expected a folder with {INDEX}, or a hub id such as 'owner/name'"
+        )
     return _download(str(source), revision=revision, **hub)
 
 
@@ -66,13 +82,19 @@ def _download(source: str, **hub: Any) -> Path:
         return Path(snapshot_download(source, allow_patterns=PATTERNS, **hub))
     except Exception as error:  # offline, unknown, private: the hub has a class for each
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"model {source!r} is no folder here and cannot be had from the hub ({reason}): check its name") from error
+        raise InputError(
+            f"model {source!r} is no folder here and cannot be had from the hub ({reason}): check its name"
+        ) from error
 
 
 def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     """Name of each part in the folder -> (module, class); parts that the model does not have are left out."""
     index = _read_json(folder / INDEX)
-    return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and len(value) == 2 and value[0] is not None}
+    return {
+        name: tuple(value)
+        for name, value in index.items()
+        if isinstance(value, list) and len(value) == 2 and value[0] is not None
+    }
 
 
 def read_defaults(folder: Path) -> dict[str, Any]:
@@ -80,25 +102,37 @@ def read_defaults(folder: Path) -> dict[str, Any]:
     return _read_json(folder / INDEX).get("defaults") or {}
 
 
-def load_parts(folder: Path, index: Mapping[str, tuple[str, str]], dtype: Any, **options: Any) -> dict[str, Any]:
-    """The parts named in `index`, in one dtype or in {part: dtype}, where "default" stands for the rest and is float32."""
+def load_parts(
+    folder: Path, index: Mapping[str, tuple[str, str]], dtype: Any, **options: Any
+) -> dict[str, Any]:
+    """The parts named in `index`, in one dtype or in {part: dtype}, where "default" stands for the rest and
+    is float32.
+    """
     dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
     default = dtypes.get("default", torch.float32)
-    return {name: load_part(folder / name, *kind, dtype=dtypes.get(name, default), **options) for name, kind in index.items()}
+    return {
+        name: load_part(folder / name, *kind, dtype=dtypes.get(name, default), **options)
+        for name, kind in index.items()
+    }
 
 
-def load_part(folder: Path, module: str, kind: str, dtype: Any, variant: str | None = None, **loading: Any) -> Any:
-    """The part in `folder`, of class `kind`, checked by `check_part`; a scheduler takes neither dtype nor variant.
+def load_part(
+    folder: Path, module: str, kind: str, dtype: Any, variant: str | None = None, **loading: Any
+) -> Any:
+    """The part in `folder`, of class `kind`, checked by `check_part`; a scheduler takes neither dtype nor
+    variant.
 
-    diffusers' own loader finds a class only where its module happens to import `ModelMixin` by name; and a folder may name classes
-    of ours and of diffusers, nothing else, because importing runs code.
+    diffusers' own loader finds a class only where its module happens to import `ModelMixin` by name; and a
+    folder may name classes of ours and of diffusers, nothing else, because importing runs code.
     """
     part_class = _find_class(folder.name, module, kind)
     from transformers.initialization import no_init_weights
+
     is_model = issubclass(part_class, nn.Module)
     options = dict(torch_dtype=dtype, use_safetensors=True, variant=variant, **loading) if is_model else {}
     try:
-        with _quietly(), no_init_weights():  # every weight is read from the folder, which `check_part` makes sure of
+        # every weight is read from the folder, which `check_part` makes sure of
+        with _quietly(), no_init_weights():
             part = part_class.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, AssertionError) as error:
         raise InputError(f"cannot load {folder}: {' '.join(str(error).split())[:300]}") from error
@@ -109,11 +143,16 @@ def load_part(folder: Path, module: str, kind: str, dtype: Any, variant: str | N
 
 def _find_class(name: str, module: str, kind: str) -> type:
     if module.split(".")[0] not in ("codi", "diffusers"):
-        raise InputError(f"part {name} of the model is a {module}.{kind}: expected a class of codi or diffusers")
+        raise InputError(
+            f"part {name} of the model is a {module}.{kind}: expected a class of codi or diffusers"
+        )
     try:
         return getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError):
-        raise InputError(f"part {name} of the model is a {module}.{kind}, which this codi lacks: install the one it was saved by") from None
+        raise InputError(
+            f"part {name} of the model is a {module}.{kind}, which this codi lacks: install the one it was "
+            "saved by"
+        ) from None
 
 
 @contextmanager
@@ -133,7 +172,9 @@ def _quietly() -> Iterator[None]:
 
 
 def pick_device(name: str) -> str:
-    """The device to compute on; "auto" is the best there is. Raises `InputError` for one that is not there."""
+    """The device to compute on; "auto" is the best there is. Raises `InputError` for one that is
+    not there.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -141,7 +182,8 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"device {name!r} cannot be used ({reason}): expected one of auto, cpu, cuda, cuda:1, mps; `codi doctor` lists those here"
+            f"device {name!r} cannot be used ({reason}): expected one of auto, cpu, cuda, cuda:1, mps; `codi "
+            "doctor` lists those here"
         ) from None
     return name
 
@@ -151,11 +193,12 @@ def pick_device(name: str) -> str:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Gives a new folder for a model to be saved in, which takes the place of the model in `folder` at the end.
+    """Gives a new folder for a model to be saved in, which takes the place of the model in `folder` at the
+    end.
 
-    Nothing of the older model is touched before the new one is complete: an interrupt leaves it whole, and parts that
-    were loaded from it may be saved over it. Then what is in the way of the new one goes. Files that are of no model
-    stay, and so do other variants of a part whose configuration is the same.
+    Nothing of the older model is touched before the new one is complete: an interrupt leaves it whole, and
+    parts that were loaded from it may be saved over it. Then what is in the way of the new one goes. Files
+    that are of no model stay, and so do other variants of a part whose configuration is the same.
     """
     from codi import io
 
@@ -170,11 +213,15 @@ def replacing(folder: Path) -> Iterator[Path]:
             (Path(place) / INDEX).replace(folder / INDEX)  # the last: a folder without it is no model
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"cannot write the model into {folder}: {reason}. Free some space or name another place.") from error
+        raise InputError(
+            f"cannot write the model into {folder}: {reason}. Free some space or name another place."
+        ) from error
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Moves all but the index from `new` to `folder`, after removing what was saved there before and is in its way."""
+    """Moves all but the index from `new` to `folder`, after removing what was saved there before and is in
+    its way.
+    """
     older: set[str] = set()
     with suppress(InputError):  # there is none, or it is broken: nothing is known of an older model
         older = {name for name in read_index(folder) if Path(name).name == name}
@@ -195,7 +242,9 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _in_the_way(part: Path, new: Path) -> list[Path]:
-    """Files of an older save of a part that are not to be beside those of a newer one, or that have no newer one."""
+    """Files of an older save of a part that are not to be beside those of a newer one, or that have no newer
+    one.
+    """
     found = [path for path in part.glob("*") if path.is_file() and SAVED.fullmatch(path.name)]
     variants = {_variant(path.name) for path in new.glob("*.safetensors")}
     if not (new / "config.json").is_file() or not _same_part(part / "config.json", new / "config.json"):
@@ -225,7 +274,9 @@ def _same_part(one: Path, other: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One tensor in a safetensors file: type as the file names it, shape, and its bytes [begin, end) in the file."""
+    """One tensor in a safetensors file: type as the file names it, shape, and its bytes [begin, end) in the
+    file.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -234,7 +285,9 @@ class Entry:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Every tensor in a safetensors file, by name, without reading any. Raises `InputError` for a file that is cut short or none."""
+    """Every tensor in a safetensors file, by name, without reading any. Raises `InputError` for a file that
+    is cut short or none.
+    """
     size = path.stat().st_size
     try:
         with open(path, "rb") as file:
@@ -248,7 +301,9 @@ def read_header(path: Path) -> dict[str, Entry]:
         raise InputError(f"{path} is no safetensors file ({error}): copy or download it again") from None
     end = max((entry.end for entry in entries.values()), default=8 + length)
     if end != size:
-        raise InputError(f"{path} has {size} bytes where its header promises {end}: copy or download it again")
+        raise InputError(
+            f"{path} has {size} bytes where its header promises {end}: copy or download it again"
+        )
     return entries
 
 
@@ -259,11 +314,18 @@ def _entry(value: dict[str, Any], start: int) -> Entry:
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """The safetensors files of one part (all its shards), of the named variant."""
-    return [path for path in sorted(folder.glob("*.safetensors")) if path.stem.partition(".")[2].partition("-")[0] == (variant or "")]
+    return [
+        path
+        for path in sorted(folder.glob("*.safetensors"))
+        if path.stem.partition(".")[2].partition("-")[0] == (variant or "")
+    ]
 
 
-def check_files(folder: Path, names: Iterable[str], verify: bool | None = None, variant: str | None = None) -> None:
-    """Every named part has its configuration and readable weights; their checksums too, if there are any and the model is not huge.
+def check_files(
+    folder: Path, names: Iterable[str], verify: bool | None = None, variant: str | None = None
+) -> None:
+    """Every named part has its configuration and readable weights; their checksums too, if there are any and
+    the model is not huge.
 
     verify: True checks checksums whatever the size, False never.
     """
@@ -275,16 +337,23 @@ def check_files(folder: Path, names: Iterable[str], verify: bool | None = None, 
         if (part / "config.json").is_file():
             found = weight_files(part, variant)
             if not found:
-                raise InputError(f"model folder {folder} has no weights in {name}/: expected .safetensors; copy or download it again")
+                raise InputError(
+                    f"model folder {folder} has no weights in {name}/: expected .safetensors; copy or "
+                    "download it again"
+                )
             files += found
         elif not any(part.glob("*_config.json")):
-            raise InputError(f"model folder {folder} has no configuration in {name}/: copy or download it again")
+            raise InputError(
+                f"model folder {folder} has no configuration in {name}/: copy or download it again"
+            )
     if verify or (verify is None and sum(path.stat().st_size for path in files) < VERIFY_BELOW):
         check_checksums(folder, files)
 
 
 def check_checksums(folder: Path, files: Iterable[Path]) -> None:
-    """Compares every tensor in `files` with checksums.json; without that file nothing is known and nothing is checked."""
+    """Compares every tensor in `files` with checksums.json; without that file nothing is known and nothing is
+    checked.
+    """
     if not (folder / CHECKSUMS).is_file():
         return
     known = _read_json(folder / CHECKSUMS)
@@ -292,19 +361,24 @@ def check_checksums(folder: Path, files: Iterable[Path]) -> None:
         name = path.relative_to(folder).as_posix()
         expected, found = known.get(name), dict(_digests(path))
         if expected is None:
-            raise InputError(f"{path} is not listed in {CHECKSUMS}: delete that file if the change was meant, or download the model again")
+            raise InputError(
+                f"{path} is not listed in {CHECKSUMS}: delete that file if the change was meant, or download "
+                "the model again"
+            )
         _compare_names(f"{path}", set(found), set(expected))
         altered = [tensor for tensor, digest in found.items() if digest != expected[tensor]]
         if altered:
             raise InputError(
-                f"tensor {altered[0]!r} in {path} was altered: copy or download it again, or delete {CHECKSUMS} if it was meant"
+                f"tensor {altered[0]!r} in {path} was altered: copy or download it again, or delete "
+                f"{CHECKSUMS} if it was meant"
             )
 
 
 def fingerprint(folder: Path) -> str:
     """Returns a digest of all tensors of a model folder, from its checksums where it has any.
 
-    Weights of more than `VERIFY_BELOW` bytes without checksums are not read in full: their headers and sizes, and samples of their bytes.
+    Weights of more than `VERIFY_BELOW` bytes without checksums are not read in full: their headers and sizes,
+    and samples of their bytes.
     """
     if (folder / CHECKSUMS).is_file():
         known = _read_json(folder / CHECKSUMS)
@@ -316,7 +390,9 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()} {size} {sorted(read_header(path).items())}".encode())
+        digest.update(
+            f"{path.relative_to(folder).as_posix()} {size} {sorted(read_header(path).items())}".encode()
+        )
         with open(path, "rb") as file:
             for k in range(64):
                 file.seek(k * size // 64)
@@ -328,14 +404,21 @@ def write_checksums(folder: Path) -> Path:
     """Writes checksums.json for every safetensors file below `folder`."""
     from codi import io
 
-    digests = {path.relative_to(folder).as_posix(): dict(_digests(path)) for path in sorted(folder.glob("*/*.safetensors"))}
+    digests = {
+        path.relative_to(folder).as_posix(): dict(_digests(path))
+        for path in sorted(folder.glob("*/*.safetensors"))
+    }
     return io.save_json(folder / CHECKSUMS, digests)
 
 
 def _digests(path: Path) -> Iterator[tuple[str, str]]:
     """Digest of type, shape and bytes of every tensor in a file."""
     entries = read_header(path)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
         for name, entry in entries.items():
             digest = hashlib.blake2b(f"{entry.dtype}{entry.shape}".encode(), digest_size=12)
             digest.update(view[entry.begin : entry.end])
@@ -343,25 +426,44 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def check_part(folder: Path, module: nn.Module, variant: str | None = None) -> None:
-    """A loaded part used every tensor of its folder, found all of its own there, in their shapes, and knew every configuration key."""
-    unknown = set(_read_json(folder / "config.json")) - set(inspect.signature(type(module).__init__).parameters)
+    """A loaded part used every tensor of its folder, found all of its own there, in their shapes, and knew
+    every configuration key.
+    """
+    unknown = set(_read_json(folder / "config.json")) - set(
+        inspect.signature(type(module).__init__).parameters
+    )
     if unknown := sorted(key for key in unknown if not key.startswith("_")):
-        raise InputError(f"{folder / 'config.json'} has the key {unknown[0]!r}, which {type(module).__name__} does not know")
-    stored = {name: entry for path in weight_files(folder, variant) for name, entry in read_header(path).items()}
+        raise InputError(
+            f"{folder / 'config.json'} has the key {unknown[0]!r}, which {type(module).__name__} does not "
+            "know"
+        )
+    stored = {
+        name: entry for path in weight_files(folder, variant) for name, entry in read_header(path).items()
+    }
     state = module.state_dict(keep_vars=True)
     tied = {id(state[name]) for name in stored if name in state}
-    _compare_names(str(folder), set(stored), {name for name in state if name in stored or id(state[name]) not in tied})
+    _compare_names(
+        str(folder), set(stored), {name for name in state if name in stored or id(state[name]) not in tied}
+    )
     for name, entry in stored.items():
         if entry.shape != tuple(state[name].shape):
-            raise InputError(f"tensor {name!r} in {folder} is {entry.shape}: its configuration asks for {tuple(state[name].shape)}")
+            raise InputError(
+                f"tensor {name!r} in {folder} is {entry.shape}: its configuration asks for "
+                f"{tuple(state[name].shape)}"
+            )
 
 
 def _compare_names(where: str, found: set[str], expected: set[str]) -> None:
     missing, left = sorted(expected - found), sorted(found - expected)
     if missing:
-        raise InputError(f"{where} lacks the tensor {missing[0]!r} (in all {len(missing)}): copy or download it again")
+        raise InputError(
+            f"{where} lacks the tensor {missing[0]!r} (in all {len(missing)}): copy or download it again"
+        )
     if left:
-        raise InputError(f"{where} has a tensor {left[0]!r} that the model does not know (in all {len(left)}): copy or download it again")
+        raise InputError(
+            f"{where} has a tensor {left[0]!r} that the model does not know (in all {len(left)}): copy or "
+            "download it again"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -372,5 +474,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         raise InputError(f"{path} is not JSON: copy or download it again") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}: expected an object; copy or download it again")
+        raise InputError(
+            f"{path} holds a {type(value).__name__}: expected an object; copy or download it again"
+        )
     return value

@@ -1,6 +1,7 @@
 """What a user gives as prompts -> raw media in a model's own geometry.
 
-A prompt argument is one item or a list of items that combine; an item is a plain value, a path, or `Prompt(value, weight)`.
+A prompt argument is one item or a list of items that combine; an item is a plain value, a path, or
+`Prompt(value, weight)`.
 
     text     str
     picture  PIL image, array (H, W, 3) or tensor (3, H, W); grey, and opacity, which shows white
@@ -43,22 +44,31 @@ class Prompt:
 
 
 def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modality, list[Prompt]]:
-    """The prompts of every modality that has any. Raises `InputError` for an empty list or weights that cannot be used.
+    """The prompts of every modality that has any. Raises `InputError` for an empty list or weights that
+    cannot be used.
 
     prefix: of the arguments' names in messages.
     """
     there = {modality: value for modality, value in arguments.items() if value is not None}
-    prompts = {modality: _as_list(modality, f"{prefix}{modality}", value) for modality, value in there.items()}
+    prompts = {
+        modality: _as_list(modality, f"{prefix}{modality}", value) for modality, value in there.items()
+    }
     weights = [prompt.weight for items in prompts.values() for prompt in items]
     if weights and sum(weights) <= 0:
-        raise InputError(f"the weights of the {prefix}prompts sum to zero ({len(weights)} prompts): expected at least one above zero")
+        raise InputError(
+            f"the weights of the {prefix}prompts sum to zero ({len(weights)} prompts): expected at least one "
+            "above zero"
+        )
     return prompts
 
 
 def given(items: Mapping[Modality, Any], embeds: Tensor | None, prefix: str = "") -> bool:
     """Whether there is any prompt, in one of its two forms."""
     if items and embeds is not None:
-        raise InputError(f"{prefix}prompts ({listed(items)}) and {prefix}prompt_embeds were both given: expected one of them")
+        raise InputError(
+            f"{prefix}prompts ({listed(items)}) and {prefix}prompt_embeds were both given: expected one of "
+            "them"
+        )
     return bool(items) or embeds is not None
 
 
@@ -70,7 +80,9 @@ def first_file(items: Sequence[Prompt]) -> Path | None:
 def _as_list(modality: Modality, name: str, value: Any) -> list[Prompt]:
     items = value if isinstance(value, list) else [value]
     if not items:
-        raise InputError(f"{name}=[] holds no prompt: expected at least one item; leave the argument out to give none")
+        raise InputError(
+            f"{name}=[] holds no prompt: expected at least one item; leave the argument out to give none"
+        )
     if modality in PARTS and isinstance(value, (list, tuple)) and all(map(PARTS[modality], value)):
         items = [list(value)]
     return [_checked(modality, name, item if isinstance(item, Prompt) else Prompt(item)) for item in items]
@@ -86,13 +98,21 @@ def _checked(modality: Modality, name: str, prompt: Prompt) -> Prompt:
 
 
 def prepare(modality: Modality, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
-    """One item as the model takes it: text `str`, else a float tensor of `spec.raw_shape` in [-1, 1]. Raises `InputError`.
+    """One item as the model takes it: text `str`, else a float tensor of `spec.raw_shape` in [-1, 1]. Raises
+    `InputError`.
 
     padded: a sound that is too short is filled up with silence; False: it keeps its own length.
     """
     if spec is None and modality in _SHAPED:
-        raise InputError(f"this model cannot tell the size of a prompt of kind {modality}: load its autoencoder and denoiser too")
-    return _PREPARE[modality](value, spec) if padded or modality is not Modality.AUDIO else _prepare_audio(value, spec, padded=False)
+        raise InputError(
+            f"this model cannot tell the size of a prompt of kind {modality}: load its autoencoder and "
+            "denoiser too"
+        )
+    return (
+        _PREPARE[modality](value, spec)
+        if padded or modality is not Modality.AUDIO
+        else _prepare_audio(value, spec, padded=False)
+    )
 
 
 def batches(samples: list[Any]) -> list[Any]:
@@ -109,7 +129,9 @@ def emptied(batch: Any) -> Any:
 
 
 def note_unread(tower: Any, items: Sequence[Prompt]) -> None:
-    """Warns of what the tower of text cannot read, which says nothing to it. Raises `InputError` where that is all of a prompt."""
+    """Warns of what the tower of text cannot read, which says nothing to it. Raises `InputError` where that
+    is all of a prompt.
+    """
     if getattr(tower, "tokenizer", None) is None:
         return
     for prompt in items:
@@ -120,11 +142,12 @@ def note_unread(tower: Any, items: Sequence[Prompt]) -> None:
 def _prepare_text(value: Any, spec: ModalitySpec | None) -> str:
     if not isinstance(value, str):
         raise InputError(
-            f"a text prompt is {kind(value)}: expected a string, or a list of strings, which "
-            "combine"
+            f"a text prompt is {kind(value)}: expected a string, or a list of strings, which combine"
         )
     if not value.strip():
-        raise InputError("an empty text prompt: expected words; leave the argument out for a sample without a prompt")
+        raise InputError(
+            "an empty text prompt: expected words; leave the argument out for a sample without a prompt"
+        )
     return value
 
 
@@ -159,16 +182,26 @@ _SHAPED = frozenset(_PREPARE) - {Modality.TEXT}  # a sentence has any length
 
 
 def check_embeds(embeds: Mapping[str, Tensor | None], width: int) -> None:
-    """Raises `InputError` for prompts in the form of tokens that do not fit a prompt space of this width, or each other."""
+    """Raises `InputError` for prompts in the form of tokens that do not fit a prompt space of this width, or
+    each other.
+    """
     there = {name: value for name, value in embeds.items() if value is not None}
     for name, value in there.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 3 or value.shape[-1] != width:
+        if (
+            not isinstance(value, Tensor)
+            or not value.is_floating_point()
+            or value.ndim != 3
+            or value.shape[-1] != width
+        ):
             raise InputError(
                 f"{name} is {kind(value)}: expected floats (1 or samples, 1, {width}), as `encode_prompt` "
                 "gives them"
             )
     if len({value.shape[1] for value in there.values()}) > 1:
-        raise InputError(f"{' and '.join(there)} have {[value.shape[1] for value in there.values()]} tokens: expected as many each")
+        raise InputError(
+            f"{' and '.join(there)} have {[value.shape[1] for value in there.values()]} tokens: expected as "
+            "many each"
+        )
 
 
 def check_latents(latents: Mapping[Modality, Tensor], specs: Mapping[Modality, ModalitySpec]) -> None:

@@ -1,8 +1,7 @@
 """Every contract between the parts of codi, in one place.
 
-A fifth modality is one `Autoencoder`, one `PromptEncoder`, one `Denoiser`, one `EnvironmentEncoder`, one `NoisedTower` and one
-`ModalitySpec`.
-Letters: see `codi.types`.
+A fifth modality is one `Autoencoder`, one `PromptEncoder`, one `Denoiser`, one `EnvironmentEncoder`, one
+`NoisedTower` and one `ModalitySpec`. Letters: see `codi.types`.
 """
 
 from dataclasses import dataclass
@@ -26,7 +25,10 @@ class Environment:
     @staticmethod
     def cat(parts: "list[Environment]") -> "Environment":
         """All tokens of `parts`, one after another."""
-        return Environment(tokens=torch.cat([p.tokens for p in parts], dim=1), times=torch.cat([p.times for p in parts], dim=1))
+        return Environment(
+            tokens=torch.cat([p.tokens for p in parts], dim=1),
+            times=torch.cat([p.times for p in parts], dim=1),
+        )
 
 
 @runtime_checkable
@@ -63,7 +65,9 @@ class Denoiser(Protocol):
     returns  a tensor of the shape of x
     """
 
-    def __call__(self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None) -> Tensor: ...
+    def __call__(
+        self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None
+    ) -> Tensor: ...
 
 
 @runtime_checkable
@@ -78,7 +82,8 @@ class EnvironmentEncoder(Protocol):
 
 @runtime_checkable
 class NoisedTower(Protocol):
-    """A noisy latent, and the prompt -> what it seems to become, as a token of the prompt space (B, D), the shorter the less can be told.
+    """A noisy latent, and the prompt -> what it seems to become, as a token of the prompt space (B, D), the
+    shorter the less can be told.
 
     x (B, *latent_shape), t (B,) its noise level, context (B, L, D) its prompt; rate as in `Denoiser`.
     """

@@ -6,13 +6,15 @@ A record is one JSON object. A file's own has
     codi        version that wrote it
     outputs     what was made
     inputs      prompts: words in full, files by name and sha256, each with its weight; `negatives` likewise
-    seed        of this sample, and where it stood in its batch (`batch`: row of rows), on which rounding depends
+    seed        of this sample, and where it stood in its batch (`batch`: row of rows), on which rounding
+                depends
     resolved    every setting of the call, the model's own values included
     model       name, digest of the weights, dtype, device, scheduler, LoRAs and words by sha256
     versions    of the libraries
 
-A manifest, and the record of a job, have `samples` with seed and batch each in place of the two, and what was asked for as `settings`.
-A record is data: what is read is checked against the tables below, and nothing that they do not name is used.
+A manifest, and the record of a job, have `samples` with seed and batch each in place of the two, and what was
+asked for as `settings`. A record is data: what is read is checked against the tables below, and nothing that
+they do not name is used.
 """
 
 import json
@@ -39,11 +41,22 @@ PER_OUTPUT = ("guidance_scale", "sync_guidance_scale", "delay")
 
 
 def resolved(
-    outputs: Sequence[Modality], *, steps: int, guidance: Mapping[Modality, Any], delay: Mapping[Modality, float],
-    specs: Mapping[Modality, Any], lead: bool, leads: Sequence[Modality], lengths: str, partners: Sequence[Modality], sync: Any,
+    outputs: Sequence[Modality],
+    *,
+    steps: int,
+    guidance: Mapping[Modality, Any],
+    delay: Mapping[Modality, float],
+    specs: Mapping[Modality, Any],
+    lead: bool,
+    leads: Sequence[Modality],
+    lengths: str,
+    partners: Sequence[Modality],
+    sync: Any,
     candidates: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Returns the settings of one call of a pipeline, as JSON takes them, with nothing left to anyone's default."""
+) -> dict[str, Any]:
+    """Returns the settings of one call of a pipeline, as JSON takes them, with nothing left to anyone's
+    default.
+    """
     shared = next(iter(guidance.values()))
     return {
         "num_inference_steps": int(steps),
@@ -84,7 +97,9 @@ def described(
     embeds: Any = None,
     away: Any = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns the prompts of a call as `inputs` and, if there are any, `negatives`. What came from memory is named, not held."""
+    """Returns the prompts of a call as `inputs` and, if there are any, `negatives`. What came from memory is
+    named, not held.
+    """
     rows = {"inputs": _rows(items, embeds)}
     refused = _rows(negatives, away)
     return rows | ({"negatives": refused} if refused else {})
@@ -167,7 +182,8 @@ class Record:
     def arguments(self) -> dict[str, Any]:
         """Returns the arguments with which a pipeline makes it again, one sample at a time or all together.
 
-        Raises `InputError` for prompts that the record only names, and for files that are gone; one that changed is a note.
+        Raises `InputError` for prompts that the record only names, and for files that are gone; one that
+        changed is a note.
         """
         prompts: dict[str, list[Any]] = {}
         for sign, rows in (("", self.inputs), ("negative_", self.negatives)):
@@ -214,16 +230,22 @@ def _prompt(source: str, row: dict[str, Any]) -> Any:
 def check_held(source: str, row: Mapping[str, Any]) -> None:
     """Raises `InputError` for a prompt that the record only names."""
     if row["as"] == "embeds":
-        raise InputError(f"{source} was made from {row.get('from', 'tokens')} (prompt_embeds), which only Python can give again")
+        raise InputError(
+            f"{source} was made from {row.get('from', 'tokens')} (prompt_embeds), which only Python can give "
+            "again"
+        )
     if "text" not in row and "path" not in row:
         given = row.get("from", "memory")
         raise InputError(
-            f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with --{row['as']} FILE"
+            f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with "
+            f"--{row['as']} FILE"
         )
 
 
 def check_input(source: str, row: Mapping[str, Any]) -> str:
-    """Returns the path of a prompt's file. Raises `InputError` if there is none; warns if it holds something else by now."""
+    """Returns the path of a prompt's file. Raises `InputError` if there is none; warns if it holds something
+    else by now.
+    """
     import warnings
 
     from codi import io
@@ -243,7 +265,8 @@ def check_input(source: str, row: Mapping[str, Any]) -> str:
 def read_record(path: str | Path) -> Record:
     """Returns the record of a picture, recording, clip or job, or of a manifest of one run.
 
-    Raises `InputError` for a file without one, a record of a newer codi, or one that holds what no record may.
+    Raises `InputError` for a file without one, a record of a newer codi, or one that holds what no record
+    may.
     """
     found = read_records(path)
     if len(found) != 1:
@@ -288,7 +311,8 @@ def _load(path: str | Path) -> dict[str, Any]:
         text = io.read_text(path)
     if text is None:
         raise InputError(
-            f"{path} carries no record of how it was made: expected a png, wav or mp4 as codi writes them, or a manifest.json; "
+            f"{path} carries no record of how it was made: expected a png, wav or mp4 as codi writes them, "
+            "or a manifest.json; "
             "that of a text is in the manifest beside it"
         )
     try:
@@ -315,11 +339,13 @@ def _checked(source: str, row: dict[str, Any]) -> Record:
     form = row.get("record")
     if form is None:
         raise InputError(
-            f"{source} holds no record of codi's (it has no key 'record'); manifests of codi 0.1 before records had none"
+            f"{source} holds no record of codi's (it has no key 'record'); manifests of codi 0.1 before "
+            "records had none"
         )
     if isinstance(form, int) and not isinstance(form, bool) and form > FORM:
         raise InputError(
-            f"{source} was made by a newer codi ({str(row.get('codi'))[:20]}): this one is {__version__}; install that one"
+            f"{source} was made by a newer codi ({str(row.get('codi'))[:20]}): this one is {__version__}; "
+            "install that one"
         )
     try:
         return _parse(source, row)
@@ -499,9 +525,23 @@ def _texts(value: Any) -> dict[str, Any]:
 
 
 TOP = (
-    "record", "codi", "versions", "model", "inputs", "negatives", "outputs", "resolved", "settings", "seed", "seeds", "batch", "samples",
-    "selection", "timings", "request",
-)  # fmt: skip
+    "record",
+    "codi",
+    "versions",
+    "model",
+    "inputs",
+    "negatives",
+    "outputs",
+    "resolved",
+    "settings",
+    "seed",
+    "seeds",
+    "batch",
+    "samples",
+    "selection",
+    "timings",
+    "request",
+)
 RESOLVED: dict[str, Callable[[Any], bool]] = {
     "num_inference_steps": lambda value: _is_whole(value, 1, 1_000_000),
     "guidance_scale": _is_scales,

@@ -1,4 +1,6 @@
-"""Doing what `codi generate` was asked: samples of several jobs in one call of the pipeline, files, and records that make it resumable."""
+"""Doing what `codi generate` was asked: samples of several jobs in one call of the pipeline, files, and
+records that make it resumable.
+"""
 
 import argparse
 import hashlib
@@ -16,14 +18,18 @@ from codi.types import EMBEDDED, InputError, Modality, blame
 class Session:
     """One run of `codi generate`: the folder that is written, the loaded pipeline, the clock.
 
-    Without ids, files get the next free numbers. With ids, a record per job (ID.json) says before its first file whose the files are,
-    lists those that are there, and marks the job as finished when it lists all.
+    Without ids, files get the next free numbers. With ids, a record per job (ID.json) says before its first
+    file whose the files are, lists those that are there, and marks the job as finished when it lists all.
     """
 
     def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
         self.out, self.args, self.started = out, args, started
         self.adapters = Given.parse(args.lora, args.words)
-        self.model: dict[str, Any] = {"name": args.model or EMBEDDED, "dtype": args.dtype, **self.adapters.describe()}
+        self.model: dict[str, Any] = {
+            "name": args.model or EMBEDDED,
+            "dtype": args.dtype,
+            **self.adapters.describe(),
+        }
         if args.scheduler:
             self.model["scheduler"] = args.scheduler
         self.timings = {"load": 0.0, "generate": 0.0, "save": 0.0}
@@ -35,7 +41,8 @@ class Session:
     def pending(self, jobs: list[Job]) -> list[Job]:
         """Those without a record of the very same request, with all its files, in the folder.
 
-        Raises `InputError` for a job whose files are there and belong to another request, unless they may be overwritten.
+        Raises `InputError` for a job whose files are there and belong to another request, unless they may be
+        overwritten.
         """
         todo = [job for job in jobs if not self._finished(job)]
         if not self.args.overwrite:
@@ -49,7 +56,8 @@ class Session:
         there = [path for path in (self.out / f"{job.id}.json", *job.files(self.out)) if path.exists()]
         if there and (record is None or record.get("request") != self._digest(job)):
             raise InputError(
-                f"{job.origin}{there[0]} is there already and was not made by this request: expected another id or -o, "
+                f"{job.origin}{there[0]} is there already and was not made by this request: expected another "
+                "id or -o, "
                 "or --overwrite to replace what is there"
             )
 
@@ -104,7 +112,9 @@ class Session:
         return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, sync)
 
     def run(self, batch: list[Sample | None]) -> list[Path]:
-        """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the paths of the media."""
+        """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the
+        paths of the media.
+        """
         began = time.perf_counter()
         out = self._generate(batch)
         made = time.perf_counter()
@@ -115,14 +125,21 @@ class Session:
             files = self._save(job, k, sample)
             paths += files
             seconds = round((made - began) / len(wanted), 3)
-            note = {"seed": out.seeds[row], "batch": out.batch[row], "files": [path.name for path in files], "seconds": seconds}
+            note = {
+                "seed": out.seeds[row],
+                "batch": out.batch[row],
+                "files": [path.name for path in files],
+                "seconds": seconds,
+            }
             self._note(job, note | ({"selection": sample.selection[0]} if sample.selection else {}))
         self.timings["generate"] += made - began
         self.timings["save"] += time.perf_counter() - made
         return paths
 
     def _sample(self, out: Any, row: int, job: Job) -> Any:
-        """One sample of a pipeline's output, as an output of its own, with the clip, the prompts and the settings of its job."""
+        """One sample of a pipeline's output, as an output of its own, with the clip, the prompts and the
+        settings of its job.
+        """
         lists = ("texts", "images", "audios", "videos", "seeds", "selection", "batch")
         own = {name: getattr(out, name)[row : row + 1] for name in lists}
         asked = list(job.sync) if isinstance(job.sync, tuple) else job.sync
@@ -130,9 +147,14 @@ class Session:
         self.model = out.origin["model"] | self.model
         origin = {**out.origin, **self._described(job), "model": self.model}
         return type(out)(
-            sampling_rate=out.sampling_rate, fps=out.fps, model=out.model, clip=job.clip, settings=self.resolved[job],
-            origin=origin, **own,
-        )  # fmt: skip
+            sampling_rate=out.sampling_rate,
+            fps=out.fps,
+            model=out.model,
+            clip=job.clip,
+            settings=self.resolved[job],
+            origin=origin,
+            **own,
+        )
 
     def _save(self, job: Job, k: int, sample: Any) -> list[Path]:
         """Writes one sample under its id, or under a number."""
@@ -146,8 +168,14 @@ class Session:
         return paths
 
     def _remove_old(self, job: Job, name: str, paths: list[Path]) -> None:
-        """Removes what a manifest of this folder lists under a number that was made anew: the files of a number belong together."""
-        inputs = {Path(item.value).resolve() for item in (*job.items, *job.negatives) if item.modality is not Modality.TEXT}
+        """Removes what a manifest of this folder lists under a number that was made anew: the files of a
+        number belong together.
+        """
+        inputs = {
+            Path(item.value).resolve()
+            for item in (*job.items, *job.negatives)
+            if item.modality is not Modality.TEXT
+        }
         for listed in self._listed():
             path = self.out / listed
             if path.stem == name and path not in paths and path.resolve() not in inputs:
@@ -178,9 +206,11 @@ class Session:
         return self._prompts[job]
 
     def _generate(self, batch: list[Sample | None]) -> Any:
-        """One call of the pipeline for samples of several jobs: prompts are encoded per job, seeds are its own.
+        """One call of the pipeline for samples of several jobs: prompts are encoded per job, seeds are its
+        own.
 
-        A row that nobody wants is filled with another's prompts: it is there for the size of the batch, on which rounding depends.
+        A row that nobody wants is filled with another's prompts: it is there for the size of the batch, on
+        which rounding depends.
         """
         import torch
 
@@ -195,8 +225,16 @@ class Session:
             prompts, away, clean = zip(*map(self._encode, jobs))
         given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
         partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in clean[0]}
-        knobs = {name: value for name, value in first.knobs.items() if value is not None}  # the model's own stand for the rest
-        return self.pipe(partner_latents=partners, outputs=list(first.outputs), num_samples=len(batch), seed=seeds, **given, **knobs)
+        # the model's own stand for the rest
+        knobs = {name: value for name, value in first.knobs.items() if value is not None}
+        return self.pipe(
+            partner_latents=partners,
+            outputs=list(first.outputs),
+            num_samples=len(batch),
+            seed=seeds,
+            **given,
+            **knobs,
+        )
 
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:
         """A job's prompts and what guidance leads away from, (1, 1, D) each, and its clean partners."""
@@ -236,35 +274,60 @@ class Session:
         record = self._stored(job)
         try:
             files = [name for sample in record["samples"] for name in sample["files"]]
-            whole = len(record["samples"]) == job.samples and all((self.out / name).is_file() for name in files)
+            whole = len(record["samples"]) == job.samples and all(
+                (self.out / name).is_file() for name in files
+            )
             return whole and record["request"] == self._digest(job)
         except (KeyError, TypeError):
             return False
 
     def _digest(self, job: Job) -> str:
-        """Changes with anything that decides the result: prompts and adapters by content, settings, the model by name, our version."""
+        """Changes with anything that decides the result: prompts and adapters by content, settings, the model
+        by name, our version.
+        """
         inputs = {
             name: [{key: value for key, value in row.items() if key != "path"} for row in rows]
             for name, rows in self._described(job).items()
         }
         seed = "random" if job.drawn else job.seed
-        asked = [inputs, job.outputs, job.samples, seed, job.sync, job.knobs, self.model["name"], self.args.dtype, __version__]
+        asked = [
+            inputs,
+            job.outputs,
+            job.samples,
+            seed,
+            job.sync,
+            job.knobs,
+            self.model["name"],
+            self.args.dtype,
+            __version__,
+        ]
         asked += [list(job.places)] if job.places else []
         asked += [self.args.scheduler] if self.args.scheduler else []
-        adapters = [[row["sha256"], row.get("scale")] for name in ("loras", "words") for row in self.model.get(name, [])]
+        adapters = [
+            [row["sha256"], row.get("scale")]
+            for name in ("loras", "words")
+            for row in self.model.get(name, [])
+        ]
         return hashlib.sha256(json.dumps([*asked, *adapters]).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
-        """Writes manifest.json, if anything was made; that of an earlier run becomes manifest-000.json, or the next number."""
+        """Writes manifest.json, if anything was made; that of an earlier run becomes manifest-000.json, or
+        the next number.
+        """
         from codi import io
 
         if not self.done:
             return
         timings = self.timings | {"total": time.perf_counter() - self.started}
-        head = records.head() | {"model": self.model, "timings": {name: round(seconds, 3) for name, seconds in timings.items()}}
+        head = records.head() | {
+            "model": self.model,
+            "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+        }
         numbered = jobs[0].id is None
         body = self._record(jobs[0]) if numbered else {"jobs": [f"{job.id}.json" for job in jobs]}
-        io.save_manifest(self.out, head | body, keep=not (self.args.overwrite and numbered and self._replaced()))
+        io.save_manifest(
+            self.out, head | body, keep=not (self.args.overwrite and numbered and self._replaced())
+        )
 
     def _replaced(self) -> bool:
         """Whether every file that the newest manifest lists was made anew by this run, or is gone."""

@@ -1,10 +1,12 @@
 """A short start for a process that does nothing but generate: what generating does not need is not imported.
 
-diffusers and transformers import with every model what some of their models need: the compiler of PyTorch, its distributed tensors, SciPy's
-solvers, all transformers that diffusers has. That is more than half of the time from a command to its first picture. Both libraries go on
-without what is not installed, and so they do here: while they are imported, `lean_imports` lets them find only what generating needs.
+diffusers and transformers import with every model what some of their models need: the compiler of PyTorch,
+its distributed tensors, SciPy's solvers, all transformers that diffusers has. That is more than half of the
+time from a command to its first picture. Both libraries go on without what is not installed, and so they do
+here: while they are imported, `lean_imports` lets them find only what generating needs.
 
-Only a command that owns its process does this, and only around its imports. Whatever is asked for afterwards is imported as always.
+Only a command that owns its process does this, and only around its imports. Whatever is asked for afterwards
+is imported as always.
 """
 
 import contextlib
@@ -20,13 +22,25 @@ from typing import Any
 
 from codi.libraries import leave_out_broken
 
-# Optional libraries that diffusers and transformers use in losses, training, tracking and other kinds of media.
+# Optional libraries that diffusers and transformers use in losses, training, tracking and other kinds of
+# media.
 NOT_NEEDED = (
-    "scipy", "sklearn", "torchvision", "boto3", "triton", "pandas", "bitsandbytes", "torchao", "gguf", "hqq", "librosa", "matplotlib",
-)  # fmt: skip
+    "scipy",
+    "sklearn",
+    "torchvision",
+    "boto3",
+    "triton",
+    "pandas",
+    "bitsandbytes",
+    "torchao",
+    "gguf",
+    "hqq",
+    "librosa",
+    "matplotlib",
+)
 
-# Packages that import all of their modules, or read all of their files, where generating needs one or two; and attention that is compiled
-# for its mask, which no part here has.
+# Packages that import all of their modules, or read all of their files, where generating needs one or two;
+# and attention that is compiled for its mask, which no part here has.
 DEFERRED = (
     "diffusers.models.transformers",
     "diffusers.models.autoencoders",
@@ -43,8 +57,8 @@ def wait_passively() -> None:
     """Lets threads of a computation sleep while they wait for each other, unless the user has said otherwise.
 
     Call it before torch is imported.
-    GNU's OpenMP lets them spin. Where another program wants the same cores, that takes it from the thread that is waited for: on two busy
-    cores a picture then took 14 s in place of one.
+    GNU's OpenMP lets them spin. Where another program wants the same cores, that takes it from the thread
+    that is waited for: on two busy cores a picture then took 14 s in place of one.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ["OMP_WAIT_POLICY"] = "passive"
@@ -52,7 +66,8 @@ def wait_passively() -> None:
 
 @contextlib.contextmanager
 def lean_imports(lora: bool = False) -> Iterator[None]:
-    """While it lasts, diffusers and transformers are imported without what generating does not need; peft is needed for a LoRA alone.
+    """While it lasts, diffusers and transformers are imported without what generating does not need; peft is
+    needed for a LoRA alone.
 
     What cannot be left out, in this or a later version of either library, is imported as always.
     """
@@ -66,7 +81,8 @@ def lean_imports(lora: bool = False) -> Iterator[None]:
         leave_out_broken()  # before transformers remembers what is installed
         sys.meta_path.insert(0, packages)
         undo.callback(sys.meta_path.remove, packages)
-        # diffusers lists the files of everything that is installed, which takes a third of a second, to find versions that it finds without
+        # diffusers lists the files of everything that is installed, which takes a third of a second, to find
+        # versions that it finds without
         _replace(undo, importlib.metadata, "packages_distributions", dict)
         _replace(undo, torch.distributed, "is_available", lambda: False)
         _replace(undo, torch.compiler, "disable", _mark)
@@ -96,7 +112,8 @@ def _mark(function: Any = None, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Compiler(ModuleType):
-    """The marks that libraries put on functions for the compiler, and the class of what it has compiled, without the compiler itself.
+    """The marks that libraries put on functions for the compiler, and the class of what it has compiled,
+    without the compiler itself.
 
     For anything else that is asked of it the compiler is imported after all, and takes its place.
     """
@@ -105,7 +122,8 @@ class _Compiler(ModuleType):
         super().__init__(COMPILER)
         self.__spec__, self.__path__ = spec, list(spec.submodule_search_locations or ())
         self.allow_in_graph = self.assume_constant_result = self.disable = _mark
-        self.eval_frame = SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {}))  # of which there are none
+        # of which there are none
+        self.eval_frame = SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {}))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -126,12 +144,16 @@ def _without_flex_attention(undo: contextlib.ExitStack) -> None:
 
 
 class _Deferred:
-    """A finder of packages and modules whose own code runs when something is asked of them: of a package, more than its modules give."""
+    """A finder of packages and modules whose own code runs when something is asked of them: of a package,
+    more than its modules give.
+    """
 
     def __init__(self, names: Sequence[str]):
         self.names = set(names)
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Finds a module as usual, once, with a loader that does not run it."""
         if name not in self.names:
             return None
@@ -163,7 +185,8 @@ class _Module(ModuleType):
             raise AttributeError(name)
         if not vars(self).get("_ran"):
             if PathFinder.find_spec(f"{self.__name__}.{name}", vars(self).get("__path__", ())) is not None:
-                return importlib.import_module(f"{self.__name__}.{name}")  # one module of a package does not ask for all of them
+                # one module of a package does not ask for all of them
+                return importlib.import_module(f"{self.__name__}.{name}")
             vars(self)["_ran"] = True
             self.__spec__.loader.exec_module(self)
         now = sys.modules[self.__name__]

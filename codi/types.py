@@ -1,4 +1,5 @@
-"""The values that every part of codi speaks in: modalities, their geometry, and the one error for a user's mistake.
+"""The values that every part of codi speaks in: modalities, their geometry, and the one error for a user's
+mistake.
 
 Letters used in shapes throughout: B batch, C channels, F frames, H W height and width, T audio frames,
 M mel bands, L tokens, D width, S seconds.
@@ -34,14 +35,17 @@ class Modality(str, Enum):
         try:
             return cls(str(name).strip().lower())
         except ValueError:
-            raise InputError(f"unknown modality {str(name)!r}: expected one of {', '.join(m.value for m in cls)}") from None
+            raise InputError(
+                f"unknown modality {str(name)!r}: expected one of {', '.join(m.value for m in cls)}"
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModalitySpec:
     """Geometry of one modality in one model.
 
-    raw_shape     one sample as the library passes it: image (3, H, W), video (F, 3, H, W), audio (samples,), text ()
+    raw_shape     one sample as the library passes it: image (3, H, W), video (F, 3, H, W), audio (samples,),
+                  text ()
     latent_shape  one latent: image (C, H, W), video (C, F, H, W), audio (C, T, M), text (C,)
     rate          raw steps per second along time (frames/s, Hz); None where there is no time
     latent_rate   latent steps per second along time; None where there is no time

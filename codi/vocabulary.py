@@ -1,7 +1,9 @@
-"""Tokenizers as values: a `tokenizers` JSON string in a component's configuration, so that part and words never come apart.
+"""Tokenizers as values: a `tokenizers` JSON string in a component's configuration, so that part and words
+never come apart.
 
-And what a sentence says in a closed vocabulary: one of words, beside which all others are one unknown token that says
-nothing. Nothing here imports torch before a tokenizer is loaded, so that prompts can be checked before a model is.
+And what a sentence says in a closed vocabulary: one of words, beside which all others are one unknown token
+that says nothing. Nothing here imports torch before a tokenizer is loaded, so that prompts can be checked
+before a model is.
 """
 
 import re
@@ -24,17 +26,18 @@ SPECIAL = {
     "sep_token": "<eos>",
 }
 
-# Words that say nothing without the word they lead to: "on the table" goes as a whole where "table" is unknown.
+# Words that say nothing without the word they lead to: "on the table" goes as a whole where "table" is
+# unknown.
 LEADING = frozenset("a an the in on at of to with by from is are it that there and or".split())
 APOSTROPHES = frozenset("'’‘ʼʹ′`´＇")
-INVISIBLE = frozenset(
-    ("Mn", "Me", "Cf", "Cc")
-)  # Unicode: accents, zero-width, control characters
+INVISIBLE = frozenset(("Mn", "Me", "Cf", "Cc"))  # Unicode: accents, zero-width, control characters
 MOST_COMMAS = 2  # that a caption of the world has
 
 
 def load_tokenizer(serialised: str) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a `tokenizers` JSON string; special tokens as in `SPECIAL`, sentences framed by <bos> and <eos>."""
+    """The tokenizer of a `tokenizers` JSON string; special tokens as in `SPECIAL`, sentences framed by <bos>
+    and <eos>.
+    """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -44,7 +47,9 @@ def load_tokenizer(serialised: str) -> "PreTrainedTokenizerFast":
 
 
 def word_tokenizer(words: list[str]) -> str:
-    """JSON of a lower-casing word-level tokenizer over `words` (anything else is <unk>), framing sentences by <bos> and <eos>."""
+    """JSON of a lower-casing word-level tokenizer over `words` (anything else is <unk>), framing sentences by
+    <bos> and <eos>.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {
@@ -87,11 +92,12 @@ class Reading:
 
 
 class ClosedVocabulary:
-    """The words that a model knows, and how it reads sentences: case, punctuation and unknown words change nothing.
+    """The words that a model knows, and how it reads sentences: case, punctuation and unknown words change
+    nothing.
 
-    A known word stays as it is. What is unknown is looked at again without accents and invisible characters, taken apart
-    at hyphens, and as a plural or a verb form of a known word; it is dropped if that does not help. In a model of the
-    world a comma is no word either: commas are put where its captions have them.
+    A known word stays as it is. What is unknown is looked at again without accents and invisible characters,
+    taken apart at hyphens, and as a plural or a verb form of a known word; it is dropped if that does not
+    help. In a model of the world a comma is no word either: commas are put where its captions have them.
     """
 
     def __init__(
@@ -101,7 +107,8 @@ class ClosedVocabulary:
         special: Iterable[str],
         learned: Mapping[str, int] | None = None,
     ):
-        """Takes a word-level tokenizer and the learned words besides, each with the number of tokens that it is.
+        """Takes a word-level tokenizer and the learned words besides, each with the number of tokens that it
+        is.
 
         unknown, special  its token for unknown words, and the other tokens that are no words
         """
@@ -219,7 +226,9 @@ class ClosedVocabulary:
 
 
 def closed_vocabulary(tokenizer: Any, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
-    """Returns the vocabulary of a transformers tokenizer of words with one token for all others; None for any other kind."""
+    """Returns the vocabulary of a transformers tokenizer of words with one token for all others; None for any
+    other kind.
+    """
     from tokenizers.models import WordLevel
 
     if (
@@ -234,7 +243,9 @@ def closed_vocabulary(tokenizer: Any, learned: Mapping[str, int] | None = None) 
 
 
 def stored_vocabulary(serialised: str, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
-    """Returns the same from the `tokenizers` JSON string of `load_tokenizer`. Raises `ValueError` for one that is damaged."""
+    """Returns the same from the `tokenizers` JSON string of `load_tokenizer`. Raises `ValueError` for one
+    that is damaged.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
@@ -252,7 +263,9 @@ def _is_word(token: str) -> bool:
 
 
 def _without_leading(tokens: Iterable[str | None]) -> list[str]:
-    """Drops unknown words (None), and what leads to them alone: "a photo of a ball" is "a ball", "a shiny ball" too."""
+    """Drops unknown words (None), and what leads to them alone: "a photo of a ball" is "a ball", "a shiny
+    ball" too.
+    """
     tokens, kept = list(tokens), []
     for place, token in enumerate(tokens):
         if token is not None:
@@ -265,7 +278,9 @@ def _without_leading(tokens: Iterable[str | None]) -> list[str]:
 
 
 def _words_in(text: str) -> Iterator[str]:
-    """The words in some characters, as they are written there, with apostrophes; and pictographs, which say something, too."""
+    """The words in some characters, as they are written there, with apostrophes; and pictographs, which say
+    something, too.
+    """
     shown = [
         (_kind(letter), place)
         for place, letter in enumerate(text)

@@ -15,7 +15,8 @@ from codi.vocabulary import LEADING, ClosedVocabulary, Reading, stored_vocabular
 
 KINDS = {"colour": "colours", "shape": "shapes", "motion": "motions", "tempo": "tempi", "place": "places"}
 OTHERS = (
-    "for other words name another model with --model FOLDER or a hub id (docs/released-weights.md), or train one "
+    "for other words name another model with --model FOLDER or a hub id (docs/released-weights.md), or train "
+    "one "
     "on your own files (docs/training.md)"
 )
 MOST_LISTED = 100  # words of a vocabulary that a message lists
@@ -50,7 +51,8 @@ def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, s
         raise InputError(f"this model can read nothing in {prompt!r}: {_expected(vocabulary)}; {OTHERS}")
     if strict and reading.unread:
         raise InputError(
-            f"this model cannot read {_named(reading)} in {prompt!r}: say it in other words, or leave out --strict"
+            f"this model cannot read {_named(reading)} in {prompt!r}: say it in other words, or leave out "
+            "--strict"
         )
 
 

@@ -1,4 +1,5 @@
-"""Samples for training: the world rendered on the fly, media files, latents encoded once, and the order in which they come.
+"""Samples for training: the world rendered on the fly, media files, latents encoded once, and the order in
+which they come.
 
 world.py      the world, rendered as it is asked for
 sources.py    a training set from plain configuration: the way in for media files

@@ -1,7 +1,9 @@
-"""Latents encoded once: safetensors shards with the scenes' facts, resumable, checked, read through memory maps.
+"""Latents encoded once: safetensors shards with the scenes' facts, resumable, checked, read through memory
+maps.
 
-A cache is a folder: `cache.json` (what it holds, and of what), and per shard `shard-00000.safetensors` (per medium one float16 tensor
-(N, *latent_shape), the scenes as JSON in its metadata) with `shard-00000.json` (size, sha256), which is written last and so says "done".
+A cache is a folder: `cache.json` (what it holds, and of what), and per shard `shard-00000.safetensors` (per
+medium one float16 tensor (N, *latent_shape), the scenes as JSON in its metadata) with `shard-00000.json`
+(size, sha256), which is written last and so says "done".
 """
 
 import dataclasses
@@ -40,9 +42,11 @@ def build_cache(
     numbers: Iterable[int] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Encodes samples 0 .. count - 1 of `source` into `folder`; what is there already is kept. `progress` gets the samples done.
+    """Encodes samples 0 .. count - 1 of `source` into `folder`; what is there already is kept. `progress`
+    gets the samples done.
 
-    identity   what made the latents (source, encoders): plain JSON. Raises `InputError` if the folder holds something else.
+    identity   what made the latents (source, encoders): plain JSON. Raises `InputError` if the folder holds
+               something else.
     numbers    of the shards that are for this process to make, by default all
     """
     _claim(folder, {"count": count, "shard_size": shard_size, "identity": json.loads(json.dumps(identity))})
@@ -56,7 +60,9 @@ def build_cache(
 
 
 @torch.no_grad()
-def _encode_range(source: Any, encode: Encode, start: int, stop: int, batch_size: int) -> tuple[dict[str, Tensor], list[Any]]:
+def _encode_range(
+    source: Any, encode: Encode, start: int, stop: int, batch_size: int
+) -> tuple[dict[str, Tensor], list[Any]]:
     parts: list[dict[str, Tensor]] = []
     scenes: list[Any] = []
     for low in range(start, stop, batch_size):
@@ -66,7 +72,10 @@ def _encode_range(source: Any, encode: Encode, start: int, stop: int, batch_size
     latents = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
     for name, latent in latents.items():
         if not latent.isfinite().all():
-            raise InputError(f"{name} latents {start} to {stop - 1} are not finite in float16: are the autoencoder's statistics set?")
+            raise InputError(
+                f"{name} latents {start} to {stop - 1} are not finite in float16: are the autoencoder's "
+                "statistics set?"
+            )
     return latents, scenes
 
 
@@ -76,7 +85,9 @@ def _facts(batch: dict[str, Any]) -> list[dict[str, Any]]:
         return [dataclasses.asdict(scene) for scene in batch["scenes"]]
     for name, mask in batch.items():
         if name.endswith("_mask") and not mask.all():
-            raise InputError(f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; require it")
+            raise InputError(
+                f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; require it"
+            )
     return batch["rows"]
 
 
@@ -88,7 +99,9 @@ def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
         for modality, autoencoder in autoencoders.items():
             raw = batch[modality.value]
             if isinstance(raw, Tensor):
-                raw = (to_unit(raw) if raw.dtype == torch.uint8 else raw).to(next(autoencoder.parameters()).device)
+                raw = (to_unit(raw) if raw.dtype == torch.uint8 else raw).to(
+                    next(autoencoder.parameters()).device
+                )
             latents[modality.value] = autoencoder.encode(raw)
         return latents
 
@@ -96,22 +109,32 @@ def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
 
 
 class CachedSource:
-    """Latents by index, as an endless source: every pass over the cache has its own order and its own captions.
+    """Latents by index, as an endless source: every pass over the cache has its own order and its own
+    captions.
 
     names   which of the cached media to give
-    facts   what captions may name; without it no captions are given. Of media files the captions are those of their rows.
+    facts   what captions may name; without it no captions are given. Of media files the captions are those of
+            their rows.
     full    as in `data.world.WorldSource`
 
     Every shard is compared with its sha256 first.
 
-    `fetch` gives "index", "scenes" (of media files "rows" and "ids", as `data.media.MediaSource` does), a float32 tensor
-    (B, *latent_shape) per name, and "text" where captions are asked for.
-    Raises `InputError` when the cache is missing, unfinished or altered.
+    `fetch` gives "index", "scenes" (of media files "rows" and "ids", as `data.media.MediaSource` does), a
+    float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for. Raises `InputError`
+    when the cache is missing, unfinished or altered.
     """
 
     infinite = True
 
-    def __init__(self, folder: Path, names: Iterable[str], *, seed: int, facts: Iterable[str] | None = None, full: float = 0.5) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Iterable[str],
+        *,
+        seed: int,
+        facts: Iterable[str] | None = None,
+        full: float = 0.5,
+    ) -> None:
         folder, self.names, self.seed, self.full = Path(folder), tuple(names), seed, full
         self.facts = tuple(facts) if facts is not None else None
         about = _about(folder)
@@ -119,7 +142,10 @@ class CachedSource:
         paths = shards_of(folder, self.count, self.shard_size)
         for path in paths:
             if (wrong := fault(path)) is not None:
-                raise InputError(f"latent cache {folder}: {path.name} {wrong}: run the encoding again, it makes what is missing")
+                raise InputError(
+                    f"latent cache {folder}: {path.name} {wrong}: run the encoding again, it makes what is "
+                    "missing"
+                )
         self.shards = [self._open(path) for path in paths]
 
     def __len__(self) -> int:
@@ -128,7 +154,9 @@ class CachedSource:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The batch of positions `indices`, counted over all passes."""
         places = [divmod(int(row), self.shard_size) for row in rows_of(indices, self.count, self.seed)]
-        batch = {"index": list(indices)} | self._words([self.shards[shard][1][row] for shard, row in places], indices)
+        batch = {"index": list(indices)} | self._words(
+            [self.shards[shard][1][row] for shard, row in places], indices
+        )
         for name in self.names:
             batch[name] = torch.stack([self.shards[shard][0][name][row] for shard, row in places]).float()
         return batch
@@ -151,13 +179,20 @@ class CachedSource:
         with safe_open(path, framework="pt") as shard:
             missing = set(self.names) - set(shard.keys())
             if missing:
-                raise InputError(f"latent cache {path.parent} holds {', '.join(shard.keys())}: no {', '.join(sorted(missing))} in it")
-            return {name: shard.get_tensor(name) for name in self.names}, json.loads(shard.metadata()["scenes"])
+                raise InputError(
+                    f"latent cache {path.parent} holds {', '.join(shard.keys())}: no "
+                    f"{', '.join(sorted(missing))} in it"
+                )
+            return {name: shard.get_tensor(name) for name in self.names}, json.loads(
+                shard.metadata()["scenes"]
+            )
 
 
 def whole(folder: Path, count: int, shard_size: int) -> bool:
-    """Whether a complete cache agrees with its checksums; else it is no longer complete, and what is wrong is to be made again.
-    One of another size, or cut otherwise, stays as it is: `build_cache` refuses to change it."""
+    """Whether a complete cache agrees with its checksums; else it is no longer complete, and what is wrong is
+    to be made again. One of another size, or cut otherwise, stays as it is: `build_cache` refuses to change
+    it.
+    """
     if not (folder / "complete").is_file():
         return False
     about = _about(folder) if (folder / "cache.json").is_file() else {}
@@ -190,8 +225,13 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     if (folder / "cache.json").exists():
         before = _about(folder)
         if before != about:
-            changed = ", ".join(f"{n} {before.get(n)!r} instead of {about[n]!r}" for n in about if before.get(n) != about[n])
-            raise InputError(f"latent cache {folder} holds something else ({changed}): choose another folder, or delete this one")
+            changed = ", ".join(
+                f"{n} {before.get(n)!r} instead of {about[n]!r}" for n in about if before.get(n) != about[n]
+            )
+            raise InputError(
+                f"latent cache {folder} holds something else ({changed}): choose another folder, or delete "
+                "this one"
+            )
         return
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "cache.json", json.dumps(about, indent=1).encode())
@@ -201,7 +241,9 @@ def _about(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "cache.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise InputError(f"{folder} is no latent cache: it has no readable cache.json; encode first") from None
+        raise InputError(
+            f"{folder} is no latent cache: it has no readable cache.json; encode first"
+        ) from None
 
 
 def _write_shard(path: Path, latents: dict[str, Tensor], scenes: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """One sample, from its files to the tensors of a model's geometry. This is what decoding processes run.
 
-A `Job` says all of it in plain values, random draws included, so that the same job gives the same tensors wherever it runs.
+A `Job` says all of it in plain values, random draws included, so that the same job gives the same tensors
+wherever it runs.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ RESAMPLING = 64  # samples beyond a cut that the filter of a change of rate may 
 
 @dataclass(frozen=True)
 class Size:
-    """Geometry of one medium: raw shape as in `codi.types.ModalitySpec`, steps per second (0 for a picture)."""
+    """Geometry of one medium: raw shape as in `codi.types.ModalitySpec`, steps per second (0 for
+    a picture).
+    """
 
     shape: tuple[int, ...]
     rate: float = 0.0
@@ -43,7 +46,8 @@ class Job:
     needed      media without which the sample is bad
     start, end  the seconds meant
     window      place of the cut in what is meant, in [0, 1); None for its beginning
-    crop        (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the central square
+    crop        (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
+                central square
     """
 
     key: tuple[int, int]
@@ -62,8 +66,12 @@ class Job:
 
 
 def decode(job: Job) -> dict[Modality, Tensor]:
-    """The media of a job that its files give; raises `InputError` where one of them is bad or a needed one is missing."""
-    sources = {m: load(ref, job.verify, f"{m} of {job.id}") for m, ref in job.refs.items() if _is_wanted(m, job)}
+    """The media of a job that its files give; raises `InputError` where one of them is bad or a needed one is
+    missing.
+    """
+    sources = {
+        m: load(ref, job.verify, f"{m} of {job.id}") for m, ref in job.refs.items() if _is_wanted(m, job)
+    }
     start = _start(job, sources)
     media: dict[Modality, Tensor] = {}
     for modality, size in job.sizes.items():
@@ -95,7 +103,9 @@ def load(ref: Ref, verify: bool, name: str) -> Source:
     if not content:
         raise InputError(f"{name}: {ref.path} is empty")
     if verify and (found := hashlib.sha256(content).hexdigest()) != ref.sha256:
-        raise InputError(f"{name}: {ref.path} was altered: its sha256 is {found[:12]}... instead of {ref.sha256[:12]}...")
+        raise InputError(
+            f"{name}: {ref.path} was altered: its sha256 is {found[:12]}... instead of {ref.sha256[:12]}..."
+        )
     return Source(content, name)
 
 
@@ -123,7 +133,9 @@ def _image(job: Job, size: Size, source: Source, start: float, clip: bool) -> Te
 
 
 def _video(job: Job, size: Size, source: Source, start: float, clip: bool) -> Tensor:
-    return _fit(read_frames(source, start, size.shape[0], size.rate, job.end, job.backend), job, size.shape[-1])
+    return _fit(
+        read_frames(source, start, size.shape[0], size.rate, job.end, job.backend), job, size.shape[-1]
+    )
 
 
 def _audio(job: Job, size: Size, source: Source, start: float, clip: bool) -> Tensor | None:

@@ -1,8 +1,9 @@
 """Frames of a clip at given times, by decord or by PyAV, which agree.
 
-Before either decodes, the header passes a gate (format, size, rate, length). decord is the faster one for short clips; it reads all of a
-file's index first. PyAV decodes from the key frame before the cut on, and notices more damage; most damage inside a frame neither of them
-notices, only a digest does. Both show at time t the frame nearest to t, the later one of two as near.
+Before either decodes, the header passes a gate (format, size, rate, length). decord is the faster one for
+short clips; it reads all of a file's index first. PyAV decodes from the key frame before the cut on, and
+notices more damage; most damage inside a frame neither of them notices, only a digest does. Both show at time
+t the frame nearest to t, the later one of two as near.
 """
 
 from collections.abc import Iterator
@@ -25,13 +26,16 @@ Backend = Literal["decord", "av"]
 BACKENDS = ("auto", "decord", "av")
 MAX_BYTES = 8 << 30
 _DECORD_FORMATS = {"mov", "mp4", "matroska", "webm", "avi"}
-_NO_REPAIR = 1e-9  # share of frames that decord may replace by their neighbours, which by default it does without a word
+# share of frames that decord may replace by their neighbours, which by default it does without a word
+_NO_REPAIR = 1e-9
 _NEAR = 1e-6  # seconds: times that differ by less are the same
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a clip says of its frames: seconds (0 if it does not), frames/s, frames (0 likewise), seconds of a tick; may decord?"""
+    """What a clip says of its frames: seconds (0 if it does not), frames/s, frames (0 likewise), seconds of a
+    tick; may decord?
+    """
 
     duration: float
     fps: float
@@ -41,25 +45,40 @@ class Header:
 
 
 def choose_backend(name: str) -> Backend:
-    """Returns `name`, for "auto" decord where it is installed and loads, else av. Raises `InputError` for decord where it does not."""
+    """Returns `name`, for "auto" decord where it is installed and loads, else av. Raises `InputError` for
+    decord where it does not.
+    """
     if name not in BACKENDS:
         raise InputError(f"backend is {name!r}: expected one of {', '.join(BACKENDS)}")
     if name == "auto":
         return "decord" if loads("decord") else "av"
     if name == "decord" and not loads("decord"):
         reason = "is not installed, or does not load (`codi doctor` says which)"
-        raise InputError(f"backend is decord, which {reason}: pip install decord (Linux on x86-64 only), or choose av")
+        raise InputError(
+            f"backend is decord, which {reason}: pip install decord (Linux on x86-64 only), or choose av"
+        )
     return name
 
 
-def read_frames(source: Source, start: float, count: int, fps: float, until: float | None = None, backend: Backend = "decord") -> Tensor:
-    """uint8 (count, 3, H, W): frame k is the one nearest to start + k / fps seconds; after the last frame before `until` that one stays."""
+def read_frames(
+    source: Source,
+    start: float,
+    count: int,
+    fps: float,
+    until: float | None = None,
+    backend: Backend = "decord",
+) -> Tensor:
+    """uint8 (count, 3, H, W): frame k is the one nearest to start + k / fps seconds; after the last frame
+    before `until` that one stays.
+    """
     times = start + np.arange(count) / fps
     limit = float("inf") if until is None else until - _NEAR
     with decoding(source):
         header = gate(source, count)
         by_decord = backend == "decord" and header.decord
-        pictures = _by_decord(source, times, limit, header) if by_decord else _by_av(source, times, limit, header)
+        pictures = (
+            _by_decord(source, times, limit, header) if by_decord else _by_av(source, times, limit, header)
+        )
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
@@ -74,19 +93,28 @@ def gate(source: Source, count: int) -> Header:
             raise InputError(f"{source.name} holds no picture: expected a clip")
         check_pixels(stream.width, stream.height, source=source.name)
         if count * stream.width * stream.height * 3 > MAX_DECODED:
-            raise InputError(f"{source.name}: {count} frames of {stream.width} x {stream.height} are more than {MAX_DECODED >> 30} GiB")
+            raise InputError(
+                f"{source.name}: {count} frames of {stream.width} x {stream.height} are more than "
+                f"{MAX_DECODED >> 30} GiB"
+            )
         fps, duration = float(stream.average_rate or stream.guessed_rate or 0), duration_of(container, stream)
         if not 0 < fps <= 1000 or duration > MAX_SECONDS:
-            raise InputError(f"{source.name} states {fps:g} frames/s and {duration:.0f} s: that is outside what is accepted")
+            raise InputError(
+                f"{source.name} states {fps:g} frames/s and {duration:.0f} s: that is outside what is "
+                "accepted"
+            )
         own = duration if stream.duration else 0.0  # that of the whole container may be that of its sound
         known = bool(_DECORD_FORMATS & set(container.format.name.split(",")))
-        return Header(own, fps, stream.frames, float(stream.time_base), decord=known and _is_plain(container, stream))
+        return Header(
+            own, fps, stream.frames, float(stream.time_base), decord=known and _is_plain(container, stream)
+        )
 
 
 def _is_plain(container: Any, stream: Any) -> bool:
     """Whether decord shows a stream as it is meant: alone, not to be turned, and wide enough.
 
-    decord 0.6 takes lines whose padded length is a multiple of their width for pixels of more than three bytes (16, 24, 48, 72 wide).
+    decord 0.6 takes lines whose padded length is a multiple of their width for pixels of more than three
+    bytes (16, 24, 48, 72 wide).
     """
     wide = stream.width >= 128 or stream.width % 32 == 0
     return wide and len(container.streams.video) == 1 and not _turn(container, stream)
@@ -132,10 +160,14 @@ def _by_av(source: Source, times: np.ndarray, limit: float, header: Header) -> n
         sought = times[0] > 2 * WARM_UP
         if sought:
             container.seek(int((origin + times[0] - WARM_UP) * 1e6))
-        pictures, first = _show(source, _decoded(source, container, stream, origin), times, limit, header, sought)
+        pictures, first = _show(
+            source, _decoded(source, container, stream, origin), times, limit, header, sought
+        )
         if sought and first > times[0]:  # the search went too far
             container.seek(0)
-            pictures, _ = _show(source, _decoded(source, container, stream, origin), times, limit, header, False)
+            pictures, _ = _show(
+                source, _decoded(source, container, stream, origin), times, limit, header, False
+            )
     return np.stack(pictures)
 
 
@@ -151,7 +183,14 @@ def _decoded(source: Source, container: Any, stream: Any, origin: float) -> Iter
         yield frame.time - origin, frame
 
 
-def _show(source: Source, frames: Iterator[tuple[float, Any]], times: np.ndarray, limit: float, header: Header, sought: bool) -> Any:
+def _show(
+    source: Source,
+    frames: Iterator[tuple[float, Any]],
+    times: np.ndarray,
+    limit: float,
+    header: Header,
+    sought: bool,
+) -> Any:
     """(pictures at `times`, time of the first frame); only frames that are shown are converted."""
     pictures: list[np.ndarray] = []
     before, first, count, ended = None, None, 0, True
@@ -179,11 +218,19 @@ def _pixels(frame: Any) -> np.ndarray:
     return np.rot90(picture, _quarters(frame))
 
 
-def _check_reach(source: Source, last: float, times: np.ndarray, limit: float, header: Header, count: int | None) -> None:
-    """A cut beyond the end has no frame; a clip that ends too early, or has less than the frames it says (`count`), was cut short."""
+def _check_reach(
+    source: Source, last: float, times: np.ndarray, limit: float, header: Header, count: int | None
+) -> None:
+    """A cut beyond the end has no frame; a clip that ends too early, or has less than the frames it says
+    (`count`), was cut short.
+    """
     if times[0] > last + 1.5 / header.fps:
-        raise InputError(f"{source.name} has no frame from {times[0]:g} s on: its last one is at {last:.2f} s")
+        raise InputError(
+            f"{source.name} has no frame from {times[0]:g} s on: its last one is at {last:.2f} s"
+        )
     if count is not None and count < header.frames:
         raise InputError(f"{source.name} is cut short: {count} of {header.frames} frames can be decoded")
     if last + 2.5 / header.fps < min(times[-1], limit, header.duration):
-        raise InputError(f"{source.name} is cut short: its last frame is at {last:.2f} of {header.duration:.2f} s")
+        raise InputError(
+            f"{source.name} is cut short: its last frame is at {last:.2f} of {header.duration:.2f} s"
+        )

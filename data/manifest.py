@@ -5,8 +5,9 @@ A row is an object with some of the keys of `data.rows.KEYS`:
     {"id": "a7", "image": "pictures/a7.jpg", "caption": "a red ball", "sha256": {"image": "..."}}
     {"video": "clips/b.mp4", "captions": ["a dog barks", "barking"], "start": 12.5, "end": 14.5, "weight": 2}
 
-Paths are relative to the manifest. Everything is checked when the manifest is opened; whatever is wrong is one `InputError` that names
-the manifest and the row (counted from 1). In memory stay the places of the rows only: 17 bytes a row for JSON lines.
+Paths are relative to the manifest. Everything is checked when the manifest is opened; whatever is wrong is
+one `InputError` that names the manifest and the row (counted from 1). In memory stay the places of the rows
+only: 17 bytes a row for JSON lines.
 """
 
 import hashlib
@@ -37,7 +38,9 @@ class Manifest:
     def __init__(self, path: str | Path, check_files: bool = True) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise InputError(f"no such manifest: {path}. Check the name; relative names start at {Path.cwd()}.")
+            raise InputError(
+                f"no such manifest: {path}. Check the name; relative names start at {Path.cwd()}."
+            )
         self._table = (_Parquet if self.path.suffix == ".parquet" else _Lines)(self.path)
         has, weights = array("B"), array("d")
         for number, values in self._table.scan():
@@ -66,7 +69,10 @@ class Manifest:
     def _check_files(self, row: Row, number: int) -> None:
         for modality, ref in row.media.items():
             if not ref.path.is_file():
-                raise InputError(f"{self.path}: row {number}: no {modality} file {ref.path}: put it there, or take the row out")
+                raise InputError(
+                    f"{self.path}: row {number}: no {modality} file {ref.path}: put it there, or take the "
+                    "row out"
+                )
 
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -94,7 +100,10 @@ class _Lines:
         with self.path.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), start=1):
                 if len(line) == MAX_LINE:
-                    raise InputError(f"{self.path}: row {number} has more than {MAX_LINE >> 20} MiB: expected one object per line")
+                    raise InputError(
+                        f"{self.path}: row {number} has more than {MAX_LINE >> 20} MiB: expected one object "
+                        "per line"
+                    )
                 digest.update(line)
                 if line.strip():
                     self._offsets.append(offset)
@@ -114,9 +123,13 @@ class _Lines:
             return parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             wrong = f"byte {line[error.start]:#04x} at {error.start}"
-            raise InputError(f"{self.path}: row {number} is not in UTF-8 ({wrong}): save the manifest in UTF-8") from None
+            raise InputError(
+                f"{self.path}: row {number} is not in UTF-8 ({wrong}): save the manifest in UTF-8"
+            ) from None
         except ValueError as error:
-            raise InputError(f"{self.path}: row {number} is not JSON ({error}): expected one object per line") from None
+            raise InputError(
+                f"{self.path}: row {number} is not JSON ({error}): expected one object per line"
+            ) from None
 
 
 class _Parquet:
@@ -128,7 +141,9 @@ class _Parquet:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
-            raise InputError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow, or write JSON lines") from None
+            raise InputError(
+                f"{path} is Parquet, which needs pyarrow: pip install pyarrow, or write JSON lines"
+            ) from None
         with path.open("rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         try:
@@ -154,7 +169,9 @@ class _Parquet:
             return part.to_pylist()
         except UnicodeDecodeError:
             last = before + part.num_rows
-            raise InputError(f"{self.path}: one of the rows {before + 1} to {last} is not in UTF-8: write the table again") from None
+            raise InputError(
+                f"{self.path}: one of the rows {before + 1} to {last} is not in UTF-8: write the table again"
+            ) from None
 
 
 def relative(path: Path, manifest: Path) -> str:

@@ -34,7 +34,8 @@ class Augment:
     """Random changes, all off by default.
 
     flip    pictures and clips are mirrored with an even chance (a caption that says left or right is not)
-    crop    a random square instead of the central one, its side at least this share of the shorter side, in (0, 1]
+    crop    a random square instead of the central one, its side at least this share of the shorter side, in
+            (0, 1]
     window  clips and recordings begin at a random time, picture and sound at the same
     """
 
@@ -44,7 +45,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.crop is not None and not 0 < self.crop <= 1:
-            raise InputError(f"augment: crop is {self.crop!r}: expected a share of the side in (0, 1], or null")
+            raise InputError(
+                f"augment: crop is {self.crop!r}: expected a share of the side in (0, 1], or null"
+            )
 
 
 class MediaSource:
@@ -57,9 +60,10 @@ class MediaSource:
     shuffle   False: position p is row p modulo the number of rows, for encoding a cache
     captions  of several captions of a row: a random one, or the first
 
-    `fetch` gives "index" (the positions), "ids" and "rows" (of the samples used), and by medium "image" uint8 (B, 3, H, W), "video" uint8
-    (B, F, 3, H, W), "audio" float32 (B, samples), "text" list[str], each with "<medium>_mask" bool (B,), False where a row lacks it.
-    A bad sample is replaced by the next good row. Every sample is a function of (seed, position) and the files alone, whatever its batch.
+    `fetch` gives "index" (the positions), "ids" and "rows" (of the samples used), and by medium "image" uint8
+    (B, 3, H, W), "video" uint8 (B, F, 3, H, W), "audio" float32 (B, samples), "text" list[str], each with
+    "<medium>_mask" bool (B,), False where a row lacks it. A bad sample is replaced by the next good row.
+    Every sample is a function of (seed, position) and the files alone, whatever its batch.
     """
 
     infinite = True
@@ -82,18 +86,34 @@ class MediaSource:
     ) -> None:
         self.rows, self.media = rows, tuple(Modality.parse(m) for m in media)
         self.require = self.media if require is None else tuple(Modality.parse(m) for m in require)
-        if not self.media or len(set(self.media)) < len(self.media) or not set(self.require) <= set(self.media):
+        if (
+            not self.media
+            or len(set(self.media)) < len(self.media)
+            or not set(self.require) <= set(self.media)
+        ):
             raise InputError(
-                f"media are {_names(self.media)}, required {_names(self.require)}: expected some, each once, required among them"
+                f"media are {_names(self.media)}, required {_names(self.require)}: expected some, each once, "
+                "required among them"
             )
         self.sizes = {m: size_of(m, specs) for m in self.media if m is not Modality.TEXT}
-        self.seed, self.shuffle, self.captions, self.verify, self.augment = seed, shuffle, captions, verify, augment
+        self.seed, self.shuffle, self.captions, self.verify, self.augment = (
+            seed,
+            shuffle,
+            captions,
+            verify,
+            augment,
+        )
         self.backend = choose_backend(backend)
         needed = bits_of(self.require)
-        self._usable = np.flatnonzero(((rows.has & needed) == needed) & ((rows.has & bits_of(self.media)) != 0))
+        self._usable = np.flatnonzero(
+            ((rows.has & needed) == needed) & ((rows.has & bits_of(self.media)) != 0)
+        )
         self.left_out = len(rows) - len(self._usable)
         if not len(self._usable):
-            raise InputError(f"none of {len(rows)} rows of {_label(rows)} has {_names(self.require or self.media)}: name other media")
+            raise InputError(
+                f"none of {len(rows)} rows of {_label(rows)} has {_names(self.require or self.media)}: name "
+                "other media"
+            )
         weights = rows.weights[self._usable]
         self._weights = weights if (weights != weights[0]).any() else None
         self.owns_decoder = decoder is None
@@ -124,7 +144,9 @@ class MediaSource:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The batch of positions `indices`, counted over all passes."""
         seen: dict[int, Row] = {}
-        chains = [self._chain(place, position, seen) for place, position in zip(self._places(indices), indices)]
+        chains = [
+            self._chain(place, position, seen) for place, position in zip(self._places(indices), indices)
+        ]
         settled = self.decoder.settle(chains)
         rows = [seen[job.key[1]] for job, _ in settled]
         batch: dict[str, Any] = {"index": list(indices), "ids": [row.id for row in rows]}
@@ -155,7 +177,9 @@ class MediaSource:
         return np.asarray(positions, dtype=np.int64) % len(self)
 
     def _words(self, row: Row, position: int) -> str:
-        return draw_caption(row.captions if self.captions == "random" else row.captions[:1], self.seed, position)
+        return draw_caption(
+            row.captions if self.captions == "random" else row.captions[:1], self.seed, position
+        )
 
     def _stack(self, modality: Modality, media: list[Media]) -> dict[str, Any]:
         empty = silence(self.sizes[modality], modality)
@@ -165,7 +189,9 @@ class MediaSource:
         }
 
     def _chain(self, place: int, position: int, seen: dict[int, Row]) -> Iterator[Job | Bad]:
-        """The row of a position, and those after it should it be bad; rows known to be bad are passed over. What is read goes to `seen`."""
+        """The row of a position, and those after it should it be bad; rows known to be bad are passed over.
+        What is read goes to `seen`.
+        """
         for step in range(len(self)):
             index = int(self._usable[(place + step) % len(self)])
             if (key := (self._number, index)) in self.decoder.known:
@@ -202,7 +228,9 @@ class MediaSource:
         least = self.augment.crop
         return {
             "crop": None if least is None else (least + (1 - least) * side, x, y),
-            "window": window if self.augment.window and any(size.rate for size in self.sizes.values()) else None,
+            "window": window
+            if self.augment.window and any(size.rate for size in self.sizes.values())
+            else None,
             "flip": self.augment.flip and flip < 0.5,
         }
 

@@ -1,4 +1,6 @@
-"""Several sources as one, by weight: which source position i is of, and at which position of it, are functions of (seed, i)."""
+"""Several sources as one, by weight: which source position i is of, and at which position of it, are
+functions of (seed, i).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,26 +19,40 @@ BLOCK = 10_000  # positions over which the weights are kept exactly
 class Mixture:
     """An endless source that is each of its sources in proportion to their weights.
 
-    Of every `BLOCK` positions source k has its share, to the nearest position, in an order chosen by (seed, block); it is asked for its own
-    positions 0, 1, 2, ... in turn, so that none of its samples is passed over. All sources give the same media; one that lacks a medium
-    altogether may do so by a mask. Masks that a source does not give are True. Of what sources say of samples besides (`says`), a batch has
-    what all of them say, whichever of them it is of. A `decoder` that they share is closed with the mixture.
+    Of every `BLOCK` positions source k has its share, to the nearest position, in an order chosen by (seed,
+    block); it is asked for its own positions 0, 1, 2, ... in turn, so that none of its samples is passed
+    over. All sources give the same media; one that lacks a medium altogether may do so by a mask. Masks that
+    a source does not give are True. Of what sources say of samples besides (`says`), a batch has what all of
+    them say, whichever of them it is of. A `decoder` that they share is closed with the mixture.
     """
 
     infinite = True
 
-    def __init__(self, sources: Sequence[tuple[Any, float]], *, seed: int, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[tuple[Any, float]], *, seed: int, decoder: Decoder | None = None
+    ) -> None:
         if not sources or any(not 0 < weight < float("inf") for _, weight in sources):
-            raise InputError(f"weights of a mixture are {[weight for _, weight in sources]}: expected at least one, all more than 0")
-        self.sources, self.weights = tuple(source for source, _ in sources), tuple(float(weight) for _, weight in sources)
-        assert all(getattr(source, "infinite", False) for source in self.sources), "a mixture is of sources that count through"
+            raise InputError(
+                f"weights of a mixture are {[weight for _, weight in sources]}: expected at least one, all "
+                "more than 0"
+            )
+        self.sources, self.weights = (
+            tuple(source for source, _ in sources),
+            tuple(float(weight) for _, weight in sources),
+        )
+        assert all(getattr(source, "infinite", False) for source in self.sources), (
+            "a mixture is of sources that count through"
+        )
         self.seed, self.decoder = seed, decoder
         said = [set(source.says) for source in self.sources]
         self._unsaid = set.union(*said) - set.intersection(*said)
         self._quotas = quotas(self.weights)
         self._ends = np.cumsum(self._quotas)
         if (self._quotas == 0).any():
-            raise InputError(f"weights of a mixture are {self.weights}: the least is below 1 in {BLOCK}; leave that source out")
+            raise InputError(
+                f"weights of a mixture are {self.weights}: the least is below 1 in {BLOCK}; leave that "
+                "source out"
+            )
 
     def __len__(self) -> int:
         """Positions after which every source has been through once, give or take a block."""
@@ -44,12 +60,20 @@ class Mixture:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"mixture": [[weight, source.identity] for weight, source in zip(self.weights, self.sources)], "seed": self.seed}
+        return {
+            "mixture": [[weight, source.identity] for weight, source in zip(self.weights, self.sources)],
+            "seed": self.seed,
+        }
 
     @property
     def bad(self) -> int:
         """Bad samples met so far."""
-        return sum(decoder.bad for decoder in {d for d in (getattr(source, "decoder", None) for source in self.sources) if d is not None})
+        return sum(
+            decoder.bad
+            for decoder in {
+                d for d in (getattr(source, "decoder", None) for source in self.sources) if d is not None
+            }
+        )
 
     @property
     def left_out(self) -> int:
@@ -76,7 +100,9 @@ class Mixture:
                 order += here.tolist()
         back = np.argsort(order).tolist()
         names = [name for name in parts[0] if name not in self._unsaid]
-        return {name: _merge([part[name] for part in parts], back) for name in names} | {"index": list(indices)}
+        return {name: _merge([part[name] for part in parts], back) for name in names} | {
+            "index": list(indices)
+        }
 
     def close(self) -> None:
         """Ends the decoding processes, those of the sources and their common ones."""
@@ -110,7 +136,10 @@ def _masked(batch: dict[str, Any], count: int) -> dict[str, Any]:
 def _merge(parts: list[Any], back: list[int]) -> Any:
     if isinstance(parts[0], Tensor):
         if len({part.shape[1:] for part in parts}) > 1:
-            raise InputError(f"sources of a mixture give shapes {[tuple(part.shape[1:]) for part in parts]}: expected the same geometry")
+            raise InputError(
+                f"sources of a mixture give shapes {[tuple(part.shape[1:]) for part in parts]}: expected the "
+                "same geometry"
+            )
         return torch.cat(parts)[back]
     flat = [item for part in parts for item in part]
     return [flat[place] for place in back]

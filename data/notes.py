@@ -7,8 +7,9 @@ from torch import Tensor
 def random_notes(count: int, length: int, rate: int, generator: torch.Generator, partials: int = 8) -> Tensor:
     """Sounds (count, length): each one note over and over, of partials anywhere on the scale.
 
-    A note has 1 to `partials` of them between 50 Hz and 15/16 of half the sampling rate, of amplitude 0.003 to 0.3, with an attack of
-    1 to 50 ms and a decay of 0.08 to 0.6 s, and comes back every 0.2 to 1.2 s; all log-uniform.
+    A note has 1 to `partials` of them between 50 Hz and 15/16 of half the sampling rate, of amplitude 0.003
+    to 0.3, with an attack of 1 to 50 ms and a decay of 0.08 to 0.6 s, and comes back every 0.2 to 1.2 s; all
+    log-uniform.
     """
 
     def between(low: float, high: float, *shape: int) -> Tensor:

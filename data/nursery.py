@@ -1,11 +1,12 @@
 """Where decoding processes come from: one clean process that has imported what they need, and forks.
 
-A fork of the training process itself would inherit its threads, its locks and its accelerator; a fresh interpreter takes seconds to import
-torch. The nursery is started once, without threads, and a worker from it costs milliseconds. It never imports the program that started it
-(as `multiprocessing` would), ends when that one does, and takes its workers with it.
+A fork of the training process itself would inherit its threads, its locks and its accelerator; a fresh
+interpreter takes seconds to import torch. The nursery is started once, without threads, and a worker from it
+costs milliseconds. It never imports the program that started it (as `multiprocessing` would), ends when that
+one does, and takes its workers with it.
 
-Over a socket it is told "fork" with one end of a connection, and answers with the process id; or "reap" and an id, and answers with the
-exit code, negative for a signal.
+Over a socket it is told "fork" with one end of a connection, and answers with the process id; or "reap" and
+an id, and answers with the exit code, negative for a signal.
 """
 
 import array
@@ -52,7 +53,8 @@ class Nursery:
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # an interrupt from the keyboard is for the training process to handle
+                # an interrupt from the keyboard is for the training process to handle
+                start_new_session=True,
             )
         self._socket, self._asking = ours, threading.Lock()
 
@@ -61,7 +63,9 @@ class Nursery:
         return self._process.poll() is not None
 
     def fork(self, memory: int) -> tuple[int, Connection]:
-        """A new worker: its process id and the connection to it. Raises OSError if there is none to be had."""
+        """A new worker: its process id and the connection to it. Raises OSError if there is none
+        to be had.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             pid = self._ask({"fork": memory}, [theirs.fileno()])

@@ -1,4 +1,5 @@
-"""Who comes when: the order of the data and every random draw as pure functions of the seed and the number of samples seen.
+"""Who comes when: the order of the data and every random draw as pure functions of the seed and the number of
+samples seen.
 
 Nothing here has state, so a resumed run needs nothing but its sample count.
 """
@@ -20,10 +21,11 @@ def sample_indices(seed: int, start: int, count: int, length: int, infinite: boo
 
 
 def permute(values: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
-    """Images of `values` (in 0 .. length - 1) under a permutation chosen by (seed, epoch), at no cost in memory.
+    """Images of `values` (in 0 .. length - 1) under a permutation chosen by (seed, epoch), at no cost in
+    memory.
 
-    A Feistel network on the smallest even number of bits that holds `length`; a value that lands outside walks on along its cycle
-    until it is inside (cycle walking), which keeps the map one to one.
+    A Feistel network on the smallest even number of bits that holds `length`; a value that lands outside
+    walks on along its cycle until it is inside (cycle walking), which keeps the map one to one.
     """
     half = np.uint64(max(1, (max(length - 1, 1).bit_length() + 1) // 2))
     keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)
@@ -33,10 +35,13 @@ def permute(values: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarra
     return image.astype(np.int64)
 
 
-def rows_of(positions: Sequence[int], length: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
+def rows_of(
+    positions: Sequence[int], length: int, seed: int, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Rows of a table of `length` at positions counted over all passes, every pass in its own order.
 
-    With `weights` a row comes in every pass length * weight / sum(weights) times, rounded up or down (systematic sampling).
+    With `weights` a row comes in every pass length * weight / sum(weights) times, rounded up or down
+    (systematic sampling).
     """
     epochs, offsets = np.divmod(np.asarray(positions, dtype=np.int64), length)
     rows = np.empty_like(offsets)
@@ -51,7 +56,9 @@ def rows_of(positions: Sequence[int], length: int, seed: int, weights: np.ndarra
 
 
 def draw_seed(seed: int, samples: int, chunk: int, stream: int = 0) -> int:
-    """Seed (63 bits) of the random draws for one micro-batch: `samples` seen before its step, `chunk` its place in the step."""
+    """Seed (63 bits) of the random draws for one micro-batch: `samples` seen before its step, `chunk` its
+    place in the step.
+    """
     state = np.random.SeedSequence([seed, samples, chunk, stream]).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
 

@@ -1,8 +1,9 @@
 """Media as they lie in a data set -> tensors of a model's geometry, cut by time.
 
-Time 0 is the first frame of a clip, or the first sample of a recording. A cut at `start` seconds begins with sample round(start * rate)
-of the sound, and its frame k is the one nearest to start + k / fps: sound and picture of one file stay together to the sample, wherever
-the cut is. What a decoder throws at a damaged file becomes one `InputError`; a mistake of our own stays what it is (`decoding`).
+Time 0 is the first frame of a clip, or the first sample of a recording. A cut at `start` seconds begins with
+sample round(start * rate) of the sound, and its frame k is the one nearest to start + k / fps: sound and
+picture of one file stay together to the sample, wherever the cut is. What a decoder throws at a damaged file
+becomes one `InputError`; a mistake of our own stays what it is (`decoding`).
 """
 
 import io
@@ -57,7 +58,9 @@ class Source:
 
 @contextmanager
 def decoding(source: Source) -> Iterator[None]:
-    """Turns what a decoder throws into an `InputError`; a programming error of ours, or of a tool at our hands, passes through."""
+    """Turns what a decoder throws into an `InputError`; a programming error of ours, or of a tool at our
+    hands, passes through.
+    """
     try:
         yield
     except InputError:
@@ -65,7 +68,9 @@ def decoding(source: Source) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, _OURS) and is_ours(error):
             raise
-        reason = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))[:160] or "no reason given"
+        reason = (
+            re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))[:160] or "no reason given"
+        )
         raise InputError(f"{source.name} cannot be decoded ({type(error).__name__}: {reason})") from error
 
 
@@ -89,8 +94,11 @@ def read_image(source: Source) -> Tensor:
             return image_to_tensor(ImageOps.exif_transpose(image))
 
 
-def read_sound(source: Source, start: float, seconds: float, until: float | None = None, clip: bool = False) -> tuple[Tensor, int] | None:
-    """Float32 (samples,), the mean of the channels, from `start` on and no longer than `seconds`, and its rate in Hz.
+def read_sound(
+    source: Source, start: float, seconds: float, until: float | None = None, clip: bool = False
+) -> tuple[Tensor, int] | None:
+    """Float32 (samples,), the mean of the channels, from `start` on and no longer than `seconds`, and its
+    rate in Hz.
 
     until  nothing from this time of the file on
     clip   whether `source` is a clip: then None says that it has no sound
@@ -129,17 +137,24 @@ def cut_at(start: float, seconds: float, until: float | None, rate: int) -> tupl
 
 def check_sound_header(name: str, rate: float, channels: int, seconds: float) -> None:
     if not MIN_RATE <= rate <= MAX_RATE or not 0 < channels <= MAX_CHANNELS or not seconds <= MAX_SECONDS:
-        raise InputError(f"{name} states {rate:g} Hz, {channels} channels, {seconds:.0f} s: that is outside what is accepted")
+        raise InputError(
+            f"{name} states {rate:g} Hz, {channels} channels, {seconds:.0f} s: that is outside what is "
+            "accepted"
+        )
 
 
 def origin_of(container: Any) -> float:
-    """Where time 0 lies on the clock of a container: its first frame, or its first sample where it has no picture."""
+    """Where time 0 lies on the clock of a container: its first frame, or its first sample where it has no
+    picture.
+    """
     stream = picture_stream(container) or next(iter(container.streams.audio), None)
     return 0.0 if stream is None or stream.start_time is None else float(stream.start_time * stream.time_base)
 
 
 def _soundfile(source: Source) -> Any:
-    """An open SoundFile; None if libsndfile does not know the format, or does not search it to the sample, as mp3."""
+    """An open SoundFile; None if libsndfile does not know the format, or does not search it to the sample, as
+    mp3.
+    """
     import soundfile
 
     try:
@@ -152,7 +167,9 @@ def _soundfile(source: Source) -> Any:
     return file
 
 
-def _from_soundfile(source: Source, start: float, seconds: float, until: float | None) -> tuple[np.ndarray, int] | None:
+def _from_soundfile(
+    source: Source, start: float, seconds: float, until: float | None
+) -> tuple[np.ndarray, int] | None:
     file = _soundfile(source)
     if file is None:
         return None
@@ -163,11 +180,15 @@ def _from_soundfile(source: Source, start: float, seconds: float, until: float |
         file.seek(min(first, file.frames))
         wave = file.read(max(0, stop - first), dtype="float32", always_2d=True)
         if len(wave) < min(stop, file.frames) - first:
-            raise InputError(f"{source.name} is cut short: {first + len(wave)} of {file.frames} samples can be decoded")
+            raise InputError(
+                f"{source.name} is cut short: {first + len(wave)} of {file.frames} samples can be decoded"
+            )
         return wave.mean(axis=1), rate
 
 
-def _from_container(source: Source, start: float, seconds: float, until: float | None) -> tuple[np.ndarray, int] | None:
+def _from_container(
+    source: Source, start: float, seconds: float, until: float | None
+) -> tuple[np.ndarray, int] | None:
     """The first sound of a container; None if there is none."""
     with source.container() as container:
         if not container.streams.audio:
@@ -176,7 +197,8 @@ def _from_container(source: Source, start: float, seconds: float, until: float |
         rate = stream.rate or 0
         check_sound_header(source.name, rate, stream.codec_context.channels, duration_of(container, stream))
         origin = origin_of(container)
-        exact = stream.time_base <= Fraction(1, rate) and container.format.name != "mp3"  # a coarser clock cannot tell the sample
+        # a coarser clock cannot tell the sample
+        exact = stream.time_base <= Fraction(1, rate) and container.format.name != "mp3"
         if exact and start > WARM_UP:
             container.seek(int((origin + start - WARM_UP) * 1e6))
         first, stop = cut_at(start, seconds, until, rate)
@@ -191,10 +213,13 @@ def _from_container(source: Source, start: float, seconds: float, until: float |
     return wave[: end - first], rate
 
 
-def _pieces(source: Source, container: Any, stream: Any, origin: float, rate: int) -> Iterator[tuple[int, np.ndarray]]:
+def _pieces(
+    source: Source, container: Any, stream: Any, origin: float, rate: int
+) -> Iterator[tuple[int, np.ndarray]]:
     """(place of the first sample, samples) of every decoded frame, on the clock of the picture.
 
-    Frames follow one another without a gap unless their times say otherwise by more than two ticks of the container's clock.
+    Frames follow one another without a gap unless their times say otherwise by more than two ticks of the
+    container's clock.
     """
     import av
 

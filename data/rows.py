@@ -1,4 +1,6 @@
-"""One row of a data set: which files, which words, which seconds of them. What manifests and shards have in common."""
+"""One row of a data set: which files, which words, which seconds of them. What manifests and shards have in
+common.
+"""
 
 import json
 import sys
@@ -23,7 +25,9 @@ SUFFIXES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ref:
-    """Where one medium lies: a whole file, or `size` bytes at `offset` of a shard; with its sha256 where that is known."""
+    """Where one medium lies: a whole file, or `size` bytes at `offset` of a shard; with its sha256 where that
+    is known.
+    """
 
     path: Path
     offset: int | None = None
@@ -51,7 +55,9 @@ class Row:
 
     @property
     def has(self) -> int:
-        """Bit mask over `BITS` of the media that the row may give; whether a clip has sound shows when it is opened."""
+        """Bit mask over `BITS` of the media that the row may give; whether a clip has sound shows when it is
+        opened.
+        """
         return media_bits(self.media, bool(self.captions))
 
 
@@ -95,15 +101,26 @@ def parse_json(text: str) -> Any:
 
 
 def parse_row(values: Any, folder: Path, where: str) -> Row:
-    """A row from the plain values of a manifest, its paths relative to `folder`. Raises `InputError` that begins with `where`."""
+    """A row from the plain values of a manifest, its paths relative to `folder`. Raises `InputError` that
+    begins with `where`.
+    """
     if not isinstance(values, Mapping):
-        raise InputError(f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(KEYS)}")
+        raise InputError(
+            f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(KEYS)}"
+        )
     values = {name: value for name, value in values.items() if value is not None}
     for name in values:
         if name not in KEYS:
-            raise InputError(f"{where}: unknown key {name!r}: expected some of {', '.join(KEYS)}; what is for no program goes into info")
+            raise InputError(
+                f"{where}: unknown key {name!r}: expected some of {', '.join(KEYS)}; what is for no program "
+                "goes into info"
+            )
     digests = read_digests(values.get("sha256", {}), where)
-    media = {m: Ref(path=folder / _text(values, m.value, where), sha256=digests.pop(m, None)) for m in FILES if m.value in values}
+    media = {
+        m: Ref(path=folder / _text(values, m.value, where), sha256=digests.pop(m, None))
+        for m in FILES
+        if m.value in values
+    }
     if digests:
         raise InputError(f"{where}: sha256 of {', '.join(digests)}, which the row does not have")
     start, end = read_window(values, where)
@@ -117,7 +134,9 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
         info=values.get("info", {}),
     )
     if row.weight <= 0:
-        raise InputError(f"{where}: weight is {row.weight:g}: expected more than 0; leave the row out instead")
+        raise InputError(
+            f"{where}: weight is {row.weight:g}: expected more than 0; leave the row out instead"
+        )
     if not row.has:
         raise InputError(f"{where} has nothing in it: expected one of caption, {', '.join(FILES)}")
     return row
@@ -161,13 +180,23 @@ def _text(values: Mapping[str, Any], name: str, where: str) -> str:
 def read_digests(values: Any, where: str) -> dict[Modality, str]:
     """sha256 by modality."""
     if not isinstance(values, Mapping):
-        raise InputError(f'{where}: sha256 is {values!r}: expected an object such as {{"image": "64 hexadecimal digits"}}')
+        raise InputError(
+            f'{where}: sha256 is {values!r}: expected an object such as {{"image": "64 hexadecimal digits"}}'
+        )
     digests = {}
     for name, value in values.items():
         if value is None:
             continue
-        if name not in {str(m) for m in FILES} or not isinstance(value, str) or len(value) != 64 or not _is_hex(value):
-            raise InputError(f"{where}: sha256 of {name} is {value!r}: expected 64 hexadecimal digits under {', '.join(FILES)}")
+        if (
+            name not in {str(m) for m in FILES}
+            or not isinstance(value, str)
+            or len(value) != 64
+            or not _is_hex(value)
+        ):
+            raise InputError(
+                f"{where}: sha256 of {name} is {value!r}: expected 64 hexadecimal digits under "
+                f"{', '.join(FILES)}"
+            )
         digests[Modality(name)] = value.lower()
     return digests
 

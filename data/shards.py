@@ -1,11 +1,14 @@
-"""Tar shards in the layout of WebDataset: members `KEY.EXTENSION`, those of one key beside each other, one key per sample.
+"""Tar shards in the layout of WebDataset: members `KEY.EXTENSION`, those of one key beside each other, one
+key per sample.
 
-A shard is only ever read in place, by the offsets of its members: nothing is unpacked, nothing is executed, no member is named by what
-is written in it. What is no plain file, points outside, is too large or cut short is one `InputError` that names the shard and the member.
+A shard is only ever read in place, by the offsets of its members: nothing is unpacked, nothing is executed,
+no member is named by what is written in it. What is no plain file, points outside, is too large or cut short
+is one `InputError` that names the shard and the member.
 
     jpg jpeg png webp | wav flac mp3 ogg | mp4 webm   the media
     txt                                               the caption, UTF-8
-    json                                              of its keys: caption or captions, start, end, sha256 (an object by medium)
+    json                                              of its keys: caption or captions, start, end, sha256 (an
+    object by medium)
 
 Other members are left alone and counted in `Shards.ignored`.
 """
@@ -25,12 +28,25 @@ import numpy as np
 
 from codi.io import atomic
 from codi.types import InputError, Modality
-from data.rows import FILES, SUFFIXES, Ref, Row, media_bits, parse_json, read_captions, read_digests, read_window
+from data.rows import (
+    FILES,
+    SUFFIXES,
+    Ref,
+    Row,
+    media_bits,
+    parse_json,
+    read_captions,
+    read_digests,
+    read_window,
+)
 
 MAX_MEMBER = 2 << 30  # bytes
 MAX_TEXT = 1 << 20
 BLOCK = tarfile.BLOCKSIZE
-_KINDS = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes} | {"txt": "txt", "json": "json"}
+_KINDS = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes} | {
+    "txt": "txt",
+    "json": "json",
+}
 _CODES = [*FILES, "txt", "json"]  # what a member is, as one byte
 
 
@@ -58,7 +74,10 @@ class Shards:
                 digest.update(repr((key, members)).encode())
                 has.extend(self._add(key, members))
         if not has:
-            raise InputError(f"no sample in {', '.join(map(str, self.paths[:3]))}: expected members such as 000.jpg and 000.txt")
+            raise InputError(
+                f"no sample in {', '.join(map(str, self.paths[:3]))}: expected members such as 000.jpg and "
+                "000.txt"
+            )
         self.has, self.weights = np.array(has, dtype=np.uint8), np.ones(len(has))
         self._digest = digest.hexdigest()
 
@@ -69,13 +88,26 @@ class Shards:
         """Raises `InputError` where the words of the sample cannot be read."""
         path = self.paths[int(np.searchsorted(self._first, index, side="right")) - 1]
         stop = self._starts[index + 1] if index + 1 < len(self) else len(self._offsets)
-        members = {_CODES[self._kinds[m]]: (self._offsets[m], self._lengths[m]) for m in range(self._starts[index], stop)}
+        members = {
+            _CODES[self._kinds[m]]: (self._offsets[m], self._lengths[m])
+            for m in range(self._starts[index], stop)
+        }
         where = f"{path}: sample {self._keys[index]!r}"
         values = self._words(path, members, where)
         digests = read_digests(values["sha256"], where) if isinstance(values.get("sha256"), Mapping) else {}
-        media = {m: Ref(path=path, offset=o, size=n, sha256=digests.get(m)) for m, (o, n) in members.items() if m in FILES}
+        media = {
+            m: Ref(path=path, offset=o, size=n, sha256=digests.get(m))
+            for m, (o, n) in members.items()
+            if m in FILES
+        }
         start, end = read_window(values, where)
-        return Row(id=f"{path.stem}/{self._keys[index]}", media=media, captions=read_captions(values, where), start=start, end=end)
+        return Row(
+            id=f"{path.stem}/{self._keys[index]}",
+            media=media,
+            captions=read_captions(values, where),
+            start=start,
+            end=end,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -103,7 +135,11 @@ class Shards:
             try:
                 values = parse_json(_read_text(path, *members["json"], where))
             except ValueError as error:
-                raise error if isinstance(error, InputError) else InputError(f"{where}: its json is none ({error})") from None
+                raise (
+                    error
+                    if isinstance(error, InputError)
+                    else InputError(f"{where}: its json is none ({error})")
+                ) from None
             if not isinstance(values, dict):
                 raise InputError(f"{where}: its json holds {type(values).__name__}: expected an object")
             values = {name: value for name, value in values.items() if value is not None}
@@ -121,7 +157,9 @@ def find_shards(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     for item in map(str, given):
         matches = sorted(glob.glob(item)) if glob.has_magic(item) and not os.path.exists(item) else [item]
         if not matches or not os.path.isfile(matches[0]):
-            raise InputError(f"no such shard: {item}. Check the name or the pattern; relative names start at {Path.cwd()}.")
+            raise InputError(
+                f"no such shard: {item}. Check the name or the pattern; relative names start at {Path.cwd()}."
+            )
         found += map(Path, matches)
     return found
 
@@ -136,7 +174,10 @@ def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple
             if members:
                 yield key, members
             if stem in seen:
-                raise InputError(f"{path}: the members of {stem!r} are not beside each other: expected all members of a key together")
+                raise InputError(
+                    f"{path}: the members of {stem!r} are not beside each other: expected all members of a "
+                    "key together"
+                )
             seen.add(stem)
             key, members = stem, {}
         kind = _KINDS.get(suffix, suffix)
@@ -163,7 +204,10 @@ def _members(path: Path, max_member: int) -> Iterator[tuple[str, int, int]]:
             while (member := tar.next()) is not None:
                 tar.members = []  # it would keep them all
                 if member.offset <= before or member.size < 0 or member.offset_data + member.size > size:
-                    raise InputError(f"{path}: member {member.name!r} lies outside the file: the shard is damaged or cut short")
+                    raise InputError(
+                        f"{path}: member {member.name!r} lies outside the file: the shard is damaged or cut "
+                        "short"
+                    )
                 before = member.offset
                 _check_member(path, member, max_member)
                 if member.isreg():
@@ -172,24 +216,43 @@ def _members(path: Path, max_member: int) -> Iterator[tuple[str, int, int]]:
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is no tar, damaged or cut short ({error}): copy or download it again; unpack .gz first") from None
+        raise InputError(
+            f"{path} is no tar, damaged or cut short ({error}): copy or download it again; unpack .gz first"
+        ) from None
 
 
 def _check_member(path: Path, member: tarfile.TarInfo, max_member: int) -> None:
     parts = PurePosixPath(member.name).parts
-    if member.name.startswith("/") or "\\" in member.name or ".." in parts or "\0" in member.name or not member.name:
-        raise InputError(f"{path}: member {member.name!r} points outside the shard: such a shard is not to be trusted")
+    if (
+        member.name.startswith("/")
+        or "\\" in member.name
+        or ".." in parts
+        or "\0" in member.name
+        or not member.name
+    ):
+        raise InputError(
+            f"{path}: member {member.name!r} points outside the shard: such a shard is not to be trusted"
+        )
     if not (member.isreg() or member.isdir()) or member.issparse():
-        raise InputError(f"{path}: member {member.name!r} is a link, a device or sparse: expected plain files only")
+        raise InputError(
+            f"{path}: member {member.name!r} is a link, a device or sparse: expected plain files only"
+        )
     if member.size > max_member:
-        raise InputError(f"{path}: member {member.name!r} has {member.size} bytes: at most {max_member} are accepted")
+        raise InputError(
+            f"{path}: member {member.name!r} has {member.size} bytes: at most {max_member} are accepted"
+        )
 
 
 def _check_end(path: Path, stream: Any, offset: int, size: int) -> None:
-    """A whole tar ends with blocks of zeros; one that was cut between two members does not, nor one with a damaged header."""
+    """A whole tar ends with blocks of zeros; one that was cut between two members does not, nor one with a
+    damaged header.
+    """
     stream.seek(offset)
     if offset + BLOCK > size or any(stream.read(BLOCK)):
-        raise InputError(f"{path} is cut short or damaged at byte {offset}: it has no end mark there; copy or download it again")
+        raise InputError(
+            f"{path} is cut short or damaged at byte {offset}: it has no end mark there; copy or download it "
+            "again"
+        )
 
 
 def _read_text(path: Path, offset: int, size: int, where: str) -> str:
@@ -201,13 +264,19 @@ def _read_text(path: Path, offset: int, size: int, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not in UTF-8 (byte {raw[error.start]:#04x} at {error.start}): save its words in UTF-8") from None
+        raise InputError(
+            f"{where} is not in UTF-8 (byte {raw[error.start]:#04x} at {error.start}): save its words in "
+            "UTF-8"
+        ) from None
 
 
-def write_shards(folder: str | Path, samples: Iterable[Mapping[str, Any]], *, per_shard: int = 1000, prefix: str = "shard") -> list[Path]:
+def write_shards(
+    folder: str | Path, samples: Iterable[Mapping[str, Any]], *, per_shard: int = 1000, prefix: str = "shard"
+) -> list[Path]:
     """Writes samples into `folder`/PREFIX-000000.tar and so on; returns the paths.
 
-    samples  mappings such as {"key": "a7", "jpg": bytes or Path, "txt": str, "json": str}. The same samples give the same bytes.
+    samples  mappings such as {"key": "a7", "jpg": bytes or Path, "txt": str, "json": str}. The same samples
+             give the same bytes.
     """
     folder, paths, rest = Path(folder), [], iter(samples)
     folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +297,13 @@ def write_shards(folder: str | Path, samples: Iterable[Mapping[str, Any]], *, pe
 
 def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any]) -> None:
     key = sample["key"]
-    if not key or "." in key.rpartition("/")[2] or ".." in PurePosixPath(key).parts or key.startswith("/") or "\\" in key:
+    if (
+        not key
+        or "." in key.rpartition("/")[2]
+        or ".." in PurePosixPath(key).parts
+        or key.startswith("/")
+        or "\\" in key
+    ):
         raise InputError(f"{key!r} cannot be the key of a sample: expected a name without dots")
     for suffix, content in sample.items():
         if suffix == "key":
@@ -243,21 +318,34 @@ def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any]) -> None:
             tar.addfile(member, stream)
 
 
-def pack(rows: Iterable[Row], folder: str | Path, *, per_shard: int = 1000, prefix: str = "shard") -> list[Path]:
-    """Writes the rows of a manifest, with their files, as shards; keys are the numbers of the rows. Weights are not kept."""
+def pack(
+    rows: Iterable[Row], folder: str | Path, *, per_shard: int = 1000, prefix: str = "shard"
+) -> list[Path]:
+    """Writes the rows of a manifest, with their files, as shards; keys are the numbers of the rows. Weights
+    are not kept.
+    """
     import json
 
     def sample(number: int, row: Row) -> dict[str, Any]:
         values = {"captions": list(row.captions), "start": row.start, "end": row.end, "id": row.id}
         values["sha256"] = {str(m): ref.sha256 for m, ref in row.media.items() if ref.sha256}
         files = {_suffix(ref.path, m): ref.path for m, ref in row.media.items()}
-        return {"key": f"{number:09d}", **files, "json": json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False)}
+        return {
+            "key": f"{number:09d}",
+            **files,
+            "json": json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False),
+        }
 
-    return write_shards(folder, (sample(number, row) for number, row in enumerate(rows)), per_shard=per_shard, prefix=prefix)
+    return write_shards(
+        folder, (sample(number, row) for number, row in enumerate(rows)), per_shard=per_shard, prefix=prefix
+    )
 
 
 def _suffix(path: Path, modality: Modality) -> str:
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in SUFFIXES[modality]:
-        raise InputError(f"{path} cannot go into a shard as {modality}: expected a name that ends in {', '.join(SUFFIXES[modality])}")
+        raise InputError(
+            f"{path} cannot go into a shard as {modality}: expected a name that ends in "
+            f"{', '.join(SUFFIXES[modality])}"
+        )
     return suffix

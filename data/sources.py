@@ -20,12 +20,17 @@ from data.media import Augment, MediaSource, Rows
 from data.mixture import Mixture
 from data.workers import Decoder
 
-_GEOMETRY = {Modality.IMAGE: ("size",), Modality.VIDEO: ("size", "frames", "fps"), Modality.AUDIO: ("samples", "rate")}
+_GEOMETRY = {
+    Modality.IMAGE: ("size",),
+    Modality.VIDEO: ("size", "frames", "fps"),
+    Modality.AUDIO: ("samples", "rate"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `open_source` reads. Meanings: `data.media.MediaSource`, `data.workers.Decoder`, `data.manifest.Manifest`.
+    """What `open_source` reads. Meanings: `data.media.MediaSource`, `data.workers.Decoder`,
+    `data.manifest.Manifest`.
 
     manifests, shards  names, or mappings {path, weight}
     world              {weight, facts, full} to mix rendered scenes in
@@ -55,14 +60,31 @@ class Options:
             _expect(isinstance(getattr(self, name), Mapping), name, getattr(self, name), "a mapping")
         for name in ("shuffle", "verify", "check_files"):
             _expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
-        _expect(self.require is None or isinstance(self.require, (list, tuple)), "require", self.require, "a list of media, or null")
-        _expect(self.world is None or isinstance(self.world, Mapping), "world", self.world, "a mapping, or null")
+        _expect(
+            self.require is None or isinstance(self.require, (list, tuple)),
+            "require",
+            self.require,
+            "a list of media, or null",
+        )
+        _expect(
+            self.world is None or isinstance(self.world, Mapping), "world", self.world, "a mapping, or null"
+        )
         _expect(self.captions in ("random", "first"), "captions", self.captions, "random or first")
         _expect(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
         _expect(_is_whole(self.workers, 0), "workers", self.workers, "a whole number, 0 or more")
         _expect(_is_number(self.timeout), "timeout", self.timeout, "seconds, more than 0")
-        _expect(_is_whole(self.max_bad_in_a_row, 1), "max_bad_in_a_row", self.max_bad_in_a_row, "a whole number, 1 or more")
-        _expect(bool(self.manifests or self.shards or self.world is not None), "manifests", self.manifests, "a manifest, or shards")
+        _expect(
+            _is_whole(self.max_bad_in_a_row, 1),
+            "max_bad_in_a_row",
+            self.max_bad_in_a_row,
+            "a whole number, 1 or more",
+        )
+        _expect(
+            bool(self.manifests or self.shards or self.world is not None),
+            "manifests",
+            self.manifests,
+            "a manifest, or shards",
+        )
 
 
 def open_source(
@@ -72,7 +94,8 @@ def open_source(
     specs: Mapping[Modality, ModalitySpec] | None = None,
     bad_list: str | Path | None = None,
 ) -> MediaSource | Mixture:
-    """The source that the options describe. Raises `InputError` for whatever is wrong with them, or with what they name.
+    """The source that the options describe. Raises `InputError` for whatever is wrong with them, or with what
+    they name.
 
     specs     geometry from code, in place of `geometry` in the options
     bad_list  where bad samples are listed unless the options say it
@@ -94,13 +117,17 @@ def open_source(
     def source(rows: Rows, number: int) -> MediaSource:
         names = ("require", "shuffle", "captions", "backend", "verify")
         settings = {name: getattr(chosen, name) for name in names}
-        return MediaSource(rows, media, specs, seed=seed + number, decoder=decoder, augment=augment, **settings)
+        return MediaSource(
+            rows, media, specs, seed=seed + number, decoder=decoder, augment=augment, **settings
+        )
 
     return _mix(chosen, seed, media, source, decoder)
 
 
 def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
-    """Specs from {image: {size}, video: {size, frames, fps}, audio: {samples, rate}}; latent shapes are not known here and left empty."""
+    """Specs from {image: {size}, video: {size, frames, fps}, audio: {samples, rate}}; latent shapes are not
+    known here and left empty.
+    """
     specs = {}
     _expect(isinstance(geometry, Mapping), "geometry", geometry, "a mapping such as {image: {size: 64}}")
     for name, values in geometry.items():
@@ -112,7 +139,9 @@ def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
             raise InputError(f"data: geometry of {modality} is {values!r}: expected {', '.join(keys)}")
         for key, value in values.items():
             whole = _is_number(value) if key in ("fps", "rate") else _is_whole(value, 1)
-            _expect(whole, f"geometry: {modality}: {key}", value, "a number above 0, whole unless it is a rate")
+            _expect(
+                whole, f"geometry: {modality}: {key}", value, "a number above 0, whole unless it is a rate"
+            )
         specs[modality] = _spec(modality, values)
     return specs
 
@@ -127,7 +156,11 @@ def _spec(modality: Modality, values: Mapping[str, Any]) -> ModalitySpec:
 
 
 def _mix(
-    chosen: Options, seed: int, media: list[Modality], source: Callable[[Rows, int], MediaSource], decoder: Decoder
+    chosen: Options,
+    seed: int,
+    media: list[Modality],
+    source: Callable[[Rows, int], MediaSource],
+    decoder: Decoder,
 ) -> MediaSource | Mixture:
     from data.manifest import Manifest
     from data.shards import Shards
@@ -158,7 +191,12 @@ def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[An
     _check_names(values, ("weight", "facts", "full"), "data: world")
     _expect(_is_number(weight), "world: weight", weight, "a number above 0")
     facts, full = values.get("facts", []), values.get("full", 0.5)
-    _expect(isinstance(facts, list) and set(facts) <= set(ATTRIBUTES), "world: facts", facts, f"some of {', '.join(ATTRIBUTES)}")
+    _expect(
+        isinstance(facts, list) and set(facts) <= set(ATTRIBUTES),
+        "world: facts",
+        facts,
+        f"some of {', '.join(ATTRIBUTES)}",
+    )
     _expect(isinstance(full, (int, float)) and 0 <= full <= 1, "world: full", full, "a share in [0, 1]")
     return WorldSource(media, seed=seed, **values), float(weight)
 
@@ -166,7 +204,12 @@ def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[An
 def _entry(item: Any, name: str) -> tuple[str, float]:
     """(path, weight) of one entry of a list of manifests or shards."""
     values = {"path": item} if isinstance(item, (str, Path)) else item
-    _expect(isinstance(values, Mapping) and "path" in values, name, item, "a path, or a mapping with path and weight")
+    _expect(
+        isinstance(values, Mapping) and "path" in values,
+        name,
+        item,
+        "a path, or a mapping with path and weight",
+    )
     _check_names(values, ("path", "weight"), f"data: {name}")
     weight = values.get("weight", 1.0)
     _expect(_is_number(weight), f"{name}: weight", weight, "a number above 0")
@@ -175,7 +218,12 @@ def _entry(item: Any, name: str) -> tuple[str, float]:
 
 def _check_augment(augment: Augment) -> None:
     for name in ("flip", "window"):
-        _expect(isinstance(getattr(augment, name), bool), f"augment: {name}", getattr(augment, name), "true or false")
+        _expect(
+            isinstance(getattr(augment, name), bool),
+            f"augment: {name}",
+            getattr(augment, name),
+            "true or false",
+        )
 
 
 def _read(cls: type, values: Any, where: str) -> Any:
@@ -184,7 +232,11 @@ def _read(cls: type, values: Any, where: str) -> Any:
         raise InputError(f"{where} is {values!r}: expected a mapping")
     fields = dataclasses.fields(cls)
     _check_names(values, [f.name for f in fields], where)
-    missing = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
+    missing = [
+        f.name
+        for f in fields
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
+    ]
     if missing:
         raise InputError(f"{where}: missing {', '.join(missing)}")
     return cls(**values)
@@ -194,7 +246,9 @@ def _check_names(values: Mapping[str, Any], known: Any, where: str) -> None:
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-            raise InputError(f"{where}: unknown key {name!r}: did you mean {near[0]!r}? (known: {', '.join(known)})")
+            raise InputError(
+                f"{where}: unknown key {name!r}: did you mean {near[0]!r}? (known: {', '.join(known)})"
+            )
 
 
 def _expect(good: bool, name: str, value: Any, expected: str) -> None:

@@ -1,8 +1,9 @@
 """Decoding of untrusted media in processes that may die, and what becomes of samples that are bad.
 
-A worker gets one `Job` at a time and answers with plain bytes, never with a pickle: what a hostile file makes of a worker stays there.
-A worker that dies, or takes too long, is started again, and its sample is tried once more, so that a kill from outside changes nothing;
-a sample that ends two workers is bad. So is one that a decoder refuses. A mistake of our own is neither: it stops the run.
+A worker gets one `Job` at a time and answers with plain bytes, never with a pickle: what a hostile file makes
+of a worker stays there. A worker that dies, or takes too long, is started again, and its sample is tried once
+more, so that a kill from outside changes nothing; a sample that ends two workers is bad. So is one that a
+decoder refuses. A mistake of our own is neither: it stops the run.
 """
 
 import contextlib
@@ -85,7 +86,9 @@ class Decoder:
         return len(self.known)
 
     def settle(self, chains: Sequence[Iterator[Job | Bad]]) -> list[tuple[Job, Media]]:
-        """The first good sample of each chain of candidates. Raises `InputError` after too many bad ones in a row, or at a chain's end."""
+        """The first good sample of each chain of candidates. Raises `InputError` after too many bad ones in a
+        row, or at a chain's end.
+        """
         settled: list[Any] = [None] * len(chains)
         waiting = list(range(len(chains)))
         while waiting:
@@ -120,7 +123,10 @@ class Decoder:
     def _candidate(self, chain: Iterator[Job | Bad]) -> Job | Bad:
         found = next(chain, None)
         if found is None:
-            raise InputError(f"no good sample is left ({self.bad} are bad{self._where()}): check the files that the data set names")
+            raise InputError(
+                f"no good sample is left ({self.bad} are bad{self._where()}): check the files that the data "
+                "set names"
+            )
         return found
 
     def _note(self, bad: Bad) -> None:
@@ -146,8 +152,11 @@ class Decoder:
         if (bad.id, bad.path) not in self._listed:
             self._listed.add((bad.id, bad.path))
             self.bad_list.parent.mkdir(parents=True, exist_ok=True)
-            line = json.dumps({"id": bad.id, "path": bad.path, "reason": bad.reason}, ensure_ascii=False) + "\n"
-            with self.bad_list.open("ab") as stream:  # one write: processes that share the list do not cut each other's lines
+            line = (
+                json.dumps({"id": bad.id, "path": bad.path, "reason": bad.reason}, ensure_ascii=False) + "\n"
+            )
+            # one write: processes that share the list do not cut each other's lines
+            with self.bad_list.open("ab") as stream:
                 stream.write(line.encode(errors="replace"))
 
     def _decode_there(self, jobs: Sequence[Job]) -> list[Media | Bad]:
@@ -172,7 +181,8 @@ class Decoder:
                         answer = _bad(jobs[place], answer)
                     results[place] = answer
         finally:
-            for worker, *_ in busy.values():  # an error on the way out: whoever is still at work is not waited for
+            # an error on the way out: whoever is still at work is not waited for
+            for worker, *_ in busy.values():
                 worker.stop()
                 self._idle.append(worker)
         return results
@@ -236,7 +246,9 @@ class _Worker:
             self.pid, self._connection = Nursery.shared().fork(self._memory)
             self._owner = os.getpid()
         except OSError as error:
-            raise DecodingError(f"no decoding process can be started ({error}): try workers: 0 to see why") from error
+            raise DecodingError(
+                f"no decoding process can be started ({error}): try workers: 0 to see why"
+            ) from error
 
     def _bury(self) -> str:
         """Of what the process died."""

@@ -29,9 +29,9 @@ class WorldSource:
     transforms  applied to the batch of a medium, for example {"image": codi.io.to_unit}
     canonical   captions in the first template with the first words, every fact named
 
-    `fetch` gives "index" and "scenes" (lists), and by medium "image" uint8 (B, 3, H, W), "video" uint8 (B, F, 3, H, W),
-    "audio" float32 (B, samples), "text" list[str]. Every sample is a function of (seed, index) alone, whatever its batch.
-    Raises `InputError` for media that training may not see together.
+    `fetch` gives "index" and "scenes" (lists), and by medium "image" uint8 (B, 3, H, W), "video" uint8 (B, F,
+    3, H, W), "audio" float32 (B, samples), "text" list[str]. Every sample is a function of (seed, index)
+    alone, whatever its batch. Raises `InputError` for media that training may not see together.
     """
 
     infinite = True
@@ -50,7 +50,10 @@ class WorldSource:
         self.media = tuple(Modality.parse(m) for m in media)
         if len(self.media) != 1 and set(self.media) not in PAIRS:
             named = ", ".join(self.media) or "none"
-            raise InputError(f"media of one scene: {named}: training sees one alone, text with another, or audio with video")
+            raise InputError(
+                f"media of one scene: {named}: training sees one alone, text with another, or audio with "
+                "video"
+            )
         self.seed, self.full, self.canonical = seed, full, canonical
         self.facts = tuple(facts) if facts is not None else nameable(self.media)
         self.transforms = {Modality.parse(name): transform for name, transform in (transforms or {}).items()}
@@ -61,7 +64,13 @@ class WorldSource:
     @property
     def identity(self) -> dict[str, Any]:
         """What tells this source from another, for a cache."""
-        return {"world": list(self.media), "seed": self.seed, "facts": list(self.facts), "full": self.full, "canonical": self.canonical}
+        return {
+            "world": list(self.media),
+            "seed": self.seed,
+            "facts": list(self.facts),
+            "full": self.full,
+            "canonical": self.canonical,
+        }
 
     def scene(self, index: int) -> Scene:
         return scene_at(self.seed, index)
@@ -93,7 +102,8 @@ def nameable(media: Iterable[Modality]) -> tuple[str, ...]:
 def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
     """Training scene `index` of a seed, never one of the held-out pairs.
 
-    `alike` above one: of every second run of so many scenes, all look like the first (shape, colour, place); only motion tells them apart.
+    `alike` above one: of every second run of so many scenes, all look like the first (shape, colour, place);
+    only motion tells them apart.
     """
     scene = sample_scene(np.random.default_rng((seed, index)))
     if alike == 1 or index // alike % 2:
@@ -108,9 +118,11 @@ def random_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) 
 
 
 def prompted_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
-    """All of `facts` with probability `full`, else what people name when they name little: mostly what it is (the shape), and of the rest
-    anything from nothing to all, each with a chance that is drawn for this sentence. With even chances "a ball" alone would be one sentence
-    in sixty, and what such a prompt leaves open would hardly be learned."""
+    """All of `facts` with probability `full`, else what people name when they name little: mostly what it is
+    (the shape), and of the rest anything from nothing to all, each with a chance that is drawn for this
+    sentence. With even chances "a ball" alone would be one sentence in sixty, and what such a prompt leaves
+    open would hardly be learned.
+    """
     if rng.random() < full:
         return facts
     chance = rng.random()

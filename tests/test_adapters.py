@@ -1,4 +1,6 @@
-"""LoRA and learned words in a pipeline and at the command: what is loaded acts as trained, what is unloaded leaves no trace to the bit."""
+"""LoRA and learned words in a pipeline and at the command: what is loaded acts as trained, what is unloaded
+leaves no trace to the bit.
+"""
 
 import json
 import sys
@@ -33,7 +35,9 @@ def same(a, b):
 def trained(pipe, part, joint=False, rank=2, seed=0):
     """A LoRA as after training: half-precision numbers in both halves."""
     denoiser = getattr(pipe, part)
-    module = lora.add_lora(denoiser, lora.find_layers(denoiser, lora.ATTENTION, joint), rank=rank, alpha=2 * rank)
+    module = lora.add_lora(
+        denoiser, lora.find_layers(denoiser, lora.ATTENTION, joint), rank=rank, alpha=2 * rank
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -48,7 +52,9 @@ def write(pipe, folder, parts=PARTS):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with a model, a LoRA of all its denoisers and one of the joint attention, two words, and what the first LoRA does."""
+    """A folder with a model, a LoRA of all its denoisers and one of the joint attention, two words, and what
+    the first LoRA does.
+    """
     folder = tmp_path_factory.mktemp("made")
     pipe = tiny_pipeline.pipeline()
     pipe.save_pretrained(folder / "model")
@@ -132,7 +138,9 @@ def test_a_lora_of_the_joint_attention_does_nothing_to_a_modality_alone(made, cl
 
 def test_convolutions_can_have_one_too(clean, tmp_path):
     donor = tiny_pipeline.pipeline()
-    module = lora.add_lora(donor.audio_denoiser, lora.find_layers(donor.audio_denoiser, ["conv1"], joint=False), rank=2, alpha=4)
+    module = lora.add_lora(
+        donor.audio_denoiser, lora.find_layers(donor.audio_denoiser, ["conv1"], joint=False), rank=2, alpha=4
+    )
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.fill_(0.125)
@@ -140,18 +148,27 @@ def test_convolutions_can_have_one_too(clean, tmp_path):
     alone = latents(clean, outputs=["audio"])
     clean.load_lora_weights(tmp_path)
     loaded, does = (latents(p, outputs=["audio"])[Modality.AUDIO] for p in (clean, donor))
-    assert torch.allclose(loaded, does, atol=1e-5) and not torch.allclose(loaded, alone[Modality.AUDIO], atol=1e-3)
+    assert torch.allclose(loaded, does, atol=1e-5) and not torch.allclose(
+        loaded, alone[Modality.AUDIO], atol=1e-3
+    )
 
 
 def test_the_file_is_small_and_says_what_it_is(made):
     path = made[0] / "all" / LORA_FILE
     with safe_open(path, framework="pt") as file:
         header, names = file.metadata(), list(file.keys())
-    assert header["base_model"] == "tiny" and (header["rank"], header["alpha"], header["codi_version"]) == ("2", "4", __version__)
+    assert header["base_model"] == "tiny" and (header["rank"], header["alpha"], header["codi_version"]) == (
+        "2",
+        "4",
+        __version__,
+    )
     assert json.loads(header["target_modules"]) == sorted(lora.ATTENTION)
     config = json.loads(header["lora_adapter_metadata"])
     assert config["audio_denoiser.r"] == 2 and {name.split(".")[0] for name in names} == set(PARTS)
-    assert all(tensor.dtype == torch.float16 for tensor in load_file(path).values()) and path.stat().st_size < 1 << 20
+    assert (
+        all(tensor.dtype == torch.float16 for tensor in load_file(path).values())
+        and path.stat().st_size < 1 << 20
+    )
 
 
 def test_a_lora_fits_its_model_in_any_precision_and_no_other(made, clean, tmp_path):
@@ -207,7 +224,10 @@ def test_a_model_is_not_saved_with_adapters_in_it(made, clean, tmp_path):
     assert "unload_lora_weights" in error(clean.save_pretrained, tmp_path / "a")
     clean.unload_lora_weights()
     clean.load_textual_inversion(made[0] / "words")
-    assert "unload_textual_inversion" in error(clean.save_pretrained, tmp_path / "a") and not (tmp_path / "a").exists()
+    assert (
+        "unload_textual_inversion" in error(clean.save_pretrained, tmp_path / "a")
+        and not (tmp_path / "a").exists()
+    )
 
 
 # As diffusers has it ---------------------------------------------------
@@ -215,8 +235,16 @@ def test_a_model_is_not_saved_with_adapters_in_it(made, clean, tmp_path):
 
 def weights(pipe):
     """The tensors of all denoisers without those of a LoRA, by name, as they are now."""
-    state = {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(pipe, part).state_dict().items()}
-    return {name.replace(".base_layer", ""): tensor.clone() for name, tensor in state.items() if ".lora_" not in name}
+    state = {
+        f"{part}.{name}": tensor
+        for part in PARTS
+        for name, tensor in getattr(pipe, part).state_dict().items()
+    }
+    return {
+        name.replace(".base_layer", ""): tensor.clone()
+        for name, tensor in state.items()
+        if ".lora_" not in name
+    }
 
 
 def close(a, b):
@@ -243,7 +271,9 @@ def test_fused_and_unloaded_is_a_model_of_its_own(made, tmp_path):
     fresh.load_lora_weights(made[0] / "all", adapter_name="a")
     loaded = latents(fresh)
     fresh.fuse_lora()
-    assert "call unfuse_lora() before it is saved" in error(fresh.save_pretrained, tmp_path / "m") and not list(tmp_path.iterdir())
+    assert "call unfuse_lora() before it is saved" in error(
+        fresh.save_pretrained, tmp_path / "m"
+    ) and not list(tmp_path.iterdir())
     fused = latents(fresh)
     fresh.unload_lora_weights()
     assert same(latents(fresh), fused) and close(fused, loaded) and fresh.get_list_adapters() == {}
@@ -284,21 +314,31 @@ def test_what_is_fused_is_left_alone_until_it_is_unfused(made, clean):
     assert "is fused" in error(clean.load_lora_weights, made[0] / "joint")
     clean.unfuse_lora()
     clean.set_adapters("a", 0.0)
-    assert "no LoRA is active" in error(clean.fuse_lora) and "not active" in error(clean.fuse_lora, adapter_names="a")
+    assert "no LoRA is active" in error(clean.fuse_lora) and "not active" in error(
+        clean.fuse_lora, adapter_names="a"
+    )
     clean.set_adapters("a")
     assert "'vision_tower'" in error(clean.fuse_lora, components=["vision_tower"])
     before = weights(clean)
     assert "not finite" in error(clean.fuse_lora, lora_scale=1e39)
-    assert all(torch.equal(before[name], now) for name, now in weights(clean).items()) and not clean.fused_loras
+    assert (
+        all(torch.equal(before[name], now) for name, now in weights(clean).items()) and not clean.fused_loras
+    )
 
 
 def test_disabled_and_enabled_again(made, clean):
     alone = latents(clean)
     clean.load_lora_weights(made[0] / "all", "a", scale=0.5)
     loaded = latents(clean)
-    assert clean.get_list_adapters() == {part: ["a"] for part in PARTS} and clean.get_active_adapters() == ["a"]
+    assert clean.get_list_adapters() == {part: ["a"] for part in PARTS} and clean.get_active_adapters() == [
+        "a"
+    ]
     clean.disable_lora()
-    assert same(latents(clean), alone) and clean.get_active_adapters() == [] and len(clean.get_list_adapters()) == 3
+    assert (
+        same(latents(clean), alone)
+        and clean.get_active_adapters() == []
+        and len(clean.get_list_adapters()) == 3
+    )
     clean.enable_lora()
     assert same(latents(clean), loaded)
 
@@ -310,10 +350,14 @@ def test_files_of_other_names(made, clean, tmp_path):
     folder = str(tmp_path / "sub")
     assert clean.load_lora_weights(folder, weight_name="x.safetensors", adapter_name="a") == "a"
     assert clean.load_lora_weights(str(tmp_path), subfolder="sub", weight_name="x.safetensors") == "x"
-    assert clean.load_lora_weights(tmp_path / "sub" / "x.safetensors", "b", weight_name="x.safetensors") == "b"
+    assert (
+        clean.load_lora_weights(tmp_path / "sub" / "x.safetensors", "b", weight_name="x.safetensors") == "b"
+    )
     assert clean.load_textual_inversion(folder, "<thing>", weight_name="w.safetensors") == ["<thing>"]
     assert "no y.safetensors at" in error(clean.load_lora_weights, folder, weight_name="y.safetensors")
-    assert "another name" in error(clean.load_lora_weights, tmp_path / "sub" / "x.safetensors", weight_name="y.safetensors")
+    assert "another name" in error(
+        clean.load_lora_weights, tmp_path / "sub" / "x.safetensors", weight_name="y.safetensors"
+    )
     assert "dict instead of a folder" in error(clean.load_lora_weights, {"a": 1})
     assert "list instead of a folder" in error(clean.load_textual_inversion, [folder])
 
@@ -327,6 +371,8 @@ def test_scales_are_one_number_for_a_lora(made, clean):
     assert same(latents(clean), loaded)
     for scales in ({"vision_denoiser": 0.5}, [{"vision_denoiser": 0.5}]):
         assert "expected a finite number for all of it" in error(clean.set_adapters, "a", scales)
+
+
 @pytest.mark.parametrize("again", ["from_pipe", "components"])
 def test_pipelines_of_the_same_parts_have_the_same_adapters(made, clean, tmp_path, again):
     """Adapters belong to the parts, however the second pipeline was made of them."""
@@ -337,12 +383,19 @@ def test_pipelines_of_the_same_parts_have_the_same_adapters(made, clean, tmp_pat
     other = type(clean).from_pipe(clean) if again == "from_pipe" else type(clean)(**clean.components)
     assert other.get_active_adapters() == ["all"] and same(latents(other), latents(clean))
     for pipe in (clean, other):
-        assert "unload_lora_weights" in error(pipe.save_pretrained, tmp_path / "a") and not (tmp_path / "a").exists()
-        assert "not in use (in use: all, joint)" in error(pipe.load_lora_weights, made[0] / "all", adapter_name="all")
+        assert (
+            "unload_lora_weights" in error(pipe.save_pretrained, tmp_path / "a")
+            and not (tmp_path / "a").exists()
+        )
+        assert "not in use (in use: all, joint)" in error(
+            pipe.load_lora_weights, made[0] / "all", adapter_name="all"
+        )
     other.set_adapters(["joint", "all"], [0.5, 0.3])
     assert clean.get_active_adapters() == ["all", "joint"]
     clean.delete_adapters("all")
-    assert other.get_active_adapters() == ["joint"] and "no LoRA named 'all'" in error(other.set_adapters, "all")
+    assert other.get_active_adapters() == ["joint"] and "no LoRA named 'all'" in error(
+        other.set_adapters, "all"
+    )
     heard = latents(other)
     assert clean.load_lora_weights(made[0] / "all", scale=0.0) == "all"
     assert same(latents(other), heard)  # what one loads leaves the scales of what the other loaded
@@ -397,7 +450,9 @@ def test_words_may_be_renamed_and_joined_but_not_known_already(made, clean):
     tower = clean.text_tower
     assert torch.allclose(tower.embed(["a sparkle ball"]), tower.embed(["a <gizmo> ball"]), atol=1e-6)
     assert "known to this model already" in error(clean.load_textual_inversion, made[0] / "words")
-    assert "known to this model already" in error(clean.load_textual_inversion, made[0] / "words", token="Ball")
+    assert "known to this model already" in error(
+        clean.load_textual_inversion, made[0] / "words", token="Ball"
+    )
     assert "(k, 32)" in error(words.add_words, tower, {"<wide>": torch.zeros(1, 33)})
     assert "one word" in error(words.add_words, tower, {"two words": torch.zeros(1, 32)})
     other = tiny_pipeline.pipeline(seed=1)
@@ -412,9 +467,13 @@ def test_the_released_tower_reads_a_sentence_with_a_new_word_at_its_end():
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     frame = [("<|startoftext|>", 3), ("<|endoftext|>", 4)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<|startoftext|> $A <|endoftext|>", special_tokens=frame)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|>", special_tokens=frame
+    )
     torch.manual_seed(0)
-    shape = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=8)
+    shape = dict(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=8
+    )
     tower = ReleasedTextTower(dict(shape, vocab_size=5, max_position_embeddings=8), tokenizer.to_str()).eval()
     plain = tower.embed(["a red ball"])
     words.add_words(tower, {"<gizmo>": tower.text.get_input_embeddings().weight[2:3].detach().clone()})
@@ -434,10 +493,19 @@ def generate(folder, out, *more):
 
 def test_the_command_takes_loras_and_words(made, tmp_path, capsys):
     folder, _ = made
-    given = ["--lora", f"{folder / 'all'}::0.5", "--lora", str(folder / "joint"), "--words", str(folder / "words")]
+    given = [
+        "--lora",
+        f"{folder / 'all'}::0.5",
+        "--lora",
+        str(folder / "joint"),
+        "--words",
+        str(folder / "words"),
+    ]
     assert generate(folder, tmp_path / "with", *given) == 0 and generate(folder, tmp_path / "without") == 0
     model = json.loads((tmp_path / "with" / "manifest.json").read_text())["model"]
-    assert [row["scale"] for row in model["loras"]] == [0.5, 1.0] and model["words"][0]["path"].endswith(WORDS_FILE)
+    assert [row["scale"] for row in model["loras"]] == [0.5, 1.0] and model["words"][0]["path"].endswith(
+        WORDS_FILE
+    )
     assert "loras" not in json.loads((tmp_path / "without" / "manifest.json").read_text())["model"]
     assert not torch.equal(*(io.load_image(tmp_path / name / "000.png") for name in ("with", "without")))
 
@@ -460,7 +528,17 @@ def test_jobs_are_made_again_with_another_lora(made, tmp_path, capsys):
     folder, _ = made
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text('{"id": "a", "text": "a red ball", "to": "image"}\n')
-    arguments = ["--jobs", str(jobs), "-o", str(tmp_path / "out"), "--steps", "2", "--quiet", "--model", str(folder / "model")]
+    arguments = [
+        "--jobs",
+        str(jobs),
+        "-o",
+        str(tmp_path / "out"),
+        "--steps",
+        "2",
+        "--quiet",
+        "--model",
+        str(folder / "model"),
+    ]
 
     def makes(*given):
         capsys.readouterr()
@@ -469,7 +547,10 @@ def test_jobs_are_made_again_with_another_lora(made, tmp_path, capsys):
 
     weak, strong = (("--lora", f"{folder / 'all'}::{scale}") for scale in (0.5, 1))
     assert [makes(*weak), makes(*weak)] == [True, False]
-    assert cli.main(["generate", *arguments, *strong]) == 2 and "was not made by this request" in capsys.readouterr().err
+    assert (
+        cli.main(["generate", *arguments, *strong]) == 2
+        and "was not made by this request" in capsys.readouterr().err
+    )
     assert [makes(*strong, "--overwrite"), makes("--overwrite"), makes()] == [True, True, False]
 
 
@@ -477,13 +558,20 @@ def test_a_record_brings_its_adapters(made, tmp_path, capsys):
     given = ("--lora", f"{made[0] / 'all'}::0.5", "--text", "a red ball", "--to", "image")
     arguments = ["--steps", "2", "--quiet", "--model", str(made[0] / "model")]
     assert cli.main(["generate", *given, *arguments, "-o", str(tmp_path / "a")]) == 0
-    assert cli.main(["generate", "--from", str(tmp_path / "a" / "000.png"), "-o", str(tmp_path / "b"), "--quiet"]) == 0
+    assert (
+        cli.main(
+            ["generate", "--from", str(tmp_path / "a" / "000.png"), "-o", str(tmp_path / "b"), "--quiet"]
+        )
+        == 0
+    )
     assert (tmp_path / "a" / "000.png").read_bytes() == (tmp_path / "b" / "000.png").read_bytes()
     row = json.loads(io.read_text(tmp_path / "a" / "000.png"))
     row["model"]["loras"][0]["sha256"] = "0" * 64
     (tmp_path / "x.json").write_text(json.dumps(row))
     capsys.readouterr()
-    assert cli.main(["generate", "--from", str(tmp_path / "x.json"), "-o", str(tmp_path / "b"), "--quiet"]) == 0
+    assert (
+        cli.main(["generate", "--from", str(tmp_path / "x.json"), "-o", str(tmp_path / "b"), "--quiet"]) == 0
+    )
     assert "pytorch_lora_weights.safetensors has changed since" in capsys.readouterr().err
 
 

@@ -13,7 +13,12 @@ def test_the_quick_benchmark_measures_a_stage_and_compares_three_loops(tmp_path,
     report = json.loads(out.read_text())
     (row,) = report["stages"]
     assert row["stage"] == "lora_image" and row["steps"] == benchmark.LEAST and row["batch"] == 4
-    assert row["samples_per_s"] > 0 and row["loader_samples_per_s"] > 0 and 0 < row["compute_share"] <= 1 and row["memory_mb"] > 0
+    assert (
+        row["samples_per_s"] > 0
+        and row["loader_samples_per_s"] > 0
+        and 0 < row["compute_share"] <= 1
+        and row["memory_mb"] > 0
+    )
     ours, example, theirs = report["comparison"]
     assert [line["loop"] for line in report["comparison"]] == list(benchmark.LOOPS.values())
     assert ours["parameters"] == example["parameters"] and 0.5 < theirs["parameters"] / ours["parameters"] < 2
@@ -24,12 +29,17 @@ def test_the_quick_benchmark_measures_a_stage_and_compares_three_loops(tmp_path,
 
 
 def test_a_loader_of_cached_latents_keeps_up_from_95_percent():
-    said = [benchmark.verdict({"cached": cached, "compute_share": share}) for cached, share in ((True, 0.95), (True, 0.94), (False, 0.5))]
+    said = [
+        benchmark.verdict({"cached": cached, "compute_share": share})
+        for cached, share in ((True, 0.95), (True, 0.94), (False, 0.5))
+    ]
     assert said == ["  cached: >= 95 %", "  cached: below 95 %", ""]
 
 
 def test_a_step_counts_where_its_batch_and_the_next_are_of_one_kind():
-    """Steps of 2 s with fresh batches and of 1 s with held ones, and one long pause between blocks that belongs to neither."""
+    """Steps of 2 s with fresh batches and of 1 s with held ones, and one long pause between blocks that
+    belongs to neither.
+    """
     times, now = [], 0.0
     for number in range(6 * benchmark.BLOCK):
         times.append((now, number))

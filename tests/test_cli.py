@@ -1,4 +1,6 @@
-"""The command `codi`, as a stranger types it: files, manifest, jobs, resuming, and one line for every mistake."""
+"""The command `codi`, as a stranger types it: files, manifest, jobs, resuming, and one line for every
+mistake.
+"""
 
 import json
 import re
@@ -62,28 +64,74 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_generate_writes_everything_that_was_asked_for(model, media, tmp_path, capsys):
     out = tmp_path / "out"
-    prompts = ["--text", "a red ball::0.7", "--image", media["image"], "--audio", media["audio"], "--video", f"{media['video']}::2"]
-    asked = ["--to", "video,audio,image,text", "-o", str(out), "--samples", "2", "--seed", "5", "--model", model]
+    prompts = [
+        "--text",
+        "a red ball::0.7",
+        "--image",
+        media["image"],
+        "--audio",
+        media["audio"],
+        "--video",
+        f"{media['video']}::2",
+    ]
+    asked = [
+        "--to",
+        "video,audio,image,text",
+        "-o",
+        str(out),
+        "--samples",
+        "2",
+        "--seed",
+        "5",
+        "--model",
+        model,
+    ]
     assert cli.main(["generate", *prompts, *asked, *STEPS]) == 0
     made = {f"{k:03d}.{suffix}" for k in range(2) for suffix in ("mp4", "wav", "png", "txt")}
     captured = capsys.readouterr()
-    assert {Path(line).name for line in captured.out.split()} == made and {p.name for p in out.iterdir()} == made | {"manifest.json"}
+    assert {Path(line).name for line in captured.out.split()} == made and {
+        p.name for p in out.iterdir()
+    } == made | {"manifest.json"}
     assert io.load_image(out / "000.png").shape == (3, 32, 32) and io.load_audio(out / "000.wav")[1] == 16000
     clip = io.load_video(out / "001.mp4")
     assert clip.frames.shape == (4, 3, 32, 32) and clip.fps == 8 and clip.sampling_rate == 16000
 
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["seeds"] == [5, 6] and manifest["settings"]["num_inference_steps"] == 2
-    assert [(row["as"], row["weight"]) for row in manifest["inputs"]] == [("text", 0.7), ("image", 1.0), ("audio", 1.0), ("video", 2.0)]
+    assert [(row["as"], row["weight"]) for row in manifest["inputs"]] == [
+        ("text", 0.7),
+        ("image", 1.0),
+        ("audio", 1.0),
+        ("video", 2.0),
+    ]
     assert manifest["inputs"][1]["sha256"] == io.describe(media["image"])["sha256"]
-    assert manifest["versions"]["torch"] and manifest["timings"]["total"] >= manifest["timings"]["generate"] > 0
+    assert (
+        manifest["versions"]["torch"] and manifest["timings"]["total"] >= manifest["timings"]["generate"] > 0
+    )
 
 
 def test_the_command_and_python_make_the_same(model, tmp_path):
     from codi import CoDiPipeline
 
-    cli.main(["generate", "--text", "a red ball", "--to", "image", "-o", str(tmp_path), "--seed", "3", "--model", model, *STEPS])
-    out = CoDiPipeline.from_pretrained(model)(text="a red ball", outputs=["image"], seed=3, num_inference_steps=2, output_type="pt")
+    cli.main(
+        [
+            "generate",
+            "--text",
+            "a red ball",
+            "--to",
+            "image",
+            "-o",
+            str(tmp_path),
+            "--seed",
+            "3",
+            "--model",
+            model,
+            *STEPS,
+        ]
+    )
+    out = CoDiPipeline.from_pretrained(model)(
+        text="a red ball", outputs=["image"], seed=3, num_inference_steps=2, output_type="pt"
+    )
     assert (io.load_image(tmp_path / "000.png").int() - out.images[0].int()).abs().max() <= 1
 
 
@@ -92,10 +140,25 @@ def test_scales_for_each_output_negatives_and_no_sync_reach_the_model(model, med
 
     pipe = CoDiPipeline.from_pretrained(model)
     asked = ["--video", media["video"], "--to", "image,audio", "--seed", "3", "--model", model, *STEPS]
-    options = ["--guidance", "image=5,audio=2", "--sync-guidance", "audio=2", "--negative-text", "a blue cube::2", "--no-sync"]
+    options = [
+        "--guidance",
+        "image=5,audio=2",
+        "--sync-guidance",
+        "audio=2",
+        "--negative-text",
+        "a blue cube::2",
+        "--no-sync",
+    ]
     options += ["--delay", "image=0.5", "--no-lead"]
-    call = dict(video=media["video"], outputs=["image", "audio"], seed=3, num_inference_steps=2, output_type="pt")
-    same = dict(guidance_scale={"image": 5, "audio": 2}, sync_guidance_scale={"audio": 2}, negative_text="a blue cube", sync=False)
+    call = dict(
+        video=media["video"], outputs=["image", "audio"], seed=3, num_inference_steps=2, output_type="pt"
+    )
+    same = dict(
+        guidance_scale={"image": 5, "audio": 2},
+        sync_guidance_scale={"audio": 2},
+        negative_text="a blue cube",
+        sync=False,
+    )
     same |= {"delay": {"image": 0.5}, "lead": False}
     for number, (given, arguments) in enumerate((([], {}), (options, same))):
         out = tmp_path / str(number)
@@ -114,7 +177,23 @@ def test_sound_for_a_clip_comes_with_the_clip(model, tmp_path, capsys):
     """Five seconds: the model makes half a second, for the beginning."""
     noise = torch.randint(0, 255, (60, 3, 40, 52), dtype=torch.uint8, generator=torch.manual_seed(0))
     clip = io.save_video(tmp_path / "clip.mp4", noise, 12.0, torch.ones(44100), 44100)
-    assert cli.main(["generate", "--video", str(clip), "--to", "audio", "-o", str(tmp_path / "out"), "--model", model, *STEPS]) == 0
+    assert (
+        cli.main(
+            [
+                "generate",
+                "--video",
+                str(clip),
+                "--to",
+                "audio",
+                "-o",
+                str(tmp_path / "out"),
+                "--model",
+                model,
+                *STEPS,
+            ]
+        )
+        == 0
+    )
     assert {Path(line).name for line in capsys.readouterr().out.split()} == {"000.wav", "000.mp4"}
     old, new = io.load_video(clip), io.load_video(tmp_path / "out" / "000.mp4")
     assert torch.equal(old.frames, new.frames) and old.fps == new.fps
@@ -132,45 +211,102 @@ def test_a_prompt_is_not_overwritten(media, tmp_path, capsys, kind, to):
 
 
 def test_candidates_are_recorded(model, tmp_path):
-    asked = ["generate", "--text", "a red ball", "--to", "image,text", "--samples", "2", "--seed", "4", "--model", model, *STEPS]
+    asked = [
+        "generate",
+        "--text",
+        "a red ball",
+        "--to",
+        "image,text",
+        "--samples",
+        "2",
+        "--seed",
+        "4",
+        "--model",
+        model,
+        *STEPS,
+    ]
     assert cli.main([*asked, "-o", str(tmp_path / "a"), "--candidates", "3", "--batch", "3"]) == 0
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["settings"]["candidates"] == 3
     for k, sample in enumerate(manifest["samples"]):
         chosen = sample["selection"]
-        assert sample["seed"] == manifest["seeds"][k] == chosen["seeds"][chosen["kept"]] and chosen["seeds"][0] == 4 + k
+        assert (
+            sample["seed"] == manifest["seeds"][k] == chosen["seeds"][chosen["kept"]]
+            and chosen["seeds"][0] == 4 + k
+        )
         assert [set(scores) for scores in chosen["scores"]] == [{"prompt", "mutual", "total"}] * 3
     again = [str(x) for x in ("--samples", 1, "--seed", manifest["seeds"][1], "-o", tmp_path / "b")]
     assert cli.main([*asked, *again]) == 0
-    assert (io.load_image(tmp_path / "a" / "001.png").int() - io.load_image(tmp_path / "b" / "000.png").int()).abs().max() <= 1
+    assert (
+        io.load_image(tmp_path / "a" / "001.png").int() - io.load_image(tmp_path / "b" / "000.png").int()
+    ).abs().max() <= 1
 
 
 def test_lines_have_scales_negatives_sync_and_candidates(model, media, tmp_path):
     rows = [
-        {"id": "a", "text": "a ball", "to": "image", "negative_text": ["a cube", {"value": "at night", "weight": 2}], "guidance": 2},
+        {
+            "id": "a",
+            "text": "a ball",
+            "to": "image",
+            "negative_text": ["a cube", {"value": "at night", "weight": 2}],
+            "guidance": 2,
+        },
         {"id": "b", "text": "a ball", "to": "image,text", "guidance": {"image": 3}, "candidates": 2},
-        {"id": "c", "video": Path(media["video"]).name, "to": "audio", "sync": False, "sync_guidance": "audio=2"},
+        {
+            "id": "c",
+            "video": Path(media["video"]).name,
+            "to": "audio",
+            "sync": False,
+            "sync_guidance": "audio=2",
+        },
         {"id": "d", "text": "a ball", "to": "image", "lead": False},
     ]
     file, out = tmp_path / "media" / "jobs.jsonl", tmp_path / "out"
     file.write_text("\n".join(map(json.dumps, rows)))
-    command = ["generate", "--jobs", str(file), "-o", str(out), "--guidance", "video=3,image=1.5", "--model", model, *STEPS]
+    command = [
+        "generate",
+        "--jobs",
+        str(file),
+        "-o",
+        str(out),
+        "--guidance",
+        "video=3,image=1.5",
+        "--model",
+        model,
+        *STEPS,
+    ]
     assert cli.main(command) == 0
     records = {row["id"]: json.loads((out / f"{row['id']}.json").read_text()) for row in rows}
-    assert [row["weight"] for row in records["a"]["negatives"]] == [1.0, 2.0] and "negatives" not in records["d"]
+    assert [row["weight"] for row in records["a"]["negatives"]] == [1.0, 2.0] and "negatives" not in records[
+        "d"
+    ]
     scales = {name: record["settings"]["guidance_scale"] for name, record in records.items()}
-    assert scales == {"a": 2.0, "b": {"image": 3.0}, "c": None, "d": {"image": 1.5}}  # a line's own, or the part that speaks of it
+    # a line's own, or the part that speaks of it
+    assert scales == {"a": 2.0, "b": {"image": 3.0}, "c": None, "d": {"image": 1.5}}
     assert records["b"]["samples"][0]["selection"] and "selection" not in records["a"]["samples"][0]
     assert [records[name]["settings"]["lead"] for name in "cd"] == [True, False]
-    assert records["c"]["settings"]["sync"] is False and records["c"]["samples"][0]["files"] == ["c.wav", "c.mp4"]
+    assert records["c"]["settings"]["sync"] is False and records["c"]["samples"][0]["files"] == [
+        "c.wav",
+        "c.mp4",
+    ]
     before = contents(out)
-    assert cli.main(command) == 0 and contents(out).keys() == before.keys() and contents(out)["c.json"] == before["c.json"]
+    assert (
+        cli.main(command) == 0
+        and contents(out).keys() == before.keys()
+        and contents(out)["c.json"] == before["c.json"]
+    )
 
 
 def test_jobs_are_batched_named_and_resumed(model, media, tmp_path, capsys):
     rows = [
         {"id": "a", "text": "a red ball", "to": "image", "seed": 1},
-        {"id": "b", "text": ["a blue cube::0.5", {"value": "at night", "weight": 2}], "to": ["image"], "seed": 7, "samples": 2},
+        {
+            "id": "b",
+            "text": ["a blue cube::0.5", {"value": "at night", "weight": 2}],
+            "to": ["image"],
+            "seed": 7,
+            "samples": 2,
+        },
         {"id": 3, "audio": Path(media["audio"]).name, "to": "text,image"},
     ]
     file, out = tmp_path / "media" / "jobs.jsonl", tmp_path / "out"
@@ -194,15 +330,30 @@ def test_jobs_are_batched_named_and_resumed(model, media, tmp_path, capsys):
     assert sorted(Path(line).name for line in capsys.readouterr().out.split()) == ["3.png", "3.txt", "a.png"]
     after = contents(out)
     assert after["b.json"] == before["b.json"] and not torch.equal(io.load_image(out / "3.png"), third)
-    assert (io.load_image(out / "a.png").int() - first).abs().max() <= 1  # in another batch: equal but for rounding
+    # in another batch: equal but for rounding
+    assert (io.load_image(out / "a.png").int() - first).abs().max() <= 1
 
 
 def test_a_job_in_a_batch_equals_the_job_alone(model, tmp_path):
-    rows = [{"id": f"x{k}", "text": words, "to": "image", "seed": 4} for k, words in enumerate(("a red ball", "a blue cube", "at sea"))]
+    rows = [
+        {"id": f"x{k}", "text": words, "to": "image", "seed": 4}
+        for k, words in enumerate(("a red ball", "a blue cube", "at sea"))
+    ]
     (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for batch in ("1", "3"):
         cli.main(
-            ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path / batch), "--batch", batch, "--model", model, *STEPS]
+            [
+                "generate",
+                "--jobs",
+                str(tmp_path / "jobs.jsonl"),
+                "-o",
+                str(tmp_path / batch),
+                "--batch",
+                batch,
+                "--model",
+                model,
+                *STEPS,
+            ]
         )
     for row in rows:
         alone, together = (io.load_image(tmp_path / batch / f"{row['id']}.png").int() for batch in ("1", "3"))
@@ -226,19 +377,36 @@ def test_unknown_words_are_named_once_and_change_nothing(model, tmp_path, capsys
 
 
 def test_of_mostly_unknown_prompts_the_first_line_says_what_the_model_knows(tmp_path, capsys):
-    assert cli.main(["generate", "--text", "two elephants paint stars", "--to", "text", "-o", str(tmp_path), *STEPS]) == 0
+    assert (
+        cli.main(
+            ["generate", "--text", "two elephants paint stars", "--to", "text", "-o", str(tmp_path), *STEPS]
+        )
+        == 0
+    )
     notes = capsys.readouterr().err.splitlines()
     assert "speaks of a small world of 63 words" in notes[0] and "'two', 'elephants', 'paint'" in notes[0]
     for kind in ("colours red, crimson", "shapes ball", "motions bounces", "tempi slowly", "places at night"):
         assert kind in notes[1]
-    assert "--model" in notes[2] and "docs/training.md" in notes[2] and "docs/released-weights.md" in notes[2] and len(notes) == 3
+    assert (
+        "--model" in notes[2]
+        and "docs/training.md" in notes[2]
+        and "docs/released-weights.md" in notes[2]
+        and len(notes) == 3
+    )
 
 
 @pytest.mark.parametrize(
-    "more", [["--text", "a shiny ball", "--strict"], ["--text", "a zebra"], ["--text", "a ball", "--negative-text", "zebras"]]
+    "more",
+    [
+        ["--text", "a shiny ball", "--strict"],
+        ["--text", "a zebra"],
+        ["--text", "a ball", "--negative-text", "zebras"],
+    ],
 )
 def test_what_cannot_be_read_is_an_error_before_anything_heavy(tmp_path, more):
-    code = "import sys; from codi import cli; code = cli.main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    code = (
+        "import sys; from codi import cli; code = cli.main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    )
     command = [sys.executable, "-c", code, "generate", "--to", "image", "-o", str(tmp_path / "out"), *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"] and not (tmp_path / "out").exists()
@@ -246,9 +414,21 @@ def test_what_cannot_be_read_is_an_error_before_anything_heavy(tmp_path, more):
 
 
 def test_a_line_that_cannot_be_read_is_named_before_any_is_done(model, tmp_path, capsys):
-    rows = [{"id": "a", "text": "a shiny ball", "to": "image"}, {"id": "b", "text": ["a ball", "zebra"], "to": "image"}]
+    rows = [
+        {"id": "a", "text": "a shiny ball", "to": "image"},
+        {"id": "b", "text": ["a ball", "zebra"], "to": "image"},
+    ]
     (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    asked = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path / "out"), "--model", model, *STEPS]
+    asked = [
+        "generate",
+        "--jobs",
+        str(tmp_path / "jobs.jsonl"),
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        model,
+        *STEPS,
+    ]
     assert "line 2: this model can read nothing in 'zebra'" in fails(capsys, *asked)
     assert "line 1: this model cannot read 'shiny'" in fails(capsys, *asked, "--strict")
     assert not (tmp_path / "out").exists()
@@ -271,7 +451,15 @@ def test_info_lists_the_words(model, capsys):
 def test_samples_are_put_into_batches_that_fit():
     def job(name: str, samples: int, to: str) -> jobs.Job:
         items = (jobs.parse_item(Modality.TEXT, name),)
-        return jobs.Job(id=name, items=items, outputs=jobs.parse_outputs(to), samples=samples, seed=0, steps=None, candidates=candidates)
+        return jobs.Job(
+            id=name,
+            items=items,
+            outputs=jobs.parse_outputs(to),
+            samples=samples,
+            seed=0,
+            steps=None,
+            candidates=candidates,
+        )
 
     candidates = 1
     todo = [job("a", 3, "image"), job("b", 1, "audio"), job("c", 2, "image")]
@@ -285,7 +473,12 @@ def test_samples_are_put_into_batches_that_fit():
 
 @pytest.mark.parametrize(
     "text, value, weight",
-    [("a red ball::0.7", "a red ball", 0.7), ("a red ball", "a red ball", 1), ("std::vector", "std::vector", 1), ("a::b::2", "a::b", 2)],
+    [
+        ("a red ball::0.7", "a red ball", 0.7),
+        ("a red ball", "a red ball", 1),
+        ("std::vector", "std::vector", 1),
+        ("a::b::2", "a::b", 2),
+    ],
 )
 def test_weights_by_suffix(text, value, weight):
     item = jobs.parse_item(Modality.TEXT, text)
@@ -303,23 +496,35 @@ def test_a_second_run_goes_on(model, tmp_path, capsys):
     before = contents(tmp_path)
     assert ask("a blue cube", "audio", "--samples", "2") == 0 and ask("at night", "image") == 0
     after = contents(tmp_path)
-    assert {name: after[name] for name in before if name != "manifest.json"} == {n: c for n, c in before.items() if n != "manifest.json"}
+    assert {name: after[name] for name in before if name != "manifest.json"} == {
+        n: c for n, c in before.items() if n != "manifest.json"
+    }
     assert set(after) == {*before, "001.wav", "002.wav", "003.png", "manifest-000.json", "manifest-001.json"}
     assert after["manifest-000.json"] == before["manifest.json"]
-    texts = [json.loads(after[name])["inputs"][0]["text"] for name in ("manifest-000.json", "manifest-001.json", "manifest.json")]
+    texts = [
+        json.loads(after[name])["inputs"][0]["text"]
+        for name in ("manifest-000.json", "manifest-001.json", "manifest.json")
+    ]
     assert texts == ["a red ball", "a blue cube", "at night"]
     listed = [sample["files"] for sample in json.loads(after["manifest-001.json"])["samples"]]
     assert listed == [["001.wav"], ["002.wav"]]
 
 
 def test_overwrite_replaces_a_number_as_a_whole(model, tmp_path):
-    ask = lambda to, *more: cli.main(["generate", "--text", "a ball", "--to", to, "-o", str(tmp_path), "--model", model, *STEPS, *more])
+    ask = lambda to, *more: cli.main(
+        ["generate", "--text", "a ball", "--to", to, "-o", str(tmp_path), "--model", model, *STEPS, *more]
+    )
     (tmp_path / "000.jpg").write_text("mine")
     assert ask("image,text", "--overwrite", "--samples", "2") == 0
     assert ask("audio", "--overwrite") == 0  # 000.png would be of another sample than 000.wav
     assert {path.name for path in tmp_path.iterdir()} == {
-        "000.jpg", "000.wav", "001.png", "001.txt", "manifest.json", "manifest-000.json"
-    }  # fmt: skip
+        "000.jpg",
+        "000.wav",
+        "001.png",
+        "001.txt",
+        "manifest.json",
+        "manifest-000.json",
+    }
     assert ask("audio", "--overwrite") == 0  # everything of the newest run was replaced: its manifest, too
     assert not (tmp_path / "manifest-001.json").exists() and (tmp_path / "000.jpg").read_text() == "mine"
 
@@ -327,7 +532,12 @@ def test_overwrite_replaces_a_number_as_a_whole(model, tmp_path):
 def test_a_prompt_may_lie_in_the_folder(model, media, tmp_path):
     own = shutil.copy(media["image"], tmp_path / "000.png")
     content = own.read_bytes()
-    assert cli.main(["generate", "--image", str(own), "--to", "image", "-o", str(tmp_path), "--model", model, *STEPS]) == 0
+    assert (
+        cli.main(
+            ["generate", "--image", str(own), "--to", "image", "-o", str(tmp_path), "--model", model, *STEPS]
+        )
+        == 0
+    )
     assert own.read_bytes() == content and (tmp_path / "001.png").is_file()
 
 
@@ -341,7 +551,8 @@ def test_a_job_does_not_replace_what_is_not_its_own(model, tmp_path, capsys):
     (out / "a.txt").rename(out / "b.txt")
     assert cli.main(command) == 0
     record = json.loads((out / "a.json").read_text())
-    (out / "a.json").write_text(json.dumps(record | {"samples": []}))  # as after an interrupt: its own, and not finished
+    # as after an interrupt: its own, and not finished
+    (out / "a.json").write_text(json.dumps(record | {"samples": []}))
     capsys.readouterr()
     assert cli.main(command) == 0 and len(capsys.readouterr().out.split()) == 2
 
@@ -349,9 +560,19 @@ def test_a_job_does_not_replace_what_is_not_its_own(model, tmp_path, capsys):
 def test_python_does_not_overwrite_either(model, tmp_path):
     from codi import CoDiPipeline
 
-    out = CoDiPipeline.from_pretrained(model)(text="a ball", outputs=["image", "text"], num_inference_steps=1, seed=0)
-    names = [[path.name for path in out.save(tmp_path, **options)] for options in ({}, {}, {"overwrite": True}, {"names": ["x"]})]
-    assert names == [["000.png", "000.txt"], ["001.png", "001.txt"], ["000.png", "000.txt"], ["x.png", "x.txt"]]
+    out = CoDiPipeline.from_pretrained(model)(
+        text="a ball", outputs=["image", "text"], num_inference_steps=1, seed=0
+    )
+    names = [
+        [path.name for path in out.save(tmp_path, **options)]
+        for options in ({}, {}, {"overwrite": True}, {"names": ["x"]})
+    ]
+    assert names == [
+        ["000.png", "000.txt"],
+        ["001.png", "001.txt"],
+        ["000.png", "000.txt"],
+        ["x.png", "x.txt"],
+    ]
     (tmp_path / "x.png").unlink()
     with pytest.raises(InputError, match="x.txt is there already"):
         out.save(tmp_path, names=["x"])
@@ -364,7 +585,20 @@ def test_python_does_not_overwrite_either(model, tmp_path):
 
 def test_a_random_seed_is_said_recorded_and_repeatable(model, tmp_path, capsys):
     ask = lambda seed: cli.main(
-        ["generate", "--text", "a ball", "--to", "image", "-o", str(tmp_path), "--seed", seed, "--model", model, *STEPS]
+        [
+            "generate",
+            "--text",
+            "a ball",
+            "--to",
+            "image",
+            "-o",
+            str(tmp_path),
+            "--seed",
+            seed,
+            "--model",
+            model,
+            *STEPS,
+        ]
     )
     assert ask("random") == 0
     (drawn,) = re.findall(r"^codi: note: seed (\d+) was drawn$", capsys.readouterr().err, re.M)
@@ -376,11 +610,25 @@ def test_a_random_seed_is_said_recorded_and_repeatable(model, tmp_path, capsys):
 
 
 def test_lines_draw_their_own_seeds_once(model, tmp_path, capsys):
-    rows = [{"id": "a", "text": "x ball", "to": "image", "seed": "random"}, {"id": "b", "text": "a ball", "to": "image", "seed": 3}]
+    rows = [
+        {"id": "a", "text": "x ball", "to": "image", "seed": "random"},
+        {"id": "b", "text": "a ball", "to": "image", "seed": 3},
+    ]
     rows += [{"id": "c", "text": "a ball", "to": "image"}]
     (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     out = tmp_path / "out"
-    command = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(out), "--seed", "random", "--model", model, *STEPS]
+    command = [
+        "generate",
+        "--jobs",
+        str(tmp_path / "jobs.jsonl"),
+        "-o",
+        str(out),
+        "--seed",
+        "random",
+        "--model",
+        model,
+        *STEPS,
+    ]
     assert cli.main(command) == 0
     said = dict(re.findall(r"line (\d): seed (\d+) was drawn", capsys.readouterr().err))
     seeds = [json.loads((out / f"{name}.json").read_text())["seeds"] for name in "abc"]
@@ -395,14 +643,32 @@ def test_lines_draw_their_own_seeds_once(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     "typed, meant",
     [
-        ("--prompt", "--text"), ("--n", "--samples"), ("--num-samples", "--samples"), ("--num_samples", "--samples"), ("-n", "--samples"),
-        ("--output", "-o FOLDER"), ("--outputs", "--to"), ("--guidance-scale", "--guidance"), ("--guidance_scale", "--guidance"),
-        ("--num-inference-steps", "--steps"), ("--negative-prompt", "--negative-text"), ("--cfg", "--guidance"), ("--cfg=3", "--guidance"),
-        ("--size", "--height and --width"), ("--duration", "--seconds"), ("--length", "--seconds"), ("--frames", "--num-frames"),
-        ("--modality", "--to"), ("--sam", "--samples"), ("--sampels", "--samples"), ("--num_frames", "--num-frames"),
-        ("--neg", "--negative-text or --negative-image"), ("--batch-size", "--batch"), ("--force", "--overwrite"),
+        ("--prompt", "--text"),
+        ("--n", "--samples"),
+        ("--num-samples", "--samples"),
+        ("--num_samples", "--samples"),
+        ("-n", "--samples"),
+        ("--output", "-o FOLDER"),
+        ("--outputs", "--to"),
+        ("--guidance-scale", "--guidance"),
+        ("--guidance_scale", "--guidance"),
+        ("--num-inference-steps", "--steps"),
+        ("--negative-prompt", "--negative-text"),
+        ("--cfg", "--guidance"),
+        ("--cfg=3", "--guidance"),
+        ("--size", "--height and --width"),
+        ("--duration", "--seconds"),
+        ("--length", "--seconds"),
+        ("--frames", "--num-frames"),
+        ("--modality", "--to"),
+        ("--sam", "--samples"),
+        ("--sampels", "--samples"),
+        ("--num_frames", "--num-frames"),
+        ("--neg", "--negative-text or --negative-image"),
+        ("--batch-size", "--batch"),
+        ("--force", "--overwrite"),
     ],
-)  # fmt: skip
+)
 def test_an_option_that_nobody_knows_is_answered_with_the_one_that_was_meant(typed, meant, capsys):
     line = fails(capsys, "generate", typed, "x", "--to", "image")  # without -o, which is not what it is about
     assert f"unrecognized arguments: {typed}: did you mean {meant}" in line
@@ -412,7 +678,9 @@ def test_every_option_that_is_advised_exists():
     from codi.options import HABITS
 
     known = cli.build_parser()._subparsers._group_actions[0].choices["generate"]._option_string_actions
-    advised = {word.rstrip(",.)") for text in HABITS.values() for word in re.findall(r"--?[a-z][a-z-]*", text)}
+    advised = {
+        word.rstrip(",.)") for text in HABITS.values() for word in re.findall(r"--?[a-z][a-z-]*", text)
+    }
     assert advised <= set(known) and not set(HABITS) & set(known)
 
 
@@ -443,9 +711,18 @@ def test_other_commands_guess_nothing_either(capsys):
         (["--text", "a", "--to", "image", "--guidance", "image=-1"], "at least 0"),
         (["--text", "a", "--to", "image", "--sync-guidance", "nan"], "--sync-guidance is nan"),
         (["--text", "a", "--to", "image", "--guidance", "smell=2"], "unknown modality 'smell'"),
-        (["--text", "a", "--to", "image", "--guidance", "audio=2"], "guidance names audio, which is not made"),
-        (["--text", "a", "--to", "image", "--guidance", "1", "--negative-text", "b"], "negative prompts act through guidance"),
-        (["--text", "a", "--to", "image", "--negative-text", "b::0"], "weights of the negative prompts sum to zero"),
+        (
+            ["--text", "a", "--to", "image", "--guidance", "audio=2"],
+            "guidance names audio, which is not made",
+        ),
+        (
+            ["--text", "a", "--to", "image", "--guidance", "1", "--negative-text", "b"],
+            "negative prompts act through guidance",
+        ),
+        (
+            ["--text", "a", "--to", "image", "--negative-text", "b::0"],
+            "weights of the negative prompts sum to zero",
+        ),
         (["--text", "a", "--to", "image", "--negative-image", "none.png"], "no such file: none.png"),
         (["--jobs", "none.jsonl", "--negative-text", "a"], "--negative-text beside --jobs"),
         (["--text", "a", "--to", "image", "--frobnicate"], "unrecognized arguments"),
@@ -477,7 +754,9 @@ def bad_file(kind: str, folder: Path) -> tuple[str, str]:
     elif kind == "wrong":
         soundfile.write(path, np.ones(4000) * 0.5, 8000, format="WAV")
     elif kind in ("silent", "nan", "long"):
-        wave = {"silent": np.zeros(8000), "nan": np.full(8000, np.nan), "long": np.ones(20 * 60 * 2000)}[kind].astype(np.float32)
+        wave = {"silent": np.zeros(8000), "nan": np.full(8000, np.nan), "long": np.ones(20 * 60 * 2000)}[
+            kind
+        ].astype(np.float32)
         soundfile.write(path, wave, 2000 if kind == "long" else 8000, format="WAV", subtype="FLOAT")
         return "--audio", str(path)
     return "--image", str(path)
@@ -505,12 +784,29 @@ def test_files_that_can_be_no_prompt(kind, message, tmp_path, capsys):
 
 def test_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, capsys):
     (tmp_path / "file").touch()
-    line = fails(capsys, "generate", "--text", "a", "--to", "image", "-o", str(tmp_path / "file" / "out"), "--model", "no/such/model")
+    line = fails(
+        capsys,
+        "generate",
+        "--text",
+        "a",
+        "--to",
+        "image",
+        "-o",
+        str(tmp_path / "file" / "out"),
+        "--model",
+        "no/such/model",
+    )
     assert "cannot write into folder" in line
 
 
 @pytest.mark.parametrize(
-    "damage, message", [("cut", ".safetensors"), ("altered", "altered"), ("removed", "text_tower"), ("missing", "lacks the tensor")]
+    "damage, message",
+    [
+        ("cut", ".safetensors"),
+        ("altered", "altered"),
+        ("removed", "text_tower"),
+        ("missing", "lacks the tensor"),
+    ],
 )
 def test_a_damaged_model(model, tmp_path, capsys, damage, message):
     from safetensors.torch import load_file, save_file
@@ -530,7 +826,20 @@ def test_a_damaged_model(model, tmp_path, capsys, damage, message):
         tensors = load_file(weights)
         tensors.popitem()
         save_file(tensors, weights)
-    line = fails(capsys, "generate", "--text", "a", "--to", "image", "-o", str(tmp_path / "out"), "--model", str(folder), "--device", "cpu")
+    line = fails(
+        capsys,
+        "generate",
+        "--text",
+        "a",
+        "--to",
+        "image",
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        str(folder),
+        "--device",
+        "cpu",
+    )
     assert message in line and list((tmp_path / "out").iterdir()) == []
 
 
@@ -569,13 +878,27 @@ def test_mistakes_in_a_file_of_jobs_name_the_line(line, message, tmp_path, capsy
     assert not list(tmp_path.glob("out/*"))
 
 
-@pytest.mark.parametrize("line, message", [({"delay": 9}, "delay of image is 9"), ({"audio": "late.wav"}, "silent")])
+@pytest.mark.parametrize(
+    "line, message", [({"delay": 9}, "delay of image is 9"), ({"audio": "late.wav"}, "silent")]
+)
 def test_what_only_the_model_can_tell_is_told_before_anything_is_made(model, line, message, tmp_path, capsys):
-    io.save_audio(tmp_path / "late.wav", torch.cat([torch.zeros(64000), torch.ones(16000)]), 16000)  # the model hears half a second
+    # the model hears half a second
+    io.save_audio(tmp_path / "late.wav", torch.cat([torch.zeros(64000), torch.ones(16000)]), 16000)
     file = tmp_path / "jobs.jsonl"
     rows = {"id": "ok", "text": "a", "to": "image"}, {"id": "a", "text": "a", "to": "image"} | line
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = fails(capsys, "generate", "--jobs", str(file), "-o", str(tmp_path / "out"), "--model", str(model), "--device", "cpu")
+    said = fails(
+        capsys,
+        "generate",
+        "--jobs",
+        str(file),
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        str(model),
+        "--device",
+        "cpu",
+    )
     assert f"{file} line 2: " in said and message in said
     assert not list(tmp_path.glob("out/*"))
 
@@ -584,7 +907,9 @@ def test_lines_end_where_json_lines_end(tmp_path):
     file = tmp_path / "jobs.jsonl"
     row = json.dumps({"id": "a", "text": "a\u2028ball", "to": "image"}, ensure_ascii=False)
     file.write_text(row + "\n", encoding="utf-8-sig")
-    (job,) = jobs.from_file(cli.build_parser().parse_args(["generate", "--jobs", str(file), "-o", str(tmp_path)]))
+    (job,) = jobs.from_file(
+        cli.build_parser().parse_args(["generate", "--jobs", str(file), "-o", str(tmp_path)])
+    )
     assert job.items[0].value == "a\u2028ball"
 
 
@@ -612,14 +937,25 @@ def test_an_interrupt_leaves_whole_files_only(model, tmp_path):
         "--batch",
         "1",
     ]
-    process = subprocess.Popen([*command, "--model", model, *STEPS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--model", model, *STEPS],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     process.stdout.readline()  # the first file is there
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 130 and err.strip().splitlines()[-1] == "codi: error: interrupted; what was finished is kept"
+    assert (
+        process.returncode == 130
+        and err.strip().splitlines()[-1] == "codi: error: interrupted; what was finished is kept"
+    )
     for path in (tmp_path / "out").iterdir():
         assert not path.name.startswith("."), path
-        {".png": io.load_image, ".wav": io.load_audio, ".json": lambda p: json.loads(p.read_text())}[path.suffix](path)
+        {".png": io.load_image, ".wav": io.load_audio, ".json": lambda p: json.loads(p.read_text())}[
+            path.suffix
+        ](path)
 
 
 def test_a_reader_that_goes_away_is_no_traceback(model):
@@ -640,7 +976,9 @@ def test_info_counts_without_loading(model, capsys):
     pipe = tiny_pipeline.pipeline()
     for part in known["parts"]:
         module = getattr(pipe, part["name"])
-        expected = sum(t.numel() for t in module.state_dict().values()) if isinstance(module, torch.nn.Module) else 0
+        expected = (
+            sum(t.numel() for t in module.state_dict().values()) if isinstance(module, torch.nn.Module) else 0
+        )
         assert abs(part["parameters"] - expected) <= 0.1 * expected, part["name"]
     assert cli.main(["info", model]) == 0
     shown = capsys.readouterr().out
@@ -664,7 +1002,9 @@ def test_memory_and_devices(monkeypatch):
     assert pretrained.pick_device("auto") in ("cpu", "cuda") and pretrained.pick_device("cpu") == "cpu"
     with pytest.raises(InputError, match="expected one of"):
         pretrained.pick_device("cuda:99")
-    arguments = Namespace(run=lambda args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried ...")))
+    arguments = Namespace(
+        run=lambda args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried ..."))
+    )
     monkeypatch.setattr(cli.Parser, "parse_args", lambda *_: arguments)
     assert cli.main([]) == 1
 

@@ -1,4 +1,6 @@
-"""The model inside the package: it is there, small, made as it says, listens to its partners in time, and does what the README shows."""
+"""The model inside the package: it is there, small, made as it says, listens to its partners in time, and
+does what the README shows.
+"""
 
 import json
 import warnings
@@ -20,10 +22,15 @@ from codi.world import READERS, RENDERERS, VISIBLE, caption, parse, read_images,
 
 FOLDER = Path(str(resources.files("codi"))) / "assets" / "tiny"
 CAPTIONS = [
-    "a red box bounces slowly at night", "a yellow star swings quickly in the snow", "a blue ring pulses slowly on the grass",
-    "a pink box blinks quickly on the sand", "a green cross bounces quickly in the snow", "a purple triangle swings slowly on the sand",
-    "a cyan ball swings slowly in the snow", "a orange star pulses quickly at night",
-]  # fmt: skip
+    "a red box bounces slowly at night",
+    "a yellow star swings quickly in the snow",
+    "a blue ring pulses slowly on the grass",
+    "a pink box blinks quickly on the sand",
+    "a green cross bounces quickly in the snow",
+    "a purple triangle swings slowly on the sand",
+    "a cyan ball swings slowly in the snow",
+    "a orange star pulses quickly at night",
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +60,13 @@ def test_a_caption_that_nobody_asked_for_makes_sound_and_clip_agree(pipe):
     pair = [Modality.AUDIO, Modality.VIDEO]
     assert pipe.find_lead(pair) == [Modality.TEXT]
     out = pipe(text="a ball", outputs=pair, num_samples=6, seed=0, output_type="pt")
-    heard, seen = READERS[Modality.AUDIO](torch.stack(out.audios)), READERS[Modality.VIDEO](torch.stack(out.videos))
+    heard, seen = (
+        READERS[Modality.AUDIO](torch.stack(out.audios)),
+        READERS[Modality.VIDEO](torch.stack(out.videos)),
+    )
     open_facts = [a for a in VISIBLE[Modality.VIDEO] if a != "shape"]
-    assert sum(a.facts[name] == b.facts[name] for a, b in zip(heard, seen) for name in open_facts) >= 20  # of 24
+    # of 24
+    assert sum(a.facts[name] == b.facts[name] for a, b in zip(heard, seen) for name in open_facts) >= 20
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm"])
@@ -70,22 +81,38 @@ def test_every_named_scheduler_goes_down_its_steps(pipe, name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("change", ["{}!!!", "{}.", "“{}”", "Please show me {}", "a photo of {}", "{} 🌙", "{} on the table", "\n{}\t"])
+@pytest.mark.parametrize(
+    "change",
+    ["{}!!!", "{}.", "“{}”", "Please show me {}", "a photo of {}", "{} 🌙", "{} on the table", "\n{}\t"],
+)
 def test_what_is_asked_is_what_is_meant(pipe, change):
     tower = pipe.text_tower
     for said in CAPTIONS:
         plain = tower.embed([said])
-        for written in (said, said.upper(), said.replace(" ", ", "), said.replace(" ", "  "), said.replace(" ", "-")):
+        for written in (
+            said,
+            said.upper(),
+            said.replace(" ", ", "),
+            said.replace(" ", "  "),
+            said.replace(" ", "-"),
+        ):
             assert torch.equal(tower.embed([change.format(written)]), plain), written
 
 
 def test_plurals_and_verb_forms_are_drawn(pipe):
-    meant = {"two green stars": "star", "some yellow boxes": "box", "2 blue crosses": "cross", "red triangles bounce": "triangle"}
+    meant = {
+        "two green stars": "star",
+        "some yellow boxes": "box",
+        "2 blue crosses": "cross",
+        "red triangles bounce": "triangle",
+    }
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         tokens = torch.cat([pipe.encode_prompt({Modality.TEXT: [Prompt(said)]}) for said in meant])
     out = pipe(outputs="text", num_samples=len(meant), seed=0, prompt_embeds=tokens)
     assert [parse(said)["shape"] for said in out.texts] == list(meant.values())
+
+
 @pytest.mark.parametrize("name", ["euler", "ddpm"])
 def test_pictures_of_other_schedulers_are_those_of_its_own(pipe, name):
     """One that draws no noise on the way ends where the model's own does in many steps."""
@@ -108,7 +135,9 @@ def test_a_scheduler_that_diverges_is_refused_before_anything_is_made(pipe):
     own = pipe.scheduler
     pipe.scheduler = HeunDiscreteScheduler.from_config(own.config)
     try:
-        with pytest.raises(InputError, match="the scheduler HeunDiscreteScheduler .*: expected the model's own"):
+        with pytest.raises(
+            InputError, match="the scheduler HeunDiscreteScheduler .*: expected the model's own"
+        ):
             pipe(text="a ball", outputs="image", num_inference_steps=25)
     finally:
         pipe.scheduler = own
@@ -117,7 +146,14 @@ def test_a_scheduler_that_diverges_is_refused_before_anything_is_made(pipe):
 def test_pictures_show_what_the_caption_says(pipe):
     with torch.no_grad():
         tokens = pipe.model.towers[Modality.TEXT].embed(CAPTIONS)[:, None]
-    out = pipe(outputs="image", num_samples=len(CAPTIONS), seed=0, prompt_embeds=tokens, output_type="pt", num_inference_steps=12)
+    out = pipe(
+        outputs="image",
+        num_samples=len(CAPTIONS),
+        seed=0,
+        prompt_embeds=tokens,
+        output_type="pt",
+        num_inference_steps=12,
+    )
     readings = read_images(torch.stack(out.images))
     hits = [r.facts[a] == parse(c)[a] for c, r in zip(CAPTIONS, readings) for a in VISIBLE[Modality.IMAGE]]
     assert sum(hits) / len(hits) >= 0.8
@@ -125,17 +161,22 @@ def test_pictures_show_what_the_caption_says(pipe):
 
 @torch.no_grad()
 def test_prompts_say_what_their_captions_say(pipe):
-    """Of a sound and a clip the context is nearer to the caption than their own token; a picture beside a caption takes nothing from it,
-    and beside a sentence of motion alone it says the rest."""
+    """Of a sound and a clip the context is nearer to the caption than their own token; a picture beside a
+    caption takes nothing from it, and beside a sentence of motion alone it says the rest.
+    """
     scenes = sample_scenes(16, seed=7)
     whole = [caption(scene) for scene in scenes]
     media = {m: RENDERERS[m](scenes) for m in (Modality.IMAGE, Modality.AUDIO, Modality.VIDEO)}
     moves = [caption(scene, facts=("motion", "tempo")) for scene in scenes]
-    encode = lambda k, **items: pipe.encode_prompt({Modality(m): [Prompt(item[k])] for m, item in items.items()})[0, 0]
+    encode = lambda k, **items: pipe.encode_prompt(
+        {Modality(m): [Prompt(item[k])] for m, item in items.items()}
+    )[0, 0]
     sentences = torch.stack([encode(k, text=whole) for k in range(16)])
 
     def nearness(**items):
-        return torch.stack([functional.cosine_similarity(encode(k, **items), sentences[k], dim=0) for k in range(16)]).mean()
+        return torch.stack(
+            [functional.cosine_similarity(encode(k, **items), sentences[k], dim=0) for k in range(16)]
+        ).mean()
 
     pictures = media[Modality.IMAGE]
     cases = [
@@ -154,7 +195,9 @@ def test_prompts_say_what_their_captions_say(pipe):
 
 
 def noisy(pipe, modality: Modality) -> torch.Tensor:
-    return torch.randn(1, *pipe.model.specs[modality].latent_shape, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        1, *pipe.model.specs[modality].latent_shape, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def noised(pipe, modality: Modality, scenes: list, t: int) -> torch.Tensor:
@@ -162,17 +205,24 @@ def noised(pipe, modality: Modality, scenes: list, t: int) -> torch.Tensor:
     spec, alpha = pipe.model.specs[modality], pipe.scheduler.alphas_cumprod[t]
     raw = torch.stack([prepare(modality, item, spec) for item in RENDERERS[modality](scenes)])
     clean = pipe.model.autoencoders[modality].encode(raw)
-    return alpha.sqrt() * clean + (1 - alpha).sqrt() * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * torch.randn(
+        clean.shape, generator=torch.Generator().manual_seed(2)
+    )
 
 
-def answer(pipe, listener: Modality, heard: Modality, x: torch.Tensor, t: int = 300, own: torch.Tensor | None = None) -> torch.Tensor:
-    """What a listener makes of its own noise beside a partner, by the sampler that makes a sample of it; it is told what that seems to
-    become, unless its `own` latent is given: that is said of all of it at once."""
+def answer(
+    pipe, listener: Modality, heard: Modality, x: torch.Tensor, t: int = 300, own: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a listener makes of its own noise beside a partner, by the sampler that makes a sample of it; it
+    is told what that seems to become, unless its `own` latent is given: that is said of all of it at once.
+    """
     both = {listener: noisy(pipe, listener) if own is None else own, heard: x}
     sampler = pipe._sampler(both, torch.zeros(len(x), 1, 128), None, {}, {}, 20, {})
     sampler.schedulers = {m: FixedLevel(t) for m in both}
     env, tokens = sampler.listen(0, both), sampler.understand(0, both) if own is None else {}
-    return sampler.predict(listener, 0, both[listener], sampler._others(listener, env), sampler._told(listener, tokens))
+    return sampler.predict(
+        listener, 0, both[listener], sampler._others(listener, env), sampler._told(listener, tokens)
+    )
 
 
 class FixedLevel:
@@ -205,13 +255,17 @@ def test_every_answer_depends_on_every_partner(pipe, listener, heard):
 @torch.no_grad()
 @pytest.mark.parametrize(("listener", "heard"), [("video", "audio"), ("audio", "video")])
 def test_a_change_near_one_second_is_heard_most_near_one_second(pipe, listener, heard):
-    """Of noised truth: in pure noise nothing happens at any time. What changes are two steps, to what another scene shows then."""
+    """Of noised truth: in pure noise nothing happens at any time. What changes are two steps, to what another
+    scene shows then.
+    """
     listener, heard = Modality(listener), Modality(heard)
     scenes, t = sample_scenes(4, 41), 300
     own, x = (noised(pipe, m, scenes, t) for m in (listener, heard))
     changed, step = x.clone(), round(1.0 * pipe.model.specs[heard].latent_rate)
     changed.narrow(2, step - 1, 2).copy_(x.roll(1, 0).narrow(2, step - 1, 2))
-    moved = (answer(pipe, listener, heard, changed, t, own=own) - answer(pipe, listener, heard, x, t, own=own)).square()
+    moved = (
+        answer(pipe, listener, heard, changed, t, own=own) - answer(pipe, listener, heard, x, t, own=own)
+    ).square()
     moved = moved.sum([d for d in range(moved.ndim) if d != 2])
     seconds = (torch.arange(len(moved)) + 0.5) / pipe.model.specs[listener].latent_rate
     near, far = moved[(seconds - 1.0).abs() < 0.25].mean(), moved[(seconds - 1.0).abs() > 0.5].mean()

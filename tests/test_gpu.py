@@ -1,4 +1,6 @@
-"""On a GPU as on a CPU: same seeds, same facts, every precision, attention backend and way to save memory; and training there."""
+"""On a GPU as on a CPU: same seeds, same facts, every precision, attention backend and way to save memory;
+and training there.
+"""
 
 import json
 import shutil
@@ -23,7 +25,14 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU: torch finds none here", allow_module_level=True)
 
 CAPTION, EVERYTHING = "a red ball bounces slowly at night", list(Modality)
-NOISE = dict(text=["a red ball"], outputs=EVERYTHING, num_inference_steps=4, num_samples=2, seed=0, output_type="latent")
+NOISE = dict(
+    text=["a red ball"],
+    outputs=EVERYTHING,
+    num_inference_steps=4,
+    num_samples=2,
+    seed=0,
+    output_type="latent",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +83,9 @@ def test_a_sample_is_the_same_alone(drawn):
 
 
 def test_nobody_hears_before_training_to_the_bit(drawn):
-    """Zero-initialised adapters: joint is independent, here too. Without guidance, whose branches are batched as they hear: on a GPU a
-    batch of another size may be rounded in another way."""
+    """Zero-initialised adapters: joint is independent, here too. Without guidance, whose branches are batched
+    as they hear: on a GPU a batch of another size may be rounded in another way.
+    """
     joint, apart = quiet(pipeline().to("cuda")), quiet(pipeline().to("cuda"))
     for pipe in (joint, apart):
         for name in DENOISERS.values():
@@ -92,13 +102,16 @@ def test_nobody_hears_before_training_to_the_bit(drawn):
 def test_a_caption_becomes_everything_in_every_precision(dtype):
     pipe = quiet(CoDiPipeline.from_pretrained(dtype=dtype).to("cuda"))
     out = pipe(text=CAPTION, outputs=EVERYTHING, num_samples=4, seed=0, output_type="pt")
-    assert sum(asked(facts(out, k)) for k in range(4)) >= 0.85 * 4 * 18  # red balls were never heard in training: the pitch is another's
+    # red balls were never heard in training: the pitch is another's
+    assert sum(asked(facts(out, k)) for k in range(4)) >= 0.85 * 4 * 18
 
 
 def test_it_shows_what_it_shows_on_a_cpu(there):
     """Each seed is one sample on every device."""
     made = there(text=CAPTION, outputs=EVERYTHING, num_samples=2, seed=3, output_type="pt")
-    expected = quiet(CoDiPipeline.from_pretrained())(text=CAPTION, outputs=EVERYTHING, num_samples=2, seed=3, output_type="pt")
+    expected = quiet(CoDiPipeline.from_pretrained())(
+        text=CAPTION, outputs=EVERYTHING, num_samples=2, seed=3, output_type="pt"
+    )
     assert made.texts == expected.texts and made.seeds == expected.seeds
     for k in range(2):
         assert facts(made, k) == facts(expected, k)
@@ -106,7 +119,9 @@ def test_it_shows_what_it_shows_on_a_cpu(there):
     assert off < 3, f"pictures differ by {off:.2f} of 255"
 
 
-@pytest.mark.parametrize("backend", ["native", "_native_flash", "_native_efficient", "_native_math", "_native_cudnn"])
+@pytest.mark.parametrize(
+    "backend", ["native", "_native_flash", "_native_efficient", "_native_math", "_native_cudnn"]
+)
 def test_attention_backends(drawn, backend):
     """In 16 bits, which some of them need; those that take no mask are told so by torch, in one line."""
     pipe = quiet(pipeline().to("cuda", torch.bfloat16))
@@ -155,12 +170,31 @@ def test_prompts_of_every_kind_negatives_and_a_callback(there):
         seen.append(timestep.device.type if isinstance(timestep, torch.Tensor) else timestep)
         return {"latents": tensors["latents"]}
 
-    out = there(**given, outputs=["image", "text"], negative_text="a blue box", seed=0, callback_on_step_end=look)
+    out = there(
+        **given, outputs=["image", "text"], negative_text="a blue box", seed=0, callback_on_step_end=look
+    )
     assert out.images[0].size == (64, 64) and out.texts[0] and set(seen) == {"cuda"}
 
 
 def test_commands(tmp_path, capsys):
-    assert main(["generate", "--text", CAPTION, "--to", "text,image", "--dtype", "bfloat16", "--device", "cuda", "-o", str(tmp_path)]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "--text",
+                CAPTION,
+                "--to",
+                "text,image",
+                "--dtype",
+                "bfloat16",
+                "--device",
+                "cuda",
+                "-o",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "000.png").exists() and json.loads((tmp_path / "manifest.json").read_text())
     capsys.readouterr()
     assert main(["doctor"]) in (0, 1, 2)
@@ -171,7 +205,9 @@ def train(folder: Path, stage: str, *settings: str) -> int:
     from training.main import main
 
     words = [f"model={folder}/model", f"output={folder}/run-{stage}", "device=cuda", *settings]
-    return main(["--config", f"configs/world/{stage}.yaml", "--small", *(w for s in words for w in ("--set", s))])
+    return main(
+        ["--config", f"configs/world/{stage}.yaml", "--small", *(w for s in words for w in ("--set", s))]
+    )
 
 
 @pytest.fixture
@@ -181,8 +217,23 @@ def model(tmp_path):
     return tmp_path
 
 
-STAGES = ["autoencoder_image", "autoencoder_audio", "autoencoder_text", "align_image", "align_audio", "align_video", "denoise_image",
-    "denoise_video", "denoise_audio", "denoise_text", "noised_towers", "foresight", "joint_audio", "joint_video", "lora_image"]  # fmt: skip
+STAGES = [
+    "autoencoder_image",
+    "autoencoder_audio",
+    "autoencoder_text",
+    "align_image",
+    "align_audio",
+    "align_video",
+    "denoise_image",
+    "denoise_video",
+    "denoise_audio",
+    "denoise_text",
+    "noised_towers",
+    "foresight",
+    "joint_audio",
+    "joint_video",
+    "lora_image",
+]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -190,11 +241,15 @@ STAGES = ["autoencoder_image", "autoencoder_audio", "autoencoder_text", "align_i
 def test_every_stage_trains(model, stage, precision):
     assert train(model, stage, f"precision={precision}") == 0
     lines = [json.loads(line) for line in (model / f"run-{stage}" / "log.jsonl").read_text().splitlines()]
-    losses = [value for line in lines for name, value in line.items() if "loss" in name and isinstance(value, float)]
+    losses = [
+        value for line in lines for name, value in line.items() if "loss" in name and isinstance(value, float)
+    ]
     assert losses and all(0 <= abs(value) < 1e4 for value in losses)
 
 
-@pytest.mark.parametrize("settings", [["precision=fp16"], ["gradient_checkpointing=true"], ["compile=true"]], ids=lambda s: s[0])
+@pytest.mark.parametrize(
+    "settings", [["precision=fp16"], ["gradient_checkpointing=true"], ["compile=true"]], ids=lambda s: s[0]
+)
 def test_a_stage_trains_with(model, settings):
     assert train(model, "denoise_image", *settings) == 0
 
@@ -210,8 +265,12 @@ def test_a_run_resumes(model):
         for end in ends:
             settings = [s.format(model).replace("whole", name) for s in whole if not s.startswith("samples")]
             AcceleratorState._reset_state(reset_partial_state=True)
-            assert train(model, "denoise_image", f"model={model}/model-{name}", f"samples={end}", *settings) == 0
-        weights.append(load_file(model / f"model-{name}" / "vision_denoiser" / "diffusion_pytorch_model.safetensors"))
+            assert (
+                train(model, "denoise_image", f"model={model}/model-{name}", f"samples={end}", *settings) == 0
+            )
+        weights.append(
+            load_file(model / f"model-{name}" / "vision_denoiser" / "diffusion_pytorch_model.safetensors")
+        )
     start = load_file(model / "model" / "vision_denoiser" / "diffusion_pytorch_model.safetensors")
     moved = sum((weights[0][k].float() - start[k].float()).abs().sum() for k in start)
     apart = sum((weights[0][k].float() - weights[1][k].float()).abs().sum() for k in start)

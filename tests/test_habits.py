@@ -106,10 +106,16 @@ def test_numbers_of_numpy_and_torch_are_numbers(pipe):
         guidance_interval=(0.0, 0.5),
     )
     dressed = dict(
-        seed=np.int64(3), guidance_scale={"image": np.float32(2.5)}, height=np.int32(32), width=torch.tensor(64),
-        num_samples=np.uint8(2), guidance_interval=np.array([0.0, 0.5]), num_inference_steps=np.int64(4), guidance_rescale=np.float16(0),
+        seed=np.int64(3),
+        guidance_scale={"image": np.float32(2.5)},
+        height=np.int32(32),
+        width=torch.tensor(64),
+        num_samples=np.uint8(2),
+        guidance_interval=np.array([0.0, 0.5]),
+        num_inference_steps=np.int64(4),
+        guidance_rescale=np.float16(0),
         lead=np.True_,
-    )  # fmt: skip
+    )
     assert same(latents(pipe, "a", **dressed), plain)
     for seeds in (np.array([3, 4]), torch.tensor([3, 4]), [np.int64(3), torch.tensor(4)], range(3, 5)):
         assert same(latents(pipe, "a", **dressed | {"seed": seeds}), plain)

@@ -1,4 +1,6 @@
-"""Media files: what is written reads back the same, any size, rate and length fits, and bad files give one clear error."""
+"""Media files: what is written reads back the same, any size, rate and length fits, and bad files give one
+clear error.
+"""
 
 import json
 import os
@@ -36,13 +38,20 @@ def clicks() -> torch.Tensor:
 
 def moving_bar(num_frames: int, height: int, width: int) -> torch.Tensor:
     """uint8 (F, 3, H, W): frame k has grey level 10 k + 20."""
-    return (torch.arange(num_frames) * 10 + 20).to(torch.uint8)[:, None, None, None].expand(-1, 3, height, width).contiguous()
+    return (
+        (torch.arange(num_frames) * 10 + 20)
+        .to(torch.uint8)[:, None, None, None]
+        .expand(-1, 3, height, width)
+        .contiguous()
+    )
 
 
 # Pictures --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix, error", [("png", 0), ("bmp", 0), ("tiff", 0), ("ppm", 0), ("jpg", 12), ("webp", 12)])
+@pytest.mark.parametrize(
+    "suffix, error", [("png", 0), ("bmp", 0), ("tiff", 0), ("ppm", 0), ("jpg", 12), ("webp", 12)]
+)
 def test_picture_reads_back(tmp_path, picture, suffix, error):
     path = io.save_image(tmp_path / f"a.{suffix}", picture)
     assert (io.load_image(path).int() - picture.int()).abs().float().mean() <= error
@@ -111,19 +120,26 @@ def test_clip_keeps_rate_count_and_order(tmp_path, fps):
 
 def test_odd_sides_are_padded(tmp_path):
     video = io.load_video(io.save_video(tmp_path / "a.mp4", moving_bar(3, 63, 65), 8))
-    assert video.frames.shape == (3, 3, 64, 66) and (video.frames[:, :, -1, -1].int() - torch.tensor([[20], [30], [40]])).abs().max() <= 4
+    assert (
+        video.frames.shape == (3, 3, 64, 66)
+        and (video.frames[:, :, -1, -1].int() - torch.tensor([[20], [30], [40]])).abs().max() <= 4
+    )
 
 
 def test_clip_carries_sound_in_time_and_its_comment(tmp_path, clicks):
     import av
 
-    path = io.save_video(tmp_path / "a.mp4", moving_bar(16, 64, 64), 8, clicks, 16000, comment=json.dumps({"seed": 1}))
+    path = io.save_video(
+        tmp_path / "a.mp4", moving_bar(16, 64, 64), 8, clicks, 16000, comment=json.dumps({"seed": 1})
+    )
     video = io.load_video(path)
     assert video.sampling_rate == 16000 and abs(first_loud(video.audio) - 8000) < 80
     with av.open(str(path)) as container:
         assert json.loads(container.metadata["comment"]) == {"seed": 1}
     content = path.read_bytes()
-    assert content.index(b"moov") < content.index(b"mdat"), "the index comes first, so that playing can start early"
+    assert content.index(b"moov") < content.index(b"mdat"), (
+        "the index comes first, so that playing can start early"
+    )
 
 
 def test_clip_is_read_at_an_even_rate(tmp_path):
@@ -147,13 +163,19 @@ def test_clip_is_read_at_an_even_rate(tmp_path):
 
 
 def test_a_trimmed_clip_shows_what_its_edit_list_leaves(tmp_path):
-    """Cut without encoding again: the first five of twenty frames are in the file, before time 0, and are not shown."""
+    """Cut without encoding again: the first five of twenty frames are in the file, before time 0, and are not
+    shown.
+    """
     path = tmp_path / "trimmed.mp4"
     with av.open(str(path), "w", options={"avoid_negative_ts": "disabled", "use_editlist": "1"}) as container:
         stream = container.add_stream("libx264", rate=10, options={"bf": "0", "g": "100"})
         stream.width = stream.height = 64
         pictures = [np.full((64, 64, 3), 10 * k, np.uint8) for k in range(20)]
-        packets = [p for picture in pictures for p in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))]
+        packets = [
+            p
+            for picture in pictures
+            for p in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        ]
         for packet in [*packets, *stream.encode(None)]:
             hidden = round(0.5 / packet.time_base)
             packet.pts, packet.dts = packet.pts - hidden, packet.dts - hidden
@@ -209,7 +231,9 @@ def decoded(path: Path) -> tuple[list[bytes], list[float]]:
 
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
-        return [frame.to_ndarray().tobytes() for frame in frames], [float(frame.time - frames[0].time) for frame in frames]
+        return [frame.to_ndarray().tobytes() for frame in frames], [
+            float(frame.time - frames[0].time) for frame in frames
+        ]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +254,8 @@ def test_a_clip_gets_another_sound_and_keeps_its_frames(tmp_path, clicks, recwar
     before, after = decoded(clip), decoded(path)
     assert after[0] == before[0] and after[1] == pytest.approx(before[1], abs=1e-3)
     wave, rate = io.load_audio(path)
-    assert abs(first_loud(wave) / rate - 0.5) < 0.005 and 1.9 < len(wave) / rate < 2.1  # the picture lasts 3 s
+    # the picture lasts 3 s
+    assert abs(first_loud(wave) / rate - 0.5) < 0.005 and 1.9 < len(wave) / rate < 2.1
     said = [str(w.message) for w in recwarn if w.category is UserWarning]
     assert bool(said) == (made != "mp4") and all(path.name in line for line in said)
 
@@ -239,7 +264,11 @@ def test_a_sound_that_replaces_another_and_outlasts_the_picture(tmp_path, clicks
     clip = io.save_video(tmp_path / "a.mp4", moving_bar(8, 32, 32), 8, torch.ones(16000) * 0.5, 16000)
     path = io.save_dubbed(tmp_path / "b", clip, clicks, 16000)
     wave, rate = io.load_audio(path)
-    assert decoded(path) == decoded(clip) and len(wave) < 1.1 * rate and wave[:7000].abs().max() < 0.05 < 0.2 < wave.abs().max()
+    assert (
+        decoded(path) == decoded(clip)
+        and len(wave) < 1.1 * rate
+        and wave[:7000].abs().max() < 0.05 < 0.2 < wave.abs().max()
+    )
 
 
 def test_clips_that_cannot_be_dubbed(tmp_path, clicks):
@@ -274,12 +303,16 @@ def test_picture_is_cropped_to_its_centre():
     image = torch.zeros(3, 20, 60, dtype=torch.uint8)
     image[:, :, 20:40] = 200
     fitted = io.fit_image(image, 8)
-    assert fitted.shape == (3, 8, 8) and torch.allclose(fitted, io.to_unit(torch.tensor(200, dtype=torch.uint8)), atol=1e-6)
+    assert fitted.shape == (3, 8, 8) and torch.allclose(
+        fitted, io.to_unit(torch.tensor(200, dtype=torch.uint8)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("fps", [4.0, 8.0, 24.0, 30.0, 7.5])
 def test_frames_are_picked_by_time(fps):
-    """Frame k shows its own time in hundredths of a second; what is picked is within half a frame of the time wanted."""
+    """Frame k shows its own time in hundredths of a second; what is picked is within half a frame of the time
+    wanted.
+    """
     count = round(2 * fps)
     shown = torch.arange(count) / fps
     frames = (shown * 100).round().to(torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
@@ -321,11 +354,16 @@ def test_missing_empty_garbage_and_folder(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "made, asked", [("image", "audio"), ("image", "video"), ("audio", "image"), ("audio", "video"), ("video", "image")]
+    "made, asked",
+    [("image", "audio"), ("image", "video"), ("audio", "image"), ("audio", "video"), ("video", "image")],
 )
 def test_wrong_kind_is_named(tmp_path, picture, clicks, made, asked):
     path = tmp_path / "file"
-    paths = {"image": path.with_suffix(".png"), "audio": path.with_suffix(".wav"), "video": path.with_suffix(".mp4")}
+    paths = {
+        "image": path.with_suffix(".png"),
+        "audio": path.with_suffix(".wav"),
+        "video": path.with_suffix(".mp4"),
+    }
     io.save_image(paths["image"], picture)
     io.save_audio(paths["audio"], clicks, 16000)
     io.save_video(paths["video"], moving_bar(8, 32, 32), 8)
@@ -455,7 +493,9 @@ def test_a_number_is_free_again_after_an_interrupt(tmp_path):
 
 
 def test_two_never_get_the_same_number(tmp_path):
-    """Several processes write numbered samples of several suffixes; every file is there, and those of a number are of one process."""
+    """Several processes write numbered samples of several suffixes; every file is there, and those of a
+    number are of one process.
+    """
     code = (
         "import sys; from pathlib import Path; from codi import io\n"
         "for k in range(25):\n"
@@ -466,7 +506,9 @@ def test_two_never_get_the_same_number(tmp_path):
     )
     suffixes = {"a": ".x,.y", "b": ".y,.z", "c": ".z"}
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), names, owner], cwd=Path(__file__).parent.parent)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), names, owner], cwd=Path(__file__).parent.parent
+        )
         for owner, names in suffixes.items()
     ]
     assert [process.wait(timeout=120) for process in running] == [0, 0, 0]

@@ -1,4 +1,6 @@
-"""Rules as tests: who may import whom, names that diffusers would mistake, the README's tree, how fast the command answers."""
+"""Rules as tests: who may import whom, names that diffusers would mistake, the README's tree, how fast the
+command answers.
+"""
 
 import ast
 import importlib.util
@@ -47,25 +49,64 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.pipeline": LEAVES
     | MODELS
     | LOADING
-    | {"codi.adapters", "codi.callbacks", "codi.card", "codi.memory", "codi.prompts", "codi.outputs", "codi.records", "codi.selection"},
+    | {
+        "codi.adapters",
+        "codi.callbacks",
+        "codi.card",
+        "codi.memory",
+        "codi.prompts",
+        "codi.outputs",
+        "codi.records",
+        "codi.selection",
+    },
     "codi.metrics": LEAVES | {"codi.world"},
-    "codi.bench": LEAVES | MODELS | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
+    "codi.bench": LEAVES
+    | MODELS
+    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
     "codi.jobs": LEAVES | {"codi.diffusion", "codi.records"},
     "codi.session": LEAVES
-    | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.outputs", "codi.records", "codi.selection"},
+    | {
+        "codi.adapters",
+        "codi.diffusion",
+        "codi.jobs",
+        "codi.pipeline",
+        "codi.prompts",
+        "codi.outputs",
+        "codi.records",
+        "codi.selection",
+    },
     "codi.options": {"codi.types"},
-    "codi.again": LEAVES | LOADING | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records"},
+    "codi.again": LEAVES
+    | LOADING
+    | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records"},
     "codi.doctor": LEAVES | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
     | LOADING
-    | {"codi.again", "codi.bench", "codi.jobs", "codi.options", "codi.session", "codi.doctor", "codi.pipeline", "codi.start_up"}
+    | {
+        "codi.again",
+        "codi.bench",
+        "codi.jobs",
+        "codi.options",
+        "codi.session",
+        "codi.doctor",
+        "codi.pipeline",
+        "codi.start_up",
+    }
     | {"codi.wording"},
     "data": {"codi.types", "codi.libraries", "codi.io", "codi.world", "codi.models.autoencoders"},
     "training": {"codi", "data"}
     | MODELS
     | LOADING
     | LEAVES
-    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.outputs", "codi.bench", "codi.adapters", "codi.vocabulary"},
+    | {
+        "codi.world",
+        "codi.metrics",
+        "codi.pipeline",
+        "codi.outputs",
+        "codi.bench",
+        "codi.adapters",
+        "codi.vocabulary",
+    },
 }
 
 
@@ -91,9 +132,13 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1] if node.level else []) if node.level else ""
+            base = (
+                ".".join(package[: len(package) - node.level + 1] if node.level else []) if node.level else ""
+            )
             base = ".".join(part for part in (base, node.module) if part)
-            found = [f"{base}.{alias.name}" if is_module(f"{base}.{alias.name}") else base for alias in node.names]
+            found = [
+                f"{base}.{alias.name}" if is_module(f"{base}.{alias.name}") else base for alias in node.names
+            ]
         else:
             continue
         yield from ((node.lineno, name) for name in found if name.split(".")[0] in PACKAGES)
@@ -104,12 +149,17 @@ def part_of(name: str) -> str:
     found = [part for part in MAY_IMPORT if name == part or name.startswith(part + ".")]
     assert found, f"{name} has no place in the table of {__file__}"
     part = max(found, key=len)
-    assert part != "codi" or name == "codi", f"{name} has no place in the table of {__file__}: say what it may import"
+    assert part != "codi" or name == "codi", (
+        f"{name} has no place in the table of {__file__}: say what it may import"
+    )
     return part
 
 
 def may(part: str, name: str) -> bool:
-    return any(name == allowed or (allowed != "codi" and name.startswith(allowed + ".")) for allowed in MAY_IMPORT[part] | {part})
+    return any(
+        name == allowed or (allowed != "codi" and name.startswith(allowed + "."))
+        for allowed in MAY_IMPORT[part] | {part}
+    )
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -134,7 +184,11 @@ def test_the_table_itself_has_no_circle():
 def test_the_check_sees_a_wrong_edge(tmp_path):
     file = ROOT / "codi" / "types.py"
     assert part_of(module_name(file)) == "codi.types"
-    assert not may("codi.types", "codi.io.read") and not may("codi.models", "codi.pipeline") and not may("data", "codi.models.denoisers")
+    assert (
+        not may("codi.types", "codi.io.read")
+        and not may("codi.models", "codi.pipeline")
+        and not may("data", "codi.models.denoisers")
+    )
     assert may("codi.pipeline", "codi.models.codi") and may("data", "codi.models.autoencoders.image")
 
 
@@ -142,18 +196,27 @@ def test_no_module_is_named_like_a_part_of_diffusers():
     """A class in codi/ddim/x.py would be saved as one of diffusers.pipelines.ddim and could not be loaded."""
     import diffusers.pipelines
 
-    names = {part for path in (ROOT / "codi").rglob("*.py") for part in path.relative_to(ROOT).with_suffix("").parts}
+    names = {
+        part
+        for path in (ROOT / "codi").rglob("*.py")
+        for part in path.relative_to(ROOT).with_suffix("").parts
+    }
     assert not [name for name in names if name != "__init__" and name in dir(diffusers.pipelines)]
 
 
 def test_nothing_imports_heavy_libraries_early():
     heavy = "torch|diffusers|transformers|numpy|PIL|av"
-    code = f"import sys, codi, codi.cli; codi.cli.build_parser(); print([m for m in sys.modules if m in '{heavy}'.split('|')])"
+    code = (
+        "import sys, codi, codi.cli; codi.cli.build_parser(); print([m for m in sys.modules if m in "
+        f"'{heavy}'.split('|')])"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments, limit", [(["-c", "import codi"], 0.3), (["-m", "codi.cli", "--help"], 0.5)])
+@pytest.mark.parametrize(
+    "arguments, limit", [(["-c", "import codi"], 0.3), (["-m", "codi.cli", "--help"], 0.5)]
+)
 def test_startup_is_quick(arguments, limit):
     """The best of several, because the machine has other things to do."""
 
@@ -188,7 +251,9 @@ def tree(text: str) -> list[str]:
 
 
 def names_in(line: str) -> list[str]:
-    """The names at the start of a line: everything before the first gap of two spaces that is followed by words without dot or slash."""
+    """The names at the start of a line: everything before the first gap of two spaces that is followed by
+    words without dot or slash.
+    """
     names = []
     for chunk in re.split(r"\s{2,}|\s#", line.strip()):
         words = re.split(r",? ", chunk)
@@ -199,8 +264,20 @@ def names_in(line: str) -> list[str]:
 
 
 def test_the_tree_is_understood():
-    text = "## Layout\n```\na.md  b.md\nlib/   the library\n  x.py, y.py  two\n  sub/\n    z.py   deep\ntests/\n```\n## Next\n"
-    assert tree(text) == ["a.md", "b.md", "lib/", "lib/x.py", "lib/y.py", "lib/sub/", "lib/sub/z.py", "tests/"]
+    text = (
+        "## Layout\n```\na.md  b.md\nlib/   the library\n  x.py, y.py  two\n  sub/\n    z.py   "
+        "deep\ntests/\n```\n## Next\n"
+    )
+    assert tree(text) == [
+        "a.md",
+        "b.md",
+        "lib/",
+        "lib/x.py",
+        "lib/y.py",
+        "lib/sub/",
+        "lib/sub/z.py",
+        "tests/",
+    ]
 
 
 def test_the_readme_shows_what_exists():
@@ -210,8 +287,14 @@ def test_the_readme_shows_what_exists():
 
 def test_the_readme_shows_every_module_at_the_top_of_codi():
     shown = {Path(path) for path in tree(readme())}
-    here = [path.relative_to(ROOT) for path in (ROOT / "codi").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
-    missing = [str(path) for path in here if path not in shown and path.name not in ("__init__.py", "version.py")]
+    here = [
+        path.relative_to(ROOT)
+        for path in (ROOT / "codi").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    ]
+    missing = [
+        str(path) for path in here if path not in shown and path.name not in ("__init__.py", "version.py")
+    ]
     assert not missing, f"the README's tree lacks {missing}"
 
 
@@ -224,7 +307,10 @@ def test_continuous_integration_runs_the_readmes_test_command():
 
 def test_every_stage_of_make_tiny_has_a_config_and_every_config_a_stage():
     makefile = (ROOT / "Makefile").read_text()
-    lists = [re.search(rf"^{name} := ((?:.*\\\n)*.*)$", makefile, re.M)[1] for name in ("STAGES", "OPTIONAL_STAGES")]
+    lists = [
+        re.search(rf"^{name} := ((?:.*\\\n)*.*)$", makefile, re.M)[1]
+        for name in ("STAGES", "OPTIONAL_STAGES")
+    ]
     stages = " ".join(lists).replace("\\", " ").split()
     configs = {path.stem for path in (ROOT / "configs" / "world").glob("*.yaml")}
     if not configs:
@@ -238,7 +324,9 @@ def test_the_package_holds_what_it_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["package-data"]["codi"] == ["assets/**"]
     packages = [path.parent for path in (ROOT / "codi").rglob("*.py")]
-    without = sorted({str(path.relative_to(ROOT)) for path in packages if not (path / "__init__.py").is_file()})
+    without = sorted(
+        {str(path.relative_to(ROOT)) for path in packages if not (path / "__init__.py").is_file()}
+    )
     assert not without, f"not installed, because they lack an __init__.py: {without}"
     assert importlib.util.find_spec("codi.cli") is not None
 
@@ -269,10 +357,15 @@ def test_the_lock_holds_what_the_project_asks_for_and_within_its_bounds():
     from packaging.requirements import Requirement
 
     project, locked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], pins()
-    for line in [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]:
+    for line in [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]:
         need = Requirement(line)
         versions = locked[need.name.lower().replace("_", "-")]
-        assert all(need.specifier.contains(version) for version in versions), f"{line}: locked at {versions}, run `make lock`"
+        assert all(need.specifier.contains(version) for version in versions), (
+            f"{line}: locked at {versions}, run `make lock`"
+        )
 
 
 def test_every_library_that_is_required_is_imported_somewhere():
@@ -285,4 +378,6 @@ def test_every_library_that_is_required_is_imported_somewhere():
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources())
     for line in project["dependencies"]:
         name = {"pillow": "PIL", "pyyaml": "yaml"}.get(Requirement(line).name, Requirement(line).name)
-        assert re.search(rf"\b(import {name}\b|from {name}\b|load\(\"{name}\b)", text), f"nothing imports {name}"
+        assert re.search(rf"\b(import {name}\b|from {name}\b|load\(\"{name}\b)", text), (
+            f"nothing imports {name}"
+        )

@@ -64,7 +64,9 @@ def test_every_set_of_inputs(pipe, inputs):
     assert result[Modality.IMAGE].isfinite().all()
 
 
-@pytest.mark.parametrize("outputs", [["image"], ["video", "audio"], ["text", "image", "audio", "video"]], ids="+".join)
+@pytest.mark.parametrize(
+    "outputs", [["image"], ["video", "audio"], ["text", "image", "audio", "video"]], ids="+".join
+)
 def test_sample_of_a_batch_equals_sample_alone(pipe, outputs):
     batch = latents(pipe, text="a red ball", outputs=outputs, num_samples=3, seed=5, guidance_scale=2.0)
     alone = latents(pipe, text="a red ball", outputs=outputs, seed=7, guidance_scale=2.0)
@@ -79,7 +81,14 @@ def test_noise_does_not_depend_on_the_batch_or_on_other_outputs(pipe):
 
 def test_reported_seeds_make_the_same_again(pipe):
     first = pipe(text="a ball", outputs="image", num_samples=2, num_inference_steps=2, output_type="np")
-    again = pipe(text="a ball", outputs="image", num_samples=2, num_inference_steps=2, output_type="np", seed=first.seeds)
+    again = pipe(
+        text="a ball",
+        outputs="image",
+        num_samples=2,
+        num_inference_steps=2,
+        output_type="np",
+        seed=first.seeds,
+    )
     assert all(np.array_equal(a, b) for a, b in zip(first.images, again.images))
 
 
@@ -101,14 +110,19 @@ def test_prompts_interpolate_to_the_same_bits_in_every_order():
     weights = [1.0, 0.7, 0.3, 2.0, 0.1]
     orders = list(permutations(range(5)))
     for dtype in (torch.float32, torch.bfloat16):
-        mixed = [interpolate([tokens[i][0].to(dtype) for i in order], [weights[i] for i in order], True) for order in orders]
+        mixed = [
+            interpolate([tokens[i][0].to(dtype) for i in order], [weights[i] for i in order], True)
+            for order in orders
+        ]
         assert all(torch.equal(mixed[0], other) for other in mixed)
 
 
 def test_weights_interpolate(pipe):
     encode = lambda *items: pipe.encode_prompt({Modality.TEXT: items})
     ball, cube = encode(Prompt("a ball")), encode(Prompt("a cube"))
-    torch.testing.assert_close(encode(Prompt("a ball", 3.0), Prompt("a cube", 1.0)), 0.75 * ball + 0.25 * cube)
+    torch.testing.assert_close(
+        encode(Prompt("a ball", 3.0), Prompt("a cube", 1.0)), 0.75 * ball + 0.25 * cube
+    )
     torch.testing.assert_close(encode(Prompt("a ball"), Prompt("a cube", 0.0)), ball)
 
 
@@ -122,8 +136,12 @@ def test_no_prompt_is_unconditional(pipe):
 def test_guidance_per_output(fresh):
     fresh.environments = fresh.noised_towers = None
     settings = dict(text="a ball", outputs=["image", "audio"])
-    both, one = (latents(fresh, guidance_scale=scale, **settings) for scale in (5.0, {"image": 5.0, "audio": 1.0}))
-    assert torch.equal(both[Modality.IMAGE], one[Modality.IMAGE]) and not torch.equal(both[Modality.AUDIO], one[Modality.AUDIO])
+    both, one = (
+        latents(fresh, guidance_scale=scale, **settings) for scale in (5.0, {"image": 5.0, "audio": 1.0})
+    )
+    assert torch.equal(both[Modality.IMAGE], one[Modality.IMAGE]) and not torch.equal(
+        both[Modality.AUDIO], one[Modality.AUDIO]
+    )
 
 
 @pytest.mark.parametrize("kept", ["environments", "noised_towers"])
@@ -157,17 +175,27 @@ def test_the_weight_of_what_partners_seem_to_be_is_a_default_of_the_model(fresh)
     fresh.register_to_config(defaults={**fresh.config.defaults, "told_weight": 0.0})
     unheard = latents(fresh, **call)
     fresh.noised_towers = None
-    assert largest_difference(plain, unheard) > 1e-4 and largest_difference(unheard, latents(fresh, **call)) < 1e-6
+    assert (
+        largest_difference(plain, unheard) > 1e-4
+        and largest_difference(unheard, latents(fresh, **call)) < 1e-6
+    )
 
 
 def test_a_prior_reads_every_prompt_but_a_single_sentence(fresh):
     encode = lambda **items: fresh.encode_prompt({Modality(m): prompts for m, prompts in items.items()})
     ball, cube, picture = Prompt("a ball"), Prompt("a cube", 0.5), Prompt(PICTURE)
-    calls = [dict(text=[ball]), dict(image=[picture]), dict(text=[ball, cube]), dict(text=[ball], image=[picture])]
+    calls = [
+        dict(text=[ball]),
+        dict(image=[picture]),
+        dict(text=[ball, cube]),
+        dict(text=[ball], image=[picture]),
+    ]
     plain = [encode(**call) for call in calls]
     fresh.register_to_config(defaults={**fresh.config.defaults, "prior": "text", "normalise_prompts": True})
     sentence, *others = [encode(**call) for call in calls]
-    assert torch.equal(sentence, plain[0]) and all((a - b).abs().max() > 1e-3 for a, b in zip(others, plain[1:]))
+    assert torch.equal(sentence, plain[0]) and all(
+        (a - b).abs().max() > 1e-3 for a, b in zip(others, plain[1:])
+    )
     torch.testing.assert_close(sentence, encode(text=[ball, Prompt("a cube", 0.0)]))
     assert torch.equal(encode(text=[ball, cube]), encode(text=[cube, ball]))
     assert all((token.norm(dim=-1) - 1).abs().max() < 1e-5 for token in others)
@@ -186,20 +214,35 @@ def test_outputs_agree_with_a_caption_that_nobody_asked_for(fresh):
     assert set(led) == {Modality.AUDIO, Modality.VIDEO} and largest_difference(led, unled) > 1e-4
     assert largest_difference(led, latents(fresh, **call, outputs=three)) == 0.0
     assert largest_difference(unled, latents(fresh, **call, outputs=pair, lead=False)) == 0.0
-    by_name = latents(fresh, **{**call, "guidance_scale": scales}, outputs=pair)  # the caption's is the model's own
-    assert largest_difference(by_name, latents(fresh, **{**call, "guidance_scale": scales | {"text": 3.0}}, outputs=three)) == 0.0
-    assert largest_difference(alone, latents(fresh, **call, outputs=["audio"])) == 0.0  # one output has nobody to agree with
+    # the caption's is the model's own
+    by_name = latents(fresh, **{**call, "guidance_scale": scales}, outputs=pair)
+    assert (
+        largest_difference(
+            by_name, latents(fresh, **{**call, "guidance_scale": scales | {"text": 3.0}}, outputs=three)
+        )
+        == 0.0
+    )
+    # one output has nobody to agree with
+    assert largest_difference(alone, latents(fresh, **call, outputs=["audio"])) == 0.0
     with pytest.raises(InputError, match="guidance_scale names text, which is no output"):
         latents(fresh, **{**call, "guidance_scale": {**scales, "text": 1.5}}, outputs=pair)
     out = fresh(**call, outputs=pair, num_samples=2, candidates=2, **QUICK)
-    assert out.texts == [] and len(out.audios) == 2 and set(out.selection[0]["scores"][0]) == {"prompt", "mutual", "onsets", "total"}
+    assert (
+        out.texts == []
+        and len(out.audios) == 2
+        and set(out.selection[0]["scores"][0]) == {"prompt", "mutual", "onsets", "total"}
+    )
 
 
 def test_a_lead_is_there_for_whoever_hears_it(fresh):
     fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text", "told_weight": 0.0})
     pair = [Modality.AUDIO, Modality.VIDEO]
-    assert fresh.find_lead(pair) == [Modality.TEXT] and fresh.find_lead(pair, [Modality.TEXT]) == fresh.find_lead(pair[:1]) == []
-    held = latents(fresh, text="a ball", outputs=["image", "audio"], sync=["text"])  # an input cannot be drawn as well
+    assert (
+        fresh.find_lead(pair) == [Modality.TEXT]
+        and fresh.find_lead(pair, [Modality.TEXT]) == fresh.find_lead(pair[:1]) == []
+    )
+    # an input cannot be drawn as well
+    held = latents(fresh, text="a ball", outputs=["image", "audio"], sync=["text"])
     assert set(held) == {Modality.IMAGE, Modality.AUDIO}
     fresh.environments = None
     assert fresh.find_lead(pair) == []
@@ -220,21 +263,35 @@ def test_a_callback_sees_a_lead_and_may_leave_it_alone(fresh):
         seen.append(set(tensors["latents"]))
         return {name: {Modality.AUDIO: tensors[name][Modality.AUDIO]} for name in given}
 
-    untouched = latents(fresh, **call, callback_on_step_end=only_sound, callback_on_step_end_tensor_inputs=given)
-    assert seen == [{Modality.TEXT, Modality.AUDIO, Modality.VIDEO}] * 2 and largest_difference(untouched, latents(fresh, **call)) == 0.0
+    untouched = latents(
+        fresh, **call, callback_on_step_end=only_sound, callback_on_step_end_tensor_inputs=given
+    )
+    assert (
+        seen == [{Modality.TEXT, Modality.AUDIO, Modality.VIDEO}] * 2
+        and largest_difference(untouched, latents(fresh, **call)) == 0.0
+    )
 
 
 def test_a_lead_with_a_clock_keeps_the_sizes_of_the_call(fresh):
     fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "video"})
     call = dict(text="a ball", fps=10, num_frames=3)
-    led, asked = (latents(fresh, **call, outputs=outputs) for outputs in (["image", "audio"], ["image", "audio", "video"]))
+    led, asked = (
+        latents(fresh, **call, outputs=outputs)
+        for outputs in (["image", "audio"], ["image", "audio", "video"])
+    )
     assert largest_difference(led, asked) == 0.0
 
 
 def test_negatives_need_guidance_of_what_is_asked_for(fresh):
     fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text"})
     with pytest.raises(InputError, match="negative prompts act through guidance"):
-        fresh(text="a ball", negative_text="a cube", outputs=["image", "audio"], guidance_scale={"image": 1.0, "audio": 1.0}, **QUICK)
+        fresh(
+            text="a ball",
+            negative_text="a cube",
+            outputs=["image", "audio"],
+            guidance_scale={"image": 1.0, "audio": 1.0},
+            **QUICK,
+        )
 
 
 def test_partners_that_speak_through_the_prompt_alone_cost_no_call_of_their_own(fresh):
@@ -251,10 +308,16 @@ def test_partners_that_speak_through_the_prompt_alone_cost_no_call_of_their_own(
 def test_a_negative_prompt_takes_the_place_of_the_null_prompt(fresh):
     fresh.noised_towers = None  # what partners seem to be is led towards like a prompt
     call = dict(text="a ball", outputs=["image", "audio"], guidance_scale=3.0)
-    plain, undone = latents(fresh, **{**call, "guidance_scale": 1.0}), latents(fresh, **call, negative_text="a ball")
-    assert largest_difference(plain, undone) < 1e-4  # away from the prompt itself: nothing is left of guidance
+    plain, undone = (
+        latents(fresh, **{**call, "guidance_scale": 1.0}),
+        latents(fresh, **call, negative_text="a ball"),
+    )
+    # away from the prompt itself: nothing is left of guidance
+    assert largest_difference(plain, undone) < 1e-4
     with torch.no_grad():
-        token = fresh.encode_prompt({Modality.TEXT: [Prompt("a cube", 2.0)], Modality.IMAGE: [Prompt(PICTURE)]})
+        token = fresh.encode_prompt(
+            {Modality.TEXT: [Prompt("a cube", 2.0)], Modality.IMAGE: [Prompt(PICTURE)]}
+        )
     given = latents(fresh, **call, negative_text=Prompt("a cube", 2.0), negative_image=[PICTURE])
     assert largest_difference(given, latents(fresh, **call, negative_prompt_embeds=token)) < 1e-5
     assert largest_difference(given, latents(fresh, **call)) > 1e-3
@@ -274,7 +337,9 @@ def test_one_candidate_is_a_plain_call_and_the_best_of_several_is_one_of_them(pi
     assert [z.shape[0] for z in out.latents.values()] == [2, 2]
     for k, record in enumerate(out.selection):
         totals = [scores["total"] for scores in record["scores"]]
-        assert set(record["scores"][0]) == {"prompt", "mutual", "onsets", "total"} and totals[record["kept"]] == max(totals)
+        assert set(record["scores"][0]) == {"prompt", "mutual", "onsets", "total"} and totals[
+            record["kept"]
+        ] == max(totals)
         assert record["seeds"][0] == 5 + k and out.seeds[k] == record["seeds"][record["kept"]]
         alone = latents(pipe, text="a ball", outputs=["video", "audio"], seed=out.seeds[k])
         assert largest_difference(alone, {m: z[k : k + 1] for m, z in out.latents.items()}) < 1e-4
@@ -285,8 +350,18 @@ def test_the_candidate_that_is_kept_is_nearest_to_the_prompt(pipe):
     (record,) = out.selection
     with torch.no_grad():
         prompt = pipe.encode_prompt({Modality.TEXT: [Prompt("a ball")]})[0]
-        image = pipe(text="a ball", outputs="image", num_inference_steps=2, seed=record["seeds"], num_samples=4, output_type="pt").images
-        cosines = [torch.cosine_similarity(prompt, pipe.encode_prompt({Modality.IMAGE: [Prompt(i)]})[0]).item() for i in image]
+        image = pipe(
+            text="a ball",
+            outputs="image",
+            num_inference_steps=2,
+            seed=record["seeds"],
+            num_samples=4,
+            output_type="pt",
+        ).images
+        cosines = [
+            torch.cosine_similarity(prompt, pipe.encode_prompt({Modality.IMAGE: [Prompt(i)]})[0]).item()
+            for i in image
+        ]
     assert cosines == pytest.approx([scores["prompt"] for scores in record["scores"]], abs=5e-3)
     assert cosines[record["kept"]] > max(cosines) - 5e-3 and torch.equal(out.images[0], image[record["kept"]])
 
@@ -313,7 +388,9 @@ def test_embeds_and_partners_stand_for_prompts(pipe):
     whole = latents(pipe, video=(FRAMES, 10), outputs=["audio"])
     with torch.no_grad():
         clean = pipe.encode_partners(items, [Modality.VIDEO])
-        parts = latents(pipe, prompt_embeds=pipe.encode_prompt(items), partner_latents=clean, outputs=["audio"])
+        parts = latents(
+            pipe, prompt_embeds=pipe.encode_prompt(items), partner_latents=clean, outputs=["audio"]
+        )
     assert largest_difference(whole, parts) == 0.0
 
 
@@ -327,17 +404,28 @@ def test_other_schedulers(fresh, scheduler):
 @pytest.mark.parametrize(
     "other, message",
     [
-        (lambda own: FlowMatchEulerDiscreteScheduler(), "FlowMatchEulerDiscreteScheduler cannot go down the noise levels"),
+        (
+            lambda own: FlowMatchEulerDiscreteScheduler(),
+            "FlowMatchEulerDiscreteScheduler cannot go down the noise levels",
+        ),
         (lambda own: type(own).from_config(own.config, beta_schedule="linear"), "is at another noise level"),
-        (lambda own: type(own).from_config(own.config, prediction_type="epsilon"), "expects 'epsilon' of the model"),
+        (
+            lambda own: type(own).from_config(own.config, prediction_type="epsilon"),
+            "expects 'epsilon' of the model",
+        ),
         (lambda own: torch.nn.Identity(), "the scheduler is Identity"),
     ],
 )
 def test_a_scheduler_is_held_to_what_the_model_was_trained_with(fresh, tmp_path, other, message):
-    """However it came: in place of the model's own, when loading, or for a second pipeline of the same parts."""
+    """However it came: in place of the model's own, when loading, or for a second pipeline of
+    the same parts.
+    """
     fresh.save_pretrained(tmp_path)
     scheduler = other(fresh.scheduler)
-    loaded, given = CoDiPipeline.from_pretrained(tmp_path, scheduler=scheduler), CoDiPipeline.from_pipe(fresh, scheduler=scheduler)
+    loaded, given = (
+        CoDiPipeline.from_pretrained(tmp_path, scheduler=scheduler),
+        CoDiPipeline.from_pipe(fresh, scheduler=scheduler),
+    )
     fresh.scheduler = scheduler
     for pipe in (fresh, loaded, given, CoDiPipeline.from_pipe(fresh)):
         with pytest.raises(InputError, match=message):
@@ -347,15 +435,23 @@ def test_a_scheduler_is_held_to_what_the_model_was_trained_with(fresh, tmp_path,
 def test_noise_is_scaled_as_the_scheduler_asks(fresh):
     """Euler is DDIM in other coordinates: noise of a large deviation instead of one."""
     fresh.scheduler = DDIMScheduler.from_config(fresh.scheduler.config, clip_sample=False)
-    ddim = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0})
+    ddim = latents(
+        fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0}
+    )
     fresh.scheduler = EulerDiscreteScheduler.from_config(fresh.scheduler.config)
-    euler = latents(fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0})
+    euler = latents(
+        fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0}
+    )
     assert all((ddim[m] - euler[m]).abs().max() < 0.02 * ddim[m].abs().max() for m in ddim)
 
 
 def test_a_delay_is_in_schedules_of_the_scheduler(fresh):
-    """One of second order takes two of its steps for one; who starts after a whole schedule hears the other finished."""
-    trained = type(fresh.scheduler)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
+    """One of second order takes two of its steps for one; who starts after a whole schedule hears the other
+    finished.
+    """
+    trained = type(fresh.scheduler)(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing"
+    )
     pipe, seen = CoDiPipeline(**{**fresh.components, "scheduler": trained}), []
     pipe.scheduler = HeunDiscreteScheduler.from_config(trained.config)
     call = dict(text="a ball", outputs=["image", "audio"], num_inference_steps=6, delay={"audio": 1.0})
@@ -374,23 +470,40 @@ def test_candidates_in_bfloat16_are_judged_as_prompts_are_read(fresh):
 
 def test_bfloat16(fresh):
     fresh.to(torch.bfloat16)
-    out = fresh(text="a ball", audio=(SOUND, 16000), video=(FRAMES, 10), outputs=["text", "image", "audio", "video"], **QUICK)
+    out = fresh(
+        text="a ball",
+        audio=(SOUND, 16000),
+        video=(FRAMES, 10),
+        outputs=["text", "image", "audio", "video"],
+        **QUICK,
+    )
     assert out.audios[0].dtype == torch.float32 and out.videos[0].dtype == torch.uint8
 
 
-@pytest.mark.parametrize("part", ["text_denoiser", "vision_denoiser", "environments", "noised_towers", "text_tower", "audio_autoencoder"])
+@pytest.mark.parametrize(
+    "part",
+    ["text_denoiser", "vision_denoiser", "environments", "noised_towers", "text_tower", "audio_autoencoder"],
+)
 def test_one_part_in_another_precision(fresh, part):
     getattr(fresh, part).to(torch.bfloat16)
-    plain = pipeline()(text="a ball", audio=(SOUND, 16000), outputs=["text", "image", "video"], output_type="latent", **QUICK).latents
-    mixed = fresh(text="a ball", audio=(SOUND, 16000), outputs=["text", "image", "video"], output_type="latent", **QUICK).latents
+    plain = pipeline()(
+        text="a ball", audio=(SOUND, 16000), outputs=["text", "image", "video"], output_type="latent", **QUICK
+    ).latents
+    mixed = fresh(
+        text="a ball", audio=(SOUND, 16000), outputs=["text", "image", "video"], output_type="latent", **QUICK
+    ).latents
     assert 0 < largest_difference(plain, mixed) < 0.5
 
 
 def test_a_pipeline_of_the_same_parts(pipe):
     other = CoDiPipeline.from_pipe(pipe, defaults={"num_inference_steps": 3})
     same = CoDiPipeline.from_pipe(pipe)
-    assert all(same.components[name] is part is other.components[name] for name, part in pipe.components.items())
-    assert same.config.defaults == pipe.config.defaults and other.config.defaults == {"num_inference_steps": 3}
+    assert all(
+        same.components[name] is part is other.components[name] for name, part in pipe.components.items()
+    )
+    assert same.config.defaults == pipe.config.defaults and other.config.defaults == {
+        "num_inference_steps": 3
+    }
     assert same.dtype == pipe.dtype
 
 
@@ -410,7 +523,9 @@ def test_words_that_the_model_cannot_read_are_named(pipe):
 def test_a_prompt_of_unknown_words_alone_is_refused(pipe, sign):
     for nothing in ("zebra", "a zebra", "!!!"):
         prompts = {"text": "a red ball", f"{sign}text": ["at night", nothing]}
-        with pytest.raises(InputError, match=f"read nothing in '{nothing}'.*expected some of ball, blue, .*docs/training.md"):
+        with pytest.raises(
+            InputError, match=f"read nothing in '{nothing}'.*expected some of ball, blue, .*docs/training.md"
+        ):
             pipe(**prompts, outputs="image", **QUICK)
 
 
@@ -429,19 +544,27 @@ def test_of_a_prompt_that_is_mostly_unknown_it_says_what_the_model_knows(pipe):
     with pytest.warns(UserWarning) as caught:
         pipe.encode_prompt({Modality.TEXT: [Prompt("two large zebras chase a red ball")]})
     first, second, third = [str(warning.message) for warning in caught]
-    assert first.startswith(f"this model speaks of a small world of {len(WORDS)} words") and "'zebras'" in first
+    assert (
+        first.startswith(f"this model speaks of a small world of {len(WORDS)} words") and "'zebras'" in first
+    )
     assert "cube" in second and "--model" in third and "docs/training.md" in third
 
 
 def test_names_of_outputs_are_read_alike_everywhere(pipe):
-    results = [latents(pipe, text="a ball", outputs="image", guidance_scale={name: 9.0}) for name in ("image", "Image", Modality.IMAGE)]
+    results = [
+        latents(pipe, text="a ball", outputs="image", guidance_scale={name: 9.0})
+        for name in ("image", "Image", Modality.IMAGE)
+    ]
     assert all(largest_difference(results[0], other) == 0 for other in results[1:])
     assert largest_difference(results[0], latents(pipe, text="a ball", outputs="image")) > 0
 
 
 def test_a_sound_of_any_stride_is_one_sound(pipe):
     backwards = SOUND.numpy()[::-1]
-    results = [latents(pipe, audio=(wave, 16000), outputs="image") for wave in (backwards, backwards.copy(), backwards.astype(">f8"))]
+    results = [
+        latents(pipe, audio=(wave, 16000), outputs="image")
+        for wave in (backwards, backwards.copy(), backwards.astype(">f8"))
+    ]
     assert all(largest_difference(results[0], other) < 1e-4 for other in results[1:])
 
 
@@ -457,7 +580,9 @@ def test_callback_sees_and_changes_every_step(pipe):
         steps.append((step, int(timestep)))
         return {"latents": {m: z * (step < 2) for m, z in tensors["latents"].items()}}
 
-    result = latents(pipe, text="a ball", outputs="image", num_inference_steps=3, callback_on_step_end=zero_the_last)
+    result = latents(
+        pipe, text="a ball", outputs="image", num_inference_steps=3, callback_on_step_end=zero_the_last
+    )
     assert [step for step, _ in steps] == [0, 1, 2] and steps[0][1] == 999
     assert result[Modality.IMAGE].abs().max() == 0
 
@@ -470,7 +595,9 @@ def test_interrupt(pipe):
         pipe._interrupt = step == 1
         return tensors
 
-    assert pipe(text="a ball", outputs="image", num_inference_steps=9, seed=0, callback_on_step_end=stop).images
+    assert pipe(
+        text="a ball", outputs="image", num_inference_steps=9, seed=0, callback_on_step_end=stop
+    ).images
     assert steps == [0, 1]
     assert len(pipe(text="a ball", outputs="image", **QUICK).images) == 1
 
@@ -495,7 +622,9 @@ def test_output_types(pipe):
 def test_saved_files_can_be_read_again(pipe, tmp_path):
     out = pipe(text="a ball", outputs=["video", "audio", "image", "text"], num_samples=2, **QUICK)
     paths = out.save(tmp_path / "new")
-    assert [p.name for p in paths] == [f"{k:03d}.{kind}" for k in range(2) for kind in ("mp4", "wav", "png", "txt")]
+    assert [p.name for p in paths] == [
+        f"{k:03d}.{kind}" for k in range(2) for kind in ("mp4", "wav", "png", "txt")
+    ]
     clip = io.load_video(paths[0])
     assert len(clip.frames) == 4 and clip.fps == 8 and clip.sampling_rate == 16000
     wave, rate = io.load_audio(paths[1])
@@ -519,8 +648,12 @@ def test_sound_for_a_clip_is_also_saved_with_the_clip(pipe, tmp_path):
     clip = io.save_video(tmp_path / "clip.mp4", FRAMES, 8.0)
     paths = pipe(video=str(clip), outputs="audio", num_samples=2, **QUICK).save(tmp_path / "out")
     assert [path.name for path in paths] == ["000.wav", "000.mp4", "001.wav", "001.mp4"]
-    assert torch.equal(io.load_video(paths[3]).frames, io.load_video(clip).frames) and io.load_video(paths[3]).audio is not None
-    assert len(pipe(video=(FRAMES, 8), outputs="audio", **QUICK).save(tmp_path / "values")) == 1  # no file, no clip
+    assert (
+        torch.equal(io.load_video(paths[3]).frames, io.load_video(clip).frames)
+        and io.load_video(paths[3]).audio is not None
+    )
+    # no file, no clip
+    assert len(pipe(video=(FRAMES, 8), outputs="audio", **QUICK).save(tmp_path / "values")) == 1
     assert len(pipe(video=clip, outputs="text", **QUICK).save(tmp_path / "text")) == 1
 
 
@@ -541,14 +674,24 @@ def test_values_of_one_picture_agree(pipe):
     for value in (FRAMES[0], FRAMES[0].float() / 255, np.asarray(PICTURE), np.asarray(PICTURE) / 255.0):
         torch.testing.assert_close(encode(value), expected, atol=1e-5, rtol=0)
     clip = lambda value: pipe.encode_prompt({Modality.VIDEO: [Prompt(value)]})
-    torch.testing.assert_close(clip(([PICTURE] * 4, 8)), clip(FRAMES[:1].expand(4, -1, -1, -1)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        clip(([PICTURE] * 4, 8)), clip(FRAMES[:1].expand(4, -1, -1, -1)), atol=1e-5, rtol=0
+    )
 
 
 def test_inputs_of_any_rate_and_length(pipe):
     for wave, rate in ((SOUND[:100], 8000), (SOUND.repeat(40), 44100), (SOUND.view(2, -1), 22050)):
-        assert latents(pipe, audio=(wave, rate), outputs="text", num_inference_steps=1)[Modality.TEXT].isfinite().all()
+        assert (
+            latents(pipe, audio=(wave, rate), outputs="text", num_inference_steps=1)[Modality.TEXT]
+            .isfinite()
+            .all()
+        )
     for frames, fps in ((FRAMES[:1], 1), (FRAMES.repeat(5, 1, 1, 1), 29.97)):
-        assert latents(pipe, video=(frames, fps), outputs="text", num_inference_steps=1)[Modality.TEXT].isfinite().all()
+        assert (
+            latents(pipe, video=(frames, fps), outputs="text", num_inference_steps=1)[Modality.TEXT]
+            .isfinite()
+            .all()
+        )
 
 
 def test_nothing_given_is_changed(pipe):
@@ -594,31 +737,78 @@ BAD = {
         dict(text="a", negative_text="b", outputs="image", negative_prompt_embeds=torch.zeros(1, 1, 32)),
         "negative_prompt_embeds were both",
     ),
-    "negative without guidance": (dict(text="a", negative_text="b", outputs="image", guidance_scale=1.0), "is 1.0 \\(off\\)"),
-    "negative outside the interval": (dict(text="a", negative_text="b", outputs="image", guidance_interval=(0.5, 0.5)), "through guidance"),
-    "empty negative": (dict(text="a", negative_audio=[], outputs="image"), "negative_audio=\\[\\] holds no prompt"),
-    "negative weight of a negative": (dict(text="a", negative_text=Prompt("b", -1), outputs="image"), "weight -1 of a negative_text"),
+    "negative without guidance": (
+        dict(text="a", negative_text="b", outputs="image", guidance_scale=1.0),
+        "is 1.0 \\(off\\)",
+    ),
+    "negative outside the interval": (
+        dict(text="a", negative_text="b", outputs="image", guidance_interval=(0.5, 0.5)),
+        "through guidance",
+    ),
+    "empty negative": (
+        dict(text="a", negative_audio=[], outputs="image"),
+        "negative_audio=\\[\\] holds no prompt",
+    ),
+    "negative weight of a negative": (
+        dict(text="a", negative_text=Prompt("b", -1), outputs="image"),
+        "weight -1 of a negative_text",
+    ),
     "no candidates": (dict(text="a", outputs="image", candidates=0), "candidates is 0"),
     "candidates of nothing": (dict(outputs="image", candidates=2), "told apart"),
-    "steps in words": (dict(text="a", outputs="image", num_inference_steps="20"), "num_inference_steps is '20'"),
-    "interval of one number": (dict(text="a", outputs="image", guidance_interval=0.5), "guidance_interval is 0.5"),
+    "steps in words": (
+        dict(text="a", outputs="image", num_inference_steps="20"),
+        "num_inference_steps is '20'",
+    ),
+    "interval of one number": (
+        dict(text="a", outputs="image", guidance_interval=0.5),
+        "guidance_interval is 0.5",
+    ),
     "half a seed": (dict(text="a", outputs="image", seed=1.5), "seed is 1.5"),
     "half a seed of several": (dict(text="a", outputs="image", seed=[1.5]), "seed is \\[1.5\\]"),
     "size of what is not made": (dict(text="a", outputs="text", height=32), "no image or video is made"),
-    "too many channels": (dict(audio=(SOUND.unsqueeze(1).repeat(1, 40), 16000), outputs="image"), "40 channels: expected at most 32"),
-    "whole numbers for a sound": (dict(audio=np.zeros(800, np.int64), outputs="image"), "of int64: expected floats"),
-    "length of what is not made": (dict(text="a", outputs="image", audio_length_in_s=0.2), "no audio or video is made"),
-    "objects for pixels": (dict(image=np.full((8, 8, 3), None), outputs="text"), "of object: expected PIL images"),
-    "width of embeds": (dict(prompt_embeds=torch.zeros(1, 1, 5), outputs="image"), "prompt_embeds is .*\\(1, 1, 5\\)"),
-    "axes of embeds": (dict(prompt_embeds=torch.zeros(1, 32), outputs="image"), "prompt_embeds is .*\\(1, 32\\)"),
+    "too many channels": (
+        dict(audio=(SOUND.unsqueeze(1).repeat(1, 40), 16000), outputs="image"),
+        "40 channels: expected at most 32",
+    ),
+    "whole numbers for a sound": (
+        dict(audio=np.zeros(800, np.int64), outputs="image"),
+        "of int64: expected floats",
+    ),
+    "length of what is not made": (
+        dict(text="a", outputs="image", audio_length_in_s=0.2),
+        "no audio or video is made",
+    ),
+    "objects for pixels": (
+        dict(image=np.full((8, 8, 3), None), outputs="text"),
+        "of object: expected PIL images",
+    ),
+    "width of embeds": (
+        dict(prompt_embeds=torch.zeros(1, 1, 5), outputs="image"),
+        "prompt_embeds is .*\\(1, 1, 5\\)",
+    ),
+    "axes of embeds": (
+        dict(prompt_embeds=torch.zeros(1, 32), outputs="image"),
+        "prompt_embeds is .*\\(1, 32\\)",
+    ),
     "embeds that are none": (dict(prompt_embeds="a ball", outputs="image"), "prompt_embeds is a str"),
     "embeds of several lengths": (
-        dict(prompt_embeds=torch.zeros(1, 1, 32), negative_prompt_embeds=torch.zeros(1, 2, 32), outputs="image"),
+        dict(
+            prompt_embeds=torch.zeros(1, 1, 32), negative_prompt_embeds=torch.zeros(1, 2, 32), outputs="image"
+        ),
         "\\[1, 2\\] tokens",
     ),
-    "shape of a partner": (dict(text="a", partner_latents={"video": torch.zeros(1, 2, 2)}, outputs="audio"), "partner_latents of video is"),
-    "a partner twice": (dict(text="a", partner_latents={}, sync=True, outputs="audio"), "sync and partner_latents"),
-    "callback tensors": (dict(text="a", outputs="image", callback_on_step_end_tensor_inputs=["noise"]), "'noise'"),
+    "shape of a partner": (
+        dict(text="a", partner_latents={"video": torch.zeros(1, 2, 2)}, outputs="audio"),
+        "partner_latents of video is",
+    ),
+    "a partner twice": (
+        dict(text="a", partner_latents={}, sync=True, outputs="audio"),
+        "sync and partner_latents",
+    ),
+    "callback tensors": (
+        dict(text="a", outputs="image", callback_on_step_end_tensor_inputs=["noise"]),
+        "'noise'",
+    ),
 }
 
 
@@ -654,4 +844,7 @@ def test_defaults_of_the_model(fresh):
     steps = []
     note = lambda pipe, step, timestep, tensors: steps.append(step)
     made = quick(text="a", outputs="image", seed=0, output_type="latent", callback_on_step_end=note).latents
-    assert steps == [0, 1] and largest_difference(made, latents(fresh, text="a", outputs="image", guidance_scale=5.0)) == 0.0
+    assert (
+        steps == [0, 1]
+        and largest_difference(made, latents(fresh, text="a", outputs="image", guidance_scale=5.0)) == 0.0
+    )

@@ -1,4 +1,6 @@
-"""A model folder: saved and loaded it is the same model, and whatever is missing, altered or left over is named."""
+"""A model folder: saved and loaded it is the same model, and whatever is missing, altered or left over is
+named.
+"""
 
 import importlib
 import json
@@ -48,7 +50,9 @@ def folder(saved, tmp_path):
 
 
 def rewrite(folder, change, checksums=False):
-    """Changes the tensors of one part in place; without `checksums` that file goes, as where none was ever written."""
+    """Changes the tensors of one part in place; without `checksums` that file goes, as where none was ever
+    written.
+    """
     tensors = load_file(folder / FILE)
     change(tensors)
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
@@ -64,12 +68,16 @@ def load_error(folder, **options):
 
 
 def test_saved_equals_loaded(pipe, saved):
-    """Every tensor to the bit; what comes out nearly so, because kernels round by where in memory a tensor begins."""
+    """Every tensor to the bit; what comes out nearly so, because kernels round by where in memory a tensor
+    begins.
+    """
     loaded = CoDiPipeline.from_pretrained(saved)
     for name, part in pipe.components.items():
         for key, value in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
             assert torch.equal(value, getattr(loaded, name).state_dict()[key]), f"{name}.{key}"
-    call = dict(text="a red ball", outputs=list(Modality), num_inference_steps=2, seed=0, output_type="latent")
+    call = dict(
+        text="a red ball", outputs=list(Modality), num_inference_steps=2, seed=0, output_type="latent"
+    )
     first, second = pipe(**call).latents, loaded(**call).latents
     assert all((first[m] - second[m]).abs().max() < 1e-4 for m in Modality)
 
@@ -82,7 +90,10 @@ def test_defaults_are_saved(pipe, tmp_path):
 
 def test_another_process_loads_it_too(saved):
     """The modules of the parts are not imported there yet."""
-    code = f"from codi import CoDiPipeline; p = CoDiPipeline.from_pretrained({str(saved)!r}); print(sorted(p.components))"
+    code = (
+        f"from codi import CoDiPipeline; p = CoDiPipeline.from_pretrained({str(saved)!r}); "
+        "print(sorted(p.components))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "vision_denoiser" in done.stdout and done.stderr == ""
 
@@ -183,8 +194,12 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch):
 
 def test_options_of_a_download_reach_it(saved, monkeypatch):
     asked = {}
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda source, **options: asked.update(options) or str(saved))
-    CoDiPipeline.from_pretrained("codi-tests/model", revision="v2", token="secret", cache_dir="there", local_files_only=True)
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda source, **options: asked.update(options) or str(saved)
+    )
+    CoDiPipeline.from_pretrained(
+        "codi-tests/model", revision="v2", token="secret", cache_dir="there", local_files_only=True
+    )
     expected = {"revision": "v2", "token": "secret", "cache_dir": "there", "local_files_only": True}
     assert {name: asked[name] for name in expected} == expected
 
@@ -197,11 +212,20 @@ def test_options_that_nobody_knows(saved):
 def test_an_upload_has_its_checksums(pipe, tmp_path, monkeypatch):
     """diffusers uploads before `save_pretrained` returns."""
     uploaded = []
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.create_repo", lambda name, **options: SimpleNamespace(repo_id=name))
+    monkeypatch.setattr(
+        "diffusers.pipelines.pipeline_utils.create_repo",
+        lambda name, **options: SimpleNamespace(repo_id=name),
+    )
     card = SimpleNamespace(save=lambda path: None)
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.load_or_create_model_card", lambda *args, **options: card)
+    monkeypatch.setattr(
+        "diffusers.pipelines.pipeline_utils.load_or_create_model_card", lambda *args, **options: card
+    )
     monkeypatch.setattr("diffusers.pipelines.pipeline_utils.populate_model_card", lambda card: card)
-    monkeypatch.setattr(PushToHubMixin, "_upload_folder", lambda self, folder, *args, **options: uploaded.extend(Path(folder).iterdir()))
+    monkeypatch.setattr(
+        PushToHubMixin,
+        "_upload_folder",
+        lambda self, folder, *args, **options: uploaded.extend(Path(folder).iterdir()),
+    )
     pipe.save_pretrained(str(tmp_path), push_to_hub=True)
     assert tmp_path / "checksums.json" in uploaded
 
@@ -218,9 +242,19 @@ def test_a_saved_folder_says_what_it_is(pipe, tmp_path):
     quick.save_pretrained(tmp_path / "my-model")
     text = (tmp_path / "my-model" / "README.md").read_text()
     head = front_matter(text)
-    assert (head["library_name"], head["pipeline_tag"], head["license"]) == ("diffusers", "any-to-any", "unknown")
+    assert (head["library_name"], head["pipeline_tag"], head["license"]) == (
+        "diffusers",
+        "any-to-any",
+        "unknown",
+    )
     assert {"codi", "image-generation", "diffusers:CoDiPipeline"} <= set(head["tags"])
-    for part in ("# my-model", "| vision_denoiser | UNetDenoiser |", "3 x 32 x 32", "8 per second", "`num_inference_steps`: `3`"):
+    for part in (
+        "# my-model",
+        "| vision_denoiser | UNetDenoiser |",
+        "3 x 32 x 32",
+        "8 per second",
+        "`num_inference_steps`: `3`",
+    ):
         assert part in text
     assert "put together by hand" in text and str(tmp_path) not in text
 
@@ -229,7 +263,11 @@ def test_the_card_of_a_model_with_provenance_repeats_it(saved, folder, tmp_path)
     (folder / "provenance.json").write_text('{"license": "MIT", "data": ["codi.world"], "stages": {}}')
     CoDiPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
     text = (tmp_path / "again" / "README.md").read_text()
-    assert front_matter(text)["license"] == "mit" and "data, as stated there: codi.world" in text and str(folder) not in text
+    assert (
+        front_matter(text)["license"] == "mit"
+        and "data, as stated there: codi.world" in text
+        and str(folder) not in text
+    )
 
 
 def test_the_code_on_the_card_runs(pipe, tmp_path, monkeypatch):
@@ -251,7 +289,9 @@ def test_a_card_of_somebody_else_stays(pipe, tmp_path):
         (tmp_path / "README.md").write_text(theirs)
         (tmp_path / "pipeline.py").write_text("# mine\n")
         pipe.save_pretrained(tmp_path)
-        assert (tmp_path / "README.md").read_text() == theirs and (tmp_path / "pipeline.py").read_text() == "# mine\n"
+        assert (tmp_path / "README.md").read_text() == theirs and (
+            tmp_path / "pipeline.py"
+        ).read_text() == "# mine\n"
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="README.md cannot be read"):
         pipe.save_pretrained(tmp_path)
@@ -262,7 +302,11 @@ PLACEHOLDER = "---\nlibrary_name: diffusers\n---\nThis model card has been autom
 
 @pytest.mark.parametrize(
     ("mine", "hub", "expected"),
-    [(None, PLACEHOLDER, "# owner/name"), (None, "# Of the hub\n", "# Of the hub\n"), ("# Mine\n", PLACEHOLDER, "# Mine\n")],
+    [
+        (None, PLACEHOLDER, "# owner/name"),
+        (None, "# Of the hub\n", "# Of the hub\n"),
+        ("# Mine\n", PLACEHOLDER, "# Mine\n"),
+    ],
     ids=["ours", "that of the hub", "mine"],
 )
 def test_an_upload_has_a_card(pipe, tmp_path, monkeypatch, mine, hub, expected):
@@ -281,28 +325,40 @@ def test_an_upload_has_a_card(pipe, tmp_path, monkeypatch, mine, hub, expected):
     if mine is None:
         pipe.push_to_hub("owner/name")
     assert uploaded and all(expected in text for text in uploaded)
-    assert expected != "# owner/name" or all(front_matter(text)["pipeline_tag"] == "any-to-any" for text in uploaded)
+    assert expected != "# owner/name" or all(
+        front_matter(text)["pipeline_tag"] == "any-to-any" for text in uploaded
+    )
 
 
 def test_diffusers_own_loader_loads_a_saved_folder(saved, tmp_path):
-    """In a fresh process that has imported nothing of ours, by a name, a folder and a file: the same bits as our own loader."""
+    """In a fresh process that has imported nothing of ours, by a name, a folder and a file: the same bits as
+    our own loader.
+    """
     forms = ["pipeline", str(saved), str(saved / "pipeline.py")]
     code = f"""
 from diffusers import DiffusionPipeline
-load = lambda form: DiffusionPipeline.from_pretrained({str(saved)!r}, custom_pipeline=form, trust_remote_code=True)
+options = dict(trust_remote_code=True)
+load = lambda form: DiffusionPipeline.from_pretrained({str(saved)!r}, custom_pipeline=form, **options)
 pipes = [load(form) for form in {forms!r}]
 import torch
 from codi import CoDiPipeline
 ours = CoDiPipeline.from_pretrained({str(saved)!r})
-call = dict(text="a red ball", outputs=["image", "audio"], seed=0, num_inference_steps=2, output_type="latent")
+call = dict(text="a red ball", outputs=["image", "audio"], seed=0)
+call |= dict(num_inference_steps=2, output_type="latent")
 other = ours(**call).latents
 for pipe in pipes:
     one = pipe(**call).latents
     assert type(pipe) is CoDiPipeline and pipe.config.defaults == ours.config.defaults
     assert all(torch.equal(one[m], other[m]) for m in one)
 """
-    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
     assert found.returncode == 0, found.stderr[-2000:]
 
 
@@ -311,7 +367,11 @@ def test_every_part_can_be_found_by_diffusers_own_loader():
     for package in (codi.models, codi.models.autoencoders, codi.models.denoisers, codi.models.released):
         for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             module = importlib.import_module(found.name)
-            here = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == found.name]
+            here = [
+                kind
+                for kind in vars(module).values()
+                if isinstance(kind, type) and kind.__module__ == found.name
+            ]
             if any(issubclass(kind, ModelMixin) for kind in here):
                 assert module.ModelMixin is ModelMixin, found.name
 
@@ -328,8 +388,12 @@ SMALL = {"max_shard_size": "20KB"}
 
 
 def weights(model):
-    return {f"{name}.{key}": value for name, part in model.components.items() if isinstance(part, torch.nn.Module)
-            for key, value in part.state_dict().items()}  # fmt: skip
+    return {
+        f"{name}.{key}": value
+        for name, part in model.components.items()
+        if isinstance(part, torch.nn.Module)
+        for key, value in part.state_dict().items()
+    }
 
 
 def check_same(folder, model, **options):
@@ -371,24 +435,31 @@ def test_a_variant_of_another_model_goes(pipe, tmp_path):
     other.register_modules(vision_denoiser=wider())
     other.save_pretrained(tmp_path)
     check_same(tmp_path, other)
-    assert not list((tmp_path / "vision_denoiser").glob("*fp16*")) and list((tmp_path / "audio_denoiser").glob("*fp16*"))
+    assert not list((tmp_path / "vision_denoiser").glob("*fp16*")) and list(
+        (tmp_path / "audio_denoiser").glob("*fp16*")
+    )
 
 
 def wider():
     from tests import tiny_pipeline
 
     torch.manual_seed(4)
-    return tiny_pipeline.UNetDenoiser(**tiny_pipeline.JOINT, in_channels=4, block_out_channels=(32, 32), joint_levels=(1,))
+    return tiny_pipeline.UNetDenoiser(
+        **tiny_pipeline.JOINT, in_channels=4, block_out_channels=(32, 32), joint_levels=(1,)
+    )
 
 
 def test_saved_over_a_model_with_more_parts_and_in_another_precision(tmp_path):
     pipeline().save_pretrained(tmp_path, **SMALL)
     (tmp_path / "audio_denoiser" / "notes.md").write_text("mine")
     (tmp_path / "provenance.json").write_text("{}")
-    few = CoDiPipeline(**{**pipeline().to(torch.bfloat16).components, "audio_denoiser": None, "noised_towers": None})
+    few = CoDiPipeline(
+        **{**pipeline().to(torch.bfloat16).components, "audio_denoiser": None, "noised_towers": None}
+    )
     few.save_pretrained(tmp_path)
     check_same(tmp_path, few, dtype=torch.bfloat16)
-    assert [path.name for path in (tmp_path / "audio_denoiser").iterdir()] == ["notes.md"]  # ours went, theirs stays
+    # ours went, theirs stays
+    assert [path.name for path in (tmp_path / "audio_denoiser").iterdir()] == ["notes.md"]
     assert not (tmp_path / "noised_towers").exists() and (tmp_path / "provenance.json").exists()
 
 

@@ -17,8 +17,7 @@ from codi.types import InputError, Modality
 ROOT = Path(__file__).parent.parent
 STEPS = ("--steps", "2", "--device", "cpu", "--quiet")
 HARD = (
-    'a "red" ball\'s\n\tb\\all; = # \u00e9\u4f60\u597d \U0001f600 \u202e\u0000 '
-    + "bounces at night " * 640
+    'a "red" ball\'s\n\tb\\all; = # \u00e9\u4f60\u597d \U0001f600 \u202e\u0000 ' + "bounces at night " * 640
 )  # 10 kB
 
 
@@ -405,9 +404,21 @@ def test_records_that_cannot_be_used(made, tmp_path, capsys, changes, message):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("num_inference_steps", 0), ("num_inference_steps", True), ("guidance_scale", {"image": "x"}), ("guidance_scale", {}), ("delay", 3),
-     ("guidance_interval", [1, 0]), ("fps", "8"), ("height", 1e9), ("partners", ["audio"]), ("lengths", "x"), ("lead", 1), ("new", 1)],
-)  # fmt: skip
+    [
+        ("num_inference_steps", 0),
+        ("num_inference_steps", True),
+        ("guidance_scale", {"image": "x"}),
+        ("guidance_scale", {}),
+        ("delay", 3),
+        ("guidance_interval", [1, 0]),
+        ("fps", "8"),
+        ("height", 1e9),
+        ("partners", ["audio"]),
+        ("lengths", "x"),
+        ("lead", 1),
+        ("new", 1),
+    ],
+)
 def test_settings_that_cannot_be_used(made, tmp_path, capsys, name, value):
     settled = json.loads(io.read_text(made / "000.png"))["resolved"] | {name: value}
     source = altered(made / "000.png", tmp_path / "x.json", resolved=settled)
@@ -416,10 +427,17 @@ def test_settings_that_cannot_be_used(made, tmp_path, capsys, name, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[" * 100_000, '{"record": NaN}', '{"record": 1e999}', "{" + '"a":{' * 50_000, '{"record": ' + "9" * 5000 + "}",
-     '{"record": -Infinity}'],
+    [
+        "{",
+        "[" * 100_000,
+        '{"record": NaN}',
+        '{"record": 1e999}',
+        "{" + '"a":{' * 50_000,
+        '{"record": ' + "9" * 5000 + "}",
+        '{"record": -Infinity}',
+    ],
     ids=["cut", "list", "nan", "huge float", "deep", "huge int", "infinity"],
-)  # fmt: skip
+)
 def test_text_that_is_no_record(tmp_path, capsys, text):
     io.save_image(tmp_path / "x.png", torch.zeros(3, 8, 8, dtype=torch.uint8), record=text)
     (tmp_path / "x.json").write_text(text)

@@ -40,7 +40,10 @@ def test_detectors_find_the_events_of_the_world(scenes, seen, heard):
 
 
 def test_the_sound_of_a_clip_is_told_from_one_that_starts_elsewhere(scenes, seen, heard):
-    later = [dataclasses.replace(scene, start=scene.start + (0.17 if scene.start < 0.33 else -0.17)) for scene in scenes]
+    later = [
+        dataclasses.replace(scene, start=scene.start + (0.17 if scene.start < 0.33 else -0.17))
+        for scene in scenes
+    ]
     wrong = [selection.sound_onsets(wave, 16000) for wave in render_sounds(later)]
     fits = lambda sounds: np.array([selection.timing(a, b, FRAME) for a, b in zip(seen, sounds, strict=True)])
     assert (fits(heard) > fits(wrong)).mean() > 0.9
@@ -53,7 +56,11 @@ def test_clicks_and_jumps_are_found_where_they_are():
     clip[3:7, :, 8:16, 8:16] = 1.0  # appears before frame 3, goes before frame 7
     assert (selection.sound_onsets(wave, 16000) - torch.tensor([0.25, 0.625])).abs().max() < 0.02
     assert (selection.video_onsets(clip, 8.0) * 8 - torch.tensor([2.5, 6.5])).abs().max() <= 0.5
-    assert len(selection.sound_onsets(torch.zeros(16000), 16000)) == len(selection.video_onsets(clip * 0, 8.0)) == 0
+    assert (
+        len(selection.sound_onsets(torch.zeros(16000), 16000))
+        == len(selection.video_onsets(clip * 0, 8.0))
+        == 0
+    )
     assert len(selection.video_onsets(clip[:2], 8.0)) == 0
 
 
@@ -88,15 +95,23 @@ def test_a_clean_partner_is_shared_by_the_candidates_of_its_sample():
 
 def test_candidates_have_seeds_of_their_own():
     seeds = selection.candidate_seeds([5, 6], 4)
-    assert seeds[0] == 5 and seeds[4] == 6 and len(set(seeds)) == 8 and all(0 <= seed < 2**53 for seed in seeds)
+    assert (
+        seeds[0] == 5 and seeds[4] == 6 and len(set(seeds)) == 8 and all(0 <= seed < 2**53 for seed in seeds)
+    )
     assert selection.candidate_seeds([6], 4) == seeds[4:] and selection.candidate_seeds([5, 6], 1) == [5, 6]
 
 
 def test_the_choice_weighs_what_stands_out():
-    measures = {"prompt": torch.tensor([0.80, 0.81, 0.80, 0.5, 0.5, 0.9]), "onsets": torch.tensor([0.1, 0.1, 0.9, 0.5, 0.5, 0.5])}
+    measures = {
+        "prompt": torch.tensor([0.80, 0.81, 0.80, 0.5, 0.5, 0.9]),
+        "onsets": torch.tensor([0.1, 0.1, 0.9, 0.5, 0.5, 0.5]),
+    }
     records = selection.choose(measures, list(range(6)), 3)
     assert [record["kept"] for record in records] == [2, 2] and records[1]["seeds"] == [3, 4, 5]
-    assert records[0]["scores"][2]["onsets"] == pytest.approx(0.9) and records[0]["scores"][1]["total"] < records[0]["scores"][2]["total"]
+    assert (
+        records[0]["scores"][2]["onsets"] == pytest.approx(0.9)
+        and records[0]["scores"][1]["total"] < records[0]["scores"][2]["total"]
+    )
     same = selection.choose({"mutual": torch.full((3,), 0.7)}, [7, 8, 9], 3)
     assert same[0]["kept"] == 0
 

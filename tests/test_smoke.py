@@ -1,6 +1,8 @@
-"""What any set of versions must do: the README's first command, and one call of the embedded model for every modality that goes in.
+"""What any set of versions must do: the README's first command, and one call of the embedded model for every
+modality that goes in.
 
-`make test-lowest` and `make test-highest` run this file alone, where codi is installed and this folder is not on the path.
+`make test-lowest` and `make test-highest` run this file alone, where codi is installed and this folder is not
+on the path.
 """
 
 import json
@@ -18,7 +20,9 @@ MODALITIES = ("text", "image", "audio", "video")
 
 def first_command() -> list[str]:
     """The arguments that the README's first command gives to `codi`."""
-    line = re.search(r"^python3 -m venv .*&& \.venv/bin/codi (generate .*)$", README.read_text(encoding="utf-8"), re.M)
+    line = re.search(
+        r"^python3 -m venv .*&& \.venv/bin/codi (generate .*)$", README.read_text(encoding="utf-8"), re.M
+    )
     assert line, "the README's first command does not end in a call of `codi generate`"
     return shlex.split(line[1])
 
@@ -27,7 +31,9 @@ def first_command() -> list[str]:
 def made(tmp_path_factory) -> Path:
     """The folder that the README's first command has filled."""
     folder = tmp_path_factory.mktemp("readme")
-    run = subprocess.run([sys.executable, "-m", "codi.cli", *first_command()], cwd=folder, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "codi.cli", *first_command()], cwd=folder, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return folder / "out"
 

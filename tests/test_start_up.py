@@ -1,4 +1,6 @@
-"""A short start: what a plain generation does not need is not imported, and nothing else changes. Names, not seconds."""
+"""A short start: what a plain generation does not need is not imported, and nothing else changes. Names, not
+seconds.
+"""
 
 import subprocess
 import sys
@@ -10,15 +12,32 @@ ROOT = Path(__file__).parent.parent
 
 # What diffusers and transformers import for models, losses and compilers that no part of codi uses.
 KEPT_OUT = (
-    "scipy", "sympy", "peft", "sklearn", "triton", "pandas", "matplotlib", "torchvision", "torch._inductor", "torch.distributed.tensor",
-    "torch._dynamo.symbolic_convert", "diffusers.models.transformers.transformer_flux", "diffusers.models.autoencoders.autoencoder_rae",
-    "diffusers.models.unets.unet_3d_blocks", "diffusers.pipelines.stable_diffusion", "codi.bench.command", "codi.convert.convert",
-    "codi.models.released", "datasets", "tensorboard",
-)  # fmt: skip
+    "scipy",
+    "sympy",
+    "peft",
+    "sklearn",
+    "triton",
+    "pandas",
+    "matplotlib",
+    "torchvision",
+    "torch._inductor",
+    "torch.distributed.tensor",
+    "torch._dynamo.symbolic_convert",
+    "diffusers.models.transformers.transformer_flux",
+    "diffusers.models.autoencoders.autoencoder_rae",
+    "diffusers.models.unets.unet_3d_blocks",
+    "diffusers.pipelines.stable_diffusion",
+    "codi.bench.command",
+    "codi.convert.convert",
+    "codi.models.released",
+    "datasets",
+    "tensorboard",
+)
 
 GENERATE = """
 import sys, codi.cli
-assert codi.cli.main(['generate', '--text', 'a green star', '--to', 'image', '--steps', '2', '--quiet', '-o', 'out']) == 0
+command = ['generate', '--text', 'a green star', '--to', 'image', '--steps', '2', '--quiet', '-o', 'out']
+assert codi.cli.main(command) == 0
 print(*sorted(sys.modules), sep='\\n', file=sys.stderr)
 """
 
@@ -40,8 +59,10 @@ PICTURE = """
 from codi import CoDiPipeline
 pipe = CoDiPipeline.from_pretrained()
 pipe.set_progress_bar_config(disable=True)
-out = pipe(text='a green star', outputs=['image', 'text', 'audio', 'video'], num_inference_steps=3, seed=0, output_type='np')
-sys.stdout.buffer.write(out.images[0].tobytes() + out.videos[0].tobytes() + out.audios[0].tobytes() + out.texts[0].encode())
+wanted = ['image', 'text', 'audio', 'video']
+out = pipe(text='a green star', outputs=wanted, num_inference_steps=3, seed=0, output_type='np')
+made = [out.images[0].tobytes(), out.videos[0].tobytes(), out.audios[0].tobytes(), out.texts[0].encode()]
+sys.stdout.buffer.write(b''.join(made))
 """
 
 
@@ -65,7 +86,8 @@ class Twice(torch.nn.Module):
     def forward(self, x):
         return 2 * x
 compiled = torch.compile(Twice(), backend='eager')
-assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0)) and isinstance(compiled, torch._dynamo.eval_frame.OptimizedModule)
+assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+assert isinstance(compiled, torch._dynamo.eval_frame.OptimizedModule)
 """
 
 
@@ -73,7 +95,13 @@ def test_whatever_was_left_out_can_be_imported_later(tmp_path):
     python(LATER, tmp_path)
 
 
-@pytest.mark.parametrize("mistake", [["--to", "smell"], ["--to", "image", "--guidance", "video=x"], ["--to", "image", "--seed", "x"]])
+@pytest.mark.parametrize(
+    "mistake",
+    [["--to", "smell"], ["--to", "image", "--guidance", "video=x"], ["--to", "image", "--seed", "x"]],
+)
 def test_a_mistake_in_the_arguments_costs_no_import(tmp_path, mistake):
-    code = f"import codi.cli\nassert codi.cli.main(['generate', '--text', 'a ball', '-o', 'out', *{mistake}]) == 2\n"
+    code = (
+        f"import codi.cli\nassert codi.cli.main(['generate', '--text', 'a ball', '-o', 'out', *{mistake}]) "
+        "== 2\n"
+    )
     python(code + "assert not {'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)", tmp_path)

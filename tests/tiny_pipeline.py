@@ -1,4 +1,6 @@
-"""A whole pipeline of the real classes, small and untrained: 32 x 32 pictures, clips of 4 frames, half a second of sound."""
+"""A whole pipeline of the real classes, small and untrained: 32 x 32 pictures, clips of 4 frames, half a
+second of sound.
+"""
 
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -13,10 +15,15 @@ from codi.vocabulary import word_tokenizer
 DIM, ENV = 32, 16
 WORDS = "a red blue ball cube bounces slowly at night sea".split()
 VAE = dict(
-    block_out_channels=[16, 16], down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2, layers_per_block=1,
+    block_out_channels=[16, 16],
+    down_block_types=["DownEncoderBlock2D"] * 2,
+    up_block_types=["UpDecoderBlock2D"] * 2,
+    layers_per_block=1,
     norm_num_groups=8,
-)  # fmt: skip
-TRANSFORMER = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=DIM)
+)
+TRANSFORMER = dict(
+    hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=DIM
+)
 JOINT = dict(context_dim=DIM, norm_num_groups=8, num_heads=2, env_dim=ENV, joint_heads=2)
 MEL = dict(n_fft=256, hop_length=80, num_bands=16)
 
@@ -25,13 +32,21 @@ def autoencoders() -> dict[str, nn.Module]:
     text = TextAutoencoder(
         encoder_config=dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32),
         decoder_config=dict(n_embd=32, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=False),
-        latent_dim=16, tokenizer=word_tokenizer(WORDS), max_length=8,
-    )  # fmt: skip
+        latent_dim=16,
+        tokenizer=word_tokenizer(WORDS),
+        max_length=8,
+    )
     image = ImageAutoencoder(dict(VAE, latent_channels=4), image_size=32, patch_size=2)
     vocoder = dict(
-        model_in_dim=16, sampling_rate=16000, upsample_initial_channel=32, upsample_rates=[5, 4, 4], upsample_kernel_sizes=[11, 8, 8],
-        resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]], normalize_before=False,
-    )  # fmt: skip
+        model_in_dim=16,
+        sampling_rate=16000,
+        upsample_initial_channel=32,
+        upsample_rates=[5, 4, 4],
+        upsample_kernel_sizes=[11, 8, 8],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1, 3]],
+        normalize_before=False,
+    )
     audio = AudioAutoencoder(dict(VAE, latent_channels=4), vocoder, MEL, num_samples=8000, patch=(1, 2))
     for part in (text, image, audio):
         part.scaling.mean.zero_()
@@ -41,9 +56,19 @@ def autoencoders() -> dict[str, nn.Module]:
 
 def towers() -> dict[str, nn.Module]:
     audio = dict(
-        num_mel_bins=16, spec_size=64, patch_size=4, patch_stride=[4, 4], window_size=4, patch_embeds_hidden_size=8, depths=[1, 1],
-        num_attention_heads=[1, 2], hidden_size=16, projection_dim=DIM, enable_fusion=False, num_classes=1,
-    )  # fmt: skip
+        num_mel_bins=16,
+        spec_size=64,
+        patch_size=4,
+        patch_stride=[4, 4],
+        window_size=4,
+        patch_embeds_hidden_size=8,
+        depths=[1, 1],
+        num_attention_heads=[1, 2],
+        hidden_size=16,
+        projection_dim=DIM,
+        enable_fusion=False,
+        num_classes=1,
+    )
     return {
         "text_tower": TextTower(dict(TRANSFORMER, max_position_embeddings=16), word_tokenizer(WORDS)),
         "vision_tower": VisionTower(dict(TRANSFORMER, image_size=32, patch_size=8), max_frames=4),
@@ -54,22 +79,37 @@ def towers() -> dict[str, nn.Module]:
 def denoisers() -> dict[str, nn.Module]:
     shared = dict(JOINT, in_channels=4, block_out_channels=(16, 16), joint_levels=(1,))
     return {
-        "text_denoiser": TextDenoiser(**JOINT, in_channels=16, block_out_channels=(16, 16), second_dim=(4, 4), joint_levels=(1,)),
+        "text_denoiser": TextDenoiser(
+            **JOINT, in_channels=16, block_out_channels=(16, 16), second_dim=(4, 4), joint_levels=(1,)
+        ),
         "vision_denoiser": UNetDenoiser(
-            **shared, temporal_levels=(1,), temporal=dict(num_heads=2, max_frames=4), latent_rate=8.0, num_frames=4
+            **shared,
+            temporal_levels=(1,),
+            temporal=dict(num_heads=2, max_frames=4),
+            latent_rate=8.0,
+            num_frames=4,
         ),
         "audio_denoiser": UNetDenoiser(**shared, time_axis=2, latent_rate=100.0),
     }
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
-    return DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")
+    return DPMSolverMultistepScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
+    )
 
 
 def pipeline(seed: int = 0) -> CoDiPipeline:
-    """Every weight is drawn, the zero-initialised ones too: an untrained model would say nothing and hear nothing."""
+    """Every weight is drawn, the zero-initialised ones too: an untrained model would say nothing and hear
+    nothing.
+    """
     torch.manual_seed(seed)
-    parts = autoencoders() | towers() | denoisers() | {"environments": environments(), "noised_towers": noised_towers()}
+    parts = (
+        autoencoders()
+        | towers()
+        | denoisers()
+        | {"environments": environments(), "noised_towers": noised_towers()}
+    )
     for part in parts.values():
         part.eval()
         for parameter in part.parameters():

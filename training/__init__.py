@@ -1,1 +1,3 @@
-"""Training: one loop, one Stage object per objective. `accelerate launch -m training.main --config configs/world/<stage>.yaml`."""
+"""Training: one loop, one Stage object per objective. `accelerate launch -m training.main --config
+configs/world/<stage>.yaml`.
+"""

@@ -1,10 +1,13 @@
-"""Encodes the media files of a run once: `python -m training.cache --config configs/paper/denoise_image.yaml`.
+"""Encodes the media files of a run once: `python -m training.cache --config
+configs/paper/denoise_image.yaml`.
 
-What training would encode as it reads lies in safetensors shards beside the model folder afterwards, checked by sha256, and the run of the
-same configuration takes it from there. The same command goes on where it was stopped. Several processes share the shards:
+What training would encode as it reads lies in safetensors shards beside the model folder afterwards, checked
+by sha256, and the run of the same configuration takes it from there. The same command goes on where it was
+stopped. Several processes share the shards:
 
-    torchrun --nproc_per_node 8 -m training.cache --config ...      # one machine; or accelerate launch, on as many as it is told
-    python -m training.cache --config ... --ray                     # machines of a Ray cluster (pip install 'ray[data]')
+    torchrun --nproc_per_node 8 -m training.cache --config ...      # one machine; or accelerate launch, on as
+    many as it is told python -m training.cache --config ... --ray                     # machines of a Ray
+    cluster (pip install 'ray[data]')
 
 Exit codes: 0 done, 2 something given cannot be used, 130 interrupted (finished shards stay).
 """
@@ -20,13 +23,25 @@ from codi.types import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="training.cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="training.cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="YAML file of the run, see training/config.py")
     parser.add_argument("--small", action="store_true", help="the miniature of the run")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, repeatable")
-    parser.add_argument("--shard-size", type=int, default=1024, metavar="N", help="samples of one shard (default %(default)s)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, repeatable"
+    )
+    parser.add_argument(
+        "--shard-size", type=int, default=1024, metavar="N", help="samples of one shard (default %(default)s)"
+    )
     parser.add_argument("--ray", action="store_true", help="spread the shards over a Ray cluster")
-    parser.add_argument("--gpus-per-worker", type=float, default=0.0, metavar="N", help="with --ray: what one worker asks of the cluster")
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="with --ray: what one worker asks of the cluster",
+    )
     return parser
 
 
@@ -49,21 +64,31 @@ def main(arguments: list[str] | None = None) -> int:
 
         if (said := refusal(error)) is None:
             raise
-        print(f"error: cannot write: {said}: free some space and give the same command again", file=sys.stderr, flush=True)
+        print(
+            f"error: cannot write: {said}: free some space and give the same command again",
+            file=sys.stderr,
+            flush=True,
+        )
         return 2
     return 0
 
 
 def encodings(options: argparse.Namespace) -> list[Any]:
-    """What the run of these options trains on, as `training.stages.latents.Encoding`. Raises `InputError` for a run without latents."""
+    """What the run of these options trains on, as `training.stages.latents.Encoding`. Raises `InputError` for
+    a run without latents.
+    """
     from training.config import load_config
     from training.stages import find_stage
 
     config = load_config(options.config, small=options.small, overrides=options.set)
     if not config.data:
-        raise InputError(f"{options.config} has no section `data`: latents of the world are encoded when training starts")
+        raise InputError(
+            f"{options.config} has no section `data`: latents of the world are encoded when training starts"
+        )
     stage = find_stage(config.stage)(config)
-    found = [encoding for encoding in stage.encodings() if encoding.parts] if hasattr(stage, "encodings") else []
+    found = (
+        [encoding for encoding in stage.encodings() if encoding.parts] if hasattr(stage, "encodings") else []
+    )
     if not found:
         raise InputError(f"stage {config.stage} trains on the media themselves: there is nothing to encode")
     return found
@@ -98,7 +123,9 @@ def fill_here(options: argparse.Namespace) -> list[Path]:
     return folders if main else []
 
 
-def fill(encoding: Any, device: Any, shard_size: int, share: Callable[[list[int]], list[int]], show: bool) -> Path:
+def fill(
+    encoding: Any, device: Any, shard_size: int, share: Callable[[list[int]], list[int]], show: bool
+) -> Path:
     """This process's share of the shards of one cache; those that are there and whole are left alone."""
     from tqdm import tqdm
 
@@ -113,7 +140,13 @@ def fill(encoding: Any, device: Any, shard_size: int, share: Callable[[list[int]
             return folder
         mine = share(list(range(-(-count // shard_size))))
         total = sum(min(shard_size, count - number * shard_size) for number in mine)
-        with tqdm(total=total, desc=f"encoding {'+'.join(encoding.parts)}", unit="samples", file=sys.stderr, disable=not show) as bar:
+        with tqdm(
+            total=total,
+            desc=f"encoding {'+'.join(encoding.parts)}",
+            unit="samples",
+            file=sys.stderr,
+            disable=not show,
+        ) as bar:
             settings = {"identity": encoding.identity(source), "shard_size": shard_size, "numbers": mine}
             build_cache(folder, source, encoding.encoder(device), count, **settings, progress=bar.update)
     return folder
@@ -125,11 +158,15 @@ def finish(folder: Path) -> None:
 
 
 def fill_with_ray(options: argparse.Namespace) -> list[Path]:
-    """The caches, one task per shard on a Ray cluster, whose machines see the same files under the same names."""
+    """The caches, one task per shard on a Ray cluster, whose machines see the same files under the same
+    names.
+    """
     try:
         import ray
     except ImportError:
-        raise InputError("--ray needs Ray Data, which is not installed: pip install 'ray[data]'; or launch with torchrun") from None
+        raise InputError(
+            "--ray needs Ray Data, which is not installed: pip install 'ray[data]'; or launch with torchrun"
+        ) from None
     wanted, folders = encodings(options), []
     ray.init(ignore_reinit_error=True)
     check_cluster(ray.cluster_resources(), options.gpus_per_worker)
@@ -138,7 +175,9 @@ def fill_with_ray(options: argparse.Namespace) -> list[Path]:
             shards = -(-len(source) // options.shard_size)
             folders.append(encoding.folder(source))
         shared = {"options": vars(options), "encoding": number, "place": os.getcwd()}
-        tasks = ray.data.from_items([{**shared, "shard": k} for k in range(shards)], override_num_blocks=shards)
+        tasks = ray.data.from_items(
+            [{**shared, "shard": k} for k in range(shards)], override_num_blocks=shards
+        )
         done = tasks.map(encode_shard, num_gpus=options.gpus_per_worker or None).take_all()
         if refused := [row["refused"] for row in done if row["refused"]]:
             raise InputError(refused[0])
@@ -150,12 +189,15 @@ def check_cluster(resources: dict[str, float], gpus: float) -> None:
     """Raises `InputError` where no task could ever start, for which Ray would wait."""
     if not 0 <= gpus <= resources.get("GPU", 0):
         raise InputError(
-            f"--gpus-per-worker is {gpus:g}: expected 0 or more, and this Ray cluster has {resources.get('GPU', 0):g} GPUs in all"
+            f"--gpus-per-worker is {gpus:g}: expected 0 or more, and this Ray cluster has "
+            f"{resources.get('GPU', 0):g} GPUs in all"
         )
 
 
 def encode_shard(task: dict[str, Any]) -> dict[str, Any]:
-    """One shard, on whichever machine this runs; a user's mistake comes back as words, since Ray would wrap it in errors of its own."""
+    """One shard, on whichever machine this runs; a user's mistake comes back as words, since Ray would wrap
+    it in errors of its own.
+    """
     import torch
 
     from training.engine import on_cpu
@@ -166,7 +208,10 @@ def encode_shard(task: dict[str, Any]) -> dict[str, Any]:
         device = torch.device("cpu" if on_cpu(encoding.config) else "cuda")
         fill(encoding, device, task["options"]["shard_size"], lambda numbers: [task["shard"]], show=False)
     except FileNotFoundError as error:
-        return {"shard": task["shard"], "refused": f"{os.uname().nodename} has no {error.filename}: a cluster must see the same files"}
+        return {
+            "shard": task["shard"],
+            "refused": f"{os.uname().nodename} has no {error.filename}: a cluster must see the same files",
+        }
     except InputError as error:
         return {"shard": task["shard"], "refused": str(error)}
     return {"shard": task["shard"], "refused": ""}

@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment, and hold nothing but numbers.
 
-A checkpoint is a folder `step-N`: `weights.safetensors`, `optimizer.safetensors`, `ema.safetensors` (if there is an average), `state.json`,
-and `manifest.json` with the size and sha256 of the others. It is written as `step-N.tmp`, every file is flushed to disk, the manifest
-comes last, then the folder is renamed. What has no manifest, or does not agree with it, is damaged and is named.
+A checkpoint is a folder `step-N`: `weights.safetensors`, `optimizer.safetensors`, `ema.safetensors` (if there
+is an average), `state.json`, and `manifest.json` with the size and sha256 of the others. It is written as
+`step-N.tmp`, every file is flushed to disk, the manifest comes last, then the folder is renamed. What has no
+manifest, or does not agree with it, is damaged and is named.
 """
 
 import hashlib
@@ -36,7 +37,8 @@ class Snapshot:
 
 
 def write(folder: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
-    """Adds `snapshot` to `folder` and removes all but the newest `keep`. The older ones stay until the new one is safe.
+    """Adds `snapshot` to `folder` and removes all but the newest `keep`. The older ones stay until the new
+    one is safe.
 
     Raises `InputError` when the disk refuses; what was there before is then untouched.
     """
@@ -67,7 +69,8 @@ def write(folder: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
 def find(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest complete checkpoint in `folder`, or None when there is none at all.
 
-    `warn` is told about every damaged one that is newer. Raises `InputError` when there are only damaged ones.
+    `warn` is told about every damaged one that is newer. Raises `InputError` when there are only damaged
+    ones.
     """
     damaged = []
     for path in reversed(_listed(folder)):
@@ -77,7 +80,9 @@ def find(folder: Path, warn: Callable[[str], None]) -> Path | None:
         damaged.append(f"{path} ({fault})")
         warn(f"checkpoint {path} is damaged: {fault}; looking for an older one")
     if damaged:
-        raise InputError(f"every checkpoint is damaged: {'; '.join(damaged)}: restore one, or start anew with --restart")
+        raise InputError(
+            f"every checkpoint is damaged: {'; '.join(damaged)}: restore one, or start anew with --restart"
+        )
     return None
 
 
@@ -136,7 +141,9 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     for name, tensors in parts.items():
         if tensors or name != "ema":
             save_file(_separate(tensors), folder / f"{name}.safetensors")
-    (folder / "state.json").write_text(json.dumps({**snapshot.state, "step": snapshot.step}, indent=1), encoding="utf-8")
+    (folder / "state.json").write_text(
+        json.dumps({**snapshot.state, "step": snapshot.step}, indent=1), encoding="utf-8"
+    )
     files = sorted(folder.iterdir())
     for file in files:
         _sync(file)

@@ -1,7 +1,7 @@
 """A training run as a value: YAML -> frozen dataclass, strictly.
 
-An unknown key, a missing one, a value of the wrong kind or out of range is an `InputError` that names it. `--small` lays the `small:`
-section over the rest, `--set part.channels=64` lays single values over that.
+An unknown key, a missing one, a value of the wrong kind or out of range is an `InputError` that names it.
+`--small` lays the `small:` section over the rest, `--set part.channels=64` lays single values over that.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ class Config:
     """One run of one stage. Counts are in samples over all processes unless they say otherwise.
 
     stage              name in `training.stages.STAGES`
-    model              folder of the model in the making: frozen parts are read there, the trained one is exported there
+    model              folder of the model in the making: frozen parts are read there, the trained one is
+                       exported there
     output             folder of this run: checkpoints, log, previews
     samples            total to see
-    batch_size         samples of one optimizer step, over all processes and accumulated micro-batches together
+    batch_size         samples of one optimizer step, over all processes and accumulated micro-batches
+                       together
     accumulate         micro-batches of one step in each process
     lr, betas, weight_decay   of AdamW; vectors and scalars are not decayed
     warmup             samples over which the rate rises from zero
@@ -38,13 +40,16 @@ class Config:
     ema                decay per step of the averaged weights (warmed up), 0 for none
     clip_grad_norm     0 for none
     *_every            samples between events, 0 for never
-    max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at it
+    max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at
+                       it
     device             auto: GPUs if there are any; cuda: GPUs, or the run does not start; cpu
     num_threads        torch threads, None leaves them alone
     compile            `torch.compile` of what trains, as whole as it is called
-    gradient_checkpointing   activations of what trains are computed again in the backward pass: less memory, a third more time
+    gradient_checkpointing   activations of what trains are computed again in the backward pass: less memory,
+                             a third more time
     tensorboard        writes what goes to the log as TensorBoard events too (extra `tensorboard`)
-    data               where samples come from, read by `data.sources.open_source`; empty: the world of `codi.world`
+    data               where samples come from, read by `data.sources.open_source`; empty: the world of
+                       `codi.world`
     part               constructor arguments of what trains, read by the stage
     options            further settings of the stage, read strictly by the stage
     """
@@ -81,26 +86,61 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size", "accumulate", "lr"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-        for name in ("seed", "weight_decay", "warmup", "clip_grad_norm", "checkpoint_every", "preview_every", "log_every"):
+        for name in (
+            "seed",
+            "weight_decay",
+            "warmup",
+            "clip_grad_norm",
+            "checkpoint_every",
+            "preview_every",
+            "log_every",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
-        _require(0 <= self.final_lr_fraction <= 1, "final_lr_fraction", self.final_lr_fraction, "a fraction in [0, 1]")
+        _require(
+            0 <= self.final_lr_fraction <= 1,
+            "final_lr_fraction",
+            self.final_lr_fraction,
+            "a fraction in [0, 1]",
+        )
         _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in [0, 1)")
-        _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "more than 0, or null")
-        _require(self.num_threads is None or self.num_threads > 0, "num_threads", self.num_threads, "more than 0, or null")
-        _require(self.batch_size % self.accumulate == 0, "batch_size", self.batch_size, f"a multiple of accumulate ({self.accumulate})")
+        _require(
+            self.max_minutes is None or self.max_minutes > 0,
+            "max_minutes",
+            self.max_minutes,
+            "more than 0, or null",
+        )
+        _require(
+            self.num_threads is None or self.num_threads > 0,
+            "num_threads",
+            self.num_threads,
+            "more than 0, or null",
+        )
+        _require(
+            self.batch_size % self.accumulate == 0,
+            "batch_size",
+            self.batch_size,
+            f"a multiple of accumulate ({self.accumulate})",
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a log."""
-        return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return {
+            k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+            for k, v in dataclasses.asdict(self).items()
+        }
 
 
 IDENTITY = ("stage", "part", "seed", "model")  # settings without which a run is another run
 
 
-def compare(before: Mapping[str, Any], now: Mapping[str, Any], options: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What the settings (`Config.as_json`) of a run and of its checkpoint say differently: what makes it another run (`IDENTITY`, and those
-    of its stage's `options` that say what is learned), and everything else."""
+def compare(
+    before: Mapping[str, Any], now: Mapping[str, Any], options: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """What the settings (`Config.as_json`) of a run and of its checkpoint say differently: what makes it
+    another run (`IDENTITY`, and those of its stage's `options` that say what is learned), and everything
+    else.
+    """
     before, now = _flat(before), _flat(now)
     if Path(before["model"]).resolve() == Path(now["model"]).resolve():  # wherever it is named from
         before["model"] = now["model"]
@@ -127,20 +167,30 @@ def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[st
         if not isinstance(miniature, dict):
             raise InputError(f"{path}: --small needs a section `small:` with the settings of the miniature")
         check_names(miniature, [f.name for f in dataclasses.fields(Config)], f"{path}: small")
-        values = _merge(values, {"output": f"runs/small/{path.stem}", "model": "runs/small/model", **miniature})
+        values = _merge(
+            values, {"output": f"runs/small/{path.stem}", "model": "runs/small/model", **miniature}
+        )
     for override in overrides:
         _apply_override(values, override)
     return strict(Config, values, where=str(path))
 
 
 def strict(cls: type[T], values: Mapping[str, Any] | None, *, where: str) -> T:
-    """A dataclass from a mapping; `where` names the mapping in messages. Stages read `config.options` with it."""
+    """A dataclass from a mapping; `where` names the mapping in messages. Stages read `config.options` with
+    it.
+    """
     values = dict(values or {})
     fields = {f.name: f for f in dataclasses.fields(cls)}
     check_names(values, fields, where)
-    missing = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in values]
+    missing = [
+        n
+        for n, f in fields.items()
+        if f.default is f.default_factory is dataclasses.MISSING and n not in values
+    ]
     if missing:
-        raise InputError(f"{where}: missing {', '.join(missing)}: add {'it' if len(missing) == 1 else 'them'}")
+        raise InputError(
+            f"{where}: missing {', '.join(missing)}: add {'it' if len(missing) == 1 else 'them'}"
+        )
     hints = typing.get_type_hints(cls)
     return cls(**{name: _coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()})
 
@@ -169,7 +219,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_names(values: Iterable[Any], known: Iterable[str], where: str) -> None:
-    """Raises `InputError` that begins with `where` for the first of `values` that is not among the known names."""
+    """Raises `InputError` that begins with `where` for the first of `values` that is not among the known
+    names.
+    """
     known = list(known)
     for name in values:
         if name not in known:
@@ -195,7 +247,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *parents, last = name.strip().split(".")
     for parent in parents:
         if not isinstance(inner := values.get(parent) or {}, Mapping):
-            raise InputError(f"--set {override!r}: {parent} is {inner!r}, which has nothing inside: set {parent} as a whole")
+            raise InputError(
+                f"--set {override!r}: {parent} is {inner!r}, which has nothing inside: set {parent} as a "
+                "whole"
+            )
         values[parent] = dict(inner)
         values = values[parent]
     try:
@@ -205,12 +260,18 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _coerce(value: Any, kind: Any, where: str) -> Any:
-    """`value` as the annotated kind, or an `InputError`. Never turns text into a number, except YAML's 1e-4."""
+    """`value` as the annotated kind, or an `InputError`. Never turns text into a number, except
+    YAML's 1e-4.
+    """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        return None if value is None and type(None) in args else _coerce(value, next(a for a in args if a is not type(None)), where)
+        return (
+            None
+            if value is None and type(None) in args
+            else _coerce(value, next(a for a in args if a is not type(None)), where)
+        )
     if origin is Literal:
         value = "no" if value is False and "no" in args else value  # YAML reads a bare `no` as false
         return _check(value in args, value, where, f"one of {', '.join(map(str, args))}")
@@ -224,8 +285,12 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
         return Path(_check(isinstance(value, (str, Path)) and bool(str(value)), value, where, "a path"))
     if kind is float:
         return _coerce_float(value, where)
-    expected = {int: "a whole number", bool: "true or false", str: "text"}.get(kind, getattr(kind, "__name__", str(kind)))
-    return _check(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value, where, expected)
+    expected = {int: "a whole number", bool: "true or false", str: "text"}.get(
+        kind, getattr(kind, "__name__", str(kind))
+    )
+    return _check(
+        isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value, where, expected
+    )
 
 
 def _coerce_sequence(value: Any, origin: type, args: tuple, where: str) -> Any:
@@ -241,7 +306,12 @@ def _coerce_float(value: Any, where: str) -> float:
         number = float(_check(not isinstance(value, bool), value, where, "a number"))
     except (TypeError, ValueError):
         number = float("nan")
-    return _check(number == number and abs(number) != float("inf"), number if number == number else value, where, "a finite number")
+    return _check(
+        number == number and abs(number) != float("inf"),
+        number if number == number else value,
+        where,
+        "a finite number",
+    )
 
 
 def _check(good: bool, value: Any, where: str, expected: str) -> Any:

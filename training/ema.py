@@ -10,14 +10,19 @@ from torch import Tensor, nn
 class Ema:
     """Averages the trainable parameters of a module; everything else is taken from the module as it is.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten. `local` says what a process has of a
-    parameter: all of it, or under ZeRO-3 a piece, which is averaged as well as the whole.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten. `local` says
+    what a process has of a parameter: all of it, or under ZeRO-3 a piece, which is averaged as well as the
+    whole.
     """
 
-    def __init__(self, module: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor] = torch.Tensor.detach) -> None:
+    def __init__(
+        self, module: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor] = torch.Tensor.detach
+    ) -> None:
         self.decay, self.local = decay, local
         self.updates = 0
-        self.average = {name: local(p).float().clone() for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {
+            name: local(p).float().clone() for name, p in module.named_parameters() if p.requires_grad
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:

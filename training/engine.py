@@ -1,4 +1,6 @@
-"""What the loop drives: accelerator, optimizer, the loss as a module; and how their state becomes plain tensors and back."""
+"""What the loop drives: accelerator, optimizer, the loss as a module; and how their state becomes plain
+tensors and back.
+"""
 
 import importlib.util
 import os
@@ -35,28 +37,45 @@ def wants_deepspeed() -> bool:
 
 
 def on_cpu(config: Config) -> bool:
-    """Whether a run computes on the CPU. Raises `InputError` where it cannot have the device or the precision that was asked for."""
-    count, mine = torch.cuda.device_count() if torch.cuda.is_available() else 0, int(os.environ.get("LOCAL_RANK", 0))
+    """Whether a run computes on the CPU. Raises `InputError` where it cannot have the device or the precision
+    that was asked for.
+    """
+    count, mine = (
+        torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        int(os.environ.get("LOCAL_RANK", 0)),
+    )
     launched = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
     if config.device == "cuda" and (launched or not count):
-        why = "it was launched for the CPU (--cpu, or use_cpu)" if launched else "torch finds none here, see `codi doctor`"
-        raise InputError(f"config: device is cuda, which asks for a GPU, but {why}: set device=auto or device=cpu to train without one")
+        why = (
+            "it was launched for the CPU (--cpu, or use_cpu)"
+            if launched
+            else "torch finds none here, see `codi doctor`"
+        )
+        raise InputError(
+            f"config: device is cuda, which asks for a GPU, but {why}: set device=auto or device=cpu to "
+            "train without one"
+        )
     if launched or not count or config.device == "cpu":
         if config.precision == "fp16":
             raise InputError("config: precision is fp16, which needs a GPU: use bf16 or no on a CPU")
         if count and wants_deepspeed():
-            raise InputError("config: device is cpu, but DeepSpeed takes the GPUs that are here: launch with DDP, or hide them from it")
+            raise InputError(
+                "config: device is cpu, but DeepSpeed takes the GPUs that are here: launch with DDP, or hide "
+                "them from it"
+            )
         return True
     if mine >= count:
         raise InputError(
-            f"process {mine} of this machine asks for a GPU of its own, and there are {count}: launch with --num_processes {count}"
+            f"process {mine} of this machine asks for a GPU of its own, and there are {count}: launch with "
+            f"--num_processes {count}"
         )
     return False
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """Device, processes and precision. Where processes meet without a GPU, gloo has to be named, or DeepSpeed fails; and DDP has to be told
-    that it is on the CPU, or every process would train by itself."""
+    """Device, processes and precision. Where processes meet without a GPU, gloo has to be named, or DeepSpeed
+    fails; and DDP has to be told that it is on the CPU, or every process would train by itself.
+    """
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     cpu = on_cpu(config)
     meeting = cpu and "WORLD_SIZE" in os.environ
@@ -67,15 +86,26 @@ def make_accelerator(config: Config) -> Accelerator:
     if wants_deepspeed():
         _check_deepspeed(config)
     precision = "no" if wants_deepspeed() else config.precision  # with DeepSpeed `Objective` sees to it
-    settings = {"gradient_accumulation_steps": config.accumulate, "mixed_precision": precision, "kwargs_handlers": handlers}
+    settings = {
+        "gradient_accumulation_steps": config.accumulate,
+        "mixed_precision": precision,
+        "kwargs_handlers": handlers,
+    }
     told = cpu and (meeting or torch.cuda.is_available()) and not wants_deepspeed()
     accelerator = Accelerator(cpu=told, **settings)
     kind = accelerator.distributed_type
-    assert kind is not DistributedType.NO or accelerator.num_processes == 1, f"{accelerator.num_processes} processes, each alone"
+    assert kind is not DistributedType.NO or accelerator.num_processes == 1, (
+        f"{accelerator.num_processes} processes, each alone"
+    )
     if wants_deepspeed() and kind is not DistributedType.DEEPSPEED:
-        raise InputError(f"launched with DeepSpeed, but accelerate chose {kind.value}: launch without --cpu and ACCELERATE_USE_CPU")
+        raise InputError(
+            f"launched with DeepSpeed, but accelerate chose {kind.value}: launch without --cpu and "
+            "ACCELERATE_USE_CPU"
+        )
     if kind not in (DistributedType.NO, DistributedType.DEEPSPEED) and not kind.value.startswith("MULTI_"):
-        raise InputError(f"launched under {kind.value}: expected one process, DDP, or DeepSpeed (configs/accelerate)")
+        raise InputError(
+            f"launched under {kind.value}: expected one process, DDP, or DeepSpeed (configs/accelerate)"
+        )
     return accelerator
 
 
@@ -84,7 +114,8 @@ def _check_deepspeed(config: Config) -> None:
         raise InputError("launched with DeepSpeed, which is not installed: pip install 'deepspeed>=0.19.8'")
     if config.precision == "fp16":
         raise InputError("precision fp16 under DeepSpeed is not supported: use bf16, or launch with DDP")
-    if not torch.cuda.is_available():  # DeepSpeed would compile an operation of its own for processes on a CPU, for minutes; gloo does
+    # DeepSpeed would compile an operation of its own for processes on a CPU, for minutes; gloo does
+    if not torch.cuda.is_available():
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -102,7 +133,9 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def enable_checkpointing(module: nn.Module, stage: str) -> None:
-    """Activations are computed again in the backward pass instead of kept. Raises `InputError` where no part can do it."""
+    """Activations are computed again in the backward pass instead of kept. Raises `InputError` where no part
+    can do it.
+    """
     able = [part for part in module.modules() if _can_checkpoint(part)]
     for part in able:
         if hasattr(part, "gradient_checkpointing_enable"):
@@ -110,44 +143,63 @@ def enable_checkpointing(module: nn.Module, stage: str) -> None:
         else:
             part.enable_gradient_checkpointing()
     if not able:
-        raise InputError(f"config: gradient_checkpointing is true, but nothing in stage {stage} can do it: leave it out")
+        raise InputError(
+            f"config: gradient_checkpointing is true, but nothing in stage {stage} can do it: leave it out"
+        )
 
 
 def _can_checkpoint(part: nn.Module) -> bool:
-    """A model of diffusers that says so; or one of transformers that does, with a layer inside that has the switch."""
+    """A model of diffusers that says so; or one of transformers that does, with a layer inside that has the
+    switch.
+    """
     if hasattr(part, "gradient_checkpointing_enable"):
-        return part.supports_gradient_checkpointing and any(hasattr(m, "gradient_checkpointing") for m in part.modules())
-    return getattr(part, "_supports_gradient_checkpointing", False) and any(hasattr(m, "gradient_checkpointing") for m in part.modules())
+        return part.supports_gradient_checkpointing and any(
+            hasattr(m, "gradient_checkpointing") for m in part.modules()
+        )
+    return getattr(part, "_supports_gradient_checkpointing", False) and any(
+        hasattr(m, "gradient_checkpointing") for m in part.modules()
+    )
 
 
 def compile_parts(module: nn.Module, stage: str) -> None:
-    """Whatever of the module is called will be compiled, as whole as it is called: that happens at the first call, and what a compiled part
-    calls becomes part of it. Single layers stay as they are. Raises `InputError` where there is nothing else."""
+    """Whatever of the module is called will be compiled, as whole as it is called: that happens at the first
+    call, and what a compiled part calls becomes part of it. Single layers stay as they are. Raises
+    `InputError` where there is nothing else.
+    """
     parts = [part for part in module.modules() if any(True for _ in part.children())]
     for part in parts:
         part.compile()
     if not parts:
-        raise InputError(f"config: compile is true, but nothing in stage {stage} is more than a single layer: leave it out")
+        raise InputError(
+            f"config: compile is true, but nothing in stage {stage} is more than a single layer: leave it out"
+        )
 
 
-EPSILON = 1e-12  # a branch that starts at zero has gradients of 1e-9 behind it: torch's 1e-8 would hold it there
+# a branch that starts at zero has gradients of 1e-9 behind it: torch's 1e-8 would hold it there
+EPSILON = 1e-12
 
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW, fused (on a CPU several times faster than the loop over tensors); only matrices and kernels are decayed."""
+    """AdamW, fused (on a CPU several times faster than the loop over tensors); only matrices and kernels are
+    decayed.
+    """
     trainable = [p for p in module.parameters() if p.requires_grad]
     assert trainable, f"stage {config.stage} built a module without a trainable parameter"
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=EPSILON, fused=True)
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=EPSILON, fused=True
+    )
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as {"parameter/slot": tensor}."""
     names = {parameter: name for name, parameter in module.named_parameters()}
-    return {f"{names[p]}/{slot}": value for p, slots in optimizer.state.items() for slot, value in slots.items()}
+    return {
+        f"{names[p]}/{slot}": value for p, slots in optimizer.state.items() for slot, value in slots.items()
+    }
 
 
 def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -161,15 +213,22 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
         state.setdefault(parameter, {})[slot] = tensor
     names = {parameter: name for name, parameter in module.named_parameters()}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    wrong = [names[p] for p in order if not _fits(state.get(names[p], {}), p)] + sorted(state.keys() - {names[p] for p in order})
+    wrong = [names[p] for p in order if not _fits(state.get(names[p], {}), p)] + sorted(
+        state.keys() - {names[p] for p in order}
+    )
     if wrong and state:
-        raise InputError(f"the checkpoint's optimizer state is of another model (see {', '.join(wrong[:3])}): start anew with --restart")
+        raise InputError(
+            f"the checkpoint's optimizer state is of another model (see {', '.join(wrong[:3])}): start anew "
+            "with --restart"
+        )
     numbered = {index: state[names[p]] for index, p in enumerate(order) if names[p] in state}
     optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class Whole:
-    """The state of a run in which every process has all of it; `training.sharded.Sharded` is the other kind."""
+    """The state of a run in which every process has all of it; `training.sharded.Sharded` is the
+    other kind.
+    """
 
     cut_weights = False
 
@@ -207,7 +266,9 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
         module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:400]
-        raise InputError(f"the checkpoint does not fit this model: {reason}: start anew with --restart") from None
+        raise InputError(
+            f"the checkpoint does not fit this model: {reason}: start anew with --restart"
+        ) from None
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

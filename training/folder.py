@@ -1,4 +1,6 @@
-"""What a run leaves in its folder besides checkpoints: the note of its export, and the lock that keeps a second run out."""
+"""What a run leaves in its folder besides checkpoints: the note of its export, and the lock that keeps a
+second run out.
+"""
 
 import errno
 import fcntl
@@ -18,9 +20,11 @@ NOTE = "exported.json"
 
 @contextmanager
 def locked(output: Path, here: bool) -> Iterator[None]:
-    """Inside, no other process can train into `output`. Does nothing where `here` is false (all processes but the main one).
+    """Inside, no other process can train into `output`. Does nothing where `here` is false (all processes but
+    the main one).
 
-    The lock goes with the process, however it ends. Raises `InputError` when another run holds it, or when the folder cannot be written.
+    The lock goes with the process, however it ends. Raises `InputError` when another run holds it, or when
+    the folder cannot be written.
     """
     if not here:
         yield
@@ -29,12 +33,16 @@ def locked(output: Path, here: bool) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         stream = (output / "lock").open("a")
     except OSError as error:
-        raise InputError(f"cannot write the run's folder {output}: {error.strerror}: choose another `output`") from None
+        raise InputError(
+            f"cannot write the run's folder {output}: {error.strerror}: choose another `output`"
+        ) from None
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"another run is training into {output}: wait for it, or choose another `output`") from None
+            raise InputError(
+                f"another run is training into {output}: wait for it, or choose another `output`"
+            ) from None
         yield
 
 
@@ -47,11 +55,15 @@ def clear(output: Path) -> None:
 
 
 def export_once(config: Config, samples: int, export: Callable[[Path], None]) -> None:
-    """Exports, then notes where to and the files that appeared or changed, so that a later call can tell whether they are still there."""
+    """Exports, then notes where to and the files that appeared or changed, so that a later call can tell
+    whether they are still there.
+    """
     try:
         config.model.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write the model folder {config.model}: {error.strerror}: choose another `model`") from None
+        raise InputError(
+            f"cannot write the model folder {config.model}: {error.strerror}: choose another `model`"
+        ) from None
     target = destination(config)
     before = _stamps(target)
     export(config.model)
@@ -86,9 +98,16 @@ def read_note(output: Path) -> dict[str, Any] | None:
 
 def refusal(error: BaseException) -> str | None:
     """What the disk said when it would not take more, None if the error is about something else."""
-    if type(error).__name__ == "SafetensorError" and "os error" in str(error):  # its writer wraps what the system says
+    # its writer wraps what the system says
+    if type(error).__name__ == "SafetensorError" and "os error" in str(error):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EIO,
+    ):
         return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
     return None
 

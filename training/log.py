@@ -1,4 +1,6 @@
-"""What a run tells: a progress bar on stderr, a JSON line per interval in `log.jsonl`, and the same as TensorBoard events if asked for."""
+"""What a run tells: a progress bar on stderr, a JSON line per interval in `log.jsonl`, and the same as
+TensorBoard events if asked for.
+"""
 
 import json
 import math
@@ -17,11 +19,14 @@ from tqdm import tqdm
 from codi.types import InputError
 
 NUM_BINS = 10
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"  # samples per second, however few
+# samples per second, however few
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
 class Meter:
-    """Means over an interval, and the loss by noise level in `NUM_BINS` equal bins over [0, 1]. Computed only when asked for."""
+    """Means over an interval, and the loss by noise level in `NUM_BINS` equal bins over [0, 1]. Computed only
+    when asked for.
+    """
 
     def __init__(self) -> None:
         self.scalars: dict[str, list[Any]] = {}
@@ -33,15 +38,22 @@ class Meter:
             if name == "bins":
                 self.bins.append((value[0].detach(), value[1].detach()))
             else:
-                self.scalars.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
+                self.scalars.setdefault(name, []).append(
+                    value.detach() if isinstance(value, Tensor) else value
+                )
 
     def means(self) -> dict[str, Any]:
         """{"loss": ..., other scalars, "loss_by_bin": [mean or None, ...] if the stage gave bins}."""
-        means: dict[str, Any] = {name: math.fsum(float(v) for v in values) / len(values) for name, values in self.scalars.items()}
+        means: dict[str, Any] = {
+            name: math.fsum(float(v) for v in values) / len(values) for name, values in self.scalars.items()
+        }
         if self.bins:
             level, loss = (torch.cat(part).double().cpu() for part in zip(*self.bins))
             place = (level * NUM_BINS).long().clamp(0, NUM_BINS - 1)
-            sums, counts = (torch.zeros(NUM_BINS).double().index_add_(0, place, w).tolist() for w in (loss, torch.ones_like(loss)))
+            sums, counts = (
+                torch.zeros(NUM_BINS).double().index_add_(0, place, w).tolist()
+                for w in (loss, torch.ones_like(loss))
+            )
             means["loss_by_bin"] = [s / n if n else None for s, n in zip(sums, counts)]
         return means
 
@@ -53,14 +65,20 @@ class Meter:
         merged: dict[str, Any] = {}
         for name in dict.fromkeys(name for one in means for name in one):
             values = [one[name] for one in means if name in one]
-            merged[name] = [_mean(column) for column in zip(*values)] if name == "loss_by_bin" else _mean(values)
+            merged[name] = (
+                [_mean(column) for column in zip(*values)] if name == "loss_by_bin" else _mean(values)
+            )
         return merged
 
 
 class Log:
-    """`log.jsonl` and the bar; with `tensorboard` the folder beside it of that name too. Only the main process writes."""
+    """`log.jsonl` and the bar; with `tensorboard` the folder beside it of that name too. Only the main
+    process writes.
+    """
 
-    def __init__(self, path: Path, *, total: int, samples: int, main: bool, title: str, tensorboard: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, total: int, samples: int, main: bool, title: str, tensorboard: bool = False
+    ) -> None:
         self.path, self.main = path, main
         self.events = open_events(path.parent / "tensorboard", samples) if tensorboard and main else None
         self.clock, self.since = time.perf_counter(), samples
@@ -112,25 +130,35 @@ class Log:
 
 
 def open_events(folder: Path, samples: int) -> Any:
-    """A writer of TensorBoard events; those of a future that the run went back from are hidden. Raises `InputError` without the extra."""
+    """A writer of TensorBoard events; those of a future that the run went back from are hidden. Raises
+    `InputError` without the extra.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("config: tensorboard is true, but TensorBoard is not installed: pip install 'tensorboard>=2.21'") from None
+        raise InputError(
+            "config: tensorboard is true, but TensorBoard is not installed: pip install 'tensorboard>=2.21'"
+        ) from None
     return SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
 
 
 def numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Names and values of the finite numbers of a log line; a list is numbered."""
     for name, value in line.items():
-        entries = [(f"{name}/{place}", entry) for place, entry in enumerate(value)] if isinstance(value, list) else [(name, value)]
+        entries = (
+            [(f"{name}/{place}", entry) for place, entry in enumerate(value)]
+            if isinstance(value, list)
+            else [(name, value)]
+        )
         for label, entry in entries:
             if isinstance(entry, (int, float)) and math.isfinite(entry) and label != "samples":
                 yield label, float(entry)
 
 
 def forget_after(path: Path, samples: int) -> None:
-    """Drops the lines of a log that come after `samples`: the run goes back to there. A line cut short by a kill goes too."""
+    """Drops the lines of a log that come after `samples`: the run goes back to there. A line cut short by a
+    kill goes too.
+    """
     if not path.exists():
         return
     kept = []

@@ -1,8 +1,9 @@
-"""The one training loop. Progress is counted in samples seen; what a step does is a function of (configuration, samples seen) alone.
+"""The one training loop. Progress is counted in samples seen; what a step does is a function of
+(configuration, samples seen) alone.
 
-A step takes `batch_size` samples, cut into world size x `accumulate` chunks; process r takes chunk m * world + r as its micro-batch m.
-Order of samples, noise and dropout depend on (seed, samples seen, chunk), so a resumed run, or one process with twice the accumulation
-in place of two processes, sees the same.
+A step takes `batch_size` samples, cut into world size x `accumulate` chunks; process r takes chunk m * world
++ r as its micro-batch m. Order of samples, noise and dropout depend on (seed, samples seen, chunk), so a
+resumed run, or one process with twice the accumulation in place of two processes, sees the same.
 """
 
 import math
@@ -95,9 +96,13 @@ class Trainer:
             from training.sharded import Sharded, configure
 
             configure(accelerator, config)
-        objective = Objective(self.stage, self.module, torch.bfloat16 if sharded and config.precision == "bf16" else None)
+        objective = Objective(
+            self.stage, self.module, torch.bfloat16 if sharded and config.precision == "bf16" else None
+        )
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        self.held = Sharded(self.module, self.optimizer.optimizer) if sharded else Whole(self.module, optimizer)
+        self.held = (
+            Sharded(self.module, self.optimizer.optimizer) if sharded else Whole(self.module, optimizer)
+        )
         self.ema = Ema(self.module, config.ema, self.held.local) if config.ema else None
         if found is not None:
             self._restore(found)
@@ -116,7 +121,9 @@ class Trainer:
     def finished(self) -> bool:
         """All samples seen, or all minutes used."""
         config = self.config
-        return self.samples >= config.samples or (config.max_minutes is not None and self.elapsed >= 60 * config.max_minutes)
+        return self.samples >= config.samples or (
+            config.max_minutes is not None and self.elapsed >= 60 * config.max_minutes
+        )
 
     def run(self) -> int:
         """Trains to the end and writes what belongs to it; returns the exit code. Does nothing twice."""
@@ -126,7 +133,14 @@ class Trainer:
         if self.samples:
             self._say(f"resuming {config.output} at {self.samples} samples")
         path, tensorboard = config.output / "log.jsonl", config.tensorboard
-        self.log = Log(path, total=config.samples, samples=self.samples, main=self.main, title=config.stage, tensorboard=tensorboard)
+        self.log = Log(
+            path,
+            total=config.samples,
+            samples=self.samples,
+            main=self.main,
+            title=config.stage,
+            tensorboard=tensorboard,
+        )
         try:
             self.source = self.stage.data()
             interrupted = self._train(self.source)
@@ -137,7 +151,10 @@ class Trainer:
                 self.source.close()
             self.source = None
         if interrupted:
-            self._say(f"interrupted at {self.samples} samples, checkpoint written; the same command goes on from here")
+            self._say(
+                f"interrupted at {self.samples} samples, checkpoint written; the same command goes on from "
+                "here"
+            )
             return INTERRUPTED
         self._preview()
         self._export()
@@ -175,7 +192,8 @@ class Trainer:
             with self.accelerator.accumulate(self.objective):
                 loss, extras = self.objective(to_device(batch, self.device), self.generator)
                 names = batch.get("ids", indices)
-                self._check("loss", loss, names, extras)  # before `backward`, in which DeepSpeed takes its step
+                # before `backward`, in which DeepSpeed takes its step
+                self._check("loss", loss, names, extras)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     norm = self._gradient_norm(names)
@@ -194,7 +212,9 @@ class Trainer:
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_grad_norm)
             norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
         elif self._due(self.config.log_every, ahead=self.config.batch_size):
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+            norm = torch.nn.utils.get_total_norm(
+                [p.grad for p in self.module.parameters() if p.grad is not None]
+            )
         else:
             return None
         if self.accelerator.scaler is None:  # with one, an overflow is skipped and the scale lowered
@@ -202,10 +222,13 @@ class Trainer:
         return norm
 
     def _seed(self, chunk: int) -> None:
-        """All randomness of one micro-batch: the generator given to the stage, and the global one for dropout."""
+        """All randomness of one micro-batch: the generator given to the stage, and the global one for
+        dropout.
+        """
         self.generator.manual_seed(draw_seed(self.config.seed, self.samples, chunk))
         shared = draw_seed(self.config.seed, self.samples, chunk, stream=1)
-        torch.default_generator.manual_seed(shared)  # torch.manual_seed queues a traceback per call where CUDA sleeps
+        # torch.manual_seed queues a traceback per call where CUDA sleeps
+        torch.default_generator.manual_seed(shared)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(shared)
 
@@ -232,7 +255,10 @@ class Trainer:
         options = getattr(find_stage(self.config.stage), "identity", ())
         another, changed = compare(snapshot.state["config"], self.config.as_json(), options)
         if another:
-            raise InputError(f"{path} belongs to another run ({'; '.join(another)}): choose another `output`, or start anew with --restart")
+            raise InputError(
+                f"{path} belongs to another run ({'; '.join(another)}): choose another `output`, or start "
+                "anew with --restart"
+            )
         if changed:
             self._say(f"other settings than before: {'; '.join(changed)}")
         return snapshot
@@ -247,7 +273,9 @@ class Trainer:
             self.ema.load(self.held.cut(snapshot.ema), state["ema_updates"])
 
     def _save(self) -> None:
-        """Writes a checkpoint from the main process; where the state is cut over processes, all of them take part."""
+        """Writes a checkpoint from the main process; where the state is cut over processes, all of them take
+        part.
+        """
         weights, optimizer = self.held.weights(), self.held.optimizer_tensors()
         average = self.held.whole(self.ema.average) if self.ema else {}
         if self.main:
@@ -260,7 +288,9 @@ class Trainer:
                 "ema_updates": self.ema.updates if self.ema else 0,
                 "launch": describe(self.accelerator),
             }
-            snapshot = checkpoint.Snapshot(step=self.step, weights=weights, optimizer=optimizer, ema=average, state=state)
+            snapshot = checkpoint.Snapshot(
+                step=self.step, weights=weights, optimizer=optimizer, ema=average, state=state
+            )
             checkpoint.write(self.config.output / "checkpoints", snapshot)
         self.accelerator.wait_for_everyone()
 
@@ -268,7 +298,11 @@ class Trainer:
 
     def _write_log(self, meter: Meter, norm: Tensor | None) -> None:
         means = [meter.means()] if self.world == 1 else gather_object([meter.means()])
-        values = {"step": self.step, "lr": self.optimizer.param_groups[0]["lr"], "minutes": round(self.elapsed / 60, 3)}
+        values = {
+            "step": self.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "minutes": round(self.elapsed / 60, 3),
+        }
         if norm is not None:
             values["grad_norm"] = float(norm)
         if bad := getattr(self.source, "bad", 0):
@@ -291,14 +325,19 @@ class Trainer:
 
     def _already_complete(self) -> int:
         (missing,) = self._agree(folder.export_missing(self.config, self.samples))
-        self._say(f"{self.config.output} is complete at {self.samples} samples{'; exporting again, a file is missing' if missing else ''}")
+        self._say(
+            f"{self.config.output} is complete at {self.samples} "
+            f"samples{'; exporting again, a file is missing' if missing else ''}"
+        )
         if missing:
             self._export()
         return 0
 
     @contextmanager
     def _as_exported(self) -> Iterator[tuple[Stage, nn.Module]]:
-        """Inside, stage and module are as they will be used: averaged weights, evaluation mode, no gradients."""
+        """Inside, stage and module are as they will be used: averaged weights, evaluation mode,
+        no gradients.
+        """
         stage, module = self._whole_copy() if self.held.cut_weights else (self.stage, self.module)
         averaged = self.ema.applied(module) if self.ema and not self.held.cut_weights else nullcontext()
         modes = {child: child.training for child in module.modules()}
@@ -311,7 +350,9 @@ class Trainer:
                 child.training = mode
 
     def _whole_copy(self) -> tuple[Stage, nn.Module]:
-        """Where every process has a piece of each weight: stage and module a second time, whole, in the main process."""
+        """Where every process has a piece of each weight: stage and module a second time, whole, in the main
+        process.
+        """
         weights = self.held.weights() | (self.held.whole(self.ema.average) if self.ema else {})
         if not self.main:
             return self.stage, nn.Module()
@@ -324,7 +365,9 @@ class Trainer:
     # Small decisions
 
     def _due(self, every: int, ahead: int = 0) -> bool:
-        """True when the last step (or with `ahead`, the one under way) crossed a multiple of `every` samples."""
+        """True when the last step (or with `ahead`, the one under way) crossed a multiple of
+        `every` samples.
+        """
         after = self.samples + ahead
         return bool(every) and after // every > (after - self.config.batch_size) // every
 
@@ -332,17 +375,25 @@ class Trainer:
         """Each flag, true everywhere as soon as it is true in one process."""
         if self.world == 1:
             return flags
-        votes = self.accelerator.reduce(torch.tensor([float(f) for f in flags], device=self.device), reduction="sum")
+        votes = self.accelerator.reduce(
+            torch.tensor([float(f) for f in flags], device=self.device), reduction="sum"
+        )
         return tuple(bool(vote > 0) for vote in votes)
 
-    def _check(self, what: str, value: Tensor, names: list[Any], extras: dict[str, Any] | None = None) -> None:
-        """Raises `TrainingError` before a step is taken with a number that is not finite; `names` are the samples' ids or indices."""
+    def _check(
+        self, what: str, value: Tensor, names: list[Any], extras: dict[str, Any] | None = None
+    ) -> None:
+        """Raises `TrainingError` before a step is taken with a number that is not finite; `names` are the
+        samples' ids or indices.
+        """
         number = value.item()
         if math.isfinite(number):
             return
         bad = names
         if extras and "bins" in extras:
-            bad = [name for name, loss in zip(names, extras["bins"][1].tolist()) if not math.isfinite(loss)] or names
+            bad = [
+                name for name, loss in zip(names, extras["bins"][1].tolist()) if not math.isfinite(loss)
+            ] or names
         raise TrainingError(
             f"{what} is {number} in step {self.step + 1}, after {self.samples} samples, at samples {bad}: "
             "look at these samples, or lower the rate; the last checkpoint is untouched"
@@ -351,7 +402,8 @@ class Trainer:
     def _check_split(self) -> None:
         if self.config.batch_size % self.chunks:
             raise InputError(
-                f"config: batch_size {self.config.batch_size} cannot be split over {self.world} processes x accumulate "
+                f"config: batch_size {self.config.batch_size} cannot be split over {self.world} processes x "
+                "accumulate "
                 f"{self.config.accumulate}: choose a multiple of {self.chunks}"
             )
 

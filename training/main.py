@@ -1,6 +1,8 @@
-"""`accelerate launch -m training.main --config configs/world/<stage>.yaml`, or plain `python -m training.main ...`.
+"""`accelerate launch -m training.main --config configs/world/<stage>.yaml`, or plain `python -m training.main
+...`.
 
-The same command resumes. Exit codes: 0 done, 1 the run failed, 2 something given cannot be used, 130 interrupted (and saved).
+The same command resumes. Exit codes: 0 done, 1 the run failed, 2 something given cannot be used, 130
+interrupted (and saved).
 """
 
 import argparse
@@ -11,16 +13,42 @@ from codi.types import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="training.main", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="training.main", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, help="YAML file, see training/config.py")
-    parser.add_argument("--small", action="store_true", help="the miniature of the run: the `small:` section laid over the rest")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, repeatable: --set part.channels=64")
-    parser.add_argument("--dry-run", action="store_true", help="print what the run would need and take; reads and writes nothing else")
-    parser.add_argument("--processes", type=int, default=1, help="with --dry-run: how many processes share the run")
-    parser.add_argument("--zero", type=int, default=0, metavar="STAGE", help="with --dry-run: DeepSpeed ZeRO stage 2 or 3")
-    parser.add_argument("--samples-per-second", type=float, help="with --dry-run: speed of all processes, as a log has it")
-    parser.add_argument("--tflops", type=float, help="with --dry-run: 10^12 operations a second that one device sustains")
-    parser.add_argument("--restart", action="store_true", help="forget checkpoints, log and previews of this run first")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="the miniature of the run: the `small:` section laid over the rest",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting, repeatable: --set part.channels=64",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what the run would need and take; reads and writes nothing else",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="with --dry-run: how many processes share the run"
+    )
+    parser.add_argument(
+        "--zero", type=int, default=0, metavar="STAGE", help="with --dry-run: DeepSpeed ZeRO stage 2 or 3"
+    )
+    parser.add_argument(
+        "--samples-per-second", type=float, help="with --dry-run: speed of all processes, as a log has it"
+    )
+    parser.add_argument(
+        "--tflops", type=float, help="with --dry-run: 10^12 operations a second that one device sustains"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="forget checkpoints, log and previews of this run first"
+    )
     return parser
 
 
@@ -35,7 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
             from training.plan import Machines, plan
 
             speed = {"samples_per_second": options.samples_per_second, "tflops": options.tflops}
-            print(plan(config, Path(options.config).parent, Machines(processes=options.processes, zero=options.zero, **speed)))
+            print(
+                plan(
+                    config,
+                    Path(options.config).parent,
+                    Machines(processes=options.processes, zero=options.zero, **speed),
+                )
+            )
             return 0
         from training.folder import refusal
         from training.loop import TrainingError, train
@@ -52,7 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if (said := refusal(error)) is None:
             raise
-        return _fail(f"cannot write: {said}: free some space and give the same command again; checkpoints are untouched", 2)
+        return _fail(
+            f"cannot write: {said}: free some space and give the same command again; checkpoints are "
+            "untouched",
+            2,
+        )
 
 
 def _fail(error: Exception | str, code: int) -> int:

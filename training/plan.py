@@ -1,9 +1,11 @@
-"""`python -m training.main --config ... --dry-run`: what a run would be, from the configuration alone. Nothing is read but configurations,
-nothing is written, and models are built without memory (on torch's meta device).
+"""`python -m training.main --config ... --dry-run`: what a run would be, from the configuration alone.
+Nothing is read but configurations, nothing is written, and models are built without memory (on torch's meta
+device).
 
-Parts that an earlier stage makes are built from the model folder if they are there, else from the configuration beside this one that makes
-them. Activations and operations are those of one forward pass over tensors without numbers: what autograd would keep, and what matrix
-products, convolutions and attention would cost.
+Parts that an earlier stage makes are built from the model folder if they are there, else from the
+configuration beside this one that makes them. Activations and operations are those of one forward pass over
+tensors without numbers: what autograd would keep, and what matrix products, convolutions and attention would
+cost.
 """
 
 import dataclasses
@@ -56,7 +58,8 @@ class Machines:
 
 
 class MetaParts:
-    """Stands in for `load_part`: finished parts without memory, from the model folder or from the configurations in `folder`.
+    """Stands in for `load_part`: finished parts without memory, from the model folder or from the
+    configurations in `folder`.
 
     parts  what the run itself has asked for; what those needed when they were trained is in `others`
     """
@@ -72,7 +75,9 @@ class MetaParts:
 
     def __call__(self, cls: type, place: Path, why: str) -> nn.Module:
         if place not in self.parts:
-            part = self._finished(cls, place) if (place / "config.json").is_file() else self._planned(place, why)
+            part = (
+                self._finished(cls, place) if (place / "config.json").is_file() else self._planned(place, why)
+            )
             self.parts[place] = part.eval().requires_grad_(False)
         return self.parts[place]
 
@@ -94,12 +99,18 @@ def makes(config: Config) -> tuple[str, ...]:
     """Components that a run adds to a model, as far as its configuration says them by itself."""
     modality = str(config.options.get("modality"))
     if config.stage == "align":
-        return {"image": ("text_tower", "vision_tower"), "audio": ("audio_tower",), "video": ("vision_tower",)}.get(modality, ())
+        return {
+            "image": ("text_tower", "vision_tower"),
+            "audio": ("audio_tower",),
+            "video": ("vision_tower",),
+        }.get(modality, ())
     if config.stage == "denoise":
         return (DENOISERS.get(modality, ""),)
     if config.stage.startswith("autoencoder_"):
         return (f"{config.stage.removeprefix('autoencoder_')}_autoencoder",)
-    return {"joint": ("environments",), "noised": ("noised_towers",), "vocoder": ("audio_autoencoder",)}.get(config.stage, ())
+    return {"joint": ("environments",), "noised": ("noised_towers",), "vocoder": ("audio_autoencoder",)}.get(
+        config.stage, ()
+    )
 
 
 def writes(config: Config) -> list[Path]:
@@ -134,7 +145,9 @@ def component_of(module: nn.Module, name: str) -> nn.Module:
 
 
 def build(config: Config) -> tuple[Any, nn.Module]:
-    """Stage and module without memory. Inside `loading_by`; words of the data are not read, `part` says how many there are."""
+    """Stage and module without memory. Inside `loading_by`; words of the data are not read, `part` says how
+    many there are.
+    """
     blind = dataclasses.replace(config, data={})
     with torch.device("cpu"):  # schedulers have numbers, also where another part is being built
         stage = find_stage(config.stage)(blind)
@@ -159,7 +172,8 @@ def plan(config: Config, folder: Path, machines: Machines) -> str:
         check_data(config)
     if config.batch_size % (machines.processes * config.accumulate):
         raise InputError(
-            f"config: batch_size {config.batch_size} cannot be split over {machines.processes} processes x accumulate {config.accumulate}"
+            f"config: batch_size {config.batch_size} cannot be split over {machines.processes} processes x "
+            f"accumulate {config.accumulate}"
         )
     parts = MetaParts(folder)
     with loading_by(parts):
@@ -167,19 +181,28 @@ def plan(config: Config, folder: Path, machines: Machines) -> str:
         micro = config.batch_size // (machines.processes * config.accumulate)
         cost = measure(lambda: rehearse(stage, module, config, parts, micro), module)
     frozen = beside(module, parts)
-    compute = f"{cost.flops / micro / 1e9:,.1f} GFLOP forward per sample, without encoders of what is not cached" if cost else None
+    compute = (
+        f"{cost.flops / micro / 1e9:,.1f} GFLOP forward per sample, without encoders of what is not cached"
+        if cost
+        else None
+    )
     written, size = ", ".join(map(str, writes(config))), checkpoint_bytes(config, module) / GIB
     copied = "" if destination(config) == config.model else f", beside a copy of {config.model}"
     steps = math.ceil(config.samples / config.batch_size)
     lines = {
         "run": f"{config.stage}, {config.samples:,} samples in {steps:,} steps of {config.batch_size}"
         f" = {machines.processes} processes x {config.accumulate} x {micro}",
-        "parameters": f"{_count(module):,} in what trains, {_count(module, True):,} of them trainable; {frozen:,} frozen beside it",
+        "parameters": (
+            f"{_count(module):,} in what trains, {_count(module, True):,} of them trainable; {frozen:,} "
+            "frozen beside it"
+        ),
         "memory": memory(config, machines, module, frozen, cost),
         "compute": compute or "not known for this stage",
         "time": duration(config, machines, cost, micro),
         "reads": ", ".join(map(str, [*reads(config), *parts.parts])),
-        "writes": f"{config.output}/ (two checkpoints of {size:.1f} GiB, log, previews) and {written}{copied}",
+        "writes": (
+            f"{config.output}/ (two checkpoints of {size:.1f} GiB, log, previews) and {written}{copied}"
+        ),
     }
     return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
@@ -187,7 +210,14 @@ def plan(config: Config, folder: Path, machines: Machines) -> str:
 def beside(module: nn.Module, parts: MetaParts) -> int:
     """Parameters of finished parts that are not in what trains."""
     inside = {id(p) for p in module.parameters()}
-    return sum({id(p): p.numel() for part in parts.parts.values() for p in part.parameters() if id(p) not in inside}.values())
+    return sum(
+        {
+            id(p): p.numel()
+            for part in parts.parts.values()
+            for p in part.parameters()
+            if id(p) not in inside
+        }.values()
+    )
 
 
 def check_data(config: Config) -> None:
@@ -201,7 +231,9 @@ def check_data(config: Config) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of the forward pass of one micro-batch: bytes that autograd keeps, in float32, and floating-point operations."""
+    """Of the forward pass of one micro-batch: bytes that autograd keeps, in float32, and floating-point
+    operations.
+    """
 
     kept: int
     flops: int
@@ -254,12 +286,18 @@ def memory(config: Config, machines: Machines, module: nn.Module, frozen: int, c
 def duration(config: Config, machines: Machines, cost: Cost | None, micro: int) -> str:
     """How long, as far as something is known about speed."""
     if machines.samples_per_second:
-        return f"{_days(config.samples / machines.samples_per_second)} at {machines.samples_per_second:g} samples/s, as given"
+        return (
+            f"{_days(config.samples / machines.samples_per_second)} at {machines.samples_per_second:g} "
+            "samples/s, as given"
+        )
     if machines.tflops is None or cost is None:
         return "not known: give --samples-per-second as a short run's log has it, or --tflops"
     passes = 4 if config.gradient_checkpointing else 3  # a backward pass costs two forward passes
     seconds = config.samples * cost.flops / micro * passes / (machines.processes * machines.tflops * 1e12)
-    return f"at least {_days(seconds)} if each of {machines.processes} devices sustains {machines.tflops:g} TFLOP/s, as given"
+    return (
+        f"at least {_days(seconds)} if each of {machines.processes} devices sustains {machines.tflops:g} "
+        "TFLOP/s, as given"
+    )
 
 
 def checkpoint_bytes(config: Config, module: nn.Module) -> int:
@@ -272,5 +310,9 @@ def _count(module: nn.Module, trainable: bool = False) -> int:
 
 
 def _days(seconds: float) -> str:
-    unit, size = next((unit, size) for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)) if seconds > 2 * size or unit == "min")
+    unit, size = next(
+        (unit, size)
+        for unit, size in (("days", 86400), ("hours", 3600), ("min", 60))
+        if seconds > 2 * size or unit == "min"
+    )
     return f"{seconds / size:,.1f} {unit}"

@@ -1,4 +1,6 @@
-"""Batches fetched ahead in one background thread. What comes, and in which order, does not depend on timing."""
+"""Batches fetched ahead in one background thread. What comes, and in which order, does not
+depend on timing.
+"""
 
 import queue
 import threading

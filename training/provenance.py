@@ -1,7 +1,8 @@
-"""How a model came to be, from what its runs left: which of them went into it, on what data, with which settings.
+"""How a model came to be, from what its runs left: which of them went into it, on what data, with which
+settings.
 
-A run notes where it exported to and which files (`training.folder`), and its checkpoints hold its configuration; neither is guessed
-from names.
+A run notes where it exported to and which files (`training.folder`), and its checkpoints hold its
+configuration; neither is guessed from names.
 """
 
 import json
@@ -19,16 +20,25 @@ NAME = "provenance.json"
 SCORES = ("command", "settings", "versions", "tasks", "targets", "summary", "retrieval", "ceiling")
 
 
-def provenance(model: Path, parts: list[str], runs: Path, scores: Path | None = None, notes: list[str] | None = None) -> dict[str, Any]:
-    """How `parts` of `model` were made: commit, licence, data, and of every run below `runs` that went into them what it was told and saw.
+def provenance(
+    model: Path, parts: list[str], runs: Path, scores: Path | None = None, notes: list[str] | None = None
+) -> dict[str, Any]:
+    """How `parts` of `model` were made: commit, licence, data, and of every run below `runs` that went into
+    them what it was told and saw.
 
-    "base" is the same of a model that was copied before it was trained on; "unknown" are parts of which neither says anything.
+    "base" is the same of a model that was copied before it was trained on; "unknown" are parts of which
+    neither says anything.
     """
     found = contributors(model, parts, runs)
     stages = {run.name: describe(run) for run in found}
     base = json.loads((model / NAME).read_text(encoding="utf-8")) if (model / NAME).is_file() else {}
     seen = [*(stage["data"] or [] for stage in stages.values()), base.get("data", [])]
-    made: dict[str, Any] = {"commit": current_commit(), "license": "MIT", "data": unique(seen), "stages": stages}
+    made: dict[str, Any] = {
+        "commit": current_commit(),
+        "license": "MIT",
+        "data": unique(seen),
+        "stages": stages,
+    }
     if base:
         made["base"] = {name: value for name, value in base.items() if name != "scores"}
     elif unknown := sorted(set(parts) - {part for run in found for part in parts_of(run)}):
@@ -44,14 +54,19 @@ def provenance(model: Path, parts: list[str], runs: Path, scores: Path | None = 
 def current_commit() -> str | None:
     """Of the code in the working folder; None outside of a repository, or where git is not installed."""
     try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+        return (
+            subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+            or None
+        )
     except OSError:
         return None
 
 
 def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:
-    """Folders of the runs that exported any of `parts` into `model`, in the order in which they did. Where a run copied another model there
-    first (`options: into`), those that had exported into that one by then are among them."""
+    """Folders of the runs that exported any of `parts` into `model`, in the order in which they did. Where a
+    run copied another model there first (`options: into`), those that had exported into that one by then are
+    among them.
+    """
     exported = {path.parent: path.stat().st_mtime for path in runs.glob(f"*/{folder.NOTE}")}
     models, found = {model.resolve(): float("inf")}, set()
     waiting = list(models)
@@ -75,9 +90,13 @@ def parts_of(run: Path) -> set[str]:
 
 
 def describe(run: Path) -> dict[str, Any]:
-    """What a run was told, how many samples it saw, its last numbers. Settings and data of a run without checkpoints are None."""
+    """What a run was told, how many samples it saw, its last numbers. Settings and data of a run without
+    checkpoints are None.
+    """
     settings = settings_of(run)
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if (run / "log.jsonl").is_file() else []
+    lines = (
+        (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if (run / "log.jsonl").is_file() else []
+    )
     last = json.loads(lines[-1]) if lines else {}
     return {
         "command": settings and command_of(settings),
@@ -96,14 +115,22 @@ def settings_of(run: Path) -> dict[str, Any] | None:
 
 
 def command_of(settings: dict[str, Any]) -> str | None:
-    """The shortest command that runs these settings by a configuration of the run's name; None where there is none."""
+    """The shortest command that runs these settings by a configuration of the run's name; None where there is
+    none.
+    """
     commands = []
     for path in Path("configs").rglob(f"{Path(settings['output']).name}.yaml"):
         named = load_config(path).as_json()
         if named["stage"] == settings["stage"]:
-            changed = (f"{name}={json.dumps(value)}" for name, value in settings.items() if value != named.get(name))
+            changed = (
+                f"{name}={json.dumps(value)}" for name, value in settings.items() if value != named.get(name)
+            )
             sets = (word for change in changed for word in ("--set", change))
-            commands.append(shlex.join(["accelerate", "launch", "-m", "training.main", "--config", path.as_posix(), *sets]))
+            commands.append(
+                shlex.join(
+                    ["accelerate", "launch", "-m", "training.main", "--config", path.as_posix(), *sets]
+                )
+            )
     return min(commands, key=len, default=None)
 
 

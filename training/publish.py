@@ -1,8 +1,9 @@
-"""`python -m training.publish --model runs/tiny --to codi/assets/tiny`: the finished parts as one pipeline folder, with their provenance.
+"""`python -m training.publish --model runs/tiny --to codi/assets/tiny`: the finished parts as one pipeline
+folder, with their provenance.
 
-Weights become float16 safetensors in diffusers' layout; `provenance.json` says of every run that went into them what it was told, on which
-data and how many samples it ran, and how its last log line reads (`training.provenance`). Scores are added by
-`--scores report/report.json`, as `codi bench` writes it.
+Weights become float16 safetensors in diffusers' layout; `provenance.json` says of every run that went into
+them what it was told, on which data and how many samples it ran, and how its last log line reads
+(`training.provenance`). Scores are added by `--scores report/report.json`, as `codi bench` writes it.
 """
 
 import argparse
@@ -29,12 +30,22 @@ from training.stages.listeners import CLASSES as DENOISER_CLASSES
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     """Every part that the folder has; environments and noised towers are optional."""
-    classes = PART_CLASSES | DENOISER_CLASSES | {"environments": EnvironmentEncoders, "noised_towers": NoisedTowers}
-    names = dict.fromkeys([*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), "environments", "noised_towers"])
-    return {name: load_part(classes[name], model / name, "train it first").half() for name in names if (model / name).is_dir()}
+    classes = (
+        PART_CLASSES | DENOISER_CLASSES | {"environments": EnvironmentEncoders, "noised_towers": NoisedTowers}
+    )
+    names = dict.fromkeys(
+        [*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), "environments", "noised_towers"]
+    )
+    return {
+        name: load_part(classes[name], model / name, "train it first").half()
+        for name in names
+        if (model / name).is_dir()
+    }
 
 
-def publish(model: Path, to: Path, runs: Path, scores: Path | None = None, notes: list[str] | None = None) -> None:
+def publish(
+    model: Path, to: Path, runs: Path, scores: Path | None = None, notes: list[str] | None = None
+) -> None:
     """Writes the folder beside its destination, then puts it in place of the model that may be there."""
     check_place(to, {"--model": model, "--runs": runs, "the folder you are in": Path.cwd()})
     if scores is not None and not scores.is_file():
@@ -46,28 +57,41 @@ def publish(model: Path, to: Path, runs: Path, scores: Path | None = None, notes
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent) as place:
         beside = Path(place) / to.name
-        CoDiPipeline(scheduler=load_scheduler(model), **parts, defaults=load_defaults(model)).save_pretrained(beside)
+        CoDiPipeline(scheduler=load_scheduler(model), **parts, defaults=load_defaults(model)).save_pretrained(
+            beside
+        )
         (beside / NAME).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(to, ignore_errors=True)
         beside.rename(to)
 
 
 def check_place(to: Path, kept: dict[str, Path]) -> None:
-    """Raises `InputError` where publishing would remove what is no published model, or what is `kept`, by the names of it."""
+    """Raises `InputError` where publishing would remove what is no published model, or what is `kept`, by the
+    names of it.
+    """
     for name, path in kept.items():
         if path.resolve().is_relative_to(to.resolve()):
-            raise InputError(f"--to is {to}, which is or holds {name}: it would be removed: choose another folder")
+            raise InputError(
+                f"--to is {to}, which is or holds {name}: it would be removed: choose another folder"
+            )
     if to.exists() and not (to / pretrained.INDEX).is_file() and not (to.is_dir() and not any(to.iterdir())):
-        raise InputError(f"--to is {to}, which is no model folder (no {pretrained.INDEX}): choose a new folder, or empty this one")
+        raise InputError(
+            f"--to is {to}, which is no model folder (no {pretrained.INDEX}): choose a new folder, or empty "
+            "this one"
+        )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="training.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="training.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--to", type=Path, default=Path("codi/assets/tiny"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--scores", type=Path, help="a report.json of `codi bench`, kept in the provenance")
-    parser.add_argument("--note", action="append", help="what else there is to know of how the model was made; repeatable")
+    parser.add_argument(
+        "--note", action="append", help="what else there is to know of how the model was made; repeatable"
+    )
     options = parser.parse_args()
     try:
         publish(options.model, options.to, options.runs, options.scores, options.note)

@@ -1,4 +1,5 @@
-"""One forward pass of what a stage trains, over tensors without numbers, in the shapes of a micro-batch: for `training.plan`.
+"""One forward pass of what a stage trains, over tensors without numbers, in the shapes of a micro-batch: for
+`training.plan`.
 
 B samples of a micro-batch.
 """
@@ -21,7 +22,9 @@ from training.stages.listeners import Listeners
 
 
 def rehearse(stage: Any, module: nn.Module, config: Config, parts: Any, count: int) -> bool:
-    """Runs the pass on B = `count` samples; False for a stage that is not known here. `parts` gives finished parts by folder."""
+    """Runs the pass on B = `count` samples; False for a stage that is not known here. `parts` gives finished
+    parts by folder.
+    """
     kinds = {
         AudioAutoencoder: lambda: audio_autoencoder(module, count, config.stage == "vocoder"),
         ImageAutoencoder: lambda: module.reconstruct(module.posterior(empty(count, *picture(module))).mode()),
@@ -29,8 +32,12 @@ def rehearse(stage: Any, module: nn.Module, config: Config, parts: Any, count: i
         Contrast: lambda: contrast(stage, module, config, count),
         Listeners: lambda: listeners(stage, module, count),
         NoisedTowers: lambda: noised_towers(module, count),
-        Foreseeing: lambda: denoiser(module.denoiser, latent(stage.modality, config, parts, module.denoiser), count),
-        (UNetDenoiser, TextDenoiser): lambda: denoiser(module, latent(stage.modality, config, parts, module), count),
+        Foreseeing: lambda: denoiser(
+            module.denoiser, latent(stage.modality, config, parts, module.denoiser), count
+        ),
+        (UNetDenoiser, TextDenoiser): lambda: denoiser(
+            module, latent(stage.modality, config, parts, module), count
+        ),
     }
     run = next((run for kind, run in kinds.items() if isinstance(module, kind)), None)
     if run is None:
@@ -77,17 +84,27 @@ def contrast(stage: Any, module: Contrast, config: Config, count: int) -> None:
         text(input_ids=ids(count, text.config.max_position_embeddings))
     tower = stage.tower(module)
     if stage.modality is Modality.AUDIO:
-        samples = (config.data.get("geometry") or {}).get("audio", {}).get("samples", 2 * tower.log_mel.sampling_rate)
+        samples = (
+            (config.data.get("geometry") or {})
+            .get("audio", {})
+            .get("samples", 2 * tower.log_mel.sampling_rate)
+        )
         shape = (count, 1, samples // tower.log_mel.hop_length, tower.log_mel.bank.shape[1])
         tower.audio(input_features=empty(*shape), is_longer=None)
         return
-    frames = (config.data.get("geometry") or {}).get("video", {}).get("frames", 16) if stage.modality is Modality.VIDEO else 1
+    frames = (
+        (config.data.get("geometry") or {}).get("video", {}).get("frames", 16)
+        if stage.modality is Modality.VIDEO
+        else 1
+    )
     side = tower.image_size
     tower.features(empty(count, frames, 3, side, side) if frames > 1 else empty(count, 3, side, side))
 
 
 def latent(modality: Modality, config: Config, parts: Any, module: nn.Module) -> tuple[int, ...]:
-    """Shape of one latent, by the autoencoder that makes it; a clip is as many frames as the denoiser says."""
+    """Shape of one latent, by the autoencoder that makes it; a clip is as many frames as the
+    denoiser says.
+    """
     name = AUTOENCODERS[modality]
     shape = parts(CLASSES[name], config.model / name, "train it first").latent_shape
     return (shape[0], module.config.num_frames, *shape[1:]) if modality is Modality.VIDEO else shape
@@ -95,7 +112,12 @@ def latent(modality: Modality, config: Config, parts: Any, module: nn.Module) ->
 
 def denoiser(module: nn.Module, shape: tuple[int, ...], count: int, env: Any = None) -> None:
     """One prediction, with one prompt token per sample."""
-    module(empty(count, *shape), torch.empty(count, dtype=torch.long, device="meta"), empty(count, 1, module.config.context_dim), env=env)
+    module(
+        empty(count, *shape),
+        torch.empty(count, dtype=torch.long, device="meta"),
+        empty(count, 1, module.config.context_dim),
+        env=env,
+    )
 
 
 def listeners(stage: Any, module: Listeners, count: int) -> None:
@@ -114,5 +136,8 @@ def listeners(stage: Any, module: Listeners, count: int) -> None:
 def noised_towers(module: NoisedTowers, count: int) -> None:
     """One token of every modality."""
     for tower in module.by_modality().values():
-        times, context = torch.empty(count, dtype=torch.long, device="meta"), empty(count, 1, module.config.context_dim)
+        times, context = (
+            torch.empty(count, dtype=torch.long, device="meta"),
+            empty(count, 1, module.config.context_dim),
+        )
         tower(empty(count, *tower.trunk.latent_shape), times, context)

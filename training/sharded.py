@@ -1,8 +1,10 @@
-"""What DeepSpeed has cut over processes, as whole tensors by name and back: a checkpoint does not know how it was trained.
+"""What DeepSpeed has cut over processes, as whole tensors by name and back: a checkpoint does not know how it
+was trained.
 
-ZeRO-2 keeps weights whole and cuts the optimizer's state; ZeRO-3 cuts both (arXiv 1910.02054). Its own checkpoints are pickles, one per
-process, for one number of processes; these are gathered instead, one parameter at a time, into the memory of the main process.
-"Flat" is the one-dimensional float32 tensor of many parameters of which a process owns a piece, and which AdamW sees.
+ZeRO-2 keeps weights whole and cuts the optimizer's state; ZeRO-3 cuts both (arXiv 1910.02054). Its own
+checkpoints are pickles, one per process, for one number of processes; these are gathered instead, one
+parameter at a time, into the memory of the main process. "Flat" is the one-dimensional float32 tensor of many
+parameters of which a process owns a piece, and which AdamW sees.
 """
 
 import gc
@@ -22,25 +24,42 @@ def configure(accelerator: Any, config: Config) -> None:
     """What DeepSpeed has to be told before `prepare`. Raises `InputError` for what is not supported."""
     plugin = accelerator.state.deepspeed_plugin
     if plugin.zero_stage not in (2, 3):
-        raise InputError(f"launched with ZeRO stage {plugin.zero_stage}: expected 2 or 3, see configs/accelerate; below 2 use DDP")
+        raise InputError(
+            f"launched with ZeRO stage {plugin.zero_stage}: expected 2 or 3, see configs/accelerate; below 2 "
+            "use DDP"
+        )
     zero = plugin.deepspeed_config["zero_optimization"]
-    moved = [name for name in ("offload_optimizer", "offload_param") if (zero.get(name) or {}).get("device", "none") != "none"]
+    moved = [
+        name
+        for name in ("offload_optimizer", "offload_param")
+        if (zero.get(name) or {}).get("device", "none") != "none"
+    ]
     if moved:
-        raise InputError(f"launched with {' and '.join(moved)}: offloading is not supported: take it out of the launch configuration")
+        raise InputError(
+            f"launched with {' and '.join(moved)}: offloading is not supported: take it out of the launch "
+            "configuration"
+        )
     plugin.deepspeed_config |= {
-        "train_micro_batch_size_per_gpu": config.batch_size // (accelerator.num_processes * config.accumulate),
+        "train_micro_batch_size_per_gpu": config.batch_size
+        // (accelerator.num_processes * config.accumulate),
         "gradient_accumulation_steps": config.accumulate,
         "gradient_clipping": config.clip_grad_norm,
     }
 
 
 class Sharded:
-    """Weights and optimizer state of a module under ZeRO. Every method is called by all processes together."""
+    """Weights and optimizer state of a module under ZeRO. Every method is called by all
+    processes together.
+    """
 
     def __init__(self, module: nn.Module, optimizer: Any) -> None:
         self.module, self.zero, self.adam = module, optimizer, optimizer.optimizer
         self.cut_weights = hasattr(optimizer, "fp32_partitioned_groups_flat")  # ZeRO-3
-        self.flats = optimizer.fp32_partitioned_groups_flat if self.cut_weights else optimizer.single_partition_of_fp32_groups
+        self.flats = (
+            optimizer.fp32_partitioned_groups_flat
+            if self.cut_weights
+            else optimizer.single_partition_of_fp32_groups
+        )
 
     # Weights
 
@@ -56,7 +75,9 @@ class Sharded:
         return {name: self._join(piece, parameters[name]) for name, piece in pieces.items()}
 
     def cut(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `whole`: what of each tensor belongs to this process, zeros behind the end of the last."""
+        """The inverse of `whole`: what of each tensor belongs to this process, zeros behind the end of the
+        last.
+        """
         if not self.cut_weights:
             return whole
         pieces, parameters = {}, dict(self.module.named_parameters())
@@ -73,12 +94,16 @@ class Sharded:
         whole = self.whole({name: p.ds_tensor.detach() for name, p in self.module.named_parameters()})
         names = {id(p): name for name, p in self.module.named_parameters()}
         tied = dict(self.module.named_parameters(remove_duplicate=False))
-        return {name: whole[names[id(tied[name])]] if name in tied else tensor for name, tensor in state.items()}
+        return {
+            name: whole[names[id(tied[name])]] if name in tied else tensor for name, tensor in state.items()
+        }
 
     # Optimizer
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The state as {"parameter/slot": tensor}, as `training.engine.optimizer_tensors` gives it in one process."""
+        """The state as {"parameter/slot": tensor}, as `training.engine.optimizer_tensors` gives it in one
+        process.
+        """
         if not self.adam.state:
             return {}
         steps = self.adam.state[self.flats[0]]["step"]
@@ -90,13 +115,17 @@ class Sharded:
 
     @torch.no_grad()
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back `optimizer_tensors`, cut anew. A parameter that never had a gradient starts from zero."""
+        """Takes back `optimizer_tensors`, cut anew. A parameter that never had a gradient starts
+        from zero.
+        """
         steps = next((tensor for name, tensor in tensors.items() if name.endswith("/step")), None)
         if steps is None:
             return
         for flat in self.flats:
             step = steps.clone().to(flat.device)
-            self.adam.state[flat] = {"step": step} | {slot: torch.zeros_like(flat, requires_grad=False) for slot in SLOTS}
+            self.adam.state[flat] = {"step": step} | {
+                slot: torch.zeros_like(flat, requires_grad=False) for slot in SLOTS
+            }
         for name, parameter in self._trained():
             for slot in SLOTS:
                 if f"{name}/{slot}" in tensors:
@@ -148,7 +177,9 @@ def _fill(piece: Tensor, values: Tensor) -> None:
 
 
 def destroy(engine: Any) -> None:
-    """Ends DeepSpeed's engine, of which the caller holds nothing else: with one alive at its end, a process may abort."""
+    """Ends DeepSpeed's engine, of which the caller holds nothing else: with one alive at its end, a process
+    may abort.
+    """
     engine.destroy()
     del engine
     gc.collect()

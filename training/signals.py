@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM, collected in place of dying of them, so that a step ends and a checkpoint is written."""
+"""SIGINT and SIGTERM, collected in place of dying of them, so that a step ends and a checkpoint
+is written.
+"""
 
 import signal
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Adapters as files of a few MB, with headers that say what they were made for.
 
-They follow diffusers: `pytorch_lora_weights.safetensors` with tensors "<part>.<layer>.lora_A.weight", and `learned_embeds.safetensors`
-with one tensor (k, W) per word. A model is held against the header: the probes (`codi.models.lora.probe`) of the layers that are adapted
-must be those of the weights it was trained on.
+They follow diffusers: `pytorch_lora_weights.safetensors` with tensors "<part>.<layer>.lora_A.weight", and
+`learned_embeds.safetensors` with one tensor (k, W) per word. A model is held against the header: the probes
+(`codi.models.lora.probe`) of the layers that are adapted must be those of the weights it was trained on.
 """
 
 import json
@@ -26,7 +26,9 @@ from codi.version import __version__
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 WORDS_FILE = "learned_embeds.safetensors"
-TOLERANCE = 0.05  # root mean square of the difference of probes; weights rounded to bfloat16 differ by 0.001, other weights by about 1
+# root mean square of the difference of probes; weights rounded to bfloat16 differ by 0.001, other weights by
+# about 1
+TOLERANCE = 0.05
 TOWER, TABLE = "text_tower", "token_embedding"  # whose table words are probed against
 
 
@@ -42,8 +44,18 @@ class Lora:
     probes: dict[str, dict[str, float]]
 
 
-def save_lora(folder: Path, denoisers: Mapping[str, nn.Module], *, rank: int, alpha: float, base: str, targets: Iterable[str]) -> Path:
-    """Writes the trained LoRA of each named denoiser into one float16 file in `folder`; `base` names the model it was trained on."""
+def save_lora(
+    folder: Path,
+    denoisers: Mapping[str, nn.Module],
+    *,
+    rank: int,
+    alpha: float,
+    base: str,
+    targets: Iterable[str],
+) -> Path:
+    """Writes the trained LoRA of each named denoiser into one float16 file in `folder`; `base` names the
+    model it was trained on.
+    """
     tensors, probes, metadata = {}, {}, {}
     for part, denoiser in denoisers.items():
         found = lora.lora_tensors(denoiser)
@@ -65,22 +77,39 @@ def save_words(folder: Path, tower: nn.Module, *, base: str) -> Path:
     book = tower.tokenizer
     assert isinstance(book, words.Wordbook), "this tower has no new words"
     embedding = tower.text.get_input_embeddings()
-    rows = dict(zip(book.words, embedding.vectors.weight.detach().split([len(rows) for rows in book.words.values()])))
+    rows = dict(
+        zip(book.words, embedding.vectors.weight.detach().split([len(rows) for rows in book.words.values()]))
+    )
     header = {"words": json.dumps(list(rows))}
     tensors = {word: tensor.float() for word, tensor in rows.items()}
-    return _save(Path(folder) / WORDS_FILE, tensors, header, base, {TOWER: {TABLE: lora.probe(embedding.table.weight)}})
+    return _save(
+        Path(folder) / WORDS_FILE, tensors, header, base, {TOWER: {TABLE: lora.probe(embedding.table.weight)}}
+    )
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str], base: str, probes: dict[str, Any]) -> Path:
-    header = {"format": "pt", **header, "base_model": base, "probes": json.dumps(probes), "codi_version": __version__}
+def _save(
+    path: Path, tensors: Mapping[str, Tensor], header: dict[str, str], base: str, probes: dict[str, Any]
+) -> Path:
+    header = {
+        "format": "pt",
+        **header,
+        "base_model": base,
+        "probes": json.dumps(probes),
+        "codi_version": __version__,
+    }
     small = path.name == LORA_FILE
-    data = {name: (tensor.half() if small else tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = {
+        name: (tensor.half() if small else tensor).detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(data, path, metadata=header)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {path}: {reason}: choose another folder, or free some space") from None
+        raise InputError(
+            f"cannot write {path}: {reason}: choose another folder, or free some space"
+        ) from None
     return path
 
 
@@ -89,8 +118,7 @@ def find_file(source: str | Path, name: str) -> Path:
     if not isinstance(source, (str, os.PathLike)):
         what = f"{type(source).__name__} instead of a folder"
         raise InputError(
-            f"{what}: expected the name of the folder that holds {name}, or of a .safetensors "
-            "file"
+            f"{what}: expected the name of the folder that holds {name}, or of a .safetensors file"
         )
     path = Path(source).expanduser()
     path = path / name if path.is_dir() else path
@@ -109,14 +137,15 @@ def named_file(source: str | Path, usual: str, weight_name: str | None, subfolde
     file = find_file(folder, weight_name or usual)
     if weight_name is not None and file.name != Path(weight_name).name:
         raise InputError(
-            f"{source} is a file of another name than weight_name {weight_name!r}: expected one of "
-            "them"
+            f"{source} is a file of another name than weight_name {weight_name!r}: expected one of them"
         )
     return file
 
 
 def read_lora(source: str | Path) -> Lora:
-    """The LoRA in a folder or file, float32. Raises `InputError` for one that is damaged, or that codi did not write."""
+    """The LoRA in a folder or file, float32. Raises `InputError` for one that is damaged, or that codi did
+    not write.
+    """
     path = find_file(source, LORA_FILE)
     tensors, header = _read(path)
     parts: dict[str, dict[str, Tensor]] = {}
@@ -161,18 +190,28 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _foreign(path: Path, what: str, error: Exception) -> InputError:
-    reason = f"its header lacks {error}" if isinstance(error, KeyError) else f"its header cannot be used, {error}"
-    return InputError(f"{path} is no {what} of codi ({reason}): expected one that codi's training wrote; see docs/fine-tuning.md")
+    reason = (
+        f"its header lacks {error}" if isinstance(error, KeyError) else f"its header cannot be used, {error}"
+    )
+    return InputError(
+        f"{path} is no {what} of codi ({reason}): expected one that codi's training wrote; see "
+        "docs/fine-tuning.md"
+    )
 
 
-def check_base(what: str, base: str, expected: Mapping[str, float], found: Mapping[str, float], part: str) -> None:
-    """Raises `InputError` where the probes of a model's layers are not those that an adapter was trained on."""
+def check_base(
+    what: str, base: str, expected: Mapping[str, float], found: Mapping[str, float], part: str
+) -> None:
+    """Raises `InputError` where the probes of a model's layers are not those that an adapter was
+    trained on.
+    """
     apart = {layer: abs(value - found[layer]) for layer, value in expected.items()}
     distance = math.sqrt(math.fsum(d * d for d in apart.values()) / len(apart))
     if not distance <= TOLERANCE:
         worst = max(apart, key=apart.__getitem__)
         raise InputError(
-            f"{what} was trained on the model {base!r}, and the {part} here has other weights (probes differ by {distance:.2f}, most in "
+            f"{what} was trained on the model {base!r}, and the {part} here has other weights (probes differ "
+            f"by {distance:.2f}, most in "
             f"{worst}): load the model it was trained on, or train it for this one"
         )
 
@@ -182,6 +221,5 @@ def check_scale(name: str, scale: Any) -> None:
     scale = plain(scale)
     if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
         raise InputError(
-            f"scale {scale!r} of LoRA {name}: expected a finite number for all of it, such as "
-            "0.7"
+            f"scale {scale!r} of LoRA {name}: expected a finite number for all of it, such as 0.7"
         )

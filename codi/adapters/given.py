@@ -11,14 +11,18 @@ from codi.types import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """LoRAs with their scales, and files of words, in the order given. Every file was read once and is sound."""
+    """LoRAs with their scales, and files of words, in the order given. Every file was read once
+    and is sound.
+    """
 
     loras: tuple[tuple[Path, float], ...] = ()
     words: tuple[Path, ...] = ()
 
     @classmethod
     def parse(cls, loras: Iterable[str], learned: Iterable[str]) -> "Given":
-        """From 'DIR' or 'DIR::0.7' each, and folders of words. Raises `InputError` for what cannot be used."""
+        """From 'DIR' or 'DIR::0.7' each, and folders of words. Raises `InputError` for what
+        cannot be used.
+        """
         return cls(loras=tuple(map(_parse_lora, loras)), words=tuple(map(_check_words, learned)))
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
@@ -44,7 +48,9 @@ def _parse_lora(text: str) -> tuple[Path, float]:
     try:
         scale = float(tail) if sign else 1.0
     except ValueError:
-        raise InputError(f"--lora {text!r}: expected a folder, or folder::scale such as {source}::0.7") from None
+        raise InputError(
+            f"--lora {text!r}: expected a folder, or folder::scale such as {source}::0.7"
+        ) from None
     path = find_file(source if sign else text, LORA_FILE)
     check_scale(str(path), scale)
     read_lora(path)

@@ -30,12 +30,15 @@ class AdapterMixin:
     """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are touched
     by `fuse_lora` alone.
 
-    Adapters belong to the parts: pipelines of the same parts (`from_pipe`) have the same ones, with the same scales.
+    Adapters belong to the parts: pipelines of the same parts (`from_pipe`) have the same ones, with the same
+    scales.
     """
 
     @property
     def _loras(self) -> dict[str, float]:
-        """Name -> scale of every LoRA in a part, in the order of loading; one put there by other means counts fully."""
+        """Name -> scale of every LoRA in a part, in the order of loading; one put there by other means counts
+        fully.
+        """
         loaded: dict[str, float] = {}
         for part in self._adapted().values():
             loaded |= {name: part.lora_scales.get(name, 1.0) for name in part.peft_config}
@@ -70,7 +73,8 @@ class AdapterMixin:
         name = adapter_name or _free_name(usual, self._loras)
         if name in self._loras or "." in name:
             raise InputError(
-                f"LoRA name {name!r}: expected one without dots that is not in use (in use: {', '.join(self._loras) or 'none'})"
+                f"LoRA name {name!r}: expected one without dots that is not in use (in use: "
+                f"{', '.join(self._loras) or 'none'})"
             )
         check_scale(name, scale)
         for part, tensors in found.parts.items():
@@ -78,22 +82,31 @@ class AdapterMixin:
         for part, tensors in found.parts.items():
             settings = {"r": found.rank, "lora_alpha": found.alpha, "target_modules": lora.layers_of(tensors)}
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
-                getattr(self, part).load_lora_adapter(dict(tensors), prefix=None, adapter_name=name, metadata=settings)
+                # several are meant
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                getattr(self, part).load_lora_adapter(
+                    dict(tensors), prefix=None, adapter_name=name, metadata=settings
+                )
         file = {"path": str(found.path), "sha256": sha256_of(found.path)}
         for part in (getattr(self, part) for part in found.parts):
             part.lora_files = {**part.lora_files, name: file}
         self._apply_loras({name: float(scale)})
         return name
 
-    def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None) -> None:
+    def set_adapters(
+        self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None
+    ) -> None:
         """Makes these LoRAs active with these scales (1 without), and no others; a scale is one number for
         all of a LoRA.
         """
         self._check_unfused("scales change")
         adapter_weights = plain(adapter_weights)
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        scales = list(adapter_weights) if isinstance(adapter_weights, (list, tuple)) else [adapter_weights] * len(names)
+        scales = (
+            list(adapter_weights)
+            if isinstance(adapter_weights, (list, tuple))
+            else [adapter_weights] * len(names)
+        )
         if len(scales) != len(names):
             raise InputError(f"{len(names)} LoRA names and {len(scales)} scales: expected one for each")
         for name, scale in zip(names, scales):
@@ -146,17 +159,18 @@ class AdapterMixin:
             _known(name, self._loras)
         if asleep := [name for name in names if name not in self.get_active_adapters()]:
             raise InputError(
-                f"LoRA {asleep[0]!r} is not active: call set_adapters() with its scale before "
-                "fuse_lora()"
+                f"LoRA {asleep[0]!r} is not active: call set_adapters() with its scale before fuse_lora()"
             )
         if not names:
             raise InputError(
-                "no LoRA is active: expected load_lora_weights() or set_adapters() before "
-                "fuse_lora()"
+                "no LoRA is active: expected load_lora_weights() or set_adapters() before fuse_lora()"
             )
         try:
             for part in self._parts(components, self._adapted()):
-                part.lora_fused, part.lora_fused_names = lora.fuse(part, names, float(lora_scale)), tuple(names)
+                part.lora_fused, part.lora_fused_names = (
+                    lora.fuse(part, names, float(lora_scale)),
+                    tuple(names),
+                )
         except InputError:
             for part in self._fused.values():
                 self._unfuse(part)
@@ -233,9 +247,13 @@ class AdapterMixin:
         learned, base, probes = read_words(path)
         tower = getattr(self, TOWER)
         if tower is None:
-            raise InputError(f"learned words need a text tower, which this model lacks: {source} cannot be used")
+            raise InputError(
+                f"learned words need a text tower, which this model lacks: {source} cannot be used"
+            )
         if token is not None and len(learned) != 1:
-            raise InputError(f"{source} holds {len(learned)} words: another name can be given to a single one only")
+            raise InputError(
+                f"{source} holds {len(learned)} words: another name can be given to a single one only"
+            )
         if token is not None:
             learned = dict(zip([token], learned.values()))
         width = tower.text.config.hidden_size
@@ -256,12 +274,16 @@ class AdapterMixin:
             getattr(self, TOWER).word_files = ()
 
     def describe_adapters(self) -> dict[str, list[dict[str, Any]]]:
-        """Returns the LoRAs that act and the learned words by their files, for a record; without a key for what there is none of."""
+        """Returns the LoRAs that act and the learned words by their files, for a record; without a key for
+        what there is none of.
+        """
         files: dict[str, Mapping[str, str]] = {}
         for part in self._adapted().values():
             files |= part.lora_files
         acting = set(self.get_active_adapters())
-        loras = [{**files.get(name, {}), "scale": scale} for name, scale in self._loras.items() if name in acting]
+        loras = [
+            {**files.get(name, {}), "scale": scale} for name, scale in self._loras.items() if name in acting
+        ]
         learned = list(getattr(getattr(self, TOWER), "word_files", ()))
         return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})
 
@@ -269,9 +291,14 @@ class AdapterMixin:
         """Raises `InputError` while a LoRA or learned words are loaded: a model folder holds a model."""
         self._check_unfused("it is saved, or unload_lora_weights() to save what was fused")
         if self._loras:
-            raise InputError(f"LoRA {next(iter(self._loras))!r} is loaded: call unload_lora_weights() before save_pretrained()")
+            raise InputError(
+                f"LoRA {next(iter(self._loras))!r} is loaded: call unload_lora_weights() before "
+                "save_pretrained()"
+            )
         if isinstance(getattr(getattr(self, TOWER), "tokenizer", None), words.Wordbook):
-            raise InputError("learned words are loaded: call unload_textual_inversion() before save_pretrained()")
+            raise InputError(
+                "learned words are loaded: call unload_textual_inversion() before save_pretrained()"
+            )
 
     def _denoisers(self) -> dict[str, lora.Skeleton]:
         """The parts that can be adapted, by their names."""
@@ -284,11 +311,12 @@ class AdapterMixin:
     def _check_unfused(self, what: str) -> None:
         if self._fused:
             raise InputError(
-                f"LoRA {' and '.join(sorted(self.fused_loras))} is fused: call unfuse_lora() before "
-                f"{what}"
+                f"LoRA {' and '.join(sorted(self.fused_loras))} is fused: call unfuse_lora() before {what}"
             )
 
-    def _parts(self, components: str | list[str] | None, there: Mapping[str, lora.Skeleton]) -> list[lora.Skeleton]:
+    def _parts(
+        self, components: str | list[str] | None, there: Mapping[str, lora.Skeleton]
+    ) -> list[lora.Skeleton]:
         """The named parts, or all that are there."""
         parts = list(there) if components is None else _as_list(components)
         if missing := [part for part in parts if part not in there]:
@@ -298,8 +326,11 @@ class AdapterMixin:
             )
         return [there[part] for part in parts]
 
-    def _apply_loras(self, changed: Mapping[str, float] = MappingProxyType({}), act: bool | None = None) -> None:
-        """Gives LoRAs these scales, the others keep theirs; `act` sets all of them aside, or lets them act again.
+    def _apply_loras(
+        self, changed: Mapping[str, float] = MappingProxyType({}), act: bool | None = None
+    ) -> None:
+        """Gives LoRAs these scales, the others keep theirs; `act` sets all of them aside, or lets them act
+        again.
 
         One of scale 0 is left out of the sum, so that it changes no bit, and so is one that is fused.
         """
@@ -320,11 +351,18 @@ class AdapterMixin:
     def _check_lora(self, found: Lora, part: str, tensors: Mapping[str, Tensor], any_base: bool) -> None:
         denoiser = self.components.get(part)
         if not isinstance(denoiser, lora.Skeleton):
-            raise InputError(f"{found.path} adapts the part {part!r} of the model {found.base!r}, which this model lacks")
+            raise InputError(
+                f"{found.path} adapts the part {part!r} of the model {found.base!r}, which this model lacks"
+            )
         if reason := lora.misfit(denoiser, tensors, found.rank):
-            raise InputError(f"{found.path} was trained on the model {found.base!r} and does not fit the {part} of this one: {reason}")
+            raise InputError(
+                f"{found.path} was trained on the model {found.base!r} and does not fit the {part} of this "
+                f"one: {reason}"
+            )
         if not any_base:
-            here = {layer: lora.probe(lora.base_layer(denoiser, layer).weight) for layer in found.probes[part]}
+            here = {
+                layer: lora.probe(lora.base_layer(denoiser, layer).weight) for layer in found.probes[part]
+            }
             check_base(str(found.path), found.base, found.probes[part], here, part)
 
 

@@ -2,8 +2,10 @@
 
 command.py   arguments to report, start to finish
 runs.py      what is generated: a `Run`, its prompts, its scenes and seeds
-make.py      making what is missing, in one process or several; store.py keeps it, so that a benchmark is resumable
-models.py    the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its prompt towers
+make.py      making what is missing, in one process or several; store.py keeps it, so that a benchmark is
+             resumable
+models.py    the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its
+             prompt towers
 scores.py    agreement per cell and per task, with ceilings and floors
 timing.py    video and sound: in time together, a sound for a clip, a clip for a sound
 together.py  pairs, triples and all four outputs on what the prompt left open
@@ -25,8 +27,8 @@ from codi.types import DTYPES, InputError
 _EXAMPLES = """examples:
   codi bench --out report/                                          the published table
   codi bench --out report/ --cells all --workers 2                  all 225 input-output subsets
-  codi bench --out report/ --cells none --joint fast                in time, clean partners, all four outputs together
-  codi bench --out report/ --cells none --joint                     the same, every pair and triple, selection, prompts
+  codi bench --out report/ --cells none --joint fast    in time, clean partners, all four outputs together
+  codi bench --out report/ --cells none --joint         the same, every pair and triple, selection, prompts
   codi bench --out report/ --cells "text->image,text+audio->video"
   codi bench --out steps/ --steps 4,6,10,20 --joint fast --scenes 64   what fewer steps cost, in one table
   codi bench --out ladder/ --ladder runs/ladder/released runs/ladder/rotary="rotary seconds"
@@ -40,23 +42,66 @@ class _Parser(argparse.ArgumentParser):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `codi bench`; imports nothing heavy."""
-    parser.add_argument("-o", "--out", required=True, metavar="FOLDER", help="where the report goes; a run continues there")
-    parser.add_argument("--model", metavar="NAME", help="folder or hub id (default: the model inside the package)")
-    parser.add_argument("--cells", default="fast", metavar="CELLS", help="fast (default), all (225), none, or a list as below")
-    parser.add_argument("--scenes", type=int, metavar="N", help="unseen scenes (default 256; 32 for each of all cells); more later go on")
-    parser.add_argument("--seed", type=int, default=2305, metavar="N", help="of the scenes and of the noise (default 2305)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="sets of seeds for joint outputs (default 3 with --joint, else 1)")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="FOLDER", help="where the report goes; a run continues there"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
+    )
+    parser.add_argument(
+        "--cells", default="fast", metavar="CELLS", help="fast (default), all (225), none, or a list as below"
+    )
+    parser.add_argument(
+        "--scenes",
+        type=int,
+        metavar="N",
+        help="unseen scenes (default 256; 32 for each of all cells); more later go on",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=2305, metavar="N", help="of the scenes and of the noise (default 2305)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="sets of seeds for joint outputs (default 3 with --joint, else 1)",
+    )
     steps = "denoising steps (default: the model's); several are compared in one table"
     parser.add_argument("--steps", metavar="N[,N...]", help=steps)
-    parser.add_argument("--guidance", metavar="X", help="prompt guidance, one number or video=4,audio=3 (default: the model's)")
-    parser.add_argument("--sync-guidance", metavar="X", help="guidance towards the other outputs, written like --guidance")
-    parser.add_argument("--joint", nargs="?", const="full", choices=("fast", "full"), help="also joint generation: all, or the fast part")
-    parser.add_argument("--ladder", nargs="+", metavar="DIR[=NAME]", help="compare these models in time, nothing else (1 set of seeds)")
-    parser.add_argument("--held-out", action="store_true", help="also the shape-colour pairs never trained (always part of fast and all)")
+    parser.add_argument(
+        "--guidance",
+        metavar="X",
+        help="prompt guidance, one number or video=4,audio=3 (default: the model's)",
+    )
+    parser.add_argument(
+        "--sync-guidance", metavar="X", help="guidance towards the other outputs, written like --guidance"
+    )
+    parser.add_argument(
+        "--joint",
+        nargs="?",
+        const="full",
+        choices=("fast", "full"),
+        help="also joint generation: all, or the fast part",
+    )
+    parser.add_argument(
+        "--ladder",
+        nargs="+",
+        metavar="DIR[=NAME]",
+        help="compare these models in time, nothing else (1 set of seeds)",
+    )
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="also the shape-colour pairs never trained (always part of fast and all)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)"
+    )
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="scenes made at once (default 32)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work (default 1)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the work (default 1)"
+    )
 
 
 def main(args: "argparse.Namespace | Sequence[str]") -> int:
@@ -65,7 +110,11 @@ def main(args: "argparse.Namespace | Sequence[str]") -> int:
     Raises `InputError` for options that cannot be used.
     """
     if not isinstance(args, argparse.Namespace):
-        parser = _Parser(prog="codi bench", description="Measures a model on unseen scenes and writes a report.", epilog=_EXAMPLES)
+        parser = _Parser(
+            prog="codi bench",
+            description="Measures a model on unseen scenes and writes a report.",
+            epilog=_EXAMPLES,
+        )
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         add_arguments(parser)
         args = parser.parse_args(list(args))

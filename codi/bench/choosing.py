@@ -1,4 +1,6 @@
-"""Does selection help? One candidate against several, read by the world's probes, which took no part in the choice."""
+"""Does selection help? One candidate against several, read by the world's probes, which took no part in the
+choice.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +23,9 @@ PROMPTS = {"full caption": BOTH, "shape alone": replace(BOTH, facts=OPEN_FACTS)}
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Video and sound from two kinds of prompt, for `count` scenes. The first candidate of several is the only one of one."""
+    """Video and sound from two kinds of prompt, for `count` scenes. The first candidate of several is the
+    only one of one.
+    """
 
     count: int
 
@@ -37,7 +41,9 @@ class Selection:
         lines = []
         for prompt, runs in self.runs.items():
             made = [bench.readings(run, self.count) for run in runs]
-            lines += [{"prompt": prompt, **choice_line(run, readings, scenes)} for run, readings in zip(runs, made)]
+            lines += [
+                {"prompt": prompt, **choice_line(run, readings, scenes)} for run, readings in zip(runs, made)
+            ]
             lines[-1]["gain"] = {name: as_dict(gain) for name, gain in gains(runs[0], *made, scenes).items()}
         return lines
 
@@ -49,15 +55,17 @@ def choice_line(run: Run, readings: Readings, scenes: list[Scene]) -> dict[str, 
         "candidates": run.candidates,
         "prompt_agreement": as_dict(share_interval(cell_rows(run, readings, facts_of(scenes)))),
         "mutual_agreement": as_dict(share_interval(_mutual_rows(run, readings))),
-        "f1": onset["f1"], "intervals": onset["intervals"],
-    }  # fmt: skip
+        "f1": onset["f1"],
+        "intervals": onset["intervals"],
+    }
 
 
 def gains(run: Run, one: Readings, several: Readings, scenes: list[Scene]) -> dict[str, Any]:
     """Several candidates minus one, scene by scene."""
     facts = facts_of(scenes)
     counts = [onset_counts(*pair_of([readings]), TOLERANCES[-1]) for readings in (one, several)]
-    halves = np.stack([np.stack([2 * c[:, 0], c[:, 1] + c[:, 2]], axis=-1) for c in counts], axis=1)  # (N, one and several, 2)
+    # (N, one and several, 2)
+    halves = np.stack([np.stack([2 * c[:, 0], c[:, 1] + c[:, 2]], axis=-1) for c in counts], axis=1)
     return {
         "prompt_agreement": bootstrap(cell_rows(run, several, facts) - cell_rows(run, one, facts)),
         "mutual_agreement": bootstrap(_mutual_rows(run, several) - _mutual_rows(run, one)),

@@ -30,8 +30,14 @@ from codi.world import VISIBLE, caption
 
 SCENES, SCENES_OF_ALL = 256, 32  # by default: of every part, and of each of the 225 cells
 SHEET = (
-    "text->text+image+audio+video", "text->audio+video", "image->audio", "audio->image", "video->text", "video->audio", "audio->video",
-)  # fmt: skip
+    "text->text+image+audio+video",
+    "text->audio+video",
+    "image->audio",
+    "audio->image",
+    "video->text",
+    "video->audio",
+    "audio->video",
+)
 
 
 class Section(Protocol):
@@ -48,8 +54,13 @@ def run(args: argparse.Namespace) -> int:
     check_numbers(args)
     cells, rungs, counts = chosen_cells(args.cells), parse_rungs(args.ladder or []), parse_steps(args.steps)
     if rungs and len(counts) > 1:
-        raise InputError(f"--steps {args.steps} and --ladder: expected several steps or several models, not both")
-    scales = {name: parse_scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in ("guidance", "sync_guidance")}
+        raise InputError(
+            f"--steps {args.steps} and --ladder: expected several steps or several models, not both"
+        )
+    scales = {
+        name: parse_scale(getattr(args, name), f"--{name.replace('_', '-')}")
+        for name in ("guidance", "sync_guidance")
+    }
     folder = check_folder(args.out)
     head = {"command": command_line(), "versions": versions()}
     steps = counts[0] if counts else None
@@ -72,7 +83,9 @@ def open_bench(
     model = Model(source, device=args.device, dtype=args.dtype, steps=steps, **scales)
     if steps is not None and steps > model.num_timesteps:
         most = model.num_timesteps
-        raise InputError(f"--steps {steps}: this model's schedule has {most} timesteps: expected at most {most} steps")
+        raise InputError(
+            f"--steps {steps}: this model's schedule has {most} timesteps: expected at most {most} steps"
+        )
     count = args.scenes or (SCENES_OF_ALL if args.cells == "all" else SCENES)
     settings = {"steps": steps, "dtype": args.dtype, **scales}
     return Bench(folder, model, num_scenes=count, seed=args.seed, batch_size=args.batch, settings=settings)
@@ -91,14 +104,23 @@ def command_line() -> str:
     return shlex.join(["codi", "bench", *sys.argv[2:]]) if sys.argv[1:2] == ["bench"] else "codi bench"
 
 
-def measure_model(folder: Path, bench: Bench, cells: list[Run], args: argparse.Namespace, head: dict[str, Any], started: float) -> Path:
+def measure_model(
+    folder: Path,
+    bench: Bench,
+    cells: list[Run],
+    args: argparse.Namespace,
+    head: dict[str, Any],
+    started: float,
+) -> Path:
     """The report of one model; gives the path of its page."""
     seeds = draws(args)
     parts = sections(args.joint, cells, args.scenes or SCENES, seeds)
     report = head | measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
     settled = {name: value for name, value in bench.settings.items() if value is not None}
     numbers = {"scenes": bench.num_scenes, "seed": args.seed, "seeds": seeds}
-    report["counts"] = {"cells and tasks": f"{bench.num_scenes}"} if report["cells"] or report["tasks"] else {}
+    report["counts"] = (
+        {"cells and tasks": f"{bench.num_scenes}"} if report["cells"] or report["tasks"] else {}
+    )
     report["counts"] |= {name: f"{part.count} x {getattr(part, 'draws', 1)}" for name, part in parts.items()}
     report |= {"model": bench.model.name, "settings": {**bench.model.defaults, **settled, **numbers}}
     report["targets"] = targets(report)
@@ -118,7 +140,9 @@ def asks_held_out(args: argparse.Namespace) -> bool:
 
 
 def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dict[str, Section]:
-    """The parts that `--joint` asks for, or the cells. The fast part spends all seeds on time alone, where the targets are sharpest."""
+    """The parts that `--joint` asks for, or the cells. The fast part spends all seeds on time alone, where
+    the targets are sharpest.
+    """
     full = joint == "full"
     once = seeds if full else 1
     parts: dict[str, Section] = {}
@@ -133,7 +157,9 @@ def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dic
     return parts
 
 
-def measure(bench: Bench, cells: list[Run], parts: dict[str, Section], *, held_out: bool, workers: int = 1) -> dict[str, Any]:
+def measure(
+    bench: Bench, cells: list[Run], parts: dict[str, Section], *, held_out: bool, workers: int = 1
+) -> dict[str, Any]:
     """Every number of the report."""
     tasks = [task for task in TASKS if (held_out if task.held_out else task.run in cells)]
     plan = [item for part in parts.values() for item in part.plan()]
@@ -185,7 +211,9 @@ def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
     return names
 
 
-def climb(folder: Path, benches: dict[str, Bench], args: argparse.Namespace, head: dict[str, Any], started: float) -> Path:
+def climb(
+    folder: Path, benches: dict[str, Bench], args: argparse.Namespace, head: dict[str, Any], started: float
+) -> Path:
     """The table of several models; gives the path of its page."""
     work = Climb(count=args.scenes or SCENES, draws=args.seeds or 1)
     lines: dict[str, Any] = {}
@@ -194,17 +222,32 @@ def climb(folder: Path, benches: dict[str, Bench], args: argparse.Namespace, hea
         make(bench, [*work.plan(), *(work.floor_plan() if number == 0 else [])], args.workers)
         lines[name] = work.score(bench)
     first = next(iter(benches.values()))
-    report = head | {"rungs": lines, "controls": work.controls(first), "seconds": round(time.monotonic() - started, 1)}
+    report = head | {
+        "rungs": lines,
+        "controls": work.controls(first),
+        "seconds": round(time.monotonic() - started, 1),
+    }
     settled = {name: value for name, value in first.settings.items() if value is not None}
-    report["settings"] = {**first.model.defaults, **settled, "scenes": work.count, "seed": args.seed, "seeds": work.draws}
+    report["settings"] = {
+        **first.model.defaults,
+        **settled,
+        "scenes": work.count,
+        "seed": args.seed,
+        "seeds": work.draws,
+    }
     save_json(folder / "ladder.json", finite(report))
     return save_text(folder / "ladder.md", ladder_page(report))
 
 
 def measure_steps(
-    folder: Path, counts: list[int], cells: list[Run], args: argparse.Namespace, scales: dict[str, Any],
-    head: dict[str, Any], started: float,
-) -> Path:  # fmt: skip
+    folder: Path,
+    counts: list[int],
+    cells: list[Run],
+    args: argparse.Namespace,
+    scales: dict[str, Any],
+    head: dict[str, Any],
+    started: float,
+) -> Path:
     """The table of one model at several numbers of steps, on stderr too; gives the path of its page."""
     benches = {steps: open_bench(folder, args.model, args, scales, steps) for steps in counts}
     first = benches[counts[0]]
@@ -226,7 +269,11 @@ def measure_steps(
     numbers = {"scenes": first.num_scenes, "seed": args.seed, "seeds": draws(args)}
     numbers |= {"scenes for distances": far.count}
     defaults = {name: value for name, value in first.model.defaults.items() if name != "num_inference_steps"}
-    result = head | {"model": first.model.name, "settings": {**defaults, **settled, **numbers}, "steps": counts}
+    result = head | {
+        "model": first.model.name,
+        "settings": {**defaults, **settled, **numbers},
+        "steps": counts,
+    }
     result |= {"rows": compare(reports), "reports": reports, "seconds": round(time.monotonic() - started, 1)}
     save_json(folder / "steps.json", finite(result))
     page = steps_page(result)
@@ -253,4 +300,6 @@ def finite(value: Any) -> Any:
 def versions() -> dict[str, str]:
     from codi import __version__
 
-    return {"codi": __version__} | {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
+    return {"codi": __version__} | {
+        name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")
+    }

@@ -1,8 +1,9 @@
-"""The ladder of evidence: several models of the same denoisers, each with one more idea in its joint attention, in one table.
+"""The ladder of evidence: several models of the same denoisers, each with one more idea in its joint
+attention, in one table.
 
-Read in time only: video and sound together in step and as the model does it unasked (a step that never met a clean partner may do
-better in step), a sound for a clip, a clip for a sound, and together with sync guidance. Independent
-generation, which no joint attention touches, and the ceiling come from the first model.
+Read in time only: video and sound together in step and as the model does it unasked (a step that never met a
+clean partner may do better in step), a sound for a clip, a clip for a sound, and together with sync guidance.
+Independent generation, which no joint attention touches, and the ceiling come from the first model.
 """
 
 from dataclasses import dataclass, replace
@@ -52,10 +53,16 @@ class Climb:
     @property
     def runs(self) -> dict[str, list[Run]]:
         """All but the last without sync guidance, whatever the models do unasked."""
-        partners = {name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()}
+        partners = {
+            name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()
+        }
         both = replace(BOTH, led=False)  # what joint attention does, and no caption beside it
         kinds = {name: replace(run, sync_guidance=1.0) for name, run in {"joint": both, **partners}.items()}
-        kinds = {IN_STEP: replace(kinds["joint"], in_step=True), **kinds, GUIDED: replace(both, sync_guidance=SYNC_GUIDANCE)}
+        kinds = {
+            IN_STEP: replace(kinds["joint"], in_step=True),
+            **kinds,
+            GUIDED: replace(both, sync_guidance=SYNC_GUIDANCE),
+        }
         return {name: drawn(run, self.draws) for name, run in kinds.items()}
 
     def plan(self) -> Plan:

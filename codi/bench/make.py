@@ -31,10 +31,27 @@ class Bench:
     settings    what else decides the outcome, see `Store`
     """
 
-    def __init__(self, folder: Path, model: Model, *, num_scenes: int, seed: int, batch_size: int, settings: dict[str, Any]) -> None:
-        self.folder, self.model, self.num_scenes, self.seed, self.batch_size = folder, model, num_scenes, seed, batch_size
+    def __init__(
+        self,
+        folder: Path,
+        model: Model,
+        *,
+        num_scenes: int,
+        seed: int,
+        batch_size: int,
+        settings: dict[str, Any],
+    ) -> None:
+        self.folder, self.model, self.num_scenes, self.seed, self.batch_size = (
+            folder,
+            model,
+            num_scenes,
+            seed,
+            batch_size,
+        )
         self.settings = settings
-        self.store = Store(folder, settings | {"seed": seed, "weights": model.fingerprint, "code": code_digest()})
+        self.store = Store(
+            folder, settings | {"seed": seed, "weights": model.fingerprint, "code": code_digest()}
+        )
         self.made: dict[Run, Readings] = {}
         self.samplers = {MODEL: model.sample, TRUTH: truth_sampler, AUTOENCODER: self._round_trip}
 
@@ -42,14 +59,20 @@ class Bench:
         """Unseen scenes: their seed is far from those of training, and `start` and `x` are continuous."""
         return sample_scenes(count or self.num_scenes, self.seed, held_out=held_out)
 
-    def readings(self, run: Run, count: int | None = None, advance: Callable[[int], Any] = lambda samples: None) -> Readings:
-        """Readings of a run for the first `count` scenes; those that are not there yet are generated and saved batch by batch."""
+    def readings(
+        self, run: Run, count: int | None = None, advance: Callable[[int], Any] = lambda samples: None
+    ) -> Readings:
+        """Readings of a run for the first `count` scenes; those that are not there yet are generated and
+        saved batch by batch.
+        """
         count = count or self.num_scenes
         found = self._found(run)
         have = len(found[run.outputs[0]])
         if have < count:
             scenes = self.scenes(run.held_out, count)
-            for made, media in batches(run, scenes, self.seed, self.samplers[run.source], self.batch_size, first=have):
+            for made, media in batches(
+                run, scenes, self.seed, self.samplers[run.source], self.batch_size, first=have
+            ):
                 if not found[run.outputs[0]]:
                     self.store.show(run, media)
                 for m in run.outputs:
@@ -80,7 +103,9 @@ class Bench:
 
 
 def merged(plan: Plan) -> dict[Run, int]:
-    """Every run once, for as many scenes as the greediest wants, in the order in which they were first named."""
+    """Every run once, for as many scenes as the greediest wants, in the order in which they were
+    first named.
+    """
     wanted: dict[Run, int] = {}
     for run, count in plan:
         wanted[run] = max(count, wanted.get(run, 0))
@@ -88,12 +113,21 @@ def merged(plan: Plan) -> dict[Run, int]:
 
 
 def make(bench: Bench, plan: Plan, workers: int = 1) -> None:
-    """Generates what is missing, with a bar on stderr whose unit is what a sample costs. Interrupted, the next call goes on."""
+    """Generates what is missing, with a bar on stderr whose unit is what a sample costs. Interrupted, the
+    next call goes on.
+    """
     todo = {run: count for run, count in merged(plan).items() if bench.missing(run, count)}
     total = sum(run.cost * bench.missing(run, count) for run, count in todo.items())
     interval = 0.5 if sys.stderr.isatty() else 30.0
     shape = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=total, desc=f"{len(todo)} runs", bar_format=shape, file=sys.stderr, mininterval=interval, disable=not todo) as bar:
+    with tqdm(
+        total=total,
+        desc=f"{len(todo)} runs",
+        bar_format=shape,
+        file=sys.stderr,
+        mininterval=interval,
+        disable=not todo,
+    ) as bar:
         if workers > 1 and len(todo) > 1:
             _make_apart(bench, todo, workers, bar)
         else:
@@ -106,7 +140,13 @@ def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> 
     """Runs in several processes that share nothing but the folder; each run belongs to one of them."""
     context = multiprocessing.get_context("spawn")
     queue, others = context.SimpleQueue(), multiprocessing.active_children()
-    recipe = dict(folder=bench.folder, num_scenes=bench.num_scenes, seed=bench.seed, batch_size=bench.batch_size, settings=bench.settings)
+    recipe = dict(
+        folder=bench.folder,
+        num_scenes=bench.num_scenes,
+        seed=bench.seed,
+        batch_size=bench.batch_size,
+        settings=bench.settings,
+    )
     with ProcessPoolExecutor(workers, context, _start, (bench.model.options, recipe, queue, workers)) as pool:
         try:
             pending = {pool.submit(_work, run, count) for run, count in todo.items()}
@@ -141,7 +181,9 @@ def _work(run: Run, count: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """This process ends with the one that started it, however that ended: a worker whose parent was killed would wait for ever."""
+    """This process ends with the one that started it, however that ended: a worker whose parent was killed
+    would wait for ever.
+    """
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

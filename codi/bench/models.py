@@ -1,4 +1,6 @@
-"""The model under test: outputs of a run, ground truth through its autoencoders, retrieval between its prompt towers."""
+"""The model under test: outputs of a run, ground truth through its autoencoders, retrieval between its prompt
+towers.
+"""
 
 import hashlib
 import json
@@ -23,7 +25,8 @@ from codi.types import EMBEDDED, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
-TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}  # and the published targets
+# and the published targets
+TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}
 SAID = ("provenance.json", CHECKSUMS)  # of a model, and no part of it
 SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000  # what the probes read
 _FIT = {
@@ -37,14 +40,27 @@ _FIT = {
 class Model:
     """A pipeline, loaded when the first run needs it: a finished benchmark is scored again without one.
 
-    Scales are a number or {output: number}; None leaves the model's default. Raises `InputError` for a model that is not there.
+    Scales are a number or {output: number}; None leaves the model's default. Raises `InputError` for a model
+    that is not there.
     """
 
     def __init__(
-        self, source: str | None = None, *, device: str = "auto", dtype: str = "float32", steps: int | None = None,
-        guidance: Any = None, sync_guidance: Any = None,
-    ) -> None:  # fmt: skip
-        settings = {"device": device, "dtype": dtype, "steps": steps, "guidance": guidance, "sync_guidance": sync_guidance}
+        self,
+        source: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        steps: int | None = None,
+        guidance: Any = None,
+        sync_guidance: Any = None,
+    ) -> None:
+        settings = {
+            "device": device,
+            "dtype": dtype,
+            "steps": steps,
+            "guidance": guidance,
+            "sync_guidance": sync_guidance,
+        }
         self.options = {"source": source, **settings}
         self.name, self.folder = source or EMBEDDED, resolve(source)
         self.device, self.dtype, self.steps = device, getattr(torch, dtype), steps
@@ -68,39 +84,70 @@ class Model:
     @cached_property
     def num_timesteps(self) -> int:
         """How many steps it can be asked for at most."""
-        return int(json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())["num_train_timesteps"])
+        return int(
+            json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())[
+                "num_train_timesteps"
+            ]
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when a weight or setting in the model's folder does; what is only said of them, as where they came from, is none."""
+        """Changes when a weight or setting in the model's folder does; what is only said of them, as where
+        they came from, is none.
+        """
         digest = hashlib.sha256()
-        files = (p for p in self.folder.rglob("*") if p.suffix in (".json", ".safetensors") and p.name not in SAID and p.is_file())
+        files = (
+            p
+            for p in self.folder.rglob("*")
+            if p.suffix in (".json", ".safetensors") and p.name not in SAID and p.is_file()
+        )
         for path in sorted(files):
             digest.update(path.relative_to(self.folder).as_posix().encode() + _digest(path))
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
     def sample(self, run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
-        """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with prompts encoded beforehand."""
+        """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with
+        prompts encoded beforehand.
+        """
         columns = [(m, self.prepared(m, column)) for m, column in prompts_of(run, scenes)]
-        tokens = [((m, self.embed(m, raw)), weight) for (m, raw), weight in zip(columns, run.weights or [1.0] * len(columns), strict=True)]
+        tokens = [
+            ((m, self.embed(m, raw)), weight)
+            for (m, raw), weight in zip(columns, run.weights or [1.0] * len(columns), strict=True)
+        ]
         embeds = self.pipe.mix_prompts(*zip(*(reversed(tokens) if run.turned else tokens)))
         timed = self.pipe.find_partners(run.inputs, run.outputs, None if run.sync else False)
-        partners = {m: self.encode(m, dict(reversed(columns))[m]) for m in timed}  # of several inputs of one modality the first
-        scales = self.scales if run.sync_guidance is None else self.scales | {"sync_guidance_scale": run.sync_guidance}
+        # of several inputs of one modality the first
+        partners = {m: self.encode(m, dict(reversed(columns))[m]) for m in timed}
+        scales = (
+            self.scales
+            if run.sync_guidance is None
+            else self.scales | {"sync_guidance_scale": run.sync_guidance}
+        )
         with self.without_hearing(run.deaf):
             out = self.pipe(
-                outputs=run.outputs, num_samples=len(scenes), seed=seeds, num_inference_steps=self.steps, candidates=run.candidates,
-                prompt_embeds=embeds, partner_latents=partners, output_type="pt", lead=run.led,
+                outputs=run.outputs,
+                num_samples=len(scenes),
+                seed=seeds,
+                num_inference_steps=self.steps,
+                candidates=run.candidates,
+                prompt_embeds=embeds,
+                partner_latents=partners,
+                output_type="pt",
+                lead=run.led,
                 delay=0.0 if run.in_step else None,
                 **{name: _for_outputs(scale, run.outputs) for name, scale in scales.items()},
-            )  # fmt: skip
+            )
         return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}
 
     @contextmanager
     def without_hearing(self, deaf: Modality | None) -> Iterator[None]:
         """Meanwhile one output hears nobody."""
-        parts = [getattr(self.pipe, name, None) for name in ("environments", "noised_towers")] if deaf is not None else []
+        parts = (
+            [getattr(self.pipe, name, None) for name in ("environments", "noised_towers")]
+            if deaf is not None
+            else []
+        )
         parts = [part for part in parts if part is not None]
         for part in parts:
             heard = {m: partners for m, partners in part.hears().items() if m is not deaf}
@@ -115,7 +162,9 @@ class Model:
         """Ground truth through the autoencoder, as the probes read it."""
         autoencoder = self.pipe.model.autoencoders[modality]
         with torch.no_grad():
-            decoded = autoencoder.decode(self.encode(modality, self.prepared(modality, media)).to(autoencoder.dtype))
+            decoded = autoencoder.decode(
+                self.encode(modality, self.prepared(modality, media)).to(autoencoder.dtype)
+            )
         return self.as_world(modality, formatted(modality, decoded, "pt"))
 
     def as_world(self, modality: Modality, items: list[Any]) -> Any:
@@ -139,7 +188,9 @@ class Model:
         return self.pipe.model.autoencoders[modality].encode(raw).float()
 
     def retrieval(self, scenes: list[Scene], batch_size: int = 32) -> dict[str, dict[str, float]]:
-        """R@1 between prompt towers, both ways, beside chance; a hit agrees in all that both modalities can show."""
+        """R@1 between prompt towers, both ways, beside chance; a hit agrees in all that both modalities can
+        show.
+        """
         facts, result = facts_of(scenes), {}
         tokens = {m: self._embed_all(m, scenes, batch_size) for m in Modality if m in self.pipe.model.towers}
         for (a, b), target in TOWER_PAIRS.items():
@@ -147,7 +198,11 @@ class Model:
             for query, key in ((a, b), (b, a)):
                 if query in tokens and key in tokens:
                     value = recall_at_1(tokens[query], tokens[key], facts, facts, shared)
-                    result[f"{query}->{key}"] = {"value": value, "chance": chance_of_recall(facts, facts, shared), "target": target}
+                    result[f"{query}->{key}"] = {
+                        "value": value,
+                        "chance": chance_of_recall(facts, facts, shared),
+                        "target": target,
+                    }
         return result
 
     def _embed_all(self, modality: Modality, scenes: list[Scene], batch_size: int) -> Tensor:

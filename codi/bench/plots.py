@@ -34,7 +34,9 @@ def save(figure: Figure, path: Path) -> str:
 
 
 def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
-    """Heat map of agreement, inputs down, outputs across; cells never trained carry a dot, cells not run stay white."""
+    """Heat map of agreement, inputs down, outputs across; cells never trained carry a dot, cells not run stay
+    white.
+    """
     rows, columns = _subsets(cells, "inputs"), _subsets(cells, "outputs")
     grid = np.full((len(rows), len(columns)), np.nan)
     figure, axes = plt.subplots(figsize=(2.5 + 0.55 * len(columns), 2 + 0.36 * len(rows)))
@@ -42,7 +44,9 @@ def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
         i, j = rows.index(tuple(c["inputs"])), columns.index(tuple(c["outputs"]))
         grid[i, j] = c["value"]
         label = f"{100 * c['value']:.0f}" + ("" if c["seen"] else "·")
-        axes.text(j, i, label, ha="center", va="center", fontsize=7, color="white" if c["value"] < 0.6 else "black")
+        axes.text(
+            j, i, label, ha="center", va="center", fontsize=7, color="white" if c["value"] < 0.6 else "black"
+        )
     picture = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), ["+".join(n) for n in columns], rotation=60, ha="right", fontsize=7)
     axes.set_yticks(range(len(rows)), ["+".join(n) for n in rows], fontsize=7)
@@ -54,14 +58,20 @@ def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
 def _subsets(cells: list[dict[str, Any]], side: str) -> list[tuple[str, ...]]:
     """The subsets on one side, small ones first."""
     order = [m.value for m in Modality]
-    return sorted({tuple(c[side]) for c in cells}, key=lambda names: (len(names), [order.index(n) for n in names]))
+    return sorted(
+        {tuple(c[side]) for c in cells}, key=lambda names: (len(names), [order.index(n) for n in names])
+    )
 
 
 def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Path) -> str:
     """F1 over tolerance of every line of the onset table."""
     figure, axes = plt.subplots(figsize=(6.5, 4))
     for k, (name, line) in enumerate(lines.items()):
-        style = {"linewidth": 2.5 if name == "joint" else 1.2, "color": f"C{k % 10}", "linestyle": "-" if k < 10 else "--"}
+        style = {
+            "linewidth": 2.5 if name == "joint" else 1.2,
+            "color": f"C{k % 10}",
+            "linestyle": "-" if k < 10 else "--",
+        }
         axes.plot(np.array(tolerances) * 1000, line["curve"], label=name, **style)
     axes.set(xlabel="tolerance, ms", ylabel="onset F1, video against sound", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
@@ -75,7 +85,14 @@ def offset_histogram(lines: dict[str, Any], path: Path) -> str:
     bins = np.linspace(-250, 250, 51)
     for name in ("joint", "independent", "ground truth through autoencoders"):
         offsets = np.array(lines[name]["offsets"]) * 1000
-        axes.hist(offsets, bins=bins, weights=np.full(len(offsets), 1 / lines[name]["samples"]), histtype="step", linewidth=1.6, label=name)
+        axes.hist(
+            offsets,
+            bins=bins,
+            weights=np.full(len(offsets), 1 / lines[name]["samples"]),
+            histtype="step",
+            linewidth=1.6,
+            label=name,
+        )
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="sound minus picture, ms", ylabel="matched events per sample")
     axes.legend(fontsize=8)
@@ -83,10 +100,14 @@ def offset_histogram(lines: dict[str, Any], path: Path) -> str:
 
 
 def strips(media: Media, captions: list[str], path: Path) -> str:
-    """Each sample's frames directly above its spectrogram, large, with the events that were read from either on both."""
+    """Each sample's frames directly above its spectrogram, large, with the events that were read from either
+    on both.
+    """
     count = len(media[Modality.VIDEO])
     heights = [1.0, 1.6, 0.7] * count  # inches: frames, spectrogram, a gap
-    figure, axes = plt.subplots(len(heights), 1, figsize=(15, sum(heights)), gridspec_kw={"height_ratios": heights, "hspace": 0.02})
+    figure, axes = plt.subplots(
+        len(heights), 1, figsize=(15, sum(heights)), gridspec_kw={"height_ratios": heights, "hspace": 0.02}
+    )
     for k in range(count):
         sample = {m: media[m][k] for m in (Modality.VIDEO, Modality.AUDIO)}
         panels = dict(zip(sample, axes[3 * k : 3 * k + 2]))
@@ -101,12 +122,19 @@ def strips(media: Media, captions: list[str], path: Path) -> str:
 
 
 def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> str:
-    """One row per sample (run, scene, the run's media, index of the sample in it): inputs left, outputs right."""
-    heights = [max(sum(_HEIGHT[m] for m in side) for side in (run.inputs, run.outputs)) + _TITLE for run, *_ in samples]
+    """One row per sample (run, scene, the run's media, index of the sample in it): inputs left, outputs
+    right.
+    """
+    heights = [
+        max(sum(_HEIGHT[m] for m in side) for side in (run.inputs, run.outputs)) + _TITLE
+        for run, *_ in samples
+    ]
     figure = plt.figure(figsize=(13, sum(heights)))
     rows = figure.subfigures(len(samples), 1, height_ratios=heights, squeeze=False)[:, 0]
     for row, height, (run, scene, media, index) in zip(rows, heights, samples):
-        row.suptitle(run.name, fontsize=9, fontweight="bold", x=0.012, ha="left", va="top", y=1 - 0.05 / height)
+        row.suptitle(
+            run.name, fontsize=9, fontweight="bold", x=0.012, ha="left", va="top", y=1 - 0.05 / height
+        )
         left, right = row.subfigures(1, 2, wspace=0.02)
         _stack(left, {m: render(m, [scene])[0] for m in run.inputs}, height)
         _stack(right, {m: media[m][index] for m in run.outputs}, height)
@@ -114,24 +142,36 @@ def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> s
 
 
 def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
-    """Panels of one side from the top, video directly above sound on one clock, each marked with the events of both."""
+    """Panels of one side from the top, video directly above sound on one clock, each marked with the events
+    of both.
+    """
     order = [m for m in (Modality.TEXT, Modality.IMAGE, Modality.VIDEO, Modality.AUDIO) if m in media]
     panels, top = {}, height - _TITLE
     for m in order:
         top -= _HEIGHT[m]
-        ax = figure.add_axes((0.02, (top + 0.03) / height, 0.96, (_HEIGHT[m] - 0.05) / height), xticks=[], yticks=[])
+        ax = figure.add_axes(
+            (0.02, (top + 0.03) / height, 0.96, (_HEIGHT[m] - 0.05) / height), xticks=[], yticks=[]
+        )
         _PANELS[m](ax, media[m])
         panels[m] = ax
     _mark(panels, media)
 
 
 def _mark(panels: dict[Modality, Axes], media: dict[Modality, Any]) -> None:
-    """Draws the events read from each medium into every panel that has a clock, dotted where they are of the other medium."""
+    """Draws the events read from each medium into every panel that has a clock, dotted where they are of the
+    other medium.
+    """
     timed = [m for m in panels if m in _MARKS]
     for source in timed:
         events = read(source, _batch(media[source]))[0].events
         for m in timed:
-            panels[m].vlines(events, *panels[m].get_ylim(), color=_MARKS[source], linewidth=1.3, linestyle="-" if source is m else ":")
+            panels[m].vlines(
+                events,
+                *panels[m].get_ylim(),
+                color=_MARKS[source],
+                linewidth=1.3,
+                linestyle="-" if source is m else ":",
+            )
 
 
 def _batch(item: Any) -> Any:
@@ -142,7 +182,15 @@ def _batch(item: Any) -> Any:
 
 def _text(ax: Axes, text: Any) -> None:
     ax.axis("off")
-    ax.text(0.0, 0.5, textwrap.fill(str(text), 80), fontsize=9, va="center", family="serif", transform=ax.transAxes)
+    ax.text(
+        0.0,
+        0.5,
+        textwrap.fill(str(text), 80),
+        fontsize=9,
+        va="center",
+        family="serif",
+        transform=ax.transAxes,
+    )
 
 
 def _image(ax: Axes, image: Any) -> None:
@@ -152,7 +200,12 @@ def _image(ax: Axes, image: Any) -> None:
 
 def _filmstrip(ax: Axes, frames: Any) -> None:
     frames = np.asarray(frames).transpose(0, 2, 3, 1)  # (F, H, W, 3)
-    ax.imshow(np.concatenate(list(frames), axis=1), extent=(0, len(frames) / _FPS, 0, 1), aspect="auto", interpolation="nearest")
+    ax.imshow(
+        np.concatenate(list(frames), axis=1),
+        extent=(0, len(frames) / _FPS, 0, 1),
+        aspect="auto",
+        interpolation="nearest",
+    )
     ax.set(xlim=(0, _SPAN), ylim=(0, 1))
 
 
@@ -161,8 +214,20 @@ def _spectrogram(ax: Axes, wave: Any) -> None:
     padded = np.pad(wave, _WINDOW // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
     level = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=1)).T + 1e-3)  # (bins, T), dB
-    ax.imshow(level, origin="lower", aspect="auto", cmap="magma", extent=(0, len(wave) / _RATE, 0, _RATE / 2000), vmin=level.max() - 70)
+    ax.imshow(
+        level,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        extent=(0, len(wave) / _RATE, 0, _RATE / 2000),
+        vmin=level.max() - 70,
+    )
     ax.set(xlim=(0, _SPAN), ylim=(0, _RATE / 2000))
 
 
-_PANELS = {Modality.TEXT: _text, Modality.IMAGE: _image, Modality.AUDIO: _spectrogram, Modality.VIDEO: _filmstrip}
+_PANELS = {
+    Modality.TEXT: _text,
+    Modality.IMAGE: _image,
+    Modality.AUDIO: _spectrogram,
+    Modality.VIDEO: _filmstrip,
+}

@@ -1,9 +1,11 @@
-"""What prompts do together: two that disagree, one more that agrees, two that name different things, and the order in which they come.
+"""What prompts do together: two that disagree, one more that agrees, two that name different things, and the
+order in which they come.
 
-Conflict: the second of two prompts describes a scene that differs in every attribute; how often the result follows it must not fall as
-its weight rises. Redundancy: one more prompt of the same scene must not make the result worse. Completion: a sentence names motion
-and tempo, a picture shows the rest, and both are to be followed. Order: it must not matter.
-Differences are taken scene by scene, so their intervals are those of paired samples.
+Conflict: the second of two prompts describes a scene that differs in every attribute; how often the result
+follows it must not fall as its weight rises. Redundancy: one more prompt of the same scene must not make the
+result worse. Completion: a sentence names motion and tempo, a picture shows the rest, and both are to be
+followed. Order: it must not matter. Differences are taken scene by scene, so their intervals are those of
+paired samples.
 """
 
 from dataclasses import dataclass, replace
@@ -24,13 +26,22 @@ TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modal
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the prompt that disagrees; the other has the rest
 CONFLICTS = tuple(
     Run(inputs=inputs, outputs=(output,), rival=True, sync=False)
-    for inputs, output in (((TEXT, TEXT), IMAGE), ((TEXT, IMAGE), IMAGE), ((TEXT, AUDIO), IMAGE), ((TEXT, TEXT), AUDIO))
+    for inputs, output in (
+        ((TEXT, TEXT), IMAGE),
+        ((TEXT, IMAGE), IMAGE),
+        ((TEXT, AUDIO), IMAGE),
+        ((TEXT, TEXT), AUDIO),
+    )
 )
 ADDED = {  # one prompt -> those that are added to it
-    "text->image": (TEXT, IMAGE, AUDIO, VIDEO), "audio->image": (TEXT, IMAGE, VIDEO),
-    "text->audio": (TEXT, IMAGE, AUDIO, VIDEO), "image->audio": (TEXT, AUDIO, VIDEO),
-}  # fmt: skip
-COMPLETIONS = tuple(Run(inputs=(TEXT, IMAGE), outputs=(output,), facts=("motion", "tempo")) for output in (AUDIO, VIDEO))
+    "text->image": (TEXT, IMAGE, AUDIO, VIDEO),
+    "audio->image": (TEXT, IMAGE, VIDEO),
+    "text->audio": (TEXT, IMAGE, AUDIO, VIDEO),
+    "image->audio": (TEXT, AUDIO, VIDEO),
+}
+COMPLETIONS = tuple(
+    Run(inputs=(TEXT, IMAGE), outputs=(output,), facts=("motion", "tempo")) for output in (AUDIO, VIDEO)
+)
 ORDER = (parse_cell("text+image+audio->image"), parse_cell("text+image+audio+video->audio"))
 
 
@@ -47,19 +58,27 @@ class Prompting:
     @property
     def additions(self) -> dict[Run, dict[Modality, Run]]:
         bases = {parse_cell(name): added for name, added in ADDED.items()}
-        return {base: {m: replace(base, inputs=(*base.inputs, m)) for m in added} for base, added in bases.items()}
+        return {
+            base: {m: replace(base, inputs=(*base.inputs, m)) for m in added} for base, added in bases.items()
+        }
 
     def plan(self) -> Plan:
         added = [run for base, runs in self.additions.items() for run in (base, *runs.values())]
         turned = [run for pair in ((r, replace(r, turned=True)) for r in ORDER) for run in pair]
-        return [(run, self.count) for run in (*chain(*self.conflicts.values()), *added, *COMPLETIONS, *turned)]
+        return [
+            (run, self.count) for run in (*chain(*self.conflicts.values()), *added, *COMPLETIONS, *turned)
+        ]
 
     def score(self, bench: Bench) -> dict[str, Any]:
         scenes, get = bench.scenes(count=self.count), lambda run: bench.readings(run, self.count)
         return {
-            "conflict": [conflict_line(run, [get(r) for r in runs], scenes) for run, runs in self.conflicts.items()],
+            "conflict": [
+                conflict_line(run, [get(r) for r in runs], scenes) for run, runs in self.conflicts.items()
+            ],
             "redundancy": [
-                redundancy_line(base, m, get(base), get(run), scenes) for base, runs in self.additions.items() for m, run in runs.items()
+                redundancy_line(base, m, get(base), get(run), scenes)
+                for base, runs in self.additions.items()
+                for m, run in runs.items()
             ],
             "completion": [line for run in COMPLETIONS for line in completion_lines(run, get(run), scenes)],
             "order": [order_line(run, get(run), get(replace(run, turned=True))) for run in ORDER],
@@ -67,14 +86,20 @@ class Prompting:
 
 
 def follow_rows(run: Run, readings: Readings, scenes: list[Scene], told_by: Modality) -> np.ndarray:
-    """Share of the attributes that one prompt tells and the output shows which are as in `scenes`, for each scene (N,)."""
+    """Share of the attributes that one prompt tells and the output shows which are as in `scenes`, for each
+    scene (N,).
+    """
     (output,) = run.outputs
-    parts = agreement([r.facts for r in readings[output]], facts_of(scenes), asked((told_by,), output, run.facts))
+    parts = agreement(
+        [r.facts for r in readings[output]], facts_of(scenes), asked((told_by,), output, run.facts)
+    )
     return np.mean(list(parts.values()), axis=0)
 
 
 def conflict_line(run: Run, made: list[Readings], scenes: list[Scene]) -> dict[str, Any]:
-    """How often either prompt is followed at each of `WEIGHTS`, and the most it falls from one weight to the next."""
+    """How often either prompt is followed at each of `WEIGHTS`, and the most it falls from one weight to the
+    next.
+    """
     first, second = run.inputs
     rivals = [rival_of(scene) for scene in scenes]
     follows = [follow_rows(run, readings, rivals, second) for readings in made]  # one (N,) for each weight
@@ -82,21 +107,33 @@ def conflict_line(run: Run, made: list[Readings], scenes: list[Scene]) -> dict[s
     falls = [bootstrap(before - after) for before, after in pairwise(follows)]
     worst = max(falls, key=lambda fall: fall.value)
     return {
-        "prompts": f"{first} against {second}", "output": run.outputs[0].value, "weights": list(WEIGHTS),
-        "second": [as_dict(share_interval(rows)) for rows in follows], "first": [float(rows.mean()) for rows in stays],
-        "largest_fall": as_dict(worst), "monotone": all(fall.low <= 0 for fall in falls),
-    }  # fmt: skip
+        "prompts": f"{first} against {second}",
+        "output": run.outputs[0].value,
+        "weights": list(WEIGHTS),
+        "second": [as_dict(share_interval(rows)) for rows in follows],
+        "first": [float(rows.mean()) for rows in stays],
+        "largest_fall": as_dict(worst),
+        "monotone": all(fall.low <= 0 for fall in falls),
+    }
 
 
-def redundancy_line(base: Run, added: Modality, alone: Readings, more: Readings, scenes: list[Scene]) -> dict[str, Any]:
-    """Agreement with and without the added prompt on what the first one tells, and their difference scene by scene."""
+def redundancy_line(
+    base: Run, added: Modality, alone: Readings, more: Readings, scenes: list[Scene]
+) -> dict[str, Any]:
+    """Agreement with and without the added prompt on what the first one tells, and their difference scene by
+    scene.
+    """
     told_by = base.inputs[0]
     before, after = (follow_rows(base, readings, scenes, told_by) for readings in (alone, more))
     change = bootstrap(after - before)
     return {
-        "cell": base.name, "added": added.value, "alone": float(before.mean()), "both": float(after.mean()),
-        "change": as_dict(change), "hurts": change.high < 0,
-    }  # fmt: skip
+        "cell": base.name,
+        "added": added.value,
+        "alone": float(before.mean()),
+        "both": float(after.mean()),
+        "change": as_dict(change),
+        "hurts": change.high < 0,
+    }
 
 
 def completion_lines(run: Run, readings: Readings, scenes: list[Scene]) -> list[dict[str, Any]]:
@@ -104,13 +141,22 @@ def completion_lines(run: Run, readings: Readings, scenes: list[Scene]) -> list[
     (output,) = run.outputs
     names = {m: asked((m,), output, run.facts) for m in run.inputs}
     return [
-        {"output": output.value, "prompt": m.value, "names": list(attributes), "chance": chance(attributes),
-         "followed": as_dict(share_interval(follow_rows(run, readings, scenes, m)))}
+        {
+            "output": output.value,
+            "prompt": m.value,
+            "names": list(attributes),
+            "chance": chance(attributes),
+            "followed": as_dict(share_interval(follow_rows(run, readings, scenes, m))),
+        }
         for m, attributes in names.items()
-    ]  # fmt: skip
+    ]
 
 
 def order_line(run: Run, made: Readings, turned: Readings) -> dict[str, Any]:
     """Share of samples whose readings are the same whichever prompt comes first."""
-    same = [a.facts == b.facts and len(a.events) == len(b.events) for m in run.outputs for a, b in zip(made[m], turned[m], strict=True)]
+    same = [
+        a.facts == b.facts and len(a.events) == len(b.events)
+        for m in run.outputs
+        for a, b in zip(made[m], turned[m], strict=True)
+    ]
     return {"cell": run.name, "same": float(np.mean(same))}

@@ -7,11 +7,11 @@ from codi.bench import report_joint
 from codi.bench.markup import decimals, percent, percents, section, table, with_interval, yes
 
 _PLOTS = {
-    "contact_sheet.png": "Given on the left, generated on the right; marks are events: red from the picture, white from the sound, "
-    "dotted where read from the other medium of the same sample",
+    "contact_sheet.png": "Given on the left, generated on the right; marks are events: red from the picture, "
+    "white from the sound, dotted where read from the other medium of the same sample",
     "cells.png": "Agreement of each cell: rows are inputs, columns outputs",
-    "onset_strips.png": "Clips above the sounds made with them; full lines are events read from that medium (red from the picture, "
-    "white from the sound), dotted lines those of the other",
+    "onset_strips.png": "Clips above the sounds made with them; full lines are events read from that medium "
+    "(red from the picture, white from the sound), dotted lines those of the other",
     "onset_tolerance.png": "Onset F1 against tolerance",
     "onset_offsets.png": "Offsets of matched events, sound minus picture",
 }
@@ -21,9 +21,9 @@ _HEAD = """# Benchmark of {model}
 {command}
 ```
 
-Per cent unless a unit is given; brackets hold 95 % bootstrap intervals over scenes. *Ceiling*: ground truth of the same scenes through
-the autoencoders. *Shuffled*: outputs compared with another scene. *Chance*: the commonest answer, always. The world's own probes read
-everything; no learned judge takes part.
+Per cent unless a unit is given; brackets hold 95 % bootstrap intervals over scenes. *Ceiling*: ground truth
+of the same scenes through the autoencoders. *Shuffled*: outputs compared with another scene. *Chance*: the
+commonest answer, always. The world's own probes read everything; no learned judge takes part.
 
 Scenes, and sets of seeds: {counts}. Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
 _LADDER = """# The ladder of evidence
@@ -32,8 +32,9 @@ _LADDER = """# The ladder of evidence
 {command}
 ```
 
-Onset F1 between video and sound, read by the world's own probes; brackets hold 95 % bootstrap intervals over scenes. A given clip or
-sound counts with the events that the probe reads from it. Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
+Onset F1 between video and sound, read by the world's own probes; brackets hold 95 % bootstrap intervals over
+scenes. A given clip or sound counts with the events that the probe reads from it. Settings: {settings}. Made
+with {versions} in {seconds:.0f} s."""
 
 
 _STEPS = """# {model} at several numbers of steps
@@ -42,10 +43,10 @@ _STEPS = """# {model} at several numbers of steps
 {command}
 ```
 
-One row for everything that is measured, one column for each number of steps. Shares in per cent, onset F1 and
-spreads (total variation from the world) as fractions of one. Distances are to what the same prompts and seeds give in
-the named number of steps. *Largest drop*: by how much the worst column is worse than the most steps, and which that
-is. Seconds are of one sample in a batch, on this machine.
+One row for everything that is measured, one column for each number of steps. Shares in per cent, onset F1
+and spreads (total variation from the world) as fractions of one. Distances are to what the same prompts and
+seeds give in the named number of steps. *Largest drop*: by how much the worst column is worse than the most
+steps, and which that is. Seconds are of one sample in a batch, on this machine.
 
 Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
 _FORMATS = {"share": percent} | dict.fromkeys(("score", "distance", "seconds"), decimals)
@@ -93,34 +94,64 @@ def _tasks(report: dict[str, Any]) -> str | None:
     if not report["tasks"]:
         return None
     rows = [
-        [t["task"], t["measure"], with_interval(t), *percents(t, "ceiling", "shuffled", "chance", "target"), yes(t["met"])]
+        [
+            t["task"],
+            t["measure"],
+            with_interval(t),
+            *percents(t, "ceiling", "shuffled", "chance", "target"),
+            yes(t["met"]),
+        ]
         for t in report["tasks"]
     ]
-    note = "`!` marks shape-colour pairs that training never showed. For sound, colour is pitch, shape is timbre, place is ambience."
-    return section("Published table", table("from -> to | measure | score | ceiling | shuffled | chance | target | met", rows), note)
+    note = (
+        "`!` marks shape-colour pairs that training never showed. For sound, colour is pitch, shape is "
+        "timbre, place is ambience."
+    )
+    return section(
+        "Published table",
+        table("from -> to | measure | score | ceiling | shuffled | chance | target | met", rows),
+        note,
+    )
 
 
 def _targets(report: dict[str, Any]) -> str | None:
     if not report["targets"]:
         return None
     rows = [
-        [t["measure"], f"{t['value']:.3f}", f"{'<=' if t['at_most'] else '>='} {t['target']:g}", yes(t["met"])] for t in report["targets"]
+        [
+            t["measure"],
+            f"{t['value']:.3f}",
+            f"{'<=' if t['at_most'] else '>='} {t['target']:g}",
+            yes(t["met"]),
+        ]
+        for t in report["targets"]
     ]
-    return section("Other targets", table("measure | value | target | met", rows), "Shares and scores here are fractions of one.")
+    return section(
+        "Other targets",
+        table("measure | value | target | met", rows),
+        "Shares and scores here are fractions of one.",
+    )
 
 
 def _summary(report: dict[str, Any]) -> str | None:
     rows = [
         [
-            name.replace("_", " "), str(s["count"]), *percents(s, "value", "ceiling", "ratio", "shuffled", "chance"),
-            s["worst"], percent(s["worst_value"]),
+            name.replace("_", " "),
+            str(s["count"]),
+            *percents(s, "value", "ceiling", "ratio", "shuffled", "chance"),
+            s["worst"],
+            percent(s["worst_value"]),
         ]
-        for name, s in report["summary"].items() if s
-    ]  # fmt: skip
+        for name, s in report["summary"].items()
+        if s
+    ]
     if not rows:
         return None
     header = "cells | number | macro mean | ceiling | of ceiling | shuffled | chance | worst cell | its score"
-    note = "Seen: text with anything, anything with itself, sound with video, two outputs that training paired, prompted by one of them."
+    note = (
+        "Seen: text with anything, anything with itself, sound with video, two outputs that training paired, "
+        "prompted by one of them."
+    )
     return section("Cells in summary", table(header, rows), note)
 
 
@@ -129,17 +160,33 @@ def _cells(report: dict[str, Any]) -> str | None:
         return None
     rows = [
         [
-            c["cell"], "yes" if c["seen"] else "no", with_interval(c), *percents(c, "ceiling", "shuffled", "chance"),
-            "; ".join(f"{m}: " + ", ".join(f"{a} {percent(v)}" for a, v in parts.items()) for m, parts in c["attributes"].items()),
+            c["cell"],
+            "yes" if c["seen"] else "no",
+            with_interval(c),
+            *percents(c, "ceiling", "shuffled", "chance"),
+            "; ".join(
+                f"{m}: " + ", ".join(f"{a} {percent(v)}" for a, v in parts.items())
+                for m, parts in c["attributes"].items()
+            ),
         ]
         for c in report["cells"]
-    ]  # fmt: skip
-    return section("Every cell", table("cell | seen | score | ceiling | shuffled | chance | by output and attribute", rows))
+    ]
+    return section(
+        "Every cell",
+        table("cell | seen | score | ceiling | shuffled | chance | by output and attribute", rows),
+    )
 
 
 def _ceilings(report: dict[str, Any]) -> str:
-    rows = [[m, a, *percents(v, "truth", "ceiling")] for m, parts in report["ceiling"].items() for a, v in parts.items()]
-    return section("Ceilings: what the probes read", table("modality | attribute | ground truth | through the autoencoder", rows))
+    rows = [
+        [m, a, *percents(v, "truth", "ceiling")]
+        for m, parts in report["ceiling"].items()
+        for a, v in parts.items()
+    ]
+    return section(
+        "Ceilings: what the probes read",
+        table("modality | attribute | ground truth | through the autoencoder", rows),
+    )
 
 
 def _towers(report: dict[str, Any]) -> str | None:

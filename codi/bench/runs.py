@@ -1,7 +1,8 @@
-"""What the benchmark generates. A `Run` is one choice of inputs, outputs and seeds over scenes; what the probes read is kept on disk.
+"""What the benchmark generates. A `Run` is one choice of inputs, outputs and seeds over scenes; what the
+probes read is kept on disk.
 
-Everything the report says is computed from readings, so a finished run is never generated twice. Scenes and seeds of a run do not
-depend on how many there are: the first scenes of a long run are those of a short one.
+Everything the report says is computed from readings, so a finished run is never generated twice. Scenes and
+seeds of a run do not depend on how many there are: the first scenes of a long run are those of a short one.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ Sampler = Callable[["Run", list[Scene], list[int]], Media]  # (run, scenes, one 
 MODEL, TRUTH, AUTOENCODER = "model", "truth", "autoencoder"  # where the outputs of a run come from
 SHOWN = 3  # samples of a run kept as media, for the contact sheet
 SAMPLING_RATE = 16000  # of the world's sounds, Hz
-# What one sample costs the embedded model, in about hundredths of a second of one core: for the progress bar, no number depends on it.
+# What one sample costs the embedded model, in about hundredths of a second of one core: for the progress bar,
+# no number depends on it.
 COST = {Modality.TEXT: 6, Modality.IMAGE: 12, Modality.AUDIO: 36, Modality.VIDEO: 110}
 _RENDER = {Modality.TEXT: lambda scenes: [world.caption(scene) for scene in scenes], **world.RENDERERS}
 
@@ -35,7 +37,8 @@ class Run:
     facts          what a text prompt names; None is everything that a caption can say
     held_out       scenes are shape-colour pairs that training never showed
     draw           which of several independent sets of seeds
-    source         MODEL generates; TRUTH gives the scenes themselves; AUTOENCODER the scenes through the autoencoders
+    source         MODEL generates; TRUTH gives the scenes themselves; AUTOENCODER the scenes through the
+                   autoencoders
     delay          seconds by which the sound of the scenes themselves comes late
     weights        one per input; None: all equal
     rival          the last prompt describes another scene, with which no attribute agrees
@@ -69,16 +72,25 @@ class Run:
     def name(self) -> str:
         """Different for different runs."""
         facts = "" if self.facts is None else f"[{','.join(self.facts)}]"
-        tail = ("!" if self.held_out else "") + "".join(f"@{tag}" for tag in self._tags()) + (f"~{self.draw}" if self.draw else "")
+        tail = (
+            ("!" if self.held_out else "")
+            + "".join(f"@{tag}" for tag in self._tags())
+            + (f"~{self.draw}" if self.draw else "")
+        )
         return f"{join(self.inputs) or self.source}{facts}->{join(self.outputs)}{tail}"
 
     def _tags(self) -> list[str]:
         """What sets it apart from an ordinary call, for its name."""
         said = {
-            f"delay {self.delay:g}": self.delay, "rival": self.rival, "turned": self.turned, "no sync": not self.sync,
-            f"candidates {self.candidates}": self.candidates > 1, f"deaf {self.deaf}": self.deaf is not None,
-            "in step": self.in_step, "no lead": not self.led,
-        }  # fmt: skip
+            f"delay {self.delay:g}": self.delay,
+            "rival": self.rival,
+            "turned": self.turned,
+            "no sync": not self.sync,
+            f"candidates {self.candidates}": self.candidates > 1,
+            f"deaf {self.deaf}": self.deaf is not None,
+            "in step": self.in_step,
+            "no lead": not self.led,
+        }
         weights = [] if self.weights is None else [f"weights {','.join(f'{w:g}' for w in self.weights)}"]
         guidance = [] if self.sync_guidance is None else [f"sync guidance {self.sync_guidance:g}"]
         return [tag for tag, there in said.items() if there] + weights + guidance
@@ -92,7 +104,13 @@ class Run:
     @property
     def plain(self) -> bool:
         """A call as a user makes it, without anything that only a control has."""
-        return self.source == MODEL and self.facts is None and self.draw == 0 and not self.held_out and not self._tags()
+        return (
+            self.source == MODEL
+            and self.facts is None
+            and self.draw == 0
+            and not self.held_out
+            and not self._tags()
+        )
 
     def redrawn(self, draw: int) -> "Run":
         return replace(self, draw=draw)
@@ -133,7 +151,9 @@ def read(modality: Modality, media: Any) -> list[Reading]:
 
 
 def rival_of(scene: Scene) -> Scene:
-    """A scene of training with another value of every attribute: whoever follows it does not follow `scene`."""
+    """A scene of training with another value of every attribute: whoever follows it does not
+    follow `scene`.
+    """
     rng = np.random.default_rng(scene.seed)
     while True:
         other = sample_scene(rng)
@@ -145,20 +165,34 @@ def prompts_of(run: Run, scenes: list[Scene]) -> list[tuple[Modality, Any]]:
     """One column of prompts per input: captions, pictures, sounds or clips of every scene."""
     columns = []
     for k, modality in enumerate(run.inputs):
-        described = [rival_of(scene) for scene in scenes] if run.rival and k == len(run.inputs) - 1 else scenes
+        described = (
+            [rival_of(scene) for scene in scenes] if run.rival and k == len(run.inputs) - 1 else scenes
+        )
         again = modality in run.inputs[:k]
-        columns.append((modality, _captions(described, run.facts, again) if modality is Modality.TEXT else render(modality, described)))
+        columns.append(
+            (
+                modality,
+                _captions(described, run.facts, again)
+                if modality is Modality.TEXT
+                else render(modality, described),
+            )
+        )
     return columns
 
 
 def _captions(scenes: list[Scene], facts: tuple[str, ...] | None, again: bool) -> list[str]:
     """Canonical sentences; `again` in other words, since nobody gives one prompt twice."""
     names = tuple(ATTRIBUTES) if facts is None else facts
-    return [world.caption(scene, facts=names, rng=np.random.default_rng(scene.seed) if again else None) for scene in scenes]
+    return [
+        world.caption(scene, facts=names, rng=np.random.default_rng(scene.seed) if again else None)
+        for scene in scenes
+    ]
 
 
 def truth_sampler(run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
-    """Outputs that are the scenes themselves: what a perfect generator would give; sounds late by the run's delay."""
+    """Outputs that are the scenes themselves: what a perfect generator would give; sounds late by the run's
+    delay.
+    """
     media = {m: render(m, scenes) for m in run.outputs}
     if run.delay:
         media[Modality.AUDIO] = delayed(media[Modality.AUDIO], run.delay)
@@ -173,7 +207,9 @@ def delayed(sounds: Any, seconds: float) -> Any:
     return moved
 
 
-def batches(run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int, first: int = 0) -> Batches:
+def batches(
+    run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int, first: int = 0
+) -> Batches:
     """Readings and media of scenes `first` and on, batch after batch."""
     seeds = seeds_of(run, len(scenes), seed)
     for start in range(first, len(scenes), batch_size):
@@ -182,7 +218,9 @@ def batches(run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_si
         yield {m: read(m, media[m]) for m in run.outputs}, media
 
 
-def generate(run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int) -> tuple[Readings, Media]:
+def generate(
+    run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int
+) -> tuple[Readings, Media]:
     """Readings of all outputs for all scenes, and the media of the first few."""
     parts = list(batches(run, scenes, seed, sampler, batch_size))
     readings = {m: [reading for made, _ in parts for reading in made[m]] for m in run.outputs}

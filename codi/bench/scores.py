@@ -1,7 +1,8 @@
-"""Agreement of what was generated with what was asked, per cell (input subset -> output subset) and per published task.
+"""Agreement of what was generated with what was asked, per cell (input subset -> output subset) and per
+published task.
 
-An output is asked for the attributes that it can show and that at least one input shows: a picture tells nothing of tempo.
-A cell's score is the mean over its outputs of the mean over their attributes.
+An output is asked for the attributes that it can show and that at least one input shows: a picture tells
+nothing of tempo. A cell's score is the mean over its outputs of the mean over their attributes.
 """
 
 from collections import Counter
@@ -20,9 +21,22 @@ from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 FAST = (
-    "text->image", "text->video", "text->audio", "text->text", "image->text", "audio->text", "video->text", "image->audio", "audio->image",
-    "image->video", "video->audio", "audio->video", "text->video+audio", "image+audio->video+text", "text->text+image+audio+video",
-)  # fmt: skip
+    "text->image",
+    "text->video",
+    "text->audio",
+    "text->text",
+    "image->text",
+    "audio->text",
+    "video->text",
+    "image->audio",
+    "audio->image",
+    "image->video",
+    "video->audio",
+    "audio->video",
+    "text->video+audio",
+    "image+audio->video+text",
+    "text->text+image+audio+video",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +62,9 @@ _PAIR = {"shape": 0.75, "colour": 0.75}
 TASKS = (
     Task(cell="text->image", output=Modality.IMAGE, attributes=_LOOKS),
     Task(cell="text->video", output=Modality.VIDEO, attributes={**_LOOKS, "motion": 0.90}),
-    Task(cell="text->audio", output=Modality.AUDIO, attributes={"colour": 0.95, "shape": 0.90, "place": 0.90}),
+    Task(
+        cell="text->audio", output=Modality.AUDIO, attributes={"colour": 0.95, "shape": 0.90, "place": 0.90}
+    ),
     Task(cell="image->text", output=Modality.TEXT, attributes=_WORDS),
     Task(cell="audio->text", output=Modality.TEXT, attributes=_WORDS),
     Task(cell="video->text", output=Modality.TEXT, attributes=_WORDS),
@@ -56,8 +72,20 @@ TASKS = (
     Task(cell="audio->image", output=Modality.IMAGE, attributes=_UNSEEN),
     Task(cell="text->image", output=Modality.IMAGE, attributes=_PAIR, together=True, held_out=True),
     # What partners say of pairs that no tower has seen must not talk the prompt over.
-    Task(cell="text->text+image+audio+video", output=Modality.IMAGE, attributes=_PAIR, together=True, held_out=True),
-    Task(cell="text->text+image+audio+video", output=Modality.VIDEO, attributes=_PAIR, together=True, held_out=True),
+    Task(
+        cell="text->text+image+audio+video",
+        output=Modality.IMAGE,
+        attributes=_PAIR,
+        together=True,
+        held_out=True,
+    ),
+    Task(
+        cell="text->text+image+audio+video",
+        output=Modality.VIDEO,
+        attributes=_PAIR,
+        together=True,
+        held_out=True,
+    ),
 )
 
 
@@ -78,15 +106,20 @@ def chosen_cells(text: str) -> list[Run]:
     return [parse_cell(name) for name in names]
 
 
-MADE_TOGETHER = ({Modality.TEXT, Modality.IMAGE}, {Modality.TEXT, Modality.AUDIO}, {Modality.AUDIO, Modality.VIDEO})
+MADE_TOGETHER = (
+    {Modality.TEXT, Modality.IMAGE},
+    {Modality.TEXT, Modality.AUDIO},
+    {Modality.AUDIO, Modality.VIDEO},
+)
 
 
 def is_seen(run: Run) -> bool:
-    """Whether training ever showed this combination: text with anything, anything with itself, and sound with video.
+    """Whether training ever showed this combination: text with anything, anything with itself, and sound with
+    video.
 
-    Two outputs count as seen when training paired them (sound and clip hear each other, pictures and sounds are told of sentences and
-    sentences of pictures) and the one input is of the pair, since prompts came from it; that the model may draw a caption beside them,
-    unasked, does not count.
+    Two outputs count as seen when training paired them (sound and clip hear each other, pictures and sounds
+    are told of sentences and sentences of pictures) and the one input is of the pair, since prompts came from
+    it; that the model may draw a caption beside them, unasked, does not count.
     """
     if len(run.inputs) > 1 or len(run.outputs) > 2:
         return False
@@ -97,7 +130,9 @@ def is_seen(run: Run) -> bool:
     return len(pair) == 1 or Modality.TEXT in pair or pair == {Modality.AUDIO, Modality.VIDEO}
 
 
-def asked(inputs: Sequence[Modality], output: Modality, facts: Sequence[str] | None = None) -> tuple[str, ...]:
+def asked(
+    inputs: Sequence[Modality], output: Modality, facts: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """Attributes that `output` can show and that some input tells, in the world's order."""
     told = {a for m in inputs for a in (facts if m is Modality.TEXT and facts is not None else VISIBLE[m])}
     return tuple(a for a in ATTRIBUTES if a in VISIBLE[output] and a in told)
@@ -122,26 +157,39 @@ def cell_rows(run: Run, readings: Readings, facts: list[dict[str, str]]) -> np.n
 
 
 def score_cell(run: Run, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """One cell of the report: score and interval, ceiling, floors, and the agreement of every output and attribute."""
+    """One cell of the report: score and interval, ceiling, floors, and the agreement of every output and
+    attribute.
+    """
     facts = facts_of(scenes)
     interval = share_interval(cell_rows(run, readings, facts))
     top = float(cell_rows(run, ceiling, facts).mean())
     return {
-        "cell": run.name, "inputs": [m.value for m in run.inputs], "outputs": [m.value for m in run.outputs], "seen": is_seen(run),
-        **as_dict(interval), "ceiling": top, "ratio": interval.value / max(top, 1e-9),
+        "cell": run.name,
+        "inputs": [m.value for m in run.inputs],
+        "outputs": [m.value for m in run.outputs],
+        "seen": is_seen(run),
+        **as_dict(interval),
+        "ceiling": top,
+        "ratio": interval.value / max(top, 1e-9),
         "shuffled": float(cell_rows(run, readings, shuffled(facts)).mean()),
         "chance": float(np.mean([chance(asked(run.inputs, m, run.facts)) for m in run.outputs])),
         "attributes": {m.value: _attribute_means(run, m, readings, facts) for m in run.outputs},
-    }  # fmt: skip
+    }
 
 
-def _attribute_means(run: Run, output: Modality, readings: Readings, facts: list[dict[str, str]]) -> dict[str, float]:
+def _attribute_means(
+    run: Run, output: Modality, readings: Readings, facts: list[dict[str, str]]
+) -> dict[str, float]:
     parts = agreement([r.facts for r in readings[output]], facts, asked(run.inputs, output, run.facts))
     return {a: float(hits.mean()) for a, hits in parts.items()}
 
 
-def score_task(task: Task, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]) -> list[dict[str, Any]]:
-    """The lines of one task: one per attribute, or one for all of them together; of several outputs the measure names the one."""
+def score_task(
+    task: Task, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]
+) -> list[dict[str, Any]]:
+    """The lines of one task: one per attribute, or one for all of them together; of several outputs the
+    measure names the one.
+    """
     of_output = f"{task.output}: " if len(task.run.outputs) > 1 else ""
     facts, names = facts_of(scenes), tuple(task.attributes)
 
@@ -153,12 +201,17 @@ def score_task(task: Task, readings: Readings, ceiling: Readings, scenes: Sequen
     targets = {" and ".join(names): min(task.attributes.values())} if task.together else task.attributes
     return [
         {
-            "task": task.run.name, "measure": of_output + key, **as_dict(share_interval(values[key])), "ceiling": float(tops[key].mean()),
-            "shuffled": float(floors[key].mean()), "chance": _commonest(facts, key.split(" and ")), "target": targets[key],
+            "task": task.run.name,
+            "measure": of_output + key,
+            **as_dict(share_interval(values[key])),
+            "ceiling": float(tops[key].mean()),
+            "shuffled": float(floors[key].mean()),
+            "chance": _commonest(facts, key.split(" and ")),
+            "target": targets[key],
             "met": bool(values[key].mean() >= targets[key]),
         }
         for key in values
-    ]  # fmt: skip
+    ]
 
 
 def _commonest(facts: list[dict[str, str]], names: Sequence[str]) -> float:
@@ -167,16 +220,30 @@ def _commonest(facts: list[dict[str, str]], names: Sequence[str]) -> float:
 
 
 def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Macro mean and worst cell: of all, of those that training never showed, of those it did. None for an empty group."""
-    groups = {"all": cells, "never_seen": [c for c in cells if not c["seen"]], "seen": [c for c in cells if c["seen"]]}
+    """Macro mean and worst cell: of all, of those that training never showed, of those it did. None for an
+    empty group.
+    """
+    groups = {
+        "all": cells,
+        "never_seen": [c for c in cells if not c["seen"]],
+        "seen": [c for c in cells if c["seen"]],
+    }
     return {name: _macro(group) if group else None for name, group in groups.items()}
 
 
 def _macro(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    means = {key: float(np.mean([c[key] for c in cells])) for key in ("value", "ceiling", "shuffled", "chance")}
+    means = {
+        key: float(np.mean([c[key] for c in cells])) for key in ("value", "ceiling", "shuffled", "chance")
+    }
     worst = min(cells, key=lambda c: c["value"])
     ratio = means["value"] / max(means["ceiling"], 1e-9)
-    return {"count": len(cells), **means, "ratio": ratio, "worst": worst["cell"], "worst_value": worst["value"]}
+    return {
+        "count": len(cells),
+        **means,
+        "ratio": ratio,
+        "worst": worst["cell"],
+        "worst_value": worst["value"],
+    }
 
 
 def as_dict(interval: Interval) -> dict[str, float]:

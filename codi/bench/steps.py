@@ -1,7 +1,7 @@
 """One model at several numbers of steps: a row for everything that is measured, a column for each number.
 
-Besides what a report says of each, distances to a reference of many steps: the first scenes once more, from the same
-prompts and seeds, as pictures, clips and sounds instead of readings. These calls are timed.
+Besides what a report says of each, distances to a reference of many steps: the first scenes once more, from
+the same prompts and seeds, as pictures, clips and sounds instead of readings. These calls are timed.
 """
 
 import math
@@ -143,7 +143,9 @@ def _distances(report: dict[str, Any]) -> Iterator[Measure]:
 
 @dataclass(kw_only=True)
 class Distances:
-    """Outputs made alone from full captions, against those of `reference`, which are made when first needed."""
+    """Outputs made alone from full captions, against those of `reference`, which are made when
+    first needed.
+    """
 
     reference: Bench
     outputs: list[Modality]
@@ -152,7 +154,9 @@ class Distances:
     _made: Media = field(default_factory=dict, init=False, repr=False)
 
     def score(self, bench: Bench) -> dict[str, dict[str, float]]:
-        """By output: `distance` to the reference, but for text, and `seconds` for a sample. Kept with the readings."""
+        """By output: `distance` to the reference, but for text, and `seconds` for a sample. Kept with the
+        readings.
+        """
         found = {}
         for output in self.outputs:
             name = f"distance-{output}-{self.count}-{self.steps}"
@@ -197,7 +201,9 @@ def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float
 
 
 def compare(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the table: a measure, its value at every number of steps, its largest drop and where that is."""
+    """Rows of the table: a measure, its value at every number of steps, its largest drop and
+    where that is.
+    """
     found = {
         steps: {measure.name: measure for measure in measures(report)} for steps, report in reports.items()
     }

@@ -1,6 +1,7 @@
 """Readings on disk, so that a benchmark that was interrupted, or is scored again, goes on where it stopped.
 
-runs/<settings>/settings.json     what decides the outcome of a run besides its name: weights, steps, guidance, seed, the code
+runs/<settings>/settings.json     what decides the outcome of a run besides its name: weights, steps,
+                                  guidance, seed, the code
 runs/<settings>/<run>.json        readings, a row per scene and output, as many as there are so far
 runs/<settings>/<run>.npz         media of the first few samples
 """
@@ -20,20 +21,27 @@ from codi.io import atomic, save_json
 from codi.types import Modality
 from codi.world import Reading
 
-DECIDING = ("diffusion", "models", "world", "pipeline.py", "prompts.py", "selection.py")  # of codi, besides the weights
+# of codi, besides the weights
+DECIDING = ("diffusion", "models", "world", "pipeline.py", "prompts.py", "selection.py")
 
 
 @cache
 def code_digest() -> str:
     """Changes with the code that generates and reads: numbers of two versions must not stand in one table."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for name in DECIDING for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))):
+    for path in sorted(
+        path
+        for name in DECIDING
+        for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 class Store:
-    """One file of readings per run. Other settings are another folder: nothing is overwritten by a different question."""
+    """One file of readings per run. Other settings are another folder: nothing is overwritten by a different
+    question.
+    """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -81,7 +89,11 @@ class Store:
 
 def _row(reading: Reading) -> dict[str, Any]:
     events = [round(float(e), 5) for e in reading.events]
-    return {"facts": reading.facts, "events": events, "x": None if reading.x is None else round(float(reading.x), 5)}
+    return {
+        "facts": reading.facts,
+        "events": events,
+        "x": None if reading.x is None else round(float(reading.x), 5),
+    }
 
 
 def _reading(row: dict[str, Any]) -> Reading:

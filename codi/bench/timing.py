@@ -1,7 +1,8 @@
-"""Agreement in time: video and sound made together, a sound for a given clip, a clip for a given sound, each beside its controls.
+"""Agreement in time: video and sound made together, a sound for a given clip, a clip for a given sound, each
+beside its controls.
 
-Offsets are the sound's event minus the picture's: positive means that the sound comes late. F1 and bias have percentile intervals from a
-bootstrap over scenes, a scene with all its seeds being one unit.
+Offsets are the sound's event minus the picture's: positive means that the sound comes late. F1 and bias have
+percentile intervals from a bootstrap over scenes, a scene with all its seeds being one unit.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ SHIFTS = (1, 2, 4)  # frames by which ground truth is moved as a control
 BOTH = Run(inputs=(TEXT,), outputs=(AUDIO, VIDEO))
 ALL_FOUR = Run(inputs=(TEXT,), outputs=tuple(Modality))
 
-Pairs = tuple[list[np.ndarray], list[np.ndarray]]  # onsets of the sound, onsets of the picture, one array per sample
+# onsets of the sound, onsets of the picture, one array per sample
+Pairs = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def drawn(run: Run, draws: int) -> list[Run]:
@@ -56,7 +58,9 @@ def pair_of(readings: Sequence[Readings]) -> Pairs:
 def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
     """One line of the table: F1 at each tolerance and how the offsets lie, with intervals over scenes."""
     sound, picture = pairs
-    assert len(sound) == len(picture) and len(sound) % num_scenes == 0, f"{len(sound)} sounds, {len(picture)} clips, {num_scenes} scenes"
+    assert len(sound) == len(picture) and len(sound) % num_scenes == 0, (
+        f"{len(sound)} sounds, {len(picture)} clips, {num_scenes} scenes"
+    )
     scores = {_named(t): onset_f1(sound, picture, t) for t in TOLERANCES}
     frame = asdict(scores[_named(FRAME)])
     bias = bootstrap(_by_scene(offset_sums(sound, picture, FRAME), num_scenes), ratio_of_sums)
@@ -68,7 +72,7 @@ def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
         "bias_interval": [bias.low, bias.high],
         "curve": f1_over_tolerance(sound, picture, CURVE).tolist(),
         "offsets": [round(float(x), 4) for x in matched_offsets(sound, picture, WIDEST)],
-    }  # fmt: skip
+    }
 
 
 def _named(tolerance: float) -> str:
@@ -80,14 +84,20 @@ def _by_scene(rows: np.ndarray, num_scenes: int) -> np.ndarray:
     return rows.reshape(-1, num_scenes, rows.shape[-1]).transpose(1, 0, 2)
 
 
-def _f1_interval(sound: list[np.ndarray], picture: list[np.ndarray], tolerance: float, num_scenes: int) -> list[float]:
+def _f1_interval(
+    sound: list[np.ndarray], picture: list[np.ndarray], tolerance: float, num_scenes: int
+) -> list[float]:
     rows = _by_scene(onset_counts(sound, picture, tolerance), num_scenes)
     interval = bootstrap(rows, lambda x: f1_of_counts(x.reshape(len(x), -1, 3)))
     return [interval.low, interval.high]
 
 
-def with_strangers(name: str, pairs: Pairs, num_scenes: int, moved: Modality = AUDIO) -> dict[str, dict[str, Any]]:
-    """The line of `pairs` and two floors: partners of other samples, and those moved by the one offset that suits them best."""
+def with_strangers(
+    name: str, pairs: Pairs, num_scenes: int, moved: Modality = AUDIO
+) -> dict[str, dict[str, Any]]:
+    """The line of `pairs` and two floors: partners of other samples, and those moved by the one offset that
+    suits them best.
+    """
     sound, picture = pairs
     own, other = (sound, picture) if moved is AUDIO else (picture, sound)
     strangers = shuffled(own)
@@ -119,12 +129,19 @@ class InTime:
 
     @property
     def runs(self) -> dict[str, list[Run]]:
-        """Alone, with the seeds of the joint run, is the joint run without environments, to the bit: a sample's noise does not depend
-        on what else is made. Alone with other seeds is independent generation."""
+        """Alone, with the seeds of the joint run, is the joint run without environments, to the bit: a
+        sample's noise does not depend on what else is made. Alone with other seeds is independent generation.
+        """
         sound, picture = (Run(inputs=(TEXT,), outputs=(m,)) for m in (AUDIO, VIDEO))
         in_step = replace(BOTH, in_step=True, led=False)  # nobody beside the two
         cut = {"in step": [in_step]} | {f"{m} deaf": [replace(in_step, deaf=m)] for m in (AUDIO, VIDEO)}
-        return {"joint": drawn(BOTH, self.draws), "video": [picture], "audio": drawn(sound, 2), "four": drawn(ALL_FOUR, self.four), **cut}
+        return {
+            "joint": drawn(BOTH, self.draws),
+            "video": [picture],
+            "audio": drawn(sound, 2),
+            "four": drawn(ALL_FOUR, self.four),
+            **cut,
+        }
 
     def plan(self) -> Plan:
         return [(run, self.count) for run in chain(*self.runs.values())]
@@ -137,7 +154,9 @@ class InTime:
         apart = (onsets([other], AUDIO), pictures)
         offset, moved = best_constant_offset(apart[0], pictures, FRAME)
         lines = with_strangers("joint", pair_of(made["joint"]), self.count)
-        lines |= {"joint, within all four": onset_line(pair_of(made["four"]), self.count)} if self.four else {}
+        lines |= (
+            {"joint, within all four": onset_line(pair_of(made["four"]), self.count)} if self.four else {}
+        )
         pairs: dict[str, Pairs] = {
             "independent": apart,
             "independent, best constant offset": (moved, pictures),
@@ -150,7 +169,10 @@ class InTime:
         }
         for frames in SHIFTS:
             late = bench.truth(self.count, delay=frames * FRAME)
-            pairs[f"ground truth, sound {frames} frame{'s' * (frames > 1)} late"] = (onsets([late], AUDIO), onsets([truth], VIDEO))
+            pairs[f"ground truth, sound {frames} frame{'s' * (frames > 1)} late"] = (
+                onsets([late], AUDIO),
+                onsets([truth], VIDEO),
+            )
         lines |= {name: onset_line(pair, self.count) for name, pair in pairs.items()}
         lines["independent, best constant offset"]["offset"] = offset
         return lines
@@ -161,7 +183,9 @@ DIRECTIONS = {"video->audio": (VIDEO, AUDIO), "audio->video": (AUDIO, VIDEO)}
 
 @dataclass(frozen=True, kw_only=True)
 class Partners:
-    """A sound for a given clip and a clip for a given sound: with the input in the loop as clean partner, and as a prompt only."""
+    """A sound for a given clip and a clip for a given sound: with the input in the loop as clean partner, and
+    as a prompt only.
+    """
 
     count: int
     draws: int
@@ -188,7 +212,10 @@ class Partners:
                 made = onsets(readings, target)
                 return _ordered(made, given * (len(made) // len(given)), target)
 
-            made = {key: [bench.readings(run, self.count) for run in runs[key]] for key in (name, f"{name}, prompt only")}
+            made = {
+                key: [bench.readings(run, self.count) for run in runs[key]]
+                for key in (name, f"{name}, prompt only")
+            }
             lines |= with_strangers(name, pairs(made[name]), self.count, moved=target)
             controls = {
                 f"{name}, prompt only": made[f"{name}, prompt only"],

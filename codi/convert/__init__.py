@@ -13,7 +13,13 @@ from pathlib import Path
 
 from codi.types import InputError
 
-DTYPES = {"float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
+DTYPES = {
+    "float32": "float32",
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+    "fp16": "float16",
+    "float16": "float16",
+}
 SLOTS = {
     "encoders": "autoencoders and prompt towers",
     "text": "text diffuser",
@@ -26,13 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `codi convert`; imports nothing heavy."""
     for slot, what in SLOTS.items():
         parser.add_argument(f"--{slot}", metavar="FILE", type=Path, help=f"{what} (.pth)")
-    parser.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="where the model goes; a new folder")
+    parser.add_argument(
+        "-o", "--out", required=True, type=Path, metavar="FOLDER", help="where the model goes; a new folder"
+    )
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights (default: as they are)")
     parser.add_argument(
-        "--tokenizers", type=Path, metavar="FOLDER", help="with clip/, bert/ and gpt2/tokenizer.json, which the checkpoints lack"
+        "--tokenizers",
+        type=Path,
+        metavar="FOLDER",
+        help="with clip/, bert/ and gpt2/tokenizer.json, which the checkpoints lack",
     )
-    parser.add_argument("--keep-unknown", action="store_true", help="set tensors aside that nobody knows, instead of refusing them")
-    parser.add_argument("--reverse", type=Path, metavar="FOLDER", help="a converted model: gives its checkpoints back")
+    parser.add_argument(
+        "--keep-unknown",
+        action="store_true",
+        help="set tensors aside that nobody knows, instead of refusing them",
+    )
+    parser.add_argument(
+        "--reverse", type=Path, metavar="FOLDER", help="a converted model: gives its checkpoints back"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -53,5 +70,7 @@ def main(args: argparse.Namespace) -> int:
     print(args.out / "released" / "coverage.json")
     for slot, entry in report["files"].items():
         kept = sum("kept" in tensor for tensor in entry["tensors"].values())
-        print(f"{slot}: {len(entry['tensors'])} tensors, {len(entry['tensors']) - kept} used, {kept} kept aside")
+        print(
+            f"{slot}: {len(entry['tensors'])} tensors, {len(entry['tensors']) - kept} used, {kept} kept aside"
+        )
     return 0

@@ -1,9 +1,9 @@
 """Released checkpoints -> a model folder, and back.
 
 One part at a time: a checkpoint is mapped, a part's tensors are written one after another, read back and
-compared, the map is dropped. The folder is made beside its place and renamed at the end, so that there is never half of
-one. `released/coverage.json` says of every released tensor where it went, and `released/*.safetensors` keeps those that
-no part needs, for the way back.
+compared, the map is dropped. The folder is made beside its place and renamed at the end, so that there is
+never half of one. `released/coverage.json` says of every released tensor where it went, and
+`released/*.safetensors` keeps those that no part needs, for the way back.
 """
 
 import json
@@ -23,18 +23,39 @@ from torch import Tensor
 
 from codi import io, pretrained
 from codi.convert import released
-from codi.convert.checkpoint import DTYPES, check_archive, read_checkpoint, verify_safetensors, write_checkpoint, write_safetensors
+from codi.convert.checkpoint import (
+    DTYPES,
+    check_archive,
+    read_checkpoint,
+    verify_safetensors,
+    write_checkpoint,
+    write_safetensors,
+)
 from codi.convert.released import FULL, SLOTS, Geometry, Part
 from codi.convert.tables import Table
 from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.types import InputError
 
 WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
-DEFAULTS = {"num_inference_steps": 50, "guidance_scale": 7.5, "null_prompt": "empty", "normalise_prompts": False}  # of the released script
+# of the released script
+DEFAULTS = {
+    "num_inference_steps": 50,
+    "guidance_scale": 7.5,
+    "null_prompt": "empty",
+    "normalise_prompts": False,
+}
 COMPONENTS = [
-    "text_autoencoder", "image_autoencoder", "audio_autoencoder", "text_tower", "vision_tower", "audio_tower", "text_denoiser",
-    "vision_denoiser", "audio_denoiser", "environments",
-]  # fmt: skip
+    "text_autoencoder",
+    "image_autoencoder",
+    "audio_autoencoder",
+    "text_tower",
+    "vision_tower",
+    "audio_tower",
+    "text_denoiser",
+    "vision_denoiser",
+    "audio_denoiser",
+    "environments",
+]
 
 
 def convert(
@@ -46,7 +67,8 @@ def convert(
     geometry: Geometry = FULL,
     keep_unknown: bool = False,
 ) -> dict[str, Any]:
-    """Writes a model folder from released checkpoints by slot (see `SLOTS`); any subset will do. Returns the coverage report.
+    """Writes a model folder from released checkpoints by slot (see `SLOTS`); any subset will do. Returns the
+    coverage report.
 
     dtype         of the weights; None: as they are, which is what the way back needs to be exact
     words         folder with clip/, bert/ and gpt2/tokenizer.json, which no checkpoint holds
@@ -54,13 +76,20 @@ def convert(
     Raises `InputError` naming the file or the tensor.
     """
     if not files:
-        raise InputError(f"no checkpoint was named: expected some of {', '.join(f'--{slot}' for slot in SLOTS)}")
+        raise InputError(
+            f"no checkpoint was named: expected some of {', '.join(f'--{slot}' for slot in SLOTS)}"
+        )
     check_new(out)
     for path in files.values():
         check_archive(path)
-    sizes = {slot: {name: (tuple(t.shape), t.dtype) for name, t in read_checkpoint(path).items()} for slot, path in files.items()}
+    sizes = {
+        slot: {name: (tuple(t.shape), t.dtype) for name, t in read_checkpoint(path).items()}
+        for slot, path in files.items()
+    }
     shapes = {slot: {name: shape for name, (shape, _) in names.items()} for slot, names in sizes.items()}
-    parts = released.listed({slot: set(names) for slot, names in shapes.items()}, geometry, read_words(words, geometry))
+    parts = released.listed(
+        {slot: set(names) for slot, names in shapes.items()}, geometry, read_words(words, geometry)
+    )
     built = {slot: [(part, *part.on_meta()) for part in of_slot] for slot, of_slot in parts.items()}
     reasons = {slot: account(slot, files[slot], names, built, keep_unknown) for slot, names in shapes.items()}
     check_shapes(built, shapes, files)
@@ -74,7 +103,9 @@ def convert(
                 note_part(coverage, part, table, {s: shapes[s] for s in sources})
         for slot, path in files.items():
             write_kept(folder / "released", slot, path, reasons[slot], coverage)
-        write_index(folder, [(part.name, module) for of_slot in built.values() for part, module, _ in of_slot])
+        write_index(
+            folder, [(part.name, module) for of_slot in built.values() for part, module, _ in of_slot]
+        )
         report = {"dtype": str(dtype).removeprefix("torch.") if dtype else None, "files": coverage}
         io.save_json(folder / "released" / COVERAGE, report)
         pretrained.write_checksums(folder)
@@ -82,42 +113,73 @@ def convert(
 
 
 def file_names(files: Mapping[str, Path]) -> dict[str, str]:
-    """What the files are called on the way back: as they were, or as released where two were called the same."""
+    """What the files are called on the way back: as they were, or as released where two were
+    called the same.
+    """
     names = {slot: path.name for slot, path in files.items()}
     return names if len(set(names.values())) == len(names) else {slot: SLOTS[slot] for slot in names}
 
 
-def account(slot: str, path: Path, names: Mapping[str, Any], built: Mapping[str, list], keep_unknown: bool) -> dict[str, str]:
-    """Why each tensor that none of this file's parts uses is there. Raises `InputError` for missing and unknown ones."""
+def account(
+    slot: str, path: Path, names: Mapping[str, Any], built: Mapping[str, list], keep_unknown: bool
+) -> dict[str, str]:
+    """Why each tensor that none of this file's parts uses is there. Raises `InputError` for missing and
+    unknown ones.
+    """
     tables = {s: [table for _, _, table in of_slot] for s, of_slot in built.items()}
-    environment = {source for table in tables.get("environments", []) for source in table.sources if released_name(slot, source)}
+    environment = {
+        source
+        for table in tables.get("environments", [])
+        for source in table.sources
+        if released_name(slot, source)
+    }
     mine = {source for table in tables[slot] for source in table.sources} | environment
     if not mine & set(names):
         other = next((s for s in SLOTS if any(released_name(s, name) for name in names)), None)
-        raise InputError(f"{path} has no weights for --{slot}" + (f": it looks like the file for --{other}" if other else ""))
+        raise InputError(
+            f"{path} has no weights for --{slot}"
+            + (f": it looks like the file for --{other}" if other else "")
+        )
     if missing := sorted(mine - set(names)):
-        raise InputError(f"{path} lacks {missing[0]!r} (in all {len(missing)} tensors): expected the whole of {SLOTS[slot]}")
+        raise InputError(
+            f"{path} lacks {missing[0]!r} (in all {len(missing)} tensors): expected the whole of "
+            f"{SLOTS[slot]}"
+        )
     reasons = {}
     for name in (name for name in names if name not in mine):
         other = next((s for s in SLOTS if s != slot and released_name(s, name)), None)
-        reasons[name] = released.why_kept(name) or (f"part of {SLOTS[other]}, taken from there" if other else "unknown")
+        reasons[name] = released.why_kept(name) or (
+            f"part of {SLOTS[other]}, taken from there" if other else "unknown"
+        )
     unknown = [name for name, reason in reasons.items() if reason == "unknown"]
     if unknown and not keep_unknown:
         raise InputError(
-            f"{path} has {unknown[0]!r}, which nobody knows (in all {len(unknown)}): --keep-unknown sets such aside and lists them"
+            f"{path} has {unknown[0]!r}, which nobody knows (in all {len(unknown)}): --keep-unknown sets "
+            "such aside and lists them"
         )
     return reasons
 
 
 def released_name(slot: str, name: str) -> bool:
     """Whether a tensor of that name belongs into the file of that slot."""
-    prefixes = ("autokl.", "audioldm.", "optimus.", "clip.", "clap.") if slot == "encoders" else (released.prefix_of(slot),)
+    prefixes = (
+        ("autokl.", "audioldm.", "optimus.", "clip.", "clap.")
+        if slot == "encoders"
+        else (released.prefix_of(slot),)
+    )
     return name.startswith(prefixes)
 
 
-def check_shapes(built: Mapping[str, list], shapes: Mapping[str, Mapping[str, tuple]], files: Mapping[str, Path]) -> None:
+def check_shapes(
+    built: Mapping[str, list], shapes: Mapping[str, Mapping[str, tuple]], files: Mapping[str, Path]
+) -> None:
     """Raises `InputError` for the first tensor that is not of the shape its part asks for."""
-    every = {name: (shape, files[slot]) for slot, of_slot in shapes.items() for name, shape in of_slot.items() if released_name(slot, name)}
+    every = {
+        name: (shape, files[slot])
+        for slot, of_slot in shapes.items()
+        for name, shape in of_slot.items()
+        if released_name(slot, name)
+    }
     for of_slot in built.values():
         for _, module, table in of_slot:
             wanted = module.state_dict()
@@ -129,26 +191,38 @@ def check_shapes(built: Mapping[str, list], shapes: Mapping[str, Mapping[str, tu
                     given = None
                 if given != [tuple(wanted[name].shape) for name in row.targets]:
                     raise InputError(
-                        f"{path}: {row.source!r} has the shape {shape}, which does not fit {[tuple(wanted[n].shape) for n in row.targets]}"
+                        f"{path}: {row.source!r} has the shape {shape}, which does not fit "
+                        f"{[tuple(wanted[n].shape) for n in row.targets]}"
                     )
 
 
-def write_part(folder: Path, module: Any, table: Table, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
+def write_part(
+    folder: Path, module: Any, table: Table, files: Mapping[str, Path], dtype: torch.dtype | None
+) -> None:
     """Configuration and weights of one part, which are then compared with what they were made from."""
-    tensors = {name: t for slot, path in files.items() for name, t in read_checkpoint(path).items() if released_name(slot, name)}
+    tensors = {
+        name: t
+        for slot, path in files.items()
+        for name, t in read_checkpoint(path).items()
+        if released_name(slot, name)
+    }
     module.save_config(folder)
     ours, exact = table.apply(tensors), frozenset(table.constants)
     write_safetensors(folder / WEIGHTS, ours, dtype, exact)
     verify_safetensors(folder / WEIGHTS, ours, dtype, exact)
 
 
-def note_part(coverage: dict[str, Any], part: Part, table: Table, shapes: Mapping[str, Mapping[str, Any]]) -> None:
+def note_part(
+    coverage: dict[str, Any], part: Part, table: Table, shapes: Mapping[str, Mapping[str, Any]]
+) -> None:
     for row in table.rows:
         slot = next(s for s in shapes if row.source in shapes[s] and released_name(s, row.source))
         coverage[slot]["tensors"].setdefault(row.source, []).append(f"{part.name}: {', '.join(row.targets)}")
 
 
-def write_kept(folder: Path, slot: str, path: Path, reasons: Mapping[str, str], coverage: dict[str, Any]) -> None:
+def write_kept(
+    folder: Path, slot: str, path: Path, reasons: Mapping[str, str], coverage: dict[str, Any]
+) -> None:
     """Tensors without a part, for the way back; and the order and types of all."""
     tensors = read_checkpoint(path)
     folder.mkdir(exist_ok=True)
@@ -159,7 +233,9 @@ def write_kept(folder: Path, slot: str, path: Path, reasons: Mapping[str, str], 
         raise InputError(f"{path}: {TIED!r} is not {TWIN!r} again, as it should be")
     used = coverage[slot]["tensors"]
     entry = lambda name: {"to": used[name]} if name in used else {"kept": reasons[name]}
-    coverage[slot]["tensors"] = {name: entry(name) | {"dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()}
+    coverage[slot]["tensors"] = {
+        name: entry(name) | {"dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()
+    }
 
 
 TIED, TWIN = "optimus.decoder.lm_head.weight", "optimus.decoder.transformer.wte.weight"
@@ -182,11 +258,15 @@ def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
 
 
 def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
-    """The checkpoints that a folder was converted from, bit for bit unless it was converted to another dtype."""
+    """The checkpoints that a folder was converted from, bit for bit unless it was converted to
+    another dtype.
+    """
     check_new(out)
     files = read_coverage(folder)
     parts = released.listed({slot: set(f["tensors"]) for slot, f in files.items()}, geometry)
-    pretrained.check_files(folder, [part.name for of_slot in parts.values() for part in of_slot], verify=False)
+    pretrained.check_files(
+        folder, [part.name for of_slot in parts.values() for part in of_slot], verify=False
+    )
     pretrained.check_checksums(folder, sorted(Path(folder).glob("*/*.safetensors")))
     written = []
     with beside(out) as target:
@@ -199,8 +279,14 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
             if TIED in entry["tensors"]:
                 tensors[TIED] = tensors[TWIN]
             if missing := [name for name in entry["tensors"] if name not in tensors]:
-                raise InputError(f"{folder} lacks {missing[0]!r}, which its report lists for {entry['file']}: convert again")
-            ordered = {name: tensors[name].to(getattr(torch, known["dtype"])) for name, known in entry["tensors"].items()}
+                raise InputError(
+                    f"{folder} lacks {missing[0]!r}, which its report lists for {entry['file']}: convert "
+                    "again"
+                )
+            ordered = {
+                name: tensors[name].to(getattr(torch, known["dtype"]))
+                for name, known in entry["tensors"].items()
+            }
             write_checkpoint(target / entry["file"], ordered)
             written.append(out / entry["file"])
     return written
@@ -217,8 +303,13 @@ def read_coverage(folder: Path) -> dict[str, Any]:
         names = [str(entry["file"]) for entry in files.values()]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{record} is no report of a conversion: convert again") from None
-    plain = all(name not in ("", ".", "..") and Path(name).name == name for name in names)  # a foreign folder could name any place
-    if not plain or set(files) - set(SLOTS) or dtypes - {str(dtype).removeprefix("torch.") for dtype in DTYPES}:
+    # a foreign folder could name any place
+    plain = all(name not in ("", ".", "..") and Path(name).name == name for name in names)
+    if (
+        not plain
+        or set(files) - set(SLOTS)
+        or dtypes - {str(dtype).removeprefix("torch.") for dtype in DTYPES}
+    ):
         raise InputError(f"{record} names files, slots or types that no conversion writes: convert again")
     if missing := [slot for slot in files if not record.with_name(f"{slot}.safetensors").is_file()]:
         raise InputError(f"{folder} lacks released/{missing[0]}.safetensors: copy it again, or convert again")
@@ -229,17 +320,28 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
     """The released tensors of one part that belong into one file."""
     _, table = part.on_meta()
     rows = [
-        row for row in table.rows if row.source in wanted and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))
+        row
+        for row in table.rows
+        if row.source in wanted
+        and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))
     ]
     with safe_open(path, framework="pt") as file:
-        return {row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous() for row in rows}
+        return {
+            row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous()
+            for row in rows
+        }
 
 
 def check_copies(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raises `InputError` for a released tensor that two parts hold (an embedding of the noise level) and no longer hold alike."""
+    """Raises `InputError` for a released tensor that two parts hold (an embedding of the noise level) and no
+    longer hold alike.
+    """
     for name in (name for name in found if name in tensors):
         if not torch.equal(found[name], tensors[name]):
-            raise InputError(f"{folder} holds {name!r} in a denoiser and in environments, and they differ: a checkpoint holds one of them")
+            raise InputError(
+                f"{folder} holds {name!r} in a denoiser and in environments, and they differ: a checkpoint "
+                "holds one of them"
+            )
 
 
 @contextmanager
@@ -254,7 +356,9 @@ def beside(out: Path) -> Iterator[Path]:
             out.rmdir()
         os.replace(temporary, out)
     except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}. Free some space or name another place.") from error
+        raise InputError(
+            f"cannot write {out}: {error.strerror or error}. Free some space or name another place."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -269,24 +373,36 @@ def check_new(out: Path) -> None:
         raise InputError(f"{out} is there already: expected a new or empty folder")
 
 
-def check_space(out: Path, sizes: Mapping[str, Mapping[str, tuple[tuple[int, ...], torch.dtype]]], dtype: torch.dtype | None) -> None:
+def check_space(
+    out: Path,
+    sizes: Mapping[str, Mapping[str, tuple[tuple[int, ...], torch.dtype]]],
+    dtype: torch.dtype | None,
+) -> None:
     """Raises `InputError` if the disk cannot hold the result."""
     place = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if os.path.exists(p))
     kind = lambda given: dtype if dtype and given.is_floating_point else given
-    needed = sum(math.prod(shape) * kind(given).itemsize for names in sizes.values() for shape, given in names.values())
+    needed = sum(
+        math.prod(shape) * kind(given).itemsize for names in sizes.values() for shape, given in names.values()
+    )
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise InputError(f"{place} has {free / 1e9:.1f} GB free, the model needs {needed / 1e9:.1f}: free some space or name another place")
+        raise InputError(
+            f"{place} has {free / 1e9:.1f} GB free, the model needs {needed / 1e9:.1f}: free some space or "
+            "name another place"
+        )
 
 
 def read_words(folder: Path | None, geometry: Geometry = FULL) -> dict[str, str]:
-    """Tokenizers as JSON by name. Raises `InputError` for one that is missing, or has another number of tokens than its model."""
+    """Tokenizers as JSON by name. Raises `InputError` for one that is missing, or has another number of
+    tokens than its model.
+    """
     if folder is None:
         return {}
     paths = {name: Path(folder) / name / "tokenizer.json" for name in released.WORDS}
     if missing := [path for path in paths.values() if not os.path.isfile(path)]:
         raise InputError(
-            f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and gpt2 in clip/, bert/, gpt2/"
+            f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and "
+            "gpt2 in clip/, bert/, gpt2/"
         )
     for name, path in paths.items():
         (wanted, model), found = released.vocabulary(name, geometry), count_tokens(path)
@@ -302,4 +418,6 @@ def count_tokens(path: Path) -> int:
     try:
         return Tokenizer.from_file(str(path)).get_vocab_size()
     except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{path} is no tokenizer ({' '.join(str(error).split())[:120]}): copy or download it again") from None
+        raise InputError(
+            f"{path} is no tokenizer ({' '.join(str(error).split())[:120]}): copy or download it again"
+        ) from None

@@ -1,7 +1,7 @@
 """The released diffusers (`model.diffusion_model.unet_image`, `unet_text`, `unet_audio`) and ours.
 
-Both are lists in the order of execution, so the tables walk our module and count the released indices along with it.
-`connecters` is the released spelling.
+Both are lists in the order of execution, so the tables walk our module and count the released indices along
+with it. `connecters` is the released spelling.
 """
 
 from collections.abc import Mapping
@@ -37,13 +37,19 @@ TRANSFORMER = [
     ("norm", "norm"),
     ("proj_in", "proj_in", trailing(2)),
     ("proj_out", "proj_out", trailing(2)),
-    *((f"transformer_blocks.0.{name}", f"block.{name}") for name in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")),
+    *(
+        (f"transformer_blocks.0.{name}", f"block.{name}")
+        for name in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")
+    ),
     *((f"transformer_blocks.0.attn{i}.to_{x}", f"block.attn{i}.to_{x}") for i in (1, 2) for x in "qkv"),
     *((f"transformer_blocks.0.attn{i}.to_out.0", f"block.attn{i}.to_out") for i in (1, 2)),
 ]
 TEMPORAL = [
     *((f"temporal_attn.{name}", f"attention.{name}") for name in ("to_q", "to_kv", "to_out")),
-    *((f"temporal_rel_pos_bias.net.{a}", f"attention.relative_bias.net.{b}") for a, b in (("0.0", 0), ("1.0", 2), ("2", 4))),
+    *(
+        (f"temporal_rel_pos_bias.net.{a}", f"attention.relative_bias.net.{b}")
+        for a, b in (("0.0", 0), ("1.0", 2), ("2", 4))
+    ),
     ("ff.proj_in.0", "feed_forward.proj_in", trailing(3)),
     ("ff.proj_out.1", "feed_forward.proj_out", trailing(3)),
     ("frameshiftblock.out_layers.0", "frame_shift.norm"),
@@ -101,7 +107,9 @@ def environment_config(reference: Mapping[str, Any]) -> dict[str, Any]:
         in_channels=reference["input_channels"],
         emb_width=reference["model_channels"],
         stem=reference["model_channels"] // 2,
-        block_out_channels=tuple(reference["model_channels"] * m for m in reference["channel_mult_connector"]),
+        block_out_channels=tuple(
+            reference["model_channels"] * m for m in reference["channel_mult_connector"]
+        ),
         layers_per_block=tuple(reference["num_noattn_blocks_connector"]),
         out_channels=reference["connector_output_channel"],
         **(dict(second_dim=tuple(reference["second_dim_connector"])) if text else {}),
@@ -148,13 +156,21 @@ def layer_rows(layer: nn.Module, source: str, target: str, nested: bool) -> list
         rows += rename(f"{source}1.", f"{target}attention.", TRANSFORMER)
     at = 1 if layer.attention is None else 2
     return rows + rename(
-        f"{source}{at}", f"{target}upsample.", [("", "linear") if isinstance(layer.upsample, Remap) else (".conv", "conv")]
+        f"{source}{at}",
+        f"{target}upsample.",
+        [("", "linear") if isinstance(layer.upsample, Remap) else (".conv", "conv")],
     )
 
 
 def residual_rows(layer: Block, source: str, target: str, nested: bool) -> list[Row]:
-    """A residual block, and beside it the temporal module where the model has such (then both are one level deeper)."""
-    rows = rename(f"{source}0." if nested else source, f"{target}resnet.", DENSE if hasattr(layer.resnet, "linear1") else RESIDUAL)
+    """A residual block, and beside it the temporal module where the model has such (then both are one level
+    deeper).
+    """
+    rows = rename(
+        f"{source}0." if nested else source,
+        f"{target}resnet.",
+        DENSE if hasattr(layer.resnet, "linear1") else RESIDUAL,
+    )
     if layer.temporal is not None:
         rows += rename(f"{source}1.", f"{target}temporal.", TEMPORAL)
         rows += [same(f"{source}1.{a}", f"{target}temporal.{b}", *op) for a, b, *op in TEMPORAL_TENSORS]
@@ -162,12 +178,16 @@ def residual_rows(layer: Block, source: str, target: str, nested: bool) -> list[
 
 
 def environment_table(encoder: PooledEncoder) -> Table:
-    """The table of one environment encoder; the noise level's embedding is the denoiser's, of which it has a copy."""
+    """The table of one environment encoder; the noise level's embedding is the denoiser's, of which it has a
+    copy.
+    """
     text, count = hasattr(encoder, "proj_in"), len(encoder.layers)
     into, out = ("proj_in", "proj_out") if text else ("conv_in", "conv_out")
     nested = any(getattr(layer, "temporal", None) is not None for layer in encoder.layers)
     rows = rename("", "", TIME)
-    rows += rename("connecters_out.", "", [("0.0", into), (f"{count + 1}.0", "norm_out"), (f"{count + 1}.2", out)])
+    rows += rename(
+        "connecters_out.", "", [("0.0", into), (f"{count + 1}.0", "norm_out"), (f"{count + 1}.2", out)]
+    )
     for i, layer in enumerate(encoder.layers):
         rows += layer_rows(layer, f"connecters_out.{i + 1}.", f"layers.{i}.", nested)
     return Table.for_module(encoder, rows)

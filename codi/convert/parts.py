@@ -1,7 +1,7 @@
 """The released autoencoders and towers (`autokl`, `audioldm`, `optimus`, `clip`, `clap`) and ours.
 
-They are diffusers' and transformers' own modules, configured; the tables say what the released code called their parts.
-Configurations are given in the released words, tables are for names below the released prefix.
+They are diffusers' and transformers' own modules, configured; the tables say what the released code called
+their parts. Configurations are given in the released words, tables are for names below the released prefix.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ from codi.models.released import (
 )
 from codi.models.released.towers import TemporalLayer
 
-RESIDUAL = [*((name, name) for name in ("norm1", "conv1", "norm2", "conv2")), ("nin_shortcut", "conv_shortcut")]
+RESIDUAL = [
+    *((name, name) for name in ("norm1", "conv1", "norm2", "conv2")),
+    ("nin_shortcut", "conv_shortcut"),
+]
 ATTENTION = [
     ("norm", "group_norm"),
     ("q", "to_q", trailing(2)),
@@ -60,7 +63,9 @@ def vae_config(reference: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of diffusers' AutoencoderKL from LDM's `ddconfig`."""
     shape = reference["ddconfig"]
     widths = [shape["ch"] * m for m in shape["ch_mult"]]
-    assert not shape["attn_resolutions"], f"attention inside the levels is not supported: attn_resolutions {shape['attn_resolutions']}"
+    assert not shape["attn_resolutions"], (
+        f"attention inside the levels is not supported: attn_resolutions {shape['attn_resolutions']}"
+    )
     return dict(
         in_channels=shape["in_channels"],
         out_channels=shape["out_ch"],
@@ -78,7 +83,11 @@ def vae_rows(vae: AutoencoderKL, target: str = "vae.") -> list[Row]:
     levels, depth = len(vae.config.block_out_channels), vae.config.layers_per_block
     rows = rename("", target, [("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv")])
     for side in ("encoder", "decoder"):
-        rows += rename(f"{side}.", f"{target}{side}.", [("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out")])
+        rows += rename(
+            f"{side}.",
+            f"{target}{side}.",
+            [("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out")],
+        )
         for i in (0, 1):
             rows += rename(f"{side}.mid.block_{i + 1}.", f"{target}{side}.mid_block.resnets.{i}.", RESIDUAL)
         rows += rename(f"{side}.mid.attn_1.", f"{target}{side}.mid_block.attentions.0.", ATTENTION)
@@ -92,7 +101,9 @@ def vae_rows(vae: AutoencoderKL, target: str = "vae.") -> list[Row]:
     return rows
 
 
-def image_autoencoder_config(reference: Mapping[str, Any], scaling_factor: float = 0.18215, **more: Any) -> dict[str, Any]:
+def image_autoencoder_config(
+    reference: Mapping[str, Any], scaling_factor: float = 0.18215, **more: Any
+) -> dict[str, Any]:
     """Arguments of `ReleasedImageAutoencoder`."""
     return dict(vae_config=vae_config(reference), image_size=256, scaling_factor=scaling_factor) | more
 
@@ -103,7 +114,11 @@ def image_autoencoder_table(model: ReleasedImageAutoencoder) -> Table:
 
 
 def audio_autoencoder_config(
-    reference: Mapping[str, Any], vocoder: Mapping[str, Any], stft: Mapping[str, Any], scaling_factor: float = 0.9228, **more: Any
+    reference: Mapping[str, Any],
+    vocoder: Mapping[str, Any],
+    stft: Mapping[str, Any],
+    scaling_factor: float = 0.9228,
+    **more: Any,
 ) -> dict[str, Any]:
     """Arguments of `ReleasedAudioAutoencoder`."""
     return (
@@ -137,26 +152,48 @@ def audio_autoencoder_config(
 
 def audio_autoencoder_table(model: ReleasedAudioAutoencoder) -> Table:
     """`audioldm`, its vocoder included."""
-    rows = vae_rows(model.vae) + rename("vocoder.", "vocoder.", [("conv_pre", "conv_pre"), ("conv_post", "conv_post")])
+    rows = vae_rows(model.vae) + rename(
+        "vocoder.", "vocoder.", [("conv_pre", "conv_pre"), ("conv_post", "conv_post")]
+    )
     for i in range(len(model.vocoder.upsampler)):
         rows += rename("vocoder.", "vocoder.", [(f"ups.{i}", f"upsampler.{i}")])
     for i, block in enumerate(model.vocoder.resblocks):
         for j in range(len(block.convs1)):
-            rows += rename(f"vocoder.resblocks.{i}.", f"vocoder.resblocks.{i}.", [(f"convs{k}.{j}",) * 2 for k in (1, 2)])
+            rows += rename(
+                f"vocoder.resblocks.{i}.", f"vocoder.resblocks.{i}.", [(f"convs{k}.{j}",) * 2 for k in (1, 2)]
+            )
     bands = model.vocoder.config.model_in_dim
-    return Table.for_module(model, rows, scaling(model) | {"vocoder.mean": torch.zeros(bands), "vocoder.scale": torch.ones(bands)})
+    return Table.for_module(
+        model, rows, scaling(model) | {"vocoder.mean": torch.zeros(bands), "vocoder.scale": torch.ones(bands)}
+    )
 
 
 # Optimus ---------------------------------------------------------------
 
 
-def text_autoencoder_config(reference: Mapping[str, Any], scaling_factor: float = 4.3108, **more: Any) -> dict[str, Any]:
+def text_autoencoder_config(
+    reference: Mapping[str, Any], scaling_factor: float = 4.3108, **more: Any
+) -> dict[str, Any]:
     """Arguments of `ReleasedTextAutoencoder`."""
-    bert = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers", "vocab_size",
-            "type_vocab_size", "layer_norm_eps", "hidden_act")  # fmt: skip
+    bert = (
+        "hidden_size",
+        "intermediate_size",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "vocab_size",
+        "type_vocab_size",
+        "layer_norm_eps",
+        "hidden_act",
+    )
     gpt2 = ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size", "layer_norm_epsilon")
     vocabulary = reference["decoder"]["vocab_size"]
-    special = dict(pad_token_id=vocabulary - 3, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, tie_word_embeddings=False)
+    special = dict(
+        pad_token_id=vocabulary - 3,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        tie_word_embeddings=False,
+    )
     return (
         dict(
             encoder_config={name: reference["encoder"][name] for name in bert},
@@ -171,7 +208,11 @@ def text_autoencoder_config(reference: Mapping[str, Any], scaling_factor: float 
 def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
     """`optimus`. `decoder.lm_head` is tied to the token embedding on both sides."""
     rows = rename("encoder.", "encoder.", both("embeddings.LayerNorm", "pooler.dense"))
-    rows += rename("encoder.", "encoder.", both(*(f"embeddings.{x}_embeddings" for x in ("word", "position", "token_type"))))
+    rows += rename(
+        "encoder.",
+        "encoder.",
+        both(*(f"embeddings.{x}_embeddings" for x in ("word", "position", "token_type"))),
+    )
     for i in range(model.encoder.config.num_hidden_layers):
         rows += rename(f"encoder.encoder.layer.{i}.", f"encoder.encoder.layer.{i}.", both(*BERT_LAYER))
     rows += rename("", "", [("encoder.linear", "posterior_head")])
@@ -180,7 +221,9 @@ def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
         rows += rename(f"decoder.transformer.h.{i}.", f"decoder.transformer.h.{i}.", both(*GPT2_LAYER))
     rows += rename("decoder.transformer.", "", [("linear", "memory"), ("linear_emb", "latent_embedding")])
     rows += rename("decoder.transformer.", "decoder.transformer.", both("wte"))
-    return Table.for_module(model, rows, scaling(model), {"decoder.lm_head.weight": "decoder.transformer.wte.weight"})
+    return Table.for_module(
+        model, rows, scaling(model), {"decoder.lm_head.weight": "decoder.transformer.wte.weight"}
+    )
 
 
 # CLIP and CLAP ---------------------------------------------------------
@@ -188,22 +231,34 @@ def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
 
 def text_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Arguments of `ReleasedTextTower`."""
-    return dict(text_config=dict(reference["text_config"]) | dict(projection_dim=reference["projection_dim"])) | more
+    return (
+        dict(text_config=dict(reference["text_config"]) | dict(projection_dim=reference["projection_dim"]))
+        | more
+    )
 
 
 def vision_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Arguments of `ReleasedVisionTower`."""
-    return dict(vision_config=dict(reference["vision_config"]) | dict(projection_dim=reference["projection_dim"])) | more
+    return (
+        dict(
+            vision_config=dict(reference["vision_config"]) | dict(projection_dim=reference["projection_dim"])
+        )
+        | more
+    )
 
 
 def text_tower_table(model: ReleasedTextTower) -> Table:
     """The text half of `clip`."""
     rows = rename(
-        "model.text_model.", "text.text_model.", both("embeddings.token_embedding", "embeddings.position_embedding", "final_layer_norm")
+        "model.text_model.",
+        "text.text_model.",
+        both("embeddings.token_embedding", "embeddings.position_embedding", "final_layer_norm"),
     )
     rows += rename("model.", "text.", both("text_projection"))
     for i in range(model.text.config.num_hidden_layers):
-        rows += rename(f"model.text_model.encoder.layers.{i}.", f"text.text_model.encoder.layers.{i}.", both(*CLIP_LAYER))
+        rows += rename(
+            f"model.text_model.encoder.layers.{i}.", f"text.text_model.encoder.layers.{i}.", both(*CLIP_LAYER)
+        )
     return Table.for_module(model, rows, center(model))
 
 
@@ -211,7 +266,11 @@ def vision_tower_table(model: ReleasedVisionTower) -> Table:
     """The vision half of `clip`, temporal modules included."""
     source, target = "model.vision_model.", "vision.vision_model."
     rows = [same(f"{source}embeddings.class_embedding", f"{target}embeddings.class_embedding")]
-    rows += rename(source, target, both("embeddings.patch_embedding", "embeddings.position_embedding", "pre_layrnorm", "post_layernorm"))
+    rows += rename(
+        source,
+        target,
+        both("embeddings.patch_embedding", "embeddings.position_embedding", "pre_layrnorm", "post_layernorm"),
+    )
     rows += rename("model.", "vision.", both("visual_projection"))
     for i, layer in enumerate(model.temporal):
         rows += rename(f"{source}encoder.layers.{i}.", f"{target}encoder.layers.{i}.", both(*CLIP_LAYER))
@@ -222,9 +281,15 @@ def vision_tower_table(model: ReleasedVisionTower) -> Table:
 def temporal_rows(layer: TemporalLayer, source: str, target: str) -> list[Row]:
     """The temporal module of a vision layer: one-dimensional convolutions of width 1 are linear here."""
     rows = rename(f"{source}temporal_attn.", f"{target}attention.", both("to_q", "to_kv", "to_out"))
-    rows += rename(f"{source}temporal_rel_pos_bias.net.", f"{target}attention.relative_bias.net.", [("0.0", "0"), ("1.0", "2"), ("2", "4")])
     rows += rename(
-        f"{source}ff.", f"{target}feed_forward.", [("proj_in.0", "proj_in", trailing(1)), ("proj_out.1", "proj_out", trailing(1))]
+        f"{source}temporal_rel_pos_bias.net.",
+        f"{target}attention.relative_bias.net.",
+        [("0.0", "0"), ("1.0", "2"), ("2", "4")],
+    )
+    rows += rename(
+        f"{source}ff.",
+        f"{target}feed_forward.",
+        [("proj_in.0", "proj_in", trailing(1)), ("proj_out.1", "proj_out", trailing(1))],
     )
     rows.append(same(f"{source}temporal_attn.norm.g", f"{target}attention.norm.gain"))
     return [*rows, same(f"{source}ff.proj_out.0.g", f"{target}feed_forward.norm.gain", BETWEEN)]
@@ -269,15 +334,23 @@ def audio_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, A
 def audio_tower_table(model: ReleasedAudioTower) -> Table:
     """The audio branch of `clap`."""
     source, target = "model.audio_branch.", "audio.audio_model.audio_encoder."
-    rows = rename(source, target, [("bn0", "batch_norm"), ("norm", "norm"), *both("patch_embed.proj", "patch_embed.norm")])
+    rows = rename(
+        source,
+        target,
+        [("bn0", "batch_norm"), ("norm", "norm"), *both("patch_embed.proj", "patch_embed.norm")],
+    )
     rows += [same(f"{source}bn0.{x}", f"{target}batch_norm.{x}") for x in ("running_mean", "running_var")]
     rows += rename("model.audio_projection.", "audio.audio_projection.", [("0", "linear1"), ("2", "linear2")])
     for i, depth in enumerate(model.config.audio_config["depths"]):
-        rows += rename(f"{source}layers.{i}.downsample.", f"{target}layers.{i}.downsample.", both("reduction", "norm"))
+        rows += rename(
+            f"{source}layers.{i}.downsample.", f"{target}layers.{i}.downsample.", both("reduction", "norm")
+        )
         for j in range(depth):
             rows += swin_rows(f"{source}layers.{i}.blocks.{j}.", f"{target}layers.{i}.blocks.{j}.")
     constants = {f"{target}batch_norm.num_batches_tracked": torch.tensor(0)}
-    constants |= {name: window_index(model) for name in model.state_dict() if name.endswith("relative_position_index")}
+    constants |= {
+        name: window_index(model) for name in model.state_dict() if name.endswith("relative_position_index")
+    }
     return Table.for_module(model, rows, constants | center(model))
 
 
@@ -310,7 +383,10 @@ def both(*names: str) -> list[tuple[str, str]]:
 def scaling(model: Any) -> dict[str, torch.Tensor]:
     """The released factor as our statistics of the latent."""
     size = model.state_dict()["scaling.mean"].shape
-    return {"scaling.mean": torch.zeros(size), "scaling.std": torch.full(size, 1 / model.config.scaling_factor)}
+    return {
+        "scaling.mean": torch.zeros(size),
+        "scaling.std": torch.full(size, 1 / model.config.scaling_factor),
+    }
 
 
 def center(model: Any) -> dict[str, torch.Tensor]:

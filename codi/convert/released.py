@@ -1,7 +1,8 @@
-"""The released model as parts: which of our components comes from which file, under which prefix, in which geometry.
+"""The released model as parts: which of our components comes from which file, under which prefix, in which
+geometry.
 
-A geometry is a dict from the released component's name to its arguments in the released words; `FULL` is that of the
-released weights. Facts: the released configuration files, as listed in docs/released-weights.md.
+A geometry is a dict from the released component's name to its arguments in the released words; `FULL` is that
+of the released weights. Facts: the released configuration files, as listed in docs/released-weights.md.
 """
 
 import re
@@ -48,46 +49,104 @@ _UNET = dict(
 )
 _VAE = dict(double_z=True, num_res_blocks=2, attn_resolutions=[], resolution=256)
 FULL: Geometry = dict(
-    unet_image=_UNET | dict(input_channels=4, output_channels=4, model_channels=320, use_video_architecture=True),
-    unet_text=_UNET | dict(input_channels=768, output_channels=768, model_channels=320, second_dim=[4] * 4, second_dim_connector=[4] * 3),
+    unet_image=_UNET
+    | dict(input_channels=4, output_channels=4, model_channels=320, use_video_architecture=True),
+    unet_text=_UNET
+    | dict(
+        input_channels=768,
+        output_channels=768,
+        model_channels=320,
+        second_dim=[4] * 4,
+        second_dim_connector=[4] * 3,
+    ),
     unet_audio=_UNET | dict(input_channels=8, output_channels=8, model_channels=192),
     autokl=dict(ddconfig=_VAE | dict(z_channels=4, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])),
     audioldm=dict(ddconfig=_VAE | dict(z_channels=8, in_channels=1, out_ch=1, ch=128, ch_mult=[1, 2, 4])),
     vocoder=dict(
-        upsample_rates=[5, 4, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 4, 4], upsample_initial_channel=1024,
-        resblock_kernel_sizes=[3, 7, 11], resblock_dilation_sizes=[[1, 3, 5]] * 3, num_mels=64, sampling_rate=16000, hop_size=160,
+        upsample_rates=[5, 4, 2, 2, 2],
+        upsample_kernel_sizes=[16, 16, 8, 4, 4],
+        upsample_initial_channel=1024,
+        resblock_kernel_sizes=[3, 7, 11],
+        resblock_dilation_sizes=[[1, 3, 5]] * 3,
+        num_mels=64,
+        sampling_rate=16000,
+        hop_size=160,
     ),
-    stft=dict(filter_length=1024, hop_length=160, win_length=1024, n_mel_channels=64, sampling_rate=16000, mel_fmin=0, mel_fmax=8000),
+    stft=dict(
+        filter_length=1024,
+        hop_length=160,
+        win_length=1024,
+        n_mel_channels=64,
+        sampling_rate=16000,
+        mel_fmin=0,
+        mel_fmax=8000,
+    ),
     optimus=dict(
         encoder=dict(
-            hidden_size=768, intermediate_size=3072, max_position_embeddings=512, num_attention_heads=12, num_hidden_layers=12,
-            vocab_size=28996, type_vocab_size=2, layer_norm_eps=1e-12, hidden_act="gelu",
+            hidden_size=768,
+            intermediate_size=3072,
+            max_position_embeddings=512,
+            num_attention_heads=12,
+            num_hidden_layers=12,
+            vocab_size=28996,
+            type_vocab_size=2,
+            layer_norm_eps=1e-12,
+            hidden_act="gelu",
         ),
-        decoder=dict(n_embd=768, n_head=12, n_layer=12, n_positions=1024, vocab_size=50260, layer_norm_epsilon=1e-5),
+        decoder=dict(
+            n_embd=768, n_head=12, n_layer=12, n_positions=1024, vocab_size=50260, layer_norm_epsilon=1e-5
+        ),
         latent_size=768,
     ),
     clip=dict(
         projection_dim=768,
         text_config=dict(
-            hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, vocab_size=49408,
-            max_position_embeddings=77, hidden_act="quick_gelu",
+            hidden_size=768,
+            intermediate_size=3072,
+            num_attention_heads=12,
+            num_hidden_layers=12,
+            vocab_size=49408,
+            max_position_embeddings=77,
+            hidden_act="quick_gelu",
         ),
         vision_config=dict(
-            hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24, image_size=224, patch_size=14,
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_attention_heads=16,
+            num_hidden_layers=24,
+            image_size=224,
+            patch_size=14,
             hidden_act="quick_gelu",
         ),
     ),
     clap=dict(
-        model_config=dict(audio_cfg=dict(
-            clip_samples=480000, mel_bins=64, sample_rate=48000, window_size=1024, hop_size=480, fmin=50, fmax=14000,
-        )),
-        htsat=dict(
-            spec_size=256, patch_size=4, patch_stride=[4, 4], embed_dim=256, depths=[2, 2, 12, 2], num_heads=[4, 8, 16, 32], window_size=8,
-            mlp_ratio=4.0, qkv_bias=True,
+        model_config=dict(
+            audio_cfg=dict(
+                clip_samples=480000,
+                mel_bins=64,
+                sample_rate=48000,
+                window_size=1024,
+                hop_size=480,
+                fmin=50,
+                fmax=14000,
+            )
         ),
-        joint_embed_shape=768, mlp_act="relu", enable_fusion=False,
+        htsat=dict(
+            spec_size=256,
+            patch_size=4,
+            patch_stride=[4, 4],
+            embed_dim=256,
+            depths=[2, 2, 12, 2],
+            num_heads=[4, 8, 16, 32],
+            window_size=8,
+            mlp_ratio=4.0,
+            qkv_bias=True,
+        ),
+        joint_embed_shape=768,
+        mlp_act="relu",
+        enable_fusion=False,
     ),
-)  # fmt: skip
+)
 WORDS = ("clip", "bert", "gpt2")  # folders with a tokenizer.json each
 
 
@@ -103,7 +162,9 @@ def vocabulary(name: str, geometry: Geometry) -> tuple[int, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One of our components: its name in the pipeline, its class and arguments, and its table with full released names."""
+    """One of our components: its name in the pipeline, its class and arguments, and its table with full
+    released names.
+    """
 
     name: str
     build: Callable[[], nn.Module]
@@ -118,7 +179,10 @@ class Part:
 
 def prefixed(table: Table, source: str, target: str = "") -> Table:
     """The table with `source` before every released name and `target` before ours."""
-    rows = (replace(row, source=source + row.source, targets=tuple(target + t for t in row.targets)) for row in table.rows)
+    rows = (
+        replace(row, source=source + row.source, targets=tuple(target + t for t in row.targets))
+        for row in table.rows
+    )
     return Table(
         rows=tuple(rows),
         constants={target + k: v for k, v in table.constants.items()},
@@ -126,17 +190,29 @@ def prefixed(table: Table, source: str, target: str = "") -> Table:
     )
 
 
-def listed(slots: Mapping[str, set[str]], geometry: Geometry = FULL, words: Mapping[str, str] | None = None) -> dict[str, list[Part]]:
-    """Our components for the files that are there, by the file they come from; `slots` holds the names in each file.
+def listed(
+    slots: Mapping[str, set[str]], geometry: Geometry = FULL, words: Mapping[str, str] | None = None
+) -> dict[str, list[Part]]:
+    """Our components for the files that are there, by the file they come from; `slots` holds the names in
+    each file.
 
     A diffuser file without connecters (those of June 2023) gives a denoiser that cannot hear others.
-    `words` holds tokenizers as JSON. The environments come last, under "environments", from all diffuser files.
+    `words` holds tokenizers as JSON. The environments come last, under "environments", from all diffuser
+    files.
     """
     found = {
-        slot: (encoder_parts(geometry, words or {}) if slot == "encoders" else [denoiser_part(slot, names, geometry)])
+        slot: (
+            encoder_parts(geometry, words or {})
+            if slot == "encoders"
+            else [denoiser_part(slot, names, geometry)]
+        )
         for slot, names in slots.items()
     }
-    heard = [slot for slot, names in slots.items() if slot != "encoders" and any(".connecters_out." in name for name in names)]
+    heard = [
+        slot
+        for slot, names in slots.items()
+        if slot != "encoders" and any(".connecters_out." in name for name in names)
+    ]
     return found | ({"environments": [environments_part(heard, geometry)]} if heard else {})
 
 
@@ -145,25 +221,55 @@ def encoder_parts(geometry: Geometry, words: Mapping[str, str]) -> list[Part]:
     clip, voice = geometry["clip"], (geometry["audioldm"], geometry["vocoder"], geometry["stft"])
     return [
         part(
-            "image_autoencoder", "autokl.", ReleasedImageAutoencoder, parts.image_autoencoder_config(geometry["autokl"]),
+            "image_autoencoder",
+            "autokl.",
+            ReleasedImageAutoencoder,
+            parts.image_autoencoder_config(geometry["autokl"]),
             parts.image_autoencoder_table,
         ),
         part(
-            "audio_autoencoder", "audioldm.", ReleasedAudioAutoencoder, parts.audio_autoencoder_config(*voice),
+            "audio_autoencoder",
+            "audioldm.",
+            ReleasedAudioAutoencoder,
+            parts.audio_autoencoder_config(*voice),
             parts.audio_autoencoder_table,
         ),
         part(
-            "text_autoencoder", "optimus.", ReleasedTextAutoencoder,
-            parts.text_autoencoder_config(geometry["optimus"], tokenizer=words.get("bert"), decoder_tokenizer=words.get("gpt2")),
+            "text_autoencoder",
+            "optimus.",
+            ReleasedTextAutoencoder,
+            parts.text_autoencoder_config(
+                geometry["optimus"], tokenizer=words.get("bert"), decoder_tokenizer=words.get("gpt2")
+            ),
             parts.text_autoencoder_table,
         ),
-        part("text_tower", "clip.", ReleasedTextTower, parts.text_tower_config(clip, tokenizer=words.get("clip")), parts.text_tower_table),
-        part("vision_tower", "clip.", ReleasedVisionTower, parts.vision_tower_config(clip), parts.vision_tower_table),
-        part("audio_tower", "clap.", ReleasedAudioTower, parts.audio_tower_config(geometry["clap"]), parts.audio_tower_table),
-    ]  # fmt: skip
+        part(
+            "text_tower",
+            "clip.",
+            ReleasedTextTower,
+            parts.text_tower_config(clip, tokenizer=words.get("clip")),
+            parts.text_tower_table,
+        ),
+        part(
+            "vision_tower",
+            "clip.",
+            ReleasedVisionTower,
+            parts.vision_tower_config(clip),
+            parts.vision_tower_table,
+        ),
+        part(
+            "audio_tower",
+            "clap.",
+            ReleasedAudioTower,
+            parts.audio_tower_config(geometry["clap"]),
+            parts.audio_tower_table,
+        ),
+    ]
 
 
-def part(name: str, prefix: str, kind: type, config: Mapping[str, Any], table: Callable[[Any], Table]) -> Part:
+def part(
+    name: str, prefix: str, kind: type, config: Mapping[str, Any], table: Callable[[Any], Table]
+) -> Part:
     return Part(name=name, build=lambda: kind(**config), table=lambda module: prefixed(table(module), prefix))
 
 
@@ -173,10 +279,22 @@ def denoiser_part(slot: str, names: set[str], geometry: Geometry) -> Part:
     if not any(".input_block_connecters_in." in name for name in names):
         alone = dict(env_dim=None, joint_levels=())
     if slot == "text":
-        return part("text_denoiser", prefix_of(slot), TextDenoiser, denoisers.text_config(reference, **alone), denoisers.denoiser_table)
+        return part(
+            "text_denoiser",
+            prefix_of(slot),
+            TextDenoiser,
+            denoisers.text_config(reference, **alone),
+            denoisers.denoiser_table,
+        )
     timing = dict(time_axis=2, latent_rate=25.0) if slot == "audio" else dict(latent_rate=4.0, num_frames=8)
     config = denoisers.unet_config(reference, **timing, **alone)
-    return part("audio_denoiser" if slot == "audio" else "vision_denoiser", prefix_of(slot), UNetDenoiser, config, denoisers.denoiser_table)
+    return part(
+        "audio_denoiser" if slot == "audio" else "vision_denoiser",
+        prefix_of(slot),
+        UNetDenoiser,
+        config,
+        denoisers.denoiser_table,
+    )
 
 
 def environments_part(slots: list[str], geometry: Geometry) -> Part:
@@ -184,7 +302,12 @@ def environments_part(slots: list[str], geometry: Geometry) -> Part:
     configs = {KINDS[slot]: denoisers.environment_config(geometry[UNETS[slot]]) for slot in slots}
 
     def table(module: PooledEnvironments) -> Table:
-        tables = [prefixed(denoisers.environment_table(module.encoders[KINDS[s]]), prefix_of(s), f"encoders.{KINDS[s]}.") for s in slots]
+        tables = [
+            prefixed(
+                denoisers.environment_table(module.encoders[KINDS[s]]), prefix_of(s), f"encoders.{KINDS[s]}."
+            )
+            for s in slots
+        ]
         rows: tuple[Row, ...] = tuple(row for table in tables for row in table.rows)
         return Table(rows=rows, constants={}, tied={})
 
@@ -202,12 +325,27 @@ KEPT = [
     (r"audioldm\.fn_STFT\..+", "Fourier and mel bases, derived"),
     (r"optimus\.decoder\.transformer\.h\.\d+\.attn\.(bias|masked_bias)", "causal mask, derived"),
     (r"optimus\.decoder\.lm_head\.weight", "the token embedding again (tied)"),
-    (r"clip\.model\.(text|vision)_model\.embeddings\.position_ids|optimus\.encoder\.embeddings\.position_ids", "counting, derived"),
+    (
+        r"clip\.model\.(text|vision)_model\.embeddings\.position_ids|optimus\.encoder\.embeddings\.position_ids",
+        "counting, derived",
+    ),
     (r"clip\.model\.logit_scale", "temperature of the contrastive loss, only for training"),
-    (r"clip\..+\.temporal_attn\.(pos_embeds|frame_rate_embeds)", "not used: the released code passes no frame rate to CLIP"),
-    (r"clap\..+\.(num_batches_tracked|relative_position_index|attn_mask)", "counters and window tables, derived"),
-    (r"clap\.model\.audio_branch\.(spectrogram_extractor|logmel_extractor)\..+", "Fourier and mel bases, derived"),
-    (r"clap\.model\.(audio_transform|audio_branch\.head|audio_branch\.tscam_conv)\..+", "classifier, without effect on the embedding"),
+    (
+        r"clip\..+\.temporal_attn\.(pos_embeds|frame_rate_embeds)",
+        "not used: the released code passes no frame rate to CLIP",
+    ),
+    (
+        r"clap\..+\.(num_batches_tracked|relative_position_index|attn_mask)",
+        "counters and window tables, derived",
+    ),
+    (
+        r"clap\.model\.audio_branch\.(spectrogram_extractor|logmel_extractor)\..+",
+        "Fourier and mel bases, derived",
+    ),
+    (
+        r"clap\.model\.(audio_transform|audio_branch\.head|audio_branch\.tscam_conv)\..+",
+        "classifier, without effect on the embedding",
+    ),
 ]
 
 

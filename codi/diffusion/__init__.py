@@ -1,4 +1,6 @@
-"""The noise process, guidance, losses and the joint sampling loop. No network is imported here: what runs is passed in."""
+"""The noise process, guidance, losses and the joint sampling loop. No network is imported here: what runs is
+passed in.
+"""
 
 from codi.libraries import leave_out_broken
 

@@ -2,12 +2,13 @@
 
     e(c, E) + both (e(c, E) - e(0, null)) + (p - both) (e(c, E) - e(0, E)) + (s - both) (e(c, E) - e(c, null))
 
-c the prompt, with what noised towers tell of the partners (`blend`), 0 the null prompt, E what the partners say in environments, null
-dropped partners; p = w_prompt - 1, s = w_sync - 1, and both the smaller of the two: one branch without prompt and partners leads away from
-either (as in the nested guidance of arXiv 2211.09800, section 3.2, where the scales are equal). So sync guidance as strong as prompt
-guidance adds no branch. Prompt guidance is classifier-free guidance (arXiv 2207.12598), each within its own interval of the schedule (arXiv
-2404.07724). 1.0 is off and that branch is never computed.
-All branches see the same x_t, and the weights sum to one, so the formula is the same for eps and for v.
+c the prompt, with what noised towers tell of the partners (`blend`), 0 the null prompt, E what the partners
+say in environments, null dropped partners; p = w_prompt - 1, s = w_sync - 1, and both the smaller of the two:
+one branch without prompt and partners leads away from either (as in the nested guidance of arXiv 2211.09800,
+section 3.2, where the scales are equal). So sync guidance as strong as prompt guidance adds no branch. Prompt
+guidance is classifier-free guidance (arXiv 2207.12598), each within its own interval of the schedule (arXiv
+2404.07724). 1.0 is off and that branch is never computed. All branches see the same x_t, and the weights sum
+to one, so the formula is the same for eps and for v.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,12 @@ from torch import Tensor
 from torch.nn import functional
 
 LEAST_ALONG = 0.3  # of what is told along the prompt: partners that say otherwise do not cover it
-CLOSED = 0.05  # squared sine between a prompt and the mean of its captions below which nothing is open: towers err by as much
-REACH = 1.25  # a caption turns further from its prompt than the mean of captions does: in the embedded model 1.2 to 1.3 times
+# squared sine between a prompt and the mean of its captions below which nothing is open: towers err by as
+# much
+CLOSED = 0.05
+# a caption turns further from its prompt than the mean of captions does: in the embedded model 1.2 to 1.3
+# times
+REACH = 1.25
 
 
 class Branch(Enum):
@@ -47,8 +52,10 @@ class Guidance:
     """Guidance of one output.
 
     prompt, sync  weights; 1.0 is off
-    *_interval    fractions [from, to) of the sampling steps, 0 the first and 1 after the last, where the weight acts
-    rescale       0..1: how far the result's spread is pulled back to that of the unguided answer (arXiv 2305.08891, section 3.4)
+    *_interval    fractions [from, to) of the sampling steps, 0 the first and 1 after the last, where the
+                  weight acts
+    rescale       0..1: how far the result's spread is pulled back to that of the unguided answer (arXiv
+                  2305.08891, section 3.4)
     """
 
     prompt: float = 1.0
@@ -57,7 +64,9 @@ class Guidance:
     sync_interval: tuple[float, float] = (0.2, 0.8)
     rescale: float = 0.0
 
-    def weights(self, progress: float, has_prompt: bool = True, has_partners: bool = True) -> dict[Branch, float]:
+    def weights(
+        self, progress: float, has_prompt: bool = True, has_partners: bool = True
+    ) -> dict[Branch, float]:
         """Weight of every branch that has to be computed at `progress` in [0, 1); they sum to one."""
         prompt = self.prompt - 1.0 if has_prompt and _within(progress, self.prompt_interval) else 0.0
         sync = self.sync - 1.0 if has_partners and _within(progress, self.sync_interval) else 0.0
@@ -82,8 +91,9 @@ class Guidance:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaning:
-    """What partners seem to become: token (B, D) of the prompt space, the shorter the less can be told; and what was `expected` (B, D) of
-    the prompt alone, zeros of an input."""
+    """What partners seem to become: token (B, D) of the prompt space, the shorter the less can be told; and
+    what was `expected` (B, D) of the prompt alone, zeros of an input.
+    """
 
     token: Tensor
     expected: Tensor
@@ -96,42 +106,52 @@ class Leaning:
     @staticmethod
     def mean(parts: Sequence["Leaning"]) -> "Leaning":
         """Of several partners, who may contradict each other."""
-        return Leaning(token=sum(p.token for p in parts) / len(parts), expected=sum(p.expected for p in parts) / len(parts))
+        return Leaning(
+            token=sum(p.token for p in parts) / len(parts),
+            expected=sum(p.expected for p in parts) / len(parts),
+        )
 
 
 def leaning(context: Tensor, told: Tensor, expected: Tensor) -> Leaning:
-    """What is told (B, D) of a latent that was made of context (B, L, D), less the open part of what was `expected`, told of its noise.
+    """What is told (B, D) of a latent that was made of context (B, L, D), less the open part of what was
+    `expected`, told of its noise.
 
-    All captions that go with a prompt have a mean, and its open part is no opinion: amplified, it would draw everybody to the middle of
-    what the prompt leaves open, and to whatever is commonest there.
+    All captions that go with a prompt have a mean, and its open part is no opinion: amplified, it would draw
+    everybody to the middle of what the prompt leaves open, and to whatever is commonest there.
     """
-    u = functional.normalize(context.mean(1).to(told.dtype), dim=-1, eps=1e-6)  # (B, D), zeros without a prompt
+    # (B, D), zeros without a prompt
+    u = functional.normalize(context.mean(1).to(told.dtype), dim=-1, eps=1e-6)
     return Leaning(token=told - expected + (expected * u).sum(-1, keepdim=True) * u, expected=expected)
 
 
 def room(context: Tensor, expected: Tensor) -> Tensor:
     """How far (B, L, 1) partners may turn a prompt (B, L, D), as a sine: as far as a caption is from it.
 
-    The mean of the captions that go with "a ball", `expected` (B, D), points elsewhere than "a ball". Where the prompt names everything
-    they are one, and what partners seem to say beyond it is error, which amplified would talk the prompt over: of pairs that training
-    never showed, towers are not sure.
+    The mean of the captions that go with "a ball", `expected` (B, D), points elsewhere than "a ball". Where
+    the prompt names everything they are one, and what partners seem to say beyond it is error, which
+    amplified would talk the prompt over: of pairs that training never showed, towers are not sure.
     """
-    cosine = functional.cosine_similarity(context.float(), expected[:, None].float(), dim=-1, eps=1e-6)[..., None]
+    cosine = functional.cosine_similarity(context.float(), expected[:, None].float(), dim=-1, eps=1e-6)[
+        ..., None
+    ]
     return REACH * ((1 - cosine.square() - CLOSED) / (1 - CLOSED)).clamp(min=0).sqrt()
 
 
 def blend(context: Tensor, told: Leaning, weight: float = 1.0) -> Tensor:
     """A prompt and what partners seem to become: context (B, L, D) -> tokens as long as the prompt's.
 
-    With u the prompt's direction, what is told is a u + d, d at right angles to u: what the prompt leaves open. Undecided partners lean, so
-    d is short; it is made `weight` times as long, but no longer than the d of a token of length one, which is sure, nor than there is
-    `room`. The result points to a u + d. Where there is no prompt (zeros) it is d. Nothing told changes nothing, to the bit.
+    With u the prompt's direction, what is told is a u + d, d at right angles to u: what the prompt leaves
+    open. Undecided partners lean, so d is short; it is made `weight` times as long, but no longer than the d
+    of a token of length one, which is sure, nor than there is `room`. The result points to a u + d. Where
+    there is no prompt (zeros) it is d. Nothing told changes nothing, to the bit.
     """
     token, length = told.token[:, None].to(context.dtype), context.norm(dim=-1, keepdim=True)
     u = context / length.clamp(min=1e-6)
     along = (u * token).sum(-1, keepdim=True)
     open_part = token - along * u
-    most = torch.minimum((1 - along.square()).clamp(min=0).sqrt(), room(context, told.expected).to(context.dtype))
+    most = torch.minimum(
+        (1 - along.square()).clamp(min=0).sqrt(), room(context, told.expected).to(context.dtype)
+    )
     open_part = open_part * (most / open_part.norm(dim=-1, keepdim=True).clamp(min=1e-6)).clamp(max=weight)
     aside = open_part / along.clamp(min=LEAST_ALONG)  # per unit of the prompt
     prompted = (context + length * aside) * (1 + aside.square().sum(-1, keepdim=True)).rsqrt()

@@ -13,7 +13,8 @@ def denoising_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Weight (B,) of each sample's `denoising_loss` that clips its weight on x_0 at `gamma` (arXiv 2303.09556).
+    """Weight (B,) of each sample's `denoising_loss` that clips its weight on x_0 at `gamma` (arXiv
+    2303.09556).
 
     An error in eps is SNR times the error in x_0, one in v is SNR + 1 times.
     """
@@ -39,13 +40,18 @@ def info_nce(a: Tensor, b: Tensor, log_scale: Tensor | float, negatives: Tensor 
     return 0.5 * (F.cross_entropy(forward, labels, reduction="none") + backward)
 
 
-def timed_nce(a: Tensor, b: Tensor, log_scale: Tensor | float, shifts: Sequence[int] = (), allowed: Tensor | None = None) -> Tensor:
-    """Symmetric contrastive loss of sequences that run side by side; their likeness is the mean over time of that of their steps.
+def timed_nce(
+    a: Tensor, b: Tensor, log_scale: Tensor | float, shifts: Sequence[int] = (), allowed: Tensor | None = None
+) -> Tensor:
+    """Symmetric contrastive loss of sequences that run side by side; their likeness is the mean over time of
+    that of their steps.
 
     a, b       (N, S, D), each step L2-normalised; row i of one belongs to row i of the other
     log_scale  log of the inverse temperature
-    shifts     in steps: row i of `b`, moved by so many against row i of `a`, is a further wrong partner (hard negatives in time)
-    allowed    (N, len(shifts)) boolean; False where a moved sequence is right again, as in a rhythm moved by its period
+    shifts     in steps: row i of `b`, moved by so many against row i of `a`, is a further wrong partner (hard
+               negatives in time)
+    allowed    (N, len(shifts)) boolean; False where a moved sequence is right again, as in a rhythm moved by
+               its period
     returns    (N,)
     """
     a, b = a.float(), b.float()

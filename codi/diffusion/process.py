@@ -1,4 +1,5 @@
-"""The variance-preserving noise process in discrete time (DDPM, arXiv 2006.11239; v: arXiv 2202.00512, appendix D).
+"""The variance-preserving noise process in discrete time (DDPM, arXiv 2006.11239; v: arXiv 2202.00512,
+appendix D).
 
     x_t = alpha_t x_0 + sigma_t eps,   alpha_t^2 = alphas_cumprod[t],   alpha_t^2 + sigma_t^2 = 1
     v   = alpha_t eps - sigma_t x_0
@@ -30,7 +31,9 @@ class NoiseProcess:
     prediction_type: str
 
     def __post_init__(self) -> None:
-        assert self.prediction_type in PREDICTION_TYPES, f"prediction_type {self.prediction_type!r} is none of {PREDICTION_TYPES}"
+        assert self.prediction_type in PREDICTION_TYPES, (
+            f"prediction_type {self.prediction_type!r} is none of {PREDICTION_TYPES}"
+        )
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> "NoiseProcess":
@@ -42,11 +45,15 @@ class NoiseProcess:
         predicts = getattr(scheduler, "config", {}).get("prediction_type")
         if levels is None or predicts not in PREDICTION_TYPES:
             raise InputError(
-                f"the scheduler {type(scheduler).__name__} (prediction_type {predicts!r}) cannot say how a model was "
-                "trained: expected one with alphas_cumprod, such as DPMSolverMultistepScheduler, and prediction_type "
+                f"the scheduler {type(scheduler).__name__} (prediction_type {predicts!r}) cannot say how a "
+                "model was "
+                "trained: expected one with alphas_cumprod, such as DPMSolverMultistepScheduler, and "
+                "prediction_type "
                 f"{' or '.join(PREDICTION_TYPES)}"
             )
-        return cls(alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=scheduler.config.prediction_type)
+        return cls(
+            alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=scheduler.config.prediction_type
+        )
 
     @property
     def num_train_timesteps(self) -> int:
@@ -66,7 +73,9 @@ class NoiseProcess:
         return self.snr(t).log()
 
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The timestep (B,) whose log-SNR is nearest to each of `log_snr` (B,): matches noise between two schedules."""
+        """The timestep (B,) whose log-SNR is nearest to each of `log_snr` (B,): matches noise between two
+        schedules.
+        """
         levels = self.log_snr(torch.arange(self.num_train_timesteps, device=log_snr.device))
         return (levels[None] - log_snr[:, None]).abs().argmin(dim=1)
 
@@ -98,7 +107,8 @@ class NoiseProcess:
 
 
 def shift_level(level: Any, shift: float) -> Any:
-    """A place u in [0, 1] of the schedule moved towards noise: shift u / (1 + (shift - 1) u) (arXiv 2403.03206, equation 23).
+    """A place u in [0, 1] of the schedule moved towards noise: shift u / (1 + (shift - 1) u) (arXiv
+    2403.03206, equation 23).
 
     `level` is a number or a tensor; a shift of one changes nothing.
     """

@@ -1,4 +1,6 @@
-"""The released model's schedule: DDIM on Stable Diffusion's betas, with its own rule for which timesteps to visit."""
+"""The released model's schedule: DDIM on Stable Diffusion's betas, with its own rule for which timesteps to
+visit.
+"""
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -8,14 +10,18 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 class ReleasedDDIMScheduler(DDIMScheduler):
     """DDIM as the released code runs it.
 
-    The timesteps are range(0, 1000, 1000 // steps) + 1, so that a count that does not divide 1000 gives more steps than
-    asked for (7 give 8). Those beyond the last noise level, at which the released code crashes, are left out. The last
-    step ends at alphas_cumprod[0], not at 1. Betas are computed in double precision.
+    The timesteps are range(0, 1000, 1000 // steps) + 1, so that a count that does not divide 1000 gives more
+    steps than asked for (7 give 8). Those beyond the last noise level, at which the released code crashes,
+    are left out. The last step ends at alphas_cumprod[0], not at 1. Betas are computed in double precision.
     """
 
     @register_to_config
     def __init__(
-        self, num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, prediction_type: str = "epsilon"
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        prediction_type: str = "epsilon",
     ):
         super().__init__(
             num_train_timesteps=num_train_timesteps,
@@ -35,7 +41,9 @@ class ReleasedDDIMScheduler(DDIMScheduler):
         self.final_alpha_cumprod = self.alphas_cumprod[0]
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Timesteps for `num_inference_steps` asked for, 1 to `num_train_timesteps`; see the class for how many there are."""
+        """Timesteps for `num_inference_steps` asked for, 1 to `num_train_timesteps`; see the class for how
+        many there are.
+        """
         last = self.config.num_train_timesteps
         if not 1 <= num_inference_steps <= last:
             raise ValueError(f"num_inference_steps is {num_inference_steps}: expected 1 to {last}")

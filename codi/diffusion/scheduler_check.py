@@ -5,11 +5,11 @@ Element i of the data is N(m_i, s_i^2), independent of the others, which makes t
 
     E[x_0 | x_t] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x_t - alpha m)
 
-With s = 0 every correct scheduler passes through x_t = alpha m + sigma eps at each of its timesteps and ends at m,
-however few its steps: this tells wrong noise levels, wrong predictions and clipped latents. The first answer, to
-noise alone, is off there, as a network's is: this tells solvers that amplify such errors. With s > 0 a scheduler has
-to follow the data about as well as DDIM does at the same timesteps: this tells solvers that diverge.
-B batch, C channels, H W height and width.
+With s = 0 every correct scheduler passes through x_t = alpha m + sigma eps at each of its timesteps and ends
+at m, however few its steps: this tells wrong noise levels, wrong predictions and clipped latents. The first
+answer, to noise alone, is off there, as a network's is: this tells solvers that amplify such errors. With s >
+0 a scheduler has to follow the data about as well as DDIM does at the same timesteps: this tells solvers that
+diverge. B batch, C channels, H W height and width.
 """
 
 import json
@@ -31,7 +31,8 @@ LEVEL = 0.12  # relative error of a noise level that is allowed; samples scatter
 LOWEST = 0.2  # sigma; errors of lower noise levels are relative to this one
 ERROR = 0.2  # of the first answer, in x_0
 START = 0.35  # alpha at the first timestep, where the latents hold nothing but noise
-LEFT = 0.1  # distance from x_0 at the end; some schedulers end at the lowest noise level, Stable Diffusion's is 0.03
+# distance from x_0 at the end; some schedulers end at the lowest noise level, Stable Diffusion's is 0.03
+LEFT = 0.1
 WORSE = 1.5  # error against DDIM's
 NARROWER, WIDER = 0.75, 1.25  # spread against DDIM's, and against that of the data
 SLOT = next(iter(Modality))  # the loop is keyed by modality; any will do
@@ -138,7 +139,8 @@ class DryRun:
         first, own_alpha = self.visited[0], self.denoiser.levels(float(own))[0]
         if self.denoiser.levels(first)[0] > max(START, own_alpha):
             return (
-                f"starts at timestep {first:g} in {self.steps} steps, where latents are no longer noise alone "
+                f"starts at timestep {first:g} in {self.steps} steps, where latents are no longer noise "
+                "alone "
                 "(its timestep_spacing or num_train_timesteps)"
             )
         return None
@@ -150,7 +152,9 @@ class DryRun:
         return None
 
     def wrong_levels(self) -> str | None:
-        """Whether it visits other noise levels than the model's, or ends elsewhere than at x_0 (no spread)."""
+        """Whether it visits other noise levels than the model's, or ends elsewhere than at x_0
+        (no spread).
+        """
         alpha, sigma = self.denoiser.levels(self.visited[0])
         noise = (self.denoiser.visits[0][1] - alpha * self.mean) / sigma
         leak = float(noise.std()) - 1  # of the data that should show through at the first timestep
@@ -169,8 +173,10 @@ class DryRun:
                 fits &= (x - alpha * self.mean - sigma * noise).square().mean().sqrt() <= allowed
             if not fits:
                 return (
-                    f"is at another noise level at timestep {t:g} than the model was trained with (sigma {found:.3g} "
-                    f"where {sigma:.3g} was expected, in {self.steps} steps): it diverges or clips, or its betas, "
+                    f"is at another noise level at timestep {t:g} than the model was trained with (sigma "
+                    f"{found:.3g} "
+                    f"where {sigma:.3g} was expected, in {self.steps} steps): it diverges or clips, or its "
+                    "betas, "
                     "num_train_timesteps or spacing do not fit"
                 )
         distance = (self.made - self.mean).square().mean().sqrt()

@@ -29,24 +29,32 @@ LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "pre
 
 
 def named_scheduler(name: str, like: Any) -> Any:
-    """The scheduler `name` (a key of `SCHEDULERS`) for the noise levels and the kind of prediction of the scheduler `like`.
+    """The scheduler `name` (a key of `SCHEDULERS`) for the noise levels and the kind of prediction of the
+    scheduler `like`.
 
-    "released" visits the timesteps that the released code visits; the others count down from the last one, any number of steps.
+    "released" visits the timesteps that the released code visits; the others count down from the last one,
+    any number of steps.
     """
     if name not in SCHEDULERS:
         raise InputError(f"scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
     levels = {key: like.config[key] for key in LEVELS}
     if name == "released":
         if levels.pop("beta_schedule") != "scaled_linear":
-            raise InputError("the scheduler 'released' has levels of its own, which this model was not trained with: expected another")
+            raise InputError(
+                "the scheduler 'released' has levels of its own, which this model was not trained with: "
+                "expected another"
+            )
         return ReleasedDDIMScheduler(**levels)
-    return SCHEDULERS[name](**levels, timestep_spacing="trailing", **({"clip_sample": False} if name in CLIPPING else {}))
+    return SCHEDULERS[name](
+        **levels, timestep_spacing="trailing", **({"clip_sample": False} if name in CLIPPING else {})
+    )
 
 
 def refusal(scheduler: Any, reason: str) -> InputError:
     """What to raise about a scheduler that does not fit a model; `reason` follows its name."""
     return InputError(
-        f"the scheduler {type(scheduler).__name__} {reason}: expected the model's own, or one made with `from_config` "
+        f"the scheduler {type(scheduler).__name__} {reason}: expected the model's own, or one made with "
+        "`from_config` "
         "from the configuration of that, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler, "
         "EulerDiscreteScheduler or DDIMScheduler"
     )
@@ -55,8 +63,8 @@ def refusal(scheduler: Any, reason: str) -> InputError:
 def even(scheduler: Any, num_inference_steps: int, device: Any = None) -> Any:
     """The scheduler, set to this number of steps in its own spacing.
 
-    DDIM goes down by whole strides: for 600 steps of 1000 by one, where timesteps are 1.7 apart. Where they differ
-    by more than a tenth, its equal takes its place (see `uneven`).
+    DDIM goes down by whole strides: for 600 steps of 1000 by one, where timesteps are 1.7 apart. Where they
+    differ by more than a tenth, its equal takes its place (see `uneven`).
     """
     scheduler.set_timesteps(num_inference_steps, device=device)
     drop_extra_step(scheduler, num_inference_steps)
@@ -68,7 +76,9 @@ def even(scheduler: Any, num_inference_steps: int, device: Any = None) -> Any:
 
 
 def drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
-    """Trailing spacing counts down in floating point and, for some counts (223 of 1000), ends one step late, at t = -1."""
+    """Trailing spacing counts down in floating point and, for some counts (223 of 1000), ends one step late,
+    at t = -1.
+    """
     if len(scheduler.timesteps) == num_inference_steps + 1 and scheduler.timesteps[-1] < 0:
         scheduler.timesteps = scheduler.timesteps[:-1]
         scheduler.num_inference_steps = num_inference_steps
@@ -77,17 +87,23 @@ def drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
 
 
 def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
-    """The scheduler, set to these falling timesteps, for DDIM its equal. Raises `InputError` for a kind whose steps are even.
+    """The scheduler, set to these falling timesteps, for DDIM its equal. Raises `InputError` for a kind whose
+    steps are even.
 
-    DDIM without noise is the first order of DPM-Solver++ (arXiv 2211.01095, section 4.1), which goes by noise levels and not by a stride.
+    DDIM without noise is the first order of DPM-Solver++ (arXiv 2211.01095, section 4.1), which goes by noise
+    levels and not by a stride.
     """
     given = scheduler
     if type(scheduler) is DDIMScheduler:
-        scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config, algorithm_type="dpmsolver++", solver_order=1)
+        scheduler = DPMSolverMultistepScheduler.from_config(
+            scheduler.config, algorithm_type="dpmsolver++", solver_order=1
+        )
     options = inspect.signature(type(scheduler).__init__).parameters
     spaced = [name for name in options if name.startswith("use_") and name.endswith(SPACING)]
     if own := [name for name in spaced if scheduler.config.get(name)]:
-        raise refusal(given, f"spaces its noise levels by {own[0]}, and this model's are spaced by its timestep_shift")
+        raise refusal(
+            given, f"spaces its noise levels by {own[0]}, and this model's are spaced by its timestep_shift"
+        )
     if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
         return scheduler
@@ -98,5 +114,7 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
         raise refusal(given, "goes down in even steps, and this model's are not (its timestep_shift)")
     levels = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
     scheduler.sigmas = torch.cat([levels[timesteps].to(sigmas), sigmas[-1:]])
-    scheduler.timesteps = torch.tensor(timesteps, device=scheduler.timesteps.device, dtype=scheduler.timesteps.dtype)
+    scheduler.timesteps = torch.tensor(
+        timesteps, device=scheduler.timesteps.device, dtype=scheduler.timesteps.dtype
+    )
     return scheduler

@@ -1,4 +1,6 @@
-"""The numbers and names of a pipeline call: their defaults, and what they may be. Anything else raises `InputError`."""
+"""The numbers and names of a pipeline call: their defaults, and what they may be. Anything else raises
+`InputError`.
+"""
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,21 +25,29 @@ DEFAULTS = {
     "sync_guidance_interval": (0.2, 0.8),
     "guidance_rescale": 0.0,
     "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
-    "prior": None,  # a modality, such as "text", whose noised tower reads prompts as means of captions (`codi.models.prior`)
+    # a modality, such as "text", whose noised tower reads prompts as means of captions (`codi.models.prior`)
+    "prior": None,
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
-    "told_weight": 1.0,  # of what partners seem to become (`codi.models.noised`, `codi.diffusion.guidance.blend`); 0 is off
-    "delay": 0.0,  # schedules after which an output starts, for all or {output: 0.5}: see `codi.diffusion.sampling`
-    "lead": None,  # a modality, such as "text", that is drawn beside several outputs that lack it, so that they agree
-    "null_prompt": "zeros",  # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
+    # of what partners seem to become (`codi.models.noised`, `codi.diffusion.guidance.blend`); 0 is off
+    "told_weight": 1.0,
+    # schedules after which an output starts, for all or {output: 0.5}: see `codi.diffusion.sampling`
+    "delay": 0.0,
+    # a modality, such as "text", that is drawn beside several outputs that lack it, so that they agree
+    "lead": None,
+    # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
+    "null_prompt": "zeros",
 }
 
-FIXED = ("timestep_shift", "prior", "normalise_prompts", "told_weight", "lead", "null_prompt")  # of a model, whatever a call says
+# of a model, whatever a call says
+FIXED = ("timestep_shift", "prior", "normalise_prompts", "told_weight", "lead", "null_prompt")
 
 
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
     """Names -> modalities, each once; of None none."""
     names = () if names is None else names
-    return list(dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names)))
+    return list(
+        dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names))
+    )
 
 
 def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
@@ -48,12 +58,16 @@ def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
 
 
 def guidance(
-    outputs: Sequence[Modality], given: Mapping[str, Any], defaults: Mapping[str, Any], lead: Sequence[Modality] = ()
+    outputs: Sequence[Modality],
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    lead: Sequence[Modality] = (),
 ) -> dict[Modality, Guidance]:
-    """Guidance of every output, from the keys of `DEFAULTS` that were `given` (not None), else the model's `defaults`, else ours.
+    """Guidance of every output, from the keys of `DEFAULTS` that were `given` (not None), else the model's
+    `defaults`, else ours.
 
-    A scale is one number for all outputs or {output: scale}; an output that is not named there falls back likewise. What leads
-    unasked has guidance too, and cannot be named.
+    A scale is one number for all outputs or {output: scale}; an output that is not named there falls back
+    likewise. What leads unasked has guidance too, and cannot be named.
     """
     layers = [given, defaults, DEFAULTS]
     for name in SCALES:
@@ -124,28 +138,44 @@ def _check_noise(modality: Modality, value: Any, shape: tuple[int, ...], num_sam
 
 
 def delays(
-    outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], num_steps: int, lead: Sequence[Modality] = ()
+    outputs: Sequence[Modality],
+    given: Any,
+    defaults: Mapping[str, Any],
+    num_steps: int,
+    lead: Sequence[Modality] = (),
 ) -> dict[Modality, int]:
     """Steps by which each output, and what leads unasked, starts late, from a `delay` in schedules."""
     parts = delay_parts(outputs, given, defaults, lead)
     if late := [m for m, part in parts.items() if part > LONGEST_DELAY]:
-        raise InputError(f"delay of {late[0]} is {parts[late[0]]:g}: expected 0 to {LONGEST_DELAY}, the schedules after which it starts")
+        raise InputError(
+            f"delay of {late[0]} is {parts[late[0]]:g}: expected 0 to {LONGEST_DELAY}, the schedules after "
+            "which it starts"
+        )
     return {m: round(part * num_steps) for m, part in parts.items()}
 
 
 def delay_parts(
     outputs: Sequence[Modality], given: Any, defaults: Mapping[str, Any], lead: Sequence[Modality] = ()
 ) -> dict[Modality, float]:
-    """Schedules by which each output, and what leads unasked, starts late, of a call or else the model's own."""
+    """Schedules by which each output, and what leads unasked, starts late, of a call or else the
+    model's own.
+    """
     layers = [{"delay": given}, defaults, DEFAULTS]
     _check_names("delay", given, outputs)
     return {m: _scale("delay", m, layers) for m in (*outputs, *lead)}
 
 
 def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
-    """Whether prompt guidance acts on any output at any step; where it does not, a negative prompt could do nothing."""
+    """Whether prompt guidance acts on any output at any step; where it does not, a negative prompt could do
+    nothing.
+    """
     steps = range(num_steps)
-    return any(not branch.prompted for g in guidance.values() for index in steps for branch in g.weights(index / num_steps))
+    return any(
+        not branch.prompted
+        for g in guidance.values()
+        for index in steps
+        for branch in g.weights(index / num_steps)
+    )
 
 
 def _first(name: str, layers: Sequence[Mapping[str, Any]]) -> Any:
@@ -188,7 +218,12 @@ def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None
 
 def check_count(name: str, value: Any, least: int, most: int | None = None) -> None:
     """A whole number within bounds."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least or (most is not None and value > most):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or value < least
+        or (most is not None and value > most)
+    ):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{name} is {value!r}: expected a whole number {bounds}")
 
@@ -198,10 +233,16 @@ def check_sizes(sizes: Mapping[str, float | None], outputs: Sequence[Modality]) 
     for name, value in sizes.items():
         if value is not None and not any(m in outputs for m in SIZED[name]):
             able = " or ".join(SIZED[name])
-            raise InputError(f"{name} is {value!r}, but no {able} is made: expected {able} among the outputs, or no {name}")
+            raise InputError(
+                f"{name} is {value!r}, but no {able} is made: expected {able} among the outputs, or no {name}"
+            )
 
 
-def pick_seeds(num_samples: int, seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None) -> list[int]:
+def pick_seeds(
+    num_samples: int,
+    seed: int | Sequence[int] | None,
+    generator: torch.Generator | list[torch.Generator] | None,
+) -> list[int]:
     """One seed per sample, from whichever source was given."""
     if seed is not None and generator is not None:
         raise InputError("seed and generator were both given: expected one of them")

@@ -1,7 +1,8 @@
 """Media files <-> tensors. Nothing else in codi touches a media file.
 
-Pictures and frames are uint8, (3, H, W) and (F, 3, H, W); sound is float32 in [-1, 1], mono, (samples,). Files are read with Pillow,
-soundfile and PyAV, always behind limits on size, length and rate. Whatever is wrong with a file comes out as one `InputError`.
+Pictures and frames are uint8, (3, H, W) and (F, 3, H, W); sound is float32 in [-1, 1], mono, (samples,).
+Files are read with Pillow, soundfile and PyAV, always behind limits on size, length and rate. Whatever is
+wrong with a file comes out as one `InputError`.
 
     gates.py  what a file may be, and the one way to open it
     read.py   files -> tensors

@@ -21,7 +21,9 @@ def from_unit(values: Tensor) -> Tensor:
 
 
 def fit_image(image: Tensor, size: int) -> Tensor:
-    """uint8 (..., 3, H, W) -> float [-1, 1] (..., 3, size, size): the central square, resized with antialiasing."""
+    """uint8 (..., 3, H, W) -> float [-1, 1] (..., 3, size, size): the central square, resized with
+    antialiasing.
+    """
     assert image.dtype == torch.uint8 and image.shape[-3] == 3, (image.dtype, image.shape)
     height, width = image.shape[-2:]
     side = min(height, width)
@@ -29,7 +31,9 @@ def fit_image(image: Tensor, size: int) -> Tensor:
     square = image[..., top : top + side, left : left + side]
     if side != size:
         flat = square.reshape(-1, 3, side, side)
-        square = F.interpolate(flat, (size, size), mode="bicubic", antialias=True).reshape(*image.shape[:-2], size, size)
+        square = F.interpolate(flat, (size, size), mode="bicubic", antialias=True).reshape(
+            *image.shape[:-2], size, size
+        )
     return to_unit(square)
 
 
@@ -43,10 +47,13 @@ def fit_video(frames: Tensor, fps: float, num_frames: int, fps_out: float, size:
 
 
 def fit_audio(wave: Tensor, rate: int, rate_out: int, num_samples: int) -> Tensor:
-    """Sound (..., samples) at `rate` -> (num_samples,) at `rate_out`, from the start; channels are averaged, silence fills what lacks."""
+    """Sound (..., samples) at `rate` -> (num_samples,) at `rate_out`, from the start; channels are averaged,
+    silence fills what lacks.
+    """
     wave = wave.float()
     wave = wave.mean(dim=0) if wave.dim() > 1 else wave
-    ratio = Fraction(int(rate_out), int(rate)).limit_denominator(1000)  # an odd rate would need a filter of gigabytes
+    # an odd rate would need a filter of gigabytes
+    ratio = Fraction(int(rate_out), int(rate)).limit_denominator(1000)
     wave = wave[: int(num_samples / ratio) + 64]
     if ratio != 1:
         functional = load("torchaudio.functional", f"a sound at {rate} Hz, where {rate_out} are wanted,")

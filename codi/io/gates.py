@@ -1,6 +1,8 @@
-"""What a media file may be, and the one way to open it: limits, checks, and errors that say what a file is instead.
+"""What a media file may be, and the one way to open it: limits, checks, and errors that say what a file is
+instead.
 
-Damaged and hostile files exist, and decoders differ in what they throw at them; here all of it becomes an `InputError`.
+Damaged and hostile files exist, and decoders differ in what they throw at them; here all of it becomes an
+`InputError`.
 """
 
 import os
@@ -43,8 +45,7 @@ def check_file(path: str | Path) -> None:
         exists = path.exists()
     except OSError as error:  # a name that is too long is no name
         raise InputError(
-            f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, "
-            "decoded"
+            f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, decoded"
         ) from None
     if not exists:
         check_address(str(path))
@@ -54,7 +55,9 @@ def check_file(path: str | Path) -> None:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} may not be read by this user: change its permissions")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes): expected a file with content; copy or download it again")
+        raise InputError(
+            f"{path} is empty (0 bytes): expected a file with content; copy or download it again"
+        )
 
 
 def check_pixels(width: int, height: int, source: Any = "the picture") -> None:
@@ -69,16 +72,25 @@ def check_pixels(width: int, height: int, source: Any = "the picture") -> None:
 
 
 def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silence: bool = False) -> None:
-    """Raises `InputError` for a sound that can be no prompt: empty, NaN, silent (unless `silence` is fine), too long, absurd rate."""
+    """Raises `InputError` for a sound that can be no prompt: empty, NaN, silent (unless `silence` is fine),
+    too long, absurd rate.
+    """
     if not MIN_RATE <= rate <= MAX_RATE:
-        raise InputError(f"{source} has a rate of {rate:g} Hz: expected {MIN_RATE} to {MAX_RATE}; resample it first")
+        raise InputError(
+            f"{source} has a rate of {rate:g} Hz: expected {MIN_RATE} to {MAX_RATE}; resample it first"
+        )
     if wave.numel() == 0:
         raise InputError(f"{source} holds no sample: expected at least a fraction of a second of sound")
     check_minutes(wave.shape[-1] / rate, source)
     if not torch.isfinite(wave).all():
-        raise InputError(f"{source} has samples that are NaN or infinite: expected numbers in [-1, 1]; export it again")
+        raise InputError(
+            f"{source} has samples that are NaN or infinite: expected numbers in [-1, 1]; export it again"
+        )
     if not silence and wave.abs().max() < SILENCE:
-        raise InputError(f"{source} is silent (peak {wave.abs().max():.1e}): expected a sound to go by; choose another recording or part")
+        raise InputError(
+            f"{source} is silent (peak {wave.abs().max():.1e}): expected a sound to go by; choose another "
+            "recording or part"
+        )
 
 
 def probe(path: str | Path) -> Modality:
@@ -86,7 +98,11 @@ def probe(path: str | Path) -> Modality:
     check_file(path)
     try:
         with open_image(path) as image:
-            return Modality.VIDEO if getattr(image, "n_frames", 1) > 1 and image.format == "GIF" else Modality.IMAGE
+            return (
+                Modality.VIDEO
+                if getattr(image, "n_frames", 1) > 1 and image.format == "GIF"
+                else Modality.IMAGE
+            )
     except Exception:
         pass
     try:
@@ -104,7 +120,9 @@ def probe(path: str | Path) -> Modality:
 
 @contextmanager
 def reading(path: str | Path, modality: Modality) -> Iterator[None]:
-    """Checks the file, and turns whatever a decoder throws into an `InputError` that says what the file is instead."""
+    """Checks the file, and turns whatever a decoder throws into an `InputError` that says what the file is
+    instead.
+    """
     check_file(path)
     try:
         yield
@@ -121,9 +139,15 @@ def wrong_kind(path: str | Path, wanted: Modality, error: Exception | None = Non
         found = None
     if found not in (None, wanted):
         advice = "pass its words" if found is Modality.TEXT else "pass it"
-        return f"{path} is {EXPECTED[found].split(' (')[0]}: expected {EXPECTED[wanted]}; {advice} as --{found} instead"
+        return (
+            f"{path} is {EXPECTED[found].split(' (')[0]}: expected {EXPECTED[wanted]}; {advice} as --{found} "
+            "instead"
+        )
     reason = f" ({' '.join(str(error).split())[:120] or type(error).__name__})" if error else ""
-    return f"{path} is damaged or of an unknown format{reason}: expected {EXPECTED[wanted]}; export or download it again"
+    return (
+        f"{path} is damaged or of an unknown format{reason}: expected {EXPECTED[wanted]}; export or download "
+        "it again"
+    )
 
 
 @contextmanager
@@ -136,16 +160,21 @@ def open_image(path: str | Path) -> Iterator["Image.Image"]:
             image = Image.open(path, formats=IMAGE_FORMATS)
         except Image.DecompressionBombError as error:
             raise InputError(
-                f"{path} is too large ({error}): at most {MAX_PIXELS / 1e6:.0f} megapixels are accepted; shrink it first"
+                f"{path} is too large ({error}): at most {MAX_PIXELS / 1e6:.0f} megapixels are accepted; "
+                "shrink it first"
             ) from None
         with image:
             yield image
 
 
 def open_container(path: str | Path) -> Any:
-    """PyAV on a local file only: playlists, which could name other files or addresses, are not among the formats."""
+    """PyAV on a local file only: playlists, which could name other files or addresses, are not among the
+    formats.
+    """
     av = load("av", "a recording or clip in a container")
-    return av.open(f"file:{Path(path).resolve()}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
+    return av.open(
+        f"file:{Path(path).resolve()}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    )
 
 
 def picture_stream(container: Any) -> Any:
@@ -155,7 +184,10 @@ def picture_stream(container: Any) -> Any:
 
 def check_minutes(seconds: float, source: Any) -> None:
     if seconds > 60 * MAX_MINUTES:
-        raise InputError(f"{source} lasts {seconds / 60:.1f} minutes: at most {MAX_MINUTES} are accepted; cut out the part that you mean")
+        raise InputError(
+            f"{source} lasts {seconds / 60:.1f} minutes: at most {MAX_MINUTES} are accepted; cut out the "
+            "part that you mean"
+        )
 
 
 def _is_text(path: str | Path) -> bool:

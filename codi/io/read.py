@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """A clip: frames uint8 (F, 3, H, W) at `fps` per second and, where it has any, mono sound (samples,) at `sampling_rate` Hz."""
+    """A clip: frames uint8 (F, 3, H, W) at `fps` per second and, where it has any, mono sound (samples,) at
+    `sampling_rate` Hz.
+    """
 
     frames: Tensor
     fps: float
@@ -44,7 +46,9 @@ class Video:
 
 
 def load_image(path: str | Path) -> Tensor:
-    """The picture in a file, uint8 (3, H, W): turned upright as its camera meant, transparency on white, first frame of an animation."""
+    """The picture in a file, uint8 (3, H, W): turned upright as its camera meant, transparency on white,
+    first frame of an animation.
+    """
     from PIL import ImageOps
 
     with reading(path, Modality.IMAGE), open_image(path) as image:
@@ -65,9 +69,11 @@ def image_to_tensor(image: "Image.Image") -> Tensor:
 
 
 def load_audio(path: str | Path, seconds: float | None = None) -> tuple[Tensor, int]:
-    """The sound in a file, the mean of its channels, float32 (samples,), and its rate in Hz; only the first `seconds` if given.
+    """The sound in a file, the mean of its channels, float32 (samples,), and its rate in Hz; only the first
+    `seconds` if given.
 
-    Reads the sound of a clip as well. Not finite, no sample at all or longer than `MAX_MINUTES` raises `InputError`.
+    Reads the sound of a clip as well. Not finite, no sample at all or longer than `MAX_MINUTES` raises
+    `InputError`.
     """
     with reading(path, Modality.AUDIO):
         wave, rate = _load_soundfile(path, seconds) or _load_soundtrack(path, seconds) or (None, None)
@@ -78,10 +84,13 @@ def load_audio(path: str | Path, seconds: float | None = None) -> tuple[Tensor, 
         return wave, rate
 
 
-def load_video(path: str | Path, seconds: float | None = None, size: int | None = None, sound: bool = True) -> Video:
+def load_video(
+    path: str | Path, seconds: float | None = None, size: int | None = None, sound: bool = True
+) -> Video:
     """The frames of a file, at an even rate, and its sound.
 
-    Only the first `seconds` are decoded if given; frames are shrunk to about twice `size` (shorter side) if given, which spares memory.
+    Only the first `seconds` are decoded if given; frames are shrunk to about twice `size` (shorter side) if
+    given, which spares memory.
     """
     with reading(path, Modality.VIDEO), open_container(path) as container:
         stream = picture_stream(container)
@@ -92,10 +101,15 @@ def load_video(path: str | Path, seconds: float | None = None, size: int | None 
         _note_cut(path, duration, seconds)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         if not 0 < fps <= 1000:
-            raise InputError(f"{path} states {fps:g} frames/s: expected between 0 and 1000. Re-encode the clip, e.g. with ffmpeg.")
+            raise InputError(
+                f"{path} states {fps:g} frames/s: expected between 0 and 1000. Re-encode the clip, e.g. with "
+                "ffmpeg."
+            )
         frames = _decode_frames(container, stream, fps, seconds, size, path)
     wave, rate = (sound and _load_soundtrack(path, seconds)) or (None, None)
-    return Video(frames=frames, fps=fps, audio=None if wave is None else torch.from_numpy(wave), sampling_rate=rate)
+    return Video(
+        frames=frames, fps=fps, audio=None if wave is None else torch.from_numpy(wave), sampling_rate=rate
+    )
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -105,11 +119,18 @@ def describe(path: str | Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return {"path": str(path), "kind": str(probe(path)), "bytes": os.path.getsize(path), "sha256": digest.hexdigest()}
+    return {
+        "path": str(path),
+        "kind": str(probe(path)),
+        "bytes": os.path.getsize(path),
+        "sha256": digest.hexdigest(),
+    }
 
 
 def check_prompt(path: str | Path, modality: Modality, seconds: float | None = None) -> None:
-    """Raises `InputError` unless the file can serve as a prompt of that kind; decodes no more than the first `seconds`."""
+    """Raises `InputError` unless the file can serve as a prompt of that kind; decodes no more than the first
+    `seconds`.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is cut is said when it is cut
         if modality is Modality.IMAGE:
@@ -145,12 +166,16 @@ def _load_soundfile(path: str | Path, seconds: float | None) -> tuple[np.ndarray
     with file:
         check_minutes(file.frames / file.samplerate, path)
         _note_cut(path, file.frames / file.samplerate, seconds)
-        wave = file.read(-1 if seconds is None else int(seconds * file.samplerate), dtype="float32", always_2d=True)
+        wave = file.read(
+            -1 if seconds is None else int(seconds * file.samplerate), dtype="float32", always_2d=True
+        )
         return wave.mean(axis=1), file.samplerate
 
 
 def _load_soundtrack(path: str | Path, seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """(samples,), rate of the first sound in a container; None if there is none. Its own mean over channels: FFmpeg's mono gains 3 dB."""
+    """(samples,), rate of the first sound in a container; None if there is none. Its own mean over channels:
+    FFmpeg's mono gains 3 dB.
+    """
     import av
 
     with open_container(path) as container:
@@ -169,7 +194,9 @@ def _load_soundtrack(path: str | Path, seconds: float | None) -> tuple[np.ndarra
     return wave if seconds is None else wave[: int(seconds * rate)], rate
 
 
-def _decode_frames(container: Any, stream: Any, fps: float, seconds: float | None, size: int | None, path: Any) -> Tensor:
+def _decode_frames(
+    container: Any, stream: Any, fps: float, seconds: float | None, size: int | None, path: Any
+) -> Tensor:
     """(F, 3, H, W) on the even grid k / fps, whatever times the frames of the file have."""
     stream.thread_type = "AUTO"
     short = min(stream.width, stream.height)
@@ -182,15 +209,26 @@ def _decode_frames(container: Any, stream: Any, fps: float, seconds: float | Non
             whole = False
             break
         if frame.is_corrupt:
-            raise InputError(f"{path} is damaged at {time:.2f} s: expected {EXPECTED[Modality.VIDEO]}; export or download it again")
+            raise InputError(
+                f"{path} is damaged at {time:.2f} s: expected {EXPECTED[Modality.VIDEO]}; export or download "
+                "it again"
+            )
         if (len(frames) + 1) * width * height * 3 > MAX_DECODED:
-            raise InputError(f"{path} needs more than {MAX_DECODED >> 30} GiB once decoded: cut out the part that you mean, or shrink it")
-        picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA" if scale < 1 else "BICUBIC")
+            raise InputError(
+                f"{path} needs more than {MAX_DECODED >> 30} GiB once decoded: cut out the part that you "
+                "mean, or shrink it"
+            )
+        picture = frame.to_ndarray(
+            format="rgb24", width=width, height=height, interpolation="AREA" if scale < 1 else "BICUBIC"
+        )
         frames.append(np.rot90(picture, round(getattr(frame, "rotation", 0) / 90)))
         times.append(time)
     missing = whole and len(frames) < stream.frames and len(frames) < stream.frames - _num_hidden(path)
     if missing or not frames:
-        raise InputError(f"{path} is damaged: {len(frames)} of {stream.frames or 'its'} frames can be decoded; export or download it again")
+        raise InputError(
+            f"{path} is damaged: {len(frames)} of {stream.frames or 'its'} frames can be decoded; export or "
+            "download it again"
+        )
     times = np.asarray(times) - times[0]
     grid = np.arange(max(1, round(times[-1] * fps) + 1)) / fps
     index = np.searchsorted(times, grid + 0.5 / fps, side="left") - 1
@@ -198,6 +236,8 @@ def _decode_frames(container: Any, stream: Any, fps: float, seconds: float | Non
 
 
 def _num_hidden(path: Any) -> int:
-    """Frames that a clip holds and its edit list cuts off, as where it was trimmed without encoding it again."""
+    """Frames that a clip holds and its edit list cuts off, as where it was trimmed without
+    encoding it again.
+    """
     with open_container(path) as container:
         return sum(packet.is_discard for packet in container.demux(picture_stream(container)) if packet.size)

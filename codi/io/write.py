@@ -1,4 +1,6 @@
-"""Tensors -> media files, each written beside its destination and then renamed, so that nobody sees half of one."""
+"""Tensors -> media files, each written beside its destination and then renamed, so that nobody sees half of
+one.
+"""
 
 import json
 import os
@@ -42,21 +44,26 @@ def check_folder(folder: str | Path) -> Path:
         trial.unlink()
     except OSError as error:
         raise InputError(
-            f"cannot write into folder {folder}: {error.strerror or error}. Name another with -o, or change permissions."
+            f"cannot write into folder {folder}: {error.strerror or error}. Name another with -o, or change "
+            "permissions."
         ) from None
     return folder
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; renamed to `path` at the end, removed after an error or an interrupt."""
+    """Gives a temporary name beside `path`; renamed to `path` at the end, removed after an error or an
+    interrupt.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}. Free some space or name another place.") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or name another place."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,7 +75,8 @@ NUMBERED = re.compile(r"(\d{3,6})(?=\.)")  # 000.png; longer ones, such as dates
 def numbered(folder: Path) -> Iterator[str]:
     """Gives the next number that no file of `folder` bears, as a name such as "007", to this process alone.
 
-    While it is in use a hidden file claims it, created by whoever comes first; afterwards the files that were written are the claim.
+    While it is in use a hidden file claims it, created by whoever comes first; afterwards the files that were
+    written are the claim.
     """
     number = 1 + max(_numbers(folder), default=-1)
     while True:
@@ -79,7 +87,9 @@ def numbered(folder: Path) -> Iterator[str]:
             number += 1
             continue
         except OSError as error:
-            raise InputError(f"cannot write into {folder}: {error.strerror or error}. Name another folder.") from error
+            raise InputError(
+                f"cannot write into {folder}: {error.strerror or error}. Name another folder."
+            ) from error
         try:
             if not taken(folder, f"{number:03d}"):  # else it was claimed, used and freed since we looked
                 yield f"{number:03d}"
@@ -93,7 +103,9 @@ def taken(folder: Path, name: str) -> list[Path]:
     """Returns the files of `folder` that are called `name` but for their suffix."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name == name or (path.stem == name and path.suffix))
+    return sorted(
+        path for path in folder.iterdir() if path.name == name or (path.stem == name and path.suffix)
+    )
 
 
 def _numbers(folder: Path) -> Iterator[int]:
@@ -103,7 +115,9 @@ def _numbers(folder: Path) -> Iterator[int]:
 
 
 def create_json(path: Path, value: Any) -> bool:
-    """Writes JSON as `save_json` does, but never over a file that is there; returns whether it was written."""
+    """Writes JSON as `save_json` does, but never over a file that is there; returns whether it
+    was written.
+    """
     content = _json(value)
     try:
         with open(path, "x", encoding="utf-8") as file:
@@ -115,19 +129,23 @@ def create_json(path: Path, value: Any) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}. Free some space or name another place.") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or name another place."
+        ) from error
     return True
 
 
 def save_manifest(folder: Path, value: Any, keep: bool = True) -> Path:
-    """Writes manifest.json. With `keep` one that is there first becomes manifest-000.json, or the next free number.
+    """Writes manifest.json. With `keep` one that is there first becomes manifest-000.json, or the next free
+    number.
 
     Of several processes that finish at once every one's manifest stays: who finds another's moves it on.
     """
     path = folder / "manifest.json"
     while keep and not create_json(path, value):
         number = 0
-        while not create_json(kept := folder / f"manifest-{number:03d}.json", {}):  # a name of our own to move it to
+        # a name of our own to move it to
+        while not create_json(kept := folder / f"manifest-{number:03d}.json", {}):
             number += 1
         try:
             os.replace(path, kept)
@@ -150,13 +168,16 @@ def save_json(path: str | Path, value: Any) -> Path:
 
 def _json(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a file name that are no UTF-8 stay escapes
+    # bytes of a file name that are no UTF-8 stay escapes
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def save_image(
     path: str | Path, image: "Tensor | Image.Image", comment: str | None = None, record: str | None = None
 ) -> Path:
-    """Writes a picture, uint8 (3, H, W) or Pillow's, in the format of the suffix; a png carries `comment`, and `record` (ASCII)."""
+    """Writes a picture, uint8 (3, H, W) or Pillow's, in the format of the suffix; a png carries `comment`,
+    and `record` (ASCII).
+    """
     from PIL import Image, PngImagePlugin
 
     if isinstance(image, Tensor):
@@ -174,8 +195,11 @@ def save_image(
     return Path(path)
 
 
-def save_audio(path: str | Path, wave: Tensor, rate: int, comment: str | None = None, record: str | None = None) -> Path:
-    """Writes a sound, float (samples,) or (channels, samples), as wav (16 bit), flac, ogg or mp3 by the suffix.
+def save_audio(
+    path: str | Path, wave: Tensor, rate: int, comment: str | None = None, record: str | None = None
+) -> Path:
+    """Writes a sound, float (samples,) or (channels, samples), as wav (16 bit), flac, ogg or mp3 by the
+    suffix.
 
     Beyond [-1, 1] is clipped. A wav carries `record` (ASCII), too.
     """
@@ -192,16 +216,25 @@ def save_audio(path: str | Path, wave: Tensor, rate: int, comment: str | None = 
 
 
 def save_video(
-    path: str | Path, frames: Tensor, fps: float, audio: Tensor | None = None, sampling_rate: int | None = None,
-    comment: str | None = None, record: str | None = None,
-) -> Path:  # fmt: skip
-    """Writes frames uint8 (F, 3, H, W), and sound (samples,) or (channels, samples) if given, as mp4 (h264, aac) that plays everywhere.
+    path: str | Path,
+    frames: Tensor,
+    fps: float,
+    audio: Tensor | None = None,
+    sampling_rate: int | None = None,
+    comment: str | None = None,
+    record: str | None = None,
+) -> Path:
+    """Writes frames uint8 (F, 3, H, W), and sound (samples,) or (channels, samples) if given, as mp4 (h264,
+    aac) that plays everywhere.
 
-    The rate may be fractional. It carries `comment`, and `record` (ASCII). h264 wants even sides: an odd one repeats its last row
-    or column.
+    The rate may be fractional. It carries `comment`, and `record` (ASCII). h264 wants even sides: an odd one
+    repeats its last row or column.
     """
     av = load(*WRITERS[Modality.VIDEO])
-    assert frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[1] == 3, (frames.dtype, frames.shape)
+    assert frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[1] == 3, (
+        frames.dtype,
+        frames.shape,
+    )
     assert (audio is None) == (sampling_rate is None), "sound comes with its rate"
     if Path(path).suffix.lower() not in (".mp4", ".mov", ".m4v"):
         raise InputError(f"cannot write a clip as {path}: expected a name that ends in .mp4")
@@ -227,7 +260,9 @@ def save_video(
 
 
 def encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:
-    """All of a sound (samples,) or (channels, samples) at `rate` into a stream, at the rate of that stream."""
+    """All of a sound (samples,) or (channels, samples) at `rate` into a stream, at the rate of
+    that stream.
+    """
     import av
 
     frame = av.AudioFrame.from_ndarray(_finite(audio).numpy(), format="fltp", layout=stream.layout.name)
@@ -246,4 +281,6 @@ def _finite(audio: Tensor) -> Tensor:
 def _even(frames: Tensor) -> Tensor:
     """(F, 3, H, W) with an even height and width."""
     height, width = frames.shape[-2:]
-    return F.pad(frames, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else frames
+    return (
+        F.pad(frames, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else frames
+    )

@@ -1,1 +1,3 @@
-"""Measures of generated media. Nothing here loads a model or a file: readings, features and callables are passed in."""
+"""Measures of generated media. Nothing here loads a model or a file: readings, features and callables are
+passed in.
+"""

@@ -1,6 +1,8 @@
-"""Agreement of attributes: what probes read from media, against the facts of a scene or against another medium.
+"""Agreement of attributes: what probes read from media, against the facts of a scene or against another
+medium.
 
-`facts` is a mapping attribute -> value, or None for what a probe could not tell. An unread attribute never agrees.
+`facts` is a mapping attribute -> value, or None for what a probe could not tell. An unread attribute never
+agrees.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,9 @@ import numpy as np
 Facts = Mapping[str, str | None]
 
 
-def agreement(readings: Sequence[Facts], facts: Sequence[Facts], attributes: Sequence[str]) -> dict[str, np.ndarray]:
+def agreement(
+    readings: Sequence[Facts], facts: Sequence[Facts], attributes: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Per attribute, per scene (N,): 1.0 where the reading equals the fact, else 0.0."""
     assert len(readings) == len(facts), f"{len(readings)} readings for {len(facts)} scenes"
     return {a: np.array([_equal(r.get(a), f.get(a)) for r, f in zip(readings, facts)]) for a in attributes}

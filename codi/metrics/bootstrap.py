@@ -34,15 +34,18 @@ def bootstrap(
     picks = np.random.default_rng(seed).integers(len(rows), size=(num_resamples, len(rows)))
     samples = statistic(rows[picks])  # (R,)
     tail = (1 - confidence) / 2 * 100
-    low, high = np.nanpercentile(samples, [tail, 100 - tail]) if np.isfinite(samples).any() else (np.nan, np.nan)
+    low, high = (
+        np.nanpercentile(samples, [tail, 100 - tail]) if np.isfinite(samples).any() else (np.nan, np.nan)
+    )
     return Interval(value=float(statistic(rows[None])[0]), low=float(low), high=float(high))
 
 
 def share_interval(rows: np.ndarray, confidence: float = 0.95) -> Interval:
     """Interval of the mean of shares (N, ...) in [0, 1], one row per scene, NaN where nothing was asked.
 
-    Where all are right, or none is, resamples are all alike and say nothing of the next scene. The bound is then exact (Clopper and
-    Pearson, Biometrika 26, 1934): the share that lets N scenes in a row come out so with no more than the chance that is left.
+    Where all are right, or none is, resamples are all alike and say nothing of the next scene. The bound is
+    then exact (Clopper and Pearson, Biometrika 26, 1934): the share that lets N scenes in a row come out so
+    with no more than the chance that is left.
     """
     interval = bootstrap(rows, nanmean, confidence=confidence)
     if interval.low == interval.high == interval.value and interval.value in (0.0, 1.0):
@@ -54,7 +57,9 @@ def share_interval(rows: np.ndarray, confidence: float = 0.95) -> Interval:
 
 
 def ratio_of_sums(rows: np.ndarray) -> np.ndarray:
-    """Statistic of rows (R, N, ..., 2) of numerators and denominators: sum by sum, (R,). NaN where there is nothing to divide by."""
+    """Statistic of rows (R, N, ..., 2) of numerators and denominators: sum by sum, (R,). NaN where there is
+    nothing to divide by.
+    """
     top, bottom = np.moveaxis(rows.reshape(len(rows), -1, 2).sum(axis=1), -1, 0)
     return np.divide(top, bottom, out=np.full(len(rows), np.nan), where=bottom > 0)
 
@@ -64,4 +69,6 @@ def nanmean(rows: np.ndarray) -> np.ndarray:
     rows = rows.reshape(len(rows), -1)
     there = np.isfinite(rows)
     count = there.sum(axis=1)
-    return np.divide(np.where(there, rows, 0.0).sum(axis=1), count, out=np.full(len(rows), np.nan), where=count > 0)
+    return np.divide(
+        np.where(there, rows, 0.0).sum(axis=1), count, out=np.full(len(rows), np.nan), where=count > 0
+    )

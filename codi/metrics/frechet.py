@@ -1,6 +1,7 @@
 """Distances between two sets of features: Frechet (FID, FAD, FVD by extractor) and kernel (KID, KAD).
 
-The extractor is the caller's; a published number names it, with sampling rate and count. Everything is float64.
+The extractor is the caller's; a published number names it, with sampling rate and count. Everything is
+float64.
 """
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """|mean_x - mean_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^1/2) of features (N, D) and (M, D); Heusel et al., arXiv 1706.08500.
+    """|mean_x - mean_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^1/2) of features (N, D) and (M, D); Heusel et al.,
+    arXiv 1706.08500.
 
     The trace of the root comes from eigh of the symmetric S_x^1/2 S_y S_x^1/2, so no complex part can appear.
     """
@@ -19,7 +21,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 of features (N, D) and (M, D); Binkowski et al., arXiv 1801.01401.
+    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 of features (N, D) and (M, D); Binkowski et al.,
+    arXiv 1801.01401.
 
     Zero in expectation for equal distributions, so small negative values are right.
     """

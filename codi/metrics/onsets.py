@@ -1,4 +1,5 @@
-"""Agreement in time between two lists of onsets: optimal one-to-one matching, F1, signed bias, spread of the error.
+"""Agreement in time between two lists of onsets: optimal one-to-one matching, F1, signed bias, spread of the
+error.
 
 All times are seconds. Offsets are predicted minus true: positive means that the prediction is late.
 """
@@ -13,7 +14,9 @@ Onsets = Sequence[np.ndarray]  # one array of seconds per scene
 
 @dataclass(frozen=True, kw_only=True)
 class OnsetScore:
-    """Scores pooled over scenes. Seconds where there is a unit; NaN for what has no matched pair to stand on."""
+    """Scores pooled over scenes. Seconds where there is a unit; NaN for what has no matched pair
+    to stand on.
+    """
 
     f1: float
     precision: float
@@ -25,7 +28,9 @@ class OnsetScore:
 
 
 def match_onsets(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> np.ndarray:
-    """Indices (K, 2) of the pairs (predicted, true) within `tolerance`: as many as possible, then as close as possible."""
+    """Indices (K, 2) of the pairs (predicted, true) within `tolerance`: as many as possible, then as close as
+    possible.
+    """
     from scipy.optimize import linear_sum_assignment
 
     predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
@@ -41,14 +46,18 @@ def match_onsets(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> n
 
 
 def onset_counts(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarray:
-    """Per scene (N, 3): matched pairs, predicted onsets, true onsets. Sums of rows give F1; rows are what a bootstrap resamples."""
+    """Per scene (N, 3): matched pairs, predicted onsets, true onsets. Sums of rows give F1; rows are what a
+    bootstrap resamples.
+    """
     assert len(predicted) == len(true), f"{len(predicted)} predicted lists for {len(true)} true ones"
     rows = [(len(match_onsets(p, t, tolerance)), len(p), len(t)) for p, t in zip(predicted, true)]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
 def f1_of_counts(counts: np.ndarray) -> np.ndarray:
-    """F1 (...,) of counts (..., N, 3), pooled over N. Two sets without any onset score 0: silence proves nothing."""
+    """F1 (...,) of counts (..., N, 3), pooled over N. Two sets without any onset score 0: silence proves
+    nothing.
+    """
     matched, predicted, true = np.moveaxis(counts.sum(axis=-2), -1, 0)
     return 2 * matched / np.maximum(predicted + true, 1)
 
@@ -63,7 +72,9 @@ def matched_offsets(predicted: Onsets, true: Onsets, tolerance: float) -> np.nda
 
 
 def offset_sums(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarray:
-    """Per scene (N, 2): sum of the offsets of matched pairs, and how many pairs there are. Their ratio over rows is the bias."""
+    """Per scene (N, 2): sum of the offsets of matched pairs, and how many pairs there are. Their ratio over
+    rows is the bias.
+    """
     parts = [matched_offsets([p], [t], tolerance) for p, t in zip(predicted, true, strict=True)]
     return np.array([(part.sum(), len(part)) for part in parts], dtype=np.float64).reshape(-1, 2)
 
@@ -93,8 +104,14 @@ def f1_over_tolerance(predicted: Onsets, true: Onsets, tolerances: Sequence[floa
 def best_constant_offset(
     predicted: Onsets, true: Onsets, tolerance: float, reach: float = 0.5, step: float = 0.02
 ) -> tuple[float, list[np.ndarray]]:
-    """The one shift in [-reach, reach] s that, added to every prediction, gives the highest F1, and the predictions so shifted."""
-    shifts = np.array(sorted(np.arange(-round(reach / step), round(reach / step) + 1) * step, key=abs))  # of equals the smallest
-    scores = [float(f1_of_counts(onset_counts([np.asarray(p) + s for p in predicted], true, tolerance))) for s in shifts]
+    """The one shift in [-reach, reach] s that, added to every prediction, gives the highest F1, and the
+    predictions so shifted.
+    """
+    # of equals the smallest
+    shifts = np.array(sorted(np.arange(-round(reach / step), round(reach / step) + 1) * step, key=abs))
+    scores = [
+        float(f1_of_counts(onset_counts([np.asarray(p) + s for p in predicted], true, tolerance)))
+        for s in shifts
+    ]
     best = float(shifts[int(np.argmax(scores))])
     return best, [np.asarray(p) + best for p in predicted]

@@ -1,4 +1,6 @@
-"""Does generation choose with variety? Total variation between the values drawn and the world's own distribution."""
+"""Does generation choose with variety? Total variation between the values drawn and the world's own
+distribution.
+"""
 
 from collections.abc import Sequence
 
@@ -21,8 +23,13 @@ def total_variation(values: Sequence[str | None], support: Sequence[str], probab
 
 
 def quantile_bins(values: np.ndarray, reference: np.ndarray, num_bins: int) -> float:
-    """Total variation of a number: `values` over equally likely bins that `reference` sets. NaNs are left out; NaN of nothing."""
-    values, reference = (x[np.isfinite(x)] for x in (np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)))
+    """Total variation of a number: `values` over equally likely bins that `reference` sets. NaNs are left
+    out; NaN of nothing.
+    """
+    values, reference = (
+        x[np.isfinite(x)]
+        for x in (np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64))
+    )
     if not len(values) or not len(reference):
         return float("nan")
     inner = np.quantile(reference, np.arange(1, num_bins) / num_bins)
@@ -30,8 +37,12 @@ def quantile_bins(values: np.ndarray, reference: np.ndarray, num_bins: int) -> f
     return float(np.abs(shares - 1 / num_bins).sum() / 2)
 
 
-def expected_total_variation(num_values: int, probabilities: np.ndarray, num_draws: int = 2000, seed: int = 0) -> float:
-    """Mean total variation of `num_values` honest draws: what a perfect generator would score for reasons of counting alone."""
+def expected_total_variation(
+    num_values: int, probabilities: np.ndarray, num_draws: int = 2000, seed: int = 0
+) -> float:
+    """Mean total variation of `num_values` honest draws: what a perfect generator would score for reasons of
+    counting alone.
+    """
     draws = np.random.default_rng(seed).multinomial(num_values, probabilities, size=num_draws) / num_values
     return float(np.abs(draws - probabilities).sum(axis=1).mean() / 2)
 

@@ -1,4 +1,6 @@
-"""The networks. Most are built from diffusers and transformers, which import other libraries unasked: broken ones are left out first."""
+"""The networks. Most are built from diffusers and transformers, which import other libraries unasked: broken
+ones are left out first.
+"""
 
 from codi.libraries import leave_out_broken
 

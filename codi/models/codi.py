@@ -16,7 +16,8 @@ from codi.types import InputError, Modality, ModalitySpec, listed
 
 SLOWEST, FASTEST = 0.1, 1000.0  # frames per second that a file can state
 
-# Which flat component serves which modality; a picture's parts also serve a clip, frame by frame or with temporal layers.
+# Which flat component serves which modality; a picture's parts also serve a clip, frame by frame or with
+# temporal layers.
 AUTOENCODERS = {
     Modality.TEXT: "text_autoencoder",
     Modality.IMAGE: "image_autoencoder",
@@ -38,7 +39,8 @@ DENOISERS = {
 
 
 class CoDiModel:
-    """Dicts by modality over flat components, named as in `AUTOENCODERS`, `TOWERS`, `DENOISERS`, and "environments", "noised_towers".
+    """Dicts by modality over flat components, named as in `AUTOENCODERS`, `TOWERS`, `DENOISERS`, and
+    "environments", "noised_towers".
 
     A component may be missing; its modalities are then missing from the dict.
     """
@@ -46,7 +48,11 @@ class CoDiModel:
     def __init__(self, components: Mapping[str, Any]):
         self.autoencoders = _present(AUTOENCODERS, components)
         self.towers = _present(TOWERS, components)
-        self.denoisers = {m: d for m, d in _present(DENOISERS, components).items() if m is not Modality.VIDEO or d.config.temporal_levels}
+        self.denoisers = {
+            m: d
+            for m, d in _present(DENOISERS, components).items()
+            if m is not Modality.VIDEO or d.config.temporal_levels
+        }
         environments = components.get("environments")
         encoders = {} if environments is None else environments.by_modality()
         self.environments = {m: Listener(environments, encoder) for m, encoder in encoders.items()}
@@ -62,22 +68,37 @@ class CoDiModel:
     @property
     def context_dim(self) -> int:
         """D, width of the prompt space."""
-        dims = {tower.dim for tower in self.towers.values()} | {d.config.context_dim for d in self.denoisers.values()}
+        dims = {tower.dim for tower in self.towers.values()} | {
+            d.config.context_dim for d in self.denoisers.values()
+        }
         assert len(dims) == 1, f"parts disagree about the width of the prompt space: {sorted(dims)}"
         return dims.pop()
 
-    def check(self, given: Iterable[Modality], outputs: Sequence[Modality], partners: Iterable[Modality]) -> None:
-        """Raises `InputError` for prompts, outputs and clean partners that these parts cannot take or make."""
+    def check(
+        self, given: Iterable[Modality], outputs: Sequence[Modality], partners: Iterable[Modality]
+    ) -> None:
+        """Raises `InputError` for prompts, outputs and clean partners that these parts cannot
+        take or make.
+        """
         for modality in outputs:
             if modality not in self.denoisers or modality not in self.autoencoders:
                 able = listed(set(self.denoisers) & set(self.autoencoders))
-                raise InputError(f"this model cannot make {modality}: it makes {able}{self._lacking(modality)}")
+                raise InputError(
+                    f"this model cannot make {modality}: it makes {able}{self._lacking(modality)}"
+                )
         for modality in given:
             if modality not in self.towers:
                 raise InputError(f"this model takes no {modality} prompt: it takes {listed(self.towers)}")
         for modality in partners:
-            if modality in outputs or modality not in self.heard(outputs) or modality not in self.autoencoders:
-                raise InputError(f"{modality} cannot be held in step: expected an input that is no output, and a model that can hear it")
+            if (
+                modality in outputs
+                or modality not in self.heard(outputs)
+                or modality not in self.autoencoders
+            ):
+                raise InputError(
+                    f"{modality} cannot be held in step: expected an input that is no output, and a model "
+                    "that can hear it"
+                )
         for part in [self.towers[m] for m in given] + [self.autoencoders[m] for m in outputs]:
             getattr(part, "check_vocabulary", lambda: None)()
 
@@ -91,22 +112,39 @@ class CoDiModel:
 
     def _lacking(self, modality: Modality) -> str:
         """Which of the two parts is missing, where it is one."""
-        lacks = [kind for kind, parts in (("denoiser", self.denoisers), ("autoencoder", self.autoencoders)) if modality not in parts]
+        lacks = [
+            kind
+            for kind, parts in (("denoiser", self.denoisers), ("autoencoder", self.autoencoders))
+            if modality not in parts
+        ]
         return f" (of {modality} it lacks the {lacks[0]})" if len(lacks) == 1 else ""
 
     def sized(
-        self, height: int | None = None, width: int | None = None, num_frames: int | None = None, fps: float | None = None,
+        self,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
         audio_length_in_s: float | None = None,
-    ) -> dict[Modality, ModalitySpec]:  # fmt: skip
-        """Geometry of every modality at another size, None for the model's own. Raises `InputError` for what its parts cannot make."""
+    ) -> dict[Modality, ModalitySpec]:
+        """Geometry of every modality at another size, None for the model's own. Raises `InputError` for what
+        its parts cannot make.
+        """
         specs = dict(self.specs)
         if Modality.IMAGE in specs and (height is not None or width is not None):
-            size = tuple(_side(name, given, self.autoencoders[Modality.IMAGE]) for name, given in (("height", height), ("width", width)))
+            size = tuple(
+                _side(name, given, self.autoencoders[Modality.IMAGE])
+                for name, given in (("height", height), ("width", width))
+            )
             io.check_pixels(*reversed(size), "what is to be made")
             for modality in {Modality.IMAGE, Modality.VIDEO} & set(specs):
-                specs[modality] = _with_size(specs[modality], size, self.autoencoders[Modality.IMAGE].downsampling)
+                specs[modality] = _with_size(
+                    specs[modality], size, self.autoencoders[Modality.IMAGE].downsampling
+                )
         if Modality.VIDEO in specs and (num_frames is not None or fps is not None):
-            specs[Modality.VIDEO] = _with_frames(specs[Modality.VIDEO], num_frames, fps, self.denoisers[Modality.VIDEO].config)
+            specs[Modality.VIDEO] = _with_frames(
+                specs[Modality.VIDEO], num_frames, fps, self.denoisers[Modality.VIDEO].config
+            )
         if Modality.AUDIO in specs and audio_length_in_s is not None:
             specs[Modality.AUDIO] = _with_length(specs[Modality.AUDIO], audio_length_in_s)
         return specs
@@ -114,17 +152,21 @@ class CoDiModel:
     def settle_sizes(
         self, sizes: Mapping[str, float | None], made: Sequence[Modality], lengths: str = "agree"
     ) -> tuple[dict[str, float | None], list[str]]:
-        """Returns the arguments of `sized` for what is `made` of the sizes that a call names, and notes on what was cut.
+        """Returns the arguments of `sized` for what is `made` of the sizes that a call names, and notes on
+        what was cut.
 
-        lengths: "agree", a clip and a sound made together last equally long (`codi.models.lengths`); "free", each as it is named.
-        Raises `InputError` for sizes that cannot be, or contradict each other.
+        lengths: "agree", a clip and a sound made together last equally long (`codi.models.lengths`); "free",
+        each as it is named. Raises `InputError` for sizes that cannot be, or contradict each other.
         """
         if lengths not in lasting.LENGTHS:
             raise InputError(f"lengths is {lengths!r}: expected 'agree' or 'free'")
         seconds = sizes.get("audio_length_in_s")
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf):
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf
+        ):
             raise InputError(f"audio_length_in_s is {seconds!r}: expected a number above 0")
-        own = {} if Modality.AUDIO in made else {"audio_length_in_s": None}  # a clip's length alone has no bounds of a sound's
+        # a clip's length alone has no bounds of a sound's
+        own = {} if Modality.AUDIO in made else {"audio_length_in_s": None}
         self.sized(**{**sizes, **own})  # each by itself
         with_sound = Modality.AUDIO in made
         if lengths == "free" and with_sound:
@@ -133,11 +175,15 @@ class CoDiModel:
         return {**found, **own}, notes
 
     def untrained(self, specs: Mapping[Modality, ModalitySpec], made: Iterable[Modality]) -> str | None:
-        """Returns in words how the geometry of what is `made` differs from what the model was trained at; None where it does not."""
+        """Returns in words how the geometry of what is `made` differs from what the model was trained at;
+        None where it does not.
+        """
         here: dict[str, None] = {}  # words, each once and in order
         there: dict[str, None] = {}
         for modality in (m for m in Modality if m in made and m in specs):
-            for now, trained in zip(_in_words(modality, specs[modality]), _in_words(modality, self.specs[modality])):
+            for now, trained in zip(
+                _in_words(modality, specs[modality]), _in_words(modality, self.specs[modality])
+            ):
                 if now != trained:
                     here[now] = there[trained] = None
         return f"made at {', '.join(here)}; this model was trained at {', '.join(there)}" if here else None
@@ -157,7 +203,9 @@ class CoDiModel:
 
 
 class Listener:
-    """One environment encoder or noised tower of a component that holds several. Called, hooks of the whole (offloading) act first."""
+    """One environment encoder or noised tower of a component that holds several. Called, hooks of the whole
+    (offloading) act first.
+    """
 
     def __init__(self, whole: Any, encoder: Callable[..., Any]):
         self.whole, self.encoder = whole, encoder
@@ -187,17 +235,30 @@ def _side(name: str, given: int | None, part: ImageAutoencoder) -> int:
 
 def _with_size(spec: ModalitySpec, size: tuple[int, int], step: int) -> ModalitySpec:
     latent = tuple(side // step for side in size)
-    return replace(spec, raw_shape=(*spec.raw_shape[:-2], *size), latent_shape=(*spec.latent_shape[:-2], *latent))
+    return replace(
+        spec, raw_shape=(*spec.raw_shape[:-2], *size), latent_shape=(*spec.latent_shape[:-2], *latent)
+    )
 
 
-def _with_frames(spec: ModalitySpec, num_frames: int | None, fps: float | None, denoiser: Any) -> ModalitySpec:
+def _with_frames(
+    spec: ModalitySpec, num_frames: int | None, fps: float | None, denoiser: Any
+) -> ModalitySpec:
     most, count, rate = _most(denoiser), num_frames or spec.raw_shape[0], fps or spec.rate
-    if num_frames is not None and (isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= most):
+    if num_frames is not None and (
+        isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= most
+    ):
         raise InputError(f"num_frames is {num_frames!r}: expected a whole number from 1 to {most}")
-    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not SLOWEST <= fps <= FASTEST):
+    if fps is not None and (
+        isinstance(fps, bool) or not isinstance(fps, (int, float)) or not SLOWEST <= fps <= FASTEST
+    ):
         raise InputError(f"fps is {fps!r}: expected a number from {SLOWEST:g} to {FASTEST:g}")
     channels, _, *space = spec.latent_shape
-    return ModalitySpec(raw_shape=(count, *spec.raw_shape[1:]), latent_shape=(channels, count, *space), rate=rate, latent_rate=float(rate))
+    return ModalitySpec(
+        raw_shape=(count, *spec.raw_shape[1:]),
+        latent_shape=(channels, count, *space),
+        rate=rate,
+        latent_rate=float(rate),
+    )
 
 
 def _most(denoiser: Any) -> int:
@@ -207,7 +268,11 @@ def _most(denoiser: Any) -> int:
 
 def _in_words(modality: Modality, spec: ModalitySpec) -> list[str]:
     """What can be chosen of a geometry: pixels, then time."""
-    pixels = [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"] if modality in (Modality.IMAGE, Modality.VIDEO) else []
+    pixels = (
+        [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"]
+        if modality in (Modality.IMAGE, Modality.VIDEO)
+        else []
+    )
     if modality is Modality.VIDEO:
         return [*pixels, f"{spec.raw_shape[0]} frames at {spec.rate:g} per second"]
     return [*pixels, f"{spec.duration:g} s of sound"] if modality is Modality.AUDIO else pixels
@@ -215,9 +280,14 @@ def _in_words(modality: Modality, spec: ModalitySpec) -> list[str]:
 
 def _with_length(spec: ModalitySpec, seconds: float) -> ModalitySpec:
     """As many latent columns as cover the length; the last one may reach beyond it."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 / spec.rate <= seconds <= spec.duration:
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not 1 / spec.rate <= seconds <= spec.duration
+    ):
         raise InputError(
-            f"audio_length_in_s is {seconds!r}: expected at least one sample ({1 / spec.rate:g} s) and at most {spec.duration:g} s"
+            f"audio_length_in_s is {seconds!r}: expected at least one sample ({1 / spec.rate:g} s) and at "
+            f"most {spec.duration:g} s"
         )
     channels, most, bands = spec.latent_shape
     columns = min(math.ceil(seconds * spec.latent_rate), most)
@@ -225,7 +295,9 @@ def _with_length(spec: ModalitySpec, seconds: float) -> ModalitySpec:
 
 
 def _present(table: Mapping[Modality, str], components: Mapping[str, Any]) -> dict[Modality, Any]:
-    return {modality: components[name] for modality, name in table.items() if components.get(name) is not None}
+    return {
+        modality: components[name] for modality, name in table.items() if components.get(name) is not None
+    }
 
 
 def _describe(part: Any) -> ModalitySpec:
@@ -244,7 +316,10 @@ def _image_spec(part: ImageAutoencoder) -> ModalitySpec:
 
 def _audio_spec(part: AudioAutoencoder) -> ModalitySpec:
     return ModalitySpec(
-        raw_shape=(part.config.num_samples,), latent_shape=part.latent_shape, rate=part.sampling_rate, latent_rate=part.latent_rate
+        raw_shape=(part.config.num_samples,),
+        latent_shape=part.latent_shape,
+        rate=part.sampling_rate,
+        latent_rate=part.latent_rate,
     )
 
 

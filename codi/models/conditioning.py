@@ -1,7 +1,9 @@
-"""Prompt towers: text, pictures, clips and sound -> one unit token each in a shared space, bridged through text (CoDi, section 3.2).
+"""Prompt towers: text, pictures, clips and sound -> one unit token each in a shared space, bridged through
+text (CoDi, section 3.2).
 
-CLIP's text and vision transformers (the latter with temporal attention for video) and CLAP's audio transformer, as in the paper.
-Letters: B batch, F frames, L tokens, P patches, W tower width, D width of the shared space, S samples.
+CLIP's text and vision transformers (the latter with temporal attention for video) and CLAP's audio
+transformer, as in the paper. Letters: B batch, F frames, L tokens, P patches, W tower width, D width of the
+shared space, S samples.
 """
 
 import math
@@ -27,8 +29,10 @@ from codi.vocabulary import ClosedVocabulary, Reading, closed_vocabulary, load_t
 
 
 class Bridge(nn.Module):
-    """Tower features -> unit token. Subtracting the modality's own mean closes the gap between the cones that contrastive towers
-    leave their modalities in (Liang et al., arXiv 2203.02053); the mean is measured after alignment and kept with the weights."""
+    """Tower features -> unit token. Subtracting the modality's own mean closes the gap between the cones that
+    contrastive towers leave their modalities in (Liang et al., arXiv 2203.02053); the mean is measured after
+    alignment and kept with the weights.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -36,7 +40,9 @@ class Bridge(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, D) of length one."""
-        return functional.normalize(functional.normalize(features, dim=-1) - self.center.to(features.dtype), dim=-1)
+        return functional.normalize(
+            functional.normalize(features, dim=-1) - self.center.to(features.dtype), dim=-1
+        )
 
     @torch.no_grad()
     def measure(self, features: Tensor) -> None:
@@ -45,18 +51,25 @@ class Bridge(nn.Module):
 
 
 class TextTower(ModelMixin, ConfigMixin):
-    """Sentences -> tokens. `text_config` holds arguments of CLIPTextConfig, `tokenizer` a `tokenizers` JSON string."""
+    """Sentences -> tokens. `text_config` holds arguments of CLIPTextConfig, `tokenizer` a `tokenizers` JSON
+    string.
+    """
 
     word_files: tuple[dict[str, Any], ...] = ()  # from which `codi.adapters` taught it words, for records
-    vocabulary: ClosedVocabulary | None = None  # of a tokenizer that has only words; one of pieces takes sentences as they are
+    # of a tokenizer that has only words; one of pieces takes sentences as they are
+    vocabulary: ClosedVocabulary | None = None
 
     @register_to_config
     def __init__(self, text_config: dict[str, Any], tokenizer: str):
         super().__init__()
         self.tokenizer = load_tokenizer(tokenizer)
         self.vocabulary = closed_vocabulary(self.tokenizer)
-        ids = {f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        self.text = CLIPTextModelWithProjection(CLIPTextConfig(**{"vocab_size": len(self.tokenizer), **ids, **text_config}))
+        ids = {
+            f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+        }
+        self.text = CLIPTextModelWithProjection(
+            CLIPTextConfig(**{"vocab_size": len(self.tokenizer), **ids, **text_config})
+        )
         self.bridge = Bridge(self.text.config.projection_dim)
 
     @property
@@ -69,11 +82,15 @@ class TextTower(ModelMixin, ConfigMixin):
         limit = self.text.config.max_position_embeddings
         if self.vocabulary is not None:
             raw = [self.vocabulary.normal(sentence) for sentence in raw]
-        tokens = self.tokenizer(raw, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(self.device)
+        tokens = self.tokenizer(raw, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(
+            self.device
+        )
         return self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
 
     def read(self, sentence: str) -> Reading:
-        """Returns what of a sentence is read: its vocabulary may lack words, and there is a longest sentence."""
+        """Returns what of a sentence is read: its vocabulary may lack words, and there is a
+        longest sentence.
+        """
         limit = self.text.config.max_position_embeddings
         if self.vocabulary is not None:
             return self.vocabulary.read(sentence, limit)
@@ -91,7 +108,9 @@ class TextTower(ModelMixin, ConfigMixin):
 
 
 class TemporalAttention(nn.Module):
-    """Each token attends to its own place in the other frames: (B, F, L, W) -> the same, a residual that starts at zero."""
+    """Each token attends to its own place in the other frames: (B, F, L, W) -> the same, a residual that
+    starts at zero.
+    """
 
     def __init__(self, width: int, num_heads: int, max_frames: int):
         super().__init__()
@@ -105,13 +124,19 @@ class TemporalAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = self.norm(tokens) + self.positions[: tokens.shape[1]]
-        query, key, value = self.to_qkv(hidden.transpose(1, 2)).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0).transpose(-2, -3)
+        query, key, value = (
+            self.to_qkv(hidden.transpose(1, 2))
+            .unflatten(-1, (3, self.num_heads, -1))
+            .movedim(-3, 0)
+            .transpose(-2, -3)
+        )
         attended = functional.scaled_dot_product_attention(query, key, value)  # (B, L, heads, F, W/heads)
         return tokens + self.to_out(attended.transpose(-2, -3).flatten(-2)).transpose(1, 2)
 
 
 class FrameSummary(nn.Module):
-    """What a clip adds to the mean of its frames: attention pools each frame's patches, a small transformer reads the sequence.
+    """What a clip adds to the mean of its frames: attention pools each frame's patches, a small transformer
+    reads the sequence.
 
     (B, F, L, W) -> (B, W), zero before training, so that a clip starts as the mean of its pictures.
     """
@@ -121,7 +146,9 @@ class FrameSummary(nn.Module):
         self.query = nn.Linear(width, num_heads)
         self.mix = nn.Linear(num_heads * width, width)
         self.positions = nn.Parameter(torch.randn(max_frames, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(width, num_heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, num_heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
         self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
@@ -147,7 +174,9 @@ class VisionTower(ModelMixin, ConfigMixin):
         self.vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision_config))
         shape = self.vision.config
         width, heads = shape.hidden_size, shape.num_attention_heads
-        self.temporal = nn.ModuleList(TemporalAttention(width, heads, max_frames) for _ in range(shape.num_hidden_layers))
+        self.temporal = nn.ModuleList(
+            TemporalAttention(width, heads, max_frames) for _ in range(shape.num_hidden_layers)
+        )
         self.summary = FrameSummary(width, heads, summary_layers, max_frames) if summary_layers else None
         self.bridge = Bridge(shape.projection_dim)
         self.video_bridge = Bridge(shape.projection_dim)
@@ -163,7 +192,9 @@ class VisionTower(ModelMixin, ConfigMixin):
         return self.vision.config.image_size
 
     def features(self, raw: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], of any size -> (B, D), before the bridge."""
+        """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], of any size -> (B, D), before the
+        bridge.
+        """
         clips = self.resize(raw if raw.ndim == 5 else raw[:, None]).to(self.dtype)
         model, num_frames = self.vision.vision_model, clips.shape[1]
         hidden = model.pre_layrnorm(model.embeddings(clips.flatten(0, 1)))  # (B F, 1 + P, W)
@@ -200,9 +231,12 @@ class AudioTower(ModelMixin, ConfigMixin):
         super().__init__()
         self.log_mel = LogMel(**mel_config)
         self.audio = ClapAudioModelWithProjection(ClapAudioConfig(**audio_config))
-        for layer in (m for m in self.audio.modules() if hasattr(m, "relative_position_index")):  # derived: no need to save it
+        # derived: no need to save it
+        for layer in (m for m in self.audio.modules() if hasattr(m, "relative_position_index")):
             with torch.device("cpu"):
-                layer.register_buffer("relative_position_index", layer.create_relative_position_index(), persistent=False)
+                layer.register_buffer(
+                    "relative_position_index", layer.create_relative_position_index(), persistent=False
+                )
         self.bridge = Bridge(self.audio.config.projection_dim)
 
     @property
@@ -224,8 +258,9 @@ class AudioTower(ModelMixin, ConfigMixin):
 def interpolate(tokens: list[Tensor], weights: list[float], normalise: bool = False) -> Tensor:
     """Weighted interpolation of prompts (CoDi, section 3.2): tokens (B, D) each -> context (B, 1, D).
 
-    Weights are brought to sum one. `normalise` brings the result back to unit length; the released model does not. Of every
-    component the terms are added up in the order of their values, so that the order of prompts changes nothing, to the bit.
+    Weights are brought to sum one. `normalise` brings the result back to unit length; the released model does
+    not. Of every component the terms are added up in the order of their values, so that the order of prompts
+    changes nothing, to the bit.
     """
     total = math.fsum(weights)
     terms = torch.stack([token * (weight / total) for token, weight in zip(tokens, weights, strict=True)])
@@ -233,6 +268,8 @@ def interpolate(tokens: list[Tensor], weights: list[float], normalise: bool = Fa
     return (functional.normalize(mixed, dim=-1) if normalise else mixed)[:, None]
 
 
-def null_prompt(batch_size: int, dim: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+def null_prompt(
+    batch_size: int, dim: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
     """The context (B, 1, D) of no prompt at all: the one place that says what it is."""
     return torch.zeros(batch_size, 1, dim, device=device, dtype=dtype)

@@ -1,9 +1,10 @@
 """The released way to listen: an environment pooled to one token (`connecters_out` of the released code).
 
-A small encoder reads the noisy latent and the noise level and gives one L2-normalised token. It has no time, so nothing
-that attends to it can be in time; kept for the released weights. The other half, attention to the token, is a spatial
-transformer in the denoiser's blocks (`joint="pooled"`). Released, each denoiser hears its own token; the paper draws the
-arrows crossed: which token goes where is for the sampling loop to say, both work.
+A small encoder reads the noisy latent and the noise level and gives one L2-normalised token. It has no time,
+so nothing that attends to it can be in time; kept for the released weights. The other half, attention to the
+token, is a spatial transformer in the denoiser's blocks (`joint="pooled"`). Released, each denoiser hears its
+own token; the paper draws the arrows crossed: which token goes where is for the sampling loop to say, both
+work.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,10 +28,11 @@ KINDS = {Modality.TEXT: "text", Modality.IMAGE: "vision", Modality.VIDEO: "visio
 
 
 class PooledEnvironments(ModelMixin, ConfigMixin):
-    """The released environment encoders. Each argument holds those of `MapEncoder` or, for text, `VectorEncoder`.
+    """The released environment encoders. Each argument holds those of `MapEncoder` or, for text,
+    `VectorEncoder`.
 
-    environment  "own": each denoiser hears its own token, as released, so that nothing passes between outputs;
-                 "exchanged": the others', as the paper draws it
+    environment  "own": each denoiser hears its own token, as released, so that nothing passes between
+                 outputs; "exchanged": the others', as the paper draws it
     """
 
     _no_split_modules = ["Block"]
@@ -45,9 +47,13 @@ class PooledEnvironments(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         if environment not in ("own", "exchanged"):
-            raise InputError(f"environment is {environment!r}: expected own (as released) or exchanged (as in the paper)")
+            raise InputError(
+                f"environment is {environment!r}: expected own (as released) or exchanged (as in the paper)"
+            )
         kinds = {"text": (VectorEncoder, text), "vision": (MapEncoder, vision), "audio": (MapEncoder, audio)}
-        self.encoders = nn.ModuleDict({name: kind(**config) for name, (kind, config) in kinds.items() if config})
+        self.encoders = nn.ModuleDict(
+            {name: kind(**config) for name, (kind, config) in kinds.items() if config}
+        )
 
     def by_modality(self) -> dict[Modality, "PooledEncoder"]:
         """The encoders under their modalities; pictures and videos share one."""
@@ -60,8 +66,10 @@ class PooledEnvironments(ModelMixin, ConfigMixin):
 
 
 class PooledEncoder(nn.Module):
-    """(x, t) -> one token; what the two kinds have in common: levels of blocks, as wide as `block_out_channels` say, as many as
-    `layers_per_block`. `block(in, out, level)` makes one, `between(width, level)` what leads to a level from the one before."""
+    """(x, t) -> one token; what the two kinds have in common: levels of blocks, as wide as
+    `block_out_channels` say, as many as `layers_per_block`. `block(in, out, level)` makes one,
+    `between(width, level)` what leads to a level from the one before.
+    """
 
     def __init__(
         self,
@@ -91,12 +99,18 @@ class PooledEncoder(nn.Module):
         frames = x.shape[2] if x.ndim == 5 else None
         return [Known.of(layer, None, frames) for layer in self.layers]
 
-    def forward(self, x: Tensor, t: Tensor, rate: float | None = None, known: list[Known] | None = None) -> Environment:
-        """x (B, *latent_shape) noisy latent, t (B,) its noise level; `rate` has no effect: the token is timeless."""
+    def forward(
+        self, x: Tensor, t: Tensor, rate: float | None = None, known: list[Known] | None = None
+    ) -> Environment:
+        """x (B, *latent_shape) noisy latent, t (B,) its noise level; `rate` has no effect: the token is
+        timeless.
+        """
         emb = F.silu(self.time_embedding(self.time_proj(t).to(x.dtype)))
         pooled = self.pool(x, emb, self.prepare(x) if known is None else known)
         tokens = F.normalize(pooled, dim=-1)[:, None]  # (B, 1, D)
-        return Environment(tokens=tokens, times=torch.full(tokens.shape[:2], float("nan"), device=tokens.device))
+        return Environment(
+            tokens=tokens, times=torch.full(tokens.shape[:2], float("nan"), device=tokens.device)
+        )
 
     def pool(self, x: Tensor, emb: Tensor, known: list[Known]) -> Tensor:
         """(B, D) from a latent and the embedding (B, E) of its noise level."""
@@ -108,7 +122,8 @@ class MapEncoder(PooledEncoder):
 
     emb_width           first width of the denoiser, from which the noise level's embedding follows
     stem                width before the first level; block_out_channels, layers_per_block: of each level
-    temporal            arguments of `TemporalModule` behind each residual block, None for a modality without frames
+    temporal            arguments of `TemporalModule` behind each residual block, None for a modality without
+                        frames
     """
 
     def __init__(
@@ -124,8 +139,12 @@ class MapEncoder(PooledEncoder):
     ):
 
         def block(before: int, width: int, level: int) -> Block:
-            module = None if temporal is None else TemporalModule(width, num_groups=norm_num_groups, **temporal)
-            return Block(ResidualBlock(before, width, 4 * emb_width, num_groups=norm_num_groups), temporal=module)
+            module = (
+                None if temporal is None else TemporalModule(width, num_groups=norm_num_groups, **temporal)
+            )
+            return Block(
+                ResidualBlock(before, width, 4 * emb_width, num_groups=norm_num_groups), temporal=module
+            )
 
         between = lambda width, level: Downsample(width)
         levels = (emb_width, stem, block_out_channels, layers_per_block)
@@ -135,7 +154,9 @@ class MapEncoder(PooledEncoder):
 
     def pool(self, x: Tensor, emb: Tensor, known: list[Known]) -> Tensor:
         video = x.ndim == 5
-        h = self.conv_in((x.transpose(1, 2).flatten(0, 1) if video else x).contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(
+            (x.transpose(1, 2).flatten(0, 1) if video else x).contiguous(memory_format=torch.channels_last)
+        )
         signals = Signals(emb=emb, context=emb[:, None], frames=x.shape[2] if video else None)
         for layer, of_layer in zip(self.layers, known, strict=True):
             h = layer(h, signals.at(of_layer))
@@ -157,7 +178,9 @@ class VectorEncoder(PooledEncoder):
         out_channels: int,
         norm_num_groups: int = 32,
     ):
-        block = lambda before, width, level: Block(DenseBlock(before, width, second_dim[level], 4 * emb_width, norm_num_groups))
+        block = lambda before, width, level: Block(
+            DenseBlock(before, width, second_dim[level], 4 * emb_width, norm_num_groups)
+        )
         between = lambda width, level: Remap(width, second_dim[level - 1], second_dim[level])
         levels = (emb_width, stem, block_out_channels, layers_per_block)
         super().__init__(*levels, block=block, between=between, norm_num_groups=norm_num_groups)

@@ -1,6 +1,7 @@
 """How long what is made lasts: a clip and a sound that are made together end together.
 
-What a call names stays as it is named, and what it leaves open follows: frames, frames per second or the length of the sound.
+What a call names stays as it is named, and what it leaves open follows: frames, frames per second or the
+length of the sound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ def agreed(
 ) -> tuple[Sizes, list[str]]:
     """Returns `sizes` with those that follow from the others, and notes on what had to be cut.
 
-    most: frames of the longest clip that the model makes. Raises `InputError` for lengths that contradict each other.
+    most: frames of the longest clip that the model makes. Raises `InputError` for lengths that contradict
+    each other.
     """
     if Modality.VIDEO not in made or Modality.VIDEO not in specs:
         return dict(sizes), []
@@ -50,7 +52,8 @@ def _by_seconds(
         count = max(1, round(seconds * rate))
         if count > most:
             raise InputError(
-                f"{seconds:g} s at {rate:g} frames per second are {count} frames: this model makes at most {most}, "
+                f"{seconds:g} s at {rate:g} frames per second are {count} frames: this model makes at most "
+                f"{most}, "
                 f"so expected at most {most / rate:g} s, or at most {most / seconds:g} frames per second"
             )
         return {"num_frames": count}
@@ -60,7 +63,8 @@ def _by_seconds(
         other = "the sound lasts" if with_sound else "the length named is"
         free = ", or lengths 'free' (--lengths free) to let them differ" if with_sound else ""
         raise InputError(
-            f"lengths differ: {frames} frames at {fps:g} per second last {frames / fps:g} s, {other} {seconds:g} s; "
+            f"lengths differ: {frames} frames at {fps:g} per second last {frames / fps:g} s, {other} "
+            f"{seconds:g} s; "
             f"expected two of the three (num_frames, fps, seconds), from which the third follows{free}"
         )
     return {}
@@ -71,8 +75,10 @@ def _sound_for(frames: float, rate: float, longest: float) -> float:
     seconds = frames / rate
     if (seconds - longest) * rate > HALF:
         raise InputError(
-            f"lengths differ: {frames} frames at {rate:g} per second last {seconds:g} s, and this model makes at most {longest:g} s "
-            f"of sound; expected at most {int(longest * rate + 1e-6)} frames, at least {frames / longest:g} frames per second, "
+            f"lengths differ: {frames} frames at {rate:g} per second last {seconds:g} s, and this model "
+            f"makes at most {longest:g} s "
+            f"of sound; expected at most {int(longest * rate + 1e-6)} frames, at least {frames / longest:g} "
+            "frames per second, "
             "or lengths 'free' (--lengths free) to let them differ"
         )
     return min(seconds, longest)
@@ -83,8 +89,10 @@ def _longest_both(rate: float, longest: float, most: int) -> tuple[Sizes, list[s
     wanted = int(longest * rate + 1e-6)
     if wanted < 1:
         raise InputError(
-            f"lengths differ: one frame at {rate:g} per second lasts {1 / rate:g} s, and this model makes at most {longest:g} s of "
-            f"sound; expected at least {1 / longest:g} frames per second, or lengths 'free' (--lengths free) to let them differ"
+            f"lengths differ: one frame at {rate:g} per second lasts {1 / rate:g} s, and this model makes at "
+            f"most {longest:g} s of "
+            f"sound; expected at least {1 / longest:g} frames per second, or lengths 'free' (--lengths free) "
+            "to let them differ"
         )
     frames = min(wanted, most)
     seconds = min(frames / rate, longest)

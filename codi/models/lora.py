@@ -1,7 +1,7 @@
 """LoRA (Hu et al., arXiv 2106.09685) in a denoiser, through peft and diffusers' adapter interface.
 
-A layer W of the denoiser becomes W + scale * alpha / rank * B A; B starts at zero, so an untrained LoRA changes nothing.
-R rank, I inputs, O outputs of a layer.
+A layer W of the denoiser becomes W + scale * alpha / rank * B A; B starts at zero, so an untrained LoRA
+changes nothing. R rank, I inputs, O outputs of a layer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from codi.models.denoisers.skeleton import Skeleton
 from codi.types import InputError
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_kv", "to_out")  # last names of the layers of every attention in the denoisers
+# last names of the layers of every attention in the denoisers
+ATTENTION = ("to_q", "to_k", "to_v", "to_kv", "to_out")
 TRAINED = "default"  # name of the one that trains
 PROBED = 4096  # numbers of a layer that its probe looks at
 
@@ -22,45 +23,72 @@ def need_peft() -> None:
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError("LoRA needs the library peft, which is not installed: pip install 'peft>=0.21.2'") from None
+        raise InputError(
+            "LoRA needs the library peft, which is not installed: pip install 'peft>=0.21.2'"
+        ) from None
 
 
 def find_layers(denoiser: nn.Module, names: Iterable[str], joint: bool) -> list[str]:
-    """Full names of linear and convolutional layers whose last name is one of `names`: those of the joint attention, or all the others."""
+    """Full names of linear and convolutional layers whose last name is one of `names`: those of the joint
+    attention, or all the others.
+    """
     kinds, names = (nn.Linear, nn.Conv2d), set(names)
-    layers = [name for name, layer in denoiser.named_modules() if isinstance(layer, kinds) and name.rpartition(".")[2] in names]
+    layers = [
+        name
+        for name, layer in denoiser.named_modules()
+        if isinstance(layer, kinds) and name.rpartition(".")[2] in names
+    ]
     found = [name for name in layers if (".joint." in name) == joint]
     if not found:
         where = "the joint attention of this denoiser" if joint else "this denoiser"
-        raise InputError(f"{where} has no layers named {', '.join(sorted(names))}: expected some such as {', '.join(ATTENTION)}")
+        raise InputError(
+            f"{where} has no layers named {', '.join(sorted(names))}: expected some such as "
+            f"{', '.join(ATTENTION)}"
+        )
     return found
 
 
-def add_lora(denoiser: Skeleton, layers: list[str], *, rank: int, alpha: float, dropout: float = 0.0) -> nn.ModuleDict:
-    """Puts a LoRA into the named layers of a denoiser, which is frozen; returns what trains, and nothing else, as one module."""
+def add_lora(
+    denoiser: Skeleton, layers: list[str], *, rank: int, alpha: float, dropout: float = 0.0
+) -> nn.ModuleDict:
+    """Puts a LoRA into the named layers of a denoiser, which is frozen; returns what trains, and nothing
+    else, as one module.
+    """
     need_peft()
     from peft import LoraConfig
 
-    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=dropout), TRAINED)
+    denoiser.add_adapter(
+        LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=dropout), TRAINED
+    )
     parts = ("lora_A", "lora_B", "lora_dropout")
-    halves = {name: {part: getattr(denoiser.get_submodule(name), part)[TRAINED] for part in parts} for name in layers}
+    halves = {
+        name: {part: getattr(denoiser.get_submodule(name), part)[TRAINED] for part in parts}
+        for name in layers
+    }
     return nn.ModuleDict({name.replace(".", "/"): nn.ModuleDict(half) for name, half in halves.items()})
 
 
 def lora_tensors(denoiser: Skeleton) -> dict[str, Tensor]:
-    """The trained LoRA of a denoiser: "<layer>.lora_A.weight" (R, I, ...) and "<layer>.lora_B.weight" (O, R, ...)."""
+    """The trained LoRA of a denoiser: "<layer>.lora_A.weight" (R, I, ...) and "<layer>.lora_B.weight" (O, R,
+    ...).
+    """
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(denoiser, adapter_name=TRAINED)
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The layers that the tensors of a LoRA belong to, in order. Raises `InputError` for a tensor that is none of a LoRA."""
+    """The layers that the tensors of a LoRA belong to, in order. Raises `InputError` for a tensor that is
+    none of a LoRA.
+    """
     halves = {name: name.rpartition(".lora_")[::2] for name in tensors}
     layers = sorted({layer for layer, _ in halves.values()})
     wanted = {f"{layer}.lora_{half}.weight" for layer in layers for half in "AB"}
     if strange := sorted(wanted ^ set(tensors)):
-        raise InputError(f"a LoRA has two tensors for each layer, lora_A.weight and lora_B.weight; not so here: {strange[0]!r}")
+        raise InputError(
+            "a LoRA has two tensors for each layer, lora_A.weight and lora_B.weight; not so here: "
+            f"{strange[0]!r}"
+        )
     return layers
 
 
@@ -90,9 +118,11 @@ def misfit(denoiser: nn.Module, tensors: Mapping[str, Tensor], rank: int) -> str
 
 
 def probe(weight: Tensor) -> float:
-    """One number that tells trained weights from others, whatever their precision: a fixed wave against the first of them.
+    """One number that tells trained weights from others, whatever their precision: a fixed wave against the
+    first of them.
 
-    Over weights of different models it is about normally distributed; rounding to bfloat16 moves it by about 0.001.
+    Over weights of different models it is about normally distributed; rounding to bfloat16 moves it by about
+    0.001.
     """
     start = weight.detach().flatten()[:PROBED].double().cpu()
     wave = torch.cos(torch.arange(len(start), dtype=torch.float64) * 2.399963)  # the golden angle: no period
@@ -120,8 +150,7 @@ def fuse(denoiser: nn.Module, names: Iterable[str], strength: float) -> dict[str
         if not weight.isfinite().all():
             unfuse(denoiser, originals)
             raise InputError(
-                f"the weights of {path} with {' and '.join(found)} are not finite: expected a smaller "
-                "scale"
+                f"the weights of {path} with {' and '.join(found)} are not finite: expected a smaller scale"
             )
     return originals
 

@@ -1,6 +1,8 @@
-"""New words for a text tower: rows behind its embedding table, learned or loaded (textual inversion, Gal et al., arXiv 2208.01618).
+"""New words for a text tower: rows behind its embedding table, learned or loaded (textual inversion, Gal et
+al., arXiv 2208.01618).
 
-The tower's own weights are never touched, and taking the words away gives back the very same objects. B batch, L tokens, W tower width.
+The tower's own weights are never touched, and taking the words away gives back the very same objects. B
+batch, L tokens, W tower width.
 """
 
 import copy
@@ -40,7 +42,9 @@ class ExtendedEmbedding(nn.Module):
 
 
 class Wordbook:
-    """A tokenizer that knows new words besides; a word of several vectors is several tokens. It also remembers what was before."""
+    """A tokenizer that knows new words besides; a word of several vectors is several tokens. It also
+    remembers what was before.
+    """
 
     def __init__(self, tokenizer: Any, words: Mapping[str, Tensor], changed: list[nn.Module]):
         self.original, self.words, self.changed = tokenizer, dict(words), changed
@@ -67,7 +71,8 @@ def _names(word: str, count: int) -> list[str]:
 
 
 def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
-    """Teaches the tower words besides those it has, each with its rows (k, W); returns the rows of all learned words as a module.
+    """Teaches the tower words besides those it has, each with its rows (k, W); returns the rows of all
+    learned words as a module.
 
     Raises `InputError` for a word that is known already or cannot be one, or rows of another width.
     """
@@ -75,7 +80,9 @@ def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
     known = dict(book.words) if isinstance(book, Wordbook) else {}
     tokenizer = book.original if isinstance(book, Wordbook) else book
     if tokenizer is None:
-        raise InputError("this model's text tower has no tokenizer: words can only be added where there is one")
+        raise InputError(
+            "this model's text tower has no tokenizer: words can only be added where there is one"
+        )
     width = tower.text.config.hidden_size
     for word, rows in words.items():
         _check(word, rows, width, {*tokenizer.get_vocab(), *known})
@@ -92,16 +99,26 @@ def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
 
 def _check(word: str, rows: Tensor, width: int, taken: set[str]) -> None:
     if not re.fullmatch(r"\S{1,64}", word):
-        raise InputError(f"new word {word!r}: expected one word of at most 64 characters without spaces, such as '<gizmo>'")
+        raise InputError(
+            f"new word {word!r}: expected one word of at most 64 characters without spaces, such as '<gizmo>'"
+        )
     if word.lower() in {known.lower() for known in taken}:
-        raise InputError(f"new word {word!r} is known to this model already: choose another, such as '<{word.strip('<>')}-2>'")
+        raise InputError(
+            f"new word {word!r} is known to this model already: choose another, such as "
+            f"'<{word.strip('<>')}-2>'"
+        )
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
-        raise InputError(f"new word {word!r} has vectors of shape {tuple(rows.shape)}: this model's text tower takes (k, {width})")
+        raise InputError(
+            f"new word {word!r} has vectors of shape {tuple(rows.shape)}: this model's text tower takes (k, "
+            f"{width})"
+        )
 
 
 def _pool_by_end(text: nn.Module, end: int) -> list[nn.Module]:
-    """CLIP's older rule reads the sentence at the largest token id, which a new word would be. At the end of sentence it is the same
-    place without new words, and the right one with them. Returns the modules whose rule was changed."""
+    """CLIP's older rule reads the sentence at the largest token id, which a new word would be. At the end of
+    sentence it is the same place without new words, and the right one with them. Returns the modules whose
+    rule was changed.
+    """
     old = [module for module in text.modules() if getattr(module, "eos_token_id", None) == 2 != end]
     for module in old:
         module.eos_token_id = end
@@ -121,8 +138,12 @@ def remove_words(tower: TextTower) -> None:
 
 
 def known_vectors(tower: TextTower, word: str) -> Tensor:
-    """The embedding (1, W) of a word that the tower knows, to start a new one from. Raises `InputError` for any other."""
+    """The embedding (1, W) of a word that the tower knows, to start a new one from. Raises `InputError` for
+    any other.
+    """
     number = tower.tokenizer.get_vocab().get(word)
     if number is None:
-        raise InputError(f"the text tower does not know the word {word!r}: start from one that it knows, such as 'thing'")
+        raise InputError(
+            f"the text tower does not know the word {word!r}: start from one that it knows, such as 'thing'"
+        )
     return tower.text.get_input_embeddings().weight[number][None].detach().clone()

@@ -1,6 +1,7 @@
 """The world: a small universe that can be rendered in every modality and read back from every modality.
 
-Scenes are drawn with `sample_scenes`, shown with the `render_*` functions and `caption`, and read back with `read_*`.
+Scenes are drawn with `sample_scenes`, shown with the `render_*` functions and `caption`, and read back with
+`read_*`.
 """
 
 from codi.types import Modality
@@ -25,9 +26,15 @@ from codi.world.scene import (
 )
 from codi.world.sound import render_sounds
 
-# How a scene becomes each medium (a caption takes words besides, see `caption`), and how each medium is read back.
+# How a scene becomes each medium (a caption takes words besides, see `caption`), and how each medium is read
+# back.
 RENDERERS = {Modality.IMAGE: render_images, Modality.AUDIO: render_sounds, Modality.VIDEO: render_videos}
-READERS = {Modality.TEXT: read_texts, Modality.IMAGE: read_images, Modality.AUDIO: read_sounds, Modality.VIDEO: read_videos}
+READERS = {
+    Modality.TEXT: read_texts,
+    Modality.IMAGE: read_images,
+    Modality.AUDIO: read_sounds,
+    Modality.VIDEO: read_videos,
+}
 
 __all__ = [
     "ATTRIBUTES",

@@ -53,14 +53,23 @@ _ALSO_READ: dict[str, dict[str, str]] = {
         "blink": r"blink|blinking|blinked|flash|flashing",
     },
     "tempo": {"slow": "slow", "fast": "quick|rapidly"},
-    "place": {"night": "night|dark", "snow": "snow|snowy", "grass": "grass|meadow|lawn", "sand": "sand|beach"},
+    "place": {
+        "night": "night|dark",
+        "snow": "snow|snowy",
+        "grass": "grass|meadow|lawn",
+        "sand": "sand|beach",
+    },
 }
 
 NUM_TEMPLATES = 6
-_JOINING = "a the that is and there it something thing moves ,".split()  # what the patterns add to the words above
+# what the patterns add to the words above
+_JOINING = "a the that is and there it something thing moves ,".split()
 
 _OPENING = [
-    tuple(phrase.split()) for kind in ("place", "tempo") for phrases in WORDS[kind].values() for phrase in phrases
+    tuple(phrase.split())
+    for kind in ("place", "tempo")
+    for phrases in WORDS[kind].values()
+    for phrase in phrases
 ]
 
 
@@ -71,7 +80,9 @@ def all_words() -> list[str]:
 
 
 def punctuated(words: Sequence[str]) -> list[str]:
-    """Puts commas where captions have them: after a place or tempo that opens the sentence, and before "it"."""
+    """Puts commas where captions have them: after a place or tempo that opens the sentence, and
+    before "it".
+    """
     said = list(words)
     if "it" in said[1:]:
         said.insert(said.index("it", 1), ",")
@@ -123,7 +134,9 @@ def _about_the_thing(said: dict[str, str], act: str) -> str:
     return _join(subject, claim, said.get("place"))
 
 
-def caption(scene: Scene, facts: Collection[str] = tuple(ATTRIBUTES), rng: np.random.Generator | None = None) -> str:
+def caption(
+    scene: Scene, facts: Collection[str] = tuple(ATTRIBUTES), rng: np.random.Generator | None = None
+) -> str:
     """A sentence that names `facts` of the scene and no other.
 
     Without `rng` the first pattern with canonical words; with it a random pattern and random synonyms.

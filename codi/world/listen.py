@@ -1,8 +1,9 @@
-"""Probe that reads sounds back into facts, from magnitudes only, so that phases made by a vocoder do not matter.
+"""Probe that reads sounds back into facts, from magnitudes only, so that phases made by a vocoder do not
+matter.
 
-The place is what sounds all the time; the note (shape and colour together) is the best of 48 templates; onsets are
-rises of the note's partials; the rhythm of the onsets tells motion and tempo.
-B sounds, T spectrogram frames, K frequency bins, M notes, N onsets, L frames of a template.
+The place is what sounds all the time; the note (shape and colour together) is the best of 48 templates;
+onsets are rises of the note's partials; the rhythm of the onsets tells motion and tempo. B sounds, T
+spectrogram frames, K frequency bins, M notes, N onsets, L frames of a template.
 """
 
 from dataclasses import dataclass
@@ -36,10 +37,14 @@ _AUDIBLE = {"night": 0.009, "grass": 0.002, "sand": 0.012}
 
 
 def _amplitudes(waves: Tensor, sampling_rate: int, window: float, hop: float) -> tuple[Tensor, Tensor]:
-    """Amplitude spectrogram (B, T, K), in which a sine of amplitude a peaks at a, and the bins' frequencies (K,)."""
+    """Amplitude spectrogram (B, T, K), in which a sine of amplitude a peaks at a, and the bins' frequencies
+    (K,).
+    """
     size, step = round(window * sampling_rate), round(hop * sampling_rate)
     hann = torch.hann_window(size)
-    spectrum = torch.stft(waves, size, step, size, hann, center=True, pad_mode="constant", return_complex=True)
+    spectrum = torch.stft(
+        waves, size, step, size, hann, center=True, pad_mode="constant", return_complex=True
+    )
     return spectrum.abs().transpose(1, 2) * (2 / hann.sum()), torch.fft.rfftfreq(size, 1 / sampling_rate)
 
 
@@ -54,12 +59,16 @@ def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
         "grass": amplitude[:, ::2, _band(hz, 2050, 2950)].median(2).values.median(1).values,
         "sand": amplitude[:, :, _band(hz, 45, 80)].amax(2).quantile(0.6, dim=1),
     }
-    ratio = torch.stack([levels[p] / _AUDIBLE[p] if p in levels else torch.ones(len(amplitude)) for p in PLACES], 1)
+    ratio = torch.stack(
+        [levels[p] / _AUDIBLE[p] if p in levels else torch.ones(len(amplitude)) for p in PLACES], 1
+    )
     return ratio.argmax(1)
 
 
 def _clean(amplitude: Tensor, hz: Tensor) -> Tensor:
-    """Amplitudes without what belongs to no note: out of range, crickets, and per 500 Hz the level of steady noise."""
+    """Amplitudes without what belongs to no note: out of range, crickets, and per 500 Hz the level of steady
+    noise.
+    """
     power = amplitude.square()
     width = max(8, int(500 / float(hz[1])))
     for k in range(0, len(hz), width):
@@ -90,7 +99,9 @@ class _Templates:
 @cache
 def _templates(sampling_rate: int) -> _Templates:
     """Measured on rendered notes, shapes outside, colours inside."""
-    notes = nnf.pad(note_bank(sampling_rate, round(0.5 * sampling_rate)), (round(_TEMPLATE_LEAD * sampling_rate), 0))
+    notes = nnf.pad(
+        note_bank(sampling_rate, round(0.5 * sampling_rate)), (round(_TEMPLATE_LEAD * sampling_rate), 0)
+    )
     amplitude, hz = _amplitudes(notes, sampling_rate, *_SPECTRUM)
     onset = round(_TEMPLATE_LEAD / _SPECTRUM[1])
     patches = _clean(amplitude, hz)[:, onset - _BEFORE : onset + _AFTER].sqrt()
@@ -112,7 +123,8 @@ def _templates(sampling_rate: int) -> _Templates:
 def _rises(amplitude: Tensor, comb: Tensor) -> Tensor:
     """How much the bins of `comb` (B, K) change around each frame of (B, T, K): (B, T).
 
-    A new note may cancel what is left of the last one, so a fall that is steeper than a note's decay counts too.
+    A new note may cancel what is left of the last one, so a fall that is steeper than a note's decay counts
+    too.
     """
     padded = nnf.pad(amplitude, (0, 0, _LAG, _LAG))
     later, before = padded[:, 2 * _LAG :], padded[:, : -2 * _LAG]
@@ -131,7 +143,9 @@ def _refine(curve: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _onsets(quick: Tensor, note: Tensor, templates: _Templates) -> tuple[Tensor, Tensor]:
-    """Times (inf where absent) and amplitudes (0 where absent) of a note's onsets, two (B, N), strongest first."""
+    """Times (inf where absent) and amplitudes (0 where absent) of a note's onsets, two (B, N), strongest
+    first.
+    """
     curve = _rises(quick, templates.comb[note])
     reach = round(_APART / _RISE[1])
     highest = nnf.max_pool1d(curve[:, None], 2 * reach + 1, 1, reach)[:, 0]
@@ -145,7 +159,9 @@ def _onsets(quick: Tensor, note: Tensor, templates: _Templates) -> tuple[Tensor,
 
 def _around(clean: Tensor, times: Tensor, weights: Tensor) -> Tensor:
     """Root amplitudes (B, L, K) around the onsets (B, N), averaged by weight."""
-    frame = (times.nan_to_num(posinf=0.0) / _SPECTRUM[1]).round().long()[:, :, None] + torch.arange(-_BEFORE, _AFTER)
+    frame = (times.nan_to_num(posinf=0.0) / _SPECTRUM[1]).round().long()[:, :, None] + torch.arange(
+        -_BEFORE, _AFTER
+    )
     padded = nnf.pad(clean, (0, 0, _BEFORE, _AFTER))
     frame = (frame + _BEFORE).clamp(0, padded.shape[1] - 1)
     out = torch.zeros(len(clean), frame.shape[2], clean.shape[2])

@@ -1,8 +1,9 @@
 """Probes that read images and videos back into facts.
 
-The background is known from the parts that no object reaches; what differs from it is explained as a share of one of
-the eight fills (alpha); moments of alpha give the object's pose in each frame; the pose over time is compared with all
-motions. B clips, F frames, S pixels a side, R rows above the floor, H hypotheses, P pixels of a patch.
+The background is known from the parts that no object reaches; what differs from it is explained as a share of
+one of the eight fills (alpha); moments of alpha give the object's pose in each frame; the pose over time is
+compared with all motions. B clips, F frames, S pixels a side, R rows above the floor, H hypotheses, P pixels
+of a patch.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,9 @@ _LOCAL = 0.15  # seconds around an event that decide when it was
 
 @dataclass(frozen=True, kw_only=True)
 class Tracks:
-    """The object in every frame, all (B, F): centre in parts of the frame, area in parts of the frame, opacity."""
+    """The object in every frame, all (B, F): centre in parts of the frame, area in parts of the frame,
+    opacity.
+    """
 
     cx: Tensor
     cy: Tensor
@@ -42,7 +45,9 @@ class Tracks:
 
 
 def _ground(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour of the ground (B, 3) and its noise (B,), from upper corners and floor over all frames (B, F, 3, S, S)."""
+    """Colour of the ground (B, 3) and its noise (B,), from upper corners and floor over all frames (B, F, 3,
+    S, S).
+    """
     size = frames.shape[-1]
     top, edge, floor = size // 5, max(1, size // 21), round(FLOOR * size) + 1
     corners = torch.cat([frames[..., :top, :edge], frames[..., :top, -edge:]], -1).transpose(1, 2).flatten(2)
@@ -56,7 +61,9 @@ def _read_place(ground: Tensor) -> Tensor:
 
 
 def _read_colour(difference: Tensor, ground: Tensor) -> Tensor:
-    """The fill (B,) that explains the difference from the ground (B, F, 3, R, S) best in the frames that show most."""
+    """The fill (B,) that explains the difference from the ground (B, F, 3, R, S) best in the frames that show
+    most.
+    """
     energy = difference.square().sum((2, 3, 4))
     most = energy.topk(min(4, energy.shape[1]), dim=1).indices
     shown = difference[torch.arange(len(most))[:, None], most].transpose(2, 1).flatten(2)  # (B, 3, pixels)
@@ -126,7 +133,9 @@ def _shape_templates(size: int) -> Tensor:
 def _read_shape(alpha: Tensor, tracks: Tracks) -> Tensor:
     """Table position (B,) of the outline seen in the clearest frames of alpha (B, F, R, S)."""
     whole = ((tracks.cx - 0.5).abs() < 0.22).float() + 0.05  # at the sides the frame cuts the object
-    weight, best = (whole * tracks.opacity * tracks.area.sqrt()).topk(min(_SHAPE_FRAMES, alpha.shape[1]), dim=1)
+    weight, best = (whole * tracks.opacity * tracks.area.sqrt()).topk(
+        min(_SHAPE_FRAMES, alpha.shape[1]), dim=1
+    )
     clip = torch.arange(len(alpha))[:, None]
     picked = (t[clip, best].flatten() for t in (tracks.cx, tracks.cy, tracks.area))
     patches = _patches(alpha[clip, best].flatten(0, 1), *picked).unflatten(0, best.shape)
@@ -135,7 +144,9 @@ def _read_shape(alpha: Tensor, tracks: Tracks) -> Tensor:
 
 
 def _features(cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Pose (n, F) in units of what may be off, (n, F, 4): centre about its mean, size against rest, opacity against the clearest frame."""
+    """Pose (n, F) in units of what may be off, (n, F, 4): centre about its mean, size against rest, opacity
+    against the clearest frame.
+    """
     rest = np.quantile(radius, 0.25, axis=1, keepdims=True)
     return np.stack(
         [
@@ -157,13 +168,21 @@ def _motion_features(num_frames: int, fps: float) -> np.ndarray:
 
 
 def _costs(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray) -> np.ndarray:
-    """Squared distance (B, H) between features (B, F, 4) and those of hypotheses (H, F, 4), each weighted by trust."""
+    """Squared distance (B, H) between features (B, F, 4) and those of hypotheses (H, F, 4), each weighted by
+    trust.
+    """
     b, h = len(seen), len(ideal)
     cross = (trust * seen).reshape(b, -1) @ ideal.reshape(h, -1).T
-    return (trust * seen**2).sum((1, 2))[:, None] - 2 * cross + trust.reshape(b, -1) @ (ideal**2).reshape(h, -1).T
+    return (
+        (trust * seen**2).sum((1, 2))[:, None]
+        - 2 * cross
+        + trust.reshape(b, -1) @ (ideal**2).reshape(h, -1).T
+    )
 
 
-def _local_events(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray, best: np.ndarray, times: np.ndarray) -> list[np.ndarray]:
+def _local_events(
+    seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray, best: np.ndarray, times: np.ndarray
+) -> list[np.ndarray]:
     """Times of the events of each clip's best hypothesis, each moved to where the frames around it put it.
 
     ideal (H, F, 4) and best (B,) index the hypotheses; times (F,) of the frames.
@@ -172,7 +191,8 @@ def _local_events(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray, best: 
     num_starts = len(np.unique(start))
     out = []
     for b, k in enumerate(best):
-        like = slice(k - k % num_starts, k - k % num_starts + num_starts)  # same motion and tempo, every start
+        # same motion and tempo, every start
+        like = slice(k - k % num_starts, k - k % num_starts + num_starts)
         cost = (trust[b] * (seen[b] - ideal[like]) ** 2).sum(-1)  # (starts, F)
         events = schedule(motion[k : k + 1], tempo[k : k + 1], start[k : k + 1])[0][0]
         events = events[np.isfinite(events)]
@@ -189,7 +209,9 @@ def _fill_gaps(values: np.ndarray, trust: np.ndarray) -> np.ndarray:
 
 
 def _faded(opacity: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Opacity (B, F) against the clearest frame; where only a fragment rises above the noise, less by what is missing."""
+    """Opacity (B, F) against the clearest frame; where only a fragment rises above the noise, less by what is
+    missing.
+    """
     clearest = opacity.argmax(1)[:, None]
     relative = opacity / np.maximum(np.take_along_axis(opacity, clearest, 1), 1e-6)
     share = np.minimum(1.0, area / np.maximum(np.take_along_axis(area, clearest, 1), 1e-6))
@@ -215,7 +237,9 @@ def _check(pictures: Tensor, rank: int, shape: str) -> None:
     if pictures.dtype != torch.uint8 or pictures.ndim != rank or pictures.shape[-3] != 3:
         raise InputError(f"expected uint8 {shape}, got {pictures.dtype} {tuple(pictures.shape)}")
     if pictures.shape[-1] != pictures.shape[-2] or pictures.shape[-1] < 32:
-        raise InputError(f"expected square pictures of 32 pixels or more, got {tuple(pictures.shape[-2:])}: resize first")
+        raise InputError(
+            f"expected square pictures of 32 pixels or more, got {tuple(pictures.shape[-2:])}: resize first"
+        )
 
 
 def _look(frames: Tensor) -> tuple[list[dict[str, int | None]], Tracks]:
@@ -264,5 +288,8 @@ def read_videos(videos: Tensor, fps: float = 8.0) -> list[Reading]:
     for part in videos.cpu().split(_CHUNK):
         facts, tracks = _look(part)
         xs = tracks.cx.mean(1)
-        out += [_video_reading(seen, int(k), bool(m), e, float(x)) for seen, k, m, e, x in zip(facts, *_motions(tracks, fps), xs)]
+        out += [
+            _video_reading(seen, int(k), bool(m), e, float(x))
+            for seen, k, m, e, x in zip(facts, *_motions(tracks, fps), xs)
+        ]
     return out

@@ -1,7 +1,8 @@
 """When things happen in a scene and where the object is meanwhile.
 
-Everything here takes arrays of table positions instead of scenes, so that renderers can work on batches and probes can
-try many hypotheses at once. B scenes, N slots for events, F times. All times in seconds, lengths in parts of the frame.
+Everything here takes arrays of table positions instead of scenes, so that renderers can work on batches and
+probes can try many hypotheses at once. B scenes, N slots for events, F times. All times in seconds, lengths
+in parts of the frame.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,9 @@ _BOUNCE_GAPS = np.array([0.70, 0.45])[:, None] * 0.8 ** np.arange(NUM_SLOTS)  # 
 
 
 def _slots() -> tuple[np.ndarray, np.ndarray]:
-    """Delay of each possible event after the first, and its amplitude: two (motion, tempo, N); inf where there is none."""
+    """Delay of each possible event after the first, and its amplitude: two (motion, tempo, N); inf where
+    there is none.
+    """
     delay = np.full((len(MOTIONS), 2, NUM_SLOTS), np.inf)
     amplitude = np.full_like(delay, 0.8)
     n = np.arange(NUM_SLOTS)
@@ -40,7 +43,9 @@ _DELAY, _AMPLITUDE = _slots()
 
 
 def schedule(motion: np.ndarray, tempo: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Times and amplitudes of the events, two (B, N), in order of time; an empty slot has time inf and amplitude 0."""
+    """Times and amplitudes of the events, two (B, N), in order of time; an empty slot has time inf and
+    amplitude 0.
+    """
     first = np.where(motion == SWING, np.mod(start, SWING_GAP[tempo]), start)
     times = first[:, None] + _DELAY[motion, tempo]
     dropped = (times >= END) | ((motion == SWING)[:, None] & (times < 0.05))
@@ -71,7 +76,9 @@ class Pose(NamedTuple):
 
 
 def bounce_height(tempo: np.ndarray, start: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Height of a bouncing object's foot above the floor at times t (B, F): a fall, then shrinking parabolas."""
+    """Height of a bouncing object's foot above the floor at times t (B, F): a fall, then
+    shrinking parabolas.
+    """
     hits = start[:, None] + _DELAY[BOUNCE, tempo]  # (B, N)
     last = (hits[:, None, :] <= t[:, :, None]).sum(-1) - 1  # (B, F)
     slot = np.maximum(last, 0)
@@ -88,8 +95,12 @@ def _decayed(times: np.ndarray, weights: np.ndarray | float, t: np.ndarray, deca
     return (np.where(past, weights, 0.0) * np.exp(-np.where(past, age, 0.0) / decay)).sum(-1)
 
 
-def pose(shape: np.ndarray, motion: np.ndarray, tempo: np.ndarray, start: np.ndarray, x: np.ndarray, t: np.ndarray) -> Pose:
-    """Where the object is at times t (B, F); the other arguments are (B,), the first three positions in the tables."""
+def pose(
+    shape: np.ndarray, motion: np.ndarray, tempo: np.ndarray, start: np.ndarray, x: np.ndarray, t: np.ndarray
+) -> Pose:
+    """Where the object is at times t (B, F); the other arguments are (B,), the first three positions in the
+    tables.
+    """
     times, amplitudes = schedule(motion, tempo, start)
     cx, cy, opacity = (np.full(t.shape, v) for v in (0.5, 0.5, 1.0))
     radius = np.full(t.shape, RADIUS)

@@ -1,9 +1,9 @@
 """Scenes as images and videos, anti-aliased by 4 x 4 samples per pixel.
 
-Every outline is mirror-symmetric and meets a horizontal line in at most one interval with at most one gap, so a shape
-is two functions of the row: outer and inner half-width. A row of samples is then four edges, each edge touches one
-pixel, and a running sum along the row fills what lies between: work grows with the outline, not with the area.
-B scenes, F frames, n = B * F pictures, S pixels a side.
+Every outline is mirror-symmetric and meets a horizontal line in at most one interval with at most one gap, so
+a shape is two functions of the row: outer and inner half-width. A row of samples is then four edges, each
+edge touches one pixel, and a running sum along the row fills what lies between: work grows with the outline,
+not with the area. B scenes, F frames, n = B * F pictures, S pixels a side.
 """
 
 import numpy as np
@@ -33,7 +33,8 @@ _SUB = 4  # samples per pixel and axis
 _CHUNK = 512  # pictures rendered at once: fits the cache
 
 _TURN = np.pi / 5 * np.arange(6)
-_STAR = np.where(np.arange(6) % 2, 0.5, 1.15)[:, None] * np.stack([np.sin(_TURN), -np.cos(_TURN)], 1)  # right half, from apex
+# right half, from apex
+_STAR = np.where(np.arange(6) % 2, 0.5, 1.15)[:, None] * np.stack([np.sin(_TURN), -np.cos(_TURN)], 1)
 
 
 def _disc(y: np.ndarray, r: float) -> np.ndarray:
@@ -50,11 +51,15 @@ def _cross(y: np.ndarray) -> np.ndarray:
 
 def _star(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (sx, sy), notch = _STAR.T, _STAR[4:][::-1].T
-    return np.interp(y, sy[:5], sx[:5], left=0.0, right=0.0), np.interp(y, notch[1], notch[0], left=0.0, right=0.0)
+    return np.interp(y, sy[:5], sx[:5], left=0.0, right=0.0), np.interp(
+        y, notch[1], notch[0], left=0.0, right=0.0
+    )
 
 
 def half_widths(shape: str, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Outer and inner half-width of the outline at heights y, all in radii, y downwards; None: nowhere hollow."""
+    """Outer and inner half-width of the outline at heights y, all in radii, y downwards; None: nowhere
+    hollow.
+    """
     match shape:
         case "ball":
             return _disc(y, 1.0), None
@@ -71,7 +76,9 @@ def half_widths(shape: str, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
 
 
 def _add_edges(grid: np.ndarray, row: np.ndarray, edge: np.ndarray, sign: float, size: int) -> None:
-    """Into the differences `grid` (n*S*(S+2),): `sign` from the first sample at or beyond `edge` (in pixels) to the right."""
+    """Into the differences `grid` (n*S*(S+2),): `sign` from the first sample at or beyond `edge` (in pixels)
+    to the right.
+    """
     first = np.clip(np.ceil(edge * _SUB - 0.5), 0, size * _SUB).astype(np.int64)
     pixel, inside = first // _SUB, first % _SUB
     part = (_SUB - inside) * (sign / _SUB**2)
@@ -81,7 +88,9 @@ def _add_edges(grid: np.ndarray, row: np.ndarray, edge: np.ndarray, sign: float,
 
 
 def coverage(shape: str, cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, size: int) -> np.ndarray:
-    """Share of each pixel that the shape covers; centre and radius (n,) in parts of the frame -> (n, S, S) float32."""
+    """Share of each pixel that the shape covers; centre and radius (n,) in parts of the frame -> (n, S, S)
+    float32.
+    """
     n = len(cx)
     lines = (np.arange(size * _SUB) + 0.5) / (size * _SUB)
     y = (lines[None] - cy[:, None]) / radius[:, None]  # (n, 4S)

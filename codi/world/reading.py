@@ -21,7 +21,8 @@ class Reading:
 
     facts   every attribute of the world; None for one that the modality cannot show or the probe cannot tell
     events  onset times in seconds, in order; empty if there are none
-    x       column of the object in an image or of a bouncing object in a video, in parts of the width; else None
+    x       column of the object in an image or of a bouncing object in a video, in parts of the width; else
+            None
     """
 
     facts: dict[str, str | None]
@@ -36,7 +37,10 @@ class Reading:
 
 def named(**positions: int | None) -> dict[str, str | None]:
     """Facts from positions in the tables; attributes not given are None."""
-    return {name: None if positions.get(name) is None else values[positions[name]] for name, values in ATTRIBUTES.items()}
+    return {
+        name: None if positions.get(name) is None else values[positions[name]]
+        for name, values in ATTRIBUTES.items()
+    }
 
 
 def read_texts(texts: list[str]) -> list[Reading]:
@@ -46,7 +50,9 @@ def read_texts(texts: list[str]) -> list[Reading]:
 
 @cache
 def hypotheses(margin: float = 0.10, step: float = 0.005) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every motion with every tempo and starts on a fine grid: motion, tempo and start, three (M * T * S,)."""
+    """Every motion with every tempo and starts on a fine grid: motion, tempo and start, three (M
+    * T * S,).
+    """
     starts = np.arange(START_RANGE[0] - margin, START_RANGE[1] + margin + step / 2, step)
     grid = np.meshgrid(np.arange(len(MOTIONS)), np.arange(len(TEMPOS)), starts, indexing="ij")
     motion, tempo, start = (axis.reshape(-1) for axis in grid)
@@ -67,7 +73,8 @@ def _rhythms() -> np.ndarray:
 
 
 def fit_rhythm(times: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Motion and tempo, two (B,) table positions, whose events look most like the onsets, and those events (B, slots).
+    """Motion and tempo, two (B,) table positions, whose events look most like the onsets, and those events
+    (B, slots).
 
     times (B, N) seconds, inf where absent; strengths (B, N) proportional to the amplitudes, 0 where absent.
     """
@@ -77,7 +84,8 @@ def fit_rhythm(times: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np
 
 
 def trust_onsets(times: np.ndarray, strengths: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Which onsets (B, N) to believe: the strong ones, and of the weak ones those near an event of the rhythm.
+    """Which onsets (B, N) to believe: the strong ones, and of the weak ones those near an event of the
+    rhythm.
 
     A decaying note that was synthesised from a spectrogram beats, and each beat is a weak onset.
     """

@@ -1,7 +1,7 @@
 """A scene is a handful of named facts; from it follow the image, the video, the sound and the caption.
 
-The facts, their order and the pairs held out from training are the contract of the world: datasets, benchmark and
-embedded weights all depend on them.
+The facts, their order and the pairs held out from training are the contract of the world: datasets, benchmark
+and embedded weights all depend on them.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,9 @@ class Scene:
     def __post_init__(self) -> None:
         for name, values in ATTRIBUTES.items():
             if getattr(self, name) not in values:
-                raise InputError(f"unknown {name} {getattr(self, name)!r}: expected one of {', '.join(values)}")
+                raise InputError(
+                    f"unknown {name} {getattr(self, name)!r}: expected one of {', '.join(values)}"
+                )
 
     @property
     def facts(self) -> dict[str, str]:
@@ -78,7 +80,12 @@ def sample_scene(rng: np.random.Generator, held_out: bool | None = False) -> Sce
     """A scene drawn uniformly from those of training (False), those held out (True) or all (None)."""
     while True:
         facts = {name: values[rng.integers(len(values))] for name, values in ATTRIBUTES.items()}
-        scene = Scene(**facts, start=rng.uniform(*START_RANGE), x=rng.uniform(*X_RANGE), seed=int(rng.integers(2**31 - 1)))
+        scene = Scene(
+            **facts,
+            start=rng.uniform(*START_RANGE),
+            x=rng.uniform(*X_RANGE),
+            seed=int(rng.integers(2**31 - 1)),
+        )
         if held_out is None or is_held_out(scene) == held_out:
             return scene
 

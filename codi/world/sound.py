@@ -1,8 +1,9 @@
-"""Scenes as sounds: each event strikes a note (pitch is the colour, timbre the shape), over the ambience of the place.
+"""Scenes as sounds: each event strikes a note (pitch is the colour, timbre the shape), over the ambience of
+the place.
 
-A decaying sine over many samples is the product of a coarse phasor (one value per block) and a fine one (inside the
-block), so all partials of a note are one small matrix product and no sine is evaluated per sample.
-B scenes, E events, K partials, P = blocks, Q = samples of a block.
+A decaying sine over many samples is the product of a coarse phasor (one value per block) and a fine one
+(inside the block), so all partials of a note are one small matrix product and no sine is evaluated per
+sample. B scenes, E events, K partials, P = blocks, Q = samples of a block.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ _CHUNK = 32  # scenes rendered at once
 
 @dataclass(frozen=True, kw_only=True)
 class Timbre:
-    """A shape's note: partials as (ratio to the pitch, weight), linear attack and exponential decay in seconds."""
+    """A shape's note: partials as (ratio to the pitch, weight), linear attack and exponential decay in
+    seconds.
+    """
 
     partials: tuple[tuple[float, float], ...]
     attack: float
@@ -44,7 +47,9 @@ _DECAY = np.array([TIMBRES[s].decay for s in SHAPES])
 
 
 def _partial_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Frequency in Hz and weight of every partial, two (shape, colour, K); weight 0 pads and mutes what is too high."""
+    """Frequency in Hz and weight of every partial, two (shape, colour, K); weight 0 pads and mutes what is
+    too high.
+    """
     ratio, weight = np.zeros((2, len(SHAPES), _NUM_PARTIALS))
     for i, shape in enumerate(SHAPES):
         for k, (r, w) in enumerate(TIMBRES[shape].partials):
@@ -57,7 +62,9 @@ PARTIAL_HZ, PARTIAL_WEIGHT = _partial_tables()
 
 
 def _waves(start: np.ndarray, rate: np.ndarray, num_samples: int) -> Tensor:
-    """Sum over k of the imaginary part of start_k exp(rate_k n), n = 0, 1, ...; complex (B, K) -> float32 (B, samples)."""
+    """Sum over k of the imaginary part of start_k exp(rate_k n), n = 0, 1, ...; complex (B, K) -> float32 (B,
+    samples).
+    """
     blocks = -(-num_samples // _BLOCK)
     coarse = start[:, None, :] * np.exp(rate[:, None, :] * (_BLOCK * np.arange(blocks))[:, None])  # (B, P, K)
     fine = np.exp(rate[:, :, None] * np.arange(_BLOCK))  # (B, K, Q)
@@ -66,7 +73,9 @@ def _waves(start: np.ndarray, rate: np.ndarray, num_samples: int) -> Tensor:
     return torch.bmm(left, right).flatten(1)[:, :num_samples]
 
 
-def _notes(shape: np.ndarray, colour: np.ndarray, late: np.ndarray, sampling_rate: int, num_samples: int) -> Tensor:
+def _notes(
+    shape: np.ndarray, colour: np.ndarray, late: np.ndarray, sampling_rate: int, num_samples: int
+) -> Tensor:
     """Notes (E, samples) whose sample 0 lies `late` (E,) seconds after the event."""
     hz, weight = PARTIAL_HZ[shape, colour], PARTIAL_WEIGHT[shape, colour]
     weight = np.where(hz < sampling_rate / 2, weight, 0.0)
@@ -94,13 +103,19 @@ def _add_notes(out: Tensor, scenes: list[Scene], sampling_rate: int) -> None:
     shape, colour = indices(scenes, "shape")[which], indices(scenes, "colour")[which]
     if not len(which):
         return
-    notes = _notes(shape, colour, first / sampling_rate - times, sampling_rate, int(num_samples - first.min()))
+    notes = _notes(
+        shape, colour, first / sampling_rate - times, sampling_rate, int(num_samples - first.min())
+    )
     for b, at, note, amplitude in zip(which, first, notes, amplitudes):
         out[b, at:].add_(note[: num_samples - at], alpha=GAIN * float(amplitude))
 
 
-def _noise(scenes: list[Scene], low: float, high: float, rms: float, sampling_rate: int, num_samples: int) -> Tensor:
-    """Forty sines of random frequency in [low, high] Hz and random phase per scene, (B, samples) of that rms."""
+def _noise(
+    scenes: list[Scene], low: float, high: float, rms: float, sampling_rate: int, num_samples: int
+) -> Tensor:
+    """Forty sines of random frequency in [low, high] Hz and random phase per scene, (B, samples)
+    of that rms.
+    """
     drawn = np.stack([np.random.default_rng(s.seed).uniform(size=(2, 40)) for s in scenes])
     hz, phase = low + (high - low) * drawn[:, 0], 2 * np.pi * drawn[:, 1]
     wave = _waves(np.exp(1j * phase), 2j * np.pi * hz / sampling_rate, num_samples)

@@ -1,6 +1,7 @@
 """`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
 
-Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 something given cannot be used.
+Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2
+something given cannot be used.
 """
 
 import argparse
@@ -14,14 +15,26 @@ from codi.types import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="data.prepare", description="Downloaded files of a public data set -> a manifest.")
+    parser = argparse.ArgumentParser(
+        prog="data.prepare", description="Downloaded files of a public data set -> a manifest."
+    )
     names = ("laion", "audiocaps", "audioset", "freesound", "bbc", "webvid", "hdvila", "acav")
     parser.add_argument("name", choices=names, help="the data set")
-    parser.add_argument("--metadata", nargs="+", required=True, type=Path, metavar="FILE", help="its tables, as published")
-    parser.add_argument("--media", required=True, type=Path, metavar="FOLDER", help="the files downloaded, searched with all folders below")
+    parser.add_argument(
+        "--metadata", nargs="+", required=True, type=Path, metavar="FILE", help="its tables, as published"
+    )
+    parser.add_argument(
+        "--media",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="the files downloaded, searched with all folders below",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="the manifest to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="audioset: class_labels_indices.csv, for captions")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="audioset: class_labels_indices.csv, for captions"
+    )
     parser.add_argument("--no-sha256", action="store_true", help="do not read every file for its digest")
     return parser
 
@@ -34,7 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    print(f"{options.out}: {written} rows; {missing} without their file{f', listed in {listing(options.out)}' if missing else ''}")
+    print(
+        f"{options.out}: {written} rows; {missing} without their "
+        f"file{f', listed in {listing(options.out)}' if missing else ''}"
+    )
     return 0
 
 
@@ -48,7 +64,10 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
 
     media = MediaFolder(options.media)
     if not len(media):
-        raise InputError(f"{options.media} holds no media file: expected png, jpg, webp, wav, flac, mp3, ogg, mp4 or webm below it")
+        raise InputError(
+            f"{options.media} holds no media file: expected png, jpg, webp, wav, flac, mp3, ogg, mp4 or webm "
+            "below it"
+        )
     missing: list[dict[str, Any]] = []
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -62,7 +81,9 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
     if options.out.suffix != ".jsonl":
         raise InputError(f"cannot write a manifest as {options.out}: expected a name that ends in .jsonl")
     if options.out.exists() and not options.overwrite:
-        raise InputError(f"{options.out} is there already: expected another name, or --overwrite to replace it")
+        raise InputError(
+            f"{options.out} is there already: expected another name, or --overwrite to replace it"
+        )
     checked = _at_least_one(rows(), options)
     written = write_manifest(options.out, checked)
     listing(options.out).unlink(missing_ok=True)
@@ -79,7 +100,10 @@ def listing(manifest: Path) -> Path:
 def _at_least_one(rows: Iterator[dict[str, Any]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     row = next(rows, None)
     if row is None:
-        raise InputError(f"none of the files that {options.metadata[0]} speaks of is below {options.media}: is it the right folder?")
+        raise InputError(
+            f"none of the files that {options.metadata[0]} speaks of is below {options.media}: is it the "
+            "right folder?"
+        )
     yield row
     yield from rows
 

@@ -20,7 +20,8 @@ def webvid(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
 
 
 def hdvila(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """HD-VILA-100M: jsonl with video_id and clip, a list of {clip_id, span: [from, to]}; cut clips by clip_id, or whole videos by video_id.
+    """HD-VILA-100M: jsonl with video_id and clip, a list of {clip_id, span: [from, to]}; cut clips by
+    clip_id, or whole videos by video_id.
 
     The list has no captions; a `caption` or `text` of a clip is taken where someone has added one.
     """
@@ -43,7 +44,9 @@ def hdvila(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
 
 
 def acav(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """ACAV100M: csv without a header, shard, file name, video, "[from, to]"; cut clips by file name, or whole videos by the video's id."""
+    """ACAV100M: csv without a header, shard, file name, video, "[from, to]"; cut clips by file name, or whole
+    videos by the video's id.
+    """
     for table in metadata:
         for where, line in read_lines(table):
             if not line.strip() or line.startswith("#"):
@@ -53,7 +56,9 @@ def acav(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
                 shard, name, identity, segment = fields
                 start, end = parse_json(segment)
             except (ValueError, TypeError):
-                raise InputError(f'{where} is {line.strip()!r}: expected shard, file name, video, "[from, to]"') from None
+                raise InputError(
+                    f'{where} is {line.strip()!r}: expected shard, file name, video, "[from, to]"'
+                ) from None
             stem = name.rpartition(".")[0] or name
             start, end = seconds(start, where), seconds(end, where)
             names = (f"{shard}/{stem}", stem, *youtube(identity, start, end))

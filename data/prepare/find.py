@@ -18,9 +18,10 @@ _MODALITY = {suffix: modality for modality, suffixes in SUFFIXES.items() for suf
 class Item:
     """One sample of a data set.
 
-    names     what its file may be called, without suffix, the likeliest first; with folders (a/b) where the name alone may be another's
-    whole     names of the recording that the sample is a cut of: a file found under one of them gets `start` and `end`, unless it is so
-              short that it must be the cut itself
+    names     what its file may be called, without suffix, the likeliest first; with folders (a/b) where the
+              name alone may be another's
+    whole     names of the recording that the sample is a cut of: a file found under one of them gets `start`
+              and `end`, unless it is so short that it must be the cut itself
     info      what is worth keeping and for no program: where it comes from, its licence
     """
 
@@ -38,14 +39,18 @@ class MediaFolder:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise InputError(f"no such folder: {folder}. Name the one that holds the downloaded files with --media.")
+            raise InputError(
+                f"no such folder: {folder}. Name the one that holds the downloaded files with --media."
+            )
         self.folder = folder
         self._files: dict[str, list[str]] = {}
         for place, _, names in os.walk(folder, followlinks=False):
             for name in names:
                 stem, _, suffix = name.rpartition(".")
                 if suffix.lower() in _MODALITY:
-                    self._files.setdefault(stem, []).append(os.path.relpath(os.path.join(place, name), folder))
+                    self._files.setdefault(stem, []).append(
+                        os.path.relpath(os.path.join(place, name), folder)
+                    )
 
     def __len__(self) -> int:
         return sum(map(len, self._files.values()))
@@ -53,7 +58,11 @@ class MediaFolder:
     def find(self, name: str) -> Path | None:
         """The file of that name; of several the first by path, those in the folder asked for only."""
         parent, _, stem = name.rpartition("/")
-        files = [f for f in self._files.get(stem, []) if not parent or f"/{Path(f).parent.as_posix()}".endswith(f"/{parent}")]
+        files = [
+            f
+            for f in self._files.get(stem, [])
+            if not parent or f"/{Path(f).parent.as_posix()}".endswith(f"/{parent}")
+        ]
         return self.folder / min(files) if files else None
 
 
@@ -73,12 +82,16 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
         with path.open("rb") as stream:
             row["sha256"] = {modality.value: hashlib.file_digest(stream, "sha256").hexdigest()}
     if whole:
-        row |= {name: value for name, value in (("start", item.start), ("end", item.end)) if value is not None}
+        row |= {
+            name: value for name, value in (("start", item.start), ("end", item.end)) if value is not None
+        }
     return row | ({"info": dict(item.info)} if item.info else {})
 
 
 def _is_cut(path: Path, item: Item) -> bool:
-    """Whether a file with the name of a whole recording is no longer than the cut that is meant, and so is that cut."""
+    """Whether a file with the name of a whole recording is no longer than the cut that is meant, and so is
+    that cut.
+    """
     from data.readers import Source, seconds_of
 
     if not item.start or item.end is None:
@@ -107,7 +120,9 @@ def merged(items: Iterator[Item]) -> Iterator[Item]:
     by_id: dict[str, Item] = {}
     for item in items:
         before = by_id.get(item.id)
-        captions = item.captions if before is None else tuple(dict.fromkeys((*before.captions, *item.captions)))
+        captions = (
+            item.captions if before is None else tuple(dict.fromkeys((*before.captions, *item.captions)))
+        )
         names = item.names if before is None else tuple(dict.fromkeys((*before.names, *item.names)))
         by_id[item.id] = Item(**{**item.__dict__, "captions": captions, "names": names})
     yield from by_id.values()

@@ -10,8 +10,9 @@ from data.prepare.tables import first, read_table
 def laion(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
     """LAION-400M and tables like it.
 
-    Either the tables that img2dataset leaves beside its folders (columns key, caption, status, url), with pictures at FOLDER/KEY.jpg, or
-    the published ones (SAMPLE_ID, URL, TEXT) with pictures named by SAMPLE_ID. Rows whose status says that they failed are passed over.
+    Either the tables that img2dataset leaves beside its folders (columns key, caption, status, url), with
+    pictures at FOLDER/KEY.jpg, or the published ones (SAMPLE_ID, URL, TEXT) with pictures named by SAMPLE_ID.
+    Rows whose status says that they failed are passed over.
     """
     for table in metadata:
         for where, row in read_table(table, (("key", "SAMPLE_ID"), ("caption", "TEXT"))):
@@ -19,5 +20,14 @@ def laion(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
                 key = first(row, "key", "SAMPLE_ID").removesuffix(".0")
                 folders = (f"{key[:5]}/{key}",) if "key" in row and len(key) > 5 else ()
                 caption = first(row, "caption", "TEXT")
-                info = {name.lower(): first(row, name) for name in ("url", "URL", "LICENSE", "license") if first(row, name)}
-                yield Item(id=key or where, names=(*folders, key) if key else (), captions=(caption,) if caption else (), info=info)
+                info = {
+                    name.lower(): first(row, name)
+                    for name in ("url", "URL", "LICENSE", "license")
+                    if first(row, name)
+                }
+                yield Item(
+                    id=key or where,
+                    names=(*folders, key) if key else (),
+                    captions=(caption,) if caption else (),
+                    info=info,
+                )

@@ -13,7 +13,8 @@ AUDIOCAPS_SECONDS = 10.0
 
 
 def audiocaps(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """AudioCaps: csv with audiocap_id, youtube_id, start_time, caption; clips of 10 s. The captions of one clip come together.
+    """AudioCaps: csv with audiocap_id, youtube_id, start_time, caption; clips of 10 s. The captions of one
+    clip come together.
 
     Files are named by the video and the second (ID_START), by the video (ID, YID), or by audiocap_id.
     """
@@ -22,7 +23,11 @@ def audiocaps(metadata: list[Path], labels: Path | None = None) -> Iterator[Item
         for table in metadata:
             for where, row in read_table(table, (("youtube_id",), ("start_time",), ("caption",))):
                 identity, start = first(row, "youtube_id"), seconds(row["start_time"], where)
-                names = (*youtube(identity, start, start + AUDIOCAPS_SECONDS), f"Y{identity}", first(row, "audiocap_id"))
+                names = (
+                    *youtube(identity, start, start + AUDIOCAPS_SECONDS),
+                    f"Y{identity}",
+                    first(row, "audiocap_id"),
+                )
                 yield Item(
                     id=f"{identity}_{start:g}",
                     names=tuple(filter(None, names)),
@@ -36,12 +41,19 @@ def audiocaps(metadata: list[Path], labels: Path | None = None) -> Iterator[Item
 
 
 def audioset(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """AudioSet: the segment tables (YTID, start_seconds, end_seconds, positive_labels; three lines of remarks), sound or clips.
+    """AudioSet: the segment tables (YTID, start_seconds, end_seconds, positive_labels; three lines of
+    remarks), sound or clips.
 
-    labels  class_labels_indices.csv (index, mid, display_name): a caption then is the names of the labels. Without it there are none.
+    labels  class_labels_indices.csv (index, mid, display_name): a caption then is the names of the labels.
+            Without it there are none.
     """
     names = (
-        {} if labels is None else {row["mid"]: first(row, "display_name") for _, row in read_table(labels, (("mid",), ("display_name",)))}
+        {}
+        if labels is None
+        else {
+            row["mid"]: first(row, "display_name")
+            for _, row in read_table(labels, (("mid",), ("display_name",)))
+        }
     )
     for table in metadata:
         for where, line in read_lines(table):
@@ -49,12 +61,17 @@ def audioset(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]
                 continue
             fields = next(csv.reader([line], skipinitialspace=True))
             if len(fields) != 4:
-                raise InputError(f"{where} has {len(fields)} columns: expected YTID, start_seconds, end_seconds, positive_labels")
+                raise InputError(
+                    f"{where} has {len(fields)} columns: expected YTID, start_seconds, end_seconds, "
+                    "positive_labels"
+                )
             identity, start, end = fields[0], seconds(fields[1], where), seconds(fields[2], where)
             marks = fields[3].split(",")
             unknown = [mark for mark in marks if names and mark not in names]
             if unknown:
-                raise InputError(f"{where}: label {unknown[0]!r} is not in {labels}: is it the table of the same release?")
+                raise InputError(
+                    f"{where}: label {unknown[0]!r} is not in {labels}: is it the table of the same release?"
+                )
             caption = ", ".join(names[mark].lower() for mark in marks) if names else ""
             yield Item(
                 id=f"{identity}_{start:g}",
@@ -68,10 +85,11 @@ def audioset(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]
 
 
 def freesound(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """Freesound: what its API or an export gives (id, name, description, tags, license, username), as csv, json or jsonl.
+    """Freesound: what its API or an export gives (id, name, description, tags, license, username), as csv,
+    json or jsonl.
 
-    Also lists of the WavCaps kind (id, caption). Where there is no caption, the first sentence of the description is one, else name and
-    tags are. Files are named by the id, alone or as ID__USER__NAME.
+    Also lists of the WavCaps kind (id, caption). Where there is no caption, the first sentence of the
+    description is one, else name and tags are. Files are named by the id, alone or as ID__USER__NAME.
     """
     for table in metadata:
         for _, row in read_table(table, (("id",),)):
@@ -80,21 +98,36 @@ def freesound(metadata: list[Path], labels: Path | None = None) -> Iterator[Item
             user, name = first(row, "username"), first(row, "name")
             slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\.\w{2,4}$", "", name.lower())).strip("-")
             info = {key: first(row, key) for key in ("license", "username", "href", "url") if first(row, key)}
-            names = (identity, f"{identity}__{user.lower()}__{slug}", re.sub(r"\.\w{2,4}$", "", first(row, "file_name")))
-            yield Item(id=identity, names=tuple(filter(None, names)), captions=(caption,) if caption else (), info=info)
+            names = (
+                identity,
+                f"{identity}__{user.lower()}__{slug}",
+                re.sub(r"\.\w{2,4}$", "", first(row, "file_name")),
+            )
+            yield Item(
+                id=identity,
+                names=tuple(filter(None, names)),
+                captions=(caption,) if caption else (),
+                info=info,
+            )
 
 
 def bbc(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """BBC Sound Effects: the archive's csv (location, description, secs, category); files are named by location."""
+    """BBC Sound Effects: the archive's csv (location, description, secs, category); files are named by
+    location.
+    """
     for table in metadata:
         for _, row in read_table(table, (("location",), ("description",))):
             name = first(row, "location").rpartition(".")[0] or first(row, "location")
             info = {key: first(row, key) for key in ("category", "CDName") if first(row, key)}
-            yield Item(id=name, names=(name,), captions=tuple(filter(None, [first(row, "description")])), info=info)
+            yield Item(
+                id=name, names=(name,), captions=tuple(filter(None, [first(row, "description")])), info=info
+            )
 
 
 def _first_sentence(text: str) -> str:
-    """Up to the first full stop, without mark-up and addresses; "" if that leaves less than two words or more than 40."""
+    """Up to the first full stop, without mark-up and addresses; "" if that leaves less than two words or more
+    than 40.
+    """
     text = re.sub(r"https?://\S+", "", re.sub(r"<[^>]*>", " ", text))
     sentence = " ".join(re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0].split())
     return sentence if 2 <= len(sentence.split()) <= 40 else ""
@@ -104,4 +137,6 @@ def _tagged(row: dict) -> str:
     tags = row.get("tags") or ""
     words = tags if isinstance(tags, list) else re.split(r"[,;|\s]+", str(tags))
     name = re.sub(r"\.\w{2,4}$", "", first(row, "name")).replace("_", " ").replace("-", " ")
-    return ", ".join(filter(None, [" ".join(name.split()), *(word.strip().replace("-", " ") for word in words)]))
+    return ", ".join(
+        filter(None, [" ".join(name.split()), *(word.strip().replace("-", " ") for word in words)])
+    )

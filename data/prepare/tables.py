@@ -12,15 +12,24 @@ csv.field_size_limit(1 << 24)
 
 
 def read_table(path: Path, columns: Sequence[Sequence[str]] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of every row of a csv, tsv, json, jsonl or parquet file; `where` names the file and the row.
+    """(where, row) of every row of a csv, tsv, json, jsonl or parquet file; `where` names the file and the
+    row.
 
     columns  names that the table must have; of several in one group, one
     """
     if not path.is_file():
         raise InputError(f"no such table: {path}. Check the name; relative names start at {Path.cwd()}.")
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_lines, ".parquet": _read_parquet}
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".json": _read_json,
+        ".jsonl": _read_lines,
+        ".parquet": _read_parquet,
+    }
     if path.suffix.lower() not in readers:
-        raise InputError(f"{path} is no table that can be read: expected a name that ends in {', '.join(readers)}")
+        raise InputError(
+            f"{path} is no table that can be read: expected a name that ends in {', '.join(readers)}"
+        )
     checked = False
     for where, row in readers[path.suffix.lower()](path):
         if not isinstance(row, dict):
@@ -38,7 +47,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(stream, start=1):
                 yield f"{path}: row {number}", line
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not in UTF-8 ({error.reason} at {error.start}): save it in UTF-8") from None
+        raise InputError(
+            f"{path} is not in UTF-8 ({error.reason} at {error.start}): save it in UTF-8"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 
@@ -62,23 +73,33 @@ def seconds(text: Any, where: str) -> float:
             raise ValueError
         return value
     except ValueError:
-        raise InputError(f"{where}: {text!r} is no time: expected seconds, or hours:minutes:seconds") from None
+        raise InputError(
+            f"{where}: {text!r} is no time: expected seconds, or hours:minutes:seconds"
+        ) from None
 
 
 def _check_columns(where: str, row: dict[str, Any], columns: Sequence[Sequence[str]]) -> None:
     for group in columns:
         if not any(name in row for name in group):
-            raise InputError(f"{where}: no column {' or '.join(group)} (there are {', '.join(map(str, row))}): is this the right table?")
+            raise InputError(
+                f"{where}: no column {' or '.join(group)} (there are {', '.join(map(str, row))}): is this "
+                "the right table?"
+            )
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     lines = (line for _, line in read_lines(path))
-    reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True)
+    reader = csv.DictReader(
+        lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True
+    )
     try:
         for row in reader:
             where = f"{path}: row {reader.line_num}"
             if None in row or None in row.values():
-                raise InputError(f"{where} has another number of columns than the first row: expected {len(reader.fieldnames)}")
+                raise InputError(
+                    f"{where} has another number of columns than the first row: expected "
+                    f"{len(reader.fieldnames)}"
+                )
             yield where, row
     except csv.Error as error:
         raise InputError(f"{path}: row {reader.line_num} is no csv ({error})") from None
@@ -89,9 +110,13 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         values = parse_json("".join(line for _, line in read_lines(path)))
     except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path} is not JSON ({error})") from None
+        raise (
+            error if isinstance(error, InputError) else InputError(f"{path} is not JSON ({error})")
+        ) from None
     if isinstance(values, dict):
-        values = next((values[name] for name in ("data", "results") if isinstance(values.get(name), list)), [values])
+        values = next(
+            (values[name] for name in ("data", "results") if isinstance(values.get(name), list)), [values]
+        )
     for number, row in enumerate(values if isinstance(values, list) else [values], start=1):
         yield f"{path}: row {number}", row
 
@@ -110,7 +135,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow, or export the table as csv") from None
+        raise InputError(
+            f"{path} is Parquet, which needs pyarrow: pip install pyarrow, or export the table as csv"
+        ) from None
     number = 0
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):

@@ -25,4 +25,6 @@ class Perfect:
 
 
 def bench_of(folder, model, **changes):
-    return Bench(folder, model, **{"num_scenes": 3, "seed": 3, "batch_size": 4, "settings": {"steps": None}, **changes})
+    return Bench(
+        folder, model, **{"num_scenes": 3, "seed": 3, "batch_size": 4, "settings": {"steps": None}, **changes}
+    )

@@ -47,11 +47,20 @@ def test_a_picture_is_asked_only_for_what_it_shows():
 @pytest.mark.parametrize(
     "name, seen",
     [
-        ("text->video", True), ("video->text", True), ("image->image", True), ("video->audio", True), ("image->audio", False),
-        ("image->video", False), ("text->image+text", True), ("audio->video+audio", True), ("text->video+audio", False),
-        ("text->text+video", False), ("text+image->image", False), ("text->text+image+audio", False),
+        ("text->video", True),
+        ("video->text", True),
+        ("image->image", True),
+        ("video->audio", True),
+        ("image->audio", False),
+        ("image->video", False),
+        ("text->image+text", True),
+        ("audio->video+audio", True),
+        ("text->video+audio", False),
+        ("text->text+video", False),
+        ("text+image->image", False),
+        ("text->text+image+audio", False),
     ],
-)  # fmt: skip
+)
 def test_what_training_saw(name, seen):
     assert scores.is_seen(parse_cell(name)) is seen
 
@@ -67,17 +76,28 @@ def test_truth_scores_one_and_strangers_score_chance(scenes, truth, strangers):
         right = scores.score_cell(parse_cell(name), truth, truth, scenes)
         wrong = scores.score_cell(parse_cell(name), strangers, truth, scenes)
         assert right["value"] > 0.98 and right["ratio"] == 1.0
-        assert abs(wrong["value"] - right["chance"]) < 0.15 and abs(right["shuffled"] - right["chance"]) < 0.15
+        assert (
+            abs(wrong["value"] - right["chance"]) < 0.15 and abs(right["shuffled"] - right["chance"]) < 0.15
+        )
 
 
 def test_tasks_of_the_published_table_are_met_by_the_truth(scenes, truth):
     lines = [line for task in scores.TASKS for line in scores.score_task(task, truth, truth, scenes)]
     assert len(lines) == 3 + 4 + 3 + 3 * 3 + 2 * 2 + 3
-    assert all(line["met"] and line["low"] <= line["value"] <= line["high"] and line["shuffled"] < 0.5 for line in lines)
+    assert all(
+        line["met"] and line["low"] <= line["value"] <= line["high"] and line["shuffled"] < 0.5
+        for line in lines
+    )
 
 
 def test_summary_finds_the_worst_cell_and_those_never_seen(scenes, truth, strangers):
-    cells = [scores.score_cell(parse_cell(n), r, truth, scenes) for n, r in (("text->image", truth), ("image->audio", strangers))]
+    cells = [
+        scores.score_cell(parse_cell(n), r, truth, scenes)
+        for n, r in (("text->image", truth), ("image->audio", strangers))
+    ]
     summary = scores.summarise(cells)
-    assert summary["all"]["worst"] == "image->audio" and summary["never_seen"]["count"] == summary["seen"]["count"] == 1
+    assert (
+        summary["all"]["worst"] == "image->audio"
+        and summary["never_seen"]["count"] == summary["seen"]["count"] == 1
+    )
     assert np.isclose(summary["all"]["value"], (cells[0]["value"] + cells[1]["value"]) / 2)

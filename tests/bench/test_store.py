@@ -28,9 +28,14 @@ def test_a_run_is_read_back_and_other_settings_are_not(tmp_path):
     again = Store(tmp_path, {"seed": 0})
     found = again.load(run)
     assert [r.facts for r in found[VIDEO]] == [r.facts for r in readings[VIDEO]]
-    assert all(np.allclose(a.events, b.events, atol=1e-4) for a, b in zip(found[AUDIO], readings[AUDIO], strict=True))
+    assert all(
+        np.allclose(a.events, b.events, atol=1e-4) for a, b in zip(found[AUDIO], readings[AUDIO], strict=True)
+    )
     assert not Store(tmp_path, {"seed": 1}).load(run)[VIDEO] and not again.load(run.redrawn(1))[VIDEO]
-    assert np.array_equal(again.shown(run)[VIDEO], render(VIDEO, scenes[:3])) and len(read(AUDIO, render(AUDIO, scenes[:2]))) == 2
+    assert (
+        np.array_equal(again.shown(run)[VIDEO], render(VIDEO, scenes[:3]))
+        and len(read(AUDIO, render(AUDIO, scenes[:2]))) == 2
+    )
 
 
 def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path):
@@ -47,7 +52,10 @@ def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path):
     model = Perfect()
     bench = bench_of(tmp_path, model, batch_size=2)
     assert bench.missing(RUN, 7) == 3
-    assert facts(bench.readings(RUN, 7)) == facts(bench_of(tmp_path / "other", Perfect()).readings(RUN, 7)) and model.samples == 3
+    assert (
+        facts(bench.readings(RUN, 7)) == facts(bench_of(tmp_path / "other", Perfect()).readings(RUN, 7))
+        and model.samples == 3
+    )
 
 
 def test_more_scenes_later_keep_those_that_are_there(tmp_path):
@@ -72,12 +80,26 @@ def test_draws_never_share_a_seed_and_different_runs_never_a_name():
     assert len(set(seeds)) == len(seeds) and max(seeds) < 2**63
     base = dict(inputs=(TEXT, AUDIO), outputs=(VIDEO,))
     changes = [
-        {}, {"facts": ("shape",)}, {"held_out": True}, {"draw": 1}, {"weights": (0.5, 0.5)}, {"weights": (0.25, 0.75)}, {"rival": True},
-        {"turned": True}, {"sync": False}, {"sync_guidance": 2.0}, {"sync_guidance": 1.0}, {"candidates": 4},
-        {"in_step": True}, {"led": False},
-    ]  # fmt: skip
+        {},
+        {"facts": ("shape",)},
+        {"held_out": True},
+        {"draw": 1},
+        {"weights": (0.5, 0.5)},
+        {"weights": (0.25, 0.75)},
+        {"rival": True},
+        {"turned": True},
+        {"sync": False},
+        {"sync_guidance": 2.0},
+        {"sync_guidance": 1.0},
+        {"candidates": 4},
+        {"in_step": True},
+        {"led": False},
+    ]
     names = [Run(**base, **change).name for change in changes]
-    truths = [Run(inputs=(), outputs=(AUDIO,), source=s, delay=d).name for s, d in (("truth", 0.0), ("truth", 0.125), ("autoencoder", 0.0))]
+    truths = [
+        Run(inputs=(), outputs=(AUDIO,), source=s, delay=d).name
+        for s, d in (("truth", 0.0), ("truth", 0.125), ("autoencoder", 0.0))
+    ]
     assert len(set(names + truths)) == len(names) + len(truths)
     assert [Run(**base, **change).plain for change in changes] == [True] + [False] * (len(changes) - 1)
 

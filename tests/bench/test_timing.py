@@ -1,10 +1,22 @@
-"""Agreement in time, measured on scenes whose events are known: what agrees, what does not, and every control."""
+"""Agreement in time, measured on scenes whose events are known: what agrees, what does not, and every
+control.
+"""
 
 import numpy as np
 import pytest
 
 from codi.bench.runs import Run, delayed, generate, render, truth_sampler
-from codi.bench.timing import AUDIO, BOTH, VIDEO, InTime, Partners, onset_line, onsets, pair_of, with_strangers
+from codi.bench.timing import (
+    AUDIO,
+    BOTH,
+    VIDEO,
+    InTime,
+    Partners,
+    onset_line,
+    onsets,
+    pair_of,
+    with_strangers,
+)
 from codi.diffusion import JointSampler
 from codi.types import Modality
 from codi.world import sample_scenes
@@ -28,20 +40,31 @@ def test_what_is_of_one_scene_agrees_and_no_floor_reaches_its_interval(truth, st
     lines = with_strangers("joint", pair_of([truth, truth]), COUNT)
     joint, floor = lines["joint"], lines["joint, shuffled, best constant offset"]
     low, high = joint["intervals"]["125 ms"]
-    assert joint["samples"] == 2 * COUNT and low <= joint["f1"]["125 ms"] <= high and joint["f1"]["125 ms"] > 0.9
-    assert floor["f1"]["125 ms"] >= lines["joint, shuffled partners"]["f1"]["125 ms"] and floor["f1"]["125 ms"] < low
-    assert joint["bias_interval"][0] <= joint["bias"] <= joint["bias_interval"][1] and abs(joint["bias"]) < 0.03
+    assert (
+        joint["samples"] == 2 * COUNT and low <= joint["f1"]["125 ms"] <= high and joint["f1"]["125 ms"] > 0.9
+    )
+    assert (
+        floor["f1"]["125 ms"] >= lines["joint, shuffled partners"]["f1"]["125 ms"]
+        and floor["f1"]["125 ms"] < low
+    )
+    assert (
+        joint["bias_interval"][0] <= joint["bias"] <= joint["bias_interval"][1] and abs(joint["bias"]) < 0.03
+    )
     apart = onset_line((onsets([truth], AUDIO), onsets([strangers], VIDEO)), COUNT)
     assert apart["f1"]["125 ms"] < low and np.all(np.diff(joint["curve"]) >= 0)
 
 
 def test_a_delayed_sound_is_read_as_late_by_as_much(truth):
     scenes = sample_scenes(COUNT, seed=7)
-    late = generate(Run(inputs=(), outputs=(AUDIO,), source="truth", delay=0.08), scenes, 0, truth_sampler, 16)[0]
+    late = generate(
+        Run(inputs=(), outputs=(AUDIO,), source="truth", delay=0.08), scenes, 0, truth_sampler, 16
+    )[0]
     line = onset_line((onsets([late], AUDIO), onsets([truth], AUDIO)), COUNT)
     assert abs(line["bias"] - 0.08) < 0.01 and line["f1"]["50 ms"] < 0.2 < 0.8 < line["f1"]["125 ms"]
     sounds = render(AUDIO, scenes[:1])
-    assert (delayed(sounds, 0.5)[:, :8000] == 0).all() and (delayed(sounds, 0.5)[:, 8000:] == sounds[:, :-8000]).all()
+    assert (delayed(sounds, 0.5)[:, :8000] == 0).all() and (
+        delayed(sounds, 0.5)[:, 8000:] == sounds[:, :-8000]
+    ).all()
 
 
 def test_every_control_is_there_and_ground_truth_is_best_in_time(tmp_path):
@@ -49,18 +72,37 @@ def test_every_control_is_there_and_ground_truth_is_best_in_time(tmp_path):
     lines = InTime(count=COUNT, draws=2, four=1).score(bench)
     f1 = {name: line["f1"]["125 ms"] for name, line in lines.items()}
     moved = [f1[f"ground truth, sound {k} late"] for k in ("1 frame", "2 frames", "4 frames")]
-    assert f1["ground truth"] > max(moved) and f1["joint"] == f1["joint, within all four"] == f1["ground truth"]
-    assert {"independent", "independent, best constant offset", "environments off, same seeds", "joint, shuffled partners"} <= set(f1)
+    assert (
+        f1["ground truth"] > max(moved) and f1["joint"] == f1["joint, within all four"] == f1["ground truth"]
+    )
+    assert {
+        "independent",
+        "independent, best constant offset",
+        "environments off, same seeds",
+        "joint, shuffled partners",
+    } <= set(f1)
     cut = {f"joint, in step, the {what} hears nothing" for what in ("sound", "picture")}
     assert {"joint, in step"} | cut <= set(f1)
     partners = Partners(count=COUNT, draws=1).score(bench)
-    assert partners["video->audio"]["f1"]["125 ms"] > 0.9 > partners["video->audio, shuffled partners"]["f1"]["125 ms"] + 0.2
-    assert {f"audio->video, {control}" for control in ("prompt only", "ground truth", "ground truth through autoencoder")} <= set(partners)
+    assert (
+        partners["video->audio"]["f1"]["125 ms"]
+        > 0.9
+        > partners["video->audio, shuffled partners"]["f1"]["125 ms"] + 0.2
+    )
+    assert {
+        f"audio->video, {control}"
+        for control in ("prompt only", "ground truth", "ground truth through autoencoder")
+    } <= set(partners)
 
 
 def test_an_output_alone_is_the_joint_one_without_environments_to_the_bit(monkeypatch):
-    """So that the control costs nothing: the readings of outputs alone, with the seeds of the joint run, are those of environments off."""
-    pipe, call = tiny_pipeline.pipeline(), dict(text="a red ball", seed=[5], num_inference_steps=2, output_type="latent")
+    """So that the control costs nothing: the readings of outputs alone, with the seeds of the joint run, are
+    those of environments off.
+    """
+    pipe, call = (
+        tiny_pipeline.pipeline(),
+        dict(text="a red ball", seed=[5], num_inference_steps=2, output_type="latent"),
+    )
     alone = {m: pipe(outputs=[m], **call).latents[m] for m in (AUDIO, VIDEO)}
     together = pipe(outputs=[AUDIO, VIDEO], **call).latents
     for ear in ("listen", "understand"):
@@ -72,5 +114,7 @@ def test_an_output_alone_is_the_joint_one_without_environments_to_the_bit(monkey
 
 def test_runs_of_a_pair_never_share_a_seed_when_independence_is_claimed():
     runs = InTime(count=1, draws=3).runs
-    assert runs["audio"][1].draw not in {run.draw for run in runs["video"]} and [r.draw for r in runs["joint"]] == [0, 1, 2]
+    assert runs["audio"][1].draw not in {run.draw for run in runs["video"]} and [
+        r.draw for r in runs["joint"]
+    ] == [0, 1, 2]
     assert all(Modality.TEXT in run.inputs for group in runs.values() for run in group)

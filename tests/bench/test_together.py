@@ -33,7 +33,9 @@ def test_attributes_agree_within_a_sample_and_their_spread_is_that_of_the_world(
     line = line_of([truth], (AUDIO, VIDEO), apart, truth)
     assert set(line["attributes"]) == {"colour", "place", "motion", "tempo", "first event"}
     for name, attribute in line["attributes"].items():
-        assert attribute["value"] > 0.9 and attribute["independent"] < 0.75 and attribute["shuffled"] < 0.75, name
+        assert (
+            attribute["value"] > 0.9 and attribute["independent"] < 0.75 and attribute["shuffled"] < 0.75
+        ), name
         assert attribute["low"] <= attribute["value"] <= attribute["high"]
         assert all(v < attribute["spread"]["honest"] + 0.15 for v in attribute["spread"].values())
     assert line["all"]["value"] > 0.9 > line["all"]["independent"]
@@ -42,7 +44,8 @@ def test_attributes_agree_within_a_sample_and_their_spread_is_that_of_the_world(
 def test_the_column_counts_where_a_clip_bounces_and_nowhere_else(truth, strangers):
     column = line_of([truth], (IMAGE, VIDEO), strangers, truth)["attributes"]["column"]
     assert column["value"] == column["truth"] == 1.0 and column["shuffled"] < 0.6 and column["chance"] < 0.5
-    still = {**truth, VIDEO: [Reading(facts=r.facts) for r in truth[VIDEO]]}  # nothing bounces: the question never arises
+    # nothing bounces: the question never arises
+    still = {**truth, VIDEO: [Reading(facts=r.facts) for r in truth[VIDEO]]}
     assert math.isnan(line_of([still], (IMAGE, VIDEO), strangers, truth)["attributes"]["column"]["value"])
 
 
@@ -55,8 +58,12 @@ def test_always_the_same_answer_agrees_but_shows_in_the_spread(truth, strangers)
 
 
 def test_samples_of_several_seeds_count_once_per_scene(truth, strangers):
-    once, thrice = (line_of([truth] * n, (AUDIO, VIDEO), strangers, truth, draws=n)["attributes"]["tempo"] for n in (1, 3))
-    assert (once["value"], once["low"], once["high"]) == pytest.approx((thrice["value"], thrice["low"], thrice["high"]))
+    once, thrice = (
+        line_of([truth] * n, (AUDIO, VIDEO), strangers, truth, draws=n)["attributes"]["tempo"] for n in (1, 3)
+    )
+    assert (once["value"], once["low"], once["high"]) == pytest.approx(
+        (thrice["value"], thrice["low"], thrice["high"])
+    )
 
 
 def test_all_four_agree_only_if_every_two_do(truth, strangers):
@@ -71,5 +78,7 @@ def test_pairs_triples_and_all_four_are_made_or_read_from_all_four():
     full, fast = (Open(count=1, draws=3, every=every) for every in (True, False))
     assert len(full.together) == 11 and list(fast.together) == [tuple(Modality)]
     assert next(iter(full.together)) == tuple(Modality)  # first, because everything can be read from it
-    draws = {run.draw for runs in full.together.values() for run in runs} | {run.draw for run in full.apart.values()}
+    draws = {run.draw for runs in full.together.values() for run in runs} | {
+        run.draw for run in full.apart.values()
+    }
     assert len(draws) == 3 + 4

@@ -47,7 +47,8 @@ def test_workers_end_with_a_parent_that_is_told_to(tmp_path: Path, told: signal.
     script.write_text(PARENT)
     root = str(Path(__file__).parents[2])
     parent = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / "out")], env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        [sys.executable, str(script), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
     )
     family = []
     try:
@@ -57,7 +58,9 @@ def test_workers_end_with_a_parent_that_is_told_to(tmp_path: Path, told: signal.
         assert len(family) >= 2
         parent.send_signal(told)
         assert parent.wait(60) == -told
-        assert wait_for(lambda: not any(map(alive, family)), 60), [process.cmdline() for process in family if alive(process)]
+        assert wait_for(lambda: not any(map(alive, family)), 60), [
+            process.cmdline() for process in family if alive(process)
+        ]
     finally:
         parent.kill()
         for process in filter(alive, family):

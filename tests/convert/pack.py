@@ -29,11 +29,16 @@ class Component:
 
 
 def pack_file(name: str) -> Path:
-    """A file of the pack. The test is skipped where there is no pack, and fails where one was named that lacks the file."""
+    """A file of the pack. The test is skipped where there is no pack, and fails where one was named that
+    lacks the file.
+    """
     path = PACK / name
     if not path.is_file():
         if NAMED:
-            pytest.fail(f"CODI_PARITY_DIR is {NAMED}, which has no {name}: expected the folder of a parity pack", pytrace=False)
+            pytest.fail(
+                f"CODI_PARITY_DIR is {NAMED}, which has no {name}: expected the folder of a parity pack",
+                pytrace=False,
+            )
         pytest.skip(f"no parity pack at {PACK} (set CODI_PARITY_DIR)")
     return path
 
@@ -49,13 +54,18 @@ def weights_module():
 @cache
 def component(name: str) -> Component:
     """A component by file name without ending."""
-    return Component(meta=json.loads(pack_file(f"{name}.json").read_text()), tensors=load_file(pack_file(f"{name}.safetensors")))
+    return Component(
+        meta=json.loads(pack_file(f"{name}.json").read_text()),
+        tensors=load_file(pack_file(f"{name}.safetensors")),
+    )
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
     """Largest difference relative to the largest value."""
     assert ours.shape == theirs.shape, (tuple(ours.shape), tuple(theirs.shape))
-    return ((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp(min=1e-12)).item()
+    return (
+        (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp(min=1e-12)
+    ).item()
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> None:

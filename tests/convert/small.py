@@ -11,7 +11,9 @@ GIVEN = {
     "audio": (torch.rand(5000, generator=GENERATOR) - 0.5, 16000),
     "video": (torch.randint(0, 256, (6, 3, 40, 50), generator=GENERATOR, dtype=torch.uint8), 2),
 }
-SMALL = dict(height=32, width=32, num_frames=3, audio_length_in_s=0.32, lengths="free", num_inference_steps=1, seed=0)
+SMALL = dict(
+    height=32, width=32, num_frames=3, audio_length_in_s=0.32, lengths="free", num_inference_steps=1, seed=0
+)
 
 
 def small(outputs, **changed):
@@ -19,7 +21,11 @@ def small(outputs, **changed):
     outputs = [outputs] if isinstance(outputs, str) else outputs
     if "audio" not in outputs:
         changed = {"audio_length_in_s": None, **changed}
-    return {name: value for name, value in {**SMALL, **changed}.items() if name not in SIZED or set(SIZED[name]) & set(outputs)}
+    return {
+        name: value
+        for name, value in {**SMALL, **changed}.items()
+        if name not in SIZED or set(SIZED[name]) & set(outputs)
+    }
 
 
 def quiet(pipe):

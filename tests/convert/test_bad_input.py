@@ -1,4 +1,6 @@
-"""What a user can get wrong with `codi convert`: one line that names it, exit code 2, and nothing left behind."""
+"""What a user can get wrong with `codi convert`: one line that names it, exit code 2, and nothing left
+behind.
+"""
 
 import json
 import resource
@@ -32,7 +34,14 @@ class Evil:
 def names():
     """Every name of the audio file at full size."""
     slots = {"audio": {".input_block_connecters_in.", ".connecters_out."}}
-    return sorted({name for parts in released.listed(slots).values() for part in parts for name in part.on_meta()[1].sources})
+    return sorted(
+        {
+            name
+            for parts in released.listed(slots).values()
+            for part in parts
+            for name in part.on_meta()[1].sources
+        }
+    )
 
 
 def saved(path, content):
@@ -61,23 +70,39 @@ BAD = {
     "altered": (altered, "was altered (record"),
     "another kind of file": (lambda path, names: path.write_text("hello"), "is no PyTorch checkpoint"),
     "missing key": (
-        lambda path, names: saved(path, {n: t for n, t in whole(names).items() if n != names[7]}), "lacks '{names[7]}' (in all 1 tensors)",
+        lambda path, names: saved(path, {n: t for n, t in whole(names).items() if n != names[7]}),
+        "lacks '{names[7]}' (in all 1 tensors)",
     ),
     "missing key of an environment": (
-        lambda path, names: saved(path, {n: t for n, t in whole(names).items() if not n.endswith("connecters_out.0.0.bias")}),
+        lambda path, names: saved(
+            path, {n: t for n, t in whole(names).items() if not n.endswith("connecters_out.0.0.bias")}
+        ),
         "connecters_out.0.0.bias' (in all 1 tensors)",
     ),
-    "unexpected key": (lambda path, names: saved(path, whole(names) | {"surplus": torch.zeros(1)}), "has 'surplus', which nobody knows"),
+    "unexpected key": (
+        lambda path, names: saved(path, whole(names) | {"surplus": torch.zeros(1)}),
+        "has 'surplus', which nobody knows",
+    ),
     "wrong shape": (lambda path, names: saved(path, whole(names)), "has the shape (1,), which does not fit"),
     "code": (lambda path, names: saved(path, {"a": Evil()}), "holds more than tensors (print): refused"),
-    "a module": (lambda path, names: saved(path, {"a": torch.nn.ReLU()}), "holds more than tensors (torch.nn.modules.activation.ReLU)"),
-    "not a tensor": (lambda path, names: saved(path, whole(names) | {"step": 5}), "holds 'step', a int: expected nothing but tensors"),
-    "not a dict": (lambda path, names: saved(path, [torch.zeros(1)]), "holds a list: expected a dict of tensors by name"),
+    "a module": (
+        lambda path, names: saved(path, {"a": torch.nn.ReLU()}),
+        "holds more than tensors (torch.nn.modules.activation.ReLU)",
+    ),
+    "not a tensor": (
+        lambda path, names: saved(path, whole(names) | {"step": 5}),
+        "holds 'step', a int: expected nothing but tensors",
+    ),
+    "not a dict": (
+        lambda path, names: saved(path, [torch.zeros(1)]),
+        "holds a list: expected a dict of tensors by name",
+    ),
     "a strange tensor": (
-        lambda path, names: saved(path, {"x": torch.zeros(2, dtype=torch.complex64)}), "holds 'x', a tensor of torch.complex64",
+        lambda path, names: saved(path, {"x": torch.zeros(2, dtype=torch.complex64)}),
+        "holds 'x', a tensor of torch.complex64",
     ),
     "no file": (lambda path, names: None, "no file"),
-}  # fmt: skip
+}
 
 
 def fails(arguments, capsys, message):
@@ -96,10 +121,15 @@ def test_a_bad_file(names, make, message, tmp_path, capsys):
 
 
 def test_no_altered_byte_and_no_cut_goes_unseen(tmp_path):
-    """Of the archive's own fields too, each of which raises something else: refused, or (filling) the very same tensors."""
+    """Of the archive's own fields too, each of which raises something else: refused, or (filling) the very
+    same tensors.
+    """
     first = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.arange(4, dtype=torch.float16)}
     data, file, refused = saved(tmp_path / "x.pth", first).read_bytes(), tmp_path / "x.pth", 0
-    changed = [data[:i] + bytes([data[i] ^ 255]) + data[i + 1 :] for i in (*range(0, len(data), 5), *range(len(data) - 100, len(data)))]
+    changed = [
+        data[:i] + bytes([data[i] ^ 255]) + data[i + 1 :]
+        for i in (*range(0, len(data), 5), *range(len(data) - 100, len(data)))
+    ]
     for content in changed + [data[:size] for size in range(0, len(data), 50)]:
         file.write_bytes(content)
         try:
@@ -108,23 +138,37 @@ def test_no_altered_byte_and_no_cut_goes_unseen(tmp_path):
         except InputError as error:
             refused += str(error).startswith(str(file))
         else:
-            assert found.keys() == first.keys() and all(torch.equal(found[name], first[name]) for name in first)
+            assert found.keys() == first.keys() and all(
+                torch.equal(found[name], first[name]) for name in first
+            )
     assert refused > len(changed) / 4
 
 
 def test_a_wrong_slot(names, tmp_path, capsys):
     file = saved(tmp_path / "audio.pth", whole(names))
-    fails(["--text", file, "-o", tmp_path / "model"], capsys, "no weights for --text: it looks like the file for --audio")
+    fails(
+        ["--text", file, "-o", tmp_path / "model"],
+        capsys,
+        "no weights for --text: it looks like the file for --audio",
+    )
     fails(["-o", tmp_path / "model"], capsys, "no checkpoint was named")
     fails(["--reverse", tmp_path, "-o", tmp_path / "back"], capsys, "was not made by `codi convert`")
-    fails(["--reverse", tmp_path, "--dtype", "bf16", "-o", tmp_path / "back"], capsys, "--reverse takes a converted folder and -o")
+    fails(
+        ["--reverse", tmp_path, "--dtype", "bf16", "-o", tmp_path / "back"],
+        capsys,
+        "--reverse takes a converted folder and -o",
+    )
     fails(["--audio", file, "-o", file], capsys, "audio.pth is there already")
     assert [p.name for p in tmp_path.iterdir()] == ["audio.pth"]
 
 
 def test_sound_itself_is_no_checkpoint(tmp_path, capsys):
     io.save_audio(tmp_path / "storm.wav", torch.rand(4000) - 0.5, 16000)
-    fails(["--text", tmp_path / "storm.wav", "-o", tmp_path / "model"], capsys, "storm.wav is no PyTorch checkpoint")
+    fails(
+        ["--text", tmp_path / "storm.wav", "-o", tmp_path / "model"],
+        capsys,
+        "storm.wav is no PyTorch checkpoint",
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["storm.wav"]
 
 
@@ -140,7 +184,10 @@ def files_no_larger_than(size):
 
 
 def test_no_space(files, tmp_path):
-    with files_no_larger_than(100_000), pytest.raises(InputError, match="cannot write .*model: .* Free some space or name another place"):
+    with (
+        files_no_larger_than(100_000),
+        pytest.raises(InputError, match="cannot write .*model: .* Free some space or name another place"),
+    ):
         convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
     assert list(tmp_path.iterdir()) == []
     convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
@@ -152,7 +199,12 @@ def test_no_space(files, tmp_path):
 def test_space_is_asked_for_before_anything_is_written(files, tmp_path):
     content = torch.load(files["audio"], weights_only=True) | {"surplus": torch.zeros(1).expand(10**14)}
     with pytest.raises(InputError, match="GB free, the model needs 4000"):
-        convert({"audio": saved(tmp_path / "x.pth", content)}, tmp_path / "model", geometry=fabricated.TINY, keep_unknown=True)
+        convert(
+            {"audio": saved(tmp_path / "x.pth", content)},
+            tmp_path / "model",
+            geometry=fabricated.TINY,
+            keep_unknown=True,
+        )
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
 
 
@@ -172,7 +224,9 @@ def flipped(path):
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("spoilt", ["audio_denoiser/diffusion_pytorch_model.safetensors", "released/audio.safetensors"])
+@pytest.mark.parametrize(
+    "spoilt", ["audio_denoiser/diffusion_pytorch_model.safetensors", "released/audio.safetensors"]
+)
 def test_what_was_not_written_well_is_not_kept(files, tmp_path, spoilt, monkeypatch, capsys):
     def write(path, *arguments):
         conversion.checkpoint.write_safetensors(path, *arguments)
@@ -195,7 +249,11 @@ def test_two_copies_of_one_tensor_must_be_alike(files, tmp_path):
     save_file(tensors, weights)
     (tmp_path / "model" / "checksums.json").unlink()
     with pytest.raises(
-        InputError, match="holds 'model.diffusion_model.unet_audio.time_embed.0.bias' in a denoiser and in environments, and they differ"
+        InputError,
+        match=(
+            "holds 'model.diffusion_model.unet_audio.time_embed.0.bias' in a denoiser and in environments, "
+            "and they differ"
+        ),
     ):
         reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -204,10 +262,22 @@ def test_two_copies_of_one_tensor_must_be_alike(files, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda report: report["files"]["audio"].update(file="../../elsewhere.pth"), "names files, slots or types"),
-        (lambda report: report["files"].update(smell=report["files"].pop("audio")), "names files, slots or types"),
-        (lambda report: report["files"]["audio"]["tensors"].update(more={"to": [], "dtype": "float32"}), "lacks 'more'"),
-        (lambda report: report["files"]["audio"]["tensors"].update(more={"dtype": "load"}), "names files, slots or types"),
+        (
+            lambda report: report["files"]["audio"].update(file="../../elsewhere.pth"),
+            "names files, slots or types",
+        ),
+        (
+            lambda report: report["files"].update(smell=report["files"].pop("audio")),
+            "names files, slots or types",
+        ),
+        (
+            lambda report: report["files"]["audio"]["tensors"].update(more={"to": [], "dtype": "float32"}),
+            "lacks 'more'",
+        ),
+        (
+            lambda report: report["files"]["audio"]["tensors"].update(more={"dtype": "load"}),
+            "names files, slots or types",
+        ),
         (lambda report: report.pop("files"), "is no report of a conversion"),
     ],
     ids=["a file elsewhere", "a slot", "a tensor", "a type", "nothing"],
@@ -229,7 +299,9 @@ def test_files_of_one_name_come_back_as_two(files, tmp_path):
         (tmp_path / slot / "model.pth").symlink_to(files[slot])
     given = {slot: tmp_path / slot / "model.pth" for slot in ("text", "audio")}
     convert(given, tmp_path / "model", geometry=fabricated.TINY)
-    for path, slot in zip(reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY), given, strict=True):
+    for path, slot in zip(
+        reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY), given, strict=True
+    ):
         back, first = (torch.load(p, weights_only=True) for p in (path, given[slot]))
         assert list(back) == list(first) and all(torch.equal(back[name], first[name]) for name in first)
 
@@ -242,15 +314,18 @@ from codi.convert.convert import convert
 from tests.convert.test_bad_input import BIG
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-convert({sys.argv[1]: Path(sys.argv[2])}, Path(sys.argv[3]), geometry=BIG, dtype=getattr(torch, sys.argv[4], None))
+dtype = getattr(torch, sys.argv[4], None)
+convert({sys.argv[1]: Path(sys.argv[2])}, Path(sys.argv[3]), geometry=BIG, dtype=dtype)
 print(peak() - before)
 """
 WIDE = fabricated.TINY["unet_audio"] | dict(model_channels=384)
 LARGE = dict(hidden_size=768, intermediate_size=3072)
 BIG = fabricated.TINY | dict(
     unet_audio=WIDE,
-    clip=fabricated.TINY["clip"] | {kind: fabricated.TINY["clip"][kind] | LARGE for kind in ("text_config", "vision_config")},
-    optimus=fabricated.TINY["optimus"] | dict(encoder=fabricated.TINY["optimus"]["encoder"] | LARGE | dict(num_hidden_layers=6)),
+    clip=fabricated.TINY["clip"]
+    | {kind: fabricated.TINY["clip"][kind] | LARGE for kind in ("text_config", "vision_config")},
+    optimus=fabricated.TINY["optimus"]
+    | dict(encoder=fabricated.TINY["optimus"]["encoder"] | LARGE | dict(num_hidden_layers=6)),
 )
 
 
@@ -262,4 +337,6 @@ def test_memory_stays_below_the_largest_part_and_a_third(slot, dtype, tmp_path):
     grown = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     read = 1 if dtype == "as it is" else 2  # the file is float32
     largest = read * max(path.stat().st_size for path in (tmp_path / "model").glob("*/*.safetensors"))
-    assert largest > 150e6 and grown < 1.3 * largest, f"{grown / 1e6:.0f} MB for a largest part of {largest / 1e6:.0f} MB"
+    assert largest > 150e6 and grown < 1.3 * largest, (
+        f"{grown / 1e6:.0f} MB for a largest part of {largest / 1e6:.0f} MB"
+    )

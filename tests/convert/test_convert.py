@@ -1,4 +1,6 @@
-"""Conversion as a whole: the full geometry name by name, there and back bit for bit, and files that are not what they should be."""
+"""Conversion as a whole: the full geometry name by name, there and back bit for bit, and files that are not
+what they should be.
+"""
 
 import json
 from collections import Counter
@@ -17,7 +19,13 @@ from codi.types import InputError
 from tests.convert import fabricated, pack
 from tests.convert.pack import component, pack_file
 
-ENCODERS = {"autokl": "07_autokl", "audioldm": "08_audioldm", "optimus": "09_optimus", "clip": "10_clip", "clap": "11_clap"}
+ENCODERS = {
+    "autokl": "07_autokl",
+    "audioldm": "08_audioldm",
+    "optimus": "09_optimus",
+    "clip": "10_clip",
+    "clap": "11_clap",
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,10 @@ def test_a_pack_that_was_named_must_be_there(tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "PACK", tmp_path)
     for named, outcome in ((None, pytest.skip.Exception), (str(tmp_path), pytest.fail.Exception)):
         monkeypatch.setattr(pack, "NAMED", named)
-        with pytest.raises(outcome, match="full_keys.json: expected the folder of a parity pack" if named else "no parity pack at"):
+        with pytest.raises(
+            outcome,
+            match="full_keys.json: expected the folder of a parity pack" if named else "no parity pack at",
+        ):
             pack_file("full_keys.json")
 
 
@@ -45,12 +56,16 @@ def test_full_size_has_exactly_the_released_names_and_shapes(full):
             module, table = part.on_meta()
             state = module.state_dict()
             for row in table.rows:
-                given = [tuple(t.shape) for t in row.op.forward(torch.empty(full["keys"][row.source], device="meta"))]
+                given = [
+                    tuple(t.shape)
+                    for t in row.op.forward(torch.empty(full["keys"][row.source], device="meta"))
+                ]
                 assert given == [tuple(state[t].shape) for t in row.targets], row.source
             used.update(table.sources)
     left = set(full["keys"]) | set(full["lazy_keys"]["keys"]) | set(full["tied"])
     assert set(used) <= left and [n for n in left - set(used) if released.why_kept(n) is None] == []
-    twice = {name for name in used if ".time_embed." in name}  # by the denoiser and by its environment encoder
+    # by the denoiser and by its environment encoder
+    twice = {name for name in used if ".time_embed." in name}
     assert len(twice) == 3 * 4 and used == Counter({name: 2 if name in twice else 1 for name in used})
 
 
@@ -66,12 +81,18 @@ def tiny(tmp_path_factory):
         geometry[name] = part.meta["config"]
         encoders |= {f"{name}.{k}": w for k, w in part.weights().items()}
         encoders |= {
-            f"{name}.{k}": torch.zeros(v["shape"], dtype=getattr(torch, v["dtype"])) for k, v in (part.meta["not_filled"] or {}).items()
+            f"{name}.{k}": torch.zeros(v["shape"], dtype=getattr(torch, v["dtype"]))
+            for k, v in (part.meta["not_filled"] or {}).items()
         }
-        encoders |= {f"{name}.{k}": encoders[f"{name}.{source}"] for k, source in (part.meta.get("tied") or {}).items()}
+        encoders |= {
+            f"{name}.{k}": encoders[f"{name}.{source}"] for k, source in (part.meta.get("tied") or {}).items()
+        }
     voice = component("08_audioldm").meta
     geometry |= dict(vocoder=voice["vocoder_config"], stft=voice["stft"])
-    content = {slot: {n: w for n, w in weights.items() if n.startswith(released.prefix_of(slot))} for slot in ("text", "audio", "video")}
+    content = {
+        slot: {n: w for n, w in weights.items() if n.startswith(released.prefix_of(slot))}
+        for slot in ("text", "audio", "video")
+    }
     content["encoders"] = encoders
     content["text"]["betas"] = torch.rand(10)
     files = {slot: folder / SLOTS[slot] for slot in SLOTS}
@@ -97,22 +118,40 @@ def test_there_and_back_bit_for_bit(tiny, tmp_path):
 
 
 def test_the_command_there_and_back(files, words, tmp_path, monkeypatch, capsys):
-    """On tiny files of the released layout; at half the precision, which is all that the way back can lose."""
+    """On tiny files of the released layout; at half the precision, which is all that the way
+    back can lose.
+    """
     monkeypatch.setattr(conversion, "convert", partial(convert, geometry=fabricated.TINY))
     monkeypatch.setattr(conversion, "reverse", partial(reverse, geometry=fabricated.TINY))
     out, given = tmp_path / "model", [x for slot, path in files.items() for x in (f"--{slot}", str(path))]
     assert cli.main(["convert", *given, "--tokenizers", str(words), "-o", str(out), "--dtype", "bf16"]) == 0
     counts = {slot: len(torch.load(path, weights_only=True)) for slot, path in files.items()}
     kept = {slot: int(slot == "encoders") for slot in files}  # the token embedding that is there twice
-    report = [f"{slot}: {count} tensors, {count - kept[slot]} used, {kept[slot]} kept aside" for slot, count in counts.items()]
-    assert capsys.readouterr().out.splitlines() == [str(out), str(out / "released" / "coverage.json"), *report]
-    stored = {(n, e.dtype) for path in out.glob("*_*/*.safetensors") for n, e in pretrained.read_header(path).items() if "scaling" not in n}
+    report = [
+        f"{slot}: {count} tensors, {count - kept[slot]} used, {kept[slot]} kept aside"
+        for slot, count in counts.items()
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        str(out),
+        str(out / "released" / "coverage.json"),
+        *report,
+    ]
+    stored = {
+        (n, e.dtype)
+        for path in out.glob("*_*/*.safetensors")
+        for n, e in pretrained.read_header(path).items()
+        if "scaling" not in n
+    }
     assert {dtype for name, dtype in stored if name.endswith((".weight", ".bias"))} == {"BF16"}
     pipe = CoDiPipeline.from_pretrained(out, dtype=torch.bfloat16)
-    assert {part.dtype for part in pipe.components.values() if hasattr(part, "parameters")} == {torch.bfloat16}
+    assert {part.dtype for part in pipe.components.values() if hasattr(part, "parameters")} == {
+        torch.bfloat16
+    }
     assert CoDiPipeline.from_pretrained(out).audio_denoiser.dtype == torch.float32  # unless asked
     assert cli.main(["convert", "--reverse", str(out), "-o", str(tmp_path / "back")]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "back" / path.name) for path in files.values()]
+    assert capsys.readouterr().out.splitlines() == [
+        str(tmp_path / "back" / path.name) for path in files.values()
+    ]
     for path in files.values():
         first = {name: w.bfloat16().float() for name, w in torch.load(path, weights_only=True).items()}
         assert equal(torch.load(tmp_path / "back" / path.name, weights_only=True), first)
@@ -120,7 +159,10 @@ def test_the_command_there_and_back(files, words, tmp_path, monkeypatch, capsys)
 
 def test_files_of_half_precision_come_back_as_they_were(tiny, tmp_path):
     files, geometry = tiny
-    half = {name: w.half() if w.is_floating_point() else w for name, w in torch.load(files["audio"], weights_only=True).items()}
+    half = {
+        name: w.half() if w.is_floating_point() else w
+        for name, w in torch.load(files["audio"], weights_only=True).items()
+    }
     torch.save(half, tmp_path / "audio.pth")
     convert({"audio": tmp_path / "audio.pth"}, tmp_path / "model", geometry=geometry)
     (weights,) = (tmp_path / "model" / "audio_denoiser").glob("*.safetensors")
@@ -131,9 +173,21 @@ def test_files_of_half_precision_come_back_as_they_were(tiny, tmp_path):
 
 def test_parts_load_strictly(tiny, tmp_path):
     files, geometry = tiny
-    convert({"text": files["text"], "encoders": files["encoders"]}, tmp_path / "model", geometry=geometry, dtype=torch.bfloat16)
+    convert(
+        {"text": files["text"], "encoders": files["encoders"]},
+        tmp_path / "model",
+        geometry=geometry,
+        dtype=torch.bfloat16,
+    )
     index = pretrained.read_index(tmp_path / "model")
-    encoders = {"image_autoencoder", "audio_autoencoder", "text_autoencoder", "text_tower", "vision_tower", "audio_tower"}
+    encoders = {
+        "image_autoencoder",
+        "audio_autoencoder",
+        "text_autoencoder",
+        "text_tower",
+        "vision_tower",
+        "audio_tower",
+    }
     assert set(index) == encoders | {"scheduler", "environments", "text_denoiser"}
     pretrained.check_files(tmp_path / "model", index)
     for name, kind in index.items():
@@ -161,9 +215,15 @@ def spoil(path, tmp_path, change):
 
 
 BAD = {
-    "missing": (lambda c: c.pop(next(n for n in c if "middle_block" in n)), "lacks 'model.diffusion_model.unet_audio.middle_block"),
+    "missing": (
+        lambda c: c.pop(next(n for n in c if "middle_block" in n)),
+        "lacks 'model.diffusion_model.unet_audio.middle_block",
+    ),
     "unknown": (lambda c: c.update(surplus=torch.zeros(1)), "has 'surplus', which nobody knows"),
-    "shape": (lambda c: c.update({next(n for n in c if n.endswith("out.2.bias")): torch.zeros(3)}), r"out.2.bias' has the shape \(3,\)"),
+    "shape": (
+        lambda c: c.update({next(n for n in c if n.endswith("out.2.bias")): torch.zeros(3)}),
+        r"out.2.bias' has the shape \(3,\)",
+    ),
     "not a tensor": (lambda c: c.update(step=5), "holds 'step', a int"),
 }
 
@@ -197,7 +257,11 @@ def test_damaged_files(tiny, tmp_path):
     whole = files["audio"].read_bytes()
     for name, content, message in [
         ("short", whole[: len(whole) // 2], "cut short"),
-        ("altered", whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 255]) + whole[len(whole) // 2 + 1 :], "altered"),
+        (
+            "altered",
+            whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 255]) + whole[len(whole) // 2 + 1 :],
+            "altered",
+        ),
         ("empty", b"", "cut short"),
     ]:
         (tmp_path / name).write_bytes(content)

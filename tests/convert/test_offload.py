@@ -1,4 +1,6 @@
-"""The converted model in little memory: one part at a time, groups of layers, half precision, compiled blocks; as far as a CPU can."""
+"""The converted model in little memory: one part at a time, groups of layers, half precision, compiled
+blocks; as far as a CPU can.
+"""
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ ALL = dict(outputs=["text", "image", "audio", "video"], **GIVEN)
 
 
 class OneAtATime(ModelHook):
-    """What `enable_model_cpu_offload` does, without a device to move to: a part's numbers are there only once its own hook has fired,
-    and gone (NaN) as soon as another's does."""
+    """What `enable_model_cpu_offload` does, without a device to move to: a part's numbers are there only once
+    its own hook has fired, and gone (NaN) as soon as another's does.
+    """
 
     def __init__(self, parts: list[nn.Module]):
         self.parts, self.kept, self.fired = parts, {}, set()
@@ -58,18 +61,25 @@ def test_every_part_announces_itself_before_it_is_used(converted, expected):
     same(latents(pipe, **ALL), expected)
     out = pipe(**SMALL, **ALL)
     assert out.audios[0].isfinite().all() and hook.fired == set(parts.values())
-    encoded = {m: pipe.model.autoencoders[m].encode(raw) for m, raw in {"text": ["a ball"], "audio": torch.randn(1, 3200)}.items()}
+    encoded = {
+        m: pipe.model.autoencoders[m].encode(raw)
+        for m, raw in {"text": ["a ball"], "audio": torch.randn(1, 3200)}.items()
+    }
     assert all(z.isfinite().all() for z in encoded.values())
-    assert set(parts) <= set(pipe.model_cpu_offload_seq.split("->"))  # which also names parts that converted models lack
+    # which also names parts that converted models lack
+    assert set(parts) <= set(pipe.model_cpu_offload_seq.split("->"))
 
 
 def test_model_offload(converted):
     """diffusers' own hooks, with the device that is here; run twice, because each call sets them anew."""
-    pipe = quiet(CoDiPipeline.from_pretrained(converted)).to("cpu:0")  # copies: weights mapped from a file may be aligned otherwise
+    # copies: weights mapped from a file may be aligned otherwise
+    pipe = quiet(CoDiPipeline.from_pretrained(converted)).to("cpu:0")
     plain = latents(pipe, **ALL)
     pipe.enable_model_cpu_offload(device="cpu")
     parts = {name for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    assert len(pipe._all_hooks) == len(parts) and all(hasattr(getattr(pipe, name), "_hf_hook") for name in parts)
+    assert len(pipe._all_hooks) == len(parts) and all(
+        hasattr(getattr(pipe, name), "_hf_hook") for name in parts
+    )
     for _ in range(2):
         same(latents(pipe, **ALL), plain)
 
@@ -84,7 +94,9 @@ def test_model_offload(converted):
     ids=["text", "image", "video+audio"],
 )
 def test_what_model_offload_holds(converted, monkeypatch, outputs, held):
-    """A part leaves the device when the next one of the chain comes, and no sooner: the docs' figures rest on it."""
+    """A part leaves the device when the next one of the chain comes, and no sooner: the docs' figures rest on
+    it.
+    """
     pipe = quiet(CoDiPipeline.from_pretrained(converted))
     pipe.enable_model_cpu_offload(device="cpu")
     names, there, most = {part: name for name, part in pipe.components.items()}, set(), [set()]
@@ -103,7 +115,9 @@ def test_what_model_offload_holds(converted, monkeypatch, outputs, held):
 
 def test_groups_of_layers(converted, expected):
     pipe = quiet(CoDiPipeline.from_pretrained(converted))
-    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")
+    pipe.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    )
     same(latents(pipe, **ALL), expected)
 
 
@@ -121,5 +135,6 @@ def test_compiled_blocks(converted, expected):
     pipe = quiet(CoDiPipeline.from_pretrained(converted))
     torch.compiler.reset()
     for denoiser in (pipe.text_denoiser, pipe.vision_denoiser, pipe.audio_denoiser):
-        denoiser.compile_repeated_blocks(fullgraph=True, backend="eager")  # traced as a whole; inductor would only take longer
+        # traced as a whole; inductor would only take longer
+        denoiser.compile_repeated_blocks(fullgraph=True, backend="eager")
     same(latents(pipe, **ALL), expected, tolerance=1e-4)

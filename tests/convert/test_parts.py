@@ -24,7 +24,9 @@ STATIC = 1e-3  # a clip whose frames are equal divides rounding noise by the flo
 def test_image_autoencoder():
     part = component("07_autokl")
     t = part.tensors
-    model = released.ReleasedImageAutoencoder(**parts.image_autoencoder_config(part.meta["config"], part.meta["vision_scale_factor"]))
+    model = released.ReleasedImageAutoencoder(
+        **parts.image_autoencoder_config(part.meta["config"], part.meta["vision_scale_factor"])
+    )
     table = parts.image_autoencoder_table(model)
     load(model.eval(), table, part.weights())
     posterior = model.posterior(t["in/image"])
@@ -36,7 +38,9 @@ def test_image_autoencoder():
     assert_close(model.encode(t["in/image"]), scale * t["out/mean"])
     clip = t["in/video"].transpose(1, 2)  # pack: (b, c, f, h, w)
     assert_close(model.encode(clip), scale * t["out/video_moments"].chunk(2, dim=1)[0])
-    assert_close(model.posterior(clip.flatten(0, 1)).parameters, t["out/video_moments"].transpose(1, 2).flatten(0, 1))
+    assert_close(
+        model.posterior(clip.flatten(0, 1)).parameters, t["out/video_moments"].transpose(1, 2).flatten(0, 1)
+    )
     assert_close(model.reconstruct(t["in/z"]), t["out/decoded"])
     assert_close(model.reconstruct(0.2 * t["in/z"] / scale), t["out/decoded_scaled"])
     video = model.reconstruct(t["in/z_video"].transpose(1, 2).flatten(0, 1))
@@ -50,7 +54,11 @@ def audio():
     meta = part.meta
     frames = int(meta["time_seconds"] * 102.4)
     config = parts.audio_autoencoder_config(
-        meta["config"], meta["vocoder_config"], meta["stft"], meta["audio_scale_factor"], num_samples=frames * meta["stft"]["hop_length"]
+        meta["config"],
+        meta["vocoder_config"],
+        meta["stft"],
+        meta["audio_scale_factor"],
+        num_samples=frames * meta["stft"]["hop_length"],
     )
     model = released.ReleasedAudioAutoencoder(**config)
     return part, load(model.eval(), parts.audio_autoencoder_table(model), part.weights())
@@ -65,13 +73,17 @@ def test_audio_autoencoder(audio):
     mel = model.log_mel(model.fit(t["in/waveform"]))
     assert_close(mel[:, None], t["out/log_mel"])
     assert_close(model.posterior(mel).parameters, t["out/moments"])
-    assert_close(model.encode(t["in/waveform"]), part.meta["audio_scale_factor"] * t["out/moments"].chunk(2, dim=1)[0])
+    assert_close(
+        model.encode(t["in/waveform"]), part.meta["audio_scale_factor"] * t["out/moments"].chunk(2, dim=1)[0]
+    )
     assert_close(model.reconstruct(t["in/z"])[:, None], t["out/mel_decoded"])
     assert_close(model.vocode(t["in/mel_for_vocoder"][:, 0])[:, None], t["out/waveform"])
 
 
 def check_fit(model, waveform, normalised):
-    """A sound shorter than the model's length is padded with silence, a longer one is cut; its level is of all of it."""
+    """A sound shorter than the model's length is padded with silence, a longer one is cut; its level is of
+    all of it.
+    """
     fitted = model.fit(waveform)
     length = min(fitted.shape[1], normalised.shape[1])
     assert fitted.shape[1] == model.config.num_samples and not fitted[:, length:].any()
@@ -104,7 +116,9 @@ def test_runaway_latents_are_clipped(audio):
 def text():
     part = component("09_optimus")
     model = released.ReleasedTextAutoencoder(
-        **parts.text_autoencoder_config(part.meta["config"], part.meta["text_scale_factor"], decoding="greedy")
+        **parts.text_autoencoder_config(
+            part.meta["config"], part.meta["text_scale_factor"], decoding="greedy"
+        )
     )
     return part, load(model.eval(), parts.text_autoencoder_table(model), part.weights())
 
@@ -142,9 +156,14 @@ def test_text_decoding_is_exact(text):
 def test_drawn_text_depends_on_its_latent_alone(text):
     part, model = text
     model.register_to_config(decoding="multinomial")
-    z, ends = part.tensors["in/z"], (part.meta["greedy_sequences"]["bos"], part.meta["greedy_sequences"]["eos"])
+    z, ends = (
+        part.tensors["in/z"],
+        (part.meta["greedy_sequences"]["bos"], part.meta["greedy_sequences"]["eos"]),
+    )
     rows = model.generate(z, *ends)
-    assert rows == [model.generate(row[None], *ends)[0] for row in z] and len({tuple(row) for row in rows}) == len(rows)
+    assert rows == [model.generate(row[None], *ends)[0] for row in z] and len(
+        {tuple(row) for row in rows}
+    ) == len(rows)
     model.register_to_config(decoding="greedy")
 
 
@@ -154,7 +173,10 @@ def test_sentences_are_exact():
         assert drop_repetitions(case["text"]) == case["out"], case
     for case in meta["detokenizer_cases"]:
         assert strip_ends(case["raw"]) == case["after_strip_first_last"], case
-    assert tidy_spaces(" <BOS> a picture of a cat , that 's fine . <EOS>") == " <BOS> a picture of a cat, that's fine. <EOS>"
+    assert (
+        tidy_spaces(" <BOS> a picture of a cat , that 's fine . <EOS>")
+        == " <BOS> a picture of a cat, that's fine. <EOS>"
+    )
     assert tidy_spaces("they do not !") == "they don't!"
 
 
@@ -163,7 +185,10 @@ WORDS = os.environ.get("CODI_TOKENIZERS")
 
 @pytest.mark.skipif(not WORDS, reason="CODI_TOKENIZERS names no folder with bert/ and gpt2/tokenizer.json")
 def test_released_vocabularies_are_exact():
-    meta, of = component("09_optimus").meta, lambda name: (Path(WORDS) / name / "tokenizer.json").read_text(encoding="utf-8")
+    meta, of = (
+        component("09_optimus").meta,
+        lambda name: (Path(WORDS) / name / "tokenizer.json").read_text(encoding="utf-8"),
+    )
     bert, gpt2 = bert_tokenizer(of("bert")), gpt2_tokenizer(of("gpt2"))
     for case in meta["tokenizer_cases"]:
         assert bert(case["text"].lower()).input_ids == case["bert_ids"], case
@@ -174,12 +199,18 @@ def test_released_vocabularies_are_exact():
 def test_pieces_of_one_character_are_joined_before_they_are_read():
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*alphabet, "<|endoftext|>"])}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     gpt2 = gpt2_tokenizer(tokenizer.to_str())
     ids = gpt2(" naïve café").input_ids
     assert len(ids) == len(" naïve café".encode())
     assert join_pieces(gpt2, [gpt2.bos_token_id, *ids, gpt2.eos_token_id]) == " <BOS> naïve café <EOS>"
-    assert join_pieces(gpt2, [*ids[:2], gpt2.unk_token_id, gpt2.pad_token_id, *ids[:2]]) == " n<|endoftext|> <PAD> n"
+    assert (
+        join_pieces(gpt2, [*ids[:2], gpt2.unk_token_id, gpt2.pad_token_id, *ids[:2]])
+        == " n<|endoftext|> <PAD> n"
+    )
 
 
 def test_missing_vocabulary_is_said():
@@ -190,16 +221,26 @@ def test_missing_vocabulary_is_said():
 @pytest.fixture(scope="module")
 def clip():
     part = component("10_clip")
-    words, sight = parts.text_tower_config(part.meta["config"]), parts.vision_tower_config(part.meta["config"])
+    words, sight = (
+        parts.text_tower_config(part.meta["config"]),
+        parts.vision_tower_config(part.meta["config"]),
+    )
     text, vision = released.ReleasedTextTower(**words).eval(), released.ReleasedVisionTower(**sight).eval()
     weights = part.weights()
-    return part, load(text, parts.text_tower_table(text), weights), load(vision, parts.vision_tower_table(vision), weights)
+    return (
+        part,
+        load(text, parts.text_tower_table(text), weights),
+        load(vision, parts.vision_tower_table(vision), weights),
+    )
 
 
 @torch.no_grad()
 def test_clip_text(clip):
     part, text, _ = clip
-    assert_close(text.bridge(text.features_of_ids(part.tensors["in/text_ids"]))[:, None], part.tensors["out/text_embed"])
+    assert_close(
+        text.bridge(text.features_of_ids(part.tensors["in/text_ids"]))[:, None],
+        part.tensors["out/text_embed"],
+    )
 
 
 @torch.no_grad()
@@ -208,7 +249,9 @@ def test_clip_pixels_are_exact(clip):
     t = part.tensors
     assert torch.equal(vision.whole_pixels(t["in/image"]), t["tap/image_after_truncation"].to(torch.uint8))
     assert_close(vision.pixel_values(t["in/image"]), t["tap/pixel_values_image"], 1e-6)
-    assert_close(vision.pixel_values(unit(t["in/video_uint8"]).transpose(1, 2)), t["tap/pixel_values_video"], 1e-6)
+    assert_close(
+        vision.pixel_values(unit(t["in/video_uint8"]).transpose(1, 2)), t["tap/pixel_values_video"], 1e-6
+    )
     pixels = full_size(vision, part.meta).pixel_values(unit(t["in/square_uint8"]))
     kept = t["tap/pixels_224_stride4"]
     stride = pixels.shape[-1] // kept.shape[-1]

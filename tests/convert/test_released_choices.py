@@ -85,7 +85,11 @@ def test_other_sizes(pipe):
     assert made[VIDEO].shape == (1, 4, 30, 1, 1) and made[AUDIO].shape == (1, 8, 8, 16)
     assert pipe(outputs="audio", **small("audio", audio_length_in_s=0.3)).audios[0].shape == (4800,)
     own = pipe.model.sized()
-    assert own[AUDIO].latent_shape == (8, 256, 16) and own[AUDIO].raw_shape == (163840,) and own[VIDEO].latent_shape == (4, 8, 32, 32)
+    assert (
+        own[AUDIO].latent_shape == (8, 256, 16)
+        and own[AUDIO].raw_shape == (163840,)
+        and own[VIDEO].latent_shape == (4, 8, 32, 32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,30 +138,43 @@ def test_schedulers_by_name(pipe, name):
 MAKES = {"text": {TEXT}, "audio": {AUDIO}, "video": {IMAGE, VIDEO}}
 
 
-@pytest.mark.parametrize("slots", [("text",), ("audio",), ("video",), ("text", "audio")], ids=lambda s: "+".join(("encoders", *s)))
+@pytest.mark.parametrize(
+    "slots", [("text",), ("audio",), ("video",), ("text", "audio")], ids=lambda s: "+".join(("encoders", *s))
+)
 def test_any_subset_of_the_files(files, words, slots, tmp_path):
-    convert({s: files[s] for s in ("encoders", *slots)}, tmp_path / "model", words=words, geometry=fabricated.TINY)
+    convert(
+        {s: files[s] for s in ("encoders", *slots)}, tmp_path / "model", words=words, geometry=fabricated.TINY
+    )
     pipe = quiet(CoDiPipeline.from_pretrained(tmp_path / "model"))
     able = set().union(*(MAKES[s] for s in slots))
     made = latents(pipe, outputs=[m for m in Modality if m in able], **GIVEN)
     assert set(made) == able and all(z.isfinite().all() for z in made.values())
     for modality in set(Modality) - able:
-        with pytest.raises(InputError, match=f"cannot make {modality}: it makes .*of {modality} it lacks the denoiser"):
+        with pytest.raises(
+            InputError, match=f"cannot make {modality}: it makes .*of {modality} it lacks the denoiser"
+        ):
             latents(pipe, outputs=[modality], text="a ball")
 
 
 def test_without_encoders_what_lacks_is_said(files, tmp_path):
     convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
-    with pytest.raises(InputError, match="cannot make audio: it makes nothing .of audio it lacks the autoencoder"):
+    with pytest.raises(
+        InputError, match="cannot make audio: it makes nothing .of audio it lacks the autoencoder"
+    ):
         latents(CoDiPipeline.from_pretrained(tmp_path / "model"), outputs="audio", text="a ball")
 
 
 def test_without_vocabularies_all_but_text_works(files, tmp_path):
-    convert({s: files[s] for s in ("encoders", "text", "video")}, tmp_path / "model", geometry=fabricated.TINY)
+    convert(
+        {s: files[s] for s in ("encoders", "text", "video")}, tmp_path / "model", geometry=fabricated.TINY
+    )
     pipe = quiet(CoDiPipeline.from_pretrained(tmp_path / "model"))
     assert latents(pipe, outputs="image")[IMAGE].isfinite().all()  # no prompt: grey
     assert latents(pipe, outputs="image", image=GIVEN["image"])[IMAGE].isfinite().all()
-    for call, lacking in [(dict(outputs="image", text="a ball"), "clip-vit"), (dict(outputs="text", image=GIVEN["image"]), "gpt2")]:
+    for call, lacking in [
+        (dict(outputs="image", text="a ball"), "clip-vit"),
+        (dict(outputs="text", image=GIVEN["image"]), "gpt2"),
+    ]:
         with pytest.raises(InputError, match=f"without the vocabulary of {lacking}.*--tokenizers"):
             pipe(**small(call["outputs"]), **call)
 
@@ -166,10 +183,24 @@ def test_vocabularies_of_another_model_are_refused(files, words, tmp_path):
     (tmp_path / "words").mkdir()
     for name, other in (("clip", "bert"), ("bert", "bert"), ("gpt2", "gpt2")):
         (tmp_path / "words" / name).mkdir()
-        (tmp_path / "words" / name / "tokenizer.json").write_bytes((words / other / "tokenizer.json").read_bytes())
-    with pytest.raises(InputError, match="clip/tokenizer.json has 13 tokens: expected the 11 of clip-vit-large-patch14"):
-        convert({"encoders": files["encoders"]}, tmp_path / "model", words=tmp_path / "words", geometry=fabricated.TINY)
+        (tmp_path / "words" / name / "tokenizer.json").write_bytes(
+            (words / other / "tokenizer.json").read_bytes()
+        )
+    with pytest.raises(
+        InputError, match="clip/tokenizer.json has 13 tokens: expected the 11 of clip-vit-large-patch14"
+    ):
+        convert(
+            {"encoders": files["encoders"]},
+            tmp_path / "model",
+            words=tmp_path / "words",
+            geometry=fabricated.TINY,
+        )
     (tmp_path / "words" / "clip" / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="clip/tokenizer.json is no tokenizer"):
-        convert({"encoders": files["encoders"]}, tmp_path / "model", words=tmp_path / "words", geometry=fabricated.TINY)
+        convert(
+            {"encoders": files["encoders"]},
+            tmp_path / "model",
+            words=tmp_path / "words",
+            geometry=fabricated.TINY,
+        )
     assert not (tmp_path / "model").exists()

@@ -22,7 +22,11 @@ def pipe(converted):
     return quiet(CoDiPipeline.from_pretrained(converted))
 
 
-@pytest.mark.parametrize("outputs", [[TEXT], [IMAGE], [AUDIO], [VIDEO], [VIDEO, AUDIO], [TEXT, IMAGE], list(Modality)], ids="+".join)
+@pytest.mark.parametrize(
+    "outputs",
+    [[TEXT], [IMAGE], [AUDIO], [VIDEO], [VIDEO, AUDIO], [TEXT, IMAGE], list(Modality)],
+    ids="+".join,
+)
 def test_every_output(pipe, outputs):
     out = pipe(text="a red ball", outputs=outputs, **small(outputs))
     assert all(len(getattr(out, name)) == (modality in outputs) for modality, name in FIELDS.items())
@@ -56,7 +60,9 @@ def test_every_prompt_and_its_null(pipe):
 
 
 def test_null_prompt_of_zeros_is_a_switch(converted):
-    pipe = CoDiPipeline.from_pretrained(converted, **{name: None for name in ("text_denoiser", "audio_denoiser")})
+    pipe = CoDiPipeline.from_pretrained(
+        converted, **{name: None for name in ("text_denoiser", "audio_denoiser")}
+    )
     pipe.register_to_config(defaults=pipe.config.defaults | {"null_prompt": "zeros"})
     assert not pipe.encode_null({TEXT: [Prompt("a ball")]}).any()
 
@@ -86,9 +92,22 @@ def test_nothing_is_computed_twice(converted):
     pipe = quiet(CoDiPipeline.from_pretrained(converted))
     vision, heard = pipe.vision_denoiser, pipe.environments.encoders["vision"]
     first, later = vision.down[0], vision.down[1]
-    modules = {f"prompt.{name}": m for name, m in vision.named_modules() if name.endswith(("attention.block.attn2.to_v", "attn2.to_q"))}
-    modules |= {f"bias.{name}": m for name, m in [*vision.named_modules(), *heard.named_modules()] if name.endswith("relative_bias")}
-    modules |= {"conv_in": vision.conv_in, "first": first.resnet.conv1, "attended": first.attention.block.norm1, "later": later.conv}
+    modules = {
+        f"prompt.{name}": m
+        for name, m in vision.named_modules()
+        if name.endswith(("attention.block.attn2.to_v", "attn2.to_q"))
+    }
+    modules |= {
+        f"bias.{name}": m
+        for name, m in [*vision.named_modules(), *heard.named_modules()]
+        if name.endswith("relative_bias")
+    }
+    modules |= {
+        "conv_in": vision.conv_in,
+        "first": first.resnet.conv1,
+        "attended": first.attention.block.norm1,
+        "later": later.conv,
+    }
     modules |= {"heard": heard.conv_in, "env": first.joint.block.attn2.to_v}
     count = Count(modules)
     steps, frames = 3, 3
@@ -96,12 +115,15 @@ def test_nothing_is_computed_twice(converted):
     for name, rows in count.rows.items():
         if name.startswith("prompt."):
             once = [2] if name.endswith("attention.block.attn2.to_v") else []
-            assert rows == (once if ".attention." in name else []), name  # one token: no query anywhere; values once, for both halves
+            # one token: no query anywhere; values once, for both halves
+            assert rows == (once if ".attention." in name else []), name
         elif name.startswith("bias."):
             assert len(rows) == 1, name
-    for name in ("conv_in", "first", "attended", "heard"):  # one half only, up to where the prompt first enters
+    # one half only, up to where the prompt first enters
+    for name in ("conv_in", "first", "attended", "heard"):
         assert count.rows[name] == [frames] * steps, name
-    assert count.rows["later"] == [2 * frames] * steps and count.rows["env"] == [2] * steps  # one token for each half
+    # one token for each half
+    assert count.rows["later"] == [2 * frames] * steps and count.rows["env"] == [2] * steps
 
 
 def test_guidance_of_one_skips_the_second_half(converted):
@@ -113,35 +135,54 @@ def test_guidance_of_one_skips_the_second_half(converted):
 
 @torch.no_grad()
 def test_the_quick_way_is_the_plain_way(pipe):
-    """Two guided joint steps, against denoisers and encoders that are given everything doubled and nothing prepared."""
+    """Two guided joint steps, against denoisers and encoders that are given everything doubled and nothing
+    prepared.
+    """
     names, generator = [VIDEO, AUDIO], torch.Generator().manual_seed(1)
-    noise = {VIDEO: torch.randn(2, 4, 3, 4, 4, generator=generator), AUDIO: torch.randn(2, 8, 8, 16, generator=generator)}
+    noise = {
+        VIDEO: torch.randn(2, 4, 3, 4, 4, generator=generator),
+        AUDIO: torch.randn(2, 8, 8, 16, generator=generator),
+    }
     prompt, null = torch.randn(2, 2, 1, fabricated.DIM, generator=generator)
     model = pipe.model
 
     def sample(denoisers, environments):
         sampler = JointSampler(
-            denoisers=denoisers, environments=environments, hears=model.hears, schedulers=copy_schedulers(pipe.scheduler, names, 2),
-            contexts={m: prompt for m in names}, null_contexts={m: null for m in names}, guidance={m: Guidance(prompt=7.5) for m in names},
-        )  # fmt: skip
+            denoisers=denoisers,
+            environments=environments,
+            hears=model.hears,
+            schedulers=copy_schedulers(pipe.scheduler, names, 2),
+            contexts={m: prompt for m in names},
+            null_contexts={m: null for m in names},
+            guidance={m: Guidance(prompt=7.5) for m in names},
+        )
         return sampler.sample(noise)
 
     quick = sample({m: model.denoisers[m] for m in names}, model.environments)
     bare = lambda part: lambda *inputs, **named: part(*inputs, **named)
-    plain = sample({m: bare(model.denoisers[m]) for m in names}, {m: bare(model.environments[m]) for m in names})
+    plain = sample(
+        {m: bare(model.denoisers[m]) for m in names}, {m: bare(model.environments[m]) for m in names}
+    )
     for m in names:
         torch.testing.assert_close(quick[m], plain[m], rtol=1e-4, atol=1e-4 * plain[m].abs().max().item())
 
 
 def test_the_papers_environment_is_a_switch(pipe):
-    alone, together = latents(pipe, outputs=["video"], text="a ball"), latents(pipe, outputs=["video", "audio"], text="a ball")
+    alone, together = (
+        latents(pipe, outputs=["video"], text="a ball"),
+        latents(pipe, outputs=["video", "audio"], text="a ball"),
+    )
     other = latents(pipe, outputs=["video", "audio"], text="a ball", audio_length_in_s=0.16)
-    assert torch.equal(together[VIDEO], other[VIDEO]) and not torch.equal(alone[VIDEO], together[VIDEO])  # hears itself
+    # hears itself
+    assert torch.equal(together[VIDEO], other[VIDEO]) and not torch.equal(alone[VIDEO], together[VIDEO])
     pipe.environments.register_to_config(environment="exchanged")
     try:
         crossed = latents(pipe, outputs=["video", "audio"], text="a ball")
         assert not torch.equal(crossed[VIDEO], together[VIDEO])
-        assert not torch.equal(crossed[VIDEO], latents(pipe, outputs=["video", "audio"], text="a ball", audio_length_in_s=0.16)[VIDEO])
+        assert not torch.equal(
+            crossed[VIDEO],
+            latents(pipe, outputs=["video", "audio"], text="a ball", audio_length_in_s=0.16)[VIDEO],
+        )
         assert latents(pipe, outputs=list(Modality))[TEXT].isfinite().all()  # three partners: three tokens
     finally:
         pipe.environments.register_to_config(environment="own")

@@ -14,7 +14,9 @@ from tests.convert.test_denoisers import build
 
 
 def scheduler(schedule):
-    return ReleasedDDIMScheduler(schedule["num_train_timesteps"], schedule["beta_linear_start"], schedule["beta_linear_end"])
+    return ReleasedDDIMScheduler(
+        schedule["num_train_timesteps"], schedule["beta_linear_start"], schedule["beta_linear_end"]
+    )
 
 
 def test_timesteps():
@@ -29,7 +31,9 @@ def test_no_count_crashes():
     ddim = ReleasedDDIMScheduler()
     for asked in range(1, 1001):
         ddim.set_timesteps(asked)
-        assert len(ddim.timesteps) >= min(asked, 999) and ddim.timesteps.max() < 1000 and ddim.timesteps[-1] == 1
+        assert (
+            len(ddim.timesteps) >= min(asked, 999) and ddim.timesteps.max() < 1000 and ddim.timesteps[-1] == 1
+        )
     with pytest.raises(ValueError, match="expected 1 to 1000"):
         ddim.set_timesteps(1001)
 
@@ -40,14 +44,20 @@ def test_last_step_ends_at_the_first_alpha():
     x, eps = torch.randn(2, 5), torch.randn(2, 5)
     x_0 = NoiseProcess.from_scheduler(ddim).to_x_0(eps, x, torch.tensor([1, 1]))
     alpha = ddim.alphas_cumprod[0]
-    torch.testing.assert_close(ddim.step(eps, 1, x).prev_sample, alpha.sqrt() * x_0 + (1 - alpha).sqrt() * eps)
+    torch.testing.assert_close(
+        ddim.step(eps, 1, x).prev_sample, alpha.sqrt() * x_0 + (1 - alpha).sqrt() * eps
+    )
 
 
 @torch.no_grad()
 def test_every_step():
     part = component("06_ddim")
     weights = part.weights(component("05_joint_unet").meta["keys"])
-    nets = {name: build(config, weights, f"{name}.") for name, config in part.meta["config"].items() if name.startswith("unet_")}
+    nets = {
+        name: build(config, weights, f"{name}.")
+        for name, config in part.meta["config"].items()
+        if name.startswith("unet_")
+    }
     net = lambda m: nets["unet_" + {"vision": "image"}.get(KINDS[m], KINDS[m])]
     for case in part.meta["cases"]:
         t, tag = part.tensors, case["tag"]
@@ -64,7 +74,9 @@ def test_every_step():
             hears={m: {m} for m in names},
             guidance={m: Guidance(prompt=case["guidance_scale"]) for m in names},
         )
-        assert [int(s) for s in next(iter(sampler.schedulers.values())).timesteps] == case["timesteps_in_order"]
+        assert [int(s) for s in next(iter(sampler.schedulers.values())).timesteps] == case[
+            "timesteps_in_order"
+        ]
         latents = {m: t[f"{tag}/in.x.{m}"] for m in names}
         for index in range(sampler.num_steps):
             latents = sampler.step(index, latents)

@@ -14,7 +14,11 @@ from data.decode import Job, Size
 from data.rows import Ref
 
 RATE = 16_000
-GEOMETRY = {"image": {"size": 64}, "video": {"size": 64, "frames": 16, "fps": 8}, "audio": {"samples": 32000, "rate": RATE}}
+GEOMETRY = {
+    "image": {"size": 64},
+    "video": {"size": 64, "frames": 16, "fps": 8},
+    "audio": {"samples": 32000, "rate": RATE},
+}
 SPECS = {
     Modality.IMAGE: ModalitySpec(raw_shape=(3, 64, 64), latent_shape=()),
     Modality.VIDEO: ModalitySpec(raw_shape=(16, 3, 64, 64), latent_shape=(), rate=8),
@@ -35,7 +39,15 @@ def world_files(folder: Path, count: int) -> tuple[list[dict], dict]:
         save_image(folder / f"{k}.png", truth["image"][k])
         save_audio(folder / f"{k}.flac", truth["audio"][k], RATE)
         save_video(folder / f"{k}.mp4", truth["video"][k], 8, truth["audio"][k], RATE)
-        rows.append({"id": f"s{k}", "image": f"{k}.png", "audio": f"{k}.flac", "video": f"{k}.mp4", "caption": caption(scene, ("colour",))})
+        rows.append(
+            {
+                "id": f"s{k}",
+                "image": f"{k}.png",
+                "audio": f"{k}.flac",
+                "video": f"{k}.mp4",
+                "caption": caption(scene, ("colour",)),
+            }
+        )
     return rows, truth
 
 
@@ -53,7 +65,12 @@ def clicks(seconds: float, *times: float, rate: int = RATE) -> torch.Tensor:
 def numbered(count: int, side: int = 32) -> torch.Tensor:
     """uint8 (count, 3, side, side): frame k is grey of level 8 + 4 k."""
     assert count <= 60
-    return (8 + 4 * torch.arange(count)).to(torch.uint8)[:, None, None, None].expand(-1, 3, side, side).contiguous()
+    return (
+        (8 + 4 * torch.arange(count))
+        .to(torch.uint8)[:, None, None, None]
+        .expand(-1, 3, side, side)
+        .contiguous()
+    )
 
 
 def number_of(frames: torch.Tensor) -> list[int]:
@@ -61,15 +78,27 @@ def number_of(frames: torch.Tensor) -> list[int]:
     return ((frames.float().mean(dim=(1, 2, 3)) - 8) / 4).round().int().tolist()
 
 
-def save_clip(path: Path, frames: torch.Tensor, fps: float, wave: torch.Tensor | None = None, **options: str) -> Path:
-    """A clip as webm (vp9, opus) or mp4 (h264 with B frames, aac) by its name; `options` go to the encoder of frames."""
+def save_clip(
+    path: Path, frames: torch.Tensor, fps: float, wave: torch.Tensor | None = None, **options: str
+) -> Path:
+    """A clip as webm (vp9, opus) or mp4 (h264 with B frames, aac) by its name; `options` go to the encoder of
+    frames.
+    """
     import av
 
     webm = path.suffix == ".webm"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libvpx-vp9" if webm else "libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream = container.add_stream(
+            "libvpx-vp9" if webm else "libx264", rate=Fraction(fps).limit_denominator(1001), options=options
+        )
         stream.height, stream.width, stream.pix_fmt = *frames.shape[2:], "yuv420p"
-        sound = None if wave is None else container.add_stream("libopus" if webm else "aac", rate=48_000 if webm else RATE, layout="mono")
+        sound = (
+            None
+            if wave is None
+            else container.add_stream(
+                "libopus" if webm else "aac", rate=48_000 if webm else RATE, layout="mono"
+            )
+        )
         for picture in frames.permute(0, 2, 3, 1).contiguous().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
@@ -97,17 +126,28 @@ def tiny(folder: Path) -> dict[str, bytes]:
 
 def job_of(path: Path, number: int = 0, **changes) -> Job:
     """The job that decodes a whole tiny file; a clip gives its frames and its sound."""
-    kind = {"png": "image", "jpg": "image", "webp": "image", "mp4": "video", "webm": "video"}.get(path.suffix[1:], "audio")
+    kind = {"png": "image", "jpg": "image", "webp": "image", "mp4": "video", "webm": "video"}.get(
+        path.suffix[1:], "audio"
+    )
     sizes = {
         "image": {Modality.IMAGE: Size((3, 16, 16))},
         "audio": {Modality.AUDIO: Size((2400,), RATE)},
         "video": {Modality.VIDEO: Size((4, 3, 16, 16), 8), Modality.AUDIO: Size((2400,), RATE)},
     }[kind]
-    return Job(key=(0, number), id=path.name, sizes=sizes, refs={Modality(kind): Ref(path=path)}, path=str(path), **changes)
+    return Job(
+        key=(0, number),
+        id=path.name,
+        sizes=sizes,
+        refs={Modality(kind): Ref(path=path)},
+        path=str(path),
+        **changes,
+    )
 
 
 def mutate(content: bytes, rng: np.random.Generator) -> bytes:
-    """The content with one to eight bytes changed, a piece doubled, left out or zeroed, or its end cut off."""
+    """The content with one to eight bytes changed, a piece doubled, left out or zeroed, or its
+    end cut off.
+    """
     raw, kind = bytearray(content), rng.integers(5)
     start = int(rng.integers(len(raw)))
     stop = min(len(raw), start + int(rng.integers(1, 64)))

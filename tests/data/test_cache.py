@@ -1,4 +1,6 @@
-"""Latents written once are read back as they were, a damaged shard is named, and the work goes on where it stopped."""
+"""Latents written once are read back as they were, a damaged shard is named, and the work goes on where it
+stopped.
+"""
 
 import json
 
@@ -51,8 +53,12 @@ def test_only_missing_or_damaged_shards_are_made_again(folder):
 def test_processes_share_the_work(tmp_path, folder):
     other = tmp_path / "other"
     for numbers in ([2], [0, 1]):
-        build_cache(other, SOURCE, encode, 10, identity=SOURCE.identity, shard_size=4, batch_size=3, numbers=numbers)
-    assert [p.read_bytes() for p in sorted(other.glob("*.safetensors"))] == [p.read_bytes() for p in sorted(folder.glob("*.safetensors"))]
+        build_cache(
+            other, SOURCE, encode, 10, identity=SOURCE.identity, shard_size=4, batch_size=3, numbers=numbers
+        )
+    assert [p.read_bytes() for p in sorted(other.glob("*.safetensors"))] == [
+        p.read_bytes() for p in sorted(folder.glob("*.safetensors"))
+    ]
 
 
 def test_another_content_is_refused(folder):

@@ -1,4 +1,6 @@
-"""Manifests: what is written reads back, and whatever is wrong is one line that names the file and the row."""
+"""Manifests: what is written reads back, and whatever is wrong is one line that names the file
+and the row.
+"""
 
 import importlib.util
 import json
@@ -20,7 +22,14 @@ def folder(tmp_path):
 
 ROWS = [
     {"id": "one", "image": "a.png", "caption": "a rød ball ○", "sha256": {"image": "0" * 64}},
-    {"video": "b.mp4", "captions": ["a", "b"], "start": 1.5, "end": 3, "weight": 2.0, "info": {"from": "here"}},
+    {
+        "video": "b.mp4",
+        "captions": ["a", "b"],
+        "start": 1.5,
+        "end": 3,
+        "weight": 2.0,
+        "info": {"from": "here"},
+    },
     {"audio": "c.wav"},
 ]
 
@@ -29,7 +38,11 @@ def test_rows_read_back(folder):
     assert write_manifest(folder / "m.jsonl", ROWS) == 3
     manifest = Manifest(folder / "m.jsonl")
     one, two, three = (manifest[k] for k in range(len(manifest)))
-    assert (one.id, one.captions, one.media[Modality.IMAGE].path) == ("one", ("a rød ball ○",), folder / "a.png")
+    assert (one.id, one.captions, one.media[Modality.IMAGE].path) == (
+        "one",
+        ("a rød ball ○",),
+        folder / "a.png",
+    )
     assert one.media[Modality.IMAGE].sha256 == "0" * 64
     assert (two.captions, two.start, two.end, two.weight) == (("a", "b"), 1.5, 3.0, 2.0)
     assert three.id.endswith("m.jsonl: row 3") and three.captions == ()
@@ -51,7 +64,10 @@ def test_the_identity_follows_the_content(folder):
     [
         (b'{"image": "a.png", "captoin": "x"}', "row 2: unknown key 'captoin'"),
         (b'{"image": "none.png"}', "row 2: no image file .*none.png"),
-        ('{"image": "a.png", "caption": "caf\u00e9"}'.encode("latin-1"), "row 2 is not in UTF-8 \\(byte 0xe9"),
+        (
+            '{"image": "a.png", "caption": "caf\u00e9"}'.encode("latin-1"),
+            "row 2 is not in UTF-8 \\(byte 0xe9",
+        ),
         ('{"image": "a.png", "caption": "ball"}'.encode("utf-16-le"), "row 2 is not JSON"),
         (b'{"image": "a.png", "caption": "\\ud800"}', "row 2: caption .* damaged text"),
         (b'{"image": "a.png"', "row 2 is not JSON"),
@@ -67,7 +83,10 @@ def test_the_identity_follows_the_content(folder):
         (b'{"image": "a.png", "caption": "x", "captions": ["x"]}', "row 2 has both"),
         (b'{"image": "a.png", "sha256": {"image": "12"}}', "row 2: sha256 of image is '12'"),
         (b'{"image": "a.png", "sha256": "12"}', "row 2: sha256 is '12'"),
-        (b'{"image": "a.png", "sha256": {"audio": "%s"}}' % (b"0" * 64), "row 2: sha256 of audio, which the row does not have"),
+        (
+            b'{"image": "a.png", "sha256": {"audio": "%s"}}' % (b"0" * 64),
+            "row 2: sha256 of audio, which the row does not have",
+        ),
         (b'{"audio": "c.wav", "start": 3, "end": 3}', "row 2: from 3.0 to 3.0 seconds"),
         (b'{"audio": "c.wav", "start": -1}', "row 2: from -1.0"),
         (b"[" * 100_000, "row 2 is not JSON"),
@@ -119,7 +138,9 @@ def test_parquet_equals_json_lines(folder):
     arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     write_manifest(folder / "m.jsonl", ROWS[:2])
-    parquet.write_table(arrow.Table.from_pylist([{**dict.fromkeys(ROWS[1]), **ROWS[0]}, ROWS[1]]), folder / "m.parquet")
+    parquet.write_table(
+        arrow.Table.from_pylist([{**dict.fromkeys(ROWS[1]), **ROWS[0]}, ROWS[1]]), folder / "m.parquet"
+    )
     lines, table = Manifest(folder / "m.jsonl"), Manifest(folder / "m.parquet")
     assert np.array_equal(lines.has, table.has) and lines[0] == table[0]
     assert json.dumps(table[1].captions) == json.dumps(lines[1].captions)

@@ -14,13 +14,19 @@ from tests.data.files import GEOMETRY
 
 
 def texts(tmp_path, name, count):
-    write_manifest(tmp_path / f"{name}.jsonl", [{"id": f"{name}{k}", "caption": f"{name} {k}"} for k in range(count)])
-    return MediaSource(Manifest(tmp_path / f"{name}.jsonl"), ["text"], {}, seed=0, shuffle=False, decoder=Decoder(workers=0))
+    write_manifest(
+        tmp_path / f"{name}.jsonl", [{"id": f"{name}{k}", "caption": f"{name} {k}"} for k in range(count)]
+    )
+    return MediaSource(
+        Manifest(tmp_path / f"{name}.jsonl"), ["text"], {}, seed=0, shuffle=False, decoder=Decoder(workers=0)
+    )
 
 
 @pytest.fixture
 def mixture(tmp_path):
-    return Mixture([(texts(tmp_path, "a", 7), 1), (texts(tmp_path, "b", 5), 2), (texts(tmp_path, "c", 3), 0.5)], seed=3)
+    return Mixture(
+        [(texts(tmp_path, "a", 7), 1), (texts(tmp_path, "b", 5), 2), (texts(tmp_path, "c", 3), 0.5)], seed=3
+    )
 
 
 def test_shares_are_exact_in_every_block(mixture):
@@ -37,7 +43,9 @@ def test_positions_far_away_cost_nothing_and_batches_may_be_cut_anywhere(mixture
     start = 10**12
     which, positions = mixture.places(range(start, start + 50))
     alone = [mixture.places([start + k]) for k in range(50)]
-    assert which.tolist() == [int(w[0]) for w, _ in alone] and positions.tolist() == [int(p[0]) for _, p in alone]
+    assert which.tolist() == [int(w[0]) for w, _ in alone] and positions.tolist() == [
+        int(p[0]) for _, p in alone
+    ]
     whole = mixture.fetch(list(range(40)))
     pieces = [mixture.fetch(list(range(k, k + 8))) for k in range(0, 40, 8)]
     assert whole["text"] == [text for piece in pieces for text in piece["text"]]
@@ -48,14 +56,20 @@ def test_sources_come_mixed_and_seeds_differ(mixture, tmp_path):
     first = "".join(name[0] for name in mixture.fetch(list(range(60)))["ids"])
     assert set(first) == set("abc") and "b" * 12 not in first
     other = Mixture([(source, weight) for source, weight in zip(mixture.sources, mixture.weights)], seed=4)
-    assert other.identity != mixture.identity and other.fetch(list(range(60)))["ids"] != mixture.fetch(list(range(60)))["ids"]
+    assert (
+        other.identity != mixture.identity
+        and other.fetch(list(range(60)))["ids"] != mixture.fetch(list(range(60)))["ids"]
+    )
 
 
 def test_quotas_sum_up():
     rng = np.random.default_rng(0)
     for _ in range(50):
         weights = rng.uniform(0.01, 5, rng.integers(1, 9)).tolist()
-        assert quotas(weights).sum() == BLOCK and np.abs(quotas(weights) - np.array(weights) / sum(weights) * BLOCK).max() < 1
+        assert (
+            quotas(weights).sum() == BLOCK
+            and np.abs(quotas(weights) - np.array(weights) / sum(weights) * BLOCK).max() < 1
+        )
 
 
 def test_weights_that_cannot_be_kept(tmp_path):

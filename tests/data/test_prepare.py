@@ -1,4 +1,6 @@
-"""Public data sets -> manifests: made-up examples of each published form; what is missing is counted and listed."""
+"""Public data sets -> manifests: made-up examples of each published form; what is missing is counted and
+listed.
+"""
 
 import json
 import re
@@ -57,7 +59,8 @@ def test_laion_by_img2dataset(media, capsys):
     picture(media / "00000" / "000000001.jpg")
     picture(media / "00001" / "000010002.jpg")
     text = (
-        "url,caption,key,status,width\nhttp://x/1,a red ball,000000001,success,9\nhttp://x/2,gone,000000002,failed_to_download,\n"
+        "url,caption,key,status,width\nhttp://x/1,a red "
+        "ball,000000001,success,9\nhttp://x/2,gone,000000002,failed_to_download,\n"
         'http://x/3,"two, words",000010002,success,9\nhttp://x/4,lost,000010003,success,9\n'
     )
     rows, read, missing = prepare("laion", media, "t.csv", text, capsys=capsys)
@@ -68,7 +71,8 @@ def test_laion_by_img2dataset(media, capsys):
 
 def test_laion_as_published(media, capsys):
     picture(media / "any" / "77.png")
-    text = '{"SAMPLE_ID": 77.0, "URL": "http://x", "TEXT": "caf\u00e9", "NSFW": "UNLIKELY"}\n{"SAMPLE_ID": 78.0, "URL": "", "TEXT": "no"}\n'
+    text = '{"SAMPLE_ID": 77.0, "URL": "http://x", "TEXT": "caf\u00e9", "NSFW": "UNLIKELY"}\n'
+    text += '{"SAMPLE_ID": 78.0, "URL": "", "TEXT": "no"}\n'
     rows, _, missing = prepare("laion", media, "t.jsonl", text, "--no-sha256", capsys=capsys)
     assert rows[0]["caption"] == "café" and "sha256" not in rows[0] and missing == ["78"]
 
@@ -83,7 +87,9 @@ def test_audiocaps(media, capsys):
         "4,whole,20,wind\n5,cut,20,waves\n6,gone,5,nothing\n"
     )
     rows, read, missing = prepare("audiocaps", media, "train.csv", text, capsys=capsys)
-    assert [row["id"] for row in rows] == ["abc_30", "-Ydef_0", "whole_20", "cut_20"] and missing == ["gone_5"]
+    assert [row["id"] for row in rows] == ["abc_30", "-Ydef_0", "whole_20", "cut_20"] and missing == [
+        "gone_5"
+    ]
     assert rows[0]["captions"] == ["a dog barks", "barking"] and "start" not in rows[0]
     assert (rows[2]["start"], rows[2]["end"]) == (20.0, 30.0) and "start" not in rows[3]
     assert read[1].captions == ("rain",)
@@ -95,11 +101,17 @@ def test_audioset(media, capsys):
     labels = media.parent / "class_labels_indices.csv"
     labels.write_text('index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/t/dd00088,"Gush, flow"\n')
     text = (
-        "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=3\n# YTID, start_seconds, end_seconds, positive_labels\n"
-        '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\nxyz, 0.000, 10.000, "/m/09x0r"\nnone, 0.000, 10.000, "/m/09x0r"\n'
+        "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=3\n# YTID, start_seconds, end_seconds, "
+        "positive_labels\n"
+        '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
+        'xyz, 0.000, 10.000, "/m/09x0r"\nnone, 0.000, 10.000, "/m/09x0r"\n'
     )
-    rows, _, missing = prepare("audioset", media, "segments.csv", text, "--labels", str(labels), capsys=capsys)
-    assert rows[0]["caption"] == "speech, gush, flow" and "video" in rows[0] and rows[1]["caption"] == "speech"
+    rows, _, missing = prepare(
+        "audioset", media, "segments.csv", text, "--labels", str(labels), capsys=capsys
+    )
+    assert (
+        rows[0]["caption"] == "speech, gush, flow" and "video" in rows[0] and rows[1]["caption"] == "speech"
+    )
     assert rows[0]["info"]["labels"] == ["/m/09x0r", "/t/dd00088"] and missing == ["none_0"]
     rows, _, _ = prepare("audioset", media, "segments.csv", text, capsys=capsys)
     assert "caption" not in rows[0]
@@ -114,20 +126,38 @@ def test_freesound(media, capsys):
     sound(media / "33.ogg")
     values = {
         "results": [
-            {"id": 11, "name": "a.wav", "description": "A <b>dog</b> barks twice. Recorded with X.", "tags": ["dog"], "license": "CC0"},
-            {"id": 22, "name": "Big Door 2.wav", "username": "jane", "description": "x", "tags": ["door-slam", "wood"], "license": "BY"},
+            {
+                "id": 11,
+                "name": "a.wav",
+                "description": "A <b>dog</b> barks twice. Recorded with X.",
+                "tags": ["dog"],
+                "license": "CC0",
+            },
+            {
+                "id": 22,
+                "name": "Big Door 2.wav",
+                "username": "jane",
+                "description": "x",
+                "tags": ["door-slam", "wood"],
+                "license": "BY",
+            },
             {"id": 33, "caption": "A given caption", "description": "other words here"},
             {"id": 44, "name": "gone.wav", "description": "not downloaded"},
         ]
     }
     rows, _, missing = prepare("freesound", media, "export.json", json.dumps(values), capsys=capsys)
-    assert [row["caption"] for row in rows] == ["A dog barks twice.", "Big Door 2, door slam, wood", "A given caption"]
+    assert [row["caption"] for row in rows] == [
+        "A dog barks twice.",
+        "Big Door 2, door slam, wood",
+        "A given caption",
+    ]
     assert rows[0]["info"] == {"license": "CC0"} and missing == ["44"]
 
 
 def test_bbc(media, capsys):
     sound(media / "07076051.wav")
-    text = 'location,description,secs,category\n07076051.wav,"Two-stroke engine, idling",194,Engines\n07076052.wav,gone,3,Engines\n'
+    text = "location,description,secs,category\n"
+    text += '07076051.wav,"Two-stroke engine, idling",194,Engines\n07076052.wav,gone,3,Engines\n'
     rows, _, missing = prepare("bbc", media, "bbc.csv", text, capsys=capsys)
     assert rows[0]["caption"] == "Two-stroke engine, idling" and missing == ["07076052"]
 
@@ -136,11 +166,15 @@ def test_webvid(media, capsys):
     clip(media / "part1" / "000001_000050" / "123.mp4")
     clip(media / "part1" / "000051_000100" / "123.mp4")
     text = (
-        "videoid,contentUrl,duration,page_dir,name\n123,http://x,PT00H00M09S,000051_000100,Aerial view of a coast\n"
+        "videoid,contentUrl,duration,page_dir,name\n123,http://x,PT00H00M09S,000051_000100,Aerial view of a "
+        "coast\n"
         "9,http://x,PT00H00M09S,000051_000100,gone\n"
     )
     rows, _, missing = prepare("webvid", media, "results.csv", text, capsys=capsys)
-    assert rows[0]["video"] == "../media/part1/000051_000100/123.mp4" and rows[0]["caption"] == "Aerial view of a coast"
+    assert (
+        rows[0]["video"] == "../media/part1/000051_000100/123.mp4"
+        and rows[0]["caption"] == "Aerial view of a coast"
+    )
     assert missing == ["9"]
 
 
@@ -148,12 +182,30 @@ def test_hdvila(media, capsys):
     clip(media / "QMi" / "QMi.1.mp4")
     clip(media / "long.mp4")
     lines = [
-        {"video_id": "QMi", "url": "u", "clip": [{"clip_id": "QMi.1.mp4", "span": ["00:00:17.759", "00:00:23.279"]}]},
-        {"video_id": "long", "url": "u", "clip": [{"clip_id": "long.0.mp4", "span": ["00:00:00.000", "00:00:00.100"]}]},
-        {"video_id": "gone", "url": "u", "clip": [{"clip_id": f"gone.{k}.mp4", "span": ["00:04:52.140", "01:05:03.350"]} for k in (1, 2)]},
+        {
+            "video_id": "QMi",
+            "url": "u",
+            "clip": [{"clip_id": "QMi.1.mp4", "span": ["00:00:17.759", "00:00:23.279"]}],
+        },
+        {
+            "video_id": "long",
+            "url": "u",
+            "clip": [{"clip_id": "long.0.mp4", "span": ["00:00:00.000", "00:00:00.100"]}],
+        },
+        {
+            "video_id": "gone",
+            "url": "u",
+            "clip": [{"clip_id": f"gone.{k}.mp4", "span": ["00:04:52.140", "01:05:03.350"]} for k in (1, 2)],
+        },
     ]
-    rows, read, missing = prepare("hdvila", media, "list.jsonl", "\n".join(map(json.dumps, lines)), capsys=capsys)
-    assert "start" not in rows[0] and (read[1].start, read[1].end) == (0.0, 0.1) and missing == ["gone.1", "gone.2"]
+    rows, read, missing = prepare(
+        "hdvila", media, "list.jsonl", "\n".join(map(json.dumps, lines)), capsys=capsys
+    )
+    assert (
+        "start" not in rows[0]
+        and (read[1].start, read[1].end) == (0.0, 0.1)
+        and missing == ["gone.1", "gone.2"]
+    )
 
 
 def test_acav(media, capsys):
@@ -171,13 +223,28 @@ def test_acav(media, capsys):
 @pytest.mark.parametrize(
     "name, table, text, expected",
     [
-        ("webvid", "t.csv", "a,b\n1,2\n", "row 2: no column videoid .there are a, b.: is this the right table"),
+        (
+            "webvid",
+            "t.csv",
+            "a,b\n1,2\n",
+            "row 2: no column videoid .there are a, b.: is this the right table",
+        ),
         ("webvid", "t.csv", "videoid,name\n1,2,3\n", "row 2 has another number of columns"),
         ("webvid", "t.csv", b"videoid,name\n1,caf\xe9\n", "t.csv is not in UTF-8"),
         ("webvid", "t.xls", "x", "no table that can be read"),
         ("freesound", "t.json", "{", "t.json is not JSON"),
-        ("hdvila", "t.jsonl", '{"video_id": "a", "clip": [{"clip_id": "b"}]}', "row 1: cut .*expected clip_id and span"),
-        ("hdvila", "t.jsonl", '{"video_id": "a", "clip": [{"clip_id": "b", "span": ["x", "y"]}]}', "row 1: 'x' is no time"),
+        (
+            "hdvila",
+            "t.jsonl",
+            '{"video_id": "a", "clip": [{"clip_id": "b"}]}',
+            "row 1: cut .*expected clip_id and span",
+        ),
+        (
+            "hdvila",
+            "t.jsonl",
+            '{"video_id": "a", "clip": [{"clip_id": "b", "span": ["x", "y"]}]}',
+            "row 1: 'x' is no time",
+        ),
         ("acav", "t.csv", "a,b\n", "row 1 is 'a,b': expected shard"),
         ("audioset", "t.csv", "a,1,2\n", "row 1 has 3 columns"),
         ("audiocaps", "t.csv", "youtube_id,start_time,caption\nx,-4,y\n", "row 2: '-4' is no time"),
@@ -197,14 +264,26 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(media, capsys, name, ta
 
 def test_folders_that_hold_nothing(media, capsys):
     (media.parent / "t.csv").write_text("location,description\nx.wav,x\n")
-    arguments = ["bbc", "--metadata", str(media.parent / "t.csv"), "--out", str(media.parent / "m.jsonl"), "--media"]
+    arguments = [
+        "bbc",
+        "--metadata",
+        str(media.parent / "t.csv"),
+        "--out",
+        str(media.parent / "m.jsonl"),
+        "--media",
+    ]
     assert main([*arguments, str(media)]) == 2 and main([*arguments, str(media / "none")]) == 2
     said = capsys.readouterr().err
     assert "holds no media file" in said and "no such folder" in said
 
 
 def test_times():
-    assert [seconds(text, "x") for text in ("30", " 30.000", "00:00:17.759", "01:00:01")] == [30, 30, 17.759, 3601]
+    assert [seconds(text, "x") for text in ("30", " 30.000", "00:00:17.759", "01:00:01")] == [
+        30,
+        30,
+        17.759,
+        3601,
+    ]
 
 
 def test_tables_of_parquet(tmp_path):
@@ -220,6 +299,9 @@ def test_the_command_knows_every_set():
 
 
 def test_help_is_instant():
-    code = "import sys; import data.prepare.__main__ as m; m.make_parser(); assert 'torch' not in sys.modules, 'torch is imported'"
+    code = (
+        "import sys; import data.prepare.__main__ as m; m.make_parser(); assert 'torch' not in sys.modules, "
+        "'torch is imported'"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

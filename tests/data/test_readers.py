@@ -1,4 +1,6 @@
-"""Files -> tensors: every format, the same by both back ends, cut to the sample, picture and sound together."""
+"""Files -> tensors: every format, the same by both back ends, cut to the sample, picture and
+sound together.
+"""
 
 import json
 from fractions import Fraction
@@ -62,7 +64,9 @@ def test_a_click_is_heard_at_its_sample(tmp_path, suffix):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
 def test_a_click_and_its_frame_stay_together_wherever_the_cut_is(tmp_path, name):
-    """A clip of 6 s at 8 frames/s: frame k is grey level k, and at the beginning of frames 4, 20 and 36 there is a click."""
+    """A clip of 6 s at 8 frames/s: frame k is grey level k, and at the beginning of frames 4, 20 and 36 there
+    is a click.
+    """
     times = (0.5, 2.5, 4.5)
     path = save_clip(tmp_path / name, numbered(48), 8, clicks(6, *times))
     for source in both(path):
@@ -87,7 +91,9 @@ def test_sound_of_mp4_equals_the_whole_after_a_search(tmp_path):
 
 
 def test_a_clip_whose_picture_begins_late_keeps_its_sound_in_place(tmp_path):
-    """The clock of a clip starts with its first frame: sound from before it is left out, sound that begins later comes later."""
+    """The clock of a clip starts with its first frame: sound from before it is left out, sound that begins
+    later comes later.
+    """
     import av
 
     for shift, name in ((0.25, "late.mkv"), (-0.25, "early.mkv")):
@@ -103,16 +109,25 @@ def test_a_clip_whose_picture_begins_late_keeps_its_sound_in_place(tmp_path):
             container.mux(stream.encode(None))
             pulse = (clicks(2, 1.0).numpy() * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(pulse[None], format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, round(RATE * max(0, shift)), Fraction(1, RATE)
+            frame.sample_rate, frame.pts, frame.time_base = (
+                RATE,
+                round(RATE * max(0, shift)),
+                Fraction(1, RATE),
+            )
             container.mux(sound.encode(frame))
             container.mux(sound.encode(None))
         wave, _ = read_sound(Source(tmp_path / name, name), 0.0, 2.0, clip=True)
-        assert abs(int(wave.abs().argmax()) - round((1.0 + shift) * RATE)) <= 16  # the clock of mkv ticks once in 16 samples
+        # the clock of mkv ticks once in 16 samples
+        assert abs(int(wave.abs().argmax()) - round((1.0 + shift) * RATE)) <= 16
 
 
-@pytest.mark.parametrize("name, options", [("a.mp4", {"g": "5", "bf": "2"}), ("b.mp4", {"g": "250"}), ("a.webm", {"g": "7"})])
+@pytest.mark.parametrize(
+    "name, options", [("a.mp4", {"g": "5", "bf": "2"}), ("b.mp4", {"g": "250"}), ("a.webm", {"g": "7"})]
+)
 def test_back_ends_agree_to_the_bit(tmp_path, name, options):
-    frames = torch.randint(0, 256, (40, 3, 48, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    frames = torch.randint(
+        0, 256, (40, 3, 48, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     source = Source(save_clip(tmp_path / name, frames, 25 / 2, **options), name)
     rng = np.random.default_rng(3)
     for _ in range(8):
@@ -132,7 +147,8 @@ def test_narrow_clips_that_decord_misreads(tmp_path, width):
 def test_rates_and_ends(tmp_path, backend):
     source = Source(save_clip(tmp_path / "a.mp4", numbered(16), 8), "a")
     assert number_of(read_frames(source, 0, 8, 4, None, backend)) == list(range(0, 16, 2))
-    assert number_of(read_frames(source, 0, 4, 16 / 3, None, backend)) == [0, 2, 3, 5]  # 1.5 is as near to 1 as to 2: the later one
+    # 1.5 is as near to 1 as to 2: the later one
+    assert number_of(read_frames(source, 0, 4, 16 / 3, None, backend)) == [0, 2, 3, 5]
     assert number_of(read_frames(source, 1.5, 8, 8, None, backend)) == [12, 13, 14, 15, 15, 15, 15, 15]
     assert number_of(read_frames(source, 1.0, 6, 8, 1.25, backend)) == [8, 9, 9, 9, 9, 9]
     with pytest.raises(InputError, match="no frame from 5"):
@@ -146,7 +162,9 @@ def test_a_turned_clip_is_upright_by_either_name(tmp_path):
     raw = path.read_bytes()
     place = raw.index(b"trak", raw.index(b"trak") - 1)
     matrix = raw.index(bytes([0, 1, 0, 0]) + bytes(12) + bytes([0, 1, 0, 0]), place)
-    quarter = b"".join(v.to_bytes(4, "big", signed=True) for v in (0, 65536, 0, -65536, 0, 0, 32 * 65536, 0, 1 << 30))
+    quarter = b"".join(
+        v.to_bytes(4, "big", signed=True) for v in (0, 65536, 0, -65536, 0, 0, 32 * 65536, 0, 1 << 30)
+    )
     turned = Source(raw[:matrix] + quarter + raw[matrix + 36 :], "turned")
     one, two = (read_frames(turned, 0, 4, 8, None, backend) for backend in BACKENDS)
     assert torch.equal(one, two)
@@ -155,7 +173,9 @@ def test_a_turned_clip_is_upright_by_either_name(tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_clip_cut_short_is_refused(tmp_path, backend):
-    noise = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    noise = torch.randint(
+        0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4)
+    )
     path = io.save_video(tmp_path / "a.mp4", noise, 8)  # its index comes first
     raw = path.read_bytes()
     with pytest.raises(InputError, match="a.mp4"):
@@ -180,7 +200,9 @@ def test_the_gate_refuses_what_is_no_clip(tmp_path):
     with pytest.raises(InputError, match="more than 2 GiB"):
         with decoding(big):
             gate(big, 1_000_000)
-    playlist = Source(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "list")
+    playlist = Source(
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "list"
+    )
     for backend in BACKENDS:
         with pytest.raises(InputError, match="list cannot be decoded"):
             read_frames(playlist, 0, 4, 8, None, backend)
@@ -204,14 +226,22 @@ def test_our_own_mistakes_pass_through_and_a_decoders_do_not():
     with pytest.raises(InputError, match="x cannot be decoded \\(TypeError"), decoding(source):
         json.loads(3)  # a library's own line raises
     with pytest.raises(TypeError), decoding(source):
-        torch.nn.functional.pad("no tensor", (1, 1))  # but this one decodes nothing: it is what we asked of it
+        # but this one decodes nothing: it is what we asked of it
+        torch.nn.functional.pad("no tensor", (1, 1))
     source = Source(3, "x")  # of our own: not bytes, not a path
     with pytest.raises(AttributeError), decoding(source):
         source.handle()
 
 
 def test_nearest_prefers_the_later_of_two():
-    assert nearest(np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.24, 0.25, 0.74, 0.75, 9.0])).tolist() == [0, 0, 1, 1, 2, 2]
+    assert nearest(np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.24, 0.25, 0.74, 0.75, 9.0])).tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
 
 
 def test_backends_have_names():

@@ -1,4 +1,6 @@
-"""Tar shards: what is packed reads back by number, and a shard that is hostile, damaged or cut short is refused."""
+"""Tar shards: what is packed reads back by number, and a shard that is hostile, damaged or cut short is
+refused.
+"""
 
 import io
 import tarfile
@@ -30,7 +32,10 @@ def test_packed_rows_read_back(tmp_path):
     contents = {f"{k}.{suffix}": bytes([k]) * (100 * k + 7) for k in range(5) for suffix in ("png", "wav")}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    rows = [{"image": f"{k}.png", "audio": f"{k}.wav", "captions": [f"ä {k}", "b"], "start": 0.5, "end": 1.5} for k in range(5)]
+    rows = [
+        {"image": f"{k}.png", "audio": f"{k}.wav", "captions": [f"ä {k}", "b"], "start": 0.5, "end": 1.5}
+        for k in range(5)
+    ]
     write_manifest(tmp_path / "m.jsonl", rows)
     manifest = Manifest(tmp_path / "m.jsonl")
     paths = pack([manifest[k] for k in range(5)], tmp_path / "shards", per_shard=2)
@@ -143,7 +148,11 @@ def test_shards_that_are_no_samples(tmp_path, members, expected):
 
 def test_other_files_are_no_shards(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
-    for path, expected in ((tmp_path / "a.tar", "no tar"), (tmp_path / "none.tar", "no such shard"), (f"{tmp_path}/*.zip", "no such")):
+    for path, expected in (
+        (tmp_path / "a.tar", "no tar"),
+        (tmp_path / "none.tar", "no such shard"),
+        (f"{tmp_path}/*.zip", "no such"),
+    ):
         with pytest.raises(InputError, match=expected):
             Shards(path)
 

@@ -1,4 +1,6 @@
-"""Decoding in processes that may die: the same results whatever happens to them, bad samples named, our own mistakes never hidden."""
+"""Decoding in processes that may die: the same results whatever happens to them, bad samples named, our own
+mistakes never hidden.
+"""
 
 import json
 import os
@@ -60,12 +62,18 @@ def test_mutated_files(decoder, originals, tmp_path, suffix):
         if isinstance(result, Bad):
             assert result.id == job.id and result.path == job.path and result.reason.strip()
         else:
-            assert all(value.shape == job.sizes[m].shape and value.float().isfinite().all() for m, value in result.items())
+            assert all(
+                value.shape == job.sizes[m].shape and value.float().isfinite().all()
+                for m, value in result.items()
+            )
     assert 10 < len(refused) < MUTATIONS, f"{len(refused)} of {MUTATIONS} {suffix} refused"
     # with its digest known, damage never passes
     (tmp_path / f"good.{suffix}").write_bytes(good)
     sha256 = digest(tmp_path / f"good.{suffix}")
-    checked = [replace(job, refs={m: replace(ref, sha256=sha256) for m, ref in job.refs.items()}) for job in jobs[:20]]
+    checked = [
+        replace(job, refs={m: replace(ref, sha256=sha256) for m, ref in job.refs.items()})
+        for job in jobs[:20]
+    ]
     same = [job.refs[next(iter(job.refs))].path.read_bytes() == good for job in checked]
     assert [not isinstance(result, Bad) for result in decoder.decode(checked)] == same
 
@@ -190,7 +198,8 @@ def test_the_end_of_a_chain_is_said(tmp_path):
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     save_clip(tmp_path / "a.mp4", numbered(4), 8, clicks(0.5, 0.2))
     code = (
-        "import os, sys; from pathlib import Path; from data.workers import Decoder; from data.nursery import Nursery\n"
+        "import os, sys; from pathlib import Path; from data.workers import Decoder; from data.nursery "
+        "import Nursery\n"
         "from tests.data.files import job_of\n"
         f"decoder = Decoder(workers=1); decoder.decode([job_of(Path({str(tmp_path / 'a.mp4')!r}))])\n"
         "print(decoder._idle[0].pid, Nursery.shared()._process.pid, flush=True); os.kill(os.getpid(), 9)"

@@ -27,7 +27,8 @@ def test_variance_is_preserved(process, drawn):
 def test_target_inverts_to_data_and_noise(process, drawn):
     x_0, eps, t = drawn
     x_t, target = process.add_noise(x_0, eps, t), process.target(x_0, eps, t)
-    torch.testing.assert_close(process.to_x_0(target, x_t, t), x_0, atol=2e-3, rtol=1e-3)  # at t = 990 eps-prediction divides by 0.015
+    # at t = 990 eps-prediction divides by 0.015
+    torch.testing.assert_close(process.to_x_0(target, x_t, t), x_0, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(process.to_eps(target, x_t, t), eps, atol=1e-5, rtol=1e-4)
 
 
@@ -42,13 +43,19 @@ def test_agrees_with_the_scheduler(drawn):
     x_0, eps, t = drawn
     source = scheduler("ddim")
     process = NoiseProcess.from_scheduler(source)
-    torch.testing.assert_close(process.add_noise(x_0, eps, t), source.add_noise(x_0, eps, t), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(process.target(x_0, eps, t), source.get_velocity(x_0, eps, t), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        process.add_noise(x_0, eps, t), source.add_noise(x_0, eps, t), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        process.target(x_0, eps, t), source.get_velocity(x_0, eps, t), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_all_schedulers_mean_the_same_process(name):
-    assert torch.equal(NoiseProcess.from_scheduler(scheduler(name)).alphas_cumprod, scheduler("ddim").alphas_cumprod)
+    assert torch.equal(
+        NoiseProcess.from_scheduler(scheduler(name)).alphas_cumprod, scheduler("ddim").alphas_cumprod
+    )
 
 
 def test_unknown_prediction_type_is_refused():
@@ -62,7 +69,9 @@ def test_loss_is_per_sample():
 
 
 def test_min_snr_weights_x_0_alike_for_eps_and_v(process):
-    """Weight times what an error in x_0 is multiplied by is the clipped SNR, whatever the denoiser predicts."""
+    """Weight times what an error in x_0 is multiplied by is the clipped SNR, whatever the
+    denoiser predicts.
+    """
     snr = process.snr(torch.tensor([100, 400, 800]))
     factor = {"epsilon": snr, "v_prediction": snr + 1.0}[process.prediction_type]
     torch.testing.assert_close(min_snr_weight(snr, 5.0, process.prediction_type) * factor, snr.clamp(max=5.0))

@@ -1,4 +1,6 @@
-"""The sampling loop against a Gaussian whose answer is known: moments, joint correlation, clean partners, seeds."""
+"""The sampling loop against a Gaussian whose answer is known: moments, joint correlation, clean partners,
+seeds.
+"""
 
 import pytest
 import torch
@@ -8,7 +10,16 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from codi.diffusion import Guidance, JointSampler, NoiseProcess, copy_schedulers, draw_noise, stream_seed
 from codi.diffusion.sampling import shifted_timesteps
 from codi.types import InputError, Modality
-from tests.diffusion.toy import MEAN, PAIR, SCHEDULERS, STD, GaussianDenoiser, LatentEnvironment, context, scheduler
+from tests.diffusion.toy import (
+    MEAN,
+    PAIR,
+    SCHEDULERS,
+    STD,
+    GaussianDenoiser,
+    LatentEnvironment,
+    context,
+    scheduler,
+)
 
 AUDIO, VIDEO = PAIR
 
@@ -40,8 +51,11 @@ def test_gaussian_moments(name, steps, prediction):
     out = sampler(name, steps=steps, prediction=prediction).sample(noise())[AUDIO]
     assert out.isfinite().all()
     assert out.mean() == pytest.approx(MEAN, abs=0.03)
-    first_order = name == "ddim"  # narrows what it draws, the less the more steps; the default, second order, does not
-    assert out.std() == pytest.approx(STD, rel={10: 0.2, 25: 0.08}[steps] if first_order else {10: 0.09, 25: 0.01}[steps])
+    # narrows what it draws, the less the more steps; the default, second order, does not
+    first_order = name == "ddim"
+    assert out.std() == pytest.approx(
+        STD, rel={10: 0.2, 25: 0.08}[steps] if first_order else {10: 0.09, 25: 0.01}[steps]
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -55,7 +69,8 @@ def test_every_step_count_works(name):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_have_the_asked_number_of_steps(name):
     source = scheduler(name)
-    for steps in (1, 25, 223, 446, 999, 1000):  # trailing spacing rounds 1000 / 223 to one step too many, at t = -1
+    # trailing spacing rounds 1000 / 223 to one step too many, at t = -1
+    for steps in (1, 25, 223, 446, 999, 1000):
         timesteps = copy_schedulers(source, [AUDIO], steps)[AUDIO].timesteps
         assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
 
@@ -74,12 +89,16 @@ def test_every_scheduler_takes_shifted_timesteps(name):
     one.schedulers = copy_schedulers(scheduler(name), [AUDIO], 25, shift=2.0)
     assert one.schedulers[AUDIO].timesteps.tolist() == shifted_timesteps(1000, 25, 2.0)
     out = one.sample(noise(modalities=[AUDIO]))[AUDIO]
-    assert out.mean() == pytest.approx(MEAN, abs=0.03) and out.std() == pytest.approx(STD, rel=0.15 if name == "ddim" else 0.05)
+    assert out.mean() == pytest.approx(MEAN, abs=0.03) and out.std() == pytest.approx(
+        STD, rel=0.15 if name == "ddim" else 0.05
+    )
 
 
 def test_a_scheduler_of_even_steps_refuses_shifted_timesteps():
     even = PNDMScheduler.from_config(scheduler("ddim").config)
-    with pytest.raises(InputError, match="PNDMScheduler goes down in even steps.*DPMSolverMultistepScheduler"):
+    with pytest.raises(
+        InputError, match="PNDMScheduler goes down in even steps.*DPMSolverMultistepScheduler"
+    ):
         copy_schedulers(even, [AUDIO], 25, shift=2.0)
 
 
@@ -125,31 +144,42 @@ def test_clean_partner_is_heard_and_left_alone():
     out = one.sample(noise(modalities=[AUDIO]))
     assert set(out) == {AUDIO} and torch.equal(partner, before)
     assert correlation(out[AUDIO], partner) == pytest.approx(0.9, abs=0.03)
-    assert one.environments[VIDEO].calls == 1 and one.environments[AUDIO].calls == 0  # it stands still; nobody hears the output
+    # it stands still; nobody hears the output
+    assert one.environments[VIDEO].calls == 1 and one.environments[AUDIO].calls == 0
 
 
 def test_what_partners_lean_to_is_added_to_the_prompt():
     leans = {AUDIO: torch.full((2, 1), 0.125), VIDEO: torch.full((2, 1), 0.25)}
     one = sampler(steps=3)  # without a prompt, so that what is told stands alone
     first = one.schedulers[AUDIO].timesteps[0]
-    one.noised_towers = {m: lambda x, t, c, rate, m=m: 0.5 + leans[m] * (t < first)[:, None] for m in PAIR}  # of noise it says 0.5
+    # of noise it says 0.5
+    one.noised_towers = {m: lambda x, t, c, rate, m=m: 0.5 + leans[m] * (t < first)[:, None] for m in PAIR}
     one.told_weight, contexts = 2.0, {}
     for modality in PAIR:
         exact = one.denoisers[modality]
-        one.denoisers[modality] = lambda x, t, c, env, rate, f=exact, m=modality: contexts.update({m: c}) or f(x, t, c, env)
+        one.denoisers[modality] = lambda x, t, c, env, rate, f=exact, m=modality: (
+            contexts.update({m: c}) or f(x, t, c, env)
+        )
     one.step(0, noise(size=8))
     assert not contexts[AUDIO].any() and not contexts[VIDEO].any()  # nothing can be known yet
     one.step(1, noise(size=8))
-    assert torch.equal(contexts[AUDIO], torch.full((2, 1, 1), 0.5)) and torch.equal(contexts[VIDEO], torch.full((2, 1, 1), 0.25))
+    assert torch.equal(contexts[AUDIO], torch.full((2, 1, 1), 0.5)) and torch.equal(
+        contexts[VIDEO], torch.full((2, 1, 1), 0.25)
+    )
     one.told_by = {AUDIO: {VIDEO}}
     one.step(2, noise(size=8))
-    assert contexts[AUDIO].unique().tolist() == pytest.approx([0.5]) and not contexts[VIDEO].any()  # who is not named is told nothing
+    # who is not named is told nothing
+    assert contexts[AUDIO].unique().tolist() == pytest.approx([0.5]) and not contexts[VIDEO].any()
 
 
 def test_who_is_heard_late_leans_away_from_its_own_noise():
     one = sampler(steps=4, delays={VIDEO: 2})
     start = noise(size=8)
-    one.noised_towers, one.told_weight, contexts = {AUDIO: lambda x, t, c, rate: x.mean(1, keepdim=True)}, 1.0, []
+    one.noised_towers, one.told_weight, contexts = (
+        {AUDIO: lambda x, t, c, rate: x.mean(1, keepdim=True)},
+        1.0,
+        [],
+    )
     exact = one.denoisers[VIDEO]
     one.denoisers[VIDEO] = lambda x, t, c, env, rate: contexts.append(c) or exact(x, t, c, env)
     latents = one.step(1, one.step(0, start))
@@ -195,7 +225,9 @@ def test_environments_are_read_before_any_update():
     heard = []
     for modality in PAIR:
         exact = one.denoisers[modality]
-        one.denoisers[modality] = lambda x, t, c, env, rate, f=exact: heard.append(env.tokens[:, 0]) or f(x, t, c, env)
+        one.denoisers[modality] = lambda x, t, c, env, rate, f=exact: (
+            heard.append(env.tokens[:, 0]) or f(x, t, c, env)
+        )
     one.step(0, start)
     assert torch.equal(heard[0], start[VIDEO]) and torch.equal(heard[1], start[AUDIO])
 
@@ -243,7 +275,10 @@ def test_sync_guidance_strengthens_the_bond_within_its_interval():
     synced = sampler(**kwargs, guidance={AUDIO: Guidance(sync=2.0, sync_interval=(0.2, 0.8))})
     partner = kwargs["partners"][VIDEO]
     start = noise(modalities=[AUDIO])
-    assert correlation(synced.sample(start)[AUDIO], partner) > correlation(plain.sample(start)[AUDIO], partner) + 0.05
+    assert (
+        correlation(synced.sample(start)[AUDIO], partner)
+        > correlation(plain.sample(start)[AUDIO], partner) + 0.05
+    )
     assert synced.denoisers[AUDIO].calls == 20 + 12  # the branch without partners, in 60 % of the steps
 
 

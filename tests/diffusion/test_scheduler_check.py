@@ -1,4 +1,6 @@
-"""Every scheduler that diffusers exports, against the model's own noise process: right on known data, or refused in one line."""
+"""Every scheduler that diffusers exports, against the model's own noise process: right on known data, or
+refused in one line.
+"""
 
 import inspect
 
@@ -26,13 +28,23 @@ SCALED = dict(
     timestep_spacing="trailing",
 )
 MODELS = {"cosine, shifted": (COSINE, 2.0), "cosine": (COSINE, 1.0), "scaled linear": (SCALED, 1.0)}
-NAMES = [name for name in dir(schedulers) if name.endswith("Scheduler")]  # modules come when they are asked for
+# modules come when they are asked for
+NAMES = [name for name in dir(schedulers) if name.endswith("Scheduler")]
 EXPORTED = [name for name in NAMES if inspect.isclass(getattr(schedulers, name))]
 ALWAYS = {
-    "DDIMScheduler", "DDPMScheduler", "DDPMParallelScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
-    "LMSDiscreteScheduler", "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
-}  # fmt: skip
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+}
 EVEN = {"DDIMParallelScheduler", "PNDMScheduler"}
 SECOND_ORDER = {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"}
 RIGHT = {
@@ -147,11 +159,16 @@ def test_settings_that_do_not_fit_the_model(changed, settings, shift, message):
 @pytest.mark.parametrize(
     "changed",
     [
-        dict(use_karras_sigmas=True), dict(solver_order=1), dict(solver_order=3), dict(algorithm_type="sde-dpmsolver++"),
-        dict(final_sigmas_type="sigma_min"), dict(timestep_spacing="leading", steps_offset=1), dict(timestep_spacing="linspace"),
+        dict(use_karras_sigmas=True),
+        dict(solver_order=1),
+        dict(solver_order=3),
+        dict(algorithm_type="sde-dpmsolver++"),
+        dict(final_sigmas_type="sigma_min"),
+        dict(timestep_spacing="leading", steps_offset=1),
+        dict(timestep_spacing="linspace"),
         dict(euler_at_final=True),
     ],
-)  # fmt: skip
+)
 def test_settings_that_fit(changed):
     check(own(SCALED, **changed), SCALED, 20)
 

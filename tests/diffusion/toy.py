@@ -1,7 +1,9 @@
-"""A joint Gaussian whose exact denoisers are known: two scalars per modality pair, each N(mean, std^2), correlated across modalities.
+"""A joint Gaussian whose exact denoisers are known: two scalars per modality pair, each N(mean, std^2),
+correlated across modalities.
 
-Latents are (B, N) with independent columns. Column by column (a_0, b_0) is Gaussian with correlation rho, so E[a_0 | a_t, b_s] is a linear
-formula, and a sampler that works must give back means, standard deviations and rho.
+Latents are (B, N) with independent columns. Column by column (a_0, b_0) is Gaussian with correlation rho, so
+E[a_0 | a_t, b_s] is a linear formula, and a sampler that works must give back means, standard deviations and
+rho.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,12 @@ MEAN, STD = 0.7, 0.4
 
 def scheduler(name: str, prediction_type: str = "v_prediction"):
     """The embedded model's schedule, in the scheduler of that name."""
-    config = dict(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, timestep_spacing="trailing")
+    config = dict(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+    )
     extra = dict(clip_sample=False) if name == "ddim" else {}
     return SCHEDULERS[name](**config, **extra)
 

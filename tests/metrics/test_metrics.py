@@ -10,7 +10,15 @@ import torch
 from codi.metrics.agreement import agreement, all_agree, mutual_agreement, mutual_closeness, shuffled
 from codi.metrics.bootstrap import bootstrap, nanmean, ratio_of_sums, share_interval
 from codi.metrics.frechet import frechet_distance, kernel_distance
-from codi.metrics.onsets import best_constant_offset, f1_of_counts, f1_over_tolerance, match_onsets, offset_sums, onset_counts, onset_f1
+from codi.metrics.onsets import (
+    best_constant_offset,
+    f1_of_counts,
+    f1_over_tolerance,
+    match_onsets,
+    offset_sums,
+    onset_counts,
+    onset_f1,
+)
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
 from codi.metrics.spread import expected_total_variation, quantile_bins, total_variation
 
@@ -59,7 +67,9 @@ def test_bias_is_the_ratio_of_sums_over_scenes():
     moved = [true[0] + 0.03, true[1] - 0.01, true[2]]
     rows = offset_sums(moved, true, 0.05)
     assert np.allclose(rows, [[0.06, 2], [-0.01, 1], [0, 0]])
-    assert np.allclose(ratio_of_sums(rows[None]), 0.05 / 3) and math.isclose(onset_f1(moved, true, 0.05).bias, 0.05 / 3)
+    assert np.allclose(ratio_of_sums(rows[None]), 0.05 / 3) and math.isclose(
+        onset_f1(moved, true, 0.05).bias, 0.05 / 3
+    )
     assert np.isnan(ratio_of_sums(rows[None, 2:])).all()
 
 
@@ -69,7 +79,11 @@ def test_of_offsets_that_do_not_matter_the_smallest_is_best():
 
 def test_f1_counts_misses_and_extras():
     score = onset_f1([np.array([0.1, 0.5, 1.5])], [np.array([0.1, 0.9])], 0.05)
-    assert math.isclose(score.precision, 1 / 3) and math.isclose(score.recall, 1 / 2) and math.isclose(score.f1, 0.4)
+    assert (
+        math.isclose(score.precision, 1 / 3)
+        and math.isclose(score.recall, 1 / 2)
+        and math.isclose(score.f1, 0.4)
+    )
     assert score.count_accuracy == 0.0
     empty = onset_f1([np.zeros(0)], [np.zeros(0)], 0.05)
     assert empty.f1 == 0.0 and empty.count_accuracy == 1.0 and math.isnan(empty.bias)
@@ -87,7 +101,11 @@ def test_agreement_counts_an_unread_attribute_as_wrong():
     facts = [{"shape": "ball", "colour": "red"}, {"shape": "box", "colour": "red"}]
     read = [{"shape": "ball", "colour": None}, {"shape": "ball", "colour": "red"}]
     parts = agreement(read, facts, ["shape", "colour"])
-    assert parts["shape"].tolist() == [1, 0] and parts["colour"].tolist() == [0, 1] and all_agree(parts).tolist() == [0, 0]
+    assert (
+        parts["shape"].tolist() == [1, 0]
+        and parts["colour"].tolist() == [0, 1]
+        and all_agree(parts).tolist() == [0, 0]
+    )
     assert agreement([{"shape": None}], [{"shape": None}], ["shape"])["shape"].tolist() == [0]
     assert mutual_agreement([facts, facts, read], ["shape"])["shape"].tolist() == [1, 0]
 
@@ -115,7 +133,9 @@ def test_total_variation_of_known_frequencies():
 def test_spread_of_a_number_is_over_the_quantiles_of_its_reference():
     reference = np.linspace(0, 1, 1001)
     assert quantile_bins(reference[::7], reference, 5) < 0.01
-    assert math.isclose(quantile_bins(np.full(10, 0.5), reference, 5), 0.8) and math.isnan(quantile_bins(np.full(3, np.nan), reference, 5))
+    assert math.isclose(quantile_bins(np.full(10, 0.5), reference, 5), 0.8) and math.isnan(
+        quantile_bins(np.full(3, np.nan), reference, 5)
+    )
 
 
 def test_mean_and_bootstrap_leave_out_what_is_not_there():
@@ -130,7 +150,9 @@ def test_bootstrap_interval_of_a_mean_is_the_normal_one():
     interval = bootstrap(rows, num_resamples=2000)
     half = 1.96 * rows.std() / 20
     assert math.isclose(interval.value, rows.mean())
-    assert math.isclose(interval.low, rows.mean() - half, abs_tol=0.05) and math.isclose(interval.high, rows.mean() + half, abs_tol=0.05)
+    assert math.isclose(interval.low, rows.mean() - half, abs_tol=0.05) and math.isclose(
+        interval.high, rows.mean() + half, abs_tol=0.05
+    )
 
 
 def test_a_share_that_is_always_right_is_not_certain():
@@ -154,7 +176,11 @@ def test_bootstrap_of_pooled_f1_keeps_the_point_estimate():
 
 def test_retrieval_accepts_any_key_with_equal_facts():
     keys = torch.eye(3)
-    facts = [{"shape": "ball", "tempo": "slow"}, {"shape": "ball", "tempo": "fast"}, {"shape": "box", "tempo": "slow"}]
+    facts = [
+        {"shape": "ball", "tempo": "slow"},
+        {"shape": "ball", "tempo": "fast"},
+        {"shape": "box", "tempo": "slow"},
+    ]
     queries = keys[[1, 0, 2]]  # the first two find each other
     assert recall_at_1(queries, keys, facts, facts, ["shape"]) == 1.0
     assert math.isclose(recall_at_1(queries, keys, facts, facts, ["shape", "tempo"]), 1 / 3)

@@ -1,4 +1,6 @@
-"""Denoisers at tiny size: what may influence what, that frames stay apart until trained, that every way of running agrees."""
+"""Denoisers at tiny size: what may influence what, that frames stay apart until trained, that every way of
+running agrees.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,13 @@ from codi.models.denoisers.temporal import RELEASED, delay
 from codi.protocols import Environment
 
 VISION = dict(
-    in_channels=4, block_out_channels=(32, 64), attention_levels=(1,), temporal_levels=(1,), context_dim=16, latent_rate=8.0, head_dim=32
+    in_channels=4,
+    block_out_channels=(32, 64),
+    attention_levels=(1,),
+    temporal_levels=(1,),
+    context_dim=16,
+    latent_rate=8.0,
+    head_dim=32,
 )
 AUDIO = dict(
     in_channels=8,
@@ -46,7 +54,11 @@ def wake(model, skip=()):
 
 def inputs(kind, batch=2, tokens=1):
     g = torch.Generator().manual_seed(1)
-    return torch.randn(batch, *LATENTS[kind], generator=g), torch.tensor([3, 700])[:batch], torch.randn(batch, tokens, 16, generator=g)
+    return (
+        torch.randn(batch, *LATENTS[kind], generator=g),
+        torch.tensor([3, 700])[:batch],
+        torch.randn(batch, tokens, 16, generator=g),
+    )
 
 
 @pytest.mark.parametrize("kind", LATENTS)
@@ -59,7 +71,12 @@ def test_shape_and_batch_equals_single(kind):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"prompt_embedding": True}, {"prompt": "attention", "env_dim": 16, "joint": "pooled", "joint_levels": (0, 1)}]
+    "more",
+    [
+        {},
+        {"prompt_embedding": True},
+        {"prompt": "attention", "env_dim": 16, "joint": "pooled", "joint_levels": (0, 1)},
+    ],
 )
 @pytest.mark.parametrize("kind", LATENTS)
 @torch.no_grad()
@@ -67,7 +84,11 @@ def test_several_contexts_for_one_sample(kind, more):
     model, (x, t, context) = make(kind, **more), inputs(kind)
     contexts = torch.cat([torch.zeros_like(context), context])
     repeat = lambda y: torch.cat([y, y])
-    env = Environment(tokens=torch.randn(4, 1, 16), times=torch.full((4, 1), torch.nan)) if "joint" in more else None
+    env = (
+        Environment(tokens=torch.randn(4, 1, 16), times=torch.full((4, 1), torch.nan))
+        if "joint" in more
+        else None
+    )
     once = model(x, t, contexts, env=env)
     torch.testing.assert_close(once, model(repeat(x), repeat(t), contexts, env=env), rtol=1e-4, atol=1e-5)
 
@@ -82,14 +103,21 @@ MOMENTS = dict(joint_moments=True, frame_transformer=dict(grid=(2, 2), dim=16, n
 def test_the_first_contexts_hear_the_environment_and_the_others_do_not(kind, joint, attention_levels):
     more = MOMENTS if joint == "moments" and kind != "text" else {}
     model = make(
-        kind, env_dim=16, joint="pooled" if joint == "pooled" else "timed", joint_levels=(0, 1), attention_levels=attention_levels, **more
+        kind,
+        env_dim=16,
+        joint="pooled" if joint == "pooled" else "timed",
+        joint_levels=(0, 1),
+        attention_levels=attention_levels,
+        **more,
     )
     wake(model)
     x, t, context = inputs(kind)
     env = Environment(tokens=torch.randn(2, 1, 16), times=torch.full((2, 1), torch.nan))
     hearing, deaf = model(x, t, context, env=env), model(x, t, -context)
     assert not torch.allclose(hearing, model(x, t, context), rtol=1e-2)
-    torch.testing.assert_close(model(x, t, torch.cat([context, -context]), env=env), torch.cat([hearing, deaf]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model(x, t, torch.cat([context, -context]), env=env), torch.cat([hearing, deaf]), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", LATENTS)
@@ -99,7 +127,9 @@ def test_every_parameter_learns(kind):
     x, t, context = inputs(kind)
     model(x, t, context).square().mean().backward()
     stand_by = lambda name: kind == "image" and ".temporal." in name
-    assert [n for n, p in model.named_parameters() if (p.grad is None or not p.grad.any()) and not stand_by(n)] == []
+    assert [
+        n for n, p in model.named_parameters() if (p.grad is None or not p.grad.any()) and not stand_by(n)
+    ] == []
 
 
 @pytest.mark.parametrize("kind", LATENTS)
@@ -121,7 +151,9 @@ def test_an_untrained_video_is_its_pictures(span):
     torch.testing.assert_close(video, frames, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("temporal", [{"span": "pixel"}, {"span": "all"}, {"relative_bias": True, "span": "all"}, dict(RELEASED)])
+@pytest.mark.parametrize(
+    "temporal", [{"span": "pixel"}, {"span": "all"}, {"relative_bias": True, "span": "all"}, dict(RELEASED)]
+)
 def test_trained_frames_hear_each_other(temporal):
     model, (x, t, context) = make("video", temporal=temporal), inputs("video")
     wake(model)
@@ -139,7 +171,10 @@ KERNELS = {"kernel_layers": 1, "reach": 4}
 @pytest.mark.parametrize("more", [{"grid": (4, 4)}, {"grid": (2, 2)}, KERNELS, {"num_layers": 2, **KERNELS}])
 @torch.no_grad()
 def test_whole_frames_are_heard_once_trained_and_not_before(more):
-    model, (x, t, context) = make("video", temporal_levels=(), frame_transformer=WHOLE | more), inputs("video")
+    model, (x, t, context) = (
+        make("video", temporal_levels=(), frame_transformer=WHOLE | more),
+        inputs("video"),
+    )
     frames = torch.stack([model(x[:, :, f], t, context) for f in range(x.shape[2])], dim=2)
     torch.testing.assert_close(model(x, t, context), frames, rtol=1e-4, atol=1e-5)
     wake(model)
@@ -186,7 +221,11 @@ def test_more_frames_than_positions_are_refused():
 
 def test_delay():
     x = torch.arange(3.0)[None, :, None]
-    assert delay(x, 1).flatten().tolist() == [0, 0, 1] and delay(x, 5).flatten().tolist() == [0, 0, 0] and delay(x, 0) is x
+    assert (
+        delay(x, 1).flatten().tolist() == [0, 0, 1]
+        and delay(x, 5).flatten().tolist() == [0, 0, 0]
+        and delay(x, 0) is x
+    )
 
 
 @torch.no_grad()
@@ -258,7 +297,9 @@ def test_saved_and_loaded(kind, tmp_path):
 @torch.no_grad()
 def test_attention_backend_reaches_every_head(monkeypatch):
     # Set for one model, it is the default of every model after; here until the end of the test.
-    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
+    monkeypatch.setattr(
+        _AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend
+    )
     model, args = make("video", prompt="attention", temporal={"span": "pixel"}), inputs("video", tokens=3)
     wake(model)
     before = model(*args)

@@ -1,4 +1,6 @@
-"""Joint attention: silent before training, listens to the right partner at the right time, and does not care about order."""
+"""Joint attention: silent before training, listens to the right partner at the right time, and does not care
+about order.
+"""
 
 import pytest
 import torch
@@ -61,7 +63,9 @@ def test_another_rate_moves_the_times_and_nothing_else_needs_to_change(encoders)
 
 def test_untrained_attention_is_silent_to_the_bit(encoders):
     h = torch.randn(2, 12, 32)
-    assert torch.equal(attention(listens=False)(h, environment(encoders, "audio"), torch.linspace(0, 2, 12)), h)
+    assert torch.equal(
+        attention(listens=False)(h, environment(encoders, "audio"), torch.linspace(0, 2, 12)), h
+    )
 
 
 def test_order_of_partners_does_not_matter(encoders):
@@ -72,8 +76,14 @@ def test_order_of_partners_does_not_matter(encoders):
 
 
 def test_timed_heads_hear_what_is_near(encoders):
-    """All heads timed, through narrow windows: a change of the partner at one second is heard there, and not half a second away."""
-    layer, h, times = attention(timed_heads=4, windows=(0.04, 0.1)), torch.randn(1, 40, 32), (torch.arange(40) + 0.5) / 20
+    """All heads timed, through narrow windows: a change of the partner at one second is heard there, and not
+    half a second away.
+    """
+    layer, h, times = (
+        attention(timed_heads=4, windows=(0.04, 0.1)),
+        torch.randn(1, 40, 32),
+        (torch.arange(40) + 0.5) / 20,
+    )
     tokens, seconds = torch.randn(1, 20, ENV), ((torch.arange(20) + 0.5) / 10)[None]
     changed = tokens.clone()
     changed[:, 10] += 1.0
@@ -84,7 +94,9 @@ def test_timed_heads_hear_what_is_near(encoders):
 
 def test_a_timed_head_hears_sinks_faintly_and_no_token_without_time():
     times = torch.tensor([0.5, 1.0])
-    near = attention(num_sinks=2).closeness(times, torch.tensor([[0.5, 1.0, torch.nan, torch.inf, torch.inf]]))
+    near = attention(num_sinks=2).closeness(
+        times, torch.tensor([[0.5, 1.0, torch.nan, torch.inf, torch.inf]])
+    )
     assert near.shape == (1, 4, 2, 5)
     timed, free = near[0, :2], near[0, 2:]
     assert timed[:, 0, 0].eq(0).all() and timed[:, 1, 1].eq(0).all() and (timed[:, 0, 1] < 0).all()
@@ -93,7 +105,9 @@ def test_a_timed_head_hears_sinks_faintly_and_no_token_without_time():
 
 def test_rotation_depends_on_the_difference_of_seconds_alone():
     q, k = torch.randn(1, 1, 2, 8), torch.randn(1, 1, 2, 8)
-    dot = lambda a, b: (rotate(q, torch.tensor([[a]]), 0.1, 4.0) * rotate(k, torch.tensor([[b]]), 0.1, 4.0)).sum(-1)
+    dot = lambda a, b: (
+        rotate(q, torch.tensor([[a]]), 0.1, 4.0) * rotate(k, torch.tensor([[b]]), 0.1, 4.0)
+    ).sum(-1)
     torch.testing.assert_close(dot(0.7, 0.2), dot(1.5, 1.0), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(dot(0.7, 0.2), dot(0.7, 0.3))
 
@@ -113,9 +127,19 @@ def listener(**more) -> UNetDenoiser:
     """A denoiser of pictures and clips, with no weight at zero."""
     torch.manual_seed(0)
     denoiser = UNetDenoiser(
-        in_channels=4, block_out_channels=(16, 16), context_dim=8, norm_num_groups=8, num_heads=2, temporal_levels=(1,),
-        temporal=dict(num_heads=2), latent_rate=4.0, env_dim=ENV, joint_levels=(1,), joint_heads=2, **more,
-    )  # fmt: skip
+        in_channels=4,
+        block_out_channels=(16, 16),
+        context_dim=8,
+        norm_num_groups=8,
+        num_heads=2,
+        temporal_levels=(1,),
+        temporal=dict(num_heads=2),
+        latent_rate=4.0,
+        env_dim=ENV,
+        joint_levels=(1,),
+        joint_heads=2,
+        **more,
+    )
     for parameter in denoiser.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -139,7 +163,11 @@ def test_moment_by_moment_a_clip_hears_in_both_places_and_a_picture_in_the_block
     answers = lambda name, env: denoiser(latent(name), t, torch.zeros(2, 1, 8), env=env)
     clip, picture = answers("video", None), answers("image", None)
     whole = denoiser.middle[0].whole
-    adapters = [m.to_out for m in denoiser.modules() if isinstance(m, JointAttention) and m is not whole.joint.attention]
+    adapters = [
+        m.to_out
+        for m in denoiser.modules()
+        if isinstance(m, JointAttention) and m is not whole.joint.attention
+    ]
     for layer in adapters if place == "frame transformer" else [whole.joint.out]:  # the others are silent
         torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
     assert not torch.equal(answers("video", env), clip)
@@ -157,13 +185,18 @@ def test_layers_of_a_moment_listener_carry_what_is_heard_to_other_moments():
         heads = dict(num_heads=2, timed_heads=2, windows=(0.01, 0.01), num_sinks=1)
         part = MomentListener(16, 12, ENV, num_layers=layers, **heads).eval()
         torch.nn.init.normal_(part.out.weight)
-        before, after = (part(torch.ones(1, 4, 16), Environment(tokens=env, times=moments[None]), moments) for env in (tokens, changed))
+        before, after = (
+            part(torch.ones(1, 4, 16), Environment(tokens=env, times=moments[None]), moments)
+            for env in (tokens, changed)
+        )
         reached[layers] = (after - before).abs().amax(-1)[0] > 1e-4
     assert reached[0].tolist() == [False, True, False, False] and reached[2].all()
 
 
 def test_adapters_are_in_the_named_parts():
-    held = lambda parts: {name.split(".")[0] for name, _ in listener(joint_parts=parts).named_parameters() if ".joint." in name}
+    held = lambda parts: {
+        name.split(".")[0] for name, _ in listener(joint_parts=parts).named_parameters() if ".joint." in name
+    }
     assert held(("down", "middle", "up")) == {"down", "middle", "up"} and held(("up",)) == {"up"}
 
 

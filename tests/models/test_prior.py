@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from codi.models import prior
 
-SHAPE, COLOUR, PLACE, MOTION = torch.eye(4, 8)[:, None] / 2  # what a caption may say, each at right angles to the others; (1, 8)
+# what a caption may say, each at right angles to the others; (1, 8)
+SHAPE, COLOUR, PLACE, MOTION = torch.eye(4, 8)[:, None] / 2
 CAPTION, PICTURE = SHAPE + COLOUR + PLACE + MOTION, SHAPE + COLOUR + PLACE
 
 
@@ -31,7 +32,10 @@ def test_prompts_that_agree_say_everything_that_each_of_them_says_once(means):
 
 
 def test_interpolation_would_halve_what_one_prompt_leaves_open():
-    assert says((CAPTION + PICTURE) / 2, MOTION) == 0.5 and abs(says(prior.together([CAPTION, PICTURE], [1.0, 1.0]), MOTION) - 1) < 1e-6
+    assert (
+        says((CAPTION + PICTURE) / 2, MOTION) == 0.5
+        and abs(says(prior.together([CAPTION, PICTURE], [1.0, 1.0]), MOTION) - 1) < 1e-6
+    )
 
 
 def test_one_prompt_says_what_it_says():
@@ -60,13 +64,18 @@ def test_contradictions_and_silence_have_an_answer():
 def test_order_and_batch_change_no_bit():
     means, weights = list(torch.randn(4, 5, 64) / 8), [1.0, 0.5, 2.0, 1.0]
     means[1] = means[0].clone()  # the same prompt twice, with two weights
-    made = [prior.together([means[k] for k in order], [weights[k] for k in order]) for order in permutations(range(4))]
+    made = [
+        prior.together([means[k] for k in order], [weights[k] for k in order])
+        for order in permutations(range(4))
+    ]
     assert all(torch.equal(made[0], other) for other in made)
     torch.testing.assert_close(prior.together([m[2:3] for m in means], weights), made[0][2:3])
 
 
 def test_it_settles():
-    """At the solution every prompt has what it asks for, or all that its weight allows; who needs nothing is left out."""
+    """At the solution every prompt has what it asks for, or all that its weight allows; who needs nothing is
+    left out.
+    """
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(1, 1, 32, generator=generator)
     means = torch.randn(5, 7, 32, generator=generator) + common
@@ -74,7 +83,11 @@ def test_it_settles():
     a = prior._multipliers(means.double(), weights[:, None].double().expand(5, 7))
     lacks = weights[:, None] * means.square().sum(-1) - (means * (a[..., None] * means).sum(0)).sum(-1)
     full, silent = a > weights[:, None] - 1e-9, a < 1e-9
-    assert (lacks.abs()[~full & ~silent] < 1e-4).all() and (lacks[silent] < 1e-4).all() and (lacks[full] > -1e-4).all()
+    assert (
+        (lacks.abs()[~full & ~silent] < 1e-4).all()
+        and (lacks[silent] < 1e-4).all()
+        and (lacks[full] > -1e-4).all()
+    )
 
 
 def test_gradients_pass():
@@ -85,7 +98,10 @@ def test_gradients_pass():
 
 def test_a_token_is_turned_until_it_says_what_is_said_and_no_further():
     token = functional.normalize(torch.randn(6, 16), dim=-1)
-    said = functional.normalize(torch.randn(6, 16), dim=-1) * torch.tensor([0.2, 0.5, 0.8, 0.97, 1.0, 1.01])[:, None]
+    said = (
+        functional.normalize(torch.randn(6, 16), dim=-1)
+        * torch.tensor([0.2, 0.5, 0.8, 0.97, 1.0, 1.01])[:, None]
+    )
     turned = prior.completed(token, said)
     direction, wanted = functional.normalize(said, dim=-1), said.norm(dim=-1).clamp(max=1)
     before, after = ((t * direction).sum(-1) for t in (token, turned))

@@ -1,4 +1,6 @@
-"""Log-mel back to sound: magnitudes explain the bands, partials do not beat, attacks stay where they were, the probe reads every fact."""
+"""Log-mel back to sound: magnitudes explain the bands, partials do not beat, attacks stay where they were,
+the probe reads every fact.
+"""
 
 import math
 from importlib import resources
@@ -19,17 +21,29 @@ from training.stages.common import export_part, load_part
 
 SCENES = sample_scenes(12, 5)
 VAE = dict(
-    block_out_channels=[16, 16], down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2, layers_per_block=1,
-    norm_num_groups=8, latent_channels=4,
-)  # fmt: skip
+    block_out_channels=[16, 16],
+    down_block_types=["DownEncoderBlock2D"] * 2,
+    up_block_types=["UpDecoderBlock2D"] * 2,
+    layers_per_block=1,
+    norm_num_groups=8,
+    latent_channels=4,
+)
 VOICE = dict(
-    model_in_dim=16, sampling_rate=16000, upsample_initial_channel=16, upsample_rates=[5, 4, 4], upsample_kernel_sizes=[11, 8, 8],
-    resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]], normalize_before=False,
-)  # fmt: skip
+    model_in_dim=16,
+    sampling_rate=16000,
+    upsample_initial_channel=16,
+    upsample_rates=[5, 4, 4],
+    upsample_kernel_sizes=[11, 8, 8],
+    resblock_kernel_sizes=[3],
+    resblock_dilation_sizes=[[1, 3]],
+    normalize_before=False,
+)
 
 
 def test_spectrograms_are_exact_in_a_model_of_another_precision(tmp_path):
-    """Loaded in bfloat16 or brought to it later: a window or bank that is rounded too puts noise where a sound is silent."""
+    """Loaded in bfloat16 or brought to it later: a window or bank that is rounded too puts noise where a
+    sound is silent.
+    """
     sound = torch.from_numpy(np.asarray(render_sounds(SCENES[:2]))).float()
     torch.manual_seed(0)
     mel = dict(patch=[2, 8], mel_mean=-5.0, mel_std=2.5, mel_config={})
@@ -52,7 +66,9 @@ def read_well(sounds: Tensor) -> tuple[float, float, float]:
     """Share of right facts, onset F1 at 50 ms and its bias in seconds."""
     readings = read_sounds(sounds)
     right = [r.facts[a] == getattr(s, a) for r, s in zip(readings, SCENES) for a in ATTRIBUTES]
-    score = onset_f1([r.events for r in readings], [np.array([t for t, _ in events(s)]) for s in SCENES], 0.05)
+    score = onset_f1(
+        [r.events for r in readings], [np.array([t for t, _ in events(s)]) for s in SCENES], 0.05
+    )
     return float(np.mean(right)), score.f1, score.bias
 
 
@@ -61,7 +77,10 @@ def log_mel() -> LogMel:
     return LogMel()
 
 
-@pytest.mark.parametrize(("low", "high", "bands", "rate"), [(0.0, 8000.0, 64, 16000), (50.0, 14000.0, 64, 48000), (0.0, 900.0, 8, 8000)])
+@pytest.mark.parametrize(
+    ("low", "high", "bands", "rate"),
+    [(0.0, 8000.0, 64, 16000), (50.0, 14000.0, 64, 48000), (0.0, 900.0, 8, 8000)],
+)
 def test_the_bands_are_torchaudios_to_the_bit(low, high, bands, rate):
     from torchaudio.functional import melscale_fbanks
 
@@ -70,7 +89,9 @@ def test_the_bands_are_torchaudios_to_the_bit(low, high, bands, rate):
 
 
 def test_nearest_marked_place() -> None:
-    marked = torch.tensor([[0, 1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]], dtype=torch.bool)
+    marked = torch.tensor(
+        [[0, 1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]], dtype=torch.bool
+    )
     assert _nearest(marked).tolist() == [[1, 1, 1, 1, 5, 5, 5], [0] * 7, [6] * 7]
 
 
@@ -169,11 +190,17 @@ def test_training_a_vocoder_leaves_the_latents_alone(tmp_path: Path) -> None:
     sound = render_sounds(SCENES[:2])[:, :8000]
     assert torch.equal(after.encode(sound), before.encode(sound))
     assert after.config.vocoder_config == VOICE and after.vocode(after.log_mel(sound)).shape == sound.shape
-    stage = VocoderStage(Config(stage="vocoder", samples=2, batch_size=2, lr=1e-3, options={"continue_from": True}, **places))
+    stage = VocoderStage(
+        Config(stage="vocoder", samples=2, batch_size=2, lr=1e-3, options={"continue_from": True}, **places)
+    )
     again = stage.build()
     assert torch.equal(again.vocode(again.log_mel(sound)), after.vocode(after.log_mel(sound)))
-    assert stage.data().fetch([0])["sound"].shape == (1, 32000) and [s.raw_shape for s in stage.geometry().values()] == [(8000,)]
-    learned = {name.partition(".")[0] for name, parameter in again.named_parameters() if parameter.requires_grad}
+    assert stage.data().fetch([0])["sound"].shape == (1, 32000) and [
+        s.raw_shape for s in stage.geometry().values()
+    ] == [(8000,)]
+    learned = {
+        name.partition(".")[0] for name, parameter in again.named_parameters() if parameter.requires_grad
+    }
     assert learned == {"vocoder"}
 
 
@@ -181,6 +208,15 @@ def test_a_share_of_the_sounds_is_heard_under_notes(tmp_path: Path) -> None:
     sound = render_sounds(SCENES[:1])[:, :8000].repeat(200, 1)
     for share, low, high in ((0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)):
         places = dict(model=tmp_path / "model", output=tmp_path / "run")
-        stage = MelStage(Config(stage="autoencoder_audio", samples=2, batch_size=2, lr=1e-3, options={"tones": share}, **places))
+        stage = MelStage(
+            Config(
+                stage="autoencoder_audio",
+                samples=2,
+                batch_size=2,
+                lr=1e-3,
+                options={"tones": share},
+                **places,
+            )
+        )
         changed = (stage.with_tones(sound, 16000, torch.Generator().manual_seed(0)) != sound).any(1)
         assert low <= changed.sum() <= high

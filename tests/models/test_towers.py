@@ -9,7 +9,13 @@ from codi.world import render_images, render_videos, sample_scenes
 from tests import tiny_pipeline
 
 SHAPE = dict(
-    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, projection_dim=16, image_size=32, patch_size=8
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    projection_dim=16,
+    image_size=32,
+    patch_size=8,
 )
 
 
@@ -37,9 +43,13 @@ def test_the_same_thing_in_another_size_gives_nearly_the_same_token(tower):
     own, larger = (functional.interpolate(small, size, mode="bicubic") for size in (32, 96))
     answers = tower.embed(own), tower.embed(larger)
     others = functional.cosine_similarity(answers[0], answers[0].roll(1, 0))
-    assert (functional.cosine_similarity(*answers) > 0.5 + 0.5 * others).all() and functional.cosine_similarity(*answers).min() > 0.99
+    assert (
+        functional.cosine_similarity(*answers) > 0.5 + 0.5 * others
+    ).all() and functional.cosine_similarity(*answers).min() > 0.99
     plain = torch.full((1, 3, 1, 1), 0.25)
-    assert torch.allclose(tower.embed(plain.expand(1, 3, 32, 32)), tower.embed(plain.expand(1, 3, 50, 70)), atol=1e-5)
+    assert torch.allclose(
+        tower.embed(plain.expand(1, 3, 32, 32)), tower.embed(plain.expand(1, 3, 50, 70)), atol=1e-5
+    )
 
 
 @torch.no_grad()

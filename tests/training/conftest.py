@@ -46,7 +46,9 @@ class Bench:
         """The run in a process of its own."""
         return fork(self.command(*overrides), environment)
 
-    def fork_ranks(self, *overrides: str, world: int = 2, environment: dict[str, str] | None = None) -> list[multiprocessing.Process]:
+    def fork_ranks(
+        self, *overrides: str, world: int = 2, environment: dict[str, str] | None = None
+    ) -> list[multiprocessing.Process]:
         """The run with `world` processes on the CPU."""
         return fork_ranks(self.command(*overrides), world, environment)
 
@@ -60,8 +62,12 @@ def fork(arguments: list[str], environment: dict[str, str] | None = None) -> mul
     return process
 
 
-def fork_ranks(arguments: list[str], world: int = 2, environment: dict[str, str] | None = None) -> list[multiprocessing.Process]:
-    """The same `world` times, as torchrun would start them: under DDP, or what `environment` asks of accelerate."""
+def fork_ranks(
+    arguments: list[str], world: int = 2, environment: dict[str, str] | None = None
+) -> list[multiprocessing.Process]:
+    """The same `world` times, as torchrun would start them: under DDP, or what `environment` asks of
+    accelerate.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,6 @@
-"""The smallest real stage: a line fitted to points, with noise and dropout so that every source of randomness takes part."""
+"""The smallest real stage: a line fitted to points, with noise and dropout so that every source of randomness
+takes part.
+"""
 
 import time
 from dataclasses import dataclass
@@ -55,7 +57,9 @@ class Line:
         time.sleep(self.options.pause)
         self.seen += batch["index"].tolist()
         level = torch.rand(len(batch["x"]), generator=generator, device=generator.device)
-        noise = 0.1 * level[:, None] * torch.randn(batch["x"].shape, generator=generator, device=generator.device)
+        noise = (
+            0.1 * level[:, None] * torch.randn(batch["x"].shape, generator=generator, device=generator.device)
+        )
         each = (module(batch["x"] + noise) - batch["y"]).square().mean(1)
         return each.mean(), {"bins": (level, each), "offset": module[3].bias.mean()}
 
@@ -64,10 +68,13 @@ class Line:
 
     def export(self, module, folder: Path) -> None:
         (folder / "line").mkdir(exist_ok=True)
-        save_file({k: v.half() for k, v in module.state_dict().items()}, folder / "line" / "model.safetensors")
+        save_file(
+            {k: v.half() for k, v in module.state_dict().items()}, folder / "line" / "model.safetensors"
+        )
 
 
-if __name__ == "__main__":  # `accelerate launch -m tests.training.line ...` is `-m training.main ...` with this stage known
+# `accelerate launch -m tests.training.line ...` is `-m training.main ...` with this stage known
+if __name__ == "__main__":
     import sys
 
     from training.main import main

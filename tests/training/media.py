@@ -1,4 +1,6 @@
-"""Real media files of the world, as a user would have them: pictures, silent clips, sounds and captions, each sample under one name."""
+"""Real media files of the world, as a user would have them: pictures, silent clips, sounds and captions, each
+sample under one name.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""The commands of docs/training.md in miniature, on real media files: what the tests of stages on files share."""
+"""The commands of docs/training.md in miniature, on real media files: what the tests of stages on files
+share.
+"""
 
 import re
 import shlex
@@ -33,7 +35,11 @@ def commands() -> list[tuple[str, list[str]]]:
     """(module, arguments) of every command in the page's block of shell."""
     block = re.search(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)[1]
     values = dict(re.findall(r'^(\w+)="(.*)"$', block, re.M))
-    lines = [re.sub(r"\$(\w+)", lambda name: values[name[1]], line) for line in block.splitlines() if line.startswith("python -m ")]
+    lines = [
+        re.sub(r"\$(\w+)", lambda name: values[name[1]], line)
+        for line in block.splitlines()
+        if line.startswith("python -m ")
+    ]
     return [(words[2], words[3:]) for words in map(shlex.split, lines)]
 
 
@@ -49,7 +55,11 @@ def small(arguments: list[str], *overrides: str) -> list[str]:
 
 def command(stage: str, *overrides: str, run: str) -> list[str]:
     """One command of the page in miniature, into another run's folder."""
-    arguments = next(arguments for name, arguments in commands() if name == "training.main" and stage_of(arguments) == stage)
+    arguments = next(
+        arguments
+        for name, arguments in commands()
+        if name == "training.main" and stage_of(arguments) == stage
+    )
     return small(arguments, f"output=my/runs/{run}", *overrides)
 
 

@@ -10,7 +10,9 @@ import pytest
 
 
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
-    """The folder that `build` fills, for all processes of the session: the first to ask builds it, others wait for that."""
+    """The folder that `build` fills, for all processes of the session: the first to ask builds it, others
+    wait for that.
+    """
     base = factory.getbasetemp()
     common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, done = common / name, common / f"{name}.done"

@@ -1,4 +1,6 @@
-"""Alignment: captions that differ in nothing but how things move, and a contrast with them that teaches a tower rhythm."""
+"""Alignment: captions that differ in nothing but how things move, and a contrast with them that teaches a
+tower rhythm.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ def test_the_other_ways_to_move_are_said_in_the_same_words():
     read = [parse(sentence) for sentence in said]
     assert len({(facts["motion"], facts["tempo"]) for facts in read}) == len(said) == 8
     assert (read[0]["motion"], read[0]["tempo"]) == (scene.motion, scene.tempo)
-    assert {(facts["colour"], facts["shape"], facts["place"]) for facts in read} == {(scene.colour, None, None)}
+    assert {(facts["colour"], facts["shape"], facts["place"]) for facts in read} == {
+        (scene.colour, None, None)
+    }
     assert len({sentence.partition(" is ")[0] for sentence in said}) == 1
 
 
@@ -26,19 +30,36 @@ def test_each_is_held_against_its_own_captions():
     """Media equal to their second caption: right if that is the right one, wrong otherwise."""
     captions = functional.normalize(torch.randn(6, 4, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
     told_apart, second = Contrast({}).hard_negatives, torch.ones(6, dtype=torch.long)
-    assert told_apart(captions[:, 1], captions, second) < 0.2 < 3 < told_apart(captions[:, 1], captions, 0 * second)
+    assert (
+        told_apart(captions[:, 1], captions, second)
+        < 0.2
+        < 3
+        < told_apart(captions[:, 1], captions, 0 * second)
+    )
     assert told_apart(captions[:, 1].flip(0), captions, second) > 1
 
 
 def test_pictures_have_no_rhythm(tmp_path):
     options = {"modality": "image", "rhythm": 1.0}
     with pytest.raises(InputError, match="rhythm.*do not move"):
-        AlignStage(Config(stage="align", model=tmp_path, output=tmp_path, samples=1, batch_size=1, lr=1e-3, options=options))
+        AlignStage(
+            Config(
+                stage="align",
+                model=tmp_path,
+                output=tmp_path,
+                samples=1,
+                batch_size=1,
+                lr=1e-3,
+                options=options,
+            )
+        )
 
 
 @pytest.mark.parametrize("rhythm", [0.0, 1.0])
 def test_captions_that_move_otherwise_teach_a_tower_rhythm(rhythm):
-    """Sentences are three parts looks, one part motion; sounds hold the same in other numbers, and a linear tower has to find it."""
+    """Sentences are three parts looks, one part motion; sounds hold the same in other numbers, and a linear
+    tower has to find it.
+    """
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     code = torch.randn(16, 40, generator=generator)
@@ -48,7 +69,10 @@ def test_captions_that_move_otherwise_teach_a_tower_rhythm(rhythm):
     confusion = 0.0
     for step in range(150):
         look, move = torch.randint(8, (2, 16), generator=generator)
-        moved_by = [functional.normalize(torch.cat([3 * looks[look], moves[(move + k) % 8]], dim=-1), dim=-1) for k in range(8)]
+        moved_by = [
+            functional.normalize(torch.cat([3 * looks[look], moves[(move + k) % 8]], dim=-1), dim=-1)
+            for k in range(8)
+        ]
         captions, ways = moved_by[0], torch.stack(moved_by, dim=1)
         sounds = functional.normalize(tower(captions @ code), dim=-1)
         apart = contrast.hard_negatives(sounds, ways, torch.zeros(16, dtype=torch.long))
@@ -64,7 +88,10 @@ def test_captions_that_move_otherwise_teach_a_tower_rhythm(rhythm):
     ("options", "message"),
     [
         ({"modality": "audio", "rhythm": -1.0}, "rhythm is -1"),
-        ({"modality": "image", "continue_from": True}, "continue_from is True: expected false: pictures start anew"),
+        (
+            {"modality": "image", "continue_from": True},
+            "continue_from is True: expected false: pictures start anew",
+        ),
         ({"modality": "video", "continue_from": True}, "continue_from is True"),
     ],
 )

@@ -14,7 +14,9 @@ from training.checkpoint import Snapshot
 def snapshot(step: int) -> Snapshot:
     tied = torch.full((3, 2), float(step))
     weights = {"a": tied, "b": tied, "view": tied.T}
-    return Snapshot(step=step, weights=weights, optimizer={"a/step": torch.tensor(1.0)}, state={"samples": 8 * step})
+    return Snapshot(
+        step=step, weights=weights, optimizer={"a/step": torch.tensor(1.0)}, state={"samples": 8 * step}
+    )
 
 
 def test_round_trip_with_tied_weights(tmp_path):
@@ -41,7 +43,9 @@ def test_damage_is_named_and_an_older_one_taken(tmp_path, harm):
         file.unlink()
     else:
         flipped = content[:-1] + bytes([content[-1] ^ 1])
-        file.write_bytes({"flip": flipped, "cut": content[:-5], "empty manifest": b"", "odd manifest": b"[]"}[harm])
+        file.write_bytes(
+            {"flip": flipped, "cut": content[:-5], "empty manifest": b"", "odd manifest": b"[]"}[harm]
+        )
     said = []
     assert checkpoint.find(tmp_path, said.append).name == "step-00000001"
     assert "step-00000002" in said[0] and file.name in said[0]
@@ -72,7 +76,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_a_kill_between_any_two_operations_of_a_save_loses_nothing(tmp_path):
-    """The kill is an exception that nothing catches; afterwards there is a whole checkpoint, and nothing looks damaged."""
+    """The kill is an exception that nothing catches; afterwards there is a whole checkpoint, and nothing
+    looks damaged.
+    """
 
     class Killed(BaseException):
         pass
@@ -111,11 +117,16 @@ def test_a_kill_between_any_two_operations_of_a_save_loses_nothing(tmp_path):
         countdown[0] = -1
         assert checkpoint.find(folder, pytest.fail).name in ("step-00000002", "step-00000003")
         checkpoint.write(folder, snapshot(4))
-        assert sorted(p.name for p in folder.iterdir())[-1] == "step-00000004" and len(list(folder.iterdir())) == 2
+        assert (
+            sorted(p.name for p in folder.iterdir())[-1] == "step-00000004"
+            and len(list(folder.iterdir())) == 2
+        )
     assert len(survived) > 15
 
 
 def test_nothing_in_it_is_a_pickle(tmp_path):
     path = checkpoint.write(tmp_path, snapshot(1))
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
-    assert set(json.loads((path / "manifest.json").read_text())["files"]) == {p.name for p in path.iterdir()} - {"manifest.json"}
+    assert set(json.loads((path / "manifest.json").read_text())["files"]) == {
+        p.name for p in path.iterdir()
+    } - {"manifest.json"}

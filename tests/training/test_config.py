@@ -9,7 +9,9 @@ from training.main import main
 
 def test_values_and_kinds(bench):
     config = bench().config("lr=3e-4", "betas=[0.8, 0.95]", "part.width=8", "part.names=[a, b]")
-    assert config.lr == 3e-4 and config.betas == (0.8, 0.95) and config.part == {"width": 8, "names": ["a", "b"]}
+    assert (
+        config.lr == 3e-4 and config.betas == (0.8, 0.95) and config.part == {"width": 8, "names": ["a", "b"]}
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Contrast in time: closed forms, what counts as a repetition, and that it teaches encoders when things happen."""
+"""Contrast in time: closed forms, what counts as a repetition, and that it teaches encoders when things
+happen.
+"""
 
 import math
 
@@ -19,7 +21,9 @@ LATENTS = {
 
 
 def unit(*shape: int) -> torch.Tensor:
-    return functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))), dim=-1)
+    return functional.normalize(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))), dim=-1
+    )
 
 
 def test_without_time_it_is_the_ordinary_contrast():
@@ -62,13 +66,18 @@ def test_without_hard_negatives_only_other_clips_are_wrong():
 def test_segments_follow_the_clock_whatever_the_rate():
     contrast = TimedContrast(list(PAIR), dim=8, segment=0.25)
     encoders = EnvironmentEncoders(LATENTS, dim=8, num_layers=1, num_heads=2).by_modality()
-    sides = [contrast.segments(m, encoders[m](torch.randn(3, *LATENTS[m.value]["latent_shape"]), torch.zeros(3))) for m in PAIR]
+    sides = [
+        contrast.segments(m, encoders[m](torch.randn(3, *LATENTS[m.value]["latent_shape"]), torch.zeros(3)))
+        for m in PAIR
+    ]
     assert [side.shape for side in sides] == [(3, 8, 64)] * 2
     assert all(torch.allclose(side.norm(dim=-1), torch.ones(3, 8), atol=1e-5) for side in sides)
 
 
 def test_it_teaches_when_things_happen():
-    """A burst at the same random second in both; which clip belongs to which sound can be told by time alone."""
+    """A burst at the same random second in both; which clip belongs to which sound can be told
+    by time alone.
+    """
     torch.manual_seed(0)
     encoders = EnvironmentEncoders(LATENTS, dim=16, num_layers=1, num_heads=2)
     contrast = TimedContrast(list(PAIR), dim=16, segment=0.25, shifts=(2, 3))

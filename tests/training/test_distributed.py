@@ -1,4 +1,6 @@
-"""Several processes see what one sees: the same samples, the same noise, the same losses; and they resume to the bit."""
+"""Several processes see what one sees: the same samples, the same noise, the same losses; and they resume to
+the bit.
+"""
 
 import importlib.util
 import os
@@ -28,13 +30,21 @@ def finish(processes, seconds=120):
 def test_two_processes_equal_one_with_twice_the_accumulation(bench):
     one, two = bench("one"), bench("two")
     assert main(one.command("accumulate=2", *SETTINGS)) == 0
-    launched = {"ACCELERATE_USE_CPU": "False"}  # as `accelerate launch --config_file configs/accelerate/ddp.yaml` says it
+    # as `accelerate launch --config_file configs/accelerate/ddp.yaml` says it
+    launched = {"ACCELERATE_USE_CPU": "False"}
     assert finish(two.fork_ranks("accumulate=1", *SETTINGS, environment=launched), seconds=600) == [0, 0]
-    for (samples, loss, norm, bins), (samples_2, loss_2, norm_2, bins_2) in zip(losses(one), losses(two), strict=True):
+    for (samples, loss, norm, bins), (samples_2, loss_2, norm_2, bins_2) in zip(
+        losses(one), losses(two), strict=True
+    ):
         assert samples == samples_2 and abs(loss - loss_2) < 1e-5 and abs(norm - norm_2) < 1e-5
         assert len(bins) == len(bins_2)
     found = checkpoint.read(checkpoint.find(two.run / "checkpoints", pytest.fail))
-    assert found.state["launch"] == {"distributed_type": "MULTI_CPU", "zero_stage": None, "processes": 2, "device": "cpu"}
+    assert found.state["launch"] == {
+        "distributed_type": "MULTI_CPU",
+        "zero_stage": None,
+        "processes": 2,
+        "device": "cpu",
+    }
     first, second = final(one), final(two)
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
 
@@ -61,14 +71,26 @@ def test_accelerate_launch_itself(bench, name):
     if name == "zero2" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed")
     case = bench()
-    launch = ["--config_file", str(ROOT / "configs" / "accelerate" / f"{name}.yaml"), "--num_processes", "2", "--main_process_port", "0"]
+    launch = [
+        "--config_file",
+        str(ROOT / "configs" / "accelerate" / f"{name}.yaml"),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    ]
     run = ["-m", "tests.training.line", *case.command("samples=16", *SETTINGS[1:], "accumulate=1")]
     command = [sys.executable, "-m", "accelerate.commands.launch", *launch, *run]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     kind, stage = LAUNCHED[name]
     found = checkpoint.read(checkpoint.find(case.run / "checkpoints", pytest.fail))
-    assert found.state["launch"] == {"distributed_type": kind, "zero_stage": stage, "processes": 2, "device": "cpu"}
+    assert found.state["launch"] == {
+        "distributed_type": kind,
+        "zero_stage": stage,
+        "processes": 2,
+        "device": "cpu",
+    }
     assert (case.model / "line" / "model.safetensors").is_file()
 
 

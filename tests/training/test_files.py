@@ -1,4 +1,6 @@
-"""Every stage on media files, by the commands of docs/training.md, each from what the earlier ones left; and training from a cache."""
+"""Every stage on media files, by the commands of docs/training.md, each from what the earlier ones left; and
+training from a cache.
+"""
 
 import importlib.util
 import json
@@ -28,7 +30,9 @@ def test_every_stage_trains_previews_and_exports():
         run = of(stage).run
         assert json.loads((run / "exported.json").read_text())["samples"] == 4, stage
         assert any(path.is_file() for path in (run / "previews").rglob("*")), stage
-    words = json.loads(json.loads(Path("my/model/text_tower/config.json").read_text())["tokenizer"])["model"]["vocab"]
+    words = json.loads(json.loads(Path("my/model/text_tower/config.json").read_text())["tokenizer"])["model"][
+        "vocab"
+    ]
     said = {word for path in Path("media").glob("*.txt") for word in path.read_text().split()}
     assert set(words) - {"<pad>", "<unk>", "<bos>", "<eos>"} == said
 
@@ -53,9 +57,13 @@ def test_processes_share_the_shards():
     (encoding,) = cache.encodings(options)
     written = []
     for mine in ([1], [0, 2]):
-        folder = cache.fill(encoding, torch.device("cpu"), 2, lambda numbers: [k for k in numbers if k in mine], show=False)  # noqa: B023
+        share = lambda numbers, mine=mine: [k for k in numbers if k in mine]
+        folder = cache.fill(encoding, torch.device("cpu"), 2, share, show=False)
         written.append(sorted(path.stem for path in folder.glob("*.safetensors")))
-    assert written == [["shard-00001"], ["shard-00000", "shard-00001", "shard-00002"]] and not (folder / "complete").exists()
+    assert (
+        written == [["shard-00001"], ["shard-00000", "shard-00001", "shard-00002"]]
+        and not (folder / "complete").exists()
+    )
 
 
 @pytest.mark.parametrize(

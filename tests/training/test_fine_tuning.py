@@ -1,4 +1,6 @@
-"""Fine-tuning of the embedded model: whole, by LoRA, by a new word, by a new tower. What is frozen stays so to the bit."""
+"""Fine-tuning of the embedded model: whole, by LoRA, by a new word, by a new tower. What is frozen stays so
+to the bit.
+"""
 
 import shutil
 from pathlib import Path
@@ -63,26 +65,42 @@ def learn(stage, module, batches, lr):
 
 
 def test_training_goes_on_from_finished_weights(model, tmp_path):
-    mine = Path(shutil.copytree(model, tmp_path / "mine", ignore=shutil.ignore_patterns("loras", "words", "towers")))
+    mine = Path(
+        shutil.copytree(model, tmp_path / "mine", ignore=shutil.ignore_patterns("loras", "words", "towers"))
+    )
     small = ("options.preview_captions=[a red ball]", "options.scenes=16", f"options.prompts={FEW}")
-    go_on, anew = (stage_of(mine, "denoise_image", *small, f"options.continue_from={on}") for on in ("true", "false"))
+    go_on, anew = (
+        stage_of(mine, "denoise_image", *small, f"options.continue_from={on}") for on in ("true", "false")
+    )
     batch = go_on.data().fetch(list(range(16)))
     torch.manual_seed(0)
     assert loss_of(go_on, go_on.build(), batch) < 0.5 * loss_of(anew, anew.build(), batch)
 
     before = load_file(mine / "vision_denoiser" / "diffusion_pytorch_model.safetensors")
-    assert train(mine, "denoise_image", *small, "options.continue_from=true", "lr=1e-4", "warmup=0", "ema=0") == 0
+    assert (
+        train(mine, "denoise_image", *small, "options.continue_from=true", "lr=1e-4", "warmup=0", "ema=0")
+        == 0
+    )
     after = load_file(mine / "vision_denoiser" / "diffusion_pytorch_model.safetensors")
     moved = sum((after[n].float() - before[n].float()).square().sum() for n in before) ** 0.5
     assert 0 < moved < 0.05 * sum(before[n].float().square().sum() for n in before) ** 0.5
     others = {name: data for name, data in weights(model).items() if name.parts[0] != "vision_denoiser"}
-    assert {name: data for name, data in weights(mine).items() if name.parts[0] != "vision_denoiser"} == others
+    assert {
+        name: data for name, data in weights(mine).items() if name.parts[0] != "vision_denoiser"
+    } == others
 
 
 # LoRA ------------------------------------------------------------------
 
 
-SHORT = ("options.scenes=16", f"options.prompts={FEW}", "batch_size=8", "lr_schedule=constant", "warmup=0", "checkpoint_every=8")
+SHORT = (
+    "options.scenes=16",
+    f"options.prompts={FEW}",
+    "batch_size=8",
+    "lr_schedule=constant",
+    "warmup=0",
+    "checkpoint_every=8",
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,17 +152,24 @@ def test_a_lora_learns_while_its_denoiser_stays(model):
 def test_a_lora_of_the_joint_attention_trains_that_alone(model, tmp_path):
     stage = stage_of(model, "lora_joint")
     module = stage.build()
-    assert set(module) == {"audio_denoiser", "vision_denoiser"} and all("/joint/" in name for name, _ in module.named_parameters())
+    assert set(module) == {"audio_denoiser", "vision_denoiser"} and all(
+        "/joint/" in name for name, _ in module.named_parameters()
+    )
     batch = stage.data().fetch([0, 1, 2, 3])
     loss_of(stage, module, batch).backward()
-    unheard = {name for name, p in module.named_parameters() if p.grad is None}  # what only latents with time listen with
+    # what only latents with time listen with
+    unheard = {name for name, p in module.named_parameters() if p.grad is None}
     assert all("/whole/" in name for name in unheard)
     kept = {name: p.grad.clone() for name, p in module.named_parameters() if name not in unheard}
-    assert any(grad.any() for grad in kept.values()) and all(p.grad is None for p in stage.base.environments.parameters())
+    assert any(grad.any() for grad in kept.values()) and all(
+        p.grad is None for p in stage.base.environments.parameters()
+    )
     module.enable_gradient_checkpointing()
     module.zero_grad()
     loss_of(stage, module, batch).backward()
-    assert all(torch.allclose(p.grad, kept[name], atol=1e-5) for name, p in module.named_parameters() if name in kept)
+    assert all(
+        torch.allclose(p.grad, kept[name], atol=1e-5) for name, p in module.named_parameters() if name in kept
+    )
     stage.export(module, tmp_path)
     assert set(read_lora(tmp_path / "loras" / "lora_joint").parts) == set(module)
 
@@ -163,7 +188,10 @@ def test_wrong_settings_of_a_lora_are_named(model, override, expected):
         stage_of(model, "lora_text", override).build()
 
 
-@pytest.mark.parametrize(("name", "expected"), [("lora_audio", "foresight is 0.1: expected 0"), ("lora_joint", "foresight changes")])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("lora_audio", "foresight is 0.1: expected 0"), ("lora_joint", "foresight changes")],
+)
 def test_a_lora_does_not_train_what_foresees(model, name, expected):
     with pytest.raises(InputError, match=expected):
         stage_of(model, name, "options.foresight=0.1").build()
@@ -235,7 +263,9 @@ def test_a_second_audio_tower_stands_in_for_the_first(model):
     sound = (torch.sin(torch.arange(32000) * 0.3), 16000)
     context, usual = (p.encode_prompt(collect({Modality.AUDIO: sound})) for p in (pipe, first))
     assert context.shape == usual.shape and not torch.allclose(context, usual, atol=1e-2)
-    assert torch.allclose(context, pipe.mix_prompts([(Modality.AUDIO, tower.embed(sound[0][None]))], [1.0]), atol=1e-5)
+    assert torch.allclose(
+        context, pipe.mix_prompts([(Modality.AUDIO, tower.embed(sound[0][None]))], [1.0]), atol=1e-5
+    )
     pipe.set_progress_bar_config(disable=True)
     assert pipe(audio=sound, outputs="image", seed=0, num_inference_steps=2).images[0].size == (64, 64)
 

@@ -1,4 +1,6 @@
-"""Foresight: where a latent changes, and that telling it teaches an encoder when things happen in the partner."""
+"""Foresight: where a latent changes, and that telling it teaches an encoder when things happen in the
+partner.
+"""
 
 import pytest
 import torch
@@ -27,7 +29,9 @@ def test_a_step_is_the_one_change_whatever_the_size_of_the_latent():
 
 
 def test_it_teaches_an_encoder_when_things_happen_in_a_clip():
-    """Clips in which a light goes on at a random frame, sounds that begin with it; what is left of the error lies far below ignorance."""
+    """Clips in which a light goes on at a random frame, sounds that begin with it; what is left of the error
+    lies far below ignorance.
+    """
     torch.manual_seed(0)
     encoder = EnvironmentEncoders(LATENTS, dim=32, num_layers=1, num_heads=2).by_modality()[VIDEO]
     foresight = Foresight({AUDIO: 10.0}, dim=32, context_dim=4, num_layers=1)
@@ -35,7 +39,9 @@ def test_it_teaches_an_encoder_when_things_happen_in_a_clip():
     for _ in range(150):
         start = torch.randint(1, 7, (32,))
         clips = (torch.arange(8) >= start[:, None]).float()[:, None, :, None, None].expand(-1, 2, -1, 4, 4)
-        sounds = (torch.arange(20) / 10.0 >= start[:, None] / 4.0).float()[:, None, :, None].expand(-1, 2, -1, 2)
+        sounds = (
+            (torch.arange(20) / 10.0 >= start[:, None] / 4.0).float()[:, None, :, None].expand(-1, 2, -1, 2)
+        )
         loss = foresight(AUDIO, sounds, encoder(clips, torch.zeros(32)), torch.zeros(32, 1, 4)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -48,12 +54,16 @@ def test_alone_it_needs_its_weight():
         JointOptions(pairs={"audio+video": 1.0}, only_foresight=True)
 
 
-SIZES = dict(in_channels=2, block_out_channels=(8, 16), attention_levels=(1,), context_dim=4, norm_num_groups=4)
+SIZES = dict(
+    in_channels=2, block_out_channels=(8, 16), attention_levels=(1,), context_dim=4, norm_num_groups=4
+)
 TOKENS = dict(grid=(1, 2), dim=16, num_layers=1, num_heads=2)
 
 
 def test_a_denoiser_learns_when_its_own_latent_changes_and_answers_as_before():
-    """Latents that change once; the decoder is a layer beside the denoiser, so what trains is the denoiser's own transformer."""
+    """Latents that change once; the decoder is a layer beside the denoiser, so what trains is the denoiser's
+    own transformer.
+    """
     torch.manual_seed(0)
     denoiser = UNetDenoiser(**SIZES, time_axis=2, latent_rate=10.0, frame_transformer=TOKENS)
     module = Foreseeing(denoiser, steps=2)
@@ -76,6 +86,8 @@ def test_a_denoiser_learns_when_its_own_latent_changes_and_answers_as_before():
 def test_a_denoiser_without_tokens_in_time_cannot_foresee(tmp_path):
     model = pretrained.resolve(None)
     options = {"modality": "image", "prompts": {"text": 1.0}, "foresight": 0.1, "continue_from": True}
-    config = Config(stage="denoise", model=model, samples=1, batch_size=1, lr=1e-3, output=tmp_path, options=options)
+    config = Config(
+        stage="denoise", model=model, samples=1, batch_size=1, lr=1e-3, output=tmp_path, options=options
+    )
     with pytest.raises(InputError, match="foresight is 0.1: expected 0, or sound or a clip"):
         DenoiseStage(config).build()

@@ -23,7 +23,11 @@ from training.schedule import learning_rate
 def final(case):
     """Every tensor of the last checkpoint of a run."""
     found = checkpoint.find(case.run / "checkpoints", pytest.fail)
-    return {f"{file.stem}/{name}": t for file in found.glob("*.safetensors") for name, t in load_file(file).items()}
+    return {
+        f"{file.stem}/{name}": t
+        for file in found.glob("*.safetensors")
+        for name, t in load_file(file).items()
+    }
 
 
 def same(first, second):
@@ -41,8 +45,12 @@ def test_trains_logs_previews_and_exports(bench):
     assert main(case.command("preview_every=48", "samples=1600", "options.infinite=true")) == 0
     lines = [json.loads(line) for line in (case.run / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["samples"] == 1600 and lines[-1]["loss"] < 0.5 * lines[0]["loss"]
-    assert {"step", "lr", "samples_per_s", "grad_norm", "offset", "memory_mb"} <= lines[0].keys() and len(lines[0]["loss_by_bin"]) == 10
-    assert (case.run / "previews" / "0000000048" / "line.txt").exists() and (case.run / "previews" / "0000001600" / "line.txt").exists()
+    assert {"step", "lr", "samples_per_s", "grad_norm", "offset", "memory_mb"} <= lines[0].keys() and len(
+        lines[0]["loss_by_bin"]
+    ) == 10
+    assert (case.run / "previews" / "0000000048" / "line.txt").exists() and (
+        case.run / "previews" / "0000001600" / "line.txt"
+    ).exists()
     exported, trained = load_file(case.model / "line" / "model.safetensors"), final(case)
     for name, tensor in exported.items():
         assert torch.equal(tensor, trained[f"ema/{name}"].half())
@@ -143,7 +151,10 @@ def test_another_run_or_model_in_the_folder_is_refused(bench, capsys):
     other = f"model={case.folder}/other"
     for override in ("part.width=5", "seed=1", "options.length=38", other):
         assert main(case.command("samples=48", override)) == 2
-        assert f"belongs to another run ({override.partition('=')[0].replace('part.width', 'part')} was " in capsys.readouterr().err
+        assert (
+            f"belongs to another run ({override.partition('=')[0].replace('part.width', 'part')} was "
+            in capsys.readouterr().err
+        )
     assert same(before, final(case)) and not (case.folder / "other").exists()
 
 
@@ -152,7 +163,9 @@ def test_a_run_says_what_else_it_is_told_than_before(bench, capsys):
     assert main(case.command("samples=48")) == 0
     assert main(case.command("samples=48")) == 0
     assert "other settings" not in capsys.readouterr().err
-    assert main(case.command("samples=96", "options.pause=0.001", f"model={os.path.relpath(case.model)}")) == 0
+    assert (
+        main(case.command("samples=96", "options.pause=0.001", f"model={os.path.relpath(case.model)}")) == 0
+    )
     said = capsys.readouterr().err
     assert "other settings than before: samples was 48, now 96; options.pause was None, now 0.001\n" in said
 
@@ -189,7 +202,8 @@ def test_a_gradient_that_is_not_finite_stops_and_names_the_step(bench, capsys, m
     def loss(self, module, batch, generator):
         total, extras = original(self, module, batch, generator)
         if len(self.seen) > 24:
-            total = total + (0 * module[0].weight.sum()).sqrt()  # nothing is added, but its slope at zero is infinite
+            # nothing is added, but its slope at zero is infinite
+            total = total + (0 * module[0].weight.sum()).sqrt()
         return total, extras
 
     original, case = Line.loss, bench()
@@ -203,9 +217,13 @@ def test_a_gradient_that_is_not_finite_stops_and_names_the_step(bench, capsys, m
 def test_the_bar_shows_speed_and_the_time_left(bench, capsys):
     case = bench()
     interrupted_at(case, 24)
-    (elapsed, left, speed), *_ = re.findall(r"line: .* 24/96 \[([\d:]+)<([\d:]+), +([\d.]+) samples/s", capsys.readouterr().err)
+    (elapsed, left, speed), *_ = re.findall(
+        r"line: .* 24/96 \[([\d:]+)<([\d:]+), +([\d.]+) samples/s", capsys.readouterr().err
+    )
     assert len(elapsed) == len(left) == len("00:00") and float(speed) > 0
-    assert "4/96 [00:20<07:40,  0.20 samples/s]" in tqdm.format_meter(4, 96, 20, unit=" samples", bar_format=BAR)
+    assert "4/96 [00:20<07:40,  0.20 samples/s]" in tqdm.format_meter(
+        4, 96, 20, unit=" samples", bar_format=BAR
+    )
 
 
 def test_the_budget_of_minutes_ends_a_run_properly(bench, capsys):

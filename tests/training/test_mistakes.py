@@ -1,4 +1,6 @@
-"""Mistakes in a configuration's sections and in the parts that a stage starts from are one clear line, before anything is trained."""
+"""Mistakes in a configuration's sections and in the parts that a stage starts from are one clear line, before
+anything is trained.
+"""
 
 import shutil
 from pathlib import Path
@@ -35,24 +37,60 @@ def build(name, *overrides):
     ("name", "override", "words"),
     [
         ("autoencoder_image", "part.chanels=3", "part: unknown key 'chanels': ImageAutoencoder has no such"),
-        ("autoencoder_image", "part.vae_config.chanels=3", "part: unknown key 'chanels': AutoencoderKL has no such"),
-        ("autoencoder_image", "part={}", "part: missing 'vae_config' and 'image_size', which ImageAutoencoder needs"),
+        (
+            "autoencoder_image",
+            "part.vae_config.chanels=3",
+            "part: unknown key 'chanels': AutoencoderKL has no such",
+        ),
+        (
+            "autoencoder_image",
+            "part={}",
+            "part: missing 'vae_config' and 'image_size', which ImageAutoencoder needs",
+        ),
         (
             "autoencoder_text",
             "part.encoder_config.hidden_sise=3",
             "part.encoder_config: unknown key 'hidden_sise': did you mean 'hidden_size'",
         ),
-        ("autoencoder_text", "part.latent_dim=many", "part: nothing can be built from these values .TypeError in "),
+        (
+            "autoencoder_text",
+            "part.latent_dim=many",
+            "part: nothing can be built from these values .TypeError in ",
+        ),
         ("vocoder", "part.chanels=3", "part.vocoder_config: unknown key 'chanels'"),
-        ("vocoder", "options.continue_from=true", "continue_from is True: expected false: .* has no vocoder yet"),
+        (
+            "vocoder",
+            "options.continue_from=true",
+            "continue_from is True: expected false: .* has no vocoder yet",
+        ),
         ("vocoder", "options.kl_weight=0.1", "options: unknown key 'kl_weight'"),
-        ("align_image", "part.vision_towr={}", "part: unknown key 'vision_towr': did you mean 'vision_tower'"),
-        ("align_image", "part.vision_tower.vision_config.layers=2", "part.vision_tower.vision_config: unknown key 'layers'"),
+        (
+            "align_image",
+            "part.vision_towr={}",
+            "part: unknown key 'vision_towr': did you mean 'vision_tower'",
+        ),
+        (
+            "align_image",
+            "part.vision_tower.vision_config.layers=2",
+            "part.vision_tower.vision_config: unknown key 'layers'",
+        ),
         ("align_audio", "part={}", "part: missing audio_tower"),
         ("denoise_image", "part.norm_num_groups=7", "part: nothing can be built .*must be divisible"),
-        ("denoise_image", "part.in_channels=3", "part: in_channels is 3: expected 8, the channels of the autoencoder's latents"),
-        ("denoise_audio", "part.context_dim=64", "part: context_dim is 64: expected 128, the width of the towers"),
-        ("joint_audio", "options.listeners={audio+video: [image]}", "listeners of audio.video is .*: expected one of its two"),
+        (
+            "denoise_image",
+            "part.in_channels=3",
+            "part: in_channels is 3: expected 8, the channels of the autoencoder's latents",
+        ),
+        (
+            "denoise_audio",
+            "part.context_dim=64",
+            "part: context_dim is 64: expected 128, the width of the towers",
+        ),
+        (
+            "joint_audio",
+            "options.listeners={audio+video: [image]}",
+            "listeners of audio.video is .*: expected one of its two",
+        ),
         ("joint_audio", "options.contrast=0.1", "contrast is 0.1: expected 0 where one side listens"),
         ("joint_audio", "part.chanels=3", "part: unknown key 'chanels': EnvironmentEncoders has no such"),
         ("joint_video", "options.joint_config={smell: 1}", "unknown key 'smell'"),
@@ -63,7 +101,11 @@ def test_what_nothing_can_be_built_from_is_named(name, override, words):
         build(name, override)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("denoise_*.yaml")) + sorted(CONFIGS.glob("lora_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(CONFIGS.glob("denoise_*.yaml")) + sorted(CONFIGS.glob("lora_*.yaml")),
+    ids=lambda path: path.stem,
+)
 def test_configurations_keep_to_the_pairs_that_training_may_see(path):
     options = load_config(path).options
     if "modality" in options:
@@ -76,11 +118,18 @@ def test_what_goes_on_from_a_finished_autoencoder_needs_no_part(name):
     stage = find_stage(name)(load_config(CONFIGS / f"{name}.yaml", overrides=settings))
     module, batch = stage.build(), stage.data().fetch([0, 1])
     assert stage.loss(module, batch, torch.Generator().manual_seed(0))[0].requires_grad
-    assert {modality: len(spec.raw_shape) for modality, spec in stage.geometry().items()} in ({"image": 3}, {"audio": 1}, {})
+    assert {modality: len(spec.raw_shape) for modality, spec in stage.geometry().items()} in (
+        {"image": 3},
+        {"audio": 1},
+        {},
+    )
 
 
 def test_pictures_are_as_large_as_the_tower_has_them():
-    left_out = ["part.vision_tower.vision_config.image_size=null", "part.vision_tower.vision_config.patch_size=32"]
+    left_out = [
+        "part.vision_tower.vision_config.image_size=null",
+        "part.vision_tower.vision_config.patch_size=32",
+    ]
     config = load_config(CONFIGS / "align_image.yaml", overrides=left_out)
     del config.part["vision_tower"]["vision_config"]["image_size"]
     stage = find_stage(config.stage)(config)
@@ -104,11 +153,23 @@ def test_a_dry_run_names_them_too():
         (DenoiseOptions, {"prompts": {}}, "prompts is {}: expected shares"),
         (DenoiseOptions, {"prompts": {"text": -1}}, "none below 0"),
         (DenoiseOptions, {"prompts": {"text": "much"}}, "prompts: text is 'much': expected a finite number"),
-        (DenoiseOptions, {"prompts": {"text": 1}, "timestep_shift": 0}, "timestep_shift is 0.0: expected more than 0"),
+        (
+            DenoiseOptions,
+            {"prompts": {"text": 1}, "timestep_shift": 0},
+            "timestep_shift is 0.0: expected more than 0",
+        ),
         (DenoiseOptions, {"prompts": {"text": 1}, "prompt_dropout": 2}, "prompt_dropout is 2.0"),
         (DenoiseOptions, {"prompts": {"text": 1}, "prompt_interpolation": 2}, "prompt_interpolation is 2.0"),
-        (DenoiseOptions, {"prompts": {"text": 1}, "told": {"text": 1.5}}, "told is .*together no more than 1"),
-        (DenoiseOptions, {"prompts": {"text": 1}, "pictures_told": {"text": 0.5}}, "pictures_told is .*: expected nothing where"),
+        (
+            DenoiseOptions,
+            {"prompts": {"text": 1}, "told": {"text": 1.5}},
+            "told is .*together no more than 1",
+        ),
+        (
+            DenoiseOptions,
+            {"prompts": {"text": 1}, "pictures_told": {"text": 0.5}},
+            "pictures_told is .*: expected nothing where",
+        ),
         (AlignOptions, {"alike": 0}, "alike is 0: expected 1 or more"),
         (AutoencoderOptions, {"statistics_samples": 0}, "statistics_samples is 0"),
         (SoundOptions, {"tones": 1.5}, "tones is 1.5: expected 0 to 1"),
@@ -120,7 +181,11 @@ def test_a_dry_run_names_them_too():
     ],
 )
 def test_options_that_cannot_be_are_named(kind, values, words):
-    needed = {} if kind in (AutoencoderOptions, SoundOptions, JointOptions, NoisedOptions) else {"modality": "image"}
+    needed = (
+        {}
+        if kind in (AutoencoderOptions, SoundOptions, JointOptions, NoisedOptions)
+        else {"modality": "image"}
+    )
     with pytest.raises(InputError, match=words):
         strict(kind, needed | values, where="options")
 
@@ -129,7 +194,10 @@ def test_options_that_cannot_be_are_named(kind, values, words):
     ("override", "words"),
     [
         ("options.scenes=0", "scenes is 0: expected 1 or more"),
-        ("options.prompts={audio: 1.0}", "prompts names audio: expected a modality that training sees together with image"),
+        (
+            "options.prompts={audio: 1.0}",
+            "prompts names audio: expected a modality that training sees together with image",
+        ),
     ],
 )
 def test_scenes_that_cannot_be_trained_on_are_refused(override, words):
@@ -142,7 +210,10 @@ def test_scenes_that_cannot_be_trained_on_are_refused(override, words):
     ("name", "overrides"),
     [
         ("denoise_text", ("options.told={}",)),
-        ("noised_towers", ("part.latents={text: {latent_shape: [64], latent_rate: null, tokens_per_step: 4}}",)),
+        (
+            "noised_towers",
+            ("part.latents={text: {latent_shape: [64], latent_rate: null, tokens_per_step: 4}}",),
+        ),
     ],
 )
 def test_where_nothing_is_cached_scenes_come_as_they_are(name, overrides):
@@ -150,7 +221,10 @@ def test_where_nothing_is_cached_scenes_come_as_they_are(name, overrides):
     config = load_config(CONFIGS / f"{name}.yaml", overrides=only_text)
     stage = find_stage(config.stage)(config)
     module, batch = stage.build(), stage.data().fetch([3, 4])
-    assert len(batch["scenes"]) == 2 and stage.loss(module, batch, torch.Generator().manual_seed(0))[0].isfinite()
+    assert (
+        len(batch["scenes"]) == 2
+        and stage.loss(module, batch, torch.Generator().manual_seed(0))[0].isfinite()
+    )
 
 
 def test_a_cache_of_scenes_that_was_altered_is_made_again(tmp_path):
@@ -174,7 +248,12 @@ def cut(folder):
         (cut, "text_tower"),
         (lambda folder: (folder / "diffusion_pytorch_model.safetensors").unlink(), "text_tower"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is no JSON"),
-        (lambda folder: shutil.copy(EMBEDDED / "audio_tower" / "diffusion_pytorch_model.safetensors", folder), "text_tower"),
+        (
+            lambda folder: shutil.copy(
+                EMBEDDED / "audio_tower" / "diffusion_pytorch_model.safetensors", folder
+            ),
+            "text_tower",
+        ),
         (lambda folder: shutil.rmtree(folder), "text_tower is missing: run align_image first"),
     ],
 )

@@ -1,4 +1,6 @@
-"""The averaged weights, the optimizer, the meter, the log, the thread that fetches ahead, the sheet of spectrograms."""
+"""The averaged weights, the optimizer, the meter, the log, the thread that fetches ahead, the sheet of
+spectrograms.
+"""
 
 import json
 import threading
@@ -34,7 +36,9 @@ def test_average_follows_its_formula_and_is_put_back():
 
 
 def test_a_weight_with_the_faintest_gradient_moves_as_far_as_any(bench):
-    """Behind a branch that starts at zero gradients are 1e-9 and less; they must not drown in the optimizer's epsilon."""
+    """Behind a branch that starts at zero gradients are 1e-9 and less; they must not drown in the optimizer's
+    epsilon.
+    """
     module = nn.Linear(1, 2, bias=False)
     before = module.weight.detach().clone()
     optimizer = make_optimizer(module, bench().config("lr=1e-2", "weight_decay=0.0"))
@@ -57,7 +61,10 @@ def test_meter_means_and_bins():
 
 
 def test_meters_of_processes_are_averaged():
-    first, second = {"loss": 1.0, "loss_by_bin": [None, 2.0]}, {"loss": 3.0, "x": 5.0, "loss_by_bin": [None, 4.0]}
+    first, second = (
+        {"loss": 1.0, "loss_by_bin": [None, 2.0]},
+        {"loss": 3.0, "x": 5.0, "loss_by_bin": [None, 4.0]},
+    )
     assert Meter.average([first, second]) == {"loss": 2.0, "x": 5.0, "loss_by_bin": [None, 3.0]}
 
 
@@ -102,7 +109,9 @@ def test_sources_beside_each_other_name_their_samples_and_count_the_bad_ones():
     clips, sounds = Files("clip", 2), Files("sound", 3)
     assert WithPictures(clips, sounds).bad == 5
     pairs = {pair: parse_pair(pair) for pair in ("text+image", "audio+video")}
-    both = PairSource(dict(zip(pairs.values(), (clips, sounds))), {pairs["text+image"]: 1.0, pairs["audio+video"]: 0.5})
+    both = PairSource(
+        dict(zip(pairs.values(), (clips, sounds))), {pairs["text+image"]: 1.0, pairs["audio+video"]: 0.5}
+    )
     assert both.bad == 5 and both.fetch([4, 5])["ids"] == ["clip-4", "clip-5", "sound-2"]
 
 
@@ -111,4 +120,8 @@ def test_a_sheet_of_spectrograms_has_low_tones_below(tmp_path):
     mels[:, :, 1] = 2.5
     write_spectrograms(tmp_path / "two.png", mels)
     picture = np.asarray(Image.open(tmp_path / "two.png"))
-    assert picture.shape == (16, 20, 3) and np.flatnonzero(picture[:, 0, 0]).tolist() == [6, 14] and picture.max() == 255
+    assert (
+        picture.shape == (16, 20, 3)
+        and np.flatnonzero(picture[:, 0, 0]).tolist() == [6, 14]
+        and picture.max() == 255
+    )

@@ -1,4 +1,6 @@
-"""Every configuration parses strictly and builds without memory; what the headers at full scale say is what `--dry-run` says."""
+"""Every configuration parses strictly and builds without memory; what the headers at full scale say is what
+`--dry-run` says.
+"""
 
 import re
 from pathlib import Path
@@ -28,8 +30,16 @@ def test_full_scale_builds_and_its_header_is_computed(path, tmp_path, monkeypatc
     text = path.read_text(encoding="utf-8")
     asked = re.search(r"--dry-run --processes (\d+)(?: --zero (\d))? --tflops (\d+)", text)
     monkeypatch.chdir(tmp_path)
-    said = plan(load_config(path), path.parent, Machines(processes=int(asked[1]), zero=int(asked[2] or 0), tflops=float(asked[3])))
-    header = [line.removeprefix("#   ") for line in text.splitlines() if re.match(r"#   (run|parameters|memory|compute|time) ", line)]
+    said = plan(
+        load_config(path),
+        path.parent,
+        Machines(processes=int(asked[1]), zero=int(asked[2] or 0), tflops=float(asked[3])),
+    )
+    header = [
+        line.removeprefix("#   ")
+        for line in text.splitlines()
+        if re.match(r"#   (run|parameters|memory|compute|time) ", line)
+    ]
     assert len(header) == 5 and set(header) <= set(said.splitlines())
     assert f"--config configs/paper/{path.name}" in text and "# Expect: " in text
     assert not list(tmp_path.iterdir())
@@ -66,11 +76,20 @@ def test_the_command_prints_and_writes_nothing(tmp_path, monkeypatch, capsys):
 
 def test_mistakes_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for wrong in ({"zero": 1}, {"processes": 0}, {"tflops": 0.0}, {"tflops": -1.0}, {"samples_per_second": float("nan")}):
+    for wrong in (
+        {"zero": 1},
+        {"processes": 0},
+        {"tflops": 0.0},
+        {"tflops": -1.0},
+        {"samples_per_second": float("nan")},
+    ):
         with pytest.raises(InputError, match="ZeRO stage 0, 2 or 3, and rates above 0"):
             Machines(**wrong)
     path = ROOT / "configs" / "world" / "denoise_image.yaml"
-    for override, words in (("options.scene=3", "unknown key 'scene'"), ("data={manifest: x}", "unknown key 'manifest'")):
+    for override, words in (
+        ("options.scene=3", "unknown key 'scene'"),
+        ("data={manifest: x}", "unknown key 'manifest'"),
+    ):
         with pytest.raises(InputError, match=words):
             plan(load_config(path, overrides=[override]), path.parent, Machines())
     alone = tmp_path / "denoise_video.yaml"
@@ -85,7 +104,11 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         ("lora_joint", "runs/tiny/loras/lora_joint"),
         ("textual_inversion", "runs/tiny/words/textual_inversion"),
         ("tower_audio", "runs/tiny/towers/tower_audio"),
-        ("ladder/tokens", "runs/ladder/tokens/environments, runs/ladder/tokens/audio_denoiser, runs/ladder/tokens/vision_denoiser"),
+        (
+            "ladder/tokens",
+            "runs/ladder/tokens/environments, runs/ladder/tokens/audio_denoiser, "
+            "runs/ladder/tokens/vision_denoiser",
+        ),
         ("noised_towers", "runs/tiny/noised_towers"),
         ("joint_audio", "runs/tiny/environments, runs/tiny/audio_denoiser"),
         ("vocoder", "runs/tiny/audio_autoencoder"),

@@ -52,7 +52,10 @@ def test_a_share_is_of_another_kind():
 
 def test_kinds_are_said_with_the_tokens():
     prompts = Prompts(Words(), {"text": 0.7, "audio": 0.3}, noise=0.0, dropout=0.0)
-    batch = {"scenes": [scene_at(0, index) for index in range(300)], "audio_token": torch.eye(WIDTH)[-1:].expand(300, -1)}
+    batch = {
+        "scenes": [scene_at(0, index) for index in range(300)],
+        "audio_token": torch.eye(WIDTH)[-1:].expand(300, -1),
+    }
     batch["audio_mask"] = torch.arange(300) >= 100  # the first have no sound, and keep their captions
     tokens, kinds = prompts.draw(batch, torch.Generator().manual_seed(0))
     assert [kind == "audio" for kind in kinds] == (tokens[:, 0, -1] == 1.0).tolist()
@@ -62,13 +65,18 @@ def test_kinds_are_said_with_the_tokens():
 def test_a_noised_tower_meets_sentences_and_its_own_kind():
     """Whose caption it is to tell: a third medium of the same scene is none that training may see."""
     config = load_config(CONFIGS / "noised_towers.yaml", overrides=[f"model={pretrained.resolve()}"])
-    met = {str(m): sorted(map(str, prompts.names)) for m, prompts in find_stage(config.stage)(config).prompts.items()}
+    met = {
+        str(m): sorted(map(str, prompts.names))
+        for m, prompts in find_stage(config.stage)(config).prompts.items()
+    }
     pairs = {name: sorted(["text", name]) for name in ("image", "audio", "video")}
     assert met == {"text": ["audio", "image", "text", "video"], **pairs}
 
 
 def test_a_share_hears_a_caption_beside_its_own_prompt():
-    """Sounds whose token has nothing of a caption: where there are two prompts it has, and the first is never drowned."""
+    """Sounds whose token has nothing of a caption: where there are two prompts it has, and the first is never
+    drowned.
+    """
     beside = drawn(shares={"audio": 1.0}, interpolation=0.25)
     both = beside[:, -1] < 1.0
     assert 45 < both.sum() < 105
@@ -84,14 +92,23 @@ def silent_rows(tmp_path_factory):
     """A manifest of sounds and clips that nobody has said anything of."""
     folder = tmp_path_factory.mktemp("files")
     make_media(folder / "media", 2)
-    rows = [{"id": name, "audio": f"media/{name}.wav", "video": f"media/{name}.mp4"} for name in ("scene-0", "scene-1")]
+    rows = [
+        {"id": name, "audio": f"media/{name}.wav", "video": f"media/{name}.mp4"}
+        for name in ("scene-0", "scene-1")
+    ]
     write_manifest(folder / "rows.jsonl", rows)
     return folder / "rows.jsonl"
 
 
 def stage_of(name, rows, *overrides):
-    places = (f"model={pretrained.resolve()}", f"output={rows.parent}/run", f"data={{manifests: [{rows}], workers: 0}}")
-    config = load_config(CONFIGS / f"{name}.yaml", overrides=[*places, "options.continue_from=true", *overrides])
+    places = (
+        f"model={pretrained.resolve()}",
+        f"output={rows.parent}/run",
+        f"data={{manifests: [{rows}], workers: 0}}",
+    )
+    config = load_config(
+        CONFIGS / f"{name}.yaml", overrides=[*places, "options.continue_from=true", *overrides]
+    )
     return find_stage(config.stage)(config)
 
 
@@ -113,12 +130,17 @@ def test_words_that_finished_text_parts_do_not_know_are_counted(tmp_path, capsys
     for file in ("x.png", "x.wav"):
         (tmp_path / file).touch()
     for said, ends in (("a red dog", False), ("a barking dog", True)):
-        write_manifest(tmp_path / "rows.jsonl", [{"id": "x", "image": "x.png", "audio": "x.wav", "caption": said}])
+        write_manifest(
+            tmp_path / "rows.jsonl", [{"id": "x", "image": "x.png", "audio": "x.wav", "caption": said}]
+        )
         stage = stage_of(name, tmp_path / "rows.jsonl")
         stage.build()
         stage.to(torch.device("cpu"))
         if ends:
-            with pytest.raises(InputError, match=r"67% of the words in the .* unknown to the Text\w+ in .* \(barking, dog, ...\)"):
+            with pytest.raises(
+                InputError,
+                match=r"67% of the words in the .* unknown to the Text\w+ in .* \(barking, dog, ...\)",
+            ):
                 stage.data()
         else:
             stage.data().close()
@@ -130,12 +152,22 @@ def test_words_that_finished_text_parts_do_not_know_are_counted(tmp_path, capsys
     [
         ("joint_audio", (), ["audio", "video"]),
         ("joint_audio", ("options.prompts={audio+video: {text: 1.0}}",), ["audio", "video", "text"]),
-        ("denoise_audio", ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0", "options.told={}"), ["audio"]),
-        ("denoise_audio", ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0.5", "options.told={}"), ["audio", "text"]),
+        (
+            "denoise_audio",
+            ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0", "options.told={}"),
+            ["audio"],
+        ),
+        (
+            "denoise_audio",
+            ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0.5", "options.told={}"),
+            ["audio", "text"],
+        ),
     ],
 )
 def test_who_reads_captions_asks_for_them(silent_rows, name, overrides, media):
-    Path(silent_rows.parent / "said.jsonl").write_text(silent_rows.read_text().replace('"audio"', '"caption": "a ball", "audio"'))
+    Path(silent_rows.parent / "said.jsonl").write_text(
+        silent_rows.read_text().replace('"audio"', '"caption": "a ball", "audio"')
+    )
     (encoding,) = stage_of(name, silent_rows.parent / "said.jsonl", *overrides).encodings()
     with encoding.files() as source:
         assert [str(medium) for medium in source.media] == media

@@ -42,7 +42,11 @@ def test_only_runs_that_went_into_the_model_count(runs):
     assert list(made["stages"]) == ["first", "second"] and "unknown" not in made and "base" not in made
     assert made["data"] == ["a.jsonl", "b.parquet", "c.tar", "codi.world"]
     first = made["stages"]["first"]
-    assert first["data"] == ["a.jsonl", "b.parquet", "c.tar"] and first["seed"] == 3 and first["samples_seen"] == 16
+    assert (
+        first["data"] == ["a.jsonl", "b.parquet", "c.tar"]
+        and first["seed"] == 3
+        and first["samples_seen"] == 16
+    )
     assert first["settings"]["lr"] == 1e-2 and first["command"] is None and first["last_log"]["loss"] > 0
     assert json.loads(json.dumps(made)) == made
 
@@ -57,7 +61,11 @@ def test_a_part_that_no_run_made_is_named(runs):
 def test_settings_that_are_gone_are_not_made_up(runs):
     shutil.rmtree(runs("first", "model", *FILES) / "checkpoints")
     made = provenance(runs.folder / "model", ["line"], runs.folder / "runs")
-    assert made["stages"]["first"]["data"] is None and made["stages"]["first"]["settings"] is None and made["data"] == []
+    assert (
+        made["stages"]["first"]["data"] is None
+        and made["stages"]["first"]["settings"] is None
+        and made["data"] == []
+    )
 
 
 def test_a_model_that_was_trained_on_says_what_it_started_from(runs):
@@ -74,7 +82,14 @@ def test_the_command_is_one_that_gives_these_settings(monkeypatch):
     changed = ["samples=77", "options.prompts={text: 1.0}", "lr=1.0e-5", "max_minutes=3"]
     settings = load_config("configs/world/denoise_image.yaml", overrides=changed).as_json()
     words = shlex.split(command_of(settings))
-    assert words[:6] == ["accelerate", "launch", "-m", "training.main", "--config", "configs/world/denoise_image.yaml"]
+    assert words[:6] == [
+        "accelerate",
+        "launch",
+        "-m",
+        "training.main",
+        "--config",
+        "configs/world/denoise_image.yaml",
+    ]
     assert load_config(words[5], overrides=words[7::2]).as_json() == settings and words[6::2] == ["--set"] * 4
     assert command_of(settings | {"output": "runs/something"}) is None
 
@@ -108,7 +123,10 @@ def test_a_model_in_the_making_is_published_with_the_worlds_settings(model, monk
 
 def test_a_model_keeps_its_own_scheduler_and_settings(model, monkeypatch):
     ReleasedDDIMScheduler().save_pretrained(model / "scheduler")
-    index = {"defaults": {"guidance_scale": 7.5}, "scheduler": [ReleasedDDIMScheduler.__module__, ReleasedDDIMScheduler.__name__]}
+    index = {
+        "defaults": {"guidance_scale": 7.5},
+        "scheduler": [ReleasedDDIMScheduler.__module__, ReleasedDDIMScheduler.__name__],
+    }
     (model / "model_index.json").write_text(json.dumps(index))
     monkeypatch.setattr("sys.argv", command("my/published"))
     assert publish() == 0

@@ -1,4 +1,6 @@
-"""What a machine refuses, a GPU that is not there or a byte more on its disk, is one line and exit code 2; what was saved stays."""
+"""What a machine refuses, a GPU that is not there or a byte more on its disk, is one line and exit code 2;
+what was saved stays.
+"""
 
 import re
 import resource
@@ -51,14 +53,25 @@ def test_a_disk_that_takes_no_more_ends_a_run_in_one_line(bench, capsys, size, o
     with no_file_above(size):
         assert main(case.command(*settings, *overrides)) == 2
     assert re.search(words, said(capsys))
-    assert newest(case) == name and same(final(case), before) and not list((case.run / "checkpoints").glob("*.tmp"))
+    assert (
+        newest(case) == name
+        and same(final(case), before)
+        and not list((case.run / "checkpoints").glob("*.tmp"))
+    )
     assert main(case.command(*settings)) == 0 and main(whole.command(*settings)) == 0
     assert same(final(case), final(whole))
 
 
 def test_an_export_that_fails_leaves_the_part_that_was_there(tmp_path):
     torch.manual_seed(0)
-    shape = dict(in_channels=4, context_dim=8, block_out_channels=(16,), second_dim=(4,), norm_num_groups=8, num_heads=2)
+    shape = dict(
+        in_channels=4,
+        context_dim=8,
+        block_out_channels=(16,),
+        second_dim=(4,),
+        norm_num_groups=8,
+        num_heads=2,
+    )
     part = TextDenoiser(**shape)
     export_part(part, tmp_path / "part")
     before = {path.name: path.read_bytes() for path in (tmp_path / "part").iterdir()}
@@ -75,12 +88,16 @@ def test_an_export_that_fails_leaves_the_part_that_was_there(tmp_path):
 
 
 def test_other_errors_are_not_about_the_disk():
-    assert folder.refusal(OSError(2, "No such file or directory")) is None and folder.refusal(ValueError("x")) is None
+    assert (
+        folder.refusal(OSError(2, "No such file or directory")) is None
+        and folder.refusal(ValueError("x")) is None
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
-    ("override", "words"), [("device=cuda", "device is cuda, which asks for a GPU"), ("precision=fp16", "fp16, which needs a GPU")]
+    ("override", "words"),
+    [("device=cuda", "device is cuda, which asks for a GPU"), ("precision=fp16", "fp16, which needs a GPU")],
 )
 def test_a_gpu_that_is_not_there_is_said(bench, capsys, override, words):
     case = bench()

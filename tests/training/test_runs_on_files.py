@@ -1,4 +1,6 @@
-"""Runs of real stages on media files: with decoding processes, from shards and tables, with mistakes in them, in several processes."""
+"""Runs of real stages on media files: with decoding processes, from shards and tables, with mistakes in them,
+in several processes.
+"""
 
 import json
 import os
@@ -48,7 +50,11 @@ def equal(one, two):
 
 
 def previews(stage):
-    return {path.suffix for path in (of(stage).run / "previews").rglob("*") if path.is_file() and path.stat().st_size}
+    return {
+        path.suffix
+        for path in (of(stage).run / "previews").rglob("*")
+        if path.is_file() and path.stat().st_size
+    }
 
 
 def test_previews_are_of_the_kind_that_is_made():
@@ -79,7 +85,12 @@ def test_decoding_processes_change_nothing_even_when_one_is_killed(plain, monkey
 def test_shards_give_what_their_manifest_gives(plain):
     paths = pack(Manifest("media/train.jsonl"), "shards", per_shard=4)
     assert len(paths) == 2
-    assert main(command("denoise_image", *STEPS, "data.manifests=[]", "data.shards=[shards/*.tar]", run="shards")) == 0
+    assert (
+        main(
+            command("denoise_image", *STEPS, "data.manifests=[]", "data.shards=[shards/*.tar]", run="shards")
+        )
+        == 0
+    )
     assert equal(plain, of("shards"))
 
 
@@ -107,7 +118,14 @@ def test_a_hundred_bad_rows_end_a_run_and_are_listed(capsys):
     Path("media/broken.png").write_bytes(b"not a picture")
     rows = [{"id": f"bad-{number}", "image": "broken.png", "caption": "none"} for number in range(120)]
     Path("media/all-bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(command("autoencoder_image", "data.manifests=[media/all-bad.jsonl]", "model=my/new", run="all-bad")) == 2
+    assert (
+        main(
+            command(
+                "autoencoder_image", "data.manifests=[media/all-bad.jsonl]", "model=my/new", run="all-bad"
+            )
+        )
+        == 2
+    )
     assert re.search(r"100 bad samples in a row, the last one bad-\d+: .*bad.jsonl", said(capsys))
     listed = [json.loads(line) for line in (of("all-bad").run / "bad.jsonl").read_text().splitlines()]
     assert len(listed) == len({row["id"] for row in listed}) == 100 and all(row["reason"] for row in listed)
@@ -115,12 +133,16 @@ def test_a_hundred_bad_rows_end_a_run_and_are_listed(capsys):
 
 
 def row_without_its_file():
-    Path("media/gone.jsonl").write_text(json.dumps({"id": "a", "image": "gone.png", "caption": "a red ball"}) + "\n")
+    Path("media/gone.jsonl").write_text(
+        json.dumps({"id": "a", "image": "gone.png", "caption": "a red ball"}) + "\n"
+    )
     return ["data.manifests=[media/gone.jsonl]"]
 
 
 def captions_in_latin_1():
-    Path("media/latin.jsonl").write_bytes('{"image": "scene-0.png", "caption": "caf\u00e9"}\n'.encode("latin-1"))
+    Path("media/latin.jsonl").write_bytes(
+        '{"image": "scene-0.png", "caption": "caf\u00e9"}\n'.encode("latin-1")
+    )
     return ["data.manifests=[media/latin.jsonl]"]
 
 
@@ -152,10 +174,15 @@ def cache_with_a_flipped_byte():
         (shard_cut_short, "shard-000000.tar.* cut short"),
         (weights_that_are_missing, "my/model/image_autoencoder is missing: run autoencoder_image first"),
         (lambda: ["data.require=[]"], r"data: require is \[\]: leave it out, or add image, text"),
-        (cache_with_a_flipped_byte, "shard-00000.safetensors was altered: its sha256 differs: run the encoding again"),
+        (
+            cache_with_a_flipped_byte,
+            "shard-00000.safetensors was altered: its sha256 differs: run the encoding again",
+        ),
     ],
 )
-def test_what_is_wrong_is_one_line_and_the_checkpoint_stays(plain, capsys, tmp_path, monkeypatch, harm, words):
+def test_what_is_wrong_is_one_line_and_the_checkpoint_stays(
+    plain, capsys, tmp_path, monkeypatch, harm, words
+):
     run = shutil.copytree(plain.run, tmp_path / of("harmed").run)
     shutil.copytree("my/model", tmp_path / "my" / "model")
     for name in ("media", "configs"):
@@ -166,7 +193,10 @@ def test_what_is_wrong_is_one_line_and_the_checkpoint_stays(plain, capsys, tmp_p
     capsys.readouterr()
     assert main(command("denoise_image", "samples=16", *overrides, run="harmed")) == 2
     assert re.search(words, said(capsys))
-    assert before and {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()} == before
+    assert (
+        before
+        and {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()} == before
+    )
 
 
 # Several processes -------------------------------------------------------
@@ -176,7 +206,9 @@ def test_two_processes_equal_one_and_resume_to_the_bit():
     settings = ("samples=24", "log_every=4", "checkpoint_every=4")
     assert main(command("denoise_image", *settings, "accumulate=2", run="one")) == 0
     assert finish(fork_ranks(command("denoise_image", *settings, run="two"))) == [0, 0]
-    for (samples, loss, norm, _), (samples_2, loss_2, norm_2, _) in zip(losses(of("one")), losses(of("two")), strict=True):
+    for (samples, loss, norm, _), (samples_2, loss_2, norm_2, _) in zip(
+        losses(of("one")), losses(of("two")), strict=True
+    ):
         assert samples == samples_2 and abs(loss - loss_2) < 1e-5 and abs(norm - norm_2) < 1e-5
     first, second = final(of("one")), final(of("two"))
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)

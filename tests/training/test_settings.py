@@ -27,7 +27,12 @@ def gradients(module):
 def test_checkpointing_gives_the_same_gradients_to_the_bit():
     torch.manual_seed(0)
     module = UNetDenoiser(
-        in_channels=4, block_out_channels=(16, 32), attention_levels=(1,), temporal_levels=(1,), context_dim=16, norm_num_groups=8
+        in_channels=4,
+        block_out_channels=(16, 32),
+        attention_levels=(1,),
+        temporal_levels=(1,),
+        context_dim=16,
+        norm_num_groups=8,
     )
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -70,13 +75,19 @@ class Own(torch.nn.Sequential):
 
 def test_what_is_called_is_compiled_as_a_whole_wherever_it_is_held(compiled):
     inner = Own(torch.nn.Linear(1, 4), torch.nn.Tanh())
-    held = torch.nn.ModuleDict({"a": Own(inner, torch.nn.Linear(4, 1)), "b": torch.nn.ModuleList([torch.nn.Linear(1, 1)])})
+    held = torch.nn.ModuleDict(
+        {"a": Own(inner, torch.nn.Linear(4, 1)), "b": torch.nn.ModuleList([torch.nn.Linear(1, 1)])}
+    )
     names, expected = list(held.state_dict()), held["a"](torch.ones(2, 1))
     compile_parts(held, "line")
     for _ in range(2):
         assert torch.equal(held["a"](torch.ones(2, 1)), expected)
     (graph,) = compiled
-    assert [node.target.__name__ for node in graph.graph.nodes if node.op == "call_function"] == ["linear", "tanh", "linear"]
+    assert [node.target.__name__ for node in graph.graph.nodes if node.op == "call_function"] == [
+        "linear",
+        "tanh",
+        "linear",
+    ]
     inner(torch.ones(2, 1))
     assert len(compiled) == 2 and list(held.state_dict()) == names
 
@@ -110,7 +121,9 @@ def test_autocast_leaves_weights_in_float32(bench):
 
 
 def test_tensorboard_holds_what_the_log_holds(bench):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed")
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed"
+    )
     import json
 
     case = bench()
@@ -121,7 +134,9 @@ def test_tensorboard_holds_what_the_log_holds(bench):
     lines = [json.loads(line) for line in (case.run / "log.jsonl").read_text().splitlines()]
     assert {"loss", "grad_norm", "lr", "samples_per_s", "memory_mb"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("loss")] == [line["samples"] for line in lines]
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(
+        [line["loss"] for line in lines]
+    )
 
 
 def test_tensorboard_that_is_not_there_is_said(bench, capsys, monkeypatch):

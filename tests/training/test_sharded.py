@@ -1,4 +1,6 @@
-"""DeepSpeed over two processes on the CPU sees what one process sees, and its checkpoints are those of one process."""
+"""DeepSpeed over two processes on the CPU sees what one process sees, and its checkpoints are those of one
+process.
+"""
 
 import importlib.util
 import shutil
@@ -14,7 +16,9 @@ from training import checkpoint
 from training.engine import make_accelerator
 from training.main import main
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 SETTINGS = ("samples=96", "options.infinite=true", "ema=0.9", "checkpoint_every=16", "accumulate=2")
 
@@ -28,11 +32,22 @@ def wait(event):
 
 
 def launched(name: str) -> dict[str, str]:
-    """What `accelerate launch --config_file configs/accelerate/<name>.yaml --num_processes 2` tells its processes."""
+    """What `accelerate launch --config_file configs/accelerate/<name>.yaml --num_processes 2` tells its
+    processes.
+    """
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
-    words = ["--config_file", str(CONFIGS / f"{name}.yaml"), "--num_processes", "2", "--main_process_port", "0", "-m", "training.main"]
+    words = [
+        "--config_file",
+        str(CONFIGS / f"{name}.yaml"),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "-m",
+        "training.main",
+    ]
     arguments, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     assert arguments.use_deepspeed and arguments.num_processes == 2
     arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
@@ -85,7 +100,11 @@ def kill_halfway(case, launch):
 def equal(one, two, tolerance=1e-5):
     """Losses, gradient norms, weights, averages and moments agree."""
     for first, second in zip(losses(one), losses(two), strict=True):
-        assert first[0] == second[0] and abs(first[1] - second[1]) < tolerance and abs(first[2] - second[2]) < tolerance
+        assert (
+            first[0] == second[0]
+            and abs(first[1] - second[1]) < tolerance
+            and abs(first[2] - second[2]) < tolerance
+        )
     first, second = final(one), final(two)
     assert first.keys() == second.keys()
     assert all(torch.allclose(first[name], second[name], atol=tolerance) for name in first)
@@ -93,7 +112,12 @@ def equal(one, two, tolerance=1e-5):
 
 
 def test_zero2_equals_one_process(alone, zero2):
-    assert state(zero2)["launch"] == {"distributed_type": "DEEPSPEED", "zero_stage": 2, "processes": 2, "device": "cpu"}
+    assert state(zero2)["launch"] == {
+        "distributed_type": "DEEPSPEED",
+        "zero_stage": 2,
+        "processes": 2,
+        "device": "cpu",
+    }
     assert state(alone)["launch"]["processes"] == 1
     equal(alone, zero2)
 
@@ -122,7 +146,12 @@ def test_zero3_equals_one_process_and_resumes(alone, cases):
     case = cases("zero3")
     kill_halfway(case, "zero3")
     assert finish(case.fork_ranks(*SETTINGS, environment=launched("zero3"))) == [0, 0]
-    assert state(case)["launch"] == {"distributed_type": "DEEPSPEED", "zero_stage": 3, "processes": 2, "device": "cpu"}
+    assert state(case)["launch"] == {
+        "distributed_type": "DEEPSPEED",
+        "zero_stage": 3,
+        "processes": 2,
+        "device": "cpu",
+    }
     equal(alone, case)
 
 

@@ -1,5 +1,7 @@
-"""Every stage of the embedded model in miniature, in the order of `make tiny`, each from the parts that the earlier ones left; then the
-finished folder is published, loaded as users load it, and asked for everything at once."""
+"""Every stage of the embedded model in miniature, in the order of `make tiny`, each from the parts that the
+earlier ones left; then the finished folder is published, loaded as users load it, and asked for everything at
+once.
+"""
 
 import json
 import re
@@ -53,7 +55,9 @@ def places(folder: Path, stage: str) -> list[str]:
 
 def run(config: Path, settings: list[str]) -> int:
     """A stage in miniature."""
-    return main(["--config", str(config), "--small", *(word for setting in settings for word in ("--set", setting))])
+    return main(
+        ["--config", str(config), "--small", *(word for setting in settings for word in ("--set", setting))]
+    )
 
 
 def train_all(folder: Path) -> None:
@@ -64,7 +68,9 @@ def train_all(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model/` and `runs/<stage>/` of every stage in miniature. Tests add to it, and leave what is there alone."""
+    """A folder with `model/` and `runs/<stage>/` of every stage in miniature. Tests add to it, and leave what
+    is there alone.
+    """
     return built_once(tmp_path_factory, "tiny", train_all)
 
 
@@ -76,8 +82,14 @@ def test_every_stage_logs_previews_and_exports_where_a_dry_run_says(trained: Pat
     for stage in stages():
         folder = trained / "runs" / stage
         exported = json.loads((folder / "exported.json").read_text())["files"]
-        said = writes(load_config(ROOT / "configs" / "world" / f"{stage}.yaml", small=True, overrides=places(trained, stage)))
-        assert {trained / "model" / Path(name).parent for name in exported if not name.startswith("scheduler/")} == set(said), stage
+        said = writes(
+            load_config(
+                ROOT / "configs" / "world" / f"{stage}.yaml", small=True, overrides=places(trained, stage)
+            )
+        )
+        assert {
+            trained / "model" / Path(name).parent for name in exported if not name.startswith("scheduler/")
+        } == set(said), stage
         assert any(path.is_file() for path in (folder / "previews").rglob("*")), stage
 
 
@@ -94,17 +106,25 @@ def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: 
     assert run(config, settings) == 0
     assert all(path.read_bytes() == content for path, content in before.items())
     publish(into, published, trained / "runs")
-    assert {f"ladder-{step}", "noised_towers", "align_video"} <= set(made(published)["stages"]) <= {f"ladder-{step}", *stages()}
+    assert (
+        {f"ladder-{step}", "noised_towers", "align_video"}
+        <= set(made(published)["stages"])
+        <= {f"ladder-{step}", *stages()}
+    )
     pipe = CoDiPipeline.from_pretrained(published)
     pipe.set_progress_bar_config(disable=True)
     pair = (Modality.AUDIO, Modality.VIDEO)
-    assert pipe.model.hears == ({m: {m} for m in pair} if step == "released" else dict(zip(pair, ({pair[1]}, {pair[0]}))))
+    assert pipe.model.hears == (
+        {m: {m} for m in pair} if step == "released" else dict(zip(pair, ({pair[1]}, {pair[0]})))
+    )
     out = pipe(text="a red ball", outputs=["audio", "video"], seed=0, num_inference_steps=2)
     assert torch.isfinite(out.audios[0]).all() and torch.isfinite(out.videos[0].float()).all()
 
 
 def test_adapters_that_start_anew_are_silent_where_a_side_does_not_listen(trained: Path) -> None:
-    """A ladder step in which the clip alone listens: the sound's finished adapters would hear encoders that they never met."""
+    """A ladder step in which the clip alone listens: the sound's finished adapters would hear encoders that
+    they never met.
+    """
     into, output = trained / "ladder" / "deaf", f"output={trained}/runs/ladder-deaf"
     config = ROOT / "configs" / "world" / "ladder" / "negatives.yaml"  # contrast trains what both say
     settings = [f"model={trained}/model", output, f"options.into={into}"]
@@ -121,7 +141,9 @@ def test_adapters_that_start_anew_are_silent_where_a_side_does_not_listen(traine
         assert heard == (listener is Modality.VIDEO)
     before = load_file(trained / "model" / "environments" / "diffusion_pytorch_model.safetensors")
     after = load_file(into / "environments" / "diffusion_pytorch_model.safetensors")
-    assert {name.split(".")[1] for name in after if name in before and not torch.equal(before[name], after[name])} == {"audio", "video"}
+    assert {
+        name.split(".")[1] for name in after if name in before and not torch.equal(before[name], after[name])
+    } == {"audio", "video"}
 
 
 def test_the_sides_of_a_pair_train_apart_and_pairs_one_after_another(trained: Path) -> None:
@@ -129,13 +151,16 @@ def test_the_sides_of_a_pair_train_apart_and_pairs_one_after_another(trained: Pa
     shutil.copytree(trained / "model", model, ignore=shutil.ignore_patterns("environments"))
     pair = ["options.pairs={audio+video: 1.0}", "preview_every=0", f"model={model}"]
     anew = "options.continue_from=false"
-    assert run(ROOT / "configs/world/joint_audio.yaml", [*pair, anew, f"output={trained}/pair-runs/audio"]) == 0
+    assert (
+        run(ROOT / "configs/world/joint_audio.yaml", [*pair, anew, f"output={trained}/pair-runs/audio"]) == 0
+    )
     first = load_file(model / "environments" / "diffusion_pytorch_model.safetensors")
     audio = (model / "audio_denoiser" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert run(ROOT / "configs/world/joint_video.yaml", [*pair, f"output={trained}/pair-runs/video"]) == 0
     both = load_file(model / "environments" / "diffusion_pytorch_model.safetensors")
     changed = {name.split(".")[1] for name in both if not torch.equal(first[name], both[name])}
-    assert changed == {"audio"}  # what the picture hears; the environment of the clip stays as the sound's run left it
+    # what the picture hears; the environment of the clip stays as the sound's run left it
+    assert changed == {"audio"}
     assert (model / "audio_denoiser" / "diffusion_pytorch_model.safetensors").read_bytes() == audio
     more = [*pair, "options.continue_from=true", "seed=1", f"output={trained}/pair-runs/more"]
     assert run(ROOT / "configs/world/joint_video.yaml", more) == 0
@@ -150,8 +175,15 @@ def test_published_model_generates_everything_at_once(trained: Path) -> None:
     pipe = CoDiPipeline.from_pretrained(trained / "published")
     pipe.set_progress_bar_config(disable=True)
     out = pipe(text="a red ball", outputs=["text", "image", "audio", "video"], seed=0, num_inference_steps=2)
-    assert out.videos[0].shape == (16, 3, 64, 64) and out.audios[0].shape == (32000,) and out.images[0].size == (64, 64)
+    assert (
+        out.videos[0].shape == (16, 3, 64, 64)
+        and out.audios[0].shape == (32000,)
+        and out.images[0].size == (64, 64)
+    )
     assert torch.isfinite(out.audios[0]).all() and isinstance(out.texts[0], str)
     about = made(trained / "published")
-    assert set(about["stages"]) == {*listed("STAGES"), "vocoder", "joint_text_image", "joint_text_audio"} and "unknown" not in about
+    assert (
+        set(about["stages"]) == {*listed("STAGES"), "vocoder", "joint_text_image", "joint_text_audio"}
+        and "unknown" not in about
+    )
     assert about["data"] == ["codi.world"]

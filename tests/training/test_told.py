@@ -1,4 +1,6 @@
-"""What partners tell in training is what they tell in sampling, and those who have no prompt are told nothing."""
+"""What partners tell in training is what they tell in sampling, and those who have no prompt are told
+nothing.
+"""
 
 from types import SimpleNamespace
 
@@ -36,7 +38,9 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 
 def test_it_is_what_the_sampler_makes_of_the_same_latents(towers, scheduler):
-    """The prompt that a denoiser is given at a step, against the one made in training of the partner's latent and noise."""
+    """The prompt that a denoiser is given at a step, against the one made in training of the partner's latent
+    and noise.
+    """
     generator = torch.Generator().manual_seed(1)
     context = torch.nn.functional.normalize(torch.randn(3, 1, WIDTH, generator=generator), dim=-1)
     start = {m: torch.randn(3, *LATENTS[m.value]["latent_shape"], generator=generator) for m in (TEXT, IMAGE)}
@@ -73,10 +77,13 @@ def test_a_share_is_told_and_nobody_without_a_prompt(towers, scheduler):
     told = Told(TEXT, {"image": 0.5}, towers, NoiseProcess.from_scheduler(scheduler), 3.0)
     t = torch.randint(1000, (400,), generator=generator)
     pictures, asked = torch.randn(400, 2, 4, 4, generator=generator), []
-    changed = told(context, t, [TEXT] * 400, lambda partner, rows: asked.append(rows) or pictures[rows], generator)
+    changed = told(
+        context, t, [TEXT] * 400, lambda partner, rows: asked.append(rows) or pictures[rows], generator
+    )
     others = (changed != context).any(-1).any(-1)
     asked = set(torch.cat(asked).tolist())
-    assert set(others.nonzero().flatten().tolist()) <= asked and min(asked) >= 100 and 110 < len(asked) < 190  # nobody else's is encoded
+    # nobody else's is encoded
+    assert set(others.nonzero().flatten().tolist()) <= asked and min(asked) >= 100 and 110 < len(asked) < 190
     assert not others[:100].any() and 110 < others[100:].sum() < 190
     torch.testing.assert_close(changed.norm(dim=-1), context.norm(dim=-1))
 
@@ -86,7 +93,13 @@ def test_who_is_prompted_by_a_third_medium_is_told_nothing(towers, scheduler):
     context = torch.nn.functional.normalize(torch.randn(90, 1, WIDTH, generator=generator), dim=-1)
     told = Told(TEXT, {"image": 1.0}, towers, NoiseProcess.from_scheduler(scheduler), 3.0)
     kinds, asked = [TEXT, IMAGE, Modality.AUDIO] * 30, []
-    told(context, torch.full((90,), 500), kinds, lambda partner, rows: asked.extend(rows) or torch.randn(len(rows), 2, 4, 4), generator)
+    told(
+        context,
+        torch.full((90,), 500),
+        kinds,
+        lambda partner, rows: asked.extend(rows) or torch.randn(len(rows), 2, 4, 4),
+        generator,
+    )
     assert sorted(int(row) for row in asked) == [row for row in range(90) if row % 3 < 2]
 
 
@@ -115,12 +128,19 @@ def test_everyone_hears_a_partner_of_their_own_at_its_own_level(scheduler):
     told = Told(TEXT, {"image": 1.0}, Towers(), process, 1.0)
     own, t = torch.linspace(-0.5, 0.5, 64), torch.arange(64) * 15
     generator = torch.Generator().manual_seed(0)
-    heard = told(context, t, [TEXT] * 64, lambda partner, rows: own[rows, None, None, None].expand(-1, 2, 4, 4), generator)[:, 0]
+    heard = told(
+        context,
+        t,
+        [TEXT] * 64,
+        lambda partner, rows: own[rows, None, None, None].expand(-1, 2, 4, 4),
+        generator,
+    )[:, 0]
     kind, kept, part = torch.rand((3, 64), generator=torch.Generator().manual_seed(0))
     eps = torch.randn((64, 2, 4, 4), generator=_after(torch.Generator().manual_seed(0), 3 * 64))
     levels = torch.where(kept < 0.5, t, (t * part).long())
     expected = torch.zeros(64, WIDTH)
-    expected[:, 1], expected[:, 2] = own - eps[:, 0, 0, 0], (levels - 999) / 1000  # less what is told of the noise
+    # less what is told of the noise
+    expected[:, 1], expected[:, 2] = own - eps[:, 0, 0, 0], (levels - 999) / 1000
     cosine = torch.nn.functional.cosine_similarity(heard[:, 1:], expected[:, 1:], dim=-1)
     torch.testing.assert_close(cosine, torch.ones(64))
 
@@ -133,7 +153,11 @@ def _after(generator: torch.Generator, count: int) -> torch.Generator:
 @pytest.mark.parametrize(
     ("listener", "shares", "message"),
     [
-        (Modality.AUDIO, {"image": 0.5}, "told names image: expected a modality that training sees together with audio"),
+        (
+            Modality.AUDIO,
+            {"image": 0.5},
+            "told names image: expected a modality that training sees together with audio",
+        ),
         (TEXT, {"audio": 0.5}, "modalities with a noised tower: text, image"),
     ],
 )
@@ -146,6 +170,8 @@ def test_of_a_batch_the_partners_of_those_who_are_told_are_read():
     batch = {"text": ["zero", "one", "two", "three"], "image": torch.arange(4.0)[:, None]}
     stage = SimpleNamespace(sentences=SimpleNamespace(encode=lambda captions: captions))
     for partner, expected in ((TEXT, ["three", "one"]), (IMAGE, [[3.0], [1.0]])):
-        told = lambda context, t, kinds, latents, generator, partner=partner: latents(partner, torch.tensor([3, 1]))
+        told = lambda context, t, kinds, latents, generator, partner=partner: latents(
+            partner, torch.tensor([3, 1])
+        )
         found = DenoiseStage.telling(stage, told, batch, [TEXT] * 4, torch.Generator())(None, None)
         assert (found.tolist() if isinstance(found, torch.Tensor) else found) == expected

@@ -9,7 +9,9 @@ from codi.types import InputError
 from codi.world import ATTRIBUTES, Scene, caption, parse, read_texts, sample_scenes
 from codi.world.caption import NUM_TEMPLATES, WORDS, _fill
 
-SCENE = Scene(shape="box", colour="red", place="night", motion="swing", tempo="fast", start=0.2, x=0.5, seed=1)
+SCENE = Scene(
+    shape="box", colour="red", place="night", motion="swing", tempo="fast", start=0.2, x=0.5, seed=1
+)
 SUBSETS = [c for n in range(6) for c in itertools.combinations(ATTRIBUTES, n)]
 
 
@@ -32,7 +34,9 @@ def test_partial_captions_name_their_facts_and_no_other(facts: tuple[str, ...]) 
     rng = np.random.default_rng(0)
     for scene in sample_scenes(30, 8):
         text = caption(scene, facts, rng)
-        assert parse(text) == {name: getattr(scene, name) if name in facts else None for name in ATTRIBUTES}, text
+        assert parse(text) == {
+            name: getattr(scene, name) if name in facts else None for name in ATTRIBUTES
+        }, text
         assert "None" not in text and "  " not in text and text == text.strip(" ,")
 
 

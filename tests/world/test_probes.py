@@ -32,7 +32,11 @@ def agreement(readings: list[Reading], modality: Modality) -> float:
 def onset_f1(readings: list[Reading], tolerance: float) -> float:
     """Onsets are far apart, so the nearest is the only one that can match."""
     true = [np.array([t for t, _ in events(s)]) for s in SCENES]
-    hits = sum(int((np.abs(r.events[:, None] - t).min(1) < tolerance).sum()) for r, t in zip(readings, true) if len(r.events))
+    hits = sum(
+        int((np.abs(r.events[:, None] - t).min(1) < tolerance).sum())
+        for r, t in zip(readings, true)
+        if len(r.events)
+    )
     return 2 * hits / (sum(len(r.events) for r in readings) + sum(map(len, true)))
 
 
@@ -58,22 +62,32 @@ def test_videos(change, least: float) -> None:
     readings = read_videos(change(render_videos(SCENES)))
     assert agreement(readings, Modality.VIDEO) >= least
     assert onset_f1(readings, 0.125) >= 0.95 and onset_f1(readings, 0.0625) >= 0.95
-    assert all(abs(r.x - s.x) < 0.03 if s.motion == "bounce" else r.x is None for r, s in zip(readings, SCENES))
+    assert all(
+        abs(r.x - s.x) < 0.03 if s.motion == "bounce" else r.x is None for r, s in zip(readings, SCENES)
+    )
 
 
 def without_phases(sounds: Tensor) -> Tensor:
-    """The same magnitudes with one random, time-constant phase per frequency: what is left without exact phases."""
+    """The same magnitudes with one random, time-constant phase per frequency: what is left without exact
+    phases.
+    """
     window = torch.hann_window(512)
     spectrum = torch.stft(sounds, 512, 128, window=window, return_complex=True)
     phase = 2 * torch.pi * torch.rand(1, 257, 1, generator=torch.Generator().manual_seed(0))
-    return torch.istft(spectrum * torch.polar(torch.ones_like(phase), phase), 512, 128, window=window, length=sounds.shape[1])
+    return torch.istft(
+        spectrum * torch.polar(torch.ones_like(phase), phase), 512, 128, window=window, length=sounds.shape[1]
+    )
 
 
 def hiss(sounds: Tensor) -> Tensor:
     return 0.7 * sounds + 0.005 * torch.randn(sounds.shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("change, least", [(lambda s: s, 0.99), (hiss, 0.98), (without_phases, 0.95)], ids=["clean", "hiss", "phases"])
+@pytest.mark.parametrize(
+    "change, least",
+    [(lambda s: s, 0.99), (hiss, 0.98), (without_phases, 0.95)],
+    ids=["clean", "hiss", "phases"],
+)
 def test_sounds(change, least: float) -> None:
     readings = read_sounds(change(render_sounds(SCENES)))
     assert agreement(readings, Modality.AUDIO) >= least
@@ -82,7 +96,9 @@ def test_sounds(change, least: float) -> None:
 
 def test_onsets_are_unbiased() -> None:
     for read, media in ((read_videos, render_videos), (read_sounds, render_sounds)):
-        errors = [r.start - events(s)[0][0] for r, s in zip(read(media(SCENES)), SCENES) if r.start is not None]
+        errors = [
+            r.start - events(s)[0][0] for r, s in zip(read(media(SCENES)), SCENES) if r.start is not None
+        ]
         assert abs(np.mean(errors)) < 0.005
 
 

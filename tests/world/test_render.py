@@ -1,4 +1,6 @@
-"""Renderers against the samples that define the world (found by CODI_WORLD_DIR or ../shared/world), and against the words."""
+"""Renderers against the samples that define the world (found by CODI_WORLD_DIR or ../shared/world), and
+against the words.
+"""
 
 import json
 import os
@@ -16,7 +18,9 @@ from codi.world import Scene, caption, events, render_images, render_sounds, ren
 from codi.world.picture import BACKGROUND, coverage
 
 WORLD = Path(os.environ.get("CODI_WORLD_DIR", Path(__file__).parents[2] / ".." / "shared" / "world"))
-needs_samples = pytest.mark.skipif(not (WORLD / "scenes.json").is_file(), reason=f"no conformance samples in {WORLD}: set CODI_WORLD_DIR")
+needs_samples = pytest.mark.skipif(
+    not (WORLD / "scenes.json").is_file(), reason=f"no conformance samples in {WORLD}: set CODI_WORLD_DIR"
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +79,23 @@ def test_coverage_sums_to_the_area_of_the_outline(shape: str, area: float) -> No
 
 
 def test_sound_equals_the_formula() -> None:
-    scene = replace(sample_scenes(1, 0)[0], shape="cross", colour="green", place="night", motion="pulse", tempo="fast", start=0.2)
+    scene = replace(
+        sample_scenes(1, 0)[0],
+        shape="cross",
+        colour="green",
+        place="night",
+        motion="pulse",
+        tempo="fast",
+        start=0.2,
+    )
     t = np.arange(32000) / 16000
     wanted = 0.03 * np.sin(2 * np.pi * 7200 * t) * (t % 0.125 < 0.0625)
     for e, amplitude in events(scene):
         tau = np.maximum(t - e, 0)
-        waves = sum(w * np.sin(2 * np.pi * 220 * 2 ** (15 / 12) * r * tau) for r, w in ((0.5, 0.8), (1, 1), (2, 0.6), (4, 0.4)))
+        waves = sum(
+            w * np.sin(2 * np.pi * 220 * 2 ** (15 / 12) * r * tau)
+            for r, w in ((0.5, 0.8), (1, 1), (2, 0.6), (4, 0.4))
+        )
         wanted += 0.35 * amplitude * waves * np.minimum(tau / 0.02, 1) * np.exp(-tau / 0.30)
     assert np.abs(render_sounds([scene])[0].numpy() - np.clip(wanted, -1, 1)).max() < 1e-4
 

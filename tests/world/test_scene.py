@@ -21,7 +21,12 @@ def test_image_shows_no_motion_and_all_names_exist() -> None:
 
 
 def test_one_colour_of_each_shape_is_held_out() -> None:
-    held = {(i, j) for i, s in enumerate(SHAPES) for j, c in enumerate(COLOURS) if is_held_out(Scene(**FACTS | {"shape": s, "colour": c}))}
+    held = {
+        (i, j)
+        for i, s in enumerate(SHAPES)
+        for j, c in enumerate(COLOURS)
+        if is_held_out(Scene(**FACTS | {"shape": s, "colour": c}))
+    }
     assert held == {(0, 0), (1, 5), (2, 2), (3, 7), (4, 4), (5, 1)}
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Samples by index. `infinite = True` says that indices never repeat: they are then counted, not shuffled.
+    """Samples by index. `infinite = True` says that indices never repeat: they are then counted, not
+    shuffled.
 
     One that has something running also has `close()`; one that meets bad samples counts them in `bad`.
     """
@@ -30,14 +31,17 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """A whole batch, a function of `indices` alone; called from a background thread. "ids", if there, name its samples."""
+        """A whole batch, a function of `indices` alone; called from a background thread. "ids", if there,
+        name its samples.
+        """
 
 
 class Stage(Protocol):
     """One training objective.
 
     Options that say what is learned are named in `identity`: with others it is another run.
-    A stage on latents also has `encodings()`, a list of `training.stages.latents.Encoding`: what `training.cache` encodes of media files.
+    A stage on latents also has `encodings()`, a list of `training.stages.latents.Encoding`: what
+    `training.cache` encodes of media files.
     """
 
     identity: tuple[str, ...] = ()
@@ -52,9 +56,13 @@ class Stage(Protocol):
 
     def data(self) -> Source: ...
 
-    def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         """The scalar loss of a micro-batch, and what to log: scalars, and optionally "bins", a pair of
-        (noise level in [0, 1] (B,), unreduced loss (B,)). Every draw comes from `generator`, which lives on the module's device."""
+        (noise level in [0, 1] (B,), unreduced loss (B,)). Every draw comes from `generator`, which lives on
+        the module's device.
+        """
 
     def preview(self, module: nn.Module, folder: Path) -> None:
         """Writes pictures, sounds or texts into `folder`, which exists."""
@@ -85,6 +93,8 @@ def find_stage(name: str) -> type[Stage]:
     if name not in STAGES:
         near = difflib.get_close_matches(name, STAGES, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"config: unknown stage {name!r}: {hint}(known: {', '.join(sorted(STAGES)) or 'none'})")
+        raise InputError(
+            f"config: unknown stage {name!r}: {hint}(known: {', '.join(sorted(STAGES)) or 'none'})"
+        )
     module, _, attribute = STAGES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -1,8 +1,9 @@
-"""Bridging alignment (CoDi, section 3.2): the tower of one modality against the text tower, contrastively (arXiv 2103.00020).
+"""Bridging alignment (CoDi, section 3.2): the tower of one modality against the text tower, contrastively
+(arXiv 2103.00020).
 
-The text-picture stage also makes the text tower, which is frozen from then on. A caption may leave facts out and a picture shows no
-tempo, so a pair counts as matching when nothing that the caption names and the medium shows disagrees; targets are spread over all matches.
-N pairs in a batch, D width of the shared space.
+The text-picture stage also makes the text tower, which is frozen from then on. A caption may leave facts out
+and a picture shows no tempo, so a pair counts as matching when nothing that the caption names and the medium
+shows disagrees; targets are spread over all matches. N pairs in a batch, D width of the shared space.
 """
 
 import dataclasses
@@ -27,7 +28,15 @@ from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
 from data.world import random_facts, scene_at
 from training.config import Config, check_names, expect, strict
 from training.stages.common import export_part, load_part
-from training.stages.files import check_words, close, equal_captions, known_geometry, paraphrases, tokenizer_of, world_or_files
+from training.stages.files import (
+    check_words,
+    close,
+    equal_captions,
+    known_geometry,
+    paraphrases,
+    tokenizer_of,
+    world_or_files,
+)
 
 RHYTHM = ("motion", "tempo")  # facts that take time to show
 CONTINUE = "train it first without continue_from"
@@ -36,13 +45,13 @@ CONTINUE = "train it first without continue_from"
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions:
     """modality       the one to bridge
-    alike          see `data.world.scene_at`; scenes that differ in motion alone are rare in a batch of independent ones, and so the
-                   contrast would hardly ever be about motion
-    rhythm         weight of the contrast of each clip or sound with the captions of the scenes that are like its own but for how they
-                   move: hard negatives made by changing words (arXiv 2210.01936). Like `alike` of no effect on files, which cannot be
-                   moved anew
-    paraphrase     weight of the contrast between two wordings of a caption, which is what keeps facts that a picture cannot show in the
-                   text tower (only while that one trains)
+    alike          see `data.world.scene_at`; scenes that differ in motion alone are rare in a batch of
+                   independent ones, and so the contrast would hardly ever be about motion
+    rhythm         weight of the contrast of each clip or sound with the captions of the scenes that are like
+                   its own but for how they move: hard negatives made by changing words (arXiv 2210.01936).
+                   Like `alike` of no effect on files, which cannot be moved anew
+    paraphrase     weight of the contrast between two wordings of a caption, which is what keeps facts that a
+                   picture cannot show in the text tower (only while that one trains)
     continue_from  start from the tower in the model folder (sound)
     """
 
@@ -56,7 +65,9 @@ class AlignOptions:
     def __post_init__(self) -> None:
         expect(self.rhythm >= 0, "rhythm", self.rhythm, "0 or more")
         able = self.modality == "audio" or not self.continue_from
-        expect(able, "continue_from", True, "false: pictures start anew, clips from the tower that pictures made")
+        expect(
+            able, "continue_from", True, "false: pictures start anew, clips from the tower that pictures made"
+        )
         for name in ("alike", "validation_scenes"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
@@ -75,7 +86,9 @@ class Contrast(nn.Module):
         return 0.5 * (self._one_way(logits, match) + self._one_way(logits.T, match.T))
 
     def hard_negatives(self, media: Tensor, captions: Tensor, right: Tensor) -> Tensor:
-        """Cross-entropy of each of the media (N, D) among K captions of its own (N, K, D), of which `right` (N,) is the right one."""
+        """Cross-entropy of each of the media (N, D) among K captions of its own (N, K, D), of which `right`
+        (N,) is the right one.
+        """
         return functional.cross_entropy(self.scale * torch.einsum("nd,nkd->nk", media, captions), right)
 
     @property
@@ -99,16 +112,29 @@ class AlignStage:
         self.options = strict(AlignOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
         if self.modality not in RENDERERS:
-            raise InputError(f"options: modality is {self.options.modality!r}: expected {', '.join(RENDERERS)}")
+            raise InputError(
+                f"options: modality is {self.options.modality!r}: expected {', '.join(RENDERERS)}"
+            )
         self.makes_text = self.modality is Modality.IMAGE
         self.text: TextTower | None = None
-        expect(not (self.makes_text and self.options.rhythm), "rhythm", self.options.rhythm, "0 for pictures, which do not move")
+        expect(
+            not (self.makes_text and self.options.rhythm),
+            "rhythm",
+            self.options.rhythm,
+            "0 for pictures, which do not move",
+        )
 
     def build(self) -> Contrast:
         """The towers that train: text and vision, audio, or vision's temporal layers."""
-        needed = {Modality.IMAGE: ("text_tower", "vision_tower"), Modality.AUDIO: ("audio_tower",), Modality.VIDEO: ()}[self.modality]
+        needed = {
+            Modality.IMAGE: ("text_tower", "vision_tower"),
+            Modality.AUDIO: ("audio_tower",),
+            Modality.VIDEO: (),
+        }[self.modality]
         check_names(self.config.part, needed, "part")
-        if missing := [name for name in needed if name not in self.config.part and not self.options.continue_from]:
+        if missing := [
+            name for name in needed if name not in self.config.part and not self.options.continue_from
+        ]:
             raise InputError(f"part: missing {missing[0]}: expected the arguments of {' and '.join(needed)}")
         if self.makes_text:
             text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
@@ -117,8 +143,14 @@ class AlignStage:
             return Contrast({"text_tower": text, "vision_tower": vision})
         self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
         if self.modality is Modality.AUDIO:
-            found = load_part(AudioTower, self.config.model / "audio_tower", CONTINUE) if self.options.continue_from else None
-            tower = AudioTower(**self.config.part["audio_tower"]) if found is None else found.requires_grad_(True)
+            found = (
+                load_part(AudioTower, self.config.model / "audio_tower", CONTINUE)
+                if self.options.continue_from
+                else None
+            )
+            tower = (
+                AudioTower(**self.config.part["audio_tower"]) if found is None else found.requires_grad_(True)
+            )
             return Contrast({"audio_tower": tower})
         tower = load_part(VisionTower, self.config.model / "vision_tower", "run align_image first")
         tower.temporal.requires_grad_(True)
@@ -131,21 +163,33 @@ class AlignStage:
             self.text.to(device)
 
     def data(self, offset: int = 0) -> Any:
-        """Scenes with two wordings of the same part of their facts, or files with captions; `offset` to the seed gives others."""
+        """Scenes with two wordings of the same part of their facts, or files with captions; `offset` to the
+        seed gives others.
+        """
         media = [self.modality, Modality.TEXT]
-        source = world_or_files(self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike)
+        source = world_or_files(
+            self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike
+        )
         if self.config.data and self.text is not None and not offset:
             check_words(source.source, [self.text], self.config.model)
         return source
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
-        """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of clips only the data know."""
+        """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of
+        clips only the data know.
+        """
         if self.modality is not Modality.IMAGE:
-            return {m: spec for m, spec in known_geometry(self.config.model).items() if m is self.modality is Modality.AUDIO}
+            return {
+                m: spec
+                for m, spec in known_geometry(self.config.model).items()
+                if m is self.modality is Modality.AUDIO
+            }
         return {Modality.IMAGE: ModalitySpec(raw_shape=(3, self.side, self.side), latent_shape=())}
 
     def pairs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that say the same."""
+        """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that
+        say the same.
+        """
         equal = equal_captions(batch)
         return {
             "media": batch[self.modality.value],
@@ -161,29 +205,47 @@ class AlignStage:
         facts = fact_table(scenes)
         said = torch.tensor([[name in names for name in ATTRIBUTES] for names in named])
         shown = torch.tensor([name in VISIBLE[self.modality] for name in ATTRIBUTES])
-        moving = [moved(s, names, rng) for s, names, rng in zip(scenes, named, rngs)] if self.options.rhythm else []
+        moving = (
+            [moved(s, names, rng) for s, names, rng in zip(scenes, named, rngs)]
+            if self.options.rhythm
+            else []
+        )
         return {
             "media": RENDERERS[self.modality](scenes),
             "moved": moving,
             "captions": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)],
-            "paraphrases": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)] if self.makes_text else [],
+            "paraphrases": [caption(s, names, rng) for s, names, rng in zip(scenes, named, rngs)]
+            if self.makes_text
+            else [],
             "match": matches(facts, said & shown),
             "same": same_sentence(facts, said),
         }
 
-    def loss(self, module: Contrast, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: Contrast, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         text = module.towers["text_tower"] if self.makes_text else self.text
-        captions, media = text.embed(batch["captions"]), self.tower(module).embed(self.prepare(batch["media"]))
+        captions, media = (
+            text.embed(batch["captions"]),
+            self.tower(module).embed(self.prepare(batch["media"])),
+        )
         bridged = module(captions, media, batch["match"])
         if not self.makes_text:
             extras = {"scale": module.scale.detach()}
             if self.options.rhythm and "moved" in batch:
-                ways = text.embed([said for each in batch["moved"] for said in each]).unflatten(0, (len(media), -1))
-                rhythm = module.hard_negatives(media, ways, torch.zeros(len(media), dtype=torch.long, device=media.device))
+                ways = text.embed([said for each in batch["moved"] for said in each]).unflatten(
+                    0, (len(media), -1)
+                )
+                rhythm = module.hard_negatives(
+                    media, ways, torch.zeros(len(media), dtype=torch.long, device=media.device)
+                )
                 bridged, extras["rhythm"] = bridged + self.options.rhythm * rhythm, rhythm.detach()
             return bridged, extras
         reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"])
-        return bridged + self.options.paraphrase * reworded, {"bridged": bridged.detach(), "reworded": reworded.detach()}
+        return bridged + self.options.paraphrase * reworded, {
+            "bridged": bridged.detach(),
+            "reworded": reworded.detach(),
+        }
 
     def tower(self, module: Contrast) -> nn.Module:
         """The tower of this stage's modality."""
@@ -201,9 +263,15 @@ class AlignStage:
 
     @torch.no_grad()
     def validate(self, module: Contrast, num_scenes: int, measure: bool = False) -> dict[str, float]:
-        """Retrieval on fresh scenes (or files in another order), both ways; with `measure` the bridges' means are set from them first."""
+        """Retrieval on fresh scenes (or files in another order), both ways; with `measure` the bridges' means
+        are set from them first.
+        """
         device = module.logit_scale.device
-        text, tower, bridges = module.towers["text_tower"] if self.makes_text else self.text, self.tower(module), self.bridges(module)
+        text, tower, bridges = (
+            module.towers["text_tower"] if self.makes_text else self.text,
+            self.tower(module),
+            self.bridges(module),
+        )
         facts, media, words = [], [], []
         for raw, captions, known in self.examples(num_scenes):
             facts += known
@@ -223,13 +291,19 @@ class AlignStage:
         }
 
     def examples(self, count: int) -> Iterator[tuple[Tensor, list[str], list[dict[str, str]]]]:
-        """Media, captions and facts of `count` samples apart from the training's order, 64 at a time; of a file its caption is the fact."""
+        """Media, captions and facts of `count` samples apart from the training's order, 64 at a time; of a
+        file its caption is the fact.
+        """
         source = self.data(offset=1) if self.config.data else None
         for start in range(0, count, 64):
             places = list(range(start, min(start + 64, count)))
             if source is None:
                 scenes = [scene_at(self.config.seed + 1, i) for i in places]
-                yield RENDERERS[self.modality](scenes), [caption(s) for s in scenes], [s.facts for s in scenes]
+                yield (
+                    RENDERERS[self.modality](scenes),
+                    [caption(s) for s in scenes],
+                    [s.facts for s in scenes],
+                )
             else:
                 batch = source.fetch(places)
                 yield batch["media"], batch["captions"], [{"caption": said} for said in batch["captions"]]
@@ -237,7 +311,9 @@ class AlignStage:
 
     def preview(self, module: Contrast, folder: Path) -> None:
         """Recall at one on fresh scenes."""
-        (folder / "retrieval.json").write_text(json.dumps(self.validate(module, self.options.validation_scenes)) + "\n", encoding="utf-8")
+        (folder / "retrieval.json").write_text(
+            json.dumps(self.validate(module, self.options.validation_scenes)) + "\n", encoding="utf-8"
+        )
 
     def export(self, module: Contrast, folder: Path) -> None:
         """Measures the bridges' means, then writes the towers."""
@@ -247,16 +323,21 @@ class AlignStage:
 
 
 def moved(scene: Scene, named: tuple[str, ...], rng: np.random.Generator) -> list[str]:
-    """The caption of a scene that names how it moves, then, in the same words otherwise, those of all other ways to move."""
+    """The caption of a scene that names how it moves, then, in the same words otherwise, those of all other
+    ways to move.
+    """
     facts, wording = {*named, *RHYTHM}, rng.integers(2**31)
     ways = [dict(zip(RHYTHM, values)) for values in itertools.product(*(ATTRIBUTES[name] for name in RHYTHM))]
-    ways.sort(key=lambda way: any(getattr(scene, name) != value for name, value in way.items()))  # its own first
+    # its own first
+    ways.sort(key=lambda way: any(getattr(scene, name) != value for name, value in way.items()))
     return [caption(dataclasses.replace(scene, **way), facts, np.random.default_rng(wording)) for way in ways]
 
 
 def fact_table(scenes: list[Scene]) -> Tensor:
     """Positions of the facts in their tables, (N, 5)."""
-    return torch.tensor([[values.index(getattr(s, name)) for name, values in ATTRIBUTES.items()] for s in scenes])
+    return torch.tensor(
+        [[values.index(getattr(s, name)) for name, values in ATTRIBUTES.items()] for s in scenes]
+    )
 
 
 def matches(facts: Tensor, asked: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Stages that train the four autoencoders and the vocoder, each on its modality alone.
 
-Letters: see `codi.types`. Losses: reconstruction + a small pull of the posterior to the unit Gaussian (arXiv 2112.10752, section G).
+Letters: see `codi.types`. Losses: reconstruction + a small pull of the posterior to the unit Gaussian (arXiv
+2112.10752, section G).
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,10 +29,12 @@ from training.stages.files import check_words, close, sound_spec, tokenizer_of, 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
-    """kl_weight weighs the mean Kullback-Leibler term per latent value; latent_noise is Gaussian noise that decoding learns to bear,
-    as a fraction of the latents' standard deviation, and with least_noise each sample has its own, evenly from that up to latent_noise:
-    what is learned at little noise is then made to stand much of it; statistics_samples go into the latents' mean and deviation at
-    export; continue_from starts from the autoencoder in the model folder, and `part` is not read."""
+    """kl_weight weighs the mean Kullback-Leibler term per latent value; latent_noise is Gaussian noise that
+    decoding learns to bear, as a fraction of the latents' standard deviation, and with least_noise each
+    sample has its own, evenly from that up to latent_noise: what is learned at little noise is then made to
+    stand much of it; statistics_samples go into the latents' mean and deviation at export; continue_from
+    starts from the autoencoder in the model folder, and `part` is not read.
+    """
 
     kl_weight: float = 1e-4
     latent_noise: float = 0.1
@@ -49,8 +52,10 @@ class AutoencoderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SoundOptions(AutoencoderOptions):
-    """tones is the share of sounds that are heard with random notes (`random_notes`) over them, at any level from none to their own: a
-    decoder that knows nothing but a few dozen spectra draws what it never heard as the nearest of them."""
+    """tones is the share of sounds that are heard with random notes (`random_notes`) over them, at any level
+    from none to their own: a decoder that knows nothing but a few dozen spectra draws what it never heard as
+    the nearest of them.
+    """
 
     tones: float = 0.0
 
@@ -61,8 +66,9 @@ class SoundOptions(AutoencoderOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderOptions:
-    """latent_noise is the deviation of Gaussian noise on the spectrograms, which speaking learns to bear; continue_from starts from the
-    vocoder in the model folder, and `part` is not read."""
+    """latent_noise is the deviation of Gaussian noise on the spectrograms, which speaking learns to bear;
+    continue_from starts from the vocoder in the model folder, and `part` is not read.
+    """
 
     latent_noise: float = 0.1
     continue_from: bool = False
@@ -92,10 +98,17 @@ class AutoencoderStage:
         """Nothing is frozen here."""
 
     def data(self, offset: int = 0) -> Any:
-        """Scenes of the world, rendered as they are asked for, or media files; `offset` to the seed gives others."""
+        """Scenes of the world, rendered as they are asked for, or media files; `offset` to the seed gives
+        others.
+        """
         known = self.geometry()
         return world_or_files(
-            self.config, self.render, [self.modality], known, lambda batch: {self.entry: batch[self.modality.value]}, offset
+            self.config,
+            self.render,
+            [self.modality],
+            known,
+            lambda batch: {self.entry: batch[self.modality.value]},
+            offset,
         )
 
     def samples(self, offset: int, count: int) -> dict[str, Any]:
@@ -117,7 +130,9 @@ class AutoencoderStage:
     def begin(self, cls: type, **more: Any) -> Any:
         """A new autoencoder of `part` and `more`, or the one in the model folder."""
         if self.options.continue_from:
-            module = load_part(cls, self.config.model / self.component, "train it first without continue_from").requires_grad_(True)
+            module = load_part(
+                cls, self.config.model / self.component, "train it first without continue_from"
+            ).requires_grad_(True)
         else:
             module = cls(**self.config.part, **more)
         self.shape = module.config
@@ -125,9 +140,14 @@ class AutoencoderStage:
 
     def blur(self, latent: Tensor, generator: torch.Generator) -> Tensor:
         """The latent with the noise that decoding shall bear."""
-        noise, level = torch.randn(latent.shape, generator=generator, device=latent.device), self.options.latent_noise
+        noise, level = (
+            torch.randn(latent.shape, generator=generator, device=latent.device),
+            self.options.latent_noise,
+        )
         if (least := self.options.least_noise) is not None:
-            own = torch.rand(len(latent), generator=generator, device=latent.device).view(-1, *[1] * (latent.ndim - 1))
+            own = torch.rand(len(latent), generator=generator, device=latent.device).view(
+                -1, *[1] * (latent.ndim - 1)
+            )
             level = least + (level - least) * own
         return latent + level * latent.detach().std() * noise
 
@@ -165,14 +185,20 @@ class ImageStage(AutoencoderStage):
         frames = render_frames(scenes, times, self.shape["image_size"])[:, 0]
         return {"frames": frames}
 
-    def loss(self, module: ImageAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: ImageAutoencoder, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         frames = to_unit(batch["frames"])
         posterior = module.posterior(frames)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
         pixel = functional.l1_loss(restored, frames)
         edge = contrast_loss(restored - frames)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        return pixel + edge + self.options.kl_weight * kl, {"l1": pixel.detach(), "edge": edge.detach(), "kl": kl.detach()}
+        return pixel + edge + self.options.kl_weight * kl, {
+            "l1": pixel.detach(),
+            "edge": edge.detach(),
+            "kl": kl.detach(),
+        }
 
     def mean_latent(self, module: ImageAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
@@ -182,11 +208,17 @@ class ImageStage(AutoencoderStage):
     def preview(self, module: ImageAutoencoder, folder: Path) -> None:
         """Originals above reconstructions."""
         frames = to_unit(self.samples(2, 12)["frames"].to(module.device))
-        write_png(folder / "reconstructions.png", torch.cat([frames, module.reconstruct(module.posterior(frames).mode())]), 12)
+        write_png(
+            folder / "reconstructions.png",
+            torch.cat([frames, module.reconstruct(module.posterior(frames).mode())]),
+            12,
+        )
 
 
 def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Tensor:
-    """L1 of differences between pixels some offset apart, both ways: what is small on a plain ground is not lost in the mean."""
+    """L1 of differences between pixels some offset apart, both ways: what is small on a plain ground is not
+    lost in the mean.
+    """
     across = [(error[..., k:] - error[..., :-k]).abs().mean() for k in offsets]
     down = [(error[..., k:, :] - error[..., :-k, :]).abs().mean() for k in offsets]
     return torch.stack(across + down).mean() * 2
@@ -232,7 +264,9 @@ class MelStage(SoundStage):
         """The autoencoder of `part`."""
         return self.begin(AudioAutoencoder, vocoder_config=None)
 
-    def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         mel = module.log_mel(self.with_tones(batch["sound"], module.sampling_rate, generator))
         posterior = module.posterior(mel)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
@@ -247,7 +281,11 @@ class MelStage(SoundStage):
             return sound
         chosen, level = torch.rand((2, len(sound)), generator=generator, device=sound.device)
         toned = (chosen < self.options.tones).nonzero()[:, 0]
-        return sound.index_copy(0, toned, level[toned, None] * sound[toned] + random_notes(len(toned), sound.shape[1], rate, generator))
+        return sound.index_copy(
+            0,
+            toned,
+            level[toned, None] * sound[toned] + random_notes(len(toned), sound.shape[1], rate, generator),
+        )
 
     @torch.no_grad()
     def measure(self, module: AudioAutoencoder) -> None:
@@ -256,14 +294,19 @@ class MelStage(SoundStage):
         self.correct(module)
 
     def correct(self, module: AudioAutoencoder) -> None:
-        """Fits the correction, if the part has one, on fresh sounds whose latents bear the noise of training."""
+        """Fits the correction, if the part has one, on fresh sounds whose latents bear the noise
+        of training.
+        """
         if isinstance(module.correction, MelCorrection):
             module.correction.fit(self.round_trips(module))
 
     @torch.no_grad()
     def round_trips(self, module: AudioAutoencoder) -> Iterator[tuple[Tensor, Tensor]]:
         """Log-mels (B, T, M) as the VAE gives them back, and as they were."""
-        generator, source = torch.Generator(module.device).manual_seed(self.config.seed + 1), self.data(offset=1)
+        generator, source = (
+            torch.Generator(module.device).manual_seed(self.config.seed + 1),
+            self.data(offset=1),
+        )
         for start in range(0, self.options.statistics_samples, 64):
             mel = module.log_mel(source.fetch(list(range(start, start + 64)))["sound"].to(module.device))
             yield module.reconstruct(self.blur(module.posterior(mel).mode(), generator)), mel
@@ -271,17 +314,28 @@ class MelStage(SoundStage):
 
 
 class VocoderStage(SoundStage):
-    """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480), on short cuts."""
+    """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480),
+    on short cuts.
+    """
 
     options_class = VocoderOptions
     cut = 40  # mel frames, 0.4 s
     resolutions = (128, 256, 512, 1024, 2048)
 
     def build(self) -> AudioAutoencoder:
-        """The finished autoencoder with a new vocoder of `part`, or with the one that it has; nothing else in it trains."""
-        finished = load_part(AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first")
+        """The finished autoencoder with a new vocoder of `part`, or with the one that it has; nothing else in
+        it trains.
+        """
+        finished = load_part(
+            AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first"
+        )
         self.shape, able = finished.config, finished.config.vocoder_config is not None
-        expect(able or not self.options.continue_from, "continue_from", True, f"false: {self.config.model} has no vocoder yet")
+        expect(
+            able or not self.options.continue_from,
+            "continue_from",
+            True,
+            f"false: {self.config.model} has no vocoder yet",
+        )
         module = finished if self.options.continue_from else self.with_new_vocoder(finished)
         module.requires_grad_(False)
         module.vocoder.requires_grad_(True)
@@ -299,9 +353,13 @@ class VocoderStage(SoundStage):
     def measure(self, module: AudioAutoencoder) -> None:
         """Nothing: denoisers rely on the statistics that the finished autoencoder came with."""
 
-    def loss(self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         mel, hop = module.log_mel(batch["sound"]), module.log_mel.hop_length
-        start = int(torch.randint(0, mel.shape[1] - self.cut + 1, (1,), generator=generator, device=generator.device))
+        start = int(
+            torch.randint(0, mel.shape[1] - self.cut + 1, (1,), generator=generator, device=generator.device)
+        )
         noise = torch.randn(mel.shape, generator=generator, device=mel.device)
         spoken = module.vocode((mel + self.options.latent_noise * noise)[:, start : start + self.cut])
         sound = batch["sound"][:, start * hop : (start + self.cut) * hop]
@@ -312,7 +370,9 @@ class VocoderStage(SoundStage):
     def spectral_loss(spoken: Tensor, sound: Tensor, size: int) -> Tensor:
         """L1 of log magnitudes and relative L1 of magnitudes at one window size, (2,)."""
         window = torch.hann_window(size, device=sound.device)
-        spoken, sound = (torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (spoken, sound))
+        spoken, sound = (
+            torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (spoken, sound)
+        )
         floor = 1e-3 * size**0.5
         log = ((spoken + floor).log() - (sound + floor).log()).abs().mean()
         return torch.stack([log, (spoken - sound).abs().sum() / (sound.sum() + floor)])
@@ -339,9 +399,15 @@ class TextStage(AutoencoderStage):
         return source
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
-        return {"captions": [random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)]}
+        return {
+            "captions": [
+                random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)
+            ]
+        }
 
-    def loss(self, module: TextAutoencoder, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: TextAutoencoder, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         mean, log_variance = module.posterior(batch["captions"])
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         latent = self.blur(mean + (0.5 * log_variance).exp() * noise, generator)

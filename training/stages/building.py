@@ -1,4 +1,6 @@
-"""From the section `part` of a configuration to what trains, with mistakes in it named rather than met in somebody's constructor."""
+"""From the section `part` of a configuration to what trains, with mistakes in it named rather than met in
+somebody's constructor.
+"""
 
 import re
 import traceback
@@ -11,7 +13,15 @@ from torch import nn
 from codi.types import InputError
 from training.config import check_names
 
-_MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # Sections that are the arguments of a configuration of transformers, which takes whatever it is given.
 _TRANSFORMERS = {
     "text_config": "CLIPTextConfig",
@@ -24,7 +34,9 @@ _TRANSFORMERS = {
 
 
 def build_module(stage: Any, part: Mapping[str, Any]) -> nn.Module:
-    """`stage.build()`. Raises `InputError` for an argument in `part` that nobody knows, one that is missing, or values that do not work."""
+    """`stage.build()`. Raises `InputError` for an argument in `part` that nobody knows, one that is missing,
+    or values that do not work.
+    """
     check_sections(part, "part")
     try:
         return stage.build()
@@ -58,4 +70,7 @@ def explain(error: Exception) -> str:
     if missing := re.search(r"(\w+)\.__init__\(\) missing .* arguments?: (.*)", said):
         return f"missing {missing[2]}, which {missing[1]} needs"
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"nothing can be built from these values ({type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {said})"
+    return (
+        f"nothing can be built from these values ({type(error).__name__} in {Path(place.filename).name}, "
+        f"line {place.lineno}: {said})"
+    )

@@ -21,13 +21,15 @@ from data.world import scene_at
 
 
 def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a diffusers or transformers part into `folder` as safetensors, leaving `part` as it is, and what was in `folder` until all of
-    it is written."""
+    """Writes a diffusers or transformers part into `folder` as safetensors, leaving `part` as it is, and what
+    was in `folder` until all of it is written.
+    """
     state = {name: tensor.clone() for name, tensor in part.state_dict().items()}
     beside = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        nn.Module.to(part, dtype).save_pretrained(beside, safe_serialization=True)  # the plain `to`: diffusers' own warns of nothing here
+        # the plain `to`: diffusers' own warns of nothing here
+        nn.Module.to(part, dtype).save_pretrained(beside, safe_serialization=True)
         put_in_place(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -59,16 +61,20 @@ def loading_by(loader: Loader) -> Iterator[None]:
 
 
 def load_part(cls: type, folder: Path, why: str) -> Any:
-    """A finished part in float32 and eval mode, frozen; of a converted model the class that its configuration names, if it is a `cls`.
+    """A finished part in float32 and eval mode, frozen; of a converted model the class that its configuration
+    names, if it is a `cls`.
 
-    Raises `InputError`: naming the stage that makes it where it is missing, or saying what in it is damaged or of another model.
+    Raises `InputError`: naming the stage that makes it where it is missing, or saying what in it is damaged
+    or of another model.
     """
     if (loader := _LOADER.get()) is not None:
         return loader(cls, folder, why)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is missing: {why}")
     kind = class_of(cls, folder)
-    part = pretrained.load_part(folder, kind.__module__, kind.__name__, torch.float32, low_cpu_mem_usage=False)
+    part = pretrained.load_part(
+        folder, kind.__module__, kind.__name__, torch.float32, low_cpu_mem_usage=False
+    )
     return part.requires_grad_(False)
 
 
@@ -79,7 +85,9 @@ def class_of(cls: type, folder: Path) -> type:
     try:
         name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError):
-        raise InputError(f"{folder / 'config.json'} is no JSON object: make or copy this part again") from None
+        raise InputError(
+            f"{folder / 'config.json'} is no JSON object: make or copy this part again"
+        ) from None
     found = getattr(released, str(name), cls)
     return found if issubclass(found, cls) else cls
 
@@ -91,11 +99,18 @@ def say(message: str) -> None:
 
 
 class WorldSource:
-    """An endless source: `render(scenes, rngs)` makes the batch of the scenes at the given indices, each with its own random draws."""
+    """An endless source: `render(scenes, rngs)` makes the batch of the scenes at the given indices, each with
+    its own random draws.
+    """
 
     infinite = True
 
-    def __init__(self, render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]], seed: int, alike: int = 1):
+    def __init__(
+        self,
+        render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]],
+        seed: int,
+        alike: int = 1,
+    ):
         self.render, self.seed, self.alike = render, seed, alike
 
     def __len__(self) -> int:
@@ -111,7 +126,8 @@ class WorldSource:
 
 def write_spectrograms(path: Path, log_mels: Tensor, columns: int = 1) -> None:
     """A contact sheet of log-mel spectrograms (N, T, M), low tones below."""
-    pictures = log_mels.transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)  # log-mel -11.5..2.5 -> [-1, 1]
+    # log-mel -11.5..2.5 -> [-1, 1]
+    pictures = log_mels.transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)
     write_png(path, pictures[:, None].expand(-1, 3, -1, -1), columns)
 
 

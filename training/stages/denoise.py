@@ -1,4 +1,5 @@
-"""Denoiser stages: one latent diffusion model per modality, conditioned on one token of the shared space (CoDi, section 3.3).
+"""Denoiser stages: one latent diffusion model per modality, conditioned on one token of the shared space
+(CoDi, section 3.3).
 
 Frozen: autoencoders and prompt towers. B batch, D width of the shared space.
 """
@@ -30,20 +31,27 @@ from training.stages.told import Told, load_noised_towers
 
 Tell = Callable[[Tensor, Tensor], Tensor]
 
-# The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and v-prediction, which needs none.
-SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+# The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and
+# v-prediction, which needs none.
+SCHEDULER = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+}
 # What it says of a call's settings (`codi.diffusion.settings.DEFAULTS`).
 DEFAULTS = {
     "num_inference_steps": 20,
     "guidance_scale": {"text": 1.5, "image": 3.0, "audio": 3.0, "video": 3.0},
-    "sync_guidance_scale": {"audio": 3.0, "video": 3.0},  # as strong as prompt guidance, so that it costs no further branch
+    # as strong as prompt guidance, so that it costs no further branch
+    "sync_guidance_scale": {"audio": 3.0, "video": 3.0},
     "sync_guidance_interval": [0.0, 1.0],  # when the first event is, is decided in the first steps
     "timestep_shift": 2.0,
     "normalise_prompts": True,
     "prior": "text",  # what prompts say, the noised tower of text reads (`codi.models.prior`)
     "told_weight": 3.0,
     "lead": "text",  # what several outputs leave open, an unasked caption decides
-    # A picture starts when the text is half done, a sound when the text is, a clip when the sound is (docs/joint.md).
+    # A picture starts when the text is half done, a sound when the text is, a clip when the sound is
+    # (docs/joint.md).
     "delay": {"image": 0.5, "audio": 1.0, "video": 2.0},
 }
 
@@ -51,18 +59,23 @@ DEFAULTS = {
 @dataclass(frozen=True, kw_only=True)
 class DenoiseOptions:
     """modality       what is generated
-    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; of the world only its own and pairs that training may see
+    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; of the world only its own and
+                   pairs that training may see
     scenes         size of the latent cache
     pictures       image and video share a denoiser: weight of the picture loss in the video stage, 0 for none
     continue_from  start from the denoiser in the model folder
-    canonical      sentences to generate are in the first pattern and the first words, so that only facts are left to decide
+    canonical      sentences to generate are in the first pattern and the first words, so that only facts are
+                   left to decide
     timestep_shift see `spread_timesteps`
     prompt_dropout share of samples without a prompt
-    prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the tokens of other towers
-    prompt_interpolation   share of samples with two prompts, interpolated: the one drawn by `prompts` and another caption of the sample
-    foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for none
-    told           share of samples that a partner tells what it seems to become, by partner (`training.stages.told`): {"image": 0.5};
-                   every media file has to have that partner
+    prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the
+                   tokens of other towers
+    prompt_interpolation   share of samples with two prompts, interpolated: the one drawn by `prompts` and
+                           another caption of the sample
+    foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for
+                   none
+    told           share of samples that a partner tells what it seems to become, by partner
+                   (`training.stages.told`): {"image": 0.5}; every media file has to have that partner
     pictures_told  the same of the pictures beside clips; only sentences can tell them
     """
 
@@ -89,7 +102,12 @@ class DenoiseOptions:
 
     def __post_init__(self) -> None:
         shares = self.prompts.values()
-        expect(sum(shares) > 0 and min(shares) >= 0, "prompts", self.prompts, "shares of at least one kind of prompt, none below 0")
+        expect(
+            sum(shares) > 0 and min(shares) >= 0,
+            "prompts",
+            self.prompts,
+            "shares of at least one kind of prompt, none below 0",
+        )
         expect(self.timestep_shift > 0, "timestep_shift", self.timestep_shift, "more than 0")
         for name in ("prompt_dropout", "prompt_interpolation"):
             expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share in [0, 1]")
@@ -97,20 +115,40 @@ class DenoiseOptions:
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("told", "pictures_told"):
             told = getattr(self, name).values()
-            expect(min(told, default=0) >= 0 and sum(told) <= 1, name, getattr(self, name), "shares in [0, 1], together no more than 1")
-        expect(self.pictures or not self.pictures_told, "pictures_told", self.pictures_told, "nothing where pictures is 0")
+            expect(
+                min(told, default=0) >= 0 and sum(told) <= 1,
+                name,
+                getattr(self, name),
+                "shares in [0, 1], together no more than 1",
+            )
+        expect(
+            self.pictures or not self.pictures_told,
+            "pictures_told",
+            self.pictures_told,
+            "nothing where pictures is 0",
+        )
 
 
 PREVIEW = [
-    "a red ball bounces slowly at night", "a yellow star swings quickly in the snow", "a blue ring pulses slowly on the grass",
-    "a pink box blinks quickly on the sand", "a green cross bounces quickly in the snow", "a purple triangle swings slowly on the sand",
-    "a cyan ball", "a star at night",
-]  # fmt: skip
+    "a red ball bounces slowly at night",
+    "a yellow star swings quickly in the snow",
+    "a blue ring pulses slowly on the grass",
+    "a pink box blinks quickly on the sand",
+    "a green cross bounces quickly in the snow",
+    "a purple triangle swings slowly on the sand",
+    "a cyan ball",
+    "a star at night",
+]
 
 
 def load_scheduler(model: Path) -> SchedulerMixin:
-    """The scheduler in the model folder, of the class that its index names, or that of the embedded model; an export puts it there."""
-    folder, own = model / "scheduler", (DPMSolverMultistepScheduler.__module__, DPMSolverMultistepScheduler.__name__)
+    """The scheduler in the model folder, of the class that its index names, or that of the embedded model; an
+    export puts it there.
+    """
+    folder, own = (
+        model / "scheduler",
+        (DPMSolverMultistepScheduler.__module__, DPMSolverMultistepScheduler.__name__),
+    )
     if not folder.is_dir():
         return DPMSolverMultistepScheduler(**SCHEDULER)
     index = pretrained.read_index(model) if (model / pretrained.INDEX).is_file() else {}
@@ -118,18 +156,23 @@ def load_scheduler(model: Path) -> SchedulerMixin:
 
 
 def load_defaults(model: Path) -> dict[str, Any]:
-    """What the model folder says of a call's settings; of a model in the making, which has no index yet, what the embedded model says."""
+    """What the model folder says of a call's settings; of a model in the making, which has no index yet, what
+    the embedded model says.
+    """
     return pretrained.read_defaults(model) if (model / pretrained.INDEX).is_file() else DEFAULTS
 
 
 def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
-    """Timesteps (B,), one in each of B equal parts of the schedule, in random order: less variance than independent draws.
+    """Timesteps (B,), one in each of B equal parts of the schedule, in random order: less variance than
+    independent draws.
 
     `shift` above one moves them towards noise (`codi.diffusion.shift_level`): the more numbers say
     the same thing, as in the frames of a clip, the higher the noise at which it is decided.
     """
     device = generator.device
-    place = torch.randperm(count, generator=generator, device=device) + torch.rand(count, generator=generator, device=device)
+    place = torch.randperm(count, generator=generator, device=device) + torch.rand(
+        count, generator=generator, device=device
+    )
     return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
 
 
@@ -148,7 +191,9 @@ class DenoiseStage:
         self.component = DENOISERS[self.modality]
         self.told = self.partners("told", self.modality)
         self.pictures_told = self.partners("pictures_told", Modality.IMAGE)
-        needs_text = self.modality is Modality.TEXT or any(Modality.TEXT in told.shares for told in self.all_told)
+        needs_text = self.modality is Modality.TEXT or any(
+            Modality.TEXT in told.shares for told in self.all_told
+        )
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if needs_text else None
 
     def partners(self, option: str, listener: Modality) -> Told | None:
@@ -156,7 +201,14 @@ class DenoiseStage:
         shares = getattr(self.options, option)
         if not shares:
             return None
-        return Told(listener, shares, load_noised_towers(self.config.model), self.process, DEFAULTS["told_weight"], option)
+        return Told(
+            listener,
+            shares,
+            load_noised_towers(self.config.model),
+            self.process,
+            DEFAULTS["told_weight"],
+            option,
+        )
 
     @property
     def all_told(self) -> list[Told]:
@@ -167,7 +219,9 @@ class DenoiseStage:
         """The denoiser of `part`, or the one in the model folder."""
         cls = TextDenoiser if self.modality is Modality.TEXT else UNetDenoiser
         if self.options.continue_from:
-            module = load_part(cls, self.config.model / self.component, f"train {self.component} first").requires_grad_(True)
+            module = load_part(
+                cls, self.config.model / self.component, f"train {self.component} first"
+            ).requires_grad_(True)
         else:
             module = cls(**self.config.part)
         own = self.sentences if self.modality is Modality.TEXT else None
@@ -178,11 +232,15 @@ class DenoiseStage:
         }
         for name, (right, what) in fits.items():
             if (value := module.config[name]) != right:
-                raise InputError(f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}")
+                raise InputError(
+                    f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}"
+                )
         return self.foreseeing(module) if self.options.foresight else module
 
     def foreseeing(self, denoiser: nn.Module) -> Foreseeing:
-        """The denoiser with a layer for its foresight. Raises `InputError` where no frame transformer runs along time."""
+        """The denoiser with a layer for its foresight. Raises `InputError` where no frame transformer runs
+        along time.
+        """
         if self.modality not in (Modality.AUDIO, Modality.VIDEO) or not denoiser.config.frame_transformer:
             lacks = "sound or a clip, and a part with a frame_transformer"
             raise InputError(f"options: foresight is {self.options.foresight:g}: expected 0, or {lacks}")
@@ -198,16 +256,25 @@ class DenoiseStage:
 
     @property
     def media(self) -> tuple[Modality, ...]:
-        """Whose latents are cached: its own and those of partners, but for sentences, which are encoded as they come."""
+        """Whose latents are cached: its own and those of partners, but for sentences, which are encoded as
+        they come.
+        """
         own = () if self.modality is Modality.TEXT else (self.modality,)
         return own + (self.told.media if self.told else ())
 
     def encodings(self) -> list[Encoding]:
-        """What is needed of media files: latents of the modality and tokens of its prompts, then latents of the pictures beside it."""
-        known = known_geometry(self.config.model, self.config.part if self.component == "vision_denoiser" else None)
+        """What is needed of media files: latents of the modality and tokens of its prompts, then latents of
+        the pictures beside it.
+        """
+        known = known_geometry(
+            self.config.model, self.config.part if self.component == "vision_denoiser" else None
+        )
         main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
         beside = (self.prompts.text, *([self.sentences] if self.pictures_told else []))
-        return [main, *([Encoding(self.config, (Modality.IMAGE,), (), known, beside)] if self.options.pictures else [])]
+        return [
+            main,
+            *([Encoding(self.config, (Modality.IMAGE,), (), known, beside)] if self.options.pictures else []),
+        ]
 
     @property
     def readers(self) -> tuple[nn.Module, ...]:
@@ -227,12 +294,18 @@ class DenoiseStage:
         main = joined(sources, seed)
         if not self.options.pictures:
             return main
-        return WithPictures(main, latents_of(model, Modality.IMAGE, self.options.picture_scenes or count, seed))
+        return WithPictures(
+            main, latents_of(model, Modality.IMAGE, self.options.picture_scenes or count, seed)
+        )
 
-    def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         x_0 = self.latents(batch, generator)
         context, kinds = self.prompts.draw(batch, generator)
-        losses, t = self.denoising(module, x_0, context, generator, self.telling(self.told, batch, kinds, generator))
+        losses, t = self.denoising(
+            module, x_0, context, generator, self.telling(self.told, batch, kinds, generator)
+        )
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
         if isinstance(module, Foreseeing):
             foreseen = module.foreseen(x_0)
@@ -243,11 +316,15 @@ class DenoiseStage:
         context, kinds = self.prompts.draw(pictures, generator, text_only=True)
         tell = self.telling(self.pictures_told, pictures, kinds, generator)
         seen, _ = self.denoising(module, pictures["image"], context, generator, tell)
-        return losses.mean() + self.options.pictures * seen.mean(), extras | {"pictures": seen.mean().detach()}
+        return losses.mean() + self.options.pictures * seen.mean(), extras | {
+            "pictures": seen.mean().detach()
+        }
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Clean latents (B, ...) of what is generated; of sentences those of whole captions, in new words where `canonical` is off."""
+        """Clean latents (B, ...) of what is generated; of sentences those of whole captions, in new words
+        where `canonical` is off.
+        """
         if self.modality is not Modality.TEXT:
             return batch[self.modality.value]
         if self.options.canonical:
@@ -255,8 +332,12 @@ class DenoiseStage:
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         return self.sentences.encode(whole_captions(batch, np.random.default_rng(seed)))
 
-    def telling(self, told: Told | None, batch: dict[str, Any], kinds: list[Modality], generator: torch.Generator) -> Tell | None:
-        """Prompts (B, L, D), of which kind each is, and timesteps (B,) -> prompts as the partners of these samples change them."""
+    def telling(
+        self, told: Told | None, batch: dict[str, Any], kinds: list[Modality], generator: torch.Generator
+    ) -> Tell | None:
+        """Prompts (B, L, D), of which kind each is, and timesteps (B,) -> prompts as the partners of these
+        samples change them.
+        """
         if told is None:
             return None
 
@@ -269,10 +350,17 @@ class DenoiseStage:
         return lambda context, t: told(context, t, kinds, clean, generator)
 
     def denoising(
-        self, module: nn.Module, x_0: Tensor, context: Tensor, generator: torch.Generator, tell: Tell | None = None
+        self,
+        module: nn.Module,
+        x_0: Tensor,
+        context: Tensor,
+        generator: torch.Generator,
+        tell: Tell | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss per sample (B,) and its timesteps."""
-        t = spread_timesteps(len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift)
+        t = spread_timesteps(
+            len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift
+        )
         eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
         if tell is not None:
             context = tell(context, t)
@@ -290,7 +378,9 @@ class DenoiseStage:
         from training.stages.samples import write_samples
 
         denoisers = {self.modality: self.denoiser(module)}
-        write_samples(self.config.model, denoisers, self.options.preview_captions, folder, probe=not self.config.data)
+        write_samples(
+            self.config.model, denoisers, self.options.preview_captions, folder, probe=not self.config.data
+        )
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Writes the denoiser, and the scheduler that its noise came from."""

@@ -1,7 +1,8 @@
-"""Media files as training data: what stages make of `data.sources.open_source`, in place of scenes of the world.
+"""Media files as training data: what stages make of `data.sources.open_source`, in place of scenes of the
+world.
 
-A run trains on files when its configuration has a section `data`. Which media it needs the stage says; geometry comes from the model as far
-as that knows it, else from `data: {geometry: ...}`.
+A run trains on files when its configuration has a section `data`. Which media it needs the stage says;
+geometry comes from the model as far as that knows it, else from `data: {geometry: ...}`.
 """
 
 import json
@@ -24,7 +25,8 @@ from training.config import Config
 from training.stages.common import WorldSource, say
 
 MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and of the rows looked at for it
-CHECKED_ROWS, MOST_UNKNOWN = 300, 0.5  # of each manifest, and of the words in them: what a finished vocabulary may lack
+# of each manifest, and of the words in them: what a finished vocabulary may lack
+CHECKED_ROWS, MOST_UNKNOWN = 300, 0.5
 
 
 def open_media(
@@ -36,24 +38,29 @@ def open_media(
     optional: Iterable[Modality] = (),
     **settings: Any,
 ) -> Any:
-    """The source of `config.data` with these media; `known` is their geometry as the model has it, `settings` are laid over the section.
+    """The source of `config.data` with these media; `known` is their geometry as the model has it, `settings`
+    are laid over the section.
 
-    optional  media that a row may lack if `data: {require: ...}` says so; without the others there is nothing to learn from a row
+    optional  media that a row may lack if `data: {require: ...}` says so; without the others there is nothing
+              to learn from a row
 
-    Raises `InputError` when the section asks for another geometry than the model's, lacks one that the model cannot know, or takes rows
-    without a medium that the stage learns.
+    Raises `InputError` when the section asks for another geometry than the model's, lacks one that the model
+    cannot know, or takes rows without a medium that the stage learns.
     """
     media = list(dict.fromkeys(media))
     options = {**config.data, **settings}
     if "media" in options:
-        raise InputError(f"data: media is {options['media']!r}: leave it out, the stage needs {', '.join(media)}")
+        raise InputError(
+            f"data: media is {options['media']!r}: leave it out, the stage needs {', '.join(media)}"
+        )
     check_required(options.get("require"), [m for m in media if m not in set(optional)])
     given = read_geometry(options.pop("geometry", {}))
     for modality, spec in (known or {}).items():
         asked = given.get(modality, spec)
         if (asked.raw_shape, asked.rate) != (spec.raw_shape, spec.rate):
             raise InputError(
-                f"data: geometry of {modality} is {asked.raw_shape} at rate {asked.rate}: the model takes {spec.raw_shape} at {spec.rate}"
+                f"data: geometry of {modality} is {asked.raw_shape} at rate {asked.rate}: the model takes "
+                f"{spec.raw_shape} at {spec.rate}"
             )
     specs = {m: spec for m, spec in {**given, **(known or {})}.items() if m in media}
     named = {"media": [m.value for m in media]}
@@ -63,7 +70,10 @@ def open_media(
 def check_required(require: Any, needed: list[Modality]) -> None:
     """Raises `InputError` where `data: {require: ...}` leaves out a medium that a stage cannot do without."""
     if isinstance(require, (list, tuple)) and (missing := [m.value for m in needed if m not in require]):
-        raise InputError(f"data: require is {list(require)!r}: leave it out, or add {', '.join(missing)}, which the stage has to have")
+        raise InputError(
+            f"data: require is {list(require)!r}: leave it out, or add {', '.join(missing)}, which the stage "
+            "has to have"
+        )
 
 
 class Renamed:
@@ -92,7 +102,9 @@ class Renamed:
 
 
 def names_of_data(section: Mapping[str, Any]) -> list[str]:
-    """What the section `data` of a configuration names: manifests and shards, and the world where it is alone or mixed in."""
+    """What the section `data` of a configuration names: manifests and shards, and the world where it is alone
+    or mixed in.
+    """
     listed = [*section.get("manifests", []), *section.get("shards", [])]
     files = [str(item["path"] if isinstance(item, Mapping) else item) for item in listed]
     return files if files and section.get("world") is None else [*files, "codi.world"]
@@ -113,23 +125,30 @@ def world_or_files(
     offset: int = 0,
     alike: int = 1,
 ) -> Any:
-    """Batches of one form, from scenes by `render` or from files by `convert`; `offset` to the seed gives other draws."""
+    """Batches of one form, from scenes by `render` or from files by `convert`; `offset` to the seed gives
+    other draws.
+    """
     if not config.data:
         return WorldSource(render, config.seed + offset, alike)
     return Renamed(open_media(config, media, known, seed=config.seed + offset), convert)
 
 
 def known_geometry(model: Path, vision: Mapping[str, Any] | None = None) -> dict[Modality, ModalitySpec]:
-    """Geometry of pictures, sounds and clips as far as the parts in a model folder say it; `vision` is the configuration of a denoiser of
-    pictures and clips that is not there yet."""
-    image, audio, denoiser = (_shape(model / part) for part in ("image_autoencoder", "audio_autoencoder", "vision_denoiser"))
+    """Geometry of pictures, sounds and clips as far as the parts in a model folder say it; `vision` is the
+    configuration of a denoiser of pictures and clips that is not there yet.
+    """
+    image, audio, denoiser = (
+        _shape(model / part) for part in ("image_autoencoder", "audio_autoencoder", "vision_denoiser")
+    )
     known, denoiser = {}, vision or denoiser
     if image:
         picture = (3, image["image_size"], image["image_size"])
         known[Modality.IMAGE] = ModalitySpec(raw_shape=picture, latent_shape=())
         if denoiser.get("num_frames"):
             rate = float(denoiser["latent_rate"])
-            known[Modality.VIDEO] = ModalitySpec(raw_shape=(denoiser["num_frames"], *picture), latent_shape=(), rate=rate)
+            known[Modality.VIDEO] = ModalitySpec(
+                raw_shape=(denoiser["num_frames"], *picture), latent_shape=(), rate=rate
+            )
     if audio:
         known[Modality.AUDIO] = sound_spec(audio)
     return known
@@ -147,12 +166,16 @@ def _shape(part: Path) -> dict[str, Any]:
 
 
 def tokenizer_of(config: Config) -> str:
-    """JSON of a word-level tokenizer over what training can say: the words of the world, or the commonest of the captions."""
+    """JSON of a word-level tokenizer over what training can say: the words of the world, or the commonest of
+    the captions.
+    """
     return word_tokenizer(caption_words(config) if config.data else all_words())
 
 
 def caption_words(config: Config) -> list[str]:
-    """The `MAX_WORDS` commonest words and marks of the captions, in at most `MAX_ROWS` rows of each manifest, evenly spread."""
+    """The `MAX_WORDS` commonest words and marks of the captions, in at most `MAX_ROWS` rows of each manifest,
+    evenly spread.
+    """
     source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
     counts: Counter[str] = Counter()
     if any("world" in part.identity for part in getattr(source, "sources", [])):
@@ -164,7 +187,9 @@ def caption_words(config: Config) -> list[str]:
 
 
 def captions_in(source: Any, most: int) -> Iterator[str]:
-    """The captions in at most so many rows of each manifest, evenly spread; nothing of the world, should it be mixed in."""
+    """The captions in at most so many rows of each manifest, evenly spread; nothing of the world, should it
+    be mixed in.
+    """
     for part in (part for part in getattr(source, "sources", [source]) if "world" not in part.identity):
         for number in range(0, len(part.rows), -(-len(part.rows) // most)):
             with suppress(InputError, OSError):  # a bad row, which another one replaces in training
@@ -172,23 +197,32 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
 
 
 def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
-    """Says how many of the words in the captions finished text parts do not know: all these are one and the same to them.
+    """Says how many of the words in the captions finished text parts do not know: all these are one and the
+    same to them.
 
     Raises `InputError` where it is most of them.
     """
-    found = [(words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS)), type(part).__name__) for part in readers]
+    found = [
+        (words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS)), type(part).__name__)
+        for part in readers
+    ]
     if not found:
         return
     (share, lacking), name = max(found, key=lambda one: one[0][0])
     named = f" ({', '.join(list(dict.fromkeys(lacking))[:3])}, ...)" if lacking else ""
     told = f"{share:.0%} of the words in the captions are unknown to the {name} in {model}{named}"
     if share > MOST_UNKNOWN:
-        raise InputError(f"data: {told}: expected captions in its words, or text parts made from these (docs/fine-tuning.md)")
+        raise InputError(
+            f"data: {told}: expected captions in its words, or text parts made from these "
+            "(docs/fine-tuning.md)"
+        )
     say(told)
 
 
 def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, list[str]]:
-    """The share of the words of some sentences that a tokenizer cannot read, and these words. One of pieces reads them all."""
+    """The share of the words of some sentences that a tokenizer cannot read, and these words. One of pieces
+    reads them all.
+    """
     vocabulary = closed_vocabulary(tokenizer)
     if vocabulary is None:  # a converted part may have come without a tokenizer, too
         return 0.0, []
@@ -199,7 +233,9 @@ def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, l
 
 
 def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None) -> list[str]:
-    """A sentence per sample that says all there is to say: of a scene every fact (in new words with `rng`), of a file its caption."""
+    """A sentence per sample that says all there is to say: of a scene every fact (in new words with `rng`),
+    of a file its caption.
+    """
     if "scenes" in batch:
         return [caption(scene, rng=rng) for scene in batch["scenes"]]
     return batch["text"]
@@ -207,7 +243,11 @@ def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None
 
 def paraphrases(batch: dict[str, Any]) -> list[str]:
     """Beside each caption of a batch of files another one of the same row; the same where it has no other."""
-    pairs = zip(batch["text"], (row["captions"] for row in batch["rows"])) if "rows" in batch else ((text, []) for text in batch["text"])
+    pairs = (
+        zip(batch["text"], (row["captions"] for row in batch["rows"]))
+        if "rows" in batch
+        else ((text, []) for text in batch["text"])
+    )
     return [said[(said.index(text) + 1) % len(said)] if text in said else text for text, said in pairs]
 
 

@@ -1,8 +1,10 @@
-"""Joint stage: environment encoders and joint attention on pairs of modalities; everything else is frozen (CoDi, section 3.4).
+"""Joint stage: environment encoders and joint attention on pairs of modalities; everything else is frozen
+(CoDi, section 3.4).
 
-The paper trains its pairs one after another. Here they share a run, because one denoiser makes both pictures and clips: trained in turn,
-the last pair would overwrite what the first had taught its adapters. Three modalities of one scene are still never seen together.
-B batch; a pair is two modalities (a, b) of the same scenes.
+The paper trains its pairs one after another. Here they share a run, because one denoiser makes both pictures
+and clips: trained in turn, the last pair would overwrite what the first had taught its adapters. Three
+modalities of one scene are still never seen together. B batch; a pair is two modalities (a, b) of the same
+scenes.
 """
 
 import shutil
@@ -37,26 +39,37 @@ from training.stages.told import load_noised_towers, told_prompt
 @dataclass(frozen=True, kw_only=True)
 class JointOptions:
     """pairs          "audio+video" -> its share of the batch size, for example 1.0
-    listeners      "audio+video" -> which side learns to hear the other; both of a pair that is not named. What a side learns (its
-                   adapters, and its partner's environment) is apart from what the other does, so that they may train one after the
-                   other or on two machines: what a run does not train stays in the model folder as it was
+    listeners      "audio+video" -> which side learns to hear the other; both of a pair that is not named.
+                   What a side learns (its adapters, and its partner's environment) is apart from what the
+                   other does, so that they may train one after the other or on two machines: what a run does
+                   not train stays in the model folder as it was
     scenes         size of the latent caches
-    shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean (either, half each)
-    prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that is not named
-    prompt_dropout "audio+video" -> share of samples without a prompt (0.3 if not named): what a prompt leaves open is what partners must
-                   agree on. Without a prompt the loss is several times as large, and a few such samples drown what is to be learned of time
+    shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean
+                                 (either, half each)
+    prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that
+                   is not named
+    prompt_dropout "audio+video" -> share of samples without a prompt (0.3 if not named): what a prompt leaves
+    open is what partners must
+                   agree on. Without a prompt the loss is several times as large, and a few such samples drown
+                   what is to be learned of time
     prompt_noise   as in the denoise stages
-    timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The denoisers' own is right: below the
+    timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The
+    denoisers' own is right: below the
                    noise at which a latent is decided there is nothing to learn from a partner
     contrast       weight of the contrast between environments of pairs in which both run in time, 0 for none
     contrast_share further clips for it, for each clip that is denoised
-    foresight      weight of telling from what is heard when the listener's latent changes, where both run in time, 0 for none
-    only_foresight nothing is denoised: encoders learn when things happen, many times as fast, before a run that continues from them
-    hard_negatives clips moved in time are among the wrong partners
-    continue_from  start from the environment encoders in the model folder too: for pairs that are trained one after another
-    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, silent where a side does not listen
-    adapters       arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder that have none yet
-    into           folder that gets the result and a copy of all other parts; by default the result goes into the model folder
+    foresight      weight of telling from what is heard when the listener's latent changes, where both run in
+                   time, 0 for none
+    only_foresight nothing is denoised: encoders learn when things happen, many times as fast, before a run
+    that continues from them hard_negatives clips moved in time are among the wrong partners
+    continue_from  start from the environment encoders in the model folder too: for pairs that are trained one
+                   after another
+    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, silent where
+                   a side does not listen
+    adapters       arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
+                   that have none yet
+    into           folder that gets the result and a copy of all other parts; by default the result goes into
+                   the model folder
     """
 
     pairs: dict[str, float]
@@ -81,21 +94,49 @@ class JointOptions:
     preview_captions: list[str] | None = None
 
     def __post_init__(self) -> None:
-        expect(self.pairs and min(self.pairs.values()) > 0, "pairs", self.pairs, "at least one pair, with shares above 0")
+        expect(
+            self.pairs and min(self.pairs.values()) > 0,
+            "pairs",
+            self.pairs,
+            "at least one pair, with shares above 0",
+        )
         kinds = (self.shared, self.independent, self.clean)
-        expect(min(kinds) >= 0 < sum(kinds), "shared, independent, clean", kinds, "shares, none below 0 and not all 0")
-        expect(all(0 <= p <= 1 for p in self.prompt_dropout.values()), "prompt_dropout", self.prompt_dropout, "shares in [0, 1]")
-        expect(all(s > 0 for s in self.timestep_shift.values()), "timestep_shift", self.timestep_shift, "numbers above 0")
+        expect(
+            min(kinds) >= 0 < sum(kinds),
+            "shared, independent, clean",
+            kinds,
+            "shares, none below 0 and not all 0",
+        )
+        expect(
+            all(0 <= p <= 1 for p in self.prompt_dropout.values()),
+            "prompt_dropout",
+            self.prompt_dropout,
+            "shares in [0, 1]",
+        )
+        expect(
+            all(s > 0 for s in self.timestep_shift.values()),
+            "timestep_shift",
+            self.timestep_shift,
+            "numbers above 0",
+        )
         for name in ("prompt_noise", "contrast", "contrast_share", "foresight"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
-        expect(self.foresight or not self.only_foresight, "only_foresight", True, "false where foresight is 0: there is nothing to learn")
+        expect(
+            self.foresight or not self.only_foresight,
+            "only_foresight",
+            True,
+            "false where foresight is 0: there is nothing to learn",
+        )
 
     def by_pair(self, name: str) -> dict[Pair, Any]:
         """An option that says something of each pair. Raises `InputError` for one that does not train."""
         values = {parse_pair(pair): value for pair, value in getattr(self, name).items()}
         if strangers := values.keys() - set(map(parse_pair, self.pairs)):
-            raise InputError(f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, {', '.join(self.pairs)}")
+            raise InputError(
+                f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, "
+                f"{', '.join(self.pairs)}"
+            )
         return values
 
     @property
@@ -107,9 +148,19 @@ class JointOptions:
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
         """The sides that learn of a pair whose `listeners` are these."""
         sides = pair if names is None else tuple(Modality.parse(name) for name in names)
-        expect(sides and set(sides) <= set(pair), f"listeners of {'+'.join(pair)}", names, "one of its two modalities, or both")
+        expect(
+            sides and set(sides) <= set(pair),
+            f"listeners of {'+'.join(pair)}",
+            names,
+            "one of its two modalities, or both",
+        )
         whole = len(sides) == 2 or self.joint_config is not None
-        expect(whole or not self.contrast, "contrast", self.contrast, "0 where one side listens: it trains what both say")
+        expect(
+            whole or not self.contrast,
+            "contrast",
+            self.contrast,
+            "0 where one side listens: it trains what both say",
+        )
         return sides
 
 
@@ -122,7 +173,9 @@ class JointStage:
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")
         self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
-        self.shifts, sides, dropout = (self.options.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout"))
+        self.shifts, sides, dropout = (
+            self.options.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout")
+        )
         self.listeners = self.options.listening
         self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.listeners[pair]}
         contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
@@ -130,22 +183,33 @@ class JointStage:
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
         self.prompts = {
-            pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3)) for pair in self.pairs
+            pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3))
+            for pair in self.pairs
         }
         noised = config.model / "noised_towers"
         self.noised: NoisedTowers | None = load_noised_towers(config.model) if noised.is_dir() else None
         texts = any(Modality.TEXT in pair for pair in self.pairs)
-        self.sentences: TextAutoencoder | None = autoencoder_of(config.model, Modality.TEXT) if texts else None
+        self.sentences: TextAutoencoder | None = (
+            autoencoder_of(config.model, Modality.TEXT) if texts else None
+        )
 
     def partner(self, pair: Pair, modality: Modality) -> Modality:
         """Whom a side of a pair hears: the other; itself in the released scheme."""
-        return modality if not self.config.part.get("exchanged", True) else next(m for m in pair if m is not modality)
+        return (
+            modality
+            if not self.config.part.get("exchanged", True)
+            else next(m for m in pair if m is not modality)
+        )
 
     def build(self) -> Listeners:
         """Encoders of `part`, and the finished denoisers of all modalities that listen."""
         learning, silent = adapted(self.config.model, self.listeners, self.options.joint_config is not None)
-        found = {n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + silent}
-        denoisers = {n: listener(part, self.options.joint_config, self.options.adapters) for n, part in found.items()}
+        found = {
+            n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + silent
+        }
+        denoisers = {
+            n: listener(part, self.options.joint_config, self.options.adapters) for n, part in found.items()
+        }
         environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
         for modality, encoder in environments.by_modality().items():
             encoder.requires_grad_(modality in self.taught)
@@ -154,27 +218,47 @@ class JointStage:
         if self.options.contrast and timed:
             more = {} if self.options.hard_negatives else {"shifts": ()}
             contrast = TimedContrast(timed, environments.config.dim, **more)
-        return Listeners(environments, denoisers, contrast, self.decoders() if self.options.foresight else None, learning)
+        return Listeners(
+            environments, denoisers, contrast, self.decoders() if self.options.foresight else None, learning
+        )
 
     def decoders(self) -> Foresight:
-        """Of all that listen in time to somebody who runs in time. Raises `InputError` where there is nobody."""
+        """Of all that listen in time to somebody who runs in time. Raises `InputError` where
+        there is nobody.
+        """
         timed = {m for pair in self.pairs if self.in_time(pair) for m in self.listeners[pair]}
         if not timed:
-            raise InputError(f"options: foresight is {self.options.foresight:g}: expected 0, or a pair in time such as audio+video")
+            raise InputError(
+                f"options: foresight is {self.options.foresight:g}: expected 0, or a pair in time such as "
+                "audio+video"
+            )
         part = self.config.part
         width = self.prompts[next(iter(self.pairs))].text.dim
-        return Foresight({m: part["latents"][m.value]["latent_rate"] for m in sorted(timed)}, part["dim"], width)
+        return Foresight(
+            {m: part["latents"][m.value]["latent_rate"] for m in sorted(timed)}, part["dim"], width
+        )
 
     def encoders(self, pairs: list[list[str]]) -> EnvironmentEncoders:
         """New ones, or those in the model folder with these pairs beside the ones they know."""
         fresh = EnvironmentEncoders(**self.config.part, pairs=pairs)
         if not self.options.continue_from:
             return fresh
-        found = load_part(EnvironmentEncoders, self.config.model / "environments", "train a first pair without continue_from")
-        changed = [n for n, value in strip(fresh.config).items() if n != "pairs" and value != found.config.get(n)]
+        found = load_part(
+            EnvironmentEncoders,
+            self.config.model / "environments",
+            "train a first pair without continue_from",
+        )
+        changed = [
+            n for n, value in strip(fresh.config).items() if n != "pairs" and value != found.config.get(n)
+        ]
         if changed:
-            raise InputError(f"options: continue_from: the encoders there differ in {', '.join(changed)}: expected the same `part`")
-        found.register_to_config(pairs=sorted({tuple(pair) for pair in [*(found.config.pairs or []), *pairs]}))
+            raise InputError(
+                f"options: continue_from: the encoders there differ in {', '.join(changed)}: expected the "
+                "same `part`"
+            )
+        found.register_to_config(
+            pairs=sorted({tuple(pair) for pair in [*(found.config.pairs or []), *pairs]})
+        )
         return found.requires_grad_(True)
 
     def in_time(self, pair: Pair) -> bool:
@@ -202,11 +286,15 @@ class JointStage:
     def data(self) -> "PairSource":
         """Cached latents and prompt tokens of every pair, of scenes or of media files."""
         if self.config.data:
-            sources = dict(zip(self.pairs, (encoding.open(self.device, say) for encoding in self.encodings())))
+            sources = dict(
+                zip(self.pairs, (encoding.open(self.device, say) for encoding in self.encodings()))
+            )
         else:
             sources = {pair: self.scenes_of(pair) for pair in self.pairs}
         more = 1 + self.options.contrast_share if self.options.contrast else 1
-        return PairSource(sources, {pair: share * (more if self.in_time(pair) else 1) for pair, share in self.pairs.items()})
+        return PairSource(
+            sources, {pair: share * (more if self.in_time(pair) else 1) for pair, share in self.pairs.items()}
+        )
 
     def scenes_of(self, pair: Pair) -> Joined:
         """Cached latents and prompt tokens of scenes."""
@@ -214,7 +302,9 @@ class JointStage:
         media = [m for m in pair if m is not Modality.TEXT]
         return Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
 
-    def loss(self, module: Listeners, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: Listeners, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         total, extras = torch.zeros((), device=generator.device), {}
         for pair in self.pairs:
             name = "+".join(pair)
@@ -222,7 +312,10 @@ class JointStage:
             clean = [self.latents(modality, part) for modality in pair]
             if module.contrast is not None and self.in_time(pair):
                 contrast = self.contrast(module, pair, clean, generator)
-                total, extras[f"{name}/contrast"] = total + self.options.contrast * contrast, contrast.detach()
+                total, extras[f"{name}/contrast"] = (
+                    total + self.options.contrast * contrast,
+                    contrast.detach(),
+                )
                 count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
                 part, clean = first_samples(part, count), [x_0[:count] for x_0 in clean]
             losses, heard = self.pair_loss(module, pair, part, clean, generator)
@@ -230,10 +323,20 @@ class JointStage:
             total = total + sum(losses.values())
         return total, extras
 
-    def contrast(self, module: Listeners, pair: Pair, clean: list[Tensor], generator: torch.Generator) -> Tensor:
+    def contrast(
+        self, module: Listeners, pair: Pair, clean: list[Tensor], generator: torch.Generator
+    ) -> Tensor:
         """Contrast of the environments of both sides, at little noise."""
-        t = torch.randint(self.process.num_train_timesteps // 4, (len(clean[0]),), generator=generator, device=generator.device)
-        noisy = [self.process.add_noise(x_0, torch.randn(x_0.shape, generator=generator, device=x_0.device), t) for x_0 in clean]
+        t = torch.randint(
+            self.process.num_train_timesteps // 4,
+            (len(clean[0]),),
+            generator=generator,
+            device=generator.device,
+        )
+        noisy = [
+            self.process.add_noise(x_0, torch.randn(x_0.shape, generator=generator, device=x_0.device), t)
+            for x_0 in clean
+        ]
         environments = tuple(module.environments.by_modality()[m](x_t, t) for m, x_t in zip(pair, noisy))
         along_time = clean[0].transpose(1, 2).flatten(2)  # (B, steps, features)
         return module.contrast(pair, environments, along_time).mean()
@@ -246,8 +349,9 @@ class JointStage:
         clean: list[Tensor],
         generator: torch.Generator,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Names and mean losses: of each side that learns, over the samples in which it is not the clean one; and for the log, over those
-        of them in which its partner is."""
+        """Names and mean losses: of each side that learns, over the samples in which it is not the clean one;
+        and for the log, over those of them in which its partner is.
+        """
         times, is_clean = self.draw_times(pair, len(clean[0]), generator)
         context = self.prompts[pair].tokens(batch, generator)
         noises, noisy, targets, environments = [], [], [], []
@@ -282,15 +386,26 @@ class JointStage:
 
     @torch.no_grad()
     def told(
-        self, pair: Pair, modality: Modality, context: Tensor, noises: list[Tensor], noisy: list[Tensor], times: Any, is_clean: Any
+        self,
+        pair: Pair,
+        modality: Modality,
+        context: Tensor,
+        noises: list[Tensor],
+        noisy: list[Tensor],
+        times: Any,
+        is_clean: Any,
     ) -> Tensor:
-        """The prompt and what the partner seems to be, as in sampling; the prompt alone in a model without noised towers."""
+        """The prompt and what the partner seems to be, as in sampling; the prompt alone in a model without
+        noised towers.
+        """
         if self.noised is None:
             return context
         other = 1 - pair.index(modality)
         tower, clean = self.noised.by_modality()[pair[other]], is_clean[other]
         levels = torch.where(clean, 0, times[other])
-        return told_prompt(tower, self.process, context, noises[other], noisy[other], levels, DEFAULTS["told_weight"], clean)
+        return told_prompt(
+            tower, self.process, context, noises[other], noisy[other], levels, DEFAULTS["told_weight"], clean
+        )
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:
@@ -302,10 +417,14 @@ class JointStage:
     def draw_times(
         self, pair: Pair, count: int, generator: torch.Generator
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Timesteps of both sides (B,), and which of them are clean (B,) instead: either, half each, but none that alone would learn."""
+        """Timesteps of both sides (B,), and which of them are clean (B,) instead: either, half each, but none
+        that alone would learn.
+        """
         device, total, shift = generator.device, self.process.num_train_timesteps, self.shifts.get(pair, 1.0)
         first, second = (spread_timesteps(count, total, generator, shift) for _ in range(2))
-        kind = torch.rand(count, generator=generator, device=device) * (self.options.shared + self.options.independent + self.options.clean)
+        kind = torch.rand(count, generator=generator, device=device) * (
+            self.options.shared + self.options.independent + self.options.clean
+        )
         second = torch.where(kind < self.options.shared, first, second)
         edge = self.options.shared + self.options.independent
         learning = self.listeners[pair]
@@ -322,17 +441,26 @@ class JointStage:
             place = folder / "+".join(pair)
             place.mkdir(exist_ok=True)
             names = {m: DENOISERS[m] for m in pair}
-            others = {m: load_part(CLASSES[n], self.config.model / n, "") for m, n in names.items() if n not in module.denoisers}
+            others = {
+                m: load_part(CLASSES[n], self.config.model / n, "")
+                for m, n in names.items()
+                if n not in module.denoisers
+            }
             denoisers = {m: others[m].to(self.device) if m in others else module.denoiser(m) for m in pair}
             captions = self.options.preview_captions or PREVIEW
-            write_samples(self.config.model, denoisers, captions, place, module.environments, probe=not self.config.data)
+            write_samples(
+                self.config.model, denoisers, captions, place, module.environments, probe=not self.config.data
+            )
 
     def export(self, module: Listeners, folder: Path) -> None:
         """Writes the encoders, and the denoisers with their joint attention."""
         if self.options.into is not None:
             shutil.copytree(folder, self.options.into, dirs_exist_ok=True)
             folder = self.options.into
-        place, anew = folder / "environments", self.options.joint_config is not None  # adapters that started anew know no other encoder
-        export_part(module.environments if anew else with_others(module.environments, self.heard, place), place)
+        # adapters that started anew know no other encoder
+        place, anew = folder / "environments", self.options.joint_config is not None
+        export_part(
+            module.environments if anew else with_others(module.environments, self.heard, place), place
+        )
         for name, denoiser in module.denoisers.items():
             export_part(denoiser, folder / name)

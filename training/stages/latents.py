@@ -1,5 +1,7 @@
-"""Latents and prompt tokens by the frozen parts of the model in the making: of the world, encoded once and kept beside it; of media files,
-from a cache that `python -m training.cache` made, or encoded as they are read."""
+"""Latents and prompt tokens by the frozen parts of the model in the making: of the world, encoded once and
+kept beside it; of media files, from a cache that `python -m training.cache` made, or encoded as they are
+read.
+"""
 
 import hashlib
 import json
@@ -61,21 +63,37 @@ def tower_of(model: Path, modality: Modality) -> Any:
 
 def latents_of(model: Path, modality: Modality, count: int, seed: int) -> CachedSource:
     """Latents of `count` scenes in one modality, encoded now if they are not there. Names: the modality's."""
-    return _cached(model, modality, count, seed, AUTOENCODERS[modality], modality.value, lambda part, raw: part.encode(raw))
+    return _cached(
+        model,
+        modality,
+        count,
+        seed,
+        AUTOENCODERS[modality],
+        modality.value,
+        lambda part, raw: part.encode(raw),
+    )
 
 
 def tokens_of(model: Path, modality: Modality, count: int, seed: int) -> CachedSource:
     """Prompt tokens (D,) of the same scenes. Name: "<modality>_token"."""
-    return _cached(model, modality, count, seed, TOWERS[modality], f"{modality}_token", lambda part, raw: part.embed(raw))
+    return _cached(
+        model, modality, count, seed, TOWERS[modality], f"{modality}_token", lambda part, raw: part.embed(raw)
+    )
 
 
-def _cached(model: Path, modality: Modality, count: int, seed: int, component: str, name: str, encode: Any) -> CachedSource:
+def _cached(
+    model: Path, modality: Modality, count: int, seed: int, component: str, name: str, encode: Any
+) -> CachedSource:
     expect(count >= 1, "scenes", count, "1 or more")
     weights = model / component / "diffusion_pytorch_model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else "missing"
     folder = model.with_name(f"{model.name}-cache") / f"{name}-{count}-{seed}-{digest}"
     source = WorldSource([modality], seed=seed)
-    identity = {"component": component, "weights": digest, "source": json.loads(json.dumps(source.identity, default=str))}
+    identity = {
+        "component": component,
+        "weights": digest,
+        "source": json.loads(json.dumps(source.identity, default=str)),
+    }
     size = min(1024, count)
     if not whole(folder, count, size):
         part = load_frozen(model, component)
@@ -90,7 +108,9 @@ def _cached(model: Path, modality: Modality, count: int, seed: int, component: s
 
 
 def joined(sources: list[CachedSource], seed: int) -> Any:
-    """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as it is asked for."""
+    """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as
+    it is asked for.
+    """
     return Joined(sources) if sources else RenderedSource(lambda scenes, rngs: {"scenes": scenes}, seed)
 
 
@@ -101,7 +121,9 @@ class Joined:
 
     def __init__(self, sources: list[CachedSource]):
         self.sources = sources
-        assert len({(len(s), s.seed) for s in sources}) == 1, "joined caches hold the same scenes in the same order"
+        assert len({(len(s), s.seed) for s in sources}) == 1, (
+            "joined caches hold the same scenes in the same order"
+        )
 
     def __len__(self) -> int:
         return len(self.sources[0])
@@ -116,7 +138,8 @@ class Joined:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Which latents and prompt tokens of which media files a stage trains on. Names in a batch: "audio", "audio_token".
+    """Which latents and prompt tokens of which media files a stage trains on. Names in a batch: "audio",
+    "audio_token".
 
     known    geometry of the media as the model has it
     readers  text parts that read the captions; without any a row needs no caption
@@ -135,7 +158,9 @@ class Encoding:
         return latents | {f"{m}_token": (TOWERS[m], m) for m in self.tokens}
 
     def files(self, **settings: Any) -> Any:
-        """The media, and their captions if somebody reads them; a row with a caption may lack what is a prompt alone."""
+        """The media, and their captions if somebody reads them; a row with a caption may lack what is a
+        prompt alone.
+        """
         words = [Modality.TEXT] if self.readers else []
         prompts = {*self.tokens} - {*self.latents} if words else ()
         media = [*self.latents, *self.tokens, *words]
@@ -149,15 +174,23 @@ class Encoding:
         if folder is not None and (folder / "complete").is_file():
             close(source)
             say(f"latents come from {folder}")
-            return CachedSource(folder, list(self.parts), seed=self.config.seed, facts=() if self.readers else None)
+            return CachedSource(
+                folder, list(self.parts), seed=self.config.seed, facts=() if self.readers else None
+            )
         if self.parts:
-            say("latents are encoded as files are read; `python -m training.cache` with the same configuration does it once")
+            say(
+                "latents are encoded as files are read; `python -m training.cache` with the same "
+                "configuration does it once"
+            )
         return EncodedSource(source, self.encoder(device))
 
     def folder(self, source: Any) -> Path:
         """Where the cache of these files by these parts is."""
         digest = hashlib.sha256(json.dumps(self.identity(source), sort_keys=True).encode()).hexdigest()[:16]
-        return self.config.model.with_name(f"{self.config.model.name}-cache") / f"{'+'.join(self.parts)}-{digest}"
+        return (
+            self.config.model.with_name(f"{self.config.model.name}-cache")
+            / f"{'+'.join(self.parts)}-{digest}"
+        )
 
     def identity(self, source: Any) -> dict[str, Any]:
         """What made the latents: files, geometry, and weights of the encoders; not the order of training."""
@@ -171,8 +204,13 @@ class Encoding:
         return {component: weights_digest(folder) for component, folder in folders.items()}
 
     def encoder(self, device: torch.device) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
-        """Encodes a batch of media, every sample alone: convolutions round differently in batches of another size."""
-        loaded = {component: load_frozen(self.config.model, component).to(device) for component, _ in self.parts.values()}
+        """Encodes a batch of media, every sample alone: convolutions round differently in batches of another
+        size.
+        """
+        loaded = {
+            component: load_frozen(self.config.model, component).to(device)
+            for component, _ in self.parts.values()
+        }
 
         @torch.no_grad()
         def encode(batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -223,10 +261,16 @@ def why_not(source: Any) -> str | None:
     """Why samples of this source cannot be kept in a cache, None if they can."""
     about = source.identity
     if "rows" not in about:
-        return "the data are a mixture of several sources: a cache holds one manifest, or one set of shards; join them in one manifest"
+        return (
+            "the data are a mixture of several sources: a cache holds one manifest, or one set of shards; "
+            "join them in one manifest"
+        )
     augment = about["decoding"]["augment"]
     if any(augment.values()):
-        return f"augmentation is on ({', '.join(name for name, value in augment.items() if value)}): a cache holds one version of a sample"
+        return (
+            f"augmentation is on ({', '.join(name for name, value in augment.items() if value)}): a cache "
+            "holds one version of a sample"
+        )
     if about["order"]["captions"] != "random":
         return "captions are the first ones: a cache draws among them; leave `captions` out"
     if (source.rows.weights != source.rows.weights[0]).any():
@@ -238,7 +282,9 @@ def weights_digest(folder: Path) -> str:
     """First half of the sha256 over a part's weight files. Raises `InputError` where there are none."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise InputError(f"{folder} is missing: run {MADE_BY.get(folder.name, 'the stage that makes it')} first")
+        raise InputError(
+            f"{folder} is missing: run {MADE_BY.get(folder.name, 'the stage that makes it')} first"
+        )
     total = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

@@ -1,4 +1,6 @@
-"""What the joint stage trains: environment encoders, and the denoisers of which only the joint attention learns."""
+"""What the joint stage trains: environment encoders, and the denoisers of which only the joint attention
+learns.
+"""
 
 import json
 from collections.abc import Collection, Mapping
@@ -37,7 +39,10 @@ class Listeners(nn.Module):
         self.denoisers.requires_grad_(False)
         for name, denoiser in denoisers.items():
             if not any(".joint." in parameter for parameter, _ in denoiser.named_parameters()):
-                raise InputError(f"{name} has no joint attention: expected `options: adapters`, or one trained with env_dim")
+                raise InputError(
+                    f"{name} has no joint attention: expected `options: adapters`, or one trained with "
+                    "env_dim"
+                )
         for name, parameter in self.denoisers.named_parameters():
             learns = learning is None or name.partition(".")[0] in learning
             parameter.requires_grad_(learns and ".joint." in name)
@@ -53,16 +58,22 @@ def hears(folder: Path) -> bool:
     return not config.is_file() or bool(json.loads(config.read_text(encoding="utf-8")).get("env_dim"))
 
 
-def adapted(model: Path, listeners: Mapping[Pair, Collection[Modality]], anew: bool) -> tuple[list[str], list[str]]:
-    """(learning, silent): denoisers whose joint attention a run trains; and, where adapters start anew, those that fall silent, the other
-    sides of its pairs, whose adapters would hear other encoders than they learned from."""
+def adapted(
+    model: Path, listeners: Mapping[Pair, Collection[Modality]], anew: bool
+) -> tuple[list[str], list[str]]:
+    """(learning, silent): denoisers whose joint attention a run trains; and, where adapters start anew, those
+    that fall silent, the other sides of its pairs, whose adapters would hear other encoders than they learned
+    from.
+    """
     learning = list(dict.fromkeys(DENOISERS[m] for sides in listeners.values() for m in sides))
     others = dict.fromkeys(DENOISERS[m] for pair in listeners for m in pair) if anew else {}
     return learning, [name for name in others if name not in learning and hears(model / name)]
 
 
 def listener(denoiser: nn.Module, joint_config: dict[str, Any] | None, adapters: dict[str, Any]) -> nn.Module:
-    """The denoiser, with new adapters if it has none (of these arguments) or there is a `joint_config` to lay over its own."""
+    """The denoiser, with new adapters if it has none (of these arguments) or there is a `joint_config` to lay
+    over its own.
+    """
     lacks = not denoiser.config.get("env_dim")
     if joint_config is None and not lacks:
         return denoiser
@@ -75,9 +86,12 @@ def listener(denoiser: nn.Module, joint_config: dict[str, Any] | None, adapters:
     return fresh.eval()
 
 
-def with_others(trained: EnvironmentEncoders, heard: Collection[Modality], folder: Path) -> EnvironmentEncoders:
-    """The encoders that this run trained beside the others, and all pairs that know each other, as they are in the model folder.
-    Nothing is kept of encoders that were built otherwise."""
+def with_others(
+    trained: EnvironmentEncoders, heard: Collection[Modality], folder: Path
+) -> EnvironmentEncoders:
+    """The encoders that this run trained beside the others, and all pairs that know each other, as they are
+    in the model folder. Nothing is kept of encoders that were built otherwise.
+    """
     if not folder.is_dir():
         return trained
     found = load_part(EnvironmentEncoders, folder, "train a first pair")
@@ -87,7 +101,9 @@ def with_others(trained: EnvironmentEncoders, heard: Collection[Modality], folde
     kept = [name for name in found.encoders if Modality(name) not in heard]
     pairs = sorted({tuple(pair) for pair in [*(found.config.pairs or []), *(trained.config.pairs or [])]})
     latents = {**trained.config.latents, **{name: found.config.latents[name] for name in kept}}
-    whole = EnvironmentEncoders(**{**strip(trained.config), "latents": latents, "pairs": [list(pair) for pair in pairs]})
+    whole = EnvironmentEncoders(
+        **{**strip(trained.config), "latents": latents, "pairs": [list(pair) for pair in pairs]}
+    )
     for name, encoder in whole.encoders.items():
         encoder.load_state_dict((found if name in kept else trained).encoders[name].state_dict())
     return whole

@@ -1,7 +1,9 @@
-"""LoRA stages (arXiv 2106.09685): a few numbers beside a finished denoiser, or beside the joint attention of several.
+"""LoRA stages (arXiv 2106.09685): a few numbers beside a finished denoiser, or beside the joint attention of
+several.
 
-The objective, the data and the previews are those of the stage that trained the denoisers; only what trains differs. The denoisers stand
-outside of the trained module, so checkpoints hold the LoRA and its optimizer state, nothing else.
+The objective, the data and the previews are those of the stage that trained the denoisers; only what trains
+differs. The denoisers stand outside of the trained module, so checkpoints hold the LoRA and its optimizer
+state, nothing else.
 """
 
 import dataclasses
@@ -41,7 +43,10 @@ class LoraPart:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise InputError(f"part: rank is {self.rank} and dropout {self.dropout}: expected a rank of 1 or more, a dropout in [0, 1)")
+            raise InputError(
+                f"part: rank is {self.rank} and dropout {self.dropout}: expected a rank of 1 or more, a "
+                "dropout in [0, 1)"
+            )
 
 
 class Adapters(nn.ModuleDict):
@@ -91,7 +96,10 @@ class LoraStage:
         self.base = self.load().requires_grad_(False).eval()
         settings = {"rank": self.part.rank, "alpha": self.alpha, "dropout": self.part.dropout}
         denoisers = self.denoisers()
-        layers = {name: find_layers(denoiser, self.part.target_modules, self.joint) for name, denoiser in denoisers.items()}
+        layers = {
+            name: find_layers(denoiser, self.part.target_modules, self.joint)
+            for name, denoiser in denoisers.items()
+        }
         loras = {name: add_lora(denoiser, layers[name], **settings) for name, denoiser in denoisers.items()}
         return Adapters(loras, denoisers.values())
 
@@ -107,7 +115,9 @@ class LoraStage:
         """The inner stage's."""
         return self.inner.encodings()
 
-    def loss(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         return self.inner.loss(self.base, batch, generator)
 
     def preview(self, module: nn.Module, folder: Path) -> None:
@@ -132,8 +142,13 @@ class DenoiseLora(LoraStage):
 
     def make_inner(self, config: Config) -> DenoiseStage:
         if foresight := config.options.get("foresight"):
-            raise InputError(f"options: foresight is {foresight!r}: expected 0, a LoRA trains beside a finished denoiser alone")
-        return DenoiseStage(dataclasses.replace(config, part={}, options={**config.options, "continue_from": True}))
+            raise InputError(
+                f"options: foresight is {foresight!r}: expected 0, a LoRA trains beside a finished denoiser "
+                "alone"
+            )
+        return DenoiseStage(
+            dataclasses.replace(config, part={}, options={**config.options, "continue_from": True})
+        )
 
     def load(self) -> nn.Module:
         return self.inner.build()
@@ -143,7 +158,9 @@ class DenoiseLora(LoraStage):
 
 
 class JointLora(LoraStage):
-    """Beside the joint attention of all denoisers in the pairs, with finished environment encoders; options as in the joint stage."""
+    """Beside the joint attention of all denoisers in the pairs, with finished environment encoders; options
+    as in the joint stage.
+    """
 
     joint, identity = True, JointStage.identity
 
@@ -153,9 +170,16 @@ class JointLora(LoraStage):
         return JointStage(dataclasses.replace(config, part=part))
 
     def load(self) -> Listeners:
-        changing = [name for name in ("contrast", "foresight", "joint_config") if getattr(self.inner.options, name) not in (0, None)]
+        changing = [
+            name
+            for name in ("contrast", "foresight", "joint_config")
+            if getattr(self.inner.options, name) not in (0, None)
+        ]
         if changing:
-            raise InputError(f"options: {changing[0]} changes what is finished here, or trains beside it: leave it out for a LoRA")
+            raise InputError(
+                f"options: {changing[0]} changes what is finished here, or trains beside it: leave it out "
+                "for a LoRA"
+            )
         listeners = self.inner.build()
         listeners.environments.load_state_dict(self.environments.state_dict())
         return listeners

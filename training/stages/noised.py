@@ -1,9 +1,9 @@
-"""Noised towers: from a latent at any noise level, and its prompt, the token of its whole caption (after GLIDE's noised CLIP, arXiv
-2112.10741).
+"""Noised towers: from a latent at any noise level, and its prompt, the token of its whole caption (after
+GLIDE's noised CLIP, arXiv 2112.10741).
 
-Text is the bridge here as it is between prompts. The token that a modality's own tower gives would not do: a picture's says nothing of
-motion, which a listener cannot tell from having been told that nothing moves. Everything else is frozen; each modality learns by itself.
-B batch, D width of the shared space.
+Text is the bridge here as it is between prompts. The token that a modality's own tower gives would not do: a
+picture's says nothing of motion, which a listener cannot tell from having been told that nothing moves.
+Everything else is frozen; each modality learns by itself. B batch, D width of the shared space.
 """
 
 from dataclasses import dataclass, field
@@ -29,8 +29,10 @@ PREVIEWED = 64  # samples
 
 @dataclass(frozen=True, kw_only=True)
 class NoisedOptions:
-    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's tower meets sentences and its own kind among
-                   them, that of sentences all: training sees no more than two media of one sample, and one is the caption to be told
+    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's tower meets
+                      sentences and its own kind among
+                   them, that of sentences all: training sees no more than two media of one sample, and one is
+                   the caption to be told
     scenes         size of the latent caches
     prompt_dropout, prompt_noise   as in the denoise stages
     continue_from  start from the noised towers in the model folder
@@ -46,7 +48,12 @@ class NoisedOptions:
 
     def __post_init__(self) -> None:
         shares = self.prompts.values()
-        expect(sum(shares) > 0 and min(shares) >= 0, "prompts", self.prompts, "shares of at least one kind of prompt, none below 0")
+        expect(
+            sum(shares) > 0 and min(shares) >= 0,
+            "prompts",
+            self.prompts,
+            "shares of at least one kind of prompt, none below 0",
+        )
         expect(0 <= self.prompt_dropout <= 1, "prompt_dropout", self.prompt_dropout, "a share in [0, 1]")
         expect(self.prompt_noise >= 0, "prompt_noise", self.prompt_noise, "0 or more")
         for name, shift in self.timestep_shift.items():
@@ -63,22 +70,35 @@ class NoisedStage:
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.modalities = [Modality.parse(name) for name in config.part["latents"]]
         self.media = tuple(m for m in self.modalities if m is not Modality.TEXT)
-        self.sentences = autoencoder_of(config.model, Modality.TEXT) if Modality.TEXT in self.modalities else None
+        self.sentences = (
+            autoencoder_of(config.model, Modality.TEXT) if Modality.TEXT in self.modalities else None
+        )
         self.text = tower_of(config.model, Modality.TEXT)
         self.prompts = {m: self._prompts(m) for m in self.modalities}
-        self.prompting = tuple(dict.fromkeys(kind for prompts in self.prompts.values() for kind in prompts.media))
+        self.prompting = tuple(
+            dict.fromkeys(kind for prompts in self.prompts.values() for kind in prompts.media)
+        )
 
     def _prompts(self, modality: Modality) -> Prompts:
         """Those that the tower of one modality meets."""
         options, met = self.options, (Modality.TEXT, modality)
-        shares = {name: share for name, share in options.prompts.items() if modality is Modality.TEXT or name in met}
-        expect(sum(shares.values()) > 0, "prompts", options.prompts, f"a share of text or of {modality}, which its tower meets")
+        shares = {
+            name: share for name, share in options.prompts.items() if modality is Modality.TEXT or name in met
+        }
+        expect(
+            sum(shares.values()) > 0,
+            "prompts",
+            options.prompts,
+            f"a share of text or of {modality}, which its tower meets",
+        )
         return Prompts(self.text, shares, options.prompt_noise, options.prompt_dropout)
 
     def build(self) -> NoisedTowers:
         """New towers of `part`, or those in the model folder."""
         if self.options.continue_from:
-            return load_part(NoisedTowers, self.config.model / "noised_towers", "train it first without continue_from").requires_grad_(True)
+            return load_part(
+                NoisedTowers, self.config.model / "noised_towers", "train it first without continue_from"
+            ).requires_grad_(True)
         return NoisedTowers(**self.config.part)
 
     def to(self, device: torch.device) -> None:
@@ -100,12 +120,18 @@ class NoisedStage:
         tokens = [tokens_of(model, m, count, seed) for m in self.prompting]
         return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
 
-    def loss(self, module: NoisedTowers, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """Squared distance to the caption's token, whose minimum is the mean of all that are possible: shorter than one where much is."""
+    def loss(
+        self, module: NoisedTowers, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Squared distance to the caption's token, whose minimum is the mean of all that are possible:
+        shorter than one where much is.
+        """
         losses, levels, total = {}, [], self.process.num_train_timesteps
         token = self.tokens(batch)
         for modality, x_0 in self.latents(batch).items():
-            t = spread_timesteps(len(x_0), total, generator, self.options.timestep_shift.get(modality.value, 1.0))
+            t = spread_timesteps(
+                len(x_0), total, generator, self.options.timestep_shift.get(modality.value, 1.0)
+            )
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             context = self.prompts[modality].tokens(batch, generator)
             told = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
@@ -130,7 +156,9 @@ class NoisedStage:
 
     @torch.no_grad()
     def preview(self, module: NoisedTowers, folder: Path) -> None:
-        """`told.png`: by noise level and without a prompt, how much of the token is known: 1 - squared distance to it / variance of all."""
+        """`told.png`: by noise level and without a prompt, how much of the token is known: 1 - squared
+        distance to it / variance of all.
+        """
         import matplotlib.figure
 
         figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
@@ -138,7 +166,10 @@ class NoisedStage:
         levels = torch.arange(0, total, max(1, total // 20), device=self.device)
         generator = torch.Generator(self.device).manual_seed(0)
         batch = self.data().fetch(list(range(PREVIEWED)))
-        batch = {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        batch = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
         token = self.tokens(batch)
         spread = (token - token.mean(0)).square().sum(-1).mean()
         for modality, x_0 in self.latents(batch).items():

@@ -1,4 +1,6 @@
-"""Pairs of modalities of one scene, which is as much as training may see together, and where their samples come from."""
+"""Pairs of modalities of one scene, which is as much as training may see together, and where their samples
+come from.
+"""
 
 from typing import Any
 
@@ -13,7 +15,10 @@ def parse_pair(name: str) -> Pair:
     """ "audio+video" -> its modalities. Raises `InputError` for a pair that training may not see."""
     pair = tuple(Modality.parse(part) for part in name.split("+"))
     if len(pair) != 2 or set(pair) not in PAIRS:
-        raise InputError(f"options: pairs names {name!r}: expected two modalities that training may see together, such as audio+video")
+        raise InputError(
+            f"options: pairs names {name!r}: expected two modalities that training may see together, such as "
+            "audio+video"
+        )
     return pair
 
 
@@ -29,8 +34,13 @@ class PairSource:
         return min(map(len, self.sources.values()))
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow. "ids" are of all pairs."""
-        batches = {"+".join(pair): source.fetch(_stretched(indices, self.shares[pair])) for pair, source in self.sources.items()}
+        """{"audio+video": batch, ...}; a pair with a share over one takes the indices that follow. "ids" are
+        of all pairs.
+        """
+        batches = {
+            "+".join(pair): source.fetch(_stretched(indices, self.shares[pair]))
+            for pair, source in self.sources.items()
+        }
         ids = [name for batch in batches.values() for name in batch.get("ids", [])]
         return batches | ({"ids": ids} if ids else {})
 

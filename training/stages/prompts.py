@@ -1,4 +1,6 @@
-"""Prompt tokens of training samples: a kind drawn by its share, captions through the finished text tower, other media as encoded."""
+"""Prompt tokens of training samples: a kind drawn by its share, captions through the finished text tower,
+other media as encoded.
+"""
 
 from typing import Any
 
@@ -17,16 +19,30 @@ MOST_OF_SECOND = 0.7  # of an interpolated prompt: the first, which may be of an
 
 
 def check_prompts(modality: Modality, shares: dict[str, float]) -> None:
-    """Raises `InputError` for a kind of prompt that training on the world may not see together with what is generated."""
+    """Raises `InputError` for a kind of prompt that training on the world may not see together with what is
+    generated.
+    """
     for prompt in map(Modality.parse, shares):
         if prompt is not modality and {modality, prompt} not in PAIRS:
-            raise InputError(f"options: prompts names {prompt}: expected a modality that training sees together with {modality}")
+            raise InputError(
+                f"options: prompts names {prompt}: expected a modality that training sees together with "
+                f"{modality}"
+            )
 
 
 class Prompts:
-    """Turns what a batch knows of its samples into prompt tokens: captions through the text tower, other media as they were encoded."""
+    """Turns what a batch knows of its samples into prompt tokens: captions through the text tower, other
+    media as they were encoded.
+    """
 
-    def __init__(self, text: TextTower, shares: dict[str, float], noise: float, dropout: float, interpolation: float = 0.0):
+    def __init__(
+        self,
+        text: TextTower,
+        shares: dict[str, float],
+        noise: float,
+        dropout: float,
+        interpolation: float = 0.0,
+    ):
         self.names = [Modality.parse(name) for name in shares]
         self.shares = np.array(list(shares.values())) / sum(shares.values())
         self.noise, self.dropout, self.interpolation = noise, dropout, interpolation
@@ -47,13 +63,19 @@ class Prompts:
         self.text.to(device)
 
     def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
-        """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise, dropout."""
+        """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise,
+        dropout.
+        """
         return self.draw(batch, generator, text_only)[0]
 
     @torch.no_grad()
-    def draw(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> tuple[Tensor, list[Modality]]:
+    def draw(
+        self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False
+    ) -> tuple[Tensor, list[Modality]]:
         """`tokens`, and of which kind each of them is."""
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
+        rng = np.random.default_rng(
+            int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        )
         said = self.sentences(batch, rng)
         tokens = batch[f"{self.media[0]}_token"] if said is None else self.text.embed(said)
         kinds = [Modality.TEXT if said is not None else self.media[0]] * len(tokens)
@@ -67,7 +89,9 @@ class Prompts:
                 kinds = [name if here else before for here, before in zip(chosen[:, 0].tolist(), kinds)]
         if self.interpolation:
             chosen = rng.random(len(tokens)) < self.interpolation
-            weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[:, None]
+            weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[
+                :, None
+            ]
             others = self.sentences(batch, rng) if "scenes" in batch else paraphrases(batch)
             tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
@@ -76,7 +100,9 @@ class Prompts:
 
     @staticmethod
     def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str] | None:
-        """A caption per sample: of a scene some of its facts, of a file what is said of it; None where nobody asked what."""
+        """A caption per sample: of a scene some of its facts, of a file what is said of it; None where nobody
+        asked what.
+        """
         if "scenes" not in batch:
             return batch.get("text")
         return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]

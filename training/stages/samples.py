@@ -1,4 +1,6 @@
-"""Previews of denoisers in training: samples for fixed captions, made by the pipeline that users run, and read by the world's probes."""
+"""Previews of denoisers in training: samples for fixed captions, made by the pipeline that users run, and
+read by the world's probes.
+"""
 
 import json
 from pathlib import Path
@@ -15,13 +17,19 @@ from training.stages.common import write_png, write_spectrograms
 from training.stages.latents import autoencoder_of, tower_of
 
 
-def make_pipeline(model: Path, denoisers: dict[Modality, nn.Module], environments: nn.Module | None = None) -> CoDiPipeline:
+def make_pipeline(
+    model: Path, denoisers: dict[Modality, nn.Module], environments: nn.Module | None = None
+) -> CoDiPipeline:
     """The pipeline of the parts in the model folder that these denoisers need."""
     from training.stages.denoise import load_defaults, load_scheduler
 
     parts = {AUTOENCODERS[m]: autoencoder_of(model, m) for m in denoisers}
-    parts |= {DENOISERS[m]: module for m, module in denoisers.items()} | {"text_tower": tower_of(model, Modality.TEXT)}
-    pipe = CoDiPipeline(scheduler=load_scheduler(model), environments=environments, defaults=load_defaults(model), **parts)
+    parts |= {DENOISERS[m]: module for m, module in denoisers.items()} | {
+        "text_tower": tower_of(model, Modality.TEXT)
+    }
+    pipe = CoDiPipeline(
+        scheduler=load_scheduler(model), environments=environments, defaults=load_defaults(model), **parts
+    )
     pipe.set_progress_bar_config(disable=True)
     device = next(next(iter(denoisers.values())).parameters()).device
     return pipe.to(device)
@@ -36,13 +44,16 @@ def write_samples(
     environments: nn.Module | None = None,
     probe: bool = True,
 ) -> None:
-    """One sample per caption: contact sheets (of sounds their spectrograms), sounds, clips, sentences; with `probe` which of the named
-    facts of the world the probes find (`agreement.json`)."""
+    """One sample per caption: contact sheets (of sounds their spectrograms), sounds, clips, sentences; with
+    `probe` which of the named facts of the world the probes find (`agreement.json`).
+    """
     from codi.io import save_audio, save_video
 
     pipe = make_pipeline(model, denoisers, environments)
     context = pipe.model.towers[Modality.TEXT].embed(captions)[:, None]
-    out = pipe(outputs=list(denoisers), num_samples=len(captions), seed=0, prompt_embeds=context, output_type="pt")
+    out = pipe(
+        outputs=list(denoisers), num_samples=len(captions), seed=0, prompt_embeds=context, output_type="pt"
+    )
     if out.images:
         write_png(folder / "images.png", torch.stack(out.images), len(captions))
     if out.videos:
@@ -50,11 +61,15 @@ def write_samples(
         for number, clip in enumerate(out.videos):
             save_video(folder / f"{number}.mp4", clip.cpu(), float(out.fps))
     if out.audios:
-        write_spectrograms(folder / "spectrograms.png", pipe.audio_autoencoder.log_mel(torch.stack(out.audios)))
+        write_spectrograms(
+            folder / "spectrograms.png", pipe.audio_autoencoder.log_mel(torch.stack(out.audios))
+        )
         for number, sound in enumerate(out.audios):
             save_audio(folder / f"{number}.wav", sound.cpu(), int(out.sampling_rate))
     if out.texts:
-        (folder / "texts.txt").write_text("\n".join(f"{a}\n    {b}" for a, b in zip(captions, out.texts)) + "\n", encoding="utf-8")
+        (folder / "texts.txt").write_text(
+            "\n".join(f"{a}\n    {b}" for a, b in zip(captions, out.texts)) + "\n", encoding="utf-8"
+        )
     if not probe:
         return
     scores = {str(m): agreement(m, getattr(out, FIELDS[m]), captions) for m in denoisers}

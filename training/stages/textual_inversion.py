@@ -1,8 +1,10 @@
-"""Textual inversion (Gal et al., arXiv 2208.01618): a new word of the text tower from a few pictures, everything else frozen.
+"""Textual inversion (Gal et al., arXiv 2208.01618): a new word of the text tower from a few pictures,
+everything else frozen.
 
-The new rows of the embedding table are all that trains. The denoiser of pictures says how well a sentence with the word explains them;
-because prompts of all kinds share one space here, the sentence is also drawn to where the vision tower puts the pictures themselves.
-B batch, k vectors of the word, W width of the text tower, D width of the shared space.
+The new rows of the embedding table are all that trains. The denoiser of pictures says how well a sentence
+with the word explains them; because prompts of all kinds share one space here, the sentence is also drawn to
+where the vision tower puts the pictures themselves. B batch, k vectors of the word, W width of the text
+tower, D width of the shared space.
 """
 
 import dataclasses
@@ -41,7 +43,8 @@ class InversionOptions:
     pictures   how many are seen
     images     folder of pictures (png, jpg, webp) of the thing, the first `pictures` by name; without it
     facts      scenes of the world that have them: {"shape": "star", "colour": "purple"}
-    alignment  weight of the cosine distance between the sentence's token and those of the pictures; 0 leaves the paper's objective
+    alignment  weight of the cosine distance between the sentence's token and those of the pictures; 0 leaves
+               the paper's objective
     timestep_shift see `training.stages.denoise.spread_timesteps`
     """
 
@@ -61,9 +64,18 @@ class InversionOptions:
         if self.timestep_shift <= 0:
             raise InputError(f"options: timestep_shift is {self.timestep_shift}: expected more than 0")
         if (self.images is None) == (not self.facts):
-            raise InputError("options: expected one of images (a folder) and facts (of the world), and not both")
-        if wrong := [f"{k}: {v}" for k, v in self.facts.items() if k not in VISIBLE[Modality.IMAGE] or v not in ATTRIBUTES[k]]:
-            raise InputError(f"options: facts has {wrong[0]}: expected {', '.join(VISIBLE[Modality.IMAGE])} with values of the world")
+            raise InputError(
+                "options: expected one of images (a folder) and facts (of the world), and not both"
+            )
+        if wrong := [
+            f"{k}: {v}"
+            for k, v in self.facts.items()
+            if k not in VISIBLE[Modality.IMAGE] or v not in ATTRIBUTES[k]
+        ]:
+            raise InputError(
+                f"options: facts has {wrong[0]}: expected {', '.join(VISIBLE[Modality.IMAGE])} with values "
+                "of the world"
+            )
 
 
 class InversionStage:
@@ -76,13 +88,22 @@ class InversionStage:
         self.options = strict(InversionOptions, config.options, where="options")
         for name in ("part", "data"):
             if given := getattr(config, name):
-                raise InputError(f"{name}: {', '.join(given)}: expected none; pictures come from options: images, or facts")
-        prompts = {"modality": "image", "prompts": {"text": 1.0}, "timestep_shift": self.options.timestep_shift, "continue_from": True}
+                raise InputError(
+                    f"{name}: {', '.join(given)}: expected none; pictures come from options: images, or facts"
+                )
+        prompts = {
+            "modality": "image",
+            "prompts": {"text": 1.0},
+            "timestep_shift": self.options.timestep_shift,
+            "continue_from": True,
+        }
         self.inner = DenoiseStage(dataclasses.replace(config, options=prompts))
         self.tower = self.inner.prompts.text
 
     def build(self) -> Vectors:
-        """The rows of the word, (k, W). Those after the first start near it, not at it, or they would learn the same."""
+        """The rows of the word, (k, W). Those after the first start near it, not at it, or they would learn
+        the same.
+        """
         self.denoiser = self.inner.build().requires_grad_(False)
         start = known_vectors(self.tower, self.options.start)
         noise = torch.randn(self.options.vectors, start.shape[1]) * start.std() * 0.1
@@ -102,48 +123,79 @@ class InversionStage:
         return Pictures(autoencoder.encode(pixels), tower.embed(pixels), scenes, self)
 
     def pictures(self, size: int) -> tuple[Tensor, list[Scene] | None]:
-        """Pictures (N, 3, size, size) in [-1, 1], and their scenes where they are of the world, which has a size of its own."""
+        """Pictures (N, 3, size, size) in [-1, 1], and their scenes where they are of the world, which has a
+        size of its own.
+        """
         options = self.options
         if options.images is None:
             seen = (scene_at(self.config.seed, index) for index in range(SEARCHED))
-            scenes = list(islice((s for s in seen if all(getattr(s, k) == v for k, v in options.facts.items())), options.pictures))
+            scenes = list(
+                islice(
+                    (s for s in seen if all(getattr(s, k) == v for k, v in options.facts.items())),
+                    options.pictures,
+                )
+            )
             if not scenes:
-                raise InputError(f"options: no training scene has the facts {options.facts}: their pair of shape and colour is held out")
+                raise InputError(
+                    f"options: no training scene has the facts {options.facts}: their pair of shape and "
+                    "colour is held out"
+                )
             return to_unit(render_images(scenes)), scenes
         suffixes = (".png", ".jpg", ".jpeg", ".webp")
-        files = sorted(p for p in options.images.glob("*") if p.suffix.lower() in suffixes)[: options.pictures]
+        files = sorted(p for p in options.images.glob("*") if p.suffix.lower() in suffixes)[
+            : options.pictures
+        ]
         if not files:
-            raise InputError(f"options: images is {options.images}: expected a folder with {', '.join(suffixes)} files")
+            raise InputError(
+                f"options: images is {options.images}: expected a folder with {', '.join(suffixes)} files"
+            )
         return torch.stack([fit_image(load_image(file), size) for file in files]), None
 
     def sentence(self, scene: Scene | None, rng: np.random.Generator) -> str:
-        """A sentence with the word. A scene's place is named in half of them, so that the word need not stand for it."""
+        """A sentence with the word. A scene's place is named in half of them, so that the word need not stand
+        for it.
+        """
         word = self.options.word
         if scene is None:
             return SENTENCES[rng.integers(len(SENTENCES))].format(word)
-        left = [name for name in VISIBLE[Modality.IMAGE] if name == "place" and name not in self.options.facts]
+        left = [
+            name for name in VISIBLE[Modality.IMAGE] if name == "place" and name not in self.options.facts
+        ]
         return caption(scene, left if rng.random() < 0.5 else (), rng).replace("something", f"a {word}")
 
-    def loss(self, module: Vectors, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(
+        self, module: Vectors, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
         tokens = self.tower.embed(batch["sentences"])
         losses, t = self.inner.denoising(self.denoiser, batch["latents"], tokens[:, None], generator)
         apart = 1 - functional.cosine_similarity(tokens, batch["tokens"]).mean()
         bins = (t / self.inner.process.num_train_timesteps, losses.detach())
-        return losses.mean() + self.options.alignment * apart, {"bins": bins, "cosine_distance": apart.detach()}
+        return losses.mean() + self.options.alignment * apart, {
+            "bins": bins,
+            "cosine_distance": apart.detach(),
+        }
 
     @torch.no_grad()
     def preview(self, module: nn.Module, folder: Path) -> None:
-        """Pictures of the word alone and in every place; `agreement.json`: in how many the probes find the facts it stands for."""
+        """Pictures of the word alone and in every place; `agreement.json`: in how many the probes find the
+        facts it stands for.
+        """
         from codi.world import read_images
         from training.stages.samples import make_pipeline
 
         places = ("", "at night", "in the snow", "on the grass", "on the sand")
         pipe = make_pipeline(self.config.model, {Modality.IMAGE: self.denoiser})
         context = self.tower.embed([f"a {self.options.word} {place}".strip() for place in places])[:, None]
-        images = torch.stack(pipe(outputs="image", num_samples=len(places), seed=0, prompt_embeds=context, output_type="pt").images)
+        images = torch.stack(
+            pipe(
+                outputs="image", num_samples=len(places), seed=0, prompt_embeds=context, output_type="pt"
+            ).images
+        )
         write_png(folder / "images.png", images, len(places))
         found = [reading.facts for reading in read_images(images)]
-        scores = {k: sum(facts.get(k) == v for facts in found) / len(found) for k, v in self.options.facts.items()}
+        scores = {
+            k: sum(facts.get(k) == v for facts in found) / len(found) for k, v in self.options.facts.items()
+        }
         (folder / "agreement.json").write_text(json.dumps(scores) + "\n", encoding="utf-8")
 
     @staticmethod
@@ -173,4 +225,9 @@ class Pictures:
         rngs = [np.random.default_rng((self.stage.config.seed, index, 2)) for index in indices]
         scenes = [None if self.scenes is None else self.scenes[row] for row in rows]
         sentences = [self.stage.sentence(scene, rng) for scene, rng in zip(scenes, rngs)]
-        return {"index": list(indices), "latents": self.latents[rows], "tokens": self.tokens[rows], "sentences": sentences}
+        return {
+            "index": list(indices),
+            "latents": self.latents[rows],
+            "tokens": self.tokens[rows],
+            "sentences": sentences,
+        }

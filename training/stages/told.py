@@ -1,7 +1,9 @@
-"""Prompts as noised towers change them: what a partner, drawn from the same prompt, seems to become at its noise level.
+"""Prompts as noised towers change them: what a partner, drawn from the same prompt, seems to become at its
+noise level.
 
-A denoiser that never met such prompts while it trained takes the least lean for an opinion: a picture that knows no more than its colour
-would tell the sentence how things move. B batch, L prompt tokens, D width of the shared space.
+A denoiser that never met such prompts while it trained takes the least lean for an opinion: a picture that
+knows no more than its colour would tell the sentence how things move. B batch, L prompt tokens, D width of
+the shared space.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +30,18 @@ def load_noised_towers(model: Path) -> NoisedTowers:
 
 @torch.no_grad()
 def told_prompt(
-    tower: NoisedTower, process: NoiseProcess, context: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, weight: float,
+    tower: NoisedTower,
+    process: NoiseProcess,
+    context: Tensor,
+    eps: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    weight: float,
     clean: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise `eps`; samples that are `clean`
-    (B,) are inputs and sure. As in sampling (`codi.diffusion.sampling`)."""
+) -> Tensor:
+    """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise
+    `eps`; samples that are `clean` (B,) are inputs and sure. As in sampling (`codi.diffusion.sampling`).
+    """
     with torch.autocast(x_t.device.type, enabled=False):  # small differences are made several times as large
         context, eps, x_t = context.float(), eps.float(), x_t.float()
         told = tower(x_t, t, context)
@@ -43,8 +52,9 @@ def told_prompt(
 
 
 class Told:
-    """Changes the prompts of a share of the samples. In training one partner tells, in sampling the mean of all counts. Who is prompted by
-    a third medium is told nothing: training sees no more than two of one sample.
+    """Changes the prompts of a share of the samples. In training one partner tells, in sampling the mean of
+    all counts. Who is prompted by a third medium is told nothing: training sees no more than two of one
+    sample.
 
     shares  of the samples that a partner tells of, by partner
     option  its name, for errors
@@ -62,10 +72,15 @@ class Told:
         self.listener, self.shares = listener, {Modality.parse(name): share for name, share in shares.items()}
         for partner in self.shares:
             if {listener, partner} not in PAIRS:
-                raise InputError(f"options: {option} names {partner}: expected a modality that training sees together with {listener}")
+                raise InputError(
+                    f"options: {option} names {partner}: expected a modality that training sees together "
+                    f"with {listener}"
+                )
         self.towers, self.process, self.weight = towers, process, weight
         missing = [m for m in self.shares if m not in towers.by_modality()]
-        expect(not missing, option, dict(shares), f"modalities with a noised tower: {', '.join(towers.towers)}")
+        expect(
+            not missing, option, dict(shares), f"modalities with a noised tower: {', '.join(towers.towers)}"
+        )
 
     @property
     def media(self) -> tuple[Modality, ...]:
@@ -77,14 +92,20 @@ class Told:
 
     @torch.no_grad()
     def __call__(
-        self, context: Tensor, t: Tensor, kinds: Sequence[Modality], latents: Callable[[Modality, Tensor], Tensor],
+        self,
+        context: Tensor,
+        t: Tensor,
+        kinds: Sequence[Modality],
+        latents: Callable[[Modality, Tensor], Tensor],
         generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        """Prompts (B, L, D) of these kinds (B) of listeners at t (B,); `latents` gives a partner's clean latents (R, ...) of some of the
-        samples (R,)."""
+    ) -> Tensor:
+        """Prompts (B, L, D) of these kinds (B) of listeners at t (B,); `latents` gives a partner's clean
+        latents (R, ...) of some of the samples (R,).
+        """
         kind, kept, part = torch.rand((3, len(t)), generator=generator, device=t.device)
         levels = torch.where(kept < IN_STEP, t, (t * part).long())
-        prompted = context.abs().amax((1, 2)) > 0  # who has no prompt is told nothing, as in the branch that guidance leads away from
+        # who has no prompt is told nothing, as in the branch that guidance leads away from
+        prompted = context.abs().amax((1, 2)) > 0
         context, start = context.clone(), 0.0
         for partner, share in self.shares.items():
             of_pair = torch.tensor([prompt in (self.listener, partner) for prompt in kinds], device=t.device)
@@ -95,5 +116,7 @@ class Told:
             x_0 = latents(partner, rows)
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             x_t, tower = self.process.add_noise(x_0, eps, levels[rows]), self.towers.by_modality()[partner]
-            context[rows] = told_prompt(tower, self.process, context[rows], eps, x_t, levels[rows], self.weight)
+            context[rows] = told_prompt(
+                tower, self.process, context[rows], eps, x_t, levels[rows], self.weight
+            )
         return context

@@ -1,5 +1,6 @@
-"""A new prompt tower, bridged through text alone (CoDi, section 3.2): it meets no modality but its own and the frozen text tower, and is
-then understood by every denoiser. The first towers of a model are trained by `training.stages.align`, whose objective this is.
+"""A new prompt tower, bridged through text alone (CoDi, section 3.2): it meets no modality but its own and
+the frozen text tower, and is then understood by every denoiser. The first towers of a model are trained by
+`training.stages.align`, whose objective this is.
 """
 
 import dataclasses
@@ -22,7 +23,9 @@ NEEDED = ("features", "embed", "save_pretrained")
 
 @dataclass(frozen=True, kw_only=True)
 class TowerOptions(AlignOptions):
-    """tower  "module:Class" of a diffusers ModelMixin, built with the arguments in `part`: see docs/fine-tuning.md for what it must have"""
+    """tower  "module:Class" of a diffusers ModelMixin, built with the arguments in `part`: see
+    docs/fine-tuning.md for what it must have
+    """
 
     tower: str
 
@@ -49,9 +52,15 @@ class TowerStage(AlignStage):
             raise InputError(f"part: {self.kind} cannot be built from it ({error})") from None
         bridge = "video_bridge" if self.modality is Modality.VIDEO else "bridge"
         if missing := [name for name in (*NEEDED, "dim", bridge) if not hasattr(new, name)]:
-            raise InputError(f"options: tower {self.kind} has no {missing[0]}: see docs/fine-tuning.md for what a tower must have")
+            raise InputError(
+                f"options: tower {self.kind} has no {missing[0]}: see docs/fine-tuning.md for what a tower "
+                "must have"
+            )
         if new.dim != self.text.dim:
-            raise InputError(f"part: the tower gives tokens of width {new.dim}: this model's prompt space has {self.text.dim}")
+            raise InputError(
+                f"part: the tower gives tokens of width {new.dim}: this model's prompt space has "
+                f"{self.text.dim}"
+            )
         return Contrast({"tower": new})
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
@@ -67,7 +76,9 @@ class TowerStage(AlignStage):
         return model / FOLDER / config.output.name
 
     def export(self, module: Contrast, folder: Path) -> None:
-        """Measures the bridge's mean, then writes towers/<run>/ into the model folder, beside the tower that is there."""
+        """Measures the bridge's mean, then writes towers/<run>/ into the model folder, beside the tower that
+        is there.
+        """
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         export_part(self.tower(module), self.target(folder, self.config))
 
@@ -79,5 +90,6 @@ def find_class(name: str) -> type:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"options: tower is {name!r} ({error}): expected module:Class, such as codi.models.conditioning:AudioTower"
+            f"options: tower is {name!r} ({error}): expected module:Class, such as "
+            "codi.models.conditioning:AudioTower"
         ) from None

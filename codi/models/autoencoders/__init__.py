@@ -1,4 +1,6 @@
-"""Autoencoders: raw media <-> the latents in which diffusion happens. Contract: `codi.protocols.Autoencoder`."""
+"""Autoencoders: raw media <-> the latents in which diffusion happens. Contract:
+`codi.protocols.Autoencoder`.
+"""
 
 from codi.models.autoencoders.audio import AudioAutoencoder
 from codi.models.autoencoders.image import ImageAutoencoder

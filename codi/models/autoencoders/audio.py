@@ -1,7 +1,8 @@
-"""Sound: log-mel spectrogram, AutoencoderKL on it, and a HiFi-GAN vocoder (or Griffin-Lim) back to the waveform.
+"""Sound: log-mel spectrogram, AutoencoderKL on it, and a HiFi-GAN vocoder (or Griffin-Lim) back to the
+waveform.
 
-Front end and geometry follow AudioLDM (arXiv 2301.12503), as the paper does. Released model: `patch` (1, 1), one factor 0.9228.
-Letters: B batch, C channels, S samples, T mel frames, M mel bands, t m latent positions.
+Front end and geometry follow AudioLDM (arXiv 2301.12503), as the paper does. Released model: `patch` (1, 1),
+one factor 0.9228. Letters: B batch, C channels, S samples, T mel frames, M mel bands, t m latent positions.
 """
 
 from typing import Any
@@ -23,13 +24,15 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
     """Sound in [-1, 1] <-> normalised latents (B, C, t, m).
 
     vae_config      constructor arguments of AutoencoderKL; its channels in and out are the patch's area
-    vocoder_config  arguments of SpeechT5HifiGanConfig; None: Griffin-Lim, until the vocoder stage has trained one
+    vocoder_config  arguments of SpeechT5HifiGanConfig; None: Griffin-Lim, until the vocoder stage has trained
+                    one
     mel_config      arguments of `LogMel`
     num_samples     samples of one clip
     patch           (time, frequency) cells folded into channels in front of the VAE
     mel_mean, mel_std  constants that bring the log-mel near unit scale before the VAE
     scaling_factor  the one released factor; None: per-channel statistics, measured in training
-    correction_size  (frames, bands) of the cells from which `MelCorrection` makes up for what the VAE blurs; None: nothing is corrected
+    correction_size  (frames, bands) of the cells from which `MelCorrection` makes up for what the VAE blurs;
+                     None: nothing is corrected
     """
 
     @register_to_config
@@ -50,9 +53,13 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
         self.log_mel = LogMel(**mel_config)
         self.vae = AutoencoderKL(**{"in_channels": channels, "out_channels": channels, **vae_config})
         trained = vocoder_config is not None
-        self.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**vocoder_config)) if trained else GriffinLim(self.log_mel)
+        self.vocoder = (
+            SpeechT5HifiGan(SpeechT5HifiGanConfig(**vocoder_config)) if trained else GriffinLim(self.log_mel)
+        )
         self.scaling = LatentScaling(self.vae.config.latent_channels, scaling_factor)
-        self.correction = MelCorrection(self.log_mel.bank.shape[1], *correction_size) if correction_size else nn.Identity()
+        self.correction = (
+            MelCorrection(self.log_mel.bank.shape[1], *correction_size) if correction_size else nn.Identity()
+        )
 
     @property
     def sampling_rate(self) -> int:
@@ -68,7 +75,11 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
         """(C, t, m) of one clip."""
         frames, bands = self.config.num_samples // self.log_mel.hop_length, self.log_mel.bank.shape[1]
         time, frequency = self.config.patch
-        return (self.vae.config.latent_channels, frames // (time * self._halvings), bands // (frequency * self._halvings))
+        return (
+            self.vae.config.latent_channels,
+            frames // (time * self._halvings),
+            bands // (frequency * self._halvings),
+        )
 
     @property
     def latent_rate(self) -> float:
@@ -109,7 +120,8 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
     def decode(self, latent: Tensor) -> Tensor:
         """(B, C, t, m) -> waveform (B, S) in [-1, 1].
 
-        Griffin-Lim makes much of the last bit, which a batch may change: with it, sounds are decoded one by one.
+        Griffin-Lim makes much of the last bit, which a batch may change: with it, sounds are decoded one by
+        one.
         """
         parts = latent.split(1 if isinstance(self.vocoder, GriffinLim) else len(latent))
         return torch.cat([self.vocode(self.decode_mel(part)) for part in parts]).clamp(-1, 1)

@@ -1,4 +1,5 @@
-"""Pictures, and videos frame by frame: diffusers' AutoencoderKL, on space-to-depth patches where `patch_size` > 1.
+"""Pictures, and videos frame by frame: diffusers' AutoencoderKL, on space-to-depth patches where `patch_size`
+> 1.
 
 Released model: Stable Diffusion's KL-f8, `patch_size` 1, `scaling_factor` 0.18215.
 Letters: B batch, C channels, F frames, H W pixels, h w latent positions, p patch size.
@@ -28,7 +29,13 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
 
     @register_to_config
-    def __init__(self, vae_config: dict[str, Any], image_size: int, patch_size: int = 1, scaling_factor: float | None = None):
+    def __init__(
+        self,
+        vae_config: dict[str, Any],
+        image_size: int,
+        patch_size: int = 1,
+        scaling_factor: float | None = None,
+    ):
         super().__init__()
         channels = 3 * patch_size**2
         self.vae = AutoencoderKL(**{"in_channels": channels, "out_channels": channels, **vae_config})
@@ -75,7 +82,9 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
     def decode(self, latent: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W), or (B, C, F, h, w) -> (B, F, 3, H, W); values clamped to [-1, 1]."""
         if latent.ndim == 5:
-            return self.decode(latent.transpose(1, 2).flatten(0, 1)).unflatten(0, (latent.shape[0], latent.shape[2]))
+            return self.decode(latent.transpose(1, 2).flatten(0, 1)).unflatten(
+                0, (latent.shape[0], latent.shape[2])
+            )
         return self.reconstruct(self.scaling.denormalise(latent)).clamp(-1, 1)
 
 

@@ -1,6 +1,8 @@
-"""Log-mel spectrograms: from sound, back to sound without a trained vocoder, and the correction of what a VAE blurs in them.
+"""Log-mel spectrograms: from sound, back to sound without a trained vocoder, and the correction of what a VAE
+blurs in them.
 
-Letters: B batch, S samples, T mel frames, M mel bands, K = n_fft / 2 + 1 bins of the spectrum, F cells around a cell.
+Letters: B batch, S samples, T mel frames, M mel bands, K = n_fft / 2 + 1 bins of the spectrum, F cells around
+a cell.
 """
 
 import math
@@ -13,8 +15,10 @@ from torch.nn import functional as nnf
 
 
 class Exact(nn.Module):
-    """Its buffers stay in their precision, whichever the model around it is brought to: the side lobes of a window that was rounded to
-    bfloat16 lie at -50 dB, and where a sound is silent, a logarithm shows nothing else."""
+    """Its buffers stay in their precision, whichever the model around it is brought to: the side lobes of a
+    window that was rounded to bfloat16 lie at -50 dB, and where a sound is silent, a logarithm shows nothing
+    else.
+    """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Exact":
         exact = dict(self._buffers)
@@ -42,10 +46,11 @@ STEP = math.log(6.4) / 27  # of the logarithm of a frequency, in a mel above the
 
 
 def slaney_bank(num_freqs: int, num_bands: int, f_min: float, f_max: float, sampling_rate: int) -> Tensor:
-    """Returns the weights (num_freqs, num_bands), float32, of triangular bands that are even on Slaney's mel scale, each of area one.
+    """Returns the weights (num_freqs, num_bands), float32, of triangular bands that are even on Slaney's mel
+    scale, each of area one.
 
-    M. Slaney, Auditory Toolbox, 1998. The numbers are torchaudio's (`melscale_fbanks`), to the bit: its native part may not load, and
-    every model that hears is built with these weights.
+    M. Slaney, Auditory Toolbox, 1998. The numbers are torchaudio's (`melscale_fbanks`), to the bit: its
+    native part may not load, and every model that hears is built with these weights.
     """
     low, high = (_mel(f) for f in (f_min, f_max))
     mels = torch.linspace(low, high, num_bands + 2)
@@ -84,7 +89,8 @@ class LogMel(Exact):
     ):
         super().__init__()
         self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
-        # Derived, not loaded: real and exact even where the model itself is built on the meta device or in another precision.
+        # Derived, not loaded: real and exact even where the model itself is built on the meta device or in
+        # another precision.
         with torch.device("cpu"), in_float32():
             bank = slaney_bank(n_fft // 2 + 1, num_bands, f_min, f_max, sampling_rate)
             window = torch.hann_window(n_fft)
@@ -92,22 +98,33 @@ class LogMel(Exact):
         self.register_buffer("window", window, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        spectrum = torch.stft(waveform.float(), self.n_fft, self.hop_length, window=self.window.float(), center=True, return_complex=True)
-        magnitude = spectrum.abs().transpose(1, 2)[:, : waveform.shape[-1] // self.hop_length]  # (B, T, n_fft/2+1)
+        spectrum = torch.stft(
+            waveform.float(),
+            self.n_fft,
+            self.hop_length,
+            window=self.window.float(),
+            center=True,
+            return_complex=True,
+        )
+        # (B, T, n_fft/2+1)
+        magnitude = spectrum.abs().transpose(1, 2)[:, : waveform.shape[-1] // self.hop_length]
         return (magnitude @ self.bank.float()).clamp_min(1e-5).log()
 
 
 class MelCorrection(nn.Module):
-    """Log-mel (B, T, M) as a VAE gives it -> nearer to what it was given: to each cell a linear function of the cells around it is added.
+    """Log-mel (B, T, M) as a VAE gives it -> nearer to what it was given: to each cell a linear function of
+    the cells around it is added.
 
-    A VAE errs in the logarithm, where half-way from silence to a note is still silence: attacks come late. Each band has its own
-    weights: `frames` x `bands` cells and a constant, in closed form by least squares in which a cell counts as much as it is loud.
-    They start as NaN, so that forgetting `fit` is loud.
+    A VAE errs in the logarithm, where half-way from silence to a note is still silence: attacks come late.
+    Each band has its own weights: `frames` x `bands` cells and a constant, in closed form by least squares in
+    which a cell counts as much as it is loud. They start as NaN, so that forgetting `fit` is loud.
     """
 
     def __init__(self, num_bands: int, frames: int, bands: int):
         super().__init__()
-        assert frames % 2 and bands % 2, f"odd numbers of cells, so that one is in the middle, not {frames} x {bands}"
+        assert frames % 2 and bands % 2, (
+            f"odd numbers of cells, so that one is in the middle, not {frames} x {bands}"
+        )
         self.frames, self.bands = frames, bands
         self.register_buffer("weight", torch.full((num_bands, frames * bands + 1), torch.nan))
 
@@ -128,7 +145,9 @@ class MelCorrection(nn.Module):
 
     @torch.no_grad()
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3, floor: float = 1e-3) -> None:
-        """Sets the weights from pairs (as the VAE gives it, as it should be) of log-mels; amplitudes below `floor` count as `floor`."""
+        """Sets the weights from pairs (as the VAE gives it, as it should be) of log-mels; amplitudes below
+        `floor` count as `floor`.
+        """
         gram, moment = 0.0, 0.0
         for given, wanted in pairs:
             given, wanted = given.double(), wanted.double()
@@ -148,15 +167,19 @@ def _by_band(x: Tensor) -> Tensor:
 
 
 class GriffinLim(Exact):
-    """Log-mel (B, T, M) -> waveform (B, T * hop) without a trained part. Deterministic; a sound does not depend on its batch.
+    """Log-mel (B, T, M) -> waveform (B, T * hop) without a trained part. Deterministic; a sound does not
+    depend on its batch.
 
-    Phases start from spectral peaks that are followed from frame to frame (single pass spectrogram inversion, Beauregard et al., IEEE
-    DSP 2015) and are iterated (Griffin and Lim, 1984; fast variant, Perraudin et al., 2013): from random ones a steady partial stays
-    in pieces that beat against each other, and each beat sounds like an onset. Magnitudes are never fixed: at each iteration those of
-    the sound so far take one multiplicative step (Lee and Seung, NIPS 2000) towards the bands, which say less than they do.
+    Phases start from spectral peaks that are followed from frame to frame (single pass spectrogram inversion,
+    Beauregard et al., IEEE DSP 2015) and are iterated (Griffin and Lim, 1984; fast variant, Perraudin et al.,
+    2013): from random ones a steady partial stays in pieces that beat against each other, and each beat
+    sounds like an onset. Magnitudes are never fixed: at each iteration those of the sound so far take one
+    multiplicative step (Lee and Seung, NIPS 2000) towards the bands, which say less than they do.
     """
 
-    def __init__(self, log_mel: LogMel, num_iterations: int = 32, num_updates: int = 40, momentum: float = 0.99):
+    def __init__(
+        self, log_mel: LogMel, num_iterations: int = 32, num_updates: int = 40, momentum: float = 0.99
+    ):
         super().__init__()
         self.n_fft, self.hop_length = log_mel.n_fft, log_mel.hop_length
         self.num_iterations, self.num_updates, self.momentum = num_iterations, num_updates, momentum
@@ -187,22 +210,33 @@ class GriffinLim(Exact):
         return magnitude.T
 
     def _towards(self, bands: Tensor, magnitude: Tensor) -> Tensor:
-        """Magnitudes (T, K) after one multiplicative step towards the bands (T, M); what lies in no band becomes 0."""
+        """Magnitudes (T, K) after one multiplicative step towards the bands (T, M); what lies in no band
+        becomes 0.
+        """
         bank = self.bank.float()
         ratio = bands / (magnitude @ bank).clamp_min(1e-9)
         return magnitude * (ratio @ bank.T) / bank.sum(1).clamp_min(1e-8)
 
     def _stft(self, waveform: Tensor) -> Tensor:
-        return torch.stft(waveform, self.n_fft, self.hop_length, window=self.window.float(), center=True, return_complex=True)
+        return torch.stft(
+            waveform,
+            self.n_fft,
+            self.hop_length,
+            window=self.window.float(),
+            center=True,
+            return_complex=True,
+        )
 
     def _istft(self, spectrum: Tensor, length: int) -> Tensor:
         return torch.istft(spectrum, self.n_fft, self.hop_length, window=self.window.float(), length=length)
 
 
 def peak_phases(magnitude: Tensor, n_fft: int, hop_length: int) -> Tensor:
-    """Phases (K, T) under which each spectral peak of (K, T) goes on, from frame to frame, at its own frequency.
+    """Phases (K, T) under which each spectral peak of (K, T) goes on, from frame to frame, at its own
+    frequency.
 
-    A bin belongs to the nearest peak, and neighbours differ by pi, as they do in the main lobe of a centred window.
+    A bin belongs to the nearest peak, and neighbours differ by pi, as they do in the main lobe of a centred
+    window.
     """
     level = magnitude.T.clamp_min(1e-12).log()  # (T, K)
     left, mid, right = level[:, :-2], level[:, 1:-1], level[:, 2:]
@@ -220,7 +254,9 @@ def peak_phases(magnitude: Tensor, n_fft: int, hop_length: int) -> Tensor:
 
 
 def _nearest(marked: Tensor) -> Tensor:
-    """Position (T, K) of the nearest marked place of each row of bool (T, K); of two equally near ones the lower; 0 in a row without."""
+    """Position (T, K) of the nearest marked place of each row of bool (T, K); of two equally near ones the
+    lower; 0 in a row without.
+    """
     last = marked.shape[1] - 1
     places = torch.arange(last + 1, device=marked.device).expand(marked.shape)
     below = torch.where(marked, places, -2 * last - 2).cummax(1).values

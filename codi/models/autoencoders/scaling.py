@@ -1,6 +1,7 @@
 """Statistics of latents, kept in the checkpoint so that diffusion sees zero mean and unit variance.
 
-They start as NaN: a model whose statistics were never measured fails loudly instead of sampling from the wrong prior.
+They start as NaN: a model whose statistics were never measured fails loudly instead of sampling from the
+wrong prior.
 """
 
 import torch

@@ -1,7 +1,8 @@
 """Text: BERT encoder -> one latent vector -> GPT-2 decoder that reads the latent as memory and as embedding.
 
-After Optimus (arXiv 2004.04092), which the paper uses: linear(z) is one extra past position in every layer, the same vector as key
-and as value, and linear_emb(z) is added to every token's embedding. Letters: B batch, L tokens, D hidden width, Z latent width, N layers.
+After Optimus (arXiv 2004.04092), which the paper uses: linear(z) is one extra past position in every layer,
+the same vector as key and as value, and linear_emb(z) is added to every token's embedding. Letters: B batch,
+L tokens, D hidden width, Z latent width, N layers.
 """
 
 from typing import Any
@@ -21,8 +22,10 @@ from codi.vocabulary import load_tokenizer
 class TextAutoencoder(ModelMixin, ConfigMixin):
     """Sentences <-> normalised latents (B, Z).
 
-    encoder_config, decoder_config  arguments of BertConfig and GPT2Config (vocabulary sizes and special ids come from the tokenizers)
-    tokenizer            a `tokenizers` JSON string for the encoder; decoder_tokenizer likewise (None: the same)
+    encoder_config, decoder_config  arguments of BertConfig and GPT2Config (vocabulary sizes and special ids
+                                    come from the tokenizers)
+    tokenizer            a `tokenizers` JSON string for the encoder; decoder_tokenizer likewise (None: the
+                         same)
     latent_dim           Z
     max_length           most tokens that decoding produces, the first one included
     embed_latent         Optimus adds linear_emb(z) to the embeddings besides the memory
@@ -43,14 +46,32 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.tokenizer = load_tokenizer(tokenizer)
-        self.decoder_tokenizer = self.tokenizer if decoder_tokenizer is None else load_tokenizer(decoder_tokenizer)
+        self.decoder_tokenizer = (
+            self.tokenizer if decoder_tokenizer is None else load_tokenizer(decoder_tokenizer)
+        )
         self.encoder = BertModel(
-            BertConfig(**{"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id, **encoder_config})
+            BertConfig(
+                **{
+                    "vocab_size": len(self.tokenizer),
+                    "pad_token_id": self.tokenizer.pad_token_id,
+                    **encoder_config,
+                }
+            )
         )
         self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
-        ids = {f"{name}_token_id": getattr(self.decoder_tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        ids = {
+            f"{name}_token_id": getattr(self.decoder_tokenizer, f"{name}_token_id")
+            for name in ("bos", "eos", "pad")
+        }
         self.decoder = GPT2LMHeadModel(
-            GPT2Config(**{"vocab_size": len(self.decoder_tokenizer), "tie_word_embeddings": False, **ids, **decoder_config})
+            GPT2Config(
+                **{
+                    "vocab_size": len(self.decoder_tokenizer),
+                    "tie_word_embeddings": False,
+                    **ids,
+                    **decoder_config,
+                }
+            )
         )
         shape = self.decoder.config
         self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
@@ -79,7 +100,9 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         return self.scaling.normalise(mean)
 
     def logits(self, latent: Tensor, ids: Tensor) -> Tensor:
-        """Teacher forcing: next-token logits (B, L, vocabulary) for ids (B, L) given unnormalised latents (B, Z)."""
+        """Teacher forcing: next-token logits (B, L, vocabulary) for ids (B, L) given unnormalised latents (B,
+        Z).
+        """
         return self._step(latent, ids, self._memory_cache(latent)).logits
 
     def token_loss(self, latent: Tensor, sentences: list[str]) -> Tensor:
@@ -107,7 +130,8 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
 
     def _memory_cache(self, latent: Tensor) -> DynamicCache:
         shape, cache = self.decoder.config, DynamicCache()
-        memory = self.memory(latent).unflatten(1, (shape.n_layer, 1, shape.n_head, -1)).transpose(2, 3)  # (B, N, heads, 1, D/heads)
+        # (B, N, heads, 1, D/heads)
+        memory = self.memory(latent).unflatten(1, (shape.n_layer, 1, shape.n_head, -1)).transpose(2, 3)
         for layer in range(shape.n_layer):
             cache.update(memory[:, layer], memory[:, layer], layer)
         return cache
@@ -118,17 +142,25 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         if self.latent_embedding is not None:
             embeds = embeds + self.latent_embedding(latent)[:, None]
         positions = torch.arange(position, position + ids.shape[1], device=ids.device)[None]
-        # by place: what is called `cache` since transformers 5.24 was `past_key_values` before, and is that no more from 5.40 on
+        # by place: what is called `cache` since transformers 5.24 was `past_key_values` before, and is that
+        # no more from 5.40 on
         return self.decoder(None, cache, inputs_embeds=embeds, position_ids=positions, use_cache=True)
 
     def _targets(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Decoder ids (B, L) framed by <bos> and <eos>, and their mask."""
         tokenizer = self.decoder_tokenizer
         rows = tokenizer(sentences, add_special_tokens=False).input_ids
-        rows = [[tokenizer.bos_token_id, *row[: self.config.max_length - 2], tokenizer.eos_token_id] for row in rows]
+        rows = [
+            [tokenizer.bos_token_id, *row[: self.config.max_length - 2], tokenizer.eos_token_id]
+            for row in rows
+        ]
         length = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows], device=self.device)
-        mask = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows], device=self.device)
+        ids = torch.tensor(
+            [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows], device=self.device
+        )
+        mask = torch.tensor(
+            [[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows], device=self.device
+        )
         return ids, mask
 
     def _sentence(self, ids: list[int]) -> str:

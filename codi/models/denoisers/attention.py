@@ -1,4 +1,5 @@
-"""Attention of the denoisers: heads over a sequence, the transformer over positions, and the prompt's part in it.
+"""Attention of the denoisers: heads over a sequence, the transformer over positions, and the prompt's part in
+it.
 
 Attention goes through diffusers' dispatcher, so `set_attention_backend` reaches every head here.
 Letters: B batch, F frames, C channels, H W, N positions of a query, L context tokens, D context width.
@@ -20,22 +21,35 @@ class AttentionProcessor:
     _attention_backend = _parallel_config = None
 
     def __call__(self, attn: "Attention", x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        q, k, v = (y.unflatten(-1, (attn.num_heads, -1)) for y in (attn.to_q(x), attn.to_k(context), attn.to_v(context)))
-        y = dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config)
+        q, k, v = (
+            y.unflatten(-1, (attn.num_heads, -1))
+            for y in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
+        )
+        y = dispatch_attention_fn(
+            q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
         return attn.to_out(y.flatten(2))  # (B, N, C)
 
 
 class Attention(nn.Module, AttentionModuleMixin):
     """Multi-head attention of (B, N, C) to itself, or to a context (B, L, D).
 
-    One context token is a constant whatever the query (the softmax over one key is 1): then the result is that
-    token projected, (B, 1, C), and no query or key is computed.
+    One context token is a constant whatever the query (the softmax over one key is 1): then the result is
+    that token projected, (B, 1, C), and no query or key is computed.
     """
 
     _default_processor_cls = AttentionProcessor
     _available_processors = [AttentionProcessor]
 
-    def __init__(self, channels: int, *, num_heads: int, head_dim: int, context_dim: int | None = None, out_bias: bool = True):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        head_dim: int,
+        context_dim: int | None = None,
+        out_bias: bool = True,
+    ):
         super().__init__()
         inner = num_heads * head_dim
         source = channels if context_dim is None else context_dim
@@ -55,7 +69,9 @@ class Attention(nn.Module, AttentionModuleMixin):
 
 
 class PromptProjection(nn.Module):
-    """What cross-attention to a single token amounts to, without the parameters that cannot act: (B, 1, D) -> (B, 1, C)."""
+    """What cross-attention to a single token amounts to, without the parameters that cannot act: (B, 1, D) ->
+    (B, 1, C).
+    """
 
     def __init__(self, channels: int, context_dim: int):
         super().__init__()
@@ -67,9 +83,13 @@ class PromptProjection(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention over the positions of one frame, attention to the prompt, gated feed-forward; all residual."""
+    """Self-attention over the positions of one frame, attention to the prompt, gated feed-forward; all
+    residual.
+    """
 
-    def __init__(self, channels: int, *, num_heads: int, head_dim: int, context_dim: int, prompt: str, ff_mult: int):
+    def __init__(
+        self, channels: int, *, num_heads: int, head_dim: int, context_dim: int, prompt: str, ff_mult: int
+    ):
         super().__init__()
         heads = dict(num_heads=num_heads, head_dim=head_dim)
         self.norm1 = nn.LayerNorm(channels)
@@ -84,7 +104,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels, mult=ff_mult, activation_fn="geglu")
 
     def constant(self, context: Tensor) -> Tensor | None:
-        """What attention to a context of one token (B, 1, D) adds, whatever x is: (B, 1, C). None for several tokens."""
+        """What attention to a context of one token (B, 1, D) adds, whatever x is: (B, 1, C). None for several
+        tokens.
+        """
         return self.attn2(context, context) if context.shape[1] == 1 else None
 
     def forward(self, x: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
@@ -126,7 +148,12 @@ class SpatialTransformer(nn.Module):
         self.norm = GroupNorm(num_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, num_heads * head_dim)
         self.block = TransformerBlock(
-            num_heads * head_dim, num_heads=num_heads, head_dim=head_dim, context_dim=context_dim, prompt=prompt, ff_mult=ff_mult
+            num_heads * head_dim,
+            num_heads=num_heads,
+            head_dim=head_dim,
+            context_dim=context_dim,
+            prompt=prompt,
+            ff_mult=ff_mult,
         )
         self.proj_out = zeroed(nn.Linear(num_heads * head_dim, channels))
 
@@ -167,5 +194,7 @@ def transformer(dim: int, num_heads: int, num_layers: int, ff_mult: int = 2) -> 
     """Layers over tokens (B, L, dim), each normalised at its entry; none leaves them as they are."""
     if num_layers == 0:
         return nn.Identity()
-    layer = nn.TransformerEncoderLayer(dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+    layer = nn.TransformerEncoderLayer(
+        dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True
+    )
     return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)

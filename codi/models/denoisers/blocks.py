@@ -1,7 +1,7 @@
 """What a denoiser is built of: residual block, resampling, and the block that strings its layers together.
 
-Feature maps are (B*F, C, H, W): the frames of a video are folded into the batch for all work over space. A sound is a
-map of (T, M), a text a map of (S, 1).
+Feature maps are (B*F, C, H, W): the frames of a video are folded into the batch for all work over space. A
+sound is a map of (T, M), a text a map of (S, 1).
 """
 
 from collections.abc import Callable
@@ -45,7 +45,8 @@ class Signals:
     emb        (B, E) SiLU of the embedded noise level
     context    (B, L, D) prompt tokens
     known      of this layer, if it was computed before
-    env        the partners' environment, None when alone; of fewer rows than there are samples, the first ones hear it
+    env        the partners' environment, None when alone; of fewer rows than there are samples, the first
+               ones hear it
     moments    it is heard moment by moment, one query for each step along time, not at every position
     frames     latent frames of a video, None for a latent without frames
     time_axis  axis of a feature map that is time (2 for sound), None if none is; a video's time is `frames`
@@ -68,7 +69,9 @@ class Signals:
         return replace(self, known=known)
 
     def samples(self, h: Tensor) -> int:
-        """Samples in the map `h`: B until the first prompt is heard, then one for each context (see `UNetDenoiser.forward`)."""
+        """Samples in the map `h`: B until the first prompt is heard, then one for each context (see
+        `UNetDenoiser.forward`).
+        """
         return h.shape[0] // (self.frames or 1)
 
     def for_samples(self, y: Tensor, h: Tensor) -> Tensor:
@@ -91,21 +94,38 @@ class Signals:
     def times(self, h: Tensor) -> Tensor | None:
         """The same for each position, flattened over time and space, (N,)."""
         seconds = self.step_times(h)
-        return None if seconds is None else seconds.repeat_interleave(h.shape[3] if self.frames is None else h[0, 0].numel())
+        return (
+            None
+            if seconds is None
+            else seconds.repeat_interleave(h.shape[3] if self.frames is None else h[0, 0].numel())
+        )
 
     def for_hearing(self, listen: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
-        """The map `h`, one sample for each context, with what `listen` makes of those samples that hear the partners."""
+        """The map `h`, one sample for each context, with what `listen` makes of those samples that hear the
+        partners.
+        """
         frames = self.frames or 1
         return for_first(listen, repeated(h, len(self.context) * frames), len(self.env.tokens) * frames)
 
 
 class ResidualBlock(ResnetBlock2D):
-    """diffusers' residual block; its forward done per sample where frames share a noise level, and in any memory format.
+    """diffusers' residual block; its forward done per sample where frames share a noise level, and in any
+    memory format.
 
-    `scale_shift` lets the noise level scale and shift the second norm (ADM); without it the level is only added.
+    `scale_shift` lets the noise level scale and shift the second norm (ADM); without it the level is only
+    added.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, *, num_groups: int, scale_shift: bool = False, eps: float = 1e-5):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_dim: int,
+        *,
+        num_groups: int,
+        scale_shift: bool = False,
+        eps: float = 1e-5,
+    ):
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -152,14 +172,14 @@ class Upsample(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block, then whatever this place has: temporal module, transformer, timed joint attention, upsampling,
-    pooled joint attention.
+    """Residual block, then whatever this place has: temporal module, transformer, timed joint attention,
+    upsampling, pooled joint attention.
 
-    `joint` listens to the partners. Timed: `joint(tokens (B, N, C), env, times (N,) | None) -> tokens`, before any
-    upsampling, or (`Signals.moments`) `joint.heard` of the means over space of each step. Pooled: a spatial transformer
-    whose context is the environment's one token, after it.
-    `whole` mixes whole frames of a video, or columns of a sound, after everything else:
-    `whole(h (B*F, C, H, W), emb (B, E), F, env | None, times (F,)) -> h`.
+    `joint` listens to the partners. Timed: `joint(tokens (B, N, C), env, times (N,) | None) -> tokens`,
+    before any upsampling, or (`Signals.moments`) `joint.heard` of the means over space of each step. Pooled:
+    a spatial transformer whose context is the environment's one token, after it. `whole` mixes whole frames
+    of a video, or columns of a sound, after everything else: `whole(h (B*F, C, H, W), emb (B, E), F, env |
+    None, times (F,)) -> h`.
     """
 
     def __init__(
@@ -173,7 +193,13 @@ class Block(nn.Module):
         whole: nn.Module | None = None,
     ):
         super().__init__()
-        self.resnet, self.temporal, self.attention, self.joint, self.upsample = resnet, temporal, attention, joint, upsample
+        self.resnet, self.temporal, self.attention, self.joint, self.upsample = (
+            resnet,
+            temporal,
+            attention,
+            joint,
+            upsample,
+        )
         self.whole = whole
 
     def forward(self, h: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
@@ -191,7 +217,11 @@ class Block(nn.Module):
             h = self.mix_whole(h, signals)
         if self.upsample is not None:
             h = self.upsample(h, size)
-        return signals.for_hearing(lambda hearing: self.listen_pooled(hearing, signals), h) if listens and pooled else h
+        return (
+            signals.for_hearing(lambda hearing: self.listen_pooled(hearing, signals), h)
+            if listens and pooled
+            else h
+        )
 
     def listen_pooled(self, h: Tensor, signals: Signals) -> Tensor:
         tokens = signals.env.tokens
@@ -203,7 +233,11 @@ class Block(nn.Module):
         if signals.frames is not None:
             return self.whole(h, emb, signals.frames, env, times)
         columns = h.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B*T, C, 1, M)
-        return self.whole(columns, emb, h.shape[2], env, times)[:, :, 0].unflatten(0, (len(h), -1)).transpose(1, 2)
+        return (
+            self.whole(columns, emb, h.shape[2], env, times)[:, :, 0]
+            .unflatten(0, (len(h), -1))
+            .transpose(1, 2)
+        )
 
     def listen(self, h: Tensor, signals: Signals) -> Tensor:
         if signals.moments:
@@ -214,7 +248,11 @@ class Block(nn.Module):
 
     def listen_by_moments(self, h: Tensor, signals: Signals) -> Tensor:
         clip = signals.frames is not None
-        whole = h.unflatten(0, (-1, signals.frames)).transpose(1, 2) if clip else h  # (B, C, F, H, W) or (B, C, T, M)
+        # (B, C, F, H, W) or (B, C, T, M)
+        whole = h.unflatten(0, (-1, signals.frames)).transpose(1, 2) if clip else h
         moments = whole.flatten(3).mean(3).transpose(1, 2)  # (B, S, C)
-        heard = self.joint.heard(moments, signals.env, signals.step_times(h)) * root_mean_square(whole)[:, None, None]
+        heard = (
+            self.joint.heard(moments, signals.env, signals.step_times(h))
+            * root_mean_square(whole)[:, None, None]
+        )
         return h + (heard.flatten(0, 1)[..., None, None] if clip else heard.transpose(1, 2)[..., None])

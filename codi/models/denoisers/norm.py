@@ -8,12 +8,18 @@ from torch import Tensor, nn
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm`, the same numbers and names.
 
-    On a CPU the channels-last kernel vectorises within a group: with few channels per group it is 10 to 50 times slower
-    than copying to the plain layout and back (64 channels in 32 groups at 8 x 8: 10 ms against 0.6 ms).
+    On a CPU the channels-last kernel vectorises within a group: with few channels per group it is 10 to 50
+    times slower than copying to the plain layout and back (64 channels in 32 groups at 8 x 8: 10 ms against
+    0.6 ms).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        slow = x.device.type == "cpu" and x.ndim == 4 and self.num_channels < 16 * self.num_groups and not x.is_contiguous()
+        slow = (
+            x.device.type == "cpu"
+            and x.ndim == 4
+            and self.num_channels < 16 * self.num_groups
+            and not x.is_contiguous()
+        )
         if not slow:
             return super().forward(x)
         y = F.group_norm(x.contiguous(), self.num_groups, self.weight, self.bias, self.eps)
@@ -23,8 +29,9 @@ class GroupNorm(nn.GroupNorm):
 def for_conv(x: Tensor) -> Tensor:
     """(B, C, H, W) in the layout in which a CPU convolves it soonest.
 
-    For few positions and many channels most of a convolution is bringing its weights into order, and the channels-last kernel takes twice
-    as long (1280 channels, 2 x 4 x 4 positions: 34 ms against 18; 16 x 8 x 8: 311 against 246; no difference from 16 x 16 on).
+    For few positions and many channels most of a convolution is bringing its weights into order, and the
+    channels-last kernel takes twice as long (1280 channels, 2 x 4 x 4 positions: 34 ms against 18; 16 x 8 x
+    8: 311 against 246; no difference from 16 x 16 on).
     """
     few = x.shape[0] * x.shape[2] * x.shape[3] <= 1024 and x.shape[1] >= 512
     return x.contiguous() if few and x.device.type == "cpu" and x.dtype == torch.float32 else x

@@ -1,6 +1,8 @@
-"""The pass that every denoiser makes: embed, down, middle, up, out. What the layers are is for `unet` and `text` to say.
+"""The pass that every denoiser makes: embed, down, middle, up, out. What the layers are is for `unet` and
+`text` to say.
 
-Encoder and decoder are flat lists, one entry per skip connection, in the order of execution (LDM, arXiv 2112.10752).
+Encoder and decoder are flat lists, one entry per skip connection, in the order of execution (LDM, arXiv
+2112.10752).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -35,22 +37,29 @@ class Prompted:
 
 
 class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
-    """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h, signals, ...)."""
+    """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h,
+    signals, ...).
+    """
 
-    # What `codi.adapters` has put into it. It belongs to the part: pipelines of the same parts have the same LoRAs.
+    # What `codi.adapters` has put into it. It belongs to the part: pipelines of the same parts have the same
+    # LoRAs.
     lora_scales: Mapping[str, float] = MappingProxyType({})  # by name
     lora_files: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # path and sha256 by name, for records
     lora_acts: bool = True  # False: all are set aside
-    lora_fused: Mapping[str, Tensor] | None = None  # the weights as they were before some were added to them, by layer
+    # the weights as they were before some were added to them, by layer
+    lora_fused: Mapping[str, Tensor] | None = None
     lora_fused_names: tuple[str, ...] = ()
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     _no_split_modules = ["Block"]
-    _repeated_blocks = ["TransformerBlock"]  # all alike; of "Block" there are more kinds than torch.compile keeps of one function
+    # all alike; of "Block" there are more kinds than torch.compile keeps of one function
+    _repeated_blocks = ["TransformerBlock"]
     _skip_layerwise_casting_patterns = ["norm", "position", "time_embedding"]
 
     def build_embedding(self, width: int, context_dim: int, prompt_embedding: bool) -> int:
-        """Layers that embed the noise level, and the prompt beside it if so wished. Returns their width, 4 x `width`."""
+        """Layers that embed the noise level, and the prompt beside it if so wished. Returns their width, 4 x
+        `width`.
+        """
         self.time_proj = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(width, 4 * width)
         self.prompt_mlp = TimestepEmbedding(context_dim, 4 * width) if prompt_embedding else None
@@ -58,7 +67,9 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
 
     @apply_forward_hook
     def prepare(self, context: Tensor | Prompted, x: Tensor) -> Prompted:
-        """What `forward` takes in place of prompt tokens (B, L, D), for many calls with the same prompt and latents shaped like x."""
+        """What `forward` takes in place of prompt tokens (B, L, D), for many calls with the same prompt and
+        latents shaped like x.
+        """
         if isinstance(context, Prompted):
             return context
         frames = x.shape[2] if x.ndim == 5 else None
@@ -69,7 +80,9 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
         )
 
     def embed(self, t: Tensor, prompt: Prompted) -> Tensor:
-        """SiLU of the embedded noise level, (B, E), plus the mean prompt token's embedding where configured."""
+        """SiLU of the embedded noise level, (B, E), plus the mean prompt token's embedding where
+        configured.
+        """
         weight = self.time_embedding.linear_1.weight
         emb = self.time_embedding(self.time_proj(t).to(weight.dtype))
         if prompt.embedding is not None:
@@ -79,8 +92,8 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
     def trunk(self, h: Tensor, signals: Signals, known: Iterator[Known]) -> Tensor:
         """Encoder, middle and decoder over the feature map `h`.
 
-        `first_skip="middle"` is what the released joint model does: its first decoder block receives the middle's
-        result a second time, and the last encoder block's result is lost (two names for one list).
+        `first_skip="middle"` is what the released joint model does: its first decoder block receives the
+        middle's result a second time, and the last encoder block's result is lost (two names for one list).
         """
         skips = [h]
         for layer in self.down:
@@ -129,8 +142,8 @@ def build_transformer(config, channels: int, context_dim: int, prompt: str) -> S
 def build_joint(config, channels: int) -> nn.Module | None:
     """The adapter by which a block hears the partners: None where the model has none.
 
-    "timed": `codi.models.joint.JointAttention`. "pooled": the released design, a whole spatial transformer whose
-    context is one pooled token.
+    "timed": `codi.models.joint.JointAttention`. "pooled": the released design, a whole spatial transformer
+    whose context is one pooled token.
     """
     if config.env_dim is None:
         return None
@@ -138,7 +151,9 @@ def build_joint(config, channels: int) -> nn.Module | None:
         return build_transformer(config, channels, config.env_dim, "attention")
     from codi.models.joint import JointAttention
 
-    return JointAttention(channels, config.env_dim, joint_heads(config, channels), **(config.joint_config or {}))
+    return JointAttention(
+        channels, config.env_dim, joint_heads(config, channels), **(config.joint_config or {})
+    )
 
 
 def build_listener(config, dim: int, size: int) -> nn.Module:
@@ -150,10 +165,14 @@ def build_listener(config, dim: int, size: int) -> nn.Module:
 
 
 def joint_heads(config, channels: int) -> int:
-    """Heads of an adapter: its own number where configured, else as many as attention over space would have."""
+    """Heads of an adapter: its own number where configured, else as many as attention over space
+    would have.
+    """
     return config.joint_heads or head_split(channels, config.num_heads, config.head_dim)["num_heads"]
 
 
-def at_levels(levels: tuple[int, ...] | list[int], build: Callable[[int], nn.Module | None]) -> Callable[[int, int], nn.Module | None]:
+def at_levels(
+    levels: tuple[int, ...] | list[int], build: Callable[[int], nn.Module | None]
+) -> Callable[[int, int], nn.Module | None]:
     """`build(channels)` on the named levels, None on the others."""
     return lambda level, channels: build(channels) if level in levels else None

@@ -1,12 +1,11 @@
 """What makes a picture's denoiser a video's: attention, feed-forward and shifts along frames.
 
-One module with switches. Off: a temporal transformer as used today. On: the released CoDi's module to the number,
-`RELEASED` (its surprises are described in docs/released-weights.md). Every branch ends in zeros at the start, so an
-untrained module passes each frame through unchanged.
+One module with switches. Off: a temporal transformer as used today. On: the released CoDi's module to the
+number, `RELEASED` (its surprises are described in docs/released-weights.md). Every branch ends in zeros at
+the start, so an untrained module passes each frame through unchanged.
 
 Letters: B batch, F frames, N = H*W positions of a frame, C channels.
 """
-
 
 import torch
 import torch.nn.functional as F
@@ -36,14 +35,17 @@ class TemporalModule(nn.Module):
     num_heads or head_dim  heads; the inner width is `inner_ratio` x channels
     span           "pixel": a position attends to itself over frames; "all": to every position of every frame
     norm           "channels" is a LayerNorm; "frames" normalises each channel over the frames (released)
-    positions      a learned vector for each frame is added before attention; under norm="channels" it starts as sinusoids as large as
-                   what they are added to (learned from near zero, the order of frames stays unheard for thousands of steps), and with
-                   span "all" sinusoids of row and column are added too
+    positions      a learned vector for each frame is added before attention; under norm="channels" it starts
+                   as sinusoids as large as what they are added to (learned from near zero, the order of
+                   frames stays unheard for thousands of steps), and with span "all" sinusoids of row and
+                   column are added too
     relative_bias  learned bias by distance in frames, from a small network
-    rate_embedding a learned vector for the frame rate, constant over frames (released: without effect under norm="frames")
-    feed_forward   "geglu", width `ff_mult` x channels; "inner_norm", "shifted": the released one, without and with half of its
-                   inner channels one frame late
-    frame_shift    a last branch: 3x3 convolution, its result in eight groups delayed by 0..7 frames (the paper's latent shift)
+    rate_embedding a learned vector for the frame rate, constant over frames (released: without effect under
+    norm="frames")
+    feed_forward   "geglu", width `ff_mult` x channels; "inner_norm", "shifted": the released one, without and
+                   with half of its inner channels one frame late
+    frame_shift    a last branch: 3x3 convolution, its result in eight groups delayed by 0..7 frames (the
+                   paper's latent shift)
     """
 
     def __init__(
@@ -81,12 +83,16 @@ class TemporalModule(nn.Module):
         )
         released = {"inner_norm": False, "shifted": True}
         self.feed_forward = (
-            InnerNormFeedForward(channels, released[feed_forward]) if feed_forward in released else NormedFeedForward(channels, ff_mult)
+            InnerNormFeedForward(channels, released[feed_forward])
+            if feed_forward in released
+            else NormedFeedForward(channels, ff_mult)
         )
         self.frame_shift = FrameShift(channels, num_groups) if frame_shift else None
 
     def mix(self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None) -> Tensor:
-        """The part that works on tokens: (B, F, N, C) -> the same; size (H, W) of a frame; bias that of the attention, if known."""
+        """The part that works on tokens: (B, F, N, C) -> the same; size (H, W) of a frame; bias that of the
+        attention, if known.
+        """
         x = x + self.attention(x, size, bias)
         return x + self.feed_forward(x)
 
@@ -103,11 +109,16 @@ class TemporalProcessor:
 
     def __call__(self, attn: "TemporalAttention", x: Tensor, bias: Tensor | None) -> Tensor:
         batch, frames, places, _ = x.shape
-        q, k, v = (attn.to_sequences(y.unflatten(-1, (attn.num_heads, -1))) for y in (attn.to_q(x), *attn.to_kv(x).chunk(2, dim=-1)))
+        q, k, v = (
+            attn.to_sequences(y.unflatten(-1, (attn.num_heads, -1)))
+            for y in (attn.to_q(x), *attn.to_kv(x).chunk(2, dim=-1))
+        )
         if bias is not None and attn.span == "all":
             bias = bias.repeat_interleave(places, 2).repeat_interleave(places, 3)
         bias = None if bias is None else bias.to(q.dtype)
-        y = dispatch_attention_fn(q, k, v, attn_mask=bias, backend=self._attention_backend, parallel_config=self._parallel_config)
+        y = dispatch_attention_fn(
+            q, k, v, attn_mask=bias, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
         return attn.to_out(attn.from_sequences(y, batch, frames).flatten(3))
 
 
@@ -137,7 +148,9 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.num_heads, self.span, self.max_frames = num_heads, span, max_frames
         self.norm = FrameNorm(channels) if norm == "frames" else nn.LayerNorm(channels)
         self.normalise_last = norm == "frames"  # positions enter before the norm
-        start = waves(max_frames, channels) if norm == "channels" else 0.02 * torch.randn(max_frames, channels)
+        start = (
+            waves(max_frames, channels) if norm == "channels" else 0.02 * torch.randn(max_frames, channels)
+        )
         self.position = nn.Parameter(start) if positions else None
         self.rate_embedding = nn.Parameter(torch.zeros(max_frames, channels)) if rate_embedding else None
         self.relative_bias = RelativeBias(num_heads, channels // 2) if relative_bias else None
@@ -147,18 +160,24 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.set_processor(TemporalProcessor())
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None) -> Tensor:
-        """x (B, F, N, C); size (H, W) with H * W = N, for positions over space; bias as `bias` gives it, if known."""
+        """x (B, F, N, C); size (H, W) with H * W = N, for positions over space; bias as `bias` gives it, if
+        known.
+        """
         frames = x.shape[1]
         bias = self.bias(frames) if bias is None else bias
         if self.position is None:
             return self.processor(self, self.norm(x), bias)
-        assert frames <= self.max_frames, f"{frames} latent frames, the temporal positions reach {self.max_frames}"
+        assert frames <= self.max_frames, (
+            f"{frames} latent frames, the temporal positions reach {self.max_frames}"
+        )
         position = self.position[:frames, None]  # (F, 1, C)
         if self.rate_embedding is not None:
             position = position + self.rate_embedding[3]  # the released code always says rate 4
         if self.span == "all" and size is not None:
             position = position + grid_waves(size, x.shape[-1]).to(x)  # (F, N, C)
-        return self.processor(self, self.norm(x + position) if self.normalise_last else self.norm(x) + position, bias)
+        return self.processor(
+            self, self.norm(x + position) if self.normalise_last else self.norm(x) + position, bias
+        )
 
     def to_sequences(self, y: Tensor) -> Tensor:
         """(B, F, N, heads, d) -> (B, F*N, heads, d) or (B*N, F, heads, d)."""
@@ -166,7 +185,11 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
 
     def from_sequences(self, y: Tensor, batch: int, frames: int) -> Tensor:
         """The way back, to (B, F, N, heads, d)."""
-        return y.unflatten(1, (frames, -1)) if self.span == "all" else y.unflatten(0, (batch, -1)).transpose(1, 2)
+        return (
+            y.unflatten(1, (frames, -1))
+            if self.span == "all"
+            else y.unflatten(0, (batch, -1)).transpose(1, 2)
+        )
 
     def bias(self, frames: int) -> Tensor | None:
         """By distance in frames, for the logits: (1, heads, F, F), or None."""
@@ -178,7 +201,9 @@ class RelativeBias(nn.Module):
 
     def __init__(self, num_heads: int, width: int):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_heads))
+        self.net = nn.Sequential(
+            nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_heads)
+        )
 
     def forward(self, frames: int) -> Tensor:
         d = torch.arange(1 - frames, frames, device=self.net[0].weight.device)  # every distance once
@@ -193,23 +218,27 @@ def least_variance(x: Tensor) -> float:
 
 
 class FrameNorm(nn.Module):
-    """Normalisation over the frame axis of (B, F, N, C), per channel, gain only; the variance is clamped, as released."""
+    """Normalisation over the frame axis of (B, F, N, C), per channel, gain only; the variance is clamped, as
+    released.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(1, keepdim=True)  # by hand: `torch.var_mean` over an outer axis does not vectorise
+        # by hand: `torch.var_mean` over an outer axis does not vectorise
+        centred = x - x.mean(1, keepdim=True)
         var = centred.square().mean(1, keepdim=True)
         return centred * (var.clamp(min=least_variance(x)).rsqrt() * self.gain)
 
 
 class InnerNorm(nn.Module):
-    """The same over the channels of (..., C). Returns the normalised values and a factor (..., 1) for each row, still to be multiplied.
+    """The same over the channels of (..., C). Returns the normalised values and a factor (..., 1) for each
+    row, still to be multiplied.
 
-    Without gradients torch's layer norm does the work in one pass; it knows no clamp, and the factor, which is 1 but for rows of hardly
-    any variance, makes up for that wherever it is cheapest.
+    Without gradients torch's layer norm does the work in one pass; it knows no clamp, and the factor, which
+    is 1 but for rows of hardly any variance, makes up for that wherever it is cheapest.
     """
 
     def __init__(self, channels: int):
@@ -239,8 +268,10 @@ class NormedFeedForward(nn.Module):
 
 
 class EvenLinear(nn.Linear):
-    """A linear layer without bias for an uneven number of outputs, such as 1706. On a CPU a product whose rows do not start where cache
-    lines do takes half as long again (8192 x 320 x 1706: 166 ms, x 1728: 99 ms), so a few outputs more are computed and left out."""
+    """A linear layer without bias for an uneven number of outputs, such as 1706. On a CPU a product whose
+    rows do not start where cache lines do takes half as long again (8192 x 320 x 1706: 166 ms, x 1728: 99
+    ms), so a few outputs more are computed and left out.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         extra = -self.out_features % 32
@@ -252,7 +283,8 @@ class EvenLinear(nn.Linear):
 class InnerNormFeedForward(nn.Module):
     """The released gated feed-forward of (B, F, N, C): normalised inside, no biases.
 
-    shift: the second half of its inner channels comes one frame late (zeros enter). The denoisers have it, CLIP has not.
+    shift: the second half of its inner channels comes one frame late (zeros enter). The denoisers have it,
+    CLIP has not.
     """
 
     def __init__(self, channels: int, shift: bool):
@@ -275,7 +307,8 @@ class InnerNormFeedForward(nn.Module):
 class FrameShift(nn.Module):
     """3x3 convolution per frame, its channels in eight groups, group i delayed by i frames; as a residual.
 
-    Group i of the last i frames would fall out: only what stays is computed, five eighths of it all for 8 frames, two groups at a time.
+    Group i of the last i frames would fall out: only what stays is computed, five eighths of it all for 8
+    frames, two groups at a time.
     """
 
     def __init__(self, channels: int, num_groups: int):
@@ -291,7 +324,8 @@ class FrameShift(nn.Module):
 class LateConv(nn.Conv2d):
     """A convolution whose eight groups of output channels come 0 to 7 frames late, added to h.
 
-    Of a late group the last frames fall out. Only what stays is computed, two groups at a time: five eighths of it all for 8 frames.
+    Of a late group the last frames fall out. Only what stays is computed, two groups at a time: five eighths
+    of it all for 8 frames.
     """
 
     def forward(self, x: Tensor, h: Tensor, frames: int) -> Tensor:
@@ -303,7 +337,12 @@ class LateConv(nn.Conv2d):
             kept, start = frames - late, late * width
             channels = slice(start, start + 2 * width)
             rows = for_conv(torch.cat([clip[:kept] for clip in clips]))
-            y = F.conv2d(rows, self.weight[channels], None if self.bias is None else self.bias[channels], padding=self.padding)
+            y = F.conv2d(
+                rows,
+                self.weight[channels],
+                None if self.bias is None else self.bias[channels],
+                padding=self.padding,
+            )
             y = y.unflatten(0, (-1, kept))
             shifted[:, late:, start : start + width] += y[:, :, :width]
             shifted[:, late + 1 :, start + width : start + 2 * width] += y[:, :-1, width:]
@@ -319,7 +358,9 @@ def delay(x: Tensor, steps: int) -> Tensor:
 
 
 def waves(count: int, dim: int, longest: float = 32.0) -> Tensor:
-    """Sines and cosines of 0 .. count - 1 at frequencies from 1 down to 1 / longest radians a step: (count, dim)."""
+    """Sines and cosines of 0 .. count - 1 at frequencies from 1 down to 1 / longest radians a step: (count,
+    dim).
+    """
     half = (dim + 1) // 2
     angles = torch.arange(count)[:, None] * longest ** -(torch.arange(half) / half)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :dim]
@@ -328,4 +369,6 @@ def waves(count: int, dim: int, longest: float = 32.0) -> Tensor:
 def grid_waves(size: tuple[int, int], dim: int) -> Tensor:
     """Half of the numbers say the row, half the column: (H*W, dim)."""
     rows, columns = waves(size[0], dim // 2), waves(size[1], dim - dim // 2)
-    return torch.cat([rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)], dim=-1).flatten(0, 1)
+    return torch.cat(
+        [rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)], dim=-1
+    ).flatten(0, 1)

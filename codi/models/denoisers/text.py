@@ -1,7 +1,8 @@
 """TextDenoiser: predicts the noise (or v) in the latent vector of a text.
 
-As released with CoDi (after Versatile Diffusion, arXiv 2211.08332): the vector becomes features of C channels at S places,
-a map of (S, 1). Residual blocks are fully connected over all C*S numbers; attention sees S tokens.
+As released with CoDi (after Versatile Diffusion, arXiv 2211.08332): the vector becomes features of C channels
+at S places, a map of (S, 1). Residual blocks are fully connected over all C*S numbers; attention sees S
+tokens.
 """
 
 import torch.nn.functional as F
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Signals
 from codi.models.denoisers.norm import GroupNorm
-from codi.models.denoisers.skeleton import Prompted, Skeleton, at_levels, build_joint, build_transformer, per_level
+from codi.models.denoisers.skeleton import (
+    Prompted,
+    Skeleton,
+    at_levels,
+    build_joint,
+    build_transformer,
+    per_level,
+)
 from codi.protocols import Environment
 
 
@@ -57,8 +65,14 @@ class TextDenoiser(Skeleton):
     def build_layers(self) -> None:
         config = self.config
         levels = list(zip(config.block_out_channels, config.second_dim, strict=True))
-        last, groups, depths = len(levels) - 1, config.norm_num_groups, per_level(config.layers_per_block, len(levels))
-        attention = at_levels(config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt))
+        last, groups, depths = (
+            len(levels) - 1,
+            config.norm_num_groups,
+            per_level(config.layers_per_block, len(levels)),
+        )
+        attention = at_levels(
+            config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt)
+        )
         joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
         self.down, (at, _), skips = nn.ModuleList(), levels[0], [levels[0][0]]
         for level, (width, places) in enumerate(levels):
@@ -87,13 +101,23 @@ class TextDenoiser(Skeleton):
                 ends = level > 0 and i == depths[level]
                 upsample = Remap(width, places, levels[level - 1][1]) if ends else None
                 dense = DenseBlock(at + skips.pop(), width, places, self.emb_dim, groups)
-                self.up.append(Block(dense, attention=attention(level, width), joint=joint(level, width), upsample=upsample))
+                self.up.append(
+                    Block(
+                        dense, attention=attention(level, width), joint=joint(level, width), upsample=upsample
+                    )
+                )
                 at = width
 
     def forward(
-        self, x: Tensor, t: Tensor, context: Tensor | Prompted, env: Environment | None = None, rate: float | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor | Prompted,
+        env: Environment | None = None,
+        rate: float | None = None,
     ) -> Tensor:
-        """x (B, in_channels), t (B,), context (B or n B, L, D), env of the partners or None; `rate` is for latents with time.
+        """x (B, in_channels), t (B,), context (B or n B, L, D), env of the partners or None; `rate` is for
+        latents with time.
 
         More contexts than samples: as in `UNetDenoiser.forward`.
         """
@@ -101,7 +125,9 @@ class TextDenoiser(Skeleton):
         h = self.proj_in(x).unflatten(1, (self.config.block_out_channels[0], self.config.second_dim[0], 1))
         prompt = self.prepare(context, x)
         emb = self.embed(t, prompt)
-        h = self.trunk(repeated(h, len(emb)), Signals(emb=emb, context=prompt.context, env=env), iter(prompt.layers))
+        h = self.trunk(
+            repeated(h, len(emb)), Signals(emb=emb, context=prompt.context, env=env), iter(prompt.layers)
+        )
         return self.proj_out(F.silu(self.norm_out(h)).flatten(1))
 
 

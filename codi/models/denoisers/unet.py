@@ -1,8 +1,10 @@
-"""UNetDenoiser: predicts the noise (or v) in latents of pictures, videos and sounds. One class, by configuration.
+"""UNetDenoiser: predicts the noise (or v) in latents of pictures, videos and sounds. One class, by
+configuration.
 
-After LDM's UNet (arXiv 2112.10752) and CoDi (arXiv 2305.11846). Two families: codi-tiny, small and quick on a CPU, and
-codi-v3, the released geometry; `codi.convert` sets the latter's switches. A picture is (B, C, H, W), a video
-(B, C, F, H, W), a sound (B, C, T, M). The same instance takes pictures (temporal modules stand aside) and videos.
+After LDM's UNet (arXiv 2112.10752) and CoDi (arXiv 2305.11846). Two families: codi-tiny, small and quick on a
+CPU, and codi-v3, the released geometry; `codi.convert` sets the latter's switches. A picture is (B, C, H, W),
+a video (B, C, F, H, W), a sound (B, C, T, M). The same instance takes pictures (temporal modules stand aside)
+and videos.
 """
 
 import torch
@@ -14,7 +16,15 @@ from codi.models.denoisers.attention import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
 from codi.models.denoisers.frames import FrameTransformer
 from codi.models.denoisers.norm import GroupNorm
-from codi.models.denoisers.skeleton import Prompted, Skeleton, at_levels, build_joint, build_listener, build_transformer, per_level
+from codi.models.denoisers.skeleton import (
+    Prompted,
+    Skeleton,
+    at_levels,
+    build_joint,
+    build_listener,
+    build_transformer,
+    per_level,
+)
 from codi.models.denoisers.temporal import TemporalModule
 from codi.protocols import Environment
 
@@ -24,25 +34,31 @@ class UNetDenoiser(Skeleton):
 
     in_channels         latent channels; out_channels if other
     block_out_channels  width of each level; between levels space halves (rounded up)
-    layers_per_block    residual blocks per level (one number or one each) on the way down (one more on the way up)
+    layers_per_block    residual blocks per level (one number or one each) on the way down (one more on the
+                        way up)
     attention_levels    levels with a transformer over space; the middle always has one
-    temporal_levels     levels with temporal modules (last level: the middle too); `temporal` holds `TemporalModule`'s arguments
+    temporal_levels     levels with temporal modules (last level: the middle too); `temporal` holds
+                        `TemporalModule`'s arguments
     frame_transformer   arguments of a `FrameTransformer` in the middle, None for none
     num_heads, head_dim of attention over space; give one of the two (head_dim 32 if none)
     context_dim         width of prompt tokens
     prompt              "projection": one token, added; "attention": any number (and the released parameters)
     prompt_embedding    the mean prompt token also joins the noise level's embedding
-    scale_shift         the embedding scales and shifts the second norm of residual blocks, else it is added before it
+    scale_shift         the embedding scales and shifts the second norm of residual blocks, else it is added
+                        before it
     upsample_conv       a 3x3 convolution after upsampling
     position_embedding  each position of the latent is told where it is
     time_axis           axis of a 4-D latent that is time: 2 for sound, None for pictures
     latent_rate         latent steps per second, None without time (for a vision model: of videos)
     num_frames          latent frames of a clip as the model makes it unasked
     env_dim             width of environment tokens, None for a model that cannot listen
-    joint, joint_levels kind of adapter and levels that have one ("timed": last level means the middle too); joint_heads, joint_config
-    joint_parts         of "down", "middle" and "up", those with adapters; without "down" training need not go back through it
-    joint_moments       latents with time hear moment by moment: blocks add the same everywhere in a frame, the frame transformer (which
-                        then has a `MomentListener`) to each place what belongs there
+    joint, joint_levels kind of adapter and levels that have one ("timed": last level means the middle too);
+    joint_heads, joint_config
+    joint_parts         of "down", "middle" and "up", those with adapters; without "down" training need not go
+                        back through it
+    joint_moments       latents with time hear moment by moment: blocks add the same everywhere in a frame,
+                        the frame transformer (which then has a `MomentListener`) to each place what belongs
+                        there
     joint_listener      further arguments of that `MomentListener`
     first_skip          "own", or "middle" for the released model's lost skip
     """
@@ -93,11 +109,16 @@ class UNetDenoiser(Skeleton):
     def build_layers(self) -> None:
         config, widths = self.config, self.config.block_out_channels
         last, depths = len(widths) - 1, per_level(config.layers_per_block, len(widths))
-        residual = lambda a, b: ResidualBlock(a, b, self.emb_dim, num_groups=config.norm_num_groups, scale_shift=config.scale_shift)
-        temporal = at_levels(
-            config.temporal_levels, lambda c: TemporalModule(c, num_groups=config.norm_num_groups, **(config.temporal or {}))
+        residual = lambda a, b: ResidualBlock(
+            a, b, self.emb_dim, num_groups=config.norm_num_groups, scale_shift=config.scale_shift
         )
-        attention = at_levels(config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt))
+        temporal = at_levels(
+            config.temporal_levels,
+            lambda c: TemporalModule(c, num_groups=config.norm_num_groups, **(config.temporal or {})),
+        )
+        attention = at_levels(
+            config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt)
+        )
         joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
         block = lambda part, level, a, b, **more: Block(
             residual(a, b),
@@ -121,7 +142,9 @@ class UNetDenoiser(Skeleton):
                     residual(at, at),
                     temporal=temporal(last, at),
                     attention=build_transformer(config, at, config.context_dim, config.prompt),
-                    joint=joint(last, at) if config.joint == "timed" and "middle" in config.joint_parts else None,
+                    joint=joint(last, at)
+                    if config.joint == "timed" and "middle" in config.joint_parts
+                    else None,
                     whole=self.build_whole(at),
                 ),
                 Block(residual(at, at), temporal=temporal(last, at)),
@@ -140,19 +163,28 @@ class UNetDenoiser(Skeleton):
         config = self.config
         if config.frame_transformer is None:
             return None
-        joint = (lambda dim, size: build_listener(config, dim, size)) if config.joint_moments and config.env_dim else None
+        joint = (
+            (lambda dim, size: build_listener(config, dim, size))
+            if config.joint_moments and config.env_dim
+            else None
+        )
         return FrameTransformer(channels, self.emb_dim, **config.frame_transformer, joint=joint)
 
     def forward(
-        self, x: Tensor, t: Tensor, context: Tensor | Prompted, env: Environment | None = None, rate: float | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor | Prompted,
+        env: Environment | None = None,
+        rate: float | None = None,
     ) -> Tensor:
-        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D), or what `prepare` made of it; env of the
-        partners or None.
+        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D), or what `prepare` made
+        of it; env of the partners or None.
 
         rate: latent steps per second if not the configured one. Returns a tensor of the shape of x.
-        There may be n times as many contexts as samples (guidance): (n B, L, D), the whole batch again and again. What
-        comes before the first prompt is then computed once, and the result is (n B, ...). An environment has a row for each context that
-        hears it; those that come after do not.
+        There may be n times as many contexts as samples (guidance): (n B, L, D), the whole batch again and
+        again. What comes before the first prompt is then computed once, and the result is (n B, ...). An
+        environment has a row for each context that hears it; those that come after do not.
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
         prompt = self.prepare(context, x)
@@ -163,7 +195,9 @@ class UNetDenoiser(Skeleton):
         h = self.trunk(repeated(h, len(signals.emb) * (signals.frames or 1)), signals, iter(prompt.layers))
         return unfold_frames(self.conv_out(torch.nn.functional.silu(self.norm_out(h))), x)
 
-    def signals(self, x: Tensor, t: Tensor, prompt: Prompted, env: Environment | None, rate: float | None) -> Signals:
+    def signals(
+        self, x: Tensor, t: Tensor, prompt: Prompted, env: Environment | None, rate: float | None
+    ) -> Signals:
         """What the layers listen to in one pass."""
         video = x.ndim == 5
         timed = video or self.config.time_axis is not None
@@ -191,14 +225,20 @@ class GridPosition(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """The embedding for a map of h's extent, (1, C, H, W)."""
         scale = torch.arange(self.quarter, device=h.device, dtype=torch.float32) / self.quarter
-        row, column = ((torch.arange(n, device=h.device)[:, None] * self.longest**-scale) for n in h.shape[-2:])
+        row, column = (
+            (torch.arange(n, device=h.device)[:, None] * self.longest**-scale) for n in h.shape[-2:]
+        )
         row, column = (torch.cat([a.sin(), a.cos()], dim=-1) for a in (row, column))  # (H, C/2), (W, C/2)
-        grid = torch.cat([row[:, None].expand(-1, h.shape[-1], -1), column[None].expand(h.shape[-2], -1, -1)], dim=-1)
+        grid = torch.cat(
+            [row[:, None].expand(-1, h.shape[-1], -1), column[None].expand(h.shape[-2], -1, -1)], dim=-1
+        )
         return self.linear(grid.to(h.dtype)).permute(2, 0, 1)[None]
 
 
 def fold_frames(x: Tensor) -> Tensor:
-    """(B, C, F, H, W) -> (B*F, C, H, W); anything else as it is. Channels last in memory, as convolutions like it."""
+    """(B, C, F, H, W) -> (B*F, C, H, W); anything else as it is. Channels last in memory, as convolutions
+    like it.
+    """
     if x.ndim == 5:
         x = x.transpose(1, 2).flatten(0, 1)
     return x.contiguous(memory_format=torch.channels_last)
@@ -206,4 +246,6 @@ def fold_frames(x: Tensor) -> Tensor:
 
 def unfold_frames(y: Tensor, like: Tensor) -> Tensor:
     """The way back to the layout of `like`."""
-    return y.unflatten(0, (-1, like.shape[2])).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()
+    return (
+        y.unflatten(0, (-1, like.shape[2])).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()
+    )

@@ -1,6 +1,12 @@
-"""What the released model does differently from ours around the denoisers, each as a small subclass of our own part."""
+"""What the released model does differently from ours around the denoisers, each as a small subclass of our
+own part.
+"""
 
-from codi.models.released.autoencoders import ReleasedAudioAutoencoder, ReleasedImageAutoencoder, ReleasedTextAutoencoder
+from codi.models.released.autoencoders import (
+    ReleasedAudioAutoencoder,
+    ReleasedImageAutoencoder,
+    ReleasedTextAutoencoder,
+)
 from codi.models.released.towers import ReleasedAudioTower, ReleasedTextTower, ReleasedVisionTower
 
 __all__ = [

@@ -28,8 +28,10 @@ ReleasedImageAutoencoder = ImageAutoencoder  # KL-f8 is ours with patch_size 1 a
 
 
 class ReleasedAudioAutoencoder(AudioAutoencoder):
-    """AudioLDM's mel VAE and HiFi-GAN as released: each waveform is centred and brought to half of full scale first, a
-    runaway latent is clipped, and the vocoder's first stages each give one sample more than the rates say."""
+    """AudioLDM's mel VAE and HiFi-GAN as released: each waveform is centred and brought to half of full scale
+    first, a runaway latent is clipped, and the vocoder's first stages each give one sample more than the
+    rates say.
+    """
 
     def fit(self, waveform: Tensor) -> Tensor:
         """(B, any) -> (B, num_samples): zero mean, peak one half, cut or padded with silence."""
@@ -42,16 +44,20 @@ class ReleasedAudioAutoencoder(AudioAutoencoder):
         return super().encode(self.fit(raw), generator)
 
     def decode_mel(self, latent: Tensor) -> Tensor:
-        """(B, C, t, m) -> log-mel (B, T, M); normalised latents of a batch with a value beyond 100 are clipped to +-10."""
+        """(B, C, t, m) -> log-mel (B, T, M); normalised latents of a batch with a value beyond 100 are
+        clipped to +-10.
+        """
         return super().decode_mel(latent.clamp(-10, 10) if latent.abs().max() > 100 else latent)
 
 
 class ReleasedTextAutoencoder(TextAutoencoder):
-    """Optimus as released: lower case into a cased vocabulary, one word dropped at either end, repetitions removed.
+    """Optimus as released: lower case into a cased vocabulary, one word dropped at either end, repetitions
+    removed.
 
-    decoding    "multinomial" as released, temperature 1, each sentence from a random stream seeded by its latent (so that
-                a latent always gives the same sentence); "greedy" takes the likeliest token
-    tokenizers  `tokenizers` JSON strings of bert-base-cased and gpt2; the checkpoint has none. None: latents only
+    decoding    "multinomial" as released, temperature 1, each sentence from a random stream seeded by its
+                latent (so that a latent always gives the same sentence); "greedy" takes the likeliest token
+    tokenizers  `tokenizers` JSON strings of bert-base-cased and gpt2; the checkpoint has none. None: latents
+                only
     """
 
     @register_to_config
@@ -81,7 +87,11 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         """Mean and log-variance of unnormalised latents, (B, Z) each."""
         longest = min(512, self.encoder.config.max_position_embeddings)
         tokens = needed(self.tokenizer, "bert-base-cased")(
-            [sentence.lower() for sentence in sentences], padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            [sentence.lower() for sentence in sentences],
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
         )
         return self.posterior_of_ids(tokens.input_ids.to(self.device))
 
@@ -105,7 +115,9 @@ class ReleasedTextAutoencoder(TextAutoencoder):
 
     @torch.no_grad()
     def generate(self, latent: Tensor, bos: int, eos: int) -> list[list[int]]:
-        """Token ids for unnormalised latents (B, Z), <BOS> and <EOS> included; at `max_length` the last becomes <EOS>."""
+        """Token ids for unnormalised latents (B, Z), <BOS> and <EOS> included; at `max_length` the last
+        becomes <EOS>.
+        """
         cache, streams = self._memory_cache(latent), [stream(row) for row in latent]
         ids = torch.full((len(latent), 1), bos, device=latent.device)
         while ids.shape[1] < self.config.max_length and not (ids[:, 1:] == eos).any(1).all():
@@ -120,7 +132,10 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         """The next token of every row (B,)."""
         if self.config.decoding == "greedy":
             return logits.argmax(-1)
-        drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(logits.float().softmax(-1).cpu(), streams, strict=True)]
+        drawn = [
+            torch.multinomial(row, 1, generator=g)
+            for row, g in zip(logits.float().softmax(-1).cpu(), streams, strict=True)
+        ]
         return torch.cat(drawn).to(logits.device)
 
 
@@ -131,12 +146,16 @@ def stream(latent: Tensor) -> torch.Generator:
 
 def bert_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
     """bert-base-cased from its `tokenizers` JSON."""
-    names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    names = dict(
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
     return from_json(serialised, **names)
 
 
 def gpt2_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
-    """gpt2 from its `tokenizers` JSON, with the three tokens that Optimus adds at the end of the vocabulary."""
+    """gpt2 from its `tokenizers` JSON, with the three tokens that Optimus adds at the end of the
+    vocabulary.
+    """
     tokenizer = from_json(serialised, unk_token="<|endoftext|>")
     if tokenizer is not None:
         for name in ("pad", "bos", "eos"):  # one by one, their ids count
@@ -145,21 +164,32 @@ def gpt2_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
 
 
 def join_pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Token ids -> text. Pieces between added tokens are read together: one character may be several of them."""
+    """Token ids -> text. Pieces between added tokens are read together: one character may be
+    several of them.
+    """
     added = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
     read = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
     groups = groupby(ids, key=lambda i: i in added)
-    return "".join("".join(f" {read([i])}" for i in group) if alone else read(list(group)) for alone, group in groups)
+    return "".join(
+        "".join(f" {read([i])}" for i in group) if alone else read(list(group)) for alone, group in groups
+    )
 
 
 def from_json(serialised: str | None, **names: str) -> PreTrainedTokenizerFast | None:
     from tokenizers import Tokenizer
 
-    return None if serialised is None else PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(serialised), **names)
+    return (
+        None
+        if serialised is None
+        else PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(serialised), **names)
+    )
 
 
 def needed(tokenizer: PreTrainedTokenizerFast | None, name: str) -> PreTrainedTokenizerFast:
     """The tokenizer, or what to do where the conversion had none."""
     if tokenizer is None:
-        raise InputError(f"this model was converted without the vocabulary of {name}: convert again with --tokenizers FOLDER")
+        raise InputError(
+            f"this model was converted without the vocabulary of {name}: convert again with --tokenizers "
+            "FOLDER"
+        )
     return tokenizer

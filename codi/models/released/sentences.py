@@ -1,10 +1,20 @@
-"""How the released code turns GPT-2 pieces into a sentence, losses included: it drops the first and the last word,
-which it takes for <BOS> and <EOS>, and removes repetitions."""
+"""How the released code turns GPT-2 pieces into a sentence, losses included: it drops the first and the last
+word, which it takes for <BOS> and <EOS>, and removes repetitions.
+"""
 
 SPACED = [
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't"),
-    (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-]  # fmt: skip
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" do not", " don't"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+]
 OPENING, CLOSING = "([{", "?!.,:;}])"
 GLUE = None  # between two tokens that were written without a space
 

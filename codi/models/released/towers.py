@@ -28,14 +28,18 @@ LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="i
 class ReleasedTextTower(TextTower):
     """CLIP's text transformer: causal, no padding mask, pooled at the first place of the largest token id.
 
-    tokenizer  `tokenizers` JSON of clip-vit-large-patch14; the checkpoint has none. None: token ids only (see `check_vocabulary`)
+    tokenizer  `tokenizers` JSON of clip-vit-large-patch14; the checkpoint has none. None: token ids only (see
+               `check_vocabulary`)
     """
 
     @register_to_config
     def __init__(self, text_config: dict[str, Any], tokenizer: str | None = None):
         ModelMixin.__init__(self)
-        self.tokenizer: PreTrainedTokenizerFast | None = from_json(tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
-        self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text_config, eos_token_id=2))  # 2: pool at the largest id
+        self.tokenizer: PreTrainedTokenizerFast | None = from_json(
+            tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>"
+        )
+        # 2: pool at the largest id
+        self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text_config, eos_token_id=2))
         self.bridge = Bridge(self.text.config.projection_dim)
 
     def check_vocabulary(self) -> None:
@@ -63,23 +67,33 @@ class TemporalLayer(TemporalModule):
 
 
 class ReleasedVisionTower(VisionTower):
-    """CLIP's vision transformer with the released temporal modules (normalised over frames, see `temporal`) in every layer.
+    """CLIP's vision transformer with the released temporal modules (normalised over frames, see `temporal`)
+    in every layer.
 
-    truncate     pixels become whole numbers by truncation after a float round trip, as released, which darkens about a tenth
-                 of them by one level; False rounds them
+    truncate     pixels become whole numbers by truncation after a float round trip, as released, which
+                 darkens about a tenth of them by one level; False rounds them
     picture_size pixels along a side that a picture prompt is brought to first
-    video_size, num_frames, rate  the same of a clip; how much of it is looked at, in frames and frames per second
+    video_size, num_frames, rate  the same of a clip; how much of it is looked at, in frames and frames per
+                                  second
     """
 
     @register_to_config
     def __init__(
-        self, vision_config: dict[str, Any], truncate: bool = True, picture_size: int = 512, video_size: int = 256, num_frames: int = 4,
+        self,
+        vision_config: dict[str, Any],
+        truncate: bool = True,
+        picture_size: int = 512,
+        video_size: int = 256,
+        num_frames: int = 4,
         rate: float = 1.0,
-    ):  # fmt: skip
-        VisionTower.__init__.__wrapped__(self, vision_config)  # without writing its arguments into the configuration
+    ):
+        # without writing its arguments into the configuration
+        VisionTower.__init__.__wrapped__(self, vision_config)
         shape = self.vision.config
         heads, width = shape.num_attention_heads, shape.hidden_size
-        self.temporal = nn.ModuleList(TemporalLayer(width, num_heads=heads, **LAYER) for _ in range(shape.num_hidden_layers))
+        self.temporal = nn.ModuleList(
+            TemporalLayer(width, num_heads=heads, **LAYER) for _ in range(shape.num_hidden_layers)
+        )
 
     @property
     def prompt_specs(self) -> dict[Modality, ModalitySpec]:
@@ -119,8 +133,8 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 class ReleasedAudioTower(AudioTower):
-    """CLAP's audio transformer on ten seconds at 48 kHz: shorter sound is repeated and padded with silence, of longer
-    sound the middle is taken (the released code takes a random piece).
+    """CLAP's audio transformer on ten seconds at 48 kHz: shorter sound is repeated and padded with silence,
+    of longer sound the middle is taken (the released code takes a random piece).
 
     sampling_rate  Hz of what comes in
     longest        seconds of it that are looked at
@@ -130,21 +144,32 @@ class ReleasedAudioTower(AudioTower):
 
     @register_to_config
     def __init__(
-        self, audio_config: dict[str, Any], mel_config: dict[str, Any], sampling_rate: int = 16000, num_samples: int = 480000,
+        self,
+        audio_config: dict[str, Any],
+        mel_config: dict[str, Any],
+        sampling_rate: int = 16000,
+        num_samples: int = 480000,
         longest: float = 10.24,
-    ):  # fmt: skip
+    ):
         AudioTower.__init__.__wrapped__(self, audio_config, mel_config)
 
     @property
     def prompt_specs(self) -> dict[Modality, ModalitySpec]:
         """The geometry that prompts come in, at most."""
         rate = self.config.sampling_rate
-        return {Modality.AUDIO: ModalitySpec(raw_shape=(round(self.config.longest * rate),), latent_shape=(), rate=rate)}
+        return {
+            Modality.AUDIO: ModalitySpec(
+                raw_shape=(round(self.config.longest * rate),), latent_shape=(), rate=rate
+            )
+        }
 
     def fit(self, waveform: Tensor) -> Tensor:
         """(B, S) at `sampling_rate` -> (B, num_samples) at the tower's own rate."""
         resample = load("torchaudio.functional", "the released tower of sounds").resample
-        waveform, wanted = resample(waveform, self.config.sampling_rate, self.config.mel_config["sampling_rate"]), self.config.num_samples
+        waveform, wanted = (
+            resample(waveform, self.config.sampling_rate, self.config.mel_config["sampling_rate"]),
+            self.config.num_samples,
+        )
         extra = waveform.shape[-1] - wanted
         if extra > 0:
             return waveform[:, extra // 2 : extra // 2 + wanted]
@@ -154,8 +179,13 @@ class ReleasedAudioTower(AudioTower):
     def decibels(self, waveform: Tensor) -> Tensor:
         """(B, num_samples) -> mel power in dB (B, T, M)."""
         mel = self.log_mel
-        window, bank = mel.window.to(waveform.device, torch.float32), mel.bank.to(waveform.device, torch.float32)
-        spectrum = torch.stft(waveform.float(), mel.n_fft, mel.hop_length, window=window, center=True, return_complex=True)
+        window, bank = (
+            mel.window.to(waveform.device, torch.float32),
+            mel.bank.to(waveform.device, torch.float32),
+        )
+        spectrum = torch.stft(
+            waveform.float(), mel.n_fft, mel.hop_length, window=window, center=True, return_complex=True
+        )
         return 10 * (spectrum.abs().square().transpose(1, 2) @ bank).clamp_min(1e-10).log10()
 
     def features(self, raw: Tensor) -> Tensor:
