@@ -13,12 +13,12 @@ PYTHON ?= python3
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-# In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention. Noised towers come as soon as the
+# In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention. Noisy-latent encoders come as soon as the
 # geometry of clips is known, from the vision denoiser, since other denoisers train with what they tell.
 STAGES := autoencoder_image autoencoder_audio autoencoder_text autoencoder_text_noised \
           align_image align_audio align_video \
-          denoise_image noised_towers denoise_video denoise_audio denoise_text \
-          foresight joint_audio joint_video
+          denoise_image noisy_latent_encoders denoise_video denoise_audio denoise_text \
+          temporal_change joint_audio joint_video
 # Not in the embedded model: see the headers of the first three, and docs/fine-tuning.md for what is trained beside a finished one.
 OPTIONAL_STAGES := vocoder joint_text_image joint_text_audio lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio
 

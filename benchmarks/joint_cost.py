@@ -80,7 +80,8 @@ def _denoisers(pipe: CoDiPipeline, outputs: list[str]) -> list[torch.nn.Module]:
     asked = [Modality.parse(name) for name in outputs]
     return list(
         {
-            id(part): part for part in (pipe.model.denoisers[m] for m in (*asked, *pipe.find_lead(asked)))
+            id(part): part
+            for part in (pipe.model.denoisers[m] for m in (*asked, *pipe.find_auxiliary(asked)))
         }.values()
     )
 
@@ -96,7 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     joint, apart = (
         CoDiPipeline.from_pretrained(args.model),
-        CoDiPipeline.from_pretrained(args.model, environments=None, noised_towers=None),
+        CoDiPipeline.from_pretrained(args.model, environment_encoders=None, noisy_latent_encoders=None),
     )
     for pipe in (joint, apart):
         pipe.to(args.device).set_progress_bar_config(disable=True)
@@ -105,8 +106,8 @@ def main() -> None:
         Case("joint", joint, {}),
         Case("joint, sync guidance 1", joint, {"sync_guidance_scale": 1.0}),
         Case("joint, sync guidance 2", joint, {"sync_guidance_scale": 2.0}),
-        Case("joint, no lead", joint, {"lead": False}),
-        Case("joint, no lead, in step", joint, {"lead": False, "delay": 0.0}),
+        Case("joint, no lead", joint, {"auxiliary_caption": False}),
+        Case("joint, no lead, in step", joint, {"auxiliary_caption": False, "start_offset": 0.0}),
     ]
     for round_ in range(args.rounds + 1):
         for case in cases:

@@ -34,10 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from codi.convert import denoisers
 from codi.convert.released import FULL, UNETS
-from codi.diffusion import Guidance, JointSampler, copy_schedulers
+from codi.diffusion import Guidance, copy_schedulers
 from codi.diffusion.released import ReleasedDDIMScheduler
+from codi.joint.sampler import JointSampler
 from codi.models.denoisers import UNetDenoiser
-from codi.models.joint_pooled import MapEncoder
+from codi.models.released.environments import MapEncoder
 from codi.types import Modality
 
 JOBS = {name: [Modality(name)] for name in ("image", "audio", "video")} | {
@@ -99,12 +100,12 @@ def sampler(
     )
     loop = JointSampler(
         denoisers={m: denoiser for m, (denoiser, _) in parts.items()},
-        environments={m: encoder for m, (_, encoder) in parts.items()},
-        hears={m: {m} for m in parts},
+        environment_encoders={m: encoder for m, (_, encoder) in parts.items()},
+        attends_to={m: {m} for m in parts},
         schedulers=copy_schedulers(ReleasedDDIMScheduler(), parts, 50, device),
         contexts={m: prompt for m in parts},
         null_contexts={m: null for m in parts},
-        guidance={m: Guidance(prompt=7.5) for m in parts},
+        guidance={m: Guidance(scales={"prompt": 7.5}) for m in parts},
     )
     return loop, {m: torch.randn(1, *LATENTS[m], generator=generator).to(device) for m in parts}
 

@@ -21,7 +21,7 @@ PLACING = (
     "to",
     "steps",
     "sync",
-    "lead",
+    "auxiliary_caption",
     "scheduler",
     "model",
     "dtype",
@@ -70,7 +70,9 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             sizes=_sizes(record, args, outputs),
             lengths=args.lengths or record.resolved["lengths"],
             sync=_sync(record, args, changed),
-            lead=record.resolved["lead"] if args.lead is None else args.lead,
+            auxiliary_caption=record.resolved["auxiliary_caption"]
+            if args.auxiliary_caption is None
+            else args.auxiliary_caption,
             more={
                 key: record.resolved[key]
                 for key in ("guidance_interval", "sync_guidance_interval", "guidance_rescale")
@@ -117,7 +119,11 @@ def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str,
 
 def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, Any]:
     """Scales by the command line; else the record's for what is made."""
-    names = {"guidance": "guidance_scale", "sync_guidance": "sync_guidance_scale", "delay": "delay"}
+    names = {
+        "guidance": "guidance_scale",
+        "sync_guidance": "sync_guidance_scale",
+        "start_offset": "start_offset",
+    }
     found = {}
     for option, name in names.items():
         if getattr(args, option) is not None:

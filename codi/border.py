@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
+from codi import renamed
 from codi.types import InputError, Modality
 
 ALIASES = {  # names of diffusers for arguments of a pipeline's call, and ours
@@ -56,14 +57,14 @@ NUMBERS = (  # arguments that are numbers, or hold them
     "guidance_interval",
     "sync_guidance_interval",
     "guidance_rescale",
-    "delay",
+    "start_offset",
     "height",
     "width",
     "num_frames",
     "fps",
     "audio_length_in_s",
     "sync",
-    "lead",
+    "auxiliary_caption",
     "return_dict",
 )
 LONGEST = 60  # characters of an address in a message
@@ -95,7 +96,7 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
                     f"{name} was given twice, by its place and by its name: expected one of them"
                 )
             given[name] = value
-        given = _without_aliases(given)
+        given = renamed.rename_arguments(_without_aliases(given))
         for name in given:
             if name not in positional:
                 raise InputError(_unknown(name, positional))

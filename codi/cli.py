@@ -148,7 +148,9 @@ def _add_generate(commands: Any) -> None:
         help=f"how closely to follow the other outputs and clean partners: {scale}",
     )
     generate.add_argument(
+        "--start-offset",
         "--delay",
+        dest="start_offset",
         metavar="X",
         help="schedules, 0 to 3, after which an output starts, to hear the others further on: video=0.5",
     )
@@ -158,9 +160,14 @@ def _add_generate(commands: Any) -> None:
         help="with --no-sync inputs are prompts only, none a clean partner in the loop",
     )
     generate.add_argument(
+        "--auxiliary-caption",
         "--lead",
+        dest="auxiliary_caption",
         action=argparse.BooleanOptionalAction,
-        help="with --no-lead no caption that nobody asked for is drawn to make several outputs agree",
+        help=(
+            "with --no-auxiliary-caption no caption that nobody asked for is drawn to make several outputs "
+            "agree"
+        ),
     )
     generate.add_argument(
         "--candidates",

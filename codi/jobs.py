@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from codi import renamed
 from codi.border import check_address, parse_scale
 from codi.types import SIZED, InputError, Modality, blame
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
-SCALES = ("guidance", "sync_guidance", "delay")  # a number, or one for each output
+SCALES = ("guidance", "sync_guidance", "start_offset")  # a number, or one for each output
 # of what is made, and the kind of number
 SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}
 PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
-SWITCHES = ("sync", "lead")  # on or off
+SWITCHES = ("sync", "auxiliary_caption")  # on or off
 LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
 KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
 RANDOM = "random"  # a seed that is drawn
@@ -28,7 +29,7 @@ DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from m
     "seed": 0,
     "candidates": 1,
     "sync": True,
-    "lead": True,
+    "auxiliary_caption": True,
     "lengths": "agree",
     "dtype": "float32",
     "device": "auto",
@@ -80,14 +81,14 @@ class Job:
     steps: int | None
     guidance: Scale = None
     sync_guidance: Scale = None
-    delay: Scale = None
+    start_offset: Scale = None
     sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
     candidates: int = 1
     drawn: bool = False
     lengths: str = "agree"
     sync: bool | tuple[str, ...] = True
-    lead: bool = True
+    auxiliary_caption: bool = True
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
@@ -167,9 +168,9 @@ class Job:
         scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
         numbers = {
             "num_inference_steps": self.steps,
-            "delay": self.delay,
+            "start_offset": self.start_offset,
             "candidates": self.candidates,
-            "lead": self.lead,
+            "auxiliary_caption": self.auxiliary_caption,
         }
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
         return numbers | scales | self.size_arguments | lengths | self.more
@@ -384,6 +385,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
     with blame(origin):
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
+        row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))
         if unknown := [key for key in row if key not in KEYS]:
             raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(KEYS)}")
         name = str(row.get("id", ""))

@@ -22,22 +22,16 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from codi import card, pretrained, prompts, records, selection
+from codi import card, pretrained, prompts, records, selection, settings
 from codi.adapters.mixin import AdapterMixin
 from codi.border import plain, resolve_names
 from codi.callbacks import Embeds, wanted_tensors
-from codi.diffusion import (
-    Guidance,
-    JointSampler,
-    NoiseProcess,
-    check_scheduler,
-    copy_schedulers,
-    draw_noise,
-    named_scheduler,
-    settings,
-)
+from codi.conditions import PROMPT
+from codi.diffusion import Guidance, NoiseProcess, copy_schedulers, draw_noise, named_scheduler
+from codi.joint import caption_prior
+from codi.joint.sampler import JointSampler
+from codi.joint.scheduler_check import check_scheduler
 from codi.memory import MemoryMixin
-from codi.models import prior
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import FIELDS, OUTPUT_TYPES, CoDiOutput, formatted
@@ -65,14 +59,14 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         "text_denoiser",
         "vision_denoiser",
         "audio_denoiser",
-        "environments",
-        "noised_towers",
+        "environment_encoders",
+        "noisy_latent_encoders",
     ]
     _folder: Path | None = None  # that the parts came from
     _weights: str | None = None
     _callback_tensor_inputs = ["latents", "prompt_embeds"]
     model_cpu_offload_seq = (
-        "text_tower->vision_tower->audio_tower->environments->noised_towers->text_denoiser->vision_denoiser->audio_denoiser"
+        "text_tower->vision_tower->audio_tower->environment_encoders->noisy_latent_encoders->text_denoiser->vision_denoiser->audio_denoiser"
         "->text_autoencoder->image_autoencoder->audio_autoencoder"
     )
 
@@ -88,8 +82,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         text_denoiser: ModelMixin | None = None,
         vision_denoiser: ModelMixin | None = None,
         audio_denoiser: ModelMixin | None = None,
-        environments: ModelMixin | None = None,
-        noised_towers: ModelMixin | None = None,
+        environment_encoders: ModelMixin | None = None,
+        noisy_latent_encoders: ModelMixin | None = None,
         defaults: dict | None = None,
     ):
         super().__init__()
@@ -107,14 +101,14 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             text_denoiser=text_denoiser,
             vision_denoiser=vision_denoiser,
             audio_denoiser=audio_denoiser,
-            environments=environments,
-            noised_towers=noised_towers,
+            environment_encoders=environment_encoders,
+            noisy_latent_encoders=noisy_latent_encoders,
         )
         if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
             raise InputError(
                 f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}"
             )
-        for name in ("lead", "prior"):
+        for name in ("auxiliary_caption", "caption_prior"):
             if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
                 raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
         self.register_to_config(defaults=dict(defaults or {}))
@@ -285,7 +279,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether a scale other than 1 guides any output towards the prompts."""
-        return any(guidance.prompt != 1 for guidance in self._guidance.values())
+        return any(guidance.scales[PROMPT.name] != 1 for guidance in self._guidance.values())
 
     # The stages of a call
 
@@ -319,7 +313,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         check_scheduler(self.scheduler, self._own_scheduler, self._process, num_inference_steps, shift)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
-        made = [*outputs, *self.find_lead(outputs, list(partners))]
+        made = [*outputs, *self.find_auxiliary(outputs, list(partners))]
         settings.check_sizes(sizes or {}, made)
         found, _ = self.model.settle_sizes(sizes or {}, made, lengths)
         if self.model.sized(**found) != self.model.specs and candidates > 1:
@@ -337,8 +331,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         self,
         outputs: Sequence[Modality],
         knobs: Mapping[str, Any],
-        delay: settings.PerOutput | None = None,
-        leads: Sequence[Modality] = (),
+        start_offset: settings.PerOutput | None = None,
+        auxiliary: Sequence[Modality] = (),
     ) -> tuple[int, dict[Modality, Guidance], dict[Modality, int]]:
         """Steps, guidance and delays in steps of a call, by this model's `defaults` where it leaves something
         out. Raises `InputError`.
@@ -347,8 +341,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         steps = settings.steps(knobs, defaults)
         return (
             steps,
-            settings.guidance(outputs, knobs, defaults, leads),
-            settings.delays(outputs, delay, defaults, steps, leads),
+            settings.guidance(outputs, knobs, defaults, auxiliary),
+            settings.start_offsets(outputs, start_offset, defaults, steps, auxiliary),
         )
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
@@ -399,8 +393,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
 
         They are interpolated (CoDi, section 3.2), and brought back to length one where the model says
         `normalise_prompts`. One that has a `prior` then puts what the prompts say together in place of what
-        interpolation left of it (`codi.models.prior`), unless all there is is one sentence. `read` False
-        leaves the prior out.
+        interpolation left of it (`codi.joint.caption_prior`), unless all there is is one sentence. `read`
+        False leaves the prior out.
         """
         mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
         heard = [
@@ -414,24 +408,26 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             or (reader := self._prior()) is None
         ):
             return mixed
-        said = prior.together([reader(token) for _, token, _ in heard], [weight for _, _, weight in heard])
-        return prior.completed(mixed[:, 0].to(said), said)[:, None].to(mixed)
+        said = caption_prior.combine_prompts(
+            [reader(token) for _, token, _ in heard], [weight for _, _, weight in heard]
+        )
+        return caption_prior.project(mixed[:, 0].to(said), said)[:, None].to(mixed)
 
     def _prior(self) -> Callable[[Tensor], Tensor] | None:
         """Tokens (B, D) -> the means of their captions, by the model's `prior`; None where it has none, or
         lacks that part.
         """
-        name, model = self._own("prior"), self.model
+        name, model = self._own("caption_prior"), self.model
         if (
             name is None
-            or (modality := Modality.parse(name)) not in model.noised_towers
+            or (modality := Modality.parse(name)) not in model.noisy_latent_encoders
             or modality not in model.specs
         ):
             return None
-        tower, last = model.noised_towers[modality], self._process.num_train_timesteps - 1
+        tower, last = model.noisy_latent_encoders[modality], self._process.num_train_timesteps - 1
         noise, _ = draw_noise(model.specs[modality].latent_shape, range(PRIOR_DRAWS), modality)
         noise = noise.to(self._execution_device, tower.dtype)
-        return lambda token: prior.read(tower, noise, last, token.to(noise))
+        return lambda token: caption_prior.estimate_captions(tower, noise, last, token.to(noise))
 
     def _own(self, name: str) -> Any:
         """What this model says of a setting that a call cannot change."""
@@ -464,22 +460,32 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         }
         if sync is False or not timed.intersection(outputs):
             return []
-        heard = timed & model.heard(outputs)
+        heard = timed & model.attended(outputs)
         return [m for m in items if m in heard and m not in outputs]
 
-    def find_lead(self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()) -> list[Modality]:
+    def find_auxiliary(
+        self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()
+    ) -> list[Modality]:
         """The model's `lead`, drawn beside several outputs that lack it, so that they agree; nothing where it
         cannot be made or heard.
 
         Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale
         or a delay of its own and that it takes no part in the choice among candidates.
         """
-        lead, model = self._own("lead"), self.model
-        if lead is None or len(outputs) < 2 or lead in (*outputs, *partners):
+        auxiliary_caption, model = self._own("auxiliary_caption"), self.model
+        if auxiliary_caption is None or len(outputs) < 2 or auxiliary_caption in (*outputs, *partners):
             return []
-        lead = Modality.parse(lead)
-        speaking = model.heard(outputs) | (model.telling(outputs) if self._own("told_weight") > 0 else set())
-        return [lead] if lead in speaking and lead in model.denoisers and lead in model.specs else []
+        auxiliary_caption = Modality.parse(auxiliary_caption)
+        speaking = model.attended(outputs) | (
+            model.estimating(outputs) if self._own("partner_estimate_weight") > 0 else set()
+        )
+        return (
+            [auxiliary_caption]
+            if auxiliary_caption in speaking
+            and auxiliary_caption in model.denoisers
+            and auxiliary_caption in model.specs
+            else []
+        )
 
     def encode_partners(
         self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]
@@ -544,7 +550,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
-        delay: settings.PerOutput | None = None,
+        start_offset: settings.PerOutput | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -552,7 +558,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         audio_length_in_s: float | None = None,
         lengths: str = "agree",
         sync: bool | Iterable[str | Modality] | None = None,
-        lead: bool = True,
+        auxiliary_caption: bool = True,
         negative_text: Any = None,
         negative_image: Any = None,
         negative_audio: Any = None,
@@ -639,8 +645,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         tensors, known = callback_on_step_end_tensor_inputs or (), self._callback_tensor_inputs
         wanted = wanted_tensors(callback_on_step_end, tensors, known)
         partners = self.find_partners(items, outputs, sync, partner_latents)
-        leads = self.find_lead(outputs, partners) if lead else []
-        steps, guidance, delays = self.settle(outputs, knobs, delay, leads)
+        auxiliary = self.find_auxiliary(outputs, partners) if auxiliary_caption else []
+        steps, guidance, start_offsets = self.settle(outputs, knobs, start_offset, auxiliary)
         sizes = dict(
             height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s
         )
@@ -668,10 +674,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
                 "latents and candidates were both given: candidates are drawn from noise of their own; "
                 "expected one of them"
             )
-        sizes, notes = self.model.settle_sizes(sizes, [*outputs, *leads], lengths)
+        sizes, notes = self.model.settle_sizes(sizes, [*outputs, *auxiliary], lengths)
         specs = self.model.sized(**sizes)
         noise = settings.initial_noise(latents, outputs, specs, num_samples)
-        untrained = self.model.untrained(specs, [*outputs, *leads])
+        untrained = self.model.untrained(specs, [*outputs, *auxiliary])
         for note in [*notes, *([untrained] if untrained else [])]:
             warnings.warn(note, stacklevel=1)  # one more is torch's, which decorates this function
         prompted, refusing = (
@@ -700,9 +706,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         rows = partial(selection.expand, num_samples=num_samples, candidates=candidates)
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
         heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
-        latents, generators = self.prepare_latents([*outputs, *leads], seeds, specs, noise)
+        latents, generators = self.prepare_latents([*outputs, *auxiliary], seeds, specs, noise)
         null = null if prompted or refusing else None
-        sampler = self._sampler(latents, context, null, heard, guidance, steps, generators, delays, specs)
+        sampler = self._sampler(
+            latents, context, null, heard, guidance, steps, generators, start_offsets, specs
+        )
         latents = sampler.start(latents)
         latents = self._denoise(sampler, latents, callback_on_step_end, wanted)
         latents = {m: latents[m] for m in outputs}
@@ -722,15 +730,15 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         out.outputs = outputs
         out.selection, out.clip = choices, prompts.first_file(items.get(Modality.VIDEO, []))
         out.batch = [{"row": row, "rows": rows_made} for row in kept]
-        parts = settings.delay_parts(outputs, delay, self.config.defaults or {}, leads)
+        parts = settings.start_offset_parts(outputs, start_offset, self.config.defaults or {}, auxiliary)
         out.settings = records.resolved(
             outputs,
             steps=steps,
             guidance=guidance,
-            delay=parts,
+            start_offset=parts,
             specs=specs,
-            lead=lead,
-            leads=leads,
+            auxiliary_caption=auxiliary_caption,
+            auxiliary=auxiliary,
             lengths=lengths,
             partners=partners,
             sync=sync,
@@ -770,7 +778,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         guidance: dict[Modality, Guidance],
         steps: int,
         generators: dict[Modality, list[torch.Generator]],
-        delays: Mapping[Modality, int] | None = None,
+        start_offsets: Mapping[Modality, int] | None = None,
         specs: Mapping[Modality, ModalitySpec] | None = None,
     ) -> JointSampler:
         """Of these latents and prompts; without `delays` in step, without `specs` of the model's
@@ -790,15 +798,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             schedulers=schedulers,
             contexts=spread(context),
             null_contexts=None if null is None else spread(null),
-            environments=model.environments,
-            hears=model.hears,
-            noised_towers=model.noised_towers,
-            told_by=model.told_by,
-            told_weight=self._own("told_weight"),
+            environment_encoders=model.environment_encoders,
+            attends_to=model.attends_to,
+            noisy_latent_encoders=model.noisy_latent_encoders,
+            estimates_from=model.estimates_from,
+            partner_estimate_weight=self._own("partner_estimate_weight"),
             guidance=guidance,
             partners=clean,
             generators=generators,
-            delays={m: round(delay * own_steps / steps) for m, delay in (delays or {}).items()},
+            start_offsets={
+                m: round(start_offset * own_steps / steps)
+                for m, start_offset in (start_offsets or {}).items()
+            },
             rates={
                 m: specs[m].latent_rate for m in latents if specs[m].latent_rate != model.specs[m].latent_rate
             }
@@ -818,7 +829,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             for index in range(sampler.num_steps):
                 if self.interrupt:
                     break
-                self._current_timestep = sampler.level(sampler.acting(index)[0], index)
+                self._current_timestep = sampler.timestep(sampler.timeline.active(index)[0], index)
                 latents = sampler.step(index, latents)
                 if callback is not None:
                     latents = self._call_back(callback, wanted, index, sampler, latents)
@@ -856,10 +867,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             )
         self._guidance_scale = plain(self._guidance_scale)
         self._guidance = settings.rescaled(self._guidance, self._guidance_scale)
-        leads = {m: g for m, g in sampler.guidance.items() if m not in self._guidance}
+        auxiliary = {m: g for m, g in sampler.guidance.items() if m not in self._guidance}
         if not isinstance(self._guidance_scale, Mapping):
-            leads = settings.rescaled(leads, self._guidance_scale)
-        sampler.guidance = leads | self._guidance
+            auxiliary = settings.rescaled(auxiliary, self._guidance_scale)
+        sampler.guidance = auxiliary | self._guidance
 
     def _judge(
         self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents

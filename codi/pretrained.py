@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from codi import renamed
 from codi.types import InputError
 
 INDEX = "model_index.json"
@@ -91,7 +93,7 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     """Name of each part in the folder -> (module, class); parts that the model does not have are left out."""
     index = _read_json(folder / INDEX)
     return {
-        name: tuple(value)
+        renamed.PARTS.get(name, name): tuple(value)
         for name, value in index.items()
         if isinstance(value, list) and len(value) == 2 and value[0] is not None
     }
@@ -99,7 +101,8 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
 
 def read_defaults(folder: Path) -> dict[str, Any]:
     """The model's own values for what a call leaves out."""
-    return _read_json(folder / INDEX).get("defaults") or {}
+    defaults = _read_json(folder / INDEX).get("defaults") or {}
+    return renamed.rename(defaults, renamed.SETTINGS, str(folder))
 
 
 def load_parts(
@@ -111,9 +114,46 @@ def load_parts(
     dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
     default = dtypes.get("default", torch.float32)
     return {
-        name: load_part(folder / name, *kind, dtype=dtypes.get(name, default), **options)
+        name: load_part(part_folder(folder / name), *kind, dtype=dtypes.get(name, default), **options)
         for name, kind in index.items()
     }
+
+
+def part_folder(folder: Path) -> Path:
+    """Returns the folder of a part, which an earlier version may have saved under another name."""
+    former = {present: old for old, present in renamed.PARTS.items()}.get(folder.name)
+    if former is None or folder.is_dir() or not folder.with_name(former).is_dir():
+        return folder
+    renamed.note(str(folder.parent), former, folder.name)
+    return folder.with_name(former)
+
+
+@contextmanager
+def _present_names(folder: Path) -> Iterator[Path]:
+    """The folder of a part, or a copy under the present names of one that an earlier version saved."""
+    config = folder / "config.json"
+    values = _read_json(config) if config.is_file() else {}
+    present = renamed.rename(values, renamed.CONFIG, str(folder))
+    weights = folder.glob("*.safetensors")
+    tensors = {path.name: read_header(path) for path in weights}
+    old = [name for header in tensors.values() for name in header if renamed.rename_tensor(name) != name]
+    if present == values and not old:
+        yield folder
+        return
+    if old:
+        renamed.note(str(folder), old[0], renamed.rename_tensor(old[0]))
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / folder.name
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+        (copy / "config.json").write_text(json.dumps(present), encoding="utf-8")
+        for index in copy.glob("*.safetensors.index*.json"):  # of weights in several files
+            shards = _read_json(index)
+            shards["weight_map"] = {renamed.rename_tensor(n): f for n, f in shards["weight_map"].items()}
+            index.write_text(json.dumps(shards), encoding="utf-8")
+        for name in tensors:
+            state = load_file(folder / name)
+            save_file({renamed.rename_tensor(n): t for n, t in state.items()}, copy / name, {"format": "pt"})
+        yield copy
 
 
 def load_part(
@@ -125,19 +165,28 @@ def load_part(
     diffusers' own loader finds a class only where its module happens to import `ModelMixin` by name; and a
     folder may name classes of ours and of diffusers, nothing else, because importing runs code.
     """
-    part_class = _find_class(folder.name, module, kind)
+    part_class = _find_class(folder.name, *renamed.CLASSES.get((module, kind), (module, kind)))
     from transformers.initialization import no_init_weights
 
     is_model = issubclass(part_class, nn.Module)
     options = dict(torch_dtype=dtype, use_safetensors=True, variant=variant, **loading) if is_model else {}
-    try:
-        # every weight is read from the folder, which `check_part` makes sure of
-        with _quietly(), no_init_weights():
-            part = part_class.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, AssertionError) as error:
-        raise InputError(f"cannot load {folder}: {' '.join(str(error).split())[:300]}") from error
-    if is_model:
-        check_part(folder, part.eval(), variant)
+    with _present_names(folder) as present:
+        try:
+            # every weight is read from the folder, which `check_part` makes sure of
+            with _quietly(), no_init_weights():
+                part = part_class.from_pretrained(present, **options)
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+        ) as error:
+            raise InputError(f"cannot load {folder}: {' '.join(str(error).split())[:300]}") from error
+        if is_model:
+            check_part(present, part.eval(), variant)
     return part
 
 
@@ -331,7 +380,7 @@ def check_files(
     """
     files = []
     for name in names:
-        part = folder / name
+        part = part_folder(folder / name)
         if not part.is_dir():
             raise InputError(f"model folder {folder} lacks its part {name}/: copy or download it again")
         if (part / "config.json").is_file():

@@ -1,22 +1,27 @@
-"""Every contract between the parts of codi, in one place.
+"""Every contract between the parts of codi: base classes with their defaults, shapes and capabilities.
 
-A fifth modality is one `Autoencoder`, one `PromptEncoder`, one `Denoiser`, one `EnvironmentEncoder`, one
-`NoisedTower` and one `ModalitySpec`. Letters: see `codi.types`.
+What a part can do is asked of it by the attributes and methods here, never found out by probing.
+Letters: see `codi.types`.
 """
 
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from codi.types import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What a denoiser hears of its partners: the concatenated tokens of all the others.
+    """What a denoiser attends to of its partners: the concatenated tokens of all the others.
 
-    tokens  (B, L, D)
-    times   (B, L) seconds at the mid-point of the token's interval; NaN for a token without time
+    Attributes:
+        tokens: (B, L, D) the tokens.
+        times: (B, L) seconds at the mid-point of each token's interval; NaN for a token without time.
     """
 
     tokens: Tensor
@@ -24,68 +29,167 @@ class Environment:
 
     @staticmethod
     def cat(parts: "list[Environment]") -> "Environment":
-        """All tokens of `parts`, one after another."""
+        """Returns all tokens of `parts`, one part after another."""
         return Environment(
-            tokens=torch.cat([p.tokens for p in parts], dim=1),
-            times=torch.cat([p.times for p in parts], dim=1),
+            tokens=torch.cat([part.tokens for part in parts], dim=1),
+            times=torch.cat([part.times for part in parts], dim=1),
         )
 
+    def repeated(self, count: int) -> "Environment":
+        """Returns the batch `count` times, one after another."""
+        return Environment(tokens=self.tokens.repeat(count, 1, 1), times=self.times.repeat(count, 1))
 
-@runtime_checkable
-class Autoencoder(Protocol):
+    def to(self, dtype: torch.dtype) -> "Environment":
+        """Returns the environment with its tokens in another precision; times stay as they are."""
+        return Environment(tokens=self.tokens.to(dtype), times=self.times)
+
+
+class Autoencoder:
     """Raw media <-> normalised latents (zero mean, unit variance over the training set, per channel).
 
     Raw values: pictures and frames float in [-1, 1], (B, 3, H, W) or (B, F, 3, H, W); sound float in [-1, 1],
     (B, samples); text `list[str]`.
     """
 
+    @abstractmethod
     def encode(self, raw: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Latent (B, *latent_shape); the posterior's mean without a generator, else a draw from it."""
+        """Returns the latent (B, *latent_shape): the posterior's mean without a generator, else a draw from
+        it.
+        """
 
+    @abstractmethod
     def decode(self, latent: Tensor) -> Any:
-        """Raw media as above."""
+        """Returns raw media from a latent (B, *latent_shape)."""
+
+    def check_vocabulary(self) -> None:
+        """Raises `InputError` where words are missing that this part needs."""
 
 
-@runtime_checkable
-class PromptEncoder(Protocol):
-    """A prompt tower: raw media of one modality -> one L2-normalised token in the shared space, (B, D)."""
+class PromptEncoder:
+    """A prompt tower: raw media of one modality -> one L2-normalised token in the shared prompt space.
 
-    def embed(self, raw: Any) -> Tensor: ...
+    Attributes:
+        any_length: whether it takes sounds of any length, which are then not filled up with silence.
+    """
+
+    any_length: bool = False
+
+    @abstractmethod
+    def embed(self, raw: Any) -> Tensor:
+        """Returns the tokens (B, D) of raw media as in `Autoencoder`."""
+
+    def check_vocabulary(self) -> None:
+        """Raises `InputError` where words are missing that this part needs."""
 
 
-@runtime_checkable
-class Denoiser(Protocol):
+class Denoiser:
     """Predicts noise (or v) for a latent of its modality.
 
-    x        (B, *latent_shape) noisy latent
-    t        (B,) diffusion timesteps
-    context  (B, L, D) prompt tokens
-    env      what it hears of the others, a row for each context; None when it generates alone
-    rate     latent steps per second, when it differs from the one in the configuration
-    returns  a tensor of the shape of x
+    Attributes:
+        conditions: the names of the conditions that `forward` takes (`codi.conditions`).
+        batches_prompts: whether one call takes n prompts for each sample, and computes once what comes before
+        the
+            first prompt; an environment then has a row for each prompt that attends to it, and those come
+            first.
     """
 
-    def __call__(
-        self, x: Tensor, t: Tensor, context: Tensor, env: Environment | None = None, rate: float | None = None
-    ) -> Tensor: ...
+    conditions: tuple[str, ...] = ("prompt", "partners")
+    batches_prompts: bool = False
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Calls `forward`, as `nn.Module` does for networks, which have that one."""
+        return self.forward(*inputs, **options)
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        prompt: Any,
+        partners: Environment | None = None,
+        rate: float | None = None,
+    ) -> Tensor:
+        """Returns the prediction, a tensor of the shape of x.
+
+        Args:
+            x: (B, *latent_shape) noisy latent.
+            t: (B,) diffusion timesteps.
+            prompt: (B, L, D) prompt tokens, or what `precompute` made of them.
+            partners: the environment of the others, None when it generates alone.
+            rate: latent steps per second, where it differs from the one in the configuration.
+        """
+
+    def precompute(self, prompt: Tensor, x: Tensor) -> Any:
+        """Returns what does not depend on the timestep: made once for a prompt and latents shaped like x."""
+        return prompt
+
+    def joint_adapters(self) -> Mapping[str, nn.Module]:
+        """Returns the modules by which it attends to its partners, by their names in it; none without any."""
+        return {}
 
 
-@runtime_checkable
-class EnvironmentEncoder(Protocol):
-    """A noisy latent -> tokens that its partners attend to.
+class EnvironmentEncoder:
+    """A noisy latent -> the tokens that its partners attend to.
 
-    x (B, *latent_shape), t (B,) its noise level; rate as in `Denoiser`.
+    Attributes:
+        dtype: the precision in which it takes latents; None: that of the prompts.
     """
 
-    def __call__(self, x: Tensor, t: Tensor, rate: float | None = None) -> Environment: ...
+    dtype: torch.dtype | None = None
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Calls `forward`, as `nn.Module` does for networks, which have that one."""
+        return self.forward(*inputs, **options)
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, rate: float | None = None, cache: Any = None) -> Environment:
+        """Returns the environment of a latent.
+
+        Args:
+            x: (B, *latent_shape) noisy latent.
+            t: (B,) its timestep.
+            rate: as in `Denoiser`.
+            cache: what `precompute` made for latents of this shape.
+        """
+
+    def precompute(self, x: Tensor) -> Any:
+        """Returns what is the same in many calls with latents shaped like x; None where nothing is."""
+        return None
 
 
-@runtime_checkable
-class NoisedTower(Protocol):
-    """A noisy latent, and the prompt -> what it seems to become, as a token of the prompt space (B, D), the
-    shorter the less can be told.
+class NoisyLatentEncoder:
+    """A noisy latent and its prompt -> a token of the prompt space, the shorter the less certain (GLIDE's
+    noised CLIP, arXiv 2112.10741, section 2.4).
 
-    x (B, *latent_shape), t (B,) its noise level, context (B, L, D) its prompt; rate as in `Denoiser`.
+    Attributes:
+        dtype: the precision in which it takes latents and prompts; None: that of the prompts.
     """
 
-    def __call__(self, x: Tensor, t: Tensor, context: Tensor, rate: float | None = None) -> Tensor: ...
+    dtype: torch.dtype | None = None
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Calls `forward`, as `nn.Module` does for networks, which have that one."""
+        return self.forward(*inputs, **options)
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, rate: float | None = None) -> Tensor:
+        """Returns the token (B, D) of what a latent seems to become.
+
+        Args:
+            x: (B, *latent_shape) noisy latent.
+            t: (B,) its timestep.
+            context: (B, L, D) the prompt tokens that it is made of.
+            rate: as in `Denoiser`.
+        """
+
+
+class ByModality:
+    """A component that holds one network for each of several modalities, such as environment encoders."""
+
+    @abstractmethod
+    def by_modality(self) -> Mapping[Modality, Any]:
+        """Returns the networks under their modalities."""
+
+    @abstractmethod
+    def attends_to(self) -> Mapping[Modality, Collection[Modality]]:
+        """Returns whom each modality attends to."""

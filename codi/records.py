@@ -27,6 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from codi import renamed
 from codi.types import DTYPES, SIZED, InputError, Modality
 from codi.version import __version__
 
@@ -34,7 +35,7 @@ FORM = 1
 LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow", "numpy")
 MOST_SAMPLES = 100_000
 MAX_BYTES = 64 << 20  # of a manifest that is read
-PER_OUTPUT = ("guidance_scale", "sync_guidance_scale", "delay")
+PER_OUTPUT = ("guidance_scale", "sync_guidance_scale", "start_offset")
 
 
 # Writing ---------------------------------------------------------------
@@ -45,10 +46,10 @@ def resolved(
     *,
     steps: int,
     guidance: Mapping[Modality, Any],
-    delay: Mapping[Modality, float],
+    start_offset: Mapping[Modality, float],
     specs: Mapping[Modality, Any],
-    lead: bool,
-    leads: Sequence[Modality],
+    auxiliary_caption: bool,
+    auxiliary: Sequence[Modality],
     lengths: str,
     partners: Sequence[Modality],
     sync: Any,
@@ -57,17 +58,18 @@ def resolved(
     """Returns the settings of one call of a pipeline, as JSON takes them, with nothing left to anyone's
     default.
     """
+    from codi.conditions import CONDITIONS  # torch, which reading a record does without
+
     shared = next(iter(guidance.values()))
+    guided = [condition for condition in CONDITIONS.values() if condition.scale is not None]
     return {
         "num_inference_steps": int(steps),
-        "guidance_scale": {m.value: g.prompt for m, g in guidance.items()},
-        "sync_guidance_scale": {m.value: g.sync for m, g in guidance.items()},
-        "guidance_interval": list(shared.prompt_interval),
-        "sync_guidance_interval": list(shared.sync_interval),
+        **{c.scale: {m.value: g.scales[c.name] for m, g in guidance.items()} for c in guided},
+        **{c.interval: list(shared.intervals[c.name]) for c in guided},
         "guidance_rescale": shared.rescale,
-        "delay": {m.value: float(part) for m, part in delay.items()},
-        "lead": bool(lead),
-        "leads": [m.value for m in leads],
+        "start_offset": {m.value: float(part) for m, part in start_offset.items()},
+        "auxiliary_caption": bool(auxiliary_caption),
+        "auxiliary": [m.value for m in auxiliary],
         "sync": sync if isinstance(sync, bool) else sync is None or [m.value for m in partners],
         "partners": [m.value for m in partners],
         "candidates": int(candidates),
@@ -203,7 +205,7 @@ class Record:
     def settings(self) -> dict[str, Any]:
         """Returns the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
         names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
-        names += ["lead", "lengths"]
+        names += ["auxiliary_caption", "lengths"]
         found = {name: self.resolved[name] for name in names}
         found |= {name: self.per_output(name) for name in PER_OUTPUT}
         sizes = {name: self.resolved[name] for name in SIZED if name in self.resolved}
@@ -274,6 +276,18 @@ def read_record(path: str | Path) -> Record:
             f"{path} lists {len(found)} jobs: expected the record of one of them, such as {found[0].id}.json"
         )
     return found[0]
+
+
+def _present_names(row: dict[str, Any], source: Any) -> dict[str, Any]:
+    """A record under the present names of its settings, whichever version wrote it."""
+    found = dict(row)
+    if isinstance(row.get("resolved"), dict):
+        found["resolved"] = renamed.rename(row["resolved"], renamed.SETTINGS, str(source))
+    model = row.get("model")
+    if isinstance(model, dict) and isinstance(model.get("own"), dict):
+        own = renamed.rename(model["own"], renamed.SETTINGS, str(source))
+        found["model"] = {**model, "own": own}
+    return found
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -372,6 +386,7 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
         samples = (_sample({key: row[key] for key in ("seed", "batch") if key in row}),)
     outputs = row.get("outputs")
     _need(_is_names(outputs) and outputs, "outputs", outputs, "a list of text, image, audio, video")
+    row = _present_names(row, source)
     settings = _fields("resolved", row.get("resolved"), RESOLVED, OPTIONAL)
     for name in PER_OUTPUT:
         lacking = [m for m in outputs if m not in settings[name]]
@@ -549,9 +564,9 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "guidance_interval": _is_interval,
     "sync_guidance_interval": _is_interval,
     "guidance_rescale": lambda value: _is_number(value, 0, 1),
-    "delay": _is_scales,
-    "lead": lambda value: isinstance(value, bool),
-    "leads": _is_names,
+    "start_offset": _is_scales,
+    "auxiliary_caption": lambda value: isinstance(value, bool),
+    "auxiliary": _is_names,
     "sync": lambda value: isinstance(value, bool) or _is_names(value),
     "partners": _is_names,
     "candidates": lambda value: _is_whole(value, 1, 1_000_000),

@@ -84,7 +84,7 @@ class Session:
         for job in jobs:
             with blame(job.origin):
                 given = [item.modality for item in (*job.items, *job.negatives)]
-                steps, _, _ = self.pipe.settle(job.outputs, job.knobs, job.delay)
+                steps, _, _ = self.pipe.settle(job.outputs, job.knobs, job.start_offset)
                 asked = dict(candidates=job.candidates, sizes=job.size_arguments, lengths=job.lengths)
                 self.pipe.check_inputs(given, job.outputs, job.samples, steps, **asked)
                 self._check_candidates(job)

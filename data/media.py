@@ -12,7 +12,7 @@ from data.decode import Job, Size, describe, silence
 from data.frames import choose_backend
 from data.order import rows_of
 from data.rows import BITS, Row, bits_of, draw_caption
-from data.workers import Bad, Decoder, Media
+from data.workers import BadSample, Decoder, Media
 
 
 class Rows(Protocol):
@@ -144,11 +144,11 @@ class MediaSource:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The batch of positions `indices`, counted over all passes."""
         seen: dict[int, Row] = {}
-        chains = [
-            self._chain(place, position, seen) for place, position in zip(self._places(indices), indices)
+        candidates = [
+            self._candidates(place, position, seen) for place, position in zip(self._places(indices), indices)
         ]
-        settled = self.decoder.settle(chains)
-        rows = [seen[job.key[1]] for job, _ in settled]
+        valid = self.decoder.first_valid(candidates)
+        rows = [seen[job.key[1]] for job, _ in valid]
         batch: dict[str, Any] = {"index": list(indices), "ids": [row.id for row in rows]}
         batch["rows"] = [{"id": row.id, "captions": list(row.captions)} for row in rows]
         for modality in self.media:
@@ -156,7 +156,7 @@ class MediaSource:
                 batch["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
                 batch["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
             else:
-                batch |= self._stack(modality, [media for _, media in settled])
+                batch |= self._stack(modality, [media for _, media in valid])
         return batch
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class MediaSource:
             f"{modality}_mask": torch.tensor([modality in found for found in media]),
         }
 
-    def _chain(self, place: int, position: int, seen: dict[int, Row]) -> Iterator[Job | Bad]:
+    def _candidates(self, place: int, position: int, seen: dict[int, Row]) -> Iterator[Job | BadSample]:
         """The row of a position, and those after it should it be bad; rows known to be bad are passed over.
         What is read goes to `seen`.
         """
@@ -199,14 +199,14 @@ class MediaSource:
             try:
                 row = seen[index] = self.rows[index]
             except (InputError, OSError) as error:  # a shard's words, or a manifest that was altered since
-                yield Bad(key, f"{_label(self.rows)} row {index}", _label(self.rows), str(error))
+                yield BadSample(key, f"{_label(self.rows)} row {index}", _label(self.rows), str(error))
                 continue
             yield self._job(key, row, position)
 
-    def _job(self, key: tuple[int, int], row: Row, position: int) -> Job | Bad:
+    def _job(self, key: tuple[int, int], row: Row, position: int) -> Job | BadSample:
         path = describe(row.media)
         if Modality.TEXT in self.require and not row.captions:
-            return Bad(key, row.id, path, "it has no caption")
+            return BadSample(key, row.id, path, "it has no caption")
         sizes = {m: size for m, size in self.sizes.items() if row.has & BITS[m]}
         return Job(
             key=key,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from codi.types import InputError, Modality
 from data.decode import Job, decode
-from data.nursery import Nursery
+from data.fork_server import ForkServer
 
 Media = dict[Modality, Tensor]
 TRIES = 2  # of a sample that ends its worker
@@ -38,7 +38,7 @@ class DecodingError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Bad:
+class BadSample:
     """A sample that cannot be used."""
 
     key: tuple[int, int]
@@ -85,26 +85,26 @@ class Decoder:
         """Bad samples met so far."""
         return len(self.known)
 
-    def settle(self, chains: Sequence[Iterator[Job | Bad]]) -> list[tuple[Job, Media]]:
+    def first_valid(self, candidates: Sequence[Iterator[Job | BadSample]]) -> list[tuple[Job, Media]]:
         """The first good sample of each chain of candidates. Raises `InputError` after too many bad ones in a
         row, or at a chain's end.
         """
-        settled: list[Any] = [None] * len(chains)
-        waiting = list(range(len(chains)))
+        valid: list[Any] = [None] * len(candidates)
+        waiting = list(range(len(candidates)))
         while waiting:
-            tries = [self._candidate(chains[place]) for place in waiting]
+            tries = [self._candidate(candidates[place]) for place in waiting]
             jobs = [item for item in tries if isinstance(item, Job)]
             results = iter(self.decode(jobs))
             outcomes = [next(results) if isinstance(item, Job) else item for item in tries]
             for place, item, outcome in zip(waiting, tries, outcomes):
-                if isinstance(outcome, Bad):
+                if isinstance(outcome, BadSample):
                     self._note(outcome)
                 else:
-                    self._in_a_row, settled[place] = 0, (item, outcome)
-            waiting = [place for place in waiting if settled[place] is None]
-        return settled
+                    self._in_a_row, valid[place] = 0, (item, outcome)
+            waiting = [place for place in waiting if valid[place] is None]
+        return valid
 
-    def decode(self, jobs: Sequence[Job]) -> list[Media | Bad]:
+    def decode(self, jobs: Sequence[Job]) -> list[Media | BadSample]:
         """What became of each job, in order."""
         with self._lock:
             return [_decode_here(job) for job in jobs] if self._inline else self._decode_there(jobs)
@@ -120,8 +120,8 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _candidate(self, chain: Iterator[Job | Bad]) -> Job | Bad:
-        found = next(chain, None)
+    def _candidate(self, candidates: Iterator[Job | BadSample]) -> Job | BadSample:
+        found = next(candidates, None)
         if found is None:
             raise InputError(
                 f"no good sample is left ({self.bad} are bad{self._where()}): check the files that the data "
@@ -129,7 +129,7 @@ class Decoder:
             )
         return found
 
-    def _note(self, bad: Bad) -> None:
+    def _note(self, bad: BadSample) -> None:
         if bad.key in self.known:  # two places of a batch came to it at once
             return
         self.known.add(bad.key)
@@ -144,7 +144,7 @@ class Decoder:
     def _where(self) -> str:
         return f"; see {self.bad_list}" if self.bad_list is not None else ""
 
-    def _list(self, bad: Bad) -> None:
+    def _list(self, bad: BadSample) -> None:
         if self.bad_list is None:
             return
         if self._listed is None:
@@ -159,7 +159,7 @@ class Decoder:
             with self.bad_list.open("ab") as stream:
                 stream.write(line.encode(errors="replace"))
 
-    def _decode_there(self, jobs: Sequence[Job]) -> list[Media | Bad]:
+    def _decode_there(self, jobs: Sequence[Job]) -> list[Media | BadSample]:
         results: list[Any] = [None] * len(jobs)
         queue = deque((place, 1) for place in range(len(jobs)))
         busy: dict[Connection, tuple[_Worker, int, int, float]] = {}
@@ -217,7 +217,7 @@ class _Worker:
             self._connection.send(job)
         return self._connection
 
-    def receive(self, job: Job, deadline: float) -> Media | Bad | str:
+    def receive(self, job: Job, deadline: float) -> Media | BadSample | str:
         """The answer that is there; as a string, of what the worker died."""
         if not self._connection.poll() and time.monotonic() >= deadline:
             self.stop()
@@ -237,13 +237,13 @@ class _Worker:
         if self._owner == os.getpid():
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
-                Nursery.shared().reap(self.pid)
+                ForkServer.shared().reap(self.pid)
         self._connection.close()
         self.pid = self._connection = None
 
     def _start(self) -> None:
         try:
-            self.pid, self._connection = Nursery.shared().fork(self._memory)
+            self.pid, self._connection = ForkServer.shared().fork(self._memory)
             self._owner = os.getpid()
         except OSError as error:
             raise DecodingError(
@@ -253,7 +253,7 @@ class _Worker:
     def _bury(self) -> str:
         """Of what the process died."""
         try:
-            code = Nursery.shared().reap(self.pid)
+            code = ForkServer.shared().reap(self.pid)
         except OSError:
             code = -signal.SIGKILL  # with the process that started it
         self._connection.close()
@@ -275,7 +275,7 @@ class _Worker:
         return media
 
 
-def _decode_here(job: Job) -> Media | Bad:
+def _decode_here(job: Job) -> Media | BadSample:
     try:
         return decode(job)
     except InputError as error:
@@ -300,7 +300,7 @@ def serve(connection: Connection, memory: int) -> None:
         except BaseException:
             connection.send_bytes(json.dumps({"fatal": traceback.format_exc()[-8000:]}).encode())
             continue
-        if isinstance(result, Bad):
+        if isinstance(result, BadSample):
             connection.send_bytes(json.dumps({"bad": result.reason[:2000]}).encode())
             continue
         connection.send_bytes(json.dumps({"arrays": [str(m) for m in result]}).encode())
@@ -324,8 +324,8 @@ def _dtype(modality: Modality) -> np.dtype:
     return np.dtype(np.float32 if modality is Modality.AUDIO else np.uint8)
 
 
-def _bad(job: Job, reason: str) -> Bad:
-    return Bad(job.key, job.id, job.path, reason)
+def _bad(job: Job, reason: str) -> BadSample:
+    return BadSample(job.key, job.id, job.path, reason)
 
 
 def _read_list(path: Path) -> Iterator[tuple[str, str]]:

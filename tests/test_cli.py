@@ -159,7 +159,7 @@ def test_scales_for_each_output_negatives_and_no_sync_reach_the_model(model, med
         negative_text="a blue cube",
         sync=False,
     )
-    same |= {"delay": {"image": 0.5}, "lead": False}
+    same |= {"start_offset": {"image": 0.5}, "auxiliary_caption": False}
     for number, (given, arguments) in enumerate((([], {}), (options, same))):
         out = tmp_path / str(number)
         assert cli.main(["generate", *asked, *given, "-o", str(out)]) == 0
@@ -167,7 +167,7 @@ def test_scales_for_each_output_negatives_and_no_sync_reach_the_model(model, med
         assert (io.load_image(out / "000.png").int() - expected.images[0].int()).abs().max() <= 1
         assert (io.load_audio(out / "000.wav")[0] - expected.audios[0]).abs().max() < 1e-3
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["settings"]["sync"] is manifest["settings"]["lead"] is False
+    assert manifest["settings"]["sync"] is manifest["settings"]["auxiliary_caption"] is False
     assert manifest["settings"]["guidance_scale"] == {"image": 5.0, "audio": 2.0}
     assert [(row["as"], row["weight"]) for row in manifest["negatives"]] == [("text", 2.0)]
     assert not torch.equal(io.load_image(tmp_path / "0" / "000.png"), io.load_image(out / "000.png"))
@@ -259,7 +259,7 @@ def test_lines_have_scales_negatives_sync_and_candidates(model, media, tmp_path)
             "sync": False,
             "sync_guidance": "audio=2",
         },
-        {"id": "d", "text": "a ball", "to": "image", "lead": False},
+        {"id": "d", "text": "a ball", "to": "image", "auxiliary_caption": False},
     ]
     file, out = tmp_path / "media" / "jobs.jsonl", tmp_path / "out"
     file.write_text("\n".join(map(json.dumps, rows)))
@@ -284,7 +284,7 @@ def test_lines_have_scales_negatives_sync_and_candidates(model, media, tmp_path)
     # a line's own, or the part that speaks of it
     assert scales == {"a": 2.0, "b": {"image": 3.0}, "c": None, "d": {"image": 1.5}}
     assert records["b"]["samples"][0]["selection"] and "selection" not in records["a"]["samples"][0]
-    assert [records[name]["settings"]["lead"] for name in "cd"] == [True, False]
+    assert [records[name]["settings"]["auxiliary_caption"] for name in "cd"] == [True, False]
     assert records["c"]["settings"]["sync"] is False and records["c"]["samples"][0]["files"] == [
         "c.wav",
         "c.mp4",
@@ -863,7 +863,10 @@ def test_a_damaged_model(model, tmp_path, capsys, damage, message):
         ('{"id": "a", "text": "x", "to": "image", "guidance": {"audio": 2}}', "guidance names audio"),
         ('{"id": "a", "text": "x", "to": "image", "guidance": true}', "guidance is True"),
         ('{"id": "a", "text": "x", "to": "image", "sync": "no"}', 'sync is "no"'),
-        ('{"id": "a", "text": "x", "to": "image", "lead": 1}', "lead is 1: expected true or false"),
+        (
+            '{"id": "a", "text": "x", "to": "image", "auxiliary_caption": 1}',
+            "auxiliary_caption is 1: expected true or false",
+        ),
         ('{"id": "a", "text": "x", "to": "image", "candidates": 1.5}', "candidates is 1.5"),
         ('{"id": "a", "text": "x"}', "nothing to make"),
         ('{"id": "a", "text": "x", "to": 5}', "to is 5"),
@@ -879,7 +882,7 @@ def test_mistakes_in_a_file_of_jobs_name_the_line(line, message, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    "line, message", [({"delay": 9}, "delay of image is 9"), ({"audio": "late.wav"}, "silent")]
+    "line, message", [({"start_offset": 9}, "start_offset of image is 9"), ({"audio": "late.wav"}, "silent")]
 )
 def test_what_only_the_model_can_tell_is_told_before_anything_is_made(model, line, message, tmp_path, capsys):
     # the model hears half a second

@@ -58,7 +58,7 @@ def test_its_settings_are_those_that_training_publishes(pipe):
 def test_a_caption_that_nobody_asked_for_makes_sound_and_clip_agree(pipe):
     """Of what "a ball" leaves open: without it they agree on motion in three samples of five."""
     pair = [Modality.AUDIO, Modality.VIDEO]
-    assert pipe.find_lead(pair) == [Modality.TEXT]
+    assert pipe.find_auxiliary(pair) == [Modality.TEXT]
     out = pipe(text="a ball", outputs=pair, num_samples=6, seed=0, output_type="pt")
     heard, seen = (
         READERS[Modality.AUDIO](torch.stack(out.audios)),
@@ -187,7 +187,7 @@ def test_prompts_say_what_their_captions_say(pipe):
     ]
     read = [nearness(**case) for case in cases]
     defaults = pipe.config.defaults
-    pipe.register_to_config(defaults={**defaults, "prior": None})
+    pipe.register_to_config(defaults={**defaults, "caption_prior": None})
     plain = [nearness(**case) for case in cases]
     pipe.register_to_config(defaults=defaults)
     assert [float(r) > least for r, least in zip(read, (0.9, 0.9, 0.97, 0.85))] == [True] * 4
@@ -219,9 +219,16 @@ def answer(
     both = {listener: noisy(pipe, listener) if own is None else own, heard: x}
     sampler = pipe._sampler(both, torch.zeros(len(x), 1, 128), None, {}, {}, 20, {})
     sampler.schedulers = {m: FixedLevel(t) for m in both}
-    env, tokens = sampler.listen(0, both), sampler.understand(0, both) if own is None else {}
+    env, tokens = (
+        sampler.encode_environments(0, both),
+        sampler.estimate_partners(0, both) if own is None else {},
+    )
     return sampler.predict(
-        listener, 0, both[listener], sampler._others(listener, env), sampler._told(listener, tokens)
+        listener,
+        0,
+        both[listener],
+        sampler._environment(listener, env),
+        sampler._partner_estimate(listener, tokens),
     )
 
 

@@ -92,8 +92,8 @@ def test_nobody_hears_before_training_to_the_bit(drawn):
             for key, parameter in getattr(pipe, name).named_parameters():
                 if ".joint.to_out." in key:
                     parameter.data.zero_()
-    apart.register_modules(environments=None, noised_towers=None)
-    joint.register_modules(noised_towers=None)
+    apart.register_modules(environment_encoders=None, noisy_latent_encoders=None)
+    joint.register_modules(noisy_latent_encoders=None)
     made, expected = (latents(pipe, guidance_scale=1.0, sync_guidance_scale=1.0) for pipe in (joint, apart))
     assert all(torch.equal(made[m], expected[m]) for m in expected)
 
@@ -228,8 +228,8 @@ STAGES = [
     "denoise_video",
     "denoise_audio",
     "denoise_text",
-    "noised_towers",
-    "foresight",
+    "noisy_latent_encoders",
+    "temporal_change",
     "joint_audio",
     "joint_video",
     "lora_image",

@@ -114,18 +114,18 @@ def test_numbers_of_numpy_and_torch_are_numbers(pipe):
         guidance_interval=np.array([0.0, 0.5]),
         num_inference_steps=np.int64(4),
         guidance_rescale=np.float16(0),
-        lead=np.True_,
+        auxiliary_caption=np.True_,
     )
     assert same(latents(pipe, "a", **dressed), plain)
     for seeds in (np.array([3, 4]), torch.tensor([3, 4]), [np.int64(3), torch.tensor(4)], range(3, 5)):
         assert same(latents(pipe, "a", **dressed | {"seed": seeds}), plain)
     made = dict(outputs=["video", "audio"])
-    plain = latents(pipe, "a", num_frames=2, fps=4.0, audio_length_in_s=0.5, delay=0.5, **made)
+    plain = latents(pipe, "a", num_frames=2, fps=4.0, audio_length_in_s=0.5, start_offset=0.5, **made)
     dressed = dict(
         num_frames=np.int64(2),
         fps=np.float32(4),
         audio_length_in_s=torch.tensor(0.5),
-        delay=np.float64(0.5),
+        start_offset=np.float64(0.5),
         **made,
     )
     assert same(latents(pipe, "a", **dressed), plain)

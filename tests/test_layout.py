@@ -19,22 +19,28 @@ PACKAGES = ("codi", "data", "training")
 
 # What each part may import besides itself. A name covers what is below it, the longest one counts.
 LEAVES = {"codi", "codi.version", "codi.types", "codi.libraries", "codi.border", "codi.protocols", "codi.io"}
-MODELS = {"codi.models", "codi.diffusion"}
-LOADING = {"codi.pretrained", "codi.convert"}
+JOINT = {"codi.diffusion", "codi.conditions", "codi.joint", "codi.layers"}
+MODELS = {"codi.models"} | JOINT
+LOADING = {"codi.pretrained", "codi.convert", "codi.renamed"}
 MAY_IMPORT: dict[str, set[str]] = {
     "codi": {"codi.version", "codi.types"},
     "codi.version": set(),
     "codi.types": set(),
     "codi.protocols": {"codi.types"},
     "codi.libraries": {"codi.types"},
+    "codi.renamed": set(),
+    "codi.layers": set(),
     "codi.start_up": {"codi.libraries"},
-    "codi.border": {"codi.types"},
-    "codi.io": {"codi.types", "codi.libraries", "codi.border"},
+    "codi.border": {"codi.types", "codi.renamed"},
+    "codi.io": {"codi.types", "codi.libraries", "codi.border", "codi.renamed"},
     "codi.diffusion": LEAVES,
+    "codi.conditions": LEAVES | {"codi.diffusion"},
+    "codi.joint": LEAVES | {"codi.diffusion", "codi.conditions", "codi.layers"},
+    "codi.settings": LEAVES | {"codi.diffusion", "codi.conditions"},
     "codi.world": LEAVES,
     "codi.vocabulary": LEAVES | {"codi.world"},
-    "codi.models": LEAVES | {"codi.diffusion", "codi.world", "codi.vocabulary"},
-    "codi.pretrained": LEAVES | MODELS,
+    "codi.models": LEAVES | JOINT | {"codi.world", "codi.vocabulary"},
+    "codi.pretrained": LEAVES | MODELS | {"codi.renamed"},
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
     "codi.wording": LEAVES | {"codi.vocabulary", "codi.world", "codi.adapters"},
     "codi.media": LEAVES,
@@ -42,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.callbacks": LEAVES,
     "codi.card": LEAVES | {"codi.doctor", "codi.pretrained"},
     "codi.memory": LEAVES | MODELS,
-    "codi.records": LEAVES | {"codi.prompts"},
+    "codi.records": LEAVES | {"codi.conditions", "codi.prompts", "codi.renamed"},
     "codi.outputs": LEAVES | {"codi.records"},
     "codi.selection": LEAVES,
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
@@ -58,12 +64,21 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.records",
         "codi.selection",
+        "codi.settings",
     },
     "codi.metrics": LEAVES | {"codi.world"},
     "codi.bench": LEAVES
     | MODELS
-    | {"codi.world", "codi.metrics", "codi.pipeline", "codi.pretrained", "codi.prompts", "codi.outputs"},
-    "codi.jobs": LEAVES | {"codi.diffusion", "codi.records"},
+    | {
+        "codi.world",
+        "codi.metrics",
+        "codi.pipeline",
+        "codi.pretrained",
+        "codi.prompts",
+        "codi.outputs",
+        "codi.settings",
+    },
+    "codi.jobs": LEAVES | {"codi.records", "codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | {
         "codi.adapters",
@@ -74,11 +89,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.records",
         "codi.selection",
+        "codi.settings",
     },
     "codi.options": {"codi.types"},
     "codi.again": LEAVES
     | LOADING
-    | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records"},
+    | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records", "codi.settings"},
     "codi.doctor": LEAVES | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
     | LOADING
@@ -106,6 +122,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.bench",
         "codi.adapters",
         "codi.vocabulary",
+        "codi.settings",
     },
 }
 

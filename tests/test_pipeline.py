@@ -134,7 +134,7 @@ def test_no_prompt_is_unconditional(pipe):
 
 
 def test_guidance_per_output(fresh):
-    fresh.environments = fresh.noised_towers = None
+    fresh.environment_encoders = fresh.noisy_latent_encoders = None
     settings = dict(text="a ball", outputs=["image", "audio"])
     both, one = (
         latents(fresh, guidance_scale=scale, **settings) for scale in (5.0, {"image": 5.0, "audio": 1.0})
@@ -144,10 +144,10 @@ def test_guidance_per_output(fresh):
     )
 
 
-@pytest.mark.parametrize("kept", ["environments", "noised_towers"])
+@pytest.mark.parametrize("kept", ["environment_encoders", "noisy_latent_encoders"])
 def test_outputs_hear_each_other_through_environments_and_noised_towers_only(fresh, kept):
     alone = latents(fresh, text="a ball", outputs=["audio"])
-    for name in {"environments", "noised_towers"} - {kept}:
+    for name in {"environment_encoders", "noisy_latent_encoders"} - {kept}:
         setattr(fresh, name, None)
     together = latents(fresh, text="a ball", outputs=["audio", "video"])
     assert not torch.equal(alone[Modality.AUDIO], together[Modality.AUDIO])
@@ -159,22 +159,22 @@ def test_outputs_hear_each_other_through_environments_and_noised_towers_only(fre
 def test_an_output_may_start_late_and_a_callback_sees_every_step(pipe):
     seen, call = [], dict(text="a ball", outputs=["audio", "video"], num_inference_steps=4)
     note = lambda pipe, step, timestep, tensors: seen.append((step, int(timestep))) or {}
-    late = latents(pipe, **call, delay={"video": 0.5}, callback_on_step_end=note)
+    late = latents(pipe, **call, start_offset={"video": 0.5}, callback_on_step_end=note)
     assert [step for step, _ in seen] == list(range(6))
     assert largest_difference(late, latents(pipe, **call)) > 1e-4
-    with pytest.raises(InputError, match="delay of video is 4: expected 0 to 3"):
-        latents(pipe, **call, delay={"video": 4.0})
-    with pytest.raises(InputError, match="delay names image, which is no output"):
-        latents(pipe, **call, delay={"image": 0.5})
+    with pytest.raises(InputError, match="start_offset of video is 4: expected 0 to 3"):
+        latents(pipe, **call, start_offset={"video": 4.0})
+    with pytest.raises(InputError, match="start_offset names image, which is no output"):
+        latents(pipe, **call, start_offset={"image": 0.5})
 
 
 def test_the_weight_of_what_partners_seem_to_be_is_a_default_of_the_model(fresh):
-    fresh.environments = None
+    fresh.environment_encoders = None
     call = dict(text="a ball", outputs=["audio", "video"])
     plain = latents(fresh, **call)
-    fresh.register_to_config(defaults={**fresh.config.defaults, "told_weight": 0.0})
+    fresh.register_to_config(defaults={**fresh.config.defaults, "partner_estimate_weight": 0.0})
     unheard = latents(fresh, **call)
-    fresh.noised_towers = None
+    fresh.noisy_latent_encoders = None
     assert (
         largest_difference(plain, unheard) > 1e-4
         and largest_difference(unheard, latents(fresh, **call)) < 1e-6
@@ -191,7 +191,9 @@ def test_a_prior_reads_every_prompt_but_a_single_sentence(fresh):
         dict(text=[ball], image=[picture]),
     ]
     plain = [encode(**call) for call in calls]
-    fresh.register_to_config(defaults={**fresh.config.defaults, "prior": "text", "normalise_prompts": True})
+    fresh.register_to_config(
+        defaults={**fresh.config.defaults, "caption_prior": "text", "normalise_prompts": True}
+    )
     sentence, *others = [encode(**call) for call in calls]
     assert torch.equal(sentence, plain[0]) and all(
         (a - b).abs().max() > 1e-3 for a, b in zip(others, plain[1:])
@@ -199,21 +201,24 @@ def test_a_prior_reads_every_prompt_but_a_single_sentence(fresh):
     torch.testing.assert_close(sentence, encode(text=[ball, Prompt("a cube", 0.0)]))
     assert torch.equal(encode(text=[ball, cube]), encode(text=[cube, ball]))
     assert all((token.norm(dim=-1) - 1).abs().max() < 1e-5 for token in others)
-    fresh.noised_towers = None  # nothing to read with
+    fresh.noisy_latent_encoders = None  # nothing to read with
     assert torch.equal(encode(image=[picture]), plain[1])
-    with pytest.raises(InputError, match="default prior is 'smell': expected text, image, audio"):
-        CoDiPipeline(fresh.scheduler, defaults={"prior": "smell"})
+    with pytest.raises(InputError, match="default caption_prior is 'smell': expected text, image, audio"):
+        CoDiPipeline(fresh.scheduler, defaults={"caption_prior": "smell"})
 
 
 def test_outputs_agree_with_a_caption_that_nobody_asked_for(fresh):
     pair, three = ["audio", "video"], ["text", "audio", "video"]
-    call, scales = dict(text="a ball", guidance_scale=2.0, delay={"audio": 0.5}), {"audio": 3.0, "video": 2.0}
+    call, scales = (
+        dict(text="a ball", guidance_scale=2.0, start_offset={"audio": 0.5}),
+        {"audio": 3.0, "video": 2.0},
+    )
     alone, unled = latents(fresh, **call, outputs=["audio"]), latents(fresh, **call, outputs=pair)
-    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text"})
+    fresh.register_to_config(defaults={**fresh.config.defaults, "auxiliary_caption": "text"})
     led = latents(fresh, **call, outputs=pair)
     assert set(led) == {Modality.AUDIO, Modality.VIDEO} and largest_difference(led, unled) > 1e-4
     assert largest_difference(led, latents(fresh, **call, outputs=three)) == 0.0
-    assert largest_difference(unled, latents(fresh, **call, outputs=pair, lead=False)) == 0.0
+    assert largest_difference(unled, latents(fresh, **call, outputs=pair, auxiliary_caption=False)) == 0.0
     # the caption's is the model's own
     by_name = latents(fresh, **{**call, "guidance_scale": scales}, outputs=pair)
     assert (
@@ -235,27 +240,29 @@ def test_outputs_agree_with_a_caption_that_nobody_asked_for(fresh):
 
 
 def test_a_lead_is_there_for_whoever_hears_it(fresh):
-    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text", "told_weight": 0.0})
+    fresh.register_to_config(
+        defaults={**fresh.config.defaults, "auxiliary_caption": "text", "partner_estimate_weight": 0.0}
+    )
     pair = [Modality.AUDIO, Modality.VIDEO]
     assert (
-        fresh.find_lead(pair) == [Modality.TEXT]
-        and fresh.find_lead(pair, [Modality.TEXT]) == fresh.find_lead(pair[:1]) == []
+        fresh.find_auxiliary(pair) == [Modality.TEXT]
+        and fresh.find_auxiliary(pair, [Modality.TEXT]) == fresh.find_auxiliary(pair[:1]) == []
     )
     # an input cannot be drawn as well
     held = latents(fresh, text="a ball", outputs=["image", "audio"], sync=["text"])
     assert set(held) == {Modality.IMAGE, Modality.AUDIO}
-    fresh.environments = None
-    assert fresh.find_lead(pair) == []
-    fresh.register_to_config(defaults={**fresh.config.defaults, "told_weight": 1.0})
-    assert fresh.find_lead(pair) == [Modality.TEXT]
+    fresh.environment_encoders = None
+    assert fresh.find_auxiliary(pair) == []
+    fresh.register_to_config(defaults={**fresh.config.defaults, "partner_estimate_weight": 1.0})
+    assert fresh.find_auxiliary(pair) == [Modality.TEXT]
     fresh.text_denoiser = None
-    assert fresh.find_lead(pair) == [] and latents(fresh, text="a ball", outputs=["audio", "video"])
-    with pytest.raises(InputError, match="default lead is 'smell': expected text, image, audio"):
-        CoDiPipeline(fresh.scheduler, defaults={"lead": "smell"})
+    assert fresh.find_auxiliary(pair) == [] and latents(fresh, text="a ball", outputs=["audio", "video"])
+    with pytest.raises(InputError, match="default auxiliary_caption is 'smell': expected text, image, audio"):
+        CoDiPipeline(fresh.scheduler, defaults={"auxiliary_caption": "smell"})
 
 
 def test_a_callback_sees_a_lead_and_may_leave_it_alone(fresh):
-    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text"})
+    fresh.register_to_config(defaults={**fresh.config.defaults, "auxiliary_caption": "text"})
     call, seen = dict(text="a ball", outputs=["audio", "video"]), []
     given = ("latents", "prompt_embeds")
 
@@ -273,7 +280,7 @@ def test_a_callback_sees_a_lead_and_may_leave_it_alone(fresh):
 
 
 def test_a_lead_with_a_clock_keeps_the_sizes_of_the_call(fresh):
-    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "video"})
+    fresh.register_to_config(defaults={**fresh.config.defaults, "auxiliary_caption": "video"})
     call = dict(text="a ball", fps=10, num_frames=3)
     led, asked = (
         latents(fresh, **call, outputs=outputs)
@@ -283,7 +290,7 @@ def test_a_lead_with_a_clock_keeps_the_sizes_of_the_call(fresh):
 
 
 def test_negatives_need_guidance_of_what_is_asked_for(fresh):
-    fresh.register_to_config(defaults={**fresh.config.defaults, "lead": "text"})
+    fresh.register_to_config(defaults={**fresh.config.defaults, "auxiliary_caption": "text"})
     with pytest.raises(InputError, match="negative prompts act through guidance"):
         fresh(
             text="a ball",
@@ -295,18 +302,20 @@ def test_negatives_need_guidance_of_what_is_asked_for(fresh):
 
 
 def test_partners_that_speak_through_the_prompt_alone_cost_no_call_of_their_own(fresh):
-    fresh.environments, calls, prepared = None, [], []
+    fresh.environment_encoders, calls, prepared = None, [], []
     fresh.vision_denoiser.register_forward_hook(lambda module, given, answer: calls.append(len(answer)))
-    prepare = fresh.vision_denoiser.prepare
-    fresh.vision_denoiser.prepare = lambda tokens, x: prepared.append(type(tokens)) or prepare(tokens, x)
-    call = dict(outputs=["text", "video"], delay={"video": 1.0}, guidance_scale=3.0, sync_guidance_scale=2.0)
+    prepare = fresh.vision_denoiser.precompute
+    fresh.vision_denoiser.precompute = lambda tokens, x: prepared.append(type(tokens)) or prepare(tokens, x)
+    call = dict(
+        outputs=["text", "video"], start_offset={"video": 1.0}, guidance_scale=3.0, sync_guidance_scale=2.0
+    )
     latents(fresh, text="a ball", num_inference_steps=5, sync_guidance_interval=(0.0, 1.0), **call)
     assert calls == [3] * 5  # with both, without partners, without both
     assert prepared.count(torch.Tensor) == 1  # the text stands still, so what it says is read once
 
 
 def test_a_negative_prompt_takes_the_place_of_the_null_prompt(fresh):
-    fresh.noised_towers = None  # what partners seem to be is led towards like a prompt
+    fresh.noisy_latent_encoders = None  # what partners seem to be is led towards like a prompt
     call = dict(text="a ball", outputs=["image", "audio"], guidance_scale=3.0)
     plain, undone = (
         latents(fresh, **{**call, "guidance_scale": 1.0}),
@@ -436,11 +445,11 @@ def test_noise_is_scaled_as_the_scheduler_asks(fresh):
     """Euler is DDIM in other coordinates: noise of a large deviation instead of one."""
     fresh.scheduler = DDIMScheduler.from_config(fresh.scheduler.config, clip_sample=False)
     ddim = latents(
-        fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0}
+        fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, start_offset={"audio": 1.0}
     )
     fresh.scheduler = EulerDiscreteScheduler.from_config(fresh.scheduler.config)
     euler = latents(
-        fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, delay={"audio": 1.0}
+        fresh, text="a ball", outputs=["image", "audio"], num_inference_steps=4, start_offset={"audio": 1.0}
     )
     assert all((ddim[m] - euler[m]).abs().max() < 0.02 * ddim[m].abs().max() for m in ddim)
 
@@ -454,7 +463,7 @@ def test_a_delay_is_in_schedules_of_the_scheduler(fresh):
     )
     pipe, seen = CoDiPipeline(**{**fresh.components, "scheduler": trained}), []
     pipe.scheduler = HeunDiscreteScheduler.from_config(trained.config)
-    call = dict(text="a ball", outputs=["image", "audio"], num_inference_steps=6, delay={"audio": 1.0})
+    call = dict(text="a ball", outputs=["image", "audio"], num_inference_steps=6, start_offset={"audio": 1.0})
     latents(pipe, **call, callback_on_step_end=lambda pipe, step, t, tensors: seen.append(float(t)) or {})
     assert len(seen) == 2 * 11 and seen[11] == seen[0] == 999
 
@@ -482,7 +491,14 @@ def test_bfloat16(fresh):
 
 @pytest.mark.parametrize(
     "part",
-    ["text_denoiser", "vision_denoiser", "environments", "noised_towers", "text_tower", "audio_autoencoder"],
+    [
+        "text_denoiser",
+        "vision_denoiser",
+        "environment_encoders",
+        "noisy_latent_encoders",
+        "text_tower",
+        "audio_autoencoder",
+    ],
 )
 def test_one_part_in_another_precision(fresh, part):
     getattr(fresh, part).to(torch.bfloat16)

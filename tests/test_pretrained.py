@@ -454,13 +454,13 @@ def test_saved_over_a_model_with_more_parts_and_in_another_precision(tmp_path):
     (tmp_path / "audio_denoiser" / "notes.md").write_text("mine")
     (tmp_path / "provenance.json").write_text("{}")
     few = CoDiPipeline(
-        **{**pipeline().to(torch.bfloat16).components, "audio_denoiser": None, "noised_towers": None}
+        **{**pipeline().to(torch.bfloat16).components, "audio_denoiser": None, "noisy_latent_encoders": None}
     )
     few.save_pretrained(tmp_path)
     check_same(tmp_path, few, dtype=torch.bfloat16)
     # ours went, theirs stays
     assert [path.name for path in (tmp_path / "audio_denoiser").iterdir()] == ["notes.md"]
-    assert not (tmp_path / "noised_towers").exists() and (tmp_path / "provenance.json").exists()
+    assert not (tmp_path / "noisy_latent_encoders").exists() and (tmp_path / "provenance.json").exists()
 
 
 def test_saved_over_the_folder_it_was_loaded_from(folder):

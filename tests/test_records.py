@@ -308,7 +308,7 @@ def test_what_differs_is_said(made, model, tmp_path, capsys):
     told = row["model"] | {
         "device": "cuda:7",
         "weights": "0" * 64,
-        "own": row["model"]["own"] | {"told_weight": 9.0},
+        "own": row["model"]["own"] | {"partner_estimate_weight": 9.0},
     }
     source = altered(made / "000.png", tmp_path / "x.json", codi="0.0.9", versions=versions, model=told)
     run(tmp_path / "out", "--from", str(source), "--quiet")
@@ -409,13 +409,13 @@ def test_records_that_cannot_be_used(made, tmp_path, capsys, changes, message):
         ("num_inference_steps", True),
         ("guidance_scale", {"image": "x"}),
         ("guidance_scale", {}),
-        ("delay", 3),
+        ("start_offset", 3),
         ("guidance_interval", [1, 0]),
         ("fps", "8"),
         ("height", 1e9),
         ("partners", ["audio"]),
         ("lengths", "x"),
-        ("lead", 1),
+        ("auxiliary_caption", 1),
         ("new", 1),
     ],
 )

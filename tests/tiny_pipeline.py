@@ -108,7 +108,7 @@ def pipeline(seed: int = 0) -> CoDiPipeline:
         autoencoders()
         | towers()
         | denoisers()
-        | {"environments": environments(), "noised_towers": noised_towers()}
+        | {"environment_encoders": environment_encoders(), "noisy_latent_encoders": noisy_latent_encoders()}
     )
     for part in parts.values():
         part.eval()
@@ -128,13 +128,13 @@ LATENTS = {
 }
 
 
-def environments() -> nn.Module:
-    from codi.models.joint import EnvironmentEncoders
+def environment_encoders() -> nn.Module:
+    from codi.joint.encoders import EnvironmentEncoders
 
     return EnvironmentEncoders(LATENTS, dim=ENV, num_layers=1, num_heads=2)
 
 
-def noised_towers() -> nn.Module:
-    from codi.models.noised import NoisedTowers
+def noisy_latent_encoders() -> nn.Module:
+    from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 
-    return NoisedTowers(LATENTS, context_dim=DIM, dim=ENV, num_layers=1, num_heads=2)
+    return NoisyLatentEncoders(LATENTS, context_dim=DIM, dim=ENV, num_layers=1, num_heads=2)

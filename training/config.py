@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from codi import renamed
 from codi.types import InputError
 
 T = TypeVar("T")
@@ -215,6 +216,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"config {path} holds {type(values).__name__}: expected `key: value` lines")
+    stage = values.get("stage")
+    values = renamed.rename(values, renamed.TRAINING, str(path))
+    if stage in renamed.STAGES:
+        values["stage"] = renamed.STAGES[stage]
+        renamed.note(str(path), stage, values["stage"])
     return values
 
 

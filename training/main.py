@@ -60,14 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, small=options.small, overrides=options.set)
         if options.dry_run:
-            from training.plan import Machines, plan
+            from training.plan import HardwareSpec, plan
 
             speed = {"samples_per_second": options.samples_per_second, "tflops": options.tflops}
             print(
                 plan(
                     config,
                     Path(options.config).parent,
-                    Machines(processes=options.processes, zero=options.zero, **speed),
+                    HardwareSpec(processes=options.processes, zero=options.zero, **speed),
                 )
             )
             return 0

@@ -22,22 +22,22 @@ from torch import Tensor, nn
 from codi.models.codi import DENOISERS
 from codi.types import InputError
 from training.config import Config, load_config, strict
+from training.dry_run import rehearse
 from training.engine import enable_checkpointing
 from training.folder import destination
-from training.rehearsal import rehearse
 from training.stages import find_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
 from training.stages.files import names_of_data
-from training.stages.foresight import Foreseeing
 from training.stages.joint import JointOptions
-from training.stages.listeners import adapted
+from training.stages.joint_adapters import adapted
+from training.stages.temporal_change import WithTemporalChange
 
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machines:
+class HardwareSpec:
     """What a plan is for.
 
     processes            one per device
@@ -57,19 +57,19 @@ class Machines:
             raise InputError(f"{self}: expected one process or more, ZeRO stage 0, 2 or 3, and rates above 0")
 
 
-class MetaParts:
+class MetaLoader:
     """Stands in for `load_part`: finished parts without memory, from the model folder or from the
     configurations in `folder`.
 
     parts  what the run itself has asked for; what those needed when they were trained is in `others`
     """
 
-    def __init__(self, folder: Path, others: "MetaParts | None" = None) -> None:
+    def __init__(self, folder: Path, others: "MetaLoader | None" = None) -> None:
         self.folder, self.parts, self.others = folder, {}, others
 
-    def elsewhere(self) -> "MetaParts":
+    def elsewhere(self) -> "MetaLoader":
         """For runs other than this one; all of them share it."""
-        self.others = MetaParts(self.folder)
+        self.others = MetaLoader(self.folder)
         self.others.others = self.others
         return self.others
 
@@ -108,9 +108,11 @@ def makes(config: Config) -> tuple[str, ...]:
         return (DENOISERS.get(modality, ""),)
     if config.stage.startswith("autoencoder_"):
         return (f"{config.stage.removeprefix('autoencoder_')}_autoencoder",)
-    return {"joint": ("environments",), "noised": ("noised_towers",), "vocoder": ("audio_autoencoder",)}.get(
-        config.stage, ()
-    )
+    return {
+        "joint": ("environment_encoders",),
+        "noisy_latent": ("noisy_latent_encoders",),
+        "vocoder": ("audio_autoencoder",),
+    }.get(config.stage, ())
 
 
 def writes(config: Config) -> list[Path]:
@@ -123,8 +125,8 @@ def writes(config: Config) -> list[Path]:
         names.append("scheduler")
     if config.stage == "joint":
         options = strict(JointOptions, config.options, where="options")
-        learning, silent = adapted(config.model, options.listening, options.joint_config is not None)
-        names += sorted(learning + silent)
+        learning, reset = adapted(config.model, options.attending_by_pair, options.joint_config is not None)
+        names += sorted(learning + reset)
     return [destination(config) / name for name in names]
 
 
@@ -136,7 +138,7 @@ def reads(config: Config) -> list[str]:
 
 def component_of(module: nn.Module, name: str) -> nn.Module:
     """A part in what a stage trains."""
-    if isinstance(module, Foreseeing):
+    if isinstance(module, WithTemporalChange):
         return module.denoiser
     inner = getattr(module, "towers", None) or getattr(module, "denoisers", None)
     if inner is not None and name in inner:
@@ -166,19 +168,19 @@ def on_meta(make: Any) -> nn.Module:
         return make()
 
 
-def plan(config: Config, folder: Path, machines: Machines) -> str:
+def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
     """The plan as text. Raises `InputError` for whatever is wrong with the configuration."""
     if config.data:
         check_data(config)
-    if config.batch_size % (machines.processes * config.accumulate):
+    if config.batch_size % (hardware.processes * config.accumulate):
         raise InputError(
-            f"config: batch_size {config.batch_size} cannot be split over {machines.processes} processes x "
+            f"config: batch_size {config.batch_size} cannot be split over {hardware.processes} processes x "
             f"accumulate {config.accumulate}"
         )
-    parts = MetaParts(folder)
+    parts = MetaLoader(folder)
     with loading_by(parts):
         stage, module = build(config)
-        micro = config.batch_size // (machines.processes * config.accumulate)
+        micro = config.batch_size // (hardware.processes * config.accumulate)
         cost = measure(lambda: rehearse(stage, module, config, parts, micro), module)
     frozen = beside(module, parts)
     compute = (
@@ -191,14 +193,14 @@ def plan(config: Config, folder: Path, machines: Machines) -> str:
     steps = math.ceil(config.samples / config.batch_size)
     lines = {
         "run": f"{config.stage}, {config.samples:,} samples in {steps:,} steps of {config.batch_size}"
-        f" = {machines.processes} processes x {config.accumulate} x {micro}",
+        f" = {hardware.processes} processes x {config.accumulate} x {micro}",
         "parameters": (
             f"{_count(module):,} in what trains, {_count(module, True):,} of them trainable; {frozen:,} "
             "frozen beside it"
         ),
-        "memory": memory(config, machines, module, frozen, cost),
+        "memory": memory(config, hardware, module, frozen, cost),
         "compute": compute or "not known for this stage",
-        "time": duration(config, machines, cost, micro),
+        "time": duration(config, hardware, cost, micro),
         "reads": ", ".join(map(str, [*reads(config), *parts.parts])),
         "writes": (
             f"{config.output}/ (two checkpoints of {size:.1f} GiB, log, previews) and {written}{copied}"
@@ -207,7 +209,7 @@ def plan(config: Config, folder: Path, machines: Machines) -> str:
     return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
 
-def beside(module: nn.Module, parts: MetaParts) -> int:
+def beside(module: nn.Module, parts: MetaLoader) -> int:
     """Parameters of finished parts that are not in what trains."""
     inside = {id(p) for p in module.parameters()}
     return sum(
@@ -266,12 +268,12 @@ def keeping(module: nn.Module) -> Iterator[Mapping[Any, int]]:
         yield kept
 
 
-def memory(config: Config, machines: Machines, module: nn.Module, frozen: int, cost: Cost | None) -> str:
+def memory(config: Config, hardware: HardwareSpec, module: nn.Module, frozen: int, cost: Cost | None) -> str:
     """GiB per process, by what they are for."""
-    trained, cut = _count(module, True), machines.processes
-    per = lambda stage: cut if machines.zero >= stage and machines.zero else 1
+    trained, cut = _count(module, True), hardware.processes
+    per = lambda stage: cut if hardware.zero >= stage and hardware.zero else 1
     used = {
-        "weights": 4 * _count(module) / per(3) + (4 * trained / cut if machines.zero == 2 else 0),
+        "weights": 4 * _count(module) / per(3) + (4 * trained / cut if hardware.zero == 2 else 0),
         "frozen": 4 * frozen,
         "gradients": 4 * trained / per(2),
         "AdamW": 8 * trained / per(2),
@@ -283,19 +285,19 @@ def memory(config: Config, machines: Machines, module: nn.Module, frozen: int, c
     return f"{sum(used.values()) / GIB:.1f} GiB per process{note} ({listed})"
 
 
-def duration(config: Config, machines: Machines, cost: Cost | None, micro: int) -> str:
+def duration(config: Config, hardware: HardwareSpec, cost: Cost | None, micro: int) -> str:
     """How long, as far as something is known about speed."""
-    if machines.samples_per_second:
+    if hardware.samples_per_second:
         return (
-            f"{_days(config.samples / machines.samples_per_second)} at {machines.samples_per_second:g} "
+            f"{_days(config.samples / hardware.samples_per_second)} at {hardware.samples_per_second:g} "
             "samples/s, as given"
         )
-    if machines.tflops is None or cost is None:
+    if hardware.tflops is None or cost is None:
         return "not known: give --samples-per-second as a short run's log has it, or --tflops"
     passes = 4 if config.gradient_checkpointing else 3  # a backward pass costs two forward passes
-    seconds = config.samples * cost.flops / micro * passes / (machines.processes * machines.tflops * 1e12)
+    seconds = config.samples * cost.flops / micro * passes / (hardware.processes * hardware.tflops * 1e12)
     return (
-        f"at least {_days(seconds)} if each of {machines.processes} devices sustains {machines.tflops:g} "
+        f"at least {_days(seconds)} if each of {hardware.processes} devices sustains {hardware.tflops:g} "
         "TFLOP/s, as given"
     )
 

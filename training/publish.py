@@ -16,25 +16,33 @@ from pathlib import Path
 import torch
 
 from codi import pretrained
+from codi.joint.encoders import EnvironmentEncoders
+from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
-from codi.models.joint import EnvironmentEncoders
-from codi.models.noised import NoisedTowers
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
 from training.stages.common import load_part
 from training.stages.denoise import load_defaults, load_scheduler
+from training.stages.joint_adapters import CLASSES as DENOISER_CLASSES
 from training.stages.latents import CLASSES as PART_CLASSES
-from training.stages.listeners import CLASSES as DENOISER_CLASSES
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     """Every part that the folder has; environments and noised towers are optional."""
     classes = (
-        PART_CLASSES | DENOISER_CLASSES | {"environments": EnvironmentEncoders, "noised_towers": NoisedTowers}
+        PART_CLASSES
+        | DENOISER_CLASSES
+        | {"environment_encoders": EnvironmentEncoders, "noisy_latent_encoders": NoisyLatentEncoders}
     )
     names = dict.fromkeys(
-        [*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), "environments", "noised_towers"]
+        [
+            *AUTOENCODERS.values(),
+            *TOWERS.values(),
+            *DENOISERS.values(),
+            "environment_encoders",
+            "noisy_latent_encoders",
+        ]
     )
     return {
         name: load_part(classes[name], model / name, "train it first").half()

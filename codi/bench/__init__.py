@@ -31,7 +31,7 @@ _EXAMPLES = """examples:
   codi bench --out report/ --cells none --joint         the same, every pair and triple, selection, prompts
   codi bench --out report/ --cells "text->image,text+audio->video"
   codi bench --out steps/ --steps 4,6,10,20 --joint fast --scenes 64   what fewer steps cost, in one table
-  codi bench --out ladder/ --ladder runs/ladder/released runs/ladder/rotary="rotary seconds"
+  codi bench --out ladder/ --ladder runs/ablation/released runs/ablation/rotary="rotary seconds"
 """
 
 

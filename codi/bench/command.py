@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from codi.bench import plots, scores
+from codi.bench.ablation import Climb, parse_rungs
 from codi.bench.choosing import Selection
-from codi.bench.ladder import Climb, parse_rungs
 from codi.bench.make import ROUND_TRIP, TRUE, Bench, Plan, make
 from codi.bench.models import Model
 from codi.bench.prompting import Prompting

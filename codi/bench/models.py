@@ -134,8 +134,8 @@ class Model:
                 prompt_embeds=embeds,
                 partner_latents=partners,
                 output_type="pt",
-                lead=run.led,
-                delay=0.0 if run.in_step else None,
+                auxiliary_caption=run.led,
+                start_offset=0.0 if run.in_step else None,
                 **{name: _for_outputs(scale, run.outputs) for name, scale in scales.items()},
             )
         return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}
@@ -144,19 +144,19 @@ class Model:
     def without_hearing(self, deaf: Modality | None) -> Iterator[None]:
         """Meanwhile one output hears nobody."""
         parts = (
-            [getattr(self.pipe, name, None) for name in ("environments", "noised_towers")]
+            [getattr(self.pipe, name, None) for name in ("environment_encoders", "noisy_latent_encoders")]
             if deaf is not None
             else []
         )
         parts = [part for part in parts if part is not None]
         for part in parts:
-            heard = {m: partners for m, partners in part.hears().items() if m is not deaf}
-            part.hears = lambda heard=heard: heard  # in place of the method of its class
+            heard = {m: partners for m, partners in part.attends_to().items() if m is not deaf}
+            part.attends_to = lambda heard=heard: heard  # in place of the method of its class
         try:
             yield
         finally:
             for part in parts:
-                del part.hears
+                del part.attends_to
 
     def round_trip(self, modality: Modality, media: Any) -> Any:
         """Ground truth through the autoencoder, as the probes read it."""

@@ -85,13 +85,13 @@ class Prompting:
         }
 
 
-def follow_rows(run: Run, readings: Readings, scenes: list[Scene], told_by: Modality) -> np.ndarray:
+def follow_rows(run: Run, readings: Readings, scenes: list[Scene], estimates_from: Modality) -> np.ndarray:
     """Share of the attributes that one prompt tells and the output shows which are as in `scenes`, for each
     scene (N,).
     """
     (output,) = run.outputs
     parts = agreement(
-        [r.facts for r in readings[output]], facts_of(scenes), asked((told_by,), output, run.facts)
+        [r.facts for r in readings[output]], facts_of(scenes), asked((estimates_from,), output, run.facts)
     )
     return np.mean(list(parts.values()), axis=0)
 
@@ -123,8 +123,8 @@ def redundancy_line(
     """Agreement with and without the added prompt on what the first one tells, and their difference scene by
     scene.
     """
-    told_by = base.inputs[0]
-    before, after = (follow_rows(base, readings, scenes, told_by) for readings in (alone, more))
+    estimates_from = base.inputs[0]
+    before, after = (follow_rows(base, readings, scenes, estimates_from) for readings in (alone, more))
     change = bootstrap(after - before)
     return {
         "cell": base.name,

@@ -5,7 +5,7 @@ selection, the ladder.
 import math
 from typing import Any
 
-from codi.bench.ladder import DIRECTIONS, GUIDED, IN_STEP
+from codi.bench.ablation import DIRECTIONS, GUIDED, IN_STEP
 from codi.bench.markup import milliseconds, percent, percents, section, table, with_interval, yes
 
 _ABOUT_TIME = (

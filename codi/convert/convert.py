@@ -54,7 +54,7 @@ COMPONENTS = [
     "text_denoiser",
     "vision_denoiser",
     "audio_denoiser",
-    "environments",
+    "environment_encoders",
 ]
 
 
@@ -97,7 +97,7 @@ def convert(
     with beside(out) as folder:
         coverage = {slot: {"file": name, "tensors": {}} for slot, name in file_names(files).items()}
         for slot, of_slot in built.items():
-            sources = list(files) if slot == "environments" else [slot]
+            sources = list(files) if slot == "environment_encoders" else [slot]
             for part, module, table in of_slot:
                 write_part(folder / part.name, module, table, {s: files[s] for s in sources}, dtype)
                 note_part(coverage, part, table, {s: shapes[s] for s in sources})
@@ -129,7 +129,7 @@ def account(
     tables = {s: [table for _, _, table in of_slot] for s, of_slot in built.items()}
     environment = {
         source
-        for table in tables.get("environments", [])
+        for table in tables.get("environment_encoders", [])
         for source in table.sources
         if released_name(slot, source)
     }
@@ -272,7 +272,7 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
     with beside(out) as target:
         for slot, entry in files.items():
             tensors = dict(load_file(folder / "released" / f"{slot}.safetensors"))
-            for part in [*parts[slot], *parts.get("environments", [])]:
+            for part in [*parts[slot], *parts.get("environment_encoders", [])]:
                 found = undo(folder / part.name / WEIGHTS, part, entry["tensors"])
                 check_copies(folder, tensors, found)
                 tensors |= found

@@ -14,7 +14,7 @@ from codi.models.denoisers.blocks import Block, Downsample
 from codi.models.denoisers.temporal import RELEASED
 from codi.models.denoisers.text import Remap, TextDenoiser
 from codi.models.denoisers.unet import UNetDenoiser
-from codi.models.joint_pooled import PooledEncoder
+from codi.models.released.environments import PooledEncoder
 
 TIME = [("time_embed.0", "time_embedding.linear_1"), ("time_embed.2", "time_embedding.linear_2")]
 RESIDUAL = [

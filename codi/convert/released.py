@@ -16,7 +16,6 @@ from torch import nn
 from codi.convert import denoisers, parts
 from codi.convert.tables import Row, Table
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
-from codi.models.joint_pooled import PooledEnvironments
 from codi.models.released import (
     ReleasedAudioAutoencoder,
     ReleasedAudioTower,
@@ -25,6 +24,7 @@ from codi.models.released import (
     ReleasedTextTower,
     ReleasedVisionTower,
 )
+from codi.models.released.environments import PooledEnvironmentEncoders
 
 Geometry = Mapping[str, Any]
 SLOTS = {
@@ -213,7 +213,7 @@ def listed(
         for slot, names in slots.items()
         if slot != "encoders" and any(".connecters_out." in name for name in names)
     ]
-    return found | ({"environments": [environments_part(heard, geometry)]} if heard else {})
+    return found | ({"environment_encoders": [environments_part(heard, geometry)]} if heard else {})
 
 
 def encoder_parts(geometry: Geometry, words: Mapping[str, str]) -> list[Part]:
@@ -301,7 +301,7 @@ def environments_part(slots: list[str], geometry: Geometry) -> Part:
     """The environment encoders of all diffuser files that hold one."""
     configs = {KINDS[slot]: denoisers.environment_config(geometry[UNETS[slot]]) for slot in slots}
 
-    def table(module: PooledEnvironments) -> Table:
+    def table(module: PooledEnvironmentEncoders) -> Table:
         tables = [
             prefixed(
                 denoisers.environment_table(module.encoders[KINDS[s]]), prefix_of(s), f"encoders.{KINDS[s]}."
@@ -311,7 +311,7 @@ def environments_part(slots: list[str], geometry: Geometry) -> Part:
         rows: tuple[Row, ...] = tuple(row for table in tables for row in table.rows)
         return Table(rows=rows, constants={}, tied={})
 
-    return Part(name="environments", build=lambda: PooledEnvironments(**configs), table=table)
+    return Part(name="environment_encoders", build=lambda: PooledEnvironmentEncoders(**configs), table=table)
 
 
 def prefix_of(slot: str) -> str:

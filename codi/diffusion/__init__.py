@@ -1,24 +1,20 @@
-"""The noise process, guidance, losses and the joint sampling loop. No network is imported here: what runs is
-passed in.
-"""
+"""The noise process, schedules, guidance and losses. No network is imported here."""
 
 from codi.libraries import leave_out_broken
 
 leave_out_broken()  # before the first import of diffusers
 
-from codi.diffusion.guidance import Branch, Guidance
+from codi.diffusion.guidance import FULL, Branch, Guidance
 from codi.diffusion.losses import denoising_loss, info_nce, min_snr_weight
+from codi.diffusion.noise import draw_noise, stream_seed
 from codi.diffusion.process import NoiseProcess, shift_level
-from codi.diffusion.sampling import JointSampler, copy_schedulers, draw_noise, stream_seed
-from codi.diffusion.scheduler_check import check_scheduler
-from codi.diffusion.schedulers import named_scheduler
+from codi.diffusion.schedulers import copy_schedulers, named_scheduler
 
 __all__ = [
+    "FULL",
     "Branch",
     "Guidance",
-    "JointSampler",
     "NoiseProcess",
-    "check_scheduler",
     "copy_schedulers",
     "denoising_loss",
     "draw_noise",

@@ -1,6 +1,8 @@
-"""Other samplers for a model's own noise levels, by name."""
+"""Schedulers: by name, one copy for every output, with even or shifted timesteps."""
 
+import copy
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,8 +13,9 @@ from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncest
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
+from codi.diffusion.process import shift_level
 from codi.diffusion.released import ReleasedDDIMScheduler
-from codi.types import InputError
+from codi.types import InputError, Modality
 
 SCHEDULERS = {
     "released": ReleasedDDIMScheduler,
@@ -118,3 +121,42 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
         timesteps, device=scheduler.timesteps.device, dtype=scheduler.timesteps.dtype
     )
     return scheduler
+
+
+def copy_schedulers(
+    scheduler: Any,
+    modalities: Iterable[Modality],
+    num_inference_steps: int,
+    device: Any = None,
+    shift: float = 1.0,
+) -> dict[Modality, Any]:
+    """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler`
+    is left as it is.
+
+    `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see
+    `shifted_timesteps`). Raises `InputError` for a kind of scheduler whose steps are even. Copies do not
+    clip: `clip_sample` is for pixels in [-1, 1].
+    """
+    schedulers = {}
+    for modality in modalities:
+        schedulers[modality] = copy.deepcopy(scheduler)
+        if scheduler.config.get("clip_sample"):
+            schedulers[modality].register_to_config(clip_sample=False)
+        if shift == 1.0:
+            schedulers[modality] = even(schedulers[modality], num_inference_steps, device)
+        else:
+            timesteps = shifted_timesteps(scheduler.config.num_train_timesteps, num_inference_steps, shift)
+            schedulers[modality] = uneven(schedulers[modality], timesteps, device)
+    return schedulers
+
+
+def shifted_timesteps(total: int, num_inference_steps: int, shift: float) -> list[int]:
+    """Falling timesteps in [0, total), each once: levels 1 .. 1/n, moved by `shift_level`, and apart where
+    they would meet.
+    """
+    timesteps, above = [], total
+    for k in range(num_inference_steps):
+        timestep = round(shift_level(1 - k / num_inference_steps, shift) * total) - 1
+        above = max(min(timestep, above - 1), num_inference_steps - 1 - k)
+        timesteps.append(above)
+    return timesteps

@@ -53,14 +53,16 @@ class CoDiModel:
             for m, d in _present(DENOISERS, components).items()
             if m is not Modality.VIDEO or d.config.temporal_levels
         }
-        environments = components.get("environments")
-        encoders = {} if environments is None else environments.by_modality()
-        self.environments = {m: Listener(environments, encoder) for m, encoder in encoders.items()}
-        self.hears = {} if environments is None else environments.hears()
-        noised = components.get("noised_towers")
+        environment_encoders = components.get("environment_encoders")
+        encoders = {} if environment_encoders is None else environment_encoders.by_modality()
+        self.environment_encoders = {
+            m: HookedEncoder(environment_encoders, encoder) for m, encoder in encoders.items()
+        }
+        self.attends_to = {} if environment_encoders is None else environment_encoders.attends_to()
+        noised = components.get("noisy_latent_encoders")
         towers = {} if noised is None else noised.by_modality()
-        self.noised_towers = {m: Listener(noised, tower) for m, tower in towers.items()}
-        self.told_by = {} if noised is None else noised.hears()
+        self.noisy_latent_encoders = {m: HookedEncoder(noised, tower) for m, tower in towers.items()}
+        self.estimates_from = {} if noised is None else noised.attends_to()
         self.specs = self._specs()
         own = [(m, getattr(tower, "prompt_specs", {}).get(m)) for m, tower in self.towers.items()]
         self.prompt_specs = self.specs | {m: spec for m, spec in own if spec is not None}
@@ -92,7 +94,7 @@ class CoDiModel:
         for modality in partners:
             if (
                 modality in outputs
-                or modality not in self.heard(outputs)
+                or modality not in self.attended(outputs)
                 or modality not in self.autoencoders
             ):
                 raise InputError(
@@ -102,13 +104,20 @@ class CoDiModel:
         for part in [self.towers[m] for m in given] + [self.autoencoders[m] for m in outputs]:
             getattr(part, "check_vocabulary", lambda: None)()
 
-    def heard(self, outputs: Iterable[Modality]) -> set[Modality]:
+    def attended(self, outputs: Iterable[Modality]) -> set[Modality]:
         """Whose environment some of the outputs listen to."""
-        return {m for output in outputs for m in self.hears.get(output, ()) if m in self.environments}
+        return {
+            m for output in outputs for m in self.attends_to.get(output, ()) if m in self.environment_encoders
+        }
 
-    def telling(self, outputs: Iterable[Modality]) -> set[Modality]:
+    def estimating(self, outputs: Iterable[Modality]) -> set[Modality]:
         """Who tells some of the outputs what it seems to become."""
-        return {m for output in outputs for m in self.told_by.get(output, ()) if m in self.noised_towers}
+        return {
+            m
+            for output in outputs
+            for m in self.estimates_from.get(output, ())
+            if m in self.noisy_latent_encoders
+        }
 
     def _lacking(self, modality: Modality) -> str:
         """Which of the two parts is missing, where it is one."""
@@ -202,27 +211,30 @@ class CoDiModel:
         return specs
 
 
-class Listener:
-    """One environment encoder or noised tower of a component that holds several. Called, hooks of the whole
-    (offloading) act first.
+class HookedEncoder:
+    """One environment encoder or noisy-latent encoder of a component that holds several.
+
+    Called, hooks of the whole component (offloading) act first.
     """
 
-    def __init__(self, whole: Any, encoder: Callable[..., Any]):
-        self.whole, self.encoder = whole, encoder
-        if hasattr(encoder, "prepare"):
-            self.prepare = lambda x: _hooked(whole, encoder.prepare, x)
+    def __init__(self, component: Any, encoder: Any):
+        self.component, self.encoder = component, encoder
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which latents and prompts are given to it."""
-        return self.whole.dtype
+        """The precision in which it takes latents and prompts."""
+        return self.component.dtype
+
+    def precompute(self, x: Tensor) -> Any:
+        """Returns what is the same in many calls with latents shaped like x."""
+        return _hooked(self.component, self.encoder.precompute, x)
 
     def __call__(self, *inputs: Tensor, **options: Any) -> Any:
-        return _hooked(self.whole, self.encoder, *inputs, **options)
+        return _hooked(self.component, self.encoder, *inputs, **options)
 
 
 @apply_forward_hook
-def _hooked(whole: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _hooked(component: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return call(*args, **kwargs)
 
 

@@ -157,7 +157,7 @@ def test_readings_are_of_weights_and_settings_whatever_is_said_of_them(tmp_path)
     first = Model(str(tmp_path)).fingerprint
     (tmp_path / "provenance.json").write_text('{"scores": "new"}')
     assert Model(str(tmp_path)).fingerprint == first
-    pipe.register_to_config(defaults={**pipe.config.defaults, "told_weight": 2.0})
+    pipe.register_to_config(defaults={**pipe.config.defaults, "partner_estimate_weight": 2.0})
     pipe.save_pretrained(tmp_path)
     assert Model(str(tmp_path)).fingerprint != first
 

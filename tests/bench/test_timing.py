@@ -17,7 +17,7 @@ from codi.bench.timing import (
     pair_of,
     with_strangers,
 )
-from codi.diffusion import JointSampler
+from codi.joint.sampler import JointSampler
 from codi.types import Modality
 from codi.world import sample_scenes
 from tests import tiny_pipeline
@@ -105,7 +105,7 @@ def test_an_output_alone_is_the_joint_one_without_environments_to_the_bit(monkey
     )
     alone = {m: pipe(outputs=[m], **call).latents[m] for m in (AUDIO, VIDEO)}
     together = pipe(outputs=[AUDIO, VIDEO], **call).latents
-    for ear in ("listen", "understand"):
+    for ear in ("encode_environments", "estimate_partners"):
         monkeypatch.setattr(JointSampler, ear, lambda self, index, latents: {})
     deaf = pipe(outputs=[AUDIO, VIDEO], **call).latents
     for m in (AUDIO, VIDEO):

@@ -112,7 +112,9 @@ WORDS = "a red ball blue cube at sea".split()
 def shapes(geometry: dict = TINY) -> dict[str, dict[str, tuple[int, ...]]]:
     """Released name -> shape, by slot."""
     hearing = {".input_block_connecters_in.", ".connecters_out."}
-    slots = {slot: {"environments" if slot == "encoders" else name for name in hearing} for slot in SLOTS}
+    slots = {
+        slot: {"environment_encoders" if slot == "encoders" else name for name in hearing} for slot in SLOTS
+    }
     found: dict[str, dict[str, tuple[int, ...]]] = {slot: {} for slot in SLOTS}
     for slot, parts in released.listed(slots, geometry).items():
         for part in parts:
@@ -121,7 +123,7 @@ def shapes(geometry: dict = TINY) -> dict[str, dict[str, tuple[int, ...]]]:
             for name, t in table.reverse(state).items():
                 home = (
                     slot
-                    if slot != "environments"
+                    if slot != "environment_encoders"
                     else next(s for s in ("text", "audio", "video") if name.startswith(released.prefix_of(s)))
                 )
                 found[home][name] = tuple(t.shape)

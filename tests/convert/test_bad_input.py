@@ -243,7 +243,7 @@ def test_what_was_not_written_well_is_not_kept(files, tmp_path, spoilt, monkeypa
 
 def test_two_copies_of_one_tensor_must_be_alike(files, tmp_path):
     convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
-    weights = tmp_path / "model" / "environments" / "diffusion_pytorch_model.safetensors"
+    weights = tmp_path / "model" / "environment_encoders" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     tensors["encoders.audio.time_embedding.linear_1.bias"] += 1  # a training that went on from here
     save_file(tensors, weights)

@@ -188,12 +188,12 @@ def test_parts_load_strictly(tiny, tmp_path):
         "vision_tower",
         "audio_tower",
     }
-    assert set(index) == encoders | {"scheduler", "environments", "text_denoiser"}
+    assert set(index) == encoders | {"scheduler", "environment_encoders", "text_denoiser"}
     pretrained.check_files(tmp_path / "model", index)
     for name, kind in index.items():
         part = pretrained.load_part(tmp_path / "model" / name, *kind, dtype=torch.bfloat16)
-        if name == "environments":
-            assert set(part.by_modality()) == {"text"} and part.hears() == {"text": {"text"}}
+        if name == "environment_encoders":
+            assert set(part.by_modality()) == {"text"} and part.attends_to() == {"text": {"text"}}
         if name == "text_autoencoder":
             assert torch.equal(part.decoder.lm_head.weight, part.decoder.transformer.wte.weight)
 
@@ -204,7 +204,7 @@ def test_a_diffuser_without_connecters_cannot_hear(tiny, tmp_path):
     torch.save(june, tmp_path / "june.pth")
     convert({"audio": tmp_path / "june.pth"}, tmp_path / "model", geometry=geometry)
     config = json.loads((tmp_path / "model" / "audio_denoiser" / "config.json").read_text())
-    assert config["env_dim"] is None and not (tmp_path / "model" / "environments").exists()
+    assert config["env_dim"] is None and not (tmp_path / "model" / "environment_encoders").exists()
 
 
 def spoil(path, tmp_path, change):

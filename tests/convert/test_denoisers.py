@@ -13,7 +13,7 @@ from codi.convert.denoisers import (
 from codi.convert.tables import load
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.models.denoisers.temporal import InnerNormFeedForward, LateConv, delay
-from codi.models.joint_pooled import MapEncoder, PooledEnvironments, VectorEncoder
+from codi.models.released.environments import MapEncoder, PooledEnvironmentEncoders, VectorEncoder
 from codi.protocols import Environment
 from codi.types import Modality
 from tests.convert.pack import assert_close, component
@@ -74,7 +74,7 @@ def environments(joint):
     kinds = {
         kind: f"unet_{name}" for kind, name in (("text", "text"), ("vision", "image"), ("audio", "audio"))
     }
-    whole = PooledEnvironments(
+    whole = PooledEnvironmentEncoders(
         **{kind: environment_config(part.meta["config"][name]) for kind, name in kinds.items()}
     ).eval()
     for kind, name in kinds.items():
@@ -99,7 +99,7 @@ def test_joint(joint, environments):
         for switch, out in (("own", "out"), ("exchanged", "out_exchanged")):
             environments.register_to_config(environment=switch)
             for m in (m for m in latents if f"{tag}/{out}.{m}" in t):  # exchanged: pairs only
-                heard = [env for other, env in said.items() if other in environments.hears()[m]]
+                heard = [env for other, env in said.items() if other in environments.attends_to()[m]]
                 ours = module_for(nets, m)[0](
                     latents[m], steps, context, Environment.cat(heard) if heard else None
                 )

@@ -89,7 +89,7 @@ def test_model_offload(converted):
     [
         ("text", {"text_tower", "text_denoiser", "text_autoencoder"}),
         ("image", {"text_tower", "vision_denoiser", "image_autoencoder"}),
-        ("video+audio", {"text_tower", "environments", "vision_denoiser", "audio_denoiser"}),
+        ("video+audio", {"text_tower", "environment_encoders", "vision_denoiser", "audio_denoiser"}),
     ],
     ids=["text", "image", "video+audio"],
 )

@@ -32,7 +32,7 @@ SWITCHES = {
     "text_denoiser": DENOISER,
     "vision_denoiser": DENOISER | dict(temporal=RELEASED),
     "audio_denoiser": DENOISER,
-    "environments": dict(environment="own"),
+    "environment_encoders": dict(environment="own"),
     "vision_tower": dict(truncate=True, picture_size=512, video_size=256, num_frames=4, rate=1.0),
     "audio_tower": dict(num_samples=48000, longest=10.24),
     "text_autoencoder": dict(decoding="multinomial"),

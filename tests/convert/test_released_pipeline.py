@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from codi.diffusion import Guidance, JointSampler, copy_schedulers
+from codi.diffusion import Guidance, copy_schedulers
+from codi.joint.sampler import JointSampler
 from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline, Prompt
+from codi.protocols import Denoiser, EnvironmentEncoder
 from codi.types import Modality
 from tests.convert import fabricated
 from tests.convert.small import GIVEN, latents, quiet, small
@@ -90,7 +92,7 @@ class Count:
 
 def test_nothing_is_computed_twice(converted):
     pipe = quiet(CoDiPipeline.from_pretrained(converted))
-    vision, heard = pipe.vision_denoiser, pipe.environments.encoders["vision"]
+    vision, heard = pipe.vision_denoiser, pipe.environment_encoders.encoders["vision"]
     first, later = vision.down[0], vision.down[1]
     modules = {
         f"prompt.{name}": m
@@ -134,6 +136,21 @@ def test_guidance_of_one_skips_the_second_half(converted):
 
 
 @torch.no_grad()
+class Bare(Denoiser, EnvironmentEncoder):
+    """A network that batches no prompts and precomputes nothing."""
+
+    dtype = torch.float32
+
+    def __init__(self, network):
+        self.network = network
+
+    def forward(self, *inputs, **named):
+        return self.network(*inputs, **named)
+
+    def precompute(self, *inputs):
+        return inputs[0] if len(inputs) > 1 else None
+
+
 def test_the_quick_way_is_the_plain_way(pipe):
     """Two guided joint steps, against denoisers and encoders that are given everything doubled and nothing
     prepared.
@@ -146,22 +163,21 @@ def test_the_quick_way_is_the_plain_way(pipe):
     prompt, null = torch.randn(2, 2, 1, fabricated.DIM, generator=generator)
     model = pipe.model
 
-    def sample(denoisers, environments):
+    def sample(denoisers, environment_encoders):
         sampler = JointSampler(
             denoisers=denoisers,
-            environments=environments,
-            hears=model.hears,
+            environment_encoders=environment_encoders,
+            attends_to=model.attends_to,
             schedulers=copy_schedulers(pipe.scheduler, names, 2),
             contexts={m: prompt for m in names},
             null_contexts={m: null for m in names},
-            guidance={m: Guidance(prompt=7.5) for m in names},
+            guidance={m: Guidance(scales={"prompt": 7.5}) for m in names},
         )
         return sampler.sample(noise)
 
-    quick = sample({m: model.denoisers[m] for m in names}, model.environments)
-    bare = lambda part: lambda *inputs, **named: part(*inputs, **named)
+    quick = sample({m: model.denoisers[m] for m in names}, model.environment_encoders)
     plain = sample(
-        {m: bare(model.denoisers[m]) for m in names}, {m: bare(model.environments[m]) for m in names}
+        {m: Bare(model.denoisers[m]) for m in names}, {m: Bare(model.environment_encoders[m]) for m in names}
     )
     for m in names:
         torch.testing.assert_close(quick[m], plain[m], rtol=1e-4, atol=1e-4 * plain[m].abs().max().item())
@@ -175,7 +191,7 @@ def test_the_papers_environment_is_a_switch(pipe):
     other = latents(pipe, outputs=["video", "audio"], text="a ball", audio_length_in_s=0.16)
     # hears itself
     assert torch.equal(together[VIDEO], other[VIDEO]) and not torch.equal(alone[VIDEO], together[VIDEO])
-    pipe.environments.register_to_config(environment="exchanged")
+    pipe.environment_encoders.register_to_config(environment="exchanged")
     try:
         crossed = latents(pipe, outputs=["video", "audio"], text="a ball")
         assert not torch.equal(crossed[VIDEO], together[VIDEO])
@@ -185,4 +201,4 @@ def test_the_papers_environment_is_a_switch(pipe):
         )
         assert latents(pipe, outputs=list(Modality))[TEXT].isfinite().all()  # three partners: three tokens
     finally:
-        pipe.environments.register_to_config(environment="own")
+        pipe.environment_encoders.register_to_config(environment="own")

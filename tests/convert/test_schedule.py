@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from codi.diffusion import Guidance, JointSampler, copy_schedulers
+from codi.diffusion import Guidance, copy_schedulers
 from codi.diffusion.process import NoiseProcess
 from codi.diffusion.released import ReleasedDDIMScheduler
+from codi.joint.sampler import JointSampler
 from codi.models.conditioning import interpolate
-from codi.models.joint_pooled import KINDS
+from codi.models.released.environments import KINDS
 from codi.types import Modality
 from tests.convert.pack import assert_close, component
 from tests.convert.test_denoisers import build
@@ -70,9 +71,9 @@ def test_every_step():
             schedulers=copy_schedulers(scheduler(part.meta["schedule"]), names, case["steps"]),
             contexts={m: prompt for m in names},
             null_contexts={m: null for m in names},
-            environments={m: net(m)[1] for m in names},
-            hears={m: {m} for m in names},
-            guidance={m: Guidance(prompt=case["guidance_scale"]) for m in names},
+            environment_encoders={m: net(m)[1] for m in names},
+            attends_to={m: {m} for m in names},
+            guidance={m: Guidance(scales={"prompt": case["guidance_scale"]}) for m in names},
         )
         assert [int(s) for s in next(iter(sampler.schedulers.values())).timesteps] == case[
             "timesteps_in_order"

@@ -17,8 +17,8 @@ import torch
 
 from codi.types import InputError, Modality
 from data.decode import Size
-from data.nursery import Nursery
-from data.workers import Bad, Decoder, DecodingError
+from data.fork_server import ForkServer
+from data.workers import BadSample, Decoder, DecodingError
 from tests.data.files import clicks, digest, job_of, mutate, numbered, save_clip, tiny
 
 FORMATS = ("png", "jpg", "webp", "wav", "flac", "mp3", "ogg", "mp4", "webm")
@@ -57,9 +57,9 @@ def test_mutated_files(decoder, originals, tmp_path, suffix):
         path.write_bytes(mutate(good, rng))
         jobs.append(job_of(path, number, backend=("decord", "av")[number % 2]))
     results = decoder.decode(jobs)
-    refused = [result for result in results if isinstance(result, Bad)]
+    refused = [result for result in results if isinstance(result, BadSample)]
     for job, result in zip(jobs, results):
-        if isinstance(result, Bad):
+        if isinstance(result, BadSample):
             assert result.id == job.id and result.path == job.path and result.reason.strip()
         else:
             assert all(
@@ -75,7 +75,7 @@ def test_mutated_files(decoder, originals, tmp_path, suffix):
         for job in jobs[:20]
     ]
     same = [job.refs[next(iter(job.refs))].path.read_bytes() == good for job in checked]
-    assert [not isinstance(result, Bad) for result in decoder.decode(checked)] == same
+    assert [not isinstance(result, BadSample) for result in decoder.decode(checked)] == same
 
 
 def test_killed_workers_are_replaced_and_nothing_is_lost(originals, tmp_path):
@@ -97,13 +97,13 @@ def test_the_nursery_may_die_too(originals, tmp_path):
     jobs = [job_of(tmp_path / "a.png", number) for number in range(4)]
     with Decoder(workers=1) as decoder:
         before = decoder.decode(jobs)
-        nursery, pid = Nursery.shared(), decoder._workers[0].pid
-        nursery._process.kill()
-        nursery._process.wait()
+        fork_server, pid = ForkServer.shared(), decoder._workers[0].pid
+        fork_server._process.kill()
+        fork_server._process.wait()
         os.kill(pid, signal.SIGKILL)
         after = decoder.decode(jobs)
     assert all(torch.equal(one[Modality.IMAGE], two[Modality.IMAGE]) for one, two in zip(before, after))
-    assert Nursery.shared() is not nursery and decoder.bad == 0
+    assert ForkServer.shared() is not fork_server and decoder.bad == 0
 
 
 def pipe_that_never_speaks(tmp_path):
@@ -130,7 +130,9 @@ def test_a_worker_killed_at_work_tries_again_and_then_the_sample_is_bad(tmp_path
         first, bad, last = decoder.decode([good, stuck, good])
         stop.set()
         thread.join()
-    assert isinstance(bad, Bad) and "kills the process (SIGKILL)" in bad.reason and decoder.restarts == 2
+    assert (
+        isinstance(bad, BadSample) and "kills the process (SIGKILL)" in bad.reason and decoder.restarts == 2
+    )
     assert torch.equal(first[Modality.AUDIO], last[Modality.AUDIO])
 
 
@@ -143,7 +145,7 @@ def test_a_sample_that_takes_too_long_is_bad(tmp_path, originals):
         result = decoder.decode([stuck])[0]
         decoder.timeout = 60
         assert "longer than the time allowed" in result.reason
-        assert not isinstance(decoder.decode([good])[0], Bad)
+        assert not isinstance(decoder.decode([good])[0], BadSample)
 
 
 def test_our_own_mistakes_stop_the_run(tmp_path, originals):
@@ -151,10 +153,10 @@ def test_our_own_mistakes_stop_the_run(tmp_path, originals):
     wrong = replace(job_of(tmp_path / "a.png"), sizes={Modality.IMAGE: Size(("sixteen",))})
     with Decoder(workers=1) as decoder:
         with pytest.raises(DecodingError, match="(?s)our own code at sample a.png.*Traceback.*Error"):
-            decoder.settle([iter([wrong])])
-        assert not isinstance(decoder.decode([job_of(tmp_path / "a.png")])[0], Bad)
+            decoder.first_valid([iter([wrong])])
+        assert not isinstance(decoder.decode([job_of(tmp_path / "a.png")])[0], BadSample)
     with pytest.raises((TypeError, AssertionError)):
-        Decoder(workers=0).settle([iter([wrong])])
+        Decoder(workers=0).first_valid([iter([wrong])])
 
 
 def bad_jobs(tmp_path, count):
@@ -166,7 +168,7 @@ def test_a_hundred_bad_in_a_row_stop_the_run(tmp_path):
     jobs = bad_jobs(tmp_path, 150)
     decoder = Decoder(workers=0, bad_list=tmp_path / "out" / "bad.jsonl")
     with pytest.raises(InputError, match="100 bad samples in a row, the last one bad99: .*bad.jsonl"):
-        decoder.settle([iter(jobs)])
+        decoder.first_valid([iter(jobs)])
     lines = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"bad{k}" for k in range(100)] and decoder.bad == 100
     assert all(line["path"].endswith("bad.png") and "cannot be decoded" in line["reason"] for line in lines)
@@ -177,7 +179,7 @@ def test_a_good_one_between_starts_the_count_again(tmp_path, originals):
     good, bad = job_of(tmp_path / "a.png"), bad_jobs(tmp_path, 240)
     decoder = Decoder(workers=0)
     for start in (0, 80, 160):
-        assert decoder.settle([iter([*bad[start : start + 80], good])])[0][0] is good
+        assert decoder.first_valid([iter([*bad[start : start + 80], good])])[0][0] is good
     assert decoder.bad == 240
 
 
@@ -186,19 +188,19 @@ def test_bad_samples_are_listed_once_over_resumes(tmp_path, originals):
     for _ in range(2):
         decoder = Decoder(workers=0, bad_list=tmp_path / "bad.jsonl")
         for _ in range(2):
-            decoder.settle([iter([*bad_jobs(tmp_path, 3), job_of(tmp_path / "a.png")])])
+            decoder.first_valid([iter([*bad_jobs(tmp_path, 3), job_of(tmp_path / "a.png")])])
     assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 3
 
 
 def test_the_end_of_a_chain_is_said(tmp_path):
     with pytest.raises(InputError, match="no good sample is left \\(3 are bad"):
-        Decoder(workers=0).settle([iter(bad_jobs(tmp_path, 3))])
+        Decoder(workers=0).first_valid([iter(bad_jobs(tmp_path, 3))])
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     save_clip(tmp_path / "a.mp4", numbered(4), 8, clicks(0.5, 0.2))
     code = (
-        "import os, sys; from pathlib import Path; from data.workers import Decoder; from data.nursery "
+        "import os, sys; from pathlib import Path; from data.workers import Decoder; from data.fork_server "
         "import Nursery\n"
         "from tests.data.files import job_of\n"
         f"decoder = Decoder(workers=1); decoder.decode([job_of(Path({str(tmp_path / 'a.mp4')!r}))])\n"

@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
+from codi import protocols
 from codi.diffusion import NoiseProcess
 from codi.protocols import Environment
 from codi.types import Modality
@@ -34,7 +35,7 @@ def scheduler(name: str, prediction_type: str = "v_prediction"):
 
 
 @dataclass
-class GaussianDenoiser:
+class GaussianDenoiser(protocols.Denoiser):
     """Exact E[x_0 | x_t, heard] as eps or v. Context (B, 1, 1) is added to the mean."""
 
     process: NoiseProcess
@@ -42,16 +43,16 @@ class GaussianDenoiser:
     calls: int = 0
     samples: int = 0
 
-    def __call__(self, x, t, context, env=None, rate=None):
+    def forward(self, x, t, prompt, partners=None, rate=None):
         self.calls, self.samples = self.calls + 1, self.samples + len(x)
-        mean = MEAN + context[:, 0]  # (B, 1)
+        mean = MEAN + prompt[:, 0]  # (B, 1)
         alpha, sigma = (v.double() for v in self.process.alpha_sigma(t, 2))
         x = x.double()
         own = alpha**2 * STD**2 + sigma**2
-        if env is None or self.rho == 0.0:
+        if partners is None or self.rho == 0.0:
             x_0 = mean + alpha * STD**2 / own * (x - alpha * mean)
         else:
-            x_0 = mean + self._joint_gain(alpha, own, x - alpha * mean, env, mean)
+            x_0 = mean + self._joint_gain(alpha, own, x - alpha * mean, partners, mean)
         v_or_eps = (x - alpha * x_0) / sigma
         return v_or_eps if self.process.prediction_type == "epsilon" else (alpha * x - x_0) / sigma
 
@@ -69,13 +70,13 @@ class GaussianDenoiser:
 
 
 @dataclass
-class LatentEnvironment:
+class LatentEnvironment(protocols.EnvironmentEncoder):
     """Says the latent itself, and its alpha where a real one would state seconds."""
 
     process: NoiseProcess
     calls: int = 0
 
-    def __call__(self, x, t, rate=None):
+    def forward(self, x, t, rate=None, cache=None):
         self.calls += 1
         alpha, _ = self.process.alpha_sigma(t, 2)
         return Environment(tokens=x[:, None], times=alpha)
@@ -86,3 +87,26 @@ def context(batch: int, shift: float = 0.0) -> torch.Tensor:
 
 
 PAIR = (Modality.AUDIO, Modality.VIDEO)
+
+
+class Reader(protocols.NoisyLatentEncoder):
+    """A noisy-latent encoder that is a function of (x, t, context, rate)."""
+
+    def __init__(self, read):
+        self.read = read
+
+    def forward(self, x, t, context, rate=None):
+        return self.read(x, t, context, rate)
+
+
+class Recorder(protocols.Denoiser):
+    """A denoiser that also shows what it is given to functions, by the names of its conditions."""
+
+    def __init__(self, denoiser, **show):
+        self.denoiser, self.show = denoiser, show
+
+    def forward(self, x, t, prompt, partners=None, rate=None):
+        given = {"prompt": prompt, "partners": partners}
+        for name, show in self.show.items():
+            show(given[name])
+        return self.denoiser(x, t, prompt, partners)

@@ -42,7 +42,7 @@ def make(kind, seed=0, **more):
     """A denoiser whose zero-initialised ends have woken, temporal ones excepted."""
     torch.manual_seed(seed)
     model = (TextDenoiser if kind == "text" else UNetDenoiser)(**CONFIG[kind] | more).eval()
-    wake(model, skip=(".temporal.", ".whole."))
+    wake(model, skip=(".temporal.", ".frame_mixer."))
     return model
 
 
@@ -89,11 +89,13 @@ def test_several_contexts_for_one_sample(kind, more):
         if "joint" in more
         else None
     )
-    once = model(x, t, contexts, env=env)
-    torch.testing.assert_close(once, model(repeat(x), repeat(t), contexts, env=env), rtol=1e-4, atol=1e-5)
+    once = model(x, t, contexts, partners=env)
+    torch.testing.assert_close(
+        once, model(repeat(x), repeat(t), contexts, partners=env), rtol=1e-4, atol=1e-5
+    )
 
 
-MOMENTS = dict(joint_moments=True, frame_transformer=dict(grid=(2, 2), dim=16, num_layers=1, num_heads=2))
+MOMENTS = dict(joint_per_frame=True, frame_transformer=dict(grid=(2, 2), dim=16, num_layers=1, num_heads=2))
 
 
 @pytest.mark.parametrize("joint", ["timed", "moments", "pooled"])
@@ -113,10 +115,13 @@ def test_the_first_contexts_hear_the_environment_and_the_others_do_not(kind, joi
     wake(model)
     x, t, context = inputs(kind)
     env = Environment(tokens=torch.randn(2, 1, 16), times=torch.full((2, 1), torch.nan))
-    hearing, deaf = model(x, t, context, env=env), model(x, t, -context)
+    hearing, deaf = model(x, t, context, partners=env), model(x, t, -context)
     assert not torch.allclose(hearing, model(x, t, context), rtol=1e-2)
     torch.testing.assert_close(
-        model(x, t, torch.cat([context, -context]), env=env), torch.cat([hearing, deaf]), rtol=1e-4, atol=1e-5
+        model(x, t, torch.cat([context, -context]), partners=env),
+        torch.cat([hearing, deaf]),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

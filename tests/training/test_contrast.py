@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from codi.diffusion.losses import info_nce, timed_nce
-from codi.models.joint import EnvironmentEncoders
+from codi.joint.encoders import EnvironmentEncoders
 from codi.types import Modality
 from training.stages.contrast import TimedContrast, repeats
 

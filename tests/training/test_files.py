@@ -145,4 +145,6 @@ def test_the_model_says_on_which_files_it_was_trained():
     parts = [path.name for path in Path("my/model").iterdir() if path.name != "scheduler"]
     made = provenance(Path("my/model"), parts, Path("my/runs"))
     assert made["data"] == ["media/train.jsonl"] and "unknown" not in made and len(parts) == 11
-    assert {"autoencoder_text", "align_video", "noised_towers", "joint_video"} <= made["stages"].keys()
+    assert {"autoencoder_text", "align_video", "noisy_latent_encoders", "joint_video"} <= made[
+        "stages"
+    ].keys()

@@ -162,7 +162,7 @@ def test_a_lora_of_the_joint_attention_trains_that_alone(model, tmp_path):
     assert all("/whole/" in name for name in unheard)
     kept = {name: p.grad.clone() for name, p in module.named_parameters() if name not in unheard}
     assert any(grad.any() for grad in kept.values()) and all(
-        p.grad is None for p in stage.base.environments.parameters()
+        p.grad is None for p in stage.base.environment_encoders.parameters()
     )
     module.enable_gradient_checkpointing()
     module.zero_grad()
@@ -190,11 +190,11 @@ def test_wrong_settings_of_a_lora_are_named(model, override, expected):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("lora_audio", "foresight is 0.1: expected 0"), ("lora_joint", "foresight changes")],
+    [("lora_audio", "temporal_change is 0.1: expected 0"), ("lora_joint", "temporal_change changes")],
 )
 def test_a_lora_does_not_train_what_foresees(model, name, expected):
     with pytest.raises(InputError, match=expected):
-        stage_of(model, name, "options.foresight=0.1").build()
+        stage_of(model, name, "options.temporal_change=0.1").build()
 
 
 # A word ----------------------------------------------------------------

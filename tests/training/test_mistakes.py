@@ -12,7 +12,7 @@ from codi import pretrained
 from codi.models.conditioning import AudioTower, TextTower
 from codi.types import InputError, Modality
 from training.config import load_config, strict
-from training.plan import Machines, plan
+from training.plan import HardwareSpec, plan
 from training.stages import find_stage
 from training.stages.align import AlignOptions
 from training.stages.autoencoder import AutoencoderOptions, SoundOptions
@@ -21,7 +21,7 @@ from training.stages.common import load_part
 from training.stages.denoise import DenoiseOptions
 from training.stages.joint import JointOptions
 from training.stages.latents import latents_of
-from training.stages.noised import NoisedOptions
+from training.stages.noisy_latent import NoisyLatentOptions
 from training.stages.prompts import check_prompts
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "world"
@@ -88,7 +88,7 @@ def build(name, *overrides):
         ),
         (
             "joint_audio",
-            "options.listeners={audio+video: [image]}",
+            "options.attending={audio+video: [image]}",
             "listeners of audio.video is .*: expected one of its two",
         ),
         ("joint_audio", "options.contrast=0.1", "contrast is 0.1: expected 0 where one side listens"),
@@ -144,7 +144,7 @@ def test_names_that_transformers_knows_by_another_are_known():
 def test_a_dry_run_names_them_too():
     path = CONFIGS / "denoise_image.yaml"
     with pytest.raises(InputError, match="part: unknown key 'chanels'"):
-        plan(load_config(path, overrides=["part.chanels=3"]), path.parent, Machines())
+        plan(load_config(path, overrides=["part.chanels=3"]), path.parent, HardwareSpec())
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_a_dry_run_names_them_too():
         (DenoiseOptions, {"prompts": {"text": 1}, "prompt_interpolation": 2}, "prompt_interpolation is 2.0"),
         (
             DenoiseOptions,
-            {"prompts": {"text": 1}, "told": {"text": 1.5}},
+            {"prompts": {"text": 1}, "partner_estimates": {"text": 1.5}},
             "told is .*together no more than 1",
         ),
         (
             DenoiseOptions,
-            {"prompts": {"text": 1}, "pictures_told": {"text": 0.5}},
+            {"prompts": {"text": 1}, "picture_partner_estimates": {"text": 0.5}},
             "pictures_told is .*: expected nothing where",
         ),
         (AlignOptions, {"alike": 0}, "alike is 0: expected 1 or more"),
@@ -177,13 +177,13 @@ def test_a_dry_run_names_them_too():
         (JointOptions, {"pairs": {"audio+video": "half"}}, "pairs: audio.video is 'half'"),
         (JointOptions, {"pairs": {"audio+video": -1.0}}, "shares above 0"),
         (JointOptions, {"pairs": {"audio+video": 1.0}, "clean": -0.1}, "none below 0"),
-        (NoisedOptions, {"timestep_shift": {"smell": 1.0}}, "smell"),
+        (NoisyLatentOptions, {"timestep_shift": {"smell": 1.0}}, "smell"),
     ],
 )
 def test_options_that_cannot_be_are_named(kind, values, words):
     needed = (
         {}
-        if kind in (AutoencoderOptions, SoundOptions, JointOptions, NoisedOptions)
+        if kind in (AutoencoderOptions, SoundOptions, JointOptions, NoisyLatentOptions)
         else {"modality": "image"}
     )
     with pytest.raises(InputError, match=words):
@@ -209,9 +209,9 @@ def test_scenes_that_cannot_be_trained_on_are_refused(override, words):
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("denoise_text", ("options.told={}",)),
+        ("denoise_text", ("options.partner_estimates={}",)),
         (
-            "noised_towers",
+            "noisy_latent_encoders",
             ("part.latents={text: {latent_shape: [64], latent_rate: null, tokens_per_step: 4}}",),
         ),
     ],

@@ -10,7 +10,7 @@ import pytest
 from codi.types import InputError
 from training.config import load_config
 from training.main import main
-from training.plan import Machines, plan
+from training.plan import HardwareSpec, plan
 
 ROOT = Path(__file__).parents[2]
 WORLD = sorted((ROOT / "configs" / "world").glob("*.yaml"))
@@ -33,7 +33,7 @@ def test_full_scale_builds_and_its_header_is_computed(path, tmp_path, monkeypatc
     said = plan(
         load_config(path),
         path.parent,
-        Machines(processes=int(asked[1]), zero=int(asked[2] or 0), tflops=float(asked[3])),
+        HardwareSpec(processes=int(asked[1]), zero=int(asked[2] or 0), tflops=float(asked[3])),
     )
     header = [
         line.removeprefix("#   ")
@@ -48,7 +48,7 @@ def test_full_scale_builds_and_its_header_is_computed(path, tmp_path, monkeypatc
 @pytest.mark.parametrize("path", WORLD, ids=lambda path: path.stem)
 def test_the_embedded_model_builds(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = plan(load_config(path), path.parent, Machines())
+    said = plan(load_config(path), path.parent, HardwareSpec())
     assert re.search(r"^parameters +[1-9][\d,]* in what trains, [1-9][\d,]* of them trainable", said, re.M)
     assert not list(tmp_path.iterdir())
 
@@ -57,7 +57,7 @@ def test_sharding_and_settings_show_in_the_memory():
     path = ROOT / "configs" / "world" / "denoise_image.yaml"
     config = load_config(path)
     amount = lambda text, name: float(re.search(rf"{name} ([\d.]+)", text)[1])
-    line = lambda config, **machines: plan(config, path.parent, Machines(**machines)).splitlines()[2]
+    line = lambda config, **hardware: plan(config, path.parent, HardwareSpec(**hardware)).splitlines()[2]
     whole, cut = line(config), line(config, processes=4, zero=3)
     assert amount(whole, "activations") == pytest.approx(4 * amount(cut, "activations"), abs=0.05)
     less = line(load_config(path, overrides=["gradient_checkpointing=true"]))
@@ -84,18 +84,18 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         {"samples_per_second": float("nan")},
     ):
         with pytest.raises(InputError, match="ZeRO stage 0, 2 or 3, and rates above 0"):
-            Machines(**wrong)
+            HardwareSpec(**wrong)
     path = ROOT / "configs" / "world" / "denoise_image.yaml"
     for override, words in (
         ("options.scene=3", "unknown key 'scene'"),
         ("data={manifest: x}", "unknown key 'manifest'"),
     ):
         with pytest.raises(InputError, match=words):
-            plan(load_config(path, overrides=[override]), path.parent, Machines())
+            plan(load_config(path, overrides=[override]), path.parent, HardwareSpec())
     alone = tmp_path / "denoise_video.yaml"
     alone.write_text((ROOT / "configs" / "world" / "denoise_video.yaml").read_text())
     with pytest.raises(InputError, match="no configuration in .* makes it"):
-        plan(load_config(alone), tmp_path, Machines())
+        plan(load_config(alone), tmp_path, HardwareSpec())
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         ("tower_audio", "runs/tiny/towers/tower_audio"),
         (
             "ladder/tokens",
-            "runs/ladder/tokens/environments, runs/ladder/tokens/audio_denoiser, "
-            "runs/ladder/tokens/vision_denoiser",
+            "runs/ablation/tokens/environment_encoders, runs/ablation/tokens/audio_denoiser, "
+            "runs/ablation/tokens/vision_denoiser",
         ),
-        ("noised_towers", "runs/tiny/noised_towers"),
-        ("joint_audio", "runs/tiny/environments, runs/tiny/audio_denoiser"),
+        ("noisy_latent_encoders", "runs/tiny/noised_towers"),
+        ("joint_audio", "runs/tiny/environment_encoders, runs/tiny/audio_denoiser"),
         ("vocoder", "runs/tiny/audio_autoencoder"),
         ("align_image", "runs/tiny/text_tower, runs/tiny/vision_tower"),
         ("denoise_text", "runs/tiny/text_denoiser, runs/tiny/scheduler"),
@@ -119,7 +119,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
 def test_where_the_result_goes_is_said(name, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = ROOT / "configs" / "world" / f"{name}.yaml"
-    said = plan(load_config(path), ROOT / "configs" / "world", Machines()).splitlines()[-1]
+    said = plan(load_config(path), ROOT / "configs" / "world", HardwareSpec()).splitlines()[-1]
     end = ", beside a copy of runs/tiny" if name.startswith("ladder") else ""
     assert said.startswith("writes ") and said.endswith(f" and {expected}{end}")
 
@@ -128,4 +128,4 @@ def test_pictures_of_a_word_are_what_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = ROOT / "configs" / "world" / "textual_inversion.yaml"
     config = load_config(path, overrides=["options.facts={}", "options.images=photos"])
-    assert "reads       photos, runs/tiny/" in plan(config, path.parent, Machines())
+    assert "reads       photos, runs/tiny/" in plan(config, path.parent, HardwareSpec())

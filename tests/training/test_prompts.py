@@ -114,7 +114,7 @@ def stage_of(name, rows, *overrides):
 
 def test_captions_are_asked_for_where_prompts_are_sentences(silent_rows):
     """A pair whose prompts are its own two sides learns from rows without a caption."""
-    stage = stage_of("joint_audio", silent_rows, BY_SOUND, "options.listeners={audio+video: [audio]}")
+    stage = stage_of("joint_audio", silent_rows, BY_SOUND, "options.attending={audio+video: [audio]}")
     module = stage.build()
     stage.to(torch.device("cpu"))
     source = stage.data()
@@ -154,12 +154,20 @@ def test_words_that_finished_text_parts_do_not_know_are_counted(tmp_path, capsys
         ("joint_audio", ("options.prompts={audio+video: {text: 1.0}}",), ["audio", "video", "text"]),
         (
             "denoise_audio",
-            ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0", "options.told={}"),
+            (
+                "options.prompts={audio: 1.0}",
+                "options.prompt_interpolation=0",
+                "options.partner_estimates={}",
+            ),
             ["audio"],
         ),
         (
             "denoise_audio",
-            ("options.prompts={audio: 1.0}", "options.prompt_interpolation=0.5", "options.told={}"),
+            (
+                "options.prompts={audio: 1.0}",
+                "options.prompt_interpolation=0.5",
+                "options.partner_estimates={}",
+            ),
             ["audio", "text"],
         ),
     ],

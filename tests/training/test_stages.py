@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from codi.joint.encoders import EnvironmentEncoders
 from codi.models.codi import DENOISERS
 from codi.models.denoisers import UNetDenoiser
-from codi.models.joint import EnvironmentEncoders
 from codi.types import Modality
 from tests.training.shared import built_once
 from training.config import load_config
@@ -99,22 +99,22 @@ def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: 
 
     into, published = trained / "ladder" / step, trained / "ladder" / f"{step}-published"
     before = {path: path.read_bytes() for path in (trained / "model").rglob("*.safetensors")}
-    both_listen = ["options.listeners={}"] if step == "tokens" else []
+    both_listen = ["options.attending={}"] if step == "tokens" else []
     settings = [*places(trained, f"ladder-{step}"), f"options.into={into}", *both_listen]
     config = ROOT / "configs" / "world" / "ladder" / f"{step}.yaml"
-    assert into / "environments" in writes(load_config(config, small=True, overrides=settings))
+    assert into / "environment_encoders" in writes(load_config(config, small=True, overrides=settings))
     assert run(config, settings) == 0
     assert all(path.read_bytes() == content for path, content in before.items())
     publish(into, published, trained / "runs")
     assert (
-        {f"ladder-{step}", "noised_towers", "align_video"}
+        {f"ladder-{step}", "noisy_latent_encoders", "align_video"}
         <= set(made(published)["stages"])
         <= {f"ladder-{step}", *stages()}
     )
     pipe = CoDiPipeline.from_pretrained(published)
     pipe.set_progress_bar_config(disable=True)
     pair = (Modality.AUDIO, Modality.VIDEO)
-    assert pipe.model.hears == (
+    assert pipe.model.attends_to == (
         {m: {m} for m in pair} if step == "released" else dict(zip(pair, ({pair[1]}, {pair[0]})))
     )
     out = pipe(text="a red ball", outputs=["audio", "video"], seed=0, num_inference_steps=2)
@@ -130,17 +130,17 @@ def test_adapters_that_start_anew_are_silent_where_a_side_does_not_listen(traine
     settings = [f"model={trained}/model", output, f"options.into={into}"]
     assert into / "audio_denoiser" in writes(load_config(config, small=True, overrides=settings))
     assert run(config, settings) == 0
-    encoders = load_part(EnvironmentEncoders, into / "environments", "").by_modality()
+    encoders = load_part(EnvironmentEncoders, into / "environment_encoders", "").by_modality()
     shapes = {Modality.AUDIO: (1, 8, 50, 4), Modality.VIDEO: (1, 8, 16, 8, 8)}
     t, context = torch.zeros(1, dtype=torch.long), torch.randn(1, 1, 128)
-    for listener, partner in (shapes, reversed(shapes)):
-        denoiser = load_part(UNetDenoiser, into / DENOISERS[listener], "")
-        x, env = torch.randn(shapes[listener]), encoders[partner](torch.randn(shapes[partner]), t)
+    for add_joint_adapters, partner in (shapes, reversed(shapes)):
+        denoiser = load_part(UNetDenoiser, into / DENOISERS[add_joint_adapters], "")
+        x, env = torch.randn(shapes[add_joint_adapters]), encoders[partner](torch.randn(shapes[partner]), t)
         with torch.no_grad():
-            heard = not torch.equal(denoiser(x, t, context, env=env), denoiser(x, t, context))
-        assert heard == (listener is Modality.VIDEO)
-    before = load_file(trained / "model" / "environments" / "diffusion_pytorch_model.safetensors")
-    after = load_file(into / "environments" / "diffusion_pytorch_model.safetensors")
+            heard = not torch.equal(denoiser(x, t, context, partners=env), denoiser(x, t, context))
+        assert heard == (add_joint_adapters is Modality.VIDEO)
+    before = load_file(trained / "model" / "environment_encoders" / "diffusion_pytorch_model.safetensors")
+    after = load_file(into / "environment_encoders" / "diffusion_pytorch_model.safetensors")
     assert {
         name.split(".")[1] for name in after if name in before and not torch.equal(before[name], after[name])
     } == {"audio", "video"}
@@ -148,23 +148,23 @@ def test_adapters_that_start_anew_are_silent_where_a_side_does_not_listen(traine
 
 def test_the_sides_of_a_pair_train_apart_and_pairs_one_after_another(trained: Path) -> None:
     model = trained / "pairs"
-    shutil.copytree(trained / "model", model, ignore=shutil.ignore_patterns("environments"))
+    shutil.copytree(trained / "model", model, ignore=shutil.ignore_patterns("environment_encoders"))
     pair = ["options.pairs={audio+video: 1.0}", "preview_every=0", f"model={model}"]
     anew = "options.continue_from=false"
     assert (
         run(ROOT / "configs/world/joint_audio.yaml", [*pair, anew, f"output={trained}/pair-runs/audio"]) == 0
     )
-    first = load_file(model / "environments" / "diffusion_pytorch_model.safetensors")
+    first = load_file(model / "environment_encoders" / "diffusion_pytorch_model.safetensors")
     audio = (model / "audio_denoiser" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert run(ROOT / "configs/world/joint_video.yaml", [*pair, f"output={trained}/pair-runs/video"]) == 0
-    both = load_file(model / "environments" / "diffusion_pytorch_model.safetensors")
+    both = load_file(model / "environment_encoders" / "diffusion_pytorch_model.safetensors")
     changed = {name.split(".")[1] for name in both if not torch.equal(first[name], both[name])}
     # what the picture hears; the environment of the clip stays as the sound's run left it
     assert changed == {"audio"}
     assert (model / "audio_denoiser" / "diffusion_pytorch_model.safetensors").read_bytes() == audio
     more = [*pair, "options.continue_from=true", "seed=1", f"output={trained}/pair-runs/more"]
     assert run(ROOT / "configs/world/joint_video.yaml", more) == 0
-    pairs = json.loads((model / "environments" / "config.json").read_text())["pairs"]
+    pairs = json.loads((model / "environment_encoders" / "config.json").read_text())["pairs"]
     assert pairs == [["audio", "video"]]
 
 

@@ -79,7 +79,7 @@ STAGES: dict[str, str] = {
     "vocoder": "training.stages.autoencoder:VocoderStage",
     "align": "training.stages.align:AlignStage",
     "denoise": "training.stages.denoise:DenoiseStage",
-    "noised": "training.stages.noised:NoisedStage",
+    "noisy_latent": "training.stages.noisy_latent:NoisyLatentStage",
     "joint": "training.stages.joint:JointStage",
     "lora_denoise": "training.stages.lora:DenoiseLora",
     "lora_joint": "training.stages.lora:JointLora",

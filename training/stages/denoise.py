@@ -24,12 +24,12 @@ from codi.types import InputError, Modality
 from training.config import Config, expect, strict
 from training.stages.common import export_part, load_part, say
 from training.stages.files import close, known_geometry, whole_captions
-from training.stages.foresight import Foreseeing
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
+from training.stages.partner_estimates import PartnerEstimates, load_noisy_latent_encoders
 from training.stages.prompts import Prompts, check_prompts
-from training.stages.told import Told, load_noised_towers
+from training.stages.temporal_change import WithTemporalChange
 
-Tell = Callable[[Tensor, Tensor], Tensor]
+FusePrompt = Callable[[Tensor, Tensor], Tensor]
 
 # The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and
 # v-prediction, which needs none.
@@ -38,7 +38,7 @@ SCHEDULER = {
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
 }
-# What it says of a call's settings (`codi.diffusion.settings.DEFAULTS`).
+# What it says of a call's settings (`codi.settings.DEFAULTS`).
 DEFAULTS = {
     "num_inference_steps": 20,
     "guidance_scale": {"text": 1.5, "image": 3.0, "audio": 3.0, "video": 3.0},
@@ -47,12 +47,12 @@ DEFAULTS = {
     "sync_guidance_interval": [0.0, 1.0],  # when the first event is, is decided in the first steps
     "timestep_shift": 2.0,
     "normalise_prompts": True,
-    "prior": "text",  # what prompts say, the noised tower of text reads (`codi.models.prior`)
-    "told_weight": 3.0,
-    "lead": "text",  # what several outputs leave open, an unasked caption decides
+    "caption_prior": "text",  # what prompts say, the noised tower of text reads (`codi.joint.caption_prior`)
+    "partner_estimate_weight": 3.0,
+    "auxiliary_caption": "text",  # what several outputs leave open, an unasked caption decides
     # A picture starts when the text is half done, a sound when the text is, a clip when the sound is
     # (docs/joint.md).
-    "delay": {"image": 0.5, "audio": 1.0, "video": 2.0},
+    "start_offset": {"image": 0.5, "audio": 1.0, "video": 2.0},
 }
 
 
@@ -75,7 +75,8 @@ class DenoiseOptions:
     foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for
                    none
     told           share of samples that a partner tells what it seems to become, by partner
-                   (`training.stages.told`): {"image": 0.5}; every media file has to have that partner
+                   (`training.stages.partner_estimates`): {"image": 0.5}; every media file has to have that
+                   partner
     pictures_told  the same of the pictures beside clips; only sentences can tell them
     """
 
@@ -90,9 +91,9 @@ class DenoiseOptions:
     prompt_dropout: float = 0.1
     prompt_noise: float = 0.2
     prompt_interpolation: float = 0.0
-    foresight: float = 0.0
-    told: dict[str, float] = field(default_factory=dict)
-    pictures_told: dict[str, float] = field(default_factory=dict)
+    temporal_change: float = 0.0
+    partner_estimates: dict[str, float] = field(default_factory=dict)
+    picture_partner_estimates: dict[str, float] = field(default_factory=dict)
     preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
 
     @property
@@ -111,20 +112,20 @@ class DenoiseOptions:
         expect(self.timestep_shift > 0, "timestep_shift", self.timestep_shift, "more than 0")
         for name in ("prompt_dropout", "prompt_interpolation"):
             expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share in [0, 1]")
-        for name in ("pictures", "picture_scenes", "prompt_noise", "foresight"):
+        for name in ("pictures", "picture_scenes", "prompt_noise", "temporal_change"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("told", "pictures_told"):
-            told = getattr(self, name).values()
+        for name in ("partner_estimates", "picture_partner_estimates"):
+            partner_estimates = getattr(self, name).values()
             expect(
-                min(told, default=0) >= 0 and sum(told) <= 1,
+                min(partner_estimates, default=0) >= 0 and sum(partner_estimates) <= 1,
                 name,
                 getattr(self, name),
                 "shares in [0, 1], together no more than 1",
             )
         expect(
-            self.pictures or not self.pictures_told,
-            "pictures_told",
-            self.pictures_told,
+            self.pictures or not self.picture_partner_estimates,
+            "picture_partner_estimates",
+            self.picture_partner_estimates,
             "nothing where pictures is 0",
         )
 
@@ -189,31 +190,35 @@ class DenoiseStage:
         self.prompts = Prompts(tower, self.options.prompts, *self.options.prompt_changes)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.component = DENOISERS[self.modality]
-        self.told = self.partners("told", self.modality)
-        self.pictures_told = self.partners("pictures_told", Modality.IMAGE)
+        self.partner_estimates = self.partners("partner_estimates", self.modality)
+        self.picture_partner_estimates = self.partners("picture_partner_estimates", Modality.IMAGE)
         needs_text = self.modality is Modality.TEXT or any(
-            Modality.TEXT in told.shares for told in self.all_told
+            Modality.TEXT in partner_estimates.shares for partner_estimates in self.all_partner_estimates
         )
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if needs_text else None
 
-    def partners(self, option: str, listener: Modality) -> Told | None:
+    def partners(self, option: str, modality: Modality) -> PartnerEstimates | None:
         """Who tells the samples of `listener` what they seem to become; None where nobody does."""
         shares = getattr(self.options, option)
         if not shares:
             return None
-        return Told(
-            listener,
+        return PartnerEstimates(
+            modality,
             shares,
-            load_noised_towers(self.config.model),
+            load_noisy_latent_encoders(self.config.model),
             self.process,
-            DEFAULTS["told_weight"],
+            DEFAULTS["partner_estimate_weight"],
             option,
         )
 
     @property
-    def all_told(self) -> list[Told]:
+    def all_partner_estimates(self) -> list[PartnerEstimates]:
         """Those of the samples, those of the pictures beside them."""
-        return [told for told in (self.told, self.pictures_told) if told is not None]
+        return [
+            partner_estimates
+            for partner_estimates in (self.partner_estimates, self.picture_partner_estimates)
+            if partner_estimates is not None
+        ]
 
     def build(self) -> nn.Module:
         """The denoiser of `part`, or the one in the model folder."""
@@ -235,21 +240,23 @@ class DenoiseStage:
                 raise InputError(
                     f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}"
                 )
-        return self.foreseeing(module) if self.options.foresight else module
+        return self.with_temporal_change(module) if self.options.temporal_change else module
 
-    def foreseeing(self, denoiser: nn.Module) -> Foreseeing:
+    def with_temporal_change(self, denoiser: nn.Module) -> WithTemporalChange:
         """The denoiser with a layer for its foresight. Raises `InputError` where no frame transformer runs
         along time.
         """
         if self.modality not in (Modality.AUDIO, Modality.VIDEO) or not denoiser.config.frame_transformer:
             lacks = "sound or a clip, and a part with a frame_transformer"
-            raise InputError(f"options: foresight is {self.options.foresight:g}: expected 0, or {lacks}")
+            raise InputError(
+                f"options: temporal_change is {self.options.temporal_change:g}: expected 0, or {lacks}"
+            )
         halvings = 0 if self.modality is Modality.VIDEO else len(denoiser.config.block_out_channels) - 1
-        return Foreseeing(denoiser, 2**halvings)
+        return WithTemporalChange(denoiser, 2**halvings)
 
     def to(self, device: torch.device) -> None:
         self.prompts.to(device)
-        for part in (self.sentences, *self.all_told):
+        for part in (self.sentences, *self.all_partner_estimates):
             if part is not None:
                 part.to(device)
         self.device = device
@@ -260,7 +267,7 @@ class DenoiseStage:
         they come.
         """
         own = () if self.modality is Modality.TEXT else (self.modality,)
-        return own + (self.told.media if self.told else ())
+        return own + (self.partner_estimates.media if self.partner_estimates else ())
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of the modality and tokens of its prompts, then latents of
@@ -270,7 +277,7 @@ class DenoiseStage:
             self.config.model, self.config.part if self.component == "vision_denoiser" else None
         )
         main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
-        beside = (self.prompts.text, *([self.sentences] if self.pictures_told else []))
+        beside = (self.prompts.text, *([self.sentences] if self.picture_partner_estimates else []))
         return [
             main,
             *([Encoding(self.config, (Modality.IMAGE,), (), known, beside)] if self.options.pictures else []),
@@ -279,7 +286,10 @@ class DenoiseStage:
     @property
     def readers(self) -> tuple[nn.Module, ...]:
         """Text parts that read what is said of the samples, pictures beside them aside."""
-        encoded = Modality.TEXT in (self.modality, *(self.told.shares if self.told else ()))
+        encoded = Modality.TEXT in (
+            self.modality,
+            *(self.partner_estimates.shares if self.partner_estimates else ()),
+        )
         return (*self.prompts.readers, *([self.sentences] if encoded else []))
 
     def data(self) -> Any:
@@ -304,18 +314,25 @@ class DenoiseStage:
         x_0 = self.latents(batch, generator)
         context, kinds = self.prompts.draw(batch, generator)
         losses, t = self.denoising(
-            module, x_0, context, generator, self.telling(self.told, batch, kinds, generator)
+            module,
+            x_0,
+            context,
+            generator,
+            self.with_estimates(self.partner_estimates, batch, kinds, generator),
         )
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
-        if isinstance(module, Foreseeing):
-            foreseen = module.foreseen(x_0)
-            losses, extras["foreseen"] = losses + self.options.foresight * foreseen, foreseen.mean().detach()
+        if isinstance(module, WithTemporalChange):
+            temporal_change_loss = module.temporal_change_loss(x_0)
+            losses, extras["temporal_change"] = (
+                losses + self.options.temporal_change * temporal_change_loss,
+                temporal_change_loss.mean().detach(),
+            )
         if not self.options.pictures:
             return losses.mean(), extras
         pictures = batch["pictures"]
         context, kinds = self.prompts.draw(pictures, generator, text_only=True)
-        tell = self.telling(self.pictures_told, pictures, kinds, generator)
-        seen, _ = self.denoising(module, pictures["image"], context, generator, tell)
+        fuse = self.with_estimates(self.picture_partner_estimates, pictures, kinds, generator)
+        seen, _ = self.denoising(module, pictures["image"], context, generator, fuse)
         return losses.mean() + self.options.pictures * seen.mean(), extras | {
             "pictures": seen.mean().detach()
         }
@@ -332,13 +349,17 @@ class DenoiseStage:
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         return self.sentences.encode(whole_captions(batch, np.random.default_rng(seed)))
 
-    def telling(
-        self, told: Told | None, batch: dict[str, Any], kinds: list[Modality], generator: torch.Generator
-    ) -> Tell | None:
+    def with_estimates(
+        self,
+        partner_estimates: PartnerEstimates | None,
+        batch: dict[str, Any],
+        kinds: list[Modality],
+        generator: torch.Generator,
+    ) -> FusePrompt | None:
         """Prompts (B, L, D), of which kind each is, and timesteps (B,) -> prompts as the partners of these
         samples change them.
         """
-        if told is None:
+        if partner_estimates is None:
             return None
 
         def clean(partner: Modality, rows: Tensor) -> Tensor:
@@ -347,7 +368,7 @@ class DenoiseStage:
             captions = whole_captions(batch)
             return self.sentences.encode([captions[row] for row in rows.tolist()])
 
-        return lambda context, t: told(context, t, kinds, clean, generator)
+        return lambda context, t: partner_estimates(context, t, kinds, clean, generator)
 
     def denoising(
         self,
@@ -355,22 +376,22 @@ class DenoiseStage:
         x_0: Tensor,
         context: Tensor,
         generator: torch.Generator,
-        tell: Tell | None = None,
+        fuse: FusePrompt | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss per sample (B,) and its timesteps."""
         t = spread_timesteps(
             len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift
         )
         eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-        if tell is not None:
-            context = tell(context, t)
+        if fuse is not None:
+            context = fuse(context, t)
         output = module(self.process.add_noise(x_0, eps, t), t, context)
         return denoising_loss(output, self.process.target(x_0, eps, t)), t
 
     @staticmethod
     def denoiser(module: nn.Module) -> nn.Module:
         """What is kept of what trains."""
-        return module.denoiser if isinstance(module, Foreseeing) else module
+        return module.denoiser if isinstance(module, WithTemporalChange) else module
 
     @torch.no_grad()
     def preview(self, module: nn.Module, folder: Path) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from codi.diffusion import NoiseProcess
 from codi.diffusion.losses import denoising_loss
+from codi.joint.encoders import EnvironmentEncoders
+from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
-from codi.models.joint import EnvironmentEncoders
-from codi.models.noised import NoisedTowers
 from codi.protocols import Environment
 from codi.types import InputError, Modality
 from training.config import Config, expect, strict
@@ -28,12 +28,19 @@ from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
 from training.stages.denoise import DEFAULTS, load_scheduler, spread_timesteps
 from training.stages.files import known_geometry, whole_captions
-from training.stages.foresight import Foresight
+from training.stages.joint_adapters import (
+    CLASSES,
+    JointAdapters,
+    adapted,
+    add_joint_adapters,
+    strip,
+    with_others,
+)
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-from training.stages.listeners import CLASSES, Listeners, adapted, listener, strip, with_others
 from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
+from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts
-from training.stages.told import load_noised_towers, told_prompt
+from training.stages.temporal_change import TemporalChangeDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,7 @@ class JointOptions:
     """
 
     pairs: dict[str, float]
-    listeners: dict[str, list[str]] = field(default_factory=dict)
+    attending: dict[str, list[str]] = field(default_factory=dict)
     scenes: int = 8192
     shared: float = 0.5
     independent: float = 0.15
@@ -85,8 +92,8 @@ class JointOptions:
     contrast: float = 0.0
     contrast_share: float = 3.0
     hard_negatives: bool = True
-    foresight: float = 0.0
-    only_foresight: bool = False
+    temporal_change: float = 0.0
+    only_temporal_change: bool = False
     continue_from: bool = False
     joint_config: dict[str, Any] | None = None
     adapters: dict[str, Any] = field(default_factory=dict)
@@ -119,12 +126,12 @@ class JointOptions:
             self.timestep_shift,
             "numbers above 0",
         )
-        for name in ("prompt_noise", "contrast", "contrast_share", "foresight"):
+        for name in ("prompt_noise", "contrast", "contrast_share", "temporal_change"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
         expect(
-            self.foresight or not self.only_foresight,
-            "only_foresight",
+            self.temporal_change or not self.only_temporal_change,
+            "only_temporal_change",
             True,
             "false where foresight is 0: there is nothing to learn",
         )
@@ -140,9 +147,9 @@ class JointOptions:
         return values
 
     @property
-    def listening(self) -> dict[Pair, tuple[Modality, ...]]:
+    def attending_by_pair(self) -> dict[Pair, tuple[Modality, ...]]:
         """The sides of each pair that learn to hear the other."""
-        named = self.by_pair("listeners")
+        named = self.by_pair("attending")
         return {pair: self.learning(pair, named.get(pair)) for pair in map(parse_pair, self.pairs)}
 
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
@@ -167,7 +174,7 @@ class JointOptions:
 class JointStage:
     """All pairs of the run in every step."""
 
-    identity = ("listeners",)
+    identity = ("attending",)
 
     def __init__(self, config: Config):
         self.config = config
@@ -176,8 +183,8 @@ class JointStage:
         self.shifts, sides, dropout = (
             self.options.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout")
         )
-        self.listeners = self.options.listening
-        self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.listeners[pair]}
+        self.attending = self.options.attending_by_pair
+        self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
         contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
         self.taught = self.heard | contrasted  # whose environment encoders train
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
@@ -186,8 +193,10 @@ class JointStage:
             pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3))
             for pair in self.pairs
         }
-        noised = config.model / "noised_towers"
-        self.noised: NoisedTowers | None = load_noised_towers(config.model) if noised.is_dir() else None
+        noised = config.model / "noisy_latent_encoders"
+        self.noised: NoisyLatentEncoders | None = (
+            load_noisy_latent_encoders(config.model) if noised.is_dir() else None
+        )
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = (
             autoencoder_of(config.model, Modality.TEXT) if texts else None
@@ -201,14 +210,15 @@ class JointStage:
             else next(m for m in pair if m is not modality)
         )
 
-    def build(self) -> Listeners:
+    def build(self) -> JointAdapters:
         """Encoders of `part`, and the finished denoisers of all modalities that listen."""
-        learning, silent = adapted(self.config.model, self.listeners, self.options.joint_config is not None)
+        learning, reset = adapted(self.config.model, self.attending, self.options.joint_config is not None)
         found = {
-            n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + silent
+            n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + reset
         }
         denoisers = {
-            n: listener(part, self.options.joint_config, self.options.adapters) for n, part in found.items()
+            n: add_joint_adapters(part, self.options.joint_config, self.options.adapters)
+            for n, part in found.items()
         }
         environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
         for modality, encoder in environments.by_modality().items():
@@ -218,23 +228,28 @@ class JointStage:
         if self.options.contrast and timed:
             more = {} if self.options.hard_negatives else {"shifts": ()}
             contrast = TimedContrast(timed, environments.config.dim, **more)
-        return Listeners(
-            environments, denoisers, contrast, self.decoders() if self.options.foresight else None, learning
+        return JointAdapters(
+            environments,
+            denoisers,
+            contrast,
+            self.decoders() if self.options.temporal_change else None,
+            learning,
         )
 
-    def decoders(self) -> Foresight:
+    def decoders(self) -> TemporalChangeDecoder:
         """Of all that listen in time to somebody who runs in time. Raises `InputError` where
         there is nobody.
         """
-        timed = {m for pair in self.pairs if self.in_time(pair) for m in self.listeners[pair]}
+        timed = {m for pair in self.pairs if self.in_time(pair) for m in self.attending[pair]}
         if not timed:
             raise InputError(
-                f"options: foresight is {self.options.foresight:g}: expected 0, or a pair in time such as "
+                f"options: temporal_change is {self.options.temporal_change:g}: expected 0, or a pair in "
+                "time such as "
                 "audio+video"
             )
         part = self.config.part
         width = self.prompts[next(iter(self.pairs))].text.dim
-        return Foresight(
+        return TemporalChangeDecoder(
             {m: part["latents"][m.value]["latent_rate"] for m in sorted(timed)}, part["dim"], width
         )
 
@@ -245,7 +260,7 @@ class JointStage:
             return fresh
         found = load_part(
             EnvironmentEncoders,
-            self.config.model / "environments",
+            self.config.model / "environment_encoders",
             "train a first pair without continue_from",
         )
         changed = [
@@ -303,7 +318,7 @@ class JointStage:
         return Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
 
     def loss(
-        self, module: Listeners, batch: dict[str, Any], generator: torch.Generator
+        self, module: JointAdapters, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         total, extras = torch.zeros((), device=generator.device), {}
         for pair in self.pairs:
@@ -324,7 +339,7 @@ class JointStage:
         return total, extras
 
     def contrast(
-        self, module: Listeners, pair: Pair, clean: list[Tensor], generator: torch.Generator
+        self, module: JointAdapters, pair: Pair, clean: list[Tensor], generator: torch.Generator
     ) -> Tensor:
         """Contrast of the environments of both sides, at little noise."""
         t = torch.randint(
@@ -337,13 +352,15 @@ class JointStage:
             self.process.add_noise(x_0, torch.randn(x_0.shape, generator=generator, device=x_0.device), t)
             for x_0 in clean
         ]
-        environments = tuple(module.environments.by_modality()[m](x_t, t) for m, x_t in zip(pair, noisy))
+        environments = tuple(
+            module.environment_encoders.by_modality()[m](x_t, t) for m, x_t in zip(pair, noisy)
+        )
         along_time = clean[0].transpose(1, 2).flatten(2)  # (B, steps, features)
         return module.contrast(pair, environments, along_time).mean()
 
     def pair_loss(
         self,
-        module: Listeners,
+        module: JointAdapters,
         pair: Pair,
         batch: dict[str, Any],
         clean: list[Tensor],
@@ -361,23 +378,25 @@ class JointStage:
             shape = (-1, *[1] * (x_0.ndim - 1))
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
-            encoder = module.environments.by_modality()[modality] if modality in self.heard else None
+            encoder = module.environment_encoders.by_modality()[modality] if modality in self.heard else None
             environments.append(encoder and encoder(noisy[-1], torch.where(keep, 0, t)))
         losses, heard = {}, {}
         for side, modality in enumerate(pair):
             rows = (~is_clean[side]).nonzero().flatten()  # a clean side is heard, there is nothing to denoise
-            if modality not in self.listeners[pair] or not len(rows):
+            if modality not in self.attending[pair] or not len(rows):
                 continue
             env = environments[pair.index(self.partner(pair, modality))]
             env = Environment(tokens=env.tokens[rows], times=env.times[rows])
             name = f"{'+'.join(pair)}/{modality}"
-            if module.foresight is not None and self.in_time(pair):
-                foreseen = module.foresight(modality, clean[side][rows], env, context[rows]).mean()
-                losses[f"{name}, foreseen"] = self.options.foresight * foreseen
-            if self.options.only_foresight:
+            if module.temporal_change is not None and self.in_time(pair):
+                temporal_change_loss = module.temporal_change(
+                    modality, clean[side][rows], env, context[rows]
+                ).mean()
+                losses[f"{name}, foreseen"] = self.options.temporal_change * temporal_change_loss
+            if self.options.only_temporal_change:
                 continue
-            prompt = self.told(pair, modality, context, noises, noisy, times, is_clean)[rows]
-            output = module.denoiser(modality)(noisy[side][rows], times[side][rows], prompt, env=env)
+            prompt = self.partner_estimates(pair, modality, context, noises, noisy, times, is_clean)[rows]
+            output = module.denoiser(modality)(noisy[side][rows], times[side][rows], prompt, partners=env)
             each = denoising_loss(output, targets[side][rows])
             losses[name] = each.mean()
             if (beside := is_clean[1 - side][rows]).any():
@@ -385,7 +404,7 @@ class JointStage:
         return losses, heard
 
     @torch.no_grad()
-    def told(
+    def partner_estimates(
         self,
         pair: Pair,
         modality: Modality,
@@ -403,8 +422,15 @@ class JointStage:
         other = 1 - pair.index(modality)
         tower, clean = self.noised.by_modality()[pair[other]], is_clean[other]
         levels = torch.where(clean, 0, times[other])
-        return told_prompt(
-            tower, self.process, context, noises[other], noisy[other], levels, DEFAULTS["told_weight"], clean
+        return estimated_prompt(
+            tower,
+            self.process,
+            context,
+            noises[other],
+            noisy[other],
+            levels,
+            DEFAULTS["partner_estimate_weight"],
+            clean,
         )
 
     @torch.no_grad()
@@ -427,12 +453,12 @@ class JointStage:
         )
         second = torch.where(kind < self.options.shared, first, second)
         edge = self.options.shared + self.options.independent
-        learning = self.listeners[pair]
+        learning = self.attending[pair]
         middle = edge + self.options.clean * (0.5 if len(learning) == 2 else float(learning == pair[1:]))
         return (first, second), ((kind >= edge) & (kind < middle), kind >= middle)
 
     @torch.no_grad()
-    def preview(self, module: Listeners, folder: Path) -> None:
+    def preview(self, module: JointAdapters, folder: Path) -> None:
         """Joint samples of each pair for fixed captions."""
         from training.stages.denoise import PREVIEW
         from training.stages.samples import write_samples
@@ -449,18 +475,26 @@ class JointStage:
             denoisers = {m: others[m].to(self.device) if m in others else module.denoiser(m) for m in pair}
             captions = self.options.preview_captions or PREVIEW
             write_samples(
-                self.config.model, denoisers, captions, place, module.environments, probe=not self.config.data
+                self.config.model,
+                denoisers,
+                captions,
+                place,
+                module.environment_encoders,
+                probe=not self.config.data,
             )
 
-    def export(self, module: Listeners, folder: Path) -> None:
+    def export(self, module: JointAdapters, folder: Path) -> None:
         """Writes the encoders, and the denoisers with their joint attention."""
         if self.options.into is not None:
             shutil.copytree(folder, self.options.into, dirs_exist_ok=True)
             folder = self.options.into
         # adapters that started anew know no other encoder
-        place, anew = folder / "environments", self.options.joint_config is not None
+        place, anew = folder / "environment_encoders", self.options.joint_config is not None
         export_part(
-            module.environments if anew else with_others(module.environments, self.heard, place), place
+            module.environment_encoders
+            if anew
+            else with_others(module.environment_encoders, self.heard, place),
+            place,
         )
         for name, denoiser in module.denoisers.items():
             export_part(denoiser, folder / name)

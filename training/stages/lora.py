@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from codi.adapters.files import save_lora
-from codi.models.joint import EnvironmentEncoders
+from codi.joint.encoders import EnvironmentEncoders
 from codi.models.lora import ATTENTION, add_lora, find_layers, need_peft
 from codi.types import InputError
 from training.config import Config, strict
 from training.stages.common import load_part
 from training.stages.denoise import DenoiseStage
 from training.stages.joint import JointStage
-from training.stages.listeners import Listeners, strip
+from training.stages.joint_adapters import JointAdapters, strip
 
 FOLDER = "loras"  # below the model folder, one folder per run
 
@@ -141,9 +141,10 @@ class DenoiseLora(LoraStage):
     joint, identity = False, DenoiseStage.identity
 
     def make_inner(self, config: Config) -> DenoiseStage:
-        if foresight := config.options.get("foresight"):
+        if temporal_change := config.options.get("temporal_change"):
             raise InputError(
-                f"options: foresight is {foresight!r}: expected 0, a LoRA trains beside a finished denoiser "
+                f"options: temporal_change is {temporal_change!r}: expected 0, a LoRA trains beside a "
+                "finished denoiser "
                 "alone"
             )
         return DenoiseStage(
@@ -165,14 +166,18 @@ class JointLora(LoraStage):
     joint, identity = True, JointStage.identity
 
     def make_inner(self, config: Config) -> JointStage:
-        self.environments = load_part(EnvironmentEncoders, config.model / "environments", "run joint first")
-        part = {name: value for name, value in strip(self.environments.config).items() if name != "pairs"}
+        self.environment_encoders = load_part(
+            EnvironmentEncoders, config.model / "environment_encoders", "run joint first"
+        )
+        part = {
+            name: value for name, value in strip(self.environment_encoders.config).items() if name != "pairs"
+        }
         return JointStage(dataclasses.replace(config, part=part))
 
-    def load(self) -> Listeners:
+    def load(self) -> JointAdapters:
         changing = [
             name
-            for name in ("contrast", "foresight", "joint_config")
+            for name in ("contrast", "temporal_change", "joint_config")
             if getattr(self.inner.options, name) not in (0, None)
         ]
         if changing:
@@ -180,9 +185,9 @@ class JointLora(LoraStage):
                 f"options: {changing[0]} changes what is finished here, or trains beside it: leave it out "
                 "for a LoRA"
             )
-        listeners = self.inner.build()
-        listeners.environments.load_state_dict(self.environments.state_dict())
-        return listeners
+        adapters = self.inner.build()
+        adapters.environment_encoders.load_state_dict(self.environment_encoders.state_dict())
+        return adapters
 
     def denoisers(self) -> dict[str, nn.Module]:
         return dict(self.base.denoisers.items())

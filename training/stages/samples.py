@@ -18,7 +18,7 @@ from training.stages.latents import autoencoder_of, tower_of
 
 
 def make_pipeline(
-    model: Path, denoisers: dict[Modality, nn.Module], environments: nn.Module | None = None
+    model: Path, denoisers: dict[Modality, nn.Module], environment_encoders: nn.Module | None = None
 ) -> CoDiPipeline:
     """The pipeline of the parts in the model folder that these denoisers need."""
     from training.stages.denoise import load_defaults, load_scheduler
@@ -28,7 +28,10 @@ def make_pipeline(
         "text_tower": tower_of(model, Modality.TEXT)
     }
     pipe = CoDiPipeline(
-        scheduler=load_scheduler(model), environments=environments, defaults=load_defaults(model), **parts
+        scheduler=load_scheduler(model),
+        environment_encoders=environment_encoders,
+        defaults=load_defaults(model),
+        **parts,
     )
     pipe.set_progress_bar_config(disable=True)
     device = next(next(iter(denoisers.values())).parameters()).device
@@ -41,7 +44,7 @@ def write_samples(
     denoisers: dict[Modality, nn.Module],
     captions: list[str],
     folder: Path,
-    environments: nn.Module | None = None,
+    environment_encoders: nn.Module | None = None,
     probe: bool = True,
 ) -> None:
     """One sample per caption: contact sheets (of sounds their spectrograms), sounds, clips, sentences; with
@@ -49,7 +52,7 @@ def write_samples(
     """
     from codi.io import save_audio, save_video
 
-    pipe = make_pipeline(model, denoisers, environments)
+    pipe = make_pipeline(model, denoisers, environment_encoders)
     context = pipe.model.towers[Modality.TEXT].embed(captions)[:, None]
     out = pipe(
         outputs=list(denoisers), num_samples=len(captions), seed=0, prompt_embeds=context, output_type="pt"

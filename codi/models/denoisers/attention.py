@@ -5,13 +5,11 @@ Attention goes through diffusers' dispatcher, so `set_attention_backend` reaches
 Letters: B batch, F frames, C channels, H W, N positions of a query, L context tokens, D context width.
 """
 
-from collections.abc import Callable
-
-import torch
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
+from codi.layers import repeated, zeroed
 from codi.models.denoisers.norm import GroupNorm
 
 
@@ -170,31 +168,3 @@ def to_tokens(h: Tensor) -> Tensor:
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     """(B, H*W, C) -> (B, C, H, W) with the extent of `like`."""
     return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])
-
-
-def repeated(x: Tensor, rows: int) -> Tensor:
-    """(B, ...) -> (rows, ...): the whole batch again and again."""
-    assert rows % len(x) == 0 and rows >= len(x), f"{len(x)} samples for {rows} contexts: expected a multiple"
-    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
-
-
-def for_first(change: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """x (B, ...) with its first `rows` changed and the others as they are."""
-    return change(x) if rows == len(x) else torch.cat([change(x[:rows]), x[rows:]])
-
-
-def zeroed(module: nn.Module) -> nn.Module:
-    """The module with all parameters zero, for the end of a residual branch."""
-    for p in module.parameters():
-        nn.init.zeros_(p)
-    return module
-
-
-def transformer(dim: int, num_heads: int, num_layers: int, ff_mult: int = 2) -> nn.Module:
-    """Layers over tokens (B, L, dim), each normalised at its entry; none leaves them as they are."""
-    if num_layers == 0:
-        return nn.Identity()
-    layer = nn.TransformerEncoderLayer(
-        dim, num_heads, ff_mult * dim, 0.0, "gelu", batch_first=True, norm_first=True
-    )
-    return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import SpatialTransformer, for_first, repeated, to_map, to_tokens, zeroed
-from codi.models.denoisers.norm import GroupNorm, for_conv, root_mean_square
+from codi.layers import for_first, repeated, root_mean_square, zeroed
+from codi.models.denoisers.attention import SpatialTransformer, to_map, to_tokens
+from codi.models.denoisers.norm import GroupNorm, for_conv
 from codi.protocols import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class LayerCache:
     """What of one layer does not depend on the latent or on its noise level: computed once for many steps.
 
     prompt  (B, 1, C) what attention to a prompt of one token adds; None where there is none, or more tokens
@@ -29,7 +30,7 @@ class Known:
     bias: Tensor | None = None
 
     @classmethod
-    def of(cls, layer: nn.Module, context: Tensor | None, frames: int | None) -> "Known":
+    def of(cls, layer: nn.Module, context: Tensor | None, frames: int | None) -> "LayerCache":
         """Of any layer, for a prompt (B, L, D) and a clip of so many latent frames."""
         attention, temporal = getattr(layer, "attention", None), getattr(layer, "temporal", None)
         return cls(
@@ -56,17 +57,17 @@ class Signals:
 
     emb: Tensor
     context: Tensor
-    known: "Known | None" = None
+    cache: "LayerCache | None" = None
     env: Environment | None = None
-    moments: bool = False
+    per_frame: bool = False
     frames: int | None = None
     time_axis: int | None = None
     length: int | None = None
     rate: float | None = None
 
-    def at(self, known: "Known") -> "Signals":
+    def at(self, cache: "LayerCache") -> "Signals":
         """The same for one layer, with what is known of it."""
-        return replace(self, known=known)
+        return replace(self, cache=cache)
 
     def samples(self, h: Tensor) -> int:
         """Samples in the map `h`: B until the first prompt is heard, then one for each context (see
@@ -78,7 +79,7 @@ class Signals:
         """(B, ...) -> one row for each sample in `h`."""
         return repeated(y, self.samples(h))
 
-    def per_frame(self, y: Tensor, h: Tensor) -> Tensor:
+    def per_row(self, y: Tensor, h: Tensor) -> Tensor:
         """(B, C) -> one row for each row of `h`."""
         y = self.for_samples(y, h)
         return y if self.frames is None else y.repeat_interleave(self.frames, dim=0)
@@ -100,12 +101,12 @@ class Signals:
             else seconds.repeat_interleave(h.shape[3] if self.frames is None else h[0, 0].numel())
         )
 
-    def for_hearing(self, listen: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    def for_attending(self, attend: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
         """The map `h`, one sample for each context, with what `listen` makes of those samples that hear the
         partners.
         """
         frames = self.frames or 1
-        return for_first(listen, repeated(h, len(self.context) * frames), len(self.env.tokens) * frames)
+        return for_first(attend, repeated(h, len(self.context) * frames), len(self.env.tokens) * frames)
 
 
 class ResidualBlock(ResnetBlock2D):
@@ -138,7 +139,7 @@ class ResidualBlock(ResnetBlock2D):
         zeroed(self.conv2)
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
-        emb = signals.per_frame(self.time_emb_proj(signals.emb), h)[:, :, None, None]
+        emb = signals.per_row(self.time_emb_proj(signals.emb), h)[:, :, None, None]
         y = self.conv1(for_conv(F.silu(self.norm1(h))))
         if self.time_embedding_norm == "scale_shift":
             scale, shift = emb.chunk(2, dim=1)
@@ -190,7 +191,7 @@ class Block(nn.Module):
         attention: nn.Module | None = None,
         joint: nn.Module | None = None,
         upsample: nn.Module | None = None,
-        whole: nn.Module | None = None,
+        frame_mixer: nn.Module | None = None,
     ):
         super().__init__()
         self.resnet, self.temporal, self.attention, self.joint, self.upsample = (
@@ -200,59 +201,59 @@ class Block(nn.Module):
             joint,
             upsample,
         )
-        self.whole = whole
+        self.frame_mixer = frame_mixer
 
     def forward(self, h: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
-        known = signals.known or Known()
+        cache = signals.cache or LayerCache()
         h = self.resnet(h, signals)
         if self.temporal is not None and signals.frames is not None:
-            h = self.temporal(h, signals.frames, known.bias)
+            h = self.temporal(h, signals.frames, cache.bias)
         if self.attention is not None:
-            h = self.attention(h, signals.context, signals.frames or 1, known.prompt)
-        listens = self.joint is not None and signals.env is not None
+            h = self.attention(h, signals.context, signals.frames or 1, cache.prompt)
+        attends = self.joint is not None and signals.env is not None
         pooled = isinstance(self.joint, SpatialTransformer)
-        if listens and not pooled:
-            h = signals.for_hearing(lambda hearing: self.listen(hearing, signals), h)
-        if self.whole is not None and signals.length is not None:
-            h = self.mix_whole(h, signals)
+        if attends and not pooled:
+            h = signals.for_attending(lambda attending: self.attend(attending, signals), h)
+        if self.frame_mixer is not None and signals.length is not None:
+            h = self.mix_frames(h, signals)
         if self.upsample is not None:
             h = self.upsample(h, size)
         return (
-            signals.for_hearing(lambda hearing: self.listen_pooled(hearing, signals), h)
-            if listens and pooled
+            signals.for_attending(lambda attending: self.attend_pooled(attending, signals), h)
+            if attends and pooled
             else h
         )
 
-    def listen_pooled(self, h: Tensor, signals: Signals) -> Tensor:
+    def attend_pooled(self, h: Tensor, signals: Signals) -> Tensor:
         tokens = signals.env.tokens
         return self.joint(h, tokens, signals.frames or 1, self.joint.block.constant(tokens))
 
-    def mix_whole(self, h: Tensor, signals: Signals) -> Tensor:
+    def mix_frames(self, h: Tensor, signals: Signals) -> Tensor:
         emb = signals.for_samples(signals.emb, h)
         env, times = signals.env, signals.step_times(h)
         if signals.frames is not None:
-            return self.whole(h, emb, signals.frames, env, times)
+            return self.frame_mixer(h, emb, signals.frames, env, times)
         columns = h.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B*T, C, 1, M)
         return (
-            self.whole(columns, emb, h.shape[2], env, times)[:, :, 0]
+            self.frame_mixer(columns, emb, h.shape[2], env, times)[:, :, 0]
             .unflatten(0, (len(h), -1))
             .transpose(1, 2)
         )
 
-    def listen(self, h: Tensor, signals: Signals) -> Tensor:
-        if signals.moments:
-            return self.listen_by_moments(h, signals)
+    def attend(self, h: Tensor, signals: Signals) -> Tensor:
+        if signals.per_frame:
+            return self.attend_per_frame(h, signals)
         tokens = to_tokens(h)
-        whole = tokens.reshape(len(signals.env.tokens), -1, tokens.shape[-1])  # (B, F*H*W, C)
-        return to_map(self.joint(whole, signals.env, signals.times(h)).view(tokens.shape), h)
+        grouped = tokens.reshape(len(signals.env.tokens), -1, tokens.shape[-1])  # (B, F*H*W, C)
+        return to_map(self.joint(grouped, signals.env, signals.times(h)).view(tokens.shape), h)
 
-    def listen_by_moments(self, h: Tensor, signals: Signals) -> Tensor:
+    def attend_per_frame(self, h: Tensor, signals: Signals) -> Tensor:
         clip = signals.frames is not None
         # (B, C, F, H, W) or (B, C, T, M)
-        whole = h.unflatten(0, (-1, signals.frames)).transpose(1, 2) if clip else h
-        moments = whole.flatten(3).mean(3).transpose(1, 2)  # (B, S, C)
-        heard = (
-            self.joint.heard(moments, signals.env, signals.step_times(h))
-            * root_mean_square(whole)[:, None, None]
+        map_ = h.unflatten(0, (-1, signals.frames)).transpose(1, 2) if clip else h
+        means = map_.flatten(3).mean(3).transpose(1, 2)  # (B, S, C)
+        attended = (
+            self.joint.attended(means, signals.env, signals.step_times(h))
+            * root_mean_square(map_)[:, None, None]
         )
-        return h + (heard.flatten(0, 1)[..., None, None] if clip else heard.transpose(1, 2)[..., None])
+        return h + (attended.flatten(0, 1)[..., None, None] if clip else attended.transpose(1, 2)[..., None])

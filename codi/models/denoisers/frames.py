@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import for_first, transformer, zeroed
-from codi.models.denoisers.norm import root_mean_square
+from codi.layers import for_first, root_mean_square, transformer, zeroed
 from codi.models.denoisers.temporal import waves
 from codi.protocols import Environment
 
@@ -77,8 +76,8 @@ class FrameTransformer(nn.Module):
         tokens = self.last_norm(self.layers(tokens))
         y = self.proj_out(tokens)
         if self.joint is not None and env is not None:
-            hearing = len(env.tokens)
-            y = for_first(lambda own: own + self.joint(tokens[:hearing], env, times), y, hearing)
+            attending = len(env.tokens)
+            y = for_first(lambda own: own + self.joint(tokens[:attending], env, times), y, attending)
         y = y.flatten(0, 1).view(pooled.shape)
         y = y if whole else F.interpolate(y, size=h.shape[-2:], mode="bilinear")
         return h + y * root_mean_square(h.unflatten(0, (-1, frames))).repeat_interleave(frames, 0).view(

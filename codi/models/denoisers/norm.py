@@ -35,8 +35,3 @@ def for_conv(x: Tensor) -> Tensor:
     """
     few = x.shape[0] * x.shape[2] * x.shape[3] <= 1024 and x.shape[1] >= 512
     return x.contiguous() if few and x.device.type == "cpu" and x.dtype == torch.float32 else x
-
-
-def root_mean_square(x: Tensor) -> Tensor:
-    """Of each sample: (B, ...) -> (B,)."""
-    return x.float().square().flatten(1).mean(1).sqrt().to(x.dtype)

@@ -18,12 +18,16 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import SpatialTransformer, repeated
-from codi.models.denoisers.blocks import Known, Signals
+from codi import protocols
+from codi.joint.attention import JointAttention, PerFrameJointAttention
+from codi.layers import repeated
+from codi.models.denoisers.attention import SpatialTransformer
+from codi.models.denoisers.blocks import Block, LayerCache, Signals
+from codi.models.denoisers.frames import FrameTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompted:
+class CachedPrompt:
     """A prompt, and all that a denoiser makes of it whatever the noise level: made once, good for every step.
 
     context    (B, L, D) prompt tokens
@@ -33,10 +37,10 @@ class Prompted:
 
     context: Tensor
     embedding: Tensor | None
-    layers: tuple[Known, ...]
+    layers: tuple[LayerCache, ...]
 
 
-class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
+class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
     """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h,
     signals, ...).
     """
@@ -49,6 +53,7 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
     # the weights as they were before some were added to them, by layer
     lora_fused: Mapping[str, Tensor] | None = None
     lora_fused_names: tuple[str, ...] = ()
+    batches_prompts = True
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     _no_split_modules = ["Block"]
@@ -66,20 +71,32 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
         return 4 * width
 
     @apply_forward_hook
-    def prepare(self, context: Tensor | Prompted, x: Tensor) -> Prompted:
+    def precompute(self, context: Tensor | CachedPrompt, x: Tensor) -> CachedPrompt:
         """What `forward` takes in place of prompt tokens (B, L, D), for many calls with the same prompt and
         latents shaped like x.
         """
-        if isinstance(context, Prompted):
+        if isinstance(context, CachedPrompt):
             return context
         frames = x.shape[2] if x.ndim == 5 else None
-        return Prompted(
+        return CachedPrompt(
             context=context,
             embedding=None if self.prompt_mlp is None else self.prompt_mlp(context.mean(1)),
-            layers=tuple(Known.of(layer, context, frames) for layer in (*self.down, *self.middle, *self.up)),
+            layers=tuple(
+                LayerCache.of(layer, context, frames) for layer in (*self.down, *self.middle, *self.up)
+            ),
         )
 
-    def embed(self, t: Tensor, prompt: Prompted) -> Tensor:
+    def joint_adapters(self) -> dict[str, nn.Module]:
+        """Returns the modules by which it attends to its partners, by their names in it."""
+        found = {}
+        for name, layer in self.named_modules():
+            if isinstance(layer, Block) and layer.joint is not None:
+                found[f"{name}.joint"] = layer.joint
+            if isinstance(layer, FrameTransformer) and layer.joint is not None:
+                found[f"{name}.joint"] = layer.joint
+        return found
+
+    def embed(self, t: Tensor, prompt: CachedPrompt) -> Tensor:
         """SiLU of the embedded noise level, (B, E), plus the mean prompt token's embedding where
         configured.
         """
@@ -89,7 +106,7 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
             emb = repeated(emb, len(prompt.embedding)) + prompt.embedding
         return F.silu(emb)
 
-    def trunk(self, h: Tensor, signals: Signals, known: Iterator[Known]) -> Tensor:
+    def trunk(self, h: Tensor, signals: Signals, cache: Iterator[LayerCache]) -> Tensor:
         """Encoder, middle and decoder over the feature map `h`.
 
         `first_skip="middle"` is what the released joint model does: its first decoder block receives the
@@ -97,15 +114,15 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin):
         """
         skips = [h]
         for layer in self.down:
-            h = self.step(layer, h, signals.at(next(known)))
+            h = self.step(layer, h, signals.at(next(cache)))
             skips.append(h)
         for layer in self.middle:
-            h = self.step(layer, h, signals.at(next(known)))
+            h = self.step(layer, h, signals.at(next(cache)))
         if self.config.first_skip == "middle":
             skips[-1] = h
         for layer in self.up:
             h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
-            h = self.step(layer, h, signals.at(next(known)), skips[-1].shape[-2:] if skips else None)
+            h = self.step(layer, h, signals.at(next(cache)), skips[-1].shape[-2:] if skips else None)
         return h
 
     def step(self, layer: nn.Module, *inputs) -> Tensor:
@@ -142,26 +159,22 @@ def build_transformer(config, channels: int, context_dim: int, prompt: str) -> S
 def build_joint(config, channels: int) -> nn.Module | None:
     """The adapter by which a block hears the partners: None where the model has none.
 
-    "timed": `codi.models.joint.JointAttention`. "pooled": the released design, a whole spatial transformer
+    "timed": `codi.joint.attention.JointAttention`. "pooled": the released design, a whole spatial transformer
     whose context is one pooled token.
     """
     if config.env_dim is None:
         return None
     if config.joint == "pooled":
         return build_transformer(config, channels, config.env_dim, "attention")
-    from codi.models.joint import JointAttention
-
     return JointAttention(
         channels, config.env_dim, joint_heads(config, channels), **(config.joint_config or {})
     )
 
 
-def build_listener(config, dim: int, size: int) -> nn.Module:
+def build_per_frame_attention(config, dim: int, size: int) -> nn.Module:
     """What listens in a frame transformer with tokens of `dim`, for frames of `size` numbers."""
-    from codi.models.joint import MomentListener
-
-    options = {**(config.joint_config or {}), **(config.joint_listener or {})}
-    return MomentListener(dim, size, config.env_dim, joint_heads(config, dim), **options)
+    options = {**(config.joint_config or {}), **(config.joint_per_frame_config or {})}
+    return PerFrameJointAttention(dim, size, config.env_dim, joint_heads(config, dim), **options)
 
 
 def joint_heads(config, channels: int) -> int:

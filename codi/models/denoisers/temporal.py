@@ -13,7 +13,8 @@ from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import to_map, to_tokens, zeroed
+from codi.layers import zeroed
+from codi.models.denoisers.attention import to_map, to_tokens
 from codi.models.denoisers.norm import GroupNorm, for_conv
 
 RELEASED = dict(

@@ -10,11 +10,11 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers' own loader looks for it beside a class
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import repeated, zeroed
+from codi.layers import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Signals
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.skeleton import (
-    Prompted,
+    CachedPrompt,
     Skeleton,
     at_levels,
     build_joint,
@@ -112,8 +112,8 @@ class TextDenoiser(Skeleton):
         self,
         x: Tensor,
         t: Tensor,
-        context: Tensor | Prompted,
-        env: Environment | None = None,
+        prompt: Tensor | CachedPrompt,
+        partners: Environment | None = None,
         rate: float | None = None,
     ) -> Tensor:
         """x (B, in_channels), t (B,), context (B or n B, L, D), env of the partners or None; `rate` is for
@@ -123,10 +123,10 @@ class TextDenoiser(Skeleton):
         """
         assert x.ndim == 2, f"a text latent is (B, C), got {tuple(x.shape)}"
         h = self.proj_in(x).unflatten(1, (self.config.block_out_channels[0], self.config.second_dim[0], 1))
-        prompt = self.prepare(context, x)
-        emb = self.embed(t, prompt)
+        cached = self.precompute(prompt, x)
+        emb = self.embed(t, cached)
         h = self.trunk(
-            repeated(h, len(emb)), Signals(emb=emb, context=prompt.context, env=env), iter(prompt.layers)
+            repeated(h, len(emb)), Signals(emb=emb, context=cached.context, env=partners), iter(cached.layers)
         )
         return self.proj_out(F.silu(self.norm_out(h)).flatten(1))
 
@@ -147,7 +147,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
         h = h.flatten(1)
-        y = self.linear1(F.silu(self.norm1(h))) + signals.per_frame(self.time_emb_proj(signals.emb), h)
+        y = self.linear1(F.silu(self.norm1(h))) + signals.per_row(self.time_emb_proj(signals.emb), h)
         return (self.shortcut(h) + self.linear2(F.silu(self.norm2(y)))).unflatten(1, self.shape)
 
 

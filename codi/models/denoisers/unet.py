@@ -12,16 +12,16 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers' own loader looks for it beside a class
 from torch import Tensor, nn
 
-from codi.models.denoisers.attention import repeated, zeroed
+from codi.layers import repeated, zeroed
 from codi.models.denoisers.blocks import Block, Downsample, ResidualBlock, Signals, Upsample
 from codi.models.denoisers.frames import FrameTransformer
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.skeleton import (
-    Prompted,
+    CachedPrompt,
     Skeleton,
     at_levels,
     build_joint,
-    build_listener,
+    build_per_frame_attention,
     build_transformer,
     per_level,
 )
@@ -57,9 +57,9 @@ class UNetDenoiser(Skeleton):
     joint_parts         of "down", "middle" and "up", those with adapters; without "down" training need not go
                         back through it
     joint_moments       latents with time hear moment by moment: blocks add the same everywhere in a frame,
-                        the frame transformer (which then has a `MomentListener`) to each place what belongs
-                        there
-    joint_listener      further arguments of that `MomentListener`
+                        the frame transformer (which then has a `PerFrameJointAttention`) to each place what
+                        belongs there
+    joint_listener      further arguments of that `PerFrameJointAttention`
     first_skip          "own", or "middle" for the released model's lost skip
     """
 
@@ -93,8 +93,8 @@ class UNetDenoiser(Skeleton):
         joint_heads: int | None = None,
         joint_config: dict | None = None,
         joint_parts: tuple[str, ...] = ("down", "middle", "up"),
-        joint_moments: bool = False,
-        joint_listener: dict | None = None,
+        joint_per_frame: bool = False,
+        joint_per_frame_config: dict | None = None,
         first_skip: str = "own",
     ):
         super().__init__()
@@ -145,7 +145,7 @@ class UNetDenoiser(Skeleton):
                     joint=joint(last, at)
                     if config.joint == "timed" and "middle" in config.joint_parts
                     else None,
-                    whole=self.build_whole(at),
+                    frame_mixer=self.build_frame_mixer(at),
                 ),
                 Block(residual(at, at), temporal=temporal(last, at)),
             ]
@@ -158,14 +158,14 @@ class UNetDenoiser(Skeleton):
                 self.up.append(block("up", level, at + skips.pop(), width, upsample=upsample))
                 at = width
 
-    def build_whole(self, channels: int) -> FrameTransformer | None:
+    def build_frame_mixer(self, channels: int) -> FrameTransformer | None:
         """The frame transformer of the middle, where configured."""
         config = self.config
         if config.frame_transformer is None:
             return None
         joint = (
-            (lambda dim, size: build_listener(config, dim, size))
-            if config.joint_moments and config.env_dim
+            (lambda dim, size: build_per_frame_attention(config, dim, size))
+            if config.joint_per_frame and config.env_dim
             else None
         )
         return FrameTransformer(channels, self.emb_dim, **config.frame_transformer, joint=joint)
@@ -174,12 +174,12 @@ class UNetDenoiser(Skeleton):
         self,
         x: Tensor,
         t: Tensor,
-        context: Tensor | Prompted,
-        env: Environment | None = None,
+        prompt: Tensor | CachedPrompt,
+        partners: Environment | None = None,
         rate: float | None = None,
     ) -> Tensor:
-        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D), or what `prepare` made
-        of it; env of the partners or None.
+        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D), or what `precompute`
+        made of it; env of the partners or None.
 
         rate: latent steps per second if not the configured one. Returns a tensor of the shape of x.
         There may be n times as many contexts as samples (guidance): (n B, L, D), the whole batch again and
@@ -187,16 +187,16 @@ class UNetDenoiser(Skeleton):
         environment has a row for each context that hears it; those that come after do not.
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
-        prompt = self.prepare(context, x)
-        signals = self.signals(x, t, prompt, env, rate)
+        cached = self.precompute(prompt, x)
+        signals = self.signals(x, t, cached, partners, rate)
         h = self.conv_in(fold_frames(x))
         if self.position is not None:
             h = h + self.position(h)
-        h = self.trunk(repeated(h, len(signals.emb) * (signals.frames or 1)), signals, iter(prompt.layers))
+        h = self.trunk(repeated(h, len(signals.emb) * (signals.frames or 1)), signals, iter(cached.layers))
         return unfold_frames(self.conv_out(torch.nn.functional.silu(self.norm_out(h))), x)
 
     def signals(
-        self, x: Tensor, t: Tensor, prompt: Prompted, env: Environment | None, rate: float | None
+        self, x: Tensor, t: Tensor, prompt: CachedPrompt, env: Environment | None, rate: float | None
     ) -> Signals:
         """What the layers listen to in one pass."""
         video = x.ndim == 5
@@ -205,7 +205,7 @@ class UNetDenoiser(Skeleton):
             emb=self.embed(t, prompt),
             context=prompt.context,
             env=env,
-            moments=timed and self.config.joint_moments,
+            per_frame=timed and self.config.joint_per_frame,
             frames=x.shape[2] if video else None,
             time_axis=None if video else self.config.time_axis,
             length=x.shape[2] if timed else None,

@@ -1,0 +1,28 @@
+"""The prompt: tokens of the shared prompt space (CoDi, section 3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codi.conditions.base import Condition, Mechanism
+from codi.diffusion.guidance import Branch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptCondition(Condition):
+    """Prompt tokens (B, L, D) of each branch; in one that drops the prompt they are the null prompt's."""
+
+    def batch(self, branches: Sequence[Branch], values: Sequence[Tensor]) -> Tensor:
+        """Returns the tokens of all branches, one branch after another, (branches * B, L, D)."""
+        return torch.cat(list(values))
+
+
+PROMPT = PromptCondition(
+    name="prompt",
+    mechanism=Mechanism.CROSS_ATTENTION,
+    null="the model's null prompt, or a negative prompt",
+    scale="guidance_scale",
+    interval="guidance_interval",
+)

@@ -1,0 +1,3 @@
+"""The joint method: what makes outputs that are generated together agree. Sampling and training
+both use it.
+"""

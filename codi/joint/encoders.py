@@ -1,0 +1,168 @@
+"""Environment encoders: a noisy latent -> the tokens that its partners attend to (CoDi, section 3.4).
+
+An environment is a sequence: every token of a modality that has time knows its seconds, so that a sound and a
+clip of different rates line up in the attention of their partners (`codi.joint.attention`). Letters: B batch,
+L environment tokens, D environment width, S steps along time.
+"""
+
+import math
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from codi import protocols
+from codi.layers import transformer
+from codi.protocols import Environment
+from codi.types import Modality
+
+
+def sinusoid(seconds: Tensor, dim: int, shortest: float = 0.05, longest: float = 20.0) -> Tensor:
+    """Seconds (...) -> (..., dim) sines and cosines with periods from `shortest` to `longest` seconds."""
+    periods = torch.logspace(math.log10(shortest), math.log10(longest), dim // 2, device=seconds.device)
+    angles = 2 * math.pi * seconds[..., None] / periods
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
+    """A noisy latent of one modality -> the tokens that its partners attend to.
+
+    latent_shape     as in `codi.types.ModalitySpec`: (Z,), (Z, H, W), (Z, F, H, W) or, with `time_axis` 1,
+                     (Z, T, M)
+    latent_rate      latent steps per second, None for a modality without time
+    tokens_per_step  tokens for each step along time (for all of a latent without time)
+    global_tokens    tokens without time that sum up the whole
+    num_layers       transformer layers along time
+    pooled           the mean of all tokens in their place, one token without time: the released scheme, kept
+                     for comparison
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_shape: tuple[int, ...],
+        dim: int,
+        latent_rate: float | None,
+        tokens_per_step: int,
+        global_tokens: int,
+        num_layers: int,
+        num_heads: int = 4,
+        pooled: bool = False,
+    ):
+        super().__init__()
+        self.latent_shape, self.latent_rate, self.tokens_per_step = (
+            tuple(latent_shape),
+            latent_rate,
+            tokens_per_step,
+        )
+        self.global_tokens, self.pooled = global_tokens, pooled
+        self.is_map = latent_rate is None and len(latent_shape) == 3 or len(latent_shape) == 4
+        if self.is_map:
+            self.stem = nn.Sequential(
+                nn.Conv2d(latent_shape[0], dim // 2, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(dim // 2, dim // 2, 3, stride=2, padding=1),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(),
+            )
+            size = dim // 2 * 16
+        else:
+            self.stem = nn.Identity()
+            size = math.prod(latent_shape) if latent_rate is None else latent_shape[0] * latent_shape[2]
+        self.project = nn.Sequential(nn.Linear(size, dim), nn.SiLU(), nn.Linear(dim, tokens_per_step * dim))
+        self.content_norm = nn.LayerNorm(dim)  # else what is heard is a tenth of when
+        self.place = nn.Parameter(torch.randn(tokens_per_step, dim) * 0.02)
+        self.time_proj = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.noise_level = TimestepEmbedding(dim, dim)
+        self.summary = nn.Parameter(torch.randn(global_tokens, dim) * 0.02)
+        self.layers = transformer(dim, num_heads, num_layers)
+        self.norm = nn.LayerNorm(dim)
+        self.name = nn.Parameter(torch.randn(dim) * 0.02)
+
+    def steps(self, x: Tensor) -> Tensor:
+        """Latent -> one flat vector for each step along time, (B, S, size)."""
+        if self.is_map:
+            frames = x.transpose(1, 2) if x.ndim == 5 else x[:, None]  # (B, S, Z, H, W)
+            return self.stem(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return x[:, None] if x.ndim == 2 else x.transpose(1, 2).flatten(2)
+
+    def seconds(self, num_steps: int, rate: float | None, device: torch.device) -> Tensor | None:
+        """Mid-points of the steps, (S,)."""
+        if self.latent_rate is None:
+            return None
+        return (torch.arange(num_steps, device=device) + 0.5) / (rate or self.latent_rate)
+
+    def forward(
+        self, x: Tensor, t: Tensor, rate: float | None = None, cache: None = None, hint: Tensor | None = None
+    ) -> Environment:
+        """x (B, *latent_shape) at the noise level t (B,); rate in latent steps per second if not the
+        configured one; hint (B, D) is added to every token.
+        """
+        hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1))  # (B, S, k, D)
+        hidden = self.content_norm(hidden) + self.place
+        times = self.seconds(hidden.shape[1], rate, x.device)
+        if times is not None:
+            hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
+        level = self.noise_level(self.time_proj(t).to(hidden.dtype))[:, None]
+        level = level if hint is None else level + hint[:, None]
+        tokens = torch.cat([hidden.flatten(1, 2), self.summary.expand(len(x), -1, -1)], dim=1) + level
+        tokens = self.norm(self.layers(tokens)) + self.name
+        if self.pooled:
+            tokens, times = tokens.mean(dim=1, keepdim=True), None
+        return Environment(tokens=tokens, times=self.token_times(times, tokens))
+
+    def token_times(self, times: Tensor | None, tokens: Tensor) -> Tensor:
+        """(B, L) seconds, NaN for tokens without time."""
+        timeless = tokens.new_full((tokens.shape[1],), torch.nan, dtype=torch.float32)
+        if times is not None:
+            timeless[: len(times) * self.tokens_per_step] = times.repeat_interleave(self.tokens_per_step)
+        return timeless.expand(len(tokens), -1)
+
+
+class EnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
+    """One `EnvironmentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate,
+    tokens_per_step and further arguments.
+
+    pairs      the modalities that learned to hear each other; None: everyone hears everyone. Those that are
+               no pair still reach each other through a third, step by step.
+    exchanged  False: each hears itself instead of its partners, as in the released model; kept for
+               comparison, like `pooled`
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latents: dict[str, dict[str, Any]],
+        dim: int = 128,
+        global_tokens: int = 1,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        pairs: list[list[str]] | None = None,
+        pooled: bool = False,
+        exchanged: bool = True,
+    ):
+        super().__init__()
+        alike = dict(
+            dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, pooled=pooled
+        )
+        self.encoders = nn.ModuleDict(
+            {name: EnvironmentEncoder(**{**alike, **latent}) for name, latent in latents.items()}
+        )
+
+    def by_modality(self) -> dict[Modality, EnvironmentEncoder]:
+        """The encoders under their modalities."""
+        return {Modality(name): encoder for name, encoder in self.encoders.items()}
+
+    def attends_to(self) -> dict[Modality, set[Modality]]:
+        """Whom each modality listens to."""
+        names = [Modality(name) for name in self.encoders]
+        if not self.config.exchanged:
+            return {name: {name} for name in names}
+        pairs = (
+            None if self.config.pairs is None else [{Modality(a), Modality(b)} for a, b in self.config.pairs]
+        )
+        return {a: {b for b in names if b is not a and (pairs is None or {a, b} in pairs)} for a in names}

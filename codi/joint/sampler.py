@@ -1,0 +1,317 @@
+"""Joint sampling: several latents denoised together, each attending to the others (CoDi, arXiv 2305.11846,
+section 3.4).
+
+At every step the environment encoders read all visible latents before any of them is updated; then each
+denoiser answers from its conditions, and each modality's own scheduler takes the step. A clean partner is a
+latent that is visible at timestep 0 and never updated. Partner estimates are fused with the prompt
+(`codi.joint.partner_estimates`), and outputs may start one after another (`codi.joint.start_offsets`).
+Networks and schedulers are passed in, keyed by modality; their contracts are in `codi.protocols`.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi.conditions import PARTNERS, PROMPT
+from codi.diffusion.guidance import Branch, Guidance
+from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
+from codi.joint.start_offsets import Timeline
+from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder
+from codi.types import Latents, Modality
+
+CLEAN = 0  # the timestep of a clean partner, and of an output that is finished
+
+
+@dataclass(kw_only=True)
+class JointSampler:
+    """Everything that one joint generation needs but the latents.
+
+    `step` is called once for each index below `num_steps`, in order. A sampler serves one generation.
+
+    Attributes:
+        denoisers: one per generated modality.
+        schedulers: one per generated modality, each with a state of its own
+        (`codi.diffusion.copy_schedulers`), all
+            with equally many steps.
+        contexts: prompt tokens (B, L, D) per generated modality; their dtype is the one that the networks
+        compute in. null_contexts: null prompts of the same shapes; None where there is no prompt to guide
+        towards. environment_encoders: of the modalities that others can attend to; without any the outputs
+        are independent. attends_to: whose environment each modality attends to; None: all the others'.
+        noisy_latent_encoders: of the modalities that can be estimated. estimates_from: whose estimates each
+        modality is given, as in `attends_to`. partner_estimate_weight: by how much estimates are amplified
+        (`fuse_prompt`); 0 is off. start_offsets: steps after the first output at which a generated modality
+        starts. guidance: per generated modality; one that is missing is unguided. partners: clean latents (B,
+        ...), visible at timestep 0. rates: latent steps per second where they differ from the model's own.
+        generators: per modality one per sample, for schedulers that draw noise.
+    """
+
+    denoisers: Mapping[Modality, Denoiser]
+    schedulers: Mapping[Modality, Any]
+    contexts: Mapping[Modality, Tensor]
+    null_contexts: Mapping[Modality, Tensor] | None = None
+    environment_encoders: Mapping[Modality, EnvironmentEncoder] = field(default_factory=dict)
+    attends_to: Mapping[Modality, Collection[Modality]] | None = None
+    noisy_latent_encoders: Mapping[Modality, NoisyLatentEncoder] = field(default_factory=dict)
+    estimates_from: Mapping[Modality, Collection[Modality]] | None = None
+    partner_estimate_weight: float = 1.0
+    start_offsets: Mapping[Modality, int] = field(default_factory=dict)
+    guidance: Mapping[Modality, Guidance] = field(default_factory=dict)
+    partners: Latents = field(default_factory=dict)
+    rates: Mapping[Modality, float] = field(default_factory=dict)
+    generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
+    _initial: Latents = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
+    _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lengths = {m: len(scheduler.timesteps) for m, scheduler in self.schedulers.items()}
+        assert len(set(lengths.values())) == 1, f"schedulers disagree about the number of steps: {lengths}"
+        both = set(self.partners) & set(self.denoisers)
+        assert not both, f"{sorted(both)} cannot be generated and stand as clean partners at once"
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Which output takes which of its own steps when."""
+        steps = len(next(iter(self.schedulers.values())).timesteps)
+        return Timeline(outputs=list(self.denoisers), steps=steps, start_offsets=self.start_offsets)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps until the last modality is finished."""
+        return self.timeline.num_steps
+
+    def timestep(self, modality: Modality, index: int) -> Tensor | int | None:
+        """Returns the timestep of an output at step `index`: None before it starts, 0 once it is finished."""
+        own = self.timeline.own_step(modality, index)
+        if own is None:
+            return None
+        return self.schedulers[modality].timesteps[own] if own < self.timeline.steps else CLEAN
+
+    def start(self, noise: Latents) -> Latents:
+        """Scales standard normal noise (B, ...) to what `step` starts from, by each scheduler's initial
+        sigma.
+        """
+        return {m: x * self.schedulers[m].init_noise_sigma for m, x in noise.items()}
+
+    def sample(self, latents: Latents) -> Latents:
+        """Takes all steps from what `start` returned, and returns x_0 (B, ...) per generated modality."""
+        for index in range(self.num_steps):
+            latents = self.step(index, latents)
+        return latents
+
+    def step(self, index: int, latents: Latents) -> Latents:
+        """Returns the latents after step `index`; those that came are left as they are."""
+        active = self.timeline.active(index)
+        inputs = dict(latents)
+        for modality in active:
+            inputs[modality] = self._scaled(modality, index, latents[modality])
+        if not self._initial:
+            starts = self.timeline.starts
+            self._initial = {m: self._scaled(m, starts[m], x) for m, x in latents.items()}
+        environments = self.encode_environments(index, inputs)
+        estimates = self.estimate_partners(index, inputs)
+        answers = {}
+        for modality in active:
+            environment = self._environment(modality, environments)
+            estimate = self._partner_estimate(modality, estimates)
+            answers[modality] = self.predict(modality, index, inputs[modality], environment, estimate)
+        return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in active}
+
+    def encode_environments(self, index: int, latents: Latents) -> dict[Modality, Environment]:
+        """Returns the environment of every visible latent and clean partner that has an encoder."""
+        return self._read_visible(index, latents, self.environment_encoders, self._encode)
+
+    def estimate_partners(self, index: int, latents: Latents) -> dict[Modality, PartnerEstimate]:
+        """Returns what every visible latent and clean partner seems to become, where estimates are on."""
+        if self.partner_estimate_weight <= 0:
+            return {}
+        return self._read_visible(index, latents, self.noisy_latent_encoders, self._estimate)
+
+    def predict(
+        self,
+        modality: Modality,
+        index: int,
+        x: Tensor,
+        environment: Environment | None,
+        estimate: PartnerEstimate | None = None,
+    ) -> Tensor:
+        """Returns the guided answer (B, ...) in float32 for one latent.
+
+        All branches are one call of a denoiser that batches prompts; of any other, one call of the branches
+        that attend to the partners, and one of those that do not.
+        """
+        guidance = self.guidance.get(modality, Guidance())
+        given = [] if self.null_contexts is None else [PROMPT.name]
+        if environment is not None or estimate is not None:
+            given.append(PARTNERS.name)
+        progress = (index - self.timeline.starts[modality]) / self.timeline.steps
+        weights = guidance.weights(progress, given)
+        attending = [b for b in weights if environment is not None and PARTNERS.name not in b]
+        alone = [b for b in weights if b not in attending]
+        calls = [attending + alone] if self.denoisers[modality].batches_prompts else [attending, alone]
+        answers: dict[Branch, Tensor] = {}
+        for branches in filter(None, calls):
+            heard = environment if branches[0] in attending else None
+            answers |= self._answer(modality, index, x, branches, attending, heard, estimate)
+        return guidance.combine(answers, weights)
+
+    def _scaled(self, modality: Modality, index: int, x: Tensor) -> Tensor:
+        """The latent as the scheduler has it given to a network at step `index`."""
+        return self.schedulers[modality].scale_model_input(x, self.timestep(modality, index))
+
+    def _answer(
+        self,
+        modality: Modality,
+        index: int,
+        x: Tensor,
+        branches: list[Branch],
+        attending: list[Branch],
+        environment: Environment | None,
+        estimate: PartnerEstimate | None,
+    ) -> dict[Branch, Tensor]:
+        """The denoiser's plain answers (B, ...) for some branches, in one call."""
+        batch, denoiser = len(x), self.denoisers[modality]
+        prompt = self._prompt(modality, branches, x, estimate)
+        x = x.to(self.contexts[modality].dtype)
+        environment = None if environment is None else environment.to(x.dtype)
+        partners = PARTNERS.batch(branches, [environment if b in attending else None for b in branches])
+        if not denoiser.batches_prompts:  # it takes as many samples as prompts
+            x = x.repeat(len(branches), *[1] * (x.ndim - 1))
+        t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
+        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality))
+        return dict(zip(branches, output.float().split(batch), strict=True))
+
+    def _prompt(
+        self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None
+    ) -> Any:
+        """What the denoiser precomputed of the prompt tokens of `branches`, one branch after another."""
+        plain = self.contexts[modality]
+        null = None if self.null_contexts is None else self.null_contexts[modality]
+        if all(b & {PROMPT.name, PARTNERS.name} for b in branches):  # no branch has both
+            estimate = None
+
+        def make() -> Any:
+            fused = plain if estimate is None else fuse_prompt(plain, estimate, self.partner_estimate_weight)
+            values = []
+            for branch in branches:
+                with_partners = plain if PARTNERS.name in branch else fused
+                values.append(null if PROMPT.name in branch else with_partners)
+            return self.denoisers[modality].precompute(PROMPT.batch(branches, values), x)
+
+        return self._once(("prompt", modality, *branches), [plain, null, estimate], make)
+
+    def _once(self, name: Any, parts: list[Any], make: Callable[[], Any]) -> Any:
+        """Returns what `make` made under this name of these very objects, and makes it anew where one has
+        changed.
+        """
+        state = [(id(part), _version(part)) for part in parts]
+        if name not in self._kept or self._kept[name][0] != state:
+            self._kept[name] = (state, parts, make())  # parts are kept, lest others get their ids
+        return self._kept[name][-1]
+
+    def _read_visible(
+        self,
+        index: int,
+        latents: Latents,
+        encoders: Collection[Modality],
+        read: Callable[[Modality, Tensor, Tensor | int], Any],
+    ) -> dict[Modality, Any]:
+        """What `read` makes of everything visible that has an encoder.
+
+        Clean partners and finished outputs do not change, so they are read once.
+        """
+        visible: dict[Modality, tuple[Tensor, Any]] = {}
+        for modality in self.timeline.visible(index):
+            visible[modality] = (latents[modality], self.timestep(modality, index))
+        visible |= {m: (x, CLEAN) for m, x in self.partners.items()}
+        found = {}
+        for modality, (x, t) in visible.items():
+            if modality not in encoders:
+                continue
+            if isinstance(t, Tensor):
+                found[modality] = read(modality, x, t)
+            else:
+                found[modality] = self._read_once(modality, x, read)
+        return found
+
+    def _read_once(
+        self, modality: Modality, x: Tensor, read: Callable[[Modality, Tensor, Tensor | int], Any]
+    ) -> Any:
+        """What `read` makes of a clean latent."""
+        name = (read.__name__, modality)
+        return self._once(name, [x, self._context(modality)], lambda: read(modality, x, CLEAN))
+
+    def _environment(
+        self, modality: Modality, environments: Mapping[Modality, Environment]
+    ) -> Environment | None:
+        """What an output attends to, in the fixed order of `Modality`; None when it is alone."""
+        parts = _attended(modality, self.attends_to, environments)
+        return Environment.cat(parts) if parts else None
+
+    def _partner_estimate(
+        self, modality: Modality, estimates: Mapping[Modality, PartnerEstimate]
+    ) -> PartnerEstimate | None:
+        """The mean estimate of an output's partners, the same object while they stand still; None when it is
+        alone.
+        """
+        parts = _attended(modality, self.estimates_from, estimates)
+        return self._once(("mean", modality), parts, lambda: PartnerEstimate.mean(parts)) if parts else None
+
+    def _estimate(self, modality: Modality, x: Tensor, t: Tensor | int) -> PartnerEstimate:
+        """What a latent seems to become, centred by its prior. A clean partner is certain, and has the prompt
+        of the outputs.
+        """
+        context = self._context(modality)
+        token = self._estimate_token(modality, x, t, context)
+        if modality not in self._initial:
+            return PartnerEstimate.clean(token)
+        noise, first = self._initial[modality], self.schedulers[modality].timesteps[0]
+        prior = self._once(
+            ("prior", modality), [context], lambda: self._estimate_token(modality, noise, first, context)
+        )
+        return centred_estimate(context, token, prior)
+
+    def _context(self, modality: Modality) -> Tensor:
+        """Prompt tokens of an output; of a clean partner, those of the first output."""
+        return self.contexts.get(modality, next(iter(self.contexts.values())))
+
+    def _estimate_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
+        encoder = self.noisy_latent_encoders[modality]
+        dtype = encoder.dtype or context.dtype
+        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        return encoder(x.to(dtype), t, context.to(dtype), rate=self.rates.get(modality))
+
+    def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
+        encoder = self.environment_encoders[modality]
+        x = x.to(encoder.dtype or self._context(modality).dtype)
+        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        if modality not in self._caches:
+            self._caches[modality] = encoder.precompute(x)
+        return encoder(x, t, rate=self.rates.get(modality), cache=self._caches[modality])
+
+    def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
+        """The scheduler's step from x (B, ...)."""
+        scheduler, extra = self.schedulers[modality], {}
+        if modality in self.generators and "generator" in inspect.signature(scheduler.step).parameters:
+            extra["generator"] = self.generators[modality]
+        return scheduler.step(answer, self.timestep(modality, index), x, **extra).prev_sample
+
+
+def _attended(
+    modality: Modality, table: Mapping[Modality, Collection[Modality]] | None, found: Mapping[Modality, Any]
+) -> list[Any]:
+    """What was found of those whom a modality attends to by `table`, in the fixed order of `Modality`."""
+    attended: Iterable[Modality] = [m for m in Modality if m is not modality]
+    if table is not None:
+        attended = table.get(modality, ())
+    return [found[m] for m in Modality if m in found and m in attended]
+
+
+def _version(part: Any) -> int:
+    """How often a tensor was changed in place; 0 of what does not count that."""
+    return part._version if isinstance(part, Tensor) and not part.is_inference() else 0

@@ -1,0 +1,68 @@
+"""Start offsets: outputs that are generated together need not be at one noise level (arXiv 2303.06555,
+2407.01392).
+
+An output with a start offset begins later than the first, when its partners are further on and say more.
+Before it starts it is not visible to the others; once finished it stays visible as a clean partner at
+timestep 0.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from codi.types import Modality
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Which output takes which of its own steps at which step of the joint loop.
+
+    Attributes:
+        outputs: what is generated.
+        steps: steps that every output takes.
+        start_offsets: steps after the first output at which an output starts; 0 for one that is not named. An
+        output
+            never waits longer than those need that start before it.
+    """
+
+    outputs: Collection[Modality]
+    steps: int
+    start_offsets: Mapping[Modality, int] = field(default_factory=dict)
+
+    @cached_property
+    def starts(self) -> dict[Modality, int]:
+        """The step of the joint loop at which each output starts; the first one starts at 0."""
+        return {m: self._start(m) for m in self.outputs}
+
+    def _start(self, modality: Modality) -> int:
+        own = self.start_offsets.get(modality, 0)
+        earlier = [m for m in self.outputs if self.start_offsets.get(m, 0) < own]
+        if not earlier:
+            return 0
+        first = min(self.start_offsets.get(m, 0) for m in earlier)
+        finished = max(self._start(m) for m in earlier) + self.steps
+        return min(own - first, finished)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the joint loop until the last output is finished."""
+        return self.steps + max(self.starts.values())
+
+    def own_step(self, modality: Modality, index: int) -> int | None:
+        """The step that an output takes at step `index` of the loop: None before it starts, `steps` once
+        finished.
+        """
+        own = index - self.starts[modality]
+        return None if own < 0 else min(own, self.steps)
+
+    def active(self, index: int) -> list[Modality]:
+        """The outputs that take a step at step `index` of the loop."""
+        return [m for m in self.outputs if 0 <= index - self.starts[m] < self.steps]
+
+    def visible(self, index: int) -> list[Modality]:
+        """The outputs that have started at step `index`, while another one is active and can
+        attend to them.
+        """
+        active = self.active(index)
+        started = [m for m in self.outputs if index >= self.starts[m]]
+        return [m for m in started if any(other is not m for other in active)]

@@ -1,0 +1,97 @@
+"""Names of earlier versions: one table for model folders, records and configurations.
+
+Whatever is read from outside passes through here once, so that everything behind it knows the present names
+alone. Who reads an old name says so once, by a note.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+# the parts of a model folder
+PARTS = {"environments": "environment_encoders", "noised_towers": "noisy_latent_encoders"}
+
+# where the class of a part is, as model_index.json names it: (module, class)
+CLASSES = {
+    ("codi.models.joint", "EnvironmentEncoders"): ("codi.joint.encoders", "EnvironmentEncoders"),
+    ("codi.models.joint_pooled", "PooledEnvironments"): (
+        "codi.models.released.environments",
+        "PooledEnvironmentEncoders",
+    ),
+    ("codi.models.noised", "NoisedTowers"): ("codi.joint.noisy_latent_encoder", "NoisyLatentEncoders"),
+}
+
+# what a call may be given, a model's own defaults, and the settings that a record holds
+SETTINGS = {
+    "delay": "start_offset",
+    "lead": "auxiliary_caption",
+    "leads": "auxiliary",
+    "prior": "caption_prior",
+    "told_weight": "partner_estimate_weight",
+}
+
+# the configuration of a part, at any depth
+CONFIG = {
+    "joint_moments": "joint_per_frame",
+    "joint_listener": "joint_per_frame_config",
+    "clock": "time_rotary",
+    "silent": "zero_init",
+}
+
+# modules within a part, as the names of its tensors are built
+MODULES = {"whole": "frame_mixer"}
+
+# the configuration of a training run, at any depth; stages are values of `stage`
+TRAINING = {
+    **CONFIG,
+    "listeners": "attending",
+    "told": "partner_estimates",
+    "pictures_told": "picture_partner_estimates",
+    "foresight": "temporal_change",
+    "only_foresight": "only_temporal_change",
+}
+STAGES = {"noised": "noisy_latent"}
+
+_noted: set[str] = set()
+
+
+def rename(values: Mapping[str, Any], table: Mapping[str, str], origin: str) -> dict[str, Any]:
+    """Returns a mapping under its present names, those of mappings within it included.
+
+    Args:
+        values: what was read; a name that is not in the table stays as it is.
+        table: one of the tables of this module.
+        origin: where the values came from, for the note.
+    """
+    found = {}
+    for name, value in values.items():
+        present = table.get(name, name)
+        if present != name:
+            note(origin, name, present)
+        found[present] = rename(value, table, origin) if isinstance(value, Mapping) else value
+    return found
+
+
+def rename_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a call under their present names; what they hold is left as it is."""
+    found = {}
+    for name, value in given.items():
+        present = SETTINGS.get(name, name)
+        if present != name:
+            note("this call", name, present)
+        found[present] = value
+    return found
+
+
+def rename_tensor(name: str) -> str:
+    """Returns the present name of a tensor of a part."""
+    return ".".join(MODULES.get(piece, piece) for piece in name.split("."))
+
+
+def note(origin: str, old: str, present: str) -> None:
+    """Warns that something from `origin` has an old name; once for each origin."""
+    if origin not in _noted:
+        _noted.add(origin)
+        warnings.warn(
+            f"{origin} has names of an earlier version, such as {old!r}, now {present!r}", stacklevel=2
+        )

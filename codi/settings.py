@@ -1,0 +1,279 @@
+"""The numbers and names of a pipeline call: their defaults, and what they may be. Anything else raises
+`InputError`.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+import torch
+
+from codi.border import check_number
+from codi.conditions import CONDITIONS, PROMPT
+from codi.diffusion.guidance import Guidance
+from codi.types import SIZED, InputError, Modality, ModalitySpec, listed
+
+PerOutput = float | Mapping[str, float]
+SCALES = ("guidance_scale", "sync_guidance_scale")
+MAX_START_OFFSET = 3  # schedules: four outputs one after another
+DEFAULTS = {
+    "num_inference_steps": 25,
+    "guidance_scale": 3.0,
+    "sync_guidance_scale": 1.0,
+    "guidance_interval": (0.0, 1.0),
+    "sync_guidance_interval": (0.2, 0.8),
+    "guidance_rescale": 0.0,
+    "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
+    # a modality, such as "text", whose noised tower reads prompts as means of captions
+    # (`codi.joint.caption_prior`)
+    "caption_prior": None,
+    "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
+    # of what partners seem to become (`codi.joint.noisy_latent_encoder`,
+    # `codi.joint.partner_estimates.fuse_prompt`); 0 is off
+    "partner_estimate_weight": 1.0,
+    # schedules after which an output starts, for all or {output: 0.5}: see `codi.joint.sampler`
+    "start_offset": 0.0,
+    # a modality, such as "text", that is drawn beside several outputs that lack it, so that they agree
+    "auxiliary_caption": None,
+    # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
+    "null_prompt": "zeros",
+}
+
+# of a model, whatever a call says
+FIXED = (
+    "timestep_shift",
+    "caption_prior",
+    "normalise_prompts",
+    "partner_estimate_weight",
+    "auxiliary_caption",
+    "null_prompt",
+)
+
+
+def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
+    """Names -> modalities, each once; of None none."""
+    names = () if names is None else names
+    return list(
+        dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names))
+    )
+
+
+def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
+    """The number of steps, from the first that names one."""
+    value = _first("num_inference_steps", [given, defaults, DEFAULTS])
+    check_count("num_inference_steps", value, 1)
+    return value
+
+
+def guidance(
+    outputs: Sequence[Modality],
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    auxiliary_caption: Sequence[Modality] = (),
+) -> dict[Modality, Guidance]:
+    """Guidance of every output, from the keys of `DEFAULTS` that were `given` (not None), else the model's
+    `defaults`, else ours.
+
+    A scale is one number for all outputs or {output: scale}; an output that is not named there falls back
+    likewise. What leads unasked has guidance too, and cannot be named.
+    """
+    layers = [given, defaults, DEFAULTS]
+    for name in SCALES:
+        _check_names(name, given.get(name), outputs)
+    made = (*outputs, *auxiliary_caption)
+    rescale = check_number("guidance_rescale", _first("guidance_rescale", layers))
+    if rescale > 1:
+        raise InputError(f"guidance_rescale is {rescale:g}: expected 0 to 1")
+    guided = [condition for condition in CONDITIONS.values() if condition.scale is not None]
+    intervals = {c.name: _interval(c.interval, _first(c.interval, layers)) for c in guided if c.interval}
+    found = {}
+    for modality in made:
+        scales = {c.name: _scale(str(c.scale), modality, layers) for c in guided}
+        found[modality] = Guidance(scales=scales, intervals=intervals, rescale=rescale)
+    return found
+
+
+def rescaled(guidance: Mapping[Modality, Guidance], scale: Any) -> dict[Modality, Guidance]:
+    """Guidance with another `guidance_scale`, one number or {output: number}; as in diffusers, one of at most
+    1 switches it off.
+    """
+    _check_names("guidance_scale", scale, list(guidance))
+    changed = {}
+    for modality, own in guidance.items():
+        layers = [{"guidance_scale": scale}, {"guidance_scale": own.scales[PROMPT.name]}]
+        scales = {**own.scales, PROMPT.name: max(1.0, _scale("guidance_scale", modality, layers))}
+        changed[modality] = replace(own, scales=scales)
+    return changed
+
+
+def shared_scale(guidance: Mapping[Modality, Guidance]) -> float | dict[Modality, float]:
+    """The guidance scale of these outputs, as one number where all have the same."""
+    scales = {m: g.scales[PROMPT.name] for m, g in guidance.items()}
+    return next(iter(scales.values())) if len(set(scales.values())) == 1 else scales
+
+
+def initial_noise(
+    given: Any, outputs: Sequence[Modality], specs: Mapping[Modality, ModalitySpec], num_samples: int
+) -> dict[Modality, torch.Tensor]:
+    """The noise (B, *latent_shape) that outputs begin from, where it was given: {output: (1 or B, ...)}, or
+    one tensor for one output.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if len(outputs) != 1:
+            raise InputError(
+                f"latents is one {type(given).__name__} for {listed(outputs)}: expected a dict such as "
+                f"{{'image': noise}}"
+            )
+        given = {outputs[0]: given}
+    noise = {Modality.parse(name): value for name, value in given.items()}
+    _check_names("latents", noise, outputs)
+    for modality, value in noise.items():
+        _check_noise(modality, value, specs[modality].latent_shape, num_samples)
+    shapes = {modality: (num_samples, *specs[modality].latent_shape) for modality in noise}
+    return {modality: value.detach().float().expand(shapes[modality]) for modality, value in noise.items()}
+
+
+def _check_noise(modality: Modality, value: Any, shape: tuple[int, ...], num_samples: int) -> None:
+    rows = "1" if num_samples == 1 else f"1 or {num_samples}"
+    expected = f"expected standard normal floats ({', '.join([rows, *map(str, shape)])})"
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise InputError(f"latents of {modality} is a {type(value).__name__}: {expected}")
+    if tuple(value.shape[1:]) != shape or len(value) not in (1, num_samples):
+        raise InputError(f"latents of {modality} is {tuple(value.shape)}: {expected}")
+    if not value.isfinite().all():
+        raise InputError(f"latents of {modality} has values that are NaN or infinite: {expected}")
+
+
+def start_offsets(
+    outputs: Sequence[Modality],
+    given: Any,
+    defaults: Mapping[str, Any],
+    num_steps: int,
+    auxiliary_caption: Sequence[Modality] = (),
+) -> dict[Modality, int]:
+    """Steps by which each output, and what leads unasked, starts late, from a `delay` in schedules."""
+    parts = start_offset_parts(outputs, given, defaults, auxiliary_caption)
+    if late := [m for m, part in parts.items() if part > MAX_START_OFFSET]:
+        raise InputError(
+            f"start_offset of {late[0]} is {parts[late[0]]:g}: expected 0 to {MAX_START_OFFSET}, the "
+            "schedules after "
+            "which it starts"
+        )
+    return {m: round(part * num_steps) for m, part in parts.items()}
+
+
+def start_offset_parts(
+    outputs: Sequence[Modality],
+    given: Any,
+    defaults: Mapping[str, Any],
+    auxiliary_caption: Sequence[Modality] = (),
+) -> dict[Modality, float]:
+    """Schedules by which each output, and what leads unasked, starts late, of a call or else the
+    model's own.
+    """
+    layers = [{"start_offset": given}, defaults, DEFAULTS]
+    _check_names("start_offset", given, outputs)
+    return {m: _scale("start_offset", m, layers) for m in (*outputs, *auxiliary_caption)}
+
+
+def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
+    """Whether prompt guidance acts on any output at any step; where it does not, a negative prompt could do
+    nothing.
+    """
+    for guided in guidance.values():
+        for index in range(num_steps):
+            if any(PROMPT.name in branch for branch in guided.weights(index / num_steps, CONDITIONS)):
+                return True
+    return False
+
+
+def _first(name: str, layers: Sequence[Mapping[str, Any]]) -> Any:
+    return next(layer[name] for layer in layers if layer.get(name) is not None)
+
+
+def _scale(name: str, output: Modality, layers: Sequence[Mapping[str, Any]]) -> float:
+    """The first layer's number that speaks of `output`."""
+    for layer in layers:
+        value = layer.get(name)
+        if isinstance(value, Mapping):
+            value = next((number for key, number in value.items() if Modality.parse(key) is output), None)
+        if value is not None:
+            return check_number(f"{name} of {output}", value)
+    raise AssertionError(f"DEFAULTS lacks {name}")
+
+
+def _check_names(name: str, value: Any, outputs: Sequence[Modality]) -> None:
+    """A scale for something that is not made would be ignored silently."""
+    for key in value if isinstance(value, Mapping) else ():
+        if Modality.parse(key) not in outputs:
+            raise InputError(f"{name} names {key}, which is no output: expected some of {listed(outputs)}")
+
+
+def _interval(name: str, value: Any) -> tuple[float, float]:
+    try:
+        first, last = map(float, value)
+    except (TypeError, ValueError):
+        first, last = 1.0, 0.0
+    if not 0 <= first <= last <= 1:
+        raise InputError(f"{name} is {value!r}: expected two fractions of the schedule, such as (0.2, 0.8)")
+    return (first, last)
+
+
+def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Names out of a list."""
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{option} names {unknown[0]!r}: expected some of {', '.join(known)}")
+
+
+def check_count(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """A whole number within bounds."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or value < least
+        or (most is not None and value > most)
+    ):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {value!r}: expected a whole number {bounds}")
+
+
+def check_sizes(sizes: Mapping[str, float | None], outputs: Sequence[Modality]) -> None:
+    """A size of something that is not made would be ignored silently."""
+    for name, value in sizes.items():
+        if value is not None and not any(m in outputs for m in SIZED[name]):
+            able = " or ".join(SIZED[name])
+            raise InputError(
+                f"{name} is {value!r}, but no {able} is made: expected {able} among the outputs, or no {name}"
+            )
+
+
+def pick_seeds(
+    num_samples: int,
+    seed: int | Sequence[int] | None,
+    generator: torch.Generator | list[torch.Generator] | None,
+) -> list[int]:
+    """One seed per sample, from whichever source was given."""
+    if seed is not None and generator is not None:
+        raise InputError("seed and generator were both given: expected one of them")
+    if generator is not None:
+        generators = generator if isinstance(generator, list) else [generator] * num_samples
+        drawn = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in generators]
+        return _as_many(drawn, num_samples, "generators")
+    if seed is None:
+        return [secrets.randbits(31) + k for k in range(num_samples)]
+    seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
+    if any(isinstance(s, bool) or not isinstance(s, Integral) or not 0 <= s < 2**63 for s in seeds):
+        raise InputError(f"seed is {seed!r}: expected a whole number from 0, or a list of them")
+    if isinstance(seed, Integral):
+        return [int(seed) + k for k in range(num_samples)]
+    return _as_many(seeds, num_samples, "seeds")
+
+
+def _as_many(values: list[int], num_samples: int, what: str) -> list[int]:
+    if len(values) != num_samples:
+        raise InputError(f"{len(values)} {what} for num_samples={num_samples}: expected as many")
+    return values

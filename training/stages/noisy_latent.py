@@ -1,0 +1,190 @@
+"""Noised towers: from a latent at any noise level, and its prompt, the token of its whole caption (after
+GLIDE's noised CLIP, arXiv 2112.10741).
+
+Text is the bridge here as it is between prompts. The token that a modality's own tower gives would not do: a
+picture's says nothing of motion, which a listener cannot tell from having been told that nothing moves.
+Everything else is frozen; each modality learns by itself. B batch, D width of the shared space.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi.diffusion import NoiseProcess
+from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
+from codi.models.conditioning import null_prompt
+from codi.types import Modality
+from training.config import Config, expect, strict
+from training.stages.common import export_part, load_part, say
+from training.stages.denoise import load_scheduler, spread_timesteps
+from training.stages.files import known_geometry, whole_captions
+from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
+from training.stages.prompts import Prompts
+
+PREVIEWED = 64  # samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyLatentOptions:
+    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's tower meets
+                      sentences and its own kind among
+                   them, that of sentences all: training sees no more than two media of one sample, and one is
+                   the caption to be told
+    scenes         size of the latent caches
+    prompt_dropout, prompt_noise   as in the denoise stages
+    continue_from  start from the noised towers in the model folder
+    timestep_shift "video" -> its `spread_timesteps` shift; 1 for a modality that is not named
+    """
+
+    prompts: dict[str, float] = field(default_factory=lambda: {"text": 1.0})
+    scenes: int = 8192
+    prompt_dropout: float = 0.1
+    prompt_noise: float = 0.1
+    continue_from: bool = False
+    timestep_shift: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shares = self.prompts.values()
+        expect(
+            sum(shares) > 0 and min(shares) >= 0,
+            "prompts",
+            self.prompts,
+            "shares of at least one kind of prompt, none below 0",
+        )
+        expect(0 <= self.prompt_dropout <= 1, "prompt_dropout", self.prompt_dropout, "a share in [0, 1]")
+        expect(self.prompt_noise >= 0, "prompt_noise", self.prompt_noise, "0 or more")
+        for name, shift in self.timestep_shift.items():
+            Modality.parse(name)
+            expect(shift > 0, "timestep_shift", self.timestep_shift, "numbers above 0")
+
+
+class NoisyLatentStage:
+    """The noised towers of all modalities in `part`."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.options = strict(NoisyLatentOptions, config.options, where="options")
+        self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
+        self.modalities = [Modality.parse(name) for name in config.part["latents"]]
+        self.media = tuple(m for m in self.modalities if m is not Modality.TEXT)
+        self.sentences = (
+            autoencoder_of(config.model, Modality.TEXT) if Modality.TEXT in self.modalities else None
+        )
+        self.text = tower_of(config.model, Modality.TEXT)
+        self.prompts = {m: self._prompts(m) for m in self.modalities}
+        self.prompting = tuple(
+            dict.fromkeys(kind for prompts in self.prompts.values() for kind in prompts.media)
+        )
+
+    def _prompts(self, modality: Modality) -> Prompts:
+        """Those that the tower of one modality meets."""
+        options, met = self.options, (Modality.TEXT, modality)
+        shares = {
+            name: share for name, share in options.prompts.items() if modality is Modality.TEXT or name in met
+        }
+        expect(
+            sum(shares.values()) > 0,
+            "prompts",
+            options.prompts,
+            f"a share of text or of {modality}, which its tower meets",
+        )
+        return Prompts(self.text, shares, options.prompt_noise, options.prompt_dropout)
+
+    def build(self) -> NoisyLatentEncoders:
+        """New towers of `part`, or those in the model folder."""
+        if self.options.continue_from:
+            return load_part(
+                NoisyLatentEncoders,
+                self.config.model / "noisy_latent_encoders",
+                "train it first without continue_from",
+            ).requires_grad_(True)
+        return NoisyLatentEncoders(**self.config.part)
+
+    def to(self, device: torch.device) -> None:
+        self.text.to(device)
+        if self.sentences is not None:
+            self.sentences.to(device)
+        self.device = device
+
+    def encodings(self) -> list[Encoding]:
+        """What is needed of media files: latents of every medium, and tokens of those that prompt."""
+        readers = tuple(part for part in (self.text, self.sentences) if part is not None)
+        return [Encoding(self.config, self.media, self.prompting, known_geometry(self.config.model), readers)]
+
+    def data(self) -> Any:
+        """Cached latents and prompt tokens, of scenes or of media files."""
+        if self.config.data:
+            return self.encodings()[0].open(self.device, say)
+        model, seed, count = self.config.model, self.config.seed, self.options.scenes
+        tokens = [tokens_of(model, m, count, seed) for m in self.prompting]
+        return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
+
+    def loss(
+        self, module: NoisyLatentEncoders, batch: dict[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Squared distance to the caption's token, whose minimum is the mean of all that are possible:
+        shorter than one where much is.
+        """
+        losses, levels, total = {}, [], self.process.num_train_timesteps
+        token = self.tokens(batch)
+        for modality, x_0 in self.latents(batch).items():
+            t = spread_timesteps(
+                len(x_0), total, generator, self.options.timestep_shift.get(modality.value, 1.0)
+            )
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            context = self.prompts[modality].tokens(batch, generator)
+            told = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
+            losses[modality] = (told - token).square().sum(-1)
+            levels.append(t / total)
+        extras = {m.value: each.mean().detach() for m, each in losses.items()}
+        extras["bins"] = (torch.cat(levels), torch.cat([each.detach() for each in losses.values()]))
+        return torch.stack([each.mean() for each in losses.values()]).sum(), extras
+
+    @torch.no_grad()
+    def tokens(self, batch: dict[str, Any]) -> Tensor:
+        """What there is to say of each sample, (B, D)."""
+        return self.text.embed(whole_captions(batch))
+
+    @torch.no_grad()
+    def latents(self, batch: dict[str, Any]) -> dict[Modality, Tensor]:
+        """Latents (B, ...) of every modality."""
+        found = {m: batch[m.value] for m in self.media}
+        if self.sentences is not None:
+            found[Modality.TEXT] = self.sentences.encode(whole_captions(batch))
+        return found
+
+    @torch.no_grad()
+    def preview(self, module: NoisyLatentEncoders, folder: Path) -> None:
+        """`told.png`: by noise level and without a prompt, how much of the token is known: 1 - squared
+        distance to it / variance of all.
+        """
+        import matplotlib.figure
+
+        figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+        axes, total = figure.add_subplot(), self.process.num_train_timesteps
+        levels = torch.arange(0, total, max(1, total // 20), device=self.device)
+        generator = torch.Generator(self.device).manual_seed(0)
+        batch = self.data().fetch(list(range(PREVIEWED)))
+        batch = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+        token = self.tokens(batch)
+        spread = (token - token.mean(0)).square().sum(-1).mean()
+        for modality, x_0 in self.latents(batch).items():
+            known = []
+            for t in levels:
+                eps = torch.randn(x_0.shape, generator=generator, device=self.device)
+                at, nothing = t.expand(len(x_0)), null_prompt(len(x_0), token.shape[-1], device=self.device)
+                told = module.by_modality()[modality](self.process.add_noise(x_0, eps, at), at, nothing)
+                known.append(float(1 - (told - token).square().sum(-1).mean() / spread))
+            axes.plot(levels.cpu(), known, label=str(modality))
+        axes.set(xlabel="t", ylabel="known of the token's variance", ylim=(-0.1, 1.0))
+        axes.legend()
+        figure.savefig(folder / "told.png")
+
+    def export(self, module: NoisyLatentEncoders, folder: Path) -> None:
+        export_part(module, folder / "noisy_latent_encoders")
