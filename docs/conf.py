@@ -1,8 +1,8 @@
-"""Builds the site: `make docs`. Pages are the Markdown files beside this one; the API reference is read from docstrings.
+"""Builds the site: `make docs`. Pages are the Markdown files beside this one, the reference is of docstrings.
 
-Nothing is fetched: no inventories of other projects, no fonts, no scripts from elsewhere. What is not written by hand is
-generated into docs/_generated, which git ignores: one page per room of the packages, and the project's files at
-the top of the repository (CONTRIBUTING.md and others) with links that hold inside the site.
+Nothing is fetched: no inventories of other projects, no fonts, no scripts from elsewhere. What is not written
+by hand is generated into docs/_generated, which git ignores: one page per room of the packages, and the
+project's files (CONTRIBUTING.md and others) with links that hold inside the site.
 """
 
 import re
@@ -31,6 +31,7 @@ html_copy_source = False
 
 myst_heading_anchors = 4  # so that `joint.md#words` finds its heading
 default_role = "code"  # docstrings write `name` with single backticks
+highlight_language = "none"  # what names no language is no Python
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -41,7 +42,7 @@ python_maximum_signature_line_length = 90
 
 PROJECT_FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "codi/assets/tiny/README.md")
 PACKAGES = ("codi", "data", "training")
-LEGEND = re.compile(r"^\S.*?\S {2,}\S")  # `name    what it is`: columns, which RST would run together
+LEGEND = re.compile(r"^\S(.*?\S)? {2,}\S")  # `name    what it is`: columns, which RST would run together
 
 
 def setup(app: Any) -> None:
@@ -54,9 +55,13 @@ def setup(app: Any) -> None:
 
 
 def generate() -> None:
-    """Writes the pages of the API reference and of the project's files; files that did not change are left alone."""
+    """Writes the pages of the reference and of the project's files, unless they are there already."""
     pages = {f"api/{room}.md": api_page(room, modules) for room, modules in rooms().items()}
-    pages |= {page_of(name): (ROOT / name).read_text(encoding="utf-8") for name in PROJECT_FILES if (ROOT / name).exists()}
+    pages |= {
+        page_of(name): (ROOT / name).read_text(encoding="utf-8")
+        for name in PROJECT_FILES
+        if (ROOT / name).exists()
+    }
     for name, text in pages.items():
         path = GENERATED / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,7 @@ def generate() -> None:
 
 
 def rooms() -> dict[str, list[str]]:
-    """Finds the modules of every room: `codi.io` with what is below it, `codi` with the modules at its top."""
+    """Finds the modules of every room: of `codi.io` those below it, of `codi` those at its top."""
     found: dict[str, list[str]] = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -95,7 +100,7 @@ def page_of(name: str) -> str:
 
 
 def keep_links_inside(docname: str, source: list[str]) -> None:
-    """Turns links to files of the repository into links to their pages, and those without a page into plain text."""
+    """Turns links to files of the repository into links to their pages, or into text where there is none."""
     page = DOCS / f"{docname}.md"
     generated = {page_of(name): name for name in PROJECT_FILES}
     home = page.parent
@@ -127,7 +132,8 @@ def _link(link: re.Match[str], home: Path, here: Path) -> str:
 def tidy(lines: list[str]) -> None:
     """Makes RST of a docstring that was written to be read in the source.
 
-    Stars and bars are no markup there, and a legend in columns, or whatever else is indented, keeps its layout.
+    Stars and bars are no markup there, and a legend in columns, or whatever else is indented, keeps its
+    layout.
     """
     blocks = re.split(r"\n\s*\n", "\n".join(lines))
     lines[:] = "\n\n".join(map(_as_rst, blocks)).split("\n")
