@@ -6,6 +6,7 @@
 # make tiny      trains every stage in order and reproduces codi/assets/tiny; the same command resumes
 #                (ARGS=--small: every stage in miniature, nothing is published)
 # make bench     measures the embedded model and writes report/
+# make docs      the documentation as a site: build/docs/index.html
 # make lint      style; make types: annotations; make wheel: dist/*.whl
 
 VENV ?= .venv
@@ -28,7 +29,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_P
 UV := build/uv/bin/uv
 export UV_LINK_MODE := copy
 
-.PHONY: install test test-gpu test-lowest test-highest lock tiny bench lint types wheel clean
+.PHONY: install test test-gpu test-lowest test-highest lock tiny bench docs lint types wheel clean
 
 install: $(INSTALLED)
 
@@ -70,8 +71,14 @@ tiny: $(INSTALLED)
 bench: $(INSTALLED)
 	$(VENV)/bin/codi bench --out report $(ARGS)
 
+# Warnings are errors: a link that leads nowhere, a page that no table of contents names.
+docs: $(INSTALLED)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	CUDA_VISIBLE_DEVICES= $(RUN) -m sphinx --builder html --quiet --fail-on-warning --keep-going docs build/docs
+
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff format --check .
 
 types: $(INSTALLED)
