@@ -7,7 +7,7 @@ out.save("out/")
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,22 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from codi import card, pretrained, prompts, records, selection, settings
+from codi import request as requests
 from codi.adapters.mixin import AdapterMixin
-from codi.border import plain, resolve_names
+from codi.border import resolve_names
 from codi.callbacks import Embeds, wanted_tensors
-from codi.conditions import PROMPT
-from codi.diffusion import Guidance, NoiseProcess, copy_schedulers, draw_noise, named_scheduler
+from codi.calls import Call, CallMixin
+from codi.diffusion import NoiseProcess, copy_schedulers, draw_noise, named_scheduler
+from codi.given import Given
 from codi.joint import caption_prior
 from codi.joint.sampler import JointSampler
 from codi.joint.scheduler_check import check_scheduler
 from codi.memory import MemoryMixin
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
-from codi.outputs import FIELDS, OUTPUT_TYPES, CoDiOutput, formatted
+from codi.outputs import FIELDS, CoDiOutput, formatted
 from codi.prompts import Prompt
+from codi.request import Request
 from codi.types import EMBEDDED, InputError, Latents, Modality, ModalitySpec, listed
 
 PRIOR_DRAWS = 16  # of noise, over which a prior's mean is taken
@@ -43,7 +46,7 @@ PRIOR_DRAWS = 16  # of noise, over which a prior's mean is taken
 __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
 
-class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
+class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words:
     `codi.adapters`. Parts may be missing; what needs them is then refused by name. `defaults` are the model's
     own values for what a call leaves out (the keys of `settings.DEFAULTS`), saved with it.
@@ -113,12 +116,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
                 raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
         self.register_to_config(defaults=dict(defaults or {}))
         self._kept_card: str | None = None  # of the folder that is being saved to
-        self._interrupt = False
-        self._guidance: dict[Modality, Guidance] = {}  # of the outputs of the latest call
-        self._steered = False  # whether it ever acted
-        self._guidance_scale: settings.PerOutput | None = None
-        self._num_timesteps = 0
-        self._current_timestep: Tensor | int | None = None
+        self._init_calls()
 
     # Loading and saving
 
@@ -252,98 +250,29 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             self._weights = pretrained.fingerprint(self._folder)
         return self._weights
 
-    @property
-    def interrupt(self) -> bool:
-        """True once a callback has set `_interrupt`: the steps that are left are skipped."""
-        return self._interrupt
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the latest call, all outputs together: how often a callback is called."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | int | None:
-        """The timestep that is being taken, of the first output that acts; None outside a call."""
-        return self._current_timestep
-
-    @property
-    def guidance_scale(self) -> settings.PerOutput | None:
-        """Of the latest call: one number where all outputs have the same, else {output: number}; None before
-        the first.
-
-        A callback may set `_guidance_scale`, to either form, for the steps that are left; at most 1 is off.
-        """
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether a scale other than 1 guides any output towards the prompts."""
-        return any(guidance.scales[PROMPT.name] != 1 for guidance in self._guidance.values())
-
     # The stages of a call
 
-    def check_inputs(
-        self,
-        given: Iterable[Modality],
-        outputs: Sequence[Modality],
-        num_samples: int,
-        num_inference_steps: int,
-        partners: Iterable[Modality] = (),
-        output_type: str = "pil",
-        candidates: int = 1,
-        sizes: Mapping[str, float | None] | None = None,
-        embeds: Mapping[str, Tensor | None] | None = None,
-        partner_latents: Latents | None = None,
-        callback_tensors: Sequence[str] = (),
-        lengths: str = "agree",
-    ) -> None:
-        """Raises `InputError` for what this model cannot do, or nobody can. `embeds` by the names of their
-        arguments.
-        """
-        if not outputs:
-            raise InputError(
-                f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}"
-            )
-        self.model.check(given, outputs, partners)
-        settings.check_count("num_samples", num_samples, 1)
-        settings.check_count("candidates", candidates, 1)
-        settings.check_count("num_inference_steps", num_inference_steps, 1, self._process.num_train_timesteps)
-        shift = self._own("timestep_shift")
-        check_scheduler(self.scheduler, self._own_scheduler, self._process, num_inference_steps, shift)
-        if output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
-        made = [*outputs, *self.find_auxiliary(outputs, list(partners))]
-        settings.check_sizes(sizes or {}, made)
-        found, _ = self.model.settle_sizes(sizes or {}, made, lengths)
-        if self.model.sized(**found) != self.model.specs and candidates > 1:
-            raise InputError(
-                "candidates are judged at the model's own sizes: expected either candidates or another size, "
-                "not both"
-            )
-        prompts.check_embeds(embeds or {}, self.model.context_dim)
-        prompts.check_latents(partner_latents or {}, self.model.specs)
-        settings.check_names(
-            "callback_on_step_end_tensor_inputs", callback_tensors, self._callback_tensor_inputs
-        )
+    def resolve(self, *, given: Collection[Modality], outputs: Any, **asked: Any) -> Request:
+        """Checks what is asked of this model, and puts its own values in place of what was left out.
 
-    def settle(
-        self,
-        outputs: Sequence[Modality],
-        knobs: Mapping[str, Any],
-        start_offset: settings.PerOutput | None = None,
-        auxiliary: Sequence[Modality] = (),
-    ) -> tuple[int, dict[Modality, Guidance], dict[Modality, int]]:
-        """Steps, guidance and delays in steps of a call, by this model's `defaults` where it leaves something
-        out. Raises `InputError`.
+        Args:
+            given: the modalities of the prompts.
+            outputs: what to make.
+            **asked: as in `codi.request.resolve`.
+
+        Raises:
+            InputError: for what this model cannot do, or nobody can.
         """
+        total = self._process.num_train_timesteps
         defaults = self.config.defaults or {}
-        steps = settings.steps(knobs, defaults)
-        return (
-            steps,
-            settings.guidance(outputs, knobs, defaults, auxiliary),
-            settings.start_offsets(outputs, start_offset, defaults, steps, auxiliary),
+        request = requests.resolve(
+            self.model, defaults, given=given, outputs=outputs, most_steps=total, **asked
         )
+        shift = self._own("timestep_shift")
+        check_scheduler(
+            self.scheduler, self._own_scheduler, self._process, request.num_inference_steps, shift
+        )
+        return request
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
         """Prompts that combine -> context (1, 1, D), see `mix_prompts`; of no prompt at all,
@@ -435,57 +364,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
 
     def find_partners(
         self,
-        items: Mapping[Modality, Any],
+        items: Collection[Modality],
         outputs: Sequence[Modality],
-        sync: bool | Iterable[str | Modality] | None = None,
-        latents: Latents | None = None,
+        sync: requests.Sync = None,
     ) -> list[Modality]:
-        """Which inputs stand in the loop as clean partners, by the `sync` of a call; those that came as
-        `latents`, where any did.
-        """
-        if latents is not None:
-            if sync is not None:
-                raise InputError("sync and partner_latents were both given: expected one of them")
-            return list(latents)
-        if sync not in (None, True, False):
-            named = settings.parse_outputs(sync)
-            if missing := [m for m in named if m not in items]:
-                raise InputError(
-                    f"sync names {missing[0]}, which is no input: expected some of {listed(items)}"
-                )
-            return named
-        model = self.model
-        timed = {
-            m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders
-        }
-        if sync is False or not timed.intersection(outputs):
-            return []
-        heard = timed & model.attended(outputs)
-        return [m for m in items if m in heard and m not in outputs]
+        """Returns which inputs stand in the loop as clean partners, by the `sync` of a call."""
+        return requests.find_partners(self.model, items, outputs, sync)
 
     def find_auxiliary(
         self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()
     ) -> list[Modality]:
-        """The model's `lead`, drawn beside several outputs that lack it, so that they agree; nothing where it
-        cannot be made or heard.
-
-        Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale
-        or a delay of its own and that it takes no part in the choice among candidates.
-        """
-        auxiliary_caption, model = self._own("auxiliary_caption"), self.model
-        if auxiliary_caption is None or len(outputs) < 2 or auxiliary_caption in (*outputs, *partners):
-            return []
-        auxiliary_caption = Modality.parse(auxiliary_caption)
-        speaking = model.attended(outputs) | (
-            model.estimating(outputs) if self._own("partner_estimate_weight") > 0 else set()
-        )
-        return (
-            [auxiliary_caption]
-            if auxiliary_caption in speaking
-            and auxiliary_caption in model.denoisers
-            and auxiliary_caption in model.specs
-            else []
-        )
+        """Returns the model's auxiliary caption where several outputs lack it (`codi.request.find_auxiliary`)."""
+        return requests.find_auxiliary(self.model, self.config.defaults or {}, outputs, partners)
 
     def encode_partners(
         self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]
@@ -626,15 +516,6 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         negatives = prompts.collect(
             dict(zip(Modality, (negative_text, negative_image, negative_audio, negative_video))), "negative_"
         )
-        outputs = settings.parse_outputs(outputs)
-        knobs = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "sync_guidance_scale": sync_guidance_scale,
-            "guidance_interval": guidance_interval,
-            "sync_guidance_interval": sync_guidance_interval,
-            "guidance_rescale": guidance_rescale,
-        }
         if partner_latents is not None:
             if not isinstance(partner_latents, Mapping):
                 came = type(partner_latents).__name__
@@ -642,112 +523,123 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
                     f"partner_latents is a {came}: expected a dict, as `encode_partners` gives it"
                 )
             partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
-        tensors, known = callback_on_step_end_tensor_inputs or (), self._callback_tensor_inputs
-        wanted = wanted_tensors(callback_on_step_end, tensors, known)
-        partners = self.find_partners(items, outputs, sync, partner_latents)
-        auxiliary = self.find_auxiliary(outputs, partners) if auxiliary_caption else []
-        steps, guidance, start_offsets = self.settle(outputs, knobs, start_offset, auxiliary)
-        sizes = dict(
-            height=height, width=width, num_frames=num_frames, fps=fps, audio_length_in_s=audio_length_in_s
+        request = self.resolve(
+            given=items,
+            negatives=negatives,
+            prompted=prompts.given(items, prompt_embeds),
+            refusing=prompts.given(negatives, negative_prompt_embeds, "negative_"),
+            clean=partner_latents,
+            outputs=outputs,
+            num_samples=num_samples,
+            candidates=candidates,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            sync_guidance_scale=sync_guidance_scale,
+            guidance_interval=guidance_interval,
+            sync_guidance_interval=sync_guidance_interval,
+            guidance_rescale=guidance_rescale,
+            start_offset=start_offset,
+            sizes=dict(
+                height=height,
+                width=width,
+                num_frames=num_frames,
+                fps=fps,
+                audio_length_in_s=audio_length_in_s,
+            ),
+            lengths=lengths,
+            sync=sync,
+            auxiliary_caption=auxiliary_caption,
+            output_type=output_type,
         )
-        embeds = dict(
+        given = Given(
+            items=items,
+            negatives=negatives,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             null_prompt_embeds=null_prompt_embeds,
+            partner_latents=partner_latents,
         )
-        self.check_inputs(
-            [*items, *negatives],
-            outputs,
-            num_samples,
-            steps,
-            partners,
-            output_type,
-            candidates,
-            sizes,
-            embeds,
-            partner_latents,
-            wanted,
-            lengths,
-        )
+        given.check(self.model)
         if latents is not None and candidates > 1:
             raise InputError(
                 "latents and candidates were both given: candidates are drawn from noise of their own; "
                 "expected one of them"
             )
-        sizes, notes = self.model.settle_sizes(sizes, [*outputs, *auxiliary], lengths)
-        specs = self.model.sized(**sizes)
-        noise = settings.initial_noise(latents, outputs, specs, num_samples)
-        untrained = self.model.untrained(specs, [*outputs, *auxiliary])
-        for note in [*notes, *([untrained] if untrained else [])]:
-            warnings.warn(note, stacklevel=1)  # one more is torch's, which decorates this function
-        prompted, refusing = (
-            prompts.given(items, prompt_embeds),
-            prompts.given(negatives, negative_prompt_embeds, "negative_"),
-        )
-        if refusing and not settings.can_steer({m: guidance[m] for m in outputs}, steps):
-            raise InputError(
-                "negative prompts act through guidance, which is 1.0 (off) throughout: expected a "
-                "guidance_scale such as 3"
-            )
-        measures = (
-            selection.available(self.model.towers, outputs, partners, prompted) if candidates > 1 else []
-        )
+        noise = settings.initial_noise(latents, request.outputs, request.specs, num_samples)
+        tensors, known = callback_on_step_end_tensor_inputs or (), self._callback_tensor_inputs
+        wanted = wanted_tensors(callback_on_step_end, tensors, known)
+        settings.check_names("callback_on_step_end_tensor_inputs", wanted, known)
         seeds = selection.candidate_seeds(settings.pick_seeds(num_samples, seed, generator), candidates)
+        for note in request.notes:
+            warnings.warn(note, stacklevel=1)  # one more is torch's, which decorates this function
 
-        self._interrupt = False
-        self._guidance, self._steered = {m: guidance[m] for m in outputs}, settings.can_steer(guidance, steps)
-        self._guidance_scale = settings.shared_scale(self._guidance)
-        context = self.encode_prompt(items) if prompt_embeds is None else prompt_embeds
-        null = null_prompt_embeds if negative_prompt_embeds is None else negative_prompt_embeds
-        if null is None:
-            null = self.encode_null(items) if prompted and self._steered and not negatives else context
-            null = self.encode_prompt(negatives) if negatives else null
-        clean = self.encode_partners(items, partners) if partner_latents is None else partner_latents
-        rows = partial(selection.expand, num_samples=num_samples, candidates=candidates)
-        context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
-        heard = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
-        latents, generators = self.prepare_latents([*outputs, *auxiliary], seeds, specs, noise)
-        null = null if prompted or refusing else None
-        sampler = self._sampler(
-            latents, context, null, heard, guidance, steps, generators, start_offsets, specs
+        own_guidance = {m: request.guidance[m] for m in request.outputs}
+        call = Call(
+            guidance=own_guidance,
+            can_steer=request.can_steer,
+            guidance_scale=settings.shared_scale(own_guidance),
         )
-        latents = sampler.start(latents)
-        latents = self._denoise(sampler, latents, callback_on_step_end, wanted)
-        latents = {m: latents[m] for m in outputs}
-        media = {} if output_type == "latent" and candidates == 1 else self.decode_latents(latents)
-        if sizes["audio_length_in_s"] is not None and Modality.AUDIO in media:
-            media[Modality.AUDIO] = media[Modality.AUDIO][:, : specs[Modality.AUDIO].raw_shape[0]]
-        choices, kept, rows_made = [], list(range(len(seeds))), len(seeds)
-        if candidates > 1:
-            choices = selection.choose(self._judge(measures, media, context, clean), seeds, candidates)
-            kept = [k * candidates + choice["kept"] for k, choice in enumerate(choices)]
-            latents, media, seeds = (
-                selection.take(latents, kept),
-                selection.take(media, kept),
-                [seeds[row] for row in kept],
-            )
-        out = self._output(latents, media, seeds, output_type, specs)
-        out.outputs = outputs
-        out.selection, out.clip = choices, prompts.first_file(items.get(Modality.VIDEO, []))
-        out.batch = [{"row": row, "rows": rows_made} for row in kept]
-        parts = settings.start_offset_parts(outputs, start_offset, self.config.defaults or {}, auxiliary)
-        out.settings = records.resolved(
-            outputs,
-            steps=steps,
-            guidance=guidance,
-            start_offset=parts,
-            specs=specs,
-            auxiliary_caption=auxiliary_caption,
-            auxiliary=auxiliary,
-            lengths=lengths,
-            partners=partners,
-            sync=sync,
-            candidates=candidates,
-        )
-        told = records.described(items, negatives, prompt_embeds, negative_prompt_embeds)
-        out.origin = {"outputs": [m.value for m in outputs], **told, "model": self.described()}
+        with self._call(call):
+            out = self._generate(request, given, seeds, noise, callback_on_step_end, wanted)
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
+
+    def _generate(
+        self,
+        request: Request,
+        given: Given,
+        seeds: list[int],
+        noise: Latents,
+        callback: Callable[..., dict] | None,
+        wanted: Sequence[str],
+    ) -> CoDiOutput:
+        """Makes what a request asks for: encode, prepare, denoise, decode, select."""
+        rows = partial(selection.expand, num_samples=request.num_samples, candidates=request.candidates)
+        context, null = self._contexts(request, given)
+        clean = given.partner_latents
+        if clean is None:
+            clean = self.encode_partners(given.items, request.partners)
+        context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
+        partners = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
+        latents, generators = self.prepare_latents(request.made, seeds, request.specs, noise)
+        null = null if request.prompted or request.refusing else None
+        sampler = self._sampler(latents, context, null, partners, request, generators)
+        latents = self._denoise(sampler, sampler.start(latents), callback, wanted)
+        latents = {m: latents[m] for m in request.outputs}
+        only_latents = request.output_type == "latent" and request.candidates == 1
+        media = {} if only_latents else self.decode_latents(latents)
+        if request.sizes["audio_length_in_s"] is not None and Modality.AUDIO in media:
+            media[Modality.AUDIO] = media[Modality.AUDIO][:, : request.specs[Modality.AUDIO].raw_shape[0]]
+        choices, kept, num_rows = [], list(range(len(seeds))), len(seeds)
+        if request.candidates > 1:
+            judged = self._judge(list(request.measures), media, context, clean)
+            choices = selection.choose(judged, seeds, request.candidates)
+            kept = [k * request.candidates + choice["kept"] for k, choice in enumerate(choices)]
+            latents, media = selection.take(latents, kept), selection.take(media, kept)
+            seeds = [seeds[row] for row in kept]
+        out = self._output(latents, media, seeds, request.output_type, request.specs)
+        out.outputs = list(request.outputs)
+        out.selection, out.clip = choices, prompts.first_file(given.items.get(Modality.VIDEO, []))
+        out.batch = [{"row": row, "rows": num_rows} for row in kept]
+        out.settings = request.settings()
+        out.origin = {
+            "outputs": [m.value for m in request.outputs],
+            **given.described(),
+            "model": self.described(),
+        }
+        return out
+
+    def _contexts(self, request: Request, given: Given) -> tuple[Tensor, Tensor]:
+        """The prompt tokens (1 or B, 1, D), and what guidance leads away from."""
+        context = self.encode_prompt(given.items) if given.prompt_embeds is None else given.prompt_embeds
+        null = (
+            given.null_prompt_embeds if given.negative_prompt_embeds is None else given.negative_prompt_embeds
+        )
+        if null is not None:
+            return context, null
+        if given.negatives:
+            return context, self.encode_prompt(given.negatives)
+        return context, self.encode_null(given.items) if request.prompted and request.can_steer else context
 
     def described(self) -> dict[str, Any]:
         """Returns what a record says of the model: name, weights, precision, device, scheduler, what no call
@@ -775,22 +667,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         context: Tensor,
         null: Tensor | None,
         clean: Latents,
-        guidance: dict[Modality, Guidance],
-        steps: int,
+        request: Request,
         generators: dict[Modality, list[torch.Generator]],
-        start_offsets: Mapping[Modality, int] | None = None,
-        specs: Mapping[Modality, ModalitySpec] | None = None,
     ) -> JointSampler:
-        """Of these latents and prompts; without `delays` in step, without `specs` of the model's
-        own sizes.
-        """
+        """The sampler of these latents and prompts."""
         model, device = self.model, self._execution_device
         denoisers = {m: model.denoisers[m] for m in latents}
 
         def spread(tokens: Tensor) -> dict[Modality, Tensor]:
             return {m: tokens.to(device, part.dtype) for m, part in denoisers.items()}
 
-        schedulers = copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift"))
+        steps, shift = request.num_inference_steps, self._own("timestep_shift")
+        schedulers = copy_schedulers(self.scheduler, latents, steps, device, shift)
         # schedulers of second order take two for one
         own_steps = len(next(iter(schedulers.values())).timesteps)
         return JointSampler(
@@ -803,19 +691,17 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
             noisy_latent_encoders=model.noisy_latent_encoders,
             estimates_from=model.estimates_from,
             partner_estimate_weight=self._own("partner_estimate_weight"),
-            guidance=guidance,
+            guidance=request.guidance,
             partners=clean,
             generators=generators,
-            start_offsets={
-                m: round(start_offset * own_steps / steps)
-                for m, start_offset in (start_offsets or {}).items()
-            },
-            rates={
-                m: specs[m].latent_rate for m in latents if specs[m].latent_rate != model.specs[m].latent_rate
-            }
-            if specs
-            else {},
+            start_offsets=request.start_steps(own_steps),
+            rates=self._rates(latents, request),
         )
+
+    def _rates(self, made: Iterable[Modality], request: Request) -> dict[Modality, float]:
+        """Latent steps per second of what is made at another rate than the model's own."""
+        own, rates = self.model.specs, {m: request.specs[m].latent_rate for m in made}
+        return {m: rate for m, rate in rates.items() if rate is not None and rate != own[m].latent_rate}
 
     def _denoise(
         self,
@@ -824,17 +710,17 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         callback: Callable[..., dict] | None,
         wanted: Sequence[str],
     ) -> Latents:
-        self._num_timesteps = sampler.num_steps
+        call = self._own_call
+        call.num_timesteps = sampler.num_steps
         with self.progress_bar(total=sampler.num_steps) as bar:
             for index in range(sampler.num_steps):
-                if self.interrupt:
+                if call.interrupt:
                     break
-                self._current_timestep = sampler.timestep(sampler.timeline.active(index)[0], index)
+                call.current_timestep = sampler.timestep(sampler.timeline.active(index)[0], index)
                 latents = sampler.step(index, latents)
                 if callback is not None:
                     latents = self._call_back(callback, wanted, index, sampler, latents)
                 bar.update()
-        self._current_timestep = None
         return latents
 
     def _call_back(
@@ -848,29 +734,14 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         """Shows a callback the tensors that it wants, and takes over what it changed: those, and the guidance
         scale.
         """
-        offered, scale = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}, self._guidance_scale
+        call = self._own_call
+        offered, scale = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}, call.guidance_scale
         tensors = {name: offered[name] for name in wanted}
-        changed = callback(self, index, self._current_timestep, tensors) or {}
-        sampler.contexts = sampler.contexts | changed.get("prompt_embeds", {})
-        if self._guidance_scale != scale:
-            self._take_scale(sampler)
+        changed = callback(self, index, call.current_timestep, tensors) or {}
+        sampler.contexts = {**sampler.contexts, **changed.get("prompt_embeds", {})}
+        if call.guidance_scale != scale:
+            sampler.guidance = call.take_guidance_scale(sampler.guidance)
         return latents | changed.get("latents", {})
-
-    def _take_scale(self, sampler: JointSampler) -> None:
-        """Guides the steps that are left by the scale that a callback has set; a lead follows one number for
-        all.
-        """
-        if not self._steered:
-            raise InputError(
-                "a callback set _guidance_scale in a call without guidance: expected a guidance_scale "
-                "above 1 from the start"
-            )
-        self._guidance_scale = plain(self._guidance_scale)
-        self._guidance = settings.rescaled(self._guidance, self._guidance_scale)
-        auxiliary = {m: g for m, g in sampler.guidance.items() if m not in self._guidance}
-        if not isinstance(self._guidance_scale, Mapping):
-            auxiliary = settings.rescaled(auxiliary, self._guidance_scale)
-        sampler.guidance = auxiliary | self._guidance
 
     def _judge(
         self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents

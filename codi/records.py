@@ -41,58 +41,6 @@ PER_OUTPUT = ("guidance_scale", "sync_guidance_scale", "start_offset")
 # Writing ---------------------------------------------------------------
 
 
-def resolved(
-    outputs: Sequence[Modality],
-    *,
-    steps: int,
-    guidance: Mapping[Modality, Any],
-    start_offset: Mapping[Modality, float],
-    specs: Mapping[Modality, Any],
-    auxiliary_caption: bool,
-    auxiliary: Sequence[Modality],
-    lengths: str,
-    partners: Sequence[Modality],
-    sync: Any,
-    candidates: int,
-) -> dict[str, Any]:
-    """Returns the settings of one call of a pipeline, as JSON takes them, with nothing left to anyone's
-    default.
-    """
-    from codi.conditions import CONDITIONS  # torch, which reading a record does without
-
-    shared = next(iter(guidance.values()))
-    guided = [condition for condition in CONDITIONS.values() if condition.scale is not None]
-    return {
-        "num_inference_steps": int(steps),
-        **{c.scale: {m.value: g.scales[c.name] for m, g in guidance.items()} for c in guided},
-        **{c.interval: list(shared.intervals[c.name]) for c in guided},
-        "guidance_rescale": shared.rescale,
-        "start_offset": {m.value: float(part) for m, part in start_offset.items()},
-        "auxiliary_caption": bool(auxiliary_caption),
-        "auxiliary": [m.value for m in auxiliary],
-        "sync": sync if isinstance(sync, bool) else sync is None or [m.value for m in partners],
-        "partners": [m.value for m in partners],
-        "candidates": int(candidates),
-        "lengths": lengths,
-        **_sizes(outputs, specs),
-    }
-
-
-def _sizes(outputs: Sequence[Modality], specs: Mapping[Modality, Any]) -> dict[str, float]:
-    """Sizes of what was made, by the names of a pipeline's arguments."""
-    found: dict[str, float] = {}
-    for modality in (m for m in (Modality.IMAGE, Modality.VIDEO) if m in outputs and m in specs):
-        found["height"], found["width"] = specs[modality].raw_shape[-2:]
-    if Modality.VIDEO in outputs and Modality.VIDEO in specs:
-        found["num_frames"], found["fps"] = (
-            specs[Modality.VIDEO].raw_shape[0],
-            float(specs[Modality.VIDEO].rate),
-        )
-    if Modality.AUDIO in outputs and Modality.AUDIO in specs:
-        found["audio_length_in_s"] = specs[Modality.AUDIO].duration
-    return found
-
-
 def described(
     items: Mapping[Modality, Sequence[Any]],
     negatives: Mapping[Modality, Sequence[Any]],

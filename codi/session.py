@@ -83,20 +83,23 @@ class Session:
 
         for job in jobs:
             with blame(job.origin):
-                given = [item.modality for item in (*job.items, *job.negatives)]
-                steps, _, _ = self.pipe.settle(job.outputs, job.knobs, job.start_offset)
-                asked = dict(candidates=job.candidates, sizes=job.size_arguments, lengths=job.lengths)
-                self.pipe.check_inputs(given, job.outputs, job.samples, steps, **asked)
-                self._check_candidates(job)
+                self._resolve(job)
                 io.check_writers(job.outputs)
                 self._check_sounds(job)
 
-    def _check_candidates(self, job: Job) -> None:
-        """Whether candidates can be told apart."""
-        from codi import selection
-
-        if job.candidates > 1:
-            selection.available(self.pipe.model.towers, job.outputs, self._partners(job), prompted=True)
+    def _resolve(self, job: Job) -> None:
+        """Raises `InputError` for a job that the model cannot do; the same check that the call makes."""
+        asked = dict(job.knobs)
+        sizes = {name: asked.pop(name) for name in job.size_arguments}
+        self.pipe.resolve(
+            given=list(dict.fromkeys(item.modality for item in job.items)),
+            negatives=list(dict.fromkeys(item.modality for item in job.negatives)),
+            outputs=job.outputs,
+            num_samples=job.samples,
+            sync=_sync(job),
+            sizes=sizes,
+            **asked,
+        )
 
     def _check_sounds(self, job: Job) -> None:
         """A recording may be silent in the part that the model hears."""
@@ -108,8 +111,7 @@ class Session:
                 io.check_prompt(item.value, item.modality, spec.duration + prompts.MARGIN)
 
     def _partners(self, job: Job) -> list[Modality]:
-        sync = list(job.sync) if isinstance(job.sync, tuple) else None if job.sync else False
-        return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, sync)
+        return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, _sync(job))
 
     def run(self, batch: list[Sample | None]) -> list[Path]:
         """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the
@@ -334,6 +336,13 @@ class Session:
         made = {name for samples in self.done.values() for sample in samples for name in sample["files"]}
         listed = self._listed()
         return bool(listed) and all(name in made or not (self.out / name).is_file() for name in listed)
+
+
+def _sync(job: Job) -> list[str] | bool | None:
+    """What a job says of clean partners, as the pipeline takes it."""
+    if isinstance(job.sync, tuple):
+        return list(job.sync)
+    return None if job.sync else False
 
 
 def _prompts(items: tuple[Item, ...]) -> dict[Modality, list[Any]]:

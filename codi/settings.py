@@ -152,32 +152,21 @@ def start_offsets(
     outputs: Sequence[Modality],
     given: Any,
     defaults: Mapping[str, Any],
-    num_steps: int,
-    auxiliary_caption: Sequence[Modality] = (),
-) -> dict[Modality, int]:
-    """Steps by which each output, and what leads unasked, starts late, from a `delay` in schedules."""
-    parts = start_offset_parts(outputs, given, defaults, auxiliary_caption)
-    if late := [m for m, part in parts.items() if part > MAX_START_OFFSET]:
-        raise InputError(
-            f"start_offset of {late[0]} is {parts[late[0]]:g}: expected 0 to {MAX_START_OFFSET}, the "
-            "schedules after "
-            "which it starts"
-        )
-    return {m: round(part * num_steps) for m, part in parts.items()}
-
-
-def start_offset_parts(
-    outputs: Sequence[Modality],
-    given: Any,
-    defaults: Mapping[str, Any],
-    auxiliary_caption: Sequence[Modality] = (),
+    auxiliary: Sequence[Modality] = (),
 ) -> dict[Modality, float]:
-    """Schedules by which each output, and what leads unasked, starts late, of a call or else the
-    model's own.
+    """Returns the schedules after which each output, and each auxiliary, starts: those of a call, else the model's
+    own.
     """
     layers = [{"start_offset": given}, defaults, DEFAULTS]
     _check_names("start_offset", given, outputs)
-    return {m: _scale("start_offset", m, layers) for m in (*outputs, *auxiliary_caption)}
+    offsets = {m: _scale("start_offset", m, layers) for m in (*outputs, *auxiliary)}
+    for modality, offset in offsets.items():
+        if offset > MAX_START_OFFSET:
+            raise InputError(
+                f"start_offset of {modality} is {offset:g}: expected 0 to {MAX_START_OFFSET}, the schedules after "
+                "which it starts"
+            )
+    return offsets
 
 
 def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
@@ -277,3 +266,18 @@ def _as_many(values: list[int], num_samples: int, what: str) -> list[int]:
     if len(values) != num_samples:
         raise InputError(f"{len(values)} {what} for num_samples={num_samples}: expected as many")
     return values
+
+
+def sizes_of(outputs: Sequence[Modality], specs: Mapping[Modality, Any]) -> dict[str, float]:
+    """Sizes of what was made, by the names of a pipeline's arguments."""
+    found: dict[str, float] = {}
+    for modality in (m for m in (Modality.IMAGE, Modality.VIDEO) if m in outputs and m in specs):
+        found["height"], found["width"] = specs[modality].raw_shape[-2:]
+    if Modality.VIDEO in outputs and Modality.VIDEO in specs:
+        found["num_frames"], found["fps"] = (
+            specs[Modality.VIDEO].raw_shape[0],
+            float(specs[Modality.VIDEO].rate),
+        )
+    if Modality.AUDIO in outputs and Modality.AUDIO in specs:
+        found["audio_length_in_s"] = specs[Modality.AUDIO].duration
+    return found

@@ -217,7 +217,9 @@ def answer(
     is told what that seems to become, unless its `own` latent is given: that is said of all of it at once.
     """
     both = {listener: noisy(pipe, listener) if own is None else own, heard: x}
-    sampler = pipe._sampler(both, torch.zeros(len(x), 1, 128), None, {}, {}, 20, {})
+    request = pipe.resolve(given=[], outputs=list(both), start_offset=0.0, num_inference_steps=20)
+    sampler = pipe._sampler(both, torch.zeros(len(x), 1, 128), None, {}, request, {})
+    sampler.guidance = {}
     sampler.schedulers = {m: FixedLevel(t) for m in both}
     env, tokens = (
         sampler.encode_environments(0, both),

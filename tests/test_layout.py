@@ -48,9 +48,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.callbacks": LEAVES,
     "codi.card": LEAVES | {"codi.doctor", "codi.pretrained"},
     "codi.memory": LEAVES | MODELS,
-    "codi.records": LEAVES | {"codi.conditions", "codi.prompts", "codi.renamed"},
+    "codi.records": LEAVES | {"codi.prompts", "codi.renamed"},
     "codi.outputs": LEAVES | {"codi.records"},
     "codi.selection": LEAVES,
+    "codi.calls": LEAVES | {"codi.conditions", "codi.diffusion", "codi.settings"},
+    "codi.request": LEAVES | MODELS | {"codi.outputs", "codi.selection", "codi.settings"},
+    "codi.given": LEAVES | MODELS | {"codi.prompts", "codi.records"},
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
     "codi.pipeline": LEAVES
     | MODELS
@@ -58,8 +61,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "codi.adapters",
         "codi.callbacks",
+        "codi.calls",
         "codi.card",
+        "codi.given",
         "codi.memory",
+        "codi.request",
         "codi.prompts",
         "codi.outputs",
         "codi.records",

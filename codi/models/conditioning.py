@@ -7,6 +7,7 @@ shared space, S samples.
 """
 
 import math
+import threading
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ from transformers import (
 
 from codi.models.autoencoders.audio import LogMel
 from codi.vocabulary import ClosedVocabulary, Reading, closed_vocabulary, load_tokenizer
+
+# Fast tokenizers keep padding and truncation as a state, which two threads may not change at once.
+_TOKENIZING = threading.Lock()
 
 
 class Bridge(nn.Module):
@@ -82,9 +86,9 @@ class TextTower(ModelMixin, ConfigMixin):
         limit = self.text.config.max_position_embeddings
         if self.vocabulary is not None:
             raw = [self.vocabulary.normal(sentence) for sentence in raw]
-        tokens = self.tokenizer(raw, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(
-            self.device
-        )
+        with _TOKENIZING:
+            tokens = self.tokenizer(raw, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        tokens = tokens.to(self.device)
         return self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
 
     def read(self, sentence: str) -> Reading:
@@ -96,7 +100,8 @@ class TextTower(ModelMixin, ConfigMixin):
             return self.vocabulary.read(sentence, limit)
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # of a `codi.models.words.Wordbook`
         sentence = getattr(self.tokenizer, "expand", str)(sentence)
-        tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
+        with _TOKENIZING:
+            tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
         beyond = sentence[tokens.offset_mapping[limit - 1][0] :] if len(tokens.input_ids) > limit else ""
         count = len(sentence.split())
         return Reading(num_words=count, num_known=count, num_read=count, unread=(beyond,) if beyond else ())

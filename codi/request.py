@@ -1,0 +1,261 @@
+"""One value for what is asked of a model: resolved, checked once, and frozen.
+
+The command line, job lines and Python all come here: `resolve` takes the settings of a call under their one name each,
+puts the model's own values in place of what was left out, and raises `InputError` for anything that cannot be done. What
+it returns decides everything that is made but the prompts and seeds, and is what a record stores, so that a file can be
+made again from its own record.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from codi import selection, settings
+from codi.conditions import CONDITIONS
+from codi.diffusion import Guidance
+from codi.outputs import OUTPUT_TYPES
+from codi.types import InputError, Modality, ModalitySpec, listed
+
+if TYPE_CHECKING:
+    from codi.models.codi import CoDiModel
+
+NAMES = (  # of the settings that a call may give; the model's own values stand for those that are left out
+    "num_inference_steps",
+    "guidance_scale",
+    "sync_guidance_scale",
+    "guidance_interval",
+    "sync_guidance_interval",
+    "guidance_rescale",
+    "start_offset",
+)
+Sync = bool | Iterable["str | Modality"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one call makes, and how.
+
+    Attributes:
+        outputs: what is made, in the order asked for.
+        auxiliary: what is generated beside it, for the outputs to agree with, and not returned.
+        auxiliary_caption: whether that was wanted.
+        partners: the inputs that stand in the loop as clean partners.
+        sync: what was asked about them: a truth value, or their names.
+        num_samples: sets of outputs.
+        candidates: how many are drawn for each set, of which the best is kept.
+        num_inference_steps: steps of every output.
+        guidance: of every output and auxiliary.
+        start_offset: schedules after which each of them starts.
+        lengths: "agree" or "free", for a clip and a sound that are made together.
+        sizes: the sizes that were asked for or follow from those, by their names; None for the model's own.
+        specs: the geometry of every modality at these sizes.
+        prompted: whether there is a prompt.
+        refusing: whether there is a negative prompt.
+        output_type: one of `codi.outputs.OUTPUT_TYPES`.
+        measures: what candidates are judged by (`codi.selection`).
+        notes: what a person should know of it, one line each.
+    """
+
+    outputs: tuple[Modality, ...]
+    auxiliary: tuple[Modality, ...]
+    auxiliary_caption: bool
+    partners: tuple[Modality, ...]
+    sync: Any
+    num_samples: int
+    candidates: int
+    num_inference_steps: int
+    guidance: Mapping[Modality, Guidance]
+    start_offset: Mapping[Modality, float]
+    lengths: str
+    sizes: Mapping[str, float | None]
+    specs: Mapping[Modality, ModalitySpec]
+    prompted: bool
+    refusing: bool
+    output_type: str
+    measures: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def made(self) -> tuple[Modality, ...]:
+        """Everything that is generated, auxiliaries last."""
+        return (*self.outputs, *self.auxiliary)
+
+    @property
+    def can_steer(self) -> bool:
+        """Whether prompt guidance acts on anything at any step."""
+        return settings.can_steer(self.guidance, self.num_inference_steps)
+
+    def start_steps(self, steps: int) -> dict[Modality, int]:
+        """Returns the steps after which everything starts, of a scheduler that takes `steps` for each output."""
+        return {m: round(round(offset * self.num_inference_steps) * steps / self.num_inference_steps)
+                for m, offset in self.start_offset.items()}  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all settings as a record stores them, with nothing left to anyone's default."""
+        shared = next(iter(self.guidance.values()))
+        found: dict[str, Any] = {"num_inference_steps": int(self.num_inference_steps)}
+        for condition in CONDITIONS.values():
+            if condition.scale is not None:
+                scales = {m.value: g.scales[condition.name] for m, g in self.guidance.items()}
+                found[condition.scale] = scales
+            if condition.interval is not None:
+                found[condition.interval] = list(shared.intervals[condition.name])
+        partners = [m.value for m in self.partners]
+        return found | {
+            "guidance_rescale": shared.rescale,
+            "start_offset": {m.value: float(offset) for m, offset in self.start_offset.items()},
+            "auxiliary_caption": bool(self.auxiliary_caption),
+            "auxiliary": [m.value for m in self.auxiliary],
+            "sync": self.sync if isinstance(self.sync, bool) else self.sync is None or partners,
+            "partners": partners,
+            "candidates": int(self.candidates),
+            "lengths": self.lengths,
+            **settings.sizes_of(self.outputs, self.specs),
+        }
+
+
+def resolve(
+    model: "CoDiModel",
+    defaults: Mapping[str, Any],
+    *,
+    given: Collection[Modality],
+    outputs: Sequence[str | Modality] | str,
+    negatives: Collection[Modality] = (),
+    prompted: bool | None = None,
+    refusing: bool | None = None,
+    clean: Collection[Modality] | None = None,
+    sync: Sync = None,
+    auxiliary_caption: bool = True,
+    num_samples: int = 1,
+    candidates: int = 1,
+    lengths: str = "agree",
+    sizes: Mapping[str, float | None] | None = None,
+    output_type: str = "pil",
+    most_steps: int | None = None,
+    **values: Any,
+) -> Request:
+    """Checks what is asked of a model and puts its own values in place of what was left out.
+
+    Args:
+        model: the parts of the model by modality.
+        defaults: its own values of the settings in `NAMES`.
+        given: the modalities of the prompts.
+        outputs: what to make.
+        negatives: the modalities of the negative prompts.
+        prompted: whether there is a prompt in any form; by default whether `given` names one.
+        refusing: the same of negative prompts.
+        clean: the modalities that came as clean latents, in place of `sync`.
+        sync: which inputs stand in the loop as clean partners: True or None for those that run in time where an
+            output does, False for none, or their names.
+        auxiliary_caption: whether the model's auxiliary caption may be generated.
+        num_samples: sets of outputs.
+        candidates: how many are drawn for each set.
+        lengths: "agree" or "free".
+        sizes: sizes by their names (`codi.types.SIZED`); None for the model's own.
+        output_type: one of `codi.outputs.OUTPUT_TYPES`.
+        most_steps: the most steps that the model's noise process has.
+        **values: the settings in `NAMES`; None for the model's own.
+
+    Raises:
+        InputError: for anything that this model cannot do, or nobody can.
+    """
+    settings.check_names("a request", values, NAMES)
+    wanted = settings.parse_outputs(outputs)
+    if not wanted:
+        raise InputError(
+            f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}"
+        )
+    partners = find_partners(model, given, wanted, sync, clean)
+    auxiliary = find_auxiliary(model, defaults, wanted, partners) if auxiliary_caption else []
+    steps = settings.steps(values, defaults)
+    guidance = settings.guidance(wanted, values, defaults, auxiliary)
+    offsets = settings.start_offsets(wanted, values.get("start_offset"), defaults, auxiliary)
+    model.check([*given, *negatives], wanted, partners)
+    settings.check_count("num_samples", num_samples, 1)
+    settings.check_count("candidates", candidates, 1)
+    settings.check_count("num_inference_steps", steps, 1, most_steps)
+    if output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
+    made = [*wanted, *auxiliary]
+    settings.check_sizes(sizes or {}, made)
+    found, notes = model.settle_sizes(sizes or {}, made, lengths)
+    specs = model.sized(**found)
+    if specs != model.specs and candidates > 1:
+        raise InputError(
+            "candidates are judged at the model's own sizes: expected either candidates or another size, not both"
+        )
+    prompted = bool(given) if prompted is None else prompted
+    refusing = bool(negatives) if refusing is None else refusing
+    if refusing and not settings.can_steer({m: guidance[m] for m in wanted}, steps):
+        raise InputError(
+            "negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3"
+        )
+    measures = selection.available(model.towers, wanted, partners, prompted) if candidates > 1 else []
+    untrained = model.untrained(specs, made)
+    return Request(
+        outputs=tuple(wanted),
+        auxiliary=tuple(auxiliary),
+        auxiliary_caption=auxiliary_caption,
+        partners=tuple(partners),
+        sync=sync if sync is None or isinstance(sync, bool) else [m.value for m in partners],
+        num_samples=num_samples,
+        candidates=candidates,
+        num_inference_steps=steps,
+        guidance=guidance,
+        start_offset=offsets,
+        lengths=lengths,
+        sizes=found,
+        specs=specs,
+        prompted=prompted,
+        refusing=refusing,
+        output_type=output_type,
+        measures=tuple(measures),
+        notes=(*notes, *([untrained] if untrained else [])),
+    )
+
+
+def find_partners(
+    model: "CoDiModel",
+    given: Collection[Modality],
+    outputs: Sequence[Modality],
+    sync: Sync = None,
+    clean: Collection[Modality] | None = None,
+) -> list[Modality]:
+    """Returns which inputs stand in the loop as clean partners; see `resolve`."""
+    if clean is not None:
+        if sync is not None:
+            raise InputError("sync and partner_latents were both given: expected one of them")
+        return list(clean)
+    if sync is not None and not isinstance(sync, bool):
+        named = settings.parse_outputs(sync)  # type: ignore[arg-type]
+        if missing := [m for m in named if m not in given]:
+            raise InputError(f"sync names {missing[0]}, which is no input: expected some of {listed(given)}")
+        return named
+    timed = {m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders}
+    if sync is False or not timed.intersection(outputs):
+        return []
+    attended = timed & model.attended(outputs)
+    return [m for m in given if m in attended and m not in outputs]
+
+
+def find_auxiliary(
+    model: "CoDiModel",
+    defaults: Mapping[str, Any],
+    outputs: Sequence[Modality],
+    partners: Sequence[Modality] = (),
+) -> list[Modality]:
+    """Returns the model's auxiliary caption where several outputs lack it; nothing where it cannot be made or attended to.
+
+    Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale or a start
+    offset of its own and that it takes no part in the choice among candidates.
+    """
+    own = settings.DEFAULTS | dict(defaults)
+    name = own["auxiliary_caption"]
+    if name is None or len(outputs) < 2 or name in (*outputs, *partners):
+        return []
+    modality = Modality.parse(name)
+    reaching = model.attended(outputs)
+    if own["partner_estimate_weight"] > 0:
+        reaching = reaching | model.estimating(outputs)
+    can_be_made = modality in model.denoisers and modality in model.specs
+    return [modality] if modality in reaching and can_be_made else []
