@@ -1,9 +1,9 @@
-"""What a pipeline knows of a call while it runs, for callbacks: one state for each call, so that several threads may call
-one pipeline, and an interrupt ends only its own call.
+"""What a pipeline knows of a call while it runs, for callbacks: one state for each call, so that several
+threads may call one pipeline, and an interrupt ends only its own call.
 
-diffusers keeps these on the pipeline itself (`_interrupt`, `guidance_scale`, `num_timesteps`, ...). They stand there too:
-read or set in a thread that runs a call they are that call's, and elsewhere those of the latest call; an interrupt that
-is set from a thread without a call ends all that are running.
+diffusers keeps these on the pipeline itself (`_interrupt`, `guidance_scale`, `num_timesteps`, ...). They
+stand there too: read or set in a thread that runs a call they are that call's, and elsewhere those of the
+latest call; an interrupt that is set from a thread without a call ends all that are running.
 """
 
 import threading
@@ -52,7 +52,8 @@ class Call:
         """
         if not self.can_steer:
             raise InputError(
-                "a callback set _guidance_scale in a call without guidance: expected a guidance_scale above 1 from "
+                "a callback set _guidance_scale in a call without guidance: expected a guidance_scale above "
+                "1 from "
                 "the start"
             )
         self.guidance_scale = plain(self.guidance_scale)
@@ -120,7 +121,8 @@ class CallMixin:
 
     @property
     def guidance_scale(self) -> settings.PerOutput | None:
-        """Of this thread's call, or the latest: one number where all outputs have the same, else {output: number}.
+        """Of this thread's call, or the latest: one number where all outputs have the same, else {output:
+        number}.
 
         A callback may set `_guidance_scale`, to either form, for the steps that are left; at most 1 is off.
         """

@@ -374,7 +374,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     def find_auxiliary(
         self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()
     ) -> list[Modality]:
-        """Returns the model's auxiliary caption where several outputs lack it (`codi.request.find_auxiliary`)."""
+        """Returns the model's auxiliary caption where several outputs lack it
+        (`codi.request.find_auxiliary`).
+        """
         return requests.find_auxiliary(self.model, self.config.defaults or {}, outputs, partners)
 
     def encode_partners(

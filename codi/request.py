@@ -1,9 +1,9 @@
 """One value for what is asked of a model: resolved, checked once, and frozen.
 
-The command line, job lines and Python all come here: `resolve` takes the settings of a call under their one name each,
-puts the model's own values in place of what was left out, and raises `InputError` for anything that cannot be done. What
-it returns decides everything that is made but the prompts and seeds, and is what a record stores, so that a file can be
-made again from its own record.
+The command line, job lines and Python all come here: `resolve` takes the settings of a call under their one
+name each, puts the model's own values in place of what was left out, and raises `InputError` for anything
+that cannot be done. What it returns decides everything that is made but the prompts and seeds, and is what a
+record stores, so that a file can be made again from its own record.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -86,7 +86,9 @@ class Request:
         return settings.can_steer(self.guidance, self.num_inference_steps)
 
     def start_steps(self, steps: int) -> dict[Modality, int]:
-        """Returns the steps after which everything starts, of a scheduler that takes `steps` for each output."""
+        """Returns the steps after which everything starts, of a scheduler that takes `steps` for
+        each output.
+        """
         return {m: round(round(offset * self.num_inference_steps) * steps / self.num_inference_steps)
                 for m, offset in self.start_offset.items()}  # fmt: skip
 
@@ -145,7 +147,8 @@ def resolve(
         prompted: whether there is a prompt in any form; by default whether `given` names one.
         refusing: the same of negative prompts.
         clean: the modalities that came as clean latents, in place of `sync`.
-        sync: which inputs stand in the loop as clean partners: True or None for those that run in time where an
+        sync: which inputs stand in the loop as clean partners: True or None for those that run in time where
+        an
             output does, False for none, or their names.
         auxiliary_caption: whether the model's auxiliary caption may be generated.
         num_samples: sets of outputs.
@@ -179,16 +182,18 @@ def resolve(
     made = [*wanted, *auxiliary]
     settings.check_sizes(sizes or {}, made)
     found, notes = model.settle_sizes(sizes or {}, made, lengths)
-    specs = model.sized(**found)
+    specs = model.sized(**found)  # type: ignore[arg-type]
     if specs != model.specs and candidates > 1:
         raise InputError(
-            "candidates are judged at the model's own sizes: expected either candidates or another size, not both"
+            "candidates are judged at the model's own sizes: expected either candidates or another size, not "
+            "both"
         )
     prompted = bool(given) if prompted is None else prompted
     refusing = bool(negatives) if refusing is None else refusing
     if refusing and not settings.can_steer({m: guidance[m] for m in wanted}, steps):
         raise InputError(
-            "negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale such as 3"
+            "negative prompts act through guidance, which is 1.0 (off) throughout: expected a guidance_scale "
+            "such as 3"
         )
     measures = selection.available(model.towers, wanted, partners, prompted) if candidates > 1 else []
     untrained = model.untrained(specs, made)
@@ -244,12 +249,13 @@ def find_auxiliary(
     outputs: Sequence[Modality],
     partners: Sequence[Modality] = (),
 ) -> list[Modality]:
-    """Returns the model's auxiliary caption where several outputs lack it; nothing where it cannot be made or attended to.
+    """Returns the model's auxiliary caption where several outputs lack it; nothing where it cannot be made or
+    attended to.
 
-    Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale or a start
-    offset of its own and that it takes no part in the choice among candidates.
+    Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale or
+    a start offset of its own and that it takes no part in the choice among candidates.
     """
-    own = settings.DEFAULTS | dict(defaults)
+    own: dict[str, Any] = {**settings.DEFAULTS, **defaults}
     name = own["auxiliary_caption"]
     if name is None or len(outputs) < 2 or name in (*outputs, *partners):
         return []

@@ -154,8 +154,8 @@ def start_offsets(
     defaults: Mapping[str, Any],
     auxiliary: Sequence[Modality] = (),
 ) -> dict[Modality, float]:
-    """Returns the schedules after which each output, and each auxiliary, starts: those of a call, else the model's
-    own.
+    """Returns the schedules after which each output, and each auxiliary, starts: those of a call, else the
+    model's own.
     """
     layers = [{"start_offset": given}, defaults, DEFAULTS]
     _check_names("start_offset", given, outputs)
@@ -163,7 +163,8 @@ def start_offsets(
     for modality, offset in offsets.items():
         if offset > MAX_START_OFFSET:
             raise InputError(
-                f"start_offset of {modality} is {offset:g}: expected 0 to {MAX_START_OFFSET}, the schedules after "
+                f"start_offset of {modality} is {offset:g}: expected 0 to {MAX_START_OFFSET}, the schedules "
+                "after "
                 "which it starts"
             )
     return offsets
