@@ -45,10 +45,9 @@ class PartnerEstimate:
     @staticmethod
     def mean(parts: Sequence["PartnerEstimate"]) -> "PartnerEstimate":
         """Returns the mean over several partners, who may contradict each other."""
-        return PartnerEstimate(
-            token=sum(p.token for p in parts) / len(parts),
-            prior=sum(p.prior for p in parts) / len(parts),
-        )
+        token = torch.stack([part.token for part in parts]).sum(0) / len(parts)
+        prior = torch.stack([part.prior for part in parts]).sum(0) / len(parts)
+        return PartnerEstimate(token=token, prior=prior)
 
 
 def centred_estimate(context: Tensor, token: Tensor, prior: Tensor) -> PartnerEstimate:
