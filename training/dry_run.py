@@ -110,18 +110,20 @@ def latent(modality: Modality, config: Config, parts: Any, module: nn.Module) ->
     return (shape[0], module.config.num_frames, *shape[1:]) if modality is Modality.VIDEO else shape
 
 
-def denoiser(module: nn.Module, shape: tuple[int, ...], count: int, env: Any = None) -> None:
+def denoiser(module: nn.Module, shape: tuple[int, ...], count: int, partners: Any = None) -> None:
     """One prediction, with one prompt token per sample."""
     module(
         empty(count, *shape),
         torch.empty(count, dtype=torch.long, device="meta"),
         empty(count, 1, module.config.context_dim),
-        env=env,
+        partners=partners,
     )
 
 
 def attending(stage: Any, module: JointAdapters, count: int) -> None:
-    """Every pair of the run: who listens, and what is heard; a pair's share says how many samples it has."""
+    """Every pair of the run: the denoisers that train, and what they attend to; a pair's share says how many
+    samples it has.
+    """
     encoders = module.environment_encoders.by_modality()
     for pair, share in stage.pairs.items():
         number = max(1, round(count * share))
@@ -129,8 +131,8 @@ def attending(stage: Any, module: JointAdapters, count: int) -> None:
         times = torch.empty(number, dtype=torch.long, device="meta")
         for modality in stage.attending[pair]:
             partner = stage.partner(pair, modality)
-            heard = encoders[partner](empty(number, *shapes[partner]), times)
-            denoiser(module.denoiser(modality), shapes[modality], number, heard)
+            environment = encoders[partner](empty(number, *shapes[partner]), times)
+            denoiser(module.denoiser(modality), shapes[modality], number, environment)
 
 
 def noisy_latent_encoders(module: NoisyLatentEncoders, count: int) -> None:

@@ -91,8 +91,8 @@ def make_accelerator(config: Config) -> Accelerator:
         "mixed_precision": precision,
         "kwargs_handlers": handlers,
     }
-    told = cpu and (meeting or torch.cuda.is_available()) and not wants_deepspeed()
-    accelerator = Accelerator(cpu=told, **settings)
+    forced = cpu and (meeting or torch.cuda.is_available()) and not wants_deepspeed()
+    accelerator = Accelerator(cpu=forced, **settings)
     kind = accelerator.distributed_type
     assert kind is not DistributedType.NO or accelerator.num_processes == 1, (
         f"{accelerator.num_processes} processes, each alone"

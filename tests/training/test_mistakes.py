@@ -89,7 +89,7 @@ def build(name, *overrides):
         (
             "joint_audio",
             "options.attending={audio+video: [image]}",
-            "listeners of audio.video is .*: expected one of its two",
+            "attending of audio.video is .*: expected one of its two",
         ),
         ("joint_audio", "options.contrast=0.1", "contrast is 0.1: expected 0 where one side listens"),
         ("joint_audio", "part.chanels=3", "part: unknown key 'chanels': EnvironmentEncoders has no such"),

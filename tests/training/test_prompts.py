@@ -62,9 +62,9 @@ def test_kinds_are_said_with_the_tokens():
     assert set(kinds) == {"text", "audio"} and set(kinds[:100]) == {"text"}
 
 
-def test_a_noised_tower_meets_sentences_and_its_own_kind():
+def test_a_noisy_latent_encoder_meets_sentences_and_its_own_kind():
     """Whose caption it is to tell: a third medium of the same scene is none that training may see."""
-    config = load_config(CONFIGS / "noised_towers.yaml", overrides=[f"model={pretrained.resolve()}"])
+    config = load_config(CONFIGS / "noisy_latent_encoders.yaml", overrides=[f"model={pretrained.resolve()}"])
     met = {
         str(m): sorted(map(str, prompts.names))
         for m, prompts in find_stage(config.stage)(config).prompts.items()

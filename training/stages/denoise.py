@@ -47,7 +47,7 @@ DEFAULTS = {
     "sync_guidance_interval": [0.0, 1.0],  # when the first event is, is decided in the first steps
     "timestep_shift": 2.0,
     "normalise_prompts": True,
-    "caption_prior": "text",  # what prompts say, the noised tower of text reads (`codi.joint.caption_prior`)
+    "caption_prior": "text",  # what prompts say, the noisy-latent encoder of text reads (`codi.joint.caption_prior`)
     "partner_estimate_weight": 3.0,
     "auxiliary_caption": "text",  # what several outputs leave open, an unasked caption decides
     # A picture starts when the text is half done, a sound when the text is, a clip when the sound is
@@ -72,12 +72,12 @@ class DenoiseOptions:
                    tokens of other towers
     prompt_interpolation   share of samples with two prompts, interpolated: the one drawn by `prompts` and
                            another caption of the sample
-    foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for
-                   none
-    told           share of samples that a partner tells what it seems to become, by partner
-                   (`training.stages.partner_estimates`): {"image": 0.5}; every media file has to have that
-                   partner
-    pictures_told  the same of the pictures beside clips; only sentences can tell them
+    temporal_change   weight of predicting from the frame transformer's tokens when the clean latent changes, 0
+                      for none
+    partner_estimates   share of samples whose prompt is fused with what a partner seems to become, by partner
+                        (`training.stages.partner_estimates`): {"image": 0.5}; every media file has to have
+                        that partner
+    picture_partner_estimates   the same of the pictures beside clips, whose partner can only be text
     """
 
     modality: str
@@ -115,9 +115,9 @@ class DenoiseOptions:
         for name in ("pictures", "picture_scenes", "prompt_noise", "temporal_change"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("partner_estimates", "picture_partner_estimates"):
-            partner_estimates = getattr(self, name).values()
+            estimated = getattr(self, name).values()
             expect(
-                min(partner_estimates, default=0) >= 0 and sum(partner_estimates) <= 1,
+                min(estimated, default=0) >= 0 and sum(estimated) <= 1,
                 name,
                 getattr(self, name),
                 "shares in [0, 1], together no more than 1",
@@ -198,7 +198,7 @@ class DenoiseStage:
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if needs_text else None
 
     def partners(self, option: str, modality: Modality) -> PartnerEstimates | None:
-        """Who tells the samples of `listener` what they seem to become; None where nobody does."""
+        """Returns what fuses the prompts of `modality` with estimates of its partners; None without any."""
         shares = getattr(self.options, option)
         if not shares:
             return None
@@ -243,7 +243,7 @@ class DenoiseStage:
         return self.with_temporal_change(module) if self.options.temporal_change else module
 
     def with_temporal_change(self, denoiser: nn.Module) -> WithTemporalChange:
-        """The denoiser with a layer for its foresight. Raises `InputError` where no frame transformer runs
+        """The denoiser with a layer for the temporal-change loss. Raises `InputError` where no frame transformer runs
         along time.
         """
         if self.modality not in (Modality.AUDIO, Modality.VIDEO) or not denoiser.config.frame_transformer:

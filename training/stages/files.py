@@ -210,13 +210,13 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
         return
     (share, lacking), name = max(found, key=lambda one: one[0][0])
     named = f" ({', '.join(list(dict.fromkeys(lacking))[:3])}, ...)" if lacking else ""
-    told = f"{share:.0%} of the words in the captions are unknown to the {name} in {model}{named}"
+    finding = f"{share:.0%} of the words in the captions are unknown to the {name} in {model}{named}"
     if share > MOST_UNKNOWN:
         raise InputError(
-            f"data: {told}: expected captions in its words, or text parts made from these "
+            f"data: {finding}: expected captions in its words, or text parts made from these "
             "(docs/fine-tuning.md)"
         )
-    say(told)
+    say(finding)
 
 
 def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, list[str]]:

@@ -46,7 +46,7 @@ from training.stages.temporal_change import TemporalChangeDecoder
 @dataclass(frozen=True, kw_only=True)
 class JointOptions:
     """pairs          "audio+video" -> its share of the batch size, for example 1.0
-    listeners      "audio+video" -> which side learns to hear the other; both of a pair that is not named.
+    attending      "audio+video" -> which side learns to attend to the other; both of a pair that is not named.
                    What a side learns (its adapters, and its partner's environment) is apart from what the
                    other does, so that they may train one after the other or on two machines: what a run does
                    not train stays in the model folder as it was
@@ -56,23 +56,23 @@ class JointOptions:
     prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that
                    is not named
     prompt_dropout "audio+video" -> share of samples without a prompt (0.3 if not named): what a prompt leaves
-    open is what partners must
-                   agree on. Without a prompt the loss is several times as large, and a few such samples drown
-                   what is to be learned of time
+                   open is what partners must agree on. Without a prompt the loss is several times as large, and
+                   a few such samples drown what is to be learned of time
     prompt_noise   as in the denoise stages
     timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The
-    denoisers' own is right: below the
-                   noise at which a latent is decided there is nothing to learn from a partner
+                   denoisers' own is right: below the noise at which a latent is decided there is nothing to
+                   learn from a partner
     contrast       weight of the contrast between environments of pairs in which both run in time, 0 for none
     contrast_share further clips for it, for each clip that is denoised
-    foresight      weight of telling from what is heard when the listener's latent changes, where both run in
-                   time, 0 for none
-    only_foresight nothing is denoised: encoders learn when things happen, many times as fast, before a run
-    that continues from them hard_negatives clips moved in time are among the wrong partners
+    hard_negatives clips moved in time are among the wrong partners
+    temporal_change   weight of predicting from the environment when the attending latent changes, where both
+                      run in time, 0 for none
+    only_temporal_change   nothing is denoised: encoders learn when things happen, many times as fast, before a
+                           run that continues from them
     continue_from  start from the environment encoders in the model folder too: for pairs that are trained one
                    after another
-    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, silent where
-                   a side does not listen
+    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, at zero
+                   where a side does not attend
     adapters       arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
                    that have none yet
     into           folder that gets the result and a copy of all other parts; by default the result goes into
@@ -133,7 +133,7 @@ class JointOptions:
             self.temporal_change or not self.only_temporal_change,
             "only_temporal_change",
             True,
-            "false where foresight is 0: there is nothing to learn",
+            "false where temporal_change is 0: there is nothing to learn",
         )
 
     def by_pair(self, name: str) -> dict[Pair, Any]:
@@ -148,16 +148,16 @@ class JointOptions:
 
     @property
     def attending_by_pair(self) -> dict[Pair, tuple[Modality, ...]]:
-        """The sides of each pair that learn to hear the other."""
+        """The sides of each pair that learn to attend to the other."""
         named = self.by_pair("attending")
         return {pair: self.learning(pair, named.get(pair)) for pair in map(parse_pair, self.pairs)}
 
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
-        """The sides that learn of a pair whose `listeners` are these."""
+        """The sides that learn of a pair whose `attending` are these."""
         sides = pair if names is None else tuple(Modality.parse(name) for name in names)
         expect(
             sides and set(sides) <= set(pair),
-            f"listeners of {'+'.join(pair)}",
+            f"attending of {'+'.join(pair)}",
             names,
             "one of its two modalities, or both",
         )
@@ -166,7 +166,7 @@ class JointOptions:
             whole or not self.contrast,
             "contrast",
             self.contrast,
-            "0 where one side listens: it trains what both say",
+            "0 where one side attends: it trains the environments of both",
         )
         return sides
 
@@ -184,18 +184,18 @@ class JointStage:
             self.options.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout")
         )
         self.attending = self.options.attending_by_pair
-        self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
+        self.attended = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
         contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
-        self.taught = self.heard | contrasted  # whose environment encoders train
+        self.taught = self.attended | contrasted  # whose environment encoders train
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
         self.prompts = {
             pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3))
             for pair in self.pairs
         }
-        noised = config.model / "noisy_latent_encoders"
-        self.noised: NoisyLatentEncoders | None = (
-            load_noisy_latent_encoders(config.model) if noised.is_dir() else None
+        found = config.model / "noisy_latent_encoders"
+        self.noisy_latent_encoders: NoisyLatentEncoders | None = (
+            load_noisy_latent_encoders(config.model) if found.is_dir() else None
         )
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = (
@@ -203,7 +203,7 @@ class JointStage:
         )
 
     def partner(self, pair: Pair, modality: Modality) -> Modality:
-        """Whom a side of a pair hears: the other; itself in the released scheme."""
+        """Returns whom a side of a pair attends to: the other; itself in the released scheme."""
         return (
             modality
             if not self.config.part.get("exchanged", True)
@@ -211,7 +211,7 @@ class JointStage:
         )
 
     def build(self) -> JointAdapters:
-        """Encoders of `part`, and the finished denoisers of all modalities that listen."""
+        """Encoders of `part`, and the finished denoisers of all attending modalities."""
         learning, reset = adapted(self.config.model, self.attending, self.options.joint_config is not None)
         found = {
             n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + reset
@@ -237,9 +237,7 @@ class JointStage:
         )
 
     def decoders(self) -> TemporalChangeDecoder:
-        """Of all that listen in time to somebody who runs in time. Raises `InputError` where
-        there is nobody.
-        """
+        """Of all that run in time and attend to one that does. Raises `InputError` where there is none."""
         timed = {m for pair in self.pairs if self.in_time(pair) for m in self.attending[pair]}
         if not timed:
             raise InputError(
@@ -283,7 +281,7 @@ class JointStage:
     def to(self, device: torch.device) -> None:
         for prompts in self.prompts.values():
             prompts.to(device)
-        for part in (self.sentences, self.noised):
+        for part in (self.sentences, self.noisy_latent_encoders):
             if part is not None:
                 part.to(device)
         self.device = device
@@ -333,8 +331,8 @@ class JointStage:
                 )
                 count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
                 part, clean = first_samples(part, count), [x_0[:count] for x_0 in clean]
-            losses, heard = self.pair_loss(module, pair, part, clean, generator)
-            extras |= {name: loss.detach() for name, loss in losses.items()} | heard
+            losses, logged = self.pair_loss(module, pair, part, clean, generator)
+            extras |= {name: loss.detach() for name, loss in losses.items()} | logged
             total = total + sum(losses.values())
         return total, extras
 
@@ -378,11 +376,11 @@ class JointStage:
             shape = (-1, *[1] * (x_0.ndim - 1))
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
-            encoder = module.environment_encoders.by_modality()[modality] if modality in self.heard else None
+            encoder = module.environment_encoders.by_modality()[modality] if modality in self.attended else None
             environments.append(encoder and encoder(noisy[-1], torch.where(keep, 0, t)))
-        losses, heard = {}, {}
+        losses, logged = {}, {}
         for side, modality in enumerate(pair):
-            rows = (~is_clean[side]).nonzero().flatten()  # a clean side is heard, there is nothing to denoise
+            rows = (~is_clean[side]).nonzero().flatten()  # of a clean side there is nothing to denoise
             if modality not in self.attending[pair] or not len(rows):
                 continue
             env = environments[pair.index(self.partner(pair, modality))]
@@ -392,7 +390,7 @@ class JointStage:
                 temporal_change_loss = module.temporal_change(
                     modality, clean[side][rows], env, context[rows]
                 ).mean()
-                losses[f"{name}, foreseen"] = self.options.temporal_change * temporal_change_loss
+                losses[f"{name}, temporal change"] = self.options.temporal_change * temporal_change_loss
             if self.options.only_temporal_change:
                 continue
             prompt = self.partner_estimates(pair, modality, context, noises, noisy, times, is_clean)[rows]
@@ -400,8 +398,8 @@ class JointStage:
             each = denoising_loss(output, targets[side][rows])
             losses[name] = each.mean()
             if (beside := is_clean[1 - side][rows]).any():
-                heard[f"{name}, partner clean"] = each.detach()[beside].mean()
-        return losses, heard
+                logged[f"{name}, partner clean"] = each.detach()[beside].mean()
+        return losses, logged
 
     @torch.no_grad()
     def partner_estimates(
@@ -414,16 +412,16 @@ class JointStage:
         times: Any,
         is_clean: Any,
     ) -> Tensor:
-        """The prompt and what the partner seems to be, as in sampling; the prompt alone in a model without
-        noised towers.
+        """The prompt fused with the partner estimate, as in sampling; the prompt alone in a model without
+        noisy-latent encoders.
         """
-        if self.noised is None:
+        if self.noisy_latent_encoders is None:
             return context
         other = 1 - pair.index(modality)
-        tower, clean = self.noised.by_modality()[pair[other]], is_clean[other]
+        encoder, clean = self.noisy_latent_encoders.by_modality()[pair[other]], is_clean[other]
         levels = torch.where(clean, 0, times[other])
         return estimated_prompt(
-            tower,
+            encoder,
             self.process,
             context,
             noises[other],
@@ -493,7 +491,7 @@ class JointStage:
         export_part(
             module.environment_encoders
             if anew
-            else with_others(module.environment_encoders, self.heard, place),
+            else with_others(module.environment_encoders, self.attended, place),
             place,
         )
         for name, denoiser in module.denoisers.items():

@@ -61,9 +61,9 @@ def has_joint_attention(folder: Path) -> bool:
 def adapted(
     model: Path, attending: Mapping[Pair, Collection[Modality]], anew: bool
 ) -> tuple[list[str], list[str]]:
-    """(learning, silent): denoisers whose joint attention a run trains; and, where adapters start anew, those
-    that fall silent, the other sides of its pairs, whose adapters would hear other encoders than they learned
-    from.
+    """(learning, reset): denoisers whose joint attention a run trains; and, where adapters start anew, those
+    that go back to zero, the other sides of its pairs, whose adapters would attend to other encoders than they
+    learned from.
     """
     learning = list(dict.fromkeys(DENOISERS[m] for sides in attending.values() for m in sides))
     others = dict.fromkeys(DENOISERS[m] for pair in attending for m in pair) if anew else {}
@@ -89,7 +89,7 @@ def add_joint_adapters(
 
 
 def with_others(
-    trained: EnvironmentEncoders, heard: Collection[Modality], folder: Path
+    trained: EnvironmentEncoders, attended: Collection[Modality], folder: Path
 ) -> EnvironmentEncoders:
     """The encoders that this run trained beside the others, and all pairs that know each other, as they are
     in the model folder. Nothing is kept of encoders that were built otherwise.
@@ -100,7 +100,7 @@ def with_others(
     alike = ("dim", "global_tokens", "num_layers", "num_heads", "pooled", "exchanged")
     if any(found.config[name] != trained.config[name] for name in alike):
         return trained
-    kept = [name for name in found.encoders if Modality(name) not in heard]
+    kept = [name for name in found.encoders if Modality(name) not in attended]
     pairs = sorted({tuple(pair) for pair in [*(found.config.pairs or []), *(trained.config.pairs or [])]})
     latents = {**trained.config.latents, **{name: found.config.latents[name] for name in kept}}
     whole = EnvironmentEncoders(

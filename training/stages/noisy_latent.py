@@ -1,8 +1,8 @@
-"""Noised towers: from a latent at any noise level, and its prompt, the token of its whole caption (after
+"""Noisy-latent encoders: from a latent at any noise level, and its prompt, the token of its whole caption (after
 GLIDE's noised CLIP, arXiv 2112.10741).
 
 Text is the bridge here as it is between prompts. The token that a modality's own tower gives would not do: a
-picture's says nothing of motion, which a listener cannot tell from having been told that nothing moves.
+picture's says nothing of motion, which a partner cannot tell from the statement that nothing moves.
 Everything else is frozen; each modality learns by itself. B batch, D width of the shared space.
 """
 
@@ -29,13 +29,12 @@ PREVIEWED = 64  # samples
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyLatentOptions:
-    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's tower meets
-                      sentences and its own kind among
-                   them, that of sentences all: training sees no more than two media of one sample, and one is
-                   the caption to be told
+    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's encoder meets
+                   sentences and its own kind among them, that of sentences all: training sees no more than two
+                   media of one sample, and one is the caption to be predicted
     scenes         size of the latent caches
     prompt_dropout, prompt_noise   as in the denoise stages
-    continue_from  start from the noised towers in the model folder
+    continue_from  start from the encoders in the model folder
     timestep_shift "video" -> its `spread_timesteps` shift; 1 for a modality that is not named
     """
 
@@ -62,7 +61,7 @@ class NoisyLatentOptions:
 
 
 class NoisyLatentStage:
-    """The noised towers of all modalities in `part`."""
+    """The noisy-latent encoders of all modalities in `part`."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -80,7 +79,7 @@ class NoisyLatentStage:
         )
 
     def _prompts(self, modality: Modality) -> Prompts:
-        """Those that the tower of one modality meets."""
+        """Those that the encoder of one modality meets."""
         options, met = self.options, (Modality.TEXT, modality)
         shares = {
             name: share for name, share in options.prompts.items() if modality is Modality.TEXT or name in met
@@ -89,12 +88,12 @@ class NoisyLatentStage:
             sum(shares.values()) > 0,
             "prompts",
             options.prompts,
-            f"a share of text or of {modality}, which its tower meets",
+            f"a share of text or of {modality}, which its encoder meets",
         )
         return Prompts(self.text, shares, options.prompt_noise, options.prompt_dropout)
 
     def build(self) -> NoisyLatentEncoders:
-        """New towers of `part`, or those in the model folder."""
+        """New encoders of `part`, or those in the model folder."""
         if self.options.continue_from:
             return load_part(
                 NoisyLatentEncoders,
@@ -136,8 +135,8 @@ class NoisyLatentStage:
             )
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             context = self.prompts[modality].tokens(batch, generator)
-            told = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
-            losses[modality] = (told - token).square().sum(-1)
+            predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
+            losses[modality] = (predicted - token).square().sum(-1)
             levels.append(t / total)
         extras = {m.value: each.mean().detach() for m, each in losses.items()}
         extras["bins"] = (torch.cat(levels), torch.cat([each.detach() for each in losses.values()]))
@@ -158,7 +157,7 @@ class NoisyLatentStage:
 
     @torch.no_grad()
     def preview(self, module: NoisyLatentEncoders, folder: Path) -> None:
-        """`told.png`: by noise level and without a prompt, how much of the token is known: 1 - squared
+        """`known.png`: by noise level and without a prompt, how much of the token is known: 1 - squared
         distance to it / variance of all.
         """
         import matplotlib.figure
@@ -179,12 +178,12 @@ class NoisyLatentStage:
             for t in levels:
                 eps = torch.randn(x_0.shape, generator=generator, device=self.device)
                 at, nothing = t.expand(len(x_0)), null_prompt(len(x_0), token.shape[-1], device=self.device)
-                told = module.by_modality()[modality](self.process.add_noise(x_0, eps, at), at, nothing)
-                known.append(float(1 - (told - token).square().sum(-1).mean() / spread))
+                predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, at), at, nothing)
+                known.append(float(1 - (predicted - token).square().sum(-1).mean() / spread))
             axes.plot(levels.cpu(), known, label=str(modality))
         axes.set(xlabel="t", ylabel="known of the token's variance", ylim=(-0.1, 1.0))
         axes.legend()
-        figure.savefig(folder / "told.png")
+        figure.savefig(folder / "known.png")
 
     def export(self, module: NoisyLatentEncoders, folder: Path) -> None:
         export_part(module, folder / "noisy_latent_encoders")
