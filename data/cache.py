@@ -25,6 +25,7 @@ from codi.types import InputError, Modality
 from codi.world import Scene
 from data.order import rows_of
 from data.rows import draw_caption
+from data.source import Source
 from data.world import random_caption
 
 Encode = Callable[[dict[str, Any]], dict[str, Tensor]]
@@ -108,7 +109,7 @@ def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
     return encode
 
 
-class CachedSource:
+class CachedSource(Source):
     """Latents by index, as an endless source: every pass over the cache has its own order and its own
     captions.
 
@@ -123,8 +124,6 @@ class CachedSource:
     float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for. Raises `InputError`
     when the cache is missing, unfinished or altered.
     """
-
-    infinite = True
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from data.decode import Job, Size, describe, silence
 from data.frames import choose_backend
 from data.order import rows_of
 from data.rows import BITS, Row, bits_of, draw_caption
+from data.source import Source
 from data.workers import BadSample, Decoder, Media
 
 
@@ -23,6 +24,11 @@ class Rows(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]: ...
+
+    @property
+    def label(self) -> str:
+        """What they are called in messages: the file that they are read from."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -50,7 +56,7 @@ class Augment:
             )
 
 
-class MediaSource:
+class MediaSource(Source):
     """An endless source over the rows of a manifest or of shards; every pass has its own order.
 
     media     what a batch holds
@@ -66,7 +72,6 @@ class MediaSource:
     Every sample is a function of (seed, position) and the files alone, whatever its batch.
     """
 
-    infinite = True
     says = ("ids", "rows")
 
     def __init__(
@@ -111,7 +116,7 @@ class MediaSource:
         self.left_out = len(rows) - len(self._usable)
         if not len(self._usable):
             raise InputError(
-                f"none of {len(rows)} rows of {_label(rows)} has {_names(self.require or self.media)}: name "
+                f"none of {len(rows)} rows of {rows.label} has {_names(self.require or self.media)}: name "
                 "other media"
             )
         weights = rows.weights[self._usable]
@@ -164,12 +169,6 @@ class MediaSource:
         if self.owns_decoder:
             self.decoder.close()
 
-    def __enter__(self) -> "MediaSource":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _places(self, positions: list[int]) -> np.ndarray:
         """Where in `_usable` each position begins to look."""
         if self.shuffle:
@@ -199,7 +198,7 @@ class MediaSource:
             try:
                 row = seen[index] = self.rows[index]
             except (InputError, OSError) as error:  # a shard's words, or a manifest that was altered since
-                yield BadSample(key, f"{_label(self.rows)} row {index}", _label(self.rows), str(error))
+                yield BadSample(key, f"{self.rows.label} row {index}", self.rows.label, str(error))
                 continue
             yield self._job(key, row, position)
 
@@ -245,7 +244,3 @@ def size_of(modality: Modality, specs: Mapping[Modality, ModalitySpec]) -> Size:
 
 def _names(media: Iterable[Modality]) -> str:
     return ", ".join(map(str, media)) or "nothing"
-
-
-def _label(rows: Rows) -> str:
-    return str(getattr(rows, "path", None) or getattr(rows, "paths", ["the data set"])[0])

@@ -119,7 +119,8 @@ def command_of(settings: dict[str, Any]) -> str | None:
     none.
     """
     commands = []
-    for path in Path("configs").rglob(f"{Path(settings['output']).name}.yaml"):
+    found = Path("configs").rglob(f"{Path(settings['output']).name}.yaml")
+    for path in (path for path in found if path.parent.name != "base"):  # those are extended, never run
         named = load_config(path).as_json()
         if named["stage"] == settings["stage"]:
             changed = (

@@ -1,17 +1,22 @@
 """Partner estimates in training are those of sampling, and samples without a prompt get none."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
+from codi import pretrained
 from codi.diffusion import NoiseProcess, copy_schedulers
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.joint.sampler import JointSampler
 from codi.protocols import Denoiser
 from codi.types import InputError, Modality
-from training.stages.denoise import SCHEDULER, DenoiseStage
+from data.world import PAIRS
+from training.config import Config
+from training.stages.denoise import SCHEDULER, DenoiseStage, estimate_weight
+from training.stages.joint import JointStage
 from training.stages.partner_estimates import PartnerEstimates, estimated_prompt
 
 TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
@@ -75,7 +80,7 @@ def test_a_share_gets_estimates_and_none_without_a_prompt(towers, scheduler):
     context = torch.nn.functional.normalize(torch.randn(400, 1, WIDTH, generator=generator), dim=-1)
     context[:100] = 0
     partner_estimates = PartnerEstimates(
-        TEXT, {"image": 0.5}, towers, NoiseProcess.from_scheduler(scheduler), 3.0
+        TEXT, {"image": 0.5}, towers, NoiseProcess.from_scheduler(scheduler), 3.0, PAIRS
     )
     t = torch.randint(1000, (400,), generator=generator)
     pictures, asked = torch.randn(400, 2, 4, 4, generator=generator), []
@@ -94,7 +99,7 @@ def test_a_prompt_of_a_third_medium_stays_as_it_is(towers, scheduler):
     generator = torch.Generator().manual_seed(2)
     context = torch.nn.functional.normalize(torch.randn(90, 1, WIDTH, generator=generator), dim=-1)
     partner_estimates = PartnerEstimates(
-        TEXT, {"image": 1.0}, towers, NoiseProcess.from_scheduler(scheduler), 3.0
+        TEXT, {"image": 1.0}, towers, NoiseProcess.from_scheduler(scheduler), 3.0, PAIRS
     )
     kinds, asked = [TEXT, IMAGE, Modality.AUDIO] * 30, []
     partner_estimates(
@@ -129,7 +134,7 @@ def test_every_sample_gets_the_estimate_of_its_own_partner_at_its_own_level(sche
     context = torch.zeros(64, 1, WIDTH)
     context[:, :, 0] = 1.0
     process = Clean.from_scheduler(scheduler)
-    partner_estimates = PartnerEstimates(TEXT, {"image": 1.0}, Towers(), process, 1.0)
+    partner_estimates = PartnerEstimates(TEXT, {"image": 1.0}, Towers(), process, 1.0, PAIRS)
     own, t = torch.linspace(-0.5, 0.5, 64), torch.arange(64) * 15
     generator = torch.Generator().manual_seed(0)
     fused = partner_estimates(
@@ -167,7 +172,7 @@ def _after(generator: torch.Generator, count: int) -> torch.Generator:
 )
 def test_partners_that_cannot_be(towers, scheduler, modality, shares, message):
     with pytest.raises(InputError, match=message):
-        PartnerEstimates(modality, shares, towers, NoiseProcess.from_scheduler(scheduler), 3.0)
+        PartnerEstimates(modality, shares, towers, NoiseProcess.from_scheduler(scheduler), 3.0, PAIRS)
 
 
 def test_of_a_batch_the_partners_of_the_chosen_samples_are_read():
@@ -181,3 +186,33 @@ def test_of_a_batch_the_partners_of_the_chosen_samples_are_read():
             None, None
         )
         assert (found.tolist() if isinstance(found, torch.Tensor) else found) == expected
+
+
+@pytest.fixture
+def other_weight(tmp_path):
+    """The embedded model, which says of itself that it amplifies estimates by 1.5."""
+    origin, model = pretrained.resolve(), tmp_path / "model"
+    model.mkdir()
+    for part in origin.iterdir():
+        if part.is_dir():
+            (model / part.name).symlink_to(part)
+    index = json.loads((origin / pretrained.INDEX).read_text())
+    index["defaults"]["partner_estimate_weight"] = 1.5
+    (model / pretrained.INDEX).write_text(json.dumps(index))
+    return model
+
+
+def test_estimates_are_amplified_as_the_trained_model_says(other_weight, tmp_path):
+    run = dict(model=other_weight, output=tmp_path / "run", samples=1, batch_size=1, lr=1e-3)
+    options = {"modality": "text", "prompts": {"text": 1.0}, "partner_estimates": {"image": 0.5}}
+    assert DenoiseStage(Config(stage="denoise", options=options, **run)).partner_estimates.weight == 1.5
+    latents = {"audio": {"latent_rate": 25.0}, "video": {"latent_rate": 8.0}}
+    joint = Config(stage="joint", options={"pairs": {"audio+video": 1.0}}, part={"latents": latents}, **run)
+    assert JointStage(joint).estimate_weight == 1.5
+
+
+def test_a_model_that_names_no_weight_has_that_of_every_call(other_weight):
+    index = json.loads((other_weight / pretrained.INDEX).read_text())
+    del index["defaults"]["partner_estimate_weight"]
+    (other_weight / pretrained.INDEX).write_text(json.dumps(index))
+    assert estimate_weight(other_weight) == 1.0

@@ -11,12 +11,18 @@ import torch
 from PIL import Image
 from torch import nn
 
+from codi.models.lora import find_layers
+from codi.protocols import Denoiser
+from codi.types import InputError
+from data.source import Source
+from data.world import PAIRS
 from training.ema import Ema
 from training.engine import make_optimizer
 from training.log import Log, Meter
 from training.prefetch import Prefetch
 from training.stages.common import write_spectrograms
 from training.stages.denoise import WithPictures
+from training.stages.joint_adapters import JointAdapters
 from training.stages.pairs import PairSource, parse_pair
 
 
@@ -95,7 +101,7 @@ def test_what_goes_wrong_in_the_plan_is_raised_where_batches_are_taken():
             next(batches)
 
 
-class Files:
+class Files(Source):
     """A source of named samples, some of which were bad."""
 
     def __init__(self, name, bad):
@@ -108,7 +114,7 @@ class Files:
 def test_sources_beside_each_other_name_their_samples_and_count_the_bad_ones():
     clips, sounds = Files("clip", 2), Files("sound", 3)
     assert WithPictures(clips, sounds).bad == 5
-    pairs = {pair: parse_pair(pair) for pair in ("text+image", "audio+video")}
+    pairs = {pair: parse_pair(pair, PAIRS) for pair in ("text+image", "audio+video")}
     both = PairSource(
         dict(zip(pairs.values(), (clips, sounds))), {pairs["text+image"]: 1.0, pairs["audio+video"]: 0.5}
     )
@@ -125,3 +131,26 @@ def test_a_sheet_of_spectrograms_has_low_tones_below(tmp_path):
         and np.flatnonzero(picture[:, 0, 0]).tolist() == [6, 14]
         and picture.max() == 255
     )
+
+
+class Foreign(nn.Module, Denoiser):
+    """A denoiser whose adapters have a name of their own, and a module beside them that is called joint."""
+
+    def __init__(self, adapters: bool = True):
+        super().__init__()
+        self.joint = nn.ModuleDict({"to_q": nn.Linear(2, 2)})
+        self.partner_attention = nn.ModuleDict({"to_q": nn.Linear(2, 2)})
+        self.adapters = adapters
+
+    def joint_adapters(self):
+        return {"partner_attention": self.partner_attention} if self.adapters else {}
+
+
+def test_what_adapts_a_denoiser_it_says_itself():
+    module = JointAdapters(nn.Identity(), {"a": Foreign(), "b": Foreign()}, learning=["a"])
+    learning = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert learning == {f"denoisers.a.partner_attention.to_q.{kind}" for kind in ("weight", "bias")}
+    assert find_layers(Foreign(), ["to_q"], joint=True) == ["partner_attention.to_q"]
+    assert find_layers(Foreign(), ["to_q"], joint=False) == ["joint.to_q"]
+    with pytest.raises(InputError, match="a has no joint attention"):
+        JointAdapters(nn.Identity(), {"a": Foreign(adapters=False)})

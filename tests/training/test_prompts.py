@@ -73,7 +73,7 @@ def test_a_noisy_latent_encoder_meets_sentences_and_its_own_kind():
     assert met == {"text": ["audio", "image", "text", "video"], **pairs}
 
 
-def test_a_share_hears_a_caption_beside_its_own_prompt():
+def test_a_share_gets_a_caption_beside_its_own_prompt():
     """Sounds whose token has nothing of a caption: where there are two prompts it has, and the first is never
     drowned.
     """

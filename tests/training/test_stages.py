@@ -122,11 +122,11 @@ def test_a_variant_of_the_ablation_leaves_the_model_as_it_was_and_generates(trai
 
 
 def test_adapters_that_start_anew_are_at_zero_where_a_side_does_not_attend(trained: Path) -> None:
-    """A variant of the ablation in which the clip alone attends: the sound's finished adapters would attend to
-    encoders that they never met.
+    """A variant of the ablation in which the clip alone attends: the sound's finished adapters would
+    attend to encoders that they never met.
     """
     into, output = trained / "ablation" / "reset", f"output={trained}/runs/ablation-reset"
-    config = ROOT / "configs" / "world" / "ablation" / "negatives.yaml"  # contrast trains the environments of both
+    config = ROOT / "configs" / "world" / "ablation" / "negatives.yaml"  # contrast trains both encoders
     settings = [f"model={trained}/model", output, f"options.into={into}"]
     assert into / "audio_denoiser" in writes(load_config(config, small=True, overrides=settings))
     assert run(config, settings) == 0
@@ -159,7 +159,7 @@ def test_the_sides_of_a_pair_train_apart_and_pairs_one_after_another(trained: Pa
     assert run(ROOT / "configs/world/joint_video.yaml", [*pair, f"output={trained}/pair-runs/video"]) == 0
     both = load_file(model / "environment_encoders" / "diffusion_pytorch_model.safetensors")
     changed = {name.split(".")[1] for name in both if not torch.equal(first[name], both[name])}
-    # what the picture hears; the environment of the clip stays as the sound's run left it
+    # what the picture attends to; the environment of the clip stays as the sound's run left it
     assert changed == {"audio"}
     assert (model / "audio_denoiser" / "diffusion_pytorch_model.safetensors").read_bytes() == audio
     more = [*pair, "options.continue_from=true", "seed=1", f"output={trained}/pair-runs/more"]

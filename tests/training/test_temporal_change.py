@@ -1,5 +1,5 @@
-"""The temporal-change loss: where a latent changes, and that telling it teaches an encoder when things happen in the
-partner.
+"""The temporal-change loss: where a latent changes, and that predicting it teaches an encoder when things
+happen in the partner.
 """
 
 import pytest

@@ -22,9 +22,11 @@ from codi.world import ATTRIBUTES, render_frames, render_sounds
 from data.notes import random_notes
 from data.world import random_caption
 from training.config import Config, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.stages import Source, Stage
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
-from training.stages.files import check_words, close, sound_spec, tokenizer_of, world_or_files
+from training.stages.files import check_words, sound_spec, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class VocoderOptions:
         expect(self.latent_noise >= 0, "latent_noise", self.latent_noise, "0 or more")
 
 
-class AutoencoderStage:
+class AutoencoderStage(Stage):
     """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder.
 
     modality, entry  what it is trained on, and under which name a batch has it
@@ -94,10 +96,11 @@ class AutoencoderStage:
         self.config = config
         self.options = strict(self.options_class, config.options, where="options")
 
-    def to(self, device: torch.device) -> None:
-        """Nothing is frozen here."""
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        return (cls.component,)
 
-    def data(self, offset: int = 0) -> Any:
+    def data(self, offset: int = 0) -> Source:
         """Scenes of the world, rendered as they are asked for, or media files; `offset` to the seed gives
         others.
         """
@@ -117,7 +120,7 @@ class AutoencoderStage:
         try:
             return source.fetch(list(range(count)))
         finally:
-            close(source)
+            source.close()
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         """Size of a sample, as the model takes it."""
@@ -157,7 +160,7 @@ class AutoencoderStage:
         source, batches = self.data(offset=1), []
         for start in range(0, self.options.statistics_samples, 64):
             batches.append(self.mean_latent(module, source.fetch(list(range(start, start + 64)))))
-        close(source)
+        source.close()
         module.scaling.measure(torch.cat(batches))
 
     def export(self, module: nn.Module, folder: Path) -> None:
@@ -200,6 +203,13 @@ class ImageStage(AutoencoderStage):
             "kl": kl.detach(),
         }
 
+    def dummy_batch(self, module: ImageAutoencoder, count: int) -> dict[str, Tensor]:
+        side = module.config.image_size
+        return {"frames": empty(count, 3, side, side)}
+
+    def dry_pass(self, module: ImageAutoencoder, batch: dict[str, Tensor]) -> None:
+        module.reconstruct(module.posterior(batch["frames"]).mode())
+
     def mean_latent(self, module: ImageAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
         return module.posterior(to_unit(batch["frames"].to(module.device))).mode()
@@ -235,6 +245,14 @@ class SoundStage(AutoencoderStage):
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         return {Modality.AUDIO: sound_spec(self.shape)}
+
+    def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
+        """Spectrograms (B, T, M)."""
+        frames = module.config.num_samples // module.log_mel.hop_length
+        return {"mel": empty(count, frames, module.log_mel.bank.shape[1])}
+
+    def dry_pass(self, module: AudioAutoencoder, batch: dict[str, Tensor]) -> None:
+        module.reconstruct(module.posterior(batch["mel"]).mode())
 
     def mean_latent(self, module: AudioAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
@@ -310,7 +328,7 @@ class MelStage(SoundStage):
         for start in range(0, self.options.statistics_samples, 64):
             mel = module.log_mel(source.fetch(list(range(start, start + 64)))["sound"].to(module.device))
             yield module.reconstruct(self.blur(module.posterior(mel).mode(), generator)), mel
-        close(source)
+        source.close()
 
 
 class VocoderStage(SoundStage):
@@ -341,6 +359,15 @@ class VocoderStage(SoundStage):
         module.vocoder.requires_grad_(True)
         return module
 
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        """None: a vocoder is added to a finished autoencoder."""
+        return ()
+
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        return (cls.component,)
+
     def with_new_vocoder(self, finished: AudioAutoencoder) -> AudioAutoencoder:
         """A finished autoencoder as it is, but for a vocoder of `part`."""
         check_sections({"vocoder_config": self.config.part}, "part")
@@ -365,6 +392,13 @@ class VocoderStage(SoundStage):
         sound = batch["sound"][:, start * hop : (start + self.cut) * hop]
         losses = torch.stack([self.spectral_loss(spoken, sound, size) for size in self.resolutions]).mean(0)
         return losses.sum(), {"log_magnitude": losses[0].detach(), "magnitude": losses[1].detach()}
+
+    def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
+        """Cuts of spectrograms (B, cut, M)."""
+        return {"mel": empty(count, self.cut, module.log_mel.bank.shape[1])}
+
+    def dry_pass(self, module: AudioAutoencoder, batch: dict[str, Tensor]) -> None:
+        module.vocode(batch["mel"])
 
     @staticmethod
     def spectral_loss(spoken: Tensor, sound: Tensor, size: int) -> Tensor:
@@ -391,7 +425,7 @@ class TextStage(AutoencoderStage):
         self.reader = self.begin(TextAutoencoder)
         return self.reader
 
-    def data(self, offset: int = 0) -> Any:
+    def data(self, offset: int = 0) -> Source:
         """See `AutoencoderStage.data`; of captions it is said how many words are unknown."""
         source = super().data(offset)
         if self.config.data and self.options.continue_from and not offset:
@@ -414,6 +448,14 @@ class TextStage(AutoencoderStage):
         token = module.token_loss(latent, batch["captions"]).mean()
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         return token + self.options.kl_weight * kl, {"token": token.detach(), "kl": kl.detach()}
+
+    def dummy_batch(self, module: TextAutoencoder, count: int) -> dict[str, Tensor]:
+        """Sentences of the greatest length."""
+        return {"ids": whole_numbers(count, module.config.max_length)}
+
+    def dry_pass(self, module: TextAutoencoder, batch: dict[str, Tensor]) -> None:
+        pooled = module.encoder(input_ids=batch["ids"]).pooler_output
+        module.logits(module.posterior_head(pooled).chunk(2, dim=-1)[0], batch["ids"])
 
     def mean_latent(self, module: TextAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""

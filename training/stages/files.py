@@ -20,9 +20,11 @@ from codi.types import InputError, Modality, ModalitySpec
 from codi.vocabulary import closed_vocabulary, word_tokenizer
 from codi.world import caption
 from codi.world.caption import all_words
+from data.source import Source
 from data.sources import open_source, read_geometry
+from data.world import SceneSource
 from training.config import Config
-from training.stages.common import WorldSource, say
+from training.stages.common import planning, say
 
 MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and of the rows looked at for it
 # of each manifest, and of the words in them: what a finished vocabulary may lack
@@ -76,10 +78,10 @@ def check_required(require: Any, needed: list[Modality]) -> None:
         )
 
 
-class Renamed:
+class Renamed(Source):
     """A source whose batches go through `convert`."""
 
-    def __init__(self, source: Any, convert: Callable[[dict[str, Any]], dict[str, Any]]):
+    def __init__(self, source: Source, convert: Callable[[dict[str, Any]], dict[str, Any]]):
         self.source, self.convert = source, convert
         self.infinite = source.infinite
 
@@ -94,11 +96,11 @@ class Renamed:
     @property
     def bad(self) -> int:
         """Bad samples met so far."""
-        return getattr(self.source, "bad", 0)
+        return self.source.bad
 
     def close(self) -> None:
         """Ends the decoding processes."""
-        close(self.source)
+        self.source.close()
 
 
 def names_of_data(section: Mapping[str, Any]) -> list[str]:
@@ -108,12 +110,6 @@ def names_of_data(section: Mapping[str, Any]) -> list[str]:
     listed = [*section.get("manifests", []), *section.get("shards", [])]
     files = [str(item["path"] if isinstance(item, Mapping) else item) for item in listed]
     return files if files and section.get("world") is None else [*files, "codi.world"]
-
-
-def close(source: Any) -> None:
-    """Ends what a source may have running."""
-    if hasattr(source, "close"):
-        source.close()
 
 
 def world_or_files(
@@ -129,7 +125,7 @@ def world_or_files(
     other draws.
     """
     if not config.data:
-        return WorldSource(render, config.seed + offset, alike)
+        return SceneSource(render, config.seed + offset, alike)
     return Renamed(open_media(config, media, known, seed=config.seed + offset), convert)
 
 
@@ -167,9 +163,9 @@ def _shape(part: Path) -> dict[str, Any]:
 
 def tokenizer_of(config: Config) -> str:
     """JSON of a word-level tokenizer over what training can say: the words of the world, or the commonest of
-    the captions.
+    the captions. A plan does not read these: `part` says how many there are.
     """
-    return word_tokenizer(caption_words(config) if config.data else all_words())
+    return word_tokenizer(caption_words(config) if config.data and not planning() else all_words())
 
 
 def caption_words(config: Config) -> list[str]:
@@ -178,11 +174,11 @@ def caption_words(config: Config) -> list[str]:
     """
     source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
     counts: Counter[str] = Counter()
-    if any("world" in part.identity for part in getattr(source, "sources", [])):
+    if any(part.of_world for part in source.mixed):
         counts.update(all_words())
     for sentence in captions_in(source, MAX_ROWS):
         counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
-    close(source)
+    source.close()
     return [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_WORDS]]
 
 
@@ -190,7 +186,7 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
     """The captions in at most so many rows of each manifest, evenly spread; nothing of the world, should it
     be mixed in.
     """
-    for part in (part for part in getattr(source, "sources", [source]) if "world" not in part.identity):
+    for part in (part for part in source.mixed if not part.of_world):
         for number in range(0, len(part.rows), -(-len(part.rows) // most)):
             with suppress(InputError, OSError):  # a bad row, which another one replaces in training
                 yield from part.rows[number].captions

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codi.diffusion import NoiseProcess
 from codi.diffusion.losses import denoising_loss
@@ -24,9 +24,11 @@ from codi.models.codi import DENOISERS
 from codi.protocols import Environment
 from codi.types import InputError, Modality
 from training.config import Config, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.stages import Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
-from training.stages.denoise import DEFAULTS, load_scheduler, spread_timesteps
+from training.stages.denoise import estimate_weight, load_scheduler, spread_timesteps
 from training.stages.files import known_geometry, whole_captions
 from training.stages.joint_adapters import (
     CLASSES,
@@ -37,7 +39,7 @@ from training.stages.joint_adapters import (
     with_others,
 )
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
+from training.stages.pairs import Pair, PairSource, Rule, first_samples, parse_pair, rule_of
 from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts
 from training.stages.temporal_change import TemporalChangeDecoder
@@ -46,18 +48,18 @@ from training.stages.temporal_change import TemporalChangeDecoder
 @dataclass(frozen=True, kw_only=True)
 class JointOptions:
     """pairs          "audio+video" -> its share of the batch size, for example 1.0
-    attending      "audio+video" -> which side learns to attend to the other; both of a pair that is not named.
-                   What a side learns (its adapters, and its partner's environment) is apart from what the
-                   other does, so that they may train one after the other or on two machines: what a run does
-                   not train stays in the model folder as it was
+    attending      "audio+video" -> which side learns to attend to the other; both of a pair that is not
+                   named. What a side learns (its adapters, and its partner's environment) is apart from what
+                   the other does, so that they may train one after the other or on two machines: what a run
+                   does not train stays in the model folder as it was
     scenes         size of the latent caches
     shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean
                                  (either, half each)
     prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that
                    is not named
     prompt_dropout "audio+video" -> share of samples without a prompt (0.3 if not named): what a prompt leaves
-                   open is what partners must agree on. Without a prompt the loss is several times as large, and
-                   a few such samples drown what is to be learned of time
+                   open is what partners must agree on. Without a prompt the loss is several times as large,
+                   and a few such samples drown what is to be learned of time
     prompt_noise   as in the denoise stages
     timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The
                    denoisers' own is right: below the noise at which a latent is decided there is nothing to
@@ -67,8 +69,8 @@ class JointOptions:
     hard_negatives clips moved in time are among the wrong partners
     temporal_change   weight of predicting from the environment when the attending latent changes, where both
                       run in time, 0 for none
-    only_temporal_change   nothing is denoised: encoders learn when things happen, many times as fast, before a
-                           run that continues from them
+    only_temporal_change   nothing is denoised: encoders learn when things happen, many times as fast, before
+                           a run that continues from them
     continue_from  start from the environment encoders in the model folder too: for pairs that are trained one
                    after another
     joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, at zero
@@ -136,21 +138,21 @@ class JointOptions:
             "false where temporal_change is 0: there is nothing to learn",
         )
 
-    def by_pair(self, name: str) -> dict[Pair, Any]:
+    def by_pair(self, name: str, rule: Rule) -> dict[Pair, Any]:
         """An option that says something of each pair. Raises `InputError` for one that does not train."""
-        values = {parse_pair(pair): value for pair, value in getattr(self, name).items()}
-        if strangers := values.keys() - set(map(parse_pair, self.pairs)):
+        values = {parse_pair(pair, rule): value for pair, value in getattr(self, name).items()}
+        if strangers := values.keys() - {parse_pair(pair, rule) for pair in self.pairs}:
             raise InputError(
                 f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, "
                 f"{', '.join(self.pairs)}"
             )
         return values
 
-    @property
-    def attending_by_pair(self) -> dict[Pair, tuple[Modality, ...]]:
+    def attending_by_pair(self, rule: Rule) -> dict[Pair, tuple[Modality, ...]]:
         """The sides of each pair that learn to attend to the other."""
-        named = self.by_pair("attending")
-        return {pair: self.learning(pair, named.get(pair)) for pair in map(parse_pair, self.pairs)}
+        named = self.by_pair("attending", rule)
+        pairs = [parse_pair(name, rule) for name in self.pairs]
+        return {pair: self.learning(pair, named.get(pair)) for pair in pairs}
 
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
         """The sides that learn of a pair whose `attending` are these."""
@@ -171,7 +173,7 @@ class JointOptions:
         return sides
 
 
-class JointStage:
+class JointStage(Stage):
     """All pairs of the run in every step."""
 
     identity = ("attending",)
@@ -179,11 +181,12 @@ class JointStage:
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")
-        self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
+        rule = rule_of(config)
+        self.pairs = {parse_pair(name, rule): share for name, share in self.options.pairs.items()}
         self.shifts, sides, dropout = (
-            self.options.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout")
+            self.options.by_pair(name, rule) for name in ("timestep_shift", "prompts", "prompt_dropout")
         )
-        self.attending = self.options.attending_by_pair
+        self.attending = self.options.attending_by_pair(rule)
         self.attended = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
         contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
         self.taught = self.attended | contrasted  # whose environment encoders train
@@ -193,6 +196,7 @@ class JointStage:
             pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3))
             for pair in self.pairs
         }
+        self.estimate_weight = estimate_weight(config.model)
         found = config.model / "noisy_latent_encoders"
         self.noisy_latent_encoders: NoisyLatentEncoders | None = (
             load_noisy_latent_encoders(config.model) if found.is_dir() else None
@@ -201,6 +205,20 @@ class JointStage:
         self.sentences: TextAutoencoder | None = (
             autoencoder_of(config.model, Modality.TEXT) if texts else None
         )
+
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        return ("environment_encoders",)
+
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        options = strict(JointOptions, config.options, where="options")
+        attending = options.attending_by_pair(rule_of(config))
+        learning, reset = adapted(config.model, attending, options.joint_config is not None)
+        return cls.builds(config) + tuple(sorted(learning + reset))
+
+    def part_of(self, module: JointAdapters, name: str) -> nn.Module:
+        return module.environment_encoders
 
     def partner(self, pair: Pair, modality: Modality) -> Modality:
         """Returns whom a side of a pair attends to: the other; itself in the released scheme."""
@@ -376,7 +394,9 @@ class JointStage:
             shape = (-1, *[1] * (x_0.ndim - 1))
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
-            encoder = module.environment_encoders.by_modality()[modality] if modality in self.attended else None
+            encoder = (
+                module.environment_encoders.by_modality()[modality] if modality in self.attended else None
+            )
             environments.append(encoder and encoder(noisy[-1], torch.where(keep, 0, t)))
         losses, logged = {}, {}
         for side, modality in enumerate(pair):
@@ -415,7 +435,7 @@ class JointStage:
         """The prompt fused with the partner estimate, as in sampling; the prompt alone in a model without
         noisy-latent encoders.
         """
-        if self.noisy_latent_encoders is None:
+        if self.noisy_latent_encoders is None or self.estimate_weight <= 0:
             return context
         other = 1 - pair.index(modality)
         encoder, clean = self.noisy_latent_encoders.by_modality()[pair[other]], is_clean[other]
@@ -427,9 +447,28 @@ class JointStage:
             noises[other],
             noisy[other],
             levels,
-            DEFAULTS["partner_estimate_weight"],
+            self.estimate_weight,
             clean,
         )
+
+    def dummy_batch(self, module: JointAdapters, count: int) -> dict[str, dict[Modality, Tensor]]:
+        """Latents of both sides of every pair; a pair's share says how many samples it has."""
+        encoders = module.environment_encoders.by_modality()
+        return {
+            "+".join(pair): {m: empty(max(1, round(count * share)), *encoders[m].latent_shape) for m in pair}
+            for pair, share in self.pairs.items()
+        }
+
+    def dry_pass(self, module: JointAdapters, batch: dict[str, dict[Modality, Tensor]]) -> None:
+        """Every denoiser that learns, attending to its partner."""
+        encoders = module.environment_encoders.by_modality()
+        for pair in self.pairs:
+            latents = batch["+".join(pair)]
+            for modality in self.attending[pair]:
+                x, partner = latents[modality], self.partner(pair, modality)
+                times, denoiser = whole_numbers(len(x)), module.denoiser(modality)
+                environment = encoders[partner](latents[partner], times)
+                denoiser(x, times, empty(len(x), 1, denoiser.config.context_dim), partners=environment)
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:

@@ -22,11 +22,11 @@ from codi.models.codi import AUTOENCODERS, TOWERS
 from codi.models.conditioning import AudioTower, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
 from data.cache import CachedSource, build_cache, whole
-from data.world import WorldSource
+from data.source import Source
+from data.world import SceneSource, WorldSource
 from training.config import Config, expect
-from training.stages.common import WorldSource as RenderedSource
 from training.stages.common import load_part
-from training.stages.files import check_words, close, open_media
+from training.stages.files import check_words, open_media
 
 CLASSES = {
     "text_autoencoder": TextAutoencoder,
@@ -107,17 +107,15 @@ def _cached(
     return CachedSource(folder, [name], seed=seed)
 
 
-def joined(sources: list[CachedSource], seed: int) -> Any:
+def joined(sources: list[CachedSource], seed: int) -> Source:
     """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as
     it is asked for.
     """
-    return Joined(sources) if sources else RenderedSource(lambda scenes, rngs: {"scenes": scenes}, seed)
+    return Joined(sources) if sources else SceneSource(lambda scenes, rngs: {"scenes": scenes}, seed)
 
 
-class Joined:
+class Joined(Source):
     """Several caches of the same scenes as one source: their batches, merged."""
-
-    infinite = True
 
     def __init__(self, sources: list[CachedSource]):
         self.sources = sources
@@ -172,7 +170,7 @@ class Encoding:
         check_words(source, self.readers, self.config.model)
         folder = self.folder(source) if self.parts and why_not(source) is None else None
         if folder is not None and (folder / "complete").is_file():
-            close(source)
+            source.close()
             say(f"latents come from {folder}")
             return CachedSource(
                 folder, list(self.parts), seed=self.config.seed, facts=() if self.readers else None
@@ -230,12 +228,10 @@ def as_unit(raw: Any) -> Any:
     return to_unit(raw) if isinstance(raw, Tensor) and raw.dtype == torch.uint8 else raw
 
 
-class EncodedSource:
+class EncodedSource(Source):
     """Media files, encoded as they are read. Latents pass through float16, as in a cache."""
 
-    infinite = True
-
-    def __init__(self, source: Any, encode: Callable[[dict[str, Any]], dict[str, Tensor]]):
+    def __init__(self, source: Source, encode: Callable[[dict[str, Any]], dict[str, Tensor]]):
         self.source, self.encode = source, encode
 
     def __len__(self) -> int:
@@ -250,11 +246,11 @@ class EncodedSource:
     @property
     def bad(self) -> int:
         """Bad samples met so far."""
-        return getattr(self.source, "bad", 0)
+        return self.source.bad
 
     def close(self) -> None:
         """Ends the decoding processes."""
-        close(self.source)
+        self.source.close()
 
 
 def why_not(source: Any) -> str | None:

@@ -1,5 +1,5 @@
-"""Noisy-latent encoders: from a latent at any noise level, and its prompt, the token of its whole caption (after
-GLIDE's noised CLIP, arXiv 2112.10741).
+"""Noisy-latent encoders: from a latent at any noise level, and its prompt, the token of its whole caption
+(after GLIDE's noised CLIP, arXiv 2112.10741).
 
 Text is the bridge here as it is between prompts. The token that a modality's own tower gives would not do: a
 picture's says nothing of motion, which a partner cannot tell from the statement that nothing moves.
@@ -18,6 +18,8 @@ from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.models.conditioning import null_prompt
 from codi.types import Modality
 from training.config import Config, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.denoise import load_scheduler, spread_timesteps
 from training.stages.files import known_geometry, whole_captions
@@ -30,8 +32,8 @@ PREVIEWED = 64  # samples
 @dataclass(frozen=True, kw_only=True)
 class NoisyLatentOptions:
     """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's encoder meets
-                   sentences and its own kind among them, that of sentences all: training sees no more than two
-                   media of one sample, and one is the caption to be predicted
+                   sentences and its own kind among them, that of sentences all: training sees no more than
+                   two media of one sample, and one is the caption to be predicted
     scenes         size of the latent caches
     prompt_dropout, prompt_noise   as in the denoise stages
     continue_from  start from the encoders in the model folder
@@ -60,7 +62,7 @@ class NoisyLatentOptions:
             expect(shift > 0, "timestep_shift", self.timestep_shift, "numbers above 0")
 
 
-class NoisyLatentStage:
+class NoisyLatentStage(Stage):
     """The noisy-latent encoders of all modalities in `part`."""
 
     def __init__(self, config: Config):
@@ -92,6 +94,10 @@ class NoisyLatentStage:
         )
         return Prompts(self.text, shares, options.prompt_noise, options.prompt_dropout)
 
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        return ("noisy_latent_encoders",)
+
     def build(self) -> NoisyLatentEncoders:
         """New encoders of `part`, or those in the model folder."""
         if self.options.continue_from:
@@ -113,7 +119,7 @@ class NoisyLatentStage:
         readers = tuple(part for part in (self.text, self.sentences) if part is not None)
         return [Encoding(self.config, self.media, self.prompting, known_geometry(self.config.model), readers)]
 
-    def data(self) -> Any:
+    def data(self) -> Source:
         """Cached latents and prompt tokens, of scenes or of media files."""
         if self.config.data:
             return self.encodings()[0].open(self.device, say)
@@ -141,6 +147,15 @@ class NoisyLatentStage:
         extras = {m.value: each.mean().detach() for m, each in losses.items()}
         extras["bins"] = (torch.cat(levels), torch.cat([each.detach() for each in losses.values()]))
         return torch.stack([each.mean() for each in losses.values()]).sum(), extras
+
+    def dummy_batch(self, module: NoisyLatentEncoders, count: int) -> dict[str, Tensor]:
+        """Latents of every modality, under its name."""
+        return {m.value: empty(count, *e.trunk.latent_shape) for m, e in module.by_modality().items()}
+
+    def dry_pass(self, module: NoisyLatentEncoders, batch: dict[str, Tensor]) -> None:
+        for modality, encoder in module.by_modality().items():
+            latent = batch[modality.value]
+            encoder(latent, whole_numbers(len(latent)), empty(len(latent), 1, module.config.context_dim))
 
     @torch.no_grad()
     def tokens(self, batch: dict[str, Any]) -> Tensor:

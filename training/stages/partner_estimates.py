@@ -2,8 +2,8 @@
 noise level.
 
 A denoiser that never met such prompts while it trained takes the least deviation for a statement: a picture
-that knows no more than its colour would decide how things move in the sentence. B batch, L prompt tokens, D width of
-the shared space.
+that knows no more than its colour would decide how things move in the sentence. B batch, L prompt tokens,
+D width of the shared space.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,9 @@ from codi.diffusion import NoiseProcess
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoder, NoisyLatentEncoders
 from codi.joint.partner_estimates import centred_estimate, fuse_prompt
 from codi.types import InputError, Modality
-from data.world import PAIRS
 from training.config import expect
 from training.stages.common import load_part
+from training.stages.pairs import Rule, may_meet
 
 IN_STEP = 0.5  # of the partners are at the denoiser's own noise level, the others anywhere further on
 
@@ -40,7 +40,8 @@ def estimated_prompt(
     clean: Tensor | None = None,
 ) -> Tensor:
     """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise
-    `eps`; samples that are `clean` (B,) are inputs, whose estimate is certain. As in sampling (`codi.joint.sampler`).
+    `eps`; samples that are `clean` (B,) are inputs, whose estimate is certain. As in sampling
+    (`codi.joint.sampler`).
     """
     with torch.autocast(x_t.device.type, enabled=False):  # small differences are made several times as large
         context, eps, x_t = context.float(), eps.float(), x_t.float()
@@ -57,6 +58,7 @@ class PartnerEstimates:
     media of one sample.
 
     shares  of the samples that get an estimate, by partner
+    rule    the pairs that training may see
     option  its name, for errors
     """
 
@@ -67,11 +69,12 @@ class PartnerEstimates:
         encoders: NoisyLatentEncoders,
         process: NoiseProcess,
         weight: float,
+        rule: Rule,
         option: str = "partner_estimates",
     ):
         self.modality, self.shares = modality, {Modality.parse(name): share for name, share in shares.items()}
         for partner in self.shares:
-            if {modality, partner} not in PAIRS:
+            if not may_meet(modality, partner, rule):
                 raise InputError(
                     f"options: {option} names {partner}: expected a modality that training sees together "
                     f"with {modality}"
@@ -79,7 +82,10 @@ class PartnerEstimates:
         self.encoders, self.process, self.weight = encoders, process, weight
         missing = [m for m in self.shares if m not in encoders.by_modality()]
         expect(
-            not missing, option, dict(shares), f"modalities with a noisy-latent encoder: {', '.join(map(str, encoders.by_modality()))}"
+            not missing,
+            option,
+            dict(shares),
+            f"modalities with a noisy-latent encoder: {', '.join(map(str, encoders.by_modality()))}",
         )
 
     @property

@@ -12,18 +12,17 @@ from torch.nn import functional
 from codi.models.conditioning import TextTower, null_prompt
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
-from data.world import PAIRS, prompted_facts
+from data.world import prompted_facts
 from training.stages.files import paraphrases
+from training.stages.pairs import Rule, may_meet
 
 MOST_OF_SECOND = 0.7  # of an interpolated prompt: the first, which may be of another tower, is always heard
 
 
-def check_prompts(modality: Modality, shares: dict[str, float]) -> None:
-    """Raises `InputError` for a kind of prompt that training on the world may not see together with what is
-    generated.
-    """
+def check_prompts(modality: Modality, shares: dict[str, float], rule: Rule) -> None:
+    """Raises `InputError` for a kind of prompt that training may not see together with what is generated."""
     for prompt in map(Modality.parse, shares):
-        if prompt is not modality and {modality, prompt} not in PAIRS:
+        if prompt is not modality and not may_meet(modality, prompt, rule):
             raise InputError(
                 f"options: prompts names {prompt}: expected a modality that training sees together with "
                 f"{modality}"

@@ -3,9 +3,9 @@
 Adapters start at zero and act through a frozen denoiser, so an encoder learns late from them what they need;
 that a ball touches the floor between two frames is for it to find out. Here a small decoder, thrown away
 after training, reads the environment and the prompt and predicts how much the attending modality's clean
-latent changes from step to step; its error reaches the encoder directly. What changes is left open, so that content does not
-drown time. No labels: the latent says itself where something happens. B batch, L environment tokens, D their
-width, S steps of the attending modality along time.
+latent changes from step to step; its error reaches the encoder directly. What changes is left
+open, so that content does not drown time. No labels: the latent says itself where something happens. B batch,
+L environment tokens, D their width, S steps of the attending modality along time.
 """
 
 from collections.abc import Mapping
