@@ -1,7 +1,7 @@
 """Samples for training: the world rendered on the fly, media files, latents encoded once, and the order in
 which they come.
 
-source.py     what every training set is
+source.py     what every training set is; batch.py what it gives
 world.py      the world, rendered as it is asked for
 sources.py    a training set from plain configuration: the way in for media files
 manifest.py   tables of media files; shards.py the same in tars; rows.py what they have in common

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from codi.types import InputError, Modality, ModalitySpec
+from data.batch import Batch
 from data.decode import Job, Size, describe, silence
 from data.frames import choose_backend
 from data.order import rows_of
@@ -72,7 +73,7 @@ class MediaSource(Source):
     Every sample is a function of (seed, position) and the files alone, whatever its batch.
     """
 
-    says = ("ids", "rows")
+    says = ("rows",)
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class MediaSource(Source):
             "decoding": {"backend": self.backend, "verify": self.verify, "augment": asdict(self.augment)},
         }
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch of positions `indices`, counted over all passes."""
         seen: dict[int, Row] = {}
         candidates = [
@@ -154,15 +155,15 @@ class MediaSource(Source):
         ]
         valid = self.decoder.first_valid(candidates)
         rows = [seen[job.key[1]] for job, _ in valid]
-        batch: dict[str, Any] = {"index": list(indices), "ids": [row.id for row in rows]}
-        batch["rows"] = [{"id": row.id, "captions": list(row.captions)} for row in rows]
+        named: dict[str, Any] = {}
         for modality in self.media:
             if modality is Modality.TEXT:
-                batch["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
-                batch["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
+                named["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
+                named["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
             else:
-                batch |= self._stack(modality, [media for _, media in valid])
-        return batch
+                named |= self._stack(modality, [media for _, media in valid])
+        about = [{"id": row.id, "captions": list(row.captions)} for row in rows]
+        return Batch(index=list(indices), named=named, rows=about)
 
     def close(self) -> None:
         """Ends the decoding processes, if they are this source's own."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from codi.types import InputError, Modality
+from data.batch import Batch
 from data.order import permute
 from data.source import Source
 from data.workers import Decoder
@@ -42,7 +43,7 @@ class Mixture(Source):
         assert all(source.infinite for source in self.sources), "a mixture is of sources that count through"
         self.seed, self.decoder = seed, decoder
         said = [set(source.says) for source in self.sources]
-        self._unsaid = set.union(*said) - set.intersection(*said)
+        self._said = set.intersection(*said)
         self._quotas = quotas(self.weights)
         self._ends = np.cumsum(self._quotas)
         if (self._quotas == 0).any():
@@ -86,7 +87,7 @@ class Mixture(Source):
         first = self._ends - self._quotas
         return which, blocks * self._quotas[which] + slots - first[which]
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch of positions `indices`."""
         which, positions = self.places(indices)
         parts, order = [], []
@@ -96,10 +97,9 @@ class Mixture(Source):
                 parts.append(_masked(source.fetch(positions[here].tolist()), len(here)))
                 order += here.tolist()
         back = np.argsort(order).tolist()
-        names = [name for name in parts[0] if name not in self._unsaid]
-        return {name: _merge([part[name] for part in parts], back) for name in names} | {
-            "index": list(indices)
-        }
+        about = {name: _merge([part[name] for part in parts], back) for name in self._said}
+        named = {name: _merge([part.named[name] for part in parts], back) for name in parts[0].named}
+        return Batch(index=list(indices), named=named, **about)
 
     def close(self) -> None:
         """Ends the decoding processes, those of the sources and their common ones."""
@@ -118,9 +118,9 @@ def quotas(weights: Sequence[float]) -> np.ndarray:
     return whole
 
 
-def _masked(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    masks = {f"{m}_mask": torch.ones(count, dtype=torch.bool) for m in Modality if m.value in batch}
-    return masks | batch
+def _masked(batch: Batch, count: int) -> Batch:
+    masks = {f"{m}_mask": torch.ones(count, dtype=torch.bool) for m in Modality if m.value in batch.named}
+    return batch.with_named(**(masks | batch.named))
 
 
 def _merge(parts: list[Any], back: list[int]) -> Any:

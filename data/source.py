@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Source:
         bad: how many samples could not be used so far.
         left_out: how many rows were left out for what they lack.
         decoder: the processes that decode for it, which several sources may share; None without any.
-        says: names in its batches beside media, masks and "index".
+        says: what its batches have beside media, masks and "index": "scenes" or "rows".
     """
 
     infinite: bool = True
@@ -44,9 +44,9 @@ class Source:
         """Returns the number of samples; of an infinite source the indices of one pass through them."""
 
     @abstractmethod
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """Returns a whole batch, a function of `indices` alone; called from a background thread. "ids", if
-        there, name its samples.
+    def fetch(self, indices: list[int]) -> Mapping[str, Any]:
+        """Returns a whole batch, a function of `indices` alone, in most cases a `data.batch.Batch`; called
+        from a background thread. "ids", if there, name its samples.
         """
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption, sample_scene
+from data.batch import Batch
 from data.source import Source
 
 # The pairs of one scene's media that training may see (world.md); a single medium is always allowed.
@@ -102,20 +103,20 @@ class WorldSource(SceneSource):
             else random_caption(scene, self.facts, self.full, rng)
         )
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch of samples `indices`."""
-        return {"index": list(indices)} | super().fetch(indices)
+        return dataclasses.replace(super().fetch(indices), index=list(indices))
 
-    def media_of(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> dict[str, Any]:
+    def media_of(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> Batch:
         """The scenes, and what they look and sound like and what is said of them."""
-        batch: dict[str, Any] = {"scenes": scenes}
+        named = {}
         for medium in self.media:
             if medium is Modality.TEXT:
                 raw = [self.caption(scene, rng) for scene, rng in zip(scenes, rngs)]
             else:
                 raw = RENDERERS[medium](scenes)
-            batch[medium.value] = self.transforms.get(medium, _same)(raw)
-        return batch
+            named[medium.value] = self.transforms.get(medium, _same)(raw)
+        return Batch(named=named, scenes=scenes)
 
 
 def nameable(media: Iterable[Modality]) -> tuple[str, ...]:

@@ -197,6 +197,11 @@ def test_a_lora_does_not_train_the_temporal_change_layer(model, name, expected):
         stage_of(model, name, "options.temporal_change=0.1").build()
 
 
+def test_a_lora_goes_into_the_model_that_it_is_of(model, tmp_path):
+    with pytest.raises(InputError, match="options: into changes what is finished here"):
+        stage_of(model, "lora_joint", f"options.into={tmp_path}").build()
+
+
 # A word ----------------------------------------------------------------
 
 

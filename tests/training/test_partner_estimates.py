@@ -13,6 +13,7 @@ from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.joint.sampler import JointSampler
 from codi.protocols import Denoiser
 from codi.types import InputError, Modality
+from data.batch import Batch
 from data.world import PAIRS
 from training.config import Config
 from training.stages.denoise import SCHEDULER, DenoiseStage, estimate_weight
@@ -176,7 +177,8 @@ def test_partners_that_cannot_be(towers, scheduler, modality, shares, message):
 
 
 def test_of_a_batch_the_partners_of_the_chosen_samples_are_read():
-    batch = {"text": ["zero", "one", "two", "three"], "image": torch.arange(4.0)[:, None]}
+    named = {"text": ["zero", "one", "two", "three"], "image": torch.arange(4.0)[:, None]}
+    batch = Batch(named=named)
     stage = SimpleNamespace(sentences=SimpleNamespace(encode=lambda captions: captions))
     for partner, expected in ((TEXT, ["three", "one"]), (IMAGE, [[3.0], [1.0]])):
         partner_estimates = lambda context, t, kinds, latents, generator, partner=partner: latents(

@@ -14,12 +14,14 @@ from torch import nn
 from codi.models.lora import find_layers
 from codi.protocols import Denoiser
 from codi.types import InputError
+from data.batch import Batch
 from data.source import Source
 from data.world import PAIRS
 from training.ema import Ema
 from training.engine import make_optimizer
 from training.log import Log, Meter
 from training.prefetch import Prefetch
+from training.stages import STAGES, Stage, find_stage
 from training.stages.common import write_spectrograms
 from training.stages.denoise import WithPictures
 from training.stages.joint_adapters import JointAdapters
@@ -108,7 +110,8 @@ class Files(Source):
         self.name, self.bad = name, bad
 
     def fetch(self, indices):
-        return {"index": indices, "ids": [f"{self.name}-{index}" for index in indices]}
+        rows = [{"id": f"{self.name}-{index}", "captions": []} for index in indices]
+        return Batch(index=indices, rows=rows)
 
 
 def test_sources_beside_each_other_name_their_samples_and_count_the_bad_ones():
@@ -154,3 +157,15 @@ def test_what_adapts_a_denoiser_it_says_itself():
     assert find_layers(Foreign(), ["to_q"], joint=False) == ["joint.to_q"]
     with pytest.raises(InputError, match="a has no joint attention"):
         JointAdapters(nn.Identity(), {"a": Foreign(adapters=False)})
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_keeps_the_contract(name):
+    kind = find_stage(name)
+    assert issubclass(kind, Stage)
+    for method in ("__init__", "build", "data", "loss", "preview", "export"):
+        assert getattr(kind, method) is not getattr(Stage, method), method
+    assert (kind.dummy_batch is Stage.dummy_batch) == (kind.dry_pass is Stage.dry_pass)
+    assert kind.produces.__func__ is not Stage.produces.__func__ or (
+        kind.builds.__func__ is not Stage.builds.__func__
+    )

@@ -9,6 +9,7 @@ from torch.nn import functional
 from codi import pretrained
 from codi.types import InputError
 from codi.world import parse
+from data.batch import Batch
 from data.manifest import write_manifest
 from data.world import scene_at
 from tests.training.media import make_media
@@ -35,7 +36,8 @@ def drawn(**settings) -> torch.Tensor:
     scenes = [scene_at(0, index) for index in range(300)]
     sound = functional.normalize(torch.eye(WIDTH)[-1:].expand(300, -1), dim=-1)
     prompts = Prompts(Words(), **{"shares": {"text": 1.0}, "noise": 0.0, "dropout": 0.0, **settings})
-    return prompts.tokens({"scenes": scenes, "audio_token": sound}, torch.Generator().manual_seed(0))[:, 0]
+    batch = Batch(scenes=scenes, named={"audio_token": sound})
+    return prompts.tokens(batch, torch.Generator().manual_seed(0))[:, 0]
 
 
 def test_tokens_are_of_length_one_but_for_those_of_nobody():
@@ -52,11 +54,11 @@ def test_a_share_is_of_another_kind():
 
 def test_kinds_are_said_with_the_tokens():
     prompts = Prompts(Words(), {"text": 0.7, "audio": 0.3}, noise=0.0, dropout=0.0)
-    batch = {
-        "scenes": [scene_at(0, index) for index in range(300)],
+    named = {
         "audio_token": torch.eye(WIDTH)[-1:].expand(300, -1),
+        "audio_mask": torch.arange(300) >= 100,  # the first have no sound, and keep their captions
     }
-    batch["audio_mask"] = torch.arange(300) >= 100  # the first have no sound, and keep their captions
+    batch = Batch(scenes=[scene_at(0, index) for index in range(300)], named=named)
     tokens, kinds = prompts.draw(batch, torch.Generator().manual_seed(0))
     assert [kind == "audio" for kind in kinds] == (tokens[:, 0, -1] == 1.0).tolist()
     assert set(kinds) == {"text", "audio"} and set(kinds[:100]) == {"text"}

@@ -25,6 +25,7 @@ from codi.metrics.retrieval import recall_at_1
 from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
+from data.batch import Batch
 from data.world import random_facts, scene_at
 from training.config import Config, check_names, expect, strict
 from training.dry_run import empty, whole_numbers
@@ -32,9 +33,7 @@ from training.stages import Source, Stage
 from training.stages.common import export_part, load_part
 from training.stages.files import (
     check_words,
-    equal_captions,
     known_geometry,
-    paraphrases,
     tokenizer_of,
     world_or_files,
 )
@@ -197,15 +196,16 @@ class AlignStage(Stage):
             }
         return {Modality.IMAGE: ModalitySpec(raw_shape=(3, self.side, self.side), latent_shape=())}
 
-    def pairs(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def pairs(self, batch: Batch) -> dict[str, Any]:
         """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that
         say the same.
         """
-        equal = equal_captions(batch)
+        equal = batch.equal_captions()
         return {
             "media": batch[self.modality.value],
+            "moved": [],
             "captions": batch["text"],
-            "paraphrases": paraphrases(batch) if self.makes_text else [],
+            "paraphrases": batch.paraphrases() if self.makes_text else [],
             "match": equal,
             "same": equal,
         }
@@ -243,7 +243,7 @@ class AlignStage(Stage):
         bridged = module(captions, media, batch["match"])
         if not self.makes_text:
             extras = {"scale": module.scale.detach()}
-            if self.options.rhythm and "moved" in batch:
+            if batch["moved"]:
                 ways = text.embed([said for each in batch["moved"] for said in each]).unflatten(
                     0, (len(media), -1)
                 )
@@ -274,7 +274,7 @@ class AlignStage(Stage):
         return batch | {"media": empty(count, *([frames] if frames > 1 else []), *picture)}
 
     def dry_pass(self, module: Contrast, batch: dict[str, Tensor]) -> None:
-        if "ids" in batch:
+        if self.makes_text:
             module.towers["text_tower"].text(input_ids=batch["ids"])
         tower = self.tower(module)
         if self.modality is Modality.AUDIO:

@@ -31,11 +31,14 @@ from training.stages.files import check_words, sound_spec, tokenizer_of, world_o
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
-    """kl_weight weighs the mean Kullback-Leibler term per latent value; latent_noise is Gaussian noise that
-    decoding learns to bear, as a fraction of the latents' standard deviation, and with least_noise each
-    sample has its own, evenly from that up to latent_noise: what is learned at little noise is then made to
-    stand much of it; statistics_samples go into the latents' mean and deviation at export; continue_from
-    starts from the autoencoder in the model folder, and `part` is not read.
+    """kl_weight           weight of the mean Kullback-Leibler term per latent value; so small that it bounds
+                        latents and costs no detail (arXiv 2112.10752, section G)
+    latent_noise        Gaussian noise that decoding learns to bear, in standard deviations of the latents:
+                        about what sampling leaves
+    least_noise         with it each sample has noise of its own, evenly from this up to latent_noise, so that
+                        what was learned at little noise is made to stand much of it; null: all have latent_noise
+    statistics_samples  samples that go into the latents' mean and deviation at export
+    continue_from       start from the autoencoder in the model folder; `part` is not read then
     """
 
     kl_weight: float = 1e-4
@@ -54,9 +57,8 @@ class AutoencoderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SoundOptions(AutoencoderOptions):
-    """tones is the share of sounds that are heard with random notes (`random_notes`) over them, at any level
-    from none to their own: a decoder that knows nothing but a few dozen spectra draws what it never heard as
-    the nearest of them.
+    """tones  share of sounds with random notes (`random_notes`) over them, at any level from none to their
+           own: a decoder that knows nothing but a few dozen spectra draws any other as the nearest of them
     """
 
     tones: float = 0.0
@@ -68,8 +70,8 @@ class SoundOptions(AutoencoderOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderOptions:
-    """latent_noise is the deviation of Gaussian noise on the spectrograms, which speaking learns to bear;
-    continue_from starts from the vocoder in the model folder, and `part` is not read.
+    """latent_noise   deviation of Gaussian noise on the log-mels, which the vocoder learns to bear
+    continue_from  start from the vocoder in the model folder; `part` is not read then
     """
 
     latent_noise: float = 0.1

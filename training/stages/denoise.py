@@ -21,11 +21,12 @@ from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import InputError, Modality
+from data.batch import Batch
 from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, say
-from training.stages.files import known_geometry, whole_captions
+from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.pairs import rule_of
 from training.stages.partner_estimates import PartnerEstimates, load_noisy_latent_encoders
@@ -198,8 +199,11 @@ class DenoiseStage(Stage):
         self.prompts = Prompts(tower, self.options.prompts, *self.options.prompt_changes)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.component = DENOISERS[self.modality]
-        self.partner_estimates = self.partners("partner_estimates", self.modality)
-        self.picture_partner_estimates = self.partners("picture_partner_estimates", Modality.IMAGE)
+        shares, of_pictures = self.options.partner_estimates, self.options.picture_partner_estimates
+        self.partner_estimates = self.partners("partner_estimates", self.modality, shares)
+        self.picture_partner_estimates = self.partners(
+            "picture_partner_estimates", Modality.IMAGE, of_pictures
+        )
         needs_text = self.modality is Modality.TEXT or any(
             Modality.TEXT in partner_estimates.shares for partner_estimates in self.all_partner_estimates
         )
@@ -216,9 +220,8 @@ class DenoiseStage(Stage):
     def part_of(self, module: nn.Module, name: str) -> nn.Module:
         return self.denoiser(module)
 
-    def partners(self, option: str, modality: Modality) -> PartnerEstimates | None:
+    def partners(self, option: str, modality: Modality, shares: dict[str, float]) -> PartnerEstimates | None:
         """Returns what fuses the prompts of `modality` with estimates of its partners; None without any."""
-        shares = getattr(self.options, option)
         if not shares:
             return None
         return PartnerEstimates(
@@ -330,7 +333,7 @@ class DenoiseStage(Stage):
         )
 
     def loss(
-        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator
+        self, module: nn.Module, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         x_0 = self.latents(batch, generator)
         context, kinds = self.prompts.draw(batch, generator)
@@ -371,21 +374,21 @@ class DenoiseStage(Stage):
         self.denoiser(module)(batch["latents"], whole_numbers(len(batch["latents"])), batch["prompts"])
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+    def latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Clean latents (B, ...) of what is generated; of sentences those of whole captions, in new words
         where `canonical` is off.
         """
         if self.modality is not Modality.TEXT:
             return batch[self.modality.value]
         if self.options.canonical:
-            return self.sentences.encode(whole_captions(batch))
+            return self.sentences.encode(batch.captions())
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        return self.sentences.encode(whole_captions(batch, np.random.default_rng(seed)))
+        return self.sentences.encode(batch.captions(np.random.default_rng(seed)))
 
     def with_estimates(
         self,
         partner_estimates: PartnerEstimates | None,
-        batch: dict[str, Any],
+        batch: Batch,
         kinds: list[Modality],
         generator: torch.Generator,
     ) -> FusePrompt | None:
@@ -398,7 +401,7 @@ class DenoiseStage(Stage):
         def clean(partner: Modality, rows: Tensor) -> Tensor:
             if partner is not Modality.TEXT:
                 return batch[partner.value][rows]
-            captions = whole_captions(batch)
+            captions = batch.captions()
             return self.sentences.encode([captions[row] for row in rows.tolist()])
 
         return lambda context, t: partner_estimates(context, t, kinds, clean, generator)
@@ -452,9 +455,9 @@ class WithPictures(Source):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The clips' batch with a batch of pictures under "pictures"."""
-        return self.clips.fetch(indices) | {"pictures": self.pictures.fetch(indices)}
+        return self.clips.fetch(indices).with_named(pictures=self.pictures.fetch(indices))
 
     @property
     def bad(self) -> int:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from codi.types import InputError, Modality, ModalitySpec
 from codi.vocabulary import closed_vocabulary, word_tokenizer
-from codi.world import caption
 from codi.world.caption import all_words
+from data.batch import Batch
 from data.source import Source
 from data.sources import open_source, read_geometry
 from data.world import SceneSource
@@ -81,7 +80,7 @@ def check_required(require: Any, needed: list[Modality]) -> None:
 class Renamed(Source):
     """A source whose batches go through `convert`."""
 
-    def __init__(self, source: Source, convert: Callable[[dict[str, Any]], dict[str, Any]]):
+    def __init__(self, source: Source, convert: Callable[[Batch], dict[str, Any]]):
         self.source, self.convert = source, convert
         self.infinite = source.infinite
 
@@ -91,7 +90,7 @@ class Renamed(Source):
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The converted batch; "ids" stay, so that a bad sample can be named."""
         batch = self.source.fetch(indices)
-        return self.convert(batch) | {name: batch[name] for name in ("ids",) if name in batch}
+        return self.convert(batch) | ({} if batch.ids is None else {"ids": batch.ids})
 
     @property
     def bad(self) -> int:
@@ -117,7 +116,7 @@ def world_or_files(
     render: Callable[[list, list[np.random.Generator]], dict[str, Any]],
     media: Iterable[Modality],
     known: Mapping[Modality, ModalitySpec],
-    convert: Callable[[dict[str, Any]], dict[str, Any]],
+    convert: Callable[[Batch], dict[str, Any]],
     offset: int = 0,
     alike: int = 1,
 ) -> Any:
@@ -226,29 +225,3 @@ def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, l
     lacking = [word for reading in readings for word in reading.unread]
     num_lacking = sum(reading.num_words - reading.num_known for reading in readings)
     return num_lacking / max(1, sum(reading.num_words for reading in readings)), lacking
-
-
-def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None) -> list[str]:
-    """A sentence per sample that says all there is to say: of a scene every fact (in new words with `rng`),
-    of a file its caption.
-    """
-    if "scenes" in batch:
-        return [caption(scene, rng=rng) for scene in batch["scenes"]]
-    return batch["text"]
-
-
-def paraphrases(batch: dict[str, Any]) -> list[str]:
-    """Beside each caption of a batch of files another one of the same row; the same where it has no other."""
-    pairs = (
-        zip(batch["text"], (row["captions"] for row in batch["rows"]))
-        if "rows" in batch
-        else ((text, []) for text in batch["text"])
-    )
-    return [said[(said.index(text) + 1) % len(said)] if text in said else text for text, said in pairs]
-
-
-def equal_captions(batch: dict[str, Any]) -> torch.Tensor:
-    """(N, N) float: samples i and j are the same row, or say the same."""
-    ids = batch.get("ids", batch["index"])
-    said = list(zip(ids, batch["text"]))
-    return torch.tensor([[float(a == c or b == d) for c, d in said] for a, b in said])

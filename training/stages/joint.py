@@ -23,13 +23,14 @@ from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
 from codi.protocols import Environment
 from codi.types import InputError, Modality
+from data.batch import Batch
 from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.stages import Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
 from training.stages.denoise import estimate_weight, load_scheduler, spread_timesteps
-from training.stages.files import known_geometry, whole_captions
+from training.stages.files import known_geometry
 from training.stages.joint_adapters import (
     CLASSES,
     JointAdapters,
@@ -39,7 +40,7 @@ from training.stages.joint_adapters import (
     with_others,
 )
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-from training.stages.pairs import Pair, PairSource, Rule, first_samples, parse_pair, rule_of
+from training.stages.pairs import Pair, PairSource, Rule, parse_pair, rule_of
 from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts
 from training.stages.temporal_change import TemporalChangeDecoder
@@ -348,7 +349,7 @@ class JointStage(Stage):
                     contrast.detach(),
                 )
                 count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
-                part, clean = first_samples(part, count), [x_0[:count] for x_0 in clean]
+                part, clean = part.first(count), [x_0[:count] for x_0 in clean]
             losses, logged = self.pair_loss(module, pair, part, clean, generator)
             extras |= {name: loss.detach() for name, loss in losses.items()} | logged
             total = total + sum(losses.values())
@@ -378,7 +379,7 @@ class JointStage(Stage):
         self,
         module: JointAdapters,
         pair: Pair,
-        batch: dict[str, Any],
+        batch: Batch,
         clean: list[Tensor],
         generator: torch.Generator,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -471,11 +472,11 @@ class JointStage(Stage):
                 denoiser(x, times, empty(len(x), 1, denoiser.config.context_dim), partners=environment)
 
     @torch.no_grad()
-    def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:
+    def latents(self, modality: Modality, batch: Batch) -> Tensor:
         """Normalised latents of one side; sentences of scenes are the canonical ones."""
         if modality is not Modality.TEXT:
             return batch[modality.value]
-        return self.sentences.encode(whole_captions(batch))
+        return self.sentences.encode(batch.captions())
 
     def draw_times(
         self, pair: Pair, count: int, generator: torch.Generator

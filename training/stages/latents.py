@@ -3,8 +3,11 @@ kept beside it; of media files, from a cache that `python -m training.cache` mad
 read.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAut
 from codi.models.codi import AUTOENCODERS, TOWERS
 from codi.models.conditioning import AudioTower, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
+from data.batch import Batch
 from data.cache import CachedSource, build_cache, whole
 from data.source import Source
 from data.world import SceneSource, WorldSource
@@ -111,7 +115,7 @@ def joined(sources: list[CachedSource], seed: int) -> Source:
     """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as
     it is asked for.
     """
-    return Joined(sources) if sources else SceneSource(lambda scenes, rngs: {"scenes": scenes}, seed)
+    return Joined(sources) if sources else SceneSource(lambda scenes, rngs: Batch(scenes=scenes), seed)
 
 
 class Joined(Source):
@@ -126,12 +130,9 @@ class Joined(Source):
     def __len__(self) -> int:
         return len(self.sources[0])
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """One batch with the names of all the sources."""
-        merged: dict[str, Any] = {}
-        for source in self.sources:
-            merged |= source.fetch(indices)
-        return merged
+        return functools.reduce(operator.or_, (source.fetch(indices) for source in self.sources))
 
 
 @dataclass(frozen=True)
@@ -237,11 +238,12 @@ class EncodedSource(Source):
     def __len__(self) -> int:
         return len(self.source)
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch with latents and tokens in place of media; captions, ids and masks as they are."""
         batch = self.source.fetch(indices)
         media = {m.value for m in Modality if m is not Modality.TEXT}
-        return {name: value for name, value in batch.items() if name not in media} | self.encode(batch)
+        others = {name: value for name, value in batch.named.items() if name not in media}
+        return dataclasses.replace(batch, named=others | self.encode(batch))
 
     @property
     def bad(self) -> int:

@@ -17,12 +17,14 @@ from codi.diffusion import NoiseProcess
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.models.conditioning import null_prompt
 from codi.types import Modality
+from data.batch import Batch
 from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
+from training.engine import to_device
 from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.denoise import load_scheduler, spread_timesteps
-from training.stages.files import known_geometry, whole_captions
+from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.prompts import Prompts
 
@@ -128,7 +130,7 @@ class NoisyLatentStage(Stage):
         return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
 
     def loss(
-        self, module: NoisyLatentEncoders, batch: dict[str, Any], generator: torch.Generator
+        self, module: NoisyLatentEncoders, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Squared distance to the caption's token, whose minimum is the mean of all that are possible:
         shorter than one where much is.
@@ -158,16 +160,16 @@ class NoisyLatentStage(Stage):
             encoder(latent, whole_numbers(len(latent)), empty(len(latent), 1, module.config.context_dim))
 
     @torch.no_grad()
-    def tokens(self, batch: dict[str, Any]) -> Tensor:
+    def tokens(self, batch: Batch) -> Tensor:
         """What there is to say of each sample, (B, D)."""
-        return self.text.embed(whole_captions(batch))
+        return self.text.embed(batch.captions())
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any]) -> dict[Modality, Tensor]:
+    def latents(self, batch: Batch) -> dict[Modality, Tensor]:
         """Latents (B, ...) of every modality."""
         found = {m: batch[m.value] for m in self.media}
         if self.sentences is not None:
-            found[Modality.TEXT] = self.sentences.encode(whole_captions(batch))
+            found[Modality.TEXT] = self.sentences.encode(batch.captions())
         return found
 
     @torch.no_grad()
@@ -181,11 +183,7 @@ class NoisyLatentStage(Stage):
         axes, total = figure.add_subplot(), self.process.num_train_timesteps
         levels = torch.arange(0, total, max(1, total // 20), device=self.device)
         generator = torch.Generator(self.device).manual_seed(0)
-        batch = self.data().fetch(list(range(PREVIEWED)))
-        batch = {
-            name: value.to(self.device) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+        batch = to_device(self.data().fetch(list(range(PREVIEWED))), self.device)
         token = self.tokens(batch)
         spread = (token - token.mean(0)).square().sum(-1).mean()
         for modality, x_0 in self.latents(batch).items():

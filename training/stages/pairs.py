@@ -57,7 +57,7 @@ class PairSource(Source):
             "+".join(pair): source.fetch(_stretched(indices, self.shares[pair]))
             for pair, source in self.sources.items()
         }
-        ids = [name for batch in batches.values() for name in batch.get("ids", [])]
+        ids = [name for batch in batches.values() for name in batch.ids or []]
         return batches | ({"ids": ids} if ids else {})
 
     @property
@@ -69,11 +69,6 @@ class PairSource(Source):
         """Ends what the sources have running."""
         for source in self.sources.values():
             source.close()
-
-
-def first_samples(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """The first `count` samples of every list and tensor of a batch."""
-    return {name: value[:count] for name, value in batch.items()}
 
 
 def _stretched(indices: list[int], share: float) -> list[int]:

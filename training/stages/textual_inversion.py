@@ -87,8 +87,8 @@ class InversionStage(Stage):
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(InversionOptions, config.options, where="options")
-        for name in ("part", "data"):
-            if given := getattr(config, name):
+        for name, given in (("part", config.part), ("data", config.data)):
+            if given:
                 raise InputError(
                     f"{name}: {', '.join(given)}: expected none; pictures come from options: images, or facts"
                 )
