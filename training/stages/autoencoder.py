@@ -36,7 +36,8 @@ class AutoencoderOptions:
     latent_noise        Gaussian noise that decoding learns to bear, in standard deviations of the latents:
                         about what sampling leaves
     least_noise         with it each sample has noise of its own, evenly from this up to latent_noise, so that
-                        what was learned at little noise is made to stand much of it; null: all have latent_noise
+                        what was learned at little noise is made to stand much of it; null: all have
+                        latent_noise
     statistics_samples  samples that go into the latents' mean and deviation at export
     continue_from       start from the autoencoder in the model folder; `part` is not read then
     """
@@ -58,7 +59,7 @@ class AutoencoderOptions:
 @dataclass(frozen=True, kw_only=True)
 class SoundOptions(AutoencoderOptions):
     """tones  share of sounds with random notes (`random_notes`) over them, at any level from none to their
-           own: a decoder that knows nothing but a few dozen spectra draws any other as the nearest of them
+    own: a decoder that knows nothing but a few dozen spectra draws any other as the nearest of them
     """
 
     tones: float = 0.0
