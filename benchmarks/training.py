@@ -94,22 +94,24 @@ class Enough(Exception):
 class Alternating:
     """A source of which, block by block, batches are fresh, or always the same one."""
 
+    bad = 0
+
     def __init__(self, inner: Any) -> None:
-        self.inner, self.infinite, self.kept = inner, getattr(inner, "infinite", False), None
+        self.inner, self.infinite, self.kept = inner, inner.infinite, None
         self.numbers = itertools.count()
 
     def __len__(self) -> int:
         return len(self.inner)
 
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(self.inner, attribute)
+    def close(self) -> None:
+        self.inner.close()
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         number = next(self.numbers)
         held = number // BLOCK % 2 == 1
         if self.kept is None or not held:
             self.kept = self.inner.fetch(indices)
-        return {**self.kept, "number": number}
+        return {"batch": self.kept, "number": number}
 
 
 def timed_stage(name: str, job: Job) -> type:
@@ -118,32 +120,32 @@ def timed_stage(name: str, job: Job) -> type:
     """
     from training.stages import find_stage
 
-    class Timed:
+    class Timed(find_stage(name)):
         last: Any = None
 
         def __init__(self, config: Any) -> None:
-            self.inner = find_stage(name)(dataclasses.replace(config, stage=name))
+            super().__init__(dataclasses.replace(config, stage=name))
             self.times: list[tuple[float, int]] = []
             self.size = config.batch_size // config.accumulate
             type(self).last = self
 
-        def __getattr__(self, attribute: str) -> Any:
-            return getattr(self.inner, attribute)
-
         def build(self) -> Any:
-            self.module = self.inner.build()
+            self.module = super().build()
             return self.module
 
         def data(self) -> Alternating:
-            self.source = Alternating(self.inner.data())
+            self.source = Alternating(super().data())
             return self.source
+
+        def untimed(self, module: Any, batch: Any, generator: Any) -> Any:
+            return super().loss(module, batch, generator)
 
         def loss(self, module: Any, batch: dict[str, Any], generator: Any) -> Any:
             wait_for_device()
             self.times.append((time.perf_counter(), batch["number"]))
             if enough([moment for moment, _ in self.times], job):
                 raise Enough
-            return self.inner.loss(module, {k: v for k, v in batch.items() if k != "number"}, generator)
+            return self.untimed(module, batch["batch"], generator)
 
     return Timed
 
@@ -217,8 +219,8 @@ def measure_ours(job: Job) -> dict[str, Any]:
 
     row, stage = measure_stage(job), globals()["Timed"].last
     batch = stage.source.inner.fetch(list(range(stage.size)))
-    stage.inner.to(torch.device("cpu"))
-    stage.inner.loss(stage.module.cpu(), batch, torch.Generator().manual_seed(0))[0].backward()
+    stage.to(torch.device("cpu"))
+    stage.untimed(stage.module.cpu(), batch, torch.Generator().manual_seed(0))[0].backward()
     used = sum(p.numel() for p in stage.module.parameters() if p.grad is not None)
     return {"parameters": used, "samples_per_s": row["samples_per_s"], "memory_mb": row["memory_mb"]}
 

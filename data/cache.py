@@ -23,8 +23,10 @@ from torch import Tensor
 from codi.io import to_unit
 from codi.types import InputError, Modality
 from codi.world import Scene
+from data.batch import Batch
 from data.order import rows_of
 from data.rows import draw_caption
+from data.source import Source
 from data.world import random_caption
 
 Encode = Callable[[dict[str, Any]], dict[str, Tensor]]
@@ -68,7 +70,7 @@ def _encode_range(
     for low in range(start, stop, batch_size):
         batch = source.fetch(list(range(low, min(stop, low + batch_size))))
         parts.append({name: latent.half().cpu() for name, latent in encode(batch).items()})
-        scenes += _facts(batch)
+        scenes += batch.facts()
     latents = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
     for name, latent in latents.items():
         if not latent.isfinite().all():
@@ -77,18 +79,6 @@ def _encode_range(
                 "statistics set?"
             )
     return latents, scenes
-
-
-def _facts(batch: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a shard keeps of each sample besides latents: its scene, or the id and the captions of its row."""
-    if "scenes" in batch:
-        return [dataclasses.asdict(scene) for scene in batch["scenes"]]
-    for name, mask in batch.items():
-        if name.endswith("_mask") and not mask.all():
-            raise InputError(
-                f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; require it"
-            )
-    return batch["rows"]
 
 
 def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
@@ -108,7 +98,7 @@ def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
     return encode
 
 
-class CachedSource:
+class CachedSource(Source):
     """Latents by index, as an endless source: every pass over the cache has its own order and its own
     captions.
 
@@ -123,8 +113,6 @@ class CachedSource:
     float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for. Raises `InputError`
     when the cache is missing, unfinished or altered.
     """
-
-    infinite = True
 
     def __init__(
         self,
@@ -151,29 +139,29 @@ class CachedSource:
     def __len__(self) -> int:
         return self.count
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch of positions `indices`, counted over all passes."""
         places = [divmod(int(row), self.shard_size) for row in rows_of(indices, self.count, self.seed)]
-        batch = {"index": list(indices)} | self._words(
-            [self.shards[shard][1][row] for shard, row in places], indices
-        )
-        for name in self.names:
-            batch[name] = torch.stack([self.shards[shard][0][name][row] for shard, row in places]).float()
-        return batch
+        known = self._words([self.shards[shard][1][row] for shard, row in places], indices)
+        latents = {
+            name: torch.stack([self.shards[shard][0][name][row] for shard, row in places]).float()
+            for name in self.names
+        }
+        return dataclasses.replace(known.with_named(**latents), index=list(indices))
 
-    def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> dict[str, Any]:
+    def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> Batch:
         """Scenes, or ids and rows of media files, and what is said of them if captions are asked for."""
         if "captions" in facts[0]:
             words = [draw_caption(row["captions"], self.seed, index) for row, index in zip(facts, indices)]
-            batch: dict[str, Any] = {"rows": facts, "ids": [row["id"] for row in facts]}
+            batch = Batch(rows=facts)
         else:
             scenes = [Scene(**scene) for scene in facts]
-            batch = {"scenes": scenes}
+            batch = Batch(scenes=scenes)
             if self.facts is None:
                 return batch
             rngs = [np.random.default_rng((self.seed, index, 1)) for index in indices]
             words = [random_caption(scene, self.facts, self.full, rng) for scene, rng in zip(scenes, rngs)]
-        return batch | ({} if self.facts is None else {"text": words})
+        return batch if self.facts is None else batch.with_named(text=words)
 
     def _open(self, path: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         with safe_open(path, framework="pt") as shard:

@@ -60,6 +60,10 @@ class Manifest:
         return self._parse(*self._table.read(index))
 
     @property
+    def label(self) -> str:
+        return str(self.path)
+
+    @property
     def identity(self) -> dict[str, Any]:
         return {"manifest": self.path.name, "rows": len(self), "sha256": self._table.sha256}
 

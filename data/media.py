@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from codi.types import InputError, Modality, ModalitySpec
+from data.batch import Batch
 from data.decode import Job, Size, describe, silence
 from data.frames import choose_backend
 from data.order import rows_of
 from data.rows import BITS, Row, bits_of, draw_caption
+from data.source import Source
 from data.workers import BadSample, Decoder, Media
 
 
@@ -23,6 +25,11 @@ class Rows(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]: ...
+
+    @property
+    def label(self) -> str:
+        """What they are called in messages: the file that they are read from."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -50,7 +57,7 @@ class Augment:
             )
 
 
-class MediaSource:
+class MediaSource(Source):
     """An endless source over the rows of a manifest or of shards; every pass has its own order.
 
     media     what a batch holds
@@ -66,8 +73,7 @@ class MediaSource:
     Every sample is a function of (seed, position) and the files alone, whatever its batch.
     """
 
-    infinite = True
-    says = ("ids", "rows")
+    says = ("rows",)
 
     def __init__(
         self,
@@ -111,7 +117,7 @@ class MediaSource:
         self.left_out = len(rows) - len(self._usable)
         if not len(self._usable):
             raise InputError(
-                f"none of {len(rows)} rows of {_label(rows)} has {_names(self.require or self.media)}: name "
+                f"none of {len(rows)} rows of {rows.label} has {_names(self.require or self.media)}: name "
                 "other media"
             )
         weights = rows.weights[self._usable]
@@ -141,7 +147,7 @@ class MediaSource:
             "decoding": {"backend": self.backend, "verify": self.verify, "augment": asdict(self.augment)},
         }
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch of positions `indices`, counted over all passes."""
         seen: dict[int, Row] = {}
         candidates = [
@@ -149,26 +155,20 @@ class MediaSource:
         ]
         valid = self.decoder.first_valid(candidates)
         rows = [seen[job.key[1]] for job, _ in valid]
-        batch: dict[str, Any] = {"index": list(indices), "ids": [row.id for row in rows]}
-        batch["rows"] = [{"id": row.id, "captions": list(row.captions)} for row in rows]
+        named: dict[str, Any] = {}
         for modality in self.media:
             if modality is Modality.TEXT:
-                batch["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
-                batch["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
+                named["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
+                named["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
             else:
-                batch |= self._stack(modality, [media for _, media in valid])
-        return batch
+                named |= self._stack(modality, [media for _, media in valid])
+        about = [{"id": row.id, "captions": list(row.captions)} for row in rows]
+        return Batch(index=list(indices), named=named, rows=about)
 
     def close(self) -> None:
         """Ends the decoding processes, if they are this source's own."""
         if self.owns_decoder:
             self.decoder.close()
-
-    def __enter__(self) -> "MediaSource":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _places(self, positions: list[int]) -> np.ndarray:
         """Where in `_usable` each position begins to look."""
@@ -199,7 +199,7 @@ class MediaSource:
             try:
                 row = seen[index] = self.rows[index]
             except (InputError, OSError) as error:  # a shard's words, or a manifest that was altered since
-                yield BadSample(key, f"{_label(self.rows)} row {index}", _label(self.rows), str(error))
+                yield BadSample(key, f"{self.rows.label} row {index}", self.rows.label, str(error))
                 continue
             yield self._job(key, row, position)
 
@@ -245,7 +245,3 @@ def size_of(modality: Modality, specs: Mapping[Modality, ModalitySpec]) -> Size:
 
 def _names(media: Iterable[Modality]) -> str:
     return ", ".join(map(str, media)) or "nothing"
-
-
-def _label(rows: Rows) -> str:
-    return str(getattr(rows, "path", None) or getattr(rows, "paths", ["the data set"])[0])

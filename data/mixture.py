@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from codi.types import InputError, Modality
+from data.batch import Batch
 from data.order import permute
+from data.source import Source
 from data.workers import Decoder
 
 BLOCK = 10_000  # positions over which the weights are kept exactly
 
 
-class Mixture:
+class Mixture(Source):
     """An endless source that is each of its sources in proportion to their weights.
 
     Of every `BLOCK` positions source k has its share, to the nearest position, in an order chosen by (seed,
@@ -26,10 +28,8 @@ class Mixture:
     them say, whichever of them it is of. A `decoder` that they share is closed with the mixture.
     """
 
-    infinite = True
-
     def __init__(
-        self, sources: Sequence[tuple[Any, float]], *, seed: int, decoder: Decoder | None = None
+        self, sources: Sequence[tuple[Source, float]], *, seed: int, decoder: Decoder | None = None
     ) -> None:
         if not sources or any(not 0 < weight < float("inf") for _, weight in sources):
             raise InputError(
@@ -40,12 +40,10 @@ class Mixture:
             tuple(source for source, _ in sources),
             tuple(float(weight) for _, weight in sources),
         )
-        assert all(getattr(source, "infinite", False) for source in self.sources), (
-            "a mixture is of sources that count through"
-        )
+        assert all(source.infinite for source in self.sources), "a mixture is of sources that count through"
         self.seed, self.decoder = seed, decoder
         said = [set(source.says) for source in self.sources]
-        self._unsaid = set.union(*said) - set.intersection(*said)
+        self._said = set.intersection(*said)
         self._quotas = quotas(self.weights)
         self._ends = np.cumsum(self._quotas)
         if (self._quotas == 0).any():
@@ -53,6 +51,10 @@ class Mixture:
                 f"weights of a mixture are {self.weights}: the least is below 1 in {BLOCK}; leave that "
                 "source out"
             )
+
+    @property
+    def mixed(self) -> tuple[Source, ...]:
+        return self.sources
 
     def __len__(self) -> int:
         """Positions after which every source has been through once, give or take a block."""
@@ -68,16 +70,12 @@ class Mixture:
     @property
     def bad(self) -> int:
         """Bad samples met so far."""
-        return sum(
-            decoder.bad
-            for decoder in {
-                d for d in (getattr(source, "decoder", None) for source in self.sources) if d is not None
-            }
-        )
+        decoders = {source.decoder for source in self.sources}
+        return sum(decoder.bad for decoder in decoders if decoder is not None)
 
     @property
     def left_out(self) -> int:
-        return sum(getattr(source, "left_out", 0) for source in self.sources)
+        return sum(source.left_out for source in self.sources)
 
     def places(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(number of the source, position in it) of each position, two (B,)."""
@@ -89,7 +87,7 @@ class Mixture:
         first = self._ends - self._quotas
         return which, blocks * self._quotas[which] + slots - first[which]
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch of positions `indices`."""
         which, positions = self.places(indices)
         parts, order = [], []
@@ -99,24 +97,16 @@ class Mixture:
                 parts.append(_masked(source.fetch(positions[here].tolist()), len(here)))
                 order += here.tolist()
         back = np.argsort(order).tolist()
-        names = [name for name in parts[0] if name not in self._unsaid]
-        return {name: _merge([part[name] for part in parts], back) for name in names} | {
-            "index": list(indices)
-        }
+        about = {name: _merge([part[name] for part in parts], back) for name in self._said}
+        named = {name: _merge([part.named[name] for part in parts], back) for name in parts[0].named}
+        return Batch(index=list(indices), named=named, **about)
 
     def close(self) -> None:
         """Ends the decoding processes, those of the sources and their common ones."""
         for source in self.sources:
-            if hasattr(source, "close"):
-                source.close()
+            source.close()
         if self.decoder is not None:
             self.decoder.close()
-
-    def __enter__(self) -> "Mixture":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def quotas(weights: Sequence[float]) -> np.ndarray:
@@ -128,9 +118,9 @@ def quotas(weights: Sequence[float]) -> np.ndarray:
     return whole
 
 
-def _masked(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    masks = {f"{m}_mask": torch.ones(count, dtype=torch.bool) for m in Modality if m.value in batch}
-    return masks | batch
+def _masked(batch: Batch, count: int) -> Batch:
+    masks = {f"{m}_mask": torch.ones(count, dtype=torch.bool) for m in Modality if m.value in batch.named}
+    return batch.with_named(**(masks | batch.named))
 
 
 def _merge(parts: list[Any], back: list[int]) -> Any:

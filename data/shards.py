@@ -110,6 +110,10 @@ class Shards:
         )
 
     @property
+    def label(self) -> str:
+        return str(self.paths[0])
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Names, sizes, keys, offsets; not the bytes themselves."""
         shards = [[path.name, size] for path, size in zip(self.paths, self._sizes)]

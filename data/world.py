@@ -8,6 +8,8 @@ import numpy as np
 
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption, sample_scene
+from data.batch import Batch
+from data.source import Source
 
 # The pairs of one scene's media that training may see (world.md); a single medium is always allowed.
 PAIRS = (
@@ -20,8 +22,32 @@ PAIRS = (
 SHAPE_NAMED = 0.8  # the chance of that where a prompt does not name everything
 
 
-class WorldSource:
-    """An endless source over scenes that are never held out.
+class SceneSource(Source):
+    """An endless source over scenes that are never held out: `render(scenes, rngs)` makes the batch of the
+    scenes at the given indices, each with its own random draws; `alike` as in `scene_at`.
+    """
+
+    of_world = True
+
+    def __init__(
+        self,
+        render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]],
+        seed: int,
+        alike: int = 1,
+    ):
+        self.render, self.seed, self.alike = render, seed, alike
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """The batch; every sample is a function of its own index alone, however batches are cut."""
+        scenes = [scene_at(self.seed, index, self.alike) for index in indices]
+        return self.render(scenes, [np.random.default_rng((self.seed, index, 1)) for index in indices])
+
+
+class WorldSource(SceneSource):
+    """An endless source over scenes, in one medium or a pair.
 
     media       one modality, or a pair of `PAIRS`
     facts       what captions may name; by default what the other medium can show
@@ -34,7 +60,6 @@ class WorldSource:
     alone, whatever its batch. Raises `InputError` for media that training may not see together.
     """
 
-    infinite = True
     says = ("scenes",)
 
     def __init__(
@@ -54,12 +79,10 @@ class WorldSource:
                 f"media of one scene: {named}: training sees one alone, text with another, or audio with "
                 "video"
             )
-        self.seed, self.full, self.canonical = seed, full, canonical
+        super().__init__(self.media_of, seed)
+        self.full, self.canonical = full, canonical
         self.facts = tuple(facts) if facts is not None else nameable(self.media)
         self.transforms = {Modality.parse(name): transform for name, transform in (transforms or {}).items()}
-
-    def __len__(self) -> int:
-        return 2**40
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -72,26 +95,28 @@ class WorldSource:
             "canonical": self.canonical,
         }
 
-    def scene(self, index: int) -> Scene:
-        return scene_at(self.seed, index)
+    def caption(self, scene: Scene, rng: np.random.Generator) -> str:
+        """The sentence of a sample, with its own draws."""
+        return (
+            caption(scene, self.facts)
+            if self.canonical
+            else random_caption(scene, self.facts, self.full, rng)
+        )
 
-    def caption(self, scene: Scene, index: int) -> str:
-        """The sentence of sample `index`, with its own draws."""
-        if self.canonical:
-            return caption(scene, self.facts)
-        return random_caption(scene, self.facts, self.full, np.random.default_rng((self.seed, index, 1)))
-
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch of samples `indices`."""
-        scenes = [self.scene(index) for index in indices]
-        batch: dict[str, Any] = {"index": list(indices), "scenes": scenes}
+        return dataclasses.replace(super().fetch(indices), index=list(indices))
+
+    def media_of(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> Batch:
+        """The scenes, and what they look and sound like and what is said of them."""
+        named = {}
         for medium in self.media:
             if medium is Modality.TEXT:
-                raw = [self.caption(scene, index) for scene, index in zip(scenes, indices)]
+                raw = [self.caption(scene, rng) for scene, rng in zip(scenes, rngs)]
             else:
                 raw = RENDERERS[medium](scenes)
-            batch[medium.value] = self.transforms.get(medium, _same)(raw)
-        return batch
+            named[medium.value] = self.transforms.get(medium, _same)(raw)
+        return Batch(named=named, scenes=scenes)
 
 
 def nameable(media: Iterable[Modality]) -> tuple[str, ...]:

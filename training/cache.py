@@ -86,9 +86,7 @@ def encodings(options: argparse.Namespace) -> list[Any]:
             f"{options.config} has no section `data`: latents of the world are encoded when training starts"
         )
     stage = find_stage(config.stage)(config)
-    found = (
-        [encoding for encoding in stage.encodings() if encoding.parts] if hasattr(stage, "encodings") else []
-    )
+    found = [encoding for encoding in stage.encodings() if encoding.parts]
     if not found:
         raise InputError(f"stage {config.stage} trains on the media themselves: there is nothing to encode")
     return found

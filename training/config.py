@@ -1,6 +1,7 @@
 """A training run as a value: YAML -> frozen dataclass, strictly.
 
 An unknown key, a missing one, a value of the wrong kind or out of range is an `InputError` that names it.
+A file that says `extends: other.yaml` (relative to itself) is laid over that one, which may extend another.
 `--small` lays the `small:` section over the rest, `--set part.channels=64` lays single values over that.
 """
 
@@ -161,7 +162,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[str] = ()) -> Config:
     """The configuration in a YAML file. Raises `InputError` for whatever is wrong with it."""
     path = Path(path)
-    values = _read_yaml(path)
+    values = _read_extended(path)
     miniature = values.pop("small", None)
     values.setdefault("output", f"runs/{path.stem}")
     if small:
@@ -205,6 +206,20 @@ def expect(good: bool, name: str, value: Any, expected: str) -> None:
     """Raises `InputError` for an option of a stage that cannot be."""
     if not good:
         raise InputError(f"options: {name} is {value!r}: expected {expected}")
+
+
+def _read_extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Returns what a file says, laid over the file that it extends; `below` are those that extend it."""
+    if path.resolve() in [other.resolve() for other in below]:
+        circle = " -> ".join(other.name for other in (*below, path))
+        raise InputError(f"config {below[0]}: `extends` goes in a circle ({circle}): take one out")
+    values = _read_yaml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or not base:
+        raise InputError(f"config {path}: extends is {base!r}: expected the name of one YAML file")
+    return _merge(_read_extended(path.parent / base, (*below, path)), values)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 tensors and back.
 """
 
+import dataclasses
 import importlib.util
 import os
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from torch import Tensor, nn
 
 from codi.types import InputError
+from data.batch import Batch
 from training.config import Config
 from training.stages import Stage
 
@@ -91,8 +93,8 @@ def make_accelerator(config: Config) -> Accelerator:
         "mixed_precision": precision,
         "kwargs_handlers": handlers,
     }
-    told = cpu and (meeting or torch.cuda.is_available()) and not wants_deepspeed()
-    accelerator = Accelerator(cpu=told, **settings)
+    forced = cpu and (meeting or torch.cuda.is_available()) and not wants_deepspeed()
+    accelerator = Accelerator(cpu=forced, **settings)
     kind = accelerator.distributed_type
     assert kind is not DistributedType.NO or accelerator.num_processes == 1, (
         f"{accelerator.num_processes} processes, each alone"
@@ -275,6 +277,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with its tensors on the device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if isinstance(batch, Batch):
+        return dataclasses.replace(batch, named=to_device(batch.named, device))
     if isinstance(batch, dict):
         return {name: to_device(value, device) for name, value in batch.items()}
     return batch

@@ -147,7 +147,7 @@ class Trainer:
             self._save()
         finally:
             self.log.close()
-            if hasattr(self.source, "close"):
+            if self.source is not None:
                 self.source.close()
             self.source = None
         if interrupted:
@@ -235,7 +235,7 @@ class Trainer:
     def _plan(self, source: Source) -> Iterator[list[int]]:
         """Indices of every micro-batch of this process from here on."""
         size, position = self.config.batch_size // self.chunks, self.samples
-        infinite, length = getattr(source, "infinite", False), len(source)
+        infinite, length = source.infinite, len(source)
         if not infinite and length == 0:
             raise InputError(f"stage {self.config.stage}: the data is empty")
         while True:
@@ -252,7 +252,7 @@ class Trainer:
         if path is None:
             return None
         snapshot = checkpoint.read(path)
-        options = getattr(find_stage(self.config.stage), "identity", ())
+        options = find_stage(self.config.stage).identity
         another, changed = compare(snapshot.state["config"], self.config.as_json(), options)
         if another:
             raise InputError(
@@ -305,7 +305,7 @@ class Trainer:
         }
         if norm is not None:
             values["grad_norm"] = float(norm)
-        if bad := getattr(self.source, "bad", 0):
+        if bad := self.source.bad:
             values["bad_samples"] = bad  # of the main process; they are listed in bad.jsonl
         self.log.write(self.samples, {**Meter.average(means), **values})
 

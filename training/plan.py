@@ -8,7 +8,6 @@ tensors without numbers: what autograd would keep, and what matrix products, con
 cost.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,19 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codi.models.codi import DENOISERS
 from codi.types import InputError
 from training.config import Config, load_config, strict
-from training.dry_run import rehearse
+from training.dry_run import dry_run
 from training.engine import enable_checkpointing
 from training.folder import destination
-from training.stages import find_stage
+from training.stages import Stage, find_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
-from training.stages.files import names_of_data
-from training.stages.joint import JointOptions
-from training.stages.joint_adapters import adapted
-from training.stages.temporal_change import WithTemporalChange
 
 GIB = 2**30
 
@@ -61,8 +55,11 @@ class MetaLoader:
     """Stands in for `load_part`: finished parts without memory, from the model folder or from the
     configurations in `folder`.
 
-    parts  what the run itself has asked for; what those needed when they were trained is in `others`
+    parts   what the run itself has asked for; what those needed when they were trained is in `others`
+    asking  the configuration of the run that is being built
     """
+
+    asking: Config | None = None
 
     def __init__(self, folder: Path, others: "MetaLoader | None" = None) -> None:
         self.folder, self.parts, self.others = folder, {}, others
@@ -87,73 +84,43 @@ class MetaLoader:
         return on_meta(lambda: class_of(cls, place).from_config(cls.load_config(place)))
 
     def _planned(self, place: Path, why: str) -> nn.Module:
-        for path in sorted(self.folder.glob("*.yaml")):
-            config = load_config(path)
-            if config.model == place.parent and config.part and place.name in makes(config):
-                with loading_by(self.others or self.elsewhere()):
-                    return component_of(build(config)[1], place.name)
-        raise InputError(f"{place} is missing, and no configuration in {self.folder} makes it: {why}")
+        configs = [load_config(path) for path in sorted(self.folder.glob("*.yaml"))]
+        makers = [config for config in configs if makes(config, place)]
+        if not makers:
+            raise InputError(f"{place} is missing, and no configuration in {self.folder} makes it: {why}")
+        maker = max(makers, key=lambda config: likeness(config, self.asking))
+        stage, module = build(maker, self.others or self.elsewhere())
+        return stage.part_of(module, place.name)
 
 
-def makes(config: Config) -> tuple[str, ...]:
-    """Components that a run adds to a model, as far as its configuration says them by itself."""
-    modality = str(config.options.get("modality"))
-    if config.stage == "align":
-        return {
-            "image": ("text_tower", "vision_tower"),
-            "audio": ("audio_tower",),
-            "video": ("vision_tower",),
-        }.get(modality, ())
-    if config.stage == "denoise":
-        return (DENOISERS.get(modality, ""),)
-    if config.stage.startswith("autoencoder_"):
-        return (f"{config.stage.removeprefix('autoencoder_')}_autoencoder",)
-    return {
-        "joint": ("environment_encoders",),
-        "noisy_latent": ("noisy_latent_encoders",),
-        "vocoder": ("audio_autoencoder",),
-    }.get(config.stage, ())
+def makes(config: Config, place: Path) -> bool:
+    """Returns whether a run makes the part in this folder anew, so that its configuration says how it is
+    built.
+    """
+    anew = bool(config.part) and not config.options.get("continue_from")
+    return anew and config.model == place.parent and place.name in find_stage(config.stage).builds(config)
+
+
+def likeness(config: Config, other: Config) -> int:
+    """Returns how many options two runs share: of several that make a part, the one most like the run that
+    needs it is meant, such as the one of the same pair.
+    """
+    return sum(other.options.get(name) == value for name, value in config.options.items())
 
 
 def writes(config: Config) -> list[Path]:
     """Folders that a run exports to."""
-    kind = find_stage(config.stage)
-    if hasattr(kind, "target"):  # beside the parts of the model
-        return [kind.target(config.model, config)]
-    names = [*makes(config)]
-    if config.stage == "denoise" and not (config.model / "scheduler").is_dir():
-        names.append("scheduler")
-    if config.stage == "joint":
-        options = strict(JointOptions, config.options, where="options")
-        learning, reset = adapted(config.model, options.attending_by_pair, options.joint_config is not None)
-        names += sorted(learning + reset)
-    return [destination(config) / name for name in names]
+    return [destination(config) / name for name in find_stage(config.stage).produces(config)]
 
 
-def reads(config: Config) -> list[str]:
-    """Where samples come from."""
-    pictures = config.options.get("images")
-    return [str(pictures)] if pictures else names_of_data(config.data)
-
-
-def component_of(module: nn.Module, name: str) -> nn.Module:
-    """A part in what a stage trains."""
-    if isinstance(module, WithTemporalChange):
-        return module.denoiser
-    inner = getattr(module, "towers", None) or getattr(module, "denoisers", None)
-    if inner is not None and name in inner:
-        return inner[name]
-    return getattr(module, name, module)
-
-
-def build(config: Config) -> tuple[Any, nn.Module]:
-    """Stage and module without memory. Inside `loading_by`; words of the data are not read, `part` says how
-    many there are.
-    """
-    blind = dataclasses.replace(config, data={})
-    with torch.device("cpu"):  # schedulers have numbers, also where another part is being built
-        stage = find_stage(config.stage)(blind)
-    module = on_meta(lambda: build_module(stage, config.part))
+def build(config: Config, parts: MetaLoader) -> tuple[Stage, nn.Module]:
+    """Stage and module without memory, from finished parts by `parts`; words of the data are not read."""
+    before, parts.asking = parts.asking, config
+    with loading_by(parts):
+        with torch.device("cpu"):  # schedulers have numbers, also where another part is being built
+            stage = find_stage(config.stage)(config)
+        module = on_meta(lambda: build_module(stage, config.part))
+    parts.asking = before
     if config.gradient_checkpointing:
         enable_checkpointing(module, config.stage)
     return stage, module
@@ -178,10 +145,9 @@ def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
             f"accumulate {config.accumulate}"
         )
     parts = MetaLoader(folder)
-    with loading_by(parts):
-        stage, module = build(config)
-        micro = config.batch_size // (hardware.processes * config.accumulate)
-        cost = measure(lambda: rehearse(stage, module, config, parts, micro), module)
+    stage, module = build(config, parts)
+    micro = config.batch_size // (hardware.processes * config.accumulate)
+    cost = measure(lambda: dry_run(stage, module, micro), module)
     frozen = beside(module, parts)
     compute = (
         f"{cost.flops / micro / 1e9:,.1f} GFLOP forward per sample, without encoders of what is not cached"
@@ -201,7 +167,7 @@ def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
         "memory": memory(config, hardware, module, frozen, cost),
         "compute": compute or "not known for this stage",
         "time": duration(config, hardware, cost, micro),
-        "reads": ", ".join(map(str, [*reads(config), *parts.parts])),
+        "reads": ", ".join(map(str, [*stage.reads(config), *parts.parts])),
         "writes": (
             f"{config.output}/ (two checkpoints of {size:.1f} GiB, log, previews) and {written}{copied}"
         ),

@@ -24,7 +24,7 @@ def provenance(
     model: Path, parts: list[str], runs: Path, scores: Path | None = None, notes: list[str] | None = None
 ) -> dict[str, Any]:
     """How `parts` of `model` were made: commit, licence, data, and of every run below `runs` that went into
-    them what it was told and saw.
+    them its settings and what it saw.
 
     "base" is the same of a model that was copied before it was trained on; "unknown" are parts of which
     neither says anything.
@@ -90,7 +90,7 @@ def parts_of(run: Path) -> set[str]:
 
 
 def describe(run: Path) -> dict[str, Any]:
-    """What a run was told, how many samples it saw, its last numbers. Settings and data of a run without
+    """The settings of a run, how many samples it saw, its last numbers. Settings and data of a run without
     checkpoints are None.
     """
     settings = settings_of(run)
@@ -119,7 +119,8 @@ def command_of(settings: dict[str, Any]) -> str | None:
     none.
     """
     commands = []
-    for path in Path("configs").rglob(f"{Path(settings['output']).name}.yaml"):
+    found = Path("configs").rglob(f"{Path(settings['output']).name}.yaml")
+    for path in (path for path in found if path.parent.name != "base"):  # those are extended, never run
         named = load_config(path).as_json()
         if named["stage"] == settings["stage"]:
             changed = (

@@ -2,7 +2,7 @@
 folder, with their provenance.
 
 Weights become float16 safetensors in diffusers' layout; `provenance.json` says of every run that went into
-them what it was told, on which data and how many samples it ran, and how its last log line reads
+them its settings, on which data and how many samples it ran, and how its last log line reads
 (`training.provenance`). Scores are added by `--scores report/report.json`, as `codi bench` writes it.
 """
 
@@ -29,7 +29,7 @@ from training.stages.latents import CLASSES as PART_CLASSES
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
-    """Every part that the folder has; environments and noised towers are optional."""
+    """Every part that the folder has; environment encoders and noisy-latent encoders are optional."""
     classes = (
         PART_CLASSES
         | DENOISER_CLASSES

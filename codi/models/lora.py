@@ -28,7 +28,7 @@ def need_peft() -> None:
         ) from None
 
 
-def find_layers(denoiser: nn.Module, names: Iterable[str], joint: bool) -> list[str]:
+def find_layers(denoiser: Skeleton, names: Iterable[str], joint: bool) -> list[str]:
     """Full names of linear and convolutional layers whose last name is one of `names`: those of the joint
     attention, or all the others.
     """
@@ -38,7 +38,12 @@ def find_layers(denoiser: nn.Module, names: Iterable[str], joint: bool) -> list[
         for name, layer in denoiser.named_modules()
         if isinstance(layer, kinds) and name.rpartition(".")[2] in names
     ]
-    found = [name for name in layers if (".joint." in name) == joint]
+    adapting = {
+        f"{adapter}.{name}"
+        for adapter, module in denoiser.joint_adapters().items()
+        for name, _ in module.named_modules()
+    }
+    found = [name for name in layers if (name in adapting) == joint]
     if not found:
         where = "the joint attention of this denoiser" if joint else "this denoiser"
         raise InputError(

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from data.source import Source
 from training.config import strict
+from training.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Options:
     pause: float = 0.0
 
 
-class Points:
+class Points(Source):
     """y = 3 x - 1, x a function of the index; the sample `poison` is not a number."""
 
     def __init__(self, options: Options) -> None:
@@ -36,7 +38,7 @@ class Points:
         return {"index": torch.tensor(indices), "x": x, "y": 3 * x - 1}
 
 
-class Line:
+class Line(Stage):
     identity = ("length",)
 
     def __init__(self, config) -> None:
@@ -46,9 +48,6 @@ class Line:
 
     def build(self) -> nn.Module:
         return nn.Sequential(nn.Linear(1, self.width), nn.Tanh(), nn.Dropout(0.1), nn.Linear(self.width, 1))
-
-    def to(self, device) -> None:
-        pass
 
     def data(self) -> Points:
         return Points(self.options)

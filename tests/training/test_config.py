@@ -1,5 +1,7 @@
 """A configuration is read strictly: what is wrong with it is named."""
 
+from pathlib import Path
+
 import pytest
 
 from codi.types import InputError
@@ -82,3 +84,42 @@ def test_stage_and_its_options_are_checked_too(bench, capsys):
 def test_a_bare_no_is_a_precision(bench):
     """YAML reads it as false."""
     assert bench().config("precision=no").precision == "no"
+
+
+def test_a_file_is_laid_over_the_one_that_it_extends(tmp_path):
+    """Through two files, one of them in another folder; what a file says wins, mappings key by key."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "all.yaml").write_text(
+        "stage: line\nmodel: m\nsamples: 8\nlr: 1\npart: {width: 4, depth: 2}\nsmall: {samples: 1}\n"
+    )
+    (tmp_path / "wide.yaml").write_text("extends: base/all.yaml\nbatch_size: 4\npart: {width: 16}\n")
+    (tmp_path / "last.yaml").write_text("extends: wide.yaml\nlr: 2\nsmall: {batch_size: 1}\n")
+    config = load_config(tmp_path / "last.yaml")
+    assert (config.samples, config.batch_size, config.lr) == (8, 4, 2.0)
+    assert config.part == {"width": 16, "depth": 2}
+    assert config.output == Path("runs/last")
+    small = load_config(tmp_path / "last.yaml", small=True, overrides=["part.width=1"])
+    assert (small.samples, small.batch_size, small.part) == (1, 1, {"width": 1, "depth": 2})
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"a": "b.yaml", "b": "c.yaml", "c": "a.yaml"},
+            r"circle \(a.yaml -> b.yaml -> c.yaml -> a.yaml\)",
+        ),
+        ({"a": "b.yaml", "b": "b.yaml"}, r"circle \(a.yaml -> b.yaml -> b.yaml\)"),
+        ({"a": "../{folder}/a.yaml"}, "circle"),
+        ({"a": "nowhere.yaml"}, "cannot read config .*nowhere.yaml: No such file"),
+        ({"a": "[b.yaml, c.yaml]"}, "extends is .*expected the name of one YAML file"),
+        ({"a": "3"}, "extends is 3: expected the name of one YAML file"),
+        ({"a": "''"}, "extends is '': expected the name of one YAML file"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_line(files, words, tmp_path):
+    for name, base in files.items():
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {base.format(folder=tmp_path.name)}\nstage: line\n")
+    with pytest.raises(InputError, match=words) as caught:
+        load_config(tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)

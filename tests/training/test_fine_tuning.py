@@ -157,10 +157,10 @@ def test_a_lora_of_the_joint_attention_trains_that_alone(model, tmp_path):
     )
     batch = stage.data().fetch([0, 1, 2, 3])
     loss_of(stage, module, batch).backward()
-    # what only latents with time listen with
-    unheard = {name for name, p in module.named_parameters() if p.grad is None}
-    assert all("/whole/" in name for name in unheard)
-    kept = {name: p.grad.clone() for name, p in module.named_parameters() if name not in unheard}
+    # what only latents with time attend with
+    untouched = {name for name, p in module.named_parameters() if p.grad is None}
+    assert all("/frame_mixer/" in name for name in untouched)
+    kept = {name: p.grad.clone() for name, p in module.named_parameters() if name not in untouched}
     assert any(grad.any() for grad in kept.values()) and all(
         p.grad is None for p in stage.base.environment_encoders.parameters()
     )
@@ -192,9 +192,14 @@ def test_wrong_settings_of_a_lora_are_named(model, override, expected):
     ("name", "expected"),
     [("lora_audio", "temporal_change is 0.1: expected 0"), ("lora_joint", "temporal_change changes")],
 )
-def test_a_lora_does_not_train_what_foresees(model, name, expected):
+def test_a_lora_does_not_train_the_temporal_change_layer(model, name, expected):
     with pytest.raises(InputError, match=expected):
         stage_of(model, name, "options.temporal_change=0.1").build()
+
+
+def test_a_lora_goes_into_the_model_that_it_is_of(model, tmp_path):
+    with pytest.raises(InputError, match="options: into changes what is finished here"):
+        stage_of(model, "lora_joint", f"options.into={tmp_path}").build()
 
 
 # A word ----------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from codi import pretrained
 from codi.models.conditioning import AudioTower, TextTower
 from codi.types import InputError, Modality
+from data.world import PAIRS
 from training.config import load_config, strict
 from training.plan import HardwareSpec, plan
 from training.stages import find_stage
@@ -89,9 +90,9 @@ def build(name, *overrides):
         (
             "joint_audio",
             "options.attending={audio+video: [image]}",
-            "listeners of audio.video is .*: expected one of its two",
+            "attending of audio.video is .*: expected one of its two",
         ),
-        ("joint_audio", "options.contrast=0.1", "contrast is 0.1: expected 0 where one side listens"),
+        ("joint_audio", "options.contrast=0.1", "contrast is 0.1: expected 0 where one side attends"),
         ("joint_audio", "part.chanels=3", "part: unknown key 'chanels': EnvironmentEncoders has no such"),
         ("joint_video", "options.joint_config={smell: 1}", "unknown key 'smell'"),
     ],
@@ -109,7 +110,7 @@ def test_what_nothing_can_be_built_from_is_named(name, override, words):
 def test_configurations_keep_to_the_pairs_that_training_may_see(path):
     options = load_config(path).options
     if "modality" in options:
-        check_prompts(Modality.parse(options["modality"]), options["prompts"])
+        check_prompts(Modality.parse(options["modality"]), options["prompts"], PAIRS)
 
 
 @pytest.mark.parametrize("name", ["autoencoder_image", "autoencoder_audio", "autoencoder_text"])
@@ -163,12 +164,12 @@ def test_a_dry_run_names_them_too():
         (
             DenoiseOptions,
             {"prompts": {"text": 1}, "partner_estimates": {"text": 1.5}},
-            "told is .*together no more than 1",
+            "partner_estimates is .*together no more than 1",
         ),
         (
             DenoiseOptions,
             {"prompts": {"text": 1}, "picture_partner_estimates": {"text": 0.5}},
-            "pictures_told is .*: expected nothing where",
+            "picture_partner_estimates is .*: expected nothing where",
         ),
         (AlignOptions, {"alike": 0}, "alike is 0: expected 1 or more"),
         (AutoencoderOptions, {"statistics_samples": 0}, "statistics_samples is 0"),

@@ -1,19 +1,23 @@
-"""What partners tell in training is what they tell in sampling, and those who have no prompt are told
-nothing.
-"""
+"""Partner estimates in training are those of sampling, and samples without a prompt get none."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
+from codi import pretrained
 from codi.diffusion import NoiseProcess, copy_schedulers
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.joint.sampler import JointSampler
 from codi.protocols import Denoiser
 from codi.types import InputError, Modality
-from training.stages.denoise import SCHEDULER, DenoiseStage
+from data.batch import Batch
+from data.world import PAIRS
+from training.config import Config
+from training.stages.denoise import SCHEDULER, DenoiseStage, estimate_weight
+from training.stages.joint import JointStage
 from training.stages.partner_estimates import PartnerEstimates, estimated_prompt
 
 TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
@@ -46,18 +50,18 @@ def test_it_is_what_the_sampler_makes_of_the_same_latents(towers, scheduler):
     generator = torch.Generator().manual_seed(1)
     context = torch.nn.functional.normalize(torch.randn(3, 1, WIDTH, generator=generator), dim=-1)
     start = {m: torch.randn(3, *LATENTS[m.value]["latent_shape"], generator=generator) for m in (TEXT, IMAGE)}
-    heard, read = [], []
+    sentence, picture = [], []
 
-    class Deaf(Denoiser):
+    class Alone(Denoiser):
         def __init__(self, modality):
             self.modality = modality
 
         def forward(self, x, t, prompt, partners=None, rate=None):
-            (heard if self.modality is TEXT else read).append((x, t, prompt))
+            (sentence if self.modality is TEXT else picture).append((x, t, prompt))
             return 0.5 * x
 
     sampler = JointSampler(
-        denoisers={m: Deaf(m) for m in (TEXT, IMAGE)},
+        denoisers={m: Alone(m) for m in (TEXT, IMAGE)},
         schedulers=copy_schedulers(scheduler, (TEXT, IMAGE), 4),
         contexts={m: context for m in (TEXT, IMAGE)},
         noisy_latent_encoders=towers.by_modality(),
@@ -66,18 +70,18 @@ def test_it_is_what_the_sampler_makes_of_the_same_latents(towers, scheduler):
     with torch.no_grad():
         sampler.sample(start)
     process = NoiseProcess.from_scheduler(scheduler)
-    assert len(heard) == 4 and not torch.equal(heard[-1][2], context)
-    for (_, _, prompt), (x_t, t, _) in zip(heard, read):
+    assert len(sentence) == 4 and not torch.equal(sentence[-1][2], context)
+    for (_, _, prompt), (x_t, t, _) in zip(sentence, picture):
         trained = estimated_prompt(towers.by_modality()[IMAGE], process, context, start[IMAGE], x_t, t, 3.0)
         torch.testing.assert_close(trained, prompt)
 
 
-def test_a_share_is_told_and_nobody_without_a_prompt(towers, scheduler):
+def test_a_share_gets_estimates_and_none_without_a_prompt(towers, scheduler):
     generator = torch.Generator().manual_seed(2)
     context = torch.nn.functional.normalize(torch.randn(400, 1, WIDTH, generator=generator), dim=-1)
     context[:100] = 0
     partner_estimates = PartnerEstimates(
-        TEXT, {"image": 0.5}, towers, NoiseProcess.from_scheduler(scheduler), 3.0
+        TEXT, {"image": 0.5}, towers, NoiseProcess.from_scheduler(scheduler), 3.0, PAIRS
     )
     t = torch.randint(1000, (400,), generator=generator)
     pictures, asked = torch.randn(400, 2, 4, 4, generator=generator), []
@@ -92,11 +96,11 @@ def test_a_share_is_told_and_nobody_without_a_prompt(towers, scheduler):
     torch.testing.assert_close(changed.norm(dim=-1), context.norm(dim=-1))
 
 
-def test_who_is_prompted_by_a_third_medium_is_told_nothing(towers, scheduler):
+def test_a_prompt_of_a_third_medium_stays_as_it_is(towers, scheduler):
     generator = torch.Generator().manual_seed(2)
     context = torch.nn.functional.normalize(torch.randn(90, 1, WIDTH, generator=generator), dim=-1)
     partner_estimates = PartnerEstimates(
-        TEXT, {"image": 1.0}, towers, NoiseProcess.from_scheduler(scheduler), 3.0
+        TEXT, {"image": 1.0}, towers, NoiseProcess.from_scheduler(scheduler), 3.0, PAIRS
     )
     kinds, asked = [TEXT, IMAGE, Modality.AUDIO] * 30, []
     partner_estimates(
@@ -109,7 +113,7 @@ def test_who_is_prompted_by_a_third_medium_is_told_nothing(towers, scheduler):
     assert sorted(int(row) for row in asked) == [row for row in range(90) if row % 3 < 2]
 
 
-def test_everyone_hears_a_partner_of_their_own_at_its_own_level(scheduler):
+def test_every_sample_gets_the_estimate_of_its_own_partner_at_its_own_level(scheduler):
     """A tower that says what it was given: the latent's value and the level."""
 
     class Echo(torch.nn.Module):
@@ -131,10 +135,10 @@ def test_everyone_hears_a_partner_of_their_own_at_its_own_level(scheduler):
     context = torch.zeros(64, 1, WIDTH)
     context[:, :, 0] = 1.0
     process = Clean.from_scheduler(scheduler)
-    partner_estimates = PartnerEstimates(TEXT, {"image": 1.0}, Towers(), process, 1.0)
+    partner_estimates = PartnerEstimates(TEXT, {"image": 1.0}, Towers(), process, 1.0, PAIRS)
     own, t = torch.linspace(-0.5, 0.5, 64), torch.arange(64) * 15
     generator = torch.Generator().manual_seed(0)
-    heard = partner_estimates(
+    fused = partner_estimates(
         context,
         t,
         [TEXT] * 64,
@@ -145,9 +149,9 @@ def test_everyone_hears_a_partner_of_their_own_at_its_own_level(scheduler):
     eps = torch.randn((64, 2, 4, 4), generator=_after(torch.Generator().manual_seed(0), 3 * 64))
     levels = torch.where(kept < 0.5, t, (t * part).long())
     expected = torch.zeros(64, WIDTH)
-    # less what is told of the noise
+    # less what is said of the noise
     expected[:, 1], expected[:, 2] = own - eps[:, 0, 0, 0], (levels - 999) / 1000
-    cosine = torch.nn.functional.cosine_similarity(heard[:, 1:], expected[:, 1:], dim=-1)
+    cosine = torch.nn.functional.cosine_similarity(fused[:, 1:], expected[:, 1:], dim=-1)
     torch.testing.assert_close(cosine, torch.ones(64))
 
 
@@ -157,23 +161,24 @@ def _after(generator: torch.Generator, count: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize(
-    ("listener", "shares", "message"),
+    ("modality", "shares", "message"),
     [
         (
             Modality.AUDIO,
             {"image": 0.5},
-            "told names image: expected a modality that training sees together with audio",
+            "partner_estimates names image: expected a modality that training sees together with audio",
         ),
-        (TEXT, {"audio": 0.5}, "modalities with a noised tower: text, image"),
+        (TEXT, {"audio": 0.5}, "modalities with a noisy-latent encoder: text, image"),
     ],
 )
-def test_partners_that_cannot_be(towers, scheduler, add_joint_adapters, shares, message):
+def test_partners_that_cannot_be(towers, scheduler, modality, shares, message):
     with pytest.raises(InputError, match=message):
-        PartnerEstimates(add_joint_adapters, shares, towers, NoiseProcess.from_scheduler(scheduler), 3.0)
+        PartnerEstimates(modality, shares, towers, NoiseProcess.from_scheduler(scheduler), 3.0, PAIRS)
 
 
-def test_of_a_batch_the_partners_of_those_who_are_told_are_read():
-    batch = {"text": ["zero", "one", "two", "three"], "image": torch.arange(4.0)[:, None]}
+def test_of_a_batch_the_partners_of_the_chosen_samples_are_read():
+    named = {"text": ["zero", "one", "two", "three"], "image": torch.arange(4.0)[:, None]}
+    batch = Batch(named=named)
     stage = SimpleNamespace(sentences=SimpleNamespace(encode=lambda captions: captions))
     for partner, expected in ((TEXT, ["three", "one"]), (IMAGE, [[3.0], [1.0]])):
         partner_estimates = lambda context, t, kinds, latents, generator, partner=partner: latents(
@@ -183,3 +188,33 @@ def test_of_a_batch_the_partners_of_those_who_are_told_are_read():
             None, None
         )
         assert (found.tolist() if isinstance(found, torch.Tensor) else found) == expected
+
+
+@pytest.fixture
+def other_weight(tmp_path):
+    """The embedded model, which says of itself that it amplifies estimates by 1.5."""
+    origin, model = pretrained.resolve(), tmp_path / "model"
+    model.mkdir()
+    for part in origin.iterdir():
+        if part.is_dir():
+            (model / part.name).symlink_to(part)
+    index = json.loads((origin / pretrained.INDEX).read_text())
+    index["defaults"]["partner_estimate_weight"] = 1.5
+    (model / pretrained.INDEX).write_text(json.dumps(index))
+    return model
+
+
+def test_estimates_are_amplified_as_the_trained_model_says(other_weight, tmp_path):
+    run = dict(model=other_weight, output=tmp_path / "run", samples=1, batch_size=1, lr=1e-3)
+    options = {"modality": "text", "prompts": {"text": 1.0}, "partner_estimates": {"image": 0.5}}
+    assert DenoiseStage(Config(stage="denoise", options=options, **run)).partner_estimates.weight == 1.5
+    latents = {"audio": {"latent_rate": 25.0}, "video": {"latent_rate": 8.0}}
+    joint = Config(stage="joint", options={"pairs": {"audio+video": 1.0}}, part={"latents": latents}, **run)
+    assert JointStage(joint).estimate_weight == 1.5
+
+
+def test_a_model_that_names_no_weight_has_that_of_every_call(other_weight):
+    index = json.loads((other_weight / pretrained.INDEX).read_text())
+    del index["defaults"]["partner_estimate_weight"]
+    (other_weight / pretrained.INDEX).write_text(json.dumps(index))
+    assert estimate_weight(other_weight) == 1.0

@@ -11,12 +11,20 @@ import torch
 from PIL import Image
 from torch import nn
 
+from codi.models.lora import find_layers
+from codi.protocols import Denoiser
+from codi.types import InputError
+from data.batch import Batch
+from data.source import Source
+from data.world import PAIRS
 from training.ema import Ema
 from training.engine import make_optimizer
 from training.log import Log, Meter
 from training.prefetch import Prefetch
+from training.stages import STAGES, Stage, find_stage
 from training.stages.common import write_spectrograms
 from training.stages.denoise import WithPictures
+from training.stages.joint_adapters import JointAdapters
 from training.stages.pairs import PairSource, parse_pair
 
 
@@ -95,20 +103,21 @@ def test_what_goes_wrong_in_the_plan_is_raised_where_batches_are_taken():
             next(batches)
 
 
-class Files:
+class Files(Source):
     """A source of named samples, some of which were bad."""
 
     def __init__(self, name, bad):
         self.name, self.bad = name, bad
 
     def fetch(self, indices):
-        return {"index": indices, "ids": [f"{self.name}-{index}" for index in indices]}
+        rows = [{"id": f"{self.name}-{index}", "captions": []} for index in indices]
+        return Batch(index=indices, rows=rows)
 
 
 def test_sources_beside_each_other_name_their_samples_and_count_the_bad_ones():
     clips, sounds = Files("clip", 2), Files("sound", 3)
     assert WithPictures(clips, sounds).bad == 5
-    pairs = {pair: parse_pair(pair) for pair in ("text+image", "audio+video")}
+    pairs = {pair: parse_pair(pair, PAIRS) for pair in ("text+image", "audio+video")}
     both = PairSource(
         dict(zip(pairs.values(), (clips, sounds))), {pairs["text+image"]: 1.0, pairs["audio+video"]: 0.5}
     )
@@ -124,4 +133,39 @@ def test_a_sheet_of_spectrograms_has_low_tones_below(tmp_path):
         picture.shape == (16, 20, 3)
         and np.flatnonzero(picture[:, 0, 0]).tolist() == [6, 14]
         and picture.max() == 255
+    )
+
+
+class Foreign(nn.Module, Denoiser):
+    """A denoiser whose adapters have a name of their own, and a module beside them that is called joint."""
+
+    def __init__(self, adapters: bool = True):
+        super().__init__()
+        self.joint = nn.ModuleDict({"to_q": nn.Linear(2, 2)})
+        self.partner_attention = nn.ModuleDict({"to_q": nn.Linear(2, 2)})
+        self.adapters = adapters
+
+    def joint_adapters(self):
+        return {"partner_attention": self.partner_attention} if self.adapters else {}
+
+
+def test_what_adapts_a_denoiser_it_says_itself():
+    module = JointAdapters(nn.Identity(), {"a": Foreign(), "b": Foreign()}, learning=["a"])
+    learning = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert learning == {f"denoisers.a.partner_attention.to_q.{kind}" for kind in ("weight", "bias")}
+    assert find_layers(Foreign(), ["to_q"], joint=True) == ["partner_attention.to_q"]
+    assert find_layers(Foreign(), ["to_q"], joint=False) == ["joint.to_q"]
+    with pytest.raises(InputError, match="a has no joint attention"):
+        JointAdapters(nn.Identity(), {"a": Foreign(adapters=False)})
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_keeps_the_contract(name):
+    kind = find_stage(name)
+    assert issubclass(kind, Stage)
+    for method in ("__init__", "build", "data", "loss", "preview", "export"):
+        assert getattr(kind, method) is not getattr(Stage, method), method
+    assert (kind.dummy_batch is Stage.dummy_batch) == (kind.dry_pass is Stage.dry_pass)
+    assert kind.produces.__func__ is not Stage.produces.__func__ or (
+        kind.builds.__func__ is not Stage.builds.__func__
     )

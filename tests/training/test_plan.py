@@ -105,11 +105,11 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         ("textual_inversion", "runs/tiny/words/textual_inversion"),
         ("tower_audio", "runs/tiny/towers/tower_audio"),
         (
-            "ladder/tokens",
+            "ablation/tokens",
             "runs/ablation/tokens/environment_encoders, runs/ablation/tokens/audio_denoiser, "
             "runs/ablation/tokens/vision_denoiser",
         ),
-        ("noisy_latent_encoders", "runs/tiny/noised_towers"),
+        ("noisy_latent_encoders", "runs/tiny/noisy_latent_encoders"),
         ("joint_audio", "runs/tiny/environment_encoders, runs/tiny/audio_denoiser"),
         ("vocoder", "runs/tiny/audio_autoencoder"),
         ("align_image", "runs/tiny/text_tower, runs/tiny/vision_tower"),
@@ -120,7 +120,7 @@ def test_where_the_result_goes_is_said(name, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = ROOT / "configs" / "world" / f"{name}.yaml"
     said = plan(load_config(path), ROOT / "configs" / "world", HardwareSpec()).splitlines()[-1]
-    end = ", beside a copy of runs/tiny" if name.startswith("ladder") else ""
+    end = ", beside a copy of runs/tiny" if name.startswith("ablation") else ""
     assert said.startswith("writes ") and said.endswith(f" and {expected}{end}")
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from codi import pretrained
 from codi.types import InputError
 from codi.world import parse
+from data.batch import Batch
 from data.manifest import write_manifest
 from data.world import scene_at
 from tests.training.media import make_media
@@ -35,7 +36,8 @@ def drawn(**settings) -> torch.Tensor:
     scenes = [scene_at(0, index) for index in range(300)]
     sound = functional.normalize(torch.eye(WIDTH)[-1:].expand(300, -1), dim=-1)
     prompts = Prompts(Words(), **{"shares": {"text": 1.0}, "noise": 0.0, "dropout": 0.0, **settings})
-    return prompts.tokens({"scenes": scenes, "audio_token": sound}, torch.Generator().manual_seed(0))[:, 0]
+    batch = Batch(scenes=scenes, named={"audio_token": sound})
+    return prompts.tokens(batch, torch.Generator().manual_seed(0))[:, 0]
 
 
 def test_tokens_are_of_length_one_but_for_those_of_nobody():
@@ -52,19 +54,19 @@ def test_a_share_is_of_another_kind():
 
 def test_kinds_are_said_with_the_tokens():
     prompts = Prompts(Words(), {"text": 0.7, "audio": 0.3}, noise=0.0, dropout=0.0)
-    batch = {
-        "scenes": [scene_at(0, index) for index in range(300)],
+    named = {
         "audio_token": torch.eye(WIDTH)[-1:].expand(300, -1),
+        "audio_mask": torch.arange(300) >= 100,  # the first have no sound, and keep their captions
     }
-    batch["audio_mask"] = torch.arange(300) >= 100  # the first have no sound, and keep their captions
+    batch = Batch(scenes=[scene_at(0, index) for index in range(300)], named=named)
     tokens, kinds = prompts.draw(batch, torch.Generator().manual_seed(0))
     assert [kind == "audio" for kind in kinds] == (tokens[:, 0, -1] == 1.0).tolist()
     assert set(kinds) == {"text", "audio"} and set(kinds[:100]) == {"text"}
 
 
-def test_a_noised_tower_meets_sentences_and_its_own_kind():
+def test_a_noisy_latent_encoder_meets_sentences_and_its_own_kind():
     """Whose caption it is to tell: a third medium of the same scene is none that training may see."""
-    config = load_config(CONFIGS / "noised_towers.yaml", overrides=[f"model={pretrained.resolve()}"])
+    config = load_config(CONFIGS / "noisy_latent_encoders.yaml", overrides=[f"model={pretrained.resolve()}"])
     met = {
         str(m): sorted(map(str, prompts.names))
         for m, prompts in find_stage(config.stage)(config).prompts.items()
@@ -73,7 +75,7 @@ def test_a_noised_tower_meets_sentences_and_its_own_kind():
     assert met == {"text": ["audio", "image", "text", "video"], **pairs}
 
 
-def test_a_share_hears_a_caption_beside_its_own_prompt():
+def test_a_share_gets_a_caption_beside_its_own_prompt():
     """Sounds whose token has nothing of a caption: where there are two prompts it has, and the first is never
     drowned.
     """

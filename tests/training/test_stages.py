@@ -26,7 +26,7 @@ from training.stages.common import load_part
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "world").glob("*.yaml"))
-LADDER = sorted((ROOT / "configs" / "world" / "ladder").glob("*.yaml"))
+ABLATION = sorted((ROOT / "configs" / "world" / "ablation").glob("*.yaml"))
 
 
 def listed(name: str) -> list[str]:
@@ -44,7 +44,7 @@ def test_make_tiny_runs_every_config() -> None:
     assert sorted(stages()) == sorted(path.stem for path in CONFIGS)
 
 
-@pytest.mark.parametrize("path", CONFIGS + LADDER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS + ABLATION, ids=lambda path: path.stem)
 def test_config_parses_strictly_with_its_miniature(path: Path) -> None:
     assert load_config(path).samples > load_config(path, small=True).samples
 
@@ -94,22 +94,22 @@ def test_every_stage_logs_previews_and_exports_where_a_dry_run_says(trained: Pat
 
 
 @pytest.mark.parametrize("step", ["released", "tokens", "clean_pooled"])
-def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: Path, step: str) -> None:
+def test_a_variant_of_the_ablation_leaves_the_model_as_it_was_and_generates(trained: Path, step: str) -> None:
     from codi import CoDiPipeline
 
-    into, published = trained / "ladder" / step, trained / "ladder" / f"{step}-published"
+    into, published = trained / "ablation" / step, trained / "ablation" / f"{step}-published"
     before = {path: path.read_bytes() for path in (trained / "model").rglob("*.safetensors")}
-    both_listen = ["options.attending={}"] if step == "tokens" else []
-    settings = [*places(trained, f"ladder-{step}"), f"options.into={into}", *both_listen]
-    config = ROOT / "configs" / "world" / "ladder" / f"{step}.yaml"
+    both_attend = ["options.attending={}"] if step == "tokens" else []
+    settings = [*places(trained, f"ablation-{step}"), f"options.into={into}", *both_attend]
+    config = ROOT / "configs" / "world" / "ablation" / f"{step}.yaml"
     assert into / "environment_encoders" in writes(load_config(config, small=True, overrides=settings))
     assert run(config, settings) == 0
     assert all(path.read_bytes() == content for path, content in before.items())
     publish(into, published, trained / "runs")
     assert (
-        {f"ladder-{step}", "noisy_latent_encoders", "align_video"}
+        {f"ablation-{step}", "noisy_latent_encoders", "align_video"}
         <= set(made(published)["stages"])
-        <= {f"ladder-{step}", *stages()}
+        <= {f"ablation-{step}", *stages()}
     )
     pipe = CoDiPipeline.from_pretrained(published)
     pipe.set_progress_bar_config(disable=True)
@@ -121,24 +121,24 @@ def test_a_step_of_the_ladder_leaves_the_model_as_it_was_and_generates(trained: 
     assert torch.isfinite(out.audios[0]).all() and torch.isfinite(out.videos[0].float()).all()
 
 
-def test_adapters_that_start_anew_are_silent_where_a_side_does_not_listen(trained: Path) -> None:
-    """A ladder step in which the clip alone listens: the sound's finished adapters would hear encoders that
-    they never met.
+def test_adapters_that_start_anew_are_at_zero_where_a_side_does_not_attend(trained: Path) -> None:
+    """A variant of the ablation in which the clip alone attends: the sound's finished adapters would
+    attend to encoders that they never met.
     """
-    into, output = trained / "ladder" / "deaf", f"output={trained}/runs/ladder-deaf"
-    config = ROOT / "configs" / "world" / "ladder" / "negatives.yaml"  # contrast trains what both say
+    into, output = trained / "ablation" / "reset", f"output={trained}/runs/ablation-reset"
+    config = ROOT / "configs" / "world" / "ablation" / "negatives.yaml"  # contrast trains both encoders
     settings = [f"model={trained}/model", output, f"options.into={into}"]
     assert into / "audio_denoiser" in writes(load_config(config, small=True, overrides=settings))
     assert run(config, settings) == 0
     encoders = load_part(EnvironmentEncoders, into / "environment_encoders", "").by_modality()
     shapes = {Modality.AUDIO: (1, 8, 50, 4), Modality.VIDEO: (1, 8, 16, 8, 8)}
     t, context = torch.zeros(1, dtype=torch.long), torch.randn(1, 1, 128)
-    for add_joint_adapters, partner in (shapes, reversed(shapes)):
-        denoiser = load_part(UNetDenoiser, into / DENOISERS[add_joint_adapters], "")
-        x, env = torch.randn(shapes[add_joint_adapters]), encoders[partner](torch.randn(shapes[partner]), t)
+    for modality, partner in (shapes, reversed(shapes)):
+        denoiser = load_part(UNetDenoiser, into / DENOISERS[modality], "")
+        x, env = torch.randn(shapes[modality]), encoders[partner](torch.randn(shapes[partner]), t)
         with torch.no_grad():
-            heard = not torch.equal(denoiser(x, t, context, partners=env), denoiser(x, t, context))
-        assert heard == (add_joint_adapters is Modality.VIDEO)
+            differs = not torch.equal(denoiser(x, t, context, partners=env), denoiser(x, t, context))
+        assert differs == (modality is Modality.VIDEO)
     before = load_file(trained / "model" / "environment_encoders" / "diffusion_pytorch_model.safetensors")
     after = load_file(into / "environment_encoders" / "diffusion_pytorch_model.safetensors")
     assert {
@@ -159,7 +159,7 @@ def test_the_sides_of_a_pair_train_apart_and_pairs_one_after_another(trained: Pa
     assert run(ROOT / "configs/world/joint_video.yaml", [*pair, f"output={trained}/pair-runs/video"]) == 0
     both = load_file(model / "environment_encoders" / "diffusion_pytorch_model.safetensors")
     changed = {name.split(".")[1] for name in both if not torch.equal(first[name], both[name])}
-    # what the picture hears; the environment of the clip stays as the sound's run left it
+    # what the picture attends to; the environment of the clip stays as the sound's run left it
     assert changed == {"audio"}
     assert (model / "audio_denoiser" / "diffusion_pytorch_model.safetensors").read_bytes() == audio
     more = [*pair, "options.continue_from=true", "seed=1", f"output={trained}/pair-runs/more"]

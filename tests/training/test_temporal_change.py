@@ -1,5 +1,5 @@
-"""Foresight: where a latent changes, and that telling it teaches an encoder when things happen in the
-partner.
+"""The temporal-change loss: where a latent changes, and that predicting it teaches an encoder when things
+happen in the partner.
 """
 
 import pytest
@@ -83,7 +83,7 @@ def test_a_denoiser_learns_when_its_own_latent_changes_and_answers_as_before():
         assert torch.equal(module(*given), denoiser(*given))
 
 
-def test_a_denoiser_without_tokens_in_time_cannot_foresee(tmp_path):
+def test_a_denoiser_without_tokens_in_time_has_no_temporal_change_loss(tmp_path):
     model = pretrained.resolve(None)
     options = {"modality": "image", "prompts": {"text": 1.0}, "temporal_change": 0.1, "continue_from": True}
     config = Config(

@@ -25,15 +25,15 @@ from codi.metrics.retrieval import recall_at_1
 from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
+from data.batch import Batch
 from data.world import random_facts, scene_at
 from training.config import Config, check_names, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.stages import Source, Stage
 from training.stages.common import export_part, load_part
 from training.stages.files import (
     check_words,
-    close,
-    equal_captions,
     known_geometry,
-    paraphrases,
     tokenizer_of,
     world_or_files,
 )
@@ -102,7 +102,7 @@ class Contrast(nn.Module):
         return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
-class AlignStage:
+class AlignStage(Stage):
     """One modality against text."""
 
     identity = ("modality",)
@@ -124,13 +124,23 @@ class AlignStage:
             "0 for pictures, which do not move",
         )
 
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        """Those of `part`; clips add to the tower that pictures made."""
+        modality = Modality.parse(str(config.options.get("modality")))
+        towers = {Modality.IMAGE: ("text_tower", "vision_tower"), Modality.AUDIO: ("audio_tower",)}
+        return towers.get(modality, ())
+
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        return cls.builds(config) or ("vision_tower",)
+
+    def part_of(self, module: Contrast, name: str) -> nn.Module:
+        return module.towers[name]
+
     def build(self) -> Contrast:
         """The towers that train: text and vision, audio, or vision's temporal layers."""
-        needed = {
-            Modality.IMAGE: ("text_tower", "vision_tower"),
-            Modality.AUDIO: ("audio_tower",),
-            Modality.VIDEO: (),
-        }[self.modality]
+        needed = self.builds(self.config)
         check_names(self.config.part, needed, "part")
         if missing := [
             name for name in needed if name not in self.config.part and not self.options.continue_from
@@ -162,7 +172,7 @@ class AlignStage:
         if self.text is not None:
             self.text.to(device)
 
-    def data(self, offset: int = 0) -> Any:
+    def data(self, offset: int = 0) -> Source:
         """Scenes with two wordings of the same part of their facts, or files with captions; `offset` to the
         seed gives others.
         """
@@ -186,15 +196,16 @@ class AlignStage:
             }
         return {Modality.IMAGE: ModalitySpec(raw_shape=(3, self.side, self.side), latent_shape=())}
 
-    def pairs(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def pairs(self, batch: Batch) -> dict[str, Any]:
         """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that
         say the same.
         """
-        equal = equal_captions(batch)
+        equal = batch.equal_captions()
         return {
             "media": batch[self.modality.value],
+            "moved": [],
             "captions": batch["text"],
-            "paraphrases": paraphrases(batch) if self.makes_text else [],
+            "paraphrases": batch.paraphrases() if self.makes_text else [],
             "match": equal,
             "same": equal,
         }
@@ -232,7 +243,7 @@ class AlignStage:
         bridged = module(captions, media, batch["match"])
         if not self.makes_text:
             extras = {"scale": module.scale.detach()}
-            if self.options.rhythm and "moved" in batch:
+            if batch["moved"]:
                 ways = text.embed([said for each in batch["moved"] for said in each]).unflatten(
                     0, (len(media), -1)
                 )
@@ -246,6 +257,30 @@ class AlignStage:
             "bridged": bridged.detach(),
             "reworded": reworded.detach(),
         }
+
+    def dummy_batch(self, module: Contrast, count: int) -> dict[str, Tensor]:
+        """Captions of the greatest length, where their tower trains, and media."""
+        batch, tower = {}, self.tower(module)
+        if self.makes_text:
+            text = module.towers["text_tower"].text
+            batch["ids"] = whole_numbers(count, text.config.max_position_embeddings)
+        geometry = (self.config.data.get("geometry") or {}).get(self.modality.value, {})
+        if self.modality is Modality.AUDIO:
+            samples = geometry.get("samples", 2 * tower.log_mel.sampling_rate)
+            frames, bands = samples // tower.log_mel.hop_length, tower.log_mel.bank.shape[1]
+            return batch | {"media": empty(count, 1, frames, bands)}
+        frames = geometry.get("frames", 16) if self.modality is Modality.VIDEO else 1
+        picture = (3, tower.image_size, tower.image_size)
+        return batch | {"media": empty(count, *([frames] if frames > 1 else []), *picture)}
+
+    def dry_pass(self, module: Contrast, batch: dict[str, Tensor]) -> None:
+        if self.makes_text:
+            module.towers["text_tower"].text(input_ids=batch["ids"])
+        tower = self.tower(module)
+        if self.modality is Modality.AUDIO:
+            tower.audio(input_features=batch["media"], is_longer=None)
+        else:
+            tower.features(batch["media"])
 
     def tower(self, module: Contrast) -> nn.Module:
         """The tower of this stage's modality."""
@@ -307,7 +342,8 @@ class AlignStage:
             else:
                 batch = source.fetch(places)
                 yield batch["media"], batch["captions"], [{"caption": said} for said in batch["captions"]]
-        close(source)
+        if source is not None:
+            source.close()
 
     def preview(self, module: Contrast, folder: Path) -> None:
         """Recall at one on fresh scenes."""

@@ -22,18 +22,24 @@ from codi.world import ATTRIBUTES, render_frames, render_sounds
 from data.notes import random_notes
 from data.world import random_caption
 from training.config import Config, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.stages import Source, Stage
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
-from training.stages.files import check_words, close, sound_spec, tokenizer_of, world_or_files
+from training.stages.files import check_words, sound_spec, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
-    """kl_weight weighs the mean Kullback-Leibler term per latent value; latent_noise is Gaussian noise that
-    decoding learns to bear, as a fraction of the latents' standard deviation, and with least_noise each
-    sample has its own, evenly from that up to latent_noise: what is learned at little noise is then made to
-    stand much of it; statistics_samples go into the latents' mean and deviation at export; continue_from
-    starts from the autoencoder in the model folder, and `part` is not read.
+    """kl_weight           weight of the mean Kullback-Leibler term per latent value; so small that it bounds
+                        latents and costs no detail (arXiv 2112.10752, section G)
+    latent_noise        Gaussian noise that decoding learns to bear, in standard deviations of the latents:
+                        about what sampling leaves
+    least_noise         with it each sample has noise of its own, evenly from this up to latent_noise, so that
+                        what was learned at little noise is made to stand much of it; null: all have
+                        latent_noise
+    statistics_samples  samples that go into the latents' mean and deviation at export
+    continue_from       start from the autoencoder in the model folder; `part` is not read then
     """
 
     kl_weight: float = 1e-4
@@ -52,9 +58,8 @@ class AutoencoderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SoundOptions(AutoencoderOptions):
-    """tones is the share of sounds that are heard with random notes (`random_notes`) over them, at any level
-    from none to their own: a decoder that knows nothing but a few dozen spectra draws what it never heard as
-    the nearest of them.
+    """tones  share of sounds with random notes (`random_notes`) over them, at any level from none to their
+    own: a decoder that knows nothing but a few dozen spectra draws any other as the nearest of them
     """
 
     tones: float = 0.0
@@ -66,8 +71,8 @@ class SoundOptions(AutoencoderOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderOptions:
-    """latent_noise is the deviation of Gaussian noise on the spectrograms, which speaking learns to bear;
-    continue_from starts from the vocoder in the model folder, and `part` is not read.
+    """latent_noise   deviation of Gaussian noise on the log-mels, which the vocoder learns to bear
+    continue_from  start from the vocoder in the model folder; `part` is not read then
     """
 
     latent_noise: float = 0.1
@@ -77,7 +82,7 @@ class VocoderOptions:
         expect(self.latent_noise >= 0, "latent_noise", self.latent_noise, "0 or more")
 
 
-class AutoencoderStage:
+class AutoencoderStage(Stage):
     """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder.
 
     modality, entry  what it is trained on, and under which name a batch has it
@@ -94,10 +99,11 @@ class AutoencoderStage:
         self.config = config
         self.options = strict(self.options_class, config.options, where="options")
 
-    def to(self, device: torch.device) -> None:
-        """Nothing is frozen here."""
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        return (cls.component,)
 
-    def data(self, offset: int = 0) -> Any:
+    def data(self, offset: int = 0) -> Source:
         """Scenes of the world, rendered as they are asked for, or media files; `offset` to the seed gives
         others.
         """
@@ -117,7 +123,7 @@ class AutoencoderStage:
         try:
             return source.fetch(list(range(count)))
         finally:
-            close(source)
+            source.close()
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         """Size of a sample, as the model takes it."""
@@ -157,7 +163,7 @@ class AutoencoderStage:
         source, batches = self.data(offset=1), []
         for start in range(0, self.options.statistics_samples, 64):
             batches.append(self.mean_latent(module, source.fetch(list(range(start, start + 64)))))
-        close(source)
+        source.close()
         module.scaling.measure(torch.cat(batches))
 
     def export(self, module: nn.Module, folder: Path) -> None:
@@ -200,6 +206,13 @@ class ImageStage(AutoencoderStage):
             "kl": kl.detach(),
         }
 
+    def dummy_batch(self, module: ImageAutoencoder, count: int) -> dict[str, Tensor]:
+        side = module.config.image_size
+        return {"frames": empty(count, 3, side, side)}
+
+    def dry_pass(self, module: ImageAutoencoder, batch: dict[str, Tensor]) -> None:
+        module.reconstruct(module.posterior(batch["frames"]).mode())
+
     def mean_latent(self, module: ImageAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
         return module.posterior(to_unit(batch["frames"].to(module.device))).mode()
@@ -235,6 +248,14 @@ class SoundStage(AutoencoderStage):
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         return {Modality.AUDIO: sound_spec(self.shape)}
+
+    def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
+        """Spectrograms (B, T, M)."""
+        frames = module.config.num_samples // module.log_mel.hop_length
+        return {"mel": empty(count, frames, module.log_mel.bank.shape[1])}
+
+    def dry_pass(self, module: AudioAutoencoder, batch: dict[str, Tensor]) -> None:
+        module.reconstruct(module.posterior(batch["mel"]).mode())
 
     def mean_latent(self, module: AudioAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""
@@ -310,7 +331,7 @@ class MelStage(SoundStage):
         for start in range(0, self.options.statistics_samples, 64):
             mel = module.log_mel(source.fetch(list(range(start, start + 64)))["sound"].to(module.device))
             yield module.reconstruct(self.blur(module.posterior(mel).mode(), generator)), mel
-        close(source)
+        source.close()
 
 
 class VocoderStage(SoundStage):
@@ -341,6 +362,15 @@ class VocoderStage(SoundStage):
         module.vocoder.requires_grad_(True)
         return module
 
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        """None: a vocoder is added to a finished autoencoder."""
+        return ()
+
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        return (cls.component,)
+
     def with_new_vocoder(self, finished: AudioAutoencoder) -> AudioAutoencoder:
         """A finished autoencoder as it is, but for a vocoder of `part`."""
         check_sections({"vocoder_config": self.config.part}, "part")
@@ -365,6 +395,13 @@ class VocoderStage(SoundStage):
         sound = batch["sound"][:, start * hop : (start + self.cut) * hop]
         losses = torch.stack([self.spectral_loss(spoken, sound, size) for size in self.resolutions]).mean(0)
         return losses.sum(), {"log_magnitude": losses[0].detach(), "magnitude": losses[1].detach()}
+
+    def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
+        """Cuts of spectrograms (B, cut, M)."""
+        return {"mel": empty(count, self.cut, module.log_mel.bank.shape[1])}
+
+    def dry_pass(self, module: AudioAutoencoder, batch: dict[str, Tensor]) -> None:
+        module.vocode(batch["mel"])
 
     @staticmethod
     def spectral_loss(spoken: Tensor, sound: Tensor, size: int) -> Tensor:
@@ -391,7 +428,7 @@ class TextStage(AutoencoderStage):
         self.reader = self.begin(TextAutoencoder)
         return self.reader
 
-    def data(self, offset: int = 0) -> Any:
+    def data(self, offset: int = 0) -> Source:
         """See `AutoencoderStage.data`; of captions it is said how many words are unknown."""
         source = super().data(offset)
         if self.config.data and self.options.continue_from and not offset:
@@ -414,6 +451,14 @@ class TextStage(AutoencoderStage):
         token = module.token_loss(latent, batch["captions"]).mean()
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         return token + self.options.kl_weight * kl, {"token": token.detach(), "kl": kl.detach()}
+
+    def dummy_batch(self, module: TextAutoencoder, count: int) -> dict[str, Tensor]:
+        """Sentences of the greatest length."""
+        return {"ids": whole_numbers(count, module.config.max_length)}
+
+    def dry_pass(self, module: TextAutoencoder, batch: dict[str, Tensor]) -> None:
+        pooled = module.encoder(input_ids=batch["ids"]).pooler_output
+        module.logits(module.posterior_head(pooled).chunk(2, dim=-1)[0], batch["ids"])
 
     def mean_latent(self, module: TextAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Unnormalised latents of a batch."""

@@ -1,4 +1,4 @@
-"""What several stages need: exporting a part, loading a frozen one, batches rendered from scenes."""
+"""What several stages need: exporting a part, loading a frozen one, pictures of previews."""
 
 import json
 import os
@@ -10,14 +10,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from codi import pretrained
 from codi.types import InputError
-from codi.world import Scene
-from data.world import scene_at
 
 
 def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float16) -> None:
@@ -60,6 +57,11 @@ def loading_by(loader: Loader) -> Iterator[None]:
         _LOADER.reset(token)
 
 
+def planning() -> bool:
+    """Returns whether a plan is being made: nothing is read then but configurations."""
+    return _LOADER.get() is not None
+
+
 def load_part(cls: type, folder: Path, why: str) -> Any:
     """A finished part in float32 and eval mode, frozen; of a converted model the class that its configuration
     names, if it is a `cls`.
@@ -96,32 +98,6 @@ def say(message: str) -> None:
     """One line to a person, from the first process of a machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(message, file=sys.stderr, flush=True)
-
-
-class WorldSource:
-    """An endless source: `render(scenes, rngs)` makes the batch of the scenes at the given indices, each with
-    its own random draws.
-    """
-
-    infinite = True
-
-    def __init__(
-        self,
-        render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]],
-        seed: int,
-        alike: int = 1,
-    ):
-        self.render, self.seed, self.alike = render, seed, alike
-
-    def __len__(self) -> int:
-        return 2**40
-
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """The batch; every sample is a function of its own index alone, however batches are cut."""
-        return self.render(
-            [scene_at(self.seed, index, self.alike) for index in indices],
-            [np.random.default_rng((self.seed, index, 1)) for index in indices],
-        )
 
 
 def write_spectrograms(path: Path, log_mels: Tensor, columns: int = 1) -> None:

@@ -15,16 +15,20 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from codi import pretrained
+from codi import pretrained, settings
 from codi.diffusion import NoiseProcess, shift_level
 from codi.diffusion.losses import denoising_loss
 from codi.models.codi import DENOISERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import InputError, Modality
+from data.batch import Batch
 from training.config import Config, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, say
-from training.stages.files import close, known_geometry, whole_captions
+from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
+from training.stages.pairs import rule_of
 from training.stages.partner_estimates import PartnerEstimates, load_noisy_latent_encoders
 from training.stages.prompts import Prompts, check_prompts
 from training.stages.temporal_change import WithTemporalChange
@@ -47,7 +51,7 @@ DEFAULTS = {
     "sync_guidance_interval": [0.0, 1.0],  # when the first event is, is decided in the first steps
     "timestep_shift": 2.0,
     "normalise_prompts": True,
-    "caption_prior": "text",  # what prompts say, the noised tower of text reads (`codi.joint.caption_prior`)
+    "caption_prior": "text",  # prompts are read by its noisy-latent encoder (`codi.joint.caption_prior`)
     "partner_estimate_weight": 3.0,
     "auxiliary_caption": "text",  # what several outputs leave open, an unasked caption decides
     # A picture starts when the text is half done, a sound when the text is, a clip when the sound is
@@ -72,12 +76,12 @@ class DenoiseOptions:
                    tokens of other towers
     prompt_interpolation   share of samples with two prompts, interpolated: the one drawn by `prompts` and
                            another caption of the sample
-    foresight      weight of telling from the frame transformer's tokens when the clean latent changes, 0 for
-                   none
-    told           share of samples that a partner tells what it seems to become, by partner
-                   (`training.stages.partner_estimates`): {"image": 0.5}; every media file has to have that
-                   partner
-    pictures_told  the same of the pictures beside clips; only sentences can tell them
+    temporal_change   weight of predicting from the frame transformer's tokens when the clean latent changes,
+                      0 for none
+    partner_estimates   share of samples whose prompt is fused with what a partner seems to become, by partner
+                        (`training.stages.partner_estimates`): {"image": 0.5}; every media file has to have
+                        that partner
+    picture_partner_estimates   the same of the pictures beside clips, whose partner can only be text
     """
 
     modality: str
@@ -115,9 +119,9 @@ class DenoiseOptions:
         for name in ("pictures", "picture_scenes", "prompt_noise", "temporal_change"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("partner_estimates", "picture_partner_estimates"):
-            partner_estimates = getattr(self, name).values()
+            estimated = getattr(self, name).values()
             expect(
-                min(partner_estimates, default=0) >= 0 and sum(partner_estimates) <= 1,
+                min(estimated, default=0) >= 0 and sum(estimated) <= 1,
                 name,
                 getattr(self, name),
                 "shares in [0, 1], together no more than 1",
@@ -163,6 +167,11 @@ def load_defaults(model: Path) -> dict[str, Any]:
     return pretrained.read_defaults(model) if (model / pretrained.INDEX).is_file() else DEFAULTS
 
 
+def estimate_weight(model: Path) -> float:
+    """Returns by how much partner estimates are amplified in the model that a run trains."""
+    return {**settings.DEFAULTS, **load_defaults(model)}["partner_estimate_weight"]
+
+
 def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
     """Timesteps (B,), one in each of B equal parts of the schedule, in random order: less variance than
     independent draws.
@@ -177,7 +186,7 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
     return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
 
 
-class DenoiseStage:
+class DenoiseStage(Stage):
     """One denoiser."""
 
     identity = ("modality",)
@@ -190,16 +199,29 @@ class DenoiseStage:
         self.prompts = Prompts(tower, self.options.prompts, *self.options.prompt_changes)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.component = DENOISERS[self.modality]
-        self.partner_estimates = self.partners("partner_estimates", self.modality)
-        self.picture_partner_estimates = self.partners("picture_partner_estimates", Modality.IMAGE)
+        shares, of_pictures = self.options.partner_estimates, self.options.picture_partner_estimates
+        self.partner_estimates = self.partners("partner_estimates", self.modality, shares)
+        self.picture_partner_estimates = self.partners(
+            "picture_partner_estimates", Modality.IMAGE, of_pictures
+        )
         needs_text = self.modality is Modality.TEXT or any(
             Modality.TEXT in partner_estimates.shares for partner_estimates in self.all_partner_estimates
         )
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if needs_text else None
 
-    def partners(self, option: str, modality: Modality) -> PartnerEstimates | None:
-        """Who tells the samples of `listener` what they seem to become; None where nobody does."""
-        shares = getattr(self.options, option)
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        return (DENOISERS[Modality.parse(str(config.options.get("modality")))],)
+
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        return cls.builds(config) + (() if (config.model / "scheduler").is_dir() else ("scheduler",))
+
+    def part_of(self, module: nn.Module, name: str) -> nn.Module:
+        return self.denoiser(module)
+
+    def partners(self, option: str, modality: Modality, shares: dict[str, float]) -> PartnerEstimates | None:
+        """Returns what fuses the prompts of `modality` with estimates of its partners; None without any."""
         if not shares:
             return None
         return PartnerEstimates(
@@ -207,7 +229,8 @@ class DenoiseStage:
             shares,
             load_noisy_latent_encoders(self.config.model),
             self.process,
-            DEFAULTS["partner_estimate_weight"],
+            estimate_weight(self.config.model),
+            rule_of(self.config),
             option,
         )
 
@@ -231,6 +254,7 @@ class DenoiseStage:
             module = cls(**self.config.part)
         own = self.sentences if self.modality is Modality.TEXT else None
         autoencoder = own or autoencoder_of(self.config.model, self.modality)
+        self.latent_shape = autoencoder.latent_shape
         fits = {
             "in_channels": (autoencoder.latent_shape[0], "channels of the autoencoder's latents"),
             "context_dim": (self.prompts.text.dim, "width of the towers"),
@@ -243,8 +267,8 @@ class DenoiseStage:
         return self.with_temporal_change(module) if self.options.temporal_change else module
 
     def with_temporal_change(self, denoiser: nn.Module) -> WithTemporalChange:
-        """The denoiser with a layer for its foresight. Raises `InputError` where no frame transformer runs
-        along time.
+        """The denoiser with a layer for the temporal-change loss. Raises `InputError` where no frame
+        transformer runs along time.
         """
         if self.modality not in (Modality.AUDIO, Modality.VIDEO) or not denoiser.config.frame_transformer:
             lacks = "sound or a clip, and a part with a frame_transformer"
@@ -292,12 +316,12 @@ class DenoiseStage:
         )
         return (*self.prompts.readers, *([self.sentences] if encoded else []))
 
-    def data(self) -> Any:
+    def data(self) -> Source:
         """Cached latents and prompt tokens of scenes, or those of media files."""
+        check_prompts(self.modality, self.options.prompts, rule_of(self.config))
         if self.config.data:
             main, *pictures = [encoding.open(self.device, say) for encoding in self.encodings()]
             return WithPictures(main, *pictures) if pictures else main
-        check_prompts(self.modality, self.options.prompts)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         sources = [tokens_of(model, m, count, seed) for m in self.prompts.media]
         sources += [latents_of(model, m, count, seed) for m in self.media]
@@ -309,7 +333,7 @@ class DenoiseStage:
         )
 
     def loss(
-        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator
+        self, module: nn.Module, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         x_0 = self.latents(batch, generator)
         context, kinds = self.prompts.draw(batch, generator)
@@ -337,22 +361,34 @@ class DenoiseStage:
             "pictures": seen.mean().detach()
         }
 
+    def dummy_batch(self, module: nn.Module, count: int) -> dict[str, Tensor]:
+        """Latents, and one prompt token of each; a clip is as many frames as the denoiser says."""
+        config, (channels, *size) = self.denoiser(module).config, self.latent_shape
+        frames = [config.num_frames] if self.modality is Modality.VIDEO else []
+        return {
+            "latents": empty(count, channels, *frames, *size),
+            "prompts": empty(count, 1, config.context_dim),
+        }
+
+    def dry_pass(self, module: nn.Module, batch: dict[str, Tensor]) -> None:
+        self.denoiser(module)(batch["latents"], whole_numbers(len(batch["latents"])), batch["prompts"])
+
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+    def latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Clean latents (B, ...) of what is generated; of sentences those of whole captions, in new words
         where `canonical` is off.
         """
         if self.modality is not Modality.TEXT:
             return batch[self.modality.value]
         if self.options.canonical:
-            return self.sentences.encode(whole_captions(batch))
+            return self.sentences.encode(batch.captions())
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        return self.sentences.encode(whole_captions(batch, np.random.default_rng(seed)))
+        return self.sentences.encode(batch.captions(np.random.default_rng(seed)))
 
     def with_estimates(
         self,
         partner_estimates: PartnerEstimates | None,
-        batch: dict[str, Any],
+        batch: Batch,
         kinds: list[Modality],
         generator: torch.Generator,
     ) -> FusePrompt | None:
@@ -365,7 +401,7 @@ class DenoiseStage:
         def clean(partner: Modality, rows: Tensor) -> Tensor:
             if partner is not Modality.TEXT:
                 return batch[partner.value][rows]
-            captions = whole_captions(batch)
+            captions = batch.captions()
             return self.sentences.encode([captions[row] for row in rows.tolist()])
 
         return lambda context, t: partner_estimates(context, t, kinds, clean, generator)
@@ -410,27 +446,25 @@ class DenoiseStage:
             load_scheduler(folder).save_pretrained(folder / "scheduler")
 
 
-class WithPictures:
+class WithPictures(Source):
     """Clips, and beside them as many pictures of other scenes."""
 
-    infinite = True
-
-    def __init__(self, clips: Any, pictures: Any):
+    def __init__(self, clips: Source, pictures: Source):
         self.clips, self.pictures = clips, pictures
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The clips' batch with a batch of pictures under "pictures"."""
-        return self.clips.fetch(indices) | {"pictures": self.pictures.fetch(indices)}
+        return self.clips.fetch(indices).with_named(pictures=self.pictures.fetch(indices))
 
     @property
     def bad(self) -> int:
         """Bad samples met so far, clips and pictures."""
-        return sum(getattr(source, "bad", 0) for source in (self.clips, self.pictures))
+        return self.clips.bad + self.pictures.bad
 
     def close(self) -> None:
         """Ends the decoding processes of both."""
-        close(self.clips)
-        close(self.pictures)
+        self.clips.close()
+        self.pictures.close()

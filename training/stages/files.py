@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from codi.types import InputError, Modality, ModalitySpec
 from codi.vocabulary import closed_vocabulary, word_tokenizer
-from codi.world import caption
 from codi.world.caption import all_words
+from data.batch import Batch
+from data.source import Source
 from data.sources import open_source, read_geometry
+from data.world import SceneSource
 from training.config import Config
-from training.stages.common import WorldSource, say
+from training.stages.common import planning, say
 
 MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and of the rows looked at for it
 # of each manifest, and of the words in them: what a finished vocabulary may lack
@@ -76,10 +77,10 @@ def check_required(require: Any, needed: list[Modality]) -> None:
         )
 
 
-class Renamed:
+class Renamed(Source):
     """A source whose batches go through `convert`."""
 
-    def __init__(self, source: Any, convert: Callable[[dict[str, Any]], dict[str, Any]]):
+    def __init__(self, source: Source, convert: Callable[[Batch], dict[str, Any]]):
         self.source, self.convert = source, convert
         self.infinite = source.infinite
 
@@ -89,16 +90,16 @@ class Renamed:
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """The converted batch; "ids" stay, so that a bad sample can be named."""
         batch = self.source.fetch(indices)
-        return self.convert(batch) | {name: batch[name] for name in ("ids",) if name in batch}
+        return self.convert(batch) | ({} if batch.ids is None else {"ids": batch.ids})
 
     @property
     def bad(self) -> int:
         """Bad samples met so far."""
-        return getattr(self.source, "bad", 0)
+        return self.source.bad
 
     def close(self) -> None:
         """Ends the decoding processes."""
-        close(self.source)
+        self.source.close()
 
 
 def names_of_data(section: Mapping[str, Any]) -> list[str]:
@@ -110,18 +111,12 @@ def names_of_data(section: Mapping[str, Any]) -> list[str]:
     return files if files and section.get("world") is None else [*files, "codi.world"]
 
 
-def close(source: Any) -> None:
-    """Ends what a source may have running."""
-    if hasattr(source, "close"):
-        source.close()
-
-
 def world_or_files(
     config: Config,
     render: Callable[[list, list[np.random.Generator]], dict[str, Any]],
     media: Iterable[Modality],
     known: Mapping[Modality, ModalitySpec],
-    convert: Callable[[dict[str, Any]], dict[str, Any]],
+    convert: Callable[[Batch], dict[str, Any]],
     offset: int = 0,
     alike: int = 1,
 ) -> Any:
@@ -129,7 +124,7 @@ def world_or_files(
     other draws.
     """
     if not config.data:
-        return WorldSource(render, config.seed + offset, alike)
+        return SceneSource(render, config.seed + offset, alike)
     return Renamed(open_media(config, media, known, seed=config.seed + offset), convert)
 
 
@@ -167,9 +162,9 @@ def _shape(part: Path) -> dict[str, Any]:
 
 def tokenizer_of(config: Config) -> str:
     """JSON of a word-level tokenizer over what training can say: the words of the world, or the commonest of
-    the captions.
+    the captions. A plan does not read these: `part` says how many there are.
     """
-    return word_tokenizer(caption_words(config) if config.data else all_words())
+    return word_tokenizer(caption_words(config) if config.data and not planning() else all_words())
 
 
 def caption_words(config: Config) -> list[str]:
@@ -178,11 +173,11 @@ def caption_words(config: Config) -> list[str]:
     """
     source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
     counts: Counter[str] = Counter()
-    if any("world" in part.identity for part in getattr(source, "sources", [])):
+    if any(part.of_world for part in source.mixed):
         counts.update(all_words())
     for sentence in captions_in(source, MAX_ROWS):
         counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
-    close(source)
+    source.close()
     return [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_WORDS]]
 
 
@@ -190,7 +185,7 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
     """The captions in at most so many rows of each manifest, evenly spread; nothing of the world, should it
     be mixed in.
     """
-    for part in (part for part in getattr(source, "sources", [source]) if "world" not in part.identity):
+    for part in (part for part in source.mixed if not part.of_world):
         for number in range(0, len(part.rows), -(-len(part.rows) // most)):
             with suppress(InputError, OSError):  # a bad row, which another one replaces in training
                 yield from part.rows[number].captions
@@ -210,13 +205,13 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
         return
     (share, lacking), name = max(found, key=lambda one: one[0][0])
     named = f" ({', '.join(list(dict.fromkeys(lacking))[:3])}, ...)" if lacking else ""
-    told = f"{share:.0%} of the words in the captions are unknown to the {name} in {model}{named}"
+    finding = f"{share:.0%} of the words in the captions are unknown to the {name} in {model}{named}"
     if share > MOST_UNKNOWN:
         raise InputError(
-            f"data: {told}: expected captions in its words, or text parts made from these "
+            f"data: {finding}: expected captions in its words, or text parts made from these "
             "(docs/fine-tuning.md)"
         )
-    say(told)
+    say(finding)
 
 
 def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, list[str]]:
@@ -230,29 +225,3 @@ def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, l
     lacking = [word for reading in readings for word in reading.unread]
     num_lacking = sum(reading.num_words - reading.num_known for reading in readings)
     return num_lacking / max(1, sum(reading.num_words for reading in readings)), lacking
-
-
-def whole_captions(batch: dict[str, Any], rng: np.random.Generator | None = None) -> list[str]:
-    """A sentence per sample that says all there is to say: of a scene every fact (in new words with `rng`),
-    of a file its caption.
-    """
-    if "scenes" in batch:
-        return [caption(scene, rng=rng) for scene in batch["scenes"]]
-    return batch["text"]
-
-
-def paraphrases(batch: dict[str, Any]) -> list[str]:
-    """Beside each caption of a batch of files another one of the same row; the same where it has no other."""
-    pairs = (
-        zip(batch["text"], (row["captions"] for row in batch["rows"]))
-        if "rows" in batch
-        else ((text, []) for text in batch["text"])
-    )
-    return [said[(said.index(text) + 1) % len(said)] if text in said else text for text, said in pairs]
-
-
-def equal_captions(batch: dict[str, Any]) -> torch.Tensor:
-    """(N, N) float: samples i and j are the same row, or say the same."""
-    ids = batch.get("ids", batch["index"])
-    said = list(zip(ids, batch["text"]))
-    return torch.tensor([[float(a == c or b == d) for c, d in said] for a, b in said])

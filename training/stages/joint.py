@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codi.diffusion import NoiseProcess
 from codi.diffusion.losses import denoising_loss
@@ -23,11 +23,14 @@ from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
 from codi.protocols import Environment
 from codi.types import InputError, Modality
+from data.batch import Batch
 from training.config import Config, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.stages import Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
-from training.stages.denoise import DEFAULTS, load_scheduler, spread_timesteps
-from training.stages.files import known_geometry, whole_captions
+from training.stages.denoise import estimate_weight, load_scheduler, spread_timesteps
+from training.stages.files import known_geometry
 from training.stages.joint_adapters import (
     CLASSES,
     JointAdapters,
@@ -37,7 +40,7 @@ from training.stages.joint_adapters import (
     with_others,
 )
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
-from training.stages.pairs import Pair, PairSource, first_samples, parse_pair
+from training.stages.pairs import Pair, PairSource, Rule, parse_pair, rule_of
 from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts
 from training.stages.temporal_change import TemporalChangeDecoder
@@ -46,33 +49,33 @@ from training.stages.temporal_change import TemporalChangeDecoder
 @dataclass(frozen=True, kw_only=True)
 class JointOptions:
     """pairs          "audio+video" -> its share of the batch size, for example 1.0
-    listeners      "audio+video" -> which side learns to hear the other; both of a pair that is not named.
-                   What a side learns (its adapters, and its partner's environment) is apart from what the
-                   other does, so that they may train one after the other or on two machines: what a run does
-                   not train stays in the model folder as it was
+    attending      "audio+video" -> which side learns to attend to the other; both of a pair that is not
+                   named. What a side learns (its adapters, and its partner's environment) is apart from what
+                   the other does, so that they may train one after the other or on two machines: what a run
+                   does not train stays in the model folder as it was
     scenes         size of the latent caches
     shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean
                                  (either, half each)
     prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that
                    is not named
     prompt_dropout "audio+video" -> share of samples without a prompt (0.3 if not named): what a prompt leaves
-    open is what partners must
-                   agree on. Without a prompt the loss is several times as large, and a few such samples drown
-                   what is to be learned of time
+                   open is what partners must agree on. Without a prompt the loss is several times as large,
+                   and a few such samples drown what is to be learned of time
     prompt_noise   as in the denoise stages
     timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The
-    denoisers' own is right: below the
-                   noise at which a latent is decided there is nothing to learn from a partner
+                   denoisers' own is right: below the noise at which a latent is decided there is nothing to
+                   learn from a partner
     contrast       weight of the contrast between environments of pairs in which both run in time, 0 for none
     contrast_share further clips for it, for each clip that is denoised
-    foresight      weight of telling from what is heard when the listener's latent changes, where both run in
-                   time, 0 for none
-    only_foresight nothing is denoised: encoders learn when things happen, many times as fast, before a run
-    that continues from them hard_negatives clips moved in time are among the wrong partners
+    hard_negatives clips moved in time are among the wrong partners
+    temporal_change   weight of predicting from the environment when the attending latent changes, where both
+                      run in time, 0 for none
+    only_temporal_change   nothing is denoised: encoders learn when things happen, many times as fast, before
+                           a run that continues from them
     continue_from  start from the environment encoders in the model folder too: for pairs that are trained one
                    after another
-    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, silent where
-                   a side does not listen
+    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, at zero
+                   where a side does not attend
     adapters       arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
                    that have none yet
     into           folder that gets the result and a copy of all other parts; by default the result goes into
@@ -133,31 +136,31 @@ class JointOptions:
             self.temporal_change or not self.only_temporal_change,
             "only_temporal_change",
             True,
-            "false where foresight is 0: there is nothing to learn",
+            "false where temporal_change is 0: there is nothing to learn",
         )
 
-    def by_pair(self, name: str) -> dict[Pair, Any]:
+    def by_pair(self, name: str, rule: Rule) -> dict[Pair, Any]:
         """An option that says something of each pair. Raises `InputError` for one that does not train."""
-        values = {parse_pair(pair): value for pair, value in getattr(self, name).items()}
-        if strangers := values.keys() - set(map(parse_pair, self.pairs)):
+        values = {parse_pair(pair, rule): value for pair, value in getattr(self, name).items()}
+        if strangers := values.keys() - {parse_pair(pair, rule) for pair in self.pairs}:
             raise InputError(
                 f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, "
                 f"{', '.join(self.pairs)}"
             )
         return values
 
-    @property
-    def attending_by_pair(self) -> dict[Pair, tuple[Modality, ...]]:
-        """The sides of each pair that learn to hear the other."""
-        named = self.by_pair("attending")
-        return {pair: self.learning(pair, named.get(pair)) for pair in map(parse_pair, self.pairs)}
+    def attending_by_pair(self, rule: Rule) -> dict[Pair, tuple[Modality, ...]]:
+        """The sides of each pair that learn to attend to the other."""
+        named = self.by_pair("attending", rule)
+        pairs = [parse_pair(name, rule) for name in self.pairs]
+        return {pair: self.learning(pair, named.get(pair)) for pair in pairs}
 
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
-        """The sides that learn of a pair whose `listeners` are these."""
+        """The sides that learn of a pair whose `attending` are these."""
         sides = pair if names is None else tuple(Modality.parse(name) for name in names)
         expect(
             sides and set(sides) <= set(pair),
-            f"listeners of {'+'.join(pair)}",
+            f"attending of {'+'.join(pair)}",
             names,
             "one of its two modalities, or both",
         )
@@ -166,12 +169,12 @@ class JointOptions:
             whole or not self.contrast,
             "contrast",
             self.contrast,
-            "0 where one side listens: it trains what both say",
+            "0 where one side attends: it trains the environments of both",
         )
         return sides
 
 
-class JointStage:
+class JointStage(Stage):
     """All pairs of the run in every step."""
 
     identity = ("attending",)
@@ -179,31 +182,47 @@ class JointStage:
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(JointOptions, config.options, where="options")
-        self.pairs = {parse_pair(name): share for name, share in self.options.pairs.items()}
+        rule = rule_of(config)
+        self.pairs = {parse_pair(name, rule): share for name, share in self.options.pairs.items()}
         self.shifts, sides, dropout = (
-            self.options.by_pair(name) for name in ("timestep_shift", "prompts", "prompt_dropout")
+            self.options.by_pair(name, rule) for name in ("timestep_shift", "prompts", "prompt_dropout")
         )
-        self.attending = self.options.attending_by_pair
-        self.heard = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
+        self.attending = self.options.attending_by_pair(rule)
+        self.attended = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
         contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
-        self.taught = self.heard | contrasted  # whose environment encoders train
+        self.taught = self.attended | contrasted  # whose environment encoders train
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
         self.prompts = {
             pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3))
             for pair in self.pairs
         }
-        noised = config.model / "noisy_latent_encoders"
-        self.noised: NoisyLatentEncoders | None = (
-            load_noisy_latent_encoders(config.model) if noised.is_dir() else None
+        self.estimate_weight = estimate_weight(config.model)
+        found = config.model / "noisy_latent_encoders"
+        self.noisy_latent_encoders: NoisyLatentEncoders | None = (
+            load_noisy_latent_encoders(config.model) if found.is_dir() else None
         )
         texts = any(Modality.TEXT in pair for pair in self.pairs)
         self.sentences: TextAutoencoder | None = (
             autoencoder_of(config.model, Modality.TEXT) if texts else None
         )
 
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        return ("environment_encoders",)
+
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        options = strict(JointOptions, config.options, where="options")
+        attending = options.attending_by_pair(rule_of(config))
+        learning, reset = adapted(config.model, attending, options.joint_config is not None)
+        return cls.builds(config) + tuple(sorted(learning + reset))
+
+    def part_of(self, module: JointAdapters, name: str) -> nn.Module:
+        return module.environment_encoders
+
     def partner(self, pair: Pair, modality: Modality) -> Modality:
-        """Whom a side of a pair hears: the other; itself in the released scheme."""
+        """Returns whom a side of a pair attends to: the other; itself in the released scheme."""
         return (
             modality
             if not self.config.part.get("exchanged", True)
@@ -211,7 +230,7 @@ class JointStage:
         )
 
     def build(self) -> JointAdapters:
-        """Encoders of `part`, and the finished denoisers of all modalities that listen."""
+        """Encoders of `part`, and the finished denoisers of all attending modalities."""
         learning, reset = adapted(self.config.model, self.attending, self.options.joint_config is not None)
         found = {
             n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + reset
@@ -237,9 +256,7 @@ class JointStage:
         )
 
     def decoders(self) -> TemporalChangeDecoder:
-        """Of all that listen in time to somebody who runs in time. Raises `InputError` where
-        there is nobody.
-        """
+        """Of all that run in time and attend to one that does. Raises `InputError` where there is none."""
         timed = {m for pair in self.pairs if self.in_time(pair) for m in self.attending[pair]}
         if not timed:
             raise InputError(
@@ -283,7 +300,7 @@ class JointStage:
     def to(self, device: torch.device) -> None:
         for prompts in self.prompts.values():
             prompts.to(device)
-        for part in (self.sentences, self.noised):
+        for part in (self.sentences, self.noisy_latent_encoders):
             if part is not None:
                 part.to(device)
         self.device = device
@@ -332,9 +349,9 @@ class JointStage:
                     contrast.detach(),
                 )
                 count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
-                part, clean = first_samples(part, count), [x_0[:count] for x_0 in clean]
-            losses, heard = self.pair_loss(module, pair, part, clean, generator)
-            extras |= {name: loss.detach() for name, loss in losses.items()} | heard
+                part, clean = part.first(count), [x_0[:count] for x_0 in clean]
+            losses, logged = self.pair_loss(module, pair, part, clean, generator)
+            extras |= {name: loss.detach() for name, loss in losses.items()} | logged
             total = total + sum(losses.values())
         return total, extras
 
@@ -362,7 +379,7 @@ class JointStage:
         self,
         module: JointAdapters,
         pair: Pair,
-        batch: dict[str, Any],
+        batch: Batch,
         clean: list[Tensor],
         generator: torch.Generator,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -378,11 +395,13 @@ class JointStage:
             shape = (-1, *[1] * (x_0.ndim - 1))
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
-            encoder = module.environment_encoders.by_modality()[modality] if modality in self.heard else None
+            encoder = (
+                module.environment_encoders.by_modality()[modality] if modality in self.attended else None
+            )
             environments.append(encoder and encoder(noisy[-1], torch.where(keep, 0, t)))
-        losses, heard = {}, {}
+        losses, logged = {}, {}
         for side, modality in enumerate(pair):
-            rows = (~is_clean[side]).nonzero().flatten()  # a clean side is heard, there is nothing to denoise
+            rows = (~is_clean[side]).nonzero().flatten()  # of a clean side there is nothing to denoise
             if modality not in self.attending[pair] or not len(rows):
                 continue
             env = environments[pair.index(self.partner(pair, modality))]
@@ -392,7 +411,7 @@ class JointStage:
                 temporal_change_loss = module.temporal_change(
                     modality, clean[side][rows], env, context[rows]
                 ).mean()
-                losses[f"{name}, foreseen"] = self.options.temporal_change * temporal_change_loss
+                losses[f"{name}, temporal change"] = self.options.temporal_change * temporal_change_loss
             if self.options.only_temporal_change:
                 continue
             prompt = self.partner_estimates(pair, modality, context, noises, noisy, times, is_clean)[rows]
@@ -400,8 +419,8 @@ class JointStage:
             each = denoising_loss(output, targets[side][rows])
             losses[name] = each.mean()
             if (beside := is_clean[1 - side][rows]).any():
-                heard[f"{name}, partner clean"] = each.detach()[beside].mean()
-        return losses, heard
+                logged[f"{name}, partner clean"] = each.detach()[beside].mean()
+        return losses, logged
 
     @torch.no_grad()
     def partner_estimates(
@@ -414,31 +433,50 @@ class JointStage:
         times: Any,
         is_clean: Any,
     ) -> Tensor:
-        """The prompt and what the partner seems to be, as in sampling; the prompt alone in a model without
-        noised towers.
+        """The prompt fused with the partner estimate, as in sampling; the prompt alone in a model without
+        noisy-latent encoders.
         """
-        if self.noised is None:
+        if self.noisy_latent_encoders is None or self.estimate_weight <= 0:
             return context
         other = 1 - pair.index(modality)
-        tower, clean = self.noised.by_modality()[pair[other]], is_clean[other]
+        encoder, clean = self.noisy_latent_encoders.by_modality()[pair[other]], is_clean[other]
         levels = torch.where(clean, 0, times[other])
         return estimated_prompt(
-            tower,
+            encoder,
             self.process,
             context,
             noises[other],
             noisy[other],
             levels,
-            DEFAULTS["partner_estimate_weight"],
+            self.estimate_weight,
             clean,
         )
 
+    def dummy_batch(self, module: JointAdapters, count: int) -> dict[str, dict[Modality, Tensor]]:
+        """Latents of both sides of every pair; a pair's share says how many samples it has."""
+        encoders = module.environment_encoders.by_modality()
+        return {
+            "+".join(pair): {m: empty(max(1, round(count * share)), *encoders[m].latent_shape) for m in pair}
+            for pair, share in self.pairs.items()
+        }
+
+    def dry_pass(self, module: JointAdapters, batch: dict[str, dict[Modality, Tensor]]) -> None:
+        """Every denoiser that learns, attending to its partner."""
+        encoders = module.environment_encoders.by_modality()
+        for pair in self.pairs:
+            latents = batch["+".join(pair)]
+            for modality in self.attending[pair]:
+                x, partner = latents[modality], self.partner(pair, modality)
+                times, denoiser = whole_numbers(len(x)), module.denoiser(modality)
+                environment = encoders[partner](latents[partner], times)
+                denoiser(x, times, empty(len(x), 1, denoiser.config.context_dim), partners=environment)
+
     @torch.no_grad()
-    def latents(self, modality: Modality, batch: dict[str, Any]) -> Tensor:
+    def latents(self, modality: Modality, batch: Batch) -> Tensor:
         """Normalised latents of one side; sentences of scenes are the canonical ones."""
         if modality is not Modality.TEXT:
             return batch[modality.value]
-        return self.sentences.encode(whole_captions(batch))
+        return self.sentences.encode(batch.captions())
 
     def draw_times(
         self, pair: Pair, count: int, generator: torch.Generator
@@ -493,7 +531,7 @@ class JointStage:
         export_part(
             module.environment_encoders
             if anew
-            else with_others(module.environment_encoders, self.heard, place),
+            else with_others(module.environment_encoders, self.attended, place),
             place,
         )
         for name, denoiser in module.denoisers.items():

@@ -12,6 +12,7 @@ from torch import nn
 from codi.joint.encoders import EnvironmentEncoders
 from codi.models.codi import DENOISERS
 from codi.models.denoisers import TextDenoiser, UNetDenoiser
+from codi.protocols import Denoiser
 from codi.types import InputError, Modality
 from training.stages.common import load_part
 from training.stages.contrast import TimedContrast
@@ -38,14 +39,14 @@ class JointAdapters(nn.Module):
         self.contrast, self.temporal_change = contrast, temporal_change
         self.denoisers.requires_grad_(False)
         for name, denoiser in denoisers.items():
-            if not any(".joint." in parameter for parameter, _ in denoiser.named_parameters()):
+            if not denoiser.joint_adapters():
                 raise InputError(
                     f"{name} has no joint attention: expected `options: adapters`, or one trained with "
                     "env_dim"
                 )
-        for name, parameter in self.denoisers.named_parameters():
-            learns = learning is None or name.partition(".")[0] in learning
-            parameter.requires_grad_(learns and ".joint." in name)
+            if learning is None or name in learning:
+                for adapter in denoiser.joint_adapters().values():
+                    adapter.requires_grad_(True)
 
     def denoiser(self, modality: Modality) -> nn.Module:
         """The denoiser that makes a modality."""
@@ -61,9 +62,9 @@ def has_joint_attention(folder: Path) -> bool:
 def adapted(
     model: Path, attending: Mapping[Pair, Collection[Modality]], anew: bool
 ) -> tuple[list[str], list[str]]:
-    """(learning, silent): denoisers whose joint attention a run trains; and, where adapters start anew, those
-    that fall silent, the other sides of its pairs, whose adapters would hear other encoders than they learned
-    from.
+    """(learning, reset): denoisers whose joint attention a run trains; and, where adapters start anew, those
+    that go back to zero, the other sides of its pairs, whose adapters would attend to other encoders than
+    they learned from.
     """
     learning = list(dict.fromkeys(DENOISERS[m] for sides in attending.values() for m in sides))
     others = dict.fromkeys(DENOISERS[m] for pair in attending for m in pair) if anew else {}
@@ -82,14 +83,22 @@ def add_joint_adapters(
     config = strip(denoiser.config) | (adapters if lacks else {})
     config["joint_config"] = {**(config.get("joint_config") or {}), **(joint_config or {})}
     fresh = type(denoiser)(**config)
-    known = {name: tensor for name, tensor in denoiser.state_dict().items() if ".joint." not in name}
+    adapters_of_old, adapters_of_new = prefixes(denoiser), prefixes(fresh)
+    known = {
+        name: tensor for name, tensor in denoiser.state_dict().items() if not name.startswith(adapters_of_old)
+    }
     missing, unexpected = fresh.load_state_dict(known, strict=False)
-    assert not unexpected and all(".joint." in name for name in missing), (missing, unexpected)
+    assert not unexpected and all(name.startswith(adapters_of_new) for name in missing), (missing, unexpected)
     return fresh.eval()
 
 
+def prefixes(denoiser: Denoiser) -> tuple[str, ...]:
+    """Returns how the names of the tensors in its joint adapters begin."""
+    return tuple(f"{name}." for name in denoiser.joint_adapters())
+
+
 def with_others(
-    trained: EnvironmentEncoders, heard: Collection[Modality], folder: Path
+    trained: EnvironmentEncoders, attended: Collection[Modality], folder: Path
 ) -> EnvironmentEncoders:
     """The encoders that this run trained beside the others, and all pairs that know each other, as they are
     in the model folder. Nothing is kept of encoders that were built otherwise.
@@ -100,7 +109,7 @@ def with_others(
     alike = ("dim", "global_tokens", "num_layers", "num_heads", "pooled", "exchanged")
     if any(found.config[name] != trained.config[name] for name in alike):
         return trained
-    kept = [name for name in found.encoders if Modality(name) not in heard]
+    kept = [name for name in found.encoders if Modality(name) not in attended]
     pairs = sorted({tuple(pair) for pair in [*(found.config.pairs or []), *(trained.config.pairs or [])]})
     latents = {**trained.config.latents, **{name: found.config.latents[name] for name in kept}}
     whole = EnvironmentEncoders(

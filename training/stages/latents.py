@@ -3,8 +3,11 @@ kept beside it; of media files, from a cache that `python -m training.cache` mad
 read.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +24,13 @@ from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAut
 from codi.models.codi import AUTOENCODERS, TOWERS
 from codi.models.conditioning import AudioTower, TextTower, VisionTower
 from codi.types import InputError, Modality, ModalitySpec
+from data.batch import Batch
 from data.cache import CachedSource, build_cache, whole
-from data.world import WorldSource
+from data.source import Source
+from data.world import SceneSource, WorldSource
 from training.config import Config, expect
-from training.stages.common import WorldSource as RenderedSource
 from training.stages.common import load_part
-from training.stages.files import check_words, close, open_media
+from training.stages.files import check_words, open_media
 
 CLASSES = {
     "text_autoencoder": TextAutoencoder,
@@ -107,17 +111,15 @@ def _cached(
     return CachedSource(folder, [name], seed=seed)
 
 
-def joined(sources: list[CachedSource], seed: int) -> Any:
+def joined(sources: list[CachedSource], seed: int) -> Source:
     """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as
     it is asked for.
     """
-    return Joined(sources) if sources else RenderedSource(lambda scenes, rngs: {"scenes": scenes}, seed)
+    return Joined(sources) if sources else SceneSource(lambda scenes, rngs: Batch(scenes=scenes), seed)
 
 
-class Joined:
+class Joined(Source):
     """Several caches of the same scenes as one source: their batches, merged."""
-
-    infinite = True
 
     def __init__(self, sources: list[CachedSource]):
         self.sources = sources
@@ -128,12 +130,9 @@ class Joined:
     def __len__(self) -> int:
         return len(self.sources[0])
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """One batch with the names of all the sources."""
-        merged: dict[str, Any] = {}
-        for source in self.sources:
-            merged |= source.fetch(indices)
-        return merged
+        return functools.reduce(operator.or_, (source.fetch(indices) for source in self.sources))
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ class Encoding:
         check_words(source, self.readers, self.config.model)
         folder = self.folder(source) if self.parts and why_not(source) is None else None
         if folder is not None and (folder / "complete").is_file():
-            close(source)
+            source.close()
             say(f"latents come from {folder}")
             return CachedSource(
                 folder, list(self.parts), seed=self.config.seed, facts=() if self.readers else None
@@ -230,31 +229,30 @@ def as_unit(raw: Any) -> Any:
     return to_unit(raw) if isinstance(raw, Tensor) and raw.dtype == torch.uint8 else raw
 
 
-class EncodedSource:
+class EncodedSource(Source):
     """Media files, encoded as they are read. Latents pass through float16, as in a cache."""
 
-    infinite = True
-
-    def __init__(self, source: Any, encode: Callable[[dict[str, Any]], dict[str, Tensor]]):
+    def __init__(self, source: Source, encode: Callable[[dict[str, Any]], dict[str, Tensor]]):
         self.source, self.encode = source, encode
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Batch:
         """The batch with latents and tokens in place of media; captions, ids and masks as they are."""
         batch = self.source.fetch(indices)
         media = {m.value for m in Modality if m is not Modality.TEXT}
-        return {name: value for name, value in batch.items() if name not in media} | self.encode(batch)
+        others = {name: value for name, value in batch.named.items() if name not in media}
+        return dataclasses.replace(batch, named=others | self.encode(batch))
 
     @property
     def bad(self) -> int:
         """Bad samples met so far."""
-        return getattr(self.source, "bad", 0)
+        return self.source.bad
 
     def close(self) -> None:
         """Ends the decoding processes."""
-        close(self.source)
+        self.source.close()
 
 
 def why_not(source: Any) -> str | None:

@@ -20,10 +20,12 @@ from codi.joint.encoders import EnvironmentEncoders
 from codi.models.lora import ATTENTION, add_lora, find_layers, need_peft
 from codi.types import InputError
 from training.config import Config, strict
+from training.stages import Source, Stage
 from training.stages.common import load_part
 from training.stages.denoise import DenoiseStage
 from training.stages.joint import JointStage
 from training.stages.joint_adapters import JointAdapters, strip
+from training.stages.latents import Encoding
 
 FOLDER = "loras"  # below the model folder, one folder per run
 
@@ -65,7 +67,7 @@ class Adapters(nn.ModuleDict):
             denoiser.enable_gradient_checkpointing()
 
 
-class LoraStage:
+class LoraStage(Stage):
     """What both kinds share. `joint` says which layers of a denoiser get a LoRA."""
 
     joint: bool
@@ -107,11 +109,11 @@ class LoraStage:
         self.inner.to(device)
         self.base.to(device)
 
-    def data(self) -> Any:
+    def data(self) -> Source:
         """The inner stage's."""
         return self.inner.data()
 
-    def encodings(self) -> list[Any]:
+    def encodings(self) -> list[Encoding]:
         """The inner stage's."""
         return self.inner.encodings()
 
@@ -124,15 +126,15 @@ class LoraStage:
         """The inner stage's, with the LoRA at work."""
         self.inner.preview(self.base, folder)
 
-    @staticmethod
-    def target(model: Path, config: Config) -> Path:
-        """Where in a model folder the run's result goes."""
-        return model / FOLDER / config.output.name
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        return (f"{FOLDER}/{config.output.name}",)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Writes loras/<run>/pytorch_lora_weights.safetensors into the model folder."""
         settings = {"rank": self.part.rank, "alpha": self.alpha, "targets": self.part.target_modules}
-        save_lora(self.target(folder, self.config), self.denoisers(), base=folder.resolve().name, **settings)
+        target = folder / self.produces(self.config)[0]
+        save_lora(target, self.denoisers(), base=folder.resolve().name, **settings)
 
 
 class DenoiseLora(LoraStage):
@@ -177,7 +179,7 @@ class JointLora(LoraStage):
     def load(self) -> JointAdapters:
         changing = [
             name
-            for name in ("contrast", "temporal_change", "joint_config")
+            for name in ("contrast", "temporal_change", "joint_config", "into")
             if getattr(self.inner.options, name) not in (0, None)
         ]
         if changing:

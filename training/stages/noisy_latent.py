@@ -1,8 +1,8 @@
-"""Noised towers: from a latent at any noise level, and its prompt, the token of its whole caption (after
-GLIDE's noised CLIP, arXiv 2112.10741).
+"""Noisy-latent encoders: from a latent at any noise level, and its prompt, the token of its whole caption
+(after GLIDE's noised CLIP, arXiv 2112.10741).
 
 Text is the bridge here as it is between prompts. The token that a modality's own tower gives would not do: a
-picture's says nothing of motion, which a listener cannot tell from having been told that nothing moves.
+picture's says nothing of motion, which a partner cannot tell from the statement that nothing moves.
 Everything else is frozen; each modality learns by itself. B batch, D width of the shared space.
 """
 
@@ -17,10 +17,14 @@ from codi.diffusion import NoiseProcess
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.models.conditioning import null_prompt
 from codi.types import Modality
+from data.batch import Batch
 from training.config import Config, expect, strict
+from training.dry_run import empty, whole_numbers
+from training.engine import to_device
+from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.denoise import load_scheduler, spread_timesteps
-from training.stages.files import known_geometry, whole_captions
+from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.prompts import Prompts
 
@@ -29,13 +33,12 @@ PREVIEWED = 64  # samples
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyLatentOptions:
-    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's tower meets
-                      sentences and its own kind among
-                   them, that of sentences all: training sees no more than two media of one sample, and one is
-                   the caption to be told
+    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's encoder meets
+                   sentences and its own kind among them, that of sentences all: training sees no more than
+                   two media of one sample, and one is the caption to be predicted
     scenes         size of the latent caches
     prompt_dropout, prompt_noise   as in the denoise stages
-    continue_from  start from the noised towers in the model folder
+    continue_from  start from the encoders in the model folder
     timestep_shift "video" -> its `spread_timesteps` shift; 1 for a modality that is not named
     """
 
@@ -61,8 +64,8 @@ class NoisyLatentOptions:
             expect(shift > 0, "timestep_shift", self.timestep_shift, "numbers above 0")
 
 
-class NoisyLatentStage:
-    """The noised towers of all modalities in `part`."""
+class NoisyLatentStage(Stage):
+    """The noisy-latent encoders of all modalities in `part`."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -80,7 +83,7 @@ class NoisyLatentStage:
         )
 
     def _prompts(self, modality: Modality) -> Prompts:
-        """Those that the tower of one modality meets."""
+        """Those that the encoder of one modality meets."""
         options, met = self.options, (Modality.TEXT, modality)
         shares = {
             name: share for name, share in options.prompts.items() if modality is Modality.TEXT or name in met
@@ -89,12 +92,16 @@ class NoisyLatentStage:
             sum(shares.values()) > 0,
             "prompts",
             options.prompts,
-            f"a share of text or of {modality}, which its tower meets",
+            f"a share of text or of {modality}, which its encoder meets",
         )
         return Prompts(self.text, shares, options.prompt_noise, options.prompt_dropout)
 
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        return ("noisy_latent_encoders",)
+
     def build(self) -> NoisyLatentEncoders:
-        """New towers of `part`, or those in the model folder."""
+        """New encoders of `part`, or those in the model folder."""
         if self.options.continue_from:
             return load_part(
                 NoisyLatentEncoders,
@@ -114,7 +121,7 @@ class NoisyLatentStage:
         readers = tuple(part for part in (self.text, self.sentences) if part is not None)
         return [Encoding(self.config, self.media, self.prompting, known_geometry(self.config.model), readers)]
 
-    def data(self) -> Any:
+    def data(self) -> Source:
         """Cached latents and prompt tokens, of scenes or of media files."""
         if self.config.data:
             return self.encodings()[0].open(self.device, say)
@@ -123,7 +130,7 @@ class NoisyLatentStage:
         return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
 
     def loss(
-        self, module: NoisyLatentEncoders, batch: dict[str, Any], generator: torch.Generator
+        self, module: NoisyLatentEncoders, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Squared distance to the caption's token, whose minimum is the mean of all that are possible:
         shorter than one where much is.
@@ -136,29 +143,38 @@ class NoisyLatentStage:
             )
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             context = self.prompts[modality].tokens(batch, generator)
-            told = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
-            losses[modality] = (told - token).square().sum(-1)
+            predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
+            losses[modality] = (predicted - token).square().sum(-1)
             levels.append(t / total)
         extras = {m.value: each.mean().detach() for m, each in losses.items()}
         extras["bins"] = (torch.cat(levels), torch.cat([each.detach() for each in losses.values()]))
         return torch.stack([each.mean() for each in losses.values()]).sum(), extras
 
-    @torch.no_grad()
-    def tokens(self, batch: dict[str, Any]) -> Tensor:
-        """What there is to say of each sample, (B, D)."""
-        return self.text.embed(whole_captions(batch))
+    def dummy_batch(self, module: NoisyLatentEncoders, count: int) -> dict[str, Tensor]:
+        """Latents of every modality, under its name."""
+        return {m.value: empty(count, *e.trunk.latent_shape) for m, e in module.by_modality().items()}
+
+    def dry_pass(self, module: NoisyLatentEncoders, batch: dict[str, Tensor]) -> None:
+        for modality, encoder in module.by_modality().items():
+            latent = batch[modality.value]
+            encoder(latent, whole_numbers(len(latent)), empty(len(latent), 1, module.config.context_dim))
 
     @torch.no_grad()
-    def latents(self, batch: dict[str, Any]) -> dict[Modality, Tensor]:
+    def tokens(self, batch: Batch) -> Tensor:
+        """What there is to say of each sample, (B, D)."""
+        return self.text.embed(batch.captions())
+
+    @torch.no_grad()
+    def latents(self, batch: Batch) -> dict[Modality, Tensor]:
         """Latents (B, ...) of every modality."""
         found = {m: batch[m.value] for m in self.media}
         if self.sentences is not None:
-            found[Modality.TEXT] = self.sentences.encode(whole_captions(batch))
+            found[Modality.TEXT] = self.sentences.encode(batch.captions())
         return found
 
     @torch.no_grad()
     def preview(self, module: NoisyLatentEncoders, folder: Path) -> None:
-        """`told.png`: by noise level and without a prompt, how much of the token is known: 1 - squared
+        """`known.png`: by noise level and without a prompt, how much of the token is known: 1 - squared
         distance to it / variance of all.
         """
         import matplotlib.figure
@@ -167,11 +183,7 @@ class NoisyLatentStage:
         axes, total = figure.add_subplot(), self.process.num_train_timesteps
         levels = torch.arange(0, total, max(1, total // 20), device=self.device)
         generator = torch.Generator(self.device).manual_seed(0)
-        batch = self.data().fetch(list(range(PREVIEWED)))
-        batch = {
-            name: value.to(self.device) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+        batch = to_device(self.data().fetch(list(range(PREVIEWED))), self.device)
         token = self.tokens(batch)
         spread = (token - token.mean(0)).square().sum(-1).mean()
         for modality, x_0 in self.latents(batch).items():
@@ -179,12 +191,12 @@ class NoisyLatentStage:
             for t in levels:
                 eps = torch.randn(x_0.shape, generator=generator, device=self.device)
                 at, nothing = t.expand(len(x_0)), null_prompt(len(x_0), token.shape[-1], device=self.device)
-                told = module.by_modality()[modality](self.process.add_noise(x_0, eps, at), at, nothing)
-                known.append(float(1 - (told - token).square().sum(-1).mean() / spread))
+                predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, at), at, nothing)
+                known.append(float(1 - (predicted - token).square().sum(-1).mean() / spread))
             axes.plot(levels.cpu(), known, label=str(modality))
         axes.set(xlabel="t", ylabel="known of the token's variance", ylim=(-0.1, 1.0))
         axes.legend()
-        figure.savefig(folder / "told.png")
+        figure.savefig(folder / "known.png")
 
     def export(self, module: NoisyLatentEncoders, folder: Path) -> None:
         export_part(module, folder / "noisy_latent_encoders")

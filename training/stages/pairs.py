@@ -1,20 +1,38 @@
-"""Pairs of modalities of one scene, which is as much as training may see together, and where their samples
-come from.
+"""Pairs of modalities of one sample, as much as training sees together; which of them it may see; and where
+their samples come from.
 """
 
+from collections.abc import Collection, Set
 from typing import Any
 
 from codi.types import InputError, Modality
+from data.source import Source
 from data.world import PAIRS
-from training.stages.files import close
+from training.config import Config
 
 Pair = tuple[Modality, Modality]
 
 
-def parse_pair(name: str) -> Pair:
+Rule = Collection[Set[Modality]] | None
+
+
+def rule_of(config: Config) -> Rule:
+    """Returns the pairs that a run may see together: of scenes those of the world, where what is held out
+    shows what was learned; of one's own files None, which is any two.
+    """
+    scenes = not config.data or config.data.get("world") is not None
+    return PAIRS if scenes else None
+
+
+def may_meet(first: Modality, second: Modality, rule: Rule) -> bool:
+    """Returns whether training may see two modalities of one sample together."""
+    return first is not second and (rule is None or {first, second} in rule)
+
+
+def parse_pair(name: str, rule: Rule) -> Pair:
     """ "audio+video" -> its modalities. Raises `InputError` for a pair that training may not see."""
     pair = tuple(Modality.parse(part) for part in name.split("+"))
-    if len(pair) != 2 or set(pair) not in PAIRS:
+    if len(pair) != 2 or not may_meet(*pair, rule):
         raise InputError(
             f"options: pairs names {name!r}: expected two modalities that training may see together, such as "
             "audio+video"
@@ -22,12 +40,10 @@ def parse_pair(name: str) -> Pair:
     return pair
 
 
-class PairSource:
+class PairSource(Source):
     """One batch of every pair, each as large as its share says."""
 
-    infinite = True
-
-    def __init__(self, sources: dict[Pair, Any], shares: dict[Pair, float]):
+    def __init__(self, sources: dict[Pair, Source], shares: dict[Pair, float]):
         self.sources, self.shares = sources, shares
 
     def __len__(self) -> int:
@@ -41,23 +57,18 @@ class PairSource:
             "+".join(pair): source.fetch(_stretched(indices, self.shares[pair]))
             for pair, source in self.sources.items()
         }
-        ids = [name for batch in batches.values() for name in batch.get("ids", [])]
+        ids = [name for batch in batches.values() for name in batch.ids or []]
         return batches | ({"ids": ids} if ids else {})
 
     @property
     def bad(self) -> int:
         """Bad samples met so far."""
-        return sum(getattr(source, "bad", 0) for source in self.sources.values())
+        return sum(source.bad for source in self.sources.values())
 
     def close(self) -> None:
         """Ends what the sources have running."""
         for source in self.sources.values():
-            close(source)
-
-
-def first_samples(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """The first `count` samples of every list and tensor of a batch."""
-    return {name: value[:count] for name, value in batch.items()}
+            source.close()
 
 
 def _stretched(indices: list[int], share: float) -> list[int]:

@@ -2,8 +2,6 @@
 other media as encoded.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,18 +10,17 @@ from torch.nn import functional
 from codi.models.conditioning import TextTower, null_prompt
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
-from data.world import PAIRS, prompted_facts
-from training.stages.files import paraphrases
+from data.batch import Batch
+from data.world import prompted_facts
+from training.stages.pairs import Rule, may_meet
 
 MOST_OF_SECOND = 0.7  # of an interpolated prompt: the first, which may be of another tower, is always heard
 
 
-def check_prompts(modality: Modality, shares: dict[str, float]) -> None:
-    """Raises `InputError` for a kind of prompt that training on the world may not see together with what is
-    generated.
-    """
+def check_prompts(modality: Modality, shares: dict[str, float], rule: Rule) -> None:
+    """Raises `InputError` for a kind of prompt that training may not see together with what is generated."""
     for prompt in map(Modality.parse, shares):
-        if prompt is not modality and {modality, prompt} not in PAIRS:
+        if prompt is not modality and not may_meet(modality, prompt, rule):
             raise InputError(
                 f"options: prompts names {prompt}: expected a modality that training sees together with "
                 f"{modality}"
@@ -62,7 +59,7 @@ class Prompts:
     def to(self, device: torch.device) -> None:
         self.text.to(device)
 
-    def tokens(self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False) -> Tensor:
+    def tokens(self, batch: Batch, generator: torch.Generator, text_only: bool = False) -> Tensor:
         """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise,
         dropout.
         """
@@ -70,7 +67,7 @@ class Prompts:
 
     @torch.no_grad()
     def draw(
-        self, batch: dict[str, Any], generator: torch.Generator, text_only: bool = False
+        self, batch: Batch, generator: torch.Generator, text_only: bool = False
     ) -> tuple[Tensor, list[Modality]]:
         """`tokens`, and of which kind each of them is."""
         rng = np.random.default_rng(
@@ -83,8 +80,9 @@ class Prompts:
         for number, name in enumerate(self.names):
             if name is not Modality.TEXT and not text_only:
                 chosen = torch.from_numpy(kind == number).to(tokens.device)[:, None]
-                if f"{name}_mask" in batch:  # a file that lacks this medium keeps its caption
-                    chosen = chosen & batch[f"{name}_mask"].to(tokens.device)[:, None]
+                mask = batch.named.get(f"{name}_mask")
+                if mask is not None:  # a file that lacks this medium keeps its caption
+                    chosen = chosen & mask.to(tokens.device)[:, None]
                 tokens = torch.where(chosen, batch[f"{name}_token"].to(tokens), tokens)
                 kinds = [name if here else before for here, before in zip(chosen[:, 0].tolist(), kinds)]
         if self.interpolation:
@@ -92,20 +90,20 @@ class Prompts:
             weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[
                 :, None
             ]
-            others = self.sentences(batch, rng) if "scenes" in batch else paraphrases(batch)
+            others = batch.paraphrases() if batch.scenes is None else self.sentences(batch, rng)
             tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
         tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
         return self.drop(tokens[:, None], generator), kinds
 
     @staticmethod
-    def sentences(batch: dict[str, Any], rng: np.random.Generator) -> list[str] | None:
+    def sentences(batch: Batch, rng: np.random.Generator) -> list[str] | None:
         """A caption per sample: of a scene some of its facts, of a file what is said of it; None where nobody
         asked what.
         """
-        if "scenes" not in batch:
-            return batch.get("text")
-        return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch["scenes"]]
+        if batch.scenes is None:
+            return batch.named.get("text")
+        return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch.scenes]
 
     def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
         """The null prompt in a share of the samples."""

@@ -1,11 +1,11 @@
-"""Foresight: from a heard environment one must be able to tell *when* the listener's latent changes.
+"""The temporal-change loss: an environment must say *when* the latent that attends to it changes.
 
-Adapters start silent and speak through a frozen denoiser, so an encoder learns from them late what they need;
+Adapters start at zero and act through a frozen denoiser, so an encoder learns late from them what they need;
 that a ball touches the floor between two frames is for it to find out. Here a small decoder, thrown away
-after training, reads the environment and the prompt and says how much the listener's clean latent changes
-from step to step; its error reaches the encoder directly. What changes is left open, so that content does not
-drown time. No labels: the latent says itself where something happens. B batch, L environment tokens, D their
-width, S steps of the listener along time.
+after training, reads the environment and the prompt and predicts how much the attending modality's clean
+latent changes from step to step; its error reaches the encoder directly. What changes is left
+open, so that content does not drown time. No labels: the latent says itself where something happens. B batch,
+L environment tokens, D their width, S steps of the attending modality along time.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from codi.types import Modality
 
 
 class TemporalChangeDecoder(nn.Module):
-    """One decoder for each modality that listens; `rates` holds its latent steps per second."""
+    """One decoder for each attending modality; `rates` holds its latent steps per second."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class TemporalChangeDecoder(nn.Module):
         self.out = nn.ModuleDict({name: nn.Linear(dim, 1) for name in self.rates})
 
     def forward(self, modality: Modality, x_0: Tensor, env: Environment, context: Tensor) -> Tensor:
-        """Squared error per sample (B,) of `changes` of x_0 (B, C, S, ...), told from env (B, L, D) and
+        """Squared error per sample (B,) of `changes` of x_0 (B, C, S, ...), predicted from env (B, L, D) and
         context (B, 1, .). 1: nothing is known.
         """
         name, wanted = modality.value, changes(x_0)
@@ -54,7 +54,7 @@ class TemporalChangeDecoder(nn.Module):
 
 
 class WithTemporalChange(nn.Module):
-    """A denoiser, and a layer that tells from the tokens of its frame transformer how its clean latent
+    """A denoiser, and a layer that predicts from the tokens of its frame transformer how its clean latent
     changes.
 
     What a denoiser loses by an irregular rhythm is little beside what it loses by everything else. The layer
@@ -70,14 +70,14 @@ class WithTemporalChange(nn.Module):
         self.out = nn.Linear(norm.normalized_shape[0], steps)
 
     def forward(self, *given: Any) -> Tensor:
-        """The denoiser's answer; what its tokens foresee of it is asked next."""
+        """Returns the denoiser's prediction; `temporal_change_loss` reads its tokens next."""
         return self.denoiser(*given)
 
     def temporal_change_loss(self, x_0: Tensor) -> Tensor:
-        """Squared error per sample (B,) of `changes` of x_0 (B, C, S, ...), told by the last pass."""
+        """Squared error per sample (B,) of `changes` of x_0 (B, C, S, ...), predicted by the last pass."""
         wanted = changes(x_0)
-        told = self.out(self.tokens).flatten(1)[:, : wanted.shape[1]]  # (B, S - 1)
-        return (told - wanted).square().mean(1)
+        predicted = self.out(self.tokens).flatten(1)[:, : wanted.shape[1]]  # (B, S - 1)
+        return (predicted - wanted).square().mean(1)
 
 
 def changes(x_0: Tensor) -> Tensor:

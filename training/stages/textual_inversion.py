@@ -26,6 +26,7 @@ from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene, caption, render_images
 from data.world import scene_at
 from training.config import Config, strict
+from training.stages import Source, Stage
 from training.stages.common import write_png
 from training.stages.denoise import DenoiseStage
 from training.stages.latents import autoencoder_of, tower_of
@@ -78,7 +79,7 @@ class InversionOptions:
             )
 
 
-class InversionStage:
+class InversionStage(Stage):
     """One word."""
 
     identity = ("word", "facts", "images")
@@ -86,8 +87,8 @@ class InversionStage:
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(InversionOptions, config.options, where="options")
-        for name in ("part", "data"):
-            if given := getattr(config, name):
+        for name, given in (("part", config.part), ("data", config.data)):
+            if given:
                 raise InputError(
                     f"{name}: {', '.join(given)}: expected none; pictures come from options: images, or facts"
                 )
@@ -198,20 +199,22 @@ class InversionStage:
         }
         (folder / "agreement.json").write_text(json.dumps(scores) + "\n", encoding="utf-8")
 
-    @staticmethod
-    def target(model: Path, config: Config) -> Path:
-        """Where in a model folder the run's result goes."""
-        return model / FOLDER / config.output.name
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        return (f"{FOLDER}/{config.output.name}",)
+
+    @classmethod
+    def reads(cls, config: Config) -> list[str]:
+        pictures = config.options.get("images")
+        return [str(pictures)] if pictures else super().reads(config)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Writes words/<run>/learned_embeds.safetensors into the model folder."""
-        save_words(self.target(folder, self.config), self.tower, base=folder.resolve().name)
+        save_words(folder / self.produces(self.config)[0], self.tower, base=folder.resolve().name)
 
 
-class Pictures:
+class Pictures(Source):
     """A few pictures again and again, each time in another sentence."""
-
-    infinite = True
 
     def __init__(self, latents: Tensor, tokens: Tensor, scenes: list[Scene] | None, stage: InversionStage):
         self.latents, self.tokens, self.scenes, self.stage = latents, tokens, scenes, stage

@@ -70,17 +70,21 @@ class TowerStage(AlignStage):
     def tower(self, module: Contrast) -> nn.Module:
         return module.towers["tower"]
 
-    @staticmethod
-    def target(model: Path, config: Config) -> Path:
-        """Where in a model folder the run's result goes."""
-        return model / FOLDER / config.output.name
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        """None of the model's own parts."""
+        return ()
+
+    @classmethod
+    def produces(cls, config: Config) -> tuple[str, ...]:
+        return (f"{FOLDER}/{config.output.name}",)
 
     def export(self, module: Contrast, folder: Path) -> None:
         """Measures the bridge's mean, then writes towers/<run>/ into the model folder, beside the tower that
         is there.
         """
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
-        export_part(self.tower(module), self.target(folder, self.config))
+        export_part(self.tower(module), folder / self.produces(self.config)[0])
 
 
 def find_class(name: str) -> type:

@@ -1,0 +1,108 @@
+"""A batch as every source of scenes or files gives it."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codi.types import InputError
+from codi.world import Scene, caption
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch(Mapping[str, Any]):
+    """B samples, and what is known of them. Also a mapping: whatever it has, by name.
+
+    Attributes:
+        index: the places of the samples in the order of their source.
+        named: media or latents by their modality ("audio": (B, ...)), prompt tokens ("audio_token": (B, D)),
+            which samples have a medium ("audio_mask": (B,) boolean), and one caption of each ("text").
+        scenes: the scenes that they show; None of files.
+        rows: of files {"id", "captions"} of each; None of scenes, and where both are mixed.
+    """
+
+    index: list[int] = field(default_factory=list)
+    named: dict[str, Any] = field(default_factory=dict)
+    scenes: list[Scene] | None = None
+    rows: list[dict[str, Any]] | None = None
+
+    @property
+    def ids(self) -> list[str] | None:
+        """The names of the samples of files."""
+        return None if self.rows is None else [row["id"] for row in self.rows]
+
+    def captions(self, rng: np.random.Generator | None = None) -> list[str]:
+        """Returns a sentence for each sample that says all there is to say: of a scene every fact (in new
+        words with `rng`), of a file its caption.
+        """
+        if self.scenes is not None:
+            return [caption(scene, rng=rng) for scene in self.scenes]
+        return self.named["text"]
+
+    def paraphrases(self) -> list[str]:
+        """Returns another caption of the same row beside each caption; the same where there is no other."""
+        if self.rows is None:
+            return self.named["text"]
+        return [_other(text, row["captions"]) for text, row in zip(self.named["text"], self.rows)]
+
+    def equal_captions(self) -> Tensor:
+        """Returns (B, B) float: samples i and j are the same row, or say the same."""
+        said = list(zip(self.ids or self.index, self.named["text"]))
+        return torch.tensor([[float(a == c or b == d) for c, d in said] for a, b in said])
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Returns what a cache keeps of each sample beside its latents, plain JSON: its scene, or the id
+        and the captions of its row. Raises `InputError` where a row lacks a medium.
+        """
+        if self.scenes is not None:
+            return [dataclasses.asdict(scene) for scene in self.scenes]
+        for name, mask in self.named.items():
+            if name.endswith("_mask") and not mask.all():
+                raise InputError(
+                    f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; "
+                    "require it"
+                )
+        return self.rows
+
+    def first(self, count: int) -> "Batch":
+        """Returns the first `count` samples."""
+        return Batch(
+            index=self.index[:count],
+            named={name: value[:count] for name, value in self.named.items()},
+            scenes=None if self.scenes is None else self.scenes[:count],
+            rows=None if self.rows is None else self.rows[:count],
+        )
+
+    def with_named(self, **named: Any) -> "Batch":
+        """Returns the batch with further media, latents or tokens, or others in place of those it has."""
+        return dataclasses.replace(self, named={**self.named, **named})
+
+    def __or__(self, other: "Batch") -> "Batch":
+        """Returns what either has of the same samples; where both have it what `other` has."""
+        return Batch(
+            index=other.index or self.index,
+            named={**self.named, **other.named},
+            scenes=self.scenes if other.scenes is None else other.scenes,
+            rows=self.rows if other.rows is None else other.rows,
+        )
+
+    def _all(self) -> dict[str, Any]:
+        about = {"index": self.index, "scenes": self.scenes, "ids": self.ids, "rows": self.rows}
+        return {name: value for name, value in about.items() if value is not None} | self.named
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+def _other(text: str, captions: list[str]) -> str:
+    return captions[(captions.index(text) + 1) % len(captions)] if text in captions else text
