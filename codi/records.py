@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from codi import renamed
-from codi.types import DTYPES, SIZED, InputError, Modality
+from codi.modalities import kind_of
+from codi.types import DTYPES, SIZES, InputError, Modality
 from codi.version import __version__
 
 FORM = 1
@@ -81,16 +82,9 @@ def resolved(
 def _sizes(outputs: Sequence[Modality], specs: Mapping[Modality, Any]) -> dict[str, float]:
     """Sizes of what was made, by the names of a pipeline's arguments."""
     found: dict[str, float] = {}
-    for modality in (m for m in (Modality.IMAGE, Modality.VIDEO) if m in outputs and m in specs):
-        found["height"], found["width"] = specs[modality].raw_shape[-2:]
-    if Modality.VIDEO in outputs and Modality.VIDEO in specs:
-        found["num_frames"], found["fps"] = (
-            specs[Modality.VIDEO].raw_shape[0],
-            float(specs[Modality.VIDEO].rate),
-        )
-    if Modality.AUDIO in outputs and Modality.AUDIO in specs:
-        found["audio_length_in_s"] = specs[Modality.AUDIO].duration
-    return found
+    for modality in (m for m in Modality if m in outputs and m in specs):
+        found |= kind_of(modality).sizes_of(specs[modality])
+    return {name: found[name] for name in SIZES if name in found}
 
 
 def described(
@@ -120,7 +114,7 @@ def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
     """One prompt."""
     from codi import io
 
-    if modality is Modality.TEXT:
+    if kind_of(modality).in_words:
         what = {"text": str(value)}
     elif isinstance(value, (str, Path)):
         what = io.describe(value)
@@ -208,7 +202,7 @@ class Record:
         names += ["auxiliary_caption", "lengths"]
         found = {name: self.resolved[name] for name in names}
         found |= {name: self.per_output(name) for name in PER_OUTPUT}
-        sizes = {name: self.resolved[name] for name in SIZED if name in self.resolved}
+        sizes = {name: self.resolved[name] for name in SIZES if name in self.resolved}
         return found | sizes
 
     def per_output(self, name: str) -> float | dict[str, float]:
@@ -442,7 +436,7 @@ def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
             "a number of at least 0",
         )
         words, path = entry.get("text"), entry.get("path")
-        if entry["as"] == Modality.TEXT:
+        if entry["as"] in Modality and kind_of(entry["as"]).in_words:
             _need(isinstance(words, str) and words.strip() != "", f"{key}: text", words, "words")
         else:
             _need(words is None, f"{key}: text", words, f"none for {entry['as']}")
@@ -577,7 +571,7 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "fps": lambda value: _is_number(value, 0),
     "audio_length_in_s": lambda value: _is_number(value, 0),
 }
-OPTIONAL = SIZED
+OPTIONAL = SIZES
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
     "weights": _is_text,

@@ -13,7 +13,8 @@ import torch
 from codi.border import check_number
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
-from codi.types import SIZED, InputError, Modality, ModalitySpec, listed
+from codi.modalities import sized
+from codi.types import InputError, Modality, ModalitySpec, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
@@ -244,8 +245,8 @@ def check_count(name: str, value: Any, least: int, most: int | None = None) -> N
 def check_sizes(sizes: Mapping[str, float | None], outputs: Sequence[Modality]) -> None:
     """A size of something that is not made would be ignored silently."""
     for name, value in sizes.items():
-        if value is not None and not any(m in outputs for m in SIZED[name]):
-            able = " or ".join(SIZED[name])
+        if value is not None and not any(m in outputs for m in sized(name)):
+            able = " or ".join(sized(name))
             raise InputError(
                 f"{name} is {value!r}, but no {able} is made: expected {able} among the outputs, or no {name}"
             )
