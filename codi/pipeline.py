@@ -6,6 +6,7 @@ out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "a
 out.save("out/")
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -51,6 +52,14 @@ class _PartNames:
         return [*component_names(), "environment_encoders", "noisy_latent_encoders"]
 
 
+def _by_fixed_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Leaves what has no fixed name out of a signature: diffusers takes each name there for a part."""
+    signature = inspect.signature(init)
+    fixed = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
+    init.__signature__ = signature.replace(parameters=fixed)
+    return init
+
+
 class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
     """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words:
     `codi.adapters`. Parts may be missing; what needs them is then refused by name. `defaults` are the model's
@@ -66,6 +75,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         "->text_autoencoder->image_autoencoder->audio_autoencoder"
     )
 
+    @_by_fixed_names
     def __init__(
         self,
         scheduler: SchedulerMixin,
@@ -128,7 +138,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, DiffusionPipeline):
         expected, optional = super()._get_signature_keys(obj)
         there = cls._optional_components if isinstance(obj, type) else obj.config
         expected = {*expected, *(name for name in cls._optional_components if name in there)}
-        return sorted(expected - {"more"}), optional
+        return sorted(expected), optional
 
     # Loading and saving
 
