@@ -11,6 +11,7 @@ from typing import Any
 from codi import jobs, records
 from codi.border import parse_scale
 from codi.jobs import Item, Job
+from codi.modalities import kind_of
 from codi.records import Record
 from codi.types import EMBEDDED, InputError, Modality
 from codi.version import __version__
@@ -53,13 +54,13 @@ def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[li
 def _is_exact(args: argparse.Namespace) -> bool:
     """Whether the command line names nothing that changes what is made."""
     named = [name for name in (*DRAWING, *PLACING) if getattr(args, name) is not None]
-    return not named and not any(getattr(args, name) for name in (*jobs.PROMPTS, "lora", "words"))
+    return not named and not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
 
 
 def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
     outputs = jobs.parse_outputs(args.to) or record.outputs
-    items = {key: _items(record, args, key, m) for key, m in jobs.PROMPTS.items()}
-    changed = outputs != record.outputs or any(getattr(args, key) for key in jobs.PROMPTS)
+    items = {key: _items(record, args, key, m) for key, m in jobs.prompt_keys().items()}
+    changed = outputs != record.outputs or any(getattr(args, key) for key in jobs.prompt_keys())
     try:
         return Job(
             id=name,
@@ -97,7 +98,7 @@ def _items(record: Record, args: argparse.Namespace, key: str, modality: Modalit
 
 def _item(record: Record, row: Mapping[str, Any]) -> Item:
     modality = Modality(row["as"])
-    value = row["text"] if modality is Modality.TEXT else records.check_input(record.source, row)
+    value = row["text"] if kind_of(modality).in_words else records.check_input(record.source, row)
     return Item(modality=modality, value=value, weight=row["weight"])
 
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from typing import Any
 
@@ -80,8 +80,9 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
     Raises `InputError` for an argument that is given twice under two names, and for one that nobody knows,
     naming the nearest.
     """
-    signature = inspect.signature(call)
-    positional = list(signature.parameters)[1:]
+    parameters = list(inspect.signature(call).parameters.values())[1:]
+    positional = [item.name for item in parameters if item.kind is not item.VAR_KEYWORD]
+    open_ended = len(positional) < len(parameters)  # it takes prompts of modalities that it does not name
 
     @functools.wraps(call)
     def resolved(self: Any, *values: Any, **options: Any) -> Any:
@@ -97,13 +98,19 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
                 )
             given[name] = value
         given = renamed.rename_arguments(_without_aliases(given))
+        known = [*positional, *(_further_prompts(positional) if open_ended else ())]
         for name in given:
-            if name not in positional:
-                raise InputError(_unknown(name, positional))
+            if name not in known:
+                raise InputError(_unknown(name, known))
         numbers = {name: _number(name, value) for name, value in given.items() if name in NUMBERS}
         return call(self, **given | numbers)
 
     return resolved
+
+
+def _further_prompts(named: Collection[str]) -> list[str]:
+    """Arguments for prompts of registered modalities that a signature does not name."""
+    return [name for m in Modality for name in (m.value, f"negative_{m}") if name not in named]
 
 
 def _number(name: str, value: Any) -> Any:

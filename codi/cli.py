@@ -17,9 +17,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, options
+from codi import __version__, bench, convert, modalities, options
 from codi.start_up import wait_passively
-from codi.types import DTYPES, InputError
+from codi.types import DTYPES, InputError, Modality, listed
 
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
@@ -104,7 +104,7 @@ def _add_generate(commands: Any) -> None:
     )
     _add_prompts(generate)
     generate.add_argument(
-        "--to", metavar="KINDS", help="what to make, separated by commas: text, image, audio, video"
+        "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
     generate.add_argument(
         "-o",
@@ -210,25 +210,20 @@ def _add_adapters(generate: Any) -> None:
 
 
 def _add_prompts(generate: Any) -> None:
-    files = {
-        "image": "png, jpg, webp, gif",
-        "audio": "wav, flac, mp3, ogg, m4a",
-        "video": "mp4, webm, mov, avi",
-    }
     for sign, title in (
         ("", "prompts (any number of any kind)"),
         ("negative-", "what to steer away from (any number of any kind)"),
     ):
         group = generate.add_argument_group(title)
-        group.add_argument(f"--{sign}text", action="append", default=[], metavar="WORDS", help="a sentence")
-        if not sign:
-            group.add_argument(
-                "--strict", action="store_true", help="a word that the model cannot read is an error"
-            )
-        for kind, suffixes in files.items():
-            group.add_argument(
-                f"--{sign}{kind}", action="append", default=[], metavar="FILE", help=f"a file ({suffixes})"
-            )
+        for kind in modalities.kinds():
+            option = f"--{sign}{kind.name.replace('_', '-')}"
+            metavar = "WORDS" if kind.in_words else "FILE"
+            what = "a sentence" if kind.in_words else f"a file ({kind.prompt_file})"
+            group.add_argument(option, action="append", default=[], metavar=metavar, help=what)
+            if kind.in_words and not sign:
+                group.add_argument(
+                    "--strict", action="store_true", help="a word that the model cannot read is an error"
+                )
 
 
 # Commands --------------------------------------------------------------

@@ -13,16 +13,15 @@ from typing import Any
 
 from codi import renamed
 from codi.border import check_address, parse_scale
-from codi.types import SIZED, InputError, Modality, blame
+from codi.modalities import kind_of, sized
+from codi.types import InputError, Modality, blame, listed
 
 NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
 SCALES = ("guidance", "sync_guidance", "start_offset")  # a number, or one for each output
 # of what is made, and the kind of number
 SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}
-PROMPTS = {sign + m.value: m for sign in ("", "negative_") for m in Modality}  # keys of prompts
 SWITCHES = ("sync", "auxiliary_caption")  # on or off
 LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
-KEYS = ("id", "to", *PROMPTS, *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
 RANDOM = "random"  # a seed that is drawn
 DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from may decide, too
     "samples": 1,
@@ -35,13 +34,17 @@ DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from m
     "device": "auto",
     "batch": 16,
 }
-SUFFIXES = {
-    Modality.TEXT: (".txt",),
-    Modality.IMAGE: (".png",),
-    Modality.AUDIO: (".wav", ".mp4"),
-    Modality.VIDEO: (".mp4",),
-}
 PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
+
+
+def prompt_keys() -> dict[str, Modality]:
+    """Returns the keys of prompts, and of negative ones, with the modality that each is for."""
+    return {sign + m.value: m for sign in ("", "negative_") for m in Modality}
+
+
+def job_keys() -> tuple[str, ...]:
+    """Returns the keys that a line of a file of jobs may have."""
+    return ("id", "to", *prompt_keys(), *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,7 @@ class Job:
     def __post_init__(self) -> None:
         if not self.items:
             raise InputError(
-                f"{self.origin}no prompt: expected at least one of text, image, audio, video, e.g. --text 'a "
+                f"{self.origin}no prompt: expected at least one of {listed(Modality)}, e.g. --text 'a "
                 "red ball'"
             )
         if not self.outputs:
@@ -121,7 +124,7 @@ class Job:
     def _check_size(self, name: str, value: float) -> None:
         """What no model can make; the rest is for the model to say."""
         if not applies(name, self.outputs):
-            able = " or ".join(SIZED[_argument(name)])
+            able = " or ".join(sized(_argument(name)))
             raise InputError(
                 f"{self.origin}{name} is {value:g}, but no {able} is made: expected {able} in --to, or no "
                 f"{name}"
@@ -183,7 +186,7 @@ class Job:
     @property
     def clip(self) -> Path | None:
         """The file of its first video prompt."""
-        return next((Path(item.value) for item in self.items if item.modality is Modality.VIDEO), None)
+        return next((Path(item.value) for item in self.items if kind_of(item.modality).takes_sound), None)
 
     @property
     def group(self) -> str:
@@ -195,7 +198,9 @@ class Job:
         """The files that its samples may be written as in the folder `out`, where they go by its
         own names.
         """
-        return [out / (name + suffix) for name in self.names for m in self.outputs for suffix in SUFFIXES[m]]
+        kinds = [kind_of(m) for m in self.outputs]
+        suffixes = [suffix for kind in kinds for suffix in (kind.suffix, *kind.more_suffixes)]
+        return [out / (name + suffix) for name in self.names for suffix in suffixes]
 
     def check(self, out: Path, numbered: bool = False) -> None:
         """Raises `InputError` for a file that can be no prompt, or that what is made would overwrite in the
@@ -203,13 +208,12 @@ class Job:
 
         numbered: what is made gets numbers that are free.
         """
-        from codi import io
-
         made = set() if numbered else {path.resolve() for path in self.files(out)}
         for item in (*self.items, *self.negatives):
-            if item.modality is not Modality.TEXT:
+            kind = kind_of(item.modality)
+            if not kind.in_words:
                 with blame(self.origin):
-                    io.check_prompt(item.value, item.modality, PROMPT_SECONDS)
+                    kind.check_file(item.value, PROMPT_SECONDS)
                     if Path(item.value).resolve() in made:
                         raise InputError(
                             f"{item.value} would be overwritten by what is made from it: name another folder "
@@ -225,7 +229,7 @@ class Job:
 def _described(item: Item) -> dict[str, Any]:
     from codi import io
 
-    what = {"text": item.value} if item.modality is Modality.TEXT else io.describe(item.value)
+    what = {"text": item.value} if kind_of(item.modality).in_words else io.describe(item.value)
     return {"as": str(item.modality), "weight": item.weight} | what
 
 
@@ -250,14 +254,14 @@ def parse_item(modality: Modality, text: str) -> Item:
 
 
 def _item(modality: Modality, value: str, weight: float) -> Item:
+    in_words = kind_of(modality).in_words
     if not value.strip():
         raise InputError(
-            f"an empty {modality} prompt: expected "
-            f"{'words' if modality is Modality.TEXT else 'the name of a file'}"
+            f"an empty {modality} prompt: expected {'words' if in_words else 'the name of a file'}"
         )
-    if modality is not Modality.TEXT:
+    if not in_words:
         check_address(value)
-    if modality is Modality.TEXT and not _is_unicode(value):
+    if in_words and not _is_unicode(value):
         raise InputError(
             f"the text prompt {ascii(value)[:80]} is not UTF-8: expected words; set the terminal to UTF-8"
         )
@@ -284,7 +288,7 @@ def _argument(size: str) -> str:
 
 def applies(name: str, outputs: tuple[Modality, ...]) -> bool:
     """Whether a size of `SIZES` speaks of anything that is made."""
-    return any(m in outputs for m in SIZED[_argument(name)])
+    return any(m in outputs for m in sized(_argument(name)))
 
 
 def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
@@ -319,7 +323,9 @@ def draw_seed(seed: int | str, origin: str = "") -> int:
 
 def from_arguments(args: argparse.Namespace) -> Job:
     """The one job that the command line describes."""
-    prompts = {key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in PROMPTS.items()}
+    prompts = {
+        key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in prompt_keys().items()
+    }
     settings = {name: option(args, name) for name in (*NUMBERS, *SWITCHES, "lengths")}
     settings |= {"drawn": settings["seed"] == RANDOM, "seed": draw_seed(settings["seed"])}
     scales = {name: _scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in SCALES}
@@ -348,7 +354,7 @@ def from_file(args: argparse.Namespace) -> list[Job]:
     """
     from codi import io
 
-    if given := [f"--{key.replace('_', '-')}" for key in PROMPTS if getattr(args, key)]:
+    if given := [f"--{key.replace('_', '-')}" for key in prompt_keys() if getattr(args, key)]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
     try:
@@ -386,8 +392,9 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))
-        if unknown := [key for key in row if key not in KEYS]:
-            raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(KEYS)}")
+        known = job_keys()
+        if unknown := [key for key in row if key not in known]:
+            raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(known)}")
         name = str(row.get("id", ""))
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
             raise InputError(
@@ -395,7 +402,8 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
                 "another than 'manifest...'"
             )
         prompts = {
-            key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent)) for key, m in PROMPTS.items()
+            key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent))
+            for key, m in prompt_keys().items()
         }
         drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
         numbers = {
@@ -459,7 +467,7 @@ def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterat
                 f"{key} is {json.dumps(entry)[:80]}: expected a string, or {{'value': ..., 'weight': ...}}, "
                 "or a list of these"
             )
-        value = item.value if modality is Modality.TEXT else str(folder / item.value)
+        value = item.value if kind_of(modality).in_words else str(folder / item.value)
         yield Item(modality=modality, value=value, weight=item.weight)
 
 

@@ -1,7 +1,7 @@
 """What a pipeline gives back: lists per modality, and writing them as files."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +9,18 @@ from codi.libraries import leave_out_broken
 
 leave_out_broken()  # before the first import of diffusers
 
-import numpy as np
 import torch
 from diffusers.utils.outputs import BaseOutput
-from PIL import Image
-from torch import Tensor
 
 from codi import io, records
+from codi.modalities import Attribute, kind_of
 from codi.records import Record, read_record
 from codi.types import InputError, Latents, Modality
 from codi.version import __version__
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
-WRITTEN = (".mp4", ".wav", ".png", ".txt")  # suffixes of what `save` writes
-DUBBED = (".mov", ".mkv", ".webm")  # and of a clip with its new sound that mp4 does not take
-FIELDS = {
-    Modality.TEXT: "texts",
-    Modality.IMAGE: "images",
-    Modality.AUDIO: "audios",
-    Modality.VIDEO: "videos",
-}
+DUBBED = (".mov", ".mkv", ".webm")  # suffixes of a clip with its new sound that mp4 does not take
+FIELDS = Attribute("field")
 
 __all__ = ["CoDiOutput", "Record", "read_record"]
 
@@ -49,6 +41,7 @@ class CoDiOutput(BaseOutput):
                    of all
     model          name of what made them, for the comment in the files
     clip           the file whose picture the sounds were made for
+    others         media of modalities that have no field here, by modality; `out.of(name)` gives any
     outputs        what was asked for, in that order, which is the order of `to_tuple` and of `out[0]`
     settings       every setting of the call, the model's own values included (see `codi.records`)
     origin         outputs, prompts and model, as a record has them
@@ -68,6 +61,18 @@ class CoDiOutput(BaseOutput):
     clip: Path | None = None
     outputs: list[Modality] = field(default_factory=list)
 
+    def of(self, modality: Modality | str) -> list[Any]:
+        """Returns the media of one modality, one for each sample; an empty list where none were made."""
+        modality = Modality.parse(modality)
+        return self.others.get(modality) or getattr(self, kind_of(modality).field, [])
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns the media of a modality without a field here, by its kind's name for the list."""
+        for modality, made in self.__dict__.get("others", {}).items():
+            if FIELDS[modality] == name:
+                return made
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def frames(self) -> list[Any]:
         """The videos, by diffusers' name."""
@@ -82,12 +87,17 @@ class CoDiOutput(BaseOutput):
         """
         if self.latents is not None:
             return tuple(self.latents[m] for m in self.outputs or self.latents)
-        made = self.outputs or [m for m in FIELDS if getattr(self, FIELDS[m])]
-        return tuple(getattr(self, FIELDS[m]) for m in made)
+        return tuple(self.of(m) for m in self.outputs or self.made)
+
+    @property
+    def made(self) -> list[Modality]:
+        """The modalities of which there are media here, in the order of registration."""
+        return [m for m in FIELDS if self.of(m)]
 
     settings: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
     batch: list[dict[str, int]] = field(default_factory=list)
+    others: dict[Modality, list[Any]] = field(default_factory=dict)
 
     def save(self, folder: str | Path, names: list[str] | None = None, overwrite: bool = False) -> list[Path]:
         """Writes NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample;
@@ -101,7 +111,7 @@ class CoDiOutput(BaseOutput):
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
-        io.check_writers(m for m in Modality if getattr(self, FIELDS[m]))
+        io.check_writers(self.made)
         folder = io.check_folder(folder)
         if names is None and not overwrite:
             return [path for k in range(len(self.seeds)) for path in self._save_numbered(folder, k)]
@@ -132,17 +142,11 @@ class CoDiOutput(BaseOutput):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Those that `save` may write."""
-        fields = dict(zip(WRITTEN, (self.videos, self.audios, self.images, self.texts)))
         dubbed = (".mp4", *DUBBED) if self.clip is not None and self.audios and not self.videos else ()
-        return (*(suffix for suffix, made in fields.items() if made), *dubbed)
+        return (*(kind_of(m).suffix for m in reversed(self.made)), *dubbed)
 
     def _save_sample(self, folder: Path, name: str, k: int) -> list[Path]:
-        made = [
-            modality
-            for modality in (Modality.VIDEO, Modality.AUDIO, Modality.IMAGE, Modality.TEXT)
-            if getattr(self, FIELDS[modality])
-        ]
-        paths = [Path(_WRITERS[modality](self, folder / name, k)) for modality in made]
+        paths = [Path(kind_of(m).write(self, folder / name, k)) for m in reversed(self.made)]
         if self.clip is not None and self.audios and not self.videos:
             wave = torch.as_tensor(self.audios[k])
             dubbed = io.save_dubbed(
@@ -173,67 +177,12 @@ class CoDiOutput(BaseOutput):
 
 
 def formatted(modality: Modality, raw: Any, output_type: str) -> list[Any]:
-    """Decoded media (B, ...) of one modality -> a list in the form of `output_type`."""
-    return _FORMATTERS[modality](raw, output_type)
+    """Returns decoded media (B, ...) of one modality as a list in the form of `output_type`."""
+    return kind_of(modality).formatted(raw, output_type)
 
 
-def _format_images(raw: Tensor, output_type: str) -> list[Any]:
-    pixels = list(io.from_unit(raw).cpu())
-    if output_type == "pt":
-        return pixels
-    arrays = [np.ascontiguousarray(picture.permute(1, 2, 0).numpy()) for picture in pixels]
-    return arrays if output_type == "np" else [Image.fromarray(array) for array in arrays]
-
-
-def _format_videos(raw: Tensor, output_type: str) -> list[Any]:
-    clips = list(io.from_unit(raw).cpu())
-    return [clip.permute(0, 2, 3, 1).numpy() for clip in clips] if output_type == "np" else clips
-
-
-def _format_audios(raw: Tensor, output_type: str) -> list[Any]:
-    waves = list(raw.float().clamp(-1, 1).cpu())
-    return [wave.numpy() for wave in waves] if output_type == "np" else waves
-
-
-_FORMATTERS: dict[Modality, Callable[[Any, str], list[Any]]] = {
-    Modality.TEXT: lambda raw, output_type: list(raw),
-    Modality.IMAGE: _format_images,
-    Modality.AUDIO: _format_audios,
-    Modality.VIDEO: _format_videos,
-}
-
-
-def _write_text(out: CoDiOutput, stem: Path, k: int) -> Path:
-    return io.save_text(_suffixed(stem, ".txt"), out.texts[k] + "\n")
-
-
-def _write_image(out: CoDiOutput, stem: Path, k: int) -> Path:
-    image = out.images[k]
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    return io.save_image(_suffixed(stem, ".png"), picture, out.comment(k), out.record_text(k))
-
-
-def _write_audio(out: CoDiOutput, stem: Path, k: int) -> Path:
-    wave = torch.as_tensor(out.audios[k])
-    return io.save_audio(_suffixed(stem, ".wav"), wave, out.sampling_rate, out.comment(k), out.record_text(k))
-
-
-def _write_video(out: CoDiOutput, stem: Path, k: int) -> Path:
-    clip = out.videos[k]
-    frames = torch.from_numpy(clip).permute(0, 3, 1, 2) if isinstance(clip, np.ndarray) else clip
-    sound = dict(audio=torch.as_tensor(out.audios[k]), sampling_rate=out.sampling_rate) if out.audios else {}
-    return io.save_video(
-        _suffixed(stem, ".mp4"), frames, out.fps, **sound, comment=out.comment(k), record=out.record_text(k)
-    )
-
-
-def _suffixed(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
-
-
-_WRITERS: dict[Modality, Callable[[CoDiOutput, Path, int], Path]] = {
-    Modality.TEXT: _write_text,
-    Modality.IMAGE: _write_image,
-    Modality.AUDIO: _write_audio,
-    Modality.VIDEO: _write_video,
-}
+def as_fields(media: Mapping[Modality, list[Any]]) -> dict[str, Any]:
+    """Returns lists of media as arguments of a `CoDiOutput`, in `others` those without a field of theirs."""
+    own = {item.name for item in fields(CoDiOutput)}
+    named = {FIELDS[m]: made for m, made in media.items() if FIELDS[m] in own}
+    return named | {"others": {m: made for m, made in media.items() if FIELDS[m] not in own}}

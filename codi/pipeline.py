@@ -6,6 +6,7 @@ out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "a
 out.save("out/")
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -34,9 +35,10 @@ from codi.joint import caption_prior
 from codi.joint.sampler import JointSampler
 from codi.joint.scheduler_check import check_scheduler
 from codi.memory import MemoryMixin
+from codi.modalities import component_names, kind_of
 from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
-from codi.outputs import FIELDS, CoDiOutput, formatted
+from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
 from codi.request import Request
 from codi.types import EMBEDDED, InputError, Latents, Modality, ModalitySpec, listed
@@ -46,25 +48,28 @@ PRIOR_DRAWS = 16  # of noise, over which a prior's mean is taken
 __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
 
+class _PartNames:
+    """The names of all parts that a model may have, asked anew each time: modalities may be registered."""
+
+    def __get__(self, pipeline: Any, owner: Any = None) -> list[str]:
+        return [*component_names(), "environment_encoders", "noisy_latent_encoders"]
+
+
+def _by_fixed_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Leaves what has no fixed name out of a signature: diffusers takes each name there for a part."""
+    signature = inspect.signature(init)
+    fixed = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
+    init.__signature__ = signature.replace(parameters=fixed)
+    return init
+
+
 class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words:
     `codi.adapters`. Parts may be missing; what needs them is then refused by name. `defaults` are the model's
     own values for what a call leaves out (the keys of `settings.DEFAULTS`), saved with it.
     """
 
-    _optional_components = [
-        "text_autoencoder",
-        "image_autoencoder",
-        "audio_autoencoder",
-        "text_tower",
-        "vision_tower",
-        "audio_tower",
-        "text_denoiser",
-        "vision_denoiser",
-        "audio_denoiser",
-        "environment_encoders",
-        "noisy_latent_encoders",
-    ]
+    _optional_components = _PartNames()
     _folder: Path | None = None  # that the parts came from
     _weights: str | None = None
     _callback_tensor_inputs = ["latents", "prompt_embeds"]
@@ -73,6 +78,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         "->text_autoencoder->image_autoencoder->audio_autoencoder"
     )
 
+    @_by_fixed_names
     def __init__(
         self,
         scheduler: SchedulerMixin,
@@ -88,7 +94,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         environment_encoders: ModelMixin | None = None,
         noisy_latent_encoders: ModelMixin | None = None,
         defaults: dict | None = None,
+        **more: ModelMixin | None,
     ):
+        """Takes the parts by name; as `more` those of modalities that were registered (`codi.modalities`)."""
         super().__init__()
         # whatever replaces it is held to it, and to what the model was trained with
         self._own_scheduler = scheduler
@@ -107,6 +115,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             environment_encoders=environment_encoders,
             noisy_latent_encoders=noisy_latent_encoders,
         )
+        settings.check_names("CoDiPipeline", more, self._optional_components)
+        self.register_modules(**more)
         if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
             raise InputError(
                 f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}"
@@ -117,6 +127,16 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         self.register_to_config(defaults=dict(defaults or {}))
         self._kept_card: str | None = None  # of the folder that is being saved to
         self._init_calls()
+
+    @classmethod
+    def _get_signature_keys(cls, obj: Any) -> tuple[list[str], list[str]]:
+        """As in diffusers; the parts of registered modalities are in no signature, and each pipeline has its
+        own of them.
+        """
+        expected, optional = super()._get_signature_keys(obj)
+        there = cls._optional_components if isinstance(obj, type) else obj.config
+        expected = {*expected, *(name for name in cls._optional_components if name in there)}
+        return sorted(expected), optional
 
     # Loading and saving
 
@@ -305,7 +325,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         tokens, weights, model = [], [], self.model
         for modality in (m for m in Modality if m in items):
             tower, spec = model.towers[modality], model.prompt_specs.get(modality)
-            if modality is Modality.TEXT and not empty:
+            if kind_of(modality).in_words and not empty:
                 prompts.note_unread(tower, items[modality])
             for raw in self._prepared(modality, items[modality], tower, spec):
                 tokens += [
@@ -333,7 +353,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         ]
         if (
             not read
-            or [modality for modality, _, _ in heard] == [Modality.TEXT]
+            or (len(heard) == 1 and kind_of(heard[0][0]).in_words)
             or (reader := self._prior()) is None
         ):
             return mixed
@@ -464,6 +484,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **more: Any,
     ) -> CoDiOutput | tuple:
         """Generates `num_samples` sets of outputs that belong together.
 
@@ -510,14 +531,23 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                                     with a delay there are more steps than num_inference_steps, and a lead is
                                     among the tensors. Callbacks of diffusers that switch guidance off
                                     (`SDCFGCutoffCallback`) act; those for what codi lacks are refused
+        more                        prompts of other registered modalities, by their names, and negative_*
         diffusers' names prompt, negative_prompt and num_images_per_prompt (num_videos_..., num_waveforms_...)
         stand for text, negative_text and num_samples; numbers may be numpy's or torch's (`codi.border`).
         Raises `InputError` for anything that cannot be used.
         """
-        items = prompts.collect(dict(zip(Modality, (text, image, audio, video))))
-        negatives = prompts.collect(
-            dict(zip(Modality, (negative_text, negative_image, negative_audio, negative_video))), "negative_"
+        named = more | dict(
+            text=text,
+            image=image,
+            audio=audio,
+            video=video,
+            negative_text=negative_text,
+            negative_image=negative_image,
+            negative_audio=negative_audio,
+            negative_video=negative_video,
         )
+        items = prompts.collect(prompts.by_modality(named))
+        negatives = prompts.collect(prompts.by_modality(named, "negative_"), "negative_")
         if partner_latents is not None:
             if not isinstance(partner_latents, Mapping):
                 came = type(partner_latents).__name__
@@ -610,8 +640,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         latents = {m: latents[m] for m in request.outputs}
         only_latents = request.output_type == "latent" and request.candidates == 1
         media = {} if only_latents else self.decode_latents(latents)
-        if request.sizes["audio_length_in_s"] is not None and Modality.AUDIO in media:
-            media[Modality.AUDIO] = media[Modality.AUDIO][:, : request.specs[Modality.AUDIO].raw_shape[0]]
+        if request.sizes["audio_length_in_s"] is not None:
+            media = {m: kind_of(m).trimmed(raw, request.specs[m]) for m, raw in media.items()}
         choices, kept, num_rows = [], list(range(len(seeds))), len(seeds)
         if request.candidates > 1:
             judged = self._judge(list(request.measures), media, context, clean)
@@ -753,11 +783,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         """
         model = self.model
         heard = self.decode_latents(
-            {m: z.to(self._execution_device) for m, z in clean.items() if m in selection.DETECTORS}
+            {m: z.to(self._execution_device) for m, z in clean.items() if kind_of(m).has_onsets}
         )
-        timed = {
-            m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if m in selection.DETECTORS
-        }
+        timed = {m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if kind_of(m).has_onsets}
         tolerance = max((1 / model.specs[m].latent_rate for m in timed), default=0.0)
         # as prompts are: towers cast later
         fitted = {m: raw.float() if isinstance(raw, Tensor) else raw for m, raw in media.items()}
@@ -775,12 +803,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     ) -> CoDiOutput:
         if output_type == "latent":
             return CoDiOutput(seeds=seeds, latents=latents)
-        made = {FIELDS[m]: formatted(m, raw, output_type) for m, raw in media.items()}
-        rates = {
-            name: specs[m].rate
-            for name, m in (("sampling_rate", Modality.AUDIO), ("fps", Modality.VIDEO))
-            if m in specs
-        }
+        made = as_fields({m: formatted(m, raw, output_type) for m, raw in media.items()})
+        rates = {kind_of(m).rate_field: spec.rate for m, spec in specs.items() if kind_of(m).rate_field}
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
     def _prepared(

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from codi import renamed
+from codi.modalities import kinds
 from codi.types import InputError
 
 INDEX = "model_index.json"
@@ -191,7 +192,8 @@ def load_part(
 
 
 def _find_class(name: str, module: str, kind: str) -> type:
-    if module.split(".")[0] not in ("codi", "diffusers"):
+    own = {type(kind).__module__.split(".")[0] for kind in kinds()}  # whoever registers one vouches for it
+    if module.split(".")[0] not in {"codi", "diffusers"} | own:
         raise InputError(
             f"part {name} of the model is a {module}.{kind}: expected a class of codi or diffusers"
         )

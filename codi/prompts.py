@@ -17,7 +17,7 @@ for `video` is one clip; every other list is several prompts.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -26,13 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi import io, media, wording
+from codi import media, wording
 from codi.border import plain
 from codi.media import kind
+from codi.modalities import kind_of
 from codi.types import InputError, Modality, ModalitySpec, listed
-
-PARTS = {Modality.VIDEO: media.is_picture}  # that in a list make one prompt together
-MARGIN = 0.5  # seconds read beyond a clip's length, for resampling at its end
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Prompt:
 
     value: Any
     weight: float = 1.0
+
+
+def by_modality(arguments: Mapping[str, Any], prefix: str = "") -> dict[Modality, Any]:
+    """Returns the arguments that are called as a modality is, after the prefix, under their modalities."""
+    return {m: arguments[f"{prefix}{m}"] for m in Modality if f"{prefix}{m}" in arguments}
 
 
 def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modality, list[Prompt]]:
@@ -83,7 +86,7 @@ def _as_list(modality: Modality, name: str, value: Any) -> list[Prompt]:
         raise InputError(
             f"{name}=[] holds no prompt: expected at least one item; leave the argument out to give none"
         )
-    if modality in PARTS and isinstance(value, (list, tuple)) and all(map(PARTS[modality], value)):
+    if isinstance(value, (list, tuple)) and all(map(kind_of(modality).is_part, value)):
         items = [list(value)]
     return [_checked(modality, name, item if isinstance(item, Prompt) else Prompt(item)) for item in items]
 
@@ -93,7 +96,7 @@ def _checked(modality: Modality, name: str, prompt: Prompt) -> Prompt:
     weight = plain(prompt.weight)
     if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight) or weight < 0:
         raise InputError(f"weight {weight!r} of a {name} prompt: expected a finite number of at least 0")
-    value = media.settled(name, prompt.value) if modality in _SHAPED else prompt.value
+    value = prompt.value if kind_of(modality).in_words else media.settled(name, prompt.value)
     return Prompt(value, weight)
 
 
@@ -103,16 +106,12 @@ def prepare(modality: Modality, value: Any, spec: ModalitySpec | None, padded: b
 
     padded: a sound that is too short is filled up with silence; False: it keeps its own length.
     """
-    if spec is None and modality in _SHAPED:
+    if spec is None and not kind_of(modality).in_words:
         raise InputError(
             f"this model cannot tell the size of a prompt of kind {modality}: load its autoencoder and "
             "denoiser too"
         )
-    return (
-        _PREPARE[modality](value, spec)
-        if padded or modality is not Modality.AUDIO
-        else _prepare_audio(value, spec, padded=False)
-    )
+    return kind_of(modality).prepare(value, spec, padded)
 
 
 def batches(samples: list[Any]) -> list[Any]:
@@ -137,48 +136,6 @@ def note_unread(tower: Any, items: Sequence[Prompt]) -> None:
     for prompt in items:
         if isinstance(prompt.value, str) and prompt.value.strip():
             wording.report(tower.vocabulary, tower.read(prompt.value), prompt.value)
-
-
-def _prepare_text(value: Any, spec: ModalitySpec | None) -> str:
-    if not isinstance(value, str):
-        raise InputError(
-            f"a text prompt is {kind(value)}: expected a string, or a list of strings, which combine"
-        )
-    if not value.strip():
-        raise InputError(
-            "an empty text prompt: expected words; leave the argument out for a sample without a prompt"
-        )
-    return value
-
-
-def _prepare_image(value: Any, spec: ModalitySpec) -> Tensor:
-    pixels = media.load_picture(value)
-    io.check_pixels(pixels.shape[-1], pixels.shape[-2])
-    return io.fit_image(pixels, spec.raw_shape[-1])
-
-
-def _prepare_audio(value: Any, spec: ModalitySpec, padded: bool = True) -> Tensor:
-    wave, rate = media.load_sound(value, spec.rate, spec.duration + MARGIN)
-    io.check_audio(wave, rate, source=value if isinstance(value, (str, Path)) else "the recording")
-    length = spec.raw_shape[0] if padded else min(spec.raw_shape[0], round(wave.shape[-1] * spec.rate / rate))
-    return io.fit_audio(wave, round(rate), round(spec.rate), length)
-
-
-def _prepare_video(value: Any, spec: ModalitySpec) -> Tensor:
-    num_frames, size = spec.raw_shape[0], spec.raw_shape[-1]
-    frames, fps = media.load_clip(value, spec.rate, spec.duration + MARGIN, size)
-    io.check_pixels(frames.shape[-1], frames.shape[-2])
-    return io.fit_video(frames, fps, num_frames, spec.rate, size)
-
-
-_PREPARE: dict[Modality, Callable[[Any, Any], Any]] = {
-    Modality.TEXT: _prepare_text,
-    Modality.IMAGE: _prepare_image,
-    Modality.AUDIO: _prepare_audio,
-    Modality.VIDEO: _prepare_video,
-}
-
-_SHAPED = frozenset(_PREPARE) - {Modality.TEXT}  # a sentence has any length
 
 
 def check_embeds(embeds: Mapping[str, Tensor | None], width: int) -> None:

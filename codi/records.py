@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from codi import renamed
-from codi.types import DTYPES, SIZED, InputError, Modality
+from codi.modalities import kind_of
+from codi.types import DTYPES, SIZES, InputError, Modality
 from codi.version import __version__
 
 FORM = 1
@@ -68,7 +69,7 @@ def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
     """One prompt."""
     from codi import io
 
-    if modality is Modality.TEXT:
+    if kind_of(modality).in_words:
         what = {"text": str(value)}
     elif isinstance(value, (str, Path)):
         what = io.describe(value)
@@ -156,7 +157,7 @@ class Record:
         names += ["auxiliary_caption", "lengths"]
         found = {name: self.resolved[name] for name in names}
         found |= {name: self.per_output(name) for name in PER_OUTPUT}
-        sizes = {name: self.resolved[name] for name in SIZED if name in self.resolved}
+        sizes = {name: self.resolved[name] for name in SIZES if name in self.resolved}
         return found | sizes
 
     def per_output(self, name: str) -> float | dict[str, float]:
@@ -390,7 +391,7 @@ def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
             "a number of at least 0",
         )
         words, path = entry.get("text"), entry.get("path")
-        if entry["as"] == Modality.TEXT:
+        if entry["as"] in Modality and kind_of(entry["as"]).in_words:
             _need(isinstance(words, str) and words.strip() != "", f"{key}: text", words, "words")
         else:
             _need(words is None, f"{key}: text", words, f"none for {entry['as']}")
@@ -525,7 +526,7 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "fps": lambda value: _is_number(value, 0),
     "audio_length_in_s": lambda value: _is_number(value, 0),
 }
-OPTIONAL = SIZED
+OPTIONAL = SIZES
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
     "weights": _is_text,

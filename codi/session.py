@@ -12,6 +12,7 @@ from typing import Any
 from codi import __version__, records
 from codi.adapters.given import Given
 from codi.jobs import Item, Job, Sample
+from codi.modalities import kind_of
 from codi.types import EMBEDDED, InputError, Modality, blame
 
 
@@ -103,12 +104,10 @@ class Session:
 
     def _check_sounds(self, job: Job) -> None:
         """A recording may be silent in the part that the model hears."""
-        from codi import io, prompts
-
-        spec = self.pipe.model.prompt_specs.get(Modality.AUDIO)
+        specs = self.pipe.model.prompt_specs
         for item in (*job.items, *job.negatives):
-            if item.modality is Modality.AUDIO and spec is not None:
-                io.check_prompt(item.value, item.modality, spec.duration + prompts.MARGIN)
+            if item.modality in specs:
+                kind_of(item.modality).check_heard(item.value, specs[item.modality])
 
     def _partners(self, job: Job) -> list[Modality]:
         return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, _sync(job))
@@ -142,8 +141,10 @@ class Session:
         """One sample of a pipeline's output, as an output of its own, with the clip, the prompts and the
         settings of its job.
         """
-        lists = ("texts", "images", "audios", "videos", "seeds", "selection", "batch")
-        own = {name: getattr(out, name)[row : row + 1] for name in lists}
+        from codi.outputs import as_fields
+
+        own = {name: getattr(out, name)[row : row + 1] for name in ("seeds", "selection", "batch")}
+        own |= as_fields({m: out.of(m)[row : row + 1] for m in out.made})
         asked = list(job.sync) if isinstance(job.sync, tuple) else job.sync
         self.resolved.setdefault(job, out.settings | {"sync": asked})
         self.model = out.origin["model"] | self.model
@@ -176,7 +177,7 @@ class Session:
         inputs = {
             Path(item.value).resolve()
             for item in (*job.items, *job.negatives)
-            if item.modality is not Modality.TEXT
+            if not kind_of(item.modality).in_words
         }
         for listed in self._listed():
             path = self.out / listed
@@ -350,6 +351,6 @@ def _prompts(items: tuple[Item, ...]) -> dict[Modality, list[Any]]:
 
     prompts: dict[Modality, list[Any]] = {}
     for item in items:
-        value = item.value if item.modality is Modality.TEXT else Path(item.value)
+        value = item.value if kind_of(item.modality).in_words else Path(item.value)
         prompts.setdefault(item.modality, []).append(Prompt(value, weight=item.weight))
     return collect(prompts)

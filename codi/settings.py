@@ -13,7 +13,8 @@ import torch
 from codi.border import check_number
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
-from codi.types import SIZED, InputError, Modality, ModalitySpec, listed
+from codi.modalities import kind_of, sized
+from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
@@ -234,8 +235,8 @@ def check_count(name: str, value: Any, least: int, most: int | None = None) -> N
 def check_sizes(sizes: Mapping[str, float | None], outputs: Sequence[Modality]) -> None:
     """A size of something that is not made would be ignored silently."""
     for name, value in sizes.items():
-        if value is not None and not any(m in outputs for m in SIZED[name]):
-            able = " or ".join(SIZED[name])
+        if value is not None and not any(m in outputs for m in sized(name)):
+            able = " or ".join(sized(name))
             raise InputError(
                 f"{name} is {value!r}, but no {able} is made: expected {able} among the outputs, or no {name}"
             )
@@ -269,16 +270,9 @@ def _as_many(values: list[int], num_samples: int, what: str) -> list[int]:
     return values
 
 
-def sizes_of(outputs: Sequence[Modality], specs: Mapping[Modality, Any]) -> dict[str, float]:
-    """Sizes of what was made, by the names of a pipeline's arguments."""
+def sizes_of(outputs: Sequence[Modality], specs: Mapping[Modality, ModalitySpec]) -> dict[str, float]:
+    """Returns the sizes of what was made, by the names of a pipeline's arguments."""
     found: dict[str, float] = {}
-    for modality in (m for m in (Modality.IMAGE, Modality.VIDEO) if m in outputs and m in specs):
-        found["height"], found["width"] = specs[modality].raw_shape[-2:]
-    if Modality.VIDEO in outputs and Modality.VIDEO in specs:
-        found["num_frames"], found["fps"] = (
-            specs[Modality.VIDEO].raw_shape[0],
-            float(specs[Modality.VIDEO].rate),
-        )
-    if Modality.AUDIO in outputs and Modality.AUDIO in specs:
-        found["audio_length_in_s"] = specs[Modality.AUDIO].duration
-    return found
+    for modality in (m for m in Modality if m in outputs and m in specs):
+        found |= kind_of(modality).sizes_of(specs[modality])
+    return {name: found[name] for name in SIZES if name in found}

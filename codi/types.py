@@ -5,29 +5,99 @@ Letters used in shapes throughout: B batch, C channels, F frames, H W height and
 M mel bands, L tokens, D width, S seconds.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
+from keyword import iskeyword
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "codi-tiny"  # name of the model inside the package
 DTYPES = ("float32", "bfloat16", "float16")  # in which the networks of a model may compute
+RESERVED = frozenset(  # what options, keys of jobs and of records, and arguments are called beside modalities
+    "id to as out jobs seed seeds samples steps candidates batch height width num_frames fps seconds lengths "
+    "sync latents embeds outputs generator guidance sync_guidance start_offset auxiliary_caption model "
+    "device dtype scheduler lora words strict quiet defaults weight value selection settings origin clip "
+    "others again overwrite run command owns_process".split()
+)
 
 
-class Modality(str, Enum):
-    """One kind of medium. Being a `str`, a member may be used wherever its lower-case name is expected."""
+class _Registry(type):
+    """Lets a class be asked for its registered values as an `Enum` is for its members."""
 
-    TEXT = "text"
-    IMAGE = "image"
-    AUDIO = "audio"
-    VIDEO = "video"
+    _members: dict[str, Any]
+
+    def __iter__(cls) -> Iterator[Any]:
+        """Gives the values in the order in which they were registered."""
+        return iter(list(cls._members.values()))
+
+    def __reversed__(cls) -> Iterator[Any]:
+        """Gives the values in the opposite order."""
+        return reversed(list(cls._members.values()))
+
+    def __len__(cls) -> int:
+        """Returns how many values are registered."""
+        return len(cls._members)
+
+    def __contains__(cls, value: object) -> bool:
+        """Returns whether `value` is a registered value, or the name of one."""
+        return isinstance(value, str) and value in cls._members
+
+    def __getitem__(cls, name: str) -> Any:
+        """Returns the value that is the attribute `name` of the class. Raises `KeyError` if there is none."""
+        return next((member for member in cls if member.name == name), None) or cls._members[name]
+
+
+class Modality(str, metaclass=_Registry):
+    """One kind of medium. Being a `str`, a member may be used wherever its lower-case name is expected.
+
+    There is one object for each name, so that members may be compared with `is`. Further ones are registered,
+    as a rule with all that is known of them (`codi.modalities.register`).
+    """
+
+    __slots__ = ()
+    _members: ClassVar[dict[str, "Modality"]] = {}
+    TEXT: ClassVar["Modality"]
+    IMAGE: ClassVar["Modality"]
+    AUDIO: ClassVar["Modality"]
+    VIDEO: ClassVar["Modality"]
+
+    def __new__(cls, value: Any) -> "Modality":
+        """Returns the member of that name, or the member itself. Raises `ValueError` if there is none."""
+        if value not in cls:
+            raise ValueError(f"{value!r} is not a valid {cls.__name__}")
+        return cls._members[value]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        raise TypeError("Modality has no subclasses: expected Modality.register for another modality")
+
+    @property
+    def value(self) -> str:
+        """Its name as a plain `str`."""
+        return str.__str__(self)
+
+    @property
+    def name(self) -> str:
+        """The name of its attribute of this class, such as "TEXT"."""
+        return self.value.upper()
 
     def __str__(self) -> str:
         return self.value
+
+    def __repr__(self) -> str:
+        return f"<Modality.{self.name}: {self.value!r}>"
+
+    def __copy__(self) -> "Modality":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Modality":
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _restore, (self.value,)
 
     @classmethod
     def parse(cls, name: "str | Modality") -> "Modality":
@@ -38,6 +108,40 @@ class Modality(str, Enum):
             raise InputError(
                 f"unknown modality {str(name)!r}: expected one of {', '.join(m.value for m in cls)}"
             ) from None
+
+    @classmethod
+    def register(cls, name: str) -> "Modality":
+        """Returns the modality of that name, which is a new one if there was none.
+
+        Arguments, options and components are named by it. Raises `InputError` for a name that cannot be.
+        """
+        if name in cls:
+            return cls._members[name]
+        usable = isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name)
+        if not usable or name.startswith("negative_") or name in RESERVED or iskeyword(name):
+            raise InputError(
+                f"modality name {name!r}: expected at most 40 lower-case letters, digits and '_', beginning "
+                "with a letter, and neither 'negative_...' nor what an argument is called already"
+            )
+        member = str.__new__(cls, name)
+        cls._members[member.value] = member
+        setattr(cls, member.name, member)
+        return member
+
+    @classmethod
+    def forget(cls, modality: "Modality") -> None:
+        """Undoes `register`, for one that was needed for a while."""
+        del cls._members[modality.value]
+        delattr(cls, modality.name)
+
+
+def _restore(name: str) -> Modality:
+    """Returns the modality that was pickled, in a process that has not registered it, too."""
+    return Modality.register(name)
+
+
+for _name in ("text", "image", "audio", "video"):
+    Modality.register(_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +166,8 @@ class ModalitySpec:
         return None if self.rate is None else self.raw_shape[0] / self.rate
 
 
-SIZED = {  # sizes of what is made, as arguments of a pipeline, and the outputs that have them
-    "height": (Modality.IMAGE, Modality.VIDEO),
-    "width": (Modality.IMAGE, Modality.VIDEO),
-    "num_frames": (Modality.VIDEO,),
-    "fps": (Modality.VIDEO,),
-    "audio_length_in_s": (Modality.AUDIO, Modality.VIDEO),  # of a clip without sound, too
-}
+# Sizes of what is made, as arguments of a pipeline; `codi.modalities.sized` says which outputs have them.
+SIZES = ("height", "width", "num_frames", "fps", "audio_length_in_s")
 
 Latents = dict[Modality, "torch.Tensor"]
 

@@ -10,7 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from codi.types import InputError, Modality, blame
+from codi.modalities import kind_of
+from codi.types import InputError, blame
 from codi.vocabulary import LEADING, ClosedVocabulary, Reading, stored_vocabulary
 
 KINDS = {"colour": "colours", "shape": "shapes", "motion": "motions", "tempo": "tempi", "place": "places"}
@@ -141,7 +142,7 @@ def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
         (job, item.value)
         for job in jobs
         for item in (*job.items, *job.negatives)
-        if item.modality is Modality.TEXT
+        if kind_of(item.modality).in_words
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from codi import cli, io
-from codi.models.codi import FASTEST, SLOWEST
+from codi.modalities.video import FASTEST, SLOWEST
 
 STEPS = ("--steps", "1", "--device", "cpu", "--quiet")
 ALL = (

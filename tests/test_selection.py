@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from codi import selection
+from codi.modalities import onsets
 from codi.types import InputError, Modality
 from codi.world import events, render_sounds, render_videos, sample_scenes
 
@@ -20,12 +21,12 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def seen(scenes):
-    return [selection.video_onsets(clip.float() / 127.5 - 1, 8.0) for clip in render_videos(scenes)]
+    return [onsets.video_onsets(clip.float() / 127.5 - 1, 8.0) for clip in render_videos(scenes)]
 
 
 @pytest.fixture(scope="module")
 def heard(scenes):
-    return [selection.sound_onsets(wave, 16000) for wave in render_sounds(scenes)]
+    return [onsets.sound_onsets(wave, 16000) for wave in render_sounds(scenes)]
 
 
 def agreement(found, scenes):
@@ -44,7 +45,7 @@ def test_the_sound_of_a_clip_is_told_from_one_that_starts_elsewhere(scenes, seen
         dataclasses.replace(scene, start=scene.start + (0.17 if scene.start < 0.33 else -0.17))
         for scene in scenes
     ]
-    wrong = [selection.sound_onsets(wave, 16000) for wave in render_sounds(later)]
+    wrong = [onsets.sound_onsets(wave, 16000) for wave in render_sounds(later)]
     fits = lambda sounds: np.array([selection.timing(a, b, FRAME) for a, b in zip(seen, sounds, strict=True)])
     assert (fits(heard) > fits(wrong)).mean() > 0.9
 
@@ -54,14 +55,10 @@ def test_clicks_and_jumps_are_found_where_they_are():
     for at in (4000, 10000):
         wave[at : at + 300] = 0.5 * torch.sin(torch.arange(300) * 0.5)
     clip[3:7, :, 8:16, 8:16] = 1.0  # appears before frame 3, goes before frame 7
-    assert (selection.sound_onsets(wave, 16000) - torch.tensor([0.25, 0.625])).abs().max() < 0.02
-    assert (selection.video_onsets(clip, 8.0) * 8 - torch.tensor([2.5, 6.5])).abs().max() <= 0.5
-    assert (
-        len(selection.sound_onsets(torch.zeros(16000), 16000))
-        == len(selection.video_onsets(clip * 0, 8.0))
-        == 0
-    )
-    assert len(selection.video_onsets(clip[:2], 8.0)) == 0
+    assert (onsets.sound_onsets(wave, 16000) - torch.tensor([0.25, 0.625])).abs().max() < 0.02
+    assert (onsets.video_onsets(clip, 8.0) * 8 - torch.tensor([2.5, 6.5])).abs().max() <= 0.5
+    assert len(onsets.sound_onsets(torch.zeros(16000), 16000)) == len(onsets.video_onsets(clip * 0, 8.0)) == 0
+    assert len(onsets.video_onsets(clip[:2], 8.0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -89,8 +86,8 @@ def test_agreement_is_the_mean_over_pairs():
 
 def test_a_clean_partner_is_shared_by_the_candidates_of_its_sample():
     at = lambda *times: torch.tensor(times)
-    onsets = {Modality.VIDEO: [at(0.5), at(1.0)], Modality.AUDIO: [at(0.5), at(1.0), at(1.0), at(0.5)]}
-    assert selection.onset_agreement(onsets, 0.1).tolist() == [1.0, 0.0, 1.0, 0.0]
+    found = {Modality.VIDEO: [at(0.5), at(1.0)], Modality.AUDIO: [at(0.5), at(1.0), at(1.0), at(0.5)]}
+    assert selection.onset_agreement(found, 0.1).tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
 def test_candidates_have_seeds_of_their_own():

@@ -2,7 +2,8 @@
 
 import torch
 
-from codi.types import SIZED
+from codi.modalities import sized
+from codi.types import SIZES
 
 GENERATOR = torch.Generator().manual_seed(3)
 GIVEN = {
@@ -24,7 +25,7 @@ def small(outputs, **changed):
     return {
         name: value
         for name, value in {**SMALL, **changed}.items()
-        if name not in SIZED or set(SIZED[name]) & set(outputs)
+        if name not in SIZES or set(sized(name)) & set(outputs)
     }
 
 

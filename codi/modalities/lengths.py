@@ -5,7 +5,9 @@ length of the sound.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from codi.modalities.video import most_frames
 from codi.types import InputError, Modality, ModalitySpec
 
 LENGTHS = ("agree", "free")
@@ -14,17 +16,36 @@ HALF = 0.5 + 1e-6  # of a frame: how far two lengths that agree may be apart, be
 Sizes = dict[str, float | None]
 
 
+def own_sizes(sizes: Mapping[str, float | None], made: Sequence[Modality]) -> Sizes:
+    """Returns `sizes` as each output's own: a clip's length alone has no bounds of a sound's."""
+    return dict(sizes) if Modality.AUDIO in made else {**sizes, "audio_length_in_s": None}
+
+
 def agreed(
+    sizes: Mapping[str, float | None],
+    made: Sequence[Modality],
+    specs: Mapping[Modality, ModalitySpec],
+    denoisers: Mapping[Modality, Any],
+    lengths: str = "agree",
+) -> tuple[Sizes, list[str]]:
+    """Returns `sizes` with those that follow from the others, and notes on what had to be cut.
+
+    lengths: "free" leaves a sound as it is named. Raises `InputError` for lengths that contradict each other.
+    """
+    if lengths == "free" and Modality.AUDIO in made:
+        return dict(sizes), []
+    most = most_frames(denoisers.get(Modality.VIDEO))
+    found, notes = _agreed(sizes, made, specs, most)
+    return own_sizes(found, made), notes
+
+
+def _agreed(
     sizes: Mapping[str, float | None],
     made: Sequence[Modality],
     specs: Mapping[Modality, ModalitySpec],
     most: int,
 ) -> tuple[Sizes, list[str]]:
-    """Returns `sizes` with those that follow from the others, and notes on what had to be cut.
-
-    most: frames of the longest clip that the model makes. Raises `InputError` for lengths that contradict
-    each other.
-    """
+    """most: frames of the longest clip that the model makes."""
     if Modality.VIDEO not in made or Modality.VIDEO not in specs:
         return dict(sizes), []
     frames, fps, seconds = (sizes.get(name) for name in TIMES)

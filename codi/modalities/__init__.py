@@ -1,0 +1,109 @@
+"""Everything that is known of a modality by its name, and the one registry of modalities.
+
+    base.py    `ModalityKind`: what there is to know of one
+    text.py image.py audio.py video.py   the four that codi brings
+    lengths.py how long a clip and a sound last that are made together
+    onsets.py  when something happens in a sound and in a clip
+
+A further one is a subclass of `ModalityKind`, here or in anybody's own package, and one call of `register`
+before a pipeline is built of its components:
+
+    codi.modalities.register(EventTimes())
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from codi.modalities.audio import Audio
+from codi.modalities.base import MARGIN, ModalityKind
+from codi.modalities.image import Image
+from codi.modalities.text import Text
+from codi.modalities.video import Video
+from codi.types import InputError, Modality
+
+__all__ = [
+    "MARGIN",
+    "Attribute",
+    "ModalityKind",
+    "component_names",
+    "kind_of",
+    "kinds",
+    "register",
+    "registered",
+    "sized",
+]
+
+_KINDS: dict[Modality, ModalityKind] = {}
+
+
+def register(kind: ModalityKind) -> Modality:
+    """Makes a modality known everywhere, by its name; the same kind may be registered again.
+
+    Returns its `Modality`. Raises `InputError` for a name that cannot be used, or is another kind's.
+    """
+    modality = Modality.register(kind.name)
+    there = _KINDS.setdefault(modality, kind)
+    if type(there) is not type(kind):
+        raise InputError(
+            f"modality {modality} is registered as {type(there).__name__}: expected another name for "
+            f"{type(kind).__name__}"
+        )
+    return modality
+
+
+@contextmanager
+def registered(kind: ModalityKind) -> Iterator[Modality]:
+    """Registers a modality for the length of a `with` block only, and gives it."""
+    if kind.name in Modality:
+        raise InputError(f"modality {kind.name} is registered already: expected another name")
+    modality = register(kind)
+    try:
+        yield modality
+    finally:
+        del _KINDS[modality]
+        Modality.forget(modality)
+
+
+def kind_of(modality: Modality | str) -> ModalityKind:
+    """Returns what is known of a modality. Raises `InputError` where nobody has registered that."""
+    found = _KINDS.get(Modality.parse(modality))
+    if found is None:
+        raise InputError(
+            f"nothing is known of modality {modality}: expected codi.modalities.register(...) in this process"
+        )
+    return found
+
+
+def kinds() -> list[ModalityKind]:
+    """Returns what is known of every registered modality, in the order of registration."""
+    return list(_KINDS.values())
+
+
+def sized(size: str) -> tuple[Modality, ...]:
+    """Returns the modalities that have a size of that name (`codi.types.SIZES`)."""
+    return tuple(kind.modality for kind in kinds() if size in kind.sizes)
+
+
+def component_names() -> list[str]:
+    """Returns the names of the components that serve any modality, each once."""
+    return list(dict.fromkeys(name for kind in kinds() for name in kind.components))
+
+
+class Attribute(Mapping[Modality, str]):
+    """One attribute of every registered kind under its modality, later ones included."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getitem__(self, modality: Modality) -> str:
+        return getattr(_KINDS[modality], self.name)
+
+    def __iter__(self) -> Iterator[Modality]:
+        return iter(list(_KINDS))
+
+    def __len__(self) -> int:
+        return len(_KINDS)
+
+
+for _kind in (Text(), Image(), Audio(), Video()):
+    register(_kind)

@@ -1,0 +1,91 @@
+"""Audio: mono sounds in [-1, 1], (samples,), at the model's sampling rate."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codi.modalities.base import MARGIN, ModalityKind
+from codi.types import InputError, ModalitySpec
+
+
+class Audio(ModalityKind):
+    """Sounds, of at most the model's own length."""
+
+    name = "audio"
+    rate_field = "sampling_rate"
+    suffix = ".wav"
+    more_suffixes = (".mp4",)  # a clip that was given, with the new sound
+    sizes = ("audio_length_in_s",)
+    prompt_file = "wav, flac, mp3, ogg, m4a"
+    has_onsets = True
+
+    def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        return ModalitySpec(
+            raw_shape=(autoencoder.config.num_samples,),
+            latent_shape=autoencoder.latent_shape,
+            rate=autoencoder.sampling_rate,
+            latent_rate=autoencoder.latent_rate,
+        )
+
+    def resized(
+        self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
+    ) -> ModalitySpec:
+        """As many latent columns as cover the length; the last one may reach beyond it."""
+        seconds = sizes.get("audio_length_in_s")
+        if seconds is None:
+            return spec
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not number or not 1 / spec.rate <= seconds <= spec.duration:
+            raise InputError(
+                f"audio_length_in_s is {seconds!r}: expected at least one sample ({1 / spec.rate:g} s) and "
+                f"at most {spec.duration:g} s"
+            )
+        channels, most, bands = spec.latent_shape
+        columns = min(math.ceil(seconds * spec.latent_rate), most)
+        return replace(spec, raw_shape=(round(seconds * spec.rate),), latent_shape=(channels, columns, bands))
+
+    def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        return {"audio_length_in_s": spec.duration}
+
+    def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        return [f"{spec.duration:g} s of sound"]
+
+    def trimmed(self, raw: Any, spec: ModalitySpec) -> Any:
+        return raw[:, : spec.raw_shape[0]]
+
+    def prepare(self, value: Any, spec: ModalitySpec, padded: bool = True) -> Any:
+        from codi import io, media
+
+        wave, rate = media.load_sound(value, spec.rate, spec.duration + MARGIN)
+        io.check_audio(wave, rate, source=value if isinstance(value, (str, Path)) else "the recording")
+        own = round(wave.shape[-1] * spec.rate / rate)
+        length = spec.raw_shape[0] if padded else min(spec.raw_shape[0], own)
+        return io.fit_audio(wave, round(rate), round(spec.rate), length)
+
+    def check_file(self, path: str | Path, seconds: float) -> None:
+        from codi import io
+
+        io.check_prompt(path, self.modality, seconds)
+
+    def check_heard(self, path: str | Path, spec: ModalitySpec) -> None:
+        """A recording may be silent in the part that the model hears."""
+        self.check_file(path, spec.duration + MARGIN)
+
+    def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        waves = list(raw.float().clamp(-1, 1).cpu())
+        return [wave.numpy() for wave in waves] if output_type == "np" else waves
+
+    def write(self, out: Any, stem: Path, k: int) -> Path:
+        import torch
+
+        from codi import io
+
+        wave = torch.as_tensor(out.audios[k])
+        return io.save_audio(self.path(stem), wave, out.sampling_rate, out.comment(k), out.record_text(k))
+
+    def onsets(self, raw: Any, rate: float) -> Any:
+        from codi.modalities.onsets import sound_onsets
+
+        return sound_onsets(raw, rate)

@@ -1,0 +1,98 @@
+"""Images: pictures of red, green and blue in [-1, 1], (3, H, W)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codi.modalities.base import ModalityKind
+from codi.types import InputError, ModalitySpec
+
+
+class Image(ModalityKind):
+    """Pictures; a model's own are square, others have any size that its autoencoder divides."""
+
+    name = "image"
+    tower = "vision_tower"
+    denoiser = "vision_denoiser"
+    suffix = ".png"
+    sizes = ("height", "width")
+    prompt_file = "png, jpg, webp, gif"
+
+    def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        side = autoencoder.config.image_size
+        return ModalitySpec(raw_shape=(3, side, side), latent_shape=autoencoder.latent_shape)
+
+    def resized(
+        self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
+    ) -> ModalitySpec:
+        return with_pixels(spec, sizes, autoencoder)
+
+    def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        height, width = spec.raw_shape[-2:]
+        return {"height": height, "width": width}
+
+    def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        return [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"]
+
+    def prepare(self, value: Any, spec: ModalitySpec, padded: bool = True) -> Any:
+        from codi import io, media
+
+        pixels = media.load_picture(value)
+        io.check_pixels(pixels.shape[-1], pixels.shape[-2])
+        return io.fit_image(pixels, spec.raw_shape[-1])
+
+    def check_file(self, path: str | Path, seconds: float) -> None:
+        from codi import io
+
+        io.check_prompt(path, self.modality, seconds)
+
+    def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        import numpy as np
+        from PIL import Image as Pictures
+
+        from codi import io
+
+        pixels = list(io.from_unit(raw).cpu())
+        if output_type == "pt":
+            return pixels
+        arrays = [np.ascontiguousarray(picture.permute(1, 2, 0).numpy()) for picture in pixels]
+        return arrays if output_type == "np" else [Pictures.fromarray(array) for array in arrays]
+
+    def write(self, out: Any, stem: Path, k: int) -> Path:
+        import numpy as np
+        from PIL import Image as Pictures
+
+        from codi import io
+
+        image = out.images[k]
+        picture = Pictures.fromarray(image) if isinstance(image, np.ndarray) else image
+        return io.save_image(self.path(stem), picture, out.comment(k), out.record_text(k))
+
+
+def with_pixels(spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any) -> ModalitySpec:
+    """Returns a geometry of pictures or frames at another height and width.
+
+    Raises `InputError` for one that the autoencoder does not divide, or that is too large.
+    """
+    from codi import io
+
+    if sizes.get("height") is None and sizes.get("width") is None:
+        return spec
+    step = autoencoder.downsampling
+    height = _side("height", sizes.get("height"), autoencoder)
+    width = _side("width", sizes.get("width"), autoencoder)
+    io.check_pixels(width, height, "what is to be made")
+    return replace(
+        spec,
+        raw_shape=(*spec.raw_shape[:-2], height, width),
+        latent_shape=(*spec.latent_shape[:-2], height // step, width // step),
+    )
+
+
+def _side(name: str, given: int | None, autoencoder: Any) -> int:
+    side = autoencoder.config.image_size if given is None else given
+    step = autoencoder.downsampling
+    if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
+        raise InputError(f"{name} is {side!r}: expected whole pixels that divide by {step}")
+    return side

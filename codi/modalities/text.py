@@ -1,0 +1,40 @@
+"""Text: sentences, which have any length and no geometry but that of their latent."""
+
+from pathlib import Path
+from typing import Any
+
+from codi.modalities.base import ModalityKind
+from codi.types import InputError, ModalitySpec
+
+
+class Text(ModalityKind):
+    """Sentences, as `str`."""
+
+    name = "text"
+    suffix = ".txt"
+    in_words = True
+
+    def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        return ModalitySpec(raw_shape=(), latent_shape=autoencoder.latent_shape)
+
+    def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> str:
+        from codi import media
+
+        if not isinstance(value, str):
+            raise InputError(
+                f"a text prompt is {media.kind(value)}: expected a string, or a list of strings, which "
+                "combine"
+            )
+        if not value.strip():
+            raise InputError(
+                "an empty text prompt: expected words; leave the argument out for a sample without a prompt"
+            )
+        return value
+
+    def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        return list(raw)
+
+    def write(self, out: Any, stem: Path, k: int) -> Path:
+        from codi import io
+
+        return io.save_text(self.path(stem), out.texts[k] + "\n")

@@ -1,0 +1,138 @@
+"""Video: clips of pictures in [-1, 1], (F, 3, H, W), at the model's frames per second."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from codi.modalities.base import MARGIN, ModalityKind
+from codi.modalities.image import Image, with_pixels
+from codi.types import InputError, ModalitySpec
+
+SLOWEST, FASTEST = 0.1, 1000.0  # frames per second that a file can state
+
+
+class Video(ModalityKind):
+    """Clips. A picture's components serve them, frame by frame or with temporal layers."""
+
+    name = "video"
+    autoencoder = "image_autoencoder"
+    tower = "vision_tower"
+    denoiser = "vision_denoiser"
+    rate_field = "fps"
+    suffix = ".mp4"
+    sizes = ("height", "width", "num_frames", "fps", "audio_length_in_s")  # of a clip without sound, too
+    prompt_file = "mp4, webm, mov, avi"
+    takes_sound = True
+    has_onsets = True
+
+    def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec | None:
+        """A clip is as many frames as the denoiser says, at its rate, each like a picture."""
+        if denoiser is None:
+            return None
+        image = Image().describe(autoencoder, denoiser)
+        config = denoiser.config
+        channels, height, width = image.latent_shape
+        return ModalitySpec(
+            raw_shape=(config.num_frames, *image.raw_shape),
+            latent_shape=(channels, config.num_frames, height, width),
+            rate=config.latent_rate,
+            latent_rate=config.latent_rate,
+        )
+
+    def serves(self, denoiser: Any) -> bool:
+        """Returns whether it has temporal layers."""
+        return bool(denoiser.config.temporal_levels)
+
+    def resized(
+        self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
+    ) -> ModalitySpec:
+        spec = with_pixels(spec, sizes, autoencoder)
+        num_frames, fps = sizes.get("num_frames"), sizes.get("fps")
+        if num_frames is None and fps is None:
+            return spec
+        _check_frames(num_frames, most_frames(denoiser))
+        _check_rate(fps)
+        count = num_frames or spec.raw_shape[0]
+        rate = fps or spec.rate
+        channels, _, *space = spec.latent_shape
+        return ModalitySpec(
+            raw_shape=(count, *spec.raw_shape[1:]),
+            latent_shape=(channels, count, *space),
+            rate=rate,
+            latent_rate=float(rate),
+        )
+
+    def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        height, width = spec.raw_shape[-2:]
+        return {
+            "height": height,
+            "width": width,
+            "num_frames": spec.raw_shape[0],
+            "fps": float(spec.rate),
+        }
+
+    def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        pixels = f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"
+        return [pixels, f"{spec.raw_shape[0]} frames at {spec.rate:g} per second"]
+
+    def is_part(self, value: Any) -> bool:
+        """Returns whether it is a picture: pictures in a list are one clip."""
+        from codi import media
+
+        return media.is_picture(value)
+
+    def prepare(self, value: Any, spec: ModalitySpec, padded: bool = True) -> Any:
+        from codi import io, media
+
+        num_frames, size = spec.raw_shape[0], spec.raw_shape[-1]
+        frames, fps = media.load_clip(value, spec.rate, spec.duration + MARGIN, size)
+        io.check_pixels(frames.shape[-1], frames.shape[-2])
+        return io.fit_video(frames, fps, num_frames, spec.rate, size)
+
+    def check_file(self, path: str | Path, seconds: float) -> None:
+        from codi import io
+
+        io.check_prompt(path, self.modality, seconds)
+
+    def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        from codi import io
+
+        clips = list(io.from_unit(raw).cpu())
+        return [clip.permute(0, 2, 3, 1).numpy() for clip in clips] if output_type == "np" else clips
+
+    def write(self, out: Any, stem: Path, k: int) -> Path:
+        """Writes the clip with the sound that was made with it, if there is one."""
+        import numpy as np
+        import torch
+
+        from codi import io
+
+        clip = out.videos[k]
+        frames = torch.from_numpy(clip).permute(0, 3, 1, 2) if isinstance(clip, np.ndarray) else clip
+        sound = {}
+        if out.audios:
+            sound = {"audio": torch.as_tensor(out.audios[k]), "sampling_rate": out.sampling_rate}
+        notes = {"comment": out.comment(k), "record": out.record_text(k)}
+        return io.save_video(self.path(stem), frames, out.fps, **sound, **notes)
+
+    def onsets(self, raw: Any, rate: float) -> Any:
+        from codi.modalities.onsets import video_onsets
+
+        return video_onsets(raw, rate)
+
+
+def most_frames(denoiser: Any | None) -> int:
+    """Returns the frames of the longest clip that a denoiser makes; 0 without one."""
+    return 0 if denoiser is None else (denoiser.config.temporal or {}).get("max_frames", 30)
+
+
+def _check_frames(num_frames: Any, most: int) -> None:
+    whole = isinstance(num_frames, int) and not isinstance(num_frames, bool)
+    if num_frames is not None and (not whole or not 1 <= num_frames <= most):
+        raise InputError(f"num_frames is {num_frames!r}: expected a whole number from 1 to {most}")
+
+
+def _check_rate(fps: Any) -> None:
+    number = isinstance(fps, (int, float)) and not isinstance(fps, bool)
+    if fps is not None and (not number or not SLOWEST <= fps <= FASTEST):
+        raise InputError(f"fps is {fps!r}: expected a number from {SLOWEST:g} to {FASTEST:g}")
