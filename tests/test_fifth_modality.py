@@ -261,6 +261,15 @@ def test_registering_twice_is_the_same_and_another_kind_is_refused(event_times):
         modalities.register(Other())
 
 
+@pytest.mark.parametrize("field", ["images", "seeds", "sampling_rate"])
+def test_a_field_that_outputs_have_already_is_refused(field):
+    before = list(Modality)
+    kind = type("Depth", (EventTimes,), {"name": "depth", "field": field})
+    with pytest.raises(InputError, match=f"has the field '{field}', which outputs have already"):
+        modalities.register(kind())
+    assert list(Modality) == before
+
+
 def test_the_four_are_as_before():
     assert [m.value for m in list(Modality)[:4]] == ["text", "image", "audio", "video"]
     assert Modality("video") is Modality.VIDEO is Modality["VIDEO"] is Modality.parse(" Video ")

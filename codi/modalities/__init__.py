@@ -19,7 +19,7 @@ from codi.modalities.base import MARGIN, ModalityKind
 from codi.modalities.image import Image
 from codi.modalities.text import Text
 from codi.modalities.video import Video
-from codi.types import InputError, Modality
+from codi.types import RESERVED, InputError, Modality
 
 __all__ = [
     "MARGIN",
@@ -41,6 +41,11 @@ def register(kind: ModalityKind) -> Modality:
 
     Returns its `Modality`. Raises `InputError` for a name that cannot be used, or is another kind's.
     """
+    taken = {other.field for other in kinds() if other.name != kind.name}
+    if kind.field in taken | RESERVED:
+        raise InputError(
+            f"modality {kind.name} has the field {kind.field!r}, which outputs have already: expected another"
+        )
     modality = Modality.register(kind.name)
     there = _KINDS.setdefault(modality, kind)
     if type(there) is not type(kind):
