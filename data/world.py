@@ -31,7 +31,7 @@ class SceneSource(Source):
 
     def __init__(
         self,
-        render: Callable[[list[Scene], list[np.random.Generator]], dict[str, Any]],
+        render: Callable[[list[Scene], list[np.random.Generator]], Mapping[str, Any]],
         seed: int,
         alike: int = 1,
     ):
@@ -40,7 +40,7 @@ class SceneSource(Source):
     def __len__(self) -> int:
         return 2**40
 
-    def fetch(self, indices: list[int]) -> dict[str, Any]:
+    def fetch(self, indices: list[int]) -> Mapping[str, Any]:
         """The batch; every sample is a function of its own index alone, however batches are cut."""
         scenes = [scene_at(self.seed, index, self.alike) for index in indices]
         return self.render(scenes, [np.random.default_rng((self.seed, index, 1)) for index in indices])
@@ -97,11 +97,9 @@ class WorldSource(SceneSource):
 
     def caption(self, scene: Scene, rng: np.random.Generator) -> str:
         """The sentence of a sample, with its own draws."""
-        return (
-            caption(scene, self.facts)
-            if self.canonical
-            else random_caption(scene, self.facts, self.full, rng)
-        )
+        if self.canonical:
+            return caption(scene, self.facts)
+        return random_caption(scene, self.facts, self.full, rng)
 
     def fetch(self, indices: list[int]) -> Batch:
         """The batch of samples `indices`."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ class MetaLoader:
         self.others.others = self.others
         return self.others
 
+    @cached_property
+    def configs(self) -> tuple[list[Config], list[str]]:
+        """The configurations in the folder, and the names of files that are none by themselves, such as those
+        that others extend.
+        """
+        configs, unread = [], []
+        for path in sorted(self.folder.glob("*.yaml")):
+            try:
+                configs.append(load_config(path))
+            except InputError:
+                unread.append(path.name)
+        return configs, unread
+
     def __call__(self, cls: type, place: Path, why: str) -> nn.Module:
         if place not in self.parts:
             part = (
@@ -84,10 +98,13 @@ class MetaLoader:
         return on_meta(lambda: class_of(cls, place).from_config(cls.load_config(place)))
 
     def _planned(self, place: Path, why: str) -> nn.Module:
-        configs = [load_config(path) for path in sorted(self.folder.glob("*.yaml"))]
+        configs, unread = self.configs
         makers = [config for config in configs if makes(config, place)]
         if not makers:
-            raise InputError(f"{place} is missing, and no configuration in {self.folder} makes it: {why}")
+            others = f" (not read: {', '.join(unread)})" if unread else ""
+            raise InputError(
+                f"{place} is missing, and no configuration in {self.folder} makes it{others}: {why}"
+            )
         maker = max(makers, key=lambda config: likeness(config, self.asking))
         stage, module = build(maker, self.others or self.elsewhere())
         return stage.part_of(module, place.name)

@@ -94,7 +94,10 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
             plan(load_config(path, overrides=[override]), path.parent, HardwareSpec())
     alone = tmp_path / "denoise_video.yaml"
     alone.write_text((ROOT / "configs" / "world" / "denoise_video.yaml").read_text())
-    with pytest.raises(InputError, match="no configuration in .* makes it"):
+    with pytest.raises(InputError, match="no configuration in .* makes it: "):
+        plan(load_config(alone), tmp_path, HardwareSpec())
+    (tmp_path / "shared.yaml").write_text("stage: joint\n")  # for others to extend
+    with pytest.raises(InputError, match="makes it .not read: shared.yaml.: "):
         plan(load_config(alone), tmp_path, HardwareSpec())
 
 
