@@ -106,8 +106,10 @@ def main() -> None:
         Case("joint", joint, {}),
         Case("joint, sync guidance 1", joint, {"sync_guidance_scale": 1.0}),
         Case("joint, sync guidance 2", joint, {"sync_guidance_scale": 2.0}),
-        Case("joint, no lead", joint, {"auxiliary_caption": False}),
-        Case("joint, no lead, in step", joint, {"auxiliary_caption": False, "start_offset": 0.0}),
+        Case("joint, no auxiliary caption", joint, {"auxiliary_caption": False}),
+        Case(
+            "joint, no auxiliary caption, in step", joint, {"auxiliary_caption": False, "start_offset": 0.0}
+        ),
     ]
     for round_ in range(args.rounds + 1):
         for case in cases:

@@ -70,7 +70,7 @@ class Job:
     lengths     one of `LENGTHS`
     sync        whether an input with a clock stands in the loop where an output has one; or the names of
                 those that do
-    lead        whether several outputs may agree with a caption that nobody asked for
+    auxiliary_caption   whether several outputs may agree with a caption that nobody asked for
     more        arguments of the pipeline that only a record names
     places      from a record: of each sample its `seed`, and the `batch` that it stood in, as row and rows,
                 or None

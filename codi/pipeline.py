@@ -488,53 +488,66 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     ) -> CoDiOutput | tuple:
         """Generates `num_samples` sets of outputs that belong together.
 
-        text, image, audio, video   prompts: an item or a list of them (see `codi.prompts`); none at all gives
-                                    unprompted samples. A list is of prompts that combine into every sample,
-                                    not a batch as in diffusers: for one sample of each, call once for each,
-                                    or pass `prompt_embeds` of as many rows. Frames in a list for video are
-                                    one clip
-        outputs                     what to make: names or `Modality`
-        candidates                  how many are drawn for each sample; the one that agrees best is kept
-                                    (`codi.selection`)
-        seed                        sample k is made from seed + k, or from the k-th of a list; chosen at
-                                    random and reported without
-        generator                   instead of seed: one, or one per sample, from which the seeds are drawn
-        guidance_scale              how closely to follow the prompts, for all or {output: scale}; 1.0 is off
-        sync_guidance_scale         how closely to follow the other outputs; *_interval the fraction of the
-                                    steps in which either acts
-        guidance_rescale            0..1, against over-saturation
-        delay                       schedules after which an output starts, for all or {output: 0.5}, to hear
-                                    the others when they are further on; all at 0 go in step; nobody waits
-                                    longer than those take that start before it
-        height, width, num_frames, fps, audio_length_in_s   of what is made, where not the model's own; the
-        last, in seconds, also of clips
-        lengths                     "agree": a clip and a sound made together last equally long, what is not
-                                    named follows; or "free"
-        sync                        which inputs stand in the loop as clean partners: True or None for those
-                                    with a clock where an output has one, False for none, or their names
-        lead                        whether the model's lead (the embedded one's: a caption) is drawn beside
-                                    several outputs that lack it, so that they agree on what prompts leave
-                                    open; numbers for all hold for it, and it is not returned
-        negative_*                  what to steer away from, items or lists as for prompts; they act through
-                                    guidance_scale
-        prompt_embeds               (1 or B, 1, D) from `encode_prompt`, instead of prompts;
-                                    negative_prompt_embeds instead of negatives; null_prompt_embeds, from
-                                    `encode_null`, beside the former
-        partner_latents             (1 or B, ...) from `encode_partners`, instead of `sync`
-        latents                     the standard normal noise (1 or B, *latent_shape) that an output begins
-                                    from, {output: noise}, or a tensor for a single output; the scheduler's
-                                    initial sigma is put to it here. Outputs not named there, a lead, and what
-                                    a scheduler draws on its way are still made of the seeds
-        output_type                 "pil", "pt", "np" or "latent": see `CoDiOutput`
-        return_dict                 False: the tuple of the media alone, in the order of `outputs`
-        callback_on_step_end        called as f(pipe, step, timestep, tensors) -> dict of those it changed;
-                                    with a delay there are more steps than num_inference_steps, and a lead is
-                                    among the tensors. Callbacks of diffusers that switch guidance off
-                                    (`SDCFGCutoffCallback`) act; those for what codi lacks are refused
-        more                        prompts of other registered modalities, by their names, and negative_*
         diffusers' names prompt, negative_prompt and num_images_per_prompt (num_videos_..., num_waveforms_...)
         stand for text, negative_text and num_samples; numbers may be numpy's or torch's (`codi.border`).
-        Raises `InputError` for anything that cannot be used.
+
+        Args:
+            text, image, audio, video: prompts, an item or a list of them (`codi.prompts`); none at all gives
+                unprompted samples. A list holds prompts that combine into every sample, not a batch as in
+                diffusers: for one sample of each, call once for each, or pass `prompt_embeds` of as many
+                rows. Frames in a list for video are one clip.
+            outputs: what to make, names or `Modality`.
+            num_samples: how many sets are made.
+            candidates: how many are drawn for each sample; the one that agrees best is kept
+            (`codi.selection`). seed: sample k is made from seed + k, or from the k-th of a list; chosen at
+            random and reported without. generator: in place of seed: one, or one per sample, from which the
+            seeds are drawn. num_inference_steps: denoising steps of each output; None for the model's own.
+            guidance_scale: how closely to follow the prompts, for all or {output: scale}; 1.0 is off.
+            sync_guidance_scale: how closely to follow the other outputs. guidance_interval,
+            sync_guidance_interval: the fraction of the steps in which either acts. guidance_rescale: from 0
+            to 1, against over-saturation. start_offset: schedules after which an output starts, for all or
+            {output: 0.5}, to attend to the others
+                when they are further on; all at 0 go in step. No output waits longer than those need that
+                start before it.
+            height, width, num_frames, fps: of what is made, where not the model's own.
+            audio_length_in_s: length of sounds and of clips, in seconds.
+            lengths: "agree": a clip and a sound that are made together last equally long, and what is not
+            named
+                follows; or "free".
+            sync: which inputs stand in the loop as clean partners: True or None for those that run in time
+            where an
+                output does, False for none, or their names.
+            auxiliary_caption: whether the model's auxiliary caption is generated beside several outputs that
+            lack
+                it, so that they agree on what prompts leave open. Numbers for all outputs hold for it; it is
+                not returned.
+            negative_text, negative_image, negative_audio, negative_video: what to steer away from, items or
+            lists as
+                for prompts; they act through guidance_scale.
+            prompt_embeds: (1 or B, 1, D) from `encode_prompt`, in place of prompts.
+            negative_prompt_embeds: the same in place of negatives.
+            null_prompt_embeds: (1 or B, 1, D) from `encode_null`, beside `prompt_embeds`.
+            partner_latents: (1 or B, ...) from `encode_partners`, in place of `sync`.
+            latents: the standard normal noise (1 or B, *latent_shape) that an output begins from, {output:
+            noise},
+                or a tensor for a single output; the scheduler's initial sigma is put to it here. Outputs that
+                are not named there, the auxiliary caption, and what a scheduler draws on its way are still
+                made of the seeds.
+            output_type: "pil", "pt", "np" or "latent", see `CoDiOutput`.
+            return_dict: False for the tuple of the media alone, in the order of `outputs`.
+            callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed. With
+            start
+                offsets there are more steps than num_inference_steps, and the auxiliary caption is among the
+                tensors. Callbacks of diffusers that switch guidance off (`SDCFGCutoffCallback`) act; those
+                for what codi lacks are refused.
+            callback_on_step_end_tensor_inputs: the tensors that it is shown: "latents", "prompt_embeds".
+            **more: prompts of other registered modalities, by their names, and their negatives.
+
+        Returns:
+            the media with their seeds, settings and records; see `CoDiOutput`.
+
+        Raises:
+            InputError: for anything that cannot be used.
         """
         named = more | dict(
             text=text,
