@@ -32,9 +32,9 @@ AFTER_A_NOUN = set(
     "and are as at by for from in is of on or per that to which who whose with without".split()
 )
 IMPERATIVES = set(
-    "add apply ask build call check compare compute convert count create decode encode find format get "
-    "give hold initialize initialise iterate keep list load look make open parse prepare print put "
-    "raise read remove render replace return run sample save say see send set show split start stop "
+    "add apply ask build call check compare compute convert count create decode encode find format get give "
+    "hold initialize initialise iterate keep list load look make open parse prepare print put raise read "
+    "remove render replace return run sample save say see send set show split start stop "
     "take tell test train try turn use verify wait write yield ".split()
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -53,8 +53,7 @@ class Call:
         if not self.can_steer:
             raise InputError(
                 "a callback set _guidance_scale in a call without guidance: expected a guidance_scale above "
-                "1 from "
-                "the start"
+                "1 from the start"
             )
         self.guidance_scale = plain(self.guidance_scale)
         self.guidance = settings.rescaled(self.guidance, self.guidance_scale)

@@ -97,10 +97,9 @@ def _add_generate(commands: Any) -> None:
         "generate",
         help="make media that belong together from prompts of any kind",
         description="Makes media that belong together. A prompt may be repeated and weighted: "
-        "'a green star::0.7', photo.jpg::2. "
-        "A video or a recording that is given while the other is made also stands in the loop as a clean "
-        "partner, so that what is made keeps its time; sound made for a video is written as that video "
-        "with the new sound, too, its frames untouched.",
+        "'a green star::0.7', photo.jpg::2. A video or a recording that is given while the other is made "
+        "also stands in the loop as a clean partner, so that what is made keeps its time; sound made for a "
+        "video is written as that video with the new sound, too, its frames untouched.",
     )
     _add_prompts(generate)
     generate.add_argument(
@@ -350,8 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             raise
         advice = (
-            "make fewer or smaller at once (--samples, --batch, --height, --num-frames), or use "
-            "--dtype bfloat16 or another --device"
+            "make fewer or smaller at once (--samples, --batch, --height, --num-frames), or use --dtype "
+            "bfloat16 or another --device"
         )
         return _fail(f"out of memory: {advice}", 1)
 

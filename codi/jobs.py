@@ -99,8 +99,8 @@ class Job:
     def __post_init__(self) -> None:
         if not self.items:
             raise InputError(
-                f"{self.origin}no prompt: expected at least one of {listed(Modality)}, e.g. --text 'a "
-                "red ball'"
+                f"{self.origin}no prompt: expected at least one of {listed(Modality)}, e.g. --text 'a red "
+                "ball'"
             )
         if not self.outputs:
             raise InputError(

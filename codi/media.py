@@ -321,8 +321,7 @@ def _record(value: Mapping[str, Any]) -> tuple[Any, Any]:
             return (value[sound], value[rate])
     raise InputError(
         f"a sound is a dict of {', '.join(map(str, value)) or 'nothing'}: expected the keys array and "
-        "sampling_rate, or waveform and "
-        "sample_rate"
+        "sampling_rate, or waveform and sample_rate"
     )
 
 

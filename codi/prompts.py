@@ -168,6 +168,5 @@ def check_latents(latents: Mapping[Modality, Tensor], specs: Mapping[Modality, M
         if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape[1:]) != shape:
             raise InputError(
                 f"partner_latents of {modality} is {kind(value)}: expected floats (1 or samples, "
-                f"{str(shape)[1:-1]}), as "
-                "`encode_partners` gives them"
+                f"{str(shape)[1:-1]}), as `encode_partners` gives them"
             )

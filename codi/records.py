@@ -275,8 +275,7 @@ def _load(path: str | Path) -> dict[str, Any]:
     if text is None:
         raise InputError(
             f"{path} carries no record of how it was made: expected a png, wav or mp4 as codi writes them, "
-            "or a manifest.json; "
-            "that of a text is in the manifest beside it"
+            "or a manifest.json; that of a text is in the manifest beside it"
         )
     try:
         if isinstance(text, bytes):

@@ -58,8 +58,7 @@ class Session:
         if there and (record is None or record.get("request") != self._digest(job)):
             raise InputError(
                 f"{job.origin}{there[0]} is there already and was not made by this request: expected another "
-                "id or -o, "
-                "or --overwrite to replace what is there"
+                "id or -o, or --overwrite to replace what is there"
             )
 
     def load(self, device: str) -> None:

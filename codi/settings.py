@@ -165,8 +165,7 @@ def start_offsets(
         if offset > MAX_START_OFFSET:
             raise InputError(
                 f"start_offset of {modality} is {offset:g}: expected 0 to {MAX_START_OFFSET}, the schedules "
-                "after "
-                "which it starts"
+                "after which it starts"
             )
     return offsets
 

@@ -17,8 +17,7 @@ from codi.vocabulary import LEADING, ClosedVocabulary, Reading, stored_vocabular
 KINDS = {"colour": "colours", "shape": "shapes", "motion": "motions", "tempo": "tempi", "place": "places"}
 OTHERS = (
     "for other words name another model with --model FOLDER or a hub id (docs/released-weights.md), or train "
-    "one "
-    "on your own files (docs/training.md)"
+    "one on your own files (docs/training.md)"
 )
 MOST_LISTED = 100  # words of a vocabulary that a message lists
 MOST_NAMED = 8  # unknown words that a message names

@@ -137,8 +137,8 @@ class Decoder:
         self._in_a_row += 1
         if self._in_a_row >= self.max_bad_in_a_row:
             raise InputError(
-                f"{self._in_a_row} bad samples in a row, the last one {bad.id}: {bad.reason}. "
-                f"Something is wrong with the data set as a whole{self._where()}"
+                f"{self._in_a_row} bad samples in a row, the last one {bad.id}: {bad.reason}. Something is "
+                f"wrong with the data set as a whole{self._where()}"
             )
 
     def _where(self) -> str:

@@ -224,8 +224,8 @@ def test_it_is_one_object_in_every_process(event_times):
     assert copy.copy(event_times) is event_times is copy.deepcopy(event_times)
     assert pickle.loads(pickle.dumps(event_times)) is event_times
     code = (
-        "import pickle, sys; from codi.types import Modality; "
-        "m = pickle.loads(sys.stdin.buffer.read()); print(m is Modality('event_times'), m.name, repr(m))"
+        "import pickle, sys; from codi.types import Modality; m = pickle.loads(sys.stdin.buffer.read()); "
+        "print(m is Modality('event_times'), m.name, repr(m))"
     )
     told = subprocess.run(
         [sys.executable, "-c", code],

@@ -177,8 +177,8 @@ def test_what_the_model_was_not_trained_at_is_said_once(model, tmp_path, capsys)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("codi: note: ")]
     assert notes == [
         "codi: note: clip and sound last 0.25 s each, as long as both can: 4 frames at 16 per second",
-        "codi: note: made at 40 x 32, 0.25 s of sound, 4 frames at 16 per second; "
-        "this model was trained at 32 x 32, 0.5 s of sound, 4 frames at 8 per second",
+        "codi: note: made at 40 x 32, 0.25 s of sound, 4 frames at 16 per second; this model was trained at "
+        "32 x 32, 0.5 s of sound, 4 frames at 8 per second",
     ]
     assert (
         generate(

@@ -403,8 +403,7 @@ class Trainer:
         if self.config.batch_size % self.chunks:
             raise InputError(
                 f"config: batch_size {self.config.batch_size} cannot be split over {self.world} processes x "
-                "accumulate "
-                f"{self.config.accumulate}: choose a multiple of {self.chunks}"
+                f"accumulate {self.config.accumulate}: choose a multiple of {self.chunks}"
             )
 
     def _say(self, message: str) -> None:

@@ -211,8 +211,7 @@ def check_base(
         worst = max(apart, key=apart.__getitem__)
         raise InputError(
             f"{what} was trained on the model {base!r}, and the {part} here has other weights (probes differ "
-            f"by {distance:.2f}, most in "
-            f"{worst}): load the model it was trained on, or train it for this one"
+            f"by {distance:.2f}, most in {worst}): load the model it was trained on, or train it for this one"
         )
 
 

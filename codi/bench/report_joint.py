@@ -10,21 +10,16 @@ from codi.bench.markup import milliseconds, percent, percents, section, table, w
 
 _ABOUT_TIME = (
     "Text to video and sound: events read from the picture against those read from the sound of the same "
-    "sample. Bias, MAE and p95 are "
-    "over pairs matched within 125 ms; bias is sound minus picture, so positive is late sound. People notice "
-    "sound from 45 ms early and "
-    "125 ms late (ITU-R BT.1359). *Environments off, same seeds*: the joint call without environments, which "
-    "is each output drawn alone "
+    "sample. Bias, MAE and p95 are over pairs matched within 125 ms; bias is sound minus picture, so "
+    "positive is late sound. People notice sound from 45 ms early and 125 ms late (ITU-R BT.1359). "
+    "*Environments off, same seeds*: the joint call without environments, which is each output drawn alone "
     "with its seed. *Best constant offset*: the one shift that suits the floor best."
 )
 _ABOUT_OPEN = (
     "The prompt names the shape alone. *Within all four*: read from samples of which all four outputs were "
-    "made together. Column: of a "
-    "bouncing object, within 0.05 of the width; first event: within 62.5 ms. Spread: total variation from "
-    "the world's own distribution, "
-    "and in parentheses what as many honest draws show; of a number, over quintiles of ground truth. *All of "
-    "them*: every attribute at "
-    "once."
+    "made together. Column: of a bouncing object, within 0.05 of the width; first event: within 62.5 ms. "
+    "Spread: total variation from the world's own distribution, and in parentheses what as many honest draws "
+    "show; of a number, over quintiles of ground truth. *All of them*: every attribute at once."
 )
 
 
@@ -174,8 +169,7 @@ def _selection(report: dict[str, Any]) -> str | None:
             )
     note = (
         "Video and sound. The choice is made by the model's prompt towers and two plain onset detectors, the "
-        "numbers here by the world's "
-        "probes. Gains are scene by scene, per cent."
+        "numbers here by the world's probes. Gains are scene by scene, per cent."
     )
     header = "prompt | candidates | agree with the prompt | with each other | onset F1 at 125 ms | 62.5 ms"
     return section("Selection", table(header, rows), note)
@@ -213,8 +207,8 @@ def _conflict(lines: list[dict[str, Any]]) -> str:
     )
     note = (
         "Two prompts of scenes that differ in every attribute; the weight is the second's, the first has the "
-        "rest. It falls from one "
-        "weight to the next if the whole interval of the fall, scene by scene, lies above zero."
+        "rest. It falls from one weight to the next if the whole interval of the fall, scene by scene, lies "
+        "above zero."
     )
     return section("Prompts that disagree", table(header, rows), note)
 
@@ -233,8 +227,8 @@ def _redundancy(lines: list[dict[str, Any]], order: list[dict[str, Any]]) -> str
     same = "; ".join(f"{line['cell']} {percent(line['same'])}" for line in order)
     note = (
         "Agreement on what the first prompt tells. It hurts if the whole interval of the change, scene by "
-        "scene, lies below zero. "
-        f"Samples whose readings stay the same when the prompts come in the opposite order: {same}."
+        "scene, lies below zero. Samples whose readings stay the same when the prompts come in the opposite "
+        f"order: {same}."
     )
     return section(
         "One more prompt that agrees", table("from -> to | added | alone | both | change | hurts", rows), note

@@ -46,10 +46,8 @@ class NoiseProcess:
         if levels is None or predicts not in PREDICTION_TYPES:
             raise InputError(
                 f"the scheduler {type(scheduler).__name__} (prediction_type {predicts!r}) cannot say how a "
-                "model was "
-                "trained: expected one with alphas_cumprod, such as DPMSolverMultistepScheduler, and "
-                "prediction_type "
-                f"{' or '.join(PREDICTION_TYPES)}"
+                "model was trained: expected one with alphas_cumprod, such as DPMSolverMultistepScheduler, "
+                f"and prediction_type {' or '.join(PREDICTION_TYPES)}"
             )
         return cls(
             alphas_cumprod=scheduler.alphas_cumprod.float(), prediction_type=scheduler.config.prediction_type

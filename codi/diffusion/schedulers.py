@@ -57,9 +57,8 @@ def refusal(scheduler: Any, reason: str) -> InputError:
     """What to raise about a scheduler that does not fit a model; `reason` follows its name."""
     return InputError(
         f"the scheduler {type(scheduler).__name__} {reason}: expected the model's own, or one made with "
-        "`from_config` "
-        "from the configuration of that, such as DPMSolverMultistepScheduler, UniPCMultistepScheduler, "
-        "EulerDiscreteScheduler or DDIMScheduler"
+        "`from_config` from the configuration of that, such as DPMSolverMultistepScheduler, "
+        "UniPCMultistepScheduler, EulerDiscreteScheduler or DDIMScheduler"
     )
 
 

@@ -66,8 +66,8 @@ def check_pixels(width: int, height: int, source: Any = "the picture") -> None:
         raise InputError(f"{source} is {width} x {height} pixels: expected at least one")
     if width * height > MAX_PIXELS:
         raise InputError(
-            f"{source} is {width} x {height}, {width * height / 1e6:.0f} megapixels: "
-            f"at most {MAX_PIXELS / 1e6:.0f} are accepted; shrink it first"
+            f"{source} is {width} x {height}, {width * height / 1e6:.0f} megapixels: at most "
+            f"{MAX_PIXELS / 1e6:.0f} are accepted; shrink it first"
         )
 
 

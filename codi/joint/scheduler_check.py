@@ -141,8 +141,7 @@ class DryRun:
         if self.denoiser.levels(first)[0] > max(START, own_alpha):
             return (
                 f"starts at timestep {first:g} in {self.steps} steps, where latents are no longer noise "
-                "alone "
-                "(its timestep_spacing or num_train_timesteps)"
+                "alone (its timestep_spacing or num_train_timesteps)"
             )
         return None
 
@@ -175,10 +174,8 @@ class DryRun:
             if not fits:
                 return (
                     f"is at another noise level at timestep {t:g} than the model was trained with (sigma "
-                    f"{found:.3g} "
-                    f"where {sigma:.3g} was expected, in {self.steps} steps): it diverges or clips, or its "
-                    "betas, "
-                    "num_train_timesteps or spacing do not fit"
+                    f"{found:.3g} where {sigma:.3g} was expected, in {self.steps} steps): it diverges or "
+                    "clips, or its betas, num_train_timesteps or spacing do not fit"
                 )
         distance = (self.made - self.mean).square().mean().sqrt()
         error = ERROR if len(self.visited) == 1 else 0.0

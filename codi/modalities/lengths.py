@@ -74,8 +74,8 @@ def _by_seconds(
         if count > most:
             raise InputError(
                 f"{seconds:g} s at {rate:g} frames per second are {count} frames: this model makes at most "
-                f"{most}, "
-                f"so expected at most {most / rate:g} s, or at most {most / seconds:g} frames per second"
+                f"{most}, so expected at most {most / rate:g} s, or at most {most / seconds:g} frames per "
+                "second"
             )
         return {"num_frames": count}
     if fps is None:
@@ -85,8 +85,8 @@ def _by_seconds(
         free = ", or lengths 'free' (--lengths free) to let them differ" if with_sound else ""
         raise InputError(
             f"lengths differ: {frames} frames at {fps:g} per second last {frames / fps:g} s, {other} "
-            f"{seconds:g} s; "
-            f"expected two of the three (num_frames, fps, seconds), from which the third follows{free}"
+            f"{seconds:g} s; expected two of the three (num_frames, fps, seconds), from which the third "
+            f"follows{free}"
         )
     return {}
 
@@ -97,10 +97,9 @@ def _sound_for(frames: float, rate: float, longest: float) -> float:
     if (seconds - longest) * rate > HALF:
         raise InputError(
             f"lengths differ: {frames} frames at {rate:g} per second last {seconds:g} s, and this model "
-            f"makes at most {longest:g} s "
-            f"of sound; expected at most {int(longest * rate + 1e-6)} frames, at least {frames / longest:g} "
-            "frames per second, "
-            "or lengths 'free' (--lengths free) to let them differ"
+            f"makes at most {longest:g} s of sound; expected at most {int(longest * rate + 1e-6)} frames, at "
+            f"least {frames / longest:g} frames per second, or lengths 'free' (--lengths free) to let them "
+            "differ"
         )
     return min(seconds, longest)
 
@@ -111,9 +110,8 @@ def _longest_both(rate: float, longest: float, most: int) -> tuple[Sizes, list[s
     if wanted < 1:
         raise InputError(
             f"lengths differ: one frame at {rate:g} per second lasts {1 / rate:g} s, and this model makes at "
-            f"most {longest:g} s of "
-            f"sound; expected at least {1 / longest:g} frames per second, or lengths 'free' (--lengths free) "
-            "to let them differ"
+            f"most {longest:g} s of sound; expected at least {1 / longest:g} frames per second, or lengths "
+            "'free' (--lengths free) to let them differ"
         )
     frames = min(wanted, most)
     seconds = min(frames / rate, longest)

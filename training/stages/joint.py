@@ -261,8 +261,7 @@ class JointStage(Stage):
         if not timed:
             raise InputError(
                 f"options: temporal_change is {self.options.temporal_change:g}: expected 0, or a pair in "
-                "time such as "
-                "audio+video"
+                "time such as audio+video"
             )
         part = self.config.part
         width = self.prompts[next(iter(self.pairs))].text.dim

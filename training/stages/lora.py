@@ -146,8 +146,7 @@ class DenoiseLora(LoraStage):
         if temporal_change := config.options.get("temporal_change"):
             raise InputError(
                 f"options: temporal_change is {temporal_change!r}: expected 0, a LoRA trains beside a "
-                "finished denoiser "
-                "alone"
+                "finished denoiser alone"
             )
         return DenoiseStage(
             dataclasses.replace(config, part={}, options={**config.options, "continue_from": True})
