@@ -145,7 +145,7 @@ def test_guidance_per_output(fresh):
 
 
 @pytest.mark.parametrize("kept", ["environment_encoders", "noisy_latent_encoders"])
-def test_outputs_hear_each_other_through_environments_and_noised_towers_only(fresh, kept):
+def test_outputs_hear_each_other_through_environments_and_partner_estimates_only(fresh, kept):
     alone = latents(fresh, text="a ball", outputs=["audio"])
     for name in {"environment_encoders", "noisy_latent_encoders"} - {kept}:
         setattr(fresh, name, None)

@@ -11,7 +11,7 @@ timing.py    video and sound: in time together, a sound for a clip, a clip for a
 together.py  pairs, triples and all four outputs on what the prompt left open
 prompting.py prompts that disagree, that agree, that complete each other, and their order
 choosing.py  one candidate against several
-ladder.py    several models in one table
+ablation.py    several models in one table
 steps.py     one model at several numbers of steps in one table
 targets.py   the other published targets
 report.py    report.json as a page; report_joint.py and markup.py help
@@ -31,7 +31,7 @@ _EXAMPLES = """examples:
   codi bench --out report/ --cells none --joint         the same, every pair and triple, selection, prompts
   codi bench --out report/ --cells "text->image,text+audio->video"
   codi bench --out steps/ --steps 4,6,10,20 --joint fast --scenes 64   what fewer steps cost, in one table
-  codi bench --out ladder/ --ladder runs/ablation/released runs/ablation/rotary="rotary seconds"
+  codi bench --out ablation/ --ablation runs/ablation/released runs/ablation/rotary="rotary seconds"
 """
 
 
@@ -84,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also joint generation: all, or the fast part",
     )
     parser.add_argument(
-        "--ladder",
+        "--ablation",
+        "--ladder",  # as it was called
+        dest="ablation",
         nargs="+",
         metavar="DIR[=NAME]",
         help="compare these models in time, nothing else (1 set of seeds)",

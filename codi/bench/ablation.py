@@ -1,4 +1,4 @@
-"""The ladder of evidence: several models of the same denoisers, each with one more idea in its joint
+"""The ablation: several models of the same denoisers, each with one more idea in its joint
 attention, in one table.
 
 Read in time only: video and sound together in step and as the model does it unasked (a step that never met a
@@ -22,30 +22,30 @@ GUIDED = f"joint, sync guidance {SYNC_GUIDANCE:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class Variant:
     """One model under the name of what is new in it."""
 
     name: str
     folder: str
 
 
-def parse_rungs(texts: list[str]) -> list[Rung]:
+def parse_variants(texts: list[str]) -> list[Variant]:
     """`DIR` or `DIR=name` each; without a name that of the folder. Raises `InputError`."""
-    rungs = []
+    variants = []
     for text in texts:
         folder, _, name = text.partition("=")
         if not folder:
-            raise InputError(f"--ladder {text!r}: expected DIR or DIR=name")
-        rungs.append(Rung(name=name or Path(folder).name, folder=folder))
-    names = [rung.name for rung in rungs]
+            raise InputError(f"--ablation {text!r}: expected DIR or DIR=name")
+        variants.append(Variant(name=name or Path(folder).name, folder=folder))
+    names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"--ladder has two models called {twice[0]!r}: give one another name, DIR=name")
-    return rungs
+        raise InputError(f"--ablation has two models called {twice[0]!r}: give one another name, DIR=name")
+    return variants
 
 
 @dataclass(frozen=True, kw_only=True)
-class Climb:
-    """What is made of one rung."""
+class VariantRuns:
+    """What is made of one variant."""
 
     count: int
     draws: int

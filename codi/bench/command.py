@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from codi.bench import plots, scores
-from codi.bench.ablation import Climb, parse_rungs
+from codi.bench.ablation import VariantRuns, parse_variants
 from codi.bench.choosing import Selection
 from codi.bench.make import ROUND_TRIP, TRUE, Bench, Plan, make
 from codi.bench.models import Model
 from codi.bench.prompting import Prompting
-from codi.bench.report import ladder_page, markdown, steps_page
+from codi.bench.report import ablation_page, markdown, steps_page
 from codi.bench.runs import Run
 from codi.bench.scores import TASKS, chosen_cells
 from codi.bench.steps import COMPARED, REFERENCE, Distances, compare, parse_steps
@@ -52,10 +52,14 @@ def run(args: argparse.Namespace) -> int:
     """The command. Prints the path of the report on stdout, progress on stderr."""
     started = time.monotonic()
     check_numbers(args)
-    cells, rungs, counts = chosen_cells(args.cells), parse_rungs(args.ladder or []), parse_steps(args.steps)
-    if rungs and len(counts) > 1:
+    cells, variants, counts = (
+        chosen_cells(args.cells),
+        parse_variants(args.ablation or []),
+        parse_steps(args.steps),
+    )
+    if variants and len(counts) > 1:
         raise InputError(
-            f"--steps {args.steps} and --ladder: expected several steps or several models, not both"
+            f"--steps {args.steps} and --ablation: expected several steps or several models, not both"
         )
     scales = {
         name: parse_scale(getattr(args, name), f"--{name.replace('_', '-')}")
@@ -64,9 +68,11 @@ def run(args: argparse.Namespace) -> int:
     folder = check_folder(args.out)
     head = {"command": command_line(), "versions": versions()}
     steps = counts[0] if counts else None
-    if rungs:
-        benches = {rung.name: open_bench(folder, rung.folder, args, scales, steps) for rung in rungs}
-        page = climb(folder, benches, args, head, started)
+    if variants:
+        benches = {
+            variant.name: open_bench(folder, variant.folder, args, scales, steps) for variant in variants
+        }
+        page = compare_variants(folder, benches, args, head, started)
     elif len(counts) > 1:
         page = measure_steps(folder, counts, cells, args, scales, head, started)
     else:
@@ -211,11 +217,11 @@ def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
     return names
 
 
-def climb(
+def compare_variants(
     folder: Path, benches: dict[str, Bench], args: argparse.Namespace, head: dict[str, Any], started: float
 ) -> Path:
     """The table of several models; gives the path of its page."""
-    work = Climb(count=args.scenes or SCENES, draws=args.seeds or 1)
+    work = VariantRuns(count=args.scenes or SCENES, draws=args.seeds or 1)
     lines: dict[str, Any] = {}
     for number, (name, bench) in enumerate(benches.items()):
         print(f"{name}: {bench.model.folder}", file=sys.stderr, flush=True)
@@ -223,7 +229,7 @@ def climb(
         lines[name] = work.score(bench)
     first = next(iter(benches.values()))
     report = head | {
-        "rungs": lines,
+        "variants": lines,
         "controls": work.controls(first),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -235,8 +241,8 @@ def climb(
         "seed": args.seed,
         "seeds": work.draws,
     }
-    save_json(folder / "ladder.json", finite(report))
-    return save_text(folder / "ladder.md", ladder_page(report))
+    save_json(folder / "ablation.json", finite(report))
+    return save_text(folder / "ablation.md", ablation_page(report))
 
 
 def measure_steps(

@@ -26,7 +26,7 @@ of the same scenes through the autoencoders. *Shuffled*: outputs compared with a
 commonest answer, always. The world's own probes read everything; no learned judge takes part.
 
 Scenes, and sets of seeds: {counts}. Settings: {settings}. Made with {versions} in {seconds:.0f} s."""
-_LADDER = """# The ladder of evidence
+_ABLATION = """# The ablation
 
 ```
 {command}
@@ -60,9 +60,9 @@ def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:
     return "\n\n".join(filter(None, [_head(report), *pictures[:1], *sections])) + "\n"
 
 
-def ladder_page(report: dict[str, Any]) -> str:
+def ablation_page(report: dict[str, Any]) -> str:
     """The table of several models."""
-    return "\n\n".join([_LADDER.format(**_described(report)), report_joint.ladder_table(report)]) + "\n"
+    return "\n\n".join([_ABLATION.format(**_described(report)), report_joint.ablation_table(report)]) + "\n"
 
 
 def steps_page(report: dict[str, Any]) -> str:

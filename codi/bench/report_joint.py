@@ -1,5 +1,5 @@
 """The parts of the page that are about joint generation: in time, on what the prompt left open, prompts,
-selection, the ladder.
+selection, the ablation.
 """
 
 import math
@@ -246,7 +246,7 @@ def _completion(lines: list[dict[str, Any]]) -> str:
     )
 
 
-def ladder_table(report: dict[str, Any]) -> str:
+def ablation_table(report: dict[str, Any]) -> str:
     """One row for each model, then the controls."""
     kinds = {
         IN_STEP: ("125 ms",),
@@ -256,7 +256,7 @@ def ladder_table(report: dict[str, Any]) -> str:
     }
     columns = [(kind, tolerance) for kind, tolerances in kinds.items() for tolerance in tolerances]
     rows = []
-    for name, lines in {**report["rungs"], **report["controls"]}.items():
+    for name, lines in {**report["variants"], **report["controls"]}.items():
         rows.append(
             [name, *(_f1(lines[kind], tolerance) if kind in lines else "-" for kind, tolerance in columns)]
         )

@@ -20,7 +20,7 @@ DENOISERS = Attribute("denoiser")
 
 class CoDiModel:
     """Dicts by modality over flat components, named as in `AUTOENCODERS`, `TOWERS`, `DENOISERS`, and
-    "environments", "noised_towers".
+    "environment_encoders", "noisy_latent_encoders".
 
     A component may be missing; its modalities are then missing from the dict.
     """

@@ -117,17 +117,17 @@ def test_a_model_is_measured_from_its_folder_and_continued(tmp_path, capsys):
     )
 
 
-def test_a_ladder_compares_models_in_one_table(tmp_path, capsys):
+def test_an_ablation_compares_models_in_one_table(tmp_path, capsys):
     for seed, name in enumerate(("first", "second")):
         tiny_pipeline.pipeline(seed).save_pretrained(tmp_path / name)
-    rungs = [str(tmp_path / "first"), f"{tmp_path / 'second'}=rotary seconds"]
+    variants = [str(tmp_path / "first"), f"{tmp_path / 'second'}=rotary seconds"]
     assert (
         main(
             [
                 "--out",
                 str(tmp_path / "out"),
-                "--ladder",
-                *rungs,
+                "--ablation",
+                *variants,
                 "--scenes",
                 "2",
                 "--steps",
@@ -138,11 +138,11 @@ def test_a_ladder_compares_models_in_one_table(tmp_path, capsys):
         )
         == 0
     )
-    page = (tmp_path / "out" / "ladder.md").read_text()
-    assert capsys.readouterr().out.strip().endswith("ladder.md")
+    page = (tmp_path / "out" / "ablation.md").read_text()
+    assert capsys.readouterr().out.strip().endswith("ablation.md")
     assert all(f"| {name} |" in page for name in ("first", "rotary seconds", "independent", "ceiling"))
-    report = json.loads((tmp_path / "out" / "ladder.json").read_text())
-    assert list(report["rungs"]["first"]) == [
+    report = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert list(report["variants"]["first"]) == [
         "joint, in step",
         "joint",
         "video->audio",
@@ -197,9 +197,9 @@ def test_a_deaf_output_is_what_it_is_alone_while_the_other_goes_on_hearing_it(tm
         ["--whatever"],
         ["--joint", "slow"],
         ["--workers", "0"],
-        ["--ladder", "./nowhere"],
-        ["--ladder", "a", "b/a"],
-        ["--ladder", "=name"],
+        ["--ablation", "./nowhere"],
+        ["--ablation", "a", "b/a"],
+        ["--ablation", "=name"],
     ],
 )
 def test_wrong_options_are_a_users_mistake(tmp_path, options):
@@ -284,6 +284,6 @@ def test_steps_that_cannot_be(tmp_path, steps):
         main(["--out", str(tmp_path / "report"), "--steps", steps])
 
 
-def test_steps_and_a_ladder_are_two_tables(tmp_path):
+def test_steps_and_an_ablation_are_two_tables(tmp_path):
     with pytest.raises(InputError, match="not both"):
-        main(["--out", str(tmp_path / "report"), "--steps", "4,6", "--ladder", "a", "b"])
+        main(["--out", str(tmp_path / "report"), "--steps", "4,6", "--ablation", "a", "b"])

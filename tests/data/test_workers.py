@@ -201,10 +201,10 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     save_clip(tmp_path / "a.mp4", numbered(4), 8, clicks(0.5, 0.2))
     code = (
         "import os, sys; from pathlib import Path; from data.workers import Decoder; from data.fork_server "
-        "import Nursery\n"
+        "import ForkServer\n"
         "from tests.data.files import job_of\n"
         f"decoder = Decoder(workers=1); decoder.decode([job_of(Path({str(tmp_path / 'a.mp4')!r}))])\n"
-        "print(decoder._idle[0].pid, Nursery.shared()._process.pid, flush=True); os.kill(os.getpid(), 9)"
+        "print(decoder._idle[0].pid, ForkServer.shared()._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     pids = [int(pid) for pid in done.stdout.split()]
