@@ -25,8 +25,8 @@ SMALL = {
     "vocoder": ("batch_size=4",),
     "align": ("options.validation_scenes=2", "batch_size=4"),
     "denoise": ("options.preview_captions=[a red ball]", "batch_size=4"),
-    "noisy_latent": ("batch_size=4",),
-    "temporal_change": ("batch_size=4",),
+    "noisy": ("batch_size=4",),
+    "temporal": ("batch_size=4",),
     "joint": ("batch_size=4",),
 }
 
