@@ -1,5 +1,5 @@
 # make install   a virtual environment in .venv with everything in it
-# make test      the tests, on the CPU (installs first); make test-gpu those of a GPU
+# make test      the tests, on the CPU (installs first); make test-slow those that take minutes; make test-gpu those of a GPU
 # make test-lowest, make test-highest   the README's first command and one call of every modality, in a fresh environment with the lowest
 #                versions that pyproject.toml allows, and with the highest that there are today (PYTHON=python3.13: with another Python)
 # make lock      resolves anew: uv.lock, and constraints.txt from it
@@ -29,7 +29,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_P
 UV := build/uv/bin/uv
 export UV_LINK_MODE := copy
 
-.PHONY: install test test-gpu test-lowest test-highest lock tiny bench docs lint types wheel clean
+.PHONY: install test test-slow test-gpu test-lowest test-highest lock tiny bench docs lint types wheel clean
 
 install: $(INSTALLED)
 
@@ -43,6 +43,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 # On the CPU wherever it runs: sums of a GPU are taken in no fixed order, and many tests compare to the bit.
 test: $(INSTALLED)
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-slow: $(INSTALLED)
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-gpu: $(INSTALLED)
 	$(RUN) -m pytest tests/test_gpu.py

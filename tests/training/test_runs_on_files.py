@@ -25,6 +25,8 @@ from tests.training.test_refusals import said
 from training import cache, checkpoint
 from training.main import main
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("samples=12", "log_every=4")
 
 

@@ -16,9 +16,10 @@ from training import checkpoint
 from training.engine import make_accelerator
 from training.main import main
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
+]
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 SETTINGS = ("samples=96", "options.infinite=true", "ema=0.9", "checkpoint_every=16", "accumulate=2")
 
