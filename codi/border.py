@@ -97,7 +97,7 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
                     f"{name} was given twice, by its place and by its name: expected one of them"
                 )
             given[name] = value
-        given = renamed.rename_arguments(_without_aliases(given))
+        given = renamed.rename(_without_aliases(given), renamed.SETTINGS, "this call", within=False)
         known = [*positional, *(_further_prompts(positional) if open_ended else ())]
         for name in given:
             if name not in known:

@@ -75,7 +75,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     _callback_tensor_inputs = ["latents", "prompt_embeds"]
     model_cpu_offload_seq = (
         "text_tower->vision_tower->audio_tower->environment_encoders->noisy_latent_encoders"
-        "->text_denoiser->vision_denoiser->audio_denoiser->text_autoencoder->image_autoencoder->audio_autoencoder"
+        "->text_denoiser->vision_denoiser->audio_denoiser"
+        "->text_autoencoder->image_autoencoder->audio_autoencoder"
     )
 
     @_by_fixed_names

@@ -135,14 +135,10 @@ def _present_names(folder: Path) -> Iterator[Path]:
     config = folder / "config.json"
     values = _read_json(config) if config.is_file() else {}
     present = renamed.rename(values, renamed.CONFIG, str(folder))
-    weights = folder.glob("*.safetensors")
-    tensors = {path.name: read_header(path) for path in weights}
-    old = [name for header in tensors.values() for name in header if renamed.rename_tensor(name) != name]
-    if present == values and not old:
+    # diffusers saves every argument: who has former names of tensors has some in the configuration, too
+    if present == values:
         yield folder
         return
-    if old:
-        renamed.note(str(folder), old[0], renamed.rename_tensor(old[0]))
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / folder.name
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -151,9 +147,9 @@ def _present_names(folder: Path) -> Iterator[Path]:
             shards = _read_json(index)
             shards["weight_map"] = {renamed.rename_tensor(n): f for n, f in shards["weight_map"].items()}
             index.write_text(json.dumps(shards), encoding="utf-8")
-        for name in tensors:
-            state = load_file(folder / name)
-            save_file({renamed.rename_tensor(n): t for n, t in state.items()}, copy / name, {"format": "pt"})
+        for path in folder.glob("*.safetensors"):
+            state = {renamed.rename_tensor(name): tensor for name, tensor in load_file(path).items()}
+            save_file(state, copy / path.name, {"format": "pt"})
         yield copy
 
 
@@ -192,7 +188,7 @@ def load_part(
 
 
 def _find_class(name: str, module: str, kind: str) -> type:
-    own = {type(kind).__module__.split(".")[0] for kind in kinds()}  # whoever registers one vouches for it
+    own = {type(known).__module__.split(".")[0] for known in kinds()}  # whoever registers one vouches for it
     if module.split(".")[0] not in {"codi", "diffusers"} | own:
         raise InputError(
             f"part {name} of the model is a {module}.{kind}: expected a class of codi or diffusers"

@@ -55,31 +55,24 @@ STAGES = {"noised": "noisy_latent"}
 _noted: set[str] = set()
 
 
-def rename(values: Mapping[str, Any], table: Mapping[str, str], origin: str) -> dict[str, Any]:
-    """Returns a mapping under its present names, those of mappings within it included.
+def rename(
+    values: Mapping[str, Any], table: Mapping[str, str], origin: str, within: bool = True
+) -> dict[str, Any]:
+    """Returns a mapping under its present names.
 
     Args:
         values: what was read; a name that is not in the table stays as it is.
         table: one of the tables of this module.
         origin: where the values came from, for the note.
+        within: whether mappings in it are renamed as well.
     """
     found = {}
     for name, value in values.items():
         present = table.get(name, name)
         if present != name:
             note(origin, name, present)
-        found[present] = rename(value, table, origin) if isinstance(value, Mapping) else value
-    return found
-
-
-def rename_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a call under their present names; what they hold is left as it is."""
-    found = {}
-    for name, value in given.items():
-        present = SETTINGS.get(name, name)
-        if present != name:
-            note("this call", name, present)
-        found[present] = value
+        inner = within and isinstance(value, Mapping)
+        found[present] = rename(value, table, origin) if inner else value
     return found
 
 

@@ -19,15 +19,6 @@ from codi.types import InputError, Modality, ModalitySpec, listed
 if TYPE_CHECKING:
     from codi.models.codi import CoDiModel
 
-NAMES = (  # of the settings that a call may give; the model's own values stand for those that are left out
-    "num_inference_steps",
-    "guidance_scale",
-    "sync_guidance_scale",
-    "guidance_interval",
-    "sync_guidance_interval",
-    "guidance_rescale",
-    "start_offset",
-)
 Sync = bool | Iterable["str | Modality"] | None
 
 
@@ -86,11 +77,9 @@ class Request:
         return settings.can_steer(self.guidance, self.num_inference_steps)
 
     def start_steps(self, steps: int) -> dict[Modality, int]:
-        """Returns the steps after which everything starts, of a scheduler that takes `steps` for
-        each output.
-        """
-        return {m: round(round(offset * self.num_inference_steps) * steps / self.num_inference_steps)
-                for m, offset in self.start_offset.items()}  # fmt: skip
+        """Returns the steps after which everything starts, where a scheduler takes `steps` for each output."""
+        asked = self.num_inference_steps
+        return {m: round(round(part * asked) * steps / asked) for m, part in self.start_offset.items()}
 
     def settings(self) -> dict[str, Any]:
         """Returns all settings as a record stores them, with nothing left to anyone's default."""
@@ -140,7 +129,7 @@ def resolve(
 
     Args:
         model: the parts of the model by modality.
-        defaults: its own values of the settings in `NAMES`.
+        defaults: its own values of the settings in `codi.settings.GIVEN`.
         given: the modalities of the prompts.
         outputs: what to make.
         negatives: the modalities of the negative prompts.
@@ -157,12 +146,12 @@ def resolve(
         sizes: sizes by their names (`codi.types.SIZED`); None for the model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
-        **values: the settings in `NAMES`; None for the model's own.
+        **values: the settings in `codi.settings.GIVEN`; None for the model's own.
 
     Raises:
         InputError: for anything that this model cannot do, or nobody can.
     """
-    settings.check_names("a request", values, NAMES)
+    settings.check_names("a request", values, settings.GIVEN)
     wanted = settings.parse_outputs(outputs)
     if not wanted:
         raise InputError(

@@ -51,6 +51,7 @@ FIXED = (
     "auxiliary_caption",
     "null_prompt",
 )
+GIVEN = tuple(name for name in DEFAULTS if name not in FIXED)  # what a call may decide
 
 
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:

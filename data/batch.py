@@ -95,7 +95,7 @@ class Batch(Mapping[str, Any]):
         return {name: value for name, value in about.items() if value is not None} | self.named
 
     def __getitem__(self, name: str) -> Any:
-        return self._all()[name]
+        return self.named[name] if name in self.named else self._all()[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())

@@ -326,7 +326,8 @@ KEPT = [
     (r"optimus\.decoder\.transformer\.h\.\d+\.attn\.(bias|masked_bias)", "causal mask, derived"),
     (r"optimus\.decoder\.lm_head\.weight", "the token embedding again (tied)"),
     (
-        r"clip\.model\.(text|vision)_model\.embeddings\.position_ids|optimus\.encoder\.embeddings\.position_ids",
+        r"clip\.model\.(text|vision)_model\.embeddings\.position_ids"
+        r"|optimus\.encoder\.embeddings\.position_ids",
         "counting, derived",
     ),
     (r"clip\.model\.logit_scale", "temperature of the contrastive loss, only for training"),

@@ -139,6 +139,8 @@ def check_prompt(path: str | Path, modality: Modality, seconds: float | None = N
             check_audio(*load_audio(path, seconds), source=path)
         elif modality is Modality.VIDEO:
             load_video(path, seconds, size=64, sound=False)
+        else:  # of a kind that is not ours to read
+            check_file(path)
 
 
 def duration_of(container: Any, stream: Any) -> float:

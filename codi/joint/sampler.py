@@ -156,8 +156,8 @@ class JointSampler:
         calls = [attending + alone] if self.denoisers[modality].batches_prompts else [attending, alone]
         answers: dict[Branch, Tensor] = {}
         for branches in filter(None, calls):
-            heard = environment if branches[0] in attending else None
-            answers |= self._answer(modality, index, x, branches, attending, heard, estimate)
+            attended = environment if branches[0] in attending else None
+            answers |= self._answer(modality, index, x, branches, attended, estimate)
         return guidance.combine(answers, weights)
 
     def _scaled(self, modality: Modality, index: int, x: Tensor) -> Tensor:
@@ -170,7 +170,6 @@ class JointSampler:
         index: int,
         x: Tensor,
         branches: list[Branch],
-        attending: list[Branch],
         environment: Environment | None,
         estimate: PartnerEstimate | None,
     ) -> dict[Branch, Tensor]:
@@ -179,7 +178,7 @@ class JointSampler:
         prompt = self._prompt(modality, branches, x, estimate)
         x = x.to(self.contexts[modality].dtype)
         environment = None if environment is None else environment.to(x.dtype)
-        partners = PARTNERS.batch(branches, [environment if b in attending else None for b in branches])
+        partners = PARTNERS.batch(branches, [None if PARTNERS.name in b else environment for b in branches])
         if not denoiser.batches_prompts:  # it takes as many samples as prompts
             x = x.repeat(len(branches), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))

@@ -64,11 +64,6 @@ class Audio(ModalityKind):
         length = spec.raw_shape[0] if padded else min(spec.raw_shape[0], own)
         return io.fit_audio(wave, round(rate), round(spec.rate), length)
 
-    def check_file(self, path: str | Path, seconds: float) -> None:
-        from codi import io
-
-        io.check_prompt(path, self.modality, seconds)
-
     def check_heard(self, path: str | Path, spec: ModalitySpec) -> None:
         """A recording may be silent in the part that the model hears."""
         self.check_file(path, spec.duration + MARGIN)

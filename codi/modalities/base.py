@@ -122,7 +122,7 @@ class ModalityKind(ABC):
         """Raises `InputError` unless the file can serve as a prompt; decodes no more than `seconds` of it."""
         from codi import io
 
-        io.check_file(path)
+        io.check_prompt(path, self.modality, seconds)
 
     def check_heard(self, path: str | Path, spec: ModalitySpec) -> None:
         """Raises `InputError` for a file that says nothing in the part of it that the model takes."""

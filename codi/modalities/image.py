@@ -42,11 +42,6 @@ class Image(ModalityKind):
         io.check_pixels(pixels.shape[-1], pixels.shape[-2])
         return io.fit_image(pixels, spec.raw_shape[-1])
 
-    def check_file(self, path: str | Path, seconds: float) -> None:
-        from codi import io
-
-        io.check_prompt(path, self.modality, seconds)
-
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         import numpy as np
         from PIL import Image as Pictures

@@ -89,11 +89,6 @@ class Video(ModalityKind):
         io.check_pixels(frames.shape[-1], frames.shape[-2])
         return io.fit_video(frames, fps, num_frames, spec.rate, size)
 
-    def check_file(self, path: str | Path, seconds: float) -> None:
-        from codi import io
-
-        io.check_prompt(path, self.modality, seconds)
-
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         from codi import io
 

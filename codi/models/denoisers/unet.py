@@ -9,7 +9,9 @@ and videos.
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers' own loader looks for it beside a class
+
+# diffusers' own loader looks for it beside a class
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from torch import Tensor, nn
 
 from codi.layers import repeated, zeroed
