@@ -139,6 +139,25 @@ def _add_generate(commands: Any) -> None:
         choices=SCHEDULERS,
         help="another way down the model's noise levels (default: the model's)",
     )
+    _add_steering(generate)
+    generate.add_argument(
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="draw N for each sample and keep the one that agrees best (default 1)",
+    )
+    generate.add_argument(
+        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
+    )
+    _add_adapters(generate)
+    generate.add_argument("--device", help=f"{DEVICES} (default auto)")
+    generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
+    generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
+    generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    generate.set_defaults(run=_generate)
+
+
+def _add_steering(generate: Any) -> None:
     scale = "a number, or one for each output such as video=4,audio=3; 1 is off (default: the model's)"
     generate.add_argument("--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
     generate.add_argument(
@@ -168,21 +187,6 @@ def _add_generate(commands: Any) -> None:
             "agree"
         ),
     )
-    generate.add_argument(
-        "--candidates",
-        type=int,
-        metavar="N",
-        help="draw N for each sample and keep the one that agrees best (default 1)",
-    )
-    generate.add_argument(
-        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
-    )
-    _add_adapters(generate)
-    generate.add_argument("--device", help=f"{DEVICES} (default auto)")
-    generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
-    generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
-    generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    generate.set_defaults(run=_generate)
 
 
 def _add_sizes(generate: Any) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from codi import prompts, records
 from codi.models.codi import CoDiModel
 from codi.prompts import Prompt
-from codi.types import Latents, Modality
+from codi.types import InputError, Latents, Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,41 @@ class Given:
     negative_prompt_embeds: Tensor | None = None
     null_prompt_embeds: Tensor | None = None
     partner_latents: Latents | None = None
+
+    @classmethod
+    def from_arguments(
+        cls, named: Mapping[str, Any], partner_latents: Any, **embeds: Tensor | None
+    ) -> "Given":
+        """Reads the arguments of a call.
+
+        Args:
+            named: prompts by modality, and negative ones by "negative_" and modality.
+            partner_latents: clean latents by the names of modalities, or None.
+            **embeds: prompts in the form of tokens, as the attributes above.
+
+        Raises:
+            InputError: for a prompt that is none, and clean latents that are no dict.
+        """
+        items = prompts.collect(prompts.by_modality(named))
+        negatives = prompts.collect(prompts.by_modality(named, "negative_"), "negative_")
+        if partner_latents is not None:
+            if not isinstance(partner_latents, Mapping):
+                came = type(partner_latents).__name__
+                raise InputError(
+                    f"partner_latents is a {came}: expected a dict, as `encode_partners` gives it"
+                )
+            partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
+        return cls(items=items, negatives=negatives, partner_latents=partner_latents, **embeds)
+
+    @property
+    def prompted(self) -> bool:
+        """Whether there is a prompt in one of its forms. Raises `InputError` where it is in both."""
+        return prompts.given(self.items, self.prompt_embeds)
+
+    @property
+    def refusing(self) -> bool:
+        """The same of negative prompts."""
+        return prompts.given(self.negatives, self.negative_prompt_embeds, "negative_")
 
     def check(self, model: CoDiModel) -> None:
         """Raises `InputError` for tensors that do not fit a model, or each other."""

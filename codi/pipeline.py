@@ -513,18 +513,14 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             height, width, num_frames, fps: of what is made, where not the model's own.
             audio_length_in_s: length of sounds and of clips, in seconds.
             lengths: "agree": a clip and a sound that are made together last equally long, and what is not
-            named
-                follows; or "free".
+                named follows; or "free".
             sync: which inputs stand in the loop as clean partners: True or None for those that run in time
-            where an
-                output does, False for none, or their names.
-            auxiliary_caption: whether the model's auxiliary caption is generated beside several outputs that
-            lack
-                it, so that they agree on what prompts leave open. Numbers for all outputs hold for it; it is
-                not returned.
+                where an output does, False for none, or their names.
+            auxiliary_caption: whether the model's auxiliary caption is generated beside several outputs
+                that lack it, so that they agree on what prompts leave open. Numbers for all outputs hold
+                for it; it is not returned.
             negative_text, negative_image, negative_audio, negative_video: what to steer away from, items or
-            lists as
-                for prompts; they act through guidance_scale.
+                lists as for prompts; they act through guidance_scale.
             prompt_embeds: (1 or B, 1, D) from `encode_prompt`, in place of prompts.
             negative_prompt_embeds: the same in place of negatives.
             null_prompt_embeds: (1 or B, 1, D) from `encode_null`, beside `prompt_embeds`.
@@ -536,11 +532,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 made of the seeds.
             output_type: "pil", "pt", "np" or "latent", see `CoDiOutput`.
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
-            callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed. With
-            start
-                offsets there are more steps than num_inference_steps, and the auxiliary caption is among the
-                tensors. Callbacks of diffusers that switch guidance off (`SDCFGCutoffCallback`) act; those
-                for what codi lacks are refused.
+            callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
+                With start offsets there are more steps than num_inference_steps, and the auxiliary caption
+                is among the tensors. Callbacks of diffusers that switch guidance off
+                (`SDCFGCutoffCallback`) act; those for what codi lacks are refused.
             callback_on_step_end_tensor_inputs: the tensors that it is shown: "latents", "prompt_embeds".
             **more: prompts of other registered modalities, by their names, and their negatives.
 
@@ -560,21 +555,19 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             negative_audio=negative_audio,
             negative_video=negative_video,
         )
-        items = prompts.collect(prompts.by_modality(named))
-        negatives = prompts.collect(prompts.by_modality(named, "negative_"), "negative_")
-        if partner_latents is not None:
-            if not isinstance(partner_latents, Mapping):
-                came = type(partner_latents).__name__
-                raise InputError(
-                    f"partner_latents is a {came}: expected a dict, as `encode_partners` gives it"
-                )
-            partner_latents = {Modality.parse(name): latent for name, latent in partner_latents.items()}
+        given = Given.from_arguments(
+            named,
+            partner_latents,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            null_prompt_embeds=null_prompt_embeds,
+        )
         request = self.resolve(
-            given=items,
-            negatives=negatives,
-            prompted=prompts.given(items, prompt_embeds),
-            refusing=prompts.given(negatives, negative_prompt_embeds, "negative_"),
-            clean=partner_latents,
+            given=given.items,
+            negatives=given.negatives,
+            prompted=given.prompted,
+            refusing=given.refusing,
+            clean=given.partner_latents,
             outputs=outputs,
             num_samples=num_samples,
             candidates=candidates,
@@ -597,14 +590,6 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             auxiliary_caption=auxiliary_caption,
             output_type=output_type,
         )
-        given = Given(
-            items=items,
-            negatives=negatives,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            null_prompt_embeds=null_prompt_embeds,
-            partner_latents=partner_latents,
-        )
         given.check(self.model)
         if latents is not None and candidates > 1:
             raise InputError(
@@ -626,12 +611,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             guidance_scale=settings.shared_scale(own_guidance),
         )
         with self._call(call):
-            out = self._generate(request, given, seeds, noise, callback_on_step_end, wanted)
+            out = self._generate(call, request, given, seeds, noise, callback_on_step_end, wanted)
         self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
 
     def _generate(
         self,
+        call: Call,
         request: Request,
         given: Given,
         seeds: list[int],
@@ -641,7 +627,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     ) -> CoDiOutput:
         """Makes what a request asks for: encode, prepare, denoise, decode, select."""
         rows = partial(selection.expand, num_samples=request.num_samples, candidates=request.candidates)
-        context, null = self._contexts(request, given)
+        context, null = self._contexts(call, request, given)
         clean = given.partner_latents
         if clean is None:
             clean = self.encode_partners(given.items, request.partners)
@@ -650,7 +636,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         latents, generators = self.prepare_latents(request.made, seeds, request.specs, noise)
         null = null if request.prompted or request.refusing else None
         sampler = self._sampler(latents, context, null, partners, request, generators)
-        latents = self._denoise(sampler, sampler.start(latents), callback, wanted)
+        latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)
         latents = {m: latents[m] for m in request.outputs}
         only_latents = request.output_type == "latent" and request.candidates == 1
         media = {} if only_latents else self.decode_latents(latents)
@@ -675,7 +661,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         }
         return out
 
-    def _contexts(self, request: Request, given: Given) -> tuple[Tensor, Tensor]:
+    def _contexts(self, call: Call, request: Request, given: Given) -> tuple[Tensor, Tensor]:
         """The prompt tokens (1 or B, 1, D), and what guidance leads away from."""
         context = self.encode_prompt(given.items) if given.prompt_embeds is None else given.prompt_embeds
         null = (
@@ -685,7 +671,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             return context, null
         if given.negatives:
             return context, self.encode_prompt(given.negatives)
-        return context, self.encode_null(given.items) if request.prompted and request.can_steer else context
+        return context, self.encode_null(given.items) if request.prompted and call.can_steer else context
 
     def described(self) -> dict[str, Any]:
         """Returns what a record says of the model: name, weights, precision, device, scheduler, what no call
@@ -741,22 +727,17 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             partners=clean,
             generators=generators,
             start_offsets=request.start_steps(own_steps),
-            rates=self._rates(latents, request),
+            rates=request.rates(model.specs),
         )
-
-    def _rates(self, made: Iterable[Modality], request: Request) -> dict[Modality, float]:
-        """Latent steps per second of what is made at another rate than the model's own."""
-        own, rates = self.model.specs, {m: request.specs[m].latent_rate for m in made}
-        return {m: rate for m, rate in rates.items() if rate is not None and rate != own[m].latent_rate}
 
     def _denoise(
         self,
+        call: Call,
         sampler: JointSampler,
         latents: Latents,
         callback: Callable[..., dict] | None,
         wanted: Sequence[str],
     ) -> Latents:
-        call = self._own_call
         call.num_timesteps = sampler.num_steps
         with self.progress_bar(total=sampler.num_steps) as bar:
             for index in range(sampler.num_steps):
@@ -765,12 +746,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 call.current_timestep = sampler.timestep(sampler.timeline.active(index)[0], index)
                 latents = sampler.step(index, latents)
                 if callback is not None:
-                    latents = self._call_back(callback, wanted, index, sampler, latents)
+                    latents = self._call_back(call, callback, wanted, index, sampler, latents)
                 bar.update()
         return latents
 
     def _call_back(
         self,
+        call: Call,
         callback: Callable[..., dict],
         wanted: Sequence[str],
         index: int,
@@ -780,7 +762,6 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         """Shows a callback the tensors that it wants, and takes over what it changed: those, and the guidance
         scale.
         """
-        call = self._own_call
         offered, scale = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}, call.guidance_scale
         tensors = {name: offered[name] for name in wanted}
         changed = callback(self, index, call.current_timestep, tensors) or {}

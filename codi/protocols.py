@@ -87,10 +87,9 @@ class Denoiser:
 
     Attributes:
         conditions: the names of the conditions that `forward` takes (`codi.conditions`).
-        batches_prompts: whether one call takes n prompts for each sample, and computes once what comes before
-        the
-            first prompt; an environment then has a row for each prompt that attends to it, and those come
-            first.
+        batches_prompts: whether one call takes n prompts for each sample, and computes once what comes
+            before the first prompt; an environment then has a row for each prompt that attends to it, and
+            those come first.
     """
 
     conditions: tuple[str, ...] = ("prompt", "partners")

@@ -77,9 +77,14 @@ class Request:
         return settings.can_steer(self.guidance, self.num_inference_steps)
 
     def start_steps(self, steps: int) -> dict[Modality, int]:
-        """Returns the steps after which everything starts, where a scheduler takes `steps` for each output."""
+        """Returns the steps after which everything starts, of a scheduler with `steps` for each output."""
         asked = self.num_inference_steps
         return {m: round(round(part * asked) * steps / asked) for m, part in self.start_offset.items()}
+
+    def rates(self, own: Mapping[Modality, ModalitySpec]) -> dict[Modality, float]:
+        """Returns the latent steps per second of what is made at another rate than the model's own."""
+        rates = {m: self.specs[m].latent_rate for m in self.made}
+        return {m: rate for m, rate in rates.items() if rate is not None and rate != own[m].latent_rate}
 
     def settings(self) -> dict[str, Any]:
         """Returns all settings as a record stores them, with nothing left to anyone's default."""
@@ -136,14 +141,13 @@ def resolve(
         prompted: whether there is a prompt in any form; by default whether `given` names one.
         refusing: the same of negative prompts.
         clean: the modalities that came as clean latents, in place of `sync`.
-        sync: which inputs stand in the loop as clean partners: True or None for those that run in time where
-        an
-            output does, False for none, or their names.
+        sync: which inputs stand in the loop as clean partners: True or None for those that run in time
+            where an output does, False for none, or their names.
         auxiliary_caption: whether the model's auxiliary caption may be generated.
         num_samples: sets of outputs.
         candidates: how many are drawn for each set.
         lengths: "agree" or "free".
-        sizes: sizes by their names (`codi.types.SIZED`); None for the model's own.
+        sizes: sizes by their names (`codi.types.SIZES`); None for the model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
         **values: the settings in `codi.settings.GIVEN`; None for the model's own.
@@ -168,10 +172,7 @@ def resolve(
     settings.check_count("num_inference_steps", steps, 1, most_steps)
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
-    made = [*wanted, *auxiliary]
-    settings.check_sizes(sizes or {}, made)
-    found, notes = model.settle_sizes(sizes or {}, made, lengths)
-    specs = model.sized(**found)  # type: ignore[arg-type]
+    found, specs, notes = _settle_sizes(model, sizes or {}, [*wanted, *auxiliary], lengths)
     if specs != model.specs and candidates > 1:
         raise InputError(
             "candidates are judged at the model's own sizes: expected either candidates or another size, not "
@@ -185,7 +186,6 @@ def resolve(
             "such as 3"
         )
     measures = selection.available(model.towers, wanted, partners, prompted) if candidates > 1 else []
-    untrained = model.untrained(specs, made)
     return Request(
         outputs=tuple(wanted),
         auxiliary=tuple(auxiliary),
@@ -204,8 +204,19 @@ def resolve(
         refusing=refusing,
         output_type=output_type,
         measures=tuple(measures),
-        notes=(*notes, *([untrained] if untrained else [])),
+        notes=tuple(notes),
     )
+
+
+def _settle_sizes(
+    model: "CoDiModel", asked: Mapping[str, float | None], made: Sequence[Modality], lengths: str
+) -> tuple[dict[str, float | None], dict[Modality, ModalitySpec], list[str]]:
+    """The sizes of what is made, its geometry, and what a person should know of them."""
+    settings.check_sizes(asked, made)
+    found, notes = model.settle_sizes(asked, made, lengths)
+    specs = model.sized(**found)
+    untrained = model.untrained(specs, made)
+    return found, specs, [*notes, untrained] if untrained else notes
 
 
 def find_partners(

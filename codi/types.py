@@ -166,6 +166,12 @@ class ModalitySpec:
         """Seconds of one raw sample, None where there is no time."""
         return None if self.rate is None else self.raw_shape[0] / self.rate
 
+    @property
+    def timed(self) -> tuple[float, float]:
+        """Rate and seconds of a modality that has time; to be asked of no other."""
+        assert self.rate is not None, "this modality has no time"
+        return self.rate, self.raw_shape[0] / self.rate
+
 
 # Sizes of what is made, as arguments of a pipeline; `codi.modalities.sized` says which outputs have them.
 SIZES = ("height", "width", "num_frames", "fps", "audio_length_in_s")

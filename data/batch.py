@@ -66,6 +66,7 @@ class Batch(Mapping[str, Any]):
                     f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; "
                     "require it"
                 )
+        assert self.rows is not None, "a batch is of scenes or of rows"
         return self.rows
 
     def first(self, count: int) -> "Batch":

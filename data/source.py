@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,18 +16,24 @@ class Source:
     Attributes:
         infinite: whether indices never repeat, so that they are counted and not shuffled.
         of_world: whether its samples are scenes of the world, rendered as they are asked for.
-        bad: how many samples could not be used so far.
-        left_out: how many rows were left out for what they lack.
         decoder: the processes that decode for it, which several sources may share; None without any.
         says: what its batches have beside media, masks and "index": "scenes" or "rows".
     """
 
     infinite: bool = True
     of_world: bool = False
-    bad: int = 0
-    left_out: int = 0
     decoder: Decoder | None = None
     says: tuple[str, ...] = ()
+
+    @property
+    def bad(self) -> int:
+        """How many samples could not be used so far."""
+        return 0
+
+    @property
+    def left_out(self) -> int:
+        """How many rows were left out for what they lack."""
+        return 0
 
     @property
     def mixed(self) -> Sequence[Source]:
@@ -44,7 +50,7 @@ class Source:
         """Returns the number of samples; of an infinite source the indices of one pass through them."""
 
     @abstractmethod
-    def fetch(self, indices: list[int]) -> Mapping[str, Any]:
+    def fetch(self, indices: list[int]) -> Any:
         """Returns a whole batch, a function of `indices` alone, in most cases a `data.batch.Batch`; called
         from a background thread. "ids", if there, name its samples.
         """

@@ -30,8 +30,7 @@ class PartnerEstimate:
     Attributes:
         token: (B, D) a token of the prompt space, the shorter the less certain.
         prior: (B, D) the estimate from pure noise, which is what the prompt alone lets expect; zeros for a
-        clean
-            partner, about which nothing has to be expected.
+            clean partner, about which nothing has to be expected.
     """
 
     token: Tensor

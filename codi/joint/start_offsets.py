@@ -20,9 +20,8 @@ class Timeline:
     Attributes:
         outputs: what is generated.
         steps: steps that every output takes.
-        start_offsets: steps after the first output at which an output starts; 0 for one that is not named. An
-        output
-            never waits longer than those need that start before it.
+        start_offsets: steps after the first output at which an output starts; 0 for one that is not named.
+            An output never waits longer than those need that start before it.
     """
 
     outputs: Collection[Modality]

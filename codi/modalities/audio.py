@@ -36,15 +36,16 @@ class Audio(ModalityKind):
         seconds = sizes.get("audio_length_in_s")
         if seconds is None:
             return spec
+        rate, duration = spec.timed
         number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if not number or not 1 / spec.rate <= seconds <= spec.duration:
+        if not number or not 1 / rate <= seconds <= duration:
             raise InputError(
-                f"audio_length_in_s is {seconds!r}: expected at least one sample ({1 / spec.rate:g} s) and "
-                f"at most {spec.duration:g} s"
+                f"audio_length_in_s is {seconds!r}: expected at least one sample ({1 / rate:g} s) and "
+                f"at most {duration:g} s"
             )
         channels, most, bands = spec.latent_shape
         columns = min(math.ceil(seconds * spec.latent_rate), most)
-        return replace(spec, raw_shape=(round(seconds * spec.rate),), latent_shape=(channels, columns, bands))
+        return replace(spec, raw_shape=(round(seconds * rate),), latent_shape=(channels, columns, bands))
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
         return {"audio_length_in_s": spec.duration}
@@ -55,18 +56,20 @@ class Audio(ModalityKind):
     def trimmed(self, raw: Any, spec: ModalitySpec) -> Any:
         return raw[:, : spec.raw_shape[0]]
 
-    def prepare(self, value: Any, spec: ModalitySpec, padded: bool = True) -> Any:
+    def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
         from codi import io, media
 
-        wave, rate = media.load_sound(value, spec.rate, spec.duration + MARGIN)
-        io.check_audio(wave, rate, source=value if isinstance(value, (str, Path)) else "the recording")
-        own = round(wave.shape[-1] * spec.rate / rate)
+        assert spec is not None  # only words have no geometry
+        rate, duration = spec.timed
+        wave, own_rate = media.load_sound(value, rate, duration + MARGIN)
+        io.check_audio(wave, own_rate, source=value if isinstance(value, (str, Path)) else "the recording")
+        own = round(wave.shape[-1] * rate / own_rate)
         length = spec.raw_shape[0] if padded else min(spec.raw_shape[0], own)
-        return io.fit_audio(wave, round(rate), round(spec.rate), length)
+        return io.fit_audio(wave, round(own_rate), round(rate), length)
 
     def check_heard(self, path: str | Path, spec: ModalitySpec) -> None:
         """A recording may be silent in the part that the model hears."""
-        self.check_file(path, spec.duration + MARGIN)
+        self.check_file(path, spec.timed[1] + MARGIN)
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         waves = list(raw.float().clamp(-1, 1).cpu())

@@ -35,9 +35,10 @@ class Image(ModalityKind):
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
         return [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"]
 
-    def prepare(self, value: Any, spec: ModalitySpec, padded: bool = True) -> Any:
+    def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
         from codi import io, media
 
+        assert spec is not None  # only words have no geometry
         pixels = media.load_picture(value)
         io.check_pixels(pixels.shape[-1], pixels.shape[-2])
         return io.fit_image(pixels, spec.raw_shape[-1])

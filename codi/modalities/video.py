@@ -53,7 +53,7 @@ class Video(ModalityKind):
         _check_frames(num_frames, most_frames(denoiser))
         _check_rate(fps)
         count = num_frames or spec.raw_shape[0]
-        rate = fps or spec.rate
+        rate = fps or spec.timed[0]
         channels, _, *space = spec.latent_shape
         return ModalitySpec(
             raw_shape=(count, *spec.raw_shape[1:]),
@@ -68,7 +68,7 @@ class Video(ModalityKind):
             "height": height,
             "width": width,
             "num_frames": spec.raw_shape[0],
-            "fps": float(spec.rate),
+            "fps": float(spec.timed[0]),
         }
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
@@ -81,13 +81,15 @@ class Video(ModalityKind):
 
         return media.is_picture(value)
 
-    def prepare(self, value: Any, spec: ModalitySpec, padded: bool = True) -> Any:
+    def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
         from codi import io, media
 
+        assert spec is not None  # only words have no geometry
+        rate, duration = spec.timed
         num_frames, size = spec.raw_shape[0], spec.raw_shape[-1]
-        frames, fps = media.load_clip(value, spec.rate, spec.duration + MARGIN, size)
+        frames, fps = media.load_clip(value, rate, duration + MARGIN, size)
         io.check_pixels(frames.shape[-1], frames.shape[-2])
-        return io.fit_video(frames, fps, num_frames, spec.rate, size)
+        return io.fit_video(frames, fps, num_frames, rate, size)
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         from codi import io
