@@ -30,7 +30,7 @@ from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.pairs import rule_of
 from training.stages.partner_estimates import PartnerEstimates, load_noisy_latent_encoders
-from training.stages.prompts import Prompts, check_prompts
+from training.stages.prompts import Prompts, check_prompts, expect_shares
 from training.stages.temporal_change import WithTemporalChange
 
 FusePrompt = Callable[[Tensor, Tensor], Tensor]
@@ -106,13 +106,7 @@ class DenoiseOptions:
         return self.prompt_noise, self.prompt_dropout, self.prompt_interpolation
 
     def __post_init__(self) -> None:
-        shares = self.prompts.values()
-        expect(
-            sum(shares) > 0 and min(shares) >= 0,
-            "prompts",
-            self.prompts,
-            "shares of at least one kind of prompt, none below 0",
-        )
+        expect_shares(self.prompts)
         expect(self.timestep_shift > 0, "timestep_shift", self.timestep_shift, "more than 0")
         for name in ("prompt_dropout", "prompt_interpolation"):
             expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share in [0, 1]")

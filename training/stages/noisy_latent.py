@@ -26,7 +26,7 @@ from training.stages.common import export_part, load_part, say
 from training.stages.denoise import load_scheduler, spread_timesteps
 from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
-from training.stages.prompts import Prompts
+from training.stages.prompts import Prompts, expect_shares
 
 PREVIEWED = 64  # samples
 
@@ -50,13 +50,7 @@ class NoisyLatentOptions:
     timestep_shift: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shares = self.prompts.values()
-        expect(
-            sum(shares) > 0 and min(shares) >= 0,
-            "prompts",
-            self.prompts,
-            "shares of at least one kind of prompt, none below 0",
-        )
+        expect_shares(self.prompts)
         expect(0 <= self.prompt_dropout <= 1, "prompt_dropout", self.prompt_dropout, "a share in [0, 1]")
         expect(self.prompt_noise >= 0, "prompt_noise", self.prompt_noise, "0 or more")
         for name, shift in self.timestep_shift.items():

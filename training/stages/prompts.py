@@ -12,9 +12,21 @@ from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
 from data.batch import Batch
 from data.world import prompted_facts
+from training.config import expect
 from training.stages.pairs import Rule, may_meet
 
 MOST_OF_SECOND = 0.7  # of an interpolated prompt: the first, which may be of another tower, is always heard
+
+
+def expect_shares(prompts: dict[str, float]) -> None:
+    """Raises `InputError` unless the option `prompts` holds shares of at least one kind, none below 0."""
+    shares = prompts.values()
+    expect(
+        sum(shares) > 0 and min(shares) >= 0,
+        "prompts",
+        prompts,
+        "shares of at least one kind of prompt, none below 0",
+    )
 
 
 def check_prompts(modality: Modality, shares: dict[str, float], rule: Rule) -> None:
