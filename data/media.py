@@ -114,6 +114,7 @@ class MediaSource(Source):
         self._usable = np.flatnonzero(
             ((rows.has & needed) == needed) & ((rows.has & bits_of(self.media)) != 0)
         )
+        self.left_out = len(rows) - len(self._usable)
         if not len(self._usable):
             raise InputError(
                 f"none of {len(rows)} rows of {rows.label} has {_names(self.require or self.media)}: name "
@@ -128,11 +129,6 @@ class MediaSource(Source):
 
     def __len__(self) -> int:
         return len(self._usable)
-
-    @property
-    def left_out(self) -> int:
-        """Rows that lack what every sample must have."""
-        return len(self.rows) - len(self._usable)
 
     @property
     def bad(self) -> int:

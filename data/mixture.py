@@ -68,13 +68,13 @@ class Mixture(Source):
         }
 
     @property
-    def bad(self) -> int:
+    def bad(self) -> int:  # type: ignore[override]
         """Bad samples met so far."""
         decoders = {source.decoder for source in self.sources}
         return sum(decoder.bad for decoder in decoders if decoder is not None)
 
     @property
-    def left_out(self) -> int:
+    def left_out(self) -> int:  # type: ignore[override]
         return sum(source.left_out for source in self.sources)
 
     def places(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,24 +16,18 @@ class Source:
     Attributes:
         infinite: whether indices never repeat, so that they are counted and not shuffled.
         of_world: whether its samples are scenes of the world, rendered as they are asked for.
+        bad: how many samples could not be used so far; a source of others counts theirs, as a property.
+        left_out: how many rows were left out for what they lack.
         decoder: the processes that decode for it, which several sources may share; None without any.
         says: what its batches have beside media, masks and "index": "scenes" or "rows".
     """
 
     infinite: bool = True
     of_world: bool = False
+    bad: int = 0
+    left_out: int = 0
     decoder: Decoder | None = None
     says: tuple[str, ...] = ()
-
-    @property
-    def bad(self) -> int:
-        """How many samples could not be used so far."""
-        return 0
-
-    @property
-    def left_out(self) -> int:
-        """How many rows were left out for what they lack."""
-        return 0
 
     @property
     def mixed(self) -> Sequence[Source]:

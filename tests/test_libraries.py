@@ -12,8 +12,6 @@ import pytest
 
 from codi.libraries import UNASKED
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 BROKEN = "raise OSError('undefined symbol: torch_exception_get_what_without_backtrace')\n"
 

@@ -61,7 +61,7 @@ class PairSource(Source):
         return batches | ({"ids": ids} if ids else {})
 
     @property
-    def bad(self) -> int:
+    def bad(self) -> int:  # type: ignore[override]
         """Bad samples met so far."""
         return sum(source.bad for source in self.sources.values())
 
