@@ -82,7 +82,6 @@ docs: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff format --check .
 
 types: $(INSTALLED)
 	$(VENV)/bin/mypy
