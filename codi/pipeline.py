@@ -40,6 +40,7 @@ from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
+from codi.protocols import Autoencoder, PromptEncoder
 from codi.request import Request
 from codi.types import EMBEDDED, InputError, Latents, Modality, ModalitySpec, listed
 
@@ -317,7 +318,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 "this model has no prompt towers: expected prompt_embeds, and negative_prompt_embeds or a "
                 "guidance_scale of 1"
             )
-        wordless = getattr(model.towers.get(Modality.TEXT), "tokenizer", None) is None
+        wordless = not any(tower.reads_words for tower in model.towers.values())
         grey = {Modality.IMAGE: [Prompt(torch.zeros(3, 8, 8, dtype=torch.uint8))]}
         return self._mixed(items or (grey if wordless else {Modality.TEXT: [Prompt("nothing")]}), empty=True)
 
@@ -803,9 +804,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
     def _prepared(
-        self, modality: Modality, items: Sequence[Prompt], part: ModelMixin, spec: ModalitySpec | None
+        self,
+        modality: Modality,
+        items: Sequence[Prompt],
+        part: PromptEncoder | Autoencoder,
+        spec: ModalitySpec | None,
     ) -> list[Any]:
         """Items of one modality -> raw batches for `part`, on its device, in float32."""
-        padded = not getattr(part, "any_length", False)
+        padded = not part.any_length
         raws = prompts.batches([prompts.prepare(modality, prompt.value, spec, padded) for prompt in items])
         return [raw.to(self._execution_device) if isinstance(raw, Tensor) else raw for raw in raws]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codi.types import Modality
+from codi.types import Modality, ModalitySpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,12 @@ class Autoencoder:
 
     Raw values: pictures and frames float in [-1, 1], (B, 3, H, W) or (B, F, 3, H, W); sound float in [-1, 1],
     (B, samples); text `list[str]`.
+
+    Attributes:
+        any_length: whether it takes sounds of any length, which are then not filled up with silence.
     """
+
+    any_length: bool = False
 
     @abstractmethod
     def encode(self, raw: Any, generator: torch.Generator | None = None) -> Tensor:
@@ -69,17 +74,50 @@ class PromptEncoder:
     """A prompt tower: raw media of one modality -> one L2-normalised token in the shared prompt space.
 
     Attributes:
+        dim: D, the width of the prompt space.
         any_length: whether it takes sounds of any length, which are then not filled up with silence.
+        prompt_specs: the geometry in which its prompts come, by modality, where that is not the geometry of
+            what the model makes.
+        word_files: what words it was taught, for records (`codi.adapters`).
     """
 
+    dim: int
     any_length: bool = False
+    prompt_specs: Mapping[Modality, ModalitySpec] = {}
+    word_files: tuple[dict[str, Any], ...] = ()
 
     @abstractmethod
     def embed(self, raw: Any) -> Tensor:
-        """Returns the tokens (B, D) of raw media as in `Autoencoder`."""
+        """Return the tokens (B, D) of raw media as in `Autoencoder`: in training, bridged `features`."""
+
+    def features(self, raw: Any) -> Tensor:
+        """Return (B, D) of raw media before the bridge; what its alignment with text trains.
+
+        Raises:
+            NotImplementedError: for a tower that is used as it is and never trained.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no features to be aligned")
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether it has what it takes to read sentences, if it is a text tower at all."""
+        return False
 
     def check_vocabulary(self) -> None:
-        """Raises `InputError` where words are missing that this part needs."""
+        """Raise `InputError` where words are missing that this part needs."""
+
+    def trunk_shape(self, geometry: Mapping[str, Any], clips: bool = False) -> tuple[int, ...] | None:
+        """Return the shape of one input of `trunk`, for a dry run; None where its cost is not known.
+
+        Args:
+            geometry: what a training configuration says of the media (`ModalityKind.geometry_keys`).
+            clips: whether these are clips, for a tower that takes pictures and clips.
+        """
+        return None
+
+    def trunk(self, inputs: Tensor) -> Tensor:
+        """Return (B, D) of inputs (B, *trunk_shape): the part of `features` that costs."""
+        return self.features(inputs)
 
 
 class Denoiser:

@@ -97,8 +97,8 @@ def main(handle: int) -> None:
     import PIL.Image  # noqa: F401
     import soundfile  # noqa: F401
 
+    from codi.io.frames import choose_backend
     from codi.libraries import loads
-    from data.frames import choose_backend
 
     loads("torchaudio")  # what resamples sounds: children are to find it loaded
 

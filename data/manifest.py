@@ -1,13 +1,13 @@
 """Manifests: tables of media files with captions, as JSON lines or Parquet.
 
-A row is an object with some of the keys of `data.rows.KEYS`:
+A row is an object with some of the keys of `data.rows.row_keys`:
 
     {"id": "a7", "image": "pictures/a7.jpg", "caption": "a red ball", "sha256": {"image": "..."}}
     {"video": "clips/b.mp4", "captions": ["a dog barks", "barking"], "start": 12.5, "end": 14.5, "weight": 2}
 
 Paths are relative to the manifest. Everything is checked when the manifest is opened; whatever is wrong is
 one `InputError` that names the manifest and the row (counted from 1). In memory stay the places of the rows
-only: 17 bytes a row for JSON lines.
+only: 18 bytes a row for JSON lines.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import numpy as np
 
 from codi.io import atomic
 from codi.types import InputError
-from data.rows import KEYS, Row, parse_json, parse_row
+from data.rows import Row, parse_json, parse_row, row_keys
 
 MAX_LINE = 1 << 20  # bytes of one row
 
@@ -30,7 +30,7 @@ MAX_LINE = 1 << 20  # bytes of one row
 class Manifest:
     """The rows of one manifest, by number.
 
-    has          (N,) uint8, bit mask of the media of each row (`data.rows.BITS`)
+    has          (N,) uint16, bit mask of the media of each row (`data.rows.bits_of`)
     weights      (N,) float64
     check_files  whether every file named must exist; else a missing one is a bad sample when its turn comes
     """
@@ -42,7 +42,7 @@ class Manifest:
                 f"no such manifest: {path}. Check the name; relative names start at {Path.cwd()}."
             )
         self._table = (_Parquet if self.path.suffix == ".parquet" else _Lines)(self.path)
-        has, weights = array("B"), array("d")
+        has, weights = array("H"), array("d")
         for number, values in self._table.scan():
             row = self._parse(number, values)
             if check_files:
@@ -51,7 +51,7 @@ class Manifest:
             weights.append(row.weight)
         if not has:
             raise InputError(f"{path} holds no row: expected one object per line")
-        self.has, self.weights = np.array(has, dtype=np.uint8), np.array(weights)
+        self.has, self.weights = np.array(has, dtype=np.uint16), np.array(weights)
 
     def __len__(self) -> int:
         return len(self.has)
@@ -81,11 +81,11 @@ class Manifest:
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes rows (plain values, as in the file) as JSON lines; returns how many. Nobody sees half of it."""
-    count = 0
+    count, keys = 0, set(row_keys())
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
-            assert set(row) <= set(KEYS), row
+            assert set(row) <= keys, row
             stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             count += 1
     return count
@@ -154,9 +154,11 @@ class _Parquet:
             self._table = pyarrow.parquet.read_table(path)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is no Parquet table ({' '.join(str(error).split())[:120]})") from None
-        unknown = sorted(set(self._table.column_names) - set(KEYS))
+        unknown = sorted(set(self._table.column_names) - set(row_keys()))
         if unknown:
-            raise InputError(f"{path}: unknown column {unknown[0]!r}: expected some of {', '.join(KEYS)}")
+            raise InputError(
+                f"{path}: unknown column {unknown[0]!r}: expected some of {', '.join(row_keys())}"
+            )
 
     def scan(self) -> Iterator[tuple[int, Any]]:
         number = 0

@@ -7,12 +7,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from codi.io.frames import choose_backend
+from codi.modalities import in_words
 from codi.types import InputError, Modality, ModalitySpec
 from data.batch import Batch
 from data.decode import Job, Size, describe, silence
-from data.frames import choose_backend
 from data.order import rows_of
-from data.rows import BITS, Row, bits_of, draw_caption
+from data.rows import Row, bit_of, bits_of, draw_caption
 from data.source import Source
 from data.workers import BadSample, Decoder, Media
 
@@ -101,7 +102,7 @@ class MediaSource(Source):
                 f"media are {_names(self.media)}, required {_names(self.require)}: expected some, each once, "
                 "required among them"
             )
-        self.sizes = {m: size_of(m, specs) for m in self.media if m is not Modality.TEXT}
+        self.sizes = {m: size_of(m, specs) for m in self.media if not in_words(m)}
         self.seed, self.shuffle, self.captions, self.verify, self.augment = (
             seed,
             shuffle,
@@ -157,9 +158,9 @@ class MediaSource(Source):
         rows = [seen[job.key[1]] for job, _ in valid]
         named: dict[str, Any] = {}
         for modality in self.media:
-            if modality is Modality.TEXT:
-                named["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
-                named["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
+            if in_words(modality):
+                named[modality.value] = [self._words(row, position) for row, position in zip(rows, indices)]
+                named[f"{modality}_mask"] = torch.tensor([bool(row.captions) for row in rows])
             else:
                 named |= self._stack(modality, [media for _, media in valid])
         about = [{"id": row.id, "captions": list(row.captions)} for row in rows]
@@ -205,16 +206,16 @@ class MediaSource(Source):
 
     def _job(self, key: tuple[int, int], row: Row, position: int) -> Job | BadSample:
         path = describe(row.media)
-        if Modality.TEXT in self.require and not row.captions:
+        if any(map(in_words, self.require)) and not row.captions:
             return BadSample(key, row.id, path, "it has no caption")
-        sizes = {m: size for m, size in self.sizes.items() if row.has & BITS[m]}
+        sizes = {m: size for m, size in self.sizes.items() if row.has & bit_of(m)}
         return Job(
             key=key,
             id=row.id,
             path=path,
             sizes=sizes,
             refs={m: ref for m, ref in row.media.items()} if sizes else {},
-            needed=frozenset(self.require) - {Modality.TEXT},
+            needed=frozenset(m for m in self.require if not in_words(m)),
             start=row.start,
             end=row.end,
             backend=self.backend,

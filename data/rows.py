@@ -4,23 +4,36 @@ common.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codi.modalities import in_files, kind_of, kinds
 from codi.types import InputError, Modality
 
-FILES = (Modality.IMAGE, Modality.AUDIO, Modality.VIDEO)
-BITS = {modality: 1 << place for place, modality in enumerate(Modality)}
-KEYS = ("id", *(str(m) for m in FILES), "caption", "captions", "sha256", "start", "end", "weight", "info")
-SUFFIXES = {
-    Modality.IMAGE: ("jpg", "jpeg", "png", "webp"),
-    Modality.AUDIO: ("wav", "flac", "mp3", "ogg"),
-    Modality.VIDEO: ("mp4", "webm"),
-}
+
+def bit_of(modality: Modality) -> int:
+    """Return the bit that stands for a modality in a mask, by its place in the order of registration."""
+    return 1 << list(Modality).index(modality)
+
+
+def bits_of(media: Iterable[Modality]) -> int:
+    """Return the bit mask of several modalities."""
+    return sum(bit_of(modality) for modality in set(media))
+
+
+def row_keys() -> tuple[str, ...]:
+    """Return the keys that a row of a manifest may have."""
+    media = [modality.value for modality in in_files()]
+    return ("id", *media, "caption", "captions", "sha256", "start", "end", "weight", "info")
+
+
+def modality_of_suffix() -> dict[str, Modality]:
+    """Return which modality a file of a data set is, by what its name ends in, without the dot."""
+    return {suffix: kind.modality for kind in kinds() for suffix in kind.data_suffixes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +68,18 @@ class Row:
 
     @property
     def has(self) -> int:
-        """Bit mask over `BITS` of the media that the row may give; whether a clip has sound shows when it is
+        """Bit mask (`bits_of`) of the media that the row may give; whether a clip has sound shows when it is
         opened.
         """
         return media_bits(self.media, bool(self.captions))
 
 
-def media_bits(files: Any, text: bool) -> int:
-    """Bit mask of the media that files of these modalities may give."""
-    mask = BITS[Modality.TEXT] if text else 0
-    for modality in files:
-        mask |= BITS[modality]
-    return mask | (BITS[Modality.AUDIO] if Modality.VIDEO in files else 0)
-
-
-def bits_of(media: Any) -> int:
-    """Bit mask of a list of modalities."""
-    return sum(BITS[m] for m in set(media))
+def media_bits(files: Iterable[Modality], text: bool) -> int:
+    """Return the bit mask of the media that files of these modalities, and a caption, may give."""
+    files = set(files)
+    carried = {Modality(name) for modality in files for name in kind_of(modality).carries}
+    captions = {kind.modality for kind in kinds() if kind.in_words} if text else set()
+    return bits_of(files | carried | captions)
 
 
 def draw_caption(captions: Sequence[str], seed: int, position: int) -> str:
@@ -104,21 +112,22 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
     """A row from the plain values of a manifest, its paths relative to `folder`. Raises `InputError` that
     begins with `where`.
     """
+    keys, files = row_keys(), in_files()
     if not isinstance(values, Mapping):
         raise InputError(
-            f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(KEYS)}"
+            f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(keys)}"
         )
     values = {name: value for name, value in values.items() if value is not None}
     for name in values:
-        if name not in KEYS:
+        if name not in keys:
             raise InputError(
-                f"{where}: unknown key {name!r}: expected some of {', '.join(KEYS)}; what is for no program "
+                f"{where}: unknown key {name!r}: expected some of {', '.join(keys)}; what is for no program "
                 "goes into info"
             )
     digests = read_digests(values.get("sha256", {}), where)
     media = {
         m: Ref(path=folder / _text(values, m.value, where), sha256=digests.pop(m, None))
-        for m in FILES
+        for m in files
         if m.value in values
     }
     if digests:
@@ -138,7 +147,7 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
             f"{where}: weight is {row.weight:g}: expected more than 0; leave the row out instead"
         )
     if not row.has:
-        raise InputError(f"{where} has nothing in it: expected one of caption, {', '.join(FILES)}")
+        raise InputError(f"{where} has nothing in it: expected one of caption, {', '.join(files)}")
     return row
 
 
@@ -183,19 +192,14 @@ def read_digests(values: Any, where: str) -> dict[Modality, str]:
         raise InputError(
             f'{where}: sha256 is {values!r}: expected an object such as {{"image": "64 hexadecimal digits"}}'
         )
-    digests = {}
+    digests, files = {}, [modality.value for modality in in_files()]
     for name, value in values.items():
         if value is None:
             continue
-        if (
-            name not in {str(m) for m in FILES}
-            or not isinstance(value, str)
-            or len(value) != 64
-            or not _is_hex(value)
-        ):
+        if name not in files or not isinstance(value, str) or len(value) != 64 or not _is_hex(value):
             raise InputError(
                 f"{where}: sha256 of {name} is {value!r}: expected 64 hexadecimal digits under "
-                f"{', '.join(FILES)}"
+                f"{', '.join(files)}"
             )
         digests[Modality(name)] = value.lower()
     return digests

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 from codi.io import atomic
+from codi.modalities import kind_of
 from codi.types import InputError, Modality
 from data.rows import (
-    FILES,
-    SUFFIXES,
     Ref,
     Row,
     media_bits,
+    modality_of_suffix,
     parse_json,
     read_captions,
     read_digests,
@@ -43,18 +43,20 @@ from data.rows import (
 MAX_MEMBER = 2 << 30  # bytes
 MAX_TEXT = 1 << 20
 BLOCK = tarfile.BLOCKSIZE
-_KINDS = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes} | {
-    "txt": "txt",
-    "json": "json",
-}
-_CODES = [*FILES, "txt", "json"]  # what a member is, as one byte
+WORDS = ("txt", "json")  # members that say something of a sample; of their suffixes no medium can be
+
+
+def member_kinds() -> dict[str, str]:
+    """Return what a member is by its suffix: the name of a modality, "txt" or "json"."""
+    media = {suffix: modality.value for suffix, modality in modality_of_suffix().items()}
+    return media | {name: name for name in WORDS}
 
 
 class Shards:
     """The samples of several shards, by number, in the order of the sorted paths and of the shard.
 
     paths    one tar, a pattern such as "shards/*.tar", or several of both
-    has      (N,) uint8, bit mask of the media of each sample (`data.rows.BITS`)
+    has      (N,) uint16, bit mask of the media of each sample (`data.rows.bits_of`)
     weights  (N,) ones
     ignored  members that are none of the kinds above
     """
@@ -62,12 +64,14 @@ class Shards:
     def __init__(self, paths: str | Path | Iterable[str | Path], max_member: int = MAX_MEMBER) -> None:
         self.paths = find_shards(paths)
         self.ignored = 0
+        self._kind_of = member_kinds()
+        self._codes = [*dict.fromkeys(self._kind_of.values())]  # what a member is, as one byte
         self._sizes = [path.stat().st_size for path in self.paths]
         self._first: list[int] = []  # number of the first sample of each shard
         self._starts = array("q")  # first member of each sample
         self._offsets, self._lengths, self._kinds = array("q"), array("q"), array("B")
         self._keys: list[str] = []
-        has, digest = array("B"), hashlib.sha256()
+        has, digest = array("H"), hashlib.sha256()
         for path in self.paths:
             self._first.append(len(has))
             for key, members in _samples(path, max_member):
@@ -78,7 +82,7 @@ class Shards:
                 f"no sample in {', '.join(map(str, self.paths[:3]))}: expected members such as 000.jpg and "
                 "000.txt"
             )
-        self.has, self.weights = np.array(has, dtype=np.uint8), np.ones(len(has))
+        self.has, self.weights = np.array(has, dtype=np.uint16), np.ones(len(has))
         self._digest = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -89,16 +93,16 @@ class Shards:
         path = self.paths[int(np.searchsorted(self._first, index, side="right")) - 1]
         stop = self._starts[index + 1] if index + 1 < len(self) else len(self._offsets)
         members = {
-            _CODES[self._kinds[m]]: (self._offsets[m], self._lengths[m])
+            self._codes[self._kinds[m]]: (self._offsets[m], self._lengths[m])
             for m in range(self._starts[index], stop)
         }
         where = f"{path}: sample {self._keys[index]!r}"
         values = self._words(path, members, where)
         digests = read_digests(values["sha256"], where) if isinstance(values.get("sha256"), Mapping) else {}
         media = {
-            m: Ref(path=path, offset=o, size=n, sha256=digests.get(m))
-            for m, (o, n) in members.items()
-            if m in FILES
+            Modality(name): Ref(path=path, offset=o, size=n, sha256=digests.get(Modality(name)))
+            for name, (o, n) in members.items()
+            if name not in WORDS
         }
         start, end = read_window(values, where)
         return Row(
@@ -120,8 +124,9 @@ class Shards:
         return {"shards": shards, "samples": len(self), "index": self._digest}
 
     def _add(self, key: str, members: dict[str, tuple[int, int]]) -> Iterator[int]:
-        known = {_KINDS[suffix]: place for suffix, place in members.items() if suffix in _KINDS}
-        self.ignored += sum(suffix not in _KINDS for suffix in members)
+        kinds = self._kind_of
+        known = {kinds[suffix]: place for suffix, place in members.items() if suffix in kinds}
+        self.ignored += sum(suffix not in kinds for suffix in members)
         if not known:
             return
         self._keys.append(key)
@@ -129,8 +134,9 @@ class Shards:
         for kind, (offset, length) in known.items():
             self._offsets.append(offset)
             self._lengths.append(length)
-            self._kinds.append(_CODES.index(kind))
-        yield media_bits([kind for kind in known if kind in FILES], "txt" in known or "json" in known)
+            self._kinds.append(self._codes.index(kind))
+        media = [Modality(name) for name in known if name not in WORDS]
+        yield media_bits(media, any(name in known for name in WORDS))
 
     def _words(self, path: Path, members: Mapping[Any, tuple[int, int]], where: str) -> dict[str, Any]:
         """What `json` and `txt` say; the words of `txt` are the caption where there are both."""
@@ -171,7 +177,7 @@ def find_shards(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """(key, {suffix: (offset, size)}) of every sample of a shard."""
     seen: set[str] = set()
-    key, members = None, {}
+    key, members, kinds = None, {}, member_kinds()
     for name, offset, size in _members(path, max_member):
         stem, suffix = split_name(name)
         if stem != key:
@@ -184,8 +190,8 @@ def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple
                 )
             seen.add(stem)
             key, members = stem, {}
-        kind = _KINDS.get(suffix, suffix)
-        if any(_KINDS.get(other, other) == kind for other in members):
+        kind = kinds.get(suffix, suffix)
+        if any(kinds.get(other, other) == kind for other in members):
             raise InputError(f"{path}: sample {stem!r} has two members of the kind .{suffix}: expected one")
         members[suffix] = (offset, size)
     if members:
@@ -347,9 +353,9 @@ def pack(
 
 def _suffix(path: Path, modality: Modality) -> str:
     suffix = path.suffix.lower().lstrip(".")
-    if suffix not in SUFFIXES[modality]:
+    suffixes = kind_of(modality).data_suffixes
+    if suffix not in suffixes:
         raise InputError(
-            f"{path} cannot go into a shard as {modality}: expected a name that ends in "
-            f"{', '.join(SUFFIXES[modality])}"
+            f"{path} cannot go into a shard as {modality}: expected a name that ends in {', '.join(suffixes)}"
         )
     return suffix

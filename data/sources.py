@@ -14,17 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.io.frames import BACKENDS
+from codi.modalities import kind_of
 from codi.types import InputError, Modality, ModalitySpec
-from data.frames import BACKENDS
 from data.media import Augment, MediaSource, Rows
 from data.mixture import Mixture
 from data.workers import Decoder
-
-_GEOMETRY = {
-    Modality.IMAGE: ("size",),
-    Modality.VIDEO: ("size", "frames", "fps"),
-    Modality.AUDIO: ("samples", "rate"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +127,9 @@ def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
     _expect(isinstance(geometry, Mapping), "geometry", geometry, "a mapping such as {image: {size: 64}}")
     for name, values in geometry.items():
         modality = Modality.parse(name)
-        keys = _GEOMETRY.get(modality)
-        if keys is None:
-            raise InputError(f"data: geometry of {modality}: text has none")
+        keys = kind_of(modality).geometry_keys
+        if not keys:
+            raise InputError(f"data: geometry of {modality}: {modality} has none")
         if not isinstance(values, Mapping) or set(values) != set(keys):
             raise InputError(f"data: geometry of {modality} is {values!r}: expected {', '.join(keys)}")
         for key, value in values.items():
@@ -142,17 +137,8 @@ def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
             _expect(
                 whole, f"geometry: {modality}: {key}", value, "a number above 0, whole unless it is a rate"
             )
-        specs[modality] = _spec(modality, values)
+        specs[modality] = kind_of(modality).geometry_of(values)
     return specs
-
-
-def _spec(modality: Modality, values: Mapping[str, Any]) -> ModalitySpec:
-    if modality is Modality.AUDIO:
-        return ModalitySpec(raw_shape=(values["samples"],), latent_shape=(), rate=values["rate"])
-    picture = (3, values["size"], values["size"])
-    if modality is Modality.IMAGE:
-        return ModalitySpec(raw_shape=picture, latent_shape=())
-    return ModalitySpec(raw_shape=(values["frames"], *picture), latent_shape=(), rate=values["fps"])
 
 
 def _mix(

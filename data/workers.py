@@ -266,7 +266,7 @@ class _Worker:
         """Tensors of the shapes that the job asks for; nothing else is taken from a worker."""
         media = {}
         for modality in map(Modality, names):
-            shape, kind = job.sizes[modality].shape, _dtype(modality)
+            shape, kind = job.sizes[modality].shape, np.dtype(job.kinds[modality].dtype)
             size = int(np.prod(shape)) * kind.itemsize
             raw = bytearray(self._connection.recv_bytes(size))
             if len(raw) != size:
@@ -305,7 +305,7 @@ def serve(connection: Connection, memory: int) -> None:
             continue
         connection.send_bytes(json.dumps({"arrays": [str(m) for m in result]}).encode())
         for modality, value in result.items():
-            connection.send_bytes(value.numpy().astype(_dtype(modality), copy=False).tobytes())
+            connection.send_bytes(value.numpy().astype(job.kinds[modality].dtype, copy=False).tobytes())
 
 
 def _limit_memory(extra: int) -> None:
@@ -318,10 +318,6 @@ def _limit_memory(extra: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (now + extra, resource.RLIM_INFINITY))
     except (ImportError, OSError, IndexError, ValueError):
         pass  # not Linux: no such limit
-
-
-def _dtype(modality: Modality) -> np.dtype:
-    return np.dtype(np.float32 if modality is Modality.AUDIO else np.uint8)
 
 
 def _bad(job: Job, reason: str) -> BadSample:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from codi.modalities import in_words
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption, sample_scene
 from data.batch import Batch
@@ -109,7 +110,7 @@ class WorldSource(SceneSource):
         """The scenes, and what they look and sound like and what is said of them."""
         named = {}
         for medium in self.media:
-            if medium is Modality.TEXT:
+            if in_words(medium):
                 raw = [self.caption(scene, rng) for scene, rng in zip(scenes, rngs)]
             else:
                 raw = RENDERERS[medium](scenes)

@@ -18,34 +18,21 @@ import torch
 from codi import pretrained
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
+from codi.modalities import component_class
 from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
 from training.stages.common import load_part
 from training.stages.denoise import load_defaults, load_scheduler
-from training.stages.joint_adapters import CLASSES as DENOISER_CLASSES
-from training.stages.latents import CLASSES as PART_CLASSES
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     """Every part that the folder has; environment encoders and noisy-latent encoders are optional."""
-    classes = (
-        PART_CLASSES
-        | DENOISER_CLASSES
-        | {"environment_encoders": EnvironmentEncoders, "noisy_latent_encoders": NoisyLatentEncoders}
-    )
-    names = dict.fromkeys(
-        [
-            *AUTOENCODERS.values(),
-            *TOWERS.values(),
-            *DENOISERS.values(),
-            "environment_encoders",
-            "noisy_latent_encoders",
-        ]
-    )
+    joint = {"environment_encoders": EnvironmentEncoders, "noisy_latent_encoders": NoisyLatentEncoders}
+    names = dict.fromkeys([*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), *joint])
     return {
-        name: load_part(classes[name], model / name, "train it first").half()
+        name: load_part(joint.get(name) or component_class(name), model / name, "train it first").half()
         for name in names
         if (model / name).is_dir()
     }

@@ -284,7 +284,8 @@ class AdapterMixin:
         loras = [
             {**files.get(name, {}), "scale": scale} for name, scale in self._loras.items() if name in acting
         ]
-        learned = list(getattr(getattr(self, TOWER), "word_files", ()))
+        tower = getattr(self, TOWER)
+        learned = [] if tower is None else list(tower.word_files)
         return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})
 
     def check_unadapted(self) -> None:
@@ -295,7 +296,8 @@ class AdapterMixin:
                 f"LoRA {next(iter(self._loras))!r} is loaded: call unload_lora_weights() before "
                 "save_pretrained()"
             )
-        if isinstance(getattr(getattr(self, TOWER), "tokenizer", None), words.Wordbook):
+        tower = getattr(self, TOWER)
+        if tower is not None and tower.word_files:
             raise InputError(
                 "learned words are loaded: call unload_textual_inversion() before save_pretrained()"
             )

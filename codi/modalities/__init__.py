@@ -13,9 +13,10 @@ before a pipeline is built of its components:
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 
 from codi.modalities.audio import Audio
-from codi.modalities.base import MARGIN, ModalityKind
+from codi.modalities.base import MARGIN, Cut, ModalityKind
 from codi.modalities.image import Image
 from codi.modalities.text import Text
 from codi.modalities.video import Video
@@ -24,8 +25,13 @@ from codi.types import RESERVED, InputError, Modality
 __all__ = [
     "MARGIN",
     "Attribute",
+    "Cut",
     "ModalityKind",
+    "component_class",
+    "component_maker",
     "component_names",
+    "in_files",
+    "in_words",
     "kind_of",
     "kinds",
     "register",
@@ -87,6 +93,29 @@ def kinds() -> list[ModalityKind]:
 def sized(size: str) -> tuple[Modality, ...]:
     """Returns the modalities that have a size of that name (`codi.types.SIZES`)."""
     return tuple(kind.modality for kind in kinds() if size in kind.sizes)
+
+
+def in_words(modality: Modality | str) -> bool:
+    """Return whether a modality is said in sentences, and so is no file and no array."""
+    return kind_of(modality).in_words
+
+
+def in_files() -> tuple[Modality, ...]:
+    """Return the modalities that data sets hold in files of their own."""
+    return tuple(kind.modality for kind in kinds() if kind.in_files)
+
+
+def component_class(name: str) -> type:
+    """Return the class of which a component is trained, by its name in a model, and import its module."""
+    places = {component: place for kind in kinds() for component, place in kind.classes.items()}
+    module, _, attribute = places[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def component_maker(name: str) -> str:
+    """Return in words which stages make a component, by its name in a model."""
+    makers = {component: stages for kind in kinds() for component, stages in kind.made_by.items()}
+    return makers.get(name, "the stage that makes it")
 
 
 def component_names() -> list[str]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, ModalityKind
-from codi.types import InputError, ModalitySpec
+from codi.modalities.base import MARGIN, Cut, ModalityKind
+from codi.types import InputError, Modality, ModalitySpec
+
+RESAMPLING = 64  # samples beyond a cut that the filter of a change of rate may ask for
 
 
 class Audio(ModalityKind):
@@ -20,6 +22,19 @@ class Audio(ModalityKind):
     sizes = ("audio_length_in_s",)
     prompt_file = "wav, flac, mp3, ogg, m4a"
     has_onsets = True
+    data_suffixes = ("wav", "flac", "mp3", "ogg")
+    geometry_keys = ("samples", "rate")
+    classes = {
+        "audio_autoencoder": "codi.models.autoencoders:AudioAutoencoder",
+        "audio_tower": "codi.models.conditioning:AudioTower",
+        "audio_denoiser": "codi.models.denoisers:UNetDenoiser",
+    }
+    made_by = {
+        "audio_autoencoder": "autoencoder_audio and vocoder",
+        "audio_tower": "align_audio",
+        "audio_denoiser": "denoise_audio",
+    }
+    aligned = ("audio_tower",)
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
         return ModalitySpec(
@@ -87,3 +102,29 @@ class Audio(ModalityKind):
         from codi.modalities.onsets import sound_onsets
 
         return sound_onsets(raw, rate)
+
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        return ModalitySpec(raw_shape=(values["samples"],), latent_shape=(), rate=values["rate"])
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        shape = configs.get("audio_autoencoder")
+        if not shape:
+            return None
+        rate = (shape.get("mel_config") or {}).get("sampling_rate", 16000)
+        return self.geometry_of({"samples": shape["num_samples"], "rate": float(rate)})
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        from codi import io
+        from codi.io.media_file import read_sound
+
+        rate, duration = spec.timed
+        seconds = duration + RESAMPLING / min(rate, 8000)
+        found = read_sound(source, cut.start, seconds, cut.end, clip=carrier is not None)
+        if found is None:
+            return None
+        return io.fit_audio(*found, round(rate), spec.raw_shape[0]).contiguous()
+
+    def seconds_in(self, source: Any) -> float | None:
+        from codi.io.media_file import seconds_of
+
+        return seconds_of(source, clip=False)

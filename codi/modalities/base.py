@@ -6,12 +6,33 @@ methods, because the command reads names and sizes here before it knows what it 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from codi.types import Modality, ModalitySpec
+from codi.types import InputError, Modality, ModalitySpec
 
 MARGIN = 0.5  # seconds read beyond a clip's length, for resampling at its end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which part of a media file a training sample is.
+
+    Attributes:
+        start: the second of the file at which it begins.
+        end: the second of the file from which on nothing belongs to it; None for the end of the file.
+        crop: (side as a share of the shorter side, place from left, place from top), all in [0, 1]; None for
+            the central square.
+        flip: whether pixels are mirrored.
+        backend: which library decodes clips, "decord" or "av".
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    crop: tuple[float, float, float] | None = None
+    flip: bool = False
+    backend: Literal["decord", "av"] = "decord"
 
 
 class ModalityKind(ABC):
@@ -32,6 +53,14 @@ class ModalityKind(ABC):
         in_words: whether its prompts are sentences, and not files or arrays.
         takes_sound: whether a sound that is made for a file of it is written into that file as well.
         has_onsets: whether `onsets` finds moments in it, by which samples are told apart.
+        data_suffixes: what files of it in a data set may end in, the first in a shard of our own.
+        geometry_keys: what a training configuration says of its geometry (`geometry_of`).
+        carries: names of the modalities that a file of it may hold as well, as a clip holds its sound.
+        dtype: of its raw samples in training: "uint8" of pixels, else "float32".
+        classes: "module:Class" of the components that are trained for it, by their names.
+        made_by: which stages make these components, by their names; for messages.
+        aligned: the components that its alignment with text trains anew (`training.stages.align`).
+        bridge: the attribute of its tower that holds its bridge to text.
     """
 
     name: ClassVar[str]
@@ -47,6 +76,14 @@ class ModalityKind(ABC):
     in_words: ClassVar[bool] = False
     takes_sound: ClassVar[bool] = False
     has_onsets: ClassVar[bool] = False
+    data_suffixes: ClassVar[tuple[str, ...]] = ()
+    geometry_keys: ClassVar[tuple[str, ...]] = ()
+    carries: ClassVar[tuple[str, ...]] = ()
+    dtype: ClassVar[str] = "float32"
+    classes: ClassVar[Mapping[str, str]] = {}
+    made_by: ClassVar[Mapping[str, str]] = {}
+    aligned: ClassVar[tuple[str, ...]] = ()
+    bridge: ClassVar[str] = "bridge"
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Names components and field after the modality where the class does not."""
@@ -145,3 +182,58 @@ class ModalityKind(ABC):
     def onsets(self, raw: Any, rate: float) -> Any:
         """Returns the seconds (K,) of the moments in one raw sample; only where `has_onsets`."""
         raise NotImplementedError(f"{self.name} has no onsets")
+
+    # Training
+
+    @property
+    def in_files(self) -> bool:
+        """Whether data sets hold it in files of its own."""
+        return bool(self.data_suffixes)
+
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        """Return the geometry that a training configuration states; latent shapes are left empty.
+
+        Args:
+            values: a number above 0 under each of `geometry_keys`.
+        """
+        raise NotImplementedError(f"{self.name} has no geometry to be stated")
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        """Return its geometry as far as finished components say it; None where they do not.
+
+        Args:
+            configs: what stands in the `config.json` of each component that a model folder has.
+        """
+        return None
+
+    def aligned_geometry(self, known: ModalitySpec | None, tower: Mapping[str, Any]) -> ModalitySpec | None:
+        """Return the geometry in which media of it are aligned with text; None where only the data know it.
+
+        Args:
+            known: the geometry as finished components say it, if they do.
+            tower: the arguments of the tower that is trained; nothing where a finished one goes on.
+        """
+        return known
+
+    def trained_parts(self, tower: Any) -> list[Any]:
+        """Return the modules of a finished tower that train where its alignment with text goes on."""
+        return [tower]
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        """Return one training sample from a file of a data set, a tensor of `spec.raw_shape` and `dtype`.
+
+        Args:
+            source: the file, a `codi.io.media_file.MediaFile`.
+            spec: the geometry that is wanted.
+            cut: which part of the file.
+            carrier: the modality of the file where it is another one's (`carries`); then None is returned
+                where this modality is not in it.
+
+        Raises:
+            InputError: for a file that cannot be read, or is none of this kind.
+        """
+        raise InputError(f"{self.name} is not read from files: expected captions, or another medium")
+
+    def seconds_in(self, source: Any) -> float | None:
+        """Return how long a file of it lasts as its header states, 0 where it does not; None without time."""
+        return None

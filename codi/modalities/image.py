@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import ModalityKind
-from codi.types import InputError, ModalitySpec
+from codi.modalities.base import Cut, ModalityKind
+from codi.types import InputError, Modality, ModalitySpec
 
 
 class Image(ModalityKind):
@@ -18,6 +18,20 @@ class Image(ModalityKind):
     suffix = ".png"
     sizes = ("height", "width")
     prompt_file = "png, jpg, webp, gif"
+    data_suffixes = ("jpg", "jpeg", "png", "webp")
+    geometry_keys = ("size",)
+    dtype = "uint8"
+    classes = {
+        "image_autoencoder": "codi.models.autoencoders:ImageAutoencoder",
+        "vision_tower": "codi.models.conditioning:VisionTower",
+        "vision_denoiser": "codi.models.denoisers:UNetDenoiser",
+    }
+    made_by = {
+        "image_autoencoder": "autoencoder_image",
+        "vision_tower": "align_image and align_video",
+        "vision_denoiser": "denoise_image",
+    }
+    aligned = ("text_tower", "vision_tower")  # the first alignment of all makes the text tower as well
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
         side = autoencoder.config.image_size
@@ -64,6 +78,37 @@ class Image(ModalityKind):
         image = out.images[k]
         picture = Pictures.fromarray(image) if isinstance(image, np.ndarray) else image
         return io.save_image(self.path(stem), picture, out.comment(k), out.record_text(k))
+
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        return ModalitySpec(raw_shape=(3, values["size"], values["size"]), latent_shape=())
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        side = configs.get("image_autoencoder", {}).get("image_size")
+        return None if side is None else self.geometry_of({"size": side})
+
+    def aligned_geometry(self, known: ModalitySpec | None, tower: Mapping[str, Any]) -> ModalitySpec | None:
+        """Pictures come in the size of the tower, which sees no others."""
+        side = tower["vision_config"].get("image_size", 224)  # transformers' own
+        return self.geometry_of({"size": side})
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        from codi.io.media_file import read_image
+
+        return fitted(read_image(source), spec, cut)
+
+
+def fitted(pixels: Any, spec: ModalitySpec, cut: Cut) -> Any:
+    """Return uint8 pixels (..., 3, H, W), cropped and mirrored as `cut` says, in the size of `spec`."""
+    from codi import io
+
+    if cut.crop is not None:
+        share, x, y = cut.crop
+        height, width = pixels.shape[-2:]
+        edge = max(1, round(min(height, width) * share))
+        top, left = round(y * (height - edge)), round(x * (width - edge))
+        pixels = pixels[..., top : top + edge, left : left + edge]
+    pixels = io.from_unit(io.fit_image(pixels, spec.raw_shape[-1]))
+    return (pixels.flip(-1) if cut.flip else pixels).contiguous()
 
 
 def with_pixels(spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any) -> ModalitySpec:

@@ -13,6 +13,16 @@ class Text(ModalityKind):
     name = "text"
     suffix = ".txt"
     in_words = True
+    classes = {
+        "text_autoencoder": "codi.models.autoencoders:TextAutoencoder",
+        "text_tower": "codi.models.conditioning:TextTower",
+        "text_denoiser": "codi.models.denoisers:TextDenoiser",
+    }
+    made_by = {
+        "text_autoencoder": "autoencoder_text",
+        "text_tower": "align_image",
+        "text_denoiser": "denoise_text",
+    }
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
         return ModalitySpec(raw_shape=(), latent_shape=autoencoder.latent_shape)

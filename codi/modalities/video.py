@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, ModalityKind
-from codi.modalities.image import Image, with_pixels
-from codi.types import InputError, ModalitySpec
+from codi.modalities.base import MARGIN, Cut, ModalityKind
+from codi.modalities.image import Image, fitted, with_pixels
+from codi.types import InputError, Modality, ModalitySpec
 
 SLOWEST, FASTEST = 0.1, 1000.0  # frames per second that a file can state
 
@@ -24,6 +24,14 @@ class Video(ModalityKind):
     prompt_file = "mp4, webm, mov, avi"
     takes_sound = True
     has_onsets = True
+    data_suffixes = ("mp4", "webm")
+    geometry_keys = ("size", "frames", "fps")
+    carries = ("audio",)
+    dtype = "uint8"
+    classes = Image.classes
+    made_by = {**Image.made_by, "vision_denoiser": "denoise_image and denoise_video"}
+    aligned = ()  # it adds to the tower that pictures made
+    bridge = "video_bridge"
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec | None:
         """A clip is as many frames as the denoiser says, at its rate, each like a picture."""
@@ -116,6 +124,36 @@ class Video(ModalityKind):
         from codi.modalities.onsets import video_onsets
 
         return video_onsets(raw, rate)
+
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        shape = (values["frames"], *Image().geometry_of(values).raw_shape)
+        return ModalitySpec(raw_shape=shape, latent_shape=(), rate=values["fps"])
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        image, denoiser = Image().geometry_in(configs), configs.get("vision_denoiser", {})
+        if image is None or not denoiser.get("num_frames"):
+            return None
+        shape = (denoiser["num_frames"], *image.raw_shape)
+        return ModalitySpec(raw_shape=shape, latent_shape=(), rate=float(denoiser["latent_rate"]))
+
+    def aligned_geometry(self, known: ModalitySpec | None, tower: Mapping[str, Any]) -> ModalitySpec | None:
+        """How long clips are and how many frames a second they have, the data say."""
+        return None
+
+    def trained_parts(self, tower: Any) -> list[Any]:
+        """What clips add to the tower of pictures: temporal attention, and the summary of all frames."""
+        return [part for part in (tower.temporal, tower.summary) if part is not None]
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        from codi.io.frames import read_frames
+
+        count, rate = spec.raw_shape[0], spec.timed[0]
+        return fitted(read_frames(source, cut.start, count, rate, cut.end, cut.backend), spec, cut)
+
+    def seconds_in(self, source: Any) -> float | None:
+        from codi.io.media_file import seconds_of
+
+        return seconds_of(source, clip=True)
 
 
 def most_frames(denoiser: Any | None) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from codi.modalities import Attribute, kind_of
 from codi.modalities import lengths as lasting
+from codi.protocols import Autoencoder, Denoiser, PromptEncoder
 from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
 # Which flat component serves which modality.
@@ -26,9 +27,10 @@ class CoDiModel:
     """
 
     def __init__(self, components: Mapping[str, Any]):
-        self.autoencoders = _present(AUTOENCODERS, components)
-        self.towers = _present(TOWERS, components)
-        self.denoisers = {m: d for m, d in _present(DENOISERS, components).items() if kind_of(m).serves(d)}
+        self.autoencoders = _present(AUTOENCODERS, components, Autoencoder)
+        self.towers = _present(TOWERS, components, PromptEncoder)
+        denoisers = _present(DENOISERS, components, Denoiser)
+        self.denoisers = {m: denoiser for m, denoiser in denoisers.items() if kind_of(m).serves(denoiser)}
         environment_encoders = components.get("environment_encoders")
         encoders = {} if environment_encoders is None else environment_encoders.by_modality()
         self.environment_encoders = {
@@ -40,7 +42,7 @@ class CoDiModel:
         self.noisy_latent_encoders = {m: HookedEncoder(noised, tower) for m, tower in towers.items()}
         self.estimates_from = {} if noised is None else noised.attends_to()
         self.specs = self._specs()
-        own = [(m, getattr(tower, "prompt_specs", {}).get(m)) for m, tower in self.towers.items()]
+        own = [(m, tower.prompt_specs.get(m)) for m, tower in self.towers.items()]
         self.prompt_specs = self.specs | {m: spec for m, spec in own if spec is not None}
 
     @property
@@ -78,7 +80,7 @@ class CoDiModel:
                     "that can hear it"
                 )
         for part in [self.towers[m] for m in given] + [self.autoencoders[m] for m in outputs]:
-            getattr(part, "check_vocabulary", lambda: None)()
+            part.check_vocabulary()
 
     def attended(self, outputs: Iterable[Modality]) -> set[Modality]:
         """Whose environment some of the outputs listen to."""
@@ -180,7 +182,15 @@ def _hooked(component: Any, call: Callable[..., Any], *args: Any, **kwargs: Any)
     return call(*args, **kwargs)
 
 
-def _present(table: Mapping[Modality, str], components: Mapping[str, Any]) -> dict[Modality, Any]:
-    return {
-        modality: components[name] for modality, name in table.items() if components.get(name) is not None
-    }
+def _present(
+    table: Mapping[Modality, str], components: Mapping[str, Any], contract: type
+) -> dict[Modality, Any]:
+    """Return the components that are there. Raises `InputError` for one that does not keep the contract."""
+    found = {m: components[name] for m, name in table.items() if components.get(name) is not None}
+    for modality, part in found.items():
+        if not isinstance(part, contract):
+            raise InputError(
+                f"{table[modality]} is of class {type(part).__name__}: expected one that inherits from "
+                f"codi.protocols.{contract.__name__}"
+            )
+    return found

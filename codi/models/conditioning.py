@@ -8,6 +8,7 @@ shared space, S samples.
 
 import math
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from codi.models.autoencoders.audio import LogMel
+from codi.protocols import PromptEncoder
 from codi.vocabulary import ClosedVocabulary, Reading, closed_vocabulary, load_tokenizer
 
 # Fast tokenizers keep padding and truncation as a state, which two threads may not change at once.
@@ -54,12 +56,11 @@ class Bridge(nn.Module):
         self.center.copy_(functional.normalize(features.float(), dim=-1).mean(0))
 
 
-class TextTower(ModelMixin, ConfigMixin):
+class TextTower(ModelMixin, ConfigMixin, PromptEncoder):
     """Sentences -> tokens. `text_config` holds arguments of CLIPTextConfig, `tokenizer` a `tokenizers` JSON
     string.
     """
 
-    word_files: tuple[dict[str, Any], ...] = ()  # from which `codi.adapters` taught it words, for records
     # of a tokenizer that has only words; one of pieces takes sentences as they are
     vocabulary: ClosedVocabulary | None = None
 
@@ -80,6 +81,11 @@ class TextTower(ModelMixin, ConfigMixin):
     def dim(self) -> int:
         """D."""
         return self.text.config.projection_dim
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether it has a tokenizer: a converted one may come without."""
+        return self.tokenizer is not None
 
     def features(self, raw: list[str]) -> Tensor:
         """Sentences -> (B, D), before the bridge. What a closed vocabulary lacks changes nothing."""
@@ -165,7 +171,7 @@ class FrameSummary(nn.Module):
         return self.out(self.layers(self.mix(pooled) + self.positions[: tokens.shape[1]]).mean(1))
 
 
-class VisionTower(ModelMixin, ConfigMixin):
+class VisionTower(ModelMixin, ConfigMixin, PromptEncoder):
     """Pictures and clips -> tokens.
 
     vision_config   arguments of CLIPVisionConfig
@@ -214,6 +220,12 @@ class VisionTower(ModelMixin, ConfigMixin):
             pooled = pooled + self.summary(frames)
         return self.vision.visual_projection(model.post_layernorm(pooled))
 
+    def trunk_shape(self, geometry: Mapping[str, Any], clips: bool = False) -> tuple[int, ...]:
+        """Return (3, H, W) of a picture in its own size, (F, 3, H, W) of a clip."""
+        picture = (3, self.image_size, self.image_size)
+        num_frames = geometry.get("frames", 16) if clips else 1
+        return picture if num_frames == 1 else (num_frames, *picture)
+
     def resize(self, clips: Tensor) -> Tensor:
         """Clips (B, F, 3, H, W) at the tower's own size; those that have it are left as they are."""
         size = (self.image_size, self.image_size)
@@ -228,7 +240,7 @@ class VisionTower(ModelMixin, ConfigMixin):
         return (self.video_bridge if raw.ndim == 5 else self.bridge)(self.features(raw))
 
 
-class AudioTower(ModelMixin, ConfigMixin):
+class AudioTower(ModelMixin, ConfigMixin, PromptEncoder):
     """Sound -> tokens. `audio_config` holds arguments of ClapAudioConfig, `mel_config` those of `LogMel`."""
 
     @register_to_config
@@ -252,7 +264,16 @@ class AudioTower(ModelMixin, ConfigMixin):
     def features(self, raw: Tensor) -> Tensor:
         """Waveforms (B, S) in [-1, 1] -> (B, D), before the bridge."""
         mel = self.log_mel(raw).to(self.dtype)
-        return self.audio(input_features=mel[:, None], is_longer=None).audio_embeds
+        return self.trunk(mel[:, None])
+
+    def trunk(self, inputs: Tensor) -> Tensor:
+        """Return (B, D) of log-mel spectrograms (B, 1, T, M)."""
+        return self.audio(input_features=inputs, is_longer=None).audio_embeds
+
+    def trunk_shape(self, geometry: Mapping[str, Any], clips: bool = False) -> tuple[int, ...]:
+        """Return (1, T, M) of a sound of `geometry`, or of two seconds."""
+        samples = geometry.get("samples", 2 * self.log_mel.sampling_rate)
+        return (1, samples // self.log_mel.hop_length, self.log_mel.bank.shape[1])
 
     @apply_forward_hook
     def embed(self, raw: Tensor) -> Tensor:

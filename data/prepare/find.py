@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.modalities import kind_of
 from codi.types import InputError, Modality
 from data.manifest import relative
-from data.rows import SUFFIXES
-
-_MODALITY = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
+from data.rows import modality_of_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +43,11 @@ class MediaFolder:
             )
         self.folder = folder
         self._files: dict[str, list[str]] = {}
+        known = modality_of_suffix()
         for place, _, names in os.walk(folder, followlinks=False):
             for name in names:
                 stem, _, suffix = name.rpartition(".")
-                if suffix.lower() in _MODALITY:
+                if suffix.lower() in known:
                     self._files.setdefault(stem, []).append(
                         os.path.relpath(os.path.join(place, name), folder)
                     )
@@ -74,7 +74,7 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
         whole = path is not None and not _is_cut(path, item)
     if path is None:
         return None
-    modality = _MODALITY[path.suffix.lower().lstrip(".")]
+    modality = _modality(path)
     row: dict[str, Any] = {"id": item.id, modality.value: relative(path, manifest)}
     if item.captions:
         row |= {"caption": item.captions[0]} if len(item.captions) == 1 else {"captions": list(item.captions)}
@@ -92,15 +92,19 @@ def _is_cut(path: Path, item: Item) -> bool:
     """Whether a file with the name of a whole recording is no longer than the cut that is meant, and so is
     that cut.
     """
-    from data.readers import Source, seconds_of
+    from codi.io.media_file import MediaFile
 
     if not item.start or item.end is None:
         return False
     try:
-        length = seconds_of(Source(path, str(path)), clip=path.suffix.lower()[1:] in SUFFIXES[Modality.VIDEO])
+        length = kind_of(_modality(path)).seconds_in(MediaFile(path, str(path))) or 0.0
     except InputError:
         return False  # damaged: training will say so
     return 0 < length <= item.end - item.start + 1
+
+
+def _modality(path: Path) -> Modality:
+    return modality_of_suffix()[path.suffix.lower().lstrip(".")]
 
 
 def youtube(identity: str, start: float | None = None, end: float | None = None) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from transformers.models.speecht5.modeling_speecht5 import SpeechT5HifiGan
 
 from codi.models.autoencoders.mel import GriffinLim, LogMel, MelCorrection
 from codi.models.autoencoders.scaling import LatentScaling
+from codi.protocols import Autoencoder
 
 
-class AudioAutoencoder(ModelMixin, ConfigMixin):
+class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     """Sound in [-1, 1] <-> normalised latents (B, C, t, m).
 
     vae_config      constructor arguments of AutoencoderKL; its channels in and out are the patch's area

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from codi.models.autoencoders.scaling import LatentScaling
+from codi.protocols import Autoencoder
 
 
-class ImageAutoencoder(ModelMixin, ConfigMixin):
+class ImageAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     """Frames in [-1, 1] <-> normalised latents.
 
     vae_config      constructor arguments of AutoencoderKL; its channels in and out are 3 p^2

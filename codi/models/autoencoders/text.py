@@ -16,10 +16,11 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from codi.models.autoencoders.scaling import LatentScaling
+from codi.protocols import Autoencoder
 from codi.vocabulary import load_tokenizer
 
 
-class TextAutoencoder(ModelMixin, ConfigMixin):
+class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     """Sentences <-> normalised latents (B, Z).
 
     encoder_config, decoder_config  arguments of BertConfig and GPT2Config (vocabulary sizes and special ids

@@ -31,13 +31,13 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SECONDS = 12 * 3600  # of a whole file, of which a cut is read
 MAX_CHANNELS = 64
 WARM_UP = 0.5  # seconds decoded before a cut, which a codec may need to be itself again after a seek
-_ROOTS = (Path(__file__).resolve().parent, Path(codi.types.__file__).resolve().parent)
+_ROOT = Path(codi.types.__file__).resolve().parent
 _TOOLS = {"torch", "torchaudio"}  # which open no file here: a wrong argument to them is our mistake
 _OURS = (TypeError, AttributeError, NameError, AssertionError, ImportError, NotImplementedError)
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaFile:
     """The bytes of a media file, or its path, with the name that messages give it."""
 
     content: Path | bytes
@@ -57,7 +57,7 @@ class Source:
 
 
 @contextmanager
-def decoding(source: Source) -> Iterator[None]:
+def decoding(source: MediaFile) -> Iterator[None]:
     """Turns what a decoder throws into an `InputError`; a programming error of ours, or of a tool at our
     hands, passes through.
     """
@@ -77,10 +77,10 @@ def decoding(source: Source) -> Iterator[None]:
 def is_ours(error: BaseException) -> bool:
     """Whether the line that raised is in this code base or in a library that decodes nothing."""
     last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return any(last.is_relative_to(root) for root in _ROOTS) or not _TOOLS.isdisjoint(last.parts)
+    return last.is_relative_to(_ROOT) or not _TOOLS.isdisjoint(last.parts)
 
 
-def read_image(source: Source) -> Tensor:
+def read_image(source: MediaFile) -> Tensor:
     """uint8 (3, H, W), upright, transparency on white. Only png, jpg and webp are opened."""
     from PIL import Image, ImageOps
 
@@ -95,7 +95,7 @@ def read_image(source: Source) -> Tensor:
 
 
 def read_sound(
-    source: Source, start: float, seconds: float, until: float | None = None, clip: bool = False
+    source: MediaFile, start: float, seconds: float, until: float | None = None, clip: bool = False
 ) -> tuple[Tensor, int] | None:
     """Float32 (samples,), the mean of the channels, from `start` on and no longer than `seconds`, and its
     rate in Hz.
@@ -117,7 +117,7 @@ def read_sound(
     return wave, rate
 
 
-def seconds_of(source: Source, clip: bool) -> float:
+def seconds_of(source: MediaFile, clip: bool) -> float:
     """Length of a clip or recording as its header states it, 0 where it does not."""
     with decoding(source):
         if not clip and (file := _soundfile(source)) is not None:
@@ -151,7 +151,7 @@ def origin_of(container: Any) -> float:
     return 0.0 if stream is None or stream.start_time is None else float(stream.start_time * stream.time_base)
 
 
-def _soundfile(source: Source) -> Any:
+def _soundfile(source: MediaFile) -> Any:
     """An open SoundFile; None if libsndfile does not know the format, or does not search it to the sample, as
     mp3.
     """
@@ -168,7 +168,7 @@ def _soundfile(source: Source) -> Any:
 
 
 def _from_soundfile(
-    source: Source, start: float, seconds: float, until: float | None
+    source: MediaFile, start: float, seconds: float, until: float | None
 ) -> tuple[np.ndarray, int] | None:
     file = _soundfile(source)
     if file is None:
@@ -187,7 +187,7 @@ def _from_soundfile(
 
 
 def _from_container(
-    source: Source, start: float, seconds: float, until: float | None
+    source: MediaFile, start: float, seconds: float, until: float | None
 ) -> tuple[np.ndarray, int] | None:
     """The first sound of a container; None if there is none."""
     with source.container() as container:
@@ -214,7 +214,7 @@ def _from_container(
 
 
 def _pieces(
-    source: Source, container: Any, stream: Any, origin: float, rate: int
+    source: MediaFile, container: Any, stream: Any, origin: float, rate: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(place of the first sample, samples) of every decoded frame, on the clock of the picture.
 

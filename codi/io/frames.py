@@ -17,10 +17,10 @@ from torch import Tensor
 
 from codi.io import check_pixels
 from codi.io.gates import MAX_DECODED, picture_stream
+from codi.io.media_file import MAX_SECONDS, WARM_UP, MediaFile, decoding
 from codi.io.read import duration_of
 from codi.libraries import loads
 from codi.types import InputError
-from data.readers import MAX_SECONDS, WARM_UP, Source, decoding
 
 Backend = Literal["decord", "av"]
 BACKENDS = ("auto", "decord", "av")
@@ -61,7 +61,7 @@ def choose_backend(name: str) -> Backend:
 
 
 def read_frames(
-    source: Source,
+    source: MediaFile,
     start: float,
     count: int,
     fps: float,
@@ -82,7 +82,7 @@ def read_frames(
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
-def gate(source: Source, count: int) -> Header:
+def gate(source: MediaFile, count: int) -> Header:
     """The header of a clip of which `count` frames are to be read, checked."""
     size = source.content.stat().st_size if isinstance(source.content, Path) else len(source.content)
     if size > MAX_BYTES:
@@ -135,7 +135,7 @@ def nearest(shown: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.searchsorted((shown[1:] + shown[:-1]) / 2, times + _NEAR, side="right")
 
 
-def _by_decord(source: Source, times: np.ndarray, limit: float, header: Header) -> np.ndarray:
+def _by_decord(source: MediaFile, times: np.ndarray, limit: float, header: Header) -> np.ndarray:
     """(count, H, W, 3)"""
     import decord
 
@@ -152,7 +152,7 @@ def _by_decord(source: Source, times: np.ndarray, limit: float, header: Header) 
     return reader.get_batch(wanted.tolist()).asnumpy()[where]
 
 
-def _by_av(source: Source, times: np.ndarray, limit: float, header: Header) -> np.ndarray:
+def _by_av(source: MediaFile, times: np.ndarray, limit: float, header: Header) -> np.ndarray:
     """(count, H, W, 3)"""
     with source.container() as container:
         stream = picture_stream(container)
@@ -171,7 +171,7 @@ def _by_av(source: Source, times: np.ndarray, limit: float, header: Header) -> n
     return np.stack(pictures)
 
 
-def _decoded(source: Source, container: Any, stream: Any, origin: float) -> Iterator[tuple[float, Any]]:
+def _decoded(source: MediaFile, container: Any, stream: Any, origin: float) -> Iterator[tuple[float, Any]]:
     """(time, frame) in the order of time; those before the first key frame are left out."""
     started = False
     for frame in container.decode(stream):
@@ -184,7 +184,7 @@ def _decoded(source: Source, container: Any, stream: Any, origin: float) -> Iter
 
 
 def _show(
-    source: Source,
+    source: MediaFile,
     frames: Iterator[tuple[float, Any]],
     times: np.ndarray,
     limit: float,
@@ -219,7 +219,7 @@ def _pixels(frame: Any) -> np.ndarray:
 
 
 def _check_reach(
-    source: Source, last: float, times: np.ndarray, limit: float, header: Header, count: int | None
+    source: MediaFile, last: float, times: np.ndarray, limit: float, header: Header, count: int | None
 ) -> None:
     """A cut beyond the end has no frame; a clip that ends too early, or has less than the frames it says
     (`count`), was cut short.
