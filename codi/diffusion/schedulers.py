@@ -27,10 +27,8 @@ SCHEDULERS = {
     "ddpm": DDPMScheduler,
 }
 CLIPPING = ("ddim", "ddpm")  # those that clip x_0 to [-1, 1] by default
-SPACING = (
-    "_sigmas",
-    "_lambdas",
-)  # endings of options for a spacing of noise levels, such as use_karras_sigmas
+# How the options end that space noise levels in a way of their own, such as use_karras_sigmas.
+SPACING = ("_sigmas", "_lambdas")
 LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
