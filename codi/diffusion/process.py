@@ -71,7 +71,15 @@ class NoiseProcess:
         return len(self.alphas_cumprod)
 
     def alpha_sigma(self, t: Tensor, ndim: int = 1) -> tuple[Tensor, Tensor]:
-        """Return alpha_t and sigma_t, each (B, 1, ..., 1) with `ndim` axes, in float32 on the device of t."""
+        """Return alpha_t and sigma_t, shaped to be multiplied with latents.
+
+        Args:
+            t: (B,) timesteps.
+            ndim: the number of axes of the latents, the batch's included.
+
+        Returns:
+            alpha_t and sigma_t, each (B, 1, ..., 1) with `ndim` axes, in float32 on the device of t.
+        """
         squared = self.alphas_cumprod.to(t.device)[t.long()].view(-1, *[1] * (ndim - 1))
         return squared.sqrt(), (1.0 - squared).sqrt()
 
@@ -85,34 +93,70 @@ class NoiseProcess:
         return self.snr(t).log()
 
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
-        """Return the timestep (B,) whose log-SNR is nearest to each of `log_snr` (B,).
+        """Return the timesteps (B,) whose log-SNR is nearest to each of `log_snr` (B,).
 
-        This matches the noise of two schedules.
+        In this way a timestep of one schedule is matched with one of another by its noise.
         """
         levels = self.log_snr(torch.arange(self.num_train_timesteps, device=log_snr.device))
         return (levels[None] - log_snr[:, None]).abs().argmin(dim=1)
 
     def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return x_t for noise eps at the timesteps t; all but t (B,) have the shape of x_0 (B, ...)."""
+        """Return the noisy latent x_t (DDPM, arXiv 2006.11239, equation 4).
+
+        Args:
+            x_0: (B, ...) clean latents.
+            eps: (B, ...) standard normal noise.
+            t: (B,) timesteps.
+
+        Returns:
+            (B, ...).
+        """
         alpha, sigma = self.alpha_sigma(t, x_0.ndim)
         return alpha * x_0 + sigma * eps
 
     def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return what the denoiser should answer, eps or v, in the shape of x_0 (B, ...)."""
+        """Return what the denoiser should answer, eps or v.
+
+        Args:
+            x_0: (B, ...) clean latents.
+            eps: (B, ...) the noise that was added to them.
+            t: (B,) timesteps.
+
+        Returns:
+            (B, ...).
+        """
         if self.prediction_type == "epsilon":
             return eps
         alpha, sigma = self.alpha_sigma(t, x_0.ndim)
         return alpha * eps - sigma * x_0
 
     def to_x_0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the x_0 that the denoiser's `output` implies, in the shape of x_t (B, ...)."""
+        """Return the clean latents that an answer of the denoiser implies.
+
+        Args:
+            output: (B, ...) the answer, eps or v.
+            x_t: (B, ...) the noisy latents that it was given.
+            t: (B,) their timesteps.
+
+        Returns:
+            (B, ...).
+        """
         alpha, sigma = self.alpha_sigma(t, x_t.ndim)
         if self.prediction_type == "epsilon":
             return (x_t - sigma * output) / alpha
         return alpha * x_t - sigma * output
 
     def to_eps(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the eps that the denoiser's `output` implies, in the shape of x_t (B, ...)."""
+        """Return the noise that an answer of the denoiser implies.
+
+        Args:
+            output: (B, ...) the answer, eps or v.
+            x_t: (B, ...) the noisy latents that it was given.
+            t: (B,) their timesteps.
+
+        Returns:
+            (B, ...).
+        """
         if self.prediction_type == "epsilon":
             return output
         alpha, sigma = self.alpha_sigma(t, x_t.ndim)

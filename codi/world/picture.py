@@ -185,7 +185,15 @@ def render_videos(scenes: list[Scene], num_frames: int = 16, fps: float = 8.0, s
 
 
 def render_images(scenes: list[Scene], size: int = 64) -> Tensor:
-    """Render pictures (B, 3, S, S) uint8 of scenes, each shortly after its first event."""
+    """Render pictures of scenes, each shortly after its first event.
+
+    Args:
+        scenes: B scenes.
+        size: S.
+
+    Returns:
+        (B, 3, S, S) uint8.
+    """
     if not scenes:
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
     return render_frames(scenes, schedule_of(scenes)[0][:, :1] + IMAGE_DELAY, size)[:, 0]

@@ -110,6 +110,15 @@ def sample_scene(rng: np.random.Generator, held_out: bool | None = False) -> Sce
 
 
 def sample_scenes(n: int, seed: int, held_out: bool | None = False) -> list[Scene]:
-    """Return `n` scenes, a pure function of the arguments; `held_out` is as in `sample_scene`."""
+    """Draw scenes uniformly; they are a pure function of the arguments.
+
+    Args:
+        n: how many.
+        seed: the seed of the generator.
+        held_out: False draws from the scenes of training, True from those held out, None from all.
+
+    Returns:
+        n scenes.
+    """
     rng = np.random.default_rng(seed)
     return [sample_scene(rng, held_out) for _ in range(n)]
