@@ -5,8 +5,8 @@
     lengths.py how long a clip and a sound last that are made together
     onsets.py  when something happens in a sound and in a clip
 
-A further one is a subclass of `ModalityKind`, here or in anybody's own package, and one call of `register`
-before a pipeline is built of its components:
+A further modality is a subclass of `ModalityKind`, here or in anybody's own package, and one call of
+`register` before a pipeline is built of its components:
 
     codi.modalities.register(EventTimes())
 """
@@ -43,9 +43,16 @@ _KINDS: dict[Modality, ModalityKind] = {}
 
 
 def register(kind: ModalityKind) -> Modality:
-    """Makes a modality known everywhere, by its name; the same kind may be registered again.
+    """Make a modality known everywhere, by its name; the same kind may be registered again.
 
-    Returns its `Modality`. Raises `InputError` for a name that cannot be used, or is another kind's.
+    Args:
+        kind: what is known of the modality.
+
+    Returns:
+        the modality.
+
+    Raises:
+        InputError: its name or field cannot be used, or belongs to another kind.
     """
     taken = {other.field for other in kinds() if other.name != kind.name}
     if kind.field in taken | RESERVED:
@@ -64,7 +71,17 @@ def register(kind: ModalityKind) -> Modality:
 
 @contextmanager
 def registered(kind: ModalityKind) -> Iterator[Modality]:
-    """Registers a modality for the length of a `with` block only, and gives it."""
+    """Register a modality for the length of a `with` block only.
+
+    Args:
+        kind: what is known of the modality.
+
+    Yields:
+        the modality.
+
+    Raises:
+        InputError: its name is registered already, or cannot be used.
+    """
     if kind.name in Modality:
         raise InputError(f"modality {kind.name} is registered already: expected another name")
     modality = register(kind)
@@ -76,7 +93,10 @@ def registered(kind: ModalityKind) -> Iterator[Modality]:
 
 
 def kind_of(modality: Modality | str) -> ModalityKind:
-    """Returns what is known of a modality. Raises `InputError` where nobody has registered that."""
+    """Return what is known of a modality.
+
+    Raises `InputError` for an unknown name, and for a modality that nobody has registered in this process.
+    """
     found = _KINDS.get(Modality.parse(modality))
     if found is None:
         raise InputError(
@@ -86,12 +106,12 @@ def kind_of(modality: Modality | str) -> ModalityKind:
 
 
 def kinds() -> list[ModalityKind]:
-    """Returns what is known of every registered modality, in the order of registration."""
+    """Return what is known of every registered modality, in the order of registration."""
     return list(_KINDS.values())
 
 
 def sized(size: str) -> tuple[Modality, ...]:
-    """Returns the modalities that have a size of that name (`codi.types.SIZES`)."""
+    """Return the modalities that have a size of that name (`codi.types.SIZES`)."""
     return tuple(kind.modality for kind in kinds() if size in kind.sizes)
 
 
@@ -119,12 +139,16 @@ def component_maker(name: str) -> str:
 
 
 def component_names() -> list[str]:
-    """Returns the names of the components that serve any modality, each once."""
+    """Return the names of the components that serve any modality, each once."""
     return list(dict.fromkeys(name for kind in kinds() for name in kind.components))
 
 
 class Attribute(Mapping[Modality, str]):
-    """One attribute of every registered kind under its modality, later ones included."""
+    """One attribute of every registered kind under its modality, later ones included.
+
+    Args:
+        name: the attribute's name, such as "field".
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name

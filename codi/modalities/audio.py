@@ -37,6 +37,7 @@ class Audio(ModalityKind):
     aligned = ("audio_tower",)
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        """Return the geometry that the autoencoder states."""
         return ModalitySpec(
             raw_shape=(autoencoder.config.num_samples,),
             latent_shape=autoencoder.latent_shape,
@@ -47,7 +48,10 @@ class Audio(ModalityKind):
     def resized(
         self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
     ) -> ModalitySpec:
-        """As many latent columns as cover the length; the last one may reach beyond it."""
+        """Return the geometry of a sound of another length, `audio_length_in_s`.
+
+        Its latent has as many columns as cover the length; the last one may reach beyond it.
+        """
         seconds = sizes.get("audio_length_in_s")
         if seconds is None:
             return spec
@@ -63,19 +67,27 @@ class Audio(ModalityKind):
         return replace(spec, raw_shape=(round(seconds * rate),), latent_shape=(channels, columns, bands))
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        """Return the length in seconds, `audio_length_in_s`."""
         return {"audio_length_in_s": spec.duration}
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        """Return the length in words."""
         return [f"{spec.duration:g} s of sound"]
 
     def trimmed(self, raw: Any, spec: ModalitySpec) -> Any:
+        """Return sounds (B, samples) without what the last latent column adds beyond the length."""
         return raw[:, : spec.raw_shape[0]]
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
+        """Return a recording as a float tensor (samples,) in [-1, 1] at the model's sampling rate.
+
+        Channels are averaged. Without `padded` a short recording keeps its own length.
+        """
         from codi import io, media
 
         assert spec is not None  # only words have no geometry
         rate, duration = spec.timed
+        # A resampling filter at the end of the sound reads beyond it.
         wave, own_rate = media.load_sound(value, rate, duration + MARGIN)
         io.check_audio(wave, own_rate, source=value if isinstance(value, (str, Path)) else "the recording")
         own = round(wave.shape[-1] * rate / own_rate)
@@ -83,14 +95,16 @@ class Audio(ModalityKind):
         return io.fit_audio(wave, round(own_rate), round(rate), length)
 
     def check_heard(self, path: str | Path, spec: ModalitySpec) -> None:
-        """A recording may be silent in the part that the model hears."""
+        """Raise `InputError` for a recording that is silent in the part that the model takes."""
         self.check_file(path, spec.timed[1] + MARGIN)
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return sounds (B, samples) as tensors, or as arrays for "np", clipped to [-1, 1]."""
         waves = list(raw.float().clamp(-1, 1).cpu())
         return [wave.numpy() for wave in waves] if output_type == "np" else waves
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
+        """Write sample `k` as a sound file with its record, and return the path."""
         import torch
 
         from codi import io
@@ -99,6 +113,7 @@ class Audio(ModalityKind):
         return io.save_audio(self.path(stem), wave, out.sampling_rate, out.comment(k), out.record_text(k))
 
     def onsets(self, raw: Any, rate: float) -> Any:
+        """Return the seconds (K,) of the onsets of a sound (samples,) at `rate` Hz."""
         from codi.modalities.onsets import sound_onsets
 
         return sound_onsets(raw, rate)

@@ -34,22 +34,27 @@ class Image(ModalityKind):
     aligned = ("text_tower", "vision_tower")  # the first alignment of all makes the text tower as well
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        """Return the geometry that the autoencoder states: square pictures."""
         side = autoencoder.config.image_size
         return ModalitySpec(raw_shape=(3, side, side), latent_shape=autoencoder.latent_shape)
 
     def resized(
         self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
     ) -> ModalitySpec:
+        """Return the geometry of pictures of another height and width."""
         return with_pixels(spec, sizes, autoencoder)
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        """Return the height and the width in pixels."""
         height, width = spec.raw_shape[-2:]
         return {"height": height, "width": width}
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        """Return the height and the width in words."""
         return [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"]
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
+        """Return the central square of a picture in the model's size, a float tensor (3, S, S) in [-1, 1]."""
         from codi import io, media
 
         assert spec is not None  # only words have no geometry
@@ -58,6 +63,10 @@ class Image(ModalityKind):
         return io.fit_image(pixels, spec.raw_shape[-1])
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return pictures (B, 3, H, W) in [-1, 1] as a list in the form of `output_type`.
+
+        They are uint8: tensors (3, H, W) for "pt", arrays (H, W, 3) for "np", and otherwise images of PIL.
+        """
         import numpy as np
         from PIL import Image as Pictures
 
@@ -70,6 +79,7 @@ class Image(ModalityKind):
         return arrays if output_type == "np" else [Pictures.fromarray(array) for array in arrays]
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
+        """Write sample `k` as a picture with its record, and return the path."""
         import numpy as np
         from PIL import Image as Pictures
 
@@ -112,9 +122,18 @@ def fitted(pixels: Any, spec: ModalitySpec, cut: Cut) -> Any:
 
 
 def with_pixels(spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any) -> ModalitySpec:
-    """Returns a geometry of pictures or frames at another height and width.
+    """Return the geometry of pictures or frames of another height and width.
 
-    Raises `InputError` for one that the autoencoder does not divide, or that is too large.
+    Args:
+        spec: the model's own geometry.
+        sizes: sizes by name; without "height" and "width" the geometry stays as it is.
+        autoencoder: the component that encodes and decodes pictures.
+
+    Returns:
+        the new geometry.
+
+    Raises:
+        InputError: the autoencoder does not divide such a size, or it is too large.
     """
     from codi import io
 

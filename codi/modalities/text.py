@@ -25,9 +25,11 @@ class Text(ModalityKind):
     }
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        """Return the geometry: that of the latent alone."""
         return ModalitySpec(raw_shape=(), latent_shape=autoencoder.latent_shape)
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> str:
+        """Return a sentence as it is."""
         from codi import media
 
         if not isinstance(value, str):
@@ -42,9 +44,11 @@ class Text(ModalityKind):
         return value
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return sentences as a list."""
         return list(raw)
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
+        """Write sample `k` as a line of a text file, and return the path."""
         from codi import io
 
         return io.save_text(self.path(stem), out.texts[k] + "\n")

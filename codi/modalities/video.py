@@ -34,7 +34,10 @@ class Video(ModalityKind):
     bridge = "video_bridge"
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec | None:
-        """A clip is as many frames as the denoiser says, at its rate, each like a picture."""
+        """Return the geometry of a clip; None without a denoiser.
+
+        A clip is as many frames as the denoiser says, at its rate, each like a picture.
+        """
         if denoiser is None:
             return None
         image = Image().describe(autoencoder, denoiser)
@@ -48,12 +51,13 @@ class Video(ModalityKind):
         )
 
     def serves(self, denoiser: Any) -> bool:
-        """Returns whether it has temporal layers."""
+        """Return whether a denoiser has temporal layers."""
         return bool(denoiser.config.temporal_levels)
 
     def resized(
         self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
     ) -> ModalitySpec:
+        """Return the geometry of a clip of another height, width, number of frames and rate."""
         spec = with_pixels(spec, sizes, autoencoder)
         num_frames, fps = sizes.get("num_frames"), sizes.get("fps")
         if num_frames is None and fps is None:
@@ -71,6 +75,7 @@ class Video(ModalityKind):
         )
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        """Return the height and width in pixels, the number of frames, and the frames per second."""
         height, width = spec.raw_shape[-2:]
         return {
             "height": height,
@@ -80,16 +85,18 @@ class Video(ModalityKind):
         }
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        """Return the height and width, and the frames and their rate, in words."""
         pixels = f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"
         return [pixels, f"{spec.raw_shape[0]} frames at {spec.rate:g} per second"]
 
     def is_part(self, value: Any) -> bool:
-        """Returns whether it is a picture: pictures in a list are one clip."""
+        """Return whether a value is a picture: pictures in a list are one clip."""
         from codi import media
 
         return media.is_picture(value)
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
+        """Return a clip as a float tensor (F, 3, S, S) in [-1, 1] at the model's frames per second."""
         from codi import io, media
 
         assert spec is not None  # only words have no geometry
@@ -100,13 +107,14 @@ class Video(ModalityKind):
         return io.fit_video(frames, fps, num_frames, rate, size)
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return clips (B, F, 3, H, W) in [-1, 1] as uint8 tensors, or as arrays (F, H, W, 3) for "np"."""
         from codi import io
 
         clips = list(io.from_unit(raw).cpu())
         return [clip.permute(0, 2, 3, 1).numpy() for clip in clips] if output_type == "np" else clips
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
-        """Writes the clip with the sound that was made with it, if there is one."""
+        """Write sample `k` as a clip, with the sound that was made with it if any, and return the path."""
         import numpy as np
         import torch
 
@@ -121,6 +129,7 @@ class Video(ModalityKind):
         return io.save_video(self.path(stem), frames, out.fps, **sound, **notes)
 
     def onsets(self, raw: Any, rate: float) -> Any:
+        """Return the seconds (K,) of the onsets of a clip (F, 3, H, W) at `rate` frames per second."""
         from codi.modalities.onsets import video_onsets
 
         return video_onsets(raw, rate)
@@ -157,7 +166,7 @@ class Video(ModalityKind):
 
 
 def most_frames(denoiser: Any | None) -> int:
-    """Returns the frames of the longest clip that a denoiser makes; 0 without one."""
+    """Return the number of frames of the longest clip that a denoiser makes; 0 without a denoiser."""
     return 0 if denoiser is None else (denoiser.config.temporal or {}).get("max_frames", 30)
 
 
