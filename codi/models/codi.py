@@ -168,7 +168,7 @@ class CoDiModel:
         if lengths not in lasting.LENGTHS:
             raise InputError(f"lengths is {lengths!r}: expected 'agree' or 'free'")
         seconds = sizes.get("audio_length_in_s")
-        # True and False are ints in Python, and would pass for 1 s and 0 s.
+        # True is an int in Python, and would pass for 1 s.
         if seconds is not None and (
             isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf
         ):
