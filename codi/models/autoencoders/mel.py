@@ -218,7 +218,7 @@ class GriffinLim(Exact):
         log_mel: the spectrogram that is turned back.
         num_iterations: iterations of the phases.
         num_updates: multiplicative steps of the first magnitudes.
-        momentum: of the fast variant; 0 is Griffin and Lim's own.
+        momentum: that of the fast variant; 0 is none.
     """
 
     def __init__(
