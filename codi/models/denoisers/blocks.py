@@ -110,7 +110,7 @@ class Signals:
         return (index + 0.5) / (self.rate * steps / self.length)
 
     def times(self, h: Tensor) -> Tensor | None:
-        """Return the seconds (N,) of each position of `h`, flattened over time and space; None without time."""
+        """Return the seconds (N,) of all positions of `h`, flattened over time and space; None without time."""
         seconds = self.step_times(h)
         return (
             None
