@@ -103,7 +103,7 @@ class TextTower(ModelMixin, ConfigMixin):
         return self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
 
     def read(self, sentence: str) -> Reading:
-        """Return what of a sentence is read.
+        """Return a report of what the tower reads of a sentence.
 
         Words may be missing from the vocabulary, and what lies beyond the longest sentence is not read.
         """
@@ -127,7 +127,7 @@ class TextTower(ModelMixin, ConfigMixin):
 class TemporalAttention(nn.Module):
     """Attention of each token to its own place in the other frames, from (B, F, L, W) to the same.
 
-    What a token finds is added to it; the last layer starts at zero, so that nothing is added before
+    The result is added to the tokens. The last layer starts at zero, so that nothing is added before
     training.
 
     Args:
@@ -147,7 +147,7 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.to_out.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens (B, F, L, W), each with what it finds in the other frames added."""
+        """Return tokens (B, F, L, W) with their attention to the other frames added."""
         hidden = self.norm(tokens) + self.positions[: tokens.shape[1]]
         query, key, value = (
             self.to_qkv(hidden.transpose(1, 2))
@@ -160,7 +160,7 @@ class TemporalAttention(nn.Module):
 
 
 class FrameSummary(nn.Module):
-    """What a clip adds to the mean of its frames, from (B, F, L, W) to (B, W).
+    """A correction to the mean of a clip's frames, from (B, F, L, W) to (B, W).
 
     Attention pools the tokens of each frame into one, and a small transformer reads the sequence of frames.
     The result is zero before training, so that a clip starts as the mean of its pictures.
@@ -186,7 +186,7 @@ class FrameSummary(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the summary (B, W) of clips whose tokens are (B, F, L, W)."""
+        """Return the correction (B, W) for clips whose tokens are (B, F, L, W)."""
         weights = self.query(tokens).softmax(dim=2)  # (B, F, L, heads)
         pooled = torch.einsum("bflh,bflw->bfhw", weights, tokens).flatten(2)
         return self.out(self.layers(self.mix(pooled) + self.positions[: tokens.shape[1]]).mean(1))

@@ -132,8 +132,8 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode normalised latents (B, C, t, m) into waveforms (B, S) in [-1, 1].
 
-        Griffin-Lim makes much of the last bit, which a batch may change: with it, sounds are decoded one by
-        one.
+        Griffin-Lim amplifies differences in the last bit, and the size of a batch may change that bit. With
+        Griffin-Lim, sounds are therefore decoded one by one.
         """
         parts = latent.split(1 if isinstance(self.vocoder, GriffinLim) else len(latent))
         return torch.cat([self.vocode(self.decode_mel(part)) for part in parts]).clamp(-1, 1)

@@ -17,8 +17,8 @@ from torch.nn import functional as nnf
 class Exact(nn.Module):
     """A module whose buffers stay in their precision, whichever the model around it is brought to.
 
-    The side lobes of a window that was rounded to bfloat16 lie at -50 dB, and where a sound is silent, a
-    logarithm shows nothing else.
+    The side lobes of a window that was rounded to bfloat16 lie at -50 dB, and the logarithm of a silent
+    passage would show nothing but them.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Exact":
@@ -139,10 +139,10 @@ class LogMel(Exact):
 class MelCorrection(nn.Module):
     """Brings a log-mel (B, T, M) that a VAE has decoded nearer to what the VAE was given.
 
-    To each cell a linear function of the cells around it is added. A VAE errs in the logarithm, where
-    half-way from silence to a note is still silence, so attacks come late. Each band has its own weights, for
-    `frames` x `bands` cells and a constant. They come from least squares in closed form, in which a cell
-    counts as much as it is loud, and start as NaN, so that forgetting `fit` is loud.
+    A VAE errs in the logarithm, where half-way from silence to a note is still silence, so attacks come late.
+    The correction adds to each cell a linear function of the cells around it. Each band has its own weights,
+    for `frames` x `bands` cells and a constant. They come from least squares in closed form, in which a cell
+    counts as much as it is loud. They start as NaN, so that a correction that was never fitted is noticed.
 
     Args:
         num_bands: M, number of mel bands.
@@ -183,7 +183,7 @@ class MelCorrection(nn.Module):
 
         Args:
             pairs: log-mels (B, T, M), each as the VAE gives it and as it should be.
-            ridge: how strongly weights are drawn to zero, in shares of the mean square of a cell.
+            ridge: strength of the regularisation, relative to the mean square of a cell.
             floor: added to the amplitude by which a cell counts, so that silence counts a little, too.
         """
         gram, moment = 0.0, 0.0
@@ -207,12 +207,15 @@ def _by_band(x: Tensor) -> Tensor:
 class GriffinLim(Exact):
     """Turns a log-mel (B, T, M) into a waveform (B, T * hop_length) without a trained part.
 
-    It is deterministic, and a sound does not depend on its batch. Phases start from spectral peaks that are
-    followed from frame to frame (single pass spectrogram inversion, Beauregard et al., IEEE DSP 2015) and are
-    then iterated (Griffin and Lim, 1984; fast variant, Perraudin et al., 2013). From random phases a steady
-    partial stays in pieces that beat against each other, and each beat sounds like an onset. Magnitudes are
-    never fixed: at each iteration those of the sound so far take one multiplicative step (Lee and Seung, NIPS
-    2000) towards the bands, which say less than the magnitudes do.
+    It is deterministic, and a sound does not depend on its batch.
+
+    Phases start from spectral peaks that are followed from frame to frame (single pass spectrogram inversion,
+    Beauregard et al., IEEE DSP 2015) and are then iterated (Griffin and Lim, 1984; fast variant, Perraudin et
+    al., 2013). If they started at random, a steady partial would remain in pieces that beat against each
+    other, and each beat sounds like an onset.
+
+    Magnitudes are never fixed. At each iteration those of the sound so far take one multiplicative step (Lee
+    and Seung, NIPS 2000) towards the bands, which hold less detail than magnitudes do.
 
     Args:
         log_mel: the spectrogram that is turned back.

@@ -13,7 +13,7 @@ class LatentScaling(nn.Module):
     """An affine map between an autoencoder's latent and the normalised one, per channel (axis 1).
 
     Args:
-        num_channels: C.
+        num_channels: C, the number of channels.
         fixed_scale: the single released factor: normalised = latent * fixed_scale; None: statistics that
             `measure` sets.
     """

@@ -26,7 +26,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
     Args:
         encoder_config: arguments of BertConfig; vocabulary size and special ids come from the tokenizer.
         decoder_config: arguments of GPT2Config, likewise.
-        latent_dim: Z.
+        latent_dim: Z, the width of the latent.
         tokenizer: a `tokenizers` JSON string for the encoder.
         decoder_tokenizer: the same for the decoder; None: that of the encoder.
         max_length: most tokens that decoding produces, the first one included.

@@ -18,7 +18,7 @@ class AttentionProcessor:
     _attention_backend = _parallel_config = None
 
     def __call__(self, attn: "Attention", x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what the positions of x (B, N, C) find in a context (B, L, D), projected to (B, N, C)."""
+        """Return the attention of x (B, N, C) to a context (B, L, D), projected to (B, N, C)."""
         q, k, v = (
             y.unflatten(-1, (attn.num_heads, -1))
             for y in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
@@ -36,7 +36,7 @@ class Attention(nn.Module, AttentionModuleMixin):
     then that token projected, (B, 1, C), and no query or key is computed.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         num_heads: number of heads.
         head_dim: width of a head.
         context_dim: D; None: x attends to itself.
@@ -66,7 +66,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.set_processor(AttentionProcessor())
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return what x finds in the context, without the residual.
+        """Return the attention of x to the context, without the residual.
 
         Args:
             x: the queries (B, N, C).
@@ -84,11 +84,11 @@ class Attention(nn.Module, AttentionModuleMixin):
 
 
 class PromptProjection(nn.Module):
-    """Takes the place of cross-attention to a single token, without the parameters that cannot act.
+    """Stands in for cross-attention to a single token, without the parameters that cannot act.
 
     Args:
-        channels: C.
-        context_dim: D.
+        channels: C, the number of channels.
+        context_dim: D, the width of the context.
     """
 
     def __init__(self, channels: int, context_dim: int):
@@ -96,7 +96,7 @@ class PromptProjection(nn.Module):
         self.to_out = nn.Linear(context_dim, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return the context (B, 1, D) projected to (B, 1, C); x is not looked at."""
+        """Return the context (B, 1, D) projected to (B, 1, C); x is not used."""
         assert context.shape[1] == 1, f"prompt='projection' takes one context token, got {context.shape[1]}"
         return self.to_out(context)
 
@@ -107,7 +107,7 @@ class TransformerBlock(nn.Module):
     All three are residual.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         num_heads: heads of both attentions.
         head_dim: width of a head.
         context_dim: D, width of the prompt tokens.
@@ -141,13 +141,13 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
         """Run the block on every frame.
 
-        The frames of a sample share one context, none is repeated. With n times as many contexts as samples,
-        the samples are repeated for them, and so is the result.
+        The frames of a sample share one context, which is not repeated for them. With n times as many
+        contexts as samples, the samples are repeated, and the result has one sample for each context.
 
         Args:
             x: positions (B*F, N, C).
             context: prompt tokens (B, L, D).
-            frames: F.
+            frames: F, the number of frames of a sample.
             constant: what `constant` gives for this context, where it is known already.
 
         Returns:
@@ -158,7 +158,7 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
     def prompted(self, x: Tensor, context: Tensor, constant: Tensor | None) -> Tensor:
-        """Return x (B*F, N, C) with what it finds in the prompt added; arguments are as in `forward`."""
+        """Return x (B*F, N, C) with attention to the prompt added; arguments are as in `forward`."""
         whole = x.reshape(context.shape[0], -1, x.shape[-1])  # (B, F*N, C)
         heard = self.constant(context) if constant is None else constant
         if heard is None:
@@ -173,7 +173,7 @@ class SpatialTransformer(nn.Module):
     zero.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         num_heads: heads of the attention.
         head_dim: width of a head.
         context_dim: D, width of the prompt tokens.

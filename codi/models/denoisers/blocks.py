@@ -1,4 +1,4 @@
-"""What a denoiser is built of: residual block, resampling, and the block that strings its layers together.
+"""Parts of a denoiser: residual block, resampling, and the block that runs the layers of one place.
 
 Feature maps are (B*F, C, H, W): the frames of a clip are folded into the batch for all work over space. A
 sound is a map of (T, M), a text a map of (S, 1).
@@ -22,7 +22,9 @@ from codi.protocols import Environment
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCache:
-    """What of one layer depends neither on the latent nor on its timestep: computed once for many steps.
+    """The results of one layer that depend neither on the latent nor on its timestep.
+
+    They are computed once for many steps.
 
     Attributes:
         prompt: what attention to a prompt of one token adds, (B, 1, C); None where there is none, or more
@@ -55,7 +57,7 @@ class LayerCache:
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
-    """What every layer of one pass may use besides its feature map.
+    """The inputs of every layer in one pass, besides its feature map.
 
     Attributes:
         emb: SiLU of the embedded timestep, (B, E).
@@ -110,7 +112,10 @@ class Signals:
         return (index + 0.5) / (self.rate * steps / self.length)
 
     def times(self, h: Tensor) -> Tensor | None:
-        """Return the seconds (N,) of all positions of `h`, flattened over time and space; None without time."""
+        """Return the seconds (N,) of all positions of `h`, flattened over time and space.
+
+        Without time, None is returned.
+        """
         seconds = self.step_times(h)
         return (
             None
@@ -138,11 +143,11 @@ class ResidualBlock(ResnetBlock2D):
     Args:
         in_channels: channels of the map.
         out_channels: channels of the result.
-        emb_dim: E.
+        emb_dim: E, the width of the embedded timestep.
         num_groups: groups of both norms.
         scale_shift: whether the embedded timestep scales and shifts the second norm (ADM); without it, it is
             only added before that norm.
-        eps: of both norms.
+        eps: added to the variance in both norms.
     """
 
     def __init__(
@@ -192,7 +197,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
-        """Return the map h (B*F, C, H, W) at half its extent; `signals` is not looked at."""
+        """Return the map h (B*F, C, H, W) at half its extent; `signals` is not used."""
         return self.conv(for_conv(h))
 
 
@@ -315,7 +320,7 @@ class Block(nn.Module):
     def attend_per_frame(self, h: Tensor, signals: Signals) -> Tensor:
         """Attend to the partners once for each step along time.
 
-        What is found is added at every position of the step.
+        The result is added at every position of the step.
         """
         clip = signals.frames is not None
         # (B, C, F, H, W) or (B, C, T, M)

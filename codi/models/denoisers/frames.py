@@ -19,16 +19,17 @@ class FrameTransformer(nn.Module):
     """Exchanges between frames, or columns of a sound, each of which is one token.
 
     A map (B*F, C, H, W) becomes another of the same shape. What moves is at another position in every frame,
-    so attention of a position to itself cannot follow it; a token that holds a whole (small) frame can. The
-    way back starts at zero, and its result is scaled by the size of what it is added to: the stream in the
-    middle of a UNet grows to several times the size of a token, and a small branch is lost in it, with its
-    gradient.
+    so attention of a position to itself cannot follow it; a token that holds a whole (small) frame can.
+
+    The layer that leads back from tokens to frames starts at zero, and its result is scaled by the size of
+    what it is added to: the stream in the middle of a UNet grows to several times the size of a token, and a
+    small branch would be lost in it, with its gradient.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         emb_dim: E, width of `Signals.emb`, which is added to every token.
         grid: (rows, columns) that a frame is pooled to before it becomes a token.
-        dim: D.
+        dim: D, the width of a token.
         num_layers: number of layers, those with kernels included.
         num_heads: heads of attention, and kernels of a layer.
         ff_mult: inner width of the feed-forward in multiples of D.
@@ -75,7 +76,7 @@ class FrameTransformer(nn.Module):
         Args:
             h: the map (B*F, C, H, W).
             emb: the embedded timestep and prompt (B, E).
-            frames: F.
+            frames: F, the number of frames.
             env: the environment of the partners, whose rows are for the first samples; or None.
             times: the seconds (F,) at the middle of each frame; None without time.
 
@@ -105,8 +106,8 @@ class KernelLayer(nn.Module):
     """A transformer layer in which kernels along time take the place of attention: (B, F, D) -> the same.
 
     Args:
-        dim: D.
-        emb_dim: E.
+        dim: D, the width of a token.
+        emb_dim: E, the width of the embedded timestep.
         num_heads: number of kernels.
         ff_mult: inner width of the feed-forward in multiples of D.
         reach: tokens to either side that a kernel sees.
@@ -121,7 +122,10 @@ class KernelLayer(nn.Module):
         )
 
     def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:
-        """Return tokens (B, F, D), mixed by kernels that emb (B, E), the timestep and the prompt, makes."""
+        """Return tokens (B, F, D) after the layer.
+
+        Its kernels are made from emb (B, E), the embedded timestep and prompt.
+        """
         tokens = tokens + self.mixer(tokens, emb)
         return tokens + self.feed_forward(tokens)
 
@@ -134,8 +138,8 @@ class PromptedKernels(nn.Module):
     and key. Beyond `reach` tokens a kernel is zero, so that any number of them can be mixed.
 
     Args:
-        dim: D.
-        emb_dim: E.
+        dim: D, the width of a token.
+        emb_dim: E, the width of the embedded timestep.
         num_heads: number of kernels.
         reach: tokens to either side that a kernel sees.
     """
@@ -147,7 +151,7 @@ class PromptedKernels(nn.Module):
         self.kernel = nn.Linear(emb_dim, num_heads * (2 * reach + 1))
 
     def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:
-        """Return what the kernels of emb (B, E) make of tokens (B, F, D), to be added to them."""
+        """Return tokens (B, F, D) mixed by the kernels that emb (B, E) makes, without the residual."""
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         later = steps[:, None] - steps  # (F, F)
         kernels = self.kernel(emb).unflatten(1, (self.num_heads, -1))[

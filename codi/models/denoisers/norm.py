@@ -31,11 +31,11 @@ class GroupNorm(nn.GroupNorm):
 
 
 def for_conv(x: Tensor) -> Tensor:
-    """Return x (B, C, H, W) in the layout in which a CPU convolves it soonest.
+    """Return x (B, C, H, W) in the layout in which a CPU convolves it fastest.
 
-    For few positions and many channels most of a convolution is bringing its weights into order, and the
-    channels-last kernel takes twice as long (1280 channels, 2 x 4 x 4 positions: 34 ms against 18; 16 x 8 x
-    8: 311 against 246; no difference from 16 x 16 on).
+    For few positions and many channels, most of the time of a convolution goes into bringing its weights into
+    order, and the channels-last kernel takes twice as long (1280 channels, 2 x 4 x 4 positions: 34 ms against
+    18; 16 x 8 x 8: 311 against 246; no difference from 16 x 16 on).
     """
     few = x.shape[0] * x.shape[2] * x.shape[3] <= 1024 and x.shape[1] >= 512
     return x.contiguous() if few and x.device.type == "cpu" and x.dtype == torch.float32 else x

@@ -1,6 +1,6 @@
 """The pass that every denoiser makes: embed, down, middle, up, out.
 
-What the layers are is for `unet` and `text` to say. Encoder and decoder are flat lists, one entry per skip
+The modules `unet` and `text` say what the layers are. Encoder and decoder are flat lists, one entry per skip
 connection, in the order of execution (LDM, arXiv 2112.10752).
 Letters: B batch, C channels, F frames, H W, L prompt tokens, D their width, E width of the embedded timestep.
 """
@@ -28,7 +28,9 @@ from codi.models.denoisers.frames import FrameTransformer
 
 @dataclass(frozen=True, kw_only=True)
 class CachedPrompt:
-    """A prompt, and all that a denoiser makes of it whatever the timestep: made once, good for every step.
+    """A prompt, and all that a denoiser computes of it whatever the timestep.
+
+    It is made once and serves every step.
 
     Attributes:
         context: prompt tokens (B, L, D).
@@ -68,7 +70,7 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
 
         Args:
             width: width of the timestep's sines and cosines.
-            context_dim: D.
+            context_dim: D, the width of prompt tokens.
             prompt_embedding: whether the mean prompt token is embedded, too.
 
         Returns:

@@ -33,7 +33,7 @@ class TemporalModule(nn.Module):
     """Mixes the frames of a map: (B*F, C, H, W) -> the same.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         num_heads: heads of the attention; give this or `head_dim`.
         head_dim: width of a head; 32 if neither is given.
         inner_ratio: width of all heads together in multiples of C.
@@ -116,7 +116,7 @@ class TemporalModule(nn.Module):
 
         Args:
             h: the map (B*F, C, H, W).
-            frames: F.
+            frames: F, the number of frames.
             bias: as in `mix`.
 
         Returns:
@@ -133,7 +133,7 @@ class TemporalProcessor:
     _attention_backend = _parallel_config = None
 
     def __call__(self, attn: "TemporalAttention", x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return what tokens x (B, F, N, C) find in their sequences, with the bias added to the logits."""
+        """Return the attention of tokens x (B, F, N, C) along frames, with the bias added to the logits."""
         batch, frames, places, _ = x.shape
         q, k, v = (
             attn.to_sequences(y.unflatten(-1, (attn.num_heads, -1)))
@@ -152,7 +152,7 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
     """Attention along frames of x (B, F, N, C), without the residual.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         num_heads: number of heads.
         inner: width of all heads together.
         span: as in `TemporalModule`, like all that follow.
@@ -199,7 +199,7 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.set_processor(TemporalProcessor())
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None) -> Tensor:
-        """Return what is to be added to tokens.
+        """Return the attention of tokens along frames, without the residual.
 
         Args:
             x: tokens (B, F, N, C).
@@ -265,7 +265,7 @@ class RelativeBias(nn.Module):
 
 
 def least_variance(x: Tensor) -> float:
-    """Return the value below which the released normalisations let no variance of x fall."""
+    """Return the value to which the released normalisations raise any smaller variance of x."""
     return 1e-5 if x.dtype == torch.float32 else 1e-3
 
 
@@ -275,7 +275,7 @@ class FrameNorm(nn.Module):
     There is a gain and no bias, and the variance is clamped, as released.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
     """
 
     def __init__(self, channels: int):
@@ -297,7 +297,7 @@ class InnerNorm(nn.Module):
     but for rows of hardly any variance, makes up for that wherever it is cheapest.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
     """
 
     def __init__(self, channels: int):
@@ -321,7 +321,7 @@ class NormedFeedForward(nn.Module):
     """A LayerNorm and a gated feed-forward, whose last layer starts at zero.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         mult: inner width in multiples of C.
     """
 
@@ -355,7 +355,7 @@ class InnerNormFeedForward(nn.Module):
     """The released gated feed-forward of (B, F, N, C): normalised inside, without biases.
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         shift: whether the second half of its inner channels comes one frame late (zeros enter). The denoisers
             have the shift, CLIP does not.
     """
@@ -384,7 +384,7 @@ class FrameShift(nn.Module):
     It is a residual. The channels are in eight groups, and group i is delayed by i frames (see `LateConv`).
 
     Args:
-        channels: C.
+        channels: C, the number of channels.
         num_groups: groups of the GroupNorm in front.
     """
 
@@ -411,7 +411,7 @@ class LateConv(nn.Conv2d):
         Args:
             x: what is convolved, (B*F, C, H, W).
             h: what the result is added to, of the same shape.
-            frames: F.
+            frames: F, the number of frames.
 
         Returns:
             A map of the shape of h.

@@ -38,7 +38,7 @@ class TextDenoiser(Skeleton):
         attention_levels: levels with a transformer over places; the middle always has one.
         num_heads: heads of the attention; give this or `head_dim`.
         head_dim: width of a head; 32 if neither is given.
-        context_dim: D.
+        context_dim: D, the width of prompt tokens.
         prompt: "projection" or "attention".
         prompt_embedding: whether the mean prompt token is also embedded.
         ff_mult: inner width of a transformer's feed-forward in multiples of its width.
@@ -166,8 +166,8 @@ class DenseBlock(nn.Module):
     Args:
         in_channels: C of the map.
         out_channels: C of the result.
-        places: S.
-        emb_dim: E.
+        places: S, the number of places.
+        emb_dim: E, the width of the embedded timestep.
         num_groups: groups of both norms.
     """
 
@@ -190,12 +190,12 @@ class DenseBlock(nn.Module):
 
 
 class Remap(nn.Module):
-    """Takes the place of resampling for text: one linear map of all numbers, from S to S' places.
+    """Stands in for resampling in a text's denoiser: one linear map of all numbers, from S to S' places.
 
     Args:
         channels: C, of the map and the result.
-        places: S.
-        to_places: S'.
+        places: S, the places of the map.
+        to_places: S', the places of the result.
     """
 
     def __init__(self, channels: int, places: int, to_places: int):
@@ -204,5 +204,5 @@ class Remap(nn.Module):
         self.linear = nn.Linear(channels * places, channels * to_places)
 
     def forward(self, h: Tensor, signals: object = None) -> Tensor:
-        """Return a map (B, C, S', 1) for h (B, C, S, 1); `signals` is not looked at."""
+        """Return a map (B, C, S', 1) for h (B, C, S, 1); `signals` is not used."""
         return self.linear(h.flatten(1)).unflatten(1, self.shape)

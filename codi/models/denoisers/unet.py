@@ -64,8 +64,8 @@ class UNetDenoiser(Skeleton):
         joint_levels: levels that have one; where "timed" and the last level has one, so has the middle.
         joint_heads: heads of a joint adapter; None: as many as attention over space would have.
         joint_config: further arguments of `JointAttention`.
-        joint_parts: those of "down", "middle" and "up" that have joint adapters; without "down" training need
-            not go back through it.
+        joint_parts: those of "down", "middle" and "up" that have joint adapters; without "down",
+            gradients need not pass through that part.
         joint_per_frame: whether latents with time attend to partners once for each frame or column. Blocks
             then add the same everywhere in a frame, and the frame transformer (which has a
             `PerFrameJointAttention`) adds to each place what belongs there.
@@ -274,7 +274,7 @@ class GridPosition(nn.Module):
 def fold_frames(x: Tensor) -> Tensor:
     """Fold frames into the batch, from (B, C, F, H, W) to (B*F, C, H, W); any other shape stays.
 
-    The result is channels-last in memory, as convolutions like it.
+    The result is channels-last in memory, which is quick for convolutions.
     """
     if x.ndim == 5:
         x = x.transpose(1, 2).flatten(0, 1)

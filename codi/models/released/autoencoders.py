@@ -74,7 +74,7 @@ class ReleasedTextAutoencoder(TextAutoencoder):
     Args:
         encoder_config: arguments of BertConfig.
         decoder_config: arguments of GPT2Config.
-        latent_dim: Z.
+        latent_dim: Z, the width of the latent.
         tokenizer: a `tokenizers` JSON string of bert-base-cased; the checkpoint has none. None: sentences
             cannot be encoded.
         decoder_tokenizer: the same of gpt2. None: sentences cannot be written.
@@ -177,7 +177,7 @@ def stream(latent: Tensor) -> torch.Generator:
 
 
 def bert_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
-    """Return the tokenizer bert-base-cased from its `tokenizers` JSON, or None for None."""
+    """Return the tokenizer bert-base-cased from its `tokenizers` JSON; None gives None."""
     names = dict(
         pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
     )
@@ -185,7 +185,7 @@ def bert_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
 
 
 def gpt2_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
-    """Return the tokenizer gpt2 from its `tokenizers` JSON, or None for None.
+    """Return the tokenizer gpt2 from its `tokenizers` JSON; None gives None.
 
     The three tokens that Optimus adds stand at the end of the vocabulary.
     """
@@ -211,7 +211,7 @@ def join_pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
 
 
 def from_json(serialised: str | None, **names: str) -> PreTrainedTokenizerFast | None:
-    """Return a tokenizer from its `tokenizers` JSON with these special tokens, or None for None."""
+    """Return a tokenizer with these special tokens from its `tokenizers` JSON; None gives None."""
     from tokenizers import Tokenizer
 
     return (

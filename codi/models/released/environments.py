@@ -72,7 +72,7 @@ class PooledEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
 
 
 class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
-    """What the two kinds of encoder have in common: levels of blocks between a latent and one token.
+    """The base of both kinds of encoder: levels of blocks that lead from a latent to one token.
 
     Args:
         emb_width: width of the timestep's sines and cosines; E is 4 times as much.
@@ -147,7 +147,7 @@ class MapEncoder(PooledEncoder):
         stem: width before the first level.
         block_out_channels: width of each level.
         layers_per_block: blocks of each level.
-        out_channels: D.
+        out_channels: D, the width of the token.
         temporal: arguments of `TemporalModule` behind each residual block, None for a modality without
             frames.
         norm_num_groups: groups of every GroupNorm.
@@ -180,7 +180,7 @@ class MapEncoder(PooledEncoder):
         self.conv_out = nn.Conv2d(block_out_channels[-1], out_channels, 3, padding=1)
 
     def pool(self, x: Tensor, emb: Tensor, cache: list[LayerCache]) -> Tensor:
-        """Return the mean over all positions and frames, (B, D); see `PooledEncoder.pool`."""
+        """Run the layers on a map, and return the mean over all positions and frames, (B, D)."""
         video = x.ndim == 5
         h = self.conv_in(
             (x.transpose(1, 2).flatten(0, 1) if video else x).contiguous(memory_format=torch.channels_last)
@@ -202,7 +202,7 @@ class VectorEncoder(PooledEncoder):
         block_out_channels: width of each level.
         second_dim: S, the places of each level, as in `TextDenoiser`.
         layers_per_block: blocks of each level.
-        out_channels: D.
+        out_channels: D, the width of the token.
         norm_num_groups: groups of every GroupNorm.
     """
 
@@ -228,7 +228,7 @@ class VectorEncoder(PooledEncoder):
         self.proj_out = nn.Linear(block_out_channels[-1] * second_dim[-1], out_channels)
 
     def pool(self, x: Tensor, emb: Tensor, cache: list[LayerCache]) -> Tensor:
-        """Return a linear map of all numbers, (B, D); see `PooledEncoder.pool`. The cache is not needed."""
+        """Run the layers on a vector's features, and return the token (B, D); the cache is not used."""
         h = self.proj_in(x).unflatten(1, self.shape)
         for layer in self.layers:
             h = layer(h, Signals(emb=emb, context=emb[:, None]))

@@ -110,7 +110,7 @@ class ReleasedVisionTower(VisionTower):
 
     @property
     def prompt_specs(self) -> dict[Modality, ModalitySpec]:
-        """The geometry in which prompts come, which is not that of what is made."""
+        """The geometry that prompts are brought to, which is not that of what is made."""
         image, video = self.config.picture_size, self.config.video_size
         clip = (self.config.num_frames, 3, video, video)
         return {
@@ -173,7 +173,7 @@ class ReleasedAudioTower(AudioTower):
         mel_config: arguments of `LogMel`.
         sampling_rate: samples per second of the sounds that come in.
         num_samples: samples that the tower takes, at its own rate.
-        longest: seconds of a prompt that are read.
+        longest: the most seconds of a prompt that are read.
     """
 
     any_length = True  # a sound is not filled up with silence before it is repeated
@@ -191,7 +191,7 @@ class ReleasedAudioTower(AudioTower):
 
     @property
     def prompt_specs(self) -> dict[Modality, ModalitySpec]:
-        """The geometry in which prompts come, at most."""
+        """The geometry that prompts are brought to: the longest sound that is read."""
         rate = self.config.sampling_rate
         return {
             Modality.AUDIO: ModalitySpec(
