@@ -115,6 +115,7 @@ class TextTower(ModelMixin, ConfigMixin):
         with _TOKENIZING:
             tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
         beyond = sentence[tokens.offset_mapping[limit - 1][0] :] if len(tokens.input_ids) > limit else ""
+        # A tokenizer of pieces knows every word; only the length can be too much.
         count = len(sentence.split())
         return Reading(num_words=count, num_known=count, num_read=count, unread=(beyond,) if beyond else ())
 

@@ -148,6 +148,7 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
             skips[-1] = h
         for layer in self.up:
             h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
+            # A layer that upsamples goes to the extent of the skip connection that comes next.
             h = self.step(layer, h, signals.at(next(cache)), skips[-1].shape[-2:] if skips else None)
         return h
 

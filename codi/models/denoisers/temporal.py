@@ -16,6 +16,7 @@ from codi.layers import zeroed
 from codi.models.denoisers.attention import to_map, to_tokens
 from codi.models.denoisers.norm import GroupNorm, for_conv
 
+# The switches of `TemporalModule` under which it is the released module of the denoisers.
 RELEASED = dict(
     num_heads=8,
     inner_ratio=2,
@@ -293,8 +294,9 @@ class FrameNorm(nn.Module):
 class InnerNorm(nn.Module):
     """Normalisation over the channels of (..., C), with a gain and a clamped variance, as released.
 
-    Without gradients torch's layer norm does the work in one pass. It knows no clamp; a factor, which is 1
-    but for rows of hardly any variance, makes up for that wherever it is cheapest.
+    Part of the scale is returned as a factor for each row, so that the caller applies it wherever that is
+    cheapest. Without gradients torch's layer norm does the work in one pass. It knows no clamp; the factor,
+    which is then 1 but for rows of hardly any variance, makes up for that.
 
     Args:
         channels: C, the number of channels.

@@ -27,6 +27,7 @@ from codi.models.denoisers.text import DenseBlock, Remap
 from codi.protocols import Environment
 from codi.types import InputError, Modality
 
+# The encoder that serves each modality.
 KINDS = {Modality.TEXT: "text", Modality.IMAGE: "vision", Modality.VIDEO: "vision", Modality.AUDIO: "audio"}
 
 

@@ -23,6 +23,7 @@ from codi.models.denoisers.temporal import TemporalModule
 from codi.models.released.autoencoders import from_json, needed
 from codi.types import Modality, ModalitySpec
 
+# What CLIP's pictures are normalised by, and the switches of the released temporal module in its layers.
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="inner_norm", out_bias=False)
 
