@@ -72,7 +72,7 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
         Tiles overlap and are blended.
         """
         self.vae.use_tiling = enabled
-        # The VAE sees patches, not pixels, so its tiles are told in patches.
+        # The VAE sees patches, not pixels, so the sizes of its tiles are in patches.
         self.vae.tile_sample_min_size = self.config.image_size // self.config.patch_size
         self.vae.tile_latent_min_size = self.latent_shape[-1]
 

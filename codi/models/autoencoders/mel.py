@@ -22,6 +22,7 @@ class Exact(nn.Module):
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Exact":
+        """Apply `fn`, then give each buffer that changed precision its old values back."""
         # A rounded buffer would not come back exact: the old one is kept, and moved to the new device.
         exact = dict(self._buffers)
         super()._apply(fn, recurse)
