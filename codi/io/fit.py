@@ -52,8 +52,9 @@ def fit_audio(wave: Tensor, rate: int, rate_out: int, num_samples: int) -> Tenso
     """
     wave = wave.float()
     wave = wave.mean(dim=0) if wave.dim() > 1 else wave
-    # an odd rate would need a filter of gigabytes
+    # the filter grows with the terms of the ratio: of an odd rate it would take gigabytes
     ratio = Fraction(int(rate_out), int(rate)).limit_denominator(1000)
+    # only what is needed is resampled, with a margin for the filter at its end
     wave = wave[: int(num_samples / ratio) + 64]
     if ratio != 1:
         functional = load("torchaudio.functional", f"a sound at {rate} Hz, where {rate_out} are wanted,")
