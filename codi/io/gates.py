@@ -1,7 +1,7 @@
-"""What a media file may be, and the one way to open it: limits, checks, and errors that say what a file is.
+"""What a media file may be, and the one way to open it: limits, checks and errors.
 
-Damaged and hostile files exist, and decoders differ in what they raise at them; here all of it becomes an
-`InputError`.
+Errors say what a file is instead of what was expected. Damaged and hostile files exist, and decoders differ
+in what they raise at them; here all of it becomes an `InputError`.
 """
 
 import os
@@ -89,8 +89,8 @@ def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silenc
         silence: whether a silent sound will do.
 
     Raises:
-        InputError: if the sound is empty, silent, not finite or longer than `MAX_MINUTES`, or its rate is not
-            from `MIN_RATE` to `MAX_RATE`.
+        InputError: if the sound is empty, silent (unless that will do), not finite or longer than
+            `MAX_MINUTES`, or its rate is not from `MIN_RATE` to `MAX_RATE`.
     """
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InputError(

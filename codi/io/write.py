@@ -193,7 +193,7 @@ def save_manifest(folder: Path, value: Any, keep: bool = True) -> Path:
     path = folder / "manifest.json"
     while keep and not create_json(path, value):
         number = 0
-        # an empty file claims the name that the older manifest is moved to
+        # a placeholder claims the name that the older manifest is moved to
         while not create_json(kept := folder / f"manifest-{number:03d}.json", {}):
             number += 1
         try:
