@@ -34,9 +34,8 @@ def wanted_tensors(callback: Any, names: Sequence[str], known: Sequence[str]) ->
     """Return the names of the tensors that a callback is given.
 
     Args:
-        callback: a function, a callback of diffusers, which names the tensors that it asks for itself, or
-            None.
-        names: the tensors for any other callback.
+        callback: a function, or a callback of diffusers, which names its tensors itself; None for none.
+        names: the tensors that the caller of the pipeline chose for any other callback.
         known: the tensors that this pipeline has for callbacks.
 
     Returns:

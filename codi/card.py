@@ -49,7 +49,7 @@ Both need `codi`. The second runs `pipeline.py`, which does no more than to impo
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a card says of a pipeline and its folder does not hold.
+    """Facts about a pipeline that its card states and its folder does not hold.
 
     Attributes:
         source: the folder or hub id that the model was loaded from; None where it was put together by hand.
