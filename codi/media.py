@@ -274,7 +274,7 @@ def _check_range(value: Tensor, what: str) -> None:
 
 
 def _single(found: Tensor, value: Any, ndim: int, what: str) -> Tensor:
-    """Return the only item of a batch of one; raise `InputError` for a larger batch."""
+    """Return a value without the batch axis that it may have; raise `InputError` for a batch of several."""
     if found.ndim != ndim + 1:
         return found
     if len(found) == 1:
@@ -317,10 +317,10 @@ def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tenso
             per second, in either order.
         rate: frames per second where nothing says another.
         seconds: how much of a file is read, from its start.
-        size: pixels; frames of a file are shrunk to about twice as many.
+        size: a size in pixels; the frames of a file are shrunk to about twice that.
 
     Returns:
-        The frames (F, 3, H, W), uint8, and the number of them per second.
+        The frames (F, 3, H, W), uint8, and their rate in frames per second.
 
     Raises:
         InputError: for anything that is no clip.

@@ -269,7 +269,9 @@ def _foreign(path: Path, what: str, error: Exception) -> InputError:
 def check_base(
     what: str, base: str, expected: Mapping[str, float], found: Mapping[str, float], part: str
 ) -> None:
-    """Raise `InputError` unless a model's layers have the probes on which an adapter was trained.
+    """Raise `InputError` unless a model's layers have the weights on which an adapter was trained.
+
+    Weights are compared by their probes (`codi.models.lora.probe`).
 
     Args:
         what: the name of the adapter, for messages.
