@@ -222,7 +222,11 @@ def _place() -> list[Check]:
 
 
 def _libraries() -> list[Check]:
-    """Check that each library that the installed codi requires is there, as it requires, and loads."""
+    """Check that each library that codi requires is installed, has an allowed version, and loads.
+
+    The requirements are those of the installed codi; where it runs from its source folder they are not
+    checked.
+    """
     from packaging.requirements import Requirement
 
     try:

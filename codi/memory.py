@@ -22,7 +22,7 @@ class MemoryMixin:
     """
 
     def enable_vae_slicing(self) -> None:
-        """Encode and decode pictures, frames and spectrograms one at a time.
+        """Make autoencoders work on pictures, frames and spectrograms one at a time.
 
         This needs less memory, and results are equal up to rounding. A model without such an autoencoder
         raises `InputError`.
@@ -30,20 +30,20 @@ class MemoryMixin:
         self._set_slicing(True)
 
     def disable_vae_slicing(self) -> None:
-        """Encode and decode whole batches again."""
+        """Make autoencoders work on whole batches again."""
         self._set_slicing(False)
 
     def enable_vae_tiling(self) -> None:
-        """Encode and decode pictures and frames above the model's own size in overlapping tiles of that size.
+        """Make the autoencoder of pictures work on tiles of the model's own size.
 
-        The tiles are blended where they overlap. This needs less memory, and results differ a little from
-        untiled ones; at the model's own size nothing changes. A model without an autoencoder of pictures
-        raises `InputError`.
+        Pictures and frames above that size are encoded and decoded in overlapping tiles, which are blended.
+        This needs less memory, and results differ a little from untiled ones; at the model's own size nothing
+        changes. A model without an autoencoder of pictures raises `InputError`.
         """
         self._image_part().set_tiling(True)
 
     def disable_vae_tiling(self) -> None:
-        """Encode and decode whole pictures again."""
+        """Make the autoencoder of pictures work on whole pictures again."""
         self._image_part().set_tiling(False)
 
     def _set_slicing(self, enabled: bool) -> None:
@@ -69,7 +69,7 @@ class MemoryMixin:
             warnings.warn(f"enable_attention_slicing changes nothing here: {BUILT_IN}", stacklevel=2)
 
     def disable_attention_slicing(self) -> None:
-        """Change nothing."""
+        """Change nothing, because there is nothing to switch off."""
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
         """Change nothing and warn; `set_attention_backend` of a denoiser chooses a backend of attention."""
@@ -82,4 +82,4 @@ class MemoryMixin:
         )
 
     def disable_xformers_memory_efficient_attention(self) -> None:
-        """Change nothing."""
+        """Change nothing, because there is nothing to switch off."""

@@ -537,8 +537,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             outputs: the modalities.
             seeds: one seed for each of the B samples.
             specs: the geometry of each modality; None for the model's own.
-            given: standard normal noise `(B, *latent_shape)` by modality, in place of what would be drawn. The
-                generators are as if it had been drawn.
+            given: standard normal noise `(B, *latent_shape)` by modality, in place of what would be drawn.
+                The generators are as if it had been drawn.
 
         Returns:
             Noise `(B, *latent_shape)` by modality, float32, and by modality the generators that it came from,
@@ -639,7 +639,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             generator: in place of seed: one, or one per sample, from which the seeds are drawn.
             num_inference_steps: denoising steps of each output; None for the model's own.
             guidance_scale: how closely to follow the prompts, for all or {output: scale}; 1.0 is off.
-            sync_guidance_scale: how closely to follow the other outputs and clean partners, in the same forms.
+            sync_guidance_scale: how closely to follow the other outputs and clean partners, likewise.
             guidance_interval: the part of the steps in which guidance by prompts acts, as two fractions such
                 as (0.2, 0.8).
             sync_guidance_interval: the part of the steps in which guidance by other outputs acts, in the same

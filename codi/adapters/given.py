@@ -38,7 +38,10 @@ class Given:
         return cls(loras=tuple(map(_parse_lora, loras)), words=tuple(map(_check_words, learned)))
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the adapters by content, for a manifest; without a key for what was not given."""
+        """Return the adapters by their files, for a manifest: path, sha256, and the scale of a LoRA.
+
+        Without a LoRA, or without learned words, their key is left out.
+        """
         loras = [{"path": str(path), "sha256": sha256_of(path), "scale": scale} for path, scale in self.loras]
         learned = [{"path": str(path), "sha256": sha256_of(path)} for path in self.words]
         return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})

@@ -328,7 +328,7 @@ class AdapterMixin:
     def describe_adapters(self) -> dict[str, list[dict[str, Any]]]:
         """Return the files of the LoRAs that are active and of the learned words, for a record.
 
-        There is no key for what there is none of.
+        Without a LoRA, or without learned words, their key is left out.
         """
         files: dict[str, Mapping[str, str]] = {}
         for part in self._adapted().values():
@@ -365,7 +365,7 @@ class AdapterMixin:
         return {name: part for name, part in self._denoisers().items() if getattr(part, "peft_config", None)}
 
     def _check_unfused(self, what: str) -> None:
-        """Raise `InputError` while a LoRA is fused; `what` says what comes after unfusing it."""
+        """Raise `InputError` while a LoRA is fused; `what` is for what it has to be unfused first."""
         if self._fused:
             raise InputError(
                 f"LoRA {' and '.join(sorted(self.fused_loras))} is fused: call unfuse_lora() before {what}"
@@ -386,10 +386,11 @@ class AdapterMixin:
     def _apply_loras(
         self, changed: Mapping[str, float] = MappingProxyType({}), act: bool | None = None
     ) -> None:
-        """Give LoRAs the scales in `changed`, and let all of them act as their scales say.
+        """Give LoRAs the scales in `changed`, and make those that act the active adapters of their parts.
 
-        Others keep their scales; `act` sets all LoRAs aside, or lets them act again. A LoRA of scale 0 is
-        left out of the sum, so that it changes no bit, and so is one that is fused.
+        Other LoRAs keep their scales. `act` False sets all of them aside, True lets them act again, and None
+        leaves that as it is. A LoRA of scale 0 is left out of the sum, so that it changes no bit, and so is
+        one that is fused.
         """
         if act is not None:
             for part in self._denoisers().values():
