@@ -1,7 +1,9 @@
-"""One sample, from its files to the tensors of a model's geometry. This is what decoding processes run.
+"""Decode one sample, from its files to tensors of a model's geometry; decoding processes run this.
 
-A `Job` says all of it in plain values, random draws included, so that the same job gives the same tensors
-wherever it runs.
+A `Job` holds all that is needed in plain values, random draws included, so that the same job gives the same
+tensors wherever it runs.
+
+Letters: F frames, H height, W width.
 """
 
 import hashlib
@@ -19,13 +21,16 @@ from data.readers import Source, read_image, read_sound, seconds_of
 from data.rows import Ref
 
 IN_MEMORY = 64 << 20  # bytes; larger files without a digest to check are read where they lie
-RESAMPLING = 64  # samples beyond a cut that the filter of a change of rate may ask for
+RESAMPLING = 64  # samples beyond the end of a cut that the filter may need where the rate is changed
 
 
 @dataclass(frozen=True)
 class Size:
-    """Geometry of one medium: raw shape as in `codi.types.ModalitySpec`, steps per second (0 for
-    a picture).
+    """The geometry of one medium.
+
+    Attributes:
+        shape: the raw shape, as in `codi.types.ModalitySpec`.
+        rate: steps per second: frames of a clip, samples of a sound; 0 for a picture.
     """
 
     shape: tuple[int, ...]
@@ -33,6 +38,7 @@ class Size:
 
     @property
     def duration(self) -> float:
+        """The length in seconds, 0 for a picture."""
         return self.shape[0] / self.rate if self.rate else 0.0
 
 
@@ -40,14 +46,22 @@ class Size:
 class Job:
     """What to decode of one row.
 
-    key         (number of the source, number of the row): who it is
-    sizes       the media wanted, each with its geometry
-    refs        the files of the row
-    needed      media without which the sample is bad
-    start, end  the seconds meant
-    window      place of the cut in what is meant, in [0, 1); None for its beginning
-    crop        (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
-                central square
+    Attributes:
+        key: (number of the source, number of the row), which identifies the sample.
+        id: the name of the sample in messages.
+        sizes: the media wanted, each with its geometry.
+        refs: the files of the row.
+        needed: media without which the sample is bad.
+        start: the second of the file where the sample begins; None for the beginning of the file.
+        end: the second where it ends; None for the end of the file.
+        window: the place of the cut between `start` and `end`, in [0, 1); None for a cut that begins at
+            `start`.
+        crop: (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
+            central square.
+        flip: whether pictures and clips are mirrored.
+        backend: what decodes clips: "decord" or "av".
+        verify: whether files are compared with their sha256, where it is known.
+        path: the files of the row in words, for the list of bad samples.
     """
 
     key: tuple[int, int]
@@ -66,8 +80,17 @@ class Job:
 
 
 def decode(job: Job) -> dict[Modality, Tensor]:
-    """The media of a job that its files give; raises `InputError` where one of them is bad or a needed one is
-    missing.
+    """Return the media of a job that its files give.
+
+    Args:
+        job: what to decode.
+
+    Returns:
+        uint8 (3, H, W) for a picture, uint8 (F, 3, H, W) for a clip, float32 (samples,) for a sound. A medium
+        that the files do not give, and that is not needed, is left out.
+
+    Raises:
+        InputError: if a file is bad, or a needed medium is missing.
     """
     sources = {
         m: load(ref, job.verify, f"{m} of {job.id}") for m, ref in job.refs.items() if _is_wanted(m, job)
@@ -88,7 +111,19 @@ def decode(job: Job) -> dict[Modality, Tensor]:
 
 
 def load(ref: Ref, verify: bool, name: str) -> Source:
-    """The content of a file or of a member of a shard, compared with its digest."""
+    """Return the content of a file, or of a member of a shard, after comparing it with its digest.
+
+    Args:
+        ref: where the content lies.
+        verify: whether to compare it with the digest, where there is one.
+        name: what messages call it.
+
+    Returns:
+        The bytes; the path instead for a large file that is not to be compared.
+
+    Raises:
+        InputError: if the file cannot be read, is empty or cut short, or was altered.
+    """
     verify = verify and ref.sha256 is not None
     try:
         if ref.offset is None and not verify and ref.path.stat().st_size > IN_MEMORY:
@@ -110,13 +145,13 @@ def load(ref: Ref, verify: bool, name: str) -> Source:
 
 
 def _is_wanted(modality: Modality, job: Job) -> bool:
-    """Whether a file has to be opened; a clip also stands in for sound that has no file of its own."""
+    """Return whether a file has to be opened; a clip also stands in for sound that has no file of its own."""
     stands_in = modality is Modality.VIDEO and Modality.AUDIO in job.sizes and Modality.AUDIO not in job.refs
     return modality in job.sizes or stands_in
 
 
 def _start(job: Job, sources: Mapping[Modality, Source]) -> float:
-    """Where the cut begins, in seconds: the same for picture and sound."""
+    """Return the second at which the cut begins, the same for picture and sound."""
     low = job.start or 0.0
     if job.window is None:
         return low
@@ -148,7 +183,7 @@ _READ = {Modality.IMAGE: _image, Modality.VIDEO: _video, Modality.AUDIO: _audio}
 
 
 def _fit(pixels: Tensor, job: Job, side: int) -> Tensor:
-    """uint8 (..., 3, H, W) -> uint8 (..., 3, side, side)."""
+    """Return uint8 (..., 3, H, W) cropped, scaled to (..., 3, side, side), and mirrored if so asked."""
     if job.crop is not None:
         share, x, y = job.crop
         height, width = pixels.shape[-2:]
@@ -160,10 +195,10 @@ def _fit(pixels: Tensor, job: Job, side: int) -> Tensor:
 
 
 def describe(refs: Mapping[Modality, Ref]) -> str:
-    """The paths of a row, for the list of bad samples."""
+    """Return the paths of a row's files as one text, for the list of bad samples."""
     return ", ".join(str(path) for path in dict.fromkeys(Path(ref.path) for ref in refs.values()))
 
 
 def silence(size: Size, modality: Modality) -> Tensor:
-    """What stands for a missing medium: black, or nothing to hear."""
+    """Return what stands for a missing medium: zeros, which are black or nothing to hear."""
     return torch.zeros(size.shape, dtype=torch.float32 if modality is Modality.AUDIO else torch.uint8)
