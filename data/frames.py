@@ -131,7 +131,8 @@ def gate(source: Source, count: int) -> Header:
                 f"{source.name} states {fps:g} frames/s and {duration:.0f} s: that is outside what is "
                 "accepted"
             )
-        own = duration if stream.duration else 0.0  # that of the whole container may be that of its sound
+        # where the stream states no length, that of the container may be the length of its sound
+        own = duration if stream.duration else 0.0
         known = bool(_DECORD_FORMATS & set(container.format.name.split(",")))
         return Header(
             own, fps, stream.frames, float(stream.time_base), decord=known and _is_plain(container, stream)

@@ -223,7 +223,8 @@ class MediaSource(Source):
                 continue
             try:
                 row = seen[index] = self.rows[index]
-            except (InputError, OSError) as error:  # a shard's words, or a manifest that was altered since
+            except (InputError, OSError) as error:
+                # words in a shard may be unreadable, and a manifest may have been altered since it was opened
                 yield BadSample(key, f"{self.rows.label} row {index}", self.rows.label, str(error))
                 continue
             yield self._job(key, row, position)

@@ -152,7 +152,7 @@ class Decoder:
 
     def _note(self, bad: BadSample) -> None:
         """Count and list a bad sample, or raise InputError if it is one too many in a row."""
-        if bad.key in self.known:  # two places of a batch came to it at once
+        if bad.key in self.known:  # two places of one batch came to the same sample
             return
         self.known.add(bad.key)
         self._list(bad)
@@ -367,4 +367,4 @@ def _read_list(path: Path) -> Iterator[tuple[str, str]]:
             values = json.loads(line)
             yield values["id"], values["path"]
         except (ValueError, KeyError, TypeError):
-            continue  # cut off by a crash
+            continue  # a line that a crash cut short

@@ -14,7 +14,7 @@ from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption, sample_sc
 from data.batch import Batch
 from data.source import Source
 
-# The pairs of one scene's media that training may see (world.md); a single medium is always allowed.
+# The pairs of one scene's media that training may see; a single medium is always allowed.
 PAIRS = (
     {Modality.TEXT, Modality.IMAGE},
     {Modality.TEXT, Modality.AUDIO},

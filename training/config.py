@@ -162,6 +162,7 @@ def compare(
     # the same folder may be named in several ways
     if Path(before["model"]).resolve() == Path(now["model"]).resolve():
         before["model"] = now["model"]
+    # a setting that a checkpoint does not have equals one that is off: older checkpoints lack newer settings
     changed = [name for name in before | now if (before.get(name) or None) != (now.get(name) or None)]
     lines = {name: f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in changed}
     another = [name for name in changed if name in IDENTITY or name.removeprefix("options.") in options]
@@ -191,6 +192,7 @@ def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[st
     """
     path = Path(path)
     values = _read_extended(path)
+    # the miniature gets folders of its own, so that it never writes over the run
     miniature = values.pop("small", None)
     values.setdefault("output", f"runs/{path.stem}")
     if small:

@@ -135,7 +135,7 @@ def _check_deepspeed(config: Config) -> None:
         raise InputError("launched with DeepSpeed, which is not installed: pip install 'deepspeed>=0.19.8'")
     if config.precision == "fp16":
         raise InputError("precision fp16 under DeepSpeed is not supported: use bf16, or launch with DDP")
-    # DeepSpeed would compile an operation of its own for processes on a CPU, for minutes; gloo does
+    # For processes on a CPU DeepSpeed would spend minutes to compile an operation of its own; gloo is enough.
     if not torch.cuda.is_available():
         import deepspeed.ops
 
@@ -200,7 +200,7 @@ def compile_parts(module: nn.Module, stage: str) -> None:
         )
 
 
-# a branch that starts at zero has gradients of 1e-9 behind it: torch's 1e-8 would hold it there
+# A branch that starts at zero has gradients of about 1e-9 behind it: torch's 1e-8 would hold it there.
 EPSILON = 1e-12
 
 
@@ -253,6 +253,7 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
             f"the checkpoint's optimizer state is of another model (see {', '.join(wrong[:3])}): start anew "
             "with --restart"
         )
+    # torch numbers parameters in the order of the groups; checkpoints name them
     numbered = {index: state[names[p]] for index, p in enumerate(order) if names[p] in state}
     optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -87,6 +87,7 @@ def export_once(config: Config, samples: int, export: Callable[[Path], None]) ->
     export(config.model)
     files = sorted(name for name, stamp in _stamps(target).items() if before.get(name) != stamp)
     note = {"samples": samples, "model": str(target), "files": files}
+    # renamed when it is whole, so that a kill leaves no half note
     temporary = config.output / f"{NOTE}.tmp"
     temporary.write_text(json.dumps(note, indent=1), encoding="utf-8")
     os.replace(temporary, config.output / NOTE)
@@ -116,7 +117,7 @@ def read_note(output: Path) -> dict[str, Any] | None:
 
 def refusal(error: BaseException) -> str | None:
     """Return what the disk said when it would take no more, or None if the error is about something else."""
-    # its writer wraps what the system says
+    # safetensors wraps an error of the system in one of its own, which has no errno
     if type(error).__name__ == "SafetensorError" and "os error" in str(error):
         return str(error)
     if isinstance(error, OSError) and error.errno in (

@@ -327,7 +327,7 @@ class Trainer:
         if norm is not None:
             values["grad_norm"] = float(norm)
         if bad := self.source.bad:
-            values["bad_samples"] = bad  # of the main process; they are listed in bad.jsonl
+            values["bad_samples"] = bad  # those of the main process; bad.jsonl lists all
         self.log.write(self.samples, {**Meter.average(means), **values})
 
     def _preview(self) -> None:

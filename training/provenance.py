@@ -96,6 +96,7 @@ def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:
             if note and Path(note["model"]).resolve() == target and parts_of(run) & set(parts):
                 found.add(run)
                 origin = Path((settings_of(run) or note)["model"]).resolve()
+                # only runs from before the copy was made went into it
                 if origin not in models:
                     models[origin] = exported[run]
                     waiting.append(origin)
@@ -141,7 +142,8 @@ def command_of(settings: dict[str, Any]) -> str | None:
     """
     commands = []
     found = Path("configs").rglob(f"{Path(settings['output']).name}.yaml")
-    for path in (path for path in found if path.parent.name != "base"):  # those are extended, never run
+    # configurations in `base` are extended by others, never run
+    for path in (path for path in found if path.parent.name != "base"):
         named = load_config(path).as_json()
         if named["stage"] == settings["stage"]:
             changed = (

@@ -106,6 +106,7 @@ class Sharded:
         if not self.cut_weights:
             return state
         whole = self.whole({name: p.ds_tensor.detach() for name, p in self.module.named_parameters()})
+        # a tied parameter is gathered once, and stands under each of its names
         names = {id(p): name for name, p in self.module.named_parameters()}
         tied = dict(self.module.named_parameters(remove_duplicate=False))
         return {

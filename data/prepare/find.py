@@ -119,7 +119,7 @@ def _is_cut(path: Path, item: Item) -> bool:
     try:
         length = seconds_of(Source(path, str(path)), clip=path.suffix.lower()[1:] in SUFFIXES[Modality.VIDEO])
     except InputError:
-        return False  # damaged: training will say so
+        return False  # the file is damaged, which training will report
     return 0 < length <= item.end - item.start + 1
 
 
