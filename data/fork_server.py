@@ -60,7 +60,7 @@ class ForkServer:
 
     @property
     def ended(self) -> bool:
-        """Whether the server's process has ended."""
+        """Return whether the server's process has ended."""
         return self._process.poll() is not None
 
     def fork(self, memory: int) -> tuple[int, Connection]:

@@ -36,7 +36,7 @@ _NEAR = 1e-6  # seconds: times that differ by less are the same
 
 @dataclass(frozen=True)
 class Header:
-    """What a clip's header says of its frames.
+    """The statements of a clip's header about its frames.
 
     Attributes:
         duration: seconds, 0 where the header does not say.

@@ -75,7 +75,7 @@ class Manifest:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this manifest from another, as plain JSON: its name, length and sha256."""
+        """Return plain JSON that tells this manifest from others: its name, length and sha256."""
         return {"manifest": self.path.name, "rows": len(self), "sha256": self._table.sha256}
 
     def _parse(self, number: int, values: Any) -> Row:

@@ -21,7 +21,7 @@ from data.workers import BadSample, Decoder, Media
 
 
 class Rows(Protocol):
-    """What `data.manifest.Manifest` and `data.shards.Shards` have in common: rows by number.
+    """The interface that `data.manifest.Manifest` and `data.shards.Shards` share: rows by number.
 
     Attributes:
         has: (N,) uint8, bit mask of the media of each row (`data.rows.BITS`).
@@ -33,7 +33,7 @@ class Rows(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells these rows from others, as plain JSON, for a latent cache."""
+        """Return plain JSON that tells these rows from others, for a latent cache."""
         ...
 
     @property
@@ -161,7 +161,7 @@ class MediaSource(Source):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another, as plain JSON, for a latent cache."""
+        """Return plain JSON that tells this source from others, for a latent cache."""
         return {
             "media": [str(m) for m in self.media],
             "rows": self.rows.identity,

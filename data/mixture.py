@@ -72,7 +72,7 @@ class Mixture(Source):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this mixture from another, as plain JSON, for a latent cache."""
+        """Return plain JSON that tells this mixture from others, for a latent cache."""
         return {
             "mixture": [[weight, source.identity] for weight, source in zip(self.weights, self.sources)],
             "seed": self.seed,

@@ -123,7 +123,7 @@ class Shards:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells these shards from others, as plain JSON.
+        """Return plain JSON that tells these shards from others.
 
         It covers names, sizes, keys and offsets, but not the bytes themselves.
         """

@@ -37,7 +37,7 @@ class Source:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another, as plain JSON: a latent cache is valid for one identity."""
+        """Return plain JSON that tells this source from others: a latent cache is valid for one identity."""
         return {}
 
     @abstractmethod

@@ -99,7 +99,7 @@ class WorldSource(SceneSource):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another, as plain JSON, for a latent cache."""
+        """Return plain JSON that tells this source from others, for a latent cache."""
         return {
             "world": list(self.media),
             "seed": self.seed,

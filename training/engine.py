@@ -1,4 +1,4 @@
-"""What the loop drives: the accelerator, the optimizer, and the loss as a module.
+"""The parts that the loop drives: the accelerator, the optimizer, and the loss as a module.
 
 Their state becomes plain tensors here, and tensors become their state again.
 """

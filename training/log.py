@@ -1,6 +1,6 @@
-"""What a run reports while it trains.
+"""The reports of a run while it trains.
 
-It shows a progress bar on stderr, writes a JSON line per interval into `log.jsonl`, and the same as
+A run shows a progress bar on stderr, writes a JSON line per interval into `log.jsonl`, and the same as
 TensorBoard events if asked for.
 """
 

@@ -46,7 +46,7 @@ INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
 
 
 class TrainingError(RuntimeError):
-    """The run cannot go on because a number is not finite; the message names the step and the samples."""
+    """A number is not finite, so that the run cannot go on; the message names the step and the samples."""
 
 
 def train(config: Config, *, restart: bool = False) -> int:
@@ -138,7 +138,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all samples are seen, or all minutes used."""
+        """Return whether all samples are seen, or all minutes used."""
         config = self.config
         return self.samples >= config.samples or (
             config.max_minutes is not None and self.elapsed >= 60 * config.max_minutes

@@ -1,4 +1,4 @@
-"""What a run would be, from the configuration alone: `python -m training.main --config ... --dry-run`.
+"""The plan of a run, from its configuration alone: `python -m training.main --config ... --dry-run`.
 
 Nothing is read but configurations, nothing is written, and models are built without memory (on torch's meta
 device).
@@ -83,9 +83,9 @@ class MetaLoader:
 
     @cached_property
     def configs(self) -> tuple[list[Config], list[str]]:
-        """The configurations in the folder, and the names of files that are none by themselves.
+        """Return the configurations in the folder, and the names of files that are none by themselves.
 
-        Such are those that others extend.
+        The latter are, for example, those that others extend.
         """
         configs, unread = [], []
         for path in sorted(self.folder.glob("*.yaml")):

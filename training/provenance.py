@@ -1,7 +1,8 @@
-"""How a model came to be, from what its runs left.
+"""The origin of a model, as its runs recorded it.
 
-That is which runs went into it, on what data, and with which settings. A run notes where it exported to and
-which files (`training.folder`), and its checkpoints hold its configuration; neither is guessed from names.
+The record says which runs went into the model, on what data, and with which settings. A run notes where it
+exported to and which files (`training.folder`), and its checkpoints hold its configuration; neither is guessed
+from names.
 """
 
 import json
