@@ -1,8 +1,8 @@
 """The origin of a model, as its runs recorded it.
 
 The record says which runs went into the model, on what data, and with which settings. A run notes where it
-exported to and which files (`training.folder`), and its checkpoints hold its configuration; neither is guessed
-from names.
+exported to and which files (`training.folder`), and its checkpoints hold its configuration; neither is
+guessed from names.
 """
 
 import json
