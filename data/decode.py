@@ -1,7 +1,9 @@
-"""One sample, from its files to the tensors of a model's geometry. This is what decoding processes run.
+"""Decode one sample, from its files to tensors of a model's geometry; decoding processes run this.
 
-A `Job` says all of it in plain values, random draws included, so that the same job gives the same tensors
-wherever it runs.
+A `Job` holds all that is needed in plain values, random draws included, so that the same job gives the same
+tensors wherever it runs.
+
+Letters: F frames, H height, W width.
 """
 
 import hashlib
@@ -22,8 +24,11 @@ IN_MEMORY = 64 << 20  # bytes; larger files without a digest to check are read w
 
 @dataclass(frozen=True)
 class Size:
-    """Geometry of one medium: raw shape as in `codi.types.ModalitySpec`, steps per second (0 for
-    a picture).
+    """The geometry of one medium.
+
+    Attributes:
+        shape: the raw shape, as in `codi.types.ModalitySpec`.
+        rate: steps per second: frames of a clip, samples of a sound; 0 for a picture.
     """
 
     shape: tuple[int, ...]
@@ -31,11 +36,12 @@ class Size:
 
     @property
     def duration(self) -> float:
+        """The length in seconds, 0 for a picture."""
         return self.shape[0] / self.rate if self.rate else 0.0
 
     @property
     def spec(self) -> ModalitySpec:
-        """The same as a modality takes it."""
+        """The geometry in the form that a modality takes."""
         return ModalitySpec(raw_shape=self.shape, latent_shape=(), rate=self.rate or None)
 
 
@@ -43,16 +49,24 @@ class Size:
 class Job:
     """What to decode of one row.
 
-    key         (number of the source, number of the row): who it is
-    sizes       the media wanted, each with its geometry
-    refs        the files of the row
-    kinds       what is known of these media and of those of the files: a decoding process may not have
-                registered them all
-    needed      media without which the sample is bad
-    start, end  the seconds meant
-    window      place of the cut in what is meant, in [0, 1); None for its beginning
-    crop        (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
-                central square
+    Attributes:
+        key: (number of the source, number of the row), which identifies the sample.
+        id: the name of the sample in messages.
+        sizes: the media wanted, each with its geometry.
+        refs: the files of the row.
+        needed: media without which the sample is bad.
+        start: the second of the file where the sample begins; None for the beginning of the file.
+        end: the second where it ends; None for the end of the file.
+        window: the place of the cut between `start` and `end`, in [0, 1); None for a cut that begins at
+            `start`.
+        crop: (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
+            central square.
+        flip: whether pictures and clips are mirrored.
+        backend: what decodes clips: "decord" or "av".
+        verify: whether files are compared with their sha256, where it is known.
+        path: the files of the row in words, for the list of bad samples.
+        kinds: what is known of these media and of those of the files, since a decoding process may not have
+            registered them all.
     """
 
     key: tuple[int, int]
@@ -75,8 +89,17 @@ class Job:
 
 
 def decode(job: Job) -> dict[Modality, Tensor]:
-    """The media of a job that its files give; raises `InputError` where one of them is bad or a needed one is
-    missing.
+    """Return the media of a job that its files give.
+
+    Args:
+        job: what to decode.
+
+    Returns:
+        uint8 (3, H, W) for a picture, uint8 (F, 3, H, W) for a clip, float32 (samples,) for a sound. A medium
+        that the files do not give, and that is not needed, is left out.
+
+    Raises:
+        InputError: if a file is bad, or a needed medium is missing.
     """
     carriers = {m: carrier_of(m, job) for m in job.sizes}
     opened = {m for m in job.refs if m in job.sizes or m in carriers.values()}
@@ -106,7 +129,19 @@ def carrier_of(modality: Modality, job: Job) -> Modality | None:
 
 
 def load(ref: Ref, verify: bool, name: str) -> MediaFile:
-    """The content of a file or of a member of a shard, compared with its digest."""
+    """Return the content of a file, or of a member of a shard, after comparing it with its digest.
+
+    Args:
+        ref: where the content lies.
+        verify: whether to compare it with the digest, where there is one.
+        name: what messages call it.
+
+    Returns:
+        The bytes; the path instead for a large file that is not to be compared.
+
+    Raises:
+        InputError: if the file cannot be read, is empty or cut short, or was altered.
+    """
     verify = verify and ref.sha256 is not None
     try:
         if ref.offset is None and not verify and ref.path.stat().st_size > IN_MEMORY:
@@ -128,7 +163,7 @@ def load(ref: Ref, verify: bool, name: str) -> MediaFile:
 
 
 def _start(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
-    """Where the cut begins, in seconds: the same for all media of a row."""
+    """Return the second at which the cut begins, the same for all media of a row."""
     low = job.start or 0.0
     if job.window is None:
         return low
@@ -147,10 +182,10 @@ def _seconds(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
 
 
 def describe(refs: Mapping[Modality, Ref]) -> str:
-    """The paths of a row, for the list of bad samples."""
+    """Return the paths of a row's files as one text, for the list of bad samples."""
     return ", ".join(str(path) for path in dict.fromkeys(Path(ref.path) for ref in refs.values()))
 
 
 def silence(size: Size, modality: Modality) -> Tensor:
-    """What stands for a missing medium: black, or nothing to hear."""
+    """Return what stands for a missing medium: zeros, which are black or nothing to hear."""
     return torch.zeros(size.shape, dtype=getattr(torch, kind_of(modality).dtype))

@@ -1,16 +1,15 @@
-"""Tar shards in the layout of WebDataset: members `KEY.EXTENSION`, those of one key beside each other, one
-key per sample.
+"""Tar shards in the layout of WebDataset: members `KEY.EXTENSION`, one key per sample, its members in a row.
 
 A shard is only ever read in place, by the offsets of its members: nothing is unpacked, nothing is executed,
-no member is named by what is written in it. What is no plain file, points outside, is too large or cut short
-is one `InputError` that names the shard and the member.
+and no name written in a shard is used as a path. A member that is no plain file, points outside, is too large
+or cut short is one `InputError` that names the shard and the member.
 
     jpg jpeg png webp | wav flac mp3 ogg | mp4 webm   the media
     txt                                               the caption, UTF-8
-    json                                              of its keys: caption or captions, start, end, sha256 (an
-    object by medium)
+    json                                              of its keys: caption or captions, start, end,
+                                                      sha256 (an object by medium)
 
-Other members are left alone and counted in `Shards.ignored`.
+Other members are left alone and counted in `Shards.ignored`. N is the number of samples.
 """
 
 import contextlib
@@ -53,12 +52,20 @@ def member_kinds() -> dict[str, str]:
 
 
 class Shards:
-    """The samples of several shards, by number, in the order of the sorted paths and of the shard.
+    """The samples of several shards, by number, in the order of the sorted paths and of each shard.
 
-    paths    one tar, a pattern such as "shards/*.tar", or several of both
-    has      (N,) uint16, bit mask of the media of each sample (`data.rows.bits_of`)
-    weights  (N,) ones
-    ignored  members that are none of the kinds above
+    Attributes:
+        paths: the shards.
+        has: (N,) uint16, bit mask of the media of each sample (`data.rows.bits_of`).
+        weights: (N,) ones.
+        ignored: how many members are of none of the kinds above.
+
+    Args:
+        paths: one tar, a pattern such as "shards/*.tar", or several of both.
+        max_member: the most bytes that one member may have.
+
+    Raises:
+        InputError: if there is no such shard, or whatever is wrong with one.
     """
 
     def __init__(self, paths: str | Path | Iterable[str | Path], max_member: int = MAX_MEMBER) -> None:
@@ -89,7 +96,7 @@ class Shards:
         return len(self.has)
 
     def __getitem__(self, index: int) -> Row:
-        """Raises `InputError` where the words of the sample cannot be read."""
+        """Return the row of a sample, or raise InputError where its words cannot be read."""
         path = self.paths[int(np.searchsorted(self._first, index, side="right")) - 1]
         stop = self._starts[index + 1] if index + 1 < len(self) else len(self._offsets)
         members = {
@@ -115,15 +122,20 @@ class Shards:
 
     @property
     def label(self) -> str:
+        """The name of the shards in messages: the path of the first."""
         return str(self.paths[0])
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Names, sizes, keys, offsets; not the bytes themselves."""
+        """Return plain JSON that tells these shards from others.
+
+        It covers names, sizes, keys and offsets, but not the bytes themselves.
+        """
         shards = [[path.name, size] for path, size in zip(self.paths, self._sizes)]
         return {"shards": shards, "samples": len(self), "index": self._digest}
 
     def _add(self, key: str, members: dict[str, tuple[int, int]]) -> Iterator[int]:
+        """Keep the members of a sample, and yield the bit mask of its media, or nothing where it has none."""
         kinds = self._kind_of
         known = {kinds[suffix]: place for suffix, place in members.items() if suffix in kinds}
         self.ignored += sum(suffix not in kinds for suffix in members)
@@ -139,7 +151,7 @@ class Shards:
         yield media_bits(media, any(name in known for name in WORDS))
 
     def _words(self, path: Path, members: Mapping[Any, tuple[int, int]], where: str) -> dict[str, Any]:
-        """What `json` and `txt` say; the words of `txt` are the caption where there are both."""
+        """Return what `json` and `txt` say of a sample; the caption is that of `txt` where both have one."""
         values: Any = {}
         if "json" in members:
             try:
@@ -161,7 +173,7 @@ class Shards:
 
 
 def find_shards(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The tars that names and patterns stand for, sorted within each pattern."""
+    """Return the tars that names and patterns stand for, sorted within each pattern."""
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: list[Path] = []
     for item in map(str, given):
@@ -175,7 +187,7 @@ def find_shards(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """(key, {suffix: (offset, size)}) of every sample of a shard."""
+    """Yield (key, {suffix: (offset, size)}) of every sample of a shard."""
     seen: set[str] = set()
     key, members, kinds = None, {}, member_kinds()
     for name, offset, size in _members(path, max_member):
@@ -199,20 +211,20 @@ def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """("a/b", "seg.png") of "a/b.seg.png": the suffix begins at the first dot of the last part."""
+    """Return ("a/b", "seg.png") for "a/b.seg.png": the suffix begins at the first dot of the last part."""
     folder, _, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return (f"{folder}/{stem}" if folder else stem), suffix.lower()
 
 
 def _members(path: Path, max_member: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, size) of every plain file in a tar."""
+    """Yield (name, offset, size) of every plain file in a tar."""
     size = path.stat().st_size
     try:
         with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             before = -1
             while (member := tar.next()) is not None:
-                tar.members = []  # it would keep them all
+                tar.members = []  # tarfile would keep every member in memory
                 if member.offset <= before or member.size < 0 or member.offset_data + member.size > size:
                     raise InputError(
                         f"{path}: member {member.name!r} lies outside the file: the shard is damaged or cut "
@@ -232,6 +244,7 @@ def _members(path: Path, max_member: int) -> Iterator[tuple[str, int, int]]:
 
 
 def _check_member(path: Path, member: tarfile.TarInfo, max_member: int) -> None:
+    """Raise InputError for a member that points outside, is no plain file, or is too large."""
     parts = PurePosixPath(member.name).parts
     if (
         member.name.startswith("/")
@@ -254,8 +267,9 @@ def _check_member(path: Path, member: tarfile.TarInfo, max_member: int) -> None:
 
 
 def _check_end(path: Path, stream: Any, offset: int, size: int) -> None:
-    """A whole tar ends with blocks of zeros; one that was cut between two members does not, nor one with a
-    damaged header.
+    """Raise InputError unless the tar has its end mark, a block of zeros, at `offset`.
+
+    A tar that was cut between two members has none, nor does one with a damaged header.
     """
     stream.seek(offset)
     if offset + BLOCK > size or any(stream.read(BLOCK)):
@@ -266,6 +280,7 @@ def _check_end(path: Path, stream: Any, offset: int, size: int) -> None:
 
 
 def _read_text(path: Path, offset: int, size: int, where: str) -> str:
+    """Return the text of a member, or raise InputError where it is too long or not in UTF-8."""
     if size > MAX_TEXT:
         raise InputError(f"{where}: {size} bytes of text: at most {MAX_TEXT} are accepted")
     with path.open("rb") as stream:
@@ -283,10 +298,16 @@ def _read_text(path: Path, offset: int, size: int, where: str) -> str:
 def write_shards(
     folder: str | Path, samples: Iterable[Mapping[str, Any]], *, per_shard: int = 1000, prefix: str = "shard"
 ) -> list[Path]:
-    """Writes samples into `folder`/PREFIX-000000.tar and so on; returns the paths.
+    """Write samples into `folder`/PREFIX-000000.tar and so on; the same samples give the same bytes.
 
-    samples  mappings such as {"key": "a7", "jpg": bytes or Path, "txt": str, "json": str}. The same samples
-             give the same bytes.
+    Args:
+        folder: where the shards go; it is made if need be.
+        samples: mappings such as {"key": "a7", "jpg": bytes or Path, "txt": str, "json": str}.
+        per_shard: how many samples a shard holds.
+        prefix: how the names of the shards begin.
+
+    Returns:
+        The paths of the shards.
     """
     folder, paths, rest = Path(folder), [], iter(samples)
     folder.mkdir(parents=True, exist_ok=True)
@@ -306,6 +327,7 @@ def write_shards(
 
 
 def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any]) -> None:
+    """Add the members of a sample to a tar."""
     key = sample["key"]
     if (
         not key
@@ -331,8 +353,16 @@ def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any]) -> None:
 def pack(
     rows: Iterable[Row], folder: str | Path, *, per_shard: int = 1000, prefix: str = "shard"
 ) -> list[Path]:
-    """Writes the rows of a manifest, with their files, as shards; keys are the numbers of the rows. Weights
-    are not kept.
+    """Write the rows of a manifest, with their files, as shards; weights are not kept.
+
+    Args:
+        rows: the rows; the keys of the samples are their numbers.
+        folder: where the shards go; it is made if need be.
+        per_shard: how many samples a shard holds.
+        prefix: how the names of the shards begin.
+
+    Returns:
+        The paths of the shards.
     """
     import json
 
@@ -352,6 +382,7 @@ def pack(
 
 
 def _suffix(path: Path, modality: Modality) -> str:
+    """Return the suffix of a file, or raise InputError where a shard has none such for its modality."""
     suffix = path.suffix.lower().lstrip(".")
     suffixes = kind_of(modality).data_suffixes
     if suffix not in suffixes:

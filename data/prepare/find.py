@@ -1,4 +1,4 @@
-"""From what a data set says of a sample to the row of a manifest, if its file is there."""
+"""Make the row of a manifest from what a data set says of a sample, if its file is there."""
 
 import hashlib
 import os
@@ -17,11 +17,16 @@ from data.rows import modality_of_suffix
 class Item:
     """One sample of a data set.
 
-    names     what its file may be called, without suffix, the likeliest first; with folders (a/b) where the
-              name alone may be another's
-    whole     names of the recording that the sample is a cut of: a file found under one of them gets `start`
-              and `end`, unless it is so short that it must be the cut itself
-    info      what is worth keeping and for no program: where it comes from, its licence
+    Attributes:
+        id: the name of the sample.
+        names: what its file may be called, without suffix, the likeliest first; with folders (a/b) where the
+            name alone may be another's.
+        whole: names of the recording that the sample is a cut of. A file found under one of them gets `start`
+            and `end`, unless it is so short that it must be the cut itself.
+        captions: none, one, or several that say the same.
+        start: the second of the recording where the cut begins; None for its beginning.
+        end: the second where the cut ends; None for the end of the recording.
+        info: facts for people, which no program reads: where the sample comes from, its licence.
     """
 
     id: str
@@ -34,7 +39,14 @@ class Item:
 
 
 class MediaFolder:
-    """The media files below a folder, found by name."""
+    """The media files below a folder, found by name.
+
+    Args:
+        folder: the folder, which is searched with all folders below it.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -56,7 +68,7 @@ class MediaFolder:
         return sum(map(len, self._files.values()))
 
     def find(self, name: str) -> Path | None:
-        """The file of that name; of several the first by path, those in the folder asked for only."""
+        """Return the file of that name, the first by path of several; folders in the name must match."""
         parent, _, stem = name.rpartition("/")
         files = [
             f
@@ -67,7 +79,17 @@ class MediaFolder:
 
 
 def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict[str, Any] | None:
-    """The row of a manifest, None if the file is missing."""
+    """Return the row of a manifest for a sample, or None if its file is missing.
+
+    Args:
+        item: the sample.
+        media: where its file is looked for.
+        manifest: the path of the manifest, to which paths in the row are relative.
+        digest: whether to read the file for its sha256.
+
+    Returns:
+        Plain values under the keys of `data.rows.KEYS`.
+    """
     path, whole = next(filter(None, map(media.find, item.names)), None), False
     if path is None:
         path = next(filter(None, map(media.find, item.whole)), None)
@@ -89,9 +111,7 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
 
 
 def _is_cut(path: Path, item: Item) -> bool:
-    """Whether a file with the name of a whole recording is no longer than the cut that is meant, and so is
-    that cut.
-    """
+    """Return whether a file named like a whole recording is the cut itself, being no longer than it."""
     from codi.io.media_file import MediaFile
 
     if not item.start or item.end is None:
@@ -99,16 +119,17 @@ def _is_cut(path: Path, item: Item) -> bool:
     try:
         length = kind_of(_modality(path)).seconds_in(MediaFile(path, str(path))) or 0.0
     except InputError:
-        return False  # damaged: training will say so
+        return False  # the file is damaged, which training will report
     return 0 < length <= item.end - item.start + 1
 
 
 def _modality(path: Path) -> Modality:
+    """Return the modality of a file by its suffix, which is a known one."""
     return modality_of_suffix()[path.suffix.lower().lstrip(".")]
 
 
 def youtube(identity: str, start: float | None = None, end: float | None = None) -> tuple[str, ...]:
-    """Names under which a cut of a YouTube video is usually kept."""
+    """Return the names under which a cut of a YouTube video is usually kept; times are in seconds."""
     cuts: list[str] = []
     if start is not None:
         for form in (f"{start:g}", f"{int(start)}", f"{start:.3f}", f"{int(start * 1000)}"):
@@ -120,7 +141,7 @@ def youtube(identity: str, start: float | None = None, end: float | None = None)
 
 
 def merged(items: Iterator[Item]) -> Iterator[Item]:
-    """Items with the same id as one, with the captions of all."""
+    """Yield one item for all items with the same id, with the captions and names of all."""
     by_id: dict[str, Item] = {}
     for item in items:
         before = by_id.get(item.id)
