@@ -25,9 +25,9 @@ from data.world import SceneSource
 from training.config import Config
 from training.stages.common import planning, say
 
-# A vocabulary made from captions has at most so many words; so many rows of a manifest are read for it at most.
+# A vocabulary made from captions has at most so many words, from at most so many rows of each manifest.
 MAX_WORDS, MAX_ROWS = 30_000, 200_000
-# So many rows of each manifest are checked against a finished vocabulary, which may lack such a share of words.
+# A finished vocabulary is checked on so many rows of each manifest, and may lack this share of their words.
 CHECKED_ROWS, MOST_UNKNOWN = 300, 0.5
 
 
