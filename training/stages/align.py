@@ -249,7 +249,7 @@ class AlignStage(Stage):
     def pairs(self, batch: Batch) -> dict[str, Any]:
         """Return a batch of files in the form that `render` gives a batch of scenes.
 
-        A caption matches its own medium, and those of others that say the same.
+        A caption matches its own medium, and the media of samples that have the same caption.
         """
         equal = batch.equal_captions()
         return {

@@ -1,8 +1,8 @@
 """Stages that train the four autoencoders and the vocoder, each on its modality alone.
 
 The loss of an autoencoder is its reconstruction and a small pull of the posterior to the unit Gaussian (arXiv
-2112.10752, section G). Letters: B batch, H W, T audio frames, M mel bands; N in sounds is the number of
-samples of the waveform.
+2112.10752, section G). Letters: B batch, H W height and width, T audio frames, M mel bands; N in sounds is
+the number of samples of the waveform.
 """
 
 from collections.abc import Iterator, Mapping
@@ -415,9 +415,8 @@ class MelStage(SoundStage):
 class VocoderStage(SoundStage):
     """The stage that trains HiFi-GAN's generator from log-mel to waveform, on short cuts.
 
-    The losses are spectral, at several resolutions (arXiv 1910.11480).
-
-    The section `part` of its run holds the arguments of the vocoder.
+    The losses are spectral, at several resolutions (arXiv 1910.11480). The section `part` of its run holds
+    the arguments of the vocoder.
 
     Attributes:
         cut: the length of a cut, in mel frames: 0.4 s.
@@ -513,7 +512,7 @@ class VocoderStage(SoundStage):
         spoken, sound = (
             torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (spoken, sound)
         )
-        # magnitudes grow with the window; without a floor the logarithm of silence would count for most
+        # without a floor the logarithm of silence would count for most; magnitudes of noise grow as it does
         floor = 1e-3 * size**0.5
         log = ((spoken + floor).log() - (sound + floor).log()).abs().mean()
         return torch.stack([log, (spoken - sound).abs().sum() / (sound.sum() + floor)])

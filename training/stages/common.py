@@ -43,8 +43,8 @@ def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float1
 def put_in_place(beside: Path, folder: Path) -> None:
     """Move the files of the folder `beside` over those of `folder`.
 
-    Older weights in `folder` that have no successor in `beside` are deleted, lest they be loaded with the new
-    ones.
+    Older weights in `folder` that have no successor in `beside` are deleted, or they would be loaded with the
+    new ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new = {path.name for path in beside.iterdir()}

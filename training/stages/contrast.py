@@ -25,8 +25,8 @@ class TimedContrast(nn.Module):
         dim: the width D of an environment token.
         segment: the length of a segment in seconds.
         shifts: by how many segments a clip is moved against itself, each both ways.
-        alike: the likeness from which on a clip's own latent, moved, counts as a repetition of itself; such a
-            move is no negative.
+        alike: the correlation of a clip's own latent with the same latent moved, at and above which the clip
+            repeats itself; such a move is no negative.
     """
 
     def __init__(
@@ -94,7 +94,8 @@ def repeats(x: Tensor, count: int, shifts: tuple[int, ...], alike: float) -> Ten
         x: the sequences, (N, T, features).
         count: the number of equal parts that each sequence is pooled to.
         shifts: by how many parts a sequence is moved.
-        alike: the likeness from which on it repeats itself: the correlation of what changes along time.
+        alike: the correlation at and above which a moved sequence is like itself. It is of what changes along
+            time.
 
     Returns:
         (N, len(shifts)) boolean.

@@ -1,7 +1,6 @@
 """Denoiser stages: one latent diffusion model per modality, which takes one prompt token (CoDi, section 3.3).
 
-Autoencoders and prompt towers are frozen. Letters: B batch, C channels, F frames, H W, L prompt tokens, D
-width of the prompt space.
+Autoencoders and prompt towers are frozen. Letters: B batch, L prompt tokens, D width of the prompt space.
 """
 
 from collections.abc import Callable
@@ -48,10 +47,8 @@ DEFAULTS = {
     "guidance_scale": {"text": 1.5, "image": 3.0, "audio": 3.0, "video": 3.0},
     # as strong as prompt guidance, so that it costs no further branch
     "sync_guidance_scale": {"audio": 3.0, "video": 3.0},
-    "sync_guidance_interval": [
-        0.0,
-        1.0,
-    ],  # from the beginning: the first steps decide when the first event is
+    # from the beginning, since the first steps decide when the first event is
+    "sync_guidance_interval": [0.0, 1.0],
     "timestep_shift": 2.0,
     "normalise_prompts": True,
     "caption_prior": "text",  # prompts are read by its noisy-latent encoder (`codi.joint.caption_prior`)
@@ -246,7 +243,7 @@ class DenoiseStage(Stage):
             shares: the share of samples that get an estimate, by partner.
 
         Returns:
-            A callable, with the noisy-latent encoders of the model.
+            A `PartnerEstimates`, with the noisy-latent encoders in the model folder.
         """
         if not shares:
             return None
@@ -499,7 +496,7 @@ class DenoiseStage(Stage):
 
     @staticmethod
     def denoiser(module: nn.Module) -> nn.Module:
-        """Return the denoiser, which is what is kept of what trains."""
+        """Return the denoiser itself, the only part of `module` that is kept."""
         return module.denoiser if isinstance(module, WithTemporalChange) else module
 
     @torch.no_grad()

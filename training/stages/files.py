@@ -1,8 +1,8 @@
 """This module turns media files into training data, in place of scenes of the world.
 
-A run trains on files when its configuration has a section `data`, which `data.sources.open_source` reads.
-Which media it needs the stage says. Geometry comes from the model as far as that knows it, else from `data:
-{geometry: ...}`.
+A run trains on files when its configuration has a section `data`, which `data.sources.open_source` reads. The
+stage says which media it needs. Geometry comes from the model as far as that knows it, else from `geometry`
+in the section.
 """
 
 import json
@@ -47,8 +47,8 @@ def open_media(
         media: what a batch has.
         known: the geometry of the media, as far as the model has it.
         seed: the seed of the order and of all draws.
-        optional: media that a row may lack if `data: {require: ...}` says so. Without any other of the media
-            there is nothing to learn from a row.
+        optional: media that a row may lack if `data: {require: ...}` says so. A row without one of the others
+            has nothing to learn from.
         **settings: laid over the section `data`.
 
     Returns:
@@ -241,7 +241,9 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
 
 
 def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
-    """Print how many of the words in the captions finished text parts do not know: to them these are all one.
+    """Print how many of the words in the captions finished text parts do not know.
+
+    To such a part all unknown words are one and the same.
 
     Args:
         source: a source of media files.
@@ -276,7 +278,7 @@ def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, l
         sentences: the sentences to look at.
 
     Returns:
-        The share in [0, 1], and the words, each as often as it occurs.
+        The share in [0, 1], and the words, sentence by sentence.
     """
     vocabulary = closed_vocabulary(tokenizer)
     if vocabulary is None:  # a converted part may have come without a tokenizer, too

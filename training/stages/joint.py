@@ -49,7 +49,9 @@ from training.stages.temporal_change import TemporalChangeDecoder
 
 @dataclass(frozen=True, kw_only=True)
 class JointOptions:
-    """Options of the joint stage. A pair is named like "audio+video".
+    """Options of the joint stage.
+
+    A pair is named by its two modalities, such as "audio+video".
 
     Attributes:
         pairs: the pairs that train, each with its share of the batch size, for example {"audio+video": 1.0}.

@@ -62,7 +62,10 @@ class JointAdapters(nn.Module):
 
 
 def has_joint_attention(folder: Path) -> bool:
-    """Return whether the denoiser in a folder has joint attention; a missing one counts as if it had."""
+    """Return whether the denoiser in a folder has joint attention.
+
+    One that is not there yet is expected to have it.
+    """
     config = folder / "config.json"
     return not config.is_file() or bool(json.loads(config.read_text(encoding="utf-8")).get("env_dim"))
 

@@ -62,7 +62,7 @@ class Adapters(nn.ModuleDict):
             of the module's state.
     """
 
-    # read by the loop, as it does of a part of diffusers
+    # the attribute by which parts of diffusers say so, and for which the engine looks
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
 
@@ -72,7 +72,7 @@ class Adapters(nn.ModuleDict):
         self._denoisers = tuple(denoisers)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Enable it in the denoisers, where the activations are."""
+        """Enable gradient checkpointing in the denoisers, where the activations are."""
         for denoiser in self._denoisers:
             denoiser.enable_gradient_checkpointing()
 
@@ -103,7 +103,7 @@ class LoraStage(Stage):
         raise NotImplementedError
 
     def load(self) -> nn.Module:
-        """Return the module that the inner stage's loss is computed with, finished."""
+        """Return the finished module that the inner stage's loss is computed with."""
         raise NotImplementedError
 
     def denoisers(self) -> dict[str, nn.Module]:

@@ -146,7 +146,7 @@ class NoisyLatentStage(Stage):
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             context = self.prompts[modality].tokens(batch, generator)
             predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
-            # not a cosine: how long an estimate is says how certain it is
+            # a distance and not a cosine, since the length of an estimate says how certain it is
             losses[modality] = (predicted - token).square().sum(-1)
             levels.append(t / total)
         extras = {m.value: each.mean().detach() for m, each in losses.items()}

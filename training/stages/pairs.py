@@ -20,8 +20,8 @@ Rule = Collection[Set[Modality]] | None
 def rule_of(config: Config) -> Rule:
     """Return the pairs of modalities that a run may see together.
 
-    Scenes come with the pairs of the world: what these hold out shows, in a test, what was learned. Of one's
-    own files any two modalities may meet, which None stands for.
+    On scenes these are the pairs of the world, which holds out all others so that tests on them show what was
+    learned. On one's own files any two modalities may meet, which None stands for.
     """
     scenes = not config.data or config.data.get("world") is not None
     return PAIRS if scenes else None

@@ -83,7 +83,7 @@ class Prompts:
 
     @property
     def readers(self) -> tuple[TextTower, ...]:
-        """The text tower, where some prompts are sentences; nothing where media files need no captions."""
+        """The text tower if some prompts are sentences; else nothing, and media files need no captions."""
         worded = any(share for name, share in zip(self.names, self.shares) if name is Modality.TEXT)
         return (self.text,) if worded or self.interpolation else ()
 
@@ -138,10 +138,10 @@ class Prompts:
             weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[
                 :, None
             ]
-            # files have a second caption at best, scenes are worded anew
+            # another caption of a file's row, if it has one; a scene gets a new one
             others = batch.paraphrases() if batch.scenes is None else self.sentences(batch, rng)
             tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
-        # over the root of the width: noise of length one, as tokens are
+        # divided by the root of the width, noise has a length of about one, as tokens have
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
         tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
         return self.drop(tokens[:, None], generator), kinds
