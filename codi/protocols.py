@@ -115,10 +115,9 @@ class PromptEncoder:
         """
 
     def features(self, raw: Any) -> Tensor:
-        """Return (B, D) of raw media before the bridge; what its alignment with text trains.
+        """Return the features (B, D) of raw media before the bridge, which alignment with text trains.
 
-        Raises:
-            NotImplementedError: for a tower that is used as it is and never trained.
+        A tower that is used as it is and never trained has none: `NotImplementedError`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no features to be aligned")
 
@@ -131,11 +130,14 @@ class PromptEncoder:
         """Raise `InputError` if this part needs a vocabulary that it does not have."""
 
     def trunk_shape(self, geometry: Mapping[str, Any], clips: bool = False) -> tuple[int, ...] | None:
-        """Return the shape of one input of `trunk`, for a dry run; None where its cost is not known.
+        """Return the shape of one input of `trunk`, for a dry run.
 
         Args:
             geometry: what a training configuration says of the media (`ModalityKind.geometry_keys`).
             clips: whether these are clips, for a tower that takes pictures and clips.
+
+        Returns:
+            The shape without the batch; None where the cost of the tower is not known.
         """
         return None
 

@@ -119,9 +119,11 @@ class Audio(ModalityKind):
         return sound_onsets(raw, rate)
 
     def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        """Return the geometry that a configuration states by samples and Hz."""
         return ModalitySpec(raw_shape=(values["samples"],), latent_shape=(), rate=values["rate"])
 
     def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        """Return the geometry of sounds that the audio autoencoder states."""
         shape = configs.get("audio_autoencoder")
         if not shape:
             return None
@@ -129,6 +131,7 @@ class Audio(ModalityKind):
         return self.geometry_of({"samples": shape["num_samples"], "rate": float(rate)})
 
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        """Return a stretch of a recording, or of the sound of a clip, float32 (samples,)."""
         from codi import io
         from codi.io.media_file import read_sound
 
@@ -140,6 +143,7 @@ class Audio(ModalityKind):
         return io.fit_audio(*found, round(rate), spec.raw_shape[0]).contiguous()
 
     def seconds_in(self, source: Any) -> float | None:
+        """Return the seconds that the header states, 0 where it states none."""
         from codi.io.media_file import seconds_of
 
         return seconds_of(source, clip=False)

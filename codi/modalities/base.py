@@ -235,23 +235,32 @@ class ModalityKind(ABC):
 
         Args:
             values: a number above 0 under each of `geometry_keys`.
+
+        Returns:
+            The raw shape and the rate.
         """
         raise NotImplementedError(f"{self.name} has no geometry to be stated")
 
     def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
-        """Return its geometry as far as finished components say it; None where they do not.
+        """Return its geometry as far as finished components say it.
 
         Args:
             configs: what stands in the `config.json` of each component that a model folder has.
+
+        Returns:
+            The raw shape and the rate; None where they do not say it.
         """
         return None
 
     def aligned_geometry(self, known: ModalitySpec | None, tower: Mapping[str, Any]) -> ModalitySpec | None:
-        """Return the geometry in which media of it are aligned with text; None where only the data know it.
+        """Return the geometry in which media of it are aligned with text.
 
         Args:
             known: the geometry as finished components say it, if they do.
             tower: the arguments of the tower that is trained; nothing where a finished one goes on.
+
+        Returns:
+            The raw shape and the rate; None where only the data know them.
         """
         return known
 
@@ -260,14 +269,16 @@ class ModalityKind(ABC):
         return [tower]
 
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
-        """Return one training sample from a file of a data set, a tensor of `spec.raw_shape` and `dtype`.
+        """Read one training sample from a file of a data set.
 
         Args:
             source: the file, a `codi.io.media_file.MediaFile`.
             spec: the geometry that is wanted.
             cut: which part of the file.
-            carrier: the modality of the file where it is another one's (`carries`); then None is returned
-                where this modality is not in it.
+            carrier: the modality of the file where it is another one's (`carries`).
+
+        Returns:
+            A tensor of `spec.raw_shape` and `dtype`; None for a file of another modality without this one.
 
         Raises:
             InputError: for a file that cannot be read, or is none of this kind.

@@ -90,9 +90,11 @@ class Image(ModalityKind):
         return io.save_image(self.path(stem), picture, out.comment(k), out.record_text(k))
 
     def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        """Return the geometry that a configuration states by the side in pixels."""
         return ModalitySpec(raw_shape=(3, values["size"], values["size"]), latent_shape=())
 
     def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        """Return the geometry of pictures that the image autoencoder states."""
         side = configs.get("image_autoencoder", {}).get("image_size")
         return None if side is None else self.geometry_of({"size": side})
 
@@ -102,6 +104,7 @@ class Image(ModalityKind):
         return self.geometry_of({"size": side})
 
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        """Return the picture in a file, uint8 (3, H, W)."""
         from codi.io.media_file import read_image
 
         return fitted(read_image(source), spec, cut)

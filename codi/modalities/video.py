@@ -135,10 +135,12 @@ class Video(ModalityKind):
         return video_onsets(raw, rate)
 
     def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        """Return the geometry that a configuration states by side, frames and frames per second."""
         shape = (values["frames"], *Image().geometry_of(values).raw_shape)
         return ModalitySpec(raw_shape=shape, latent_shape=(), rate=values["fps"])
 
     def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        """Return the geometry of clips that image autoencoder and vision denoiser state together."""
         image, denoiser = Image().geometry_in(configs), configs.get("vision_denoiser", {})
         if image is None or not denoiser.get("num_frames"):
             return None
@@ -150,16 +152,21 @@ class Video(ModalityKind):
         return None
 
     def trained_parts(self, tower: Any) -> list[Any]:
-        """What clips add to the tower of pictures: temporal attention, and the summary of all frames."""
+        """Return what clips add to the tower of pictures: temporal attention, and the summary of all frames.
+
+        These layers act on clips alone, so that tokens of pictures stay what they are.
+        """
         return [part for part in (tower.temporal, tower.summary) if part is not None]
 
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        """Return frames of a clip at an even rate, uint8 (F, 3, H, W)."""
         from codi.io.frames import read_frames
 
         count, rate = spec.raw_shape[0], spec.timed[0]
         return fitted(read_frames(source, cut.start, count, rate, cut.end, cut.backend), spec, cut)
 
     def seconds_in(self, source: Any) -> float | None:
+        """Return the seconds that the header states, 0 where it states none."""
         from codi.io.media_file import seconds_of
 
         return seconds_of(source, clip=True)

@@ -1,6 +1,7 @@
-"""The contract of a stage, and the table of all of them by name.
+"""This module holds the contract of a stage and the table of all stages by name.
 
-One Stage object per objective; the loop, the plan and the dry run know nothing else about what trains.
+Each training objective is one `Stage` object. The loop, the plan and the dry run know what trains through
+this contract alone.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """One training objective.
+    """The base class of all stages: one training objective, with its data, its loss and its export.
 
-    What can be asked of a configuration alone, before anything is loaded, are class methods.
+    The class methods answer what can be asked of a configuration alone, before anything is loaded.
+
+    Args:
+        config: the run. A subclass reads its options strictly, and loads the frozen parts by
+            `training.stages.common.load_part`, so that a plan can do without their weights.
 
     Attributes:
-        identity: the options that say what is learned; with others it is another run.
+        identity: the names of those options that say what is learned; a run with other values of them is
+            another run, and does not resume this one.
         device: where the frozen parts are.
     """
 
@@ -37,71 +43,97 @@ class Stage:
 
     @abstractmethod
     def __init__(self, config: Config) -> None:
-        """Reads the options strictly, and loads the frozen parts by `training.stages.common.load_part`."""
+        pass
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
-        """Returns the names of the parts that a run makes anew from `part`."""
+        """Return the names of the parts that a run makes anew from `part`."""
         return ()
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
-        """Returns the folders that a run writes, by their names below the model folder."""
+        """Return the names of the folders that a run writes below the model folder."""
         return cls.builds(config)
 
     @classmethod
     def reads(cls, config: Config) -> list[str]:
-        """Returns where samples come from, for people to read."""
+        """Return the places that samples come from, as names for people to read."""
         from training.stages.files import names_of_data
 
         return names_of_data(config.data)
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Returns everything that trains, in one module. Frozen parts are loaded outside of it."""
+        """Return everything that trains, in one module; frozen parts stay outside of it."""
 
     def part_of(self, module: nn.Module, name: str) -> nn.Module:
-        """Returns the part of this name, one of `builds`, in the module that `build` returned."""
+        """Return one of the parts that a run builds.
+
+        Args:
+            module: what `build` returned.
+            name: the part's name, one of `builds`.
+
+        Returns:
+            The part, which lies in `module` or is `module` itself.
+        """
         return module
 
     def to(self, device: torch.device) -> None:
-        """Moves the frozen parts."""
+        """Move the frozen parts to `device`."""
         self.device = device
 
     @abstractmethod
     def data(self) -> Source:
-        """Returns the training set."""
+        """Return the training set."""
 
     def encodings(self) -> list[Encoding]:
-        """Returns what `training.cache` encodes of media files; nothing where media themselves train."""
+        """Return what `training.cache` encodes of media files; nothing where the media themselves train."""
         return []
 
     @abstractmethod
     def loss(
         self, module: nn.Module, batch: Any, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Returns the scalar loss of a micro-batch, and what to log: scalars, and optionally "bins", a pair
-        of (noise level in [0, 1] (B,), unreduced loss (B,)). Every draw comes from `generator`, which lives
-        on the module's device.
+        """Return the loss of a micro-batch, and values for the log.
+
+        Args:
+            module: what `build` returned.
+            batch: what the source of `data` returned, moved to the module's device.
+            generator: the source of every random draw; it lives on the module's device.
+
+        Returns:
+            The scalar loss, and a dict of scalars to log. The dict may also have "bins": a pair of the noise
+            levels (B,) in [0, 1] and the unreduced losses (B,), which are logged by noise level.
         """
 
     def dummy_batch(self, module: nn.Module, count: int) -> dict[str, Any] | None:
-        """Returns the inputs of `dry_pass` for `count` samples, tensors without numbers (on torch's meta
-        device); None for a stage whose cost is not known.
+        """Return the inputs of `dry_pass` as tensors without numbers, on torch's meta device.
+
+        Args:
+            module: what `build` returned.
+            count: the number of samples.
+
+        Returns:
+            The inputs by name; None for a stage whose cost is not known.
         """
         return None
 
     def dry_pass(self, module: nn.Module, batch: dict[str, Any]) -> None:
-        """Runs what the loss runs through `module`, on a dummy batch: its cost is the cost of a step."""
+        """Run through `module` what the loss runs through it, at the cost of a step, on a dummy batch.
+
+        Args:
+            module: what `build` returned.
+            batch: what `dummy_batch` returned.
+        """
         raise NotImplementedError(f"{type(self).__name__} has a dummy batch and no dry pass")
 
     @abstractmethod
     def preview(self, module: nn.Module, folder: Path) -> None:
-        """Writes pictures, sounds or texts into `folder`, which exists."""
+        """Write pictures, sounds or texts that show what was learned so far into `folder`, which exists."""
 
     @abstractmethod
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Writes the trained part into the model folder, float16 safetensors, diffusers layout."""
+        """Write the trained part into the model folder as float16 safetensors, in the layout of diffusers."""
 
 
 # name in a config -> "module:class", imported when asked for
@@ -122,7 +154,17 @@ STAGES: dict[str, str] = {
 
 
 def find_stage(name: str) -> type[Stage]:
-    """Returns the class of a stage. Raises `InputError` for an unknown name."""
+    """Return the class of a stage.
+
+    Args:
+        name: the stage's name in a configuration, a key of `STAGES`.
+
+    Returns:
+        The class, whose module is imported now.
+
+    Raises:
+        InputError: for an unknown name, with the one that is nearest to it.
+    """
     if name not in STAGES:
         near = difflib.get_close_matches(name, STAGES, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,9 +1,10 @@
-"""Bridging alignment (CoDi, section 3.2): the tower of one modality against the text tower, contrastively
-(arXiv 2103.00020).
+"""Bridging alignment (CoDi, section 3.2): the tower of one modality is trained against the text tower.
 
-The text-picture stage also makes the text tower, which is frozen from then on. A caption may leave facts out
-and a picture shows no tempo, so a pair counts as matching when nothing that the caption names and the medium
-shows disagrees; targets are spread over all matches. N pairs in a batch, D width of the shared space.
+The objective is contrastive (arXiv 2103.00020). The text-picture stage also makes the text tower, which is
+frozen from then on. A caption may leave facts out and a picture shows no tempo, so a pair counts as matching
+when nothing that the caption names and the medium shows disagrees; targets are spread over all matches.
+
+Letters: N pairs in a batch, K captions of one medium, D width of the prompt space.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ from training.stages.files import (
 )
 from training.stages.latents import as_unit
 
-RHYTHM = ("motion", "tempo")  # facts that take time to show
+RHYTHM = ("motion", "tempo")  # the facts that take time to show
 TEXT_TOWER = kind_of("text").tower
 FIRST_ALIGNMENT = kind_of("text").made_by[TEXT_TOWER]
 CONTINUE = "train it first without continue_from"
@@ -47,15 +48,20 @@ CONTINUE = "train it first without continue_from"
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions:
-    """modality       the one to bridge
-    alike          see `data.world.scene_at`; scenes that differ in motion alone are rare in a batch of
-                   independent ones, and so the contrast would hardly ever be about motion
-    rhythm         weight of the contrast of each clip or sound with the captions of the scenes that are like
-                   its own but for how they move: hard negatives made by changing words (arXiv 2210.01936).
-                   Like `alike` of no effect on files, which cannot be moved anew
-    paraphrase     weight of the contrast between two wordings of a caption, which is what keeps facts that a
-                   picture cannot show in the text tower (only while that one trains)
-    continue_from  start from the tower in the model folder (sound)
+    """Options of the align stages.
+
+    Attributes:
+        modality: the modality to bridge.
+        alike: how many scenes in a row look the same, see `data.world.scene_at`. Scenes that differ in motion
+            alone are rare in a batch of independent ones, and so the contrast would hardly ever be about
+            motion.
+        paraphrase: the weight of the contrast between two wordings of a caption. It keeps facts in the text
+            tower that a picture cannot show, and acts only while that tower trains.
+        rhythm: the weight of the contrast of each clip or sound with the captions of the scenes that are like
+            its own but for how they move: hard negatives made by changing words (arXiv 2210.01936). Like
+            `alike` it has no effect on files, which cannot be moved anew.
+        validation_scenes: the number of scenes or files on which retrieval is measured.
+        continue_from: start from the tower in the model folder; for sounds alone.
     """
 
     modality: str
@@ -76,7 +82,11 @@ class AlignOptions:
 
 
 class Contrast(nn.Module):
-    """The towers of a stage and the learned temperature. Frozen towers stay outside of it."""
+    """The towers of a stage and the learned temperature; frozen towers stay outside of it.
+
+    Args:
+        towers: what trains, by name.
+    """
 
     def __init__(self, towers: dict[str, nn.Module]):
         super().__init__()
@@ -84,29 +94,46 @@ class Contrast(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, left: Tensor, right: Tensor, match: Tensor) -> Tensor:
-        """Symmetric cross-entropy of (N, D) against (N, D); match (N, N) says which pairs belong together."""
+        """Return the symmetric cross-entropy between two sides of N pairs.
+
+        Args:
+            left: tokens of one side, (N, D).
+            right: tokens of the other side, (N, D).
+            match: (N, N) float, one where a left and a right one belong together.
+
+        Returns:
+            A scalar.
+        """
         logits = self.scale * left @ right.T
         return 0.5 * (self._one_way(logits, match) + self._one_way(logits.T, match.T))
 
     def hard_negatives(self, media: Tensor, captions: Tensor, right: Tensor) -> Tensor:
-        """Cross-entropy of each of the media (N, D) among K captions of its own (N, K, D), of which `right`
-        (N,) is the right one.
+        """Return the cross-entropy of media among captions of their own, of which one is right.
+
+        Args:
+            media: tokens of the media, (N, D).
+            captions: tokens of the captions of each medium, (N, K, D).
+            right: the place of the right caption, (N,).
+
+        Returns:
+            A scalar.
         """
         return functional.cross_entropy(self.scale * torch.einsum("nd,nkd->nk", media, captions), right)
 
     @property
     def scale(self) -> Tensor:
-        """One over the temperature."""
+        """The inverse of the temperature, at most 50."""
         return self.logit_scale.clamp(max=math.log(50.0)).exp()
 
     @staticmethod
     def _one_way(logits: Tensor, match: Tensor) -> Tensor:
+        # several captions may be right for a medium: each is an equal part of the target
         target = match / match.sum(1, keepdim=True)
         return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
 class AlignStage(Stage):
-    """One modality against text."""
+    """The stage that aligns one modality with text."""
 
     identity = ("modality",)
 
@@ -129,18 +156,30 @@ class AlignStage(Stage):
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
-        """Those of `part`; clips add to the tower that pictures made."""
+        """Return the names of the towers in `part`; clips build none, they add to the tower of pictures."""
         return kind_of(str(config.options.get("modality"))).aligned
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
+        """Return the names of the towers that are written."""
         return cls.builds(config) or (kind_of(str(config.options.get("modality"))).tower,)
 
     def part_of(self, module: Contrast, name: str) -> nn.Module:
+        """Return the tower of this name."""
         return module.towers[name]
 
     def build(self) -> Contrast:
-        """The towers that train: text and vision, audio, or vision's temporal layers."""
+        """Return the towers that train, with the learned temperature.
+
+        Pictures train the text and the vision tower, sounds the audio tower, clips the temporal layers of the
+        vision tower.
+
+        Returns:
+            All in one module.
+
+        Raises:
+            InputError: if `part` lacks a tower's arguments, or has others.
+        """
         needed = self.builds(self.config)
         check_names(self.config.part, needed, "part")
         if missing := [
@@ -162,12 +201,20 @@ class AlignStage(Stage):
         return Contrast({name: tower})
 
     def to(self, device: torch.device) -> None:
+        """Move the frozen text tower to `device`."""
         if self.text is not None:
             self.text.to(device)
 
     def data(self, offset: int = 0) -> Source:
-        """Scenes with two wordings of the same part of their facts, or files with captions; `offset` to the
-        seed gives others.
+        """Return a source of media with captions, of scenes or of files.
+
+        Scenes come with two wordings of the same part of their facts.
+
+        Args:
+            offset: added to the seed; another offset gives other samples.
+
+        Returns:
+            A source of batches as `render` makes them.
         """
         media = [self.modality, Modality.TEXT]
         source = world_or_files(
@@ -178,16 +225,19 @@ class AlignStage(Stage):
         return source
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
-        """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of
-        clips only the data know.
+        """Return the geometry of the media, as far as the model has it.
+
+        That of pictures is what the tower takes, that of sounds what the audio autoencoder takes, if there is
+        one. Only the data know that of clips.
         """
         known = known_geometry(self.config.model).get(self.modality)
         spec = self.kind.aligned_geometry(known, self.config.part.get(self.kind.tower, {}))
         return {} if spec is None else {self.modality: spec}
 
     def pairs(self, batch: Batch) -> dict[str, Any]:
-        """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that
-        say the same.
+        """Return a batch of files in the form that `render` gives a batch of scenes.
+
+        A caption matches its own medium, and the media of samples that have the same caption.
         """
         equal = batch.equal_captions()
         return {
@@ -200,7 +250,17 @@ class AlignStage(Stage):
         }
 
     def render(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> dict[str, Any]:
-        """Media, captions, and which pairs match."""
+        """Return a batch of scenes: media, captions, and which pairs match.
+
+        Args:
+            scenes: the scenes.
+            rngs: the random generator of each.
+
+        Returns:
+            A dict of "media", "captions", "paraphrases" (other wordings of the same facts, where the text
+            tower trains), "moved" (captions of other motions, with the option `rhythm`), "match" (N, N),
+            which captions agree with which media, and "same" (N, N), which captions say the same.
+        """
         named = [random_facts(tuple(ATTRIBUTES), 0.5, rng) for rng in rngs]
         facts = fact_table(scenes)
         said = torch.tensor([[name in names for name in ATTRIBUTES] for names in named])
@@ -224,6 +284,11 @@ class AlignStage(Stage):
     def loss(
         self, module: Contrast, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the contrastive loss of media and captions, and values for the log.
+
+        Where the text tower trains, the contrast of wordings is added; else that with captions of other
+        motions, if it is on.
+        """
         text = module.towers[TEXT_TOWER] if self.makes_text else self.text
         captions, media = (
             text.embed(batch["captions"]),
@@ -248,7 +313,7 @@ class AlignStage(Stage):
         }
 
     def dummy_batch(self, module: Contrast, count: int) -> dict[str, Tensor] | None:
-        """Captions of the greatest length, where their tower trains, and media."""
+        """Return media, and captions of the greatest length where their tower trains."""
         geometry = (self.config.data.get("geometry") or {}).get(self.modality.value, {})
         shape = self.tower(module).trunk_shape(geometry, clips="frames" in self.kind.geometry_keys)
         if shape is None:
@@ -260,28 +325,36 @@ class AlignStage(Stage):
         return batch
 
     def dry_pass(self, module: Contrast, batch: dict[str, Tensor]) -> None:
+        """Run the towers that train."""
         if self.makes_text:
             module.towers[TEXT_TOWER].text(input_ids=batch["ids"])
         self.tower(module).trunk(batch["media"])
 
     def tower(self, module: Contrast) -> nn.Module:
-        """The tower of this stage's modality."""
+        """Return the tower of this stage's modality."""
         return module.towers[self.kind.tower]
 
     def prepare(self, media: Tensor) -> Tensor:
-        """Rendered media as the towers take them."""
+        """Return rendered media as the towers take them, pixels in [-1, 1]."""
         return as_unit(media)
 
     def bridges(self, module: Contrast) -> dict[str, Bridge]:
-        """The bridges whose mean this stage measures."""
+        """Return the bridges whose mean this stage measures, by modality."""
         tower = self.tower(module)
         own = {str(self.modality): getattr(tower, self.kind.bridge)}
         return own | ({"text": module.towers[TEXT_TOWER].bridge} if self.makes_text else {})
 
     @torch.no_grad()
     def validate(self, module: Contrast, num_scenes: int, measure: bool = False) -> dict[str, float]:
-        """Retrieval on fresh scenes (or files in another order), both ways; with `measure` the bridges' means
-        are set from them first.
+        """Measure retrieval both ways, on fresh scenes or on files in another order.
+
+        Args:
+            module: the towers.
+            num_scenes: the number of samples.
+            measure: whether the bridges' means are first set from these samples.
+
+        Returns:
+            Recall at one of both directions, and the mean cosine of pairs.
         """
         device = module.logit_scale.device
         text, tower, bridges = (
@@ -308,8 +381,13 @@ class AlignStage(Stage):
         }
 
     def examples(self, count: int) -> Iterator[tuple[Tensor, list[str], list[dict[str, str]]]]:
-        """Media, captions and facts of `count` samples apart from the training's order, 64 at a time; of a
-        file its caption is the fact.
+        """Yield media, captions and facts of samples apart from the training's order, 64 at a time.
+
+        Args:
+            count: the number of samples.
+
+        Yields:
+            Media, B captions, and B dicts of facts. The only fact of a file is its caption.
         """
         source = self.data(offset=1) if self.config.data else None
         for start in range(0, count, 64):
@@ -328,13 +406,13 @@ class AlignStage(Stage):
             source.close()
 
     def preview(self, module: Contrast, folder: Path) -> None:
-        """Recall at one on fresh scenes."""
+        """Write recall at one on fresh scenes to `retrieval.json`."""
         (folder / "retrieval.json").write_text(
             json.dumps(self.validate(module, self.options.validation_scenes)) + "\n", encoding="utf-8"
         )
 
     def export(self, module: Contrast, folder: Path) -> None:
-        """Measures the bridges' means, then writes the towers."""
+        """Measure the bridges' means, then write the towers."""
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         for name, tower in module.towers.items():
             export_part(tower, folder / name)
@@ -346,30 +424,56 @@ def load_text_tower(model: Path) -> TextTower:
 
 
 def moved(scene: Scene, named: tuple[str, ...], rng: np.random.Generator) -> list[str]:
-    """The caption of a scene that names how it moves, then, in the same words otherwise, those of all other
-    ways to move.
+    """Return captions of a scene in which it moves in every possible way, its own first.
+
+    All use the same words otherwise.
+
+    Args:
+        scene: the scene.
+        named: the facts that its own caption names; how it moves is added.
+        rng: the source of the wording.
+
+    Returns:
+        As many captions as there are ways to move.
     """
     facts, wording = {*named, *RHYTHM}, rng.integers(2**31)
     ways = [dict(zip(RHYTHM, values)) for values in itertools.product(*(ATTRIBUTES[name] for name in RHYTHM))]
-    # its own first
+    # its own first, which is where the loss expects the right one
     ways.sort(key=lambda way: any(getattr(scene, name) != value for name, value in way.items()))
     return [caption(dataclasses.replace(scene, **way), facts, np.random.default_rng(wording)) for way in ways]
 
 
 def fact_table(scenes: list[Scene]) -> Tensor:
-    """Positions of the facts in their tables, (N, 5)."""
+    """Return the positions of the facts of N scenes in their tables, (N, 5)."""
     return torch.tensor(
         [[values.index(getattr(s, name)) for name, values in ATTRIBUTES.items()] for s in scenes]
     )
 
 
 def matches(facts: Tensor, asked: Tensor) -> Tensor:
-    """(N, N) float: caption i agrees with medium j on every fact in `asked` (N, 5)."""
+    """Return which captions agree with which media.
+
+    Args:
+        facts: positions of the facts of each scene, (N, 5).
+        asked: (N, 5) boolean, the facts that the caption names and the medium shows.
+
+    Returns:
+        (N, N) float, one where caption i agrees with medium j on every fact in `asked`.
+    """
     agree = facts[:, None] == facts[None]
     return (agree | ~asked[:, None]).all(-1).float()
 
 
 def same_sentence(facts: Tensor, said: Tensor) -> Tensor:
-    """(N, N) float: captions i and j name the same facts with the same values."""
+    """Return which captions name the same facts with the same values.
+
+    Args:
+        facts: positions of the facts of each scene, (N, 5).
+        said: (N, 5) boolean, the facts that the caption names.
+
+    Returns:
+        (N, N) float, one where captions i and j say the same.
+    """
+    # -1 stands for a fact that is left out, which is alike only to one left out as well
     table = torch.where(said, facts, -1)
     return (table[:, None] == table[None]).all(-1).float()

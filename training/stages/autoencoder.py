@@ -1,7 +1,8 @@
 """Stages that train the four autoencoders and the vocoder, each on its modality alone.
 
-Letters: see `codi.types`. Losses: reconstruction + a small pull of the posterior to the unit Gaussian (arXiv
-2112.10752, section G).
+The loss of an autoencoder is its reconstruction and a small pull of the posterior to the unit Gaussian (arXiv
+2112.10752, section G). Letters: B batch, H W height and width, T audio frames, M mel bands; N in sounds is
+the number of samples of the waveform.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,15 +33,19 @@ from training.stages.files import check_words, tokenizer_of, world_or_files
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
-    """kl_weight           weight of the mean Kullback-Leibler term per latent value; so small that it bounds
-                        latents and costs no detail (arXiv 2112.10752, section G)
-    latent_noise        Gaussian noise that decoding learns to bear, in standard deviations of the latents:
-                        about what sampling leaves
-    least_noise         with it each sample has noise of its own, evenly from this up to latent_noise, so that
-                        what was learned at little noise is made to stand much of it; null: all have
-                        latent_noise
-    statistics_samples  samples that go into the latents' mean and deviation at export
-    continue_from       start from the autoencoder in the model folder; `part` is not read then
+    """Options of the autoencoder stages.
+
+    Attributes:
+        kl_weight: the weight of the mean Kullback-Leibler term per latent value, so small that it bounds
+            latents and costs no detail (arXiv 2112.10752, section G).
+        latent_noise: the Gaussian noise that decoding learns to bear, in standard deviations of the latents:
+            about what sampling leaves.
+        least_noise: with it each sample has noise of its own, drawn evenly from this up to `latent_noise`, so
+            that what was learned at little noise is made to stand much of it. With null all samples have
+            `latent_noise`.
+        statistics_samples: the number of samples from which the latents' mean and deviation are measured at
+            export.
+        continue_from: start from the autoencoder in the model folder; `part` is not read then.
     """
 
     kl_weight: float = 1e-4
@@ -59,8 +64,12 @@ class AutoencoderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SoundOptions(AutoencoderOptions):
-    """tones  share of sounds with random notes (`random_notes`) over them, at any level from none to their
-    own: a decoder that knows nothing but a few dozen spectra draws any other as the nearest of them
+    """Options of the stage for sounds: those of all autoencoder stages, and one more.
+
+    Attributes:
+        tones: the share of sounds with random notes (`random_notes`) over them, while the sound itself has
+            any level from none to its own. A decoder that knows nothing but a few dozen spectra draws any
+            other as the nearest of them.
     """
 
     tones: float = 0.0
@@ -72,8 +81,11 @@ class SoundOptions(AutoencoderOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderOptions:
-    """latent_noise   deviation of Gaussian noise on the log-mels, which the vocoder learns to bear
-    continue_from  start from the vocoder in the model folder; `part` is not read then
+    """Options of the vocoder stage.
+
+    Attributes:
+        latent_noise: the deviation of the Gaussian noise on the log-mels, which the vocoder learns to bear.
+        continue_from: start from the vocoder in the model folder; `part` is not read then.
     """
 
     latent_noise: float = 0.1
@@ -84,10 +96,17 @@ class VocoderOptions:
 
 
 class AutoencoderStage(Stage):
-    """What the autoencoder stages share. `part` holds the constructor arguments of the autoencoder.
+    """The base class of the autoencoder stages.
 
-    modality, entry  what it is trained on, and under which name a batch has it
-    shape            all arguments of the autoencoder, known once it is built
+    Args:
+        config: the run. Its section `part` holds the constructor arguments of the autoencoder.
+
+    Attributes:
+        component: the name of the part that trains.
+        modality: what it is trained on.
+        entry: the name under which a batch has the media.
+        shape: all arguments of the autoencoder, known once it is built.
+        options_class: the class of the options.
     """
 
     component: str
@@ -102,11 +121,17 @@ class AutoencoderStage(Stage):
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
+        """Return the autoencoder's name."""
         return (cls.component,)
 
     def data(self, offset: int = 0) -> Source:
-        """Scenes of the world, rendered as they are asked for, or media files; `offset` to the seed gives
-        others.
+        """Return a source of scenes, rendered as they are asked for, or of media files.
+
+        Args:
+            offset: added to the seed; another offset gives other samples.
+
+        Returns:
+            A source whose batches have the media under `entry`.
         """
         known = self.geometry()
         return world_or_files(
@@ -119,7 +144,7 @@ class AutoencoderStage(Stage):
         )
 
     def samples(self, offset: int, count: int) -> dict[str, Any]:
-        """One batch apart from the training's order."""
+        """Return one batch of `count` samples, apart from the training's order for any `offset` but 0."""
         source = self.data(offset)
         try:
             return source.fetch(list(range(count)))
@@ -127,15 +152,23 @@ class AutoencoderStage(Stage):
             source.close()
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
-        """Size of a sample, as the model takes it."""
+        """Return the size of a sample, as the model takes it."""
         return {}
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
-        """The batch of some scenes."""
+        """Return the batch of some scenes, with the random generator of each."""
         raise NotImplementedError
 
     def begin(self, cls: type, **more: Any) -> Any:
-        """A new autoencoder of `part` and `more`, or the one in the model folder."""
+        """Return a new autoencoder, or the one in the model folder.
+
+        Args:
+            cls: the autoencoder's class.
+            **more: further arguments of a new one, beside those in `part`.
+
+        Returns:
+            The autoencoder, all of which trains.
+        """
         if self.options.continue_from:
             module = load_part(
                 cls, self.config.model / self.component, "train it first without continue_from"
@@ -146,7 +179,15 @@ class AutoencoderStage(Stage):
         return module
 
     def blur(self, latent: Tensor, generator: torch.Generator) -> Tensor:
-        """The latent with the noise that decoding shall bear."""
+        """Return the latent with the noise that decoding shall learn to bear.
+
+        Args:
+            latent: the latent, (B, ...).
+            generator: the source of the noise.
+
+        Returns:
+            (B, ...).
+        """
         noise, level = (
             torch.randn(latent.shape, generator=generator, device=latent.device),
             self.options.latent_noise,
@@ -156,11 +197,12 @@ class AutoencoderStage(Stage):
                 -1, *[1] * (latent.ndim - 1)
             )
             level = least + (level - least) * own
+        # latents are not normalised yet in training, so the noise is scaled by their own deviation
         return latent + level * latent.detach().std() * noise
 
     @torch.no_grad()
     def measure(self, module: nn.Module) -> None:
-        """Sets the statistics of the latents from fresh scenes, or files in another order."""
+        """Set the statistics of the latents from fresh scenes, or from files in another order."""
         source, batches = self.data(offset=1), []
         for start in range(0, self.options.statistics_samples, 64):
             batches.append(self.mean_latent(module, source.fetch(list(range(start, start + 64)))))
@@ -168,26 +210,28 @@ class AutoencoderStage(Stage):
         module.scaling.measure(torch.cat(batches))
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Measures the statistics, then writes the part."""
+        """Measure the statistics, then write the part."""
         self.measure(module)
         export_part(module, folder / self.component)
 
 
 class ImageStage(AutoencoderStage):
-    """Pictures and single frames of clips."""
+    """The stage that trains the autoencoder of pictures, on single frames of scenes or on picture files."""
 
     component = "image_autoencoder"
     modality, entry = Modality.IMAGE, "frames"
 
     def build(self) -> ImageAutoencoder:
-        """The autoencoder of `part`."""
+        """Return the autoencoder of `part`, or the one in the model folder."""
         return self.begin(ImageAutoencoder)
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
+        """Return the size of a picture."""
         side = self.shape["image_size"]
         return {Modality.IMAGE: ModalitySpec(raw_shape=(3, side, side), latent_shape=())}
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
+        """Return one frame of each scene, at a random time within two seconds."""
         times = np.array([[rng.uniform(0.0, 2.0)] for rng in rngs])
         frames = render_frames(scenes, times, self.shape["image_size"])[:, 0]
         return {"frames": frames}
@@ -195,6 +239,10 @@ class ImageStage(AutoencoderStage):
     def loss(
         self, module: ImageAutoencoder, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of a batch of frames, and values for the log.
+
+        It is the L1 of pixels, plus that of edges (`contrast_loss`), plus the weighted Kullback-Leibler term.
+        """
         frames = to_unit(batch["frames"])
         posterior = module.posterior(frames)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
@@ -208,19 +256,21 @@ class ImageStage(AutoencoderStage):
         }
 
     def dummy_batch(self, module: ImageAutoencoder, count: int) -> dict[str, Tensor]:
+        """Return frames, (B, 3, H, W)."""
         side = module.config.image_size
         return {"frames": empty(count, 3, side, side)}
 
     def dry_pass(self, module: ImageAutoencoder, batch: dict[str, Tensor]) -> None:
+        """Encode and decode the frames."""
         module.reconstruct(module.posterior(batch["frames"]).mode())
 
     def mean_latent(self, module: ImageAutoencoder, batch: dict[str, Any]) -> Tensor:
-        """Unnormalised latents of a batch."""
+        """Return the unnormalised latents of a batch."""
         return module.posterior(to_unit(batch["frames"].to(module.device))).mode()
 
     @torch.no_grad()
     def preview(self, module: ImageAutoencoder, folder: Path) -> None:
-        """Originals above reconstructions."""
+        """Write originals above their reconstructions."""
         frames = to_unit(self.samples(2, 12)["frames"].to(module.device))
         write_png(
             folder / "reconstructions.png",
@@ -230,8 +280,16 @@ class ImageStage(AutoencoderStage):
 
 
 def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Tensor:
-    """L1 of differences between pixels some offset apart, both ways: what is small on a plain ground is not
-    lost in the mean.
+    """Return the L1 norm of differences between the errors of pixels some offset apart, across and down.
+
+    With it, what is small on a plain ground is not lost in the mean over all pixels.
+
+    Args:
+        error: the error of each pixel, (..., H, W).
+        offsets: the distances of the compared pixels.
+
+    Returns:
+        A scalar.
     """
     across = [(error[..., k:] - error[..., :-k]).abs().mean() for k in offsets]
     down = [(error[..., k:, :] - error[..., :-k, :]).abs().mean() for k in offsets]
@@ -239,31 +297,37 @@ def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Ten
 
 
 class SoundStage(AutoencoderStage):
-    """What the two stages of sound share."""
+    """The base class of the two stages for sounds."""
 
     component = "audio_autoencoder"
     modality, entry = Modality.AUDIO, "sound"
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
+        """Return the sounds of scenes."""
         return {"sound": render_sounds(scenes)}
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
+        """Return the length and the sampling rate of a sound."""
         return {Modality.AUDIO: kind_of(Modality.AUDIO).geometry_in({"audio_autoencoder": self.shape})}
 
     def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
-        """Spectrograms (B, T, M)."""
+        """Return spectrograms, (B, T, M)."""
         frames = module.config.num_samples // module.log_mel.hop_length
         return {"mel": empty(count, frames, module.log_mel.bank.shape[1])}
 
     def dry_pass(self, module: AudioAutoencoder, batch: dict[str, Tensor]) -> None:
+        """Encode and decode the spectrograms."""
         module.reconstruct(module.posterior(batch["mel"]).mode())
 
     def mean_latent(self, module: AudioAutoencoder, batch: dict[str, Any]) -> Tensor:
-        """Unnormalised latents of a batch."""
+        """Return the unnormalised latents of a batch."""
         return module.posterior(module.log_mel(batch["sound"].to(module.device))).mode()
 
     def preview(self, module: AudioAutoencoder, folder: Path) -> None:
-        """Spectrograms: original, through the VAE, and of the vocoder's sound; and the sounds themselves."""
+        """Write sounds before and after the vocoder, and three rows of spectrograms.
+
+        The rows are the originals, what the VAE gives back, and the sounds of the vocoder.
+        """
         from codi.io import save_audio
 
         sound = self.samples(2, 8)["sound"].to(module.device)
@@ -278,17 +342,24 @@ class SoundStage(AutoencoderStage):
 
 
 class MelStage(SoundStage):
-    """The VAE on log-mel spectrograms; phases come from Griffin-Lim until the vocoder stage has run."""
+    """The stage that trains the VAE on log-mel spectrograms.
+
+    Phases come from Griffin-Lim until the vocoder stage has run.
+    """
 
     options_class = SoundOptions
 
     def build(self) -> AudioAutoencoder:
-        """The autoencoder of `part`."""
+        """Return the autoencoder of `part` without a vocoder, or the one in the model folder."""
         return self.begin(AudioAutoencoder, vocoder_config=None)
 
     def loss(
         self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of a batch of sounds, and values for the log.
+
+        It is the L1 of log-mels, plus half that of their slopes, plus the weighted Kullback-Leibler term.
+        """
         mel = module.log_mel(self.with_tones(batch["sound"], module.sampling_rate, generator))
         posterior = module.posterior(mel)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
@@ -298,7 +369,16 @@ class MelStage(SoundStage):
         return l1 + 0.5 * slope + self.options.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
 
     def with_tones(self, sound: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-        """Sounds (B, N), a share of them softer and with random notes over them."""
+        """Return sounds (B, N), a share of them softer and with random notes over them.
+
+        Args:
+            sound: waveforms, (B, N).
+            rate: the sampling rate in Hz.
+            generator: the source of the draws.
+
+        Returns:
+            (B, N).
+        """
         if not self.options.tones:
             return sound
         chosen, level = torch.rand((2, len(sound)), generator=generator, device=sound.device)
@@ -311,20 +391,18 @@ class MelStage(SoundStage):
 
     @torch.no_grad()
     def measure(self, module: AudioAutoencoder) -> None:
-        """Sets the statistics of the latents, then the correction of what the decoder blurs."""
+        """Set the statistics of the latents, then the correction of what the decoder blurs."""
         super().measure(module)
         self.correct(module)
 
     def correct(self, module: AudioAutoencoder) -> None:
-        """Fits the correction, if the part has one, on fresh sounds whose latents bear the noise
-        of training.
-        """
+        """Fit the correction, if the part has one, on fresh sounds, with the noise of training on latents."""
         if isinstance(module.correction, MelCorrection):
             module.correction.fit(self.round_trips(module))
 
     @torch.no_grad()
     def round_trips(self, module: AudioAutoencoder) -> Iterator[tuple[Tensor, Tensor]]:
-        """Log-mels (B, T, M) as the VAE gives them back, and as they were."""
+        """Yield log-mels (B, T, M) as the VAE gives them back, and as they were."""
         generator, source = (
             torch.Generator(module.device).manual_seed(self.config.seed + 1),
             self.data(offset=1),
@@ -336,8 +414,14 @@ class MelStage(SoundStage):
 
 
 class VocoderStage(SoundStage):
-    """HiFi-GAN's generator from log-mel to waveform, by multi-resolution spectral losses (arXiv 1910.11480),
-    on short cuts.
+    """The stage that trains HiFi-GAN's generator from log-mel to waveform, on short cuts.
+
+    The losses are spectral, at several resolutions (arXiv 1910.11480). The section `part` of its run holds
+    the arguments of the vocoder.
+
+    Attributes:
+        cut: the length of a cut, in mel frames: 0.4 s.
+        resolutions: the window sizes of the losses, in samples of the waveform.
     """
 
     options_class = VocoderOptions
@@ -345,8 +429,9 @@ class VocoderStage(SoundStage):
     resolutions = (128, 256, 512, 1024, 2048)
 
     def build(self) -> AudioAutoencoder:
-        """The finished autoencoder with a new vocoder of `part`, or with the one that it has; nothing else in
-        it trains.
+        """Return the finished autoencoder with a vocoder that trains; nothing else in it does.
+
+        The vocoder is a new one of `part`, or the one that the autoencoder has.
         """
         finished = load_part(
             AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first"
@@ -359,21 +444,23 @@ class VocoderStage(SoundStage):
             f"false: {self.config.model} has no vocoder yet",
         )
         module = finished if self.options.continue_from else self.with_new_vocoder(finished)
+        # denoisers were trained on the latents of this VAE: it must stay as it is
         module.requires_grad_(False)
         module.vocoder.requires_grad_(True)
         return module
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
-        """None: a vocoder is added to a finished autoencoder."""
+        """Return no names: a vocoder is added to a finished autoencoder."""
         return ()
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
+        """Return the name of the autoencoder that the vocoder is added to."""
         return (cls.component,)
 
     def with_new_vocoder(self, finished: AudioAutoencoder) -> AudioAutoencoder:
-        """A finished autoencoder as it is, but for a vocoder of `part`."""
+        """Return a finished autoencoder as it is, but for a new vocoder of `part`."""
         check_sections({"vocoder_config": self.config.part}, "part")
         module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)
         module.vae.load_state_dict(finished.vae.state_dict())
@@ -382,11 +469,16 @@ class VocoderStage(SoundStage):
         return module
 
     def measure(self, module: AudioAutoencoder) -> None:
-        """Nothing: denoisers rely on the statistics that the finished autoencoder came with."""
+        """Do nothing: denoisers rely on the statistics that the finished autoencoder came with."""
 
     def loss(
         self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the sum of the spectral losses of a batch of sounds, and each of them for the log.
+
+        The vocoder makes one cut, at a random place, from the log-mels of each sound with noise on them.
+        """
+        # spectrograms are made of whole sounds and then cut, since their edges are padded
         mel, hop = module.log_mel(batch["sound"]), module.log_mel.hop_length
         start = int(
             torch.randint(0, mel.shape[1] - self.cut + 1, (1,), generator=generator, device=generator.device)
@@ -398,45 +490,70 @@ class VocoderStage(SoundStage):
         return losses.sum(), {"log_magnitude": losses[0].detach(), "magnitude": losses[1].detach()}
 
     def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
-        """Cuts of spectrograms (B, cut, M)."""
+        """Return cuts of spectrograms, (B, cut, M)."""
         return {"mel": empty(count, self.cut, module.log_mel.bank.shape[1])}
 
     def dry_pass(self, module: AudioAutoencoder, batch: dict[str, Tensor]) -> None:
+        """Run the vocoder."""
         module.vocode(batch["mel"])
 
     @staticmethod
     def spectral_loss(spoken: Tensor, sound: Tensor, size: int) -> Tensor:
-        """L1 of log magnitudes and relative L1 of magnitudes at one window size, (2,)."""
+        """Return the L1 of log magnitudes and the relative L1 of magnitudes at one window size.
+
+        Args:
+            spoken: the waveforms of the vocoder, (B, N).
+            sound: the waveforms to make, (B, N).
+            size: the window, in samples of the waveform.
+
+        Returns:
+            Both losses, (2,).
+        """
         window = torch.hann_window(size, device=sound.device)
         spoken, sound = (
             torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (spoken, sound)
         )
+        # without a floor the logarithm of silence would count for most; magnitudes of noise grow as it does
         floor = 1e-3 * size**0.5
         log = ((spoken + floor).log() - (sound + floor).log()).abs().mean()
         return torch.stack([log, (spoken - sound).abs().sum() / (sound.sum() + floor)])
 
 
 class TextStage(AutoencoderStage):
-    """Captions of all or part of the facts."""
+    """The stage that trains the autoencoder of sentences, on captions that name all facts or some of them."""
 
     component = "text_autoencoder"
     modality, entry = Modality.TEXT, "captions"
 
     def build(self) -> TextAutoencoder:
-        """The autoencoder of `part` over the words of the data; one that is there keeps its words."""
+        """Return the autoencoder of `part`, or the one in the model folder.
+
+        A new one gets the words of the data; one that is there keeps its words.
+        """
         if not self.options.continue_from:
             return self.begin(TextAutoencoder, tokenizer=tokenizer_of(self.config))
         self.reader = self.begin(TextAutoencoder)
         return self.reader
 
     def data(self, offset: int = 0) -> Source:
-        """See `AutoencoderStage.data`; of captions it is said how many words are unknown."""
+        """Return a source of captions.
+
+        Files that a finished autoencoder is trained on further are checked: how many of their words it lacks
+        is printed.
+
+        Args:
+            offset: added to the seed; another offset gives other samples.
+
+        Returns:
+            A source whose batches have "captions".
+        """
         source = super().data(offset)
         if self.config.data and self.options.continue_from and not offset:
             check_words(source.source, [self.reader], self.config.model)
         return source
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
+        """Return a caption of each scene, which names all facts or some of them."""
         return {
             "captions": [
                 random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)
@@ -446,6 +563,10 @@ class TextStage(AutoencoderStage):
     def loss(
         self, module: TextAutoencoder, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of a batch of captions, and values for the log.
+
+        It is the cross-entropy of tokens, plus the weighted Kullback-Leibler term.
+        """
         mean, log_variance = module.posterior(batch["captions"])
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         latent = self.blur(mean + (0.5 * log_variance).exp() * noise, generator)
@@ -454,22 +575,24 @@ class TextStage(AutoencoderStage):
         return token + self.options.kl_weight * kl, {"token": token.detach(), "kl": kl.detach()}
 
     def dummy_batch(self, module: TextAutoencoder, count: int) -> dict[str, Tensor]:
-        """Sentences of the greatest length."""
+        """Return sentences of the greatest length."""
         return {"ids": whole_numbers(count, module.config.max_length)}
 
     def dry_pass(self, module: TextAutoencoder, batch: dict[str, Tensor]) -> None:
+        """Encode and decode the sentences."""
         pooled = module.encoder(input_ids=batch["ids"]).pooler_output
         module.logits(module.posterior_head(pooled).chunk(2, dim=-1)[0], batch["ids"])
 
     def mean_latent(self, module: TextAutoencoder, batch: dict[str, Any]) -> Tensor:
-        """Unnormalised latents of a batch."""
+        """Return the unnormalised latents of a batch."""
         return module.posterior(batch["captions"])[0]
 
     def preview(self, module: TextAutoencoder, folder: Path) -> None:
-        """Sentences and what comes back."""
+        """Write sentences, each with what the autoencoder makes of it."""
         captions = self.samples(2, 16)["captions"]
         with torch.no_grad():
             latent = module.posterior(captions)[0]
+            # statistics are set at export alone, and `decode` needs some
             module.scaling.measure(latent)
             restored = module.decode(module.scaling.normalise(latent))
         lines = [f"{before}\n    {after}" for before, after in zip(captions, restored)]

@@ -1,5 +1,7 @@
-"""From the section `part` of a configuration to what trains, with mistakes in it named rather than met in
-somebody's constructor.
+"""This module builds what trains from the section `part` of a configuration.
+
+A mistake in that section is named in the configuration's terms, rather than met as an error in somebody's
+constructor.
 """
 
 import re
@@ -34,8 +36,18 @@ _TRANSFORMERS = {
 
 
 def build_module(stage: Any, part: Mapping[str, Any]) -> nn.Module:
-    """`stage.build()`. Raises `InputError` for an argument in `part` that nobody knows, one that is missing,
-    or values that do not work.
+    """Return `stage.build()`, with mistakes in `part` turned into errors that a user can act on.
+
+    Args:
+        stage: the stage of the run.
+        part: the section `part` of its configuration.
+
+    Returns:
+        The module that trains.
+
+    Raises:
+        InputError: for an argument in `part` that nobody knows, for one that is missing, or for values from
+            which nothing can be built.
     """
     check_sections(part, "part")
     try:
@@ -49,7 +61,12 @@ def build_module(stage: Any, part: Mapping[str, Any]) -> nn.Module:
 
 
 def check_sections(part: Mapping[str, Any], where: str) -> None:
-    """Raises `InputError` for a key that a configuration of transformers would keep and never look at."""
+    """Raise `InputError` for a key that a configuration of transformers would keep and never look at.
+
+    Args:
+        part: the section to check; its own sections are checked too.
+        where: the section's name, for the message.
+    """
     import transformers
 
     for name, values in part.items():
@@ -63,7 +80,7 @@ def check_sections(part: Mapping[str, Any], where: str) -> None:
 
 
 def explain(error: Exception) -> str:
-    """A constructor's complaint in a configuration's terms."""
+    """Return a constructor's complaint in a configuration's terms."""
     said = " ".join(str(error).split())
     if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", said):
         return f"unknown key {unknown[2]!r}: {unknown[1]} has no such argument"

@@ -1,4 +1,4 @@
-"""What several stages need: exporting a part, loading a frozen one, pictures of previews."""
+"""This module holds what several stages need: to export a part, to load a frozen one, to write pictures."""
 
 import json
 import os
@@ -18,8 +18,15 @@ from codi.types import InputError
 
 
 def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a diffusers or transformers part into `folder` as safetensors, leaving `part` as it is, and what
-    was in `folder` until all of it is written.
+    """Write a diffusers or transformers part into `folder` as safetensors.
+
+    All of it is first written beside `folder` and then moved there, so what was in `folder` stays until then.
+    `part` itself is left as it was.
+
+    Args:
+        part: what was trained, in float32.
+        folder: where it goes.
+        dtype: the type of the numbers in the file.
     """
     state = {name: tensor.clone() for name, tensor in part.state_dict().items()}
     beside = folder.with_name(f"{folder.name}.new")
@@ -34,7 +41,11 @@ def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float1
 
 
 def put_in_place(beside: Path, folder: Path) -> None:
-    """Moves the files of one folder over those of another, where no weights stay that are not among them."""
+    """Move the files of the folder `beside` over those of `folder`.
+
+    Older weights in `folder` that have no successor in `beside` are deleted, or they would be loaded with the
+    new ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     new = {path.name for path in beside.iterdir()}
     for old in (path for path in folder.glob("*.safetensors*") if path.name not in new):
@@ -49,7 +60,7 @@ _LOADER: ContextVar[Loader | None] = ContextVar("loader", default=None)
 
 @contextmanager
 def loading_by(loader: Loader) -> Iterator[None]:
-    """Inside, `load_part` asks `loader`: for a plan, which reads no weights."""
+    """Let `load_part` ask `loader` inside the `with` block, for a plan, which reads no weights."""
     token = _LOADER.set(loader)
     try:
         yield
@@ -58,16 +69,24 @@ def loading_by(loader: Loader) -> Iterator[None]:
 
 
 def planning() -> bool:
-    """Returns whether a plan is being made: nothing is read then but configurations."""
+    """Return whether a plan is being made, in which nothing but configurations is read."""
     return _LOADER.get() is not None
 
 
 def load_part(cls: type, folder: Path, why: str) -> Any:
-    """A finished part in float32 and eval mode, frozen; of a converted model the class that its configuration
-    names, if it is a `cls`.
+    """Return a finished part in float32 and eval mode, frozen.
 
-    Raises `InputError`: naming the stage that makes it where it is missing, or saying what in it is damaged
-    or of another model.
+    Args:
+        cls: the class that is expected. Of a converted model the part gets the class that its configuration
+            names, if that is a subclass of `cls`.
+        folder: where the part is.
+        why: what to do if the part is missing, for the message of the error: which stage makes it.
+
+    Returns:
+        The part; inside `loading_by` whatever the loader returns instead.
+
+    Raises:
+        InputError: if the part is missing, damaged, or of another model. The message says which of these.
     """
     if (loader := _LOADER.get()) is not None:
         return loader(cls, folder, why)
@@ -81,7 +100,19 @@ def load_part(cls: type, folder: Path, why: str) -> Any:
 
 
 def class_of(cls: type, folder: Path) -> type:
-    """`cls`, or the kind of it that a converted part is (`codi.models.released`)."""
+    """Return the class of the part in `folder`: `cls`, or its subclass for a converted part.
+
+    Args:
+        cls: the class of a part that was trained here.
+        folder: where the part is.
+
+    Returns:
+        The class in `codi.models.released` that the part's configuration names, if it is a subclass of `cls`;
+        else `cls`.
+
+    Raises:
+        InputError: if the configuration is no JSON object.
+    """
     from codi.models import released
 
     try:
@@ -95,20 +126,26 @@ def class_of(cls: type, folder: Path) -> type:
 
 
 def say(message: str) -> None:
-    """One line to a person, from the first process of a machine."""
+    """Print one line for a person to stderr, from the first process of a machine alone."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(message, file=sys.stderr, flush=True)
 
 
 def write_spectrograms(path: Path, log_mels: Tensor, columns: int = 1) -> None:
-    """A contact sheet of log-mel spectrograms (N, T, M), low tones below."""
+    """Write a contact sheet of log-mel spectrograms (N, T, M), with low tones below."""
     # log-mel -11.5..2.5 -> [-1, 1]
     pictures = log_mels.transpose(1, 2).flip(1).add(11.5).div(7).sub(1).clamp(-1, 1)
     write_png(path, pictures[:, None].expand(-1, 3, -1, -1), columns)
 
 
 def write_png(path: Path, pictures: Tensor, columns: int) -> None:
-    """A contact sheet of pictures (N, 3, H, W) in [-1, 1] or uint8."""
+    """Write a contact sheet of pictures.
+
+    Args:
+        path: the file.
+        pictures: (N, 3, H, W) in [-1, 1], or uint8.
+        columns: the number of pictures in a row; a last row that is not full is left out.
+    """
     from codi.io import from_unit, save_image
 
     pictures = pictures if pictures.dtype == torch.uint8 else from_unit(pictures.cpu())

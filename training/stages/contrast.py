@@ -1,7 +1,7 @@
-"""Contrast between the environments of two modalities that run in time (CoDi, section 3.4), with a clip moved
-in time as its own rival.
+"""The contrast between the environments of two modalities that run in time (CoDi, section 3.4).
 
-N clips, S segments, D width.
+The wrong partners of a clip are other clips, and the clip itself moved in time, so that environments must say
+not only what happens, but when. Letters: N clips, S segments, T latent steps, D width.
 """
 
 import math
@@ -16,14 +16,17 @@ from codi.types import Modality
 
 
 class TimedContrast(nn.Module):
-    """Projections of environment tokens, segment by segment, and the learned temperature. They train and are
-    then left behind.
+    """Projections of environment tokens, segment by segment, and the learned temperature of their contrast.
 
-    dim      width of an environment token
-    segment  seconds of a segment
-    shifts   of a clip against itself, in segments, both ways
-    alike    a clip whose own latent is at least so like itself when moved repeats itself; such a move is no
-             negative
+    They train with the encoders and are then left behind.
+
+    Args:
+        modalities: all those of the pairs that are contrasted.
+        dim: the width D of an environment token.
+        segment: the length of a segment in seconds.
+        shifts: by how many segments a clip is moved against itself, each both ways.
+        alike: the correlation of a clip's own latent with the same latent moved, at and above which the clip
+            repeats itself; such a move is no negative.
     """
 
     def __init__(
@@ -43,10 +46,18 @@ class TimedContrast(nn.Module):
     def forward(
         self, pair: tuple[Modality, Modality], environments: tuple[Environment, Environment], clean: Tensor
     ) -> Tensor:
-        """The loss of every clip, (N,); `clean` (N, steps, features) is a latent of either side by which
-        repetition is judged.
+        """Return the loss of every clip, (N,).
+
+        Args:
+            pair: the two modalities.
+            environments: their environments of the same N clips.
+            clean: a clean latent (N, T, features) of either side, by which repetition is judged.
+
+        Returns:
+            The symmetric contrastive loss (`codi.diffusion.losses.timed_nce`).
         """
         sides = [self.segments(m, env) for m, env in zip(pair, environments)]
+        # the two modalities may last differently: only what both have is compared
         count = min(side.shape[1] for side in sides)
         allowed = ~repeats(clean, count, self.shifts, self.alike)
         return timed_nce(
@@ -58,10 +69,16 @@ class TimedContrast(nn.Module):
         )
 
     def segments(self, modality: Modality, env: Environment) -> Tensor:
-        """Mean of the tokens within each segment, projected, of length one: (N, S, 64). Tokens without time
-        are left out.
+        """Return the mean of the tokens within each segment, projected and of length one.
+
+        Args:
+            modality: what the environment is of.
+            env: the environment; its tokens without time are left out.
+
+        Returns:
+            (N, S, 64).
         """
-        times = env.times[0]
+        times = env.times[0]  # the same for all clips of a batch
         timed = times.isfinite()
         place = (times[timed] / self.segment).long()
         size = int(place[-1]) + 1
@@ -71,12 +88,20 @@ class TimedContrast(nn.Module):
 
 
 def repeats(x: Tensor, count: int, shifts: tuple[int, ...], alike: float) -> Tensor:
-    """Where a sequence (N, T, F), moved by `shifts` of its `count` equal parts, is like itself: (N,
-    len(shifts)) boolean.
+    """Return where sequences, moved in time, are like themselves.
 
-    Likeness is the correlation of what changes along time.
+    Args:
+        x: the sequences, (N, T, features).
+        count: the number of equal parts that each sequence is pooled to.
+        shifts: by how many parts a sequence is moved.
+        alike: the correlation at and above which a moved sequence is like itself. It is of what changes along
+            time.
+
+    Returns:
+        (N, len(shifts)) boolean.
     """
     parts = functional.adaptive_avg_pool1d(x.transpose(1, 2), count)
+    # with its mean over time, a still background alone would make a sequence like itself
     parts = parts - parts.mean(dim=2, keepdim=True)
     found = [parts.new_zeros(len(parts), 0, dtype=torch.bool)]
     for shift in shifts:

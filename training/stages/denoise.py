@@ -1,7 +1,6 @@
-"""Denoiser stages: one latent diffusion model per modality, conditioned on one token of the shared space
-(CoDi, section 3.3).
+"""Denoiser stages: one latent diffusion model per modality, which takes one prompt token (CoDi, section 3.3).
 
-Frozen: autoencoders and prompt towers. B batch, D width of the shared space.
+Autoencoders and prompt towers are frozen. Letters: B batch, L prompt tokens, D width of the prompt space.
 """
 
 from collections.abc import Callable
@@ -42,18 +41,19 @@ SCHEDULER = {
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
 }
-# What it says of a call's settings (`codi.settings.DEFAULTS`).
+# The embedded model's defaults of a call's settings, where they are not those of `codi.settings.DEFAULTS`.
 DEFAULTS = {
     "num_inference_steps": 20,
     "guidance_scale": {"text": 1.5, "image": 3.0, "audio": 3.0, "video": 3.0},
     # as strong as prompt guidance, so that it costs no further branch
     "sync_guidance_scale": {"audio": 3.0, "video": 3.0},
-    "sync_guidance_interval": [0.0, 1.0],  # when the first event is, is decided in the first steps
+    # from the beginning, since the first steps decide when the first event is
+    "sync_guidance_interval": [0.0, 1.0],
     "timestep_shift": 2.0,
     "normalise_prompts": True,
     "caption_prior": "text",  # prompts are read by its noisy-latent encoder (`codi.joint.caption_prior`)
     "partner_estimate_weight": 3.0,
-    "auxiliary_caption": "text",  # what several outputs leave open, an unasked caption decides
+    "auxiliary_caption": "text",  # a caption that nobody asked for decides what several outputs leave open
     # A picture starts when the text is half done, a sound when the text is, a clip when the sound is
     # (docs/joint.md).
     "start_offset": {"image": 0.5, "audio": 1.0, "video": 2.0},
@@ -62,26 +62,32 @@ DEFAULTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiseOptions:
-    """modality       what is generated
-    prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; of the world only its own and
-                   pairs that training may see
-    scenes         size of the latent cache
-    pictures       image and video share a denoiser: weight of the picture loss in the video stage, 0 for none
-    continue_from  start from the denoiser in the model folder
-    canonical      sentences to generate are in the first pattern and the first words, so that only facts are
-                   left to decide
-    timestep_shift see `spread_timesteps`
-    prompt_dropout share of samples without a prompt
-    prompt_noise   length of the noise added to prompt tokens, which are of length one: prepares for the
-                   tokens of other towers
-    prompt_interpolation   share of samples with two prompts, interpolated: the one drawn by `prompts` and
-                           another caption of the sample
-    temporal_change   weight of predicting from the frame transformer's tokens when the clean latent changes,
-                      0 for none
-    partner_estimates   share of samples whose prompt is fused with what a partner seems to become, by partner
-                        (`training.stages.partner_estimates`): {"image": 0.5}; every media file has to have
-                        that partner
-    picture_partner_estimates   the same of the pictures beside clips, whose partner can only be text
+    """Options of the denoiser stages.
+
+    Attributes:
+        modality: what is generated.
+        prompts: the share of each kind of prompt, such as {"text": 0.7, "image": 0.3}. On the world these may
+            be the modality itself and those that training may see together with it.
+        scenes: the number of scenes in the latent cache.
+        pictures: the weight of the picture loss in the video stage, since pictures and clips share a
+            denoiser; 0 for none.
+        picture_scenes: the number of scenes in the cache of pictures beside clips; 0 stands for `scenes`.
+        continue_from: start from the denoiser in the model folder.
+        canonical: sentences to generate use the first pattern and the first words, so that only facts are
+            left to decide.
+        timestep_shift: how far timesteps move towards noise, see `spread_timesteps`.
+        prompt_dropout: the share of samples without a prompt.
+        prompt_noise: the length of the noise that is added to prompt tokens, which are of length one. It
+            prepares for the tokens of other towers.
+        prompt_interpolation: the share of samples with two prompts, interpolated: the one drawn by `prompts`,
+            and another caption of the sample.
+        temporal_change: the weight of predicting from the frame transformer's tokens when the clean latent
+            changes; 0 for none.
+        partner_estimates: the share of samples whose prompt is fused with what a partner seems to become, by
+            partner, such as {"image": 0.5} (`training.stages.partner_estimates`). Every media file has to
+            have that partner.
+        picture_partner_estimates: the same for the pictures beside clips, whose partner can only be text.
+        preview_captions: the prompts of the previews.
     """
 
     modality: str
@@ -102,7 +108,7 @@ class DenoiseOptions:
 
     @property
     def prompt_changes(self) -> tuple[float, float, float]:
-        """What is done to prompt tokens: noise, dropout, interpolation."""
+        """The changes that are made to prompt tokens: noise, dropout, interpolation."""
         return self.prompt_noise, self.prompt_dropout, self.prompt_interpolation
 
     def __post_init__(self) -> None:
@@ -141,8 +147,10 @@ PREVIEW = [
 
 
 def load_scheduler(model: Path) -> SchedulerMixin:
-    """The scheduler in the model folder, of the class that its index names, or that of the embedded model; an
-    export puts it there.
+    """Return the scheduler in the model folder, or that of the embedded model while there is none.
+
+    A model's index names the scheduler's class. The first export of a denoiser puts the scheduler into the
+    folder.
     """
     folder, own = (
         model / "scheduler",
@@ -155,23 +163,32 @@ def load_scheduler(model: Path) -> SchedulerMixin:
 
 
 def load_defaults(model: Path) -> dict[str, Any]:
-    """What the model folder says of a call's settings; of a model in the making, which has no index yet, what
-    the embedded model says.
+    """Return the defaults of a call's settings that the model folder holds.
+
+    A model in the making has no index yet; it gets the defaults of the embedded model.
     """
     return pretrained.read_defaults(model) if (model / pretrained.INDEX).is_file() else DEFAULTS
 
 
 def estimate_weight(model: Path) -> float:
-    """Returns by how much partner estimates are amplified in the model that a run trains."""
+    """Return by how much partner estimates are amplified in the model that a run trains."""
     return {**settings.DEFAULTS, **load_defaults(model)}["partner_estimate_weight"]
 
 
 def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
-    """Timesteps (B,), one in each of B equal parts of the schedule, in random order: less variance than
-    independent draws.
+    """Return timesteps (B,), one in each of B equal parts of the schedule, in random order.
 
-    `shift` above one moves them towards noise (`codi.diffusion.shift_level`): the more numbers say
-    the same thing, as in the frames of a clip, the higher the noise at which it is decided.
+    Their mean loss varies less than with independent draws.
+
+    Args:
+        count: the number of samples B.
+        total: the number of timesteps in the schedule.
+        generator: the source of the draws.
+        shift: above one it moves timesteps towards noise (`codi.diffusion.shift_level`). The more numbers say
+            the same thing, as in the frames of a clip, the higher is the noise at which it is decided.
+
+    Returns:
+        Whole numbers from 0 to total - 1.
     """
     device = generator.device
     place = torch.randperm(count, generator=generator, device=device) + torch.rand(
@@ -181,7 +198,7 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
 
 
 class DenoiseStage(Stage):
-    """One denoiser."""
+    """The stage that trains one denoiser."""
 
     identity = ("modality",)
 
@@ -204,17 +221,29 @@ class DenoiseStage(Stage):
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
+        """Return the denoiser's name."""
         return (DENOISERS[Modality.parse(str(config.options.get("modality")))],)
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
+        """Return the denoiser's name, and the scheduler's if the model folder has none yet."""
         return cls.builds(config) + (() if (config.model / "scheduler").is_dir() else ("scheduler",))
 
     def part_of(self, module: nn.Module, name: str) -> nn.Module:
+        """Return the denoiser, the only part that is built."""
         return self.denoiser(module)
 
     def partners(self, option: str, modality: Modality, shares: dict[str, float]) -> PartnerEstimates | None:
-        """Returns what fuses the prompts of `modality` with estimates of its partners; None without any."""
+        """Return what fuses the prompts of `modality` with estimates of its partners; None without any.
+
+        Args:
+            option: the name of the option that holds the shares, for errors.
+            modality: what is generated.
+            shares: the share of samples that get an estimate, by partner.
+
+        Returns:
+            A `PartnerEstimates`, with the noisy-latent encoders in the model folder.
+        """
         if not shares:
             return None
         return PartnerEstimates(
@@ -229,7 +258,7 @@ class DenoiseStage(Stage):
 
     @property
     def all_partner_estimates(self) -> list[PartnerEstimates]:
-        """Those of the samples, those of the pictures beside them."""
+        """The partner estimates of the samples and of the pictures beside them, where there are any."""
         return [
             partner_estimates
             for partner_estimates in (self.partner_estimates, self.picture_partner_estimates)
@@ -237,7 +266,10 @@ class DenoiseStage(Stage):
         ]
 
     def build(self) -> nn.Module:
-        """The denoiser of `part`, or the one in the model folder."""
+        """Return the denoiser of `part`, or the one in the model folder.
+
+        With the option `temporal_change` it comes inside `WithTemporalChange`.
+        """
         cls = component_class(self.component)
         if self.options.continue_from:
             module = load_part(
@@ -248,6 +280,7 @@ class DenoiseStage(Stage):
         own = self.sentences if in_words(self.modality) else None
         autoencoder = own or autoencoder_of(self.config.model, self.modality)
         self.spec = kind_of(self.modality).describe(autoencoder, module)
+        # a wrong width would fail only in the first step, and with torch's own words
         fits = {
             "in_channels": (autoencoder.latent_shape[0], "channels of the autoencoder's latents"),
             "context_dim": (self.prompts.text.dim, "width of the towers"),
@@ -260,21 +293,29 @@ class DenoiseStage(Stage):
         return self.with_temporal_change(module) if self.options.temporal_change else module
 
     def with_temporal_change(self, denoiser: nn.Module) -> WithTemporalChange:
-        """The denoiser with a layer for the temporal-change loss. Raises `InputError` where no frame
-        transformer runs along time.
+        """Return the denoiser with a layer for the temporal-change loss.
+
+        Args:
+            denoiser: a denoiser of sounds or clips.
+
+        Returns:
+            Both in one module.
+
+        Raises:
+            InputError: if no frame transformer runs along time.
         """
         if self.spec.latent_rate is None or not denoiser.config.frame_transformer:
             lacks = "sound or a clip, and a part with a frame_transformer"
             raise InputError(
                 f"options: temporal_change is {self.options.temporal_change:g}: expected 0, or {lacks}"
             )
-        frames_of_their_own = (
-            len(self.spec.latent_shape) == 4
-        )  # (C, F, H, W), of which only H and W are halved
-        halvings = 0 if frames_of_their_own else len(denoiser.config.block_out_channels) - 1
+        # a U-Net of sounds, (C, T, M), halves time between its levels, so a token in its middle stands for
+        # several steps; of clips, (C, F, H, W), it halves height and width alone
+        halvings = 0 if len(self.spec.latent_shape) == 4 else len(denoiser.config.block_out_channels) - 1
         return WithTemporalChange(denoiser, 2**halvings)
 
     def to(self, device: torch.device) -> None:
+        """Move the text parts and the noisy-latent encoders to `device`."""
         self.prompts.to(device)
         for part in (self.sentences, *self.all_partner_estimates):
             if part is not None:
@@ -283,15 +324,19 @@ class DenoiseStage(Stage):
 
     @property
     def media(self) -> tuple[Modality, ...]:
-        """Whose latents are cached: its own and those of partners, but for sentences, which are encoded as
-        they come.
+        """The modalities whose latents are cached: its own and its partners'.
+
+        Sentences are not among them; they are encoded as they come.
         """
         own = () if in_words(self.modality) else (self.modality,)
         return own + (self.partner_estimates.media if self.partner_estimates else ())
 
     def encodings(self) -> list[Encoding]:
-        """What is needed of media files: latents of the modality and tokens of its prompts, then latents of
-        the pictures beside it.
+        """Return what is needed of media files.
+
+        Returns:
+            The latents of the modality and its partners with the tokens of its prompts; then, if pictures
+            train beside it, the latents of these.
         """
         known = known_geometry(self.config.model, {self.component: self.config.part})
         main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
@@ -303,13 +348,13 @@ class DenoiseStage(Stage):
 
     @property
     def readers(self) -> tuple[nn.Module, ...]:
-        """Text parts that read what is said of the samples, pictures beside them aside."""
+        """The text parts that read the captions of the samples, those of pictures beside them left aside."""
         partners = self.partner_estimates.shares if self.partner_estimates else ()
         encoded = any(map(in_words, (self.modality, *partners)))
         return (*self.prompts.readers, *([self.sentences] if encoded else []))
 
     def data(self) -> Source:
-        """Cached latents and prompt tokens of scenes, or those of media files."""
+        """Return a source of cached latents and prompt tokens, of scenes or of media files."""
         check_prompts(self.modality, self.options.prompts, rule_of(self.config))
         if self.config.data:
             main, *pictures = [encoding.open(self.device, say) for encoding in self.encodings()]
@@ -327,6 +372,11 @@ class DenoiseStage(Stage):
     def loss(
         self, module: nn.Module, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the denoising loss, plus the weighted losses of the options, and values for the log.
+
+        The options may add the temporal-change loss, and the denoising loss of pictures beside clips. "bins"
+        are the losses of the samples by noise level.
+        """
         x_0 = self.latents(batch, generator)
         context, kinds = self.prompts.draw(batch, generator)
         losses, t = self.denoising(
@@ -346,6 +396,7 @@ class DenoiseStage(Stage):
         if not self.options.pictures:
             return losses.mean(), extras
         pictures = batch["pictures"]
+        # pictures are cached without tokens of their own, so sentences prompt them
         context, kinds = self.prompts.draw(pictures, generator, text_only=True)
         fuse = self.with_estimates(self.picture_partner_estimates, pictures, kinds, generator)
         seen, _ = self.denoising(module, pictures["image"], context, generator, fuse)
@@ -354,19 +405,21 @@ class DenoiseStage(Stage):
         }
 
     def dummy_batch(self, module: nn.Module, count: int) -> dict[str, Tensor]:
-        """Latents, and one prompt token of each; a clip is as many frames as the denoiser says."""
+        """Return latents, each with one prompt token; a clip has as many frames as the denoiser says."""
         return {
             "latents": empty(count, *self.spec.latent_shape),
             "prompts": empty(count, 1, self.denoiser(module).config.context_dim),
         }
 
     def dry_pass(self, module: nn.Module, batch: dict[str, Tensor]) -> None:
+        """Run the denoiser once."""
         self.denoiser(module)(batch["latents"], whole_numbers(len(batch["latents"])), batch["prompts"])
 
     @torch.no_grad()
     def latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Clean latents (B, ...) of what is generated; of sentences those of whole captions, in new words
-        where `canonical` is off.
+        """Return the clean latents (B, ...) of what is generated.
+
+        Those of sentences are made of whole captions, in new words each time unless `canonical` is on.
         """
         if not in_words(self.modality):
             return batch[self.modality.value]
@@ -382,8 +435,17 @@ class DenoiseStage(Stage):
         kinds: list[Modality],
         generator: torch.Generator,
     ) -> FusePrompt | None:
-        """Prompts (B, L, D), of which kind each is, and timesteps (B,) -> prompts as the partners of these
-        samples change them.
+        """Return a function that fuses the prompts of a batch with estimates of its partners.
+
+        Args:
+            partner_estimates: the fuser; None for no estimates.
+            batch: the samples, with the latents or captions of the partners.
+            kinds: the kind of each prompt.
+            generator: the source of all draws.
+
+        Returns:
+            A function of prompts (B, L, D) and timesteps (B,) that returns prompts (B, L, D); None for no
+            estimates.
         """
         if partner_estimates is None:
             return None
@@ -404,11 +466,23 @@ class DenoiseStage(Stage):
         generator: torch.Generator,
         fuse: FusePrompt | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Loss per sample (B,) and its timesteps."""
+        """Return the denoising loss of each sample, and the timesteps at which it was computed.
+
+        Args:
+            module: the denoiser.
+            x_0: the clean latents, (B, ...).
+            context: the prompts, (B, L, D).
+            generator: the source of timesteps and noise.
+            fuse: a function of prompts and timesteps that returns the prompts to use.
+
+        Returns:
+            The losses (B,), and the timesteps (B,).
+        """
         t = spread_timesteps(
             len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift
         )
         eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+        # only now, since a partner is as noisy as its denoiser, or less
         if fuse is not None:
             context = fuse(context, t)
         output = module(self.process.add_noise(x_0, eps, t), t, context)
@@ -416,12 +490,12 @@ class DenoiseStage(Stage):
 
     @staticmethod
     def denoiser(module: nn.Module) -> nn.Module:
-        """What is kept of what trains."""
+        """Return the denoiser itself, the only part of `module` that is kept."""
         return module.denoiser if isinstance(module, WithTemporalChange) else module
 
     @torch.no_grad()
     def preview(self, module: nn.Module, folder: Path) -> None:
-        """Samples for fixed captions, as the pipeline makes them."""
+        """Write samples for fixed captions, as the pipeline makes them."""
         from training.stages.samples import write_samples
 
         denoisers = {self.modality: self.denoiser(module)}
@@ -430,14 +504,14 @@ class DenoiseStage(Stage):
         )
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Writes the denoiser, and the scheduler that its noise came from."""
+        """Write the denoiser, and the scheduler that its noise came from if there is none yet."""
         export_part(self.denoiser(module), folder / self.component)
         if not (folder / "scheduler").is_dir():
             load_scheduler(folder).save_pretrained(folder / "scheduler")
 
 
 class WithPictures(Source):
-    """Clips, and beside them as many pictures of other scenes."""
+    """A source of clips with, beside them, as many pictures of other scenes."""
 
     def __init__(self, clips: Source, pictures: Source):
         self.clips, self.pictures = clips, pictures
@@ -446,15 +520,15 @@ class WithPictures(Source):
         return len(self.clips)
 
     def fetch(self, indices: list[int]) -> Batch:
-        """The clips' batch with a batch of pictures under "pictures"."""
+        """Return the batch of clips, with a batch of pictures in it under "pictures"."""
         return self.clips.fetch(indices).with_named(pictures=self.pictures.fetch(indices))
 
     @property
     def bad(self) -> int:
-        """Bad samples met so far, clips and pictures."""
+        """The number of bad samples met so far, clips and pictures."""
         return self.clips.bad + self.pictures.bad
 
     def close(self) -> None:
-        """Ends the decoding processes of both."""
+        """End the decoding processes of both."""
         self.clips.close()
         self.pictures.close()

@@ -1,8 +1,8 @@
-"""Media files as training data: what stages make of `data.sources.open_source`, in place of scenes of the
-world.
+"""This module turns media files into training data, in place of scenes of the world.
 
-A run trains on files when its configuration has a section `data`. Which media it needs the stage says;
-geometry comes from the model as far as that knows it, else from `data: {geometry: ...}`.
+A run trains on files when its configuration has a section `data`, which `data.sources.open_source` reads. The
+stage says which media it needs. Geometry comes from the model as far as that knows it, else from `geometry`
+in the section.
 """
 
 import json
@@ -26,8 +26,9 @@ from data.world import SceneSource
 from training.config import Config
 from training.stages.common import planning, say
 
-MAX_WORDS, MAX_ROWS = 30_000, 200_000  # of a vocabulary made from captions, and of the rows looked at for it
-# of each manifest, and of the words in them: what a finished vocabulary may lack
+# A vocabulary made from captions has at most so many words, from at most so many rows of each manifest.
+MAX_WORDS, MAX_ROWS = 30_000, 200_000
+# A finished vocabulary is checked on so many rows of each manifest, and may lack this share of their words.
 CHECKED_ROWS, MOST_UNKNOWN = 300, 0.5
 
 
@@ -40,15 +41,25 @@ def open_media(
     optional: Iterable[Modality] = (),
     **settings: Any,
 ) -> Any:
-    """The source of `config.data` with these media; `known` is their geometry as the model has it, `settings`
-    are laid over the section.
+    """Return the source of `config.data`, with the media that a stage needs.
 
-    optional  media that a row may lack if `data: {require: ...}` says so; without the others there is nothing
-              to learn from a row
+    Args:
+        config: the run; its folder gets the list of bad samples.
+        media: what a batch has.
+        known: the geometry of the media, as far as the model has it.
+        seed: the seed of the order and of all draws.
+        optional: media that a row may lack if `data: {require: ...}` says so. A row without one of the others
+            has nothing to learn from.
+        **settings: laid over the section `data`.
 
-    Raises `InputError` when the section asks for another geometry than the model's, lacks one that the model
-    cannot know, or takes rows without a medium that the stage learns.
+    Returns:
+        The source.
+
+    Raises:
+        InputError: if the section asks for another geometry than the model's, lacks one that the model cannot
+            know, or takes rows without a medium that the stage learns.
     """
+    # each medium once: a stage may need one both as a latent and as a prompt
     media = list(dict.fromkeys(media))
     options = {**config.data, **settings}
     if "media" in options:
@@ -70,7 +81,12 @@ def open_media(
 
 
 def check_required(require: Any, needed: list[Modality]) -> None:
-    """Raises `InputError` where `data: {require: ...}` leaves out a medium that a stage cannot do without."""
+    """Raise `InputError` where `data: {require: ...}` leaves out a medium that a stage cannot do without.
+
+    Args:
+        require: the setting; None stands for all media.
+        needed: the media that the stage cannot do without.
+    """
     if isinstance(require, (list, tuple)) and (missing := [m.value for m in needed if m not in require]):
         raise InputError(
             f"data: require is {list(require)!r}: leave it out, or add {', '.join(missing)}, which the stage "
@@ -89,23 +105,28 @@ class Renamed(Source):
         return len(self.source)
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """The converted batch; "ids" stay, so that a bad sample can be named."""
+        """Return the converted batch; "ids" stay in it, so that a bad sample can be named."""
         batch = self.source.fetch(indices)
         return self.convert(batch) | ({} if batch.ids is None else {"ids": batch.ids})
 
     @property
     def bad(self) -> int:
-        """Bad samples met so far."""
+        """The number of bad samples met so far."""
         return self.source.bad
 
     def close(self) -> None:
-        """Ends the decoding processes."""
+        """End the decoding processes."""
         self.source.close()
 
 
 def names_of_data(section: Mapping[str, Any]) -> list[str]:
-    """What the section `data` of a configuration names: manifests and shards, and the world where it is alone
-    or mixed in.
+    """Return what the section `data` names: its manifests and shards, and the world if that is used, too.
+
+    Args:
+        section: the section of a configuration; an empty one stands for the world alone.
+
+    Returns:
+        Paths and patterns as they are written, then "codi.world" where the world is alone or mixed in.
     """
     listed = [*section.get("manifests", []), *section.get("shards", [])]
     files = [str(item["path"] if isinstance(item, Mapping) else item) for item in listed]
@@ -121,8 +142,19 @@ def world_or_files(
     offset: int = 0,
     alike: int = 1,
 ) -> Any:
-    """Batches of one form, from scenes by `render` or from files by `convert`; `offset` to the seed gives
-    other draws.
+    """Return a source of batches of one form, from scenes of the world or from media files.
+
+    Args:
+        config: the run; its section `data` decides between the two.
+        render: makes a batch of scenes and their random generators.
+        media: what a batch of files has.
+        known: the geometry of these media, as far as the model has it.
+        convert: makes a batch of files into one as `render` makes.
+        offset: added to the seed; another offset gives other draws.
+        alike: how many scenes in a row look the same, as in `data.world.scene_at`; of no effect on files.
+
+    Returns:
+        The source.
     """
     if not config.data:
         return SceneSource(render, config.seed + offset, alike)
@@ -135,8 +167,11 @@ def known_geometry(
     """Return the geometry of every medium as far as the parts in a model folder say it.
 
     Args:
-        model: the folder of the model.
+        model: the model folder.
         parts: configurations of parts that are not there yet, by their names; empty ones say nothing.
+
+    Returns:
+        The raw shape and the rate of each medium that is known; latent shapes are left empty.
     """
     configs = {name: _shape(model / name) for name in component_names()}
     configs |= {name: part for name, part in (parts or {}).items() if part}
@@ -150,15 +185,19 @@ def _shape(part: Path) -> dict[str, Any]:
 
 
 def tokenizer_of(config: Config) -> str:
-    """JSON of a word-level tokenizer over what training can say: the words of the world, or the commonest of
-    the captions. A plan does not read these: `part` says how many there are.
+    """Return a word-level tokenizer over what training can say, as JSON.
+
+    Its words are those of the world, or the commonest of the captions. A plan does not read captions: `part`
+    says how many words there are.
     """
     return word_tokenizer(caption_words(config) if config.data and not planning() else all_words())
 
 
 def caption_words(config: Config) -> list[str]:
-    """The `MAX_WORDS` commonest words and marks of the captions, in at most `MAX_ROWS` rows of each manifest,
-    evenly spread.
+    """Return the `MAX_WORDS` commonest words and marks of the captions.
+
+    At most `MAX_ROWS` rows of each manifest are read, evenly spread. Where the world is mixed in, its words
+    count once.
     """
     source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
     counts: Counter[str] = Counter()
@@ -167,12 +206,19 @@ def caption_words(config: Config) -> list[str]:
     for sentence in captions_in(source, MAX_ROWS):
         counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
     source.close()
+    # equally common words go by the alphabet, so that the order of rows does not matter
     return [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_WORDS]]
 
 
 def captions_in(source: Any, most: int) -> Iterator[str]:
-    """The captions in at most so many rows of each manifest, evenly spread; nothing of the world, should it
-    be mixed in.
+    """Yield the captions of some rows of each manifest, evenly spread; the world, if mixed in, yields none.
+
+    Args:
+        source: a source of media files.
+        most: the greatest number of rows of one manifest.
+
+    Yields:
+        Each caption of these rows.
     """
     for part in (part for part in source.mixed if not part.of_world):
         for number in range(0, len(part.rows), -(-len(part.rows) // most)):
@@ -181,10 +227,17 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
 
 
 def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
-    """Says how many of the words in the captions finished text parts do not know: all these are one and the
-    same to them.
+    """Print how many of the words in the captions finished text parts do not know.
 
-    Raises `InputError` where it is most of them.
+    To such a part all unknown words are one and the same.
+
+    Args:
+        source: a source of media files.
+        readers: the text parts.
+        model: the model folder, for the message.
+
+    Raises:
+        InputError: if more than `MOST_UNKNOWN` of the words are unknown to one of the parts.
     """
     found = [
         (words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS)), type(part).__name__)
@@ -204,8 +257,14 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
 
 
 def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, list[str]]:
-    """The share of the words of some sentences that a tokenizer cannot read, and these words. One of pieces
-    reads them all.
+    """Return the share of the words of some sentences that a tokenizer cannot read, and these words.
+
+    Args:
+        tokenizer: a tokenizer of whole words; one of pieces of words reads them all.
+        sentences: the sentences to look at.
+
+    Returns:
+        The share in [0, 1], and the words, sentence by sentence.
     """
     vocabulary = closed_vocabulary(tokenizer)
     if vocabulary is None:  # a converted part may have come without a tokenizer, too

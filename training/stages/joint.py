@@ -1,10 +1,11 @@
-"""Joint stage: environment encoders and joint attention on pairs of modalities; everything else is frozen
-(CoDi, section 3.4).
+"""The joint stage: environment encoders and joint attention learn on pairs of modalities (CoDi, section 3.4).
 
-The paper trains its pairs one after another. Here they share a run, because one denoiser makes both pictures
-and clips: trained in turn, the last pair would overwrite what the first had taught its adapters. Three
-modalities of one scene are still never seen together. B batch; a pair is two modalities (a, b) of the same
-scenes.
+Everything else is frozen. The paper trains its pairs one after another. Here they share a run, because one
+denoiser makes both pictures and clips: trained in turn, the last pair would overwrite what the first had
+taught its adapters. Three modalities of one scene are still never seen together.
+
+Letters: B batch, D width of the prompt space. A pair is two modalities (a, b) of the same scenes; each is a
+side of it.
 """
 
 import shutil
@@ -48,38 +49,45 @@ from training.stages.temporal_change import TemporalChangeDecoder
 
 @dataclass(frozen=True, kw_only=True)
 class JointOptions:
-    """pairs          "audio+video" -> its share of the batch size, for example 1.0
-    attending      "audio+video" -> which side learns to attend to the other; both of a pair that is not
-                   named. What a side learns (its adapters, and its partner's environment) is apart from what
-                   the other does, so that they may train one after the other or on two machines: what a run
-                   does not train stays in the model folder as it was
-    scenes         size of the latent caches
-    shared, independent, clean   shares of samples whose two sides have one timestep, two, or one side clean
-                                 (either, half each)
-    prompts        "audio+video" -> of which side the prompt is made, by shares; of both alike for a pair that
-                   is not named
-    prompt_dropout "audio+video" -> share of samples without a prompt (0.3 if not named): what a prompt leaves
-                   open is what partners must agree on. Without a prompt the loss is several times as large,
-                   and a few such samples drown what is to be learned of time
-    prompt_noise   as in the denoise stages
-    timestep_shift "audio+video" -> its `spread_timesteps` shift; 1 for a pair that is not named. The
-                   denoisers' own is right: below the noise at which a latent is decided there is nothing to
-                   learn from a partner
-    contrast       weight of the contrast between environments of pairs in which both run in time, 0 for none
-    contrast_share further clips for it, for each clip that is denoised
-    hard_negatives clips moved in time are among the wrong partners
-    temporal_change   weight of predicting from the environment when the attending latent changes, where both
-                      run in time, 0 for none
-    only_temporal_change   nothing is denoised: encoders learn when things happen, many times as fast, before
-                           a run that continues from them
-    continue_from  start from the environment encoders in the model folder too: for pairs that are trained one
-                   after another
-    joint_config   laid over the denoisers' `joint_config`; the adapters of all sides start anew, at zero
-                   where a side does not attend
-    adapters       arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
-                   that have none yet
-    into           folder that gets the result and a copy of all other parts; by default the result goes into
-                   the model folder
+    """Options of the joint stage.
+
+    A pair is named by its two modalities, such as "audio+video".
+
+    Attributes:
+        pairs: the pairs that train, each with its share of the batch size, for example {"audio+video": 1.0}.
+        attending: by pair which of its sides learn to attend to the other; both of a pair that is not named.
+            What a side learns (its adapters, and its partner's environment) is apart from what the other
+            does, so that they may train one after the other or on two machines: what a run does not train
+            stays in the model folder as it was.
+        scenes: the number of scenes in the latent caches.
+        shared: the share of samples whose two sides have one timestep.
+        independent: the share of samples whose sides have a timestep each.
+        clean: the share of samples in which one side is clean; either, half each.
+        prompts: by pair the shares of its sides in making the prompt; both alike for a pair that is not
+            named.
+        prompt_dropout: by pair the share of samples without a prompt; 0.3 if not named. What a prompt leaves
+            open is what partners must agree on. Without a prompt the loss is several times as large, and a
+            few such samples drown what is to be learned of time.
+        prompt_noise: the length of the noise that is added to prompt tokens, as in the denoiser stages.
+        timestep_shift: by pair the shift of `spread_timesteps`; 1 for a pair that is not named. The
+            denoisers' own is right: below the noise at which a latent is decided there is nothing to learn
+            from a partner.
+        contrast: the weight of the contrast between environments of pairs in which both sides run in time; 0
+            for none.
+        contrast_share: the number of further clips that the contrast sees, for each clip that is denoised.
+        hard_negatives: whether clips moved in time are among the wrong partners of the contrast.
+        temporal_change: the weight of predicting from an environment when the latent that attends to it
+            changes, where both sides run in time; 0 for none.
+        only_temporal_change: nothing is denoised. Encoders learn when things happen, many times as fast,
+            before a run that continues from them.
+        continue_from: start from the environment encoders in the model folder, too, for pairs that are
+            trained one after another.
+        joint_config: laid over the denoisers' `joint_config`. The adapters of all sides then start anew, at
+            zero where a side does not attend.
+        adapters: arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
+            that have none yet.
+        into: the folder that gets the result and a copy of all other parts; None stands for the model folder.
+        preview_captions: the prompts of the previews; None stands for those of the denoiser stages.
     """
 
     pairs: dict[str, float]
@@ -140,7 +148,18 @@ class JointOptions:
         )
 
     def by_pair(self, name: str, rule: Rule) -> dict[Pair, Any]:
-        """An option that says something of each pair. Raises `InputError` for one that does not train."""
+        """Return the values of an option by pair.
+
+        Args:
+            name: an option that says something of each pair.
+            rule: the pairs that the run may see (`training.stages.pairs.rule_of`).
+
+        Returns:
+            The values of those pairs that are named.
+
+        Raises:
+            InputError: for a pair that does not train.
+        """
         values = {parse_pair(pair, rule): value for pair, value in getattr(self, name).items()}
         if strangers := values.keys() - {parse_pair(pair, rule) for pair in self.pairs}:
             raise InputError(
@@ -150,13 +169,25 @@ class JointOptions:
         return values
 
     def attending_by_pair(self, rule: Rule) -> dict[Pair, tuple[Modality, ...]]:
-        """The sides of each pair that learn to attend to the other."""
+        """Return the sides of each pair that learn to attend to the other."""
         named = self.by_pair("attending", rule)
         pairs = [parse_pair(name, rule) for name in self.pairs]
         return {pair: self.learning(pair, named.get(pair)) for pair in pairs}
 
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
-        """The sides that learn of a pair whose `attending` are these."""
+        """Return the sides of a pair that learn.
+
+        Args:
+            pair: the pair.
+            names: its value of the option `attending`; None stands for both sides.
+
+        Returns:
+            One side or both.
+
+        Raises:
+            InputError: for sides that are not the pair's, or for a single one with the contrast, which trains
+                both.
+        """
         sides = pair if names is None else tuple(Modality.parse(name) for name in names)
         expect(
             sides and set(sides) <= set(pair),
@@ -175,7 +206,7 @@ class JointOptions:
 
 
 class JointStage(Stage):
-    """All pairs of the run in every step."""
+    """The stage that trains all pairs of a run in every step."""
 
     identity = ("attending",)
 
@@ -209,20 +240,23 @@ class JointStage(Stage):
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
+        """Return the name of the environment encoders."""
         return ("environment_encoders",)
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
+        """Return the names of the environment encoders, and of the denoisers whose adapters change."""
         options = strict(JointOptions, config.options, where="options")
         attending = options.attending_by_pair(rule_of(config))
         learning, reset = adapted(config.model, attending, options.joint_config is not None)
         return cls.builds(config) + tuple(sorted(learning + reset))
 
     def part_of(self, module: JointAdapters, name: str) -> nn.Module:
+        """Return the environment encoders, the only part that is built."""
         return module.environment_encoders
 
     def partner(self, pair: Pair, modality: Modality) -> Modality:
-        """Returns whom a side of a pair attends to: the other; itself in the released scheme."""
+        """Return the modality that a side of a pair attends to: the other; itself in the released scheme."""
         return (
             modality
             if not self.config.part.get("exchanged", True)
@@ -230,7 +264,7 @@ class JointStage(Stage):
         )
 
     def build(self) -> JointAdapters:
-        """Encoders of `part`, and the finished denoisers of all attending modalities."""
+        """Return the environment encoders of `part`, and the finished denoisers that attend to partners."""
         learning, reset = adapted(self.config.model, self.attending, self.options.joint_config is not None)
         found = {
             n: load_part(component_class(n), self.config.model / n, f"train {n} first")
@@ -257,7 +291,11 @@ class JointStage(Stage):
         )
 
     def decoders(self) -> TemporalChangeDecoder:
-        """Of all that run in time and attend to one that does. Raises `InputError` where there is none."""
+        """Return the decoders of the temporal-change loss.
+
+        There is one for each modality in time that attends to another in time. Raises `InputError` where
+        there is none.
+        """
         timed = {m for pair in self.pairs if self.in_time(pair) for m in self.attending[pair]}
         if not timed:
             raise InputError(
@@ -271,7 +309,17 @@ class JointStage(Stage):
         )
 
     def encoders(self, pairs: list[list[str]]) -> EnvironmentEncoders:
-        """New ones, or those in the model folder with these pairs beside the ones they know."""
+        """Return new environment encoders, or with `continue_from` those in the model folder.
+
+        Args:
+            pairs: the pairs of the run, which those in the folder get beside the ones they know.
+
+        Returns:
+            The encoders, all of which train.
+
+        Raises:
+            InputError: if those in the folder were built with other arguments.
+        """
         fresh = EnvironmentEncoders(**self.config.part, pairs=pairs)
         if not self.options.continue_from:
             return fresh
@@ -280,6 +328,7 @@ class JointStage(Stage):
             self.config.model / "environment_encoders",
             "train a first pair without continue_from",
         )
+        # other sizes could not take up the weights; pairs may be added
         changed = [
             n for n, value in strip(fresh.config).items() if n != "pairs" and value != found.config.get(n)
         ]
@@ -294,10 +343,11 @@ class JointStage(Stage):
         return found.requires_grad_(True)
 
     def in_time(self, pair: Pair) -> bool:
-        """Both run in time."""
+        """Return whether both sides of a pair run in time."""
         return all(self.config.part["latents"][m.value]["latent_rate"] is not None for m in pair)
 
     def to(self, device: torch.device) -> None:
+        """Move the frozen parts that prompts and partner estimates need to `device`."""
         for prompts in self.prompts.values():
             prompts.to(device)
         for part in (self.sentences, self.noisy_latent_encoders):
@@ -306,30 +356,34 @@ class JointStage(Stage):
         self.device = device
 
     def encodings(self) -> list[Encoding]:
-        """What is needed of media files: latents and prompt tokens of every pair."""
+        """Return what is needed of media files: latents and prompt tokens of every pair."""
         return [self.encoding(pair) for pair in self.pairs]
 
     def encoding(self, pair: Pair) -> Encoding:
-        """Of one pair; sentences are read as prompts and where they are a side."""
+        """Return what is needed of the media files of one pair.
+
+        Captions are read as prompts, and where text is a side.
+        """
         media = tuple(m for m in pair if not in_words(m))
         readers = (*self.prompts[pair].readers, *([self.sentences] if any(map(in_words, pair)) else []))
         return Encoding(self.config, media, media, known_geometry(self.config.model), readers)
 
     def data(self) -> "PairSource":
-        """Cached latents and prompt tokens of every pair, of scenes or of media files."""
+        """Return a source of cached latents and prompt tokens of every pair, of scenes or of media files."""
         if self.config.data:
             sources = dict(
                 zip(self.pairs, (encoding.open(self.device, say) for encoding in self.encodings()))
             )
         else:
             sources = {pair: self.scenes_of(pair) for pair in self.pairs}
+        # further clips for the contrast, which pairs without time have no use for
         more = 1 + self.options.contrast_share if self.options.contrast else 1
         return PairSource(
             sources, {pair: share * (more if self.in_time(pair) else 1) for pair, share in self.pairs.items()}
         )
 
     def scenes_of(self, pair: Pair) -> Joined:
-        """Cached latents and prompt tokens of scenes."""
+        """Return a source of the cached latents and prompt tokens of scenes, for one pair."""
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
         media = [m for m in pair if not in_words(m)]
         return Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
@@ -337,6 +391,7 @@ class JointStage(Stage):
     def loss(
         self, module: JointAdapters, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the sum of the losses of all pairs, and each of them for the log."""
         total, extras = torch.zeros((), device=generator.device), {}
         for pair in self.pairs:
             name = "+".join(pair)
@@ -348,6 +403,7 @@ class JointStage(Stage):
                     total + self.options.contrast * contrast,
                     contrast.detach(),
                 )
+                # the further clips are for the contrast alone
                 count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
                 part, clean = part.first(count), [x_0[:count] for x_0 in clean]
             losses, logged = self.pair_loss(module, pair, part, clean, generator)
@@ -358,7 +414,17 @@ class JointStage(Stage):
     def contrast(
         self, module: JointAdapters, pair: Pair, clean: list[Tensor], generator: torch.Generator
     ) -> Tensor:
-        """Contrast of the environments of both sides, at little noise."""
+        """Return the contrast of the environments of both sides, at little noise.
+
+        Args:
+            module: the environment encoders and the contrast.
+            pair: a pair in time.
+            clean: the clean latents of both sides, (B, C, S, ...) with S steps along time.
+            generator: the source of all draws.
+
+        Returns:
+            A scalar.
+        """
         t = torch.randint(
             self.process.num_train_timesteps // 4,
             (len(clean[0]),),
@@ -383,8 +449,19 @@ class JointStage(Stage):
         clean: list[Tensor],
         generator: torch.Generator,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Names and mean losses: of each side that learns, over the samples in which it is not the clean one;
-        and for the log, over those of them in which its partner is.
+        """Return the losses of one pair.
+
+        Args:
+            module: the environment encoders and the denoisers.
+            pair: the pair.
+            batch: its samples.
+            clean: the clean latents of both sides, (B, ...).
+            generator: the source of all draws.
+
+        Returns:
+            The mean losses by name, and values for the log. The losses are of each side that learns, over the
+            samples in which it is not the clean one; the log has their mean over those samples in which its
+            partner is clean.
         """
         times, is_clean = self.draw_times(pair, len(clean[0]), generator)
         context = self.prompts[pair].tokens(batch, generator)
@@ -401,7 +478,7 @@ class JointStage(Stage):
             environments.append(encoder and encoder(noisy[-1], torch.where(keep, 0, t)))
         losses, logged = {}, {}
         for side, modality in enumerate(pair):
-            rows = (~is_clean[side]).nonzero().flatten()  # of a clean side there is nothing to denoise
+            rows = (~is_clean[side]).nonzero().flatten()  # a clean side has nothing to denoise
             if modality not in self.attending[pair] or not len(rows):
                 continue
             env = environments[pair.index(self.partner(pair, modality))]
@@ -433,8 +510,21 @@ class JointStage(Stage):
         times: Any,
         is_clean: Any,
     ) -> Tensor:
-        """The prompt fused with the partner estimate, as in sampling; the prompt alone in a model without
-        noisy-latent encoders.
+        """Return the prompts fused with the partner estimate, as in sampling.
+
+        In a model without noisy-latent encoders the prompts stay as they are.
+
+        Args:
+            pair: the pair.
+            modality: the side whose denoiser gets the prompts.
+            context: the prompts, (B, L, D).
+            noises: the noise of both sides, (B, ...).
+            noisy: the noisy latents of both sides, (B, ...).
+            times: the timesteps of both sides, (B,).
+            is_clean: which samples of each side are clean, (B,).
+
+        Returns:
+            (B, L, D).
         """
         if self.noisy_latent_encoders is None or self.estimate_weight <= 0:
             return context
@@ -453,7 +543,7 @@ class JointStage(Stage):
         )
 
     def dummy_batch(self, module: JointAdapters, count: int) -> dict[str, dict[Modality, Tensor]]:
-        """Latents of both sides of every pair; a pair's share says how many samples it has."""
+        """Return latents of both sides of every pair; a pair's share says how many samples it has."""
         encoders = module.environment_encoders.by_modality()
         return {
             "+".join(pair): {m: empty(max(1, round(count * share)), *encoders[m].latent_shape) for m in pair}
@@ -461,7 +551,7 @@ class JointStage(Stage):
         }
 
     def dry_pass(self, module: JointAdapters, batch: dict[str, dict[Modality, Tensor]]) -> None:
-        """Every denoiser that learns, attending to its partner."""
+        """Run every denoiser that learns, attending to its partner."""
         encoders = module.environment_encoders.by_modality()
         for pair in self.pairs:
             latents = batch["+".join(pair)]
@@ -473,7 +563,7 @@ class JointStage(Stage):
 
     @torch.no_grad()
     def latents(self, modality: Modality, batch: Batch) -> Tensor:
-        """Normalised latents of one side; sentences of scenes are the canonical ones."""
+        """Return the normalised latents (B, ...) of one side; sentences of scenes are the canonical ones."""
         if not in_words(modality):
             return batch[modality.value]
         return self.sentences.encode(batch.captions())
@@ -481,14 +571,24 @@ class JointStage(Stage):
     def draw_times(
         self, pair: Pair, count: int, generator: torch.Generator
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Timesteps of both sides (B,), and which of them are clean (B,) instead: either, half each, but none
-        that alone would learn.
+        """Draw the timesteps of both sides, and the samples in which a side is clean.
+
+        Args:
+            pair: the pair.
+            count: the number of samples B.
+            generator: the source of the draws.
+
+        Returns:
+            The timesteps (B,) of each side, and booleans (B,) of each side that say where it is clean
+            instead. Where both sides learn either is clean in half of these samples; a side that alone learns
+            is never clean.
         """
         device, total, shift = generator.device, self.process.num_train_timesteps, self.shifts.get(pair, 1.0)
         first, second = (spread_timesteps(count, total, generator, shift) for _ in range(2))
         kind = torch.rand(count, generator=generator, device=device) * (
             self.options.shared + self.options.independent + self.options.clean
         )
+        # `kind` is drawn on one line of three parts: shared, independent, clean
         second = torch.where(kind < self.options.shared, first, second)
         edge = self.options.shared + self.options.independent
         learning = self.attending[pair]
@@ -497,7 +597,7 @@ class JointStage(Stage):
 
     @torch.no_grad()
     def preview(self, module: JointAdapters, folder: Path) -> None:
-        """Joint samples of each pair for fixed captions."""
+        """Write joint samples of each pair for fixed captions."""
         from training.stages.denoise import PREVIEW
         from training.stages.samples import write_samples
 
@@ -505,6 +605,7 @@ class JointStage(Stage):
             place = folder / "+".join(pair)
             place.mkdir(exist_ok=True)
             names = {m: DENOISERS[m] for m in pair}
+            # a side that does not learn still has to be sampled, by the denoiser in the model folder
             others = {
                 m: load_part(component_class(n), self.config.model / n, "")
                 for m, n in names.items()
@@ -522,11 +623,11 @@ class JointStage(Stage):
             )
 
     def export(self, module: JointAdapters, folder: Path) -> None:
-        """Writes the encoders, and the denoisers with their joint attention."""
+        """Write the environment encoders, and the denoisers with their joint attention."""
         if self.options.into is not None:
             shutil.copytree(folder, self.options.into, dirs_exist_ok=True)
             folder = self.options.into
-        # adapters that started anew know no other encoder
+        # adapters that started anew know no other encoders: those in the folder are not kept then
         place, anew = folder / "environment_encoders", self.options.joint_config is not None
         export_part(
             module.environment_encoders

@@ -1,5 +1,6 @@
-"""What the joint stage trains: environment encoders, and the denoisers of which only the joint attention
-learns.
+"""This module holds what the joint stage trains.
+
+These are the environment encoders, and the joint attention of denoisers that are frozen otherwise.
 """
 
 import json
@@ -20,7 +21,15 @@ from training.stages.temporal_change import TemporalChangeDecoder
 
 
 class JointAdapters(nn.Module):
-    """Environment encoders, and the denoisers of which only the joint attention trains."""
+    """Environment encoders, and the denoisers of which only the joint attention trains, as one module.
+
+    Args:
+        environment_encoders: the encoders.
+        denoisers: the finished denoisers by component, each with joint attention.
+        contrast: the contrast between environments, if it trains.
+        temporal_change: the decoders of the temporal-change loss, if it trains.
+        learning: the names of the denoisers whose joint attention trains; None stands for all.
+    """
 
     def __init__(
         self,
@@ -30,7 +39,6 @@ class JointAdapters(nn.Module):
         temporal_change: TemporalChangeDecoder | None = None,
         learning: Collection[str] | None = None,
     ):
-        """`learning` names the denoisers whose joint attention trains; None: all."""
         super().__init__()
         self.environment_encoders, self.denoisers = environment_encoders, nn.ModuleDict(denoisers)
         self.contrast, self.temporal_change = contrast, temporal_change
@@ -46,12 +54,15 @@ class JointAdapters(nn.Module):
                     adapter.requires_grad_(True)
 
     def denoiser(self, modality: Modality) -> nn.Module:
-        """The denoiser that makes a modality."""
+        """Return the denoiser that makes a modality."""
         return self.denoisers[DENOISERS[modality]]
 
 
 def has_joint_attention(folder: Path) -> bool:
-    """Whether the denoiser in a folder has joint attention; of one that is not there yet it is expected."""
+    """Return whether the denoiser in a folder has joint attention.
+
+    One that is not there yet is expected to have it.
+    """
     config = folder / "config.json"
     return not config.is_file() or bool(json.loads(config.read_text(encoding="utf-8")).get("env_dim"))
 
@@ -59,9 +70,17 @@ def has_joint_attention(folder: Path) -> bool:
 def adapted(
     model: Path, attending: Mapping[Pair, Collection[Modality]], anew: bool
 ) -> tuple[list[str], list[str]]:
-    """(learning, reset): denoisers whose joint attention a run trains; and, where adapters start anew, those
-    that go back to zero, the other sides of its pairs, whose adapters would attend to other encoders than
-    they learned from.
+    """Return the denoisers whose joint adapters a run changes.
+
+    Args:
+        model: the model folder.
+        attending: the sides of each pair that learn to attend to the other.
+        anew: whether adapters start anew.
+
+    Returns:
+        (learning, reset), component names. The joint attention of the first trains. The second are the other
+        sides of the run's pairs where adapters start anew: they go back to zero, since their adapters would
+        attend to other encoders than they learned from.
     """
     learning = list(dict.fromkeys(DENOISERS[m] for sides in attending.values() for m in sides))
     others = dict.fromkeys(DENOISERS[m] for pair in attending for m in pair) if anew else {}
@@ -71,8 +90,17 @@ def adapted(
 def add_joint_adapters(
     denoiser: nn.Module, joint_config: dict[str, Any] | None, adapters: dict[str, Any]
 ) -> nn.Module:
-    """The denoiser, with new adapters if it has none (of these arguments) or there is a `joint_config` to lay
-    over its own.
+    """Return the denoiser with joint adapters, new ones where they are asked for or missing.
+
+    Args:
+        denoiser: a finished denoiser.
+        joint_config: laid over the denoiser's own `joint_config`; all adapters are then new. None keeps those
+            that are there.
+        adapters: arguments of joint attention for a denoiser that has none yet.
+
+    Returns:
+        `denoiser` itself if nothing changes; else a new one in eval mode with the same weights besides the
+        adapters.
     """
     lacks = not denoiser.config.get("env_dim")
     if joint_config is None and not lacks:
@@ -84,25 +112,35 @@ def add_joint_adapters(
     known = {
         name: tensor for name, tensor in denoiser.state_dict().items() if not name.startswith(adapters_of_old)
     }
+    # `strict=False`, since the new adapters find no weights; nothing else may be missing
     missing, unexpected = fresh.load_state_dict(known, strict=False)
     assert not unexpected and all(name.startswith(adapters_of_new) for name in missing), (missing, unexpected)
     return fresh.eval()
 
 
 def prefixes(denoiser: Denoiser) -> tuple[str, ...]:
-    """Returns how the names of the tensors in its joint adapters begin."""
+    """Return the beginnings of the names of all tensors in a denoiser's joint adapters."""
     return tuple(f"{name}." for name in denoiser.joint_adapters())
 
 
 def with_others(
     trained: EnvironmentEncoders, attended: Collection[Modality], folder: Path
 ) -> EnvironmentEncoders:
-    """The encoders that this run trained beside the others, and all pairs that know each other, as they are
-    in the model folder. Nothing is kept of encoders that were built otherwise.
+    """Return the encoders of this run together with the others that are in the model folder.
+
+    Args:
+        trained: the encoders of this run.
+        attended: the modalities whose encoders this run trained; all others are kept as they are in `folder`.
+        folder: the encoders in the model folder, which may be missing.
+
+    Returns:
+        All encoders, with the pairs of both that know each other. If those in `folder` were built with other
+        arguments nothing is kept of them.
     """
     if not folder.is_dir():
         return trained
     found = load_part(EnvironmentEncoders, folder, "train a first pair")
+    # with other arguments than these, encoders make tokens of another form
     alike = ("dim", "global_tokens", "num_layers", "num_heads", "pooled", "exchanged")
     if any(found.config[name] != trained.config[name] for name in alike):
         return trained
@@ -118,5 +156,5 @@ def with_others(
 
 
 def strip(config: Any) -> dict[str, Any]:
-    """The arguments in a diffusers configuration, without what diffusers adds."""
+    """Return the arguments in a diffusers configuration, without what diffusers adds."""
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,6 +1,8 @@
-"""Latents and prompt tokens by the frozen parts of the model in the making: of the world, encoded once and
-kept beside it; of media files, from a cache that `python -m training.cache` made, or encoded as they are
-read.
+"""This module gives stages the latents and prompt tokens that frozen parts of the model in the making encode.
+
+Those of the world are encoded once and kept beside the model. Those of media files come from a cache that
+`python -m training.cache` made, or are encoded as the files are read. Letters: B batch, D width of the prompt
+space.
 """
 
 import dataclasses
@@ -34,22 +36,40 @@ from training.stages.files import check_words, open_media
 
 
 def load_frozen(model: Path, component: str) -> Any:
-    """Return a finished part of the model in the making, frozen."""
+    """Return a finished part of the model in the making, frozen.
+
+    Args:
+        model: the model folder.
+        component: the part's name, one of `ModalityKind.classes`.
+
+    Returns:
+        The part, in eval mode.
+    """
     return load_part(component_class(component), model / component, f"run {component_maker(component)} first")
 
 
 def autoencoder_of(model: Path, modality: Modality) -> Any:
-    """The frozen autoencoder of a modality."""
+    """Return the frozen autoencoder of a modality."""
     return load_frozen(model, AUTOENCODERS[modality])
 
 
 def tower_of(model: Path, modality: Modality) -> Any:
-    """The frozen prompt tower of a modality."""
+    """Return the frozen prompt tower of a modality."""
     return load_frozen(model, TOWERS[modality])
 
 
 def latents_of(model: Path, modality: Modality, count: int, seed: int) -> CachedSource:
-    """Latents of `count` scenes in one modality, encoded now if they are not there. Names: the modality's."""
+    """Return the latents of scenes in one modality, encoded now if they are not there.
+
+    Args:
+        model: the model folder; the cache lies beside it.
+        modality: what the scenes are rendered as.
+        count: the number of scenes.
+        seed: the seed of the scenes and of their order.
+
+    Returns:
+        A source whose batches have the latents under the modality's name.
+    """
     return _cached(
         model,
         modality,
@@ -62,7 +82,17 @@ def latents_of(model: Path, modality: Modality, count: int, seed: int) -> Cached
 
 
 def tokens_of(model: Path, modality: Modality, count: int, seed: int) -> CachedSource:
-    """Prompt tokens (D,) of the same scenes. Name: "<modality>_token"."""
+    """Return the prompt tokens (D,) of scenes in one modality, encoded now if they are not there.
+
+    Args:
+        model: the model folder; the cache lies beside it.
+        modality: what the scenes are rendered as.
+        count: the number of scenes.
+        seed: the seed of the scenes and of their order; with the same seed they are those of `latents_of`.
+
+    Returns:
+        A source whose batches have the tokens under "<modality>_token".
+    """
     return _cached(
         model, modality, count, seed, TOWERS[modality], f"{modality}_token", lambda part, raw: part.embed(raw)
     )
@@ -71,7 +101,9 @@ def tokens_of(model: Path, modality: Modality, count: int, seed: int) -> CachedS
 def _cached(
     model: Path, modality: Modality, count: int, seed: int, component: str, name: str, encode: Any
 ) -> CachedSource:
+    """Return the cache of scenes as one part encodes them, and fill it first if it is not whole."""
     expect(count >= 1, "scenes", count, "1 or more")
+    # a part that was trained further has other weights, and so another folder
     weights = model / component / "diffusion_pytorch_model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else "missing"
     folder = model.with_name(f"{model.name}-cache") / f"{name}-{count}-{seed}-{digest}"
@@ -95,14 +127,21 @@ def _cached(
 
 
 def joined(sources: list[CachedSource], seed: int) -> Source:
-    """Caches of the same scenes as one source; without any the scenes alone, of which everything is made as
-    it is asked for.
+    """Return caches of the same scenes as one source.
+
+    Args:
+        sources: the caches. Without any the source gives scenes alone, of which everything is made as it is
+            asked for.
+        seed: the seed of the scenes in that case.
+
+    Returns:
+        The source.
     """
     return Joined(sources) if sources else SceneSource(lambda scenes, rngs: Batch(scenes=scenes), seed)
 
 
 class Joined(Source):
-    """Several caches of the same scenes as one source: their batches, merged."""
+    """Several caches of the same scenes as one source, whose batches have what all of theirs have."""
 
     def __init__(self, sources: list[CachedSource]):
         self.sources = sources
@@ -114,17 +153,22 @@ class Joined(Source):
         return len(self.sources[0])
 
     def fetch(self, indices: list[int]) -> Batch:
-        """One batch with the names of all the sources."""
+        """Return one batch with the latents and tokens of all the caches."""
         return functools.reduce(operator.or_, (source.fetch(indices) for source in self.sources))
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Which latents and prompt tokens of which media files a stage trains on. Names in a batch: "audio",
-    "audio_token".
+    """A choice of media files' latents and prompt tokens that a stage trains on.
 
-    known    geometry of the media as the model has it
-    readers  text parts that read the captions; without any a row needs no caption
+    A batch has them under names such as "audio" and "audio_token".
+
+    Attributes:
+        config: the run.
+        latents: the media whose latents are needed.
+        tokens: the media whose prompt tokens are needed.
+        known: the geometry of the media, as far as the model has it.
+        readers: the text parts that read the captions; without any a row needs no caption.
     """
 
     config: Config
@@ -135,21 +179,39 @@ class Encoding:
 
     @property
     def parts(self) -> dict[str, tuple[str, Modality]]:
-        """name -> (component that makes it, medium)."""
+        """The part that makes each entry of a batch, and its medium: name -> (component, modality)."""
         latents = {m.value: (AUTOENCODERS[m], m) for m in self.latents}
         return latents | {f"{m}_token": (TOWERS[m], m) for m in self.tokens}
 
     def files(self, **settings: Any) -> Any:
-        """The media, and their captions if somebody reads them; a row with a caption may lack what is a
-        prompt alone.
+        """Return the source of the media, and of their captions if some part reads them.
+
+        Where captions are read, a row that has one may lack a medium that is a prompt alone.
+
+        Args:
+            **settings: laid over the section `data` of the run.
+
+        Returns:
+            A source of media, not encoded.
         """
         words = [kind.modality for kind in kinds() if kind.in_words] if self.readers else []
+        # a medium that is only a prompt may be missing, if there is a caption to prompt with instead
         prompts = {*self.tokens} - {*self.latents} if words else ()
         media = [*self.latents, *self.tokens, *words]
         return open_media(self.config, media, self.known, seed=self.config.seed, optional=prompts, **settings)
 
     def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
-        """The encoded samples: from the cache if it is complete, else from the files; to the bit the same."""
+        """Return the source of encoded samples: from the cache if that is complete, else from the files.
+
+        Both give the same numbers, to the bit.
+
+        Args:
+            device: where the encoders run.
+            say: gets a line for people that says where latents come from.
+
+        Returns:
+            The source.
+        """
         source = self.files()
         check_words(source, self.readers, self.config.model)
         folder = self.folder(source) if self.parts and why_not(source) is None else None
@@ -167,7 +229,7 @@ class Encoding:
         return EncodedSource(source, self.encoder(device))
 
     def folder(self, source: Any) -> Path:
-        """Where the cache of these files by these parts is."""
+        """Return the folder in which the cache of these files, encoded by these parts, has its place."""
         digest = hashlib.sha256(json.dumps(self.identity(source), sort_keys=True).encode()).hexdigest()[:16]
         return (
             self.config.model.with_name(f"{self.config.model.name}-cache")
@@ -175,19 +237,27 @@ class Encoding:
         )
 
     def identity(self, source: Any) -> dict[str, Any]:
-        """What made the latents: files, geometry, and weights of the encoders; not the order of training."""
+        """Return what made the latents: files, geometry, encoders' weights; not the order of training."""
+        # one cache serves every order of training
         files = {name: value for name, value in source.identity.items() if name != "order"}
         return {"files": files, "parts": self.weights}
 
     @cached_property
     def weights(self) -> dict[str, str]:
-        """Digest of every encoder's weights."""
+        """The digest of each encoder's weights, by component."""
         folders = {component: self.config.model / component for component, _ in self.parts.values()}
         return {component: weights_digest(folder) for component, folder in folders.items()}
 
     def encoder(self, device: torch.device) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
-        """Encodes a batch of media, every sample alone: convolutions round differently in batches of another
-        size.
+        """Return a function that encodes a batch of media.
+
+        It encodes every sample alone, since convolutions round differently in batches of another size.
+
+        Args:
+            device: where the encoders run.
+
+        Returns:
+            A function from a batch to latents and tokens by name, on the CPU, rounded to float16.
         """
         loaded = {
             component: load_frozen(self.config.model, component).to(device)
@@ -201,6 +271,7 @@ class Encoding:
                 raw = batch[medium.value]
                 run = loaded[component].embed if name.endswith("_token") else loaded[component].encode
                 rows = [run(as_unit(raw[i : i + 1].to(device))) for i in range(len(raw))]
+                # rounded as a cache stores them, so that training does not depend on whether there is one
                 found[name] = torch.cat(rows).half().float().cpu()
             return found
 
@@ -208,12 +279,19 @@ class Encoding:
 
 
 def as_unit(raw: Any) -> Any:
-    """Media as encoders take them: pixels in [-1, 1], everything else as it is."""
+    """Return media as encoders take them: pixels in [-1, 1], everything else as it is."""
     return to_unit(raw) if isinstance(raw, Tensor) and raw.dtype == torch.uint8 else raw
 
 
 class EncodedSource(Source):
-    """Media files, encoded as they are read. Latents pass through float16, as in a cache."""
+    """A source of media files that are encoded as they are read.
+
+    Latents pass through float16, as in a cache, so that both give the same numbers.
+
+    Args:
+        source: the media.
+        encode: makes latents and tokens of a batch of media.
+    """
 
     def __init__(self, source: Source, encode: Callable[[dict[str, Any]], dict[str, Tensor]]):
         self.source, self.encode = source, encode
@@ -222,7 +300,7 @@ class EncodedSource(Source):
         return len(self.source)
 
     def fetch(self, indices: list[int]) -> Batch:
-        """The batch with latents and tokens in place of media; captions, ids and masks as they are."""
+        """Return the batch with latents and tokens in place of media; captions, ids and masks stay."""
         batch = self.source.fetch(indices)
         media = {m.value for m in Modality if not in_words(m)}
         others = {name: value for name, value in batch.named.items() if name not in media}
@@ -230,16 +308,16 @@ class EncodedSource(Source):
 
     @property
     def bad(self) -> int:
-        """Bad samples met so far."""
+        """The number of bad samples met so far."""
         return self.source.bad
 
     def close(self) -> None:
-        """Ends the decoding processes."""
+        """End the decoding processes."""
         self.source.close()
 
 
 def why_not(source: Any) -> str | None:
-    """Why samples of this source cannot be kept in a cache, None if they can."""
+    """Return the reason why samples of this source cannot be kept in a cache; None if they can."""
     about = source.identity
     if "rows" not in about:
         return (
@@ -260,7 +338,17 @@ def why_not(source: Any) -> str | None:
 
 
 def weights_digest(folder: Path) -> str:
-    """First half of the sha256 over a part's weight files. Raises `InputError` where there are none."""
+    """Return the first half of the sha256 over a part's weight files.
+
+    Args:
+        folder: the part.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        InputError: if there are no weights; the message names the stage that makes them.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"{folder} is missing: run {component_maker(folder.name)} first")

@@ -1,5 +1,4 @@
-"""LoRA stages (arXiv 2106.09685): a few numbers beside a finished denoiser, or beside the joint attention of
-several.
+"""LoRA stages (arXiv 2106.09685): a few numbers beside a finished denoiser, or beside joint attention.
 
 The objective, the data and the previews are those of the stage that trained the denoisers; only what trains
 differs. The denoisers stand outside of the trained module, so checkpoints hold the LoRA and its optimizer
@@ -32,10 +31,13 @@ FOLDER = "loras"  # below the model folder, one folder per run
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPart:
-    """rank     R: a layer of I inputs and O outputs gets R (I + O) numbers
-    alpha    the LoRA acts with alpha / rank; None: with one
-    dropout  of what enters it
-    target_modules   last names of the layers that get one
+    """Arguments of a LoRA, the section `part` of its run.
+
+    Attributes:
+        rank: the rank R: a layer of I inputs and O outputs gets R (I + O) numbers.
+        alpha: the LoRA acts with the factor alpha / rank; None stands for a factor of one.
+        dropout: the share of the values entering the LoRA that is dropped in training.
+        target_modules: the last names of the layers that get a LoRA.
     """
 
     rank: int = 8
@@ -52,23 +54,38 @@ class LoraPart:
 
 
 class Adapters(nn.ModuleDict):
-    """The LoRA of every denoiser, by component. The denoisers themselves are known, not owned."""
+    """The LoRA of every denoiser, by component.
 
+    Args:
+        loras: what trains.
+        denoisers: the denoisers that the LoRA acts in. They are known, not owned: their weights are no part
+            of the module's state.
+    """
+
+    # the attribute by which parts of diffusers say so, and for which the engine looks
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
 
     def __init__(self, loras: dict[str, nn.Module], denoisers: Iterable[nn.Module]):
         super().__init__(loras)
+        # in a tuple torch does not see them, so they are no part of the state
         self._denoisers = tuple(denoisers)
 
     def enable_gradient_checkpointing(self) -> None:
-        """In the denoisers, where the activations are."""
+        """Enable gradient checkpointing in the denoisers, where the activations are."""
         for denoiser in self._denoisers:
             denoiser.enable_gradient_checkpointing()
 
 
 class LoraStage(Stage):
-    """What both kinds share. `joint` says which layers of a denoiser get a LoRA."""
+    """The base class of both LoRA stages.
+
+    Args:
+        config: the run.
+
+    Attributes:
+        joint: whether the layers of joint attention get a LoRA, or all others.
+    """
 
     joint: bool
 
@@ -82,19 +99,19 @@ class LoraStage(Stage):
         self.inner = self.make_inner(config)
 
     def make_inner(self, config: Config) -> Any:
-        """The stage whose objective it is."""
+        """Return the stage whose objective this one has."""
         raise NotImplementedError
 
     def load(self) -> nn.Module:
-        """What the inner stage's loss is computed with, finished and frozen."""
+        """Return the finished module that the inner stage's loss is computed with."""
         raise NotImplementedError
 
     def denoisers(self) -> dict[str, nn.Module]:
-        """The denoisers in it, by component."""
+        """Return the denoisers in that module, by component."""
         raise NotImplementedError
 
     def build(self) -> Adapters:
-        """The LoRA of every denoiser."""
+        """Return the LoRA of every denoiser, and freeze everything else."""
         self.base = self.load().requires_grad_(False).eval()
         settings = {"rank": self.part.rank, "alpha": self.alpha, "dropout": self.part.dropout}
         denoisers = self.denoisers()
@@ -106,43 +123,47 @@ class LoraStage(Stage):
         return Adapters(loras, denoisers.values())
 
     def to(self, device: torch.device) -> None:
+        """Move the inner stage's frozen parts and the denoisers to `device`."""
         self.inner.to(device)
         self.base.to(device)
 
     def data(self) -> Source:
-        """The inner stage's."""
+        """Return the inner stage's training set."""
         return self.inner.data()
 
     def encodings(self) -> list[Encoding]:
-        """The inner stage's."""
+        """Return the inner stage's encodings."""
         return self.inner.encodings()
 
     def loss(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the inner stage's loss, computed with the denoisers in which the LoRA acts."""
         return self.inner.loss(self.base, batch, generator)
 
     def preview(self, module: nn.Module, folder: Path) -> None:
-        """The inner stage's, with the LoRA at work."""
+        """Write the inner stage's preview, with the LoRA at work."""
         self.inner.preview(self.base, folder)
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
+        """Return the folder loras/<run> of the LoRA."""
         return (f"{FOLDER}/{config.output.name}",)
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Writes loras/<run>/pytorch_lora_weights.safetensors into the model folder."""
+        """Write loras/<run>/pytorch_lora_weights.safetensors into the model folder."""
         settings = {"rank": self.part.rank, "alpha": self.alpha, "targets": self.part.target_modules}
         target = folder / self.produces(self.config)[0]
         save_lora(target, self.denoisers(), base=folder.resolve().name, **settings)
 
 
 class DenoiseLora(LoraStage):
-    """Beside one denoiser; options as in the denoise stage."""
+    """The stage of a LoRA beside one denoiser; its options are those of the denoise stage."""
 
     joint, identity = False, DenoiseStage.identity
 
     def make_inner(self, config: Config) -> DenoiseStage:
+        """Return the denoise stage of the finished denoiser. Raise `InputError` for `temporal_change`."""
         if temporal_change := config.options.get("temporal_change"):
             raise InputError(
                 f"options: temporal_change is {temporal_change!r}: expected 0, a LoRA trains beside a "
@@ -153,29 +174,35 @@ class DenoiseLora(LoraStage):
         )
 
     def load(self) -> nn.Module:
+        """Return the finished denoiser."""
         return self.inner.build()
 
     def denoisers(self) -> dict[str, nn.Module]:
+        """Return the one denoiser."""
         return {self.inner.component: self.base}
 
 
 class JointLora(LoraStage):
-    """Beside the joint attention of all denoisers in the pairs, with finished environment encoders; options
-    as in the joint stage.
+    """The stage of a LoRA beside the joint attention of all denoisers in the pairs.
+
+    The environment encoders are finished; the options are those of the joint stage.
     """
 
     joint, identity = True, JointStage.identity
 
     def make_inner(self, config: Config) -> JointStage:
+        """Return the joint stage, built with the arguments of the finished environment encoders."""
         self.environment_encoders = load_part(
             EnvironmentEncoders, config.model / "environment_encoders", "run joint first"
         )
+        # `pairs` comes from the options of this run, as in the joint stage
         part = {
             name: value for name, value in strip(self.environment_encoders.config).items() if name != "pairs"
         }
         return JointStage(dataclasses.replace(config, part=part))
 
     def load(self) -> JointAdapters:
+        """Return the finished denoisers and encoders. Raise `InputError` for options that change them."""
         changing = [
             name
             for name in ("contrast", "temporal_change", "joint_config", "into")
@@ -187,8 +214,10 @@ class JointLora(LoraStage):
                 "for a LoRA"
             )
         adapters = self.inner.build()
+        # the joint stage builds new encoders; a LoRA needs those that the adapters learned with
         adapters.environment_encoders.load_state_dict(self.environment_encoders.state_dict())
         return adapters
 
     def denoisers(self) -> dict[str, nn.Module]:
+        """Return the denoisers of all pairs."""
         return dict(self.base.denoisers.items())

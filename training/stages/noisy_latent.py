@@ -1,9 +1,9 @@
-"""Noisy-latent encoders: from a latent at any noise level, and its prompt, the token of its whole caption
-(after GLIDE's noised CLIP, arXiv 2112.10741).
+"""The stage of noisy-latent encoders: from a noisy latent and its prompt to the token of its whole caption.
 
-Text is the bridge here as it is between prompts. The token that a modality's own tower gives would not do: a
-picture's says nothing of motion, which a partner cannot tell from the statement that nothing moves.
-Everything else is frozen; each modality learns by itself. B batch, D width of the shared space.
+They follow GLIDE's noised CLIP (arXiv 2112.10741). Text is the bridge here as it is between prompts. The
+token that a modality's own tower gives would not do: a picture's says nothing of motion, which a partner
+cannot tell from the statement that nothing moves. Everything else is frozen; each modality learns by itself.
+Letters: B batch, D width of the prompt space.
 """
 
 from dataclasses import dataclass, field
@@ -29,18 +29,23 @@ from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.prompts import Prompts, expect_shares
 
-PREVIEWED = 64  # samples
+PREVIEWED = 64  # samples in the preview
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyLatentOptions:
-    """prompts        share of each kind of prompt: {"text": 0.7, "image": 0.3}; a medium's encoder meets
-                   sentences and its own kind among them, that of sentences all: training sees no more than
-                   two media of one sample, and one is the caption to be predicted
-    scenes         size of the latent caches
-    prompt_dropout, prompt_noise   as in the denoise stages
-    continue_from  start from the encoders in the model folder
-    timestep_shift "video" -> its `spread_timesteps` shift; 1 for a modality that is not named
+    """Options of the stage.
+
+    Attributes:
+        prompts: the share of each kind of prompt, such as {"text": 0.7, "image": 0.3}. A medium's encoder
+            meets sentences and its own kind among them, that of sentences meets all: training sees no more
+            than two media of one sample, and one is the caption to be predicted.
+        scenes: the number of scenes in the latent caches.
+        prompt_dropout: the share of samples without a prompt, as in the denoiser stages.
+        prompt_noise: the length of the noise that is added to prompt tokens, as in the denoiser stages.
+        continue_from: start from the encoders in the model folder.
+        timestep_shift: the shift of `spread_timesteps` by modality, such as {"video": 2.0}; 1 for one that is
+            not named.
     """
 
     prompts: dict[str, float] = field(default_factory=lambda: {"text": 1.0})
@@ -60,7 +65,7 @@ class NoisyLatentOptions:
 
 
 class NoisyLatentStage(Stage):
-    """The noisy-latent encoders of all modalities in `part`."""
+    """The stage that trains the noisy-latent encoders of all modalities in `part`."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -78,7 +83,7 @@ class NoisyLatentStage(Stage):
         )
 
     def _prompts(self, modality: Modality) -> Prompts:
-        """Those that the encoder of one modality meets."""
+        """Return the maker of the prompts that the encoder of one modality meets."""
         options, met = self.options, (Modality.TEXT, modality)
         shares = {name: share for name, share in options.prompts.items() if in_words(modality) or name in met}
         expect(
@@ -91,10 +96,11 @@ class NoisyLatentStage(Stage):
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
+        """Return the name of the noisy-latent encoders."""
         return ("noisy_latent_encoders",)
 
     def build(self) -> NoisyLatentEncoders:
-        """New encoders of `part`, or those in the model folder."""
+        """Return new encoders of `part`, or those in the model folder."""
         if self.options.continue_from:
             return load_part(
                 NoisyLatentEncoders,
@@ -104,18 +110,19 @@ class NoisyLatentStage(Stage):
         return NoisyLatentEncoders(**self.config.part)
 
     def to(self, device: torch.device) -> None:
+        """Move the text tower and the autoencoder of sentences to `device`."""
         self.text.to(device)
         if self.sentences is not None:
             self.sentences.to(device)
         self.device = device
 
     def encodings(self) -> list[Encoding]:
-        """What is needed of media files: latents of every medium, and tokens of those that prompt."""
+        """Return what is needed of media files: latents of every medium, and tokens of those that prompt."""
         readers = tuple(part for part in (self.text, self.sentences) if part is not None)
         return [Encoding(self.config, self.media, self.prompting, known_geometry(self.config.model), readers)]
 
     def data(self) -> Source:
-        """Cached latents and prompt tokens, of scenes or of media files."""
+        """Return a source of cached latents and prompt tokens, of scenes or of media files."""
         if self.config.data:
             return self.encodings()[0].open(self.device, say)
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
@@ -125,8 +132,9 @@ class NoisyLatentStage(Stage):
     def loss(
         self, module: NoisyLatentEncoders, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Squared distance to the caption's token, whose minimum is the mean of all that are possible:
-        shorter than one where much is.
+        """Return the squared distance to the caption's token, summed over modalities, and values for the log.
+
+        Its minimum is the mean of all tokens that are possible, which is shorter than one where many are.
         """
         losses, levels, total = {}, [], self.process.num_train_timesteps
         token = self.tokens(batch)
@@ -137,6 +145,7 @@ class NoisyLatentStage(Stage):
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             context = self.prompts[modality].tokens(batch, generator)
             predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
+            # a distance and not a cosine, since the length of an estimate says how certain it is
             losses[modality] = (predicted - token).square().sum(-1)
             levels.append(t / total)
         extras = {m.value: each.mean().detach() for m, each in losses.items()}
@@ -144,22 +153,23 @@ class NoisyLatentStage(Stage):
         return torch.stack([each.mean() for each in losses.values()]).sum(), extras
 
     def dummy_batch(self, module: NoisyLatentEncoders, count: int) -> dict[str, Tensor]:
-        """Latents of every modality, under its name."""
+        """Return latents of every modality, under its name."""
         return {m.value: empty(count, *e.trunk.latent_shape) for m, e in module.by_modality().items()}
 
     def dry_pass(self, module: NoisyLatentEncoders, batch: dict[str, Tensor]) -> None:
+        """Run the encoder of every modality once."""
         for modality, encoder in module.by_modality().items():
             latent = batch[modality.value]
             encoder(latent, whole_numbers(len(latent)), empty(len(latent), 1, module.config.context_dim))
 
     @torch.no_grad()
     def tokens(self, batch: Batch) -> Tensor:
-        """What there is to say of each sample, (B, D)."""
+        """Return the token (B, D) of each sample's whole caption, which is what encoders learn to predict."""
         return self.text.embed(batch.captions())
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> dict[Modality, Tensor]:
-        """Latents (B, ...) of every modality."""
+        """Return the clean latents (B, ...) of every modality."""
         found = {m: batch[m.value] for m in self.media}
         if self.sentences is not None:
             found[Modality.TEXT] = self.sentences.encode(batch.captions())
@@ -167,8 +177,10 @@ class NoisyLatentStage(Stage):
 
     @torch.no_grad()
     def preview(self, module: NoisyLatentEncoders, folder: Path) -> None:
-        """`known.png`: by noise level and without a prompt, how much of the token is known: 1 - squared
-        distance to it / variance of all.
+        """Write `known.png`, which shows how much of the caption's token each encoder knows.
+
+        That is 1 - squared distance to the token / variance of all tokens, by noise level and without a
+        prompt.
         """
         import matplotlib.figure
 
@@ -192,4 +204,5 @@ class NoisyLatentStage(Stage):
         figure.savefig(folder / "known.png")
 
     def export(self, module: NoisyLatentEncoders, folder: Path) -> None:
+        """Write the noisy-latent encoders."""
         export_part(module, folder / "noisy_latent_encoders")

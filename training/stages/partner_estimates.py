@@ -1,9 +1,9 @@
-"""Prompts fused with partner estimates: what a partner, drawn from the same prompt, seems to become at its
-noise level.
+"""This module fuses the prompts of training samples with partner estimates, as sampling does.
 
-A denoiser that never met such prompts while it trained takes the least deviation for a statement: a picture
-that knows no more than its colour would decide how things move in the sentence. B batch, L prompt tokens,
-D width of the shared space.
+A partner estimate is what a partner, drawn from the same prompt, seems to become at its noise level. A
+denoiser that never met such prompts while it trained takes the least deviation for a statement: a picture
+that knows no more than its colour would decide how things move in the sentence. Letters: B batch, L prompt
+tokens, D width of the prompt space, R some rows of the batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,13 @@ from training.config import expect
 from training.stages.common import load_part
 from training.stages.pairs import Rule, may_meet
 
-IN_STEP = 0.5  # of the partners are at the denoiser's own noise level, the others anywhere further on
+# The share of partners at the denoiser's own noise level; the others have any lower one, as partners that
+# started earlier.
+IN_STEP = 0.5
 
 
 def load_noisy_latent_encoders(model: Path) -> NoisyLatentEncoders:
-    """Those of the model in the making."""
+    """Return the noisy-latent encoders of the model in the making, frozen."""
     return load_part(NoisyLatentEncoders, model / "noisy_latent_encoders", "run noisy_latent_encoders first")
 
 
@@ -40,11 +42,24 @@ def estimated_prompt(
     weight: float,
     clean: Tensor | None = None,
 ) -> Tensor:
-    """The prompt (B, L, D) with what a partner seems to become: x_t (B, ...) at t (B,), made of the noise
-    `eps`; samples that are `clean` (B,) are inputs, whose estimate is certain. As in sampling
-    (`codi.joint.sampler`).
+    """Return prompts fused with what a partner seems to become, as in sampling (`codi.joint.sampler`).
+
+    Args:
+        encoder: the partner's noisy-latent encoder.
+        process: the noise process.
+        context: the prompts, (B, L, D).
+        eps: the noise that the partner's latents were made of, (B, ...); its estimate is the prior.
+        x_t: the partner's noisy latents, (B, ...).
+        t: their timesteps, (B,).
+        weight: by how much partner estimates are amplified.
+        clean: (B,) boolean, the samples whose partner is an input and clean: its estimate is certain and has
+            no prior. None stands for no sample.
+
+    Returns:
+        The fused prompts, (B, L, D) in float32.
     """
-    with torch.autocast(x_t.device.type, enabled=False):  # small differences are made several times as large
+    # in float32, since small differences are made several times as large
+    with torch.autocast(x_t.device.type, enabled=False):
         context, eps, x_t = context.float(), eps.float(), x_t.float()
         estimate = encoder(x_t, t, context)
         prior = encoder(eps, torch.full_like(t, process.num_train_timesteps - 1), context)
@@ -54,13 +69,19 @@ def estimated_prompt(
 
 
 class PartnerEstimates:
-    """Fuses the prompts of a share of the samples with the estimate of a partner: of one in training, where
-    sampling takes the mean of all. A prompt of a third medium stays as it is: training sees no more than two
-    media of one sample.
+    """A fuser of the prompts of a share of the samples with the estimate of a partner.
 
-    shares  of the samples that get an estimate, by partner
-    rule    the pairs that training may see
-    option  its name, for errors
+    In training it is the estimate of one partner, where sampling takes the mean of all. A prompt of a third
+    medium stays as it is: training sees no more than two media of one sample.
+
+    Args:
+        modality: what is generated.
+        shares: the share of the samples that get an estimate, by partner.
+        encoders: the finished noisy-latent encoders.
+        process: the noise process.
+        weight: by how much partner estimates are amplified.
+        rule: the pairs that training may see (`training.stages.pairs.rule_of`).
+        option: the name of the option that holds the shares, for errors.
     """
 
     def __init__(
@@ -91,10 +112,11 @@ class PartnerEstimates:
 
     @property
     def media(self) -> tuple[Modality, ...]:
-        """Partners whose latents are cached; sentences are encoded as they come."""
+        """The partners whose latents are cached; sentences are encoded as they come."""
         return tuple(m for m in self.shares if not in_words(m))
 
     def to(self, device: torch.device) -> None:
+        """Move the noisy-latent encoders to `device`."""
         self.encoders.to(device)
 
     @torch.no_grad()
@@ -106,8 +128,18 @@ class PartnerEstimates:
         latents: Callable[[Modality, Tensor], Tensor],
         generator: torch.Generator,
     ) -> Tensor:
-        """Prompts (B, L, D) of these kinds (B) of samples at t (B,); `latents` gives a partner's clean
-        latents (R, ...) of some of the samples (R,).
+        """Return the prompts, fused in a share of the samples with the estimate of a partner.
+
+        Args:
+            context: the prompts, (B, L, D).
+            t: the timesteps of what is generated, (B,).
+            kinds: the kind of each prompt, B modalities.
+            latents: a function of a partner and of row numbers (R,) that returns the partner's clean latents
+                (R, ...).
+            generator: the source of all draws.
+
+        Returns:
+            The prompts, (B, L, D).
         """
         kind, kept, part = torch.rand((3, len(t)), generator=generator, device=t.device)
         levels = torch.where(kept < IN_STEP, t, (t * part).long())

@@ -1,5 +1,7 @@
-"""Prompt tokens of training samples: a kind drawn by its share, captions through the finished text tower,
-other media as encoded.
+"""This module makes the prompt tokens of training samples.
+
+The kind of each prompt is drawn by its share. Captions go through the finished text tower; of other media the
+batch has the tokens already. Letters: B batch, D width of the prompt space.
 """
 
 import numpy as np
@@ -16,11 +18,13 @@ from data.world import prompted_facts
 from training.config import expect
 from training.stages.pairs import Rule, may_meet
 
-MOST_OF_SECOND = 0.7  # of an interpolated prompt: the first, which may be of another tower, is always heard
+# The greatest weight of the second prompt in an interpolation: the first, which may come from another tower,
+# always counts.
+MOST_OF_SECOND = 0.7
 
 
 def expect_shares(prompts: dict[str, float]) -> None:
-    """Raises `InputError` unless the option `prompts` holds shares of at least one kind, none below 0."""
+    """Raise `InputError` unless the option `prompts` holds shares of at least one kind, none below 0."""
     shares = prompts.values()
     expect(
         sum(shares) > 0 and min(shares) >= 0,
@@ -31,7 +35,13 @@ def expect_shares(prompts: dict[str, float]) -> None:
 
 
 def check_prompts(modality: Modality, shares: dict[str, float], rule: Rule) -> None:
-    """Raises `InputError` for a kind of prompt that training may not see together with what is generated."""
+    """Raise `InputError` for a kind of prompt that training may not see together with what is generated.
+
+    Args:
+        modality: what is generated.
+        shares: the option `prompts`.
+        rule: the pairs that the run may see (`training.stages.pairs.rule_of`).
+    """
     for prompt in map(Modality.parse, shares):
         if prompt is not modality and not may_meet(modality, prompt, rule):
             raise InputError(
@@ -41,8 +51,17 @@ def check_prompts(modality: Modality, shares: dict[str, float], rule: Rule) -> N
 
 
 class Prompts:
-    """Turns what a batch knows of its samples into prompt tokens: captions through the text tower, other
-    media as they were encoded.
+    """A maker of prompt tokens from what a batch knows of its samples.
+
+    Captions go through the text tower; other media are in the batch as they were encoded.
+
+    Args:
+        text: the finished text tower.
+        shares: the share of each kind of prompt, by modality; they need not sum to one.
+        noise: the length of the Gaussian noise that is added to tokens, which are of length one.
+        dropout: the share of samples whose prompt becomes the null prompt.
+        interpolation: the share of samples with two prompts, interpolated: the one drawn by `shares`, and
+            another caption of the sample.
     """
 
     def __init__(
@@ -60,21 +79,29 @@ class Prompts:
 
     @property
     def media(self) -> tuple[Modality, ...]:
-        """Kinds of prompts besides sentences."""
+        """The kinds of prompts besides sentences."""
         return tuple(name for name in self.names if not in_words(name))
 
     @property
     def readers(self) -> tuple[TextTower, ...]:
-        """The text tower, where some prompts are sentences; without it media files need no captions."""
+        """The text tower if some prompts are sentences; else nothing, and media files need no captions."""
         worded = any(share for name, share in zip(self.names, self.shares) if in_words(name))
         return (self.text,) if worded or self.interpolation else ()
 
     def to(self, device: torch.device) -> None:
+        """Move the text tower to `device`."""
         self.text.to(device)
 
     def tokens(self, batch: Batch, generator: torch.Generator, text_only: bool = False) -> Tensor:
-        """One token per sample, (B, 1, D): a kind drawn by its share, another caption beside some, noise,
-        dropout.
+        """Return one prompt token for each sample, as `draw` does.
+
+        Args:
+            batch: the samples, with their scenes or captions and the tokens of their media.
+            generator: the source of all draws.
+            text_only: whether all prompts are sentences.
+
+        Returns:
+            (B, 1, D).
         """
         return self.draw(batch, generator, text_only)[0]
 
@@ -82,7 +109,16 @@ class Prompts:
     def draw(
         self, batch: Batch, generator: torch.Generator, text_only: bool = False
     ) -> tuple[Tensor, list[Modality]]:
-        """`tokens`, and of which kind each of them is."""
+        """Draw a prompt for each sample: its kind, another caption beside some, noise, and dropout.
+
+        Args:
+            batch: the samples, with their scenes or captions and the tokens of their media.
+            generator: the source of all draws.
+            text_only: whether all prompts are sentences.
+
+        Returns:
+            The tokens (B, 1, D), and the kind that was drawn for each.
+        """
         rng = np.random.default_rng(
             int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         )
@@ -103,23 +139,32 @@ class Prompts:
             weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[
                 :, None
             ]
+            # another caption of a file's row, if it has one; a scene gets a new one
             others = batch.paraphrases() if batch.scenes is None else self.sentences(batch, rng)
             tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
+        # divided by the root of the width, noise has a length of about one, as tokens have
         noise = torch.randn(tokens.shape, generator=generator, device=tokens.device) / tokens.shape[1] ** 0.5
         tokens = functional.normalize(tokens + self.noise * noise, dim=-1)
         return self.drop(tokens[:, None], generator), kinds
 
     @staticmethod
     def sentences(batch: Batch, rng: np.random.Generator) -> list[str] | None:
-        """A caption per sample: of a scene some of its facts, of a file what is said of it; None where nobody
-        asked what.
+        """Return a caption for each sample, or None where nobody asked for captions.
+
+        Args:
+            batch: the samples. The caption of a scene names some of its facts; that of a file is the one in
+                the batch.
+            rng: the source of the draws for scenes.
+
+        Returns:
+            B sentences, or None.
         """
         if batch.scenes is None:
             return batch.named.get("text")
         return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch.scenes]
 
     def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
-        """The null prompt in a share of the samples."""
+        """Return the prompts (B, 1, D) with the null prompt in the place of a share of them."""
         dropped = torch.rand(len(context), generator=generator, device=context.device) < self.dropout
         null = null_prompt(len(context), context.shape[-1], device=context.device, dtype=context.dtype)
         return torch.where(dropped[:, None, None], null, context)

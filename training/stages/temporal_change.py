@@ -1,11 +1,14 @@
 """The temporal-change loss: an environment must say *when* the latent that attends to it changes.
 
-Adapters start at zero and act through a frozen denoiser, so an encoder learns late from them what they need;
-that a ball touches the floor between two frames is for it to find out. Here a small decoder, thrown away
-after training, reads the environment and the prompt and predicts how much the attending modality's clean
-latent changes from step to step; its error reaches the encoder directly. What changes is left
-open, so that content does not drown time. No labels: the latent says itself where something happens. B batch,
-L environment tokens, D their width, S steps of the attending modality along time.
+Adapters start at zero and act through a frozen denoiser, so an encoder learns from them only late what they
+need. Nothing else tells it, for example, that a ball touches the floor between two frames. Here a small
+decoder, thrown away after training, reads the environment and the prompt, and predicts how much the attending
+modality's clean latent changes from step to step; its error reaches the encoder directly. What changes is
+left open, so that content does not drown time. There are no labels: the latent itself says where something
+happens.
+
+Letters: B batch, C channels, L environment tokens, D their width, S steps of the attending modality along
+time.
 """
 
 from collections.abc import Mapping
@@ -21,7 +24,15 @@ from codi.types import Modality
 
 
 class TemporalChangeDecoder(nn.Module):
-    """One decoder for each attending modality; `rates` holds its latent steps per second."""
+    """Decoders that predict from an environment how a latent changes, one for each attending modality.
+
+    Args:
+        rates: the attending modalities, each with its latent steps per second.
+        dim: the width D of an environment token.
+        context_dim: the width of a prompt token.
+        num_layers: the layers of each decoder.
+        num_heads: the attention heads of each layer.
+    """
 
     def __init__(
         self,
@@ -43,47 +54,64 @@ class TemporalChangeDecoder(nn.Module):
         self.out = nn.ModuleDict({name: nn.Linear(dim, 1) for name in self.rates})
 
     def forward(self, modality: Modality, x_0: Tensor, env: Environment, context: Tensor) -> Tensor:
-        """Squared error per sample (B,) of `changes` of x_0 (B, C, S, ...), predicted from env (B, L, D) and
-        context (B, 1, .). 1: nothing is known.
+        """Return the squared error (B,) with which `changes` of a latent are predicted.
+
+        Args:
+            modality: the attending modality.
+            x_0: its clean latents, (B, C, S, ...).
+            env: the environment that it attends to, with tokens (B, L, D).
+            context: the prompt tokens, (B, 1, context_dim).
+
+        Returns:
+            The mean over the S - 1 transitions, for each sample; 1 is the error of knowing nothing.
         """
         name, wanted = modality.value, changes(x_0)
-        # where one step ends and the next begins
+        # queries stand where one step ends and the next begins
         seconds = (torch.arange(wanted.shape[1], device=x_0.device) + 1) / self.rates[name]
         queries = sinusoid(seconds, self.dim) + self.prompt[name](context.mean(1))[:, None]
         return (self.out[name](self.layers[name](queries, env.tokens))[..., 0] - wanted).square().mean(1)
 
 
 class WithTemporalChange(nn.Module):
-    """A denoiser, and a layer that predicts from the tokens of its frame transformer how its clean latent
-    changes.
+    """A denoiser with a layer that predicts from its frame transformer's tokens how the clean latent changes.
 
-    What a denoiser loses by an irregular rhythm is little beside what it loses by everything else. The layer
+    A denoiser that gets a rhythm wrong loses little by it beside what it loses by everything else. The layer
     asks for nothing but rhythm, at every noise level, and is thrown away after training.
+
+    Args:
+        denoiser: the denoiser, with a frame transformer along time.
+        steps: the number of latent steps along time for which each token stands.
     """
 
     def __init__(self, denoiser: nn.Module, steps: int):
-        """steps: of the latent along time for each token."""
         super().__init__()
         self.denoiser = denoiser
         norm = next(m for m in denoiser.modules() if isinstance(m, FrameTransformer)).last_norm
+        # the denoiser's own forward returns no tokens, so a hook keeps them
         norm.register_forward_hook(lambda norm, given, tokens: setattr(self, "tokens", tokens))
         self.out = nn.Linear(norm.normalized_shape[0], steps)
 
     def forward(self, *given: Any) -> Tensor:
-        """Returns the denoiser's prediction; `temporal_change_loss` reads its tokens next."""
+        """Return the denoiser's prediction, and keep its tokens, which `temporal_change_loss` reads next."""
         return self.denoiser(*given)
 
     def temporal_change_loss(self, x_0: Tensor) -> Tensor:
-        """Squared error per sample (B,) of `changes` of x_0 (B, C, S, ...), predicted by the last pass."""
+        """Return the squared error (B,) of the last pass in predicting `changes` of `x_0` (B, C, S, ...)."""
         wanted = changes(x_0)
         predicted = self.out(self.tokens).flatten(1)[:, : wanted.shape[1]]  # (B, S - 1)
         return (predicted - wanted).square().mean(1)
 
 
 def changes(x_0: Tensor) -> Tensor:
-    """How much a latent (B, C, S, ...) changes from each step to the next, (B, S - 1), of mean 0 and variance
-    1 over time.
+    """Return how much a latent (B, C, S, ...) changes from each step to the next.
+
+    Args:
+        x_0: clean latents.
+
+    Returns:
+        (B, S - 1) root mean squares of the differences, standardised to mean 0 and variance 1 over time.
     """
     change = x_0.diff(dim=2).transpose(1, 2).flatten(2).square().mean(-1).sqrt()
+    # a latent that never changes has no deviation to divide by: it stays at zero
     change = change - change.mean(1, keepdim=True)
     return change / change.std(1, keepdim=True, correction=0).clamp(min=1e-6)

@@ -1,10 +1,11 @@
-"""Textual inversion (Gal et al., arXiv 2208.01618): a new word of the text tower from a few pictures,
-everything else frozen.
+"""Textual inversion (Gal et al., arXiv 2208.01618): a new word of the text tower from a few pictures.
 
-The new rows of the embedding table are all that trains. The denoiser of pictures says how well a sentence
-with the word explains them; because prompts of all kinds share one space here, the sentence is also drawn to
-where the vision tower puts the pictures themselves. B batch, k vectors of the word, W width of the text
-tower, D width of the shared space.
+The new rows of the embedding table are all that trains; everything else is frozen. The denoiser of pictures
+says how well a sentence with the word explains them. Because prompts of all kinds share one space here, the
+sentence is also drawn to where the vision tower puts the pictures themselves.
+
+Letters: B batch, N pictures, H W height and width, k vectors of the word, W width of the text tower, D width
+of the prompt space.
 """
 
 import dataclasses
@@ -33,20 +34,25 @@ from training.stages.latents import autoencoder_of, tower_of
 
 FOLDER = "words"  # below the model folder, one folder per run
 SENTENCES = ("a {}", "the {}", "there is a {}")
-SEARCHED = 20_000  # scenes looked through for those with the wanted facts
+SEARCHED = 20_000  # how many scenes are looked through for those with the wanted facts
 
 
 @dataclass(frozen=True, kw_only=True)
 class InversionOptions:
-    """word       as it will be written in prompts: "<gizmo>"
-    start      a known word whose embedding it starts from
-    vectors    k
-    pictures   how many are seen
-    images     folder of pictures (png, jpg, webp) of the thing, the first `pictures` by name; without it
-    facts      scenes of the world that have them: {"shape": "star", "colour": "purple"}
-    alignment  weight of the cosine distance between the sentence's token and those of the pictures; 0 leaves
-               the paper's objective
-    timestep_shift see `training.stages.denoise.spread_timesteps`
+    """Options of the stage.
+
+    Attributes:
+        word: the word as it will be written in prompts, such as "<gizmo>".
+        start: a known word whose embedding it starts from.
+        vectors: the number k of rows that the word gets.
+        pictures: the number of pictures to learn from.
+        images: a folder of pictures (png, jpg, webp) of the thing, of which the first `pictures` by name are
+            taken; None where `facts` are given.
+        facts: facts of scenes of the world that are taken instead, such as {"shape": "star", "colour":
+            "purple"}.
+        alignment: the weight of the cosine distance between the sentence's token and those of the pictures; 0
+            leaves the paper's objective alone.
+        timestep_shift: how far timesteps move towards noise, see `training.stages.denoise.spread_timesteps`.
     """
 
     word: str
@@ -80,7 +86,7 @@ class InversionOptions:
 
 
 class InversionStage(Stage):
-    """One word."""
+    """The stage that learns one word."""
 
     identity = ("word", "facts", "images")
 
@@ -102,8 +108,9 @@ class InversionStage(Stage):
         self.tower = self.inner.prompts.text
 
     def build(self) -> Vectors:
-        """The rows of the word, (k, W). Those after the first start near it, not at it, or they would learn
-        the same.
+        """Return the rows of the word, (k, W), as a module, and teach the text tower the word.
+
+        Rows after the first start near it, not at it, or they would all learn the same.
         """
         self.denoiser = self.inner.build().requires_grad_(False)
         start = known_vectors(self.tower, self.options.start)
@@ -112,20 +119,30 @@ class InversionStage(Stage):
         return add_words(self.tower, {self.options.word: start + noise})
 
     def to(self, device: torch.device) -> None:
+        """Move the text tower and the denoiser to `device`."""
         self.tower.to(device)
         self.denoiser.to(device)
 
     @torch.no_grad()
     def data(self) -> "Pictures":
-        """The pictures, encoded once."""
+        """Return the pictures, encoded once, as an endless source."""
         model = self.config.model
         autoencoder, tower = autoencoder_of(model, Modality.IMAGE), tower_of(model, Modality.IMAGE)
         pixels, scenes = self.pictures(autoencoder.config.image_size)
         return Pictures(autoencoder.encode(pixels), tower.embed(pixels), scenes, self)
 
     def pictures(self, size: int) -> tuple[Tensor, list[Scene] | None]:
-        """Pictures (N, 3, size, size) in [-1, 1], and their scenes where they are of the world, which has a
-        size of its own.
+        """Return the pictures to learn from.
+
+        Args:
+            size: the side in pixels to which pictures of a folder are brought; those of the world have a size
+                of their own.
+
+        Returns:
+            The pictures (N, 3, H, W) in [-1, 1], and their scenes if they are of the world, else None.
+
+        Raises:
+            InputError: if there are none.
         """
         options = self.options
         if options.images is None:
@@ -153,8 +170,15 @@ class InversionStage(Stage):
         return torch.stack([fit_image(load_image(file), size) for file in files]), None
 
     def sentence(self, scene: Scene | None, rng: np.random.Generator) -> str:
-        """A sentence with the word. A scene's place is named in half of them, so that the word need not stand
-        for it.
+        """Return a sentence with the word, for a picture.
+
+        Args:
+            scene: the scene of the picture, if it is of the world. Its place is named in half of the
+                sentences, so that the word need not stand for it.
+            rng: the source of the draws.
+
+        Returns:
+            The sentence.
         """
         word = self.options.word
         if scene is None:
@@ -167,8 +191,13 @@ class InversionStage(Stage):
     def loss(
         self, module: Vectors, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of denoising pictures with their sentences as prompts, and values for the log.
+
+        The cosine distance between sentences and pictures in prompt space is added, `alignment` times.
+        """
         tokens = self.tower.embed(batch["sentences"])
         losses, t = self.inner.denoising(self.denoiser, batch["latents"], tokens[:, None], generator)
+        # prompts of all kinds share a space, so the pictures' own tokens say where the word should lead
         apart = 1 - functional.cosine_similarity(tokens, batch["tokens"]).mean()
         bins = (t / self.inner.process.num_train_timesteps, losses.detach())
         return losses.mean() + self.options.alignment * apart, {
@@ -178,8 +207,9 @@ class InversionStage(Stage):
 
     @torch.no_grad()
     def preview(self, module: nn.Module, folder: Path) -> None:
-        """Pictures of the word alone and in every place; `agreement.json`: in how many the probes find the
-        facts it stands for.
+        """Write pictures of the word alone and in every place of the world.
+
+        `agreement.json` says in how many of them the probes find the facts that the word stands for.
         """
         from codi.world import read_images
         from training.stages.samples import make_pipeline
@@ -201,30 +231,40 @@ class InversionStage(Stage):
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
+        """Return the folder words/<run> of the word."""
         return (f"{FOLDER}/{config.output.name}",)
 
     @classmethod
     def reads(cls, config: Config) -> list[str]:
+        """Return the folder of pictures, or the world."""
         pictures = config.options.get("images")
         return [str(pictures)] if pictures else super().reads(config)
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Writes words/<run>/learned_embeds.safetensors into the model folder."""
+        """Write words/<run>/learned_embeds.safetensors into the model folder."""
         save_words(folder / self.produces(self.config)[0], self.tower, base=folder.resolve().name)
 
 
 class Pictures(Source):
-    """A few pictures again and again, each time in another sentence."""
+    """An endless source of a few pictures, each time with another sentence.
+
+    Args:
+        latents: the pictures' latents, (N, ...).
+        tokens: their tokens by the vision tower, (N, D).
+        scenes: their scenes, if they are of the world.
+        stage: the stage, which makes the sentences.
+    """
 
     def __init__(self, latents: Tensor, tokens: Tensor, scenes: list[Scene] | None, stage: InversionStage):
         self.latents, self.tokens, self.scenes, self.stage = latents, tokens, scenes, stage
 
     def __len__(self) -> int:
-        return 2**40
+        return 2**40  # endless, as far as the loop can tell
 
     def fetch(self, indices: list[int]) -> dict[str, Any]:
-        """Sample i shows picture i of the round; its sentence is a function of i alone."""
+        """Return a batch in which sample i shows picture i modulo N; its sentence depends on i alone."""
         rows = [index % len(self.latents) for index in indices]
+        # the last number keeps these draws apart from those that make scenes
         rngs = [np.random.default_rng((self.stage.config.seed, index, 2)) for index in indices]
         scenes = [None if self.scenes is None else self.scenes[row] for row in rows]
         sentences = [self.stage.sentence(scene, rng) for scene, rng in zip(scenes, rngs)]

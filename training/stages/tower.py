@@ -1,6 +1,7 @@
-"""A new prompt tower, bridged through text alone (CoDi, section 3.2): it meets no modality but its own and
-the frozen text tower, and is then understood by every denoiser. The first towers of a model are trained by
-`training.stages.align`, whose objective this is.
+"""The stage of a new prompt tower, bridged through text alone (CoDi, section 3.2).
+
+The tower meets no modality but its own and the frozen text tower, and is then understood by every denoiser.
+The first towers of a model are trained by `training.stages.align`, whose objective this is.
 """
 
 import dataclasses
@@ -23,15 +24,18 @@ FOLDER = "towers"  # below the model folder, one folder per run
 
 @dataclass(frozen=True, kw_only=True)
 class TowerOptions(AlignOptions):
-    """tower  "module:Class" of a diffusers ModelMixin, built with the arguments in `part`: see
-    docs/fine-tuning.md for what it must have
+    """Options of the stage: those of the align stages, and the tower's class.
+
+    Attributes:
+        tower: "module:Class" of a diffusers ModelMixin, built with the arguments in `part`;
+            docs/fine-tuning.md says what it must have.
     """
 
     tower: str
 
 
 class TowerStage(AlignStage):
-    """A tower beside the model's own."""
+    """The stage that trains a tower beside the model's own."""
 
     identity = ("modality", "tower")
 
@@ -39,11 +43,19 @@ class TowerStage(AlignStage):
         own = strict(TowerOptions, config.options, where="options")
         shared = {field.name: getattr(own, field.name) for field in dataclasses.fields(AlignOptions)}
         expect(not own.continue_from, "continue_from", True, "false: this tower is new")
+        # the align stage reads its own options strictly, so `tower` must not be among them
         super().__init__(dataclasses.replace(config, options=shared))
         self.config, self.named, self.makes_text = config, own.tower, False
 
     def build(self) -> Contrast:
-        """The new tower. Raises `InputError` for a class that is no tower."""
+        """Return the new tower and the learned temperature.
+
+        Returns:
+            Both in one module.
+
+        Raises:
+            InputError: for a class that is no tower, or one with another width than the model's prompt space.
+        """
         self.text = load_text_tower(self.config.model)
         cls = find_class(self.named)
         if not issubclass(cls, PromptEncoder) or not issubclass(cls, ModelMixin):
@@ -69,31 +81,31 @@ class TowerStage(AlignStage):
         return Contrast({"tower": new})
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
-        """Of the raw media as the model has it."""
+        """Return the geometry of the raw media, as the model has it."""
         return {m: spec for m, spec in known_geometry(self.config.model).items() if m == self.modality}
 
     def tower(self, module: Contrast) -> nn.Module:
+        """Return the new tower."""
         return module.towers["tower"]
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
-        """None of the model's own parts."""
+        """Return no names: none of the model's own parts is built."""
         return ()
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
+        """Return the folder towers/<run> of the new tower."""
         return (f"{FOLDER}/{config.output.name}",)
 
     def export(self, module: Contrast, folder: Path) -> None:
-        """Measures the bridge's mean, then writes towers/<run>/ into the model folder, beside the tower that
-        is there.
-        """
+        """Measure the bridge's mean, then write the tower to towers/<run>/, beside the model's own."""
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         export_part(self.tower(module), folder / self.produces(self.config)[0])
 
 
 def find_class(name: str) -> type:
-    """The class "module:Class". Raises `InputError` where there is none."""
+    """Return the class that "module:Class" names. Raise `InputError` where there is none."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
