@@ -16,11 +16,11 @@ from codi.records import Record
 from codi.types import EMBEDDED, InputError, Modality
 from codi.version import __version__
 
-TIMES = ("num_frames", "fps", "seconds")
-DRAWING = ("samples", "seed", "candidates")  # options after which other samples are made
+TIMES = ("num_frames", "fps", "audio_length_in_s")
+DRAWING = ("num_samples", "seed", "candidates")  # options after which other samples are made
 PLACING = (
     "to",
-    "steps",
+    "num_inference_steps",
     "sync",
     "auxiliary_caption",
     "scheduler",
@@ -67,7 +67,9 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             items=tuple(item for m in Modality for item in items[m.value]),
             negatives=tuple(item for m in Modality for item in items[f"negative_{m}"]),
             outputs=outputs,
-            steps=record.resolved["num_inference_steps"] if args.steps is None else args.steps,
+            num_inference_steps=record.resolved["num_inference_steps"]
+            if args.num_inference_steps is None
+            else args.num_inference_steps,
             sizes=_sizes(record, args, outputs),
             lengths=args.lengths or record.resolved["lengths"],
             sync=_sync(record, args, changed),
@@ -78,6 +80,7 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
                 key: record.resolved[key]
                 for key in ("guidance_interval", "sync_guidance_interval", "guidance_rescale")
             },
+            written=args.written,
             **_scales(record, args, outputs),
             **_samples(record, args, exact),
         )
@@ -110,34 +113,29 @@ def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str,
     if any(getattr(args, name) is not None for name in DRAWING):
         seed = first if args.seed is None else args.seed
         return {
-            "samples": len(record.samples) if args.samples is None else args.samples,
+            "num_samples": len(record.samples) if args.num_samples is None else args.num_samples,
             "candidates": record.resolved["candidates"] if args.candidates is None else args.candidates,
             "seed": jobs.draw_seed(seed),
         }
     places = [sample if exact else {"seed": sample["seed"], "batch": None} for sample in record.samples]
-    return {"samples": len(places), "candidates": 1, "seed": first, "places": tuple(places)}
+    return {"num_samples": len(places), "candidates": 1, "seed": first, "places": tuple(places)}
 
 
 def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, Any]:
     """Scales by the command line; else the record's for what is made."""
-    names = {
-        "guidance": "guidance_scale",
-        "sync_guidance": "sync_guidance_scale",
-        "start_offset": "start_offset",
-    }
     found = {}
-    for option, name in names.items():
-        if getattr(args, option) is not None:
-            found[option] = parse_scale(getattr(args, option), f"--{option.replace('_', '-')}")
+    for name in jobs.SCALES:
+        if getattr(args, name) is not None:
+            found[name] = parse_scale(getattr(args, name), jobs.typed(args, name))
         elif outputs == record.outputs:
-            found[option] = record.per_output(name)
+            found[name] = record.per_output(name)
         else:
             kept = {
                 key: number
                 for key, number in record.resolved[name].items()
                 if key in outputs and key in record.outputs
             }
-            found[option] = kept or None
+            found[name] = kept or None
     return found
 
 
@@ -151,7 +149,7 @@ def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ..
     )
     kept = {}
     for name in jobs.SIZES:
-        value = record.resolved.get("audio_length_in_s" if name == "seconds" else name)
+        value = record.resolved.get(name)
         if (
             value is not None
             and name not in given

@@ -6,25 +6,35 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from codi import renamed
-from codi.border import check_address, parse_scale
+from codi.border import check_address, parse_scale, without_aliases
 from codi.modalities import kind_of, sized
 from codi.types import InputError, Modality, blame, listed
 
-NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
-SCALES = ("guidance", "sync_guidance", "start_offset")  # a number, or one for each output
+# whole numbers, and the least that each may be
+NUMBERS = {"num_samples": 1, "candidates": 1, "seed": 0, "num_inference_steps": 1}
+SCALES = ("guidance_scale", "sync_guidance_scale", "start_offset")  # a number, or one for each output
 # of what is made, and the kind of number
-SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}
+SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "audio_length_in_s": float}
 SWITCHES = ("sync", "auxiliary_caption")  # on or off
+# attributes of a job that a call of the pipeline takes as they are
+SETTINGS = (
+    "num_inference_steps",
+    "start_offset",
+    "candidates",
+    "auxiliary_caption",
+    "guidance_scale",
+    "sync_guidance_scale",
+)
 LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
 RANDOM = "random"  # a seed that is drawn
 DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from may decide, too
-    "samples": 1,
+    "num_samples": 1,
     "seed": 0,
     "candidates": 1,
     "sync": True,
@@ -61,7 +71,7 @@ Scale = float | dict[str, float] | None  # None is the model's own
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One request: prompts in, `samples` sets of outputs out. `origin` names it in messages.
+    """One request: prompts in, `num_samples` sets of outputs out. `origin` names it in messages.
 
     negatives   prompts to steer away from
     candidates  how many are drawn for each sample, of which the best is kept
@@ -74,16 +84,17 @@ class Job:
     more        arguments of the pipeline that only a record names
     places      from a record: of each sample its `seed`, and the `batch` that it stood in, as row and rows,
                 or None
+    written     names by which settings were given, where others than ours, for messages
     """
 
     id: str | None
     items: tuple[Item, ...]
     outputs: tuple[Modality, ...]
-    samples: int
+    num_samples: int
     seed: int
-    steps: int | None
-    guidance: Scale = None
-    sync_guidance: Scale = None
+    num_inference_steps: int | None
+    guidance_scale: Scale = None
+    sync_guidance_scale: Scale = None
     start_offset: Scale = None
     sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
@@ -95,6 +106,7 @@ class Job:
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
+    written: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -115,7 +127,9 @@ class Job:
         for name, least in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not (least <= value < (2**63 - 2**32 if name == "seed" else 2**53)):
-                raise InputError(f"{self.origin}{name} is {value}: expected a number of at least {least}")
+                raise InputError(
+                    f"{self.origin}{self._called(name)} is {value}: expected a number of at least {least}"
+                )
         for name, value in self.sizes.items():
             self._check_size(name, value)
         for name in SCALES:
@@ -123,27 +137,32 @@ class Job:
 
     def _check_size(self, name: str, value: float) -> None:
         """What no model can make; the rest is for the model to say."""
+        called = self._called(name)
         if not applies(name, self.outputs):
-            able = " or ".join(sized(_argument(name)))
+            able = " or ".join(sized(name))
             raise InputError(
-                f"{self.origin}{name} is {value:g}, but no {able} is made: expected {able} in --to, or no "
-                f"{name}"
+                f"{self.origin}{called} is {value:g}, but no {able} is made: expected {able} in --to, or no "
+                f"{called}"
             )
         if not 0 < value < 2**53:
-            raise InputError(f"{self.origin}{name} is {value:g}: expected a number above 0")
+            raise InputError(f"{self.origin}{called} is {value:g}: expected a number above 0")
 
     def _check_scale(self, name: str, scale: Scale) -> None:
         if isinstance(scale, dict) and (extra := [key for key in scale if Modality(key) not in self.outputs]):
             raise InputError(
-                f"{self.origin}{name} names {extra[0]}, which is not made: expected some of "
+                f"{self.origin}{self._called(name)} names {extra[0]}, which is not made: expected some of "
                 f"{', '.join(self.outputs)}"
             )
         off = all(scale.get(m.value) == 1 for m in self.outputs) if isinstance(scale, dict) else scale == 1
-        if name == "guidance" and off and self.negatives:
+        if name == "guidance_scale" and off and self.negatives:
             raise InputError(
                 f"{self.origin}negative prompts act through guidance, which is 1 (off): expected another, "
                 "e.g. --guidance 3"
             )
+
+    def _called(self, name: str) -> str:
+        """Returns what the person who asked called a setting."""
+        return self.written.get(name, name)
 
     @property
     def names(self) -> list[str]:
@@ -151,8 +170,10 @@ class Job:
         are several.
         """
         if self.id is None:
-            return [f"{k:03d}" for k in range(self.samples)]
-        return [self.id] if self.samples == 1 else [f"{self.id}-{k:03d}" for k in range(self.samples)]
+            return [f"{k:03d}" for k in range(self.num_samples)]
+        if self.num_samples == 1:
+            return [self.id]
+        return [f"{self.id}-{k:03d}" for k in range(self.num_samples)]
 
     def with_seed(self) -> "Job":
         """Itself, or with a seed of its own where that is to be drawn."""
@@ -163,25 +184,14 @@ class Job:
     @property
     def seeds(self) -> list[int]:
         """The seed of each sample."""
-        return [place["seed"] for place in self.places] or [self.seed + k for k in range(self.samples)]
+        return [place["seed"] for place in self.places] or [self.seed + k for k in range(self.num_samples)]
 
     @property
-    def knobs(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
-        scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
-        numbers = {
-            "num_inference_steps": self.steps,
-            "start_offset": self.start_offset,
-            "candidates": self.candidates,
-            "auxiliary_caption": self.auxiliary_caption,
-        }
+        found = {name: getattr(self, name) for name in SETTINGS}
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
-        return numbers | scales | self.size_arguments | lengths | self.more
-
-    @property
-    def size_arguments(self) -> dict[str, float]:
-        """`sizes` as arguments of the pipeline."""
-        return {_argument(name): value for name, value in self.sizes.items()}
+        return found | self.sizes | lengths | self.more
 
     @property
     def clip(self) -> Path | None:
@@ -192,7 +202,7 @@ class Job:
     def group(self) -> str:
         """Jobs for which this is equal may share a call of the pipeline."""
         kinds = [sorted({item.modality.value for item in items}) for items in (self.items, self.negatives)]
-        return json.dumps([self.outputs, self.knobs, self.sync, kinds], sort_keys=True)
+        return json.dumps([self.outputs, self.settings, self.sync, kinds], sort_keys=True)
 
     def files(self, out: Path) -> list[Path]:
         """The files that its samples may be written as in the folder `out`, where they go by its
@@ -281,14 +291,9 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _argument(size: str) -> str:
-    """What a size of `SIZES` is called by a pipeline."""
-    return "audio_length_in_s" if size == "seconds" else size
-
-
 def applies(name: str, outputs: tuple[Modality, ...]) -> bool:
     """Whether a size of `SIZES` speaks of anything that is made."""
-    return any(m in outputs for m in sized(_argument(name)))
+    return any(m in outputs for m in sized(name))
 
 
 def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
@@ -301,6 +306,11 @@ def option(args: argparse.Namespace, name: str) -> Any:
     """What the command line says, or else the default."""
     value = getattr(args, name)
     return DEFAULTS.get(name) if value is None else value
+
+
+def typed(args: argparse.Namespace, name: str) -> str:
+    """Returns the option that a setting was given by, such as --guidance."""
+    return f"--{args.written.get(name, name).replace('_', '-')}"
 
 
 def fill(args: argparse.Namespace) -> None:
@@ -328,9 +338,10 @@ def from_arguments(args: argparse.Namespace) -> Job:
     }
     settings = {name: option(args, name) for name in (*NUMBERS, *SWITCHES, "lengths")}
     settings |= {"drawn": settings["seed"] == RANDOM, "seed": draw_seed(settings["seed"])}
-    scales = {name: _scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in SCALES}
+    scales = {name: _scale(getattr(args, name), typed(args, name)) for name in SCALES}
     sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
-    return Job(id=None, outputs=parse_outputs(args.to), sizes=sizes, **_sorted(prompts), **settings, **scales)
+    settings |= {"sizes": sizes, "written": args.written, **scales}
+    return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings)
 
 
 def _sorted(prompts: dict[str, tuple[Item, ...]]) -> dict[str, tuple[Item, ...]]:
@@ -392,6 +403,8 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))
+        short = {name: key for key, name in renamed.SHORT.items() if row.get(key) is not None}
+        row = without_aliases(row, renamed.SHORT)
         known = job_keys()
         if unknown := [key for key in row if key not in known]:
             raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(known)}")
@@ -405,15 +418,20 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
             key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent))
             for key, m in prompt_keys().items()
         }
+        given = {key: short.get(key, key) for key in known if row.get(key) is not None}
         drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
         numbers = {
-            key: _number(row, key, int, option(args, key)) for key in NUMBERS if not (drawn and key == "seed")
+            key: _number(row, key, int, option(args, key), given.get(key))
+            for key in NUMBERS
+            if not (drawn and key == "seed")
         }
         numbers |= {"seed": 0} if drawn else {}  # drawn when it is used: see `Job.with_seed`
         outputs = _row_outputs(row.get("to", args.to))
-        scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
+        scales = {key: _row_scale(row, key, outputs, args, given.get(key)) for key in SCALES}
         sizes = {
-            key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None)
+            key: _number(
+                row, key, kind, getattr(args, key) if applies(key, outputs) else None, given.get(key)
+            )
             for key, kind in SIZES.items()
         }
         sizes = {key: value for key, value in sizes.items() if value is not None}
@@ -425,6 +443,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         if lengths not in LENGTHS:
             raise InputError(f"lengths is {json.dumps(lengths)[:80]}: expected 'agree' or 'free'")
         settings = {"sizes": sizes, "lengths": lengths, "drawn": drawn, **switches, **numbers, **scales}
+        settings["written"] = {**args.written, **given}
         return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
 
 
@@ -437,11 +456,17 @@ def _row_outputs(value: Any) -> tuple[Modality, ...]:
     return parse_outputs(value)
 
 
-def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], default: str | None) -> Scale:
+def _row_scale(
+    row: dict[str, Any],
+    key: str,
+    outputs: tuple[Modality, ...],
+    args: argparse.Namespace,
+    written: str | None,
+) -> Scale:
     """A line's own scale, else the part of the command line's that speaks of what this line makes."""
     if row.get(key) is not None:
-        return _scale(row[key], key)
-    shared = _scale(default, f"--{key.replace('_', '-')}")
+        return _scale(row[key], written or key)
+    shared = _scale(getattr(args, key), typed(args, key))
     return (
         {name: x for name, x in shared.items() if Modality(name) in outputs} or None
         if isinstance(shared, dict)
@@ -471,7 +496,7 @@ def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterat
         yield Item(modality=modality, value=value, weight=item.weight)
 
 
-def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+def _number(row: dict[str, Any], key: str, kind: type, default: Any, written: str | None = None) -> Any:
     value = row.get(key)
     if value is None:
         return default
@@ -483,7 +508,8 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     ):
         return kind(value)
     raise InputError(
-        f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}"
+        f"{written or key} is {json.dumps(value)[:80]}: "
+        f"expected {'a whole number' if kind is int else 'a number'}"
     )
 
 
@@ -497,7 +523,7 @@ def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
     for job in jobs:
         groups.setdefault(job.group, []).append(job)
     for group in groups.values():
-        samples = [(job, k) for job in group for k in range(job.samples)]
+        samples = [(job, k) for job in group for k in range(job.num_samples)]
         free = [(job, k) for job, k in samples if not _place(job, k)]
         size = max(1, limit // group[0].candidates)
         yield from (free[start : start + size] for start in range(0, len(free), size))

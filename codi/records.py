@@ -236,6 +236,8 @@ def _present_names(row: dict[str, Any], source: Any) -> dict[str, Any]:
     if isinstance(model, dict) and isinstance(model.get("own"), dict):
         own = renamed.rename(model["own"], renamed.SETTINGS, str(source))
         found["model"] = {**model, "own": own}
+    if isinstance(row.get("settings"), dict):
+        found["settings"] = renamed.rename(row["settings"], renamed.SETTINGS | renamed.SHORT, str(source))
     return found
 
 

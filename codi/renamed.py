@@ -30,6 +30,15 @@ SETTINGS = {
     "told_weight": "partner_estimate_weight",
 }
 
+# short names of settings: manifests once had them, job lines and the command line take them as well
+SHORT = {
+    "samples": "num_samples",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "sync_guidance": "sync_guidance_scale",
+    "seconds": "audio_length_in_s",
+}
+
 # the configuration of a part, at any depth
 CONFIG = {
     "joint_moments": "joint_per_frame",

@@ -89,15 +89,14 @@ class Session:
 
     def _resolve(self, job: Job) -> None:
         """Raises `InputError` for a job that the model cannot do; the same check that the call makes."""
-        asked = dict(job.knobs)
-        sizes = {name: asked.pop(name) for name in job.size_arguments}
+        asked = {name: value for name, value in job.settings.items() if name not in job.sizes}
         self.pipe.resolve(
             given=list(dict.fromkeys(item.modality for item in job.items)),
             negatives=list(dict.fromkeys(item.modality for item in job.negatives)),
             outputs=job.outputs,
-            num_samples=job.samples,
+            num_samples=job.num_samples,
             sync=_sync(job),
-            sizes=sizes,
+            sizes=job.sizes,
             **asked,
         )
 
@@ -228,14 +227,14 @@ class Session:
         given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
         partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in clean[0]}
         # the model's own stand for the rest
-        knobs = {name: value for name, value in first.knobs.items() if value is not None}
+        settings = {name: value for name, value in first.settings.items() if value is not None}
         return self.pipe(
             partner_latents=partners,
             outputs=list(first.outputs),
             num_samples=len(batch),
             seed=seeds,
             **given,
-            **knobs,
+            **settings,
         )
 
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:
@@ -258,7 +257,7 @@ class Session:
         samples = self.done.get(job, [])
         found = self._described(job) | {
             "outputs": [str(m) for m in job.outputs],
-            "settings": {"samples": job.samples, "seed": job.seed, "sync": job.sync} | job.knobs,
+            "settings": {"num_samples": job.num_samples, "seed": job.seed, "sync": job.sync} | job.settings,
             "seeds": [sample["seed"] for sample in samples],
             "samples": samples,
         }
@@ -276,7 +275,7 @@ class Session:
         record = self._stored(job)
         try:
             files = [name for sample in record["samples"] for name in sample["files"]]
-            whole = len(record["samples"]) == job.samples and all(
+            whole = len(record["samples"]) == job.num_samples and all(
                 (self.out / name).is_file() for name in files
             )
             return whole and record["request"] == self._digest(job)
@@ -295,10 +294,10 @@ class Session:
         asked = [
             inputs,
             job.outputs,
-            job.samples,
+            job.num_samples,
             seed,
             job.sync,
-            job.knobs,
+            job.settings,
             self.model["name"],
             self.args.dtype,
             __version__,
