@@ -122,12 +122,15 @@ def _number(name: str, value: Any) -> Any:
 
 
 def without_aliases(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the same values under our names.
+    """Return the same values under our names.
 
     Args:
         given: what was given, by name. An alias of None counts as not given, as callers pass on what they
             were not given.
         aliases: other names, and ours.
+
+    Returns:
+        The values by our names alone.
 
     Raises:
         InputError: for a value that is given twice under two names.

@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Setting(argparse.Action):
-    """Stores a setting, and by which of its names it was given, for messages."""
+    """An option that remembers which of its names was typed, so that messages can call it so."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
         name = str(option).removeprefix("--").replace("-", "_")
@@ -63,7 +63,7 @@ class Setting(argparse.Action):
 
 
 def _add_setting(group: Any, short: str, **options: Any) -> None:
-    """Adds the option of a setting, and one that is called as the setting is everywhere else."""
+    """Add the short option of a setting, and one of its full name, which the help does not list."""
     name = renamed.SHORT[short.removeprefix("--").replace("-", "_")]
     group.add_argument(short, dest=name, action=Setting, **options)
     options["help"] = argparse.SUPPRESS
