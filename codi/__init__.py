@@ -1,10 +1,10 @@
-"""codi: any combination of text, image, audio and video from any combination of them, together.
+"""Make any combination of text, image, audio and video from any combination of them, together.
 
     from codi import CoDiPipeline
-    out = CoDiPipeline.from_pretrained()(text="a green star bounces quickly in the snow", outputs=["video",
-    "audio"], seed=0)
+    pipe = CoDiPipeline.from_pretrained()
+    out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "audio"], seed=0)
 
-Nothing heavy is imported before it is asked for.
+Importing this package is quick: whatever is heavy is imported only when it is asked for.
 """
 
 from importlib import import_module
@@ -26,6 +26,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'codi' has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)
+    # The next look-up finds it without coming here again.
     globals()[name] = value
     return value
 

@@ -1,8 +1,8 @@
-"""What comes from outside in another dress: diffusers' names of arguments, numbers of numpy and torch,
-addresses of the network.
+"""Translate what callers give into the forms that the rest of the package uses.
 
-All of it is turned into our own form here, once, so that nothing behind this border knows of it. Nothing
-heavy is imported early.
+This concerns diffusers' names of arguments, numbers of numpy and torch, and addresses on the network, which
+are refused. All of it is done here, once, so that no other module needs to know of it. numpy and torch are
+imported only when a value is looked at, so that importing this module is quick.
 """
 
 import difflib
@@ -17,14 +17,14 @@ from typing import Any
 from codi import renamed
 from codi.types import InputError, Modality
 
-ALIASES = {  # names of diffusers for arguments of a pipeline's call, and ours
+ALIASES = {  # diffusers' name of an argument of a pipeline's call -> our name
     "prompt": "text",
     "negative_prompt": "negative_text",
     "num_images_per_prompt": "num_samples",
     "num_videos_per_prompt": "num_samples",
     "num_waveforms_per_prompt": "num_samples",
 }
-MEANT = {  # what people write, and the argument that does it; spelling alone would not lead there
+MEANT = {  # what people write -> the argument that they mean, where a similar spelling would not find it
     "steps": "num_inference_steps",
     "num_steps": "num_inference_steps",
     "guidance": "guidance_scale",
@@ -68,17 +68,21 @@ NUMBERS = (  # arguments that are numbers, or hold them
     "return_dict",
 )
 LONGEST = 60  # characters of an address in a message
-ADDRESS = re.compile(
-    r"\s*([A-Za-z][A-Za-z0-9+.-]+:/[^\s]|data:)"
-)  # one letter before the colon is a drive of Windows
+# At least two characters before the colon: a single letter is a drive of Windows.
+ADDRESS = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+:/[^\s]|data:)")
 
 
 def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets a pipeline's `__call__` be called with diffusers' names as well, and with numbers of numpy and
-    torch.
+    """Wrap a pipeline's `__call__` to take diffusers' argument names, and numpy's and torch's numbers, too.
 
-    Raises `InputError` for an argument that is given twice under two names, and for one that nobody knows,
-    naming the nearest.
+    Names of earlier versions are translated as well (`codi.renamed`).
+
+    Args:
+        call: the method; its first parameter is `self`.
+
+    Returns:
+        A method with the same signature. It raises `InputError` for an argument that is given twice under two
+        names, and for an unknown argument, naming the nearest known one.
     """
     parameters = list(inspect.signature(call).parameters.values())[1:]
     positional = [item.name for item in parameters if item.kind is not item.VAR_KEYWORD]
@@ -109,12 +113,12 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _further_prompts(named: Collection[str]) -> list[str]:
-    """Arguments for prompts of registered modalities that a signature does not name."""
+    """Return the names of arguments for prompts of modalities that a signature does not name."""
     return [name for m in Modality for name in (m.value, f"negative_{m}") if name not in named]
 
 
 def _number(name: str, value: Any) -> Any:
-    """As `plain`, with the argument's name in an error."""
+    """Return `plain(value)`, with the argument's name in front of an error's message."""
     try:
         return plain(value)
     except InputError as error:
@@ -156,10 +160,10 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The same number as one of Python's, where it is a scalar of numpy or torch; so too within lists, tuples
-    and dicts.
+    """Return scalars of numpy and torch as Python's numbers, also those within lists, tuples and dicts.
 
-    A one-dimensional array or tensor becomes a list. Anything else comes back as it is.
+    A one-dimensional array or tensor becomes a list; one of more dimensions raises `InputError`. Anything
+    else is returned as it is.
     """
     import numpy as np
     import torch
@@ -182,9 +186,7 @@ def plain(value: Any) -> Any:
 
 
 def check_address(value: str) -> None:
-    """Raises `InputError` for an address on the network, or data in the form of one, where a file is
-    expected.
-    """
+    """Raise `InputError` for an address on the network, or data written as one, where a file is expected."""
     if ADDRESS.match(value) is None:
         return
     shown = value if len(value) <= LONGEST else value[:LONGEST] + "..."
@@ -196,10 +198,17 @@ def check_address(value: str) -> None:
 
 
 def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
-    """Reads a number, or one for each output: as typed, `3` or `video=4,audio=3`, or as in JSON, 3 or
-    {"video": 4}.
+    """Return a scale, typed or from JSON, as one number or as one number for each output.
 
-    Returns a number or {output: number}; None stays None. Raises `InputError`, naming the `option`.
+    Args:
+        value: as typed, `3` or `video=4,audio=3`; as in JSON, 3 or {"video": 4}; or None.
+        option: the name of the option, for messages.
+
+    Returns:
+        A number, or {output: number}; None for None.
+
+    Raises:
+        InputError: for anything else, and for a number that is negative or not finite.
     """
     if value is None:
         return None
@@ -221,7 +230,7 @@ def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
 
 
 def check_number(name: str, value: Any) -> float:
-    """Returns a finite number of at least 0 as a float. Raises `InputError` for anything else."""
+    """Return a finite number of at least 0 as a float; raise `InputError` for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
         raise InputError(f"{name} is {value!r}: expected a finite number of at least 0")
     return float(value)

@@ -1,5 +1,6 @@
-"""diffusers' own callbacks (`diffusers.callbacks`) in a joint generation: what they ask for, and in what form
-they are given it.
+"""Serve diffusers' own callbacks (`diffusers.callbacks`) in a joint generation.
+
+This module says which tensors they ask for, and gives them prompt tokens in the form that they expect.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,11 @@ from codi.types import InputError
 
 
 class Embeds(dict):
-    """Prompt tokens by output.
+    """Prompt tokens by output, in a form that diffusers' callbacks can slice.
 
     diffusers stacks the branches of guidance, the one with the prompt last, and its callbacks take `[-1:]` to
-    switch guidance off. Here the branches are never stacked and these are those of the prompt, so that this
-    slice is all of it; no other has a meaning.
+    switch guidance off. Here branches are never stacked, and these tokens are those of the prompt, so that
+    this slice is all of them. Any other slice has no meaning and raises `InputError`.
     """
 
     def __getitem__(self, key: Any) -> Any:
@@ -30,10 +31,19 @@ class Embeds(dict):
 
 
 def wanted_tensors(callback: Any, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Names of the tensors that a callback is given: those of `names`, or those that a callback of diffusers
-    asks for itself.
+    """Return the names of the tensors that a callback is given.
 
-    Raises `InputError` for a callback of diffusers that steers what this pipeline does not have.
+    Args:
+        callback: a function, or a callback of diffusers, which names its tensors itself; None for none.
+        names: the tensors that the caller of the pipeline chose for any other callback.
+        known: the tensors that this pipeline has for callbacks.
+
+    Returns:
+        The names, for a callback of diffusers each of them once.
+
+    Raises:
+        InputError: for a callback that cannot be called, and for a callback of diffusers that steers what
+            this pipeline does not have.
     """
     if callback is not None and not callable(callback):
         came = type(callback).__name__
@@ -54,11 +64,12 @@ def wanted_tensors(callback: Any, names: Sequence[str], known: Sequence[str]) ->
                 f"{kind} asks for {unknown[0]}, which there is not: expected one for {', '.join(known)}, as "
                 "SDCFGCutoffCallback"
             )
+    # Several callbacks may ask for the same tensor.
     return list(dict.fromkeys(callback.tensor_inputs))
 
 
 def _flat(callback: Any) -> Iterator[PipelineCallback]:
-    """The callbacks that make up a callback."""
+    """Yield the single callbacks that make up a callback."""
     if not isinstance(callback, MultiPipelineCallbacks):
         yield callback
         return

@@ -1,9 +1,11 @@
-"""What a pipeline knows of a call while it runs, for callbacks: one state for each call, so that several
-threads may call one pipeline, and an interrupt ends only its own call.
+"""Keep one state for each running call of a pipeline, which callbacks read and set.
 
-diffusers keeps these on the pipeline itself (`_interrupt`, `guidance_scale`, `num_timesteps`, ...). They
-stand there too: read or set in a thread that runs a call they are that call's, and elsewhere those of the
-latest call; an interrupt that is set from a thread without a call ends all that are running.
+So several threads may call one pipeline at once, and an interrupt ends only its own call.
+
+diffusers keeps these values on the pipeline itself (`_interrupt`, `guidance_scale`, `num_timesteps`, ...),
+and here they can be reached there, too. In a thread that runs a call they are those of that call; in any
+other thread they are those of the latest call. An interrupt that is set from a thread without a call ends all
+calls that are running.
 """
 
 import threading
@@ -26,11 +28,12 @@ class Call:
     """The state of one call.
 
     Attributes:
-        guidance: of the outputs that were asked for.
-        can_steer: whether prompt guidance acts at any step.
-        guidance_scale: that of the prompts, one number where all outputs have the same.
-        num_timesteps: steps of all outputs together.
-        current_timestep: the timestep that is being taken.
+        guidance: the guidance of each output that was asked for.
+        can_steer: whether guidance by prompts acts at any step.
+        guidance_scale: the guidance scale of the prompts: one number where all outputs have the same, else
+            {output: number}.
+        num_timesteps: the number of steps of the call, in which all outputs are made.
+        current_timestep: the timestep that is being taken; None outside the steps.
         interrupt: whether the steps that are left are skipped.
     """
 
@@ -42,13 +45,18 @@ class Call:
     interrupt: bool = False
 
     def take_guidance_scale(self, of_all: Mapping[Modality, Guidance]) -> dict[Modality, Guidance]:
-        """Returns the guidance of the steps that are left, after a callback has set a scale.
+        """Return the guidance of the steps that are left, after a callback has set a scale.
 
         Args:
-            of_all: that of everything that is generated; an auxiliary follows a scale that is one number.
+            of_all: the guidance of everything that is generated. An auxiliary caption follows the new scale
+                only if that is one number.
+
+        Returns:
+            The guidance of everything that is generated, with the new scale.
 
         Raises:
-            InputError: for a scale that is none, or where no branch is there to lead away from.
+            InputError: for a value that is no scale, or where the call began without guidance, so that there
+                is no branch to lead away from.
         """
         if not self.can_steer:
             raise InputError(
@@ -57,6 +65,7 @@ class Call:
             )
         self.guidance_scale = plain(self.guidance_scale)
         self.guidance = settings.rescaled(self.guidance, self.guidance_scale)
+        # {output: number} names no auxiliary, which then keeps its own scale.
         auxiliary = {m: g for m, g in of_all.items() if m not in self.guidance}
         if not isinstance(self.guidance_scale, Mapping):
             auxiliary = settings.rescaled(auxiliary, self.guidance_scale)
@@ -64,9 +73,9 @@ class Call:
 
 
 class CallMixin:
-    """A pipeline's part that keeps the states of its calls."""
+    """The part of a pipeline that keeps the states of its calls, one for each thread."""
 
-    _running: dict[int, Call]  # by thread
+    _running: dict[int, Call]  # by the identifier of the thread
     _latest: Call
 
     def _init_calls(self) -> None:
@@ -75,7 +84,7 @@ class CallMixin:
 
     @contextmanager
     def _call(self, call: Call) -> Iterator[Call]:
-        """Makes a call the one of this thread."""
+        """Make `call` the call of this thread for as long as the context lasts."""
         thread = threading.get_ident()
         outer = self._running.get(thread)  # a callback may call the pipeline again
         self._running[thread] = self._latest = call
@@ -90,12 +99,12 @@ class CallMixin:
 
     @property
     def _own_call(self) -> Call:
-        """The call of this thread, or the latest one."""
+        """The call of this thread, or else the latest call."""
         return self._running.get(threading.get_ident(), self._latest)
 
     @property
     def interrupt(self) -> bool:
-        """True once a callback has set `_interrupt`: the steps that are left are skipped."""
+        """Return whether a callback has set `_interrupt`, so that the steps that are left are skipped."""
         return self._own_call.interrupt
 
     @property
@@ -110,20 +119,21 @@ class CallMixin:
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of this thread's call, or the latest: how often a callback is called."""
+        """The number of steps of this thread's call, or else the latest: how often a callback is called."""
         return self._own_call.num_timesteps
 
     @property
     def current_timestep(self) -> Tensor | int | None:
-        """The timestep that is being taken, of the first output that is active; None outside a call."""
+        """The timestep that is being taken, of the first active output; None outside a call."""
         return self._own_call.current_timestep
 
     @property
     def guidance_scale(self) -> settings.PerOutput | None:
-        """Of this thread's call, or the latest: one number where all outputs have the same, else {output:
-        number}.
+        """The guidance scale of this thread's call, or else of the latest call.
 
-        A callback may set `_guidance_scale`, to either form, for the steps that are left; at most 1 is off.
+        It is one number where all outputs have the same, else {output: number}. A callback may set
+        `_guidance_scale` to either form for the steps that are left; a scale of at most 1 switches guidance
+        off.
         """
         return self._own_call.guidance_scale
 
@@ -137,5 +147,5 @@ class CallMixin:
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether a scale other than 1 guides any output towards the prompts."""
+        """Return whether a scale other than 1 guides any output towards the prompts."""
         return any(guidance.scales[PROMPT.name] != 1 for guidance in self._own_call.guidance.values())

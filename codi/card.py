@@ -1,7 +1,8 @@
-"""What stands beside the weights in a saved folder: a model card, README.md, and pipeline.py, through which
-diffusers' own loader finds us.
+"""Write what stands beside the weights in a saved folder: a model card and a loader.
 
-A card that somebody else wrote, or has changed, is left alone: ours ends with a digest of itself.
+The card is README.md. The loader is pipeline.py, through which diffusers' own loader finds the classes of
+codi. A card that somebody else wrote or changed is left alone: cards of ours end with a digest of their own
+text, by which they are recognised.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ CARD, LOADER = "README.md", "pipeline.py"
 MARK = re.compile(
     r"\n<!-- written by codi [^ ]+, digest ([0-9a-f]{16}); a changed card is left alone -->\n\Z"
 )
-# of the card that diffusers puts in its place on an upload
+# A sentence of the card that diffusers writes over ours on an upload.
 PLACEHOLDER = "This model card has been automatically generated"
 LOADER_HEAD = '''"""Lets diffusers' own loader find the classes of this model, which come with codi.
 
@@ -48,11 +49,14 @@ Both need `codi`. The second runs `pipeline.py`, which does no more than to impo
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a card says of a pipeline that its folder does not.
+    """Facts about a pipeline that its card states and its folder does not hold.
 
-    source: where the model was loaded from, None where it was put together by hand; takes, makes: kinds of
-    prompts and of outputs; specs: their sizes and rates; defaults: the model's own values for what a call
-    leaves out.
+    Attributes:
+        source: the folder or hub id that the model was loaded from; None where it was put together by hand.
+        takes: the modalities of its prompts.
+        makes: the modalities of its outputs.
+        specs: their sizes and rates.
+        defaults: the model's own values for what a call leaves out.
     """
 
     source: str | None
@@ -63,7 +67,10 @@ class Facts:
 
 
 def foreign(folder: Path) -> str | None:
-    """The card in a folder that somebody else wrote or changed; None where there is none but ours."""
+    """Return the card in a folder that somebody else wrote or changed; None where there is none but ours.
+
+    A card that cannot be read raises `InputError`.
+    """
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -76,12 +83,17 @@ def foreign(folder: Path) -> str | None:
 
 
 def write(folder: Path, facts: Facts, name: str | None = None, kept: str | None = None) -> None:
-    """Writes the card and the loader into a saved folder.
+    """Write the card and the loader into a saved folder.
 
-    name: of the model, that of the folder without.
-    kept: the card of somebody else's that was there before, which is put back where diffusers has written
-    over it. One that diffusers fetched from the hub is kept too; its placeholder is not. A pipeline.py of
-    somebody else's is left alone.
+    A card of somebody else stays, also one that diffusers fetched from the hub; the placeholder that
+    diffusers writes on an upload is replaced. A pipeline.py of somebody else stays, too.
+
+    Args:
+        folder: the saved folder.
+        facts: what the card says and the folder does not.
+        name: the name of the model on the card; None for that of the folder.
+        kept: the card of somebody else that was there before the model was saved. It is put back where
+            diffusers has written over it.
     """
     there = foreign(folder) if kept is None else kept
     if there is None or PLACEHOLDER in there:
@@ -93,7 +105,10 @@ def write(folder: Path, facts: Facts, name: str | None = None, kept: str | None 
 
 
 def _imports(folder: Path) -> str:
-    """What diffusers has to find imported: the class of the pipeline, and the modules of all its parts."""
+    """Return the lines of the loader that import the pipeline's class and the modules of all its parts.
+
+    diffusers' loader finds a class only where its module has been imported.
+    """
     modules = {module for module, _ in pretrained.read_index(folder).values() if module.startswith("codi.")}
     lines = [f"import {module}  # noqa: F401\n" for module in sorted(modules)]
     return "\n" + "".join(lines) + "from codi.pipeline import CoDiPipeline  # noqa: F401\n"
@@ -116,7 +131,7 @@ def _is_ours(text: str) -> bool:
 
 
 def render(folder: Path, facts: Facts, name: str) -> str:
-    """The card of the model in `folder`, called `name`."""
+    """Return the text of the card of the model in `folder`, called `name`."""
     provenance = _provenance(facts.source)
     sections = [
         _front_matter(provenance.get("license"), facts),
@@ -131,6 +146,7 @@ def render(folder: Path, facts: Facts, name: str) -> str:
 
 
 def _front_matter(licence: str | None, facts: Facts) -> str:
+    """Return the head of the card, from which the hub reads licence, library and tags."""
     tags = [
         "codi",
         "composable-diffusion",
@@ -167,6 +183,7 @@ def _parts(folder: Path) -> str:
 
 
 def _sizes(specs: Mapping[Modality, ModalitySpec]) -> str:
+    """Return a table of the modalities with the size, rate and latent shape of one sample."""
     rows = ["| modality | one sample | rate | latent |", "|---|---|---|---|"]
     for modality, spec in specs.items():
         shape = " x ".join(map(str, spec.raw_shape)) or "a sentence"
@@ -182,12 +199,13 @@ def _defaults(defaults: Mapping[str, Any]) -> str:
 
 
 def _provenance(source: str | None) -> dict[str, Any]:
-    """What the folder that a model was loaded from says of itself, where that folder is here."""
+    """Return what the folder that a model was loaded from says of itself; empty if it is not here."""
     folder = pretrained.resolve() if source == EMBEDDED else Path(source or "")
     return doctor.provenance(folder) if source is not None and folder.is_dir() else {}
 
 
 def _origin(source: str | None, provenance: Mapping[str, Any]) -> str:
+    """Return the list of what is known about where the weights come from."""
     lines = [f"- saved by codi {__version__}", f"- loaded from: {_name(source)}"]
     for name in ("license", "data", "commit"):
         if name in provenance:
@@ -203,7 +221,7 @@ def _origin(source: str | None, provenance: Mapping[str, Any]) -> str:
 
 
 def _name(source: str | None) -> str:
-    """A hub id, or the name of a folder without the way to it."""
+    """Return a hub id as it is, and of a path to a folder the last name alone."""
     if source is None:
         return "parts put together by hand"
     return Path(source).resolve().name if Path(source).is_dir() else source

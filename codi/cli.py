@@ -1,7 +1,8 @@
-"""The command `codi`: generate, bench, convert, info, doctor.
+"""Run the command `codi`: generate, bench, convert, info, doctor.
 
-Paths of what was made go to stdout, everything else to stderr. A user's mistake is one line and exit code 2,
-an interrupt exit code 130. Nothing heavy is imported before the arguments are known to be good.
+Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
+exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
+good.
 """
 
 import argparse
@@ -34,22 +35,27 @@ EXAMPLES = """examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with a mistake in one line, and without options that are guessed from their first letters."""
+    """An argument parser that reports a mistake in one line and accepts no abbreviated options.
+
+    Abbreviations would be guessed from the first letters of an option.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does; an option that nobody knows is answered with the one that was meant, whatever
-        else is missing.
+        """Parse as argparse does, but answer an unknown option with the one that was probably meant.
+
+        This comes first, whatever else is missing.
         """
         words = list(args or ())
-        # the rest is the command's
+        # Before a command's name stand the options of `codi` itself; what follows is the command's.
         own = list(takewhile(lambda word: word.startswith("-"), words)) if self._subparsers else words
         options.check_known(self.prog.removeprefix("codi").strip(), own, self._option_string_actions)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        """Raise `InputError` with the message and the command that prints the help."""
         raise InputError(f"{message}. See `{self.prog} --help`.")
 
 
@@ -71,6 +77,7 @@ def _add_setting(group: Any, short: str, **options: Any) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `codi` with all its subcommands."""
     parser = Parser(
         prog="codi",
         description="Any combination of text, image, audio and video from any combination of them, together.",
@@ -110,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_generate(commands: Any) -> None:
+    """Add the subcommand `generate` with all its options."""
     generate = commands.add_parser(
         "generate",
         help="make media that belong together from prompts of any kind",
@@ -175,6 +183,7 @@ def _add_generate(commands: Any) -> None:
 
 
 def _add_steering(generate: Any) -> None:
+    """Add the options that say how closely outputs follow the prompts and each other."""
     scale = "a number, or one for each output such as video=4,audio=3; 1 is off (default: the model's)"
     _add_setting(generate, "--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
     _add_setting(
@@ -208,6 +217,7 @@ def _add_steering(generate: Any) -> None:
 
 
 def _add_sizes(generate: Any) -> None:
+    """Add the options for sizes and lengths of what is made."""
     group = generate.add_argument_group("sizes and lengths of what is made (default: the model's own)")
     group.add_argument("--height", type=int, metavar="PIXELS", help="of images and videos")
     group.add_argument("--width", type=int, metavar="PIXELS", help="of images and videos")
@@ -235,6 +245,7 @@ def _add_adapters(generate: Any) -> None:
 
 
 def _add_prompts(generate: Any) -> None:
+    """Add an option for the prompts of each modality, and one for its negative prompts."""
     for sign, title in (
         ("", "prompts (any number of any kind)"),
         ("negative-", "what to steer away from (any number of any kind)"),
@@ -255,16 +266,17 @@ def _add_prompts(generate: Any) -> None:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    """Checks all that was asked, then loads the model, makes and writes. Nothing is written if a
-    check fails.
+    """Check all that was asked, then load the model, make the media and write them.
+
+    Nothing is written if a check fails.
     """
     from codi import again, jobs, wording
     from codi.session import Session
 
     started = time.perf_counter()
     if args.owns_process:
-        # imports make a million objects that all stay: looking through them again and again takes a quarter
-        # of a start
+        # Imports make a million objects that all stay: collecting garbage among them again and again would
+        # take a quarter of the start.
         gc.disable()
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
@@ -276,7 +288,7 @@ def _generate(args: argparse.Namespace) -> int:
     jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict)
     out = _output_folder(args.out)
-    if args.lora or args.words:  # which are checked against the classes of the model
+    if args.lora or args.words:  # they are checked with the classes of the model
         _import_pipeline(args)
     session = Session(out=out, args=args, started=started)
     by_id = todo[0].id is not None
@@ -303,24 +315,24 @@ def _generate(args: argparse.Namespace) -> int:
             with contextlib.redirect_stdout(sys.stderr):
                 paths = session.run(batch)
             print(*paths, sep="\n", flush=True)
-    finally:  # what is finished is recorded, after an interrupt as well
+    finally:  # what is finished is recorded after an interrupt as well
         session.finish(todo)
     return 0
 
 
 def _import_pipeline(args: argparse.Namespace) -> None:
-    """Imports what generates, and nothing else: this process is for one request."""
+    """Import what generates, and nothing else, since this process serves one request."""
     from codi.start_up import lean_imports
 
     with lean_imports(lora=bool(args.lora)):
         import codi.pipeline  # noqa: F401
     if not gc.isenabled():
-        gc.freeze()  # what was imported is not looked through from now on, nor at the end
+        gc.freeze()  # from now on garbage collection passes over what was imported, also at the end
         gc.enable()
 
 
 def _seed(text: str) -> int | str:
-    """A seed as typed."""
+    """Return a seed as it was typed, a whole number or `random`."""
     if text.strip().lower() == "random":
         return "random"
     try:
@@ -351,7 +363,10 @@ def _output_folder(folder: str) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command and return its exit code.
+
+    Without `argv` the arguments are those of this process, which then runs nothing but this command.
+    """
     owns_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     wait_passively()
@@ -387,8 +402,9 @@ def _fail(message: Any, code: int) -> int:
 
 
 def _note(said: set[str], message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-    """Prints our own warnings in one line, each of them once; those of libraries are for programmers, and
-    left out.
+    """Print a warning of our own in one line, unless the same one was printed before.
+
+    Warnings of libraries are for programmers, and are left out.
     """
     if category is UserWarning and f"{os.sep}codi{os.sep}" in filename and str(message) not in said:
         said.add(str(message))

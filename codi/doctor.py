@@ -1,5 +1,7 @@
-"""`codi info`: what a model is, from its configurations and the headers of its tensors. `codi doctor`:
-whether this machine can run it.
+"""Serve `codi info` and `codi doctor`, which describe a model and check this machine.
+
+`codi info` says what a model is, from its configurations and the headers of its tensors. `codi doctor` says
+whether this machine can run it, and how to mend what is wrong.
 """
 
 import importlib.util
@@ -31,7 +33,8 @@ RATES = (
     "num_samples",
 )
 
-REQUIRED = ("torchaudio", "soundfile")  # among the libraries that others import unasked
+# What codi requires of the libraries that others import unasked (`libraries.UNASKED`).
+REQUIRED = ("torchaudio", "soundfile")
 IMPORTED_AS = {  # where a library is not named like its module, or only its parts tell whether it loads
     "pillow": "PIL.Image",
     "pyyaml": "yaml",
@@ -47,7 +50,10 @@ Check = tuple[bool | None, str, str]  # fine (None: only worth knowing), what wa
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Parts, parameter counts, bytes, rates, licence and provenance of a model folder."""
+    """Return the parts, parameter counts, bytes, rates, licence and provenance of a model folder.
+
+    They come from configurations and headers; no weights are read.
+    """
     from codi import pretrained
 
     index = _read_json(folder / pretrained.INDEX)
@@ -65,11 +71,12 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """What a model folder states of where its weights come from; empty where it states nothing."""
+    """Return what a model folder states of where its weights come from; empty where it states nothing."""
     return _read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
 
 
 def _part(folder: Path, kind: str) -> dict[str, Any]:
+    """Return the name, class, parameter count, bytes, types and rates of one part of a model."""
     from codi import pretrained
 
     found = [
@@ -98,7 +105,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def info(name: str | None, as_json: bool = False) -> int:
-    """Prints what a model is."""
+    """Print what a model is, and return the exit code.
+
+    Args:
+        name: a folder or hub id; None for the model inside the package.
+        as_json: whether to print JSON for programs in place of lines for people.
+
+    Returns:
+        0; a model that cannot be read raises `InputError`.
+    """
     from codi import pretrained
 
     model = describe(pretrained.resolve(name))
@@ -127,7 +142,14 @@ def info(name: str | None, as_json: bool = False) -> int:
 
 
 def words(name: str | None) -> int:
-    """Prints the words that a model's text prompts may hold."""
+    """Print the words that a model's text prompts may hold, by kind, and return the exit code.
+
+    Args:
+        name: a folder or hub id; None for the model inside the package.
+
+    Returns:
+        0; a model that cannot be read raises `InputError`.
+    """
     from codi import pretrained, wording
 
     vocabulary, _ = wording.vocabulary_of(pretrained.resolve(name))
@@ -150,7 +172,10 @@ def _count(number: float) -> str:
 
 
 def examine() -> int:
-    """Prints every check; exit code 1 if one of them failed. A cure is a command for this very Python."""
+    """Print the result of every check of this machine, and return exit code 1 if one of them failed, else 0.
+
+    A cure that is printed is a command for the very Python that runs this.
+    """
     checks: tuple[Callable[[], list[Check]], ...] = (
         _place,
         _libraries,
@@ -170,7 +195,7 @@ def examine() -> int:
 
 
 def _guarded(check: Callable[[], list[Check]]) -> list[Check]:
-    """Whatever a check throws is what it found."""
+    """Run a check, and return whatever it throws as what it found."""
     try:
         return check()
     except Exception as error:
@@ -179,11 +204,12 @@ def _guarded(check: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _pip(arguments: str) -> str:
-    """A command of pip that changes the environment in which codi runs, and no other."""
+    """Return a command of pip that changes the environment in which codi runs, and no other."""
     return f"{shlex.quote(sys.executable)} -m pip {arguments}"
 
 
 def _place() -> list[Check]:
+    """Return one line with the versions of codi and Python, the system and the number of cores."""
     version = platform.python_version()
     return [
         (
@@ -196,7 +222,11 @@ def _place() -> list[Check]:
 
 
 def _libraries() -> list[Check]:
-    """Every library that the installed codi requires: there, of a version that it allows, and it loads."""
+    """Check that each library that codi requires is installed, has an allowed version, and loads.
+
+    The requirements are those of the installed codi; where it runs from its source folder they are not
+    checked.
+    """
     from packaging.requirements import Requirement
 
     try:
@@ -214,6 +244,7 @@ def _libraries() -> list[Check]:
 
 
 def _library(need: Any) -> Check:
+    """Check that one required library is installed, has an allowed version, and loads."""
     try:
         version = metadata.version(need.name)
     except metadata.PackageNotFoundError:
@@ -231,7 +262,7 @@ def _library(need: Any) -> Check:
 
 
 def _fault(library: str, module: str) -> str:
-    """What importing a module of a library throws, in a line; nothing for one that loads."""
+    """Return in one line what importing a module of a library throws; empty for one that loads."""
     from codi import libraries
 
     _leave_out_broken()
@@ -244,7 +275,10 @@ def _fault(library: str, module: str) -> str:
 
 
 def _unasked() -> list[Check]:
-    """Libraries that codi does not require and others import unasked: those that do not load are left out."""
+    """Check the libraries that codi does not require and that others import unasked.
+
+    Those that do not load are left out.
+    """
     from codi import libraries
 
     _leave_out_broken()
@@ -259,7 +293,10 @@ def _unasked() -> list[Check]:
 
 
 def _leave_out_broken() -> None:
-    """As codi does before it imports diffusers, but without a word: every check has a line of its own."""
+    """Leave out broken libraries as codi does before it imports diffusers, but without its warnings.
+
+    Every check has a line of its own in place of a warning.
+    """
     from codi import libraries
 
     with warnings.catch_warnings():
@@ -268,6 +305,7 @@ def _leave_out_broken() -> None:
 
 
 def _devices() -> list[Check]:
+    """Return a line for each device that torch finds."""
     import torch
 
     lines: list[Check] = [(True, f"cpu: {torch.get_num_threads()} threads", "")]
@@ -287,7 +325,10 @@ def _devices() -> list[Check]:
 
 
 def _resources() -> list[Check]:
-    """Memory and disk, which are only worth knowing: how much is needed depends on what is asked."""
+    """Check memory and disk, which never fail: how much is needed depends on what is asked.
+
+    Little of either is shown as worth knowing.
+    """
     free, disk = _free_memory(), shutil.disk_usage(Path.cwd()).free
     memory = "unknown" if free is None else f"{free / 2**30:.1f} GiB free"
     little = free is not None and free < 2 << 30
@@ -302,7 +343,7 @@ def _resources() -> list[Check]:
 
 
 def _free_memory() -> int | None:
-    """Bytes, by the system's own estimate."""
+    """Return the free memory in bytes by the system's own estimate; None where it has none."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -311,9 +352,12 @@ def _free_memory() -> int | None:
 
 
 def _codecs() -> list[Check]:
-    """Codecs of PyAV's own FFmpeg; one that was built against a system's may lack some."""
+    """Check that PyAV's own FFmpeg has the codecs that media files need.
+
+    A PyAV that was built against the FFmpeg of a system may lack some.
+    """
     if _fault("av", "av"):
-        return []  # said among the libraries
+        return []  # `_libraries` has reported it
     import av
 
     missing = [name for name in ("libx264", "aac", "h264", "vp9", "mp3") if name not in av.codecs_available]
@@ -329,6 +373,7 @@ def _codecs() -> list[Check]:
 
 
 def _model() -> list[Check]:
+    """Check that the model inside the package is complete and its weights are unaltered."""
     from codi import pretrained
 
     try:

@@ -1,9 +1,10 @@
-"""Libraries whose native part may not load: each is named in one line and left out, and only what needs it is
-refused.
+"""Leave out libraries whose native part does not load.
 
-diffusers and transformers import a number of libraries as soon as they are installed, and do not try whether
-they can: one that was built for another torch ends every import of theirs, whatever is asked for. So each is
-tried here first, before either of the two is imported.
+Each of them is named in one line, and only what needs it is refused.
+
+diffusers and transformers import a number of libraries as soon as they are installed, without trying whether
+they load. One that was built for another torch ends every import of the two, whatever is asked for. So each
+is tried here first, before either of the two is imported.
 """
 
 import importlib
@@ -14,8 +15,8 @@ from types import ModuleType
 
 from codi.types import InputError
 
-# What the two import unasked as soon as it is installed, and the module of it that they import. All have
-# native parts.
+# Libraries that the two import unasked as soon as they are installed -> the module that they import of each.
+# All have native parts.
 UNASKED = {
     "torchaudio": "torchaudio",
     "torchvision": "torchvision",
@@ -33,23 +34,23 @@ UNASKED = {
     "torchao": "torchao",
 }
 
-_reasons: dict[str, str] = {}  # of each library that was found not to load
+_reasons: dict[str, str] = {}  # each library that was found not to load -> why
 
 
 def leave_out_broken() -> None:
-    """Tries every library of `UNASKED` that is installed, once a process, and hides from all importers those
-    that raise.
+    """Try every library of `UNASKED` that is installed, once a process, and hide those that do not load.
 
-    Warns once of each. Call it before the first import of diffusers or transformers; what they have imported
-    already has loaded.
+    They are hidden from all importers, with one warning for each. Call this before the first import of
+    diffusers or transformers; what those have imported already has loaded.
     """
     for name in UNASKED:
         loads(name)
 
 
 def loads(name: str) -> bool:
-    """Tells whether a library is installed and loads. One that is installed and does not is hidden, which one
-    warning says.
+    """Return whether a library is installed and loads.
+
+    One that is installed and does not load is hidden from all importers, with one warning.
     """
     if name in _reasons or importlib.util.find_spec(name) is None:
         return False
@@ -66,13 +67,22 @@ def loads(name: str) -> bool:
 
 
 def why_not(name: str) -> str:
-    """Returns what kept a library from loading, in a line; nothing where it loads or was not tried."""
+    """Return in one line what kept a library from loading; empty where it loads or was not tried."""
     return _reasons.get(name, "")
 
 
 def load(name: str, purpose: str) -> ModuleType:
-    """Imports the module `name` for `purpose` ("sound at another rate"). Raises `InputError` where its
-    library is missing or broken.
+    """Import a module whose library may be missing or broken.
+
+    Args:
+        name: the full name of the module.
+        purpose: what needs it, for the message ("sound at another rate").
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: where the library of the module is missing or broken.
     """
     library = name.partition(".")[0]
     if library not in _reasons:
@@ -88,15 +98,16 @@ def load(name: str, purpose: str) -> ModuleType:
 
 
 def _hide(name: str) -> None:
-    """Makes a library look as if it were not installed: importing it raises ImportError, and `find_spec`
-    gives None.
+    """Make a library look as if it were not installed.
+
+    Importing it raises ImportError, and `find_spec` gives None.
     """
     for module in [loaded for loaded in sys.modules if loaded == name or loaded.startswith(name + ".")]:
         del sys.modules[module]
-    sys.modules[name] = None  # type: ignore[assignment]  # what the import system takes for "not there"
+    sys.modules[name] = None  # type: ignore[assignment]  # the import system takes None for "not there"
 
 
 def _in_a_line(error: Exception) -> str:
-    """Returns the kind of an error and the beginning of what it says."""
+    """Return the kind of an error and the beginning of its message, in one line."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said[:160]}" if said else type(error).__name__

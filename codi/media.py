@@ -1,9 +1,10 @@
-"""What a user holds in Python -> media: pictures, sounds, clips as arrays, tensors, PIL images, records,
-bytes, files.
+"""Turn what a user holds in Python into media: arrays, tensors, PIL images, records, bytes and files.
 
-A picture becomes uint8 (3, H, W), a clip uint8 (F, 3, H, W), a sound float32 (samples,); F frames, H W height
-and width, C channels. The forms are those that numpy, torch, PIL, soundfile, scipy, torchaudio, datasets,
-Gradio and ComfyUI hand out. Whatever is ambiguous is refused: an error says what came, and what would do.
+A picture becomes uint8 (3, H, W), a clip uint8 (F, 3, H, W), a sound float32 (samples,). The accepted forms
+are those that numpy, torch, PIL, soundfile, scipy, torchaudio, datasets, Gradio and ComfyUI hand out.
+Whatever is ambiguous is refused, with an error that says what came and what would do.
+
+Letters: C channels, F frames, H W height and width.
 """
 
 import math
@@ -27,43 +28,46 @@ from codi.border import check_address, plain
 from codi.types import InputError, Modality
 
 MOST_CHANNELS = 32  # of a sound
-LOUDEST = 100.0  # beyond it floats are no sound in [-1, 1] that clips, but integers in floats
-PCM = {
+# A sound in [-1, 1] that clips has no peak above this: floats beyond it are integers in floats.
+LOUDEST = 100.0
+PCM = {  # silence and full scale of integer samples
     "int16": (0.0, 2.0**15),
     "int32": (0.0, 2.0**31),
     "uint8": (128.0, 2.0**7),
-}  # silence and full scale of integer samples
-COLOURS = (1, 3, 4)  # channels of a picture: grey, RGB, RGB and opacity
+}
+COLOURS = (1, 3, 4)  # numbers of channels of a picture: grey, RGB, RGB with opacity
 MAX_BYTES = 1 << 30  # of a file that is given open, or as bytes
 BLOCK = 1 << 20  # bytes read at a time
-SOUND_KEYS = (
+SOUND_KEYS = (  # of records: the sound, its rate
     ("array", "sampling_rate"),
     ("raw", "sampling_rate"),
     ("waveform", "sample_rate"),
-)  # of records: the sound, its rate
+)
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """An open file, or what can be read like one."""
+    """Protocol of an open file, or of anything that can be read like one."""
 
-    def read(self, size: int = -1, /) -> bytes: ...
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, or all that are left where it is negative."""
+        ...
 
 
 def kind(value: Any) -> str:
-    """Says in words what came, for messages."""
+    """Return in words what kind of value came, for messages."""
     if isinstance(value, (Tensor, np.ndarray)):
         return f"a {type(value).__name__} {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     return f"a {type(value).__name__}"
 
 
 def is_file(value: Any) -> bool:
-    """Whether a value names a file or holds the content of one (see `settled`)."""
+    """Return whether a value names a file or holds the content of one (see `settled`)."""
     return isinstance(value, (str, os.PathLike, bytes))
 
 
 def is_picture(value: Any) -> bool:
-    """Whether a value is one picture, by its kind and axes."""
+    """Return whether a value is one picture, judged by its type and its number of axes."""
     return isinstance(value, Image.Image) or (
         isinstance(value, (Tensor, np.ndarray)) and value.ndim in (2, 3)
     )
@@ -73,11 +77,21 @@ def is_picture(value: Any) -> bool:
 
 
 def settled(name: str, value: Any) -> Any:
-    """Turns the forms of a file into two, a path or bytes; any other value comes back as it is.
+    """Reduce the forms of a file to two, a path or bytes, and return any other value as it is.
 
     An open file is read whole, from its start where it can be rewound, and left at the position at which it
-    was. A record of a file as `datasets` has it, {"bytes": ..., "path": ...}, is its bytes, or else its path.
-    `name` is the argument's, for messages.
+    was. A record of a file as `datasets` has it, {"bytes": ..., "path": ...}, becomes its bytes, or else its
+    path.
+
+    Args:
+        name: the name of the argument, for messages.
+        value: a file in any form, or anything else.
+
+    Returns:
+        A path, bytes, or the value itself.
+
+    Raises:
+        InputError: for a file that cannot be read, is open as text, is empty, or holds more than `MAX_BYTES`.
     """
     if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
         value = value["path"] if value["bytes"] is None else value["bytes"]
@@ -91,6 +105,7 @@ def settled(name: str, value: Any) -> Any:
 
 
 def _read(name: str, file: Any) -> bytes:
+    """Return the content of an open file, and leave the file at the position at which it was."""
     if isinstance(file, TextIOBase):
         raise InputError(f"{name} is a file opened as text: open it in binary, open(path, 'rb')")
     try:
@@ -100,7 +115,7 @@ def _read(name: str, file: Any) -> bytes:
         content = _content(file)
         if start is not None:
             file.seek(start)
-    except Exception as error:  # what is behind it may be an archive, a connection, a cloud
+    except Exception as error:  # an archive, a connection or a cloud may be behind it, with errors of its own
         raise InputError(
             f"{name} is an open file that cannot be read ({error}): open it again, with open(path, 'rb')"
         ) from None
@@ -112,7 +127,7 @@ def _read(name: str, file: Any) -> bytes:
 
 
 def _content(file: Readable) -> bytes | None:
-    """What is left in a file, up to just above `MAX_BYTES`; None for a file that gives anything but bytes."""
+    """Return what is left in a file, up to just above `MAX_BYTES`; None if it gives anything but bytes."""
     content = bytearray()
     while len(content) <= MAX_BYTES:
         block = file.read(BLOCK)
@@ -125,6 +140,7 @@ def _content(file: Readable) -> bytes | None:
 
 
 def _sized(name: str, content: bytes) -> bytes:
+    """Return the content of a file; raise `InputError` if it is empty or larger than `MAX_BYTES`."""
     if not content:
         raise InputError(f"{name} holds no bytes: expected the content of a media file")
     if len(content) > MAX_BYTES:
@@ -137,10 +153,19 @@ def _sized(name: str, content: bytes) -> bytes:
 
 @contextmanager
 def as_path(value: Any, modality: Modality) -> Iterator[Path]:
-    """A path to read: the one that was given, or that of a temporary file which holds the bytes that were.
+    """Yield a path to read: the given one, or that of a temporary file that holds the given bytes.
 
-    Errors and warnings speak of the bytes, never of the temporary file. Raises `InputError` for an address on
-    the network.
+    Errors and warnings speak of the bytes, never of the temporary file.
+
+    Args:
+        value: a path or bytes.
+        modality: what the bytes hold, for messages.
+
+    Yields:
+        The path.
+
+    Raises:
+        InputError: for an address on the network.
     """
     if not isinstance(value, bytes):
         if isinstance(value, str):
@@ -156,6 +181,7 @@ def as_path(value: Any, modality: Modality) -> Iterator[Path]:
             yield path
         except InputError as error:
             raise InputError(str(error).replace(str(path), shown)) from None
+    # They were held back to name the bytes in place of the temporary file.
     for note in notes:
         warnings.warn_explicit(
             str(note.message).replace(str(path), shown), note.category, note.filename, note.lineno
@@ -166,7 +192,7 @@ def as_path(value: Any, modality: Modality) -> Iterator[Path]:
 
 
 def load_picture(value: Any) -> Tensor:
-    """A picture of any accepted form -> uint8 (3, H, W)."""
+    """Read a picture of any accepted form and return it as uint8 (3, H, W)."""
     if is_file(value):
         with as_path(value, Modality.IMAGE) as path:
             return io.load_image(path)
@@ -174,10 +200,23 @@ def load_picture(value: Any) -> Tensor:
 
 
 def pixels(value: Any, ndim: int, what: str) -> Tensor:
-    """A picture (`ndim` 3) or frames (4) of any accepted form -> uint8 (..., 3, H, W).
+    """Convert a picture, or the frames of a clip, to uint8 (..., 3, H, W).
 
-    Channels are the axis of 1, 3 or 4 values: where both ends are, arrays have them last and tensors first.
-    Opacity shows white.
+    Channels are the axis of 1, 3 or 4 values. Where both the last axis and the third from the end are such an
+    axis, arrays are taken to have channels last, and tensors to have them first. Where a picture is
+    transparent, white shows through.
+
+    Args:
+        value: a PIL image, array or tensor; grey, RGB, or RGB with opacity; uint8 or floats in [0, 1]; also a
+            batch of one.
+        ndim: 3 for one picture, 4 for frames.
+        what: what it is called in messages ("an image").
+
+    Returns:
+        A picture (3, H, W) or frames (F, 3, H, W), uint8.
+
+    Raises:
+        InputError: for other kinds, shapes and ranges of values.
     """
     if isinstance(value, Image.Image) and ndim == 3:
         return io.image_to_tensor(value)
@@ -200,7 +239,7 @@ def _expected(ndim: int) -> str:
 
 
 def _tensor(value: Any, what: str, ndim: int) -> Tensor:
-    """uint8 as it is, floats as float32, on the CPU."""
+    """Return an array or a tensor as a tensor on the CPU: uint8 as it is, floats as float32."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind != "f" and value.dtype != np.uint8:
             raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
@@ -216,6 +255,7 @@ def _tensor(value: Any, what: str, ndim: int) -> Tensor:
 
 
 def _check_range(value: Tensor, what: str) -> None:
+    """Raise `InputError` for floats outside [0, 1], with advice by the range in which they are."""
     if not value.is_floating_point():
         return
     if not value.isfinite().all():
@@ -234,7 +274,7 @@ def _check_range(value: Tensor, what: str) -> None:
 
 
 def _single(found: Tensor, value: Any, ndim: int, what: str) -> Tensor:
-    """Takes a batch of one apart; refuses a batch of more."""
+    """Return a value without the batch axis that it may have; raise `InputError` for a batch of several."""
     if found.ndim != ndim + 1:
         return found
     if len(found) == 1:
@@ -252,7 +292,10 @@ def _channels_first(found: Tensor, is_tensor: bool) -> Tensor:
 
 
 def _rgb(found: Tensor) -> Tensor:
-    """Grey, RGB or RGB with opacity, (..., C, H, W) uint8 or float in [0, 1] -> uint8 (..., 3, H, W)."""
+    """Convert grey, RGB, or RGB with opacity (..., C, H, W) to uint8 RGB (..., 3, H, W).
+
+    Values are uint8, or floats in [0, 1].
+    """
     count = found.shape[-3]
     if count == 4:
         unit = found if found.is_floating_point() else found.float() / 255
@@ -267,10 +310,20 @@ def _rgb(found: Tensor) -> Tensor:
 
 
 def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tensor, float]:
-    """A clip of any accepted form -> uint8 (F, 3, H, W) and frames per second, `rate` where nothing says
-    another.
+    """Read a clip of any accepted form.
 
-    Of a file the first `seconds` are read, frames shrunk to about twice `size`.
+    Args:
+        value: a file, an `io.Video`, a list of frames, a tensor or an array; or a pair of frames and frames
+            per second, in either order.
+        rate: frames per second where nothing says another.
+        seconds: how much of a file is read, from its start.
+        size: a size in pixels; the frames of a file are shrunk to about twice that.
+
+    Returns:
+        The frames (F, 3, H, W), uint8, and their rate in frames per second.
+
+    Raises:
+        InputError: for anything that is no clip.
     """
     if is_file(value):
         with as_path(value, Modality.VIDEO) as path:
@@ -300,10 +353,18 @@ def _equal_sizes(frames: list[Tensor]) -> Tensor:
 
 
 def load_sound(value: Any, rate: float, seconds: float) -> tuple[Tensor, float]:
-    """A sound of any accepted form -> float32 (samples,) and its rate in Hz, `rate` where nothing says
-    another.
+    """Read a sound of any accepted form.
 
-    Of a file the first `seconds` are read.
+    Args:
+        value: a file, a record, an array or a tensor; or a pair of sound and rate, in either order.
+        rate: the rate in Hz where nothing says another.
+        seconds: how much of a file is read, from its start.
+
+    Returns:
+        The sound (samples,), float32, and its rate in Hz.
+
+    Raises:
+        InputError: for anything that is no sound.
     """
     if is_file(value):
         with as_path(value, Modality.AUDIO) as path:
@@ -315,7 +376,7 @@ def load_sound(value: Any, rate: float, seconds: float) -> tuple[Tensor, float]:
 
 
 def _record(value: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A sound as `datasets`, transformers or torchaudio and ComfyUI hold it -> the pair of sound and rate."""
+    """Return the sound and the rate of a record of `datasets`, transformers, torchaudio or ComfyUI."""
     for sound, rate in SOUND_KEYS:
         if sound in value and rate in value:
             return (value[sound], value[rate])
@@ -326,11 +387,11 @@ def _record(value: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def waveform(value: Any) -> Tensor:
-    """A sound as an array or tensor -> float32 (samples,), the mean of its channels.
+    """Convert a sound in an array or a tensor to float32 (samples,), the mean of its channels.
 
     Floats are taken as [-1, 1]; int16, int32 and uint8 are scaled from full scale. Of two axes the shorter
-    one is the channels, as (channels, samples) or (samples, channels); a batch of one (1, channels, samples)
-    is that one.
+    one is the channels, as (channels, samples) or (samples, channels). A batch of one (1, channels, samples)
+    is taken as its only sound. Anything else raises `InputError`.
     """
     if not isinstance(value, (Tensor, np.ndarray)):
         raise InputError(f"a sound is {kind(value)}: {_sound_expected()}")
@@ -358,7 +419,7 @@ def _sound_expected() -> str:
 
 
 def _channels(wave: Tensor, came: str) -> Tensor:
-    """The sound (samples,) or (channels, samples), whichever way round its axes came."""
+    """Return a sound as (samples,) or (channels, samples), in whichever order its axes came."""
     if wave.ndim == 3 and len(wave) != 1:
         raise InputError(
             f"a sound is {came}, a batch of {len(wave)}: expected one; give a list of them to combine them"
@@ -382,12 +443,12 @@ def _check_loudness(wave: Tensor) -> None:
 
 
 def _with_rate(value: Any, rate: float) -> tuple[Any, float]:
-    """A pair of media and rate in either order, or plain media at the model's own `rate`."""
+    """Return media and their rate from a pair in either order; plain media have the rate `rate`."""
     if not isinstance(value, tuple):
         return value, rate
     if len(value) == 2:
         first, second = (_number(part) for part in value)
-        if second is None and first is not None:  # as scipy and Gradio have it
+        if second is None and first is not None:  # the order of scipy and Gradio
             return value[1], first
         if first is None and second is not None:
             return value[0], second
@@ -397,7 +458,7 @@ def _with_rate(value: Any, rate: float) -> tuple[Any, float]:
 
 
 def _number(value: Any) -> float | None:
-    """A rate, as a number of Python's; None for what can be none."""
+    """Return a rate as a number of Python; None for a value that can be no rate."""
     if isinstance(value, (list, tuple, Mapping)) or (isinstance(value, (Tensor, np.ndarray)) and value.ndim):
         return None
     value = plain(value)

@@ -1,4 +1,7 @@
-"""What a pipeline can do to need less memory; names as in diffusers. What cannot act says so."""
+"""Methods by which a pipeline needs less memory, with the names that they have in diffusers.
+
+Switches that have nothing to act on here say so.
+"""
 
 import warnings
 from typing import Any
@@ -13,29 +16,34 @@ BUILT_IN = (
 
 
 class MemoryMixin:
-    """Slicing and tiling of the autoencoders, and the older switches of attention."""
+    """The part of a pipeline that slices and tiles its autoencoders.
+
+    It also has diffusers' older switches of attention, which change nothing here.
+    """
 
     def enable_vae_slicing(self) -> None:
-        """Encodes and decodes pictures, frames and spectrograms one at a time: less memory, and results equal
-        to rounding.
+        """Make autoencoders work on pictures, frames and spectrograms one at a time.
+
+        This needs less memory, and results are equal up to rounding. A model without such an autoencoder
+        raises `InputError`.
         """
         self._set_slicing(True)
 
     def disable_vae_slicing(self) -> None:
-        """Encodes and decodes whole batches again."""
+        """Make autoencoders work on whole batches again."""
         self._set_slicing(False)
 
     def enable_vae_tiling(self) -> None:
-        """Encodes and decodes pictures and frames above the model's own size in overlapping tiles of that
-        size, which are blended.
+        """Make the autoencoder of pictures work on tiles of the model's own size.
 
-        Less memory, and results that differ a little from untiled ones; at the model's own size nothing
-        changes.
+        Pictures and frames above that size are encoded and decoded in overlapping tiles, which are blended.
+        This needs less memory, and results differ a little from untiled ones; at the model's own size nothing
+        changes. A model without an autoencoder of pictures raises `InputError`.
         """
         self._image_part().set_tiling(True)
 
     def disable_vae_tiling(self) -> None:
-        """Encodes and decodes whole pictures again."""
+        """Make the autoencoder of pictures work on whole pictures again."""
         self._image_part().set_tiling(False)
 
     def _set_slicing(self, enabled: bool) -> None:
@@ -53,15 +61,18 @@ class MemoryMixin:
         return part
 
     def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
-        """Changes nothing but a warning: attention is computed without a whole matrix of scores already."""
+        """Change nothing and warn: attention is computed without a whole matrix of scores already.
+
+        With `slice_size` None, which switches slicing off in diffusers, there is no warning.
+        """
         if slice_size is not None:
             warnings.warn(f"enable_attention_slicing changes nothing here: {BUILT_IN}", stacklevel=2)
 
     def disable_attention_slicing(self) -> None:
-        """Changes nothing."""
+        """Change nothing, because there is nothing to switch off."""
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
-        """Changes nothing but a warning; a backend is chosen with `set_attention_backend` of a denoiser."""
+        """Change nothing and warn; `set_attention_backend` of a denoiser chooses a backend of attention."""
         advice = (
             "vision_denoiser.set_attention_backend('xformers') chooses that backend where it is installed"
         )
@@ -71,4 +82,4 @@ class MemoryMixin:
         )
 
     def disable_xformers_memory_efficient_attention(self) -> None:
-        """Changes nothing."""
+        """Change nothing, because there is nothing to switch off."""

@@ -1,4 +1,7 @@
-"""What a pipeline gives back: lists per modality, and writing them as files."""
+"""Hold what a pipeline returns, as lists by modality, and write it as files.
+
+Letters: B batch, F frames, H W height and width.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -27,25 +30,26 @@ __all__ = ["CoDiOutput", "Record", "read_record"]
 
 @dataclass
 class CoDiOutput(BaseOutput):
-    """One entry per sample in every list that was asked for; the others are empty.
+    """The media of a call, with one entry per sample in every list that was asked for; other lists are empty.
 
-    texts          sentences
-    images         by output_type: "pil" PIL images; "pt" uint8 tensors (3, H, W); "np" uint8 arrays (H, W, 3)
-    audios         float32 in [-1, 1], (samples,): tensors, or arrays for "np"
-    videos         uint8 tensors (F, 3, H, W), or arrays (F, H, W, 3) for "np"
-    sampling_rate  Hz of the audios
-    fps            frames per second of the videos
-    seeds          of each sample: the same seed alone gives the same sample
-    latents        normalised latents (B, ...) by modality, for "latent" only
-    selection      with candidates, per sample: the number of the one that was kept, and the seeds and scores
-                   of all
-    model          name of what made them, for the comment in the files
-    clip           the file whose picture the sounds were made for
-    others         media of modalities that have no field here, by modality; `out.of(name)` gives any
-    outputs        what was asked for, in that order, which is the order of `to_tuple` and of `out[0]`
-    settings       every setting of the call, the model's own values included (see `codi.records`)
-    origin         outputs, prompts and model, as a record has them
-    batch          row and number of rows of each sample in the batch that it was made in
+    Attributes:
+        texts: sentences.
+        images: by output_type: "pil" PIL images; "pt" uint8 tensors (3, H, W); "np" uint8 arrays (H, W, 3).
+        audios: float32 in [-1, 1], (samples,): tensors, or arrays for "np".
+        videos: uint8 tensors (F, 3, H, W), or arrays (F, H, W, 3) for "np".
+        sampling_rate: the rate of the audios in Hz.
+        fps: frames per second of the videos.
+        seeds: the seed of each sample: the same seed alone gives the same sample.
+        latents: normalised latents (B, ...) by modality, for "latent" only.
+        selection: with candidates, for each sample: the number of the one that was kept, and the seeds and
+            scores of all.
+        model: the name of the model that made them, for the comment in the files.
+        clip: the file whose picture the sounds were made for.
+        outputs: what was asked for, in that order, which is the order of `to_tuple` and of `out[0]`.
+        settings: every setting of the call, the model's own values included (see `codi.records`).
+        origin: outputs, prompts and model, as a record has them.
+        batch: for each sample, its row and the number of rows in the batch in which it was made.
+        others: media of modalities that have no field here, by modality; `out.of(name)` gives any.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -62,12 +66,15 @@ class CoDiOutput(BaseOutput):
     outputs: list[Modality] = field(default_factory=list)
 
     def of(self, modality: Modality | str) -> list[Any]:
-        """Returns the media of one modality, one for each sample; an empty list where none were made."""
+        """Return the media of one modality, one for each sample; an empty list where none were made."""
         modality = Modality.parse(modality)
         return self.others.get(modality) or getattr(self, kind_of(modality).field, [])
 
     def __getattr__(self, name: str) -> Any:
-        """Returns the media of a modality without a field here, by its kind's name for the list."""
+        """Return the media of a modality without a field here.
+
+        The name is the one that the modality's kind gives to the list (`codi.modalities`).
+        """
         for modality, made in self.__dict__.get("others", {}).items():
             if FIELDS[modality] == name:
                 return made
@@ -82,8 +89,9 @@ class CoDiOutput(BaseOutput):
         return self.videos if key == "frames" else super().__getitem__(key)
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The media alone, one list for each output, or its latents for "latent", in the order in which they
-        were asked for.
+        """Return the media alone, one list for each output, in the order in which they were asked for.
+
+        For the output type "latent" they are latents in place of lists.
         """
         if self.latents is not None:
             return tuple(self.latents[m] for m in self.outputs or self.latents)
@@ -100,14 +108,22 @@ class CoDiOutput(BaseOutput):
     others: dict[Modality, list[Any]] = field(default_factory=dict)
 
     def save(self, folder: str | Path, names: list[str] | None = None, overwrite: bool = False) -> list[Path]:
-        """Writes NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample;
-        returns their paths.
+        """Write NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample.
 
-        Sound made for a clip, and no video: NAME.mp4 is that clip with the new sound, its frames untouched
-        (see `io.save_dubbed`). All but the text carry the record of how they were made (`read_record`).
-        names: one per sample; without, the next free numbers of the folder, from 000. Nothing is overwritten
-        unless `overwrite` is set, which also counts from 000. Raises `InputError` for a folder that cannot be
-        written, or a name that is taken.
+        For sound that was made for a clip, without a video, NAME.mp4 is that clip with the new sound, its
+        frames untouched (see `io.save_dubbed`). All but the text carry the record of how they were made
+        (`read_record`).
+
+        Args:
+            folder: where the files go.
+            names: one name per sample; None for the next free numbers of the folder, from 000.
+            overwrite: whether files that are there may be replaced; numbers then count from 000.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            InputError: for latents, a folder that cannot be written, or a name that is taken.
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
@@ -126,6 +142,7 @@ class CoDiOutput(BaseOutput):
             return self._save_sample(folder, name, k)
 
     def _check_free(self, folder: Path, names: list[str]) -> None:
+        """Raise `InputError` if any file that could be written under these names is there already."""
         there = [
             path
             for name in names
@@ -141,11 +158,12 @@ class CoDiOutput(BaseOutput):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Those that `save` may write."""
+        """The suffixes of the files that `save` may write."""
         dubbed = (".mp4", *DUBBED) if self.clip is not None and self.audios and not self.videos else ()
         return (*(kind_of(m).suffix for m in reversed(self.made)), *dubbed)
 
     def _save_sample(self, folder: Path, name: str, k: int) -> list[Path]:
+        """Write the files of sample `k` under `name`, and return their paths."""
         paths = [Path(kind_of(m).write(self, folder / name, k)) for m in reversed(self.made)]
         if self.clip is not None and self.audios and not self.videos:
             wave = torch.as_tensor(self.audios[k])
@@ -156,8 +174,9 @@ class CoDiOutput(BaseOutput):
         return paths
 
     def record(self, k: int) -> dict[str, Any]:
-        """Returns how sample `k` was made, as its files carry it; empty for an output that was put together
-        by hand.
+        """Return how sample `k` was made, as its files carry it.
+
+        The record of an output that was put together by hand is empty.
         """
         if not self.settings:
             return {}
@@ -167,22 +186,34 @@ class CoDiOutput(BaseOutput):
         return records.head() | asked | {"resolved": self.settings}
 
     def record_text(self, k: int) -> str | None:
-        """Returns the record of sample `k` as it is written into files."""
+        """Return the record of sample `k` as it is written into files; None where it is empty."""
         record = self.record(k)
         return records.to_text(record) if record else None
 
     def comment(self, k: int) -> str:
-        """Where sample `k` comes from, as written into files that can hold it."""
+        """Return a line on where sample `k` comes from, for files that can hold a comment."""
         return f"generated by codi {__version__}, model {self.model or 'unnamed'}, seed {self.seeds[k]}"
 
 
 def formatted(modality: Modality, raw: Any, output_type: str) -> list[Any]:
-    """Returns decoded media (B, ...) of one modality as a list in the form of `output_type`."""
+    """Return decoded media of one modality as a list in the form of an output type.
+
+    Args:
+        modality: the modality of the media.
+        raw: media as an autoencoder decodes them, (B, ...) or sentences.
+        output_type: one of `OUTPUT_TYPES` but "latent"; `CoDiOutput` describes the forms.
+
+    Returns:
+        One entry for each sample.
+    """
     return kind_of(modality).formatted(raw, output_type)
 
 
 def as_fields(media: Mapping[Modality, list[Any]]) -> dict[str, Any]:
-    """Returns lists of media as arguments of a `CoDiOutput`, in `others` those without a field of theirs."""
+    """Return lists of media as keyword arguments of a `CoDiOutput`.
+
+    Those of modalities without a field of their own are in `others`.
+    """
     own = {item.name for item in fields(CoDiOutput)}
     named = {FIELDS[m]: made for m, made in media.items() if FIELDS[m] in own}
     return named | {"others": {m: made for m, made in media.items() if FIELDS[m] not in own}}

@@ -1,9 +1,13 @@
-"""CoDiPipeline: any combination of text, image, audio and video from any combination of them (CoDi, arXiv
-2305.11846).
+"""Make any combination of text, image, audio and video from any combination of them.
 
-pipe = CoDiPipeline.from_pretrained()
-out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "audio"], seed=0)
-out.save("out/")
+    pipe = CoDiPipeline.from_pretrained()
+    out = pipe(text="a green star bounces quickly in the snow", outputs=["video", "audio"], seed=0)
+    out.save("out/")
+
+`CoDiPipeline` follows Composable Diffusion (CoDi, arXiv 2305.11846): prompts of all modalities become tokens
+of one space, and one latent diffusion model for each output denoises beside the others.
+
+Letters: B batch, D width of the prompt space.
 """
 
 import inspect
@@ -40,23 +44,30 @@ from codi.models.codi import CoDiModel
 from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
+from codi.protocols import Autoencoder, PromptEncoder
 from codi.request import Request
 from codi.types import EMBEDDED, InputError, Latents, Modality, ModalitySpec, listed
 
-PRIOR_DRAWS = 16  # of noise, over which a prior's mean is taken
+PRIOR_DRAWS = 16  # draws of noise over which the mean of a caption prior is taken
 
 __all__ = ["CoDiOutput", "CoDiPipeline", "Prompt", "named_scheduler"]
 
 
 class _PartNames:
-    """The names of all parts that a model may have, asked anew each time: modalities may be registered."""
+    """The names of all parts that a model may have, as an attribute of a class.
+
+    They are asked anew each time, because modalities may be registered at any time.
+    """
 
     def __get__(self, pipeline: Any, owner: Any = None) -> list[str]:
         return [*component_names(), "environment_encoders", "noisy_latent_encoders"]
 
 
 def _by_fixed_names(init: Callable[..., None]) -> Callable[..., None]:
-    """Leaves what has no fixed name out of a signature: diffusers takes each name there for a part."""
+    """Leave out of an `__init__`'s signature whatever has no fixed name.
+
+    diffusers takes each name in the signature of a pipeline for a part.
+    """
     signature = inspect.signature(init)
     fixed = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
     init.__signature__ = signature.replace(parameters=fixed)
@@ -64,14 +75,32 @@ def _by_fixed_names(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
-    """Prompts of any modality in, media of any modality out, denoised together. LoRA and learned words:
-    `codi.adapters`. Parts may be missing; what needs them is then refused by name. `defaults` are the model's
-    own values for what a call leaves out (the keys of `settings.DEFAULTS`), saved with it.
+    """Pipeline that takes prompts of any modality and makes media of any modality, denoised together.
+
+    Parts may be missing; what needs one is then refused, naming the part. LoRA and learned words are
+    described in `codi.adapters`.
+
+    Args:
+        scheduler: the scheduler, which holds the noise process that the model was trained with.
+        text_autoencoder: the autoencoder of sentences.
+        image_autoencoder: the autoencoder of pictures, and of the frames of clips.
+        audio_autoencoder: the autoencoder of sounds.
+        text_tower: the prompt tower of sentences.
+        vision_tower: the prompt tower of pictures and clips.
+        audio_tower: the prompt tower of sounds.
+        text_denoiser: the denoiser of sentences.
+        vision_denoiser: the denoiser of pictures and clips.
+        audio_denoiser: the denoiser of sounds.
+        environment_encoders: the environment encoders of all modalities.
+        noisy_latent_encoders: the noisy-latent encoders of all modalities.
+        defaults: the model's own values for what a call leaves out, and for what no call can change (the keys
+            of `settings.DEFAULTS`). They are saved with the model.
+        **more: parts of other modalities that were registered (`codi.modalities`).
     """
 
     _optional_components = _PartNames()
-    _folder: Path | None = None  # that the parts came from
-    _weights: str | None = None
+    _folder: Path | None = None  # the folder that the parts came from
+    _weights: str | None = None  # the fingerprint, once it was asked for
     _callback_tensor_inputs = ["latents", "prompt_embeds"]
     model_cpu_offload_seq = (
         "text_tower->vision_tower->audio_tower->environment_encoders->noisy_latent_encoders"
@@ -97,9 +126,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         defaults: dict | None = None,
         **more: ModelMixin | None,
     ):
-        """Takes the parts by name; as `more` those of modalities that were registered (`codi.modalities`)."""
         super().__init__()
-        # whatever replaces it is held to it, and to what the model was trained with
+        # Another scheduler that takes its place is checked against it, and against the noise process that the
+        # model was trained with.
         self._own_scheduler = scheduler
         self._process = NoiseProcess.from_scheduler(scheduler)
         self.register_modules(
@@ -126,13 +155,15 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
                 raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
         self.register_to_config(defaults=dict(defaults or {}))
-        self._kept_card: str | None = None  # of the folder that is being saved to
+        self._kept_card: str | None = None  # somebody else's, in the folder that is being saved to
         self._init_calls()
 
     @classmethod
     def _get_signature_keys(cls, obj: Any) -> tuple[list[str], list[str]]:
-        """As in diffusers; the parts of registered modalities are in no signature, and each pipeline has its
-        own of them.
+        """Return the names of required and of optional parts, as diffusers does.
+
+        The parts of registered modalities are in no signature, and each pipeline has its own of them. They
+        are added here.
         """
         expected, optional = super()._get_signature_keys(obj)
         there = cls._optional_components if isinstance(obj, type) else obj.config
@@ -154,14 +185,27 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         use_safetensors: bool | None = None,
         **options: Any,
     ) -> "CoDiPipeline":
-        """The embedded model when nothing is named, else that of a local folder or a hub id.
+        """Load the model inside the package, or that of a local folder or a hub id.
 
-        dtype: of the networks, one or {part: dtype}; `torch_dtype` is diffusers' name for it.
-        verify: checksums of every tensor; None: where there are any and the model is below 2 GiB.
-        A part given as an argument is taken as it is, and as None left out (`text_denoiser=None`). Other
-        options are those of a download (`pretrained.HUB`) and those of each part's own `from_pretrained`
-        (`pretrained.LOADING`). Raises `InputError` for any that is neither, and for a folder with anything
-        missing, altered or left over.
+        Args:
+            source: a folder or a hub id; None for the model inside the package.
+            revision: the revision of a model on the hub.
+            dtype: the precision of the networks, one for all or {part: dtype}.
+            torch_dtype: diffusers' name for `dtype`; it counts where both are given.
+            variant: the variant of the weights, such as "fp16", by which their files are named.
+            verify: whether the checksums of all tensors are compared; None for where there are any and the
+                model is below 2 GiB.
+            use_safetensors: as in diffusers; False is refused, because weights are read as safetensors only.
+            **options: parts by their names, which are taken as they are, or left out where they are None
+                (`text_denoiser=None`); options of a download (`pretrained.HUB`); and options of each part's
+                own `from_pretrained` (`pretrained.LOADING`).
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            InputError: for an option that is none of these, and for a folder with anything missing, altered
+                or left over.
         """
         if use_safetensors is False:
             raise InputError(
@@ -184,6 +228,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         if scheduler is not None:  # in place of the model's own, which says what it was trained with
             pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=str(source or EMBEDDED))
+        # With a part from elsewhere the folder does not say what the weights are.
         pipe._folder = (
             None if any(given.get(name) is not None for name in cls._optional_components) else folder
         )
@@ -191,12 +236,20 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "CoDiPipeline":
-        """Another pipeline of the very same parts, with its `defaults`; what is given replaces them. `dtype`
-        converts the parts of both.
+        """Return another pipeline of the very same parts, with the same `defaults`.
+
+        Args:
+            pipeline: the pipeline whose parts are used.
+            **kwargs: parts and `defaults` that replace those of `pipeline`; and `dtype` (or `torch_dtype`),
+                to which the parts are converted, those of `pipeline` too, since they are the same.
+
+        Returns:
+            The new pipeline.
         """
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         parts = {**pipeline.components, "defaults": pipeline.config.get("defaults"), **kwargs}
         scheduler = parts.pop("scheduler")
+        # The present scheduler may be another than the one that the model was trained with.
         pipe = cls(scheduler=pipeline._own_scheduler if isinstance(pipeline, cls) else scheduler, **parts)
         pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
@@ -208,11 +261,19 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any
     ) -> None:
-        """As diffusers does, as safetensors only; beside it checksums of every tensor, a model card, and what
-        lets diffusers load it.
+        """Save the model as diffusers does, as safetensors only.
 
-        An older model in that folder is replaced as a whole once this one is complete; other files there
+        Beside it are written checksums of every tensor, a model card, and what lets diffusers load the model.
+        An older model in that folder is replaced as a whole once this one is complete. Other files there
         stay, and so does a README.md that somebody else wrote or changed.
+
+        Args:
+            save_directory: the folder.
+            safe_serialization: as in diffusers; False is refused.
+            **kwargs: further options of diffusers' `save_pretrained`, such as `push_to_hub`.
+
+        Raises:
+            InputError: for a folder that cannot be written, and while a LoRA or learned words are loaded.
         """
         if not safe_serialization:
             raise InputError("safe_serialization is False: weights are saved as safetensors only")
@@ -226,12 +287,15 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             super().save_pretrained(save_directory, push_to_hub=upload, **kwargs)
 
     def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        """With `push_to_hub`, uploads happen before `save_pretrained` returns."""
+        """Complete the folder before diffusers uploads it.
+
+        With `push_to_hub` diffusers uploads before its own `save_pretrained` returns.
+        """
         self._complete(Path(working_dir), name=repo_id)
         return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
 
     def _complete(self, folder: Path, name: str | None = None) -> None:
-        """Writes into a saved folder what diffusers does not."""
+        """Write into a saved folder what diffusers does not: checksums, card and loader."""
         pretrained.write_checksums(folder)
         model = self.model
         facts = card.Facts(
@@ -244,8 +308,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         card.write(folder, facts, name, self._kept_card)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Not supported: parts are called by other methods than `forward`, whose weights would
-        never arrive.
+        """Refuse sequential offloading, which is not supported.
+
+        Parts are called by other methods than `forward`, too, and for those the weights would never arrive.
         """
         raise InputError(
             "sequential offloading is not supported: expected enable_model_cpu_offload or "
@@ -254,18 +319,19 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
 
     @property
     def model(self) -> CoDiModel:
-        """The parts by modality."""
+        """The parts that are there, by modality."""
         return CoDiModel({name: part for name, part in self.components.items() if part is not None})
 
     @property
     def model_name(self) -> str | None:
-        """Its hub id, or the name of its folder; None for parts that were put together by hand."""
+        """The model's hub id, or the name of its folder; None for parts that were put together by hand."""
         name = self.config.get("_name_or_path")
         return Path(name).resolve().name if name and Path(name).is_dir() else name
 
     def fingerprint(self) -> str | None:
-        """Returns what stands for the weights in the folder that this model was loaded from; None for parts
-        put together by hand.
+        """Return a digest of the weights in the folder that this model was loaded from.
+
+        For parts that were put together by hand it is None.
         """
         if self._folder is not None and self._weights is None:
             self._weights = pretrained.fingerprint(self._folder)
@@ -274,12 +340,15 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     # The stages of a call
 
     def resolve(self, *, given: Collection[Modality], outputs: Any, **asked: Any) -> Request:
-        """Checks what is asked of this model, and puts its own values in place of what was left out.
+        """Check what is asked of this model, and put its own values in place of what was left out.
 
         Args:
             given: the modalities of the prompts.
             outputs: what to make.
-            **asked: as in `codi.request.resolve`.
+            **asked: other settings of a call, as in `codi.request.resolve`.
+
+        Returns:
+            The request, in which every setting has a value.
 
         Raises:
             InputError: for what this model cannot do, or nobody can.
@@ -296,18 +365,31 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return request
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
-        """Prompts that combine -> context (1, 1, D), see `mix_prompts`; of no prompt at all,
-        `encode_null`.
+        """Encode prompts that combine into one context, as `mix_prompts` does.
+
+        Args:
+            items: the prompts by modality; where there are none, the context is that of `encode_null`.
+
+        Returns:
+            The context (1, 1, D).
         """
         return self._mixed(items) if items else self.encode_null({})
 
     def encode_null(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
-        """What stands for the lack of these prompts (1, 1, D), and what guidance leads away from, by the
-        model's `null_prompt`.
+        """Encode what stands for the lack of these prompts, from which guidance leads away.
 
-        "zeros"; or "empty", as released: tokens of an empty sentence, grey and silence, one for each prompt,
-        interpolated like them (an empty sentence where there is no prompt, grey for a model without a
-        vocabulary).
+        The model's setting `null_prompt` says what that is: "zeros"; or "empty", as released, tokens of an
+        empty sentence, of grey and of silence, one for each prompt and interpolated like them. Where there is
+        no prompt, "empty" is an empty sentence, or grey for a model without a vocabulary.
+
+        Args:
+            items: the prompts by modality.
+
+        Returns:
+            The context (1, 1, D).
+
+        Raises:
+            InputError: for "empty" in a model without prompt towers.
         """
         model = self.model
         if self._own("null_prompt") == "zeros":
@@ -317,12 +399,12 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 "this model has no prompt towers: expected prompt_embeds, and negative_prompt_embeds or a "
                 "guidance_scale of 1"
             )
-        wordless = getattr(model.towers.get(Modality.TEXT), "tokenizer", None) is None
+        wordless = not any(tower.reads_words for tower in model.towers.values())
         grey = {Modality.IMAGE: [Prompt(torch.zeros(3, 8, 8, dtype=torch.uint8))]}
         return self._mixed(items or (grey if wordless else {Modality.TEXT: [Prompt("nothing")]}), empty=True)
 
     def _mixed(self, items: Mapping[Modality, Sequence[Prompt]], empty: bool = False) -> Tensor:
-        """Tokens of prompts, or of empty ones in their place, combined by their weights: (1, 1, D)."""
+        """Encode prompts, or empty ones in their place, and combine their tokens by weight: (1, 1, D)."""
         tokens, weights, model = [], [], self.model
         for modality in (m for m in Modality if m in items):
             tower, spec = model.towers[modality], model.prompt_specs.get(modality)
@@ -339,12 +421,19 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     def mix_prompts(
         self, tokens: Sequence[tuple[Modality, Tensor]], weights: Sequence[float], read: bool = True
     ) -> Tensor:
-        """Prompt tokens (B, D) with their modalities, and their weights -> context (B, 1, D).
+        """Combine prompt tokens by their weights into one context.
 
         They are interpolated (CoDi, section 3.2), and brought back to length one where the model says
-        `normalise_prompts`. One that has a `prior` then puts what the prompts say together in place of what
-        interpolation left of it (`codi.joint.caption_prior`), unless all there is is one sentence. `read`
-        False leaves the prior out.
+        `normalise_prompts`. A model with a `caption_prior` then puts what the prompts say together in place
+        of what interpolation left of it (`codi.joint.caption_prior`), unless the only prompt is one sentence.
+
+        Args:
+            tokens: the prompt tokens (B, D), each with its modality.
+            weights: the weight of each token; a token of weight 0 says nothing.
+            read: whether the caption prior reads the prompts.
+
+        Returns:
+            The context (B, 1, D).
         """
         mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
         heard = [
@@ -352,6 +441,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             for (modality, token), weight in zip(tokens, weights, strict=True)
             if weight > 0
         ]
+        # A sentence alone needs no translation into captions: it is one.
         if (
             not read
             or (len(heard) == 1 and kind_of(heard[0][0]).in_words)
@@ -364,8 +454,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return caption_prior.project(mixed[:, 0].to(said), said)[:, None].to(mixed)
 
     def _prior(self) -> Callable[[Tensor], Tensor] | None:
-        """Tokens (B, D) -> the means of their captions, by the model's `prior`; None where it has none, or
-        lacks that part.
+        """Return a function from prompt tokens (B, D) to the means of their captions, by the caption prior.
+
+        It is None where the model has no `caption_prior`, or no noisy-latent encoder of that modality.
         """
         name, model = self._own("caption_prior"), self.model
         if (
@@ -380,7 +471,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return lambda token: caption_prior.estimate_captions(tower, noise, last, token.to(noise))
 
     def _own(self, name: str) -> Any:
-        """What this model says of a setting that a call cannot change."""
+        """Return this model's value of a setting that a call cannot change."""
         return (settings.DEFAULTS | (self.config.defaults or {}))[name]
 
     def find_partners(
@@ -389,21 +480,45 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         outputs: Sequence[Modality],
         sync: requests.Sync = None,
     ) -> list[Modality]:
-        """Returns which inputs stand in the loop as clean partners, by the `sync` of a call."""
+        """Return the inputs that stand in the loop as clean partners.
+
+        Args:
+            items: the modalities of the prompts.
+            outputs: what is made.
+            sync: True or None for inputs that run in time where an output does, False for none, or their
+                names.
+
+        Returns:
+            The modalities of the partners.
+        """
         return requests.find_partners(self.model, items, outputs, sync)
 
     def find_auxiliary(
         self, outputs: Sequence[Modality], partners: Sequence[Modality] = ()
     ) -> list[Modality]:
-        """Returns the model's auxiliary caption where several outputs lack it
-        (`codi.request.find_auxiliary`).
+        """Return the model's auxiliary caption where several outputs lack it, else nothing.
+
+        Args:
+            outputs: what is made.
+            partners: the modalities of the clean partners.
+
+        Returns:
+            A list of one modality, or an empty one (`codi.request.find_auxiliary`).
         """
         return requests.find_auxiliary(self.model, self.config.defaults or {}, outputs, partners)
 
     def encode_partners(
         self, items: Mapping[Modality, Sequence[Prompt]], partners: Iterable[Modality]
     ) -> Latents:
-        """Clean latents (1, ...) of the first item of every modality in `partners`."""
+        """Encode the first prompt of each clean partner into its latent.
+
+        Args:
+            items: the prompts by modality.
+            partners: the modalities to encode.
+
+        Returns:
+            Clean latents `(1, *latent_shape)` by modality, float32.
+        """
         model = self.model
         raws = {
             m: self._prepared(m, items[m][:1], model.autoencoders[m], model.specs[m])[0] for m in partners
@@ -417,11 +532,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         specs: Mapping[Modality, ModalitySpec] | None = None,
         given: Latents | None = None,
     ) -> tuple[Latents, dict[Modality, list[torch.Generator]]]:
-        """Noise (B, *latent_shape) of every one of `outputs`, float32, each sample from its own seed; and the
-        generators it came from.
+        """Draw the noise that outputs begin from, each sample from its own seed.
 
-        `given`: standard normal noise that takes the place of what would be drawn; the generators are as if
-        it had been.
+        Args:
+            outputs: the modalities.
+            seeds: one seed for each of the B samples.
+            specs: the geometry of each modality; None for the model's own.
+            given: standard normal noise `(B, *latent_shape)` by modality, in place of what would be drawn.
+                The generators are as if it had been drawn.
+
+        Returns:
+            Noise `(B, *latent_shape)` by modality, float32, and by modality the generators that it came from,
+            one for each sample.
         """
         latents, generators, specs = {}, {}, specs or self.model.specs
         for modality in outputs:
@@ -431,7 +553,17 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return latents, generators
 
     def decode_latents(self, latents: Latents) -> dict[Modality, Any]:
-        """Normalised latents (B, ...) -> raw media, floats in [-1, 1] or sentences."""
+        """Decode normalised latents into raw media.
+
+        Args:
+            latents: latents `(B, *latent_shape)` by modality.
+
+        Returns:
+            Media by modality: floats (B, ...) in [-1, 1], or sentences.
+
+        Raises:
+            InputError: for latents that are not finite.
+        """
         autoencoders = self.model.autoencoders
         if lost := [m for m, z in latents.items() if not z.isfinite().all()]:
             raise InputError(
@@ -487,60 +619,72 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **more: Any,
     ) -> CoDiOutput | tuple:
-        """Generates `num_samples` sets of outputs that belong together.
+        """Generate `num_samples` sets of outputs that belong together.
 
         diffusers' names prompt, negative_prompt and num_images_per_prompt (num_videos_..., num_waveforms_...)
         stand for text, negative_text and num_samples; numbers may be numpy's or torch's (`codi.border`).
 
         Args:
-            text, image, audio, video: prompts, an item or a list of them (`codi.prompts`); none at all gives
-                unprompted samples. A list holds prompts that combine into every sample, not a batch as in
-                diffusers: for one sample of each, call once for each, or pass `prompt_embeds` of as many
-                rows. Frames in a list for video are one clip.
+            text: prompts, an item or a list of them (`codi.prompts`); without any prompt samples are
+                unprompted. A list holds prompts that combine into every sample, not a batch as in diffusers:
+                for one sample of each, call once for each, or pass `prompt_embeds` of as many rows.
+            image: prompts, as for text.
+            audio: prompts, as for text.
+            video: prompts, as for text; frames in a list are one clip.
             outputs: what to make, names or `Modality`.
             num_samples: how many sets are made.
             candidates: how many are drawn for each sample; the one that agrees best is kept
-            (`codi.selection`). seed: sample k is made from seed + k, or from the k-th of a list; chosen at
-            random and reported without. generator: in place of seed: one, or one per sample, from which the
-            seeds are drawn. num_inference_steps: denoising steps of each output; None for the model's own.
+                (`codi.selection`).
+            seed: sample k is made from seed + k, or from the k-th of a list; None for one that is chosen at
+                random and reported.
+            generator: in place of seed: one, or one per sample, from which the seeds are drawn.
+            num_inference_steps: denoising steps of each output; None for the model's own.
             guidance_scale: how closely to follow the prompts, for all or {output: scale}; 1.0 is off.
-            sync_guidance_scale: how closely to follow the other outputs. guidance_interval,
-            sync_guidance_interval: the fraction of the steps in which either acts. guidance_rescale: from 0
-            to 1, against over-saturation. start_offset: schedules after which an output starts, for all or
-            {output: 0.5}, to attend to the others
-                when they are further on; all at 0 go in step. No output waits longer than those need that
-                start before it.
-            height, width, num_frames, fps: of what is made, where not the model's own.
+            sync_guidance_scale: how closely to follow the other outputs and clean partners, likewise.
+            guidance_interval: the part of the steps in which guidance by prompts acts, as two fractions such
+                as (0.2, 0.8).
+            sync_guidance_interval: the part of the steps in which guidance by other outputs acts, in the same
+                form.
+            guidance_rescale: from 0 to 1, against over-saturation.
+            start_offset: schedules after which an output starts, for all or {output: 0.5}, to attend to the
+                others when they are further on; with 0 for all they go in step. No output waits longer than
+                those need that start before it.
+            height: the height of pictures and clips in pixels; None for the model's own.
+            width: their width in pixels; None for the model's own.
+            num_frames: the number of frames of clips; None for the model's own.
+            fps: frames per second of clips; None for the model's own.
             audio_length_in_s: length of sounds and of clips, in seconds.
             lengths: "agree": a clip and a sound that are made together last equally long, and what is not
                 named follows; or "free".
             sync: which inputs stand in the loop as clean partners: True or None for those that run in time
                 where an output does, False for none, or their names.
-            auxiliary_caption: whether the model's auxiliary caption is generated beside several outputs
-                that lack it, so that they agree on what prompts leave open. Numbers for all outputs hold
-                for it; it is not returned.
-            negative_text, negative_image, negative_audio, negative_video: what to steer away from, items or
-                lists as for prompts; they act through guidance_scale.
+            auxiliary_caption: whether the model's auxiliary caption is generated beside several outputs that
+                lack it, so that they agree on what prompts leave open. Numbers for all outputs hold for it;
+                it is not returned.
+            negative_text: what to steer away from, an item or a list as for text; it acts through
+                guidance_scale.
+            negative_image: pictures to steer away from, likewise.
+            negative_audio: sounds to steer away from, likewise.
+            negative_video: clips to steer away from, likewise.
             prompt_embeds: (1 or B, 1, D) from `encode_prompt`, in place of prompts.
             negative_prompt_embeds: the same in place of negatives.
             null_prompt_embeds: (1 or B, 1, D) from `encode_null`, beside `prompt_embeds`.
-            partner_latents: (1 or B, ...) from `encode_partners`, in place of `sync`.
-            latents: the standard normal noise (1 or B, *latent_shape) that an output begins from, {output:
-            noise},
-                or a tensor for a single output; the scheduler's initial sigma is put to it here. Outputs that
-                are not named there, the auxiliary caption, and what a scheduler draws on its way are still
-                made of the seeds.
+            partner_latents: (1 or B, ...) by modality from `encode_partners`, in place of `sync`.
+            latents: the standard normal noise `(1 or B, *latent_shape)` that an output begins from, {output:
+                noise}, or a tensor for a single output. It is multiplied by the scheduler's initial sigma
+                here. Outputs that are not named there, the auxiliary caption, and what a scheduler draws on
+                its way are still made of the seeds.
             output_type: "pil", "pt", "np" or "latent", see `CoDiOutput`.
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
-            callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
-                With start offsets there are more steps than num_inference_steps, and the auxiliary caption
-                is among the tensors. Callbacks of diffusers that switch guidance off
-                (`SDCFGCutoffCallback`) act; those for what codi lacks are refused.
+            callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed. With
+                start offsets there are more steps than num_inference_steps, and the auxiliary caption is
+                among the tensors. Callbacks of diffusers that switch guidance off (`SDCFGCutoffCallback`)
+                act; those for what codi lacks are refused.
             callback_on_step_end_tensor_inputs: the tensors that it is shown: "latents", "prompt_embeds".
             **more: prompts of other registered modalities, by their names, and their negatives.
 
         Returns:
-            the media with their seeds, settings and records; see `CoDiOutput`.
+            The media with their seeds, settings and records; see `CoDiOutput`.
 
         Raises:
             InputError: for anything that cannot be used.
@@ -625,7 +769,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         callback: Callable[..., dict] | None,
         wanted: Sequence[str],
     ) -> CoDiOutput:
-        """Makes what a request asks for: encode, prepare, denoise, decode, select."""
+        """Make what a request asks for: encode, prepare, denoise, decode, select."""
         rows = partial(selection.expand, num_samples=request.num_samples, candidates=request.candidates)
         context, null = self._contexts(call, request, given)
         clean = given.partner_latents
@@ -634,12 +778,14 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
         partners = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
         latents, generators = self.prepare_latents(request.made, seeds, request.specs, noise)
+        # Without any prompt there is nothing to guide towards, and no null branch is needed.
         null = null if request.prompted or request.refusing else None
         sampler = self._sampler(latents, context, null, partners, request, generators)
         latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)
         latents = {m: latents[m] for m in request.outputs}
         only_latents = request.output_type == "latent" and request.candidates == 1
         media = {} if only_latents else self.decode_latents(latents)
+        # A latent has a whole number of steps, and may reach beyond the seconds that were asked for.
         if request.sizes["audio_length_in_s"] is not None:
             media = {m: kind_of(m).trimmed(raw, request.specs[m]) for m, raw in media.items()}
         choices, kept, num_rows = [], list(range(len(seeds))), len(seeds)
@@ -662,7 +808,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return out
 
     def _contexts(self, call: Call, request: Request, given: Given) -> tuple[Tensor, Tensor]:
-        """The prompt tokens (1 or B, 1, D), and what guidance leads away from."""
+        """Return the prompt tokens (1 or B, 1, D), and the tokens that guidance leads away from.
+
+        Where there is no prompt, or guidance cannot act, the latter are not used and are the prompt's own.
+        """
         context = self.encode_prompt(given.items) if given.prompt_embeds is None else given.prompt_embeds
         null = (
             given.null_prompt_embeds if given.negative_prompt_embeds is None else given.negative_prompt_embeds
@@ -674,8 +823,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return context, self.encode_null(given.items) if request.prompted and call.can_steer else context
 
     def described(self) -> dict[str, Any]:
-        """Returns what a record says of the model: name, weights, precision, device, scheduler, what no call
-        can change, adapters.
+        """Return what a record says of the model.
+
+        That is its name, weights, precision, device and scheduler, the settings that no call can change, and
+        the adapters.
         """
         own = settings.DEFAULTS | (self.config.defaults or {})
         part = next(
@@ -702,7 +853,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         request: Request,
         generators: dict[Modality, list[torch.Generator]],
     ) -> JointSampler:
-        """The sampler of these latents and prompts."""
+        """Return the joint sampler of these latents and prompts."""
         model, device = self.model, self._execution_device
         denoisers = {m: model.denoisers[m] for m in latents}
 
@@ -711,7 +862,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
 
         steps, shift = request.num_inference_steps, self._own("timestep_shift")
         schedulers = copy_schedulers(self.scheduler, latents, steps, device, shift)
-        # schedulers of second order take two for one
+        # Schedulers of second order take two steps for each that is asked for.
         own_steps = len(next(iter(schedulers.values())).timesteps)
         return JointSampler(
             denoisers=denoisers,
@@ -738,6 +889,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         callback: Callable[..., dict] | None,
         wanted: Sequence[str],
     ) -> Latents:
+        """Take all steps of a sampler, unless the call is interrupted, and return the latents."""
         call.num_timesteps = sampler.num_steps
         with self.progress_bar(total=sampler.num_steps) as bar:
             for index in range(sampler.num_steps):
@@ -759,8 +911,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         sampler: JointSampler,
         latents: Latents,
     ) -> Latents:
-        """Shows a callback the tensors that it wants, and takes over what it changed: those, and the guidance
-        scale.
+        """Show a callback the tensors that it wants, and take over what it changed.
+
+        It may change these tensors and the guidance scale.
         """
         offered, scale = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}, call.guidance_scale
         tensors = {name: offered[name] for name in wanted}
@@ -773,8 +926,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     def _judge(
         self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents
     ) -> dict[str, Tensor]:
-        """What `codi.selection` measures of decoded candidates (B, ...); clean partners (1 or num_samples,
-        ...) count in time only.
+        """Return the measures of `codi.selection` for decoded candidates (B, ...).
+
+        Clean partners (1 or num_samples, ...) count in time only.
         """
         model = self.model
         heard = self.decode_latents(
@@ -782,7 +936,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         )
         timed = {m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if kind_of(m).has_onsets}
         tolerance = max((1 / model.specs[m].latent_rate for m in timed), default=0.0)
-        # as prompts are: towers cast later
+        # In float32, as prompts are: towers cast to their own precision later.
         fitted = {m: raw.float() if isinstance(raw, Tensor) else raw for m, raw in media.items()}
         return selection.judge(
             model.towers, fitted, measures, context[:, 0].to(self._execution_device), timed, tolerance
@@ -796,6 +950,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         output_type: str,
         specs: Mapping[Modality, ModalitySpec],
     ) -> CoDiOutput:
+        """Return latents, or media in the form of `output_type`, with their seeds and rates."""
         if output_type == "latent":
             return CoDiOutput(seeds=seeds, latents=latents)
         made = as_fields({m: formatted(m, raw, output_type) for m, raw in media.items()})
@@ -803,9 +958,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
     def _prepared(
-        self, modality: Modality, items: Sequence[Prompt], part: ModelMixin, spec: ModalitySpec | None
+        self,
+        modality: Modality,
+        items: Sequence[Prompt],
+        part: PromptEncoder | Autoencoder,
+        spec: ModalitySpec | None,
     ) -> list[Any]:
-        """Items of one modality -> raw batches for `part`, on its device, in float32."""
-        padded = not getattr(part, "any_length", False)
+        """Prepare items of one modality as raw batches for `part`, on its device, in float32."""
+        padded = not part.any_length
         raws = prompts.batches([prompts.prepare(modality, prompt.value, spec, padded) for prompt in items])
         return [raw.to(self._execution_device) if isinstance(raw, Tensor) else raw for raw in raws]

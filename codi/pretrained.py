@@ -1,9 +1,9 @@
-"""Finding a model folder, and holding it to its word: every tensor that the configuration asks for,
-unaltered, and none besides.
+"""Find the folder of a model, load and save its parts, and check that every tensor is what it should be.
 
 A model is a diffusers folder: model_index.json, and one folder per part with its configuration and
-safetensors. `checksums.json`, written on saving, holds a digest of every tensor. Whatever does not fit raises
-one `InputError` that names the folder and the tensor.
+safetensors. A part that is loaded must have every tensor that its configuration asks for, unaltered, and none
+besides. `checksums.json`, written on saving, holds a digest of every tensor. Whatever does not fit raises one
+`InputError` that names the folder and the tensor.
 """
 
 import hashlib
@@ -51,10 +51,19 @@ VERIFY_BELOW = 2 << 30  # bytes of weights whose checksums are verified without 
 
 
 def resolve(source: str | Path | None = None, revision: str | None = None, **hub: Any) -> Path:
-    """The folder of a model: the one inside the package when nothing is named, else a local folder, else a
-    download by hub id.
+    """Return the folder of a model, which is downloaded if it is named by a hub id.
 
-    hub: options of the download, see `HUB`.
+    Args:
+        source: a local folder, or a hub id such as "owner/name"; None stands for the model inside the
+            package.
+        revision: the branch, tag or commit of a hub id; without effect on a folder.
+        **hub: options of the download, see `HUB`.
+
+    Returns:
+        The folder of the model. A local one is known to hold model_index.json.
+
+    Raises:
+        InputError: if there is no such folder, if it holds no model, or if the download fails.
     """
     if source is None:
         folder = Path(str(resources.files("codi"))) / "assets" / "tiny"
@@ -71,6 +80,7 @@ def resolve(source: str | Path | None = None, revision: str | None = None, **hub
                 f"{folder} is no model folder: expected one with {INDEX}, as `save_pretrained` writes it"
             )
         return folder
+    # what looks like a path is not looked up at the hub
     if folder.exists() or str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
         raise InputError(
             f"no model folder {source}: expected a folder with {INDEX}, or a hub id such as 'owner/name'"
@@ -79,6 +89,7 @@ def resolve(source: str | Path | None = None, revision: str | None = None, **hub
 
 
 def _download(source: str, **hub: Any) -> Path:
+    """Download the files of a model that match `PATTERNS` from the hub, and return their folder."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -91,7 +102,11 @@ def _download(source: str, **hub: Any) -> Path:
 
 
 def read_index(folder: Path) -> dict[str, tuple[str, str]]:
-    """Name of each part in the folder -> (module, class); parts that the model does not have are left out."""
+    """Return the module and the class of each part of a model folder, by the name of the part.
+
+    Parts that the model does not have (null in model_index.json) are left out. Names that earlier versions
+    gave to parts are replaced by the present ones.
+    """
     index = _read_json(folder / INDEX)
     return {
         renamed.PARTS.get(name, name): tuple(value)
@@ -101,7 +116,7 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def read_defaults(folder: Path) -> dict[str, Any]:
-    """The model's own values for what a call leaves out."""
+    """Return the model's own values for options that a call leaves out."""
     defaults = _read_json(folder / INDEX).get("defaults") or {}
     return renamed.rename(defaults, renamed.SETTINGS, str(folder))
 
@@ -109,8 +124,17 @@ def read_defaults(folder: Path) -> dict[str, Any]:
 def load_parts(
     folder: Path, index: Mapping[str, tuple[str, str]], dtype: Any, **options: Any
 ) -> dict[str, Any]:
-    """The parts named in `index`, in one dtype or in {part: dtype}, where "default" stands for the rest and
-    is float32.
+    """Load all parts that are named in `index`.
+
+    Args:
+        folder: the folder of the model.
+        index: the module and the class of each part by its name, as `read_index` returns them.
+        dtype: one dtype for all parts, or {part: dtype}, where "default" stands for all other parts and is
+            float32 if it is missing.
+        **options: passed on to `load_part`, such as `variant`.
+
+    Returns:
+        The loaded parts by their names.
     """
     dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
     default = dtypes.get("default", torch.float32)
@@ -121,7 +145,7 @@ def load_parts(
 
 
 def part_folder(folder: Path) -> Path:
-    """Returns the folder of a part, which an earlier version may have saved under another name."""
+    """Return the folder of a part, which an earlier version may have saved under another name."""
     former = {present: old for old, present in renamed.PARTS.items()}.get(folder.name)
     if former is None or folder.is_dir() or not folder.with_name(former).is_dir():
         return folder
@@ -131,11 +155,15 @@ def part_folder(folder: Path) -> Path:
 
 @contextmanager
 def _present_names(folder: Path) -> Iterator[Path]:
-    """The folder of a part, or a copy under the present names of one that an earlier version saved."""
+    """Yield the folder of a part, with the present names of its configuration keys and tensors.
+
+    A part that an earlier version saved is copied under its present names into a temporary folder; any other
+    is left where it is.
+    """
     config = folder / "config.json"
     values = _read_json(config) if config.is_file() else {}
     present = renamed.rename(values, renamed.CONFIG, str(folder))
-    # diffusers saves every argument: who has former names of tensors has some in the configuration, too
+    # diffusers saves every argument: where tensors have former names, the configuration has some as well
     if present == values:
         yield folder
         return
@@ -143,7 +171,7 @@ def _present_names(folder: Path) -> Iterator[Path]:
         copy = Path(place) / folder.name
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors"))
         (copy / "config.json").write_text(json.dumps(present), encoding="utf-8")
-        for index in copy.glob("*.safetensors.index*.json"):  # of weights in several files
+        for index in copy.glob("*.safetensors.index*.json"):  # says in which file each tensor is
             shards = _read_json(index)
             shards["weight_map"] = {renamed.rename_tensor(n): f for n, f in shards["weight_map"].items()}
             index.write_text(json.dumps(shards), encoding="utf-8")
@@ -156,11 +184,27 @@ def _present_names(folder: Path) -> Iterator[Path]:
 def load_part(
     folder: Path, module: str, kind: str, dtype: Any, variant: str | None = None, **loading: Any
 ) -> Any:
-    """The part in `folder`, of class `kind`, checked by `check_part`; a scheduler takes neither dtype nor
-    variant.
+    """Load one part from its folder, and check it by `check_part` if it is a network.
 
-    diffusers' own loader finds a class only where its module happens to import `ModelMixin` by name; and a
-    folder may name classes of ours and of diffusers, nothing else, because importing runs code.
+    The class is looked up here, because diffusers' own loader finds a class only where its module happens to
+    import `ModelMixin` by name. A folder may name only classes of codi, of diffusers, and of packages that
+    have registered a modality, because importing a module runs its code.
+
+    Args:
+        folder: the folder of the part.
+        module: the name of the module that holds the class of the part.
+        kind: the name of the class.
+        dtype: the dtype of the weights; a scheduler takes none.
+        variant: the variant of the weight files, such as "fp16"; None for the plain ones. A scheduler takes
+            none.
+        **loading: options of diffusers' `from_pretrained` for networks, see `LOADING`.
+
+    Returns:
+        The part; a network is in evaluation mode.
+
+    Raises:
+        InputError: if the class may not be used, if the part cannot be loaded, or if it does not pass its
+            check.
     """
     part_class = _find_class(folder.name, *renamed.CLASSES.get((module, kind), (module, kind)))
     from transformers.initialization import no_init_weights
@@ -169,7 +213,7 @@ def load_part(
     options = dict(torch_dtype=dtype, use_safetensors=True, variant=variant, **loading) if is_model else {}
     with _present_names(folder) as present:
         try:
-            # every weight is read from the folder, which `check_part` makes sure of
+            # initial values would be overwritten: `check_part` makes sure that every weight is in the folder
             with _quietly(), no_init_weights():
                 part = part_class.from_pretrained(present, **options)
         except (
@@ -188,7 +232,9 @@ def load_part(
 
 
 def _find_class(name: str, module: str, kind: str) -> type:
-    own = {type(known).__module__.split(".")[0] for known in kinds()}  # whoever registers one vouches for it
+    """Return the class of a part; raise `InputError` for one that is missing or not trusted."""
+    # the caller, who has registered a modality of another package, has run that package's code already
+    own = {type(known).__module__.split(".")[0] for known in kinds()}
     if module.split(".")[0] not in {"codi", "diffusers"} | own:
         raise InputError(
             f"part {name} of the model is a {module}.{kind}: expected a class of codi or diffusers"
@@ -204,7 +250,7 @@ def _find_class(name: str, module: str, kind: str) -> type:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without diffusers' bars and warnings: whatever they would warn of is an error here."""
+    """Silence the progress bars and warnings of diffusers: whatever they would warn of is an error here."""
     from diffusers.utils import logging as diffusers_logging
 
     level, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
@@ -219,8 +265,17 @@ def _quietly() -> Iterator[None]:
 
 
 def pick_device(name: str) -> str:
-    """The device to compute on; "auto" is the best there is. Raises `InputError` for one that is
-    not there.
+    """Return the name of the device to compute on.
+
+    Args:
+        name: a device as torch names it, such as "cpu" or "cuda:1", or "auto" for the best there is: CUDA if
+            it is available, else the CPU.
+
+    Returns:
+        The name of a device of torch.
+
+    Raises:
+        InputError: if the device is not there.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -240,12 +295,21 @@ def pick_device(name: str) -> str:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Gives a new folder for a model to be saved in, which takes the place of the model in `folder` at the
-    end.
+    """Yield a new folder to save a model in, which replaces the model in `folder` at the end.
 
-    Nothing of the older model is touched before the new one is complete: an interrupt leaves it whole, and
-    parts that were loaded from it may be saved over it. Then what is in the way of the new one goes. Files
-    that are of no model stay, and so do other variants of a part whose configuration is the same.
+    Nothing of the older model is touched before the new one is complete: an interrupt leaves the older one
+    whole, and parts that were loaded from it may be saved over it. Only then are those files of the older
+    model removed that are in the way of the new one. Files that belong to no model stay, and so do other
+    variants of a part whose configuration is the same.
+
+    Args:
+        folder: where the model goes; created if need be.
+
+    Yields:
+        The temporary folder, within `folder`, that the new model is to be written into.
+
+    Raises:
+        InputError: if the model cannot be written, such as on a full disk.
     """
     from codi import io
 
@@ -266,11 +330,12 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Moves all but the index from `new` to `folder`, after removing what was saved there before and is in
-    its way.
+    """Move all files but the index from `new` to `folder`.
+
+    What is left of the older model in `folder` and is in the way of the new one is removed first.
     """
     older: set[str] = set()
-    with suppress(InputError):  # there is none, or it is broken: nothing is known of an older model
+    with suppress(InputError):  # without an index, or with a broken one, nothing is known of an older model
         older = {name for name in read_index(folder) if Path(name).name == name}
     for name in (INDEX, CHECKSUMS):
         (folder / name).unlink(missing_ok=True)
@@ -284,13 +349,15 @@ def _replace(folder: Path, new: Path) -> None:
         if path.is_file() and path != new / INDEX:
             path.replace(folder / path.relative_to(new))
     for name in older - saved:
-        with suppress(OSError):  # it holds files of somebody else's, or was gone
+        with suppress(OSError):  # it holds files that are no model's, or is gone already
             (folder / name).rmdir()
 
 
 def _in_the_way(part: Path, new: Path) -> list[Path]:
-    """Files of an older save of a part that are not to be beside those of a newer one, or that have no newer
-    one.
+    """Return those files of an older save of a part that have to be removed.
+
+    If the newer save has the part with the same configuration, these are the older weights of the variants
+    that it has; otherwise they are all files that a save writes.
     """
     found = [path for path in part.glob("*") if path.is_file() and SAVED.fullmatch(path.name)]
     variants = {_variant(path.name) for path in new.glob("*.safetensors")}
@@ -300,7 +367,7 @@ def _in_the_way(part: Path, new: Path) -> list[Path]:
 
 
 def _variant(name: str) -> str:
-    """The variant that a file of weights, or an index of such files, belongs to; "" for the plain one."""
+    """Return the variant of a file of weights, or of an index of such files; "" for the plain one."""
     stem, _, index = name.partition(".safetensors")
     if index:  # diffusion_pytorch_model.safetensors.index.fp16.json
         return index.removeprefix(".index").removesuffix(".json").strip(".")
@@ -308,7 +375,11 @@ def _variant(name: str) -> str:
 
 
 def _same_part(one: Path, other: Path) -> bool:
-    """Whether two configurations build the same module; keys with an underscore say who wrote them."""
+    """Return whether two configurations build the same module.
+
+    Keys that begin with an underscore only say who wrote the file and are not compared, except the class
+    name.
+    """
     if not (one.is_file() and other.is_file()):
         return False
     first, second = _read_json(one), _read_json(other)
@@ -321,8 +392,13 @@ def _same_part(one: Path, other: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One tensor in a safetensors file: type as the file names it, shape, and its bytes [begin, end) in the
-    file.
+    """One tensor in a safetensors file, as the header of the file describes it.
+
+    Attributes:
+        dtype: the type as the file names it, such as "F32".
+        shape: the shape of the tensor.
+        begin: the place of its first byte in the file.
+        end: the place behind its last byte.
     """
 
     dtype: str
@@ -332,8 +408,16 @@ class Entry:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Every tensor in a safetensors file, by name, without reading any. Raises `InputError` for a file that
-    is cut short or none.
+    """Return an entry for every tensor in a safetensors file, by name, without reading any tensor.
+
+    Args:
+        path: the safetensors file.
+
+    Returns:
+        The entries by the names of the tensors, in the order of the header.
+
+    Raises:
+        InputError: if the file is cut short, or is no safetensors file.
     """
     size = path.stat().st_size
     try:
@@ -360,7 +444,7 @@ def _entry(value: dict[str, Any], start: int) -> Entry:
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors files of one part (all its shards), of the named variant."""
+    """Return the safetensors files of one part: all shards of the named variant, or of the plain weights."""
     return [
         path
         for path in sorted(folder.glob("*.safetensors"))
@@ -371,10 +455,19 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
 def check_files(
     folder: Path, names: Iterable[str], verify: bool | None = None, variant: str | None = None
 ) -> None:
-    """Every named part has its configuration and readable weights; their checksums too, if there are any and
-    the model is not huge.
+    """Check that every named part has its configuration and its weights, and the weights their checksums.
 
-    verify: True checks checksums whatever the size, False never.
+    Checksums are compared only if the folder has any, and unless asked otherwise only if the weights of these
+    parts have less than `VERIFY_BELOW` bytes in all.
+
+    Args:
+        folder: the folder of the model.
+        names: the parts to check.
+        verify: True compares checksums whatever the size, False never does.
+        variant: the variant of the weight files, such as "fp16"; None for the plain ones.
+
+    Raises:
+        InputError: for the first part that lacks something, or the first tensor that was altered.
     """
     files = []
     for name in names:
@@ -398,8 +491,16 @@ def check_files(
 
 
 def check_checksums(folder: Path, files: Iterable[Path]) -> None:
-    """Compares every tensor in `files` with checksums.json; without that file nothing is known and nothing is
-    checked.
+    """Check every tensor in `files` against checksums.json.
+
+    Without that file nothing is known of the tensors, and nothing is checked.
+
+    Args:
+        folder: the folder of the model, which holds checksums.json.
+        files: safetensors files below that folder.
+
+    Raises:
+        InputError: for a file that is not listed, or a tensor that is missing, unknown or altered.
     """
     if not (folder / CHECKSUMS).is_file():
         return
@@ -422,10 +523,10 @@ def check_checksums(folder: Path, files: Iterable[Path]) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns a digest of all tensors of a model folder, from its checksums where it has any.
+    """Return a digest of all tensors of a model folder, from its checksums if it has any.
 
-    Weights of more than `VERIFY_BELOW` bytes without checksums are not read in full: their headers and sizes,
-    and samples of their bytes.
+    Without checksums, weights of `VERIFY_BELOW` bytes and more are not read in full: the digest is of their
+    headers, their sizes and samples of their bytes.
     """
     if (folder / CHECKSUMS).is_file():
         known = _read_json(folder / CHECKSUMS)
@@ -448,7 +549,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def write_checksums(folder: Path) -> Path:
-    """Writes checksums.json for every safetensors file below `folder`."""
+    """Write checksums.json for the weights of all parts in `folder`, and return its path."""
     from codi import io
 
     digests = {
@@ -459,7 +560,7 @@ def write_checksums(folder: Path) -> Path:
 
 
 def _digests(path: Path) -> Iterator[tuple[str, str]]:
-    """Digest of type, shape and bytes of every tensor in a file."""
+    """Yield the name of every tensor in a file with a digest of its type, shape and bytes."""
     entries = read_header(path)
     with (
         open(path, "rb") as file,
@@ -473,8 +574,19 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def check_part(folder: Path, module: nn.Module, variant: str | None = None) -> None:
-    """A loaded part used every tensor of its folder, found all of its own there, in their shapes, and knew
-    every configuration key.
+    """Check that a loaded part and its folder hold the same tensors, and that the part knows every setting.
+
+    The part must have used every tensor of the folder, and found all of its own there in their shapes; it
+    must know every key of the configuration. Of tensors that are tied to each other one has to be in the
+    folder.
+
+    Args:
+        folder: the folder of the part.
+        module: the part that was loaded from it.
+        variant: the variant of the weight files that it was loaded from; None for the plain ones.
+
+    Raises:
+        InputError: for the first key or tensor that does not fit.
     """
     unknown = set(_read_json(folder / "config.json")) - set(
         inspect.signature(type(module).__init__).parameters
@@ -488,6 +600,7 @@ def check_part(folder: Path, module: nn.Module, variant: str | None = None) -> N
         name: entry for path in weight_files(folder, variant) for name, entry in read_header(path).items()
     }
     state = module.state_dict(keep_vars=True)
+    # with `keep_vars` tied tensors are one object, of which safetensors keeps one copy under one name
     tied = {id(state[name]) for name in stored if name in state}
     _compare_names(
         str(folder), set(stored), {name for name in state if name in stored or id(state[name]) not in tied}
@@ -501,6 +614,7 @@ def check_part(folder: Path, module: nn.Module, variant: str | None = None) -> N
 
 
 def _compare_names(where: str, found: set[str], expected: set[str]) -> None:
+    """Raise `InputError` for the first name that is expected and not found, or found and not expected."""
     missing, left = sorted(expected - found), sorted(found - expected)
     if missing:
         raise InputError(
@@ -514,6 +628,7 @@ def _compare_names(where: str, found: set[str], expected: set[str]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or raise an `InputError` that says why it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,9 +1,9 @@
-"""A short start for a process that does nothing but generate: what generating does not need is not imported.
+"""Shorten the start of a process that only generates: import nothing that generating does not need.
 
 diffusers and transformers import with every model what some of their models need: the compiler of PyTorch,
 its distributed tensors, SciPy's solvers, all transformers that diffusers has. That is more than half of the
-time from a command to its first picture. Both libraries go on without what is not installed, and so they do
-here: while they are imported, `lean_imports` lets them find only what generating needs.
+time from a command to its first picture. Both libraries run without whatever is not installed. `lean_imports`
+makes use of that: while they are imported, it lets them find only what generating needs.
 
 Only a command that owns its process does this, and only around its imports. Whatever is asked for afterwards
 is imported as always.
@@ -22,8 +22,7 @@ from typing import Any
 
 from codi.libraries import leave_out_broken
 
-# Optional libraries that diffusers and transformers use in losses, training, tracking and other kinds of
-# media.
+# Optional libraries that diffusers and transformers use in losses, training, tracking and for other media.
 NOT_NEEDED = (
     "scipy",
     "sklearn",
@@ -39,8 +38,8 @@ NOT_NEEDED = (
     "matplotlib",
 )
 
-# Packages that import all of their modules, or read all of their files, where generating needs one or two;
-# and attention that is compiled for its mask, which no part here has.
+# Packages that import all of their modules, or read all of their files, where generating needs one or two of
+# them; and attention that is compiled for its mask, which no part of codi has.
 DEFERRED = (
     "diffusers.models.transformers",
     "diffusers.models.autoencoders",
@@ -54,11 +53,11 @@ COMPILER = "torch._dynamo"
 
 
 def wait_passively() -> None:
-    """Lets threads of a computation sleep while they wait for each other, unless the user has said otherwise.
+    """Let threads of a computation sleep while they wait for each other, unless the user has said otherwise.
 
-    Call it before torch is imported.
-    GNU's OpenMP lets them spin. Where another program wants the same cores, that takes it from the thread
-    that is waited for: on two busy cores a picture then took 14 s in place of one.
+    Call it before torch is imported. By default GNU's OpenMP lets waiting threads spin. Where another program
+    wants the same cores, spinning takes them from the very thread that is waited for: on two busy cores a
+    picture then took 14 s in place of one.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ["OMP_WAIT_POLICY"] = "passive"
@@ -66,10 +65,15 @@ def wait_passively() -> None:
 
 @contextlib.contextmanager
 def lean_imports(lora: bool = False) -> Iterator[None]:
-    """While it lasts, diffusers and transformers are imported without what generating does not need; peft is
-    needed for a LoRA alone.
+    """Import diffusers and transformers, within this context, without what generating does not need.
 
     What cannot be left out, in this or a later version of either library, is imported as always.
+
+    Args:
+        lora: whether a LoRA will be loaded, which is the only thing that peft is needed for.
+
+    Yields:
+        Nothing.
     """
     import torch
 
@@ -82,10 +86,11 @@ def lean_imports(lora: bool = False) -> Iterator[None]:
         sys.meta_path.insert(0, packages)
         undo.callback(sys.meta_path.remove, packages)
         # diffusers lists the files of everything that is installed, which takes a third of a second, to find
-        # versions that it finds without
+        # versions that it also finds without
         _replace(undo, importlib.metadata, "packages_distributions", dict)
         _replace(undo, torch.distributed, "is_available", lambda: False)
         _replace(undo, torch.compiler, "disable", _mark)
+        # a compiler that was imported already stays as it is
         spec = None if COMPILER in sys.modules else importlib.util.find_spec(COMPILER)
         if spec is not None:
             torch._dynamo = sys.modules[COMPILER] = _Compiler(spec)
@@ -94,40 +99,45 @@ def lean_imports(lora: bool = False) -> Iterator[None]:
 
 
 def _show(hidden: Sequence[str]) -> None:
+    """Let libraries be found again that were hidden by an entry of None in `sys.modules`."""
     for name in hidden:
         if sys.modules.get(name, name) is None:
             del sys.modules[name]
 
 
 def _replace(undo: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
-    """Sets an attribute until the stack is undone; one that is not there is left alone."""
+    """Set an attribute until the stack is unwound; one that is not there is left alone."""
     if name in vars(owner):
         undo.callback(setattr, owner, name, getattr(owner, name))
         setattr(owner, name, value)
 
 
 def _mark(function: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """What decorators for the compiler come to in a process that compiles nothing."""
+    """Return the function as it is, as decorators for the compiler do in a process that compiles nothing.
+
+    Called without a function, as a decorator with options is, it returns such a decorator.
+    """
     return function if function is not None else lambda decorated: decorated
 
 
 class _Compiler(ModuleType):
-    """The marks that libraries put on functions for the compiler, and the class of what it has compiled,
-    without the compiler itself.
+    """Stands in for PyTorch's compiler, so that the compiler itself need not be imported.
 
-    For anything else that is asked of it the compiler is imported after all, and takes its place.
+    It has the marks that libraries put on functions for the compiler, and the class of modules that were
+    compiled. Anything else that is asked of it imports the compiler after all, which then takes its place.
     """
 
     def __init__(self, spec: ModuleSpec):
         super().__init__(COMPILER)
         self.__spec__, self.__path__ = spec, list(spec.submodule_search_locations or ())
         self.allow_in_graph = self.assume_constant_result = self.disable = _mark
-        # of which there are none
+        # libraries ask whether a module is one that was compiled: none is
         self.eval_frame = SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {}))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        # the stand-in makes room for the compiler, and so does what was imported as a part of it
         if sys.modules[COMPILER] is self:
             for module in [loaded for loaded in sys.modules if f"{loaded}.".startswith(f"{COMPILER}.")]:
                 del sys.modules[module]
@@ -135,7 +145,7 @@ class _Compiler(ModuleType):
 
 
 def _without_flex_attention(undo: contextlib.ExitStack) -> None:
-    """Tells transformers, which asks before it imports it, that torch does not offer it."""
+    """Make transformers believe that torch lacks flex attention; it asks before it imports it."""
     import transformers.utils
     import transformers.utils.import_utils
 
@@ -144,8 +154,9 @@ def _without_flex_attention(undo: contextlib.ExitStack) -> None:
 
 
 class _Deferred:
-    """A finder of packages and modules whose own code runs when something is asked of them: of a package,
-    more than its modules give.
+    """Finds packages and modules whose own code is to run only when something is asked of them.
+
+    For a package, asking for one of its modules does not count: that module is imported by itself.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -154,7 +165,7 @@ class _Deferred:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Finds a module as usual, once, with a loader that does not run it."""
+        """Find a module as usual, once, with a loader that does not run it."""
         if name not in self.names:
             return None
         self.names.discard(name)
@@ -165,7 +176,7 @@ class _Deferred:
 
 
 class _Loader:
-    """Makes an empty module; `_Module` runs the real loader."""
+    """Makes an empty module, for which `_Module` runs the real loader later."""
 
     def __init__(self, loader: Any):
         self.loader = loader
@@ -185,7 +196,7 @@ class _Module(ModuleType):
             raise AttributeError(name)
         if not vars(self).get("_ran"):
             if PathFinder.find_spec(f"{self.__name__}.{name}", vars(self).get("__path__", ())) is not None:
-                # one module of a package does not ask for all of them
+                # to ask for one module of a package is not to ask for all of them
                 return importlib.import_module(f"{self.__name__}.{name}")
             vars(self)["_ran"] = True
             self.__spec__.loader.exec_module(self)

@@ -1,8 +1,7 @@
-"""The values that every part of codi speaks in: modalities, their geometry, and the one error for a user's
-mistake.
+"""The values that all parts of codi share: modalities, their geometry, and the error for a user's mistake.
 
-Letters used in shapes throughout: B batch, C channels, F frames, H W height and width, T audio frames,
-M mel bands, L tokens, D width, S seconds.
+Letters used in shapes throughout: B batch, C channels, F frames, H W height and width, T audio frames, M mel
+bands, L tokens, D width, S seconds.
 """
 
 import re
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "codi-tiny"  # name of the model inside the package
 DTYPES = ("float32", "bfloat16", "float16")  # in which the networks of a model may compute
-RESERVED = frozenset(  # what options, keys of jobs and of records, and arguments are called beside modalities
+RESERVED = frozenset(  # names of options, of keys of jobs and of records, and of arguments beside modalities
     "id to as out jobs seed seeds samples steps candidates batch height width frames num_frames fps seconds "
     "num_samples num_inference_steps guidance_scale sync_guidance_scale audio_length_in_s written "
     "sampling_rate lengths sync latents embeds outputs generator guidance sync_guidance start_offset "
@@ -33,31 +32,31 @@ class _Registry(type):
     _members: dict[str, Any]
 
     def __iter__(cls) -> Iterator[Any]:
-        """Gives the values in the order in which they were registered."""
+        """Iterate over the values in the order in which they were registered."""
         return iter(list(cls._members.values()))
 
     def __reversed__(cls) -> Iterator[Any]:
-        """Gives the values in the opposite order."""
+        """Iterate over the values in the opposite order."""
         return reversed(list(cls._members.values()))
 
     def __len__(cls) -> int:
-        """Returns how many values are registered."""
+        """Return how many values are registered."""
         return len(cls._members)
 
     def __contains__(cls, value: object) -> bool:
-        """Returns whether `value` is a registered value, or the name of one."""
+        """Return whether `value` is a registered value, or the name of one."""
         return isinstance(value, str) and value in cls._members
 
     def __getitem__(cls, name: str) -> Any:
-        """Returns the value that is the attribute `name` of the class. Raises `KeyError` if there is none."""
+        """Return the value that is the attribute `name` of the class. Raises `KeyError` if there is none."""
         return next((member for member in cls if member.name == name), None) or cls._members[name]
 
 
 class Modality(str, metaclass=_Registry):
-    """One kind of medium. Being a `str`, a member may be used wherever its lower-case name is expected.
+    """One kind of medium; being a `str`, it may be used wherever its lower-case name is expected.
 
-    There is one object for each name, so that members may be compared with `is`. Further ones are registered,
-    as a rule with all that is known of them (`codi.modalities.register`).
+    There is one object for each name, so that modalities may be compared with `is`. Further ones are
+    registered, as a rule with all that is known of them (`codi.modalities.register`).
     """
 
     __slots__ = ()
@@ -68,7 +67,7 @@ class Modality(str, metaclass=_Registry):
     VIDEO: ClassVar["Modality"]
 
     def __new__(cls, value: Any) -> "Modality":
-        """Returns the member of that name, or the member itself. Raises `ValueError` if there is none."""
+        """Return the modality called `value`, or `value` itself. Raises `ValueError` if there is none."""
         if value not in cls:
             raise ValueError(f"{value!r} is not a valid {cls.__name__}")
         return cls._members[value]
@@ -78,12 +77,12 @@ class Modality(str, metaclass=_Registry):
 
     @property
     def value(self) -> str:
-        """Its name as a plain `str`."""
+        """The name of the modality as a plain `str`."""
         return str.__str__(self)
 
     @property
     def name(self) -> str:
-        """The name of its attribute of this class, such as "TEXT"."""
+        """The name of the attribute of this class that holds the modality, such as "TEXT"."""
         return self.value.upper()
 
     def __str__(self) -> str:
@@ -103,7 +102,17 @@ class Modality(str, metaclass=_Registry):
 
     @classmethod
     def parse(cls, name: "str | Modality") -> "Modality":
-        """The modality of that name. Raises `InputError` for a name that is none."""
+        """Return the modality of a name, which may be in any case and have spaces around it.
+
+        Args:
+            name: the name of a modality, or a modality.
+
+        Returns:
+            The modality.
+
+        Raises:
+            InputError: if there is no modality of that name.
+        """
         try:
             return cls(str(name).strip().lower())
         except ValueError:
@@ -113,9 +122,17 @@ class Modality(str, metaclass=_Registry):
 
     @classmethod
     def register(cls, name: str) -> "Modality":
-        """Returns the modality of that name, which is a new one if there was none.
+        """Return the modality of a name, which is made if there was none.
 
-        Arguments, options and components are named by it. Raises `InputError` for a name that cannot be.
+        Args:
+            name: the name, by which arguments, options and components are named as well: at most 40
+                lower-case letters, digits and underscores, the first of them a letter.
+
+        Returns:
+            The modality.
+
+        Raises:
+            InputError: if the name is not of that kind, or stands for something else already.
         """
         if name in cls:
             return cls._members[name]
@@ -132,13 +149,13 @@ class Modality(str, metaclass=_Registry):
 
     @classmethod
     def forget(cls, modality: "Modality") -> None:
-        """Undoes `register`, for one that was needed for a while."""
+        """Undo `register`, for a modality that was needed for a while."""
         del cls._members[modality.value]
         delattr(cls, modality.name)
 
 
 def _restore(name: str) -> Modality:
-    """Returns the modality that was pickled, in a process that has not registered it, too."""
+    """Return the modality that was pickled, also in a process that has not registered it."""
     return Modality.register(name)
 
 
@@ -148,13 +165,14 @@ for _name in ("text", "image", "audio", "video"):
 
 @dataclass(frozen=True, kw_only=True)
 class ModalitySpec:
-    """Geometry of one modality in one model.
+    """The geometry of one modality in one model.
 
-    raw_shape     one sample as the library passes it: image (3, H, W), video (F, 3, H, W), audio (samples,),
-                  text ()
-    latent_shape  one latent: image (C, H, W), video (C, F, H, W), audio (C, T, M), text (C,)
-    rate          raw steps per second along time (frames/s, Hz); None where there is no time
-    latent_rate   latent steps per second along time; None where there is no time
+    Attributes:
+        raw_shape: one sample as the library passes it: image (3, H, W), video (F, 3, H, W), audio (samples,),
+            text ().
+        latent_shape: one latent: image (C, H, W), video (C, F, H, W), audio (C, T, M), text (C,).
+        rate: raw steps per second along time (frames/s, Hz); None where there is no time.
+        latent_rate: latent steps per second along time; None where there is no time.
     """
 
     raw_shape: tuple[int, ...]
@@ -164,12 +182,12 @@ class ModalitySpec:
 
     @property
     def duration(self) -> float | None:
-        """Seconds of one raw sample, None where there is no time."""
+        """The duration of one raw sample in seconds; None where there is no time."""
         return None if self.rate is None else self.raw_shape[0] / self.rate
 
     @property
     def timed(self) -> tuple[float, float]:
-        """Rate and seconds of a modality that has time; to be asked of no other."""
+        """The rate (frames/s, Hz) and the duration (seconds) of a modality that has time; ask no other."""
         assert self.rate is not None, "this modality has no time"
         return self.rate, self.raw_shape[0] / self.rate
 
@@ -181,21 +199,21 @@ Latents = dict[Modality, "torch.Tensor"]
 
 
 class InputError(ValueError):
-    """Something a user gave cannot be used. The message says what came, what was expected and what to do.
+    """Says that something a user gave cannot be used: what came, what was expected and what to do.
 
-    Commands print it as one line and exit with code 2.
+    Commands print the message as one line and exit with code 2.
     """
 
 
 def listed(modalities: Iterable[Modality]) -> str:
-    """For messages."""
+    """Return the names of modalities for a message, in the order of registration; "nothing" for none."""
     chosen = set(modalities)
     return ", ".join(m.value for m in Modality if m in chosen) or "nothing"
 
 
 @contextmanager
 def blame(origin: str) -> Iterator[None]:
-    """Puts the origin of a job in front of an error inside it."""
+    """Put the origin of a job in front of the message of any `InputError` that is raised inside."""
     try:
         yield
     except InputError as error:

@@ -1,3 +1,3 @@
-"""The version, in a file that needs nothing else to be read."""
+"""The version of codi, in a file that can be read without importing anything else."""
 
 __version__ = "0.1.0"

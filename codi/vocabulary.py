@@ -1,9 +1,9 @@
-"""Tokenizers as values: a `tokenizers` JSON string in a component's configuration, so that part and words
-never come apart.
+"""Tokenizers as values, and what a sentence says in a closed vocabulary.
 
-And what a sentence says in a closed vocabulary: one of words, beside which all others are one unknown token
-that says nothing. Nothing here imports torch before a tokenizer is loaded, so that prompts can be checked
-before a model is.
+A tokenizer is a `tokenizers` JSON string in a component's configuration, so that a part and its words never
+come apart. A closed vocabulary is one of words, beside which all other words are one unknown token that says
+nothing. Nothing here imports torch before a tokenizer is loaded, so that prompts can be checked before a
+model is loaded.
 """
 
 import re
@@ -26,17 +26,18 @@ SPECIAL = {
     "sep_token": "<eos>",
 }
 
-# Words that say nothing without the word they lead to: "on the table" goes as a whole where "table" is
-# unknown.
+# Words that say nothing without the word they lead to: "on the table" goes as a whole if "table" is unknown.
 LEADING = frozenset("a an the in on at of to with by from is are it that there and or".split())
 APOSTROPHES = frozenset("'’‘ʼʹ′`´＇")
 INVISIBLE = frozenset(("Mn", "Me", "Cf", "Cc"))  # Unicode: accents, zero-width, control characters
-MOST_COMMAS = 2  # that a caption of the world has
+MOST_COMMAS = 2  # at most as many stand in a caption of the world
 
 
 def load_tokenizer(serialised: str) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a `tokenizers` JSON string; special tokens as in `SPECIAL`, sentences framed by <bos>
-    and <eos>.
+    """Build the tokenizer that a `tokenizers` JSON string describes.
+
+    Its special tokens are those of `SPECIAL`, and it frames sentences by <bos> and <eos> if the string says
+    so, as those of `word_tokenizer` do.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -47,8 +48,9 @@ def load_tokenizer(serialised: str) -> "PreTrainedTokenizerFast":
 
 
 def word_tokenizer(words: list[str]) -> str:
-    """JSON of a lower-casing word-level tokenizer over `words` (anything else is <unk>), framing sentences by
-    <bos> and <eos>.
+    """Describe a tokenizer of whole words as a `tokenizers` JSON string.
+
+    It ignores case, takes any word but those of `words` for <unk>, and frames sentences by <bos> and <eos>.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -66,7 +68,12 @@ def word_tokenizer(words: list[str]) -> str:
 
 
 def add_names(tokenizer: Any, names: Iterable[str]) -> None:
-    """Adds words to a tokenizer, of `tokenizers` or transformers, that are read whole and in any case."""
+    """Add words to a tokenizer that it then reads whole and in any case.
+
+    Args:
+        tokenizer: a tokenizer of `tokenizers` or of transformers, which is changed.
+        names: the words.
+    """
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
@@ -77,12 +84,14 @@ def add_names(tokenizer: Any, names: Iterable[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What of a sentence a model can read.
+    """Tells which words of a sentence a model can read.
 
-    num_words   words in the sentence
-    num_known   how many of them are known
-    num_read    how many are left: "on the" is known in "on the table", and says nothing without the table
-    unread      what is lost, as it was written: unknown words, and what is beyond the longest sentence
+    Attributes:
+        num_words: how many words the sentence has.
+        num_known: how many of them the model knows.
+        num_read: how many are left: "on the" is known in "on the table", and says nothing without the table.
+        unread: the text that is lost, as it was written: unknown words, and what is beyond the longest
+            sentence.
     """
 
     num_words: int
@@ -92,12 +101,18 @@ class Reading:
 
 
 class ClosedVocabulary:
-    """The words that a model knows, and how it reads sentences: case, punctuation and unknown words change
-    nothing.
+    """The words that a model knows, and how it reads sentences.
 
-    A known word stays as it is. What is unknown is looked at again without accents and invisible characters,
-    taken apart at hyphens, and as a plural or a verb form of a known word; it is dropped if that does not
-    help. In a model of the world a comma is no word either: commas are put where its captions have them.
+    Case, punctuation and unknown words change nothing. A known word stays as it is. An unknown word is looked
+    at again without accents and invisible characters, taken apart at hyphens, and as a plural or a verb form
+    of a known word; it is dropped if that does not help. In a model of the world a comma is no word either:
+    commas are put where the captions of the world have them.
+
+    Args:
+        tokenizer: a word-level tokenizer, which is copied.
+        unknown: its token for unknown words.
+        special: its other tokens that are no words.
+        learned: words that were learned besides, each with the number of tokens that stand for it.
     """
 
     def __init__(
@@ -107,11 +122,6 @@ class ClosedVocabulary:
         special: Iterable[str],
         learned: Mapping[str, int] | None = None,
     ):
-        """Takes a word-level tokenizer and the learned words besides, each with the number of tokens that it
-        is.
-
-        unknown, special  its token for unknown words, and the other tokens that are no words
-        """
         self.learned = dict(learned or {})
         self.tokenizer = type(tokenizer).from_str(
             tokenizer.to_str()
@@ -124,7 +134,7 @@ class ClosedVocabulary:
 
     @property
     def words(self) -> list[str]:
-        """All words in order, without punctuation."""
+        """All words in alphabetical order, without punctuation."""
         return sorted(filter(_is_word, self.tokens))
 
     @cached_property
@@ -135,7 +145,16 @@ class ClosedVocabulary:
         return self.tokens - set(self.learned) <= set(all_words())
 
     def read(self, sentence: str, limit: int | None = None) -> Reading:
-        """Reads a sentence. `limit` is the longest one in tokens, with those that frame it."""
+        """Find out how much of a sentence the model can read.
+
+        Args:
+            sentence: the sentence as a user wrote it.
+            limit: the number of tokens of the longest sentence, with those that frame it; None if length does
+                not matter.
+
+        Returns:
+            The numbers of words that are there, known and read, and the text that is not read.
+        """
         found = self._found(sentence)
         words = [token for token, _ in found if token is None or _is_word(token)]
         lost = [written for token, written in found if token is None]
@@ -148,7 +167,7 @@ class ClosedVocabulary:
         )
 
     def normal(self, sentence: str) -> str:
-        """Returns the sentence with what is known of it alone; one of known words keeps its tokens."""
+        """Return the sentence reduced to what the model knows; one of known words alone keeps its tokens."""
         tokens = [token for token, _ in self._found(sentence)]
         if "," in self.tokens and self.of_the_world:
             from codi.world.caption import punctuated
@@ -159,7 +178,8 @@ class ClosedVocabulary:
         return " ".join(_without_leading(tokens))
 
     def _beyond(self, sentence: str, limit: int, num_found: int) -> list[str]:
-        """What of the normal form is beyond the longest sentence."""
+        """Return the text of the normal form that is beyond `limit` tokens, if there is any."""
+        # the normal form may have commas that were not found, and a learned word may be several tokens
         room = limit - self.tokenizer.num_special_tokens_to_add(False)
         longest = max(self.learned.values(), default=1)
         if (num_found + MOST_COMMAS) * longest <= room:
@@ -173,9 +193,9 @@ class ClosedVocabulary:
         return []
 
     def _found(self, sentence: str) -> list[tuple[str | None, str]]:
-        """The tokens of a sentence in order, None for an unknown word, with what was written there.
+        """Return the tokens of a sentence in order, each with the text that was written there.
 
-        Unknown punctuation is left out.
+        The token is None for an unknown word. Unknown punctuation is left out.
         """
         found: list[tuple[str | None, str]] = []
         before, end = None, -1
@@ -188,7 +208,10 @@ class ClosedVocabulary:
         return found
 
     def _pieces(self, sentence: str) -> list[tuple[str | None, int, int]]:
-        """Known tokens, and what is between them without a gap (None), with where each begins and ends."""
+        """Split a sentence into known tokens and unknown stretches, each with where it begins and ends.
+
+        The token of an unknown stretch is None; unknown tokens without a gap between them are one stretch.
+        """
         encoding = self.tokenizer.encode(sentence, add_special_tokens=False)
         pieces: list[tuple[str | None, int, int]] = []
         for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True):
@@ -201,20 +224,26 @@ class ClosedVocabulary:
         return pieces
 
     def _again(self, unknown: str, after: str | None) -> Iterator[tuple[str | None, str]]:
-        """Looks once more at characters that the tokenizer does not know.
+        """Look once more at characters that the tokenizer does not know.
 
-        after: the word that they follow without a gap.
+        Args:
+            unknown: the characters, as they were written.
+            after: the known token that they follow without a gap, if they do.
+
+        Yields:
+            Each word in them as a known word, or None, with the text that was written.
         """
         words = list(_words_in(unknown))
         if after is not None and unknown[0] in APOSTROPHES and words and _plain(words[0]) == "s":
             written = words.pop(0)
+            # "it's" says "it is"; after any other word "'s" is a possessive, which says nothing
             if after in ("it", "there", "that") and "is" in self.tokens:
                 yield "is", written
         for written in words:
             yield self._known(written), written
 
     def _known(self, written: str) -> str | None:
-        """The known word that was meant."""
+        """Return the known word that was meant by a written one, or None."""
         composed = unicodedata.normalize("NFKC", written).casefold()
         plain = _plain(written)
         for word in (composed, plain, plain.removesuffix("'s")):
@@ -226,8 +255,14 @@ class ClosedVocabulary:
 
 
 def closed_vocabulary(tokenizer: Any, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
-    """Returns the vocabulary of a transformers tokenizer of words with one token for all others; None for any
-    other kind.
+    """Return the vocabulary of a tokenizer that has whole words and one token for all others.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        learned: words that were learned besides, each with the number of tokens that stand for it.
+
+    Returns:
+        The vocabulary; None for a tokenizer of any other kind, or where there is none.
     """
     from tokenizers.models import WordLevel
 
@@ -243,8 +278,17 @@ def closed_vocabulary(tokenizer: Any, learned: Mapping[str, int] | None = None) 
 
 
 def stored_vocabulary(serialised: str, learned: Mapping[str, int] | None = None) -> ClosedVocabulary | None:
-    """Returns the same from the `tokenizers` JSON string of `load_tokenizer`. Raises `ValueError` for one
-    that is damaged.
+    """Return the vocabulary of a tokenizer that is stored as a `tokenizers` JSON string.
+
+    Args:
+        serialised: the string, as `load_tokenizer` takes it.
+        learned: words that were learned besides, each with the number of tokens that stand for it.
+
+    Returns:
+        The vocabulary; None for a tokenizer that is not one of whole words.
+
+    Raises:
+        ValueError: if the string is damaged.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -263,8 +307,10 @@ def _is_word(token: str) -> bool:
 
 
 def _without_leading(tokens: Iterable[str | None]) -> list[str]:
-    """Drops unknown words (None), and what leads to them alone: "a photo of a ball" is "a ball", "a shiny
-    ball" too.
+    """Drop unknown words (None), and the words that lead to nothing but them.
+
+    So "a photo of a ball", with "photo" and "of" unknown, becomes "a ball"; so does "a shiny ball" with
+    "shiny" unknown.
     """
     tokens, kept = list(tokens), []
     for place, token in enumerate(tokens):
@@ -278,21 +324,23 @@ def _without_leading(tokens: Iterable[str | None]) -> list[str]:
 
 
 def _words_in(text: str) -> Iterator[str]:
-    """The words in some characters, as they are written there, with apostrophes; and pictographs, which say
-    something, too.
+    """Yield the words in some characters, as they are written there, with their apostrophes.
+
+    Pictographs are yielded, too, because they say something.
     """
     shown = [
         (_kind(letter), place)
         for place, letter in enumerate(text)
         if unicodedata.category(letter) not in INVISIBLE
     ]
+    # one letter for the kind of each visible character, so that a pattern can find the words
     kinds = "".join(kind for kind, _ in shown)
     for match in re.finditer(r"w+(?:'w+)*|o+", kinds):
         yield text[shown[match.start()][1] : shown[match.end() - 1][1] + 1]
 
 
 def _kind(letter: str) -> str:
-    """w in a word, ' an apostrophe, o a pictograph, - anything else."""
+    """Return "w" for a character of a word, "'" for an apostrophe, "o" for a pictograph, else "-"."""
     if letter in APOSTROPHES:
         return "'"
     if letter.isalnum():
@@ -301,7 +349,7 @@ def _kind(letter: str) -> str:
 
 
 def _plain(written: str) -> str:
-    """A word without accents, invisible characters and case, with plain apostrophes."""
+    """Return a word without accents, invisible characters and case, with plain apostrophes."""
     text = "".join("'" if letter in APOSTROPHES else letter for letter in written)
     parts = unicodedata.normalize("NFKD", text)
     return "".join(letter for letter in parts if unicodedata.category(letter) not in INVISIBLE).casefold()
@@ -311,7 +359,7 @@ def _plain(written: str) -> str:
 
 
 def _forms(tokens: frozenset[str]) -> dict[str, str]:
-    """Plurals and verb forms that are no words of their own -> the word that they are a form of."""
+    """Map plurals and verb forms that are no words of their own to the words that they are forms of."""
     forms = {"an": "a"} if "a" in tokens else {}
     for word in sorted(tokens - LEADING):
         if word.isalpha() and len(word) > 2:
@@ -329,7 +377,7 @@ def _plurals(noun: str) -> list[str]:
 
 
 def _verb_forms(word: str) -> list[str]:
-    """Of a verb in the third person, "bounces", the others: bounce, bouncing, bounced."""
+    """Return the other forms of a verb in the third person: of "bounces", bounce, bouncing and bounced."""
     if not re.search(r"[^su]s$", word) or len(word) < 4:
         return []
     bases = [word[:-2] if re.search(r"(ss|x|z|ch|sh)es$", word) else word[:-1]]  # flash, bounce

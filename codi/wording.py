@@ -1,6 +1,6 @@
-"""What of its text prompts a model can read, and what to say where that is not all.
+"""Find out which words of its text prompts a model can read, and report those that it cannot.
 
-It is known before anything heavy is imported.
+This is known before anything heavy is imported.
 """
 
 import json
@@ -21,14 +21,20 @@ OTHERS = (
 )
 MOST_LISTED = 100  # words of a vocabulary that a message lists
 MOST_NAMED = 8  # unknown words that a message names
-CLIP_LONGEST = 77  # tokens, what CLIP's configuration has if nothing is said
+CLIP_LONGEST = 77  # tokens of CLIP's longest sentence, where its configuration does not say
 
 
 def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -> None:
-    """Warns of what of a prompt is lost, and where that is most of it, of what the model knows.
+    """Warn of the words of a prompt that are lost and, if most are, tell which ones the model knows.
 
-    vocabulary  None where it is open: then only the end of a long prompt can be lost
-    Raises `InputError` where all is lost.
+    Args:
+        vocabulary: the words that the model knows; None if it reads any word, so that only the end of a long
+            prompt can be lost.
+        reading: what the model can read of the prompt.
+        prompt: the prompt.
+
+    Raises:
+        InputError: if nothing of the prompt is left.
     """
     refuse(vocabulary, reading, prompt)
     if vocabulary is not None and 2 * reading.num_known < reading.num_words:
@@ -46,7 +52,7 @@ def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -
 
 
 def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, strict: bool = False) -> None:
-    """Raises `InputError` for a prompt of which nothing is left, or not all with `strict`."""
+    """Raise `InputError` for a prompt of which nothing is left, or not all with `strict`."""
     if vocabulary is not None and not reading.num_read:
         raise InputError(f"this model can read nothing in {prompt!r}: {_expected(vocabulary)}; {OTHERS}")
     if strict and reading.unread:
@@ -57,6 +63,7 @@ def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, s
 
 
 def _named(reading: Reading) -> str:
+    """List the unread words of a prompt for a message, at most `MOST_NAMED` of them."""
     more = ", ..." if len(reading.unread) > MOST_NAMED else ""
     return ", ".join(map(repr, reading.unread[:MOST_NAMED])) + more
 
@@ -83,7 +90,11 @@ def _knowledge(vocabulary: ClosedVocabulary) -> str:
 
 
 def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
-    """The words of a vocabulary; those of the world by what they say, as phrases."""
+    """Sort the words of a vocabulary by what they say, for display.
+
+    Words of the world are phrases by kind, such as "colours" and "shapes"; other words are one list. Learned
+    words are a list of their own.
+    """
     learned = {"learned words": sorted(vocabulary.learned)} if vocabulary.learned else {}
     if not vocabulary.of_the_world:
         return {"words": [word for word in vocabulary.words if word not in vocabulary.learned]} | learned
@@ -108,11 +119,22 @@ Lost = tuple[ClosedVocabulary, Reading, str]  # what `report` is to say of a pro
 def check(
     jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False
 ) -> list[Lost]:
-    """Reads the prompts of `codi.jobs.Job` as the model in a folder will; returns what is to be reported.
+    """Read the prompts of some jobs as a model will, before it is loaded.
 
-    words: folders of learned words.
-    A model that is to be downloaded has no folder yet, and is left to `check_loaded`.
-    Raises `InputError` for a prompt of which nothing is left, or not all with `strict`.
+    A model that is still to be downloaded has no folder yet: it is left to `check_loaded`, and nothing is
+    returned.
+
+    Args:
+        jobs: values of `codi.jobs.Job`.
+        model: the folder of the model; None stands for the model inside the package.
+        words: folders of learned words.
+        strict: whether every word has to be read.
+
+    Returns:
+        The prompts that lose something, each as the arguments of `report`.
+
+    Raises:
+        InputError: for a prompt of which nothing is left, or not all with `strict`.
     """
     prompts = _texts(jobs)
     folder = embedded() if model is None else Path(model).expanduser()
@@ -130,13 +152,23 @@ def check(
 
 
 def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False) -> None:
-    """Raises `InputError` for a prompt of which a loaded tower can read nothing, or not all with `strict`."""
+    """Raise `InputError` for a prompt of which a loaded tower reads nothing, or not all with `strict`.
+
+    Args:
+        jobs: values of `codi.jobs.Job`.
+        tower: the text tower of the model.
+        strict: whether every word has to be read.
+
+    Raises:
+        InputError: for the first such prompt, with the origin of its job.
+    """
     for job, prompt in _texts(jobs):
         with blame(job.origin):
             refuse(tower.vocabulary, tower.read(prompt), prompt, strict)
 
 
 def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
+    """Return all prompts that are sentences, each with its job."""
     return [
         (job, item.value)
         for job in jobs
@@ -148,10 +180,10 @@ def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
 def vocabulary_of(
     folder: Path, learned: Mapping[str, int] | None = None
 ) -> tuple[ClosedVocabulary | None, int]:
-    """Returns the closed vocabulary of a model folder and its longest sentence in tokens.
+    """Return the closed vocabulary of the model in a folder, and its longest sentence in tokens.
 
-    None where any word can be read, or no text at all.
-    What is damaged counts as absent here: loading says what is wrong with it.
+    The vocabulary is None if the model reads any word, or no text at all. A folder that is damaged counts as
+    one without a vocabulary here: loading says what is wrong with it.
     """
     try:
         config = json.loads((folder / "text_tower" / "config.json").read_text(encoding="utf-8"))
@@ -164,12 +196,15 @@ def vocabulary_of(
 
 
 def embedded() -> Path:
-    """The folder of the model inside the package; `codi.pretrained` knows it too, and imports torch."""
+    """Return the folder of the model inside the package.
+
+    `codi.pretrained.resolve` returns it as well, but that module imports torch.
+    """
     return Path(str(resources.files("codi"))) / "assets" / "tiny"
 
 
 def _learned(words: Iterable[str]) -> dict[str, int]:
-    """Learned words in folders, and the tokens that each of them is."""
+    """Return the learned words in some folders, each with the number of tokens that stand for it."""
     words = list(words)
     if not words:
         return {}

@@ -1,14 +1,14 @@
-"""Samples for training: the world rendered on the fly, media files, latents encoded once, and the order in
-which they come.
+"""Training data: the world rendered on the fly, media files, latents encoded once, and the order of samples.
 
-source.py     what every training set is; batch.py what it gives
+source.py     the base class of every training set; batch.py what a training set gives
 world.py      the world, rendered as it is asked for
 sources.py    a training set from plain configuration: the way in for media files
-manifest.py   tables of media files; shards.py the same in tars; rows.py what they have in common
+manifest.py   tables of media files; shards.py the same in tars; rows.py what both have in common
 media.py      their rows as batches; mixture.py several sources as one
 workers.py    decoding in processes that may die; fork_server.py where these come from; decode.py what they do
 readers.py    pictures and sounds from files; frames.py clips
 cache.py      latents encoded once
-order.py      who comes when
+order.py      which sample comes when
+notes.py      sounds that no scene of the world makes
 prepare/      public data sets -> manifests
 """

@@ -1,4 +1,7 @@
-"""A batch as every source of scenes or files gives it."""
+"""The batch that every source of scenes or files gives.
+
+Letters: B samples, D width of a prompt token.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -15,14 +18,14 @@ from codi.world import Scene, caption
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch(Mapping[str, Any]):
-    """B samples, and what is known of them. Also a mapping: whatever it has, by name.
+    """B samples, and what is known of them; as a mapping, whatever it has, by name.
 
     Attributes:
         index: the places of the samples in the order of their source.
         named: media or latents by their modality ("audio": (B, ...)), prompt tokens ("audio_token": (B, D)),
             which samples have a medium ("audio_mask": (B,) boolean), and one caption of each ("text").
-        scenes: the scenes that they show; None of files.
-        rows: of files {"id", "captions"} of each; None of scenes, and where both are mixed.
+        scenes: the scenes that the samples show; None for samples from files.
+        rows: for samples from files {"id", "captions"} of each; None for scenes, and where both are mixed.
     """
 
     index: list[int] = field(default_factory=list)
@@ -32,31 +35,41 @@ class Batch(Mapping[str, Any]):
 
     @property
     def ids(self) -> list[str] | None:
-        """The names of the samples of files."""
+        """The names of the samples, where they come from files; else None."""
         return None if self.rows is None else [row["id"] for row in self.rows]
 
     def captions(self, rng: np.random.Generator | None = None) -> list[str]:
-        """Returns a sentence for each sample that says all there is to say: of a scene every fact (in new
-        words with `rng`), of a file its caption.
+        """Return a sentence for each sample that says all there is to say of it.
+
+        Args:
+            rng: draws the words; without it the first template is used, with the first words.
+
+        Returns:
+            For a scene a sentence that names every fact, for a row of files its caption.
         """
         if self.scenes is not None:
             return [caption(scene, rng=rng) for scene in self.scenes]
         return self.named["text"]
 
     def paraphrases(self) -> list[str]:
-        """Returns another caption of the same row beside each caption; the same where there is no other."""
+        """Return another caption of the same row for each caption, or the same where there is no other."""
         if self.rows is None:
             return self.named["text"]
         return [_other(text, row["captions"]) for text, row in zip(self.named["text"], self.rows)]
 
     def equal_captions(self) -> Tensor:
-        """Returns (B, B) float: samples i and j are the same row, or say the same."""
+        """Return (B, B) float: 1 where samples i and j are the same or have the same caption, else 0."""
         said = list(zip(self.ids or self.index, self.named["text"]))
         return torch.tensor([[float(a == c or b == d) for c, d in said] for a, b in said])
 
     def facts(self) -> list[dict[str, Any]]:
-        """Returns what a cache keeps of each sample beside its latents, plain JSON: its scene, or the id
-        and the captions of its row. Raises `InputError` where a row lacks a medium.
+        """Return what a latent cache keeps of each sample beside its latents.
+
+        Returns:
+            Plain JSON for each sample: its scene, or the id and the captions of its row.
+
+        Raises:
+            InputError: if a row lacks a medium, since a cache holds every medium of every sample.
         """
         if self.scenes is not None:
             return [dataclasses.asdict(scene) for scene in self.scenes]
@@ -70,7 +83,7 @@ class Batch(Mapping[str, Any]):
         return self.rows
 
     def first(self, count: int) -> "Batch":
-        """Returns the first `count` samples."""
+        """Return the first `count` samples as a batch."""
         return Batch(
             index=self.index[:count],
             named={name: value[:count] for name, value in self.named.items()},
@@ -79,11 +92,11 @@ class Batch(Mapping[str, Any]):
         )
 
     def with_named(self, **named: Any) -> "Batch":
-        """Returns the batch with further media, latents or tokens, or others in place of those it has."""
+        """Return the batch with these media, latents or tokens added, or in place of those that it has."""
         return dataclasses.replace(self, named={**self.named, **named})
 
     def __or__(self, other: "Batch") -> "Batch":
-        """Returns what either has of the same samples; where both have it what `other` has."""
+        """Return a batch with all that either has of the same samples; `other` wins where both have it."""
         return Batch(
             index=other.index or self.index,
             named={**self.named, **other.named},
@@ -106,4 +119,5 @@ class Batch(Mapping[str, Any]):
 
 
 def _other(text: str, captions: list[str]) -> str:
+    """Return the caption that follows `text` in a row's captions, or `text` where it is none of them."""
     return captions[(captions.index(text) + 1) % len(captions)] if text in captions else text

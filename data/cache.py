@@ -1,9 +1,11 @@
-"""Latents encoded once: safetensors shards with the scenes' facts, resumable, checked, read through memory
-maps.
+"""Latents encoded once, into safetensors shards: resumable, checked, read through memory maps.
 
-A cache is a folder: `cache.json` (what it holds, and of what), and per shard `shard-00000.safetensors` (per
-medium one float16 tensor (N, *latent_shape), the scenes as JSON in its metadata) with `shard-00000.json`
-(size, sha256), which is written last and so says "done".
+A cache is a folder. `cache.json` says what it holds, and of what. Each shard is `shard-00000.safetensors`,
+with one float16 tensor (N, *latent_shape) per medium and the facts of the samples (scenes, or rows of files)
+as JSON in its metadata, beside `shard-00000.json` (size, sha256), which is written last: a shard without it
+is unfinished.
+
+Letters: B samples of a batch, N samples of a shard.
 """
 
 import dataclasses
@@ -44,12 +46,21 @@ def build_cache(
     numbers: Iterable[int] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Encodes samples 0 .. count - 1 of `source` into `folder`; what is there already is kept. `progress`
-    gets the samples done.
+    """Encode samples 0 .. count - 1 of `source` into `folder`; what is there already is kept.
 
-    identity   what made the latents (source, encoders): plain JSON. Raises `InputError` if the folder holds
-               something else.
-    numbers    of the shards that are for this process to make, by default all
+    Args:
+        folder: where the cache is, or will be.
+        source: the samples, a `data.source.Source`.
+        encode: turns a batch into latents (B, *latent_shape) by medium.
+        count: how many samples the cache holds.
+        identity: what made the latents (source, encoders), as plain JSON.
+        shard_size: how many samples a shard holds.
+        batch_size: how many samples are encoded at once.
+        numbers: the shards that this process makes; None for all.
+        progress: called after each shard with the number of its samples.
+
+    Raises:
+        InputError: if the folder holds another cache, or latents are not finite in float16.
     """
     _claim(folder, {"count": count, "shard_size": shard_size, "identity": json.loads(json.dumps(identity))})
     starts = range(0, count, shard_size)
@@ -65,6 +76,7 @@ def build_cache(
 def _encode_range(
     source: Any, encode: Encode, start: int, stop: int, batch_size: int
 ) -> tuple[dict[str, Tensor], list[Any]]:
+    """Return the latents (float16, by medium) and the facts of samples start .. stop - 1."""
     parts: list[dict[str, Tensor]] = []
     scenes: list[Any] = []
     for low in range(start, stop, batch_size):
@@ -82,7 +94,14 @@ def _encode_range(
 
 
 def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
-    """Encodes the media of a batch of `WorldSource` by the means of the autoencoders' posteriors."""
+    """Return a function that encodes the media of a batch by the means of the autoencoders' posteriors.
+
+    Args:
+        autoencoders: an autoencoder for each modality to encode.
+
+    Returns:
+        A function from a batch of `WorldSource` to latents (B, *latent_shape) by modality.
+    """
 
     def encode(batch: dict[str, Any]) -> dict[str, Tensor]:
         latents = {}
@@ -99,19 +118,21 @@ def latent_encoder(autoencoders: Mapping[Modality, Any]) -> Encode:
 
 
 class CachedSource(Source):
-    """Latents by index, as an endless source: every pass over the cache has its own order and its own
-    captions.
+    """An endless source of latents: every pass over the cache has its own order and its own captions.
 
-    names   which of the cached media to give
-    facts   what captions may name; without it no captions are given. Of media files the captions are those of
-            their rows.
-    full    as in `data.world.WorldSource`
+    `fetch` gives "index", "scenes" (for media files "rows" and "ids", as `data.media.MediaSource` does), a
+    float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for.
 
-    Every shard is compared with its sha256 first.
+    Args:
+        folder: the cache; every shard is compared with its sha256 first.
+        names: which of the cached media to give.
+        seed: chooses the order and the captions.
+        facts: what captions may name; None for no captions. For media files any value asks for the captions
+            of their rows.
+        full: as in `data.world.WorldSource`.
 
-    `fetch` gives "index", "scenes" (of media files "rows" and "ids", as `data.media.MediaSource` does), a
-    float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for. Raises `InputError`
-    when the cache is missing, unfinished or altered.
+    Raises:
+        InputError: if the cache is missing, unfinished or altered, or lacks one of the media.
     """
 
     def __init__(
@@ -140,7 +161,7 @@ class CachedSource(Source):
         return self.count
 
     def fetch(self, indices: list[int]) -> Batch:
-        """The batch of positions `indices`, counted over all passes."""
+        """Return the batch of positions `indices`, counted over all passes."""
         places = [divmod(int(row), self.shard_size) for row in rows_of(indices, self.count, self.seed)]
         known = self._words([self.shards[shard][1][row] for shard, row in places], indices)
         latents = {
@@ -150,7 +171,7 @@ class CachedSource(Source):
         return dataclasses.replace(known.with_named(**latents), index=list(indices))
 
     def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> Batch:
-        """Scenes, or ids and rows of media files, and what is said of them if captions are asked for."""
+        """Return scenes, or ids and rows of media files, with a caption of each if captions are asked for."""
         if "captions" in facts[0]:
             words = [draw_caption(row["captions"], self.seed, index) for row, index in zip(facts, indices)]
             batch = Batch(rows=facts)
@@ -164,6 +185,7 @@ class CachedSource(Source):
         return batch if self.facts is None else batch.with_named(text=words)
 
     def _open(self, path: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Return the latents of a shard by name, and the facts of its samples."""
         with safe_open(path, framework="pt") as shard:
             missing = set(self.names) - set(shard.keys())
             if missing:
@@ -177,9 +199,10 @@ class CachedSource(Source):
 
 
 def whole(folder: Path, count: int, shard_size: int) -> bool:
-    """Whether a complete cache agrees with its checksums; else it is no longer complete, and what is wrong is
-    to be made again. One of another size, or cut otherwise, stays as it is: `build_cache` refuses to change
-    it.
+    """Return whether a complete cache of this size agrees with its checksums.
+
+    If it does not, its mark of completeness is taken away, so that what is wrong is made again. A cache of
+    another size, or cut into other shards, stays as it is: `build_cache` refuses to change it.
     """
     if not (folder / "complete").is_file():
         return False
@@ -193,12 +216,12 @@ def whole(folder: Path, count: int, shard_size: int) -> bool:
 
 
 def shards_of(folder: Path, count: int, shard_size: int) -> list[Path]:
-    """The shards of a cache."""
+    """Return the paths of the shards of a cache, whether they exist or not."""
     return [_shard(folder, number) for number in range(-(-count // shard_size))]
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a shard, None if nothing."""
+    """Return what is wrong with a shard, or None if nothing is."""
     try:
         note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if path.stat().st_size != note["size"]:
@@ -209,7 +232,7 @@ def fault(path: Path) -> str | None:
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Makes the folder, or makes sure that it is the cache meant."""
+    """Make the folder of a cache, or raise InputError unless it is the cache that is meant."""
     if (folder / "cache.json").exists():
         before = _about(folder)
         if before != about:
@@ -239,6 +262,7 @@ def _write_shard(path: Path, latents: dict[str, Tensor], scenes: list[dict[str, 
     save_file(latents, temporary, metadata={"scenes": json.dumps(scenes)})
     note = {"size": temporary.stat().st_size, "sha256": _digest(temporary)}
     os.replace(temporary, path)
+    # the note comes last: a shard without one counts as unfinished
     _replace(path.with_suffix(".json"), json.dumps(note).encode())
 
 

@@ -1,7 +1,9 @@
-"""One sample, from its files to the tensors of a model's geometry. This is what decoding processes run.
+"""Decode one sample, from its files to tensors of a model's geometry; decoding processes run this.
 
-A `Job` says all of it in plain values, random draws included, so that the same job gives the same tensors
-wherever it runs.
+A `Job` holds all that is needed in plain values, random draws included, so that the same job gives the same
+tensors wherever it runs.
+
+Letters: F frames, H height, W width.
 """
 
 import hashlib
@@ -12,20 +14,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codi.io import fit_audio, fit_image, from_unit
-from codi.types import InputError, Modality
-from data.frames import read_frames
-from data.readers import Source, read_image, read_sound, seconds_of
+from codi.io.media_file import MediaFile
+from codi.modalities import Cut, ModalityKind, kind_of
+from codi.types import InputError, Modality, ModalitySpec
 from data.rows import Ref
 
 IN_MEMORY = 64 << 20  # bytes; larger files without a digest to check are read where they lie
-RESAMPLING = 64  # samples beyond a cut that the filter of a change of rate may ask for
 
 
 @dataclass(frozen=True)
 class Size:
-    """Geometry of one medium: raw shape as in `codi.types.ModalitySpec`, steps per second (0 for
-    a picture).
+    """The geometry of one medium.
+
+    Attributes:
+        shape: the raw shape, as in `codi.types.ModalitySpec`.
+        rate: steps per second: frames of a clip, samples of a sound; 0 for a picture.
     """
 
     shape: tuple[int, ...]
@@ -33,21 +36,37 @@ class Size:
 
     @property
     def duration(self) -> float:
+        """The length in seconds, 0 for a picture."""
         return self.shape[0] / self.rate if self.rate else 0.0
+
+    @property
+    def spec(self) -> ModalitySpec:
+        """The geometry in the form that a modality takes."""
+        return ModalitySpec(raw_shape=self.shape, latent_shape=(), rate=self.rate or None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What to decode of one row.
 
-    key         (number of the source, number of the row): who it is
-    sizes       the media wanted, each with its geometry
-    refs        the files of the row
-    needed      media without which the sample is bad
-    start, end  the seconds meant
-    window      place of the cut in what is meant, in [0, 1); None for its beginning
-    crop        (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
-                central square
+    Attributes:
+        key: (number of the source, number of the row), which identifies the sample.
+        id: the name of the sample in messages.
+        sizes: the media wanted, each with its geometry.
+        refs: the files of the row.
+        needed: media without which the sample is bad.
+        start: the second of the file where the sample begins; None for the beginning of the file.
+        end: the second where it ends; None for the end of the file.
+        window: the place of the cut between `start` and `end`, in [0, 1); None for a cut that begins at
+            `start`.
+        crop: (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
+            central square.
+        flip: whether pictures and clips are mirrored.
+        backend: what decodes clips: "decord" or "av".
+        verify: whether files are compared with their sha256, where it is known.
+        path: the files of the row in words, for the list of bad samples.
+        kinds: what is known of these media and of those of the files, since a decoding process may not have
+            registered them all.
     """
 
     key: tuple[int, int]
@@ -63,36 +82,70 @@ class Job:
     backend: str = "decord"
     verify: bool = True
     path: str = field(default="")
+    kinds: Mapping[Modality, ModalityKind] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", {m: kind_of(m) for m in {*self.sizes, *self.refs}})
 
 
 def decode(job: Job) -> dict[Modality, Tensor]:
-    """The media of a job that its files give; raises `InputError` where one of them is bad or a needed one is
-    missing.
+    """Return the media of a job that its files give.
+
+    Args:
+        job: what to decode.
+
+    Returns:
+        uint8 (3, H, W) for a picture, uint8 (F, 3, H, W) for a clip, float32 (samples,) for a sound. A medium
+        that the files do not give, and that is not needed, is left out.
+
+    Raises:
+        InputError: if a file is bad, or a needed medium is missing.
     """
-    sources = {
-        m: load(ref, job.verify, f"{m} of {job.id}") for m, ref in job.refs.items() if _is_wanted(m, job)
-    }
-    start = _start(job, sources)
+    carriers = {m: carrier_of(m, job) for m in job.sizes}
+    opened = {m for m in job.refs if m in job.sizes or m in carriers.values()}
+    sources = {m: load(ref, job.verify, f"{m} of {job.id}") for m, ref in job.refs.items() if m in opened}
+    cut = Cut(start=_start(job, sources), end=job.end, crop=job.crop, flip=job.flip, backend=job.backend)
     media: dict[Modality, Tensor] = {}
     for modality, size in job.sizes.items():
-        source, clip = sources.get(modality), False
-        if source is None and modality is Modality.AUDIO:
-            source, clip = sources.get(Modality.VIDEO), True
-        value = None if source is None else _READ[modality](job, size, source, start, clip)
+        carrier = carriers[modality]
+        source = sources.get(modality if carrier is None else carrier)
+        value = None
+        if source is not None:
+            value = job.kinds[modality].read(source, size.spec, cut, carrier)
         if value is not None:
             assert value.shape == size.shape, (job.id, modality, value.shape, size.shape)
             media[modality] = value
         elif modality in job.needed:
-            raise InputError(f"{job.id} has no {modality}" + (": its clip is without sound" if clip else ""))
+            lacking = "" if carrier is None else f": there is none in its {carrier} file"
+            raise InputError(f"{job.id} has no {modality}{lacking}")
     return media
 
 
-def load(ref: Ref, verify: bool, name: str) -> Source:
-    """The content of a file or of a member of a shard, compared with its digest."""
+def carrier_of(modality: Modality, job: Job) -> Modality | None:
+    """Return the modality of the file of a row that holds a medium which has no file of its own."""
+    if modality in job.refs:
+        return None
+    return next((m for m in job.refs if modality.value in job.kinds[m].carries), None)
+
+
+def load(ref: Ref, verify: bool, name: str) -> MediaFile:
+    """Return the content of a file, or of a member of a shard, after comparing it with its digest.
+
+    Args:
+        ref: where the content lies.
+        verify: whether to compare it with the digest, where there is one.
+        name: what messages call it.
+
+    Returns:
+        The bytes; the path instead for a large file that is not to be compared.
+
+    Raises:
+        InputError: if the file cannot be read, is empty or cut short, or was altered.
+    """
     verify = verify and ref.sha256 is not None
     try:
         if ref.offset is None and not verify and ref.path.stat().st_size > IN_MEMORY:
-            return Source(ref.path, name)
+            return MediaFile(ref.path, name)
         with ref.path.open("rb") as stream:
             stream.seek(ref.offset or 0)
             content = stream.read(-1 if ref.size is None else ref.size)
@@ -106,64 +159,33 @@ def load(ref: Ref, verify: bool, name: str) -> Source:
         raise InputError(
             f"{name}: {ref.path} was altered: its sha256 is {found[:12]}... instead of {ref.sha256[:12]}..."
         )
-    return Source(content, name)
+    return MediaFile(content, name)
 
 
-def _is_wanted(modality: Modality, job: Job) -> bool:
-    """Whether a file has to be opened; a clip also stands in for sound that has no file of its own."""
-    stands_in = modality is Modality.VIDEO and Modality.AUDIO in job.sizes and Modality.AUDIO not in job.refs
-    return modality in job.sizes or stands_in
-
-
-def _start(job: Job, sources: Mapping[Modality, Source]) -> float:
-    """Where the cut begins, in seconds: the same for picture and sound."""
+def _start(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
+    """Return the second at which the cut begins, the same for all media of a row."""
     low = job.start or 0.0
     if job.window is None:
         return low
     length = max(size.duration for size in job.sizes.values())
     high = job.end
     if high is None:
-        timed = next((m for m in (Modality.VIDEO, Modality.AUDIO) if m in sources), None)
-        high = 0.0 if timed is None else seconds_of(sources[timed], clip=timed is Modality.VIDEO)
+        high = _seconds(job, sources)
     return low + job.window * max(0.0, high - low - length)
 
 
-def _image(job: Job, size: Size, source: Source, start: float, clip: bool) -> Tensor:
-    return _fit(read_image(source), job, size.shape[-1])
-
-
-def _video(job: Job, size: Size, source: Source, start: float, clip: bool) -> Tensor:
-    return _fit(
-        read_frames(source, start, size.shape[0], size.rate, job.end, job.backend), job, size.shape[-1]
-    )
-
-
-def _audio(job: Job, size: Size, source: Source, start: float, clip: bool) -> Tensor | None:
-    seconds = size.duration + RESAMPLING / min(size.rate, 8000)
-    found = read_sound(source, start, seconds, job.end, clip)
-    return None if found is None else fit_audio(*found, round(size.rate), size.shape[0]).contiguous()
-
-
-_READ = {Modality.IMAGE: _image, Modality.VIDEO: _video, Modality.AUDIO: _audio}
-
-
-def _fit(pixels: Tensor, job: Job, side: int) -> Tensor:
-    """uint8 (..., 3, H, W) -> uint8 (..., 3, side, side)."""
-    if job.crop is not None:
-        share, x, y = job.crop
-        height, width = pixels.shape[-2:]
-        edge = max(1, round(min(height, width) * share))
-        top, left = round(y * (height - edge)), round(x * (width - edge))
-        pixels = pixels[..., top : top + edge, left : left + edge]
-    pixels = from_unit(fit_image(pixels, side))
-    return (pixels.flip(-1) if job.flip else pixels).contiguous()
+def _seconds(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
+    """Return how long the files last: the one that carries others, else the first that lasts at all."""
+    order = sorted(sources, key=lambda m: not job.kinds[m].carries)
+    lasting = (job.kinds[m].seconds_in(sources[m]) for m in order)
+    return next((seconds for seconds in lasting if seconds is not None), 0.0)
 
 
 def describe(refs: Mapping[Modality, Ref]) -> str:
-    """The paths of a row, for the list of bad samples."""
+    """Return the paths of a row's files as one text, for the list of bad samples."""
     return ", ".join(str(path) for path in dict.fromkeys(Path(ref.path) for ref in refs.values()))
 
 
 def silence(size: Size, modality: Modality) -> Tensor:
-    """What stands for a missing medium: black, or nothing to hear."""
-    return torch.zeros(size.shape, dtype=torch.float32 if modality is Modality.AUDIO else torch.uint8)
+    """Return what stands for a missing medium: zeros, which are black or nothing to hear."""
+    return torch.zeros(size.shape, dtype=getattr(torch, kind_of(modality).dtype))

@@ -1,12 +1,12 @@
-"""Where decoding processes come from: one clean process that has imported what they need, and forks.
+"""The fork server: a clean process that has imported what decoding needs, and forks decoding processes.
 
 A fork of the training process itself would inherit its threads, its locks and its accelerator; a fresh
-interpreter takes seconds to import torch. The nursery is started once, without threads, and a worker from it
-costs milliseconds. It never imports the program that started it (as `multiprocessing` would), ends when that
-one does, and takes its workers with it.
+interpreter takes seconds to import torch. The fork server is started once, without threads, and a worker from
+it costs milliseconds. It never imports the program that started it (as `multiprocessing` would), ends when
+that program ends, and takes its workers with it.
 
-Over a socket it is told "fork" with one end of a connection, and answers with the process id; or "reap" and
-an id, and answers with the exit code, negative for a signal.
+Requests come over a socket. "fork", with one end of a connection, is answered with the process id of a new
+worker; "reap", with a process id, is answered with the exit code, which is negative for a signal.
 """
 
 import array
@@ -27,21 +27,21 @@ _SIZE = 4096
 
 
 class ForkServer:
-    """The side of the process that trains. Safe to use from several threads."""
+    """The training process's side of the fork server, safe to use from several threads."""
 
     _shared: "ForkServer | None" = None
     _lock = threading.Lock()
 
     @classmethod
     def shared(cls) -> "ForkServer":
-        """The one of this process, started when it is first asked for, or again if it was ended."""
+        """Return the fork server of this process, after starting it if none is running."""
         with cls._lock:
             if cls._shared is None or cls._shared.ended or cls._shared.owner != os.getpid():
                 cls._shared = cls()
             return cls._shared
 
     def __init__(self) -> None:
-        self.owner = os.getpid()  # a fork of the training process needs a nursery of its own
+        self.owner = os.getpid()  # a fork of the training process needs a fork server of its own
         ours, theirs = socket.socketpair()
         ours.settimeout(START_SECONDS)
         root = str(Path(__file__).resolve().parent.parent)
@@ -60,11 +60,20 @@ class ForkServer:
 
     @property
     def ended(self) -> bool:
+        """Return whether the server's process has ended."""
         return self._process.poll() is not None
 
     def fork(self, memory: int) -> tuple[int, Connection]:
-        """A new worker: its process id and the connection to it. Raises OSError if there is none
-        to be had.
+        """Start a worker.
+
+        Args:
+            memory: bytes that the worker may take beyond what it has at its start.
+
+        Returns:
+            Its process id and the connection to it.
+
+        Raises:
+            OSError: if no worker can be started.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -72,10 +81,11 @@ class ForkServer:
         return pid, Connection(ours.detach())
 
     def reap(self, pid: int) -> int:
-        """Ends a worker if it is still there; returns its exit code, negative for the signal it died of."""
+        """End a worker if it still runs, and return its exit code, negative for the signal it died of."""
         return self._ask({"reap": pid})
 
     def _ask(self, request: dict[str, int], handles: list[int] | None = None) -> int:
+        """Send a request and return the number that answers it, or raise OSError if the server has ended."""
         with self._asking:
             try:
                 self._socket.sendmsg([json.dumps(request).encode()], _ancillary(handles or []))
@@ -88,19 +98,20 @@ class ForkServer:
 
 
 def _ancillary(handles: list[int]) -> list[Any]:
+    """Return file descriptors as the ancillary data of a socket message."""
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", handles))] if handles else []
 
 
 def main(handle: int) -> None:
-    """The life of the nursery."""
+    """Run the fork server: import what decoding needs, then answer requests."""
     import av  # noqa: F401
     import PIL.Image  # noqa: F401
     import soundfile  # noqa: F401
 
+    from codi.io.frames import choose_backend
     from codi.libraries import loads
-    from data.frames import choose_backend
 
-    loads("torchaudio")  # what resamples sounds: children are to find it loaded
+    loads("torchaudio")  # it resamples sounds; loaded here, it is there in every worker at once
 
     if choose_backend("auto") == "decord":
         import decord  # noqa: F401
@@ -109,6 +120,7 @@ def main(handle: int) -> None:
 
 
 def _attend(server: socket.socket) -> None:
+    """Answer requests until the other end of the socket is gone, then end all workers."""
     workers: set[int] = set()
     while True:
         message, handles, *_ = socket.recv_fds(server, _SIZE, 1)
@@ -131,12 +143,12 @@ def _attend(server: socket.socket) -> None:
 
 
 def _reap(pid: int) -> int:
-    """Waits for a process that has ended or is about to, then no longer."""
+    """Wait a short time for a process to end, kill it if it does not, and return its exit code."""
     for pause in (0, 0.01, 0.1, 0.5):
         time.sleep(pause)
         try:
             done, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # the worker of a nursery that was ended
+        except ChildProcessError:  # the worker of a fork server that was ended
             return -signal.SIGKILL
         if done:
             return os.waitstatus_to_exitcode(status)
@@ -145,7 +157,7 @@ def _reap(pid: int) -> int:
 
 
 def _work(handle: int, memory: int) -> None:
-    """A worker's whole life; never returns."""
+    """Run a worker in the forked process; this never returns."""
     from data.workers import serve
 
     code = 1

@@ -1,13 +1,13 @@
 """Manifests: tables of media files with captions, as JSON lines or Parquet.
 
-A row is an object with some of the keys of `data.rows.KEYS`:
+A row is an object with some of the keys of `data.rows.row_keys`:
 
     {"id": "a7", "image": "pictures/a7.jpg", "caption": "a red ball", "sha256": {"image": "..."}}
     {"video": "clips/b.mp4", "captions": ["a dog barks", "barking"], "start": 12.5, "end": 14.5, "weight": 2}
 
 Paths are relative to the manifest. Everything is checked when the manifest is opened; whatever is wrong is
-one `InputError` that names the manifest and the row (counted from 1). In memory stay the places of the rows
-only: 17 bytes a row for JSON lines.
+one `InputError` that names the manifest and the row (counted from 1). Only the places of the rows stay in
+memory: 18 bytes a row for JSON lines.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import numpy as np
 
 from codi.io import atomic
 from codi.types import InputError
-from data.rows import KEYS, Row, parse_json, parse_row
+from data.rows import Row, parse_json, parse_row, row_keys
 
 MAX_LINE = 1 << 20  # bytes of one row
 
@@ -30,9 +30,18 @@ MAX_LINE = 1 << 20  # bytes of one row
 class Manifest:
     """The rows of one manifest, by number.
 
-    has          (N,) uint8, bit mask of the media of each row (`data.rows.BITS`)
-    weights      (N,) float64
-    check_files  whether every file named must exist; else a missing one is a bad sample when its turn comes
+    Attributes:
+        path: the manifest.
+        has: (N,) uint16, bit mask of the media of each row (`data.rows.bits_of`).
+        weights: (N,) float64, how often each row comes relative to the others.
+
+    Args:
+        path: a file of JSON lines, or of Parquet if its name ends in .parquet.
+        check_files: whether every file that is named must exist; otherwise a missing one is a bad sample when
+            its turn comes.
+
+    Raises:
+        InputError: for whatever is wrong with the manifest.
     """
 
     def __init__(self, path: str | Path, check_files: bool = True) -> None:
@@ -42,7 +51,7 @@ class Manifest:
                 f"no such manifest: {path}. Check the name; relative names start at {Path.cwd()}."
             )
         self._table = (_Parquet if self.path.suffix == ".parquet" else _Lines)(self.path)
-        has, weights = array("B"), array("d")
+        has, weights = array("H"), array("d")
         for number, values in self._table.scan():
             row = self._parse(number, values)
             if check_files:
@@ -51,7 +60,7 @@ class Manifest:
             weights.append(row.weight)
         if not has:
             raise InputError(f"{path} holds no row: expected one object per line")
-        self.has, self.weights = np.array(has, dtype=np.uint8), np.array(weights)
+        self.has, self.weights = np.array(has, dtype=np.uint16), np.array(weights)
 
     def __len__(self) -> int:
         return len(self.has)
@@ -61,16 +70,19 @@ class Manifest:
 
     @property
     def label(self) -> str:
+        """The name of the manifest in messages."""
         return str(self.path)
 
     @property
     def identity(self) -> dict[str, Any]:
+        """Return plain JSON that tells this manifest from others: its name, length and sha256."""
         return {"manifest": self.path.name, "rows": len(self), "sha256": self._table.sha256}
 
     def _parse(self, number: int, values: Any) -> Row:
         return parse_row(values, self.path.parent, f"{self.path}: row {number}")
 
     def _check_files(self, row: Row, number: int) -> None:
+        """Raise InputError for the first file of a row that does not exist."""
         for modality, ref in row.media.items():
             if not ref.path.is_file():
                 raise InputError(
@@ -80,26 +92,36 @@ class Manifest:
 
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Writes rows (plain values, as in the file) as JSON lines; returns how many. Nobody sees half of it."""
-    count = 0
+    """Write rows as JSON lines and return how many there are.
+
+    The file appears under its name only when all rows are written, so that nobody reads half of it.
+
+    Args:
+        path: the manifest to write; its folder is made if need be.
+        rows: plain values under the keys of `data.rows.row_keys`, as they stand in the file.
+
+    Returns:
+        The number of rows.
+    """
+    count, keys = 0, set(row_keys())
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
-            assert set(row) <= set(KEYS), row
+            assert set(row) <= keys, row
             stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             count += 1
     return count
 
 
 class _Lines:
-    """JSON lines, read in place."""
+    """A manifest of JSON lines, which are read where they lie in the file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.sha256 = path, ""
         self._offsets, self._numbers = array("q"), array("q")
 
     def scan(self) -> Iterator[tuple[int, Any]]:
-        """(number of the line, values) of every row; blank lines are passed over."""
+        """Yield (number of the line, values) of every row; blank lines are passed over."""
         digest, offset = hashlib.sha256(), 0
         with self.path.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), start=1):
@@ -123,6 +145,7 @@ class _Lines:
             return number, self._values(stream.readline(MAX_LINE), number)
 
     def _values(self, line: bytes, number: int) -> Any:
+        """Return the values of a line, or raise InputError where it is no JSON in UTF-8."""
         try:
             return parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
@@ -154,9 +177,11 @@ class _Parquet:
             self._table = pyarrow.parquet.read_table(path)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is no Parquet table ({' '.join(str(error).split())[:120]})") from None
-        unknown = sorted(set(self._table.column_names) - set(KEYS))
+        unknown = sorted(set(self._table.column_names) - set(row_keys()))
         if unknown:
-            raise InputError(f"{path}: unknown column {unknown[0]!r}: expected some of {', '.join(KEYS)}")
+            raise InputError(
+                f"{path}: unknown column {unknown[0]!r}: expected some of {', '.join(row_keys())}"
+            )
 
     def scan(self) -> Iterator[tuple[int, Any]]:
         number = 0
@@ -168,7 +193,7 @@ class _Parquet:
         return index + 1, self._plain(self._table.slice(index, 1), index)[0]
 
     def _plain(self, part: Any, before: int) -> list[dict[str, Any]]:
-        """Rows as plain values."""
+        """Return a part of the table, which begins after row `before`, as plain values."""
         try:
             return part.to_pylist()
         except UnicodeDecodeError:
@@ -179,5 +204,5 @@ class _Parquet:
 
 
 def relative(path: Path, manifest: Path) -> str:
-    """A file's path as the manifest names it."""
+    """Return a file's path as the manifest names it."""
     return os.path.relpath(path.resolve(), manifest.resolve().parent)

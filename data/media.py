@@ -1,4 +1,7 @@
-"""Media files as a training set: the counterpart of `data.world.WorldSource` over manifests and shards."""
+"""Media files as a training set: the counterpart of `data.world.WorldSource` over manifests and shards.
+
+Letters: B samples, N rows, F frames, H height, W width.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -7,28 +10,36 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from codi.io.frames import choose_backend
+from codi.modalities import in_words
 from codi.types import InputError, Modality, ModalitySpec
 from data.batch import Batch
 from data.decode import Job, Size, describe, silence
-from data.frames import choose_backend
 from data.order import rows_of
-from data.rows import BITS, Row, bits_of, draw_caption
+from data.rows import Row, bit_of, bits_of, draw_caption
 from data.source import Source
 from data.workers import BadSample, Decoder, Media
 
 
 class Rows(Protocol):
-    """What `data.manifest.Manifest` and `data.shards.Shards` have in common."""
+    """The interface that `data.manifest.Manifest` and `data.shards.Shards` share: rows by number.
+
+    Attributes:
+        has: (N,) uint8, bit mask of the media of each row (`data.rows.BITS`).
+        weights: (N,) float64, how often each row comes relative to the others.
+    """
 
     has: np.ndarray
     weights: np.ndarray
 
     @property
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]:
+        """Return plain JSON that tells these rows from others, for a latent cache."""
+        ...
 
     @property
     def label(self) -> str:
-        """What they are called in messages: the file that they are read from."""
+        """The name of the rows in messages: the file that they are read from."""
         ...
 
     def __len__(self) -> int: ...
@@ -38,12 +49,14 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random changes, all off by default.
+    """Random changes to media, all off by default.
 
-    flip    pictures and clips are mirrored with an even chance (a caption that says left or right is not)
-    crop    a random square instead of the central one, its side at least this share of the shorter side, in
-            (0, 1]
-    window  clips and recordings begin at a random time, picture and sound at the same
+    Attributes:
+        flip: pictures and clips are mirrored with an even chance; a caption that says left or right is not
+            changed.
+        crop: a random square is cut out instead of the central one, its side at least this share of the
+            shorter side, in (0, 1]; None for the central square.
+        window: clips and recordings begin at a random time, picture and sound at the same.
     """
 
     flip: bool = False
@@ -60,17 +73,27 @@ class Augment:
 class MediaSource(Source):
     """An endless source over the rows of a manifest or of shards; every pass has its own order.
 
-    media     what a batch holds
-    specs     geometry of each of them but text (only `raw_shape` and `rate` are read)
-    decoder   where files are decoded; one of its own with two workers if None
-    require   media without which a row is left out; by default all of `media`
-    shuffle   False: position p is row p modulo the number of rows, for encoding a cache
-    captions  of several captions of a row: a random one, or the first
-
     `fetch` gives "index" (the positions), "ids" and "rows" (of the samples used), and by medium "image" uint8
     (B, 3, H, W), "video" uint8 (B, F, 3, H, W), "audio" float32 (B, samples), "text" list[str], each with
     "<medium>_mask" bool (B,), False where a row lacks it. A bad sample is replaced by the next good row.
     Every sample is a function of (seed, position) and the files alone, whatever its batch.
+
+    Args:
+        rows: a manifest or shards.
+        media: what a batch holds.
+        specs: the geometry of each of the media but text; only `raw_shape` and `rate` are read.
+        seed: chooses the order and every random draw.
+        decoder: decodes the files; None for one of the source's own with two workers.
+        require: media without which a row is left out; None for all of `media`.
+        shuffle: whether every pass has its own order. Without it position p is row p modulo the number of
+            rows, as the encoding of a latent cache needs it.
+        captions: which of several captions of a row is given: a random one, or the first.
+        backend: what decodes clips: "auto", "decord" or "av".
+        verify: whether files are compared with their sha256, where it is known.
+        augment: random changes to the media.
+
+    Raises:
+        InputError: if the media cannot be, their geometry is missing, or no row has them.
     """
 
     says = ("rows",)
@@ -101,7 +124,7 @@ class MediaSource(Source):
                 f"media are {_names(self.media)}, required {_names(self.require)}: expected some, each once, "
                 "required among them"
             )
-        self.sizes = {m: size_of(m, specs) for m in self.media if m is not Modality.TEXT}
+        self.sizes = {m: size_of(m, specs) for m in self.media if not in_words(m)}
         self.seed, self.shuffle, self.captions, self.verify, self.augment = (
             seed,
             shuffle,
@@ -121,9 +144,11 @@ class MediaSource(Source):
                 "other media"
             )
         weights = rows.weights[self._usable]
+        # equal weights need no sampling: every row comes once in a pass
         self._weights = weights if (weights != weights[0]).any() else None
         self.owns_decoder = decoder is None
         self.decoder = decoder or Decoder()
+        # sources that share a decoder number their rows alike: their bad rows are told apart by this number
         self._number = self.decoder.sources
         self.decoder.sources += 1
 
@@ -132,12 +157,12 @@ class MediaSource(Source):
 
     @property
     def bad(self) -> int:
-        """Bad samples met so far, of all sources that share the decoder."""
+        """The number of bad samples met so far, of all sources that share the decoder."""
         return self.decoder.bad
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another, for a cache: plain JSON."""
+        """Return plain JSON that tells this source from others, for a latent cache."""
         return {
             "media": [str(m) for m in self.media],
             "rows": self.rows.identity,
@@ -148,7 +173,7 @@ class MediaSource(Source):
         }
 
     def fetch(self, indices: list[int]) -> Batch:
-        """The batch of positions `indices`, counted over all passes."""
+        """Return the batch of positions `indices`, counted over all passes."""
         seen: dict[int, Row] = {}
         candidates = [
             self._candidates(place, position, seen) for place, position in zip(self._places(indices), indices)
@@ -157,21 +182,21 @@ class MediaSource(Source):
         rows = [seen[job.key[1]] for job, _ in valid]
         named: dict[str, Any] = {}
         for modality in self.media:
-            if modality is Modality.TEXT:
-                named["text"] = [self._words(row, position) for row, position in zip(rows, indices)]
-                named["text_mask"] = torch.tensor([bool(row.captions) for row in rows])
+            if in_words(modality):
+                named[modality.value] = [self._words(row, position) for row, position in zip(rows, indices)]
+                named[f"{modality}_mask"] = torch.tensor([bool(row.captions) for row in rows])
             else:
                 named |= self._stack(modality, [media for _, media in valid])
         about = [{"id": row.id, "captions": list(row.captions)} for row in rows]
         return Batch(index=list(indices), named=named, rows=about)
 
     def close(self) -> None:
-        """Ends the decoding processes, if they are this source's own."""
+        """End the decoding processes, if they are this source's own."""
         if self.owns_decoder:
             self.decoder.close()
 
     def _places(self, positions: list[int]) -> np.ndarray:
-        """Where in `_usable` each position begins to look."""
+        """Return the place in `_usable` at which each position begins to look for a good row."""
         if self.shuffle:
             return rows_of(positions, len(self), self.seed, self._weights)
         return np.asarray(positions, dtype=np.int64) % len(self)
@@ -189,8 +214,9 @@ class MediaSource(Source):
         }
 
     def _candidates(self, place: int, position: int, seen: dict[int, Row]) -> Iterator[Job | BadSample]:
-        """The row of a position, and those after it should it be bad; rows known to be bad are passed over.
-        What is read goes to `seen`.
+        """Yield jobs for the row of a position, then for those after it, which stand in where it is bad.
+
+        Rows that are known to be bad are passed over. Every row that is read is put into `seen`.
         """
         for step in range(len(self)):
             index = int(self._usable[(place + step) % len(self)])
@@ -198,23 +224,25 @@ class MediaSource(Source):
                 continue
             try:
                 row = seen[index] = self.rows[index]
-            except (InputError, OSError) as error:  # a shard's words, or a manifest that was altered since
+            except (InputError, OSError) as error:
+                # words in a shard may be unreadable, and a manifest may have been altered since it was opened
                 yield BadSample(key, f"{self.rows.label} row {index}", self.rows.label, str(error))
                 continue
             yield self._job(key, row, position)
 
     def _job(self, key: tuple[int, int], row: Row, position: int) -> Job | BadSample:
+        """Return what to decode of a row, or a bad sample if it lacks a caption that is required."""
         path = describe(row.media)
-        if Modality.TEXT in self.require and not row.captions:
+        if any(map(in_words, self.require)) and not row.captions:
             return BadSample(key, row.id, path, "it has no caption")
-        sizes = {m: size for m, size in self.sizes.items() if row.has & BITS[m]}
+        sizes = {m: size for m, size in self.sizes.items() if row.has & bit_of(m)}
         return Job(
             key=key,
             id=row.id,
             path=path,
             sizes=sizes,
             refs={m: ref for m, ref in row.media.items()} if sizes else {},
-            needed=frozenset(self.require) - {Modality.TEXT},
+            needed=frozenset(m for m in self.require if not in_words(m)),
             start=row.start,
             end=row.end,
             backend=self.backend,
@@ -223,7 +251,7 @@ class MediaSource(Source):
         )
 
     def _draws(self, position: int) -> dict[str, Any]:
-        """The random part of a job, a function of (seed, position)."""
+        """Return the random part of a job, a function of (seed, position)."""
         side, x, y, window, flip = np.random.default_rng((self.seed, position, 2)).random(5)
         least = self.augment.crop
         return {
@@ -236,7 +264,7 @@ class MediaSource(Source):
 
 
 def size_of(modality: Modality, specs: Mapping[Modality, ModalitySpec]) -> Size:
-    """Geometry of a medium. Raises `InputError` where it is not given."""
+    """Return the geometry of a medium, or raise InputError where it is not given."""
     if modality not in specs:
         raise InputError(f"geometry of {modality} is missing: name its size, or do not ask for {modality}")
     spec = specs[modality]

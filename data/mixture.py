@@ -1,5 +1,6 @@
-"""Several sources as one, by weight: which source position i is of, and at which position of it, are
-functions of (seed, i).
+"""Several sources as one, by weight.
+
+The source that position i is taken from, and the position in it, are functions of (seed, i).
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,19 @@ BLOCK = 10_000  # positions over which the weights are kept exactly
 class Mixture(Source):
     """An endless source that is each of its sources in proportion to their weights.
 
-    Of every `BLOCK` positions source k has its share, to the nearest position, in an order chosen by (seed,
-    block); it is asked for its own positions 0, 1, 2, ... in turn, so that none of its samples is passed
-    over. All sources give the same media; one that lacks a medium altogether may do so by a mask. Masks that
-    a source does not give are True. Of what sources say of samples besides (`says`), a batch has what all of
-    them say, whichever of them it is of. A `decoder` that they share is closed with the mixture.
+    Of every `BLOCK` positions each source has its share, to the nearest position, in an order chosen by
+    (seed, block). It is asked for its own positions 0, 1, 2, ... in turn, so that none of its samples is
+    passed over. All sources give the same media; one that lacks a medium altogether may say so by a mask.
+    Masks that a source does not give are True. Of what sources say of samples besides (`says`), a batch has
+    what all of them say, from whichever of them its samples are.
+
+    Args:
+        sources: (source, weight) of each.
+        seed: chooses the order.
+        decoder: the processes that the sources share, which are ended with the mixture.
+
+    Raises:
+        InputError: if a weight is not above 0, or so small that its source would never come.
     """
 
     def __init__(
@@ -54,14 +63,16 @@ class Mixture(Source):
 
     @property
     def mixed(self) -> tuple[Source, ...]:
+        """The sources that it is mixed of."""
         return self.sources
 
     def __len__(self) -> int:
-        """Positions after which every source has been through once, give or take a block."""
+        """Return after how many positions every source has been through once, give or take a block."""
         return int(max(len(source) * BLOCK / quota for source, quota in zip(self.sources, self._quotas)))
 
     @property
     def identity(self) -> dict[str, Any]:
+        """Return plain JSON that tells this mixture from others, for a latent cache."""
         return {
             "mixture": [[weight, source.identity] for weight, source in zip(self.weights, self.sources)],
             "seed": self.seed,
@@ -69,26 +80,35 @@ class Mixture(Source):
 
     @property
     def bad(self) -> int:  # type: ignore[override]
-        """Bad samples met so far."""
+        """The number of bad samples met so far."""
         decoders = {source.decoder for source in self.sources}
         return sum(decoder.bad for decoder in decoders if decoder is not None)
 
     @property
     def left_out(self) -> int:  # type: ignore[override]
+        """The number of rows that the sources left out because they lack a medium."""
         return sum(source.left_out for source in self.sources)
 
     def places(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """(number of the source, position in it) of each position, two (B,)."""
+        """Return where each position of the mixture comes from.
+
+        Args:
+            indices: B positions.
+
+        Returns:
+            The number of the source, and the position in that source, each int64 (B,).
+        """
         blocks, offsets = np.divmod(np.asarray(indices, dtype=np.int64), BLOCK)
         slots = np.empty_like(offsets)
         for block in np.unique(blocks):
             slots[blocks == block] = permute(offsets[blocks == block], BLOCK, self.seed, int(block))
+        # in each block a source has a stretch of slots as long as its quota
         which = np.searchsorted(self._ends, slots, side="right")
         first = self._ends - self._quotas
         return which, blocks * self._quotas[which] + slots - first[which]
 
     def fetch(self, indices: list[int]) -> Batch:
-        """The batch of positions `indices`."""
+        """Return the batch of positions `indices`."""
         which, positions = self.places(indices)
         parts, order = [], []
         for number, source in enumerate(self.sources):
@@ -96,13 +116,14 @@ class Mixture(Source):
             if len(here):
                 parts.append(_masked(source.fetch(positions[here].tolist()), len(here)))
                 order += here.tolist()
+        # the parts lie source by source; this puts their samples back into the order of `indices`
         back = np.argsort(order).tolist()
         about = {name: _merge([part[name] for part in parts], back) for name in self._said}
         named = {name: _merge([part.named[name] for part in parts], back) for name in parts[0].named}
         return Batch(index=list(indices), named=named, **about)
 
     def close(self) -> None:
-        """Ends the decoding processes, those of the sources and their common ones."""
+        """End the decoding processes, those of the sources and those that they share."""
         for source in self.sources:
             source.close()
         if self.decoder is not None:
@@ -110,7 +131,7 @@ class Mixture(Source):
 
 
 def quotas(weights: Sequence[float]) -> np.ndarray:
-    """Positions of each source in a block, by largest remainders; they sum to `BLOCK`."""
+    """Return how many positions of a block each source has, by largest remainders; they sum to `BLOCK`."""
     shares = np.array(weights) / sum(weights) * BLOCK
     whole = np.floor(shares).astype(np.int64)
     most = np.argsort(whole - shares, kind="stable")[: BLOCK - whole.sum()]
@@ -119,11 +140,13 @@ def quotas(weights: Sequence[float]) -> np.ndarray:
 
 
 def _masked(batch: Batch, count: int) -> Batch:
+    """Return a batch with a mask of True for every medium of which it has no mask."""
     masks = {f"{m}_mask": torch.ones(count, dtype=torch.bool) for m in Modality if m.value in batch.named}
     return batch.with_named(**(masks | batch.named))
 
 
 def _merge(parts: list[Any], back: list[int]) -> Any:
+    """Return the values of several batches as one, in the order that `back` gives."""
     if isinstance(parts[0], Tensor):
         if len({part.shape[1:] for part in parts}) > 1:
             raise InputError(

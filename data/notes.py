@@ -1,15 +1,25 @@
-"""Sounds that no scene makes, for what must know sound beyond the world's own."""
+"""Sounds that no scene of the world makes, for models that must know sound beyond the world's own."""
 
 import torch
 from torch import Tensor
 
 
 def random_notes(count: int, length: int, rate: int, generator: torch.Generator, partials: int = 8) -> Tensor:
-    """Sounds (count, length): each one note over and over, of partials anywhere on the scale.
+    """Return sounds (count, length), in each of which one note of random partials comes again and again.
 
-    A note has 1 to `partials` of them between 50 Hz and 15/16 of half the sampling rate, of amplitude 0.003
-    to 0.3, with an attack of 1 to 50 ms and a decay of 0.08 to 0.6 s, and comes back every 0.2 to 1.2 s; all
-    log-uniform.
+    A note has 1 to `partials` partials between 50 Hz and 15/16 of half the sampling rate, of amplitude 0.003
+    to 0.3, with an attack of 1 to 50 ms and a decay of 0.08 to 0.6 s, and comes back every 0.2 to 1.2 s. All
+    of these are drawn log-uniformly.
+
+    Args:
+        count: how many sounds to make.
+        length: samples of each sound.
+        rate: samples per second, in Hz.
+        generator: gives the random draws; the sounds are made on its device.
+        partials: the most partials that a note may have.
+
+    Returns:
+        float32 (count, length).
     """
 
     def between(low: float, high: float, *shape: int) -> Tensor:

@@ -1,32 +1,51 @@
-"""One row of a data set: which files, which words, which seconds of them. What manifests and shards have in
-common.
+"""One row of a data set: which files, which words, and which seconds of them.
+
+Manifests and shards both give rows of this kind.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codi.modalities import in_files, kind_of, kinds
 from codi.types import InputError, Modality
 
-FILES = (Modality.IMAGE, Modality.AUDIO, Modality.VIDEO)
-BITS = {modality: 1 << place for place, modality in enumerate(Modality)}
-KEYS = ("id", *(str(m) for m in FILES), "caption", "captions", "sha256", "start", "end", "weight", "info")
-SUFFIXES = {
-    Modality.IMAGE: ("jpg", "jpeg", "png", "webp"),
-    Modality.AUDIO: ("wav", "flac", "mp3", "ogg"),
-    Modality.VIDEO: ("mp4", "webm"),
-}
+
+def bit_of(modality: Modality) -> int:
+    """Return the bit that stands for a modality in a mask, by its place in the order of registration."""
+    return 1 << list(Modality).index(modality)
+
+
+def bits_of(media: Iterable[Modality]) -> int:
+    """Return the bit mask of several modalities."""
+    return sum(bit_of(modality) for modality in set(media))
+
+
+def row_keys() -> tuple[str, ...]:
+    """Return the keys that a row of a manifest may have."""
+    media = [modality.value for modality in in_files()]
+    return ("id", *media, "caption", "captions", "sha256", "start", "end", "weight", "info")
+
+
+def modality_of_suffix() -> dict[str, Modality]:
+    """Return which modality a file of a data set is, by what its name ends in, without the dot."""
+    return {suffix: kind.modality for kind in kinds() for suffix in kind.data_suffixes}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ref:
-    """Where one medium lies: a whole file, or `size` bytes at `offset` of a shard; with its sha256 where that
-    is known.
+    """The place of one medium: a whole file, or a stretch of bytes in a shard.
+
+    Attributes:
+        path: the file or the shard.
+        offset: where the medium begins in the shard, in bytes; None for a whole file.
+        size: the length of the medium in bytes; None for a whole file.
+        sha256: its digest, 64 hexadecimal digits in lower case; None where it is not known.
     """
 
     path: Path
@@ -37,12 +56,17 @@ class Ref:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One sample.
+    """One sample of a data set.
 
-    media       files by modality; the sound of a clip needs no file of its own
-    captions    none, one, or several that say the same
-    start, end  seconds of the recording or clip that are meant; None for its beginning and its end
-    weight      how often the row comes, relative to the others of its manifest
+    Attributes:
+        id: the name of the sample in messages.
+        media: files by modality; the sound of a clip needs no file of its own.
+        captions: none, one, or several that say the same.
+        start: the second of the recording or clip where the sample begins; None for the beginning of the
+            file.
+        end: the second where it ends; None for the end of the file.
+        weight: how often the row comes, relative to the others of its manifest.
+        info: further facts for people, such as origin and licence, which no program reads.
     """
 
     id: str
@@ -55,34 +79,41 @@ class Row:
 
     @property
     def has(self) -> int:
-        """Bit mask over `BITS` of the media that the row may give; whether a clip has sound shows when it is
-        opened.
+        """The bit mask (`bits_of`) of the media that the row may give.
+
+        It counts the sound of every clip; whether a clip has sound shows only when it is opened.
         """
         return media_bits(self.media, bool(self.captions))
 
 
-def media_bits(files: Any, text: bool) -> int:
-    """Bit mask of the media that files of these modalities may give."""
-    mask = BITS[Modality.TEXT] if text else 0
-    for modality in files:
-        mask |= BITS[modality]
-    return mask | (BITS[Modality.AUDIO] if Modality.VIDEO in files else 0)
+def media_bits(files: Iterable[Modality], text: bool) -> int:
+    """Return the bit mask of the media that a row can give.
 
+    Args:
+        files: the modalities of which the row has files; a clip counts as a sound, too.
+        text: whether the row has captions.
 
-def bits_of(media: Any) -> int:
-    """Bit mask of a list of modalities."""
-    return sum(BITS[m] for m in set(media))
+    Returns:
+        A sum of `BITS`.
+    """
+    files = set(files)
+    carried = {Modality(name) for modality in files for name in kind_of(modality).carries}
+    captions = {kind.modality for kind in kinds() if kind.in_words} if text else set()
+    return bits_of(files | carried | captions)
 
 
 def draw_caption(captions: Sequence[str], seed: int, position: int) -> str:
-    """One of the captions of a row, chosen by (seed, position); no words where there are none."""
+    """Return one of the captions of a row, chosen by (seed, position); "" where there are none."""
     if len(captions) < 2:
         return captions[0] if captions else ""
     return captions[int(np.random.default_rng((seed, position, 1)).integers(len(captions)))]
 
 
 def parse_json(text: str) -> Any:
-    """JSON without NaN and without a key given twice. Raises ValueError."""
+    """Return the value of a JSON text, in which no NaN and no key given twice is accepted.
+
+    A text that is not JSON in this sense, or is nested too deeply, raises ValueError.
+    """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(items)
@@ -101,24 +132,35 @@ def parse_json(text: str) -> Any:
 
 
 def parse_row(values: Any, folder: Path, where: str) -> Row:
-    """A row from the plain values of a manifest, its paths relative to `folder`. Raises `InputError` that
-    begins with `where`.
+    """Return the row that the plain values of a manifest describe.
+
+    Args:
+        values: an object with some of `KEYS`.
+        folder: the folder that paths are relative to.
+        where: the place of the row, with which messages begin; also its id where it names none.
+
+    Returns:
+        The row. Its files need not exist.
+
+    Raises:
+        InputError: if a key is unknown, a value cannot be used, or the row is empty.
     """
+    keys, files = row_keys(), in_files()
     if not isinstance(values, Mapping):
         raise InputError(
-            f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(KEYS)}"
+            f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(keys)}"
         )
     values = {name: value for name, value in values.items() if value is not None}
     for name in values:
-        if name not in KEYS:
+        if name not in keys:
             raise InputError(
-                f"{where}: unknown key {name!r}: expected some of {', '.join(KEYS)}; what is for no program "
+                f"{where}: unknown key {name!r}: expected some of {', '.join(keys)}; what is for no program "
                 "goes into info"
             )
     digests = read_digests(values.get("sha256", {}), where)
     media = {
         m: Ref(path=folder / _text(values, m.value, where), sha256=digests.pop(m, None))
-        for m in FILES
+        for m in files
         if m.value in values
     }
     if digests:
@@ -138,12 +180,15 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
             f"{where}: weight is {row.weight:g}: expected more than 0; leave the row out instead"
         )
     if not row.has:
-        raise InputError(f"{where} has nothing in it: expected one of caption, {', '.join(FILES)}")
+        raise InputError(f"{where} has nothing in it: expected one of caption, {', '.join(files)}")
     return row
 
 
 def read_captions(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """The captions under `caption` (one) or `captions` (a list)."""
+    """Return the captions under `caption` (one) or `captions` (a list).
+
+    Both keys at once, or a caption that is no text, raise an `InputError` that begins with `where`.
+    """
     if "caption" in values and "captions" in values:
         raise InputError(f"{where} has both caption and captions: expected one of them")
     given = [values["caption"]] if "caption" in values else values.get("captions", [])
@@ -156,7 +201,10 @@ def read_captions(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def read_window(values: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
-    """`start` and `end` in seconds."""
+    """Return `start` and `end` in seconds, None where they are not given.
+
+    What is no number, or not 0 <= start < end, raises an `InputError` that begins with `where`.
+    """
     start, end = (read_number(values, name, where) if name in values else None for name in ("start", "end"))
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise InputError(f"{where}: from {start} to {end} seconds: expected 0 <= start < end")
@@ -164,6 +212,7 @@ def read_window(values: Mapping[str, Any], where: str) -> tuple[float | None, fl
 
 
 def read_number(values: Mapping[str, Any], name: str, where: str) -> float:
+    """Return the number under a key that is given, or raise InputError unless it is a finite number."""
     value = values[name]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise InputError(f"{where}: {name} is {value!r}: expected a finite number")
@@ -171,6 +220,7 @@ def read_number(values: Mapping[str, Any], name: str, where: str) -> float:
 
 
 def _text(values: Mapping[str, Any], name: str, where: str) -> str:
+    """Return the text under a key that is given, or raise InputError unless it is text that is not blank."""
     value = values[name]
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise InputError(f"{where}: {name} is {value!r}: expected text")
@@ -178,24 +228,23 @@ def _text(values: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def read_digests(values: Any, where: str) -> dict[Modality, str]:
-    """sha256 by modality."""
+    """Return the sha256 digests of a row by modality, in lower case.
+
+    A digest that is not 64 hexadecimal digits, or that belongs to no modality with files, raises an
+    `InputError` that begins with `where`.
+    """
     if not isinstance(values, Mapping):
         raise InputError(
             f'{where}: sha256 is {values!r}: expected an object such as {{"image": "64 hexadecimal digits"}}'
         )
-    digests = {}
+    digests, files = {}, [modality.value for modality in in_files()]
     for name, value in values.items():
         if value is None:
             continue
-        if (
-            name not in {str(m) for m in FILES}
-            or not isinstance(value, str)
-            or len(value) != 64
-            or not _is_hex(value)
-        ):
+        if name not in files or not isinstance(value, str) or len(value) != 64 or not _is_hex(value):
             raise InputError(
                 f"{where}: sha256 of {name} is {value!r}: expected 64 hexadecimal digits under "
-                f"{', '.join(FILES)}"
+                f"{', '.join(files)}"
             )
         digests[Modality(name)] = value.lower()
     return digests

@@ -1,16 +1,15 @@
-"""Tar shards in the layout of WebDataset: members `KEY.EXTENSION`, those of one key beside each other, one
-key per sample.
+"""Tar shards in the layout of WebDataset: members `KEY.EXTENSION`, one key per sample, its members in a row.
 
 A shard is only ever read in place, by the offsets of its members: nothing is unpacked, nothing is executed,
-no member is named by what is written in it. What is no plain file, points outside, is too large or cut short
-is one `InputError` that names the shard and the member.
+and no name written in a shard is used as a path. A member that is no plain file, points outside, is too large
+or cut short is one `InputError` that names the shard and the member.
 
     jpg jpeg png webp | wav flac mp3 ogg | mp4 webm   the media
     txt                                               the caption, UTF-8
-    json                                              of its keys: caption or captions, start, end, sha256 (an
-    object by medium)
+    json                                              of its keys: caption or captions, start, end,
+                                                      sha256 (an object by medium)
 
-Other members are left alone and counted in `Shards.ignored`.
+Other members are left alone and counted in `Shards.ignored`. N is the number of samples.
 """
 
 import contextlib
@@ -27,13 +26,13 @@ from typing import Any
 import numpy as np
 
 from codi.io import atomic
+from codi.modalities import kind_of
 from codi.types import InputError, Modality
 from data.rows import (
-    FILES,
-    SUFFIXES,
     Ref,
     Row,
     media_bits,
+    modality_of_suffix,
     parse_json,
     read_captions,
     read_digests,
@@ -43,31 +42,43 @@ from data.rows import (
 MAX_MEMBER = 2 << 30  # bytes
 MAX_TEXT = 1 << 20
 BLOCK = tarfile.BLOCKSIZE
-_KINDS = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes} | {
-    "txt": "txt",
-    "json": "json",
-}
-_CODES = [*FILES, "txt", "json"]  # what a member is, as one byte
+WORDS = ("txt", "json")  # members that say something of a sample; of their suffixes no medium can be
+
+
+def member_kinds() -> dict[str, str]:
+    """Return what a member is by its suffix: the name of a modality, "txt" or "json"."""
+    media = {suffix: modality.value for suffix, modality in modality_of_suffix().items()}
+    return media | {name: name for name in WORDS}
 
 
 class Shards:
-    """The samples of several shards, by number, in the order of the sorted paths and of the shard.
+    """The samples of several shards, by number, in the order of the sorted paths and of each shard.
 
-    paths    one tar, a pattern such as "shards/*.tar", or several of both
-    has      (N,) uint8, bit mask of the media of each sample (`data.rows.BITS`)
-    weights  (N,) ones
-    ignored  members that are none of the kinds above
+    Attributes:
+        paths: the shards.
+        has: (N,) uint16, bit mask of the media of each sample (`data.rows.bits_of`).
+        weights: (N,) ones.
+        ignored: how many members are of none of the kinds above.
+
+    Args:
+        paths: one tar, a pattern such as "shards/*.tar", or several of both.
+        max_member: the most bytes that one member may have.
+
+    Raises:
+        InputError: if there is no such shard, or whatever is wrong with one.
     """
 
     def __init__(self, paths: str | Path | Iterable[str | Path], max_member: int = MAX_MEMBER) -> None:
         self.paths = find_shards(paths)
         self.ignored = 0
+        self._kind_of = member_kinds()
+        self._codes = [*dict.fromkeys(self._kind_of.values())]  # what a member is, as one byte
         self._sizes = [path.stat().st_size for path in self.paths]
         self._first: list[int] = []  # number of the first sample of each shard
         self._starts = array("q")  # first member of each sample
         self._offsets, self._lengths, self._kinds = array("q"), array("q"), array("B")
         self._keys: list[str] = []
-        has, digest = array("B"), hashlib.sha256()
+        has, digest = array("H"), hashlib.sha256()
         for path in self.paths:
             self._first.append(len(has))
             for key, members in _samples(path, max_member):
@@ -78,27 +89,27 @@ class Shards:
                 f"no sample in {', '.join(map(str, self.paths[:3]))}: expected members such as 000.jpg and "
                 "000.txt"
             )
-        self.has, self.weights = np.array(has, dtype=np.uint8), np.ones(len(has))
+        self.has, self.weights = np.array(has, dtype=np.uint16), np.ones(len(has))
         self._digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.has)
 
     def __getitem__(self, index: int) -> Row:
-        """Raises `InputError` where the words of the sample cannot be read."""
+        """Return the row of a sample, or raise InputError where its words cannot be read."""
         path = self.paths[int(np.searchsorted(self._first, index, side="right")) - 1]
         stop = self._starts[index + 1] if index + 1 < len(self) else len(self._offsets)
         members = {
-            _CODES[self._kinds[m]]: (self._offsets[m], self._lengths[m])
+            self._codes[self._kinds[m]]: (self._offsets[m], self._lengths[m])
             for m in range(self._starts[index], stop)
         }
         where = f"{path}: sample {self._keys[index]!r}"
         values = self._words(path, members, where)
         digests = read_digests(values["sha256"], where) if isinstance(values.get("sha256"), Mapping) else {}
         media = {
-            m: Ref(path=path, offset=o, size=n, sha256=digests.get(m))
-            for m, (o, n) in members.items()
-            if m in FILES
+            Modality(name): Ref(path=path, offset=o, size=n, sha256=digests.get(Modality(name)))
+            for name, (o, n) in members.items()
+            if name not in WORDS
         }
         start, end = read_window(values, where)
         return Row(
@@ -111,17 +122,23 @@ class Shards:
 
     @property
     def label(self) -> str:
+        """The name of the shards in messages: the path of the first."""
         return str(self.paths[0])
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Names, sizes, keys, offsets; not the bytes themselves."""
+        """Return plain JSON that tells these shards from others.
+
+        It covers names, sizes, keys and offsets, but not the bytes themselves.
+        """
         shards = [[path.name, size] for path, size in zip(self.paths, self._sizes)]
         return {"shards": shards, "samples": len(self), "index": self._digest}
 
     def _add(self, key: str, members: dict[str, tuple[int, int]]) -> Iterator[int]:
-        known = {_KINDS[suffix]: place for suffix, place in members.items() if suffix in _KINDS}
-        self.ignored += sum(suffix not in _KINDS for suffix in members)
+        """Keep the members of a sample, and yield the bit mask of its media, or nothing where it has none."""
+        kinds = self._kind_of
+        known = {kinds[suffix]: place for suffix, place in members.items() if suffix in kinds}
+        self.ignored += sum(suffix not in kinds for suffix in members)
         if not known:
             return
         self._keys.append(key)
@@ -129,11 +146,12 @@ class Shards:
         for kind, (offset, length) in known.items():
             self._offsets.append(offset)
             self._lengths.append(length)
-            self._kinds.append(_CODES.index(kind))
-        yield media_bits([kind for kind in known if kind in FILES], "txt" in known or "json" in known)
+            self._kinds.append(self._codes.index(kind))
+        media = [Modality(name) for name in known if name not in WORDS]
+        yield media_bits(media, any(name in known for name in WORDS))
 
     def _words(self, path: Path, members: Mapping[Any, tuple[int, int]], where: str) -> dict[str, Any]:
-        """What `json` and `txt` say; the words of `txt` are the caption where there are both."""
+        """Return what `json` and `txt` say of a sample; the caption is that of `txt` where both have one."""
         values: Any = {}
         if "json" in members:
             try:
@@ -155,7 +173,7 @@ class Shards:
 
 
 def find_shards(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The tars that names and patterns stand for, sorted within each pattern."""
+    """Return the tars that names and patterns stand for, sorted within each pattern."""
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: list[Path] = []
     for item in map(str, given):
@@ -169,9 +187,9 @@ def find_shards(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """(key, {suffix: (offset, size)}) of every sample of a shard."""
+    """Yield (key, {suffix: (offset, size)}) of every sample of a shard."""
     seen: set[str] = set()
-    key, members = None, {}
+    key, members, kinds = None, {}, member_kinds()
     for name, offset, size in _members(path, max_member):
         stem, suffix = split_name(name)
         if stem != key:
@@ -184,8 +202,8 @@ def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple
                 )
             seen.add(stem)
             key, members = stem, {}
-        kind = _KINDS.get(suffix, suffix)
-        if any(_KINDS.get(other, other) == kind for other in members):
+        kind = kinds.get(suffix, suffix)
+        if any(kinds.get(other, other) == kind for other in members):
             raise InputError(f"{path}: sample {stem!r} has two members of the kind .{suffix}: expected one")
         members[suffix] = (offset, size)
     if members:
@@ -193,20 +211,20 @@ def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """("a/b", "seg.png") of "a/b.seg.png": the suffix begins at the first dot of the last part."""
+    """Return ("a/b", "seg.png") for "a/b.seg.png": the suffix begins at the first dot of the last part."""
     folder, _, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return (f"{folder}/{stem}" if folder else stem), suffix.lower()
 
 
 def _members(path: Path, max_member: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, size) of every plain file in a tar."""
+    """Yield (name, offset, size) of every plain file in a tar."""
     size = path.stat().st_size
     try:
         with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             before = -1
             while (member := tar.next()) is not None:
-                tar.members = []  # it would keep them all
+                tar.members = []  # tarfile would keep every member in memory
                 if member.offset <= before or member.size < 0 or member.offset_data + member.size > size:
                     raise InputError(
                         f"{path}: member {member.name!r} lies outside the file: the shard is damaged or cut "
@@ -226,6 +244,7 @@ def _members(path: Path, max_member: int) -> Iterator[tuple[str, int, int]]:
 
 
 def _check_member(path: Path, member: tarfile.TarInfo, max_member: int) -> None:
+    """Raise InputError for a member that points outside, is no plain file, or is too large."""
     parts = PurePosixPath(member.name).parts
     if (
         member.name.startswith("/")
@@ -248,8 +267,9 @@ def _check_member(path: Path, member: tarfile.TarInfo, max_member: int) -> None:
 
 
 def _check_end(path: Path, stream: Any, offset: int, size: int) -> None:
-    """A whole tar ends with blocks of zeros; one that was cut between two members does not, nor one with a
-    damaged header.
+    """Raise InputError unless the tar has its end mark, a block of zeros, at `offset`.
+
+    A tar that was cut between two members has none, nor does one with a damaged header.
     """
     stream.seek(offset)
     if offset + BLOCK > size or any(stream.read(BLOCK)):
@@ -260,6 +280,7 @@ def _check_end(path: Path, stream: Any, offset: int, size: int) -> None:
 
 
 def _read_text(path: Path, offset: int, size: int, where: str) -> str:
+    """Return the text of a member, or raise InputError where it is too long or not in UTF-8."""
     if size > MAX_TEXT:
         raise InputError(f"{where}: {size} bytes of text: at most {MAX_TEXT} are accepted")
     with path.open("rb") as stream:
@@ -277,10 +298,16 @@ def _read_text(path: Path, offset: int, size: int, where: str) -> str:
 def write_shards(
     folder: str | Path, samples: Iterable[Mapping[str, Any]], *, per_shard: int = 1000, prefix: str = "shard"
 ) -> list[Path]:
-    """Writes samples into `folder`/PREFIX-000000.tar and so on; returns the paths.
+    """Write samples into `folder`/PREFIX-000000.tar and so on; the same samples give the same bytes.
 
-    samples  mappings such as {"key": "a7", "jpg": bytes or Path, "txt": str, "json": str}. The same samples
-             give the same bytes.
+    Args:
+        folder: where the shards go; it is made if need be.
+        samples: mappings such as {"key": "a7", "jpg": bytes or Path, "txt": str, "json": str}.
+        per_shard: how many samples a shard holds.
+        prefix: how the names of the shards begin.
+
+    Returns:
+        The paths of the shards.
     """
     folder, paths, rest = Path(folder), [], iter(samples)
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,6 +327,7 @@ def write_shards(
 
 
 def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any]) -> None:
+    """Add the members of a sample to a tar."""
     key = sample["key"]
     if (
         not key
@@ -325,8 +353,16 @@ def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any]) -> None:
 def pack(
     rows: Iterable[Row], folder: str | Path, *, per_shard: int = 1000, prefix: str = "shard"
 ) -> list[Path]:
-    """Writes the rows of a manifest, with their files, as shards; keys are the numbers of the rows. Weights
-    are not kept.
+    """Write the rows of a manifest, with their files, as shards; weights are not kept.
+
+    Args:
+        rows: the rows; the keys of the samples are their numbers.
+        folder: where the shards go; it is made if need be.
+        per_shard: how many samples a shard holds.
+        prefix: how the names of the shards begin.
+
+    Returns:
+        The paths of the shards.
     """
     import json
 
@@ -346,10 +382,11 @@ def pack(
 
 
 def _suffix(path: Path, modality: Modality) -> str:
+    """Return the suffix of a file, or raise InputError where a shard has none such for its modality."""
     suffix = path.suffix.lower().lstrip(".")
-    if suffix not in SUFFIXES[modality]:
+    suffixes = kind_of(modality).data_suffixes
+    if suffix not in suffixes:
         raise InputError(
-            f"{path} cannot go into a shard as {modality}: expected a name that ends in "
-            f"{', '.join(SUFFIXES[modality])}"
+            f"{path} cannot go into a shard as {modality}: expected a name that ends in {', '.join(suffixes)}"
         )
     return suffix

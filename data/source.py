@@ -1,4 +1,4 @@
-"""What every training set is: samples by their place in an order."""
+"""The base class of every training set: samples by their place in an order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """Samples by index; a context manager that ends what it has running.
+    """A training set: it gives samples by index and, as a context manager, ends what it has running.
 
     Attributes:
         infinite: whether indices never repeat, so that they are counted and not shuffled.
         of_world: whether its samples are scenes of the world, rendered as they are asked for.
-        bad: how many samples could not be used so far; a source of others counts theirs, as a property.
-        left_out: how many rows were left out for what they lack.
-        decoder: the processes that decode for it, which several sources may share; None without any.
+        bad: how many samples could not be used so far. A source that consists of others counts theirs, as a
+            property.
+        left_out: how many rows were left out because they lack a medium.
+        decoder: the processes that decode for it, which several sources may share; None where there are none.
         says: what its batches have beside media, masks and "index": "scenes" or "rows".
     """
 
@@ -31,26 +32,34 @@ class Source:
 
     @property
     def mixed(self) -> Sequence[Source]:
-        """The sources that it is mixed of; itself where it is one."""
+        """The sources that it is mixed of; only itself where it is no mixture."""
         return (self,)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another, for a cache: plain JSON."""
+        """Return plain JSON that tells this source from others: a latent cache is valid for one identity."""
         return {}
 
     @abstractmethod
     def __len__(self) -> int:
-        """Returns the number of samples; of an infinite source the indices of one pass through them."""
+        """Return the number of samples; for an infinite source, the number of indices of one pass."""
 
     @abstractmethod
     def fetch(self, indices: list[int]) -> Any:
-        """Returns a whole batch, a function of `indices` alone, in most cases a `data.batch.Batch`; called
-        from a background thread. "ids", if there, name its samples.
+        """Return the whole batch of the samples at `indices`.
+
+        The batch depends on `indices` alone. The method is called from a background thread.
+
+        Args:
+            indices: places in the order of the source, counted on over all passes where the source is
+                infinite.
+
+        Returns:
+            In most cases a `data.batch.Batch`. If it has "ids", these name its samples.
         """
 
     def close(self) -> None:
-        """Ends what the source has running."""
+        """End what the source has running."""
 
     def __enter__(self) -> Source:
         return self

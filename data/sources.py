@@ -1,9 +1,11 @@
-"""A training set from plain configuration: manifests, shards and the world, mixed by weight.
+"""Open a training set from plain configuration: manifests, shards and the world, mixed by weight.
 
-media: [image, text]
-geometry: {image: {size: 64}}
-manifests: [{path: train.jsonl, weight: 3}]
-shards: [{path: "laion/*.tar", weight: 1}]
+An example:
+
+    media: [image, text]
+    geometry: {image: {size: 64}}
+    manifests: [{path: train.jsonl, weight: 3}]
+    shards: [{path: "laion/*.tar", weight: 1}]
 """
 
 import dataclasses
@@ -14,26 +16,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.io.frames import BACKENDS
+from codi.modalities import kind_of
 from codi.types import InputError, Modality, ModalitySpec
-from data.frames import BACKENDS
 from data.media import Augment, MediaSource, Rows
 from data.mixture import Mixture
 from data.workers import Decoder
 
-_GEOMETRY = {
-    Modality.IMAGE: ("size",),
-    Modality.VIDEO: ("size", "frames", "fps"),
-    Modality.AUDIO: ("samples", "rate"),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `open_source` reads. Meanings: `data.media.MediaSource`, `data.workers.Decoder`,
-    `data.manifest.Manifest`.
+    """The configuration that `open_source` reads; every value is checked when it is made.
 
-    manifests, shards  names, or mappings {path, weight}
-    world              {weight, facts, full} to mix rendered scenes in
+    Attributes:
+        media: the modalities that a batch holds.
+        geometry: sizes and rates by modality, see `read_geometry`.
+        manifests: paths of manifests, or mappings {path, weight}.
+        shards: paths or patterns of tar shards, or mappings {path, weight}.
+        world: {weight, facts, full} to mix rendered scenes in, see `data.world.WorldSource`; None for none.
+        require: media without which a row is left out; None for all of `media`.
+        shuffle: whether every pass has its own order; false for the order of the rows.
+        captions: which of several captions of a row is given: "random" or "first".
+        backend: what decodes clips: "auto", "decord" or "av".
+        verify: whether files are compared with the sha256 of their row, where it has one.
+        check_files: whether every file that a manifest names must exist when it is opened.
+        augment: random changes, the fields of `data.media.Augment`.
+        workers: how many processes decode; 0 for none but the own one.
+        timeout: seconds that one sample may take to decode.
+        max_bad_in_a_row: how many bad samples without a good one between them stop the run.
+        bad_list: a file to which bad samples are appended as JSON lines; None for no file.
     """
 
     media: list[str]
@@ -94,11 +105,19 @@ def open_source(
     specs: Mapping[Modality, ModalitySpec] | None = None,
     bad_list: str | Path | None = None,
 ) -> MediaSource | Mixture:
-    """The source that the options describe. Raises `InputError` for whatever is wrong with them, or with what
-    they name.
+    """Return the source that the options describe.
 
-    specs     geometry from code, in place of `geometry` in the options
-    bad_list  where bad samples are listed unless the options say it
+    Args:
+        options: the fields of `Options`.
+        seed: chooses the order of the samples and every random draw.
+        specs: geometry from code, in place of `geometry` in the options.
+        bad_list: where bad samples are listed, unless the options name a file.
+
+    Returns:
+        The source, which owns the processes that decode for it: `close` ends them.
+
+    Raises:
+        InputError: for whatever is wrong with the options, or with what they name.
     """
     chosen = _read(Options, options, "data")
     if specs is not None and chosen.geometry:
@@ -125,16 +144,18 @@ def open_source(
 
 
 def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
-    """Specs from {image: {size}, video: {size, frames, fps}, audio: {samples, rate}}; latent shapes are not
-    known here and left empty.
+    """Return specs from {image: {size}, video: {size, frames, fps}, audio: {samples, rate}}.
+
+    Sizes are in pixels, `fps` in frames per second, `rate` in Hz. Latent shapes are not known here and are
+    left empty. An unknown or missing key, or a value that cannot be, raises `InputError`.
     """
     specs = {}
     _expect(isinstance(geometry, Mapping), "geometry", geometry, "a mapping such as {image: {size: 64}}")
     for name, values in geometry.items():
         modality = Modality.parse(name)
-        keys = _GEOMETRY.get(modality)
-        if keys is None:
-            raise InputError(f"data: geometry of {modality}: text has none")
+        keys = kind_of(modality).geometry_keys
+        if not keys:
+            raise InputError(f"data: geometry of {modality}: {modality} has none")
         if not isinstance(values, Mapping) or set(values) != set(keys):
             raise InputError(f"data: geometry of {modality} is {values!r}: expected {', '.join(keys)}")
         for key, value in values.items():
@@ -142,17 +163,8 @@ def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
             _expect(
                 whole, f"geometry: {modality}: {key}", value, "a number above 0, whole unless it is a rate"
             )
-        specs[modality] = _spec(modality, values)
+        specs[modality] = kind_of(modality).geometry_of(values)
     return specs
-
-
-def _spec(modality: Modality, values: Mapping[str, Any]) -> ModalitySpec:
-    if modality is Modality.AUDIO:
-        return ModalitySpec(raw_shape=(values["samples"],), latent_shape=(), rate=values["rate"])
-    picture = (3, values["size"], values["size"])
-    if modality is Modality.IMAGE:
-        return ModalitySpec(raw_shape=picture, latent_shape=())
-    return ModalitySpec(raw_shape=(values["frames"], *picture), latent_shape=(), rate=values["fps"])
 
 
 def _mix(
@@ -162,6 +174,7 @@ def _mix(
     source: Callable[[Rows, int], MediaSource],
     decoder: Decoder,
 ) -> MediaSource | Mixture:
+    """Return the manifests, shards and the world as one mixture; a single source of files stays alone."""
     from data.manifest import Manifest
     from data.shards import Shards
 
@@ -184,6 +197,7 @@ def _mix(
 
 
 def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[Any, float]:
+    """Return (source, weight) of the rendered scenes that the section `world` describes."""
     from codi.world import ATTRIBUTES
     from data.world import WorldSource
 
@@ -202,7 +216,7 @@ def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[An
 
 
 def _entry(item: Any, name: str) -> tuple[str, float]:
-    """(path, weight) of one entry of a list of manifests or shards."""
+    """Return (path, weight) of one entry of a list of manifests or shards."""
     values = {"path": item} if isinstance(item, (str, Path)) else item
     _expect(
         isinstance(values, Mapping) and "path" in values,
@@ -227,7 +241,7 @@ def _check_augment(augment: Augment) -> None:
 
 
 def _read(cls: type, values: Any, where: str) -> Any:
-    """A dataclass from a mapping, strictly."""
+    """Return a dataclass from a mapping; an unknown key, or a missing one, raises InputError."""
     if not isinstance(values, Mapping):
         raise InputError(f"{where} is {values!r}: expected a mapping")
     fields = dataclasses.fields(cls)

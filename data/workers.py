@@ -1,9 +1,9 @@
-"""Decoding of untrusted media in processes that may die, and what becomes of samples that are bad.
+"""Decode untrusted media in processes that may die, and keep account of bad samples.
 
-A worker gets one `Job` at a time and answers with plain bytes, never with a pickle: what a hostile file makes
-of a worker stays there. A worker that dies, or takes too long, is started again, and its sample is tried once
-more, so that a kill from outside changes nothing; a sample that ends two workers is bad. So is one that a
-decoder refuses. A mistake of our own is neither: it stops the run.
+A worker gets one `Job` at a time and answers with plain bytes, never with a pickle: whatever a hostile file
+turns a worker into stays in that process. A worker that dies, or takes too long, is started again, and its
+sample is tried once more, so that a kill from outside changes nothing; a sample that ends two workers is bad.
+So is one that a decoder refuses. A mistake in this code base is neither: it stops the run.
 """
 
 import contextlib
@@ -34,12 +34,19 @@ MAX_HEADER = 1 << 16
 
 
 class DecodingError(RuntimeError):
-    """A mistake in this code base, met while decoding. The message holds the worker's traceback."""
+    """A mistake in this code base, met while decoding; the message holds the worker's traceback."""
 
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that cannot be used."""
+    """A sample that cannot be used.
+
+    Attributes:
+        key: (number of the source, number of the row).
+        id: the name of the sample.
+        path: its files.
+        reason: why it cannot be used.
+    """
 
     key: tuple[int, int]
     id: str
@@ -48,14 +55,18 @@ class BadSample:
 
 
 class Decoder:
-    """Runs jobs in `workers` processes, or in this one if there are none (for files that one made oneself).
+    """Runs jobs in processes of their own, and takes the next candidate where a sample is bad.
 
-    timeout           seconds that one sample may take
-    max_bad_in_a_row  bad samples without a good one between them that stop the run
-    bad_list          JSON lines (id, path, reason) are appended here, each sample once
-    memory            bytes that a worker may take beyond what it has at its start
+    Two threads may not use it at once. Workers start with the first job and end with `close` or with this
+    process.
 
-    Not for two threads at once. Workers start with the first job and end with `close` or with this process.
+    Args:
+        workers: how many processes decode. With 0 this process decodes itself, which is for files that one
+            made oneself.
+        timeout: seconds that one sample may take.
+        max_bad_in_a_row: how many bad samples without a good one between them stop the run.
+        bad_list: a file to which JSON lines (id, path, reason) are appended, each sample once.
+        memory: bytes that a worker may take beyond what it has at its start.
     """
 
     def __init__(
@@ -82,12 +93,21 @@ class Decoder:
 
     @property
     def bad(self) -> int:
-        """Bad samples met so far."""
+        """The number of bad samples met so far."""
         return len(self.known)
 
     def first_valid(self, candidates: Sequence[Iterator[Job | BadSample]]) -> list[tuple[Job, Media]]:
-        """The first good sample of each chain of candidates. Raises `InputError` after too many bad ones in a
-        row, or at a chain's end.
+        """Return the first good sample of each sequence of candidates, as (job, media).
+
+        Args:
+            candidates: for each place of a batch, the jobs that may stand there, in order; a row of which no
+                job can be made is a `BadSample`.
+
+        Returns:
+            One (job, media) for each sequence, in order.
+
+        Raises:
+            InputError: after too many bad samples in a row, or where a sequence has no candidate left.
         """
         valid: list[Any] = [None] * len(candidates)
         waiting = list(range(len(candidates)))
@@ -105,12 +125,12 @@ class Decoder:
         return valid
 
     def decode(self, jobs: Sequence[Job]) -> list[Media | BadSample]:
-        """What became of each job, in order."""
+        """Return what became of each job, in order: its media, or a `BadSample`."""
         with self._lock:
             return [_decode_here(job) for job in jobs] if self._inline else self._decode_there(jobs)
 
     def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         for worker in self._workers:
             worker.stop()
 
@@ -121,6 +141,7 @@ class Decoder:
         self.close()
 
     def _candidate(self, candidates: Iterator[Job | BadSample]) -> Job | BadSample:
+        """Return the next candidate, or raise InputError where none is left."""
         found = next(candidates, None)
         if found is None:
             raise InputError(
@@ -130,7 +151,8 @@ class Decoder:
         return found
 
     def _note(self, bad: BadSample) -> None:
-        if bad.key in self.known:  # two places of a batch came to it at once
+        """Count and list a bad sample, or raise InputError if it is one too many in a row."""
+        if bad.key in self.known:  # two places of one batch came to the same sample
             return
         self.known.add(bad.key)
         self._list(bad)
@@ -145,6 +167,7 @@ class Decoder:
         return f"; see {self.bad_list}" if self.bad_list is not None else ""
 
     def _list(self, bad: BadSample) -> None:
+        """Append a bad sample to the list, unless the list names it already."""
         if self.bad_list is None:
             return
         if self._listed is None:
@@ -160,6 +183,7 @@ class Decoder:
                 stream.write(line.encode(errors="replace"))
 
     def _decode_there(self, jobs: Sequence[Job]) -> list[Media | BadSample]:
+        """Return what became of each job, decoded in the workers, in the order of `jobs`."""
         results: list[Any] = [None] * len(jobs)
         queue = deque((place, 1) for place in range(len(jobs)))
         busy: dict[Connection, tuple[_Worker, int, int, float]] = {}
@@ -181,7 +205,7 @@ class Decoder:
                         answer = _bad(jobs[place], answer)
                     results[place] = answer
         finally:
-            # an error on the way out: whoever is still at work is not waited for
+            # after an error nobody waits for workers that are still busy: they are ended
             for worker, *_ in busy.values():
                 worker.stop()
                 self._idle.append(worker)
@@ -189,7 +213,7 @@ class Decoder:
 
     @staticmethod
     def _ready(busy: dict[Connection, Any]) -> list[Connection]:
-        """Connections with an answer, or whose time is up."""
+        """Return the connections that have an answer, or whose time is up."""
         left = min(deadline for *_, deadline in busy.values()) - time.monotonic()
         ready = wait(list(busy), timeout=max(0.0, left))
         return ready or [c for c, (*_, deadline) in busy.items() if deadline <= time.monotonic()]
@@ -205,7 +229,7 @@ class _Worker:
         self._connection: Connection | None = None
 
     def send(self, job: Job) -> Connection:
-        """Hands a job over; returns where its answer will come."""
+        """Hand a job over and return the connection on which its answer will come."""
         self.job = job
         if self._connection is None or self._owner != os.getpid():
             self._start()
@@ -218,7 +242,7 @@ class _Worker:
         return self._connection
 
     def receive(self, job: Job, deadline: float) -> Media | BadSample | str:
-        """The answer that is there; as a string, of what the worker died."""
+        """Return the answer that is there, or as a string what the worker died of."""
         if not self._connection.poll() and time.monotonic() >= deadline:
             self.stop()
             return "it took longer than the time allowed to decode"
@@ -231,7 +255,7 @@ class _Worker:
             return self._bury()
 
     def stop(self) -> None:
-        """Ends the process, whatever it is at."""
+        """End the process, whatever it is doing."""
         if self._connection is None:
             return
         if self._owner == os.getpid():
@@ -251,11 +275,11 @@ class _Worker:
             ) from error
 
     def _bury(self) -> str:
-        """Of what the process died."""
+        """Return as a sentence what the process died of, and forget the process."""
         try:
             code = ForkServer.shared().reap(self.pid)
         except OSError:
-            code = -signal.SIGKILL  # with the process that started it
+            code = -signal.SIGKILL  # the fork server is gone, and its workers were killed with it
         self._connection.close()
         self.pid = self._connection = None
         if code < 0:
@@ -263,10 +287,10 @@ class _Worker:
         return f"decoding it ends the process (exit code {code})"
 
     def _arrays(self, job: Job, names: list[str]) -> Media:
-        """Tensors of the shapes that the job asks for; nothing else is taken from a worker."""
+        """Return tensors of the shapes that the job asks for; nothing else is taken from a worker."""
         media = {}
         for modality in map(Modality, names):
-            shape, kind = job.sizes[modality].shape, _dtype(modality)
+            shape, kind = job.sizes[modality].shape, np.dtype(job.kinds[modality].dtype)
             size = int(np.prod(shape)) * kind.itemsize
             raw = bytearray(self._connection.recv_bytes(size))
             if len(raw) != size:
@@ -285,10 +309,16 @@ def _decode_here(job: Job) -> Media | BadSample:
 
 
 def serve(connection: Connection, memory: int) -> None:
-    """The life of a worker: jobs in, answers out, until the other end is gone."""
+    """Run a worker: take jobs and send answers until the other end of the connection is gone.
+
+    Args:
+        connection: gives jobs and takes answers: a JSON header, then the bytes of each array.
+        memory: bytes that this process may take beyond what it has now.
+    """
+    # an interrupt from the keyboard is for the training process to handle, which then ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders talk to stderr on their own
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to stderr by themselves
     _limit_memory(memory)
     while True:
         try:
@@ -305,11 +335,11 @@ def serve(connection: Connection, memory: int) -> None:
             continue
         connection.send_bytes(json.dumps({"arrays": [str(m) for m in result]}).encode())
         for modality, value in result.items():
-            connection.send_bytes(value.numpy().astype(_dtype(modality), copy=False).tobytes())
+            connection.send_bytes(value.numpy().astype(job.kinds[modality].dtype, copy=False).tobytes())
 
 
 def _limit_memory(extra: int) -> None:
-    """A file that asks for too much memory gets an error instead of the machine's memory."""
+    """Give a file that asks for too much memory an error instead of the machine's memory."""
     try:
         import resource
 
@@ -320,16 +350,12 @@ def _limit_memory(extra: int) -> None:
         pass  # not Linux: no such limit
 
 
-def _dtype(modality: Modality) -> np.dtype:
-    return np.dtype(np.float32 if modality is Modality.AUDIO else np.uint8)
-
-
 def _bad(job: Job, reason: str) -> BadSample:
     return BadSample(job.key, job.id, job.path, reason)
 
 
 def _read_list(path: Path) -> Iterator[tuple[str, str]]:
-    """(id, path) of what is listed already, so that a resumed run does not repeat it."""
+    """Yield the (id, path) that are listed already, so that a resumed run does not list them again."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -337,4 +363,4 @@ def _read_list(path: Path) -> Iterator[tuple[str, str]]:
             values = json.loads(line)
             yield values["id"], values["path"]
         except (ValueError, KeyError, TypeError):
-            continue  # cut off by a crash
+            continue  # a line that a crash cut short

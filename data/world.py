@@ -1,4 +1,7 @@
-"""The world as a training set: index i is scene i of a seed, rendered in the media that a pair may use."""
+"""The world as a training set: index i is scene i of a seed, rendered in the media that a pair may use.
+
+Letters: B samples, F frames, H height, W width.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -6,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from codi.modalities import in_words
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption, sample_scene
 from data.batch import Batch
 from data.source import Source
 
-# The pairs of one scene's media that training may see (world.md); a single medium is always allowed.
+# The pairs of one scene's media that training may see; a single medium is always allowed.
 PAIRS = (
     {Modality.TEXT, Modality.IMAGE},
     {Modality.TEXT, Modality.AUDIO},
@@ -19,12 +23,16 @@ PAIRS = (
     {Modality.AUDIO, Modality.VIDEO},
 )
 
-SHAPE_NAMED = 0.8  # the chance of that where a prompt does not name everything
+SHAPE_NAMED = 0.8  # the chance that a prompt which does not name everything names the shape
 
 
 class SceneSource(Source):
-    """An endless source over scenes that are never held out: `render(scenes, rngs)` makes the batch of the
-    scenes at the given indices, each with its own random draws; `alike` as in `scene_at`.
+    """An endless source over scenes that are never held out.
+
+    Args:
+        render: makes the batch of some scenes, given a generator of each for its own random draws.
+        seed: chooses the scenes.
+        alike: as in `scene_at`.
     """
 
     of_world = True
@@ -41,7 +49,7 @@ class SceneSource(Source):
         return 2**40
 
     def fetch(self, indices: list[int]) -> Mapping[str, Any]:
-        """The batch; every sample is a function of its own index alone, however batches are cut."""
+        """Return the batch; every sample is a function of its own index alone, however batches are cut."""
         scenes = [scene_at(self.seed, index, self.alike) for index in indices]
         return self.render(scenes, [np.random.default_rng((self.seed, index, 1)) for index in indices])
 
@@ -49,15 +57,21 @@ class SceneSource(Source):
 class WorldSource(SceneSource):
     """An endless source over scenes, in one medium or a pair.
 
-    media       one modality, or a pair of `PAIRS`
-    facts       what captions may name; by default what the other medium can show
-    full        the share of captions that name all of them; in the rest each is named with an even chance
-    transforms  applied to the batch of a medium, for example {"image": codi.io.to_unit}
-    canonical   captions in the first template with the first words, every fact named
-
     `fetch` gives "index" and "scenes" (lists), and by medium "image" uint8 (B, 3, H, W), "video" uint8 (B, F,
     3, H, W), "audio" float32 (B, samples), "text" list[str]. Every sample is a function of (seed, index)
-    alone, whatever its batch. Raises `InputError` for media that training may not see together.
+    alone, whatever its batch.
+
+    Args:
+        media: one modality, or a pair of `PAIRS`.
+        seed: chooses the scenes and the words.
+        facts: what captions may name; None for what all of the media can show.
+        full: the share of captions that name all of the facts; in the rest each is named with an even chance.
+        transforms: functions by modality that are applied to the batch of that medium, for example
+            {"image": codi.io.to_unit}.
+        canonical: whether captions are in the first template with the first words, every fact named.
+
+    Raises:
+        InputError: if the media are none that training may see together.
     """
 
     says = ("scenes",)
@@ -86,7 +100,7 @@ class WorldSource(SceneSource):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another, for a cache."""
+        """Return plain JSON that tells this source from others, for a latent cache."""
         return {
             "world": list(self.media),
             "seed": self.seed,
@@ -96,20 +110,20 @@ class WorldSource(SceneSource):
         }
 
     def caption(self, scene: Scene, rng: np.random.Generator) -> str:
-        """The sentence of a sample, with its own draws."""
+        """Return the sentence of a sample, with the sample's own draws."""
         if self.canonical:
             return caption(scene, self.facts)
         return random_caption(scene, self.facts, self.full, rng)
 
     def fetch(self, indices: list[int]) -> Batch:
-        """The batch of samples `indices`."""
+        """Return the batch of samples `indices`."""
         return dataclasses.replace(super().fetch(indices), index=list(indices))
 
     def media_of(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> Batch:
-        """The scenes, and what they look and sound like and what is said of them."""
+        """Return the batch of some scenes: what they look and sound like, and what is said of them."""
         named = {}
         for medium in self.media:
-            if medium is Modality.TEXT:
+            if in_words(medium):
                 raw = [self.caption(scene, rng) for scene, rng in zip(scenes, rngs)]
             else:
                 raw = RENDERERS[medium](scenes)
@@ -118,15 +132,21 @@ class WorldSource(SceneSource):
 
 
 def nameable(media: Iterable[Modality]) -> tuple[str, ...]:
-    """The facts that every one of the media can show."""
+    """Return the facts that every one of the media can show."""
     return tuple(name for name in ATTRIBUTES if all(name in VISIBLE[m] for m in media))
 
 
 def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
-    """Training scene `index` of a seed, never one of the held-out pairs.
+    """Return training scene `index` of a seed, which is never one of the held-out pairs.
 
-    `alike` above one: of every second run of so many scenes, all look like the first (shape, colour, place);
-    only motion tells them apart.
+    Args:
+        seed: chooses the scenes.
+        index: the number of the scene.
+        alike: the length of a run of scenes. Above 1, in every second run all scenes look like the first
+            (shape, colour, place), so that only motion tells them apart.
+
+    Returns:
+        The scene.
     """
     scene = sample_scene(np.random.default_rng((seed, index)))
     if alike == 1 or index // alike % 2:
@@ -136,15 +156,16 @@ def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
 
 
 def random_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
-    """All of `facts` with probability `full`, else each with an even chance."""
+    """Return all of `facts` with probability `full`; otherwise each with an even chance."""
     return facts if rng.random() < full else tuple(name for name in facts if rng.random() < 0.5)
 
 
 def prompted_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
-    """All of `facts` with probability `full`, else what people name when they name little: mostly what it is
-    (the shape), and of the rest anything from nothing to all, each with a chance that is drawn for this
-    sentence. With even chances "a ball" alone would be one sentence in sixty, and what such a prompt leaves
-    open would hardly be learned.
+    """Return all of `facts` with probability `full`; otherwise those that people name when they name little.
+
+    That is mostly what the thing is (the shape), and of the rest anything from nothing to all, each with a
+    chance that is drawn for this sentence. With even chances "a ball" alone would be one sentence in sixty,
+    and what such a prompt leaves open would hardly be learned.
     """
     if rng.random() < full:
         return facts
@@ -153,7 +174,7 @@ def prompted_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator
 
 
 def random_caption(scene: Scene, facts: tuple[str, ...], full: float, rng: np.random.Generator) -> str:
-    """A random sentence that names all of `facts` with probability `full`, else some of them."""
+    """Return a random sentence that names all of `facts` with probability `full`, otherwise some of them."""
     return caption(scene, random_facts(facts, full, rng), rng)
 
 

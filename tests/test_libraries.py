@@ -125,7 +125,9 @@ def test_what_a_library_writes_is_refused_before_anything_is_made(tmp_path, libr
 
 
 def test_readers_go_on_without_a_broken_decord(broken, tmp_path):
-    code = "from data.frames import choose_backend\nprint(choose_backend('auto'))\nchoose_backend('decord')"
+    code = (
+        "from codi.io.frames import choose_backend\nprint(choose_backend('auto'))\nchoose_backend('decord')"
+    )
     tried = run("-c", code, path=broken, cwd=tmp_path)
     assert (
         tried.stdout == "av\n"

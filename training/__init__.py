@@ -1,3 +1,4 @@
-"""Training: one loop, one Stage object per objective. `accelerate launch -m training.main --config
-configs/world/<stage>.yaml`.
+"""Training: one loop, and one Stage object per objective.
+
+A run is started by `accelerate launch -m training.main --config configs/world/<stage>.yaml`.
 """

@@ -1,13 +1,15 @@
-"""Encodes the media files of a run once: `python -m training.cache --config
-configs/paper/denoise_image.yaml`.
+"""Encodes the media files of a run once.
+
+    python -m training.cache --config configs/paper/denoise_image.yaml
 
 What training would encode as it reads lies in safetensors shards beside the model folder afterwards, checked
 by sha256, and the run of the same configuration takes it from there. The same command goes on where it was
 stopped. Several processes share the shards:
 
-    torchrun --nproc_per_node 8 -m training.cache --config ...      # one machine; or accelerate launch, on as
-    many as it is told python -m training.cache --config ... --ray                     # machines of a Ray
-    cluster (pip install 'ray[data]')
+    # on one machine; or with accelerate launch, on as many as it is told
+    torchrun --nproc_per_node 8 -m training.cache --config ...
+    # on the machines of a Ray cluster (pip install 'ray[data]')
+    python -m training.cache --config ... --ray
 
 Exit codes: 0 done, 2 something given cannot be used, 130 interrupted (finished shards stay).
 """
@@ -23,6 +25,7 @@ from codi.types import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which loads nothing heavy."""
     parser = argparse.ArgumentParser(
         prog="training.cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fills the caches of one run; returns the exit code."""
+    """Fill the caches of one run and return the exit code."""
     options = make_parser().parse_args(arguments)
     try:
         if options.shard_size < 1:
@@ -74,8 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def encodings(options: argparse.Namespace) -> list[Any]:
-    """What the run of these options trains on, as `training.stages.latents.Encoding`. Raises `InputError` for
-    a run without latents.
+    """Return what the run of these options trains on, as `training.stages.latents.Encoding`.
+
+    A run that trains on no latents of media files raises `InputError`.
     """
     from training.config import load_config
     from training.stages import find_stage
@@ -93,7 +97,14 @@ def encodings(options: argparse.Namespace) -> list[Any]:
 
 
 def fill_here(options: argparse.Namespace) -> list[Path]:
-    """The caches, by the processes that were launched together, which share the shards."""
+    """Fill the caches by the processes that were launched together, which share the shards.
+
+    Args:
+        options: the arguments of the command line.
+
+    Returns:
+        The folders of the caches, in the main process; nothing in the others.
+    """
     import torch
     from accelerate import PartialState
 
@@ -101,6 +112,7 @@ def fill_here(options: argparse.Namespace) -> list[Path]:
 
     wanted = encodings(options)
     cpu = on_cpu(wanted[0].config)
+    # a launcher such as torchrun sets WORLD_SIZE; without one, this process works alone
     together = PartialState(cpu=cpu) if "WORLD_SIZE" in os.environ else None
     device = together.device if together else torch.device("cpu" if cpu else "cuda")
     main, folders = together is None or together.is_main_process, []
@@ -124,7 +136,18 @@ def fill_here(options: argparse.Namespace) -> list[Path]:
 def fill(
     encoding: Any, device: Any, shard_size: int, share: Callable[[list[int]], list[int]], show: bool
 ) -> Path:
-    """This process's share of the shards of one cache; those that are there and whole are left alone."""
+    """Make this process's share of the shards of one cache; those that are there and whole are left alone.
+
+    Args:
+        encoding: what to encode, a `training.stages.latents.Encoding`.
+        device: where the encoders run.
+        shard_size: how many samples a shard holds.
+        share: chooses the shards of this process from the numbers of all.
+        show: whether to show a progress bar.
+
+    Returns:
+        The folder of the cache.
+    """
     from tqdm import tqdm
 
     from data.cache import build_cache, whole
@@ -151,13 +174,14 @@ def fill(
 
 
 def finish(folder: Path) -> None:
-    """Says that every shard is there: only then does training look at the folder."""
+    """Mark a cache as complete: only then does training look at the folder."""
     (folder / "complete").touch()
 
 
 def fill_with_ray(options: argparse.Namespace) -> list[Path]:
-    """The caches, one task per shard on a Ray cluster, whose machines see the same files under the same
-    names.
+    """Fill the caches by one task per shard on a Ray cluster and return their folders.
+
+    The machines of the cluster must see the same files under the same names.
     """
     try:
         import ray
@@ -184,7 +208,7 @@ def fill_with_ray(options: argparse.Namespace) -> list[Path]:
 
 
 def check_cluster(resources: dict[str, float], gpus: float) -> None:
-    """Raises `InputError` where no task could ever start, for which Ray would wait."""
+    """Raise InputError if no task could ever start, since Ray would wait for it without end."""
     if not 0 <= gpus <= resources.get("GPU", 0):
         raise InputError(
             f"--gpus-per-worker is {gpus:g}: expected 0 or more, and this Ray cluster has "
@@ -193,8 +217,15 @@ def check_cluster(resources: dict[str, float], gpus: float) -> None:
 
 
 def encode_shard(task: dict[str, Any]) -> dict[str, Any]:
-    """One shard, on whichever machine this runs; a user's mistake comes back as words, since Ray would wrap
-    it in errors of its own.
+    """Encode one shard, on whichever machine this runs.
+
+    Args:
+        task: {"options", "encoding", "place", "shard"}: the arguments of the command line, the number of the
+            encoding, the working folder and the number of the shard.
+
+    Returns:
+        {"shard", "refused"}: a user's mistake comes back as words, since Ray would wrap it in errors of its
+        own; "" where there was none.
     """
     import torch
 

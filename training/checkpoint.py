@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step-N`: `weights.safetensors`, `optimizer.safetensors`, `ema.safetensors` (if there
 is an average), `state.json`, and `manifest.json` with the size and sha256 of the others. It is written as
-`step-N.tmp`, every file is flushed to disk, the manifest comes last, then the folder is renamed. What has no
-manifest, or does not agree with it, is damaged and is named.
+`step-N.tmp`, every file is flushed to disk, the manifest comes last, then the folder is renamed. A checkpoint
+that has no manifest, or does not agree with it, is damaged and is named.
 """
 
 import hashlib
@@ -27,7 +27,15 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Everything that a run needs in order to go on: tensors by name, and `state`, plain JSON."""
+    """Everything that a run needs in order to go on.
+
+    Attributes:
+        step: how many optimizer steps were taken.
+        weights: what trains, by name.
+        optimizer: the optimizer's state as {"parameter/slot": tensor}.
+        state: everything else, plain JSON.
+        ema: the averaged weights by name; empty where none are kept.
+    """
 
     step: int
     weights: dict[str, Tensor]
@@ -37,10 +45,20 @@ class Snapshot:
 
 
 def write(folder: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
-    """Adds `snapshot` to `folder` and removes all but the newest `keep`. The older ones stay until the new
-    one is safe.
+    """Add a snapshot to the checkpoints in `folder`, and remove all but the newest.
 
-    Raises `InputError` when the disk refuses; what was there before is then untouched.
+    The older ones stay until the new one is safe.
+
+    Args:
+        folder: where the checkpoints are; it is made if need be.
+        snapshot: what to write.
+        keep: how many checkpoints to keep, the new one included.
+
+    Returns:
+        The folder of the new checkpoint.
+
+    Raises:
+        InputError: if the disk refuses; what was there before is then untouched.
     """
     final = folder / f"step-{snapshot.step:08d}"
     temporary = final.with_suffix(".tmp")
@@ -60,17 +78,25 @@ def write(folder: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
             raise InputError(f"cannot write checkpoint {final}: {error}: {advice}") from error
         raise
     for path in _listed(folder):
-        if _number(path) > snapshot.step:  # damaged, or of a future that the run went back from
+        # such a checkpoint is damaged, or the run went back to an earlier one and has another future now
+        if _number(path) > snapshot.step:
             _remove(path)
     prune(folder, keep)
     return final
 
 
 def find(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest complete checkpoint in `folder`, or None when there is none at all.
+    """Return the newest complete checkpoint in `folder`, or None when there is none at all.
 
-    `warn` is told about every damaged one that is newer. Raises `InputError` when there are only damaged
-    ones.
+    Args:
+        folder: where the checkpoints are.
+        warn: called with a sentence about every damaged checkpoint that is newer.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        InputError: if there are only damaged ones.
     """
     damaged = []
     for path in reversed(_listed(folder)):
@@ -87,7 +113,10 @@ def find(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def inspect(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing: every file is compared with the manifest."""
+    """Return what is wrong with a checkpoint, or None if nothing is.
+
+    Every file is compared with the manifest.
+    """
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         for name, entry in manifest["files"].items():
@@ -106,7 +135,7 @@ def inspect(path: Path) -> str | None:
 
 
 def read(path: Path) -> Snapshot:
-    """The snapshot in a complete checkpoint, on the CPU."""
+    """Return the snapshot in a complete checkpoint, on the CPU."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     average = path / "ema.safetensors"
     return Snapshot(
@@ -119,7 +148,7 @@ def read(path: Path) -> Snapshot:
 
 
 def newest_state(folder: Path) -> dict[str, Any] | None:
-    """`state` of the newest checkpoint, without a look at its tensors; None if there is none to be read."""
+    """Return the `state` of the newest checkpoint without reading tensors, or None if none can be read."""
     for path in reversed(_listed(folder)):
         try:
             return json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -129,7 +158,7 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes unfinished folders, and all but the newest `keep` of the finished ones."""
+    """Remove unfinished folders, and all but the newest `keep` of the finished ones."""
     for path in folder.glob("step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
     for path in _listed(folder)[:-keep]:
@@ -137,6 +166,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
+    """Write the files of a checkpoint and flush them to disk, the manifest last."""
     parts = {"weights": snapshot.weights, "optimizer": snapshot.optimizer, "ema": snapshot.ema}
     for name, tensors in parts.items():
         if tensors or name != "ema":
@@ -154,7 +184,10 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, none sharing memory with another (safetensors refuses tied weights)."""
+    """Return the tensors on the CPU, none sharing memory with another.
+
+    safetensors refuses tied weights.
+    """
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
@@ -166,7 +199,7 @@ def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first, complete or not."""
+    """Return the finished checkpoints, oldest first, complete or not."""
     return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_number)
 
 
@@ -175,7 +208,7 @@ def _number(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Removes a checkpoint; killed half-way, it leaves an unfinished folder rather than a damaged one."""
+    """Remove a checkpoint so that a kill half-way leaves an unfinished folder, not a damaged checkpoint."""
     doomed = path.with_name(path.name + ".old.tmp")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)

@@ -1,4 +1,4 @@
-"""A training run as a value: YAML -> frozen dataclass, strictly.
+"""A training run as a value: read from YAML into a frozen dataclass, strictly.
 
 An unknown key, a missing one, a value of the wrong kind or out of range is an `InputError` that names it.
 A file that says `extends: other.yaml` (relative to itself) is laid over that one, which may extend another.
@@ -28,32 +28,41 @@ T = TypeVar("T")
 class Config:
     """One run of one stage. Counts are in samples over all processes unless they say otherwise.
 
-    stage              name in `training.stages.STAGES`
-    model              folder of the model in the making: frozen parts are read there, the trained one is
-                       exported there
-    output             folder of this run: checkpoints, log, previews
-    samples            total to see
-    batch_size         samples of one optimizer step, over all processes and accumulated micro-batches
-                       together
-    accumulate         micro-batches of one step in each process
-    lr, betas, weight_decay   of AdamW; vectors and scalars are not decayed
-    warmup             samples over which the rate rises from zero
-    lr_schedule        cosine: falls to lr * final_lr_fraction at `samples`; constant: stays
-    ema                decay per step of the averaged weights (warmed up), 0 for none
-    clip_grad_norm     0 for none
-    *_every            samples between events, 0 for never
-    max_minutes        wall-clock budget over all resumes together; the schedule of the rate does not look at
-                       it
-    device             auto: GPUs if there are any; cuda: GPUs, or the run does not start; cpu
-    num_threads        torch threads, None leaves them alone
-    compile            `torch.compile` of what trains, as whole as it is called
-    gradient_checkpointing   activations of what trains are computed again in the backward pass: less memory,
-                             a third more time
-    tensorboard        writes what goes to the log as TensorBoard events too (extra `tensorboard`)
-    data               where samples come from, read by `data.sources.open_source`; empty: the world of
-                       `codi.world`
-    part               constructor arguments of what trains, read by the stage
-    options            further settings of the stage, read strictly by the stage
+    Attributes:
+        stage: name in `training.stages.STAGES`.
+        model: folder of the model in the making: frozen parts are read there, the trained one is exported
+            there.
+        output: folder of this run: checkpoints, log, previews.
+        samples: how many samples to see in all.
+        batch_size: samples of one optimizer step, over all processes and accumulated micro-batches together.
+        lr: learning rate of AdamW after the warm-up.
+        seed: chooses the order of the data, the first weights, noise and dropout.
+        accumulate: micro-batches of one step in each process.
+        betas: of AdamW.
+        weight_decay: of AdamW; vectors and scalars are not decayed.
+        warmup: samples over which the rate rises from zero.
+        lr_schedule: cosine falls to lr * final_lr_fraction at `samples`; constant stays.
+        final_lr_fraction: the last rate of the cosine schedule, as a fraction of `lr`.
+        ema: decay per step of the averaged weights (warmed up), 0 for none.
+        clip_grad_norm: the largest norm of the gradient, to which a larger one is scaled; 0 for no such
+            limit.
+        precision: no, bf16 or fp16.
+        checkpoint_every: samples between checkpoints, 0 for never.
+        preview_every: samples between previews, 0 for never.
+        log_every: samples between lines of the log, 0 for never.
+        max_minutes: wall-clock budget over all resumes together, None for none; the schedule of the rate does
+            not look at it.
+        device: auto takes GPUs if there are any; with cuda the run does not start without one; cpu takes
+            none.
+        num_threads: torch threads, None leaves them alone.
+        compile: whether what trains is compiled by `torch.compile`, as whole as it is called.
+        gradient_checkpointing: whether activations of what trains are computed again in the backward pass:
+            less memory, a third more time.
+        tensorboard: whether what goes to the log is written as TensorBoard events too (extra `tensorboard`).
+        data: where samples come from, read by `data.sources.open_source`; empty for the world of
+            `codi.world`.
+        part: constructor arguments of what trains, read by the stage.
+        options: further settings of the stage, read strictly by the stage.
     """
 
     stage: str
@@ -126,7 +135,7 @@ class Config:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint or a log."""
+        """Return plain values, for a checkpoint or a log."""
         return {
             k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
             for k, v in dataclasses.asdict(self).items()
@@ -139,13 +148,21 @@ IDENTITY = ("stage", "part", "seed", "model")  # settings without which a run is
 def compare(
     before: Mapping[str, Any], now: Mapping[str, Any], options: Iterable[str]
 ) -> tuple[list[str], list[str]]:
-    """What the settings (`Config.as_json`) of a run and of its checkpoint say differently: what makes it
-    another run (`IDENTITY`, and those of its stage's `options` that say what is learned), and everything
-    else.
+    """Return what the settings of a run and of its checkpoint say differently, as two lists of sentences.
+
+    Args:
+        before: the settings (`Config.as_json`) in the checkpoint.
+        now: the settings of the run.
+        options: names of the options of the stage that say what is learned.
+
+    Returns:
+        The differences that make it another run (in `IDENTITY` and in `options`), and all others.
     """
     before, now = _flat(before), _flat(now)
-    if Path(before["model"]).resolve() == Path(now["model"]).resolve():  # wherever it is named from
+    # the same folder may be named in several ways
+    if Path(before["model"]).resolve() == Path(now["model"]).resolve():
         before["model"] = now["model"]
+    # a setting that a checkpoint does not have equals one that is off: older checkpoints lack newer settings
     changed = [name for name in before | now if (before.get(name) or None) != (now.get(name) or None)]
     lines = {name: f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in changed}
     another = [name for name in changed if name in IDENTITY or name.removeprefix("options.") in options]
@@ -153,16 +170,29 @@ def compare(
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with each option on its own."""
+    """Return settings in which each option stands on its own."""
     options = {f"options.{name}": value for name, value in settings["options"].items()}
     others = {name: value for name, value in settings.items() if name != "options"}
     return {**others, **options}
 
 
 def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[str] = ()) -> Config:
-    """The configuration in a YAML file. Raises `InputError` for whatever is wrong with it."""
+    """Return the configuration in a YAML file.
+
+    Args:
+        path: the file.
+        small: whether to lay the section `small:` over the rest.
+        overrides: texts such as "part.channels=64", each of which is laid over all that.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        InputError: for whatever is wrong with the file or the overrides.
+    """
     path = Path(path)
     values = _read_extended(path)
+    # the miniature gets folders of its own, so that it never writes over the run
     miniature = values.pop("small", None)
     values.setdefault("output", f"runs/{path.stem}")
     if small:
@@ -178,8 +208,20 @@ def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[st
 
 
 def strict(cls: type[T], values: Mapping[str, Any] | None, *, where: str) -> T:
-    """A dataclass from a mapping; `where` names the mapping in messages. Stages read `config.options` with
-    it.
+    """Return a dataclass from a mapping in which no key is unknown and none without a default is missing.
+
+    Stages read `config.options` with it.
+
+    Args:
+        cls: the dataclass.
+        values: its fields by name; None for none.
+        where: what messages call the mapping.
+
+    Returns:
+        The dataclass, its values of the annotated kinds.
+
+    Raises:
+        InputError: if a key is unknown or missing, or a value is of the wrong kind.
     """
     values = dict(values or {})
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -203,13 +245,20 @@ def _require(good: bool, name: str, value: Any, expected: str) -> None:
 
 
 def expect(good: bool, name: str, value: Any, expected: str) -> None:
-    """Raises `InputError` for an option of a stage that cannot be."""
+    """Raise InputError for an option of a stage unless it is good.
+
+    Args:
+        good: whether the value can be used.
+        name: the name of the option.
+        value: its value, for the message.
+        expected: what could be used, for the message.
+    """
     if not good:
         raise InputError(f"options: {name} is {value!r}: expected {expected}")
 
 
 def _read_extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Returns what a file says, laid over the file that it extends; `below` are those that extend it."""
+    """Return what a file says, laid over the file that it extends; `below` are those that extend it."""
     if path.resolve() in [other.resolve() for other in below]:
         circle = " -> ".join(other.name for other in (*below, path))
         raise InputError(f"config {below[0]}: `extends` goes in a circle ({circle}): take one out")
@@ -223,6 +272,7 @@ def _read_extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file, with former names of settings and stages replaced."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -240,8 +290,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_names(values: Iterable[Any], known: Iterable[str], where: str) -> None:
-    """Raises `InputError` that begins with `where` for the first of `values` that is not among the known
-    names.
+    """Raise InputError for the first of `values` that is not among the known names.
+
+    Args:
+        values: the names that were given.
+        known: the names that may be given.
+        where: what the message begins with.
     """
     known = list(known)
     for name in values:
@@ -252,7 +306,7 @@ def check_names(values: Iterable[Any], known: Iterable[str], where: str) -> None
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`; mappings are merged key by key."""
+    """Return `over` laid over `base`; mappings are merged key by key."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -261,7 +315,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
-    """Sets one `key=value` or `key.inner=value` in place; the value is read as YAML."""
+    """Set one `key=value` or `key.inner=value` in place; the value is read as YAML."""
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise InputError(f"--set {override!r}: expected key=value, for example --set part.channels=64")
@@ -281,8 +335,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _coerce(value: Any, kind: Any, where: str) -> Any:
-    """`value` as the annotated kind, or an `InputError`. Never turns text into a number, except
-    YAML's 1e-4.
+    """Return a value as the annotated kind, or raise InputError.
+
+    Text is never turned into a number, except YAML's 1e-4.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
@@ -315,6 +370,7 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
 
 
 def _coerce_sequence(value: Any, origin: type, args: tuple, where: str) -> Any:
+    """Return a list as the annotated tuple or list, each entry of the annotated kind."""
     _check(isinstance(value, (list, tuple)), value, where, "a list")
     if origin is tuple and args[-1] is not Ellipsis:
         _check(len(value) == len(args), value, where, f"{len(args)} values")
@@ -323,6 +379,7 @@ def _coerce_sequence(value: Any, origin: type, args: tuple, where: str) -> Any:
 
 
 def _coerce_float(value: Any, where: str) -> float:
+    """Return a value as a finite float, or raise InputError."""
     try:
         number = float(_check(not isinstance(value, bool), value, where, "a number"))
     except (TypeError, ValueError):

@@ -1,5 +1,7 @@
-"""One forward pass of what a stage trains, over tensors without numbers, in the shapes of a micro-batch: for
-`training.plan`. What the pass is the stage says (`training.stages.Stage.dummy_batch`, `dry_pass`).
+"""One forward pass of what a stage trains, over tensors without numbers, in the shapes of a micro-batch.
+
+`training.plan` measures it. The stage says what the pass is (`training.stages.Stage.dummy_batch` and
+`dry_pass`).
 """
 
 import torch
@@ -9,7 +11,7 @@ from training.stages import Stage
 
 
 def dry_run(stage: Stage, module: nn.Module, count: int) -> bool:
-    """Runs the pass on `count` samples; returns False for a stage that does not say what it is."""
+    """Run the pass on `count` samples; return False for a stage that does not say what it is."""
     batch = stage.dummy_batch(module, count)
     if batch is None:
         return False
@@ -19,10 +21,10 @@ def dry_run(stage: Stage, module: nn.Module, count: int) -> bool:
 
 
 def empty(*shape: int) -> Tensor:
-    """Returns a float tensor without numbers."""
+    """Return a float tensor without numbers."""
     return torch.empty(shape, device="meta")
 
 
 def whole_numbers(*shape: int) -> Tensor:
-    """Returns a tensor of timesteps or token ids without values."""
+    """Return a tensor of timesteps or token ids without values."""
     return torch.empty(shape, dtype=torch.long, device="meta")

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 class Ema:
     """Averages the trainable parameters of a module; everything else is taken from the module as it is.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the start is forgotten. `local` says
-    what a process has of a parameter: all of it, or under ZeRO-3 a piece, which is averaged as well as the
-    whole.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first values are soon forgotten.
+
+    Args:
+        module: what trains.
+        decay: the share of the average that stays in one update, after the warm-up.
+        local: returns what a process has of a parameter: all of it, or under ZeRO-3 a piece, which is
+            averaged as well as the whole would be.
     """
 
     def __init__(
@@ -26,7 +30,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Takes one step towards the module's parameters."""
+        """Take one step towards the module's parameters."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = dict(module.named_parameters())
         targets = [self.local(current[name]).float() for name in self.average]
@@ -35,7 +39,7 @@ class Ema:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Inside, the module carries the averaged weights."""
+        """Give the module the averaged weights inside the context, and its own weights back behind it."""
         parameters = {name: p for name, p in module.named_parameters() if name in self.average}
         kept = {name: p.detach().clone() for name, p in parameters.items()}
         try:
@@ -45,7 +49,12 @@ class Ema:
             _copy(kept, parameters)
 
     def load(self, average: dict[str, Tensor], updates: int) -> None:
-        """Takes back what a checkpoint holds."""
+        """Take back what a checkpoint holds.
+
+        Args:
+            average: the averaged parameters by name.
+            updates: how many updates made them.
+        """
         assert average.keys() == self.average.keys(), sorted(average.keys() ^ self.average.keys())
         _copy(average, self.average)
         self.updates = updates

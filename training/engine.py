@@ -1,5 +1,6 @@
-"""What the loop drives: accelerator, optimizer, the loss as a module; and how their state becomes plain
-tensors and back.
+"""The parts that the loop drives: the accelerator, the optimizer, and the loss as a module.
+
+Their state becomes plain tensors here, and tensors become their state again.
 """
 
 import dataclasses
@@ -21,7 +22,11 @@ from training.stages import Stage
 class Objective(nn.Module):
     """The stage's loss as a module's forward, so that DDP, DeepSpeed and autocast see one ordinary call.
 
-    autocast  a dtype for the forward; for DeepSpeed, whose own bf16 would round weights and statistics too
+    Args:
+        stage: gives the loss.
+        module: what trains.
+        autocast: a dtype for the forward pass, or None. It is for DeepSpeed, whose own bf16 would round
+            weights and statistics too.
     """
 
     def __init__(self, stage: Stage, module: nn.Module, autocast: torch.dtype | None = None) -> None:
@@ -29,18 +34,28 @@ class Objective(nn.Module):
         self.module, self._loss, self._autocast = module, stage.loss, autocast
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of a batch and what the stage says beside it.
+
+        Args:
+            batch: samples on the device.
+            generator: gives the random draws of the loss.
+
+        Returns:
+            The loss (a scalar) and {name: value} for the log.
+        """
         with torch.autocast(generator.device.type, self._autocast) if self._autocast else nullcontext():
             return self._loss(self.module, batch, generator)
 
 
 def wants_deepspeed() -> bool:
-    """Whether `accelerate launch` was told to use DeepSpeed."""
+    """Return whether `accelerate launch` was told to use DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def on_cpu(config: Config) -> bool:
-    """Whether a run computes on the CPU. Raises `InputError` where it cannot have the device or the precision
-    that was asked for.
+    """Return whether a run computes on the CPU.
+
+    If the run cannot have the device or the precision that was asked for, this raises `InputError`.
     """
     count, mine = (
         torch.cuda.device_count() if torch.cuda.is_available() else 0,
@@ -75,8 +90,11 @@ def on_cpu(config: Config) -> bool:
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """Device, processes and precision. Where processes meet without a GPU, gloo has to be named, or DeepSpeed
-    fails; and DDP has to be told that it is on the CPU, or every process would train by itself.
+    """Return the accelerator: device, processes and precision, as they were launched and configured.
+
+    Where processes meet without a GPU, gloo has to be named, or DeepSpeed fails; and DDP has to be told that
+    it is on the CPU, or every process would train by itself. A launch that is not supported raises
+    `InputError`.
     """
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     cpu = on_cpu(config)
@@ -112,11 +130,12 @@ def make_accelerator(config: Config) -> Accelerator:
 
 
 def _check_deepspeed(config: Config) -> None:
+    """Raise InputError if DeepSpeed is not installed or cannot do what is asked."""
     if importlib.util.find_spec("deepspeed") is None:
         raise InputError("launched with DeepSpeed, which is not installed: pip install 'deepspeed>=0.19.8'")
     if config.precision == "fp16":
         raise InputError("precision fp16 under DeepSpeed is not supported: use bf16, or launch with DDP")
-    # DeepSpeed would compile an operation of its own for processes on a CPU, for minutes; gloo does
+    # For processes on a CPU DeepSpeed would spend minutes to compile an operation of its own; gloo is enough.
     if not torch.cuda.is_available():
         import deepspeed.ops
 
@@ -124,7 +143,7 @@ def _check_deepspeed(config: Config) -> None:
 
 
 def describe(accelerator: Accelerator) -> dict[str, Any]:
-    """How a run was launched, for its checkpoints; it has no say in what a resumed run does."""
+    """Return how a run was launched, for its checkpoints; it has no say in what a resumed run does."""
     plugin = accelerator.state.deepspeed_plugin
     return {
         "distributed_type": accelerator.distributed_type.value,
@@ -135,8 +154,9 @@ def describe(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def enable_checkpointing(module: nn.Module, stage: str) -> None:
-    """Activations are computed again in the backward pass instead of kept. Raises `InputError` where no part
-    can do it.
+    """Have activations computed again in the backward pass instead of kept.
+
+    If no part of the module can do it, this raises `InputError`, which names `stage`.
     """
     able = [part for part in module.modules() if _can_checkpoint(part)]
     for part in able:
@@ -151,7 +171,9 @@ def enable_checkpointing(module: nn.Module, stage: str) -> None:
 
 
 def _can_checkpoint(part: nn.Module) -> bool:
-    """A model of diffusers that says so; or one of transformers that does, with a layer inside that has the
+    """Return whether a part can compute its activations again in the backward pass.
+
+    It can if it is a model of diffusers or of transformers that says so, with a layer inside that has the
     switch.
     """
     if hasattr(part, "gradient_checkpointing_enable"):
@@ -164,9 +186,10 @@ def _can_checkpoint(part: nn.Module) -> bool:
 
 
 def compile_parts(module: nn.Module, stage: str) -> None:
-    """Whatever of the module is called will be compiled, as whole as it is called: that happens at the first
-    call, and what a compiled part calls becomes part of it. Single layers stay as they are. Raises
-    `InputError` where there is nothing else.
+    """Have whatever of the module is called compiled, as whole as it is called.
+
+    That happens at the first call, and what a compiled part calls becomes part of it. Single layers stay as
+    they are; if there is nothing else, this raises `InputError`, which names `stage`.
     """
     parts = [part for part in module.modules() if any(True for _ in part.children())]
     for part in parts:
@@ -177,13 +200,14 @@ def compile_parts(module: nn.Module, stage: str) -> None:
         )
 
 
-# a branch that starts at zero has gradients of 1e-9 behind it: torch's 1e-8 would hold it there
+# A branch that starts at zero has gradients of about 1e-9 behind it: torch's 1e-8 would hold it there.
 EPSILON = 1e-12
 
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW, fused (on a CPU several times faster than the loop over tensors); only matrices and kernels are
-    decayed.
+    """Return AdamW for the trainable parameters; only matrices and kernels are decayed.
+
+    It is fused, which on a CPU is several times faster than the loop over tensors.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     assert trainable, f"stage {config.stage} built a module without a trainable parameter"
@@ -197,7 +221,7 @@ def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as {"parameter/slot": tensor}."""
+    """Return the optimizer's state as {"parameter/slot": tensor}."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     return {
         f"{names[p]}/{slot}": value for p, slots in optimizer.state.items() for slot, value in slots.items()
@@ -205,9 +229,15 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Takes back `optimizer_tensors`; rates and decays stay as the configuration has them now.
+    """Take back `optimizer_tensors`; rates and decays stay as the configuration has them now.
 
-    Raises `InputError` when the state is that of another model.
+    Args:
+        module: what trains, whose parameters the optimizer has.
+        optimizer: takes the state.
+        tensors: the state as {"parameter/slot": tensor}.
+
+    Raises:
+        InputError: if the state is that of another model.
     """
     state: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -223,13 +253,19 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
             f"the checkpoint's optimizer state is of another model (see {', '.join(wrong[:3])}): start anew "
             "with --restart"
         )
+    # torch numbers parameters in the order of the groups; checkpoints name them
     numbered = {index: state[names[p]] for index, p in enumerate(order) if names[p] in state}
     optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class Whole:
-    """The state of a run in which every process has all of it; `training.sharded.Sharded` is the
-    other kind.
+    """The state of a run in which every process has all of it.
+
+    `training.sharded.Sharded` is the other kind.
+
+    Args:
+        module: what trains.
+        optimizer: its optimizer.
     """
 
     cut_weights = False
@@ -238,32 +274,32 @@ class Whole:
         self.module, self.optimizer = module, optimizer
 
     def local(self, parameter: nn.Parameter) -> Tensor:
-        """What this process has of a parameter."""
+        """Return what this process has of a parameter: all of it."""
         return parameter.detach()
 
     def whole(self, pieces: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors from `local` ones."""
+        """Return whole tensors from `local` ones: the same."""
         return pieces
 
     def cut(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`local` tensors from whole ones."""
+        """Return `local` tensors from whole ones: the same."""
         return whole
 
     def weights(self) -> dict[str, Tensor]:
-        """Everything in the module."""
+        """Return everything in the module, by name."""
         return self.module.state_dict()
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """See `optimizer_tensors`."""
+        """Return the optimizer's state as {"parameter/slot": tensor}."""
         return optimizer_tensors(self.module, self.optimizer)
 
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """See `load_optimizer`."""
+        """Take back `optimizer_tensors`; rates and decays stay as the configuration has them now."""
         load_optimizer(self.module, self.optimizer, tensors)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Strictly, tensors and shapes alike."""
+    """Load weights strictly, names and shapes alike; weights that do not fit raise `InputError`."""
     try:
         module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -274,7 +310,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on the device."""
+    """Return the batch with its tensors on the device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Batch):

@@ -1,5 +1,6 @@
-"""What a run leaves in its folder besides checkpoints: the note of its export, and the lock that keeps a
-second run out.
+"""The files that a run leaves in its folder besides checkpoints.
+
+They are the note of its export, and the lock that keeps a second run out.
 """
 
 import errno
@@ -20,11 +21,19 @@ NOTE = "exported.json"
 
 @contextmanager
 def locked(output: Path, here: bool) -> Iterator[None]:
-    """Inside, no other process can train into `output`. Does nothing where `here` is false (all processes but
-    the main one).
+    """Keep every other process from training into a folder while the context lasts.
 
-    The lock goes with the process, however it ends. Raises `InputError` when another run holds it, or when
-    the folder cannot be written.
+    The lock goes with the process, however it ends.
+
+    Args:
+        output: the folder of the run; it is made if need be.
+        here: whether this process takes the lock; all but the main one do not, and for them nothing happens.
+
+    Yields:
+        None.
+
+    Raises:
+        InputError: if another run holds the lock, or the folder cannot be written.
     """
     if not here:
         yield
@@ -47,7 +56,7 @@ def locked(output: Path, here: bool) -> Iterator[None]:
 
 
 def clear(output: Path) -> None:
-    """Forgets a run: its checkpoints, log and previews; nothing else in the folder."""
+    """Remove what a run left in its folder: its checkpoints, log and previews, and nothing else."""
     for name in ("checkpoints", "previews", "tensorboard"):
         shutil.rmtree(output / name, ignore_errors=True)
     for name in ("log.jsonl", "bad.jsonl", NOTE):
@@ -55,8 +64,17 @@ def clear(output: Path) -> None:
 
 
 def export_once(config: Config, samples: int, export: Callable[[Path], None]) -> None:
-    """Exports, then notes where to and the files that appeared or changed, so that a later call can tell
-    whether they are still there.
+    """Export a model, then note where to and which files appeared or changed.
+
+    By the note a later call can tell whether the files are still there.
+
+    Args:
+        config: the run.
+        samples: how many samples the run has seen.
+        export: writes the model, given the model folder.
+
+    Raises:
+        InputError: if the model folder cannot be written.
     """
     try:
         config.model.mkdir(parents=True, exist_ok=True)
@@ -69,13 +87,14 @@ def export_once(config: Config, samples: int, export: Callable[[Path], None]) ->
     export(config.model)
     files = sorted(name for name, stamp in _stamps(target).items() if before.get(name) != stamp)
     note = {"samples": samples, "model": str(target), "files": files}
+    # renamed when it is whole, so that a kill leaves no half note
     temporary = config.output / f"{NOTE}.tmp"
     temporary.write_text(json.dumps(note, indent=1), encoding="utf-8")
     os.replace(temporary, config.output / NOTE)
 
 
 def export_missing(config: Config, samples: int) -> bool:
-    """True if the export of this state of the run was never finished, or a file of it has gone."""
+    """Return whether the export of this state of the run was never finished, or a file of it has gone."""
     note, target = read_note(config.output), destination(config)
     if note is None or note["samples"] != samples or note["model"] != str(target):
         return True
@@ -83,12 +102,12 @@ def export_missing(config: Config, samples: int) -> bool:
 
 
 def destination(config: Config) -> Path:
-    """The folder that a run exports to: that of the model, or the one that its options name."""
+    """Return the folder that a run exports to: that of the model, or the one that its options name."""
     return Path(config.options.get("into") or config.model)
 
 
 def read_note(output: Path) -> dict[str, Any] | None:
-    """{"samples", "model", "files"} of a run's last export, None if there was none."""
+    """Return {"samples", "model", "files"} of a run's last export, or None if there was none."""
     try:
         note = json.loads((output / NOTE).read_text(encoding="utf-8"))
         return note if {"samples", "model", "files"} <= note.keys() else None
@@ -97,8 +116,8 @@ def read_note(output: Path) -> dict[str, Any] | None:
 
 
 def refusal(error: BaseException) -> str | None:
-    """What the disk said when it would not take more, None if the error is about something else."""
-    # its writer wraps what the system says
+    """Return what the disk said when it would take no more, or None if the error is about something else."""
+    # safetensors wraps an error of the system in one of its own, which has no errno
     if type(error).__name__ == "SafetensorError" and "os error" in str(error):
         return str(error)
     if isinstance(error, OSError) and error.errno in (
@@ -113,5 +132,6 @@ def refusal(error: BaseException) -> str | None:
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the time of change and the size of every file below a folder, by its path in the folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}

@@ -1,4 +1,6 @@
-"""What a run tells: a progress bar on stderr, a JSON line per interval in `log.jsonl`, and the same as
+"""The reports of a run while it trains.
+
+A run shows a progress bar on stderr, writes a JSON line per interval into `log.jsonl`, and the same as
 TensorBoard events if asked for.
 """
 
@@ -19,13 +21,14 @@ from tqdm import tqdm
 from codi.types import InputError
 
 NUM_BINS = 10
-# samples per second, however few
+# tqdm would turn a rate below 1 into seconds per sample; this keeps samples per second
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
 class Meter:
-    """Means over an interval, and the loss by noise level in `NUM_BINS` equal bins over [0, 1]. Computed only
-    when asked for.
+    """Collects means over an interval, and the loss by noise level; they are computed only when asked for.
+
+    The noise levels are in [0, 1], which is cut into `NUM_BINS` equal bins.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,12 @@ class Meter:
         self.bins: list[tuple[Tensor, Tensor]] = []
 
     def add(self, loss: Tensor, extras: dict[str, Any]) -> None:
-        """One micro-batch: its loss, and whatever scalars the stage returned beside it."""
+        """Add one micro-batch: its loss, and whatever the stage returned beside it.
+
+        Args:
+            loss: the mean loss, a scalar.
+            extras: scalars by name; under "bins" (noise levels in [0, 1], losses), each (B,) for B samples.
+        """
         for name, value in {"loss": loss, **extras}.items():
             if name == "bins":
                 self.bins.append((value[0].detach(), value[1].detach()))
@@ -43,7 +51,12 @@ class Meter:
                 )
 
     def means(self) -> dict[str, Any]:
-        """{"loss": ..., other scalars, "loss_by_bin": [mean or None, ...] if the stage gave bins}."""
+        """Return the means of everything that was added.
+
+        Returns:
+            {"loss", other scalars by name, "loss_by_bin" if the stage gave bins}; "loss_by_bin" is a list
+            with the mean of each bin, or None for a bin without samples.
+        """
         means: dict[str, Any] = {
             name: math.fsum(float(v) for v in values) / len(values) for name, values in self.scalars.items()
         }
@@ -59,7 +72,7 @@ class Meter:
 
     @staticmethod
     def average(means: list[dict[str, Any]]) -> dict[str, Any]:
-        """The means of several processes as one; what only some of them have is averaged over those."""
+        """Return the means of several processes as one; what only some have is averaged over those."""
         if len(means) == 1:
             return means[0]
         merged: dict[str, Any] = {}
@@ -72,8 +85,17 @@ class Meter:
 
 
 class Log:
-    """`log.jsonl` and the bar; with `tensorboard` the folder beside it of that name too. Only the main
-    process writes.
+    """Writes `log.jsonl`, shows the progress bar and, if asked to, writes TensorBoard events beside the log.
+
+    Only the main process writes. Lines of an existing log that come after `samples` are dropped.
+
+    Args:
+        path: the log file; TensorBoard events go into the folder `tensorboard` beside it.
+        total: how many samples the run will see.
+        samples: how many it has seen already.
+        main: whether this is the main process.
+        title: what stands before the bar.
+        tensorboard: whether to write TensorBoard events too.
     """
 
     def __init__(
@@ -100,10 +122,16 @@ class Log:
         )
 
     def advance(self, count: int) -> None:
+        """Move the progress bar on by `count` samples."""
         self.bar.update(count)
 
     def write(self, samples: int, values: dict[str, Any]) -> None:
-        """One line. Adds the speed since the last one and the peak of memory."""
+        """Write one line, with the speed since the last one and the peak of memory added.
+
+        Args:
+            samples: how many samples the run has seen.
+            values: numbers by name; a number that is not finite is written as null.
+        """
         now = time.perf_counter()
         speed = (samples - self.since) / max(now - self.clock, 1e-9)
         self.clock, self.since = now, samples
@@ -119,19 +147,22 @@ class Log:
         self.bar.set_postfix_str(f"loss {values['loss']:.4g}" if "loss" in values else "", refresh=False)
 
     def say(self, message: str) -> None:
-        """One line to a person, on stderr, above the bar."""
+        """Print one line for a person, on stderr, above the bar."""
         if self.main:
             tqdm.write(message, file=sys.stderr)
 
     def close(self) -> None:
+        """Close the progress bar and the TensorBoard events."""
         self.bar.close()
         if self.events is not None:
             self.events.close()
 
 
 def open_events(folder: Path, samples: int) -> Any:
-    """A writer of TensorBoard events; those of a future that the run went back from are hidden. Raises
-    `InputError` without the extra.
+    """Return a writer of TensorBoard events.
+
+    If the run went back to an earlier checkpoint, events after `samples` are hidden. Where TensorBoard is not
+    installed, this raises `InputError`.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -143,7 +174,7 @@ def open_events(folder: Path, samples: int) -> Any:
 
 
 def numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Names and values of the finite numbers of a log line; a list is numbered."""
+    """Yield the names and values of the finite numbers of a log line; entries of a list are numbered."""
     for name, value in line.items():
         entries = (
             [(f"{name}/{place}", entry) for place, entry in enumerate(value)]
@@ -156,8 +187,9 @@ def numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def forget_after(path: Path, samples: int) -> None:
-    """Drops the lines of a log that come after `samples`: the run goes back to there. A line cut short by a
-    kill goes too.
+    """Drop the lines of a log that come after `samples`, because the run goes back to there.
+
+    A line that was cut short by a kill is dropped too.
     """
     if not path.exists():
         return
@@ -174,9 +206,10 @@ def forget_after(path: Path, samples: int) -> None:
 
 
 def memory_peak() -> int:
-    """MiB: of the device if there is one, else of the process."""
+    """Return the peak of memory in MiB, of the device if there is one and otherwise of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
+    # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (10 if sys.platform != "darwin" else 20)
 
 

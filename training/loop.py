@@ -1,9 +1,11 @@
-"""The one training loop. Progress is counted in samples seen; what a step does is a function of
-(configuration, samples seen) alone.
+"""The one training loop.
 
-A step takes `batch_size` samples, cut into world size x `accumulate` chunks; process r takes chunk m * world
-+ r as its micro-batch m. Order of samples, noise and dropout depend on (seed, samples seen, chunk), so a
-resumed run, or one process with twice the accumulation in place of two processes, sees the same.
+Progress is counted in samples seen; what a step does is a function of (configuration, samples seen) alone.
+
+A step takes `batch_size` samples, cut into world size x `accumulate` chunks; process r takes chunk
+m * world size + r as its micro-batch m. Order of samples, noise and dropout depend on (seed, samples seen,
+chunk), so that a resumed run, or one process with twice the accumulation in place of two processes, sees the
+same.
 """
 
 import math
@@ -44,11 +46,23 @@ INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
 
 
 class TrainingError(RuntimeError):
-    """The run cannot go on: a number that is not finite. The message names the step and the samples."""
+    """A number is not finite, so that the run cannot go on; the message names the step and the samples."""
 
 
 def train(config: Config, *, restart: bool = False) -> int:
-    """Runs a stage to its end, from where it stopped; returns the exit code."""
+    """Run a stage to its end, from where it stopped, and return the exit code.
+
+    Args:
+        config: the run.
+        restart: whether to remove its checkpoints, log and previews first.
+
+    Returns:
+        0 when the run is complete, `INTERRUPTED` after a signal (and a checkpoint).
+
+    Raises:
+        InputError: if something that was given cannot be used.
+        TrainingError: if a loss or a gradient is not finite.
+    """
     accelerator = make_accelerator(config)
     try:
         with folder.locked(config.output, accelerator.is_main_process):
@@ -62,7 +76,12 @@ def train(config: Config, *, restart: bool = False) -> int:
 
 
 class Trainer:
-    """One run: everything that exists once per process while it trains."""
+    """One run: everything that exists once per process while it trains.
+
+    Args:
+        config: the run.
+        accelerator: device and processes, as `training.engine.make_accelerator` makes it.
+    """
 
     def __init__(self, config: Config, accelerator: Any) -> None:
         self.config, self.accelerator = config, accelerator
@@ -84,7 +103,7 @@ class Trainer:
         self.generator = torch.Generator(self.device)
 
     def _prepare(self, found: checkpoint.Snapshot | None) -> None:
-        """Optimizer, processes, averaged weights, and what a checkpoint says of them."""
+        """Set up the optimizer, the processes and the averaged weights, and restore a checkpoint."""
         config, accelerator = self.config, self.accelerator
         if config.gradient_checkpointing:
             enable_checkpointing(self.module, config.stage)
@@ -108,7 +127,7 @@ class Trainer:
             self._restore(found)
 
     def close(self) -> None:
-        """Lets go of what would keep the process from ending."""
+        """Let go of what would keep the process from ending."""
         if wants_deepspeed():
             from training.sharded import destroy
 
@@ -119,14 +138,14 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """All samples seen, or all minutes used."""
+        """Return whether all samples are seen, or all minutes used."""
         config = self.config
         return self.samples >= config.samples or (
             config.max_minutes is not None and self.elapsed >= 60 * config.max_minutes
         )
 
     def run(self) -> int:
-        """Trains to the end and writes what belongs to it; returns the exit code. Does nothing twice."""
+        """Train to the end, write what belongs to it, and return the exit code; nothing is done twice."""
         if self.finished:
             return self._already_complete()
         config = self.config
@@ -161,7 +180,7 @@ class Trainer:
         return 0
 
     def _train(self, source: Source) -> bool:
-        """Steps until finished; True if a signal came first."""
+        """Take steps until the run is finished; return True if a signal came first."""
         config, meter = self.config, Meter()
         start = time.monotonic() - self.elapsed
         self.module.train()
@@ -170,6 +189,7 @@ class Trainer:
                 norm = self._step(batches, meter)
                 self.elapsed = time.monotonic() - start
                 self.log.advance(config.batch_size)
+                # all processes stop at the same step: clocks and signals of one decide for all
                 stop, interrupted = self._agree(self.finished, bool(received))
                 if self._due(config.log_every) or (config.log_every and (stop or interrupted)):
                     self._write_log(meter, norm)
@@ -182,7 +202,7 @@ class Trainer:
                     self._preview()
 
     def _step(self, batches: Prefetch, meter: Meter) -> Tensor | None:
-        """One optimizer step; returns the gradient's norm if it was measured."""
+        """Take one optimizer step and return the gradient's norm, or None if it was not measured."""
         config, norm = self.config, None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.samples + config.batch_size)
@@ -207,7 +227,7 @@ class Trainer:
         return norm
 
     def _gradient_norm(self, names: list[Any]) -> Tensor | None:
-        """Clips, and measures where that is free or a log line is due."""
+        """Clip the gradient, and return its norm where measuring it is free or a log line is due."""
         if self.config.clip_grad_norm or wants_deepspeed():
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_grad_norm)
             norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
@@ -222,18 +242,16 @@ class Trainer:
         return norm
 
     def _seed(self, chunk: int) -> None:
-        """All randomness of one micro-batch: the generator given to the stage, and the global one for
-        dropout.
-        """
+        """Seed all randomness of one micro-batch: the stage's generator, and the global one for dropout."""
         self.generator.manual_seed(draw_seed(self.config.seed, self.samples, chunk))
         shared = draw_seed(self.config.seed, self.samples, chunk, stream=1)
-        # torch.manual_seed queues a traceback per call where CUDA sleeps
+        # not torch.manual_seed: it keeps a traceback of every call for as long as CUDA is not initialised
         torch.default_generator.manual_seed(shared)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(shared)
 
     def _plan(self, source: Source) -> Iterator[list[int]]:
-        """Indices of every micro-batch of this process from here on."""
+        """Yield the indices of every micro-batch of this process from here on."""
         size, position = self.config.batch_size // self.chunks, self.samples
         infinite, length = source.infinite, len(source)
         if not infinite and length == 0:
@@ -247,7 +265,7 @@ class Trainer:
     # State
 
     def _find_checkpoint(self) -> checkpoint.Snapshot | None:
-        """The newest complete checkpoint. Raises `InputError` if it is of another run."""
+        """Return the newest complete checkpoint, or None; raise InputError if it is of another run."""
         path = checkpoint.find(self.config.output / "checkpoints", self._say)
         if path is None:
             return None
@@ -264,6 +282,7 @@ class Trainer:
         return snapshot
 
     def _restore(self, snapshot: checkpoint.Snapshot) -> None:
+        """Take back what a checkpoint holds of counts, optimizer, scaler and averaged weights."""
         state = snapshot.state
         self.samples, self.step, self.elapsed = state["samples"], snapshot.step, state["elapsed"]
         self.held.load_optimizer(snapshot.optimizer)
@@ -273,8 +292,9 @@ class Trainer:
             self.ema.load(self.held.cut(snapshot.ema), state["ema_updates"])
 
     def _save(self) -> None:
-        """Writes a checkpoint from the main process; where the state is cut over processes, all of them take
-        part.
+        """Write a checkpoint from the main process.
+
+        Where the state is cut over processes, all of them take part.
         """
         weights, optimizer = self.held.weights(), self.held.optimizer_tensors()
         average = self.held.whole(self.ema.average) if self.ema else {}
@@ -297,6 +317,7 @@ class Trainer:
     # Output
 
     def _write_log(self, meter: Meter, norm: Tensor | None) -> None:
+        """Write a line of the log: the means of all processes, and how far the run is."""
         means = [meter.means()] if self.world == 1 else gather_object([meter.means()])
         values = {
             "step": self.step,
@@ -306,10 +327,11 @@ class Trainer:
         if norm is not None:
             values["grad_norm"] = float(norm)
         if bad := self.source.bad:
-            values["bad_samples"] = bad  # of the main process; they are listed in bad.jsonl
+            values["bad_samples"] = bad  # those of the main process; bad.jsonl lists all
         self.log.write(self.samples, {**Meter.average(means), **values})
 
     def _preview(self) -> None:
+        """Write the stage's preview of the model as it is now."""
         with self._as_exported() as (stage, module):
             if self.main:
                 target = self.config.output / "previews" / f"{self.samples:010d}"
@@ -318,12 +340,14 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _export(self) -> None:
+        """Export the model as it is now, and note that it was exported."""
         with self._as_exported() as (stage, module):
             if self.main:
                 folder.export_once(self.config, self.samples, lambda target: stage.export(module, target))
         self.accelerator.wait_for_everyone()
 
     def _already_complete(self) -> int:
+        """Export again if a file of the export is missing, and return the exit code."""
         (missing,) = self._agree(folder.export_missing(self.config, self.samples))
         self._say(
             f"{self.config.output} is complete at {self.samples} "
@@ -335,9 +359,7 @@ class Trainer:
 
     @contextmanager
     def _as_exported(self) -> Iterator[tuple[Stage, nn.Module]]:
-        """Inside, stage and module are as they will be used: averaged weights, evaluation mode,
-        no gradients.
-        """
+        """Yield stage and module as they will be used: averaged weights, evaluation mode, no gradients."""
         stage, module = self._whole_copy() if self.held.cut_weights else (self.stage, self.module)
         averaged = self.ema.applied(module) if self.ema and not self.held.cut_weights else nullcontext()
         modes = {child: child.training for child in module.modules()}
@@ -350,8 +372,10 @@ class Trainer:
                 child.training = mode
 
     def _whole_copy(self) -> tuple[Stage, nn.Module]:
-        """Where every process has a piece of each weight: stage and module a second time, whole, in the main
-        process.
+        """Return stage and module a second time, whole, in the main process.
+
+        This is for runs in which every process has only a piece of each weight. The other processes get an
+        empty module.
         """
         weights = self.held.weights() | (self.held.whole(self.ema.average) if self.ema else {})
         if not self.main:
@@ -365,14 +389,15 @@ class Trainer:
     # Small decisions
 
     def _due(self, every: int, ahead: int = 0) -> bool:
-        """True when the last step (or with `ahead`, the one under way) crossed a multiple of
-        `every` samples.
+        """Return whether the last step crossed a multiple of `every` samples.
+
+        With `ahead` samples it answers for the step under way.
         """
         after = self.samples + ahead
         return bool(every) and after // every > (after - self.config.batch_size) // every
 
     def _agree(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag, true everywhere as soon as it is true in one process."""
+        """Return each flag, true in all processes as soon as it is true in one."""
         if self.world == 1:
             return flags
         votes = self.accelerator.reduce(
@@ -383,8 +408,9 @@ class Trainer:
     def _check(
         self, what: str, value: Tensor, names: list[Any], extras: dict[str, Any] | None = None
     ) -> None:
-        """Raises `TrainingError` before a step is taken with a number that is not finite; `names` are the
-        samples' ids or indices.
+        """Raise TrainingError before a step is taken with a number that is not finite.
+
+        `names` are the samples' ids or indices.
         """
         number = value.item()
         if math.isfinite(number):
@@ -400,6 +426,7 @@ class Trainer:
         )
 
     def _check_split(self) -> None:
+        """Raise InputError unless the batch can be cut evenly over processes and micro-batches."""
         if self.config.batch_size % self.chunks:
             raise InputError(
                 f"config: batch_size {self.config.batch_size} cannot be split over {self.world} processes x "

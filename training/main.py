@@ -1,8 +1,8 @@
-"""`accelerate launch -m training.main --config configs/world/<stage>.yaml`, or plain `python -m training.main
-...`.
+"""Trains one stage: `accelerate launch -m training.main --config configs/world/<stage>.yaml`.
 
-The same command resumes. Exit codes: 0 done, 1 the run failed, 2 something given cannot be used, 130
-interrupted (and saved).
+Plain `python -m training.main ...` does the same in one process. The same command resumes.
+
+Exit codes: 0 done, 1 the run failed, 2 something given cannot be used, 130 interrupted (and saved).
 """
 
 import argparse
@@ -13,6 +13,7 @@ from codi.types import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which loads nothing heavy."""
     parser = argparse.ArgumentParser(
         prog="training.main", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one stage; returns the exit code."""
+    """Run one stage and return the exit code."""
     options = make_parser().parse_args(arguments)
     from training.config import load_config
 

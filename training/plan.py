@@ -1,8 +1,9 @@
-"""`python -m training.main --config ... --dry-run`: what a run would be, from the configuration alone.
+"""The plan of a run, from its configuration alone: `python -m training.main --config ... --dry-run`.
+
 Nothing is read but configurations, nothing is written, and models are built without memory (on torch's meta
 device).
 
-Parts that an earlier stage makes are built from the model folder if they are there, else from the
+Parts that an earlier stage makes are built from the model folder if they are there, otherwise from the
 configuration beside this one that makes them. Activations and operations are those of one forward pass over
 tensors without numbers: what autograd would keep, and what matrix products, convolutions and attention would
 cost.
@@ -33,12 +34,13 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareSpec:
-    """What a plan is for.
+    """The hardware that a plan is for.
 
-    processes            one per device
-    zero                 stage of DeepSpeed ZeRO, 0 for DDP or a single process
-    samples_per_second   measured, over all processes; None: not known
-    tflops               what a device sustains, in 10^12 operations a second; None: not known
+    Attributes:
+        processes: how many processes share the run, one per device.
+        zero: stage of DeepSpeed ZeRO, 0 for DDP or a single process.
+        samples_per_second: as measured, over all processes; None where it is not known.
+        tflops: 10^12 operations a second that one device sustains; None where it is not known.
     """
 
     processes: int = 1
@@ -53,11 +55,19 @@ class HardwareSpec:
 
 
 class MetaLoader:
-    """Stands in for `load_part`: finished parts without memory, from the model folder or from the
-    configurations in `folder`.
+    """Stands in for `load_part`: gives finished parts without memory.
 
-    parts   what the run itself has asked for; what those needed when they were trained is in `others`
-    asking  the configuration of the run that is being built
+    A part comes from the model folder if it is there, otherwise from the configuration in `folder` that makes
+    it.
+
+    Attributes:
+        parts: the parts that the run itself has asked for, by folder; those that were needed when these were
+            trained are in `others`.
+        asking: the configuration of the run that is being built.
+
+    Args:
+        folder: where the configurations are.
+        others: gives the parts that other runs need; None for one that is made when it is needed.
     """
 
     asking: Config | None = None
@@ -66,15 +76,16 @@ class MetaLoader:
         self.folder, self.parts, self.others = folder, {}, others
 
     def elsewhere(self) -> "MetaLoader":
-        """For runs other than this one; all of them share it."""
+        """Return the loader for runs other than this one; all of them share it."""
         self.others = MetaLoader(self.folder)
         self.others.others = self.others
         return self.others
 
     @cached_property
     def configs(self) -> tuple[list[Config], list[str]]:
-        """The configurations in the folder, and the names of files that are none by themselves, such as those
-        that others extend.
+        """Return the configurations in the folder, and the names of files that are none by themselves.
+
+        The latter are, for example, those that others extend.
         """
         configs, unread = [], []
         for path in sorted(self.folder.glob("*.yaml")):
@@ -85,6 +96,19 @@ class MetaLoader:
         return configs, unread
 
     def __call__(self, cls: type, place: Path, why: str) -> nn.Module:
+        """Return the part in a folder, frozen and without memory.
+
+        Args:
+            cls: the class of the part.
+            place: the folder that the part is in, or will be in.
+            why: what to do where it is missing, for the message.
+
+        Returns:
+            The same part in every call with the same folder.
+
+        Raises:
+            InputError: if the part is missing and no configuration makes it.
+        """
         if place not in self.parts:
             part = (
                 self._finished(cls, place) if (place / "config.json").is_file() else self._planned(place, why)
@@ -93,11 +117,13 @@ class MetaLoader:
         return self.parts[place]
 
     def _finished(self, cls: type, place: Path) -> nn.Module:
+        """Return a part that exists in the model folder, built from its configuration there."""
         from training.stages.common import class_of
 
         return on_meta(lambda: class_of(cls, place).from_config(cls.load_config(place)))
 
     def _planned(self, place: Path, why: str) -> nn.Module:
+        """Return a part that does not exist yet, built as the configuration that makes it says."""
         configs, unread = self.configs
         makers = [config for config in configs if makes(config, place)]
         if not makers:
@@ -111,30 +137,43 @@ class MetaLoader:
 
 
 def makes(config: Config, place: Path) -> bool:
-    """Returns whether a run makes the part in this folder anew, so that its configuration says how it is
-    built.
+    """Return whether a run makes the part in this folder anew.
+
+    Its configuration then says how the part is built.
     """
     anew = bool(config.part) and not config.options.get("continue_from")
     return anew and config.model == place.parent and place.name in find_stage(config.stage).builds(config)
 
 
 def likeness(config: Config, other: Config) -> int:
-    """Returns how many options two runs share: of several that make a part, the one most like the run that
-    needs it is meant, such as the one of the same pair.
+    """Return how many options two runs share.
+
+    Of several configurations that make a part, the one most like the run that needs it is meant, such as the
+    one of the same pair.
     """
     return sum(other.options.get(name) == value for name, value in config.options.items())
 
 
 def writes(config: Config) -> list[Path]:
-    """Folders that a run exports to."""
+    """Return the folders that a run exports to."""
     return [destination(config) / name for name in find_stage(config.stage).produces(config)]
 
 
 def build(config: Config, parts: MetaLoader) -> tuple[Stage, nn.Module]:
-    """Stage and module without memory, from finished parts by `parts`; words of the data are not read."""
+    """Return the stage and the module of a run, without memory.
+
+    Words of the data are not read.
+
+    Args:
+        config: the run.
+        parts: gives finished parts.
+
+    Returns:
+        The stage, and what it trains.
+    """
     before, parts.asking = parts.asking, config
     with loading_by(parts):
-        with torch.device("cpu"):  # schedulers have numbers, also where another part is being built
+        with torch.device("cpu"):  # schedulers need numbers, even while another part is built without
             stage = find_stage(config.stage)(config)
         module = on_meta(lambda: build_module(stage, config.part))
     parts.asking = before
@@ -144,7 +183,7 @@ def build(config: Config, parts: MetaLoader) -> tuple[Stage, nn.Module]:
 
 
 def on_meta(make: Any) -> nn.Module:
-    """What `make` makes, without memory; a part that needs numbers while it is built gets them."""
+    """Return what `make` makes, without memory; a part that needs numbers while it is built gets them."""
     try:
         with torch.device("meta"):
             return make()
@@ -153,7 +192,19 @@ def on_meta(make: Any) -> nn.Module:
 
 
 def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
-    """The plan as text. Raises `InputError` for whatever is wrong with the configuration."""
+    """Return the plan of a run as text.
+
+    Args:
+        config: the run.
+        folder: where the configurations are that make the parts it needs.
+        hardware: what the run is for.
+
+    Returns:
+        Lines of a name and a text each.
+
+    Raises:
+        InputError: for whatever is wrong with the configuration.
+    """
     if config.data:
         check_data(config)
     if config.batch_size % (hardware.processes * config.accumulate):
@@ -193,7 +244,7 @@ def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
 
 
 def beside(module: nn.Module, parts: MetaLoader) -> int:
-    """Parameters of finished parts that are not in what trains."""
+    """Return the number of parameters of finished parts that are not in what trains."""
     inside = {id(p) for p in module.parameters()}
     return sum(
         {
@@ -206,7 +257,7 @@ def beside(module: nn.Module, parts: MetaLoader) -> int:
 
 
 def check_data(config: Config) -> None:
-    """The section `data` is read as strictly as when it is opened."""
+    """Raise InputError for whatever is wrong with the section `data`, as strictly as when it is opened."""
     from data.sources import Options, read_geometry
 
     if "media" in config.data:
@@ -216,8 +267,11 @@ def check_data(config: Config) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of the forward pass of one micro-batch: bytes that autograd keeps, in float32, and floating-point
-    operations.
+    """The cost of the forward pass of one micro-batch.
+
+    Attributes:
+        kept: bytes that autograd keeps, in float32.
+        flops: floating-point operations.
     """
 
     kept: int
@@ -225,7 +279,15 @@ class Cost:
 
 
 def measure(run: Any, module: nn.Module) -> Cost | None:
-    """The cost of `run`, None if it does not know the stage."""
+    """Return the cost of `run`, or None if it does not know the stage.
+
+    Args:
+        run: does the forward pass, and returns whether it knew how.
+        module: what trains; its weights are not counted.
+
+    Returns:
+        The cost.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     with keeping(module) as kept, FlopCounterMode(display=False) as counter:
@@ -235,7 +297,14 @@ def measure(run: Any, module: nn.Module) -> Cost | None:
 
 @contextmanager
 def keeping(module: nn.Module) -> Iterator[Mapping[Any, int]]:
-    """Collects the storages that autograd keeps for the backward pass, weights aside: {storage: bytes}."""
+    """Collect the storages that autograd keeps for the backward pass, weights aside.
+
+    Args:
+        module: what trains.
+
+    Yields:
+        {storage: bytes}, filled while the context lasts.
+    """
     weights = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
     kept: dict[Any, int] = {}
     alive = []
@@ -243,7 +312,7 @@ def keeping(module: nn.Module) -> Iterator[Mapping[Any, int]]:
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights and storage._cdata not in kept:
-            alive.append(storage)  # or its address might come again
+            alive.append(storage)  # if it were freed, another storage could get its address
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
@@ -252,7 +321,18 @@ def keeping(module: nn.Module) -> Iterator[Mapping[Any, int]]:
 
 
 def memory(config: Config, hardware: HardwareSpec, module: nn.Module, frozen: int, cost: Cost | None) -> str:
-    """GiB per process, by what they are for."""
+    """Return as text the GiB that a process needs, by what they are for.
+
+    Args:
+        config: the run.
+        hardware: what the run is for.
+        module: what trains.
+        frozen: parameters beside it.
+        cost: of one micro-batch, None where it is not known.
+
+    Returns:
+        One line.
+    """
     trained, cut = _count(module, True), hardware.processes
     per = lambda stage: cut if hardware.zero >= stage and hardware.zero else 1
     used = {
@@ -269,7 +349,17 @@ def memory(config: Config, hardware: HardwareSpec, module: nn.Module, frozen: in
 
 
 def duration(config: Config, hardware: HardwareSpec, cost: Cost | None, micro: int) -> str:
-    """How long, as far as something is known about speed."""
+    """Return as text how long the run takes, as far as something is known about speed.
+
+    Args:
+        config: the run.
+        hardware: what the run is for.
+        cost: of one micro-batch, None where it is not known.
+        micro: samples of one micro-batch.
+
+    Returns:
+        One line.
+    """
     if hardware.samples_per_second:
         return (
             f"{_days(config.samples / hardware.samples_per_second)} at {hardware.samples_per_second:g} "
@@ -286,7 +376,7 @@ def duration(config: Config, hardware: HardwareSpec, cost: Cost | None, micro: i
 
 
 def checkpoint_bytes(config: Config, module: nn.Module) -> int:
-    """Size of one checkpoint."""
+    """Return the size of one checkpoint in bytes."""
     return 4 * _count(module) + (12 if config.ema else 8) * _count(module, True)
 
 

@@ -1,5 +1,6 @@
-"""Batches fetched ahead in one background thread. What comes, and in which order, does not
-depend on timing.
+"""Batches fetched ahead in one background thread.
+
+What comes, and in which order, does not depend on timing.
 """
 
 import queue
@@ -9,9 +10,14 @@ from typing import Any
 
 
 class Prefetch:
-    """Iterates over (indices, fetch(indices)) for each list of indices in `plan`, up to `depth` ahead.
+    """Iterates over (indices, fetch(indices)) for each list of indices in `plan`, inside a context.
 
-    An exception in `fetch` or in `plan` is raised where the batch is taken. Use as a context manager.
+    An exception in `fetch` or in `plan` is raised where the batch is taken.
+
+    Args:
+        fetch: makes a batch from a list of indices; called in the background thread.
+        plan: the lists of indices.
+        depth: how many batches may lie ready.
     """
 
     def __init__(self, fetch: Callable[[list[int]], Any], plan: Iterator[list[int]], depth: int = 2) -> None:
@@ -40,13 +46,14 @@ class Prefetch:
         return indices, batch
 
     def _work(self) -> None:
+        """Fetch batches in the background thread until the plan or the context ends."""
         try:
             for indices in self._plan:
                 if self._stop.is_set():
                     return
                 self._ready.put((indices, self._fetch(indices), None))
             self._ready.put((None, None, StopIteration()))
-        except BaseException as error:  # handed over, raised in the thread that trains
+        except BaseException as error:  # it is handed over, and raised in the thread that trains
             self._ready.put((None, None, error))
 
     def _drain(self) -> None:

@@ -1,8 +1,8 @@
-"""How a model came to be, from what its runs left: which of them went into it, on what data, with which
-settings.
+"""The origin of a model, as its runs recorded it.
 
-A run notes where it exported to and which files (`training.folder`), and its checkpoints hold its
-configuration; neither is guessed from names.
+The record says which runs went into the model, on what data, and with which settings. A run notes where it
+exported to and which files (`training.folder`), and its checkpoints hold its configuration; neither is
+guessed from names.
 """
 
 import json
@@ -16,18 +16,26 @@ from training.config import load_config
 from training.stages.files import names_of_data
 
 NAME = "provenance.json"
-# What is kept of a benchmark's report.
+# The entries of a benchmark's report that are kept.
 SCORES = ("command", "settings", "versions", "tasks", "targets", "summary", "retrieval", "ceiling")
 
 
 def provenance(
     model: Path, parts: list[str], runs: Path, scores: Path | None = None, notes: list[str] | None = None
 ) -> dict[str, Any]:
-    """How `parts` of `model` were made: commit, licence, data, and of every run below `runs` that went into
-    them its settings and what it saw.
+    """Return how some parts of a model were made.
 
-    "base" is the same of a model that was copied before it was trained on; "unknown" are parts of which
-    neither says anything.
+    Args:
+        model: the model folder.
+        parts: names of the parts.
+        runs: the folder below which the folders of runs lie.
+        scores: a report of `codi bench`, of which `SCORES` are kept.
+        notes: what else there is to know.
+
+    Returns:
+        Commit, licence, data, and of every run that went into the parts its settings and what it saw. "base"
+        is the same of a model that was copied before it was trained on; "unknown" are parts of which neither
+        says anything.
     """
     found = contributors(model, parts, runs)
     stages = {run.name: describe(run) for run in found}
@@ -52,7 +60,10 @@ def provenance(
 
 
 def current_commit() -> str | None:
-    """Of the code in the working folder; None outside of a repository, or where git is not installed."""
+    """Return the commit of the code in the working folder.
+
+    Outside of a repository, or where git is not installed, it is None.
+    """
     try:
         return (
             subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -63,9 +74,18 @@ def current_commit() -> str | None:
 
 
 def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:
-    """Folders of the runs that exported any of `parts` into `model`, in the order in which they did. Where a
-    run copied another model there first (`options: into`), those that had exported into that one by then are
-    among them.
+    """Return the folders of the runs that exported any of some parts into a model, the earliest first.
+
+    Where a run copied another model there first (`options: into`), those that had exported into that one by
+    then are among them.
+
+    Args:
+        model: the model folder.
+        parts: names of the parts.
+        runs: the folder below which the folders of runs lie.
+
+    Returns:
+        The folders, in the order in which the runs exported.
     """
     exported = {path.parent: path.stat().st_mtime for path in runs.glob(f"*/{folder.NOTE}")}
     models, found = {model.resolve(): float("inf")}, set()
@@ -77,6 +97,7 @@ def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:
             if note and Path(note["model"]).resolve() == target and parts_of(run) & set(parts):
                 found.add(run)
                 origin = Path((settings_of(run) or note)["model"]).resolve()
+                # only runs from before the copy was made went into it
                 if origin not in models:
                     models[origin] = exported[run]
                     waiting.append(origin)
@@ -84,14 +105,15 @@ def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:
 
 
 def parts_of(run: Path) -> set[str]:
-    """Parts of a model of which a run wrote files."""
+    """Return the parts of a model of which a run wrote files."""
     note = folder.read_note(run)
     return {Path(name).parts[0] for name in note["files"]} if note else set()
 
 
 def describe(run: Path) -> dict[str, Any]:
-    """The settings of a run, how many samples it saw, its last numbers. Settings and data of a run without
-    checkpoints are None.
+    """Return the settings of a run, how many samples it saw, and its last numbers.
+
+    Settings and data of a run without checkpoints are None.
     """
     settings = settings_of(run)
     lines = (
@@ -109,18 +131,20 @@ def describe(run: Path) -> dict[str, Any]:
 
 
 def settings_of(run: Path) -> dict[str, Any] | None:
-    """The configuration that a run's newest checkpoint holds, None if there is no checkpoint."""
+    """Return the configuration that a run's newest checkpoint holds, or None if there is no checkpoint."""
     state = checkpoint.newest_state(run / "checkpoints")
     return state and state["config"]
 
 
 def command_of(settings: dict[str, Any]) -> str | None:
-    """The shortest command that runs these settings by a configuration of the run's name; None where there is
-    none.
+    """Return the shortest command that runs these settings, by a configuration of the run's name.
+
+    Where there is no such configuration, it is None.
     """
     commands = []
     found = Path("configs").rglob(f"{Path(settings['output']).name}.yaml")
-    for path in (path for path in found if path.parent.name != "base"):  # those are extended, never run
+    # configurations in `base` are extended by others, never run
+    for path in (path for path in found if path.parent.name != "base"):
         named = load_config(path).as_json()
         if named["stage"] == settings["stage"]:
             changed = (
@@ -136,6 +160,6 @@ def command_of(settings: dict[str, Any]) -> str | None:
 
 
 def unique(names: list[Any]) -> list[str]:
-    """Names and lists of names as one list, each once."""
+    """Return names and lists of names as one list, each once."""
     flat = [name for entry in names for name in ([entry] if isinstance(entry, str) else entry)]
     return list(dict.fromkeys(flat))

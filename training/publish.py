@@ -1,5 +1,6 @@
-"""`python -m training.publish --model runs/tiny --to codi/assets/tiny`: the finished parts as one pipeline
-folder, with their provenance.
+"""Publishes the finished parts as one pipeline folder, with their provenance.
+
+    python -m training.publish --model runs/tiny --to codi/assets/tiny
 
 Weights become float16 safetensors in diffusers' layout; `provenance.json` says of every run that went into
 them its settings, on which data and how many samples it ran, and how its last log line reads
@@ -18,34 +19,24 @@ import torch
 from codi import pretrained
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
+from codi.modalities import component_class
 from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
 from training.stages.common import load_part
 from training.stages.denoise import load_defaults, load_scheduler
-from training.stages.joint_adapters import CLASSES as DENOISER_CLASSES
-from training.stages.latents import CLASSES as PART_CLASSES
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
-    """Every part that the folder has; environment encoders and noisy-latent encoders are optional."""
-    classes = (
-        PART_CLASSES
-        | DENOISER_CLASSES
-        | {"environment_encoders": EnvironmentEncoders, "noisy_latent_encoders": NoisyLatentEncoders}
-    )
-    names = dict.fromkeys(
-        [
-            *AUTOENCODERS.values(),
-            *TOWERS.values(),
-            *DENOISERS.values(),
-            "environment_encoders",
-            "noisy_latent_encoders",
-        ]
-    )
+    """Return every part that the folder has, in float16, by name.
+
+    Environment encoders and noisy-latent encoders are optional.
+    """
+    joint = {"environment_encoders": EnvironmentEncoders, "noisy_latent_encoders": NoisyLatentEncoders}
+    names = dict.fromkeys([*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), *joint])
     return {
-        name: load_part(classes[name], model / name, "train it first").half()
+        name: load_part(joint.get(name) or component_class(name), model / name, "train it first").half()
         for name in names
         if (model / name).is_dir()
     }
@@ -54,7 +45,19 @@ def read_parts(model: Path) -> dict[str, torch.nn.Module]:
 def publish(
     model: Path, to: Path, runs: Path, scores: Path | None = None, notes: list[str] | None = None
 ) -> None:
-    """Writes the folder beside its destination, then puts it in place of the model that may be there."""
+    """Write the model beside its destination, then put it in place of the model that may be there.
+
+    Args:
+        model: the model folder, with finished parts.
+        to: the destination.
+        runs: the folder below which the folders of runs lie.
+        scores: a report of `codi bench` for the provenance.
+        notes: what else there is to know of how the model was made.
+
+    Raises:
+        InputError: if there is no finished model or no such report, or something else stands at the
+            destination.
+    """
     check_place(to, {"--model": model, "--runs": runs, "the folder you are in": Path.cwd()})
     if scores is not None and not scores.is_file():
         raise InputError(f"no such report: {scores}: `codi bench` writes report.json")
@@ -74,8 +77,11 @@ def publish(
 
 
 def check_place(to: Path, kept: dict[str, Path]) -> None:
-    """Raises `InputError` where publishing would remove what is no published model, or what is `kept`, by the
-    names of it.
+    """Raise InputError if publishing would remove what is no published model, or what is to be kept.
+
+    Args:
+        to: the destination.
+        kept: folders that must stay, by their names for the message.
     """
     for name, path in kept.items():
         if path.resolve().is_relative_to(to.resolve()):
@@ -90,6 +96,7 @@ def check_place(to: Path, kept: dict[str, Path]) -> None:
 
 
 def main() -> int:
+    """Publish a model and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="training.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -6,8 +6,9 @@ from training.config import Config
 
 
 def learning_rate(config: Config, samples: int) -> float:
-    """The rate of the step that ends at `samples` seen: a linear rise over `warmup`, then cosine
-    or constant.
+    """Return the rate of the step that ends at `samples` seen.
+
+    It rises linearly over `warmup` samples, then falls as a cosine or stays constant.
     """
     rise = min(1.0, samples / config.warmup) if config.warmup else 1.0
     if config.lr_schedule == "constant":

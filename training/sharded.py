@@ -1,10 +1,10 @@
-"""What DeepSpeed has cut over processes, as whole tensors by name and back: a checkpoint does not know how it
-was trained.
+"""Gather what DeepSpeed has cut over processes into whole tensors by name, and cut them again.
 
-ZeRO-2 keeps weights whole and cuts the optimizer's state; ZeRO-3 cuts both (arXiv 1910.02054). Its own
-checkpoints are pickles, one per process, for one number of processes; these are gathered instead, one
-parameter at a time, into the memory of the main process. "Flat" is the one-dimensional float32 tensor of many
-parameters of which a process owns a piece, and which AdamW sees.
+A checkpoint thus does not know how it was trained. ZeRO-2 keeps weights whole and cuts the optimizer's state;
+ZeRO-3 cuts both (arXiv 1910.02054). DeepSpeed's own checkpoints are pickles, one per process, for one number
+of processes; here whole tensors are gathered instead, one parameter at a time, into the memory of the main
+process. "Flat" is the one-dimensional float32 tensor of many parameters of which a process owns a piece, and
+which AdamW sees.
 """
 
 import gc
@@ -21,7 +21,15 @@ SLOTS = ("exp_avg", "exp_avg_sq")  # of AdamW, besides the count of steps
 
 
 def configure(accelerator: Any, config: Config) -> None:
-    """What DeepSpeed has to be told before `prepare`. Raises `InputError` for what is not supported."""
+    """Tell DeepSpeed what it has to know before `prepare`.
+
+    Args:
+        accelerator: was launched with DeepSpeed; its settings are changed in place.
+        config: the run.
+
+    Raises:
+        InputError: if the launch asks for what is not supported.
+    """
     plugin = accelerator.state.deepspeed_plugin
     if plugin.zero_stage not in (2, 3):
         raise InputError(
@@ -48,8 +56,13 @@ def configure(accelerator: Any, config: Config) -> None:
 
 
 class Sharded:
-    """Weights and optimizer state of a module under ZeRO. Every method is called by all
-    processes together.
+    """Weights and optimizer state of a module under ZeRO.
+
+    Every method is called by all processes together.
+
+    Args:
+        module: what trains.
+        optimizer: the optimizer of DeepSpeed, which wraps AdamW.
     """
 
     def __init__(self, module: nn.Module, optimizer: Any) -> None:
@@ -64,19 +77,20 @@ class Sharded:
     # Weights
 
     def local(self, parameter: nn.Parameter) -> Tensor:
-        """What this process has of a parameter."""
+        """Return what this process has of a parameter."""
         return parameter.ds_tensor.detach() if self.cut_weights else parameter.detach()
 
     def whole(self, pieces: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors, on the CPU, from every process's `local` ones by parameter name."""
+        """Return whole tensors, on the CPU, from every process's `local` ones by parameter name."""
         if not self.cut_weights:
             return pieces
         parameters = dict(self.module.named_parameters())
         return {name: self._join(piece, parameters[name]) for name, piece in pieces.items()}
 
     def cut(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `whole`: what of each tensor belongs to this process, zeros behind the end of the
-        last.
+        """Return this process's piece of each whole tensor, with zeros behind the end of the last piece.
+
+        This is the inverse of `whole`.
         """
         if not self.cut_weights:
             return whole
@@ -87,11 +101,12 @@ class Sharded:
         return pieces
 
     def weights(self) -> dict[str, Tensor]:
-        """The module's state as if it had never been cut."""
+        """Return the module's state as if it had never been cut."""
         state = self.module.state_dict()
         if not self.cut_weights:
             return state
         whole = self.whole({name: p.ds_tensor.detach() for name, p in self.module.named_parameters()})
+        # a tied parameter is gathered once, and stands under each of its names
         names = {id(p): name for name, p in self.module.named_parameters()}
         tied = dict(self.module.named_parameters(remove_duplicate=False))
         return {
@@ -101,8 +116,9 @@ class Sharded:
     # Optimizer
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The state as {"parameter/slot": tensor}, as `training.engine.optimizer_tensors` gives it in one
-        process.
+        """Return the optimizer's state as {"parameter/slot": tensor}.
+
+        It is what `training.engine.optimizer_tensors` gives in one process.
         """
         if not self.adam.state:
             return {}
@@ -115,9 +131,7 @@ class Sharded:
 
     @torch.no_grad()
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back `optimizer_tensors`, cut anew. A parameter that never had a gradient starts
-        from zero.
-        """
+        """Take back `optimizer_tensors`, cut anew; a parameter that never had a gradient starts from zero."""
         steps = next((tensor for name, tensor in tensors.items() if name.endswith("/step")), None)
         if steps is None:
             return
@@ -135,13 +149,14 @@ class Sharded:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
     def _gather_slot(self, parameter: nn.Parameter, slot: str) -> Tensor:
+        """Return one slot of a parameter's optimizer state, whole, on the CPU."""
         if self.cut_weights:
             return self._join(self._piece_3(parameter, slot), parameter)
         whole = torch.zeros(parameter.numel(), device=parameter.device)
         if parameter._hp_mapping is not None:
             place, piece = self._piece_2(parameter, slot)
             whole[place] = piece
-        dist.all_reduce(whole)  # all but one add zero
+        dist.all_reduce(whole)  # each value comes from one process, the others add zero
         return whole.view(parameter.shape).cpu()
 
     def _scatter_slot(self, parameter: nn.Parameter, slot: str, values: Tensor) -> None:
@@ -152,14 +167,14 @@ class Sharded:
             piece.copy_(values[place])
 
     def _piece_2(self, parameter: nn.Parameter, slot: str) -> tuple[slice, Tensor]:
-        """ZeRO-2: which values of a flattened parameter this process has, and the values."""
+        """Return which values of a flattened parameter this process has under ZeRO-2, and the values."""
         mapping = parameter._hp_mapping
         low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
         flat = self.adam.state[self.flats[mapping.param_group_index]][slot]
         return slice(low.start, low.start + low.numel), flat.narrow(0, high.start, high.numel)
 
     def _piece_3(self, parameter: nn.Parameter, slot: str) -> Tensor:
-        """ZeRO-3: this process's values, padded at the end of the last one."""
+        """Return this process's values under ZeRO-3, padded at the end of the last process."""
         group, offset, count = self.zero.grad_position[self.zero.get_param_id(parameter)]
         return self.adam.state[self.flats[group]][slot].narrow(0, offset, count)
 
@@ -170,15 +185,16 @@ class Sharded:
 
 
 def _fill(piece: Tensor, values: Tensor) -> None:
-    """This process's share of flat values into its piece."""
+    """Copy this process's share of flat values into its piece."""
     first = piece.numel() * dist.get_rank()
     mine = values[first : first + piece.numel()]
     piece[: mine.numel()] = mine.to(piece.device)
 
 
 def destroy(engine: Any) -> None:
-    """Ends DeepSpeed's engine, of which the caller holds nothing else: with one alive at its end, a process
-    may abort.
+    """End DeepSpeed's engine, of which the caller must hold nothing else.
+
+    With an engine alive at its end, a process may abort.
     """
     engine.destroy()
     del engine

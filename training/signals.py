@@ -1,6 +1,4 @@
-"""SIGINT and SIGTERM, collected in place of dying of them, so that a step ends and a checkpoint
-is written.
-"""
+"""Collect SIGINT and SIGTERM instead of dying of them, so that a step ends and a checkpoint is written."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def collected() -> Iterator[list[int]]:
-    """The list of signals received so far; a second SIGINT interrupts at once."""
+    """Collect signals while the context lasts; a second SIGINT interrupts at once.
+
+    Yields:
+        The list of signals received so far.
+    """
     received: list[int] = []
 
     def note(number: int, _: object) -> None:

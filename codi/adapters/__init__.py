@@ -1,7 +1,8 @@
-"""LoRA and learned words beside a model (docs/fine-tuning.md). Nothing heavy is imported before something is
-asked for.
+"""Put LoRA and learned words beside a model, and take them away again (docs/fine-tuning.md).
 
-files.py  what is written and read, and the check against the model
-mixin.py  what a pipeline can do with them
-given.py  what a command was given
+Nothing heavy is imported before it is asked for.
+
+files.py  reads and writes adapters as files, and checks them against a model
+mixin.py  adds to a pipeline what it can do with them
+given.py  holds the adapters that a command was given
 """

@@ -1,8 +1,11 @@
-"""Adapters as files of a few MB, with headers that say what they were made for.
+"""Read and write adapters as files of a few MB, with headers that say what they were made for.
 
-They follow diffusers: `pytorch_lora_weights.safetensors` with tensors "<part>.<layer>.lora_A.weight", and
-`learned_embeds.safetensors` with one tensor (k, W) per word. A model is held against the header: the probes
-(`codi.models.lora.probe`) of the layers that are adapted must be those of the weights it was trained on.
+Files follow diffusers: `pytorch_lora_weights.safetensors` with tensors "<part>.<layer>.lora_A.weight", and
+`learned_embeds.safetensors` with one tensor (k, W) per word. A model is compared with the header: the probes
+(`codi.models.lora.probe`) of the layers that are adapted must be those of the weights on which the adapter
+was trained.
+
+Letters: k vectors of a word, W width of the text tower's embeddings.
 """
 
 import json
@@ -26,15 +29,25 @@ from codi.version import __version__
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 WORDS_FILE = "learned_embeds.safetensors"
-# root mean square of the difference of probes; weights rounded to bfloat16 differ by 0.001, other weights by
-# about 1
+# The root mean square of the difference of probes that is allowed: weights rounded to bfloat16 differ by
+# 0.001, other weights by about 1.
 TOLERANCE = 0.05
-TOWER, TABLE = "text_tower", "token_embedding"  # whose table words are probed against
+# The part whose probe a file of words holds, and the layer of it.
+TOWER, TABLE = "text_tower", "token_embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """A LoRA as read: tensors by part of the model and name, and what its header says."""
+    """A LoRA as it was read from a file.
+
+    Attributes:
+        path: the file.
+        parts: tensors by part of the model and by name, float32.
+        rank: the rank that the header states.
+        alpha: the alpha that the header states; what a LoRA adds is scaled by alpha / rank.
+        base: the name of the model on which it was trained.
+        probes: probes of that model's weights, by part and layer.
+    """
 
     path: Path
     parts: dict[str, dict[str, Tensor]]
@@ -53,8 +66,21 @@ def save_lora(
     base: str,
     targets: Iterable[str],
 ) -> Path:
-    """Writes the trained LoRA of each named denoiser into one float16 file in `folder`; `base` names the
-    model it was trained on.
+    """Write the trained LoRA of each named denoiser into one float16 file.
+
+    Args:
+        folder: where the file goes, which is named `LORA_FILE`.
+        denoisers: the denoisers by the names of their parts.
+        rank: the rank of the LoRA.
+        alpha: its alpha; what a LoRA adds is scaled by alpha / rank.
+        base: the name of the model on which it was trained.
+        targets: the last names of the layers that were chosen to be adapted.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: for a file that cannot be written.
     """
     tensors, probes, metadata = {}, {}, {}
     for part, denoiser in denoisers.items():
@@ -73,7 +99,19 @@ def save_lora(
 
 
 def save_words(folder: Path, tower: nn.Module, *, base: str) -> Path:
-    """Writes the new words of a text tower into `folder`, in full precision: a word is a few numbers."""
+    """Write the new words of a text tower in full precision, since a word is a few numbers.
+
+    Args:
+        folder: where the file goes, which is named `WORDS_FILE`.
+        tower: the text tower; it must have new words.
+        base: the name of the model for which they were learned.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: for a file that cannot be written.
+    """
     book = tower.tokenizer
     assert isinstance(book, words.Wordbook), "this tower has no new words"
     embedding = tower.text.get_input_embeddings()
@@ -90,6 +128,7 @@ def save_words(folder: Path, tower: nn.Module, *, base: str) -> Path:
 def _save(
     path: Path, tensors: Mapping[str, Tensor], header: dict[str, str], base: str, probes: dict[str, Any]
 ) -> Path:
+    """Write tensors with their header, those of a LoRA as float16, and return the path."""
     header = {
         "format": "pt",
         **header,
@@ -114,7 +153,10 @@ def _save(
 
 
 def find_file(source: str | Path, name: str) -> Path:
-    """The file `name` in a folder, or the file itself. Raises `InputError` when there is none."""
+    """Return the path of the file `name` in a folder, or of the file that `source` is itself.
+
+    Anything that is no such .safetensors file raises `InputError`.
+    """
     if not isinstance(source, (str, os.PathLike)):
         what = f"{type(source).__name__} instead of a folder"
         raise InputError(
@@ -128,8 +170,19 @@ def find_file(source: str | Path, name: str) -> Path:
 
 
 def named_file(source: str | Path, usual: str, weight_name: str | None, subfolder: str | None) -> Path:
-    """The file in a folder, called `weight_name` where that is given, by diffusers' names of both; else as
-    `find_file`.
+    """Return the path of an adapter's file, which diffusers' arguments may name.
+
+    Args:
+        source: a folder or a file.
+        usual: the name of the file in a folder where `weight_name` gives none.
+        weight_name: the name of the file, or None.
+        subfolder: the folder below `source` in which it is, or None.
+
+    Returns:
+        The path of a file that is there.
+
+    Raises:
+        InputError: where there is no such file, or `source` is a file of another name than `weight_name`.
     """
     if weight_name is None and subfolder is None:
         return find_file(source, usual)
@@ -143,8 +196,9 @@ def named_file(source: str | Path, usual: str, weight_name: str | None, subfolde
 
 
 def read_lora(source: str | Path) -> Lora:
-    """The LoRA in a folder or file, float32. Raises `InputError` for one that is damaged, or that codi did
-    not write.
+    """Read the LoRA in a folder or a file, as float32.
+
+    One that is damaged, or that codi did not write, raises `InputError`.
     """
     path = find_file(source, LORA_FILE)
     tensors, header = _read(path)
@@ -165,7 +219,18 @@ def read_lora(source: str | Path) -> Lora:
 
 
 def read_words(source: str | Path) -> tuple[dict[str, Tensor], str, dict[str, dict[str, float]]]:
-    """The words in a folder or file: rows (k, W) by word, the model they were learned for, and its probes."""
+    """Read the words in a folder or a file.
+
+    Args:
+        source: the folder or file.
+
+    Returns:
+        The vectors (k, W) by word, the name of the model for which they were learned, and the probes of that
+        model's text tower.
+
+    Raises:
+        InputError: for a file that is damaged, or that codi did not write.
+    """
     path = find_file(source, WORDS_FILE)
     tensors, header = _read(path)
     try:
@@ -178,6 +243,7 @@ def read_words(source: str | Path) -> tuple[dict[str, Tensor], str, dict[str, di
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors, as float32, and the header of an adapter, and check that both can be used."""
     read_header(path)  # one clear line for a file that is cut short
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -190,6 +256,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _foreign(path: Path, what: str, error: Exception) -> InputError:
+    """Return the error for a file that codi's training did not write."""
     reason = (
         f"its header lacks {error}" if isinstance(error, KeyError) else f"its header cannot be used, {error}"
     )
@@ -202,12 +269,23 @@ def _foreign(path: Path, what: str, error: Exception) -> InputError:
 def check_base(
     what: str, base: str, expected: Mapping[str, float], found: Mapping[str, float], part: str
 ) -> None:
-    """Raises `InputError` where the probes of a model's layers are not those that an adapter was
-    trained on.
+    """Raise `InputError` unless a model's layers have the weights on which an adapter was trained.
+
+    Weights are compared by their probes (`codi.models.lora.probe`).
+
+    Args:
+        what: the name of the adapter, for messages.
+        base: the name of the model on which it was trained, for messages.
+        expected: the probes in the adapter's header, by layer.
+        found: the probes of the model's own weights, by layer.
+        part: the name of the part of the model, for messages.
+
+    Raises:
+        InputError: where their distance, a root mean square over the layers, is above `TOLERANCE`.
     """
     apart = {layer: abs(value - found[layer]) for layer, value in expected.items()}
     distance = math.sqrt(math.fsum(d * d for d in apart.values()) / len(apart))
-    if not distance <= TOLERANCE:
+    if not distance <= TOLERANCE:  # not `>`: a distance that is NaN is refused, too
         worst = max(apart, key=apart.__getitem__)
         raise InputError(
             f"{what} was trained on the model {base!r}, and the {part} here has other weights (probes differ "
@@ -216,7 +294,10 @@ def check_base(
 
 
 def check_scale(name: str, scale: Any) -> None:
-    """Raises `InputError` for what is no finite number, numpy's and torch's among them."""
+    """Raise `InputError` unless a scale is a finite number, of Python, numpy or torch.
+
+    `name` is that of the LoRA, for messages.
+    """
     scale = plain(scale)
     if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The adapters that a command was given: read and checked before the model is loaded."""
+"""Read and check the adapters that a command was given, before the model is loaded."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,8 +11,11 @@ from codi.types import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """LoRAs with their scales, and files of words, in the order given. Every file was read once
-    and is sound.
+    """The adapters that a command was given, in that order; every file was read once and is sound.
+
+    Attributes:
+        loras: the path and scale of each LoRA.
+        words: the path of each file of words.
     """
 
     loras: tuple[tuple[Path, float], ...] = ()
@@ -20,19 +23,31 @@ class Given:
 
     @classmethod
     def parse(cls, loras: Iterable[str], learned: Iterable[str]) -> "Given":
-        """From 'DIR' or 'DIR::0.7' each, and folders of words. Raises `InputError` for what
-        cannot be used.
+        """Read and check adapters as they are typed.
+
+        Args:
+            loras: for each LoRA 'DIR' or 'DIR::0.7', its folder or file, with or without a scale (1 without).
+            learned: folders or files of words.
+
+        Returns:
+            The adapters.
+
+        Raises:
+            InputError: for what cannot be used.
         """
         return cls(loras=tuple(map(_parse_lora, loras)), words=tuple(map(_check_words, learned)))
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
-        """For a manifest, by content; without a key for what was not given."""
+        """Return the adapters by their files, for a manifest: path, sha256, and the scale of a LoRA.
+
+        Without a LoRA, or without learned words, their key is left out.
+        """
         loras = [{"path": str(path), "sha256": sha256_of(path), "scale": scale} for path, scale in self.loras]
         learned = [{"path": str(path), "sha256": sha256_of(path)} for path in self.words]
         return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})
 
     def apply(self, pipe: Any) -> None:
-        """Loads all of it into a pipeline."""
+        """Load all of the adapters into a pipeline."""
         for path, scale in self.loras:
             pipe.load_lora_weights(path, scale=scale)
         for path in self.words:
@@ -40,6 +55,7 @@ class Given:
 
 
 def _parse_lora(text: str) -> tuple[Path, float]:
+    """Return the path and scale of a LoRA as it is typed, and check its file."""
     from codi.adapters.files import LORA_FILE, check_scale, find_file, read_lora
     from codi.models.lora import need_peft
 
@@ -66,5 +82,5 @@ def _check_words(source: str) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the sha256 of a file of a few MB."""
+    """Return the sha256 of a file of a few MB, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

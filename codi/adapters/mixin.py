@@ -1,4 +1,4 @@
-"""A pipeline that takes LoRA and learned words in, and gives them up again."""
+"""Let a pipeline load, scale, fuse and unload LoRA and learned words."""
 
 import warnings
 from collections.abc import Mapping
@@ -27,17 +27,17 @@ from codi.types import InputError
 
 
 class AdapterMixin:
-    """What `CoDiPipeline` can do with LoRA and learned words; names as in diffusers. Base weights are touched
-    by `fuse_lora` alone.
+    """The part of a pipeline that handles LoRA and learned words, with the names of diffusers.
 
-    Adapters belong to the parts: pipelines of the same parts (`from_pipe`) have the same ones, with the same
-    scales.
+    Weights of the model itself are changed by `fuse_lora` alone. Adapters belong to the parts: pipelines of
+    the same parts (`from_pipe`) have the same adapters, with the same scales.
     """
 
     @property
     def _loras(self) -> dict[str, float]:
-        """Name -> scale of every LoRA in a part, in the order of loading; one put there by other means counts
-        fully.
+        """The scale of every LoRA by its name, in the order of loading.
+
+        A LoRA that was put into a part by other means counts fully.
         """
         loaded: dict[str, float] = {}
         for part in self._adapted().values():
@@ -46,7 +46,7 @@ class AdapterMixin:
 
     @property
     def _fused(self) -> dict[str, lora.Skeleton]:
-        """The parts to whose weights LoRAs were added."""
+        """The parts to whose weights LoRAs were added, by their names."""
         return {name: part for name, part in self._denoisers().items() if part.lora_fused is not None}
 
     def load_lora_weights(
@@ -59,12 +59,24 @@ class AdapterMixin:
         scale: float = 1.0,
         any_base: bool = False,
     ) -> str:
-        """Adds the LoRA in a folder or file to what is active; returns its name.
+        """Add the LoRA in a folder or a file to those that are active.
 
-        adapter_name: by default the name of its folder, or of its file where `weight_name` gives that.
-        weight_name, subfolder: of the file in the folder, where it is not the usual one.
-        any_base: also for other weights than those it was trained on, as long as layers and shapes fit.
-        Raises `InputError` for a LoRA of another model, naming what differs.
+        Args:
+            source: the folder or file.
+            adapter_name: the name of the LoRA; None for the name of its folder, or of its file where
+                `weight_name` gives that.
+            weight_name: the name of the file in the folder, where it is not the usual one.
+            subfolder: the folder below `source` in which the file is, if any.
+            scale: how much the LoRA counts.
+            any_base: whether it may be used with other weights than those on which it was trained, as long as
+                layers and shapes fit.
+
+        Returns:
+            The name of the LoRA.
+
+        Raises:
+            InputError: for a LoRA of another model, naming what differs; for a name that is in use; and while
+                a LoRA is fused.
         """
         lora.need_peft()
         self._check_unfused("another LoRA is loaded")
@@ -82,7 +94,7 @@ class AdapterMixin:
         for part, tensors in found.parts.items():
             settings = {"r": found.rank, "lora_alpha": found.alpha, "target_modules": lora.layers_of(tensors)}
             with warnings.catch_warnings():
-                # several are meant
+                # Several LoRAs in one part are what is wanted here.
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                 getattr(self, part).load_lora_adapter(
                     dict(tensors), prefix=None, adapter_name=name, metadata=settings
@@ -96,8 +108,15 @@ class AdapterMixin:
     def set_adapters(
         self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None
     ) -> None:
-        """Makes these LoRAs active with these scales (1 without), and no others; a scale is one number for
-        all of a LoRA.
+        """Make the named LoRAs active with these scales, and no others.
+
+        Args:
+            adapter_names: names of LoRAs that are loaded.
+            adapter_weights: one scale for all of them, or a list with one for each; None, also in the list,
+                for 1. A scale is one number for all of a LoRA.
+
+        Raises:
+            InputError: for unknown names, wrong scales, and while a LoRA is fused.
         """
         self._check_unfused("scales change")
         adapter_weights = plain(adapter_weights)
@@ -116,23 +135,27 @@ class AdapterMixin:
         self._apply_loras({name: chosen.get(name, 0.0) for name in self._loras}, act=True)
 
     def get_active_adapters(self) -> list[str]:
-        """Names of the LoRAs that act."""
+        """Return the names of the LoRAs that are active."""
         acting = {name for part in self._adapted().values() if part.lora_acts for name in part.peft_config}
         return [name for name, scale in self._loras.items() if scale and name in acting]
 
     def get_list_adapters(self) -> dict[str, list[str]]:
-        """Names of the LoRAs that are loaded, active or not, by the parts of the model that they adapt."""
+        """Return the names of the loaded LoRAs, active or not, by the parts of the model that they adapt."""
         return {name: list(part.peft_config) for name, part in self._adapted().items()}
 
     def disable_lora(self) -> None:
-        """Sets all LoRAs aside, those too that are loaded later, until `enable_lora` or `set_adapters`;
-        scales are kept.
+        """Set all LoRAs aside, also those that are loaded later, until `enable_lora` or `set_adapters`.
+
+        Their scales are kept. While a LoRA is fused this raises `InputError`.
         """
         self._check_unfused("it is set aside")
         self._apply_loras(act=False)
 
     def enable_lora(self) -> None:
-        """Lets the LoRAs act again that `disable_lora` set aside, with the scales that they had."""
+        """Let the LoRAs that `disable_lora` set aside act again, with the scales that they had.
+
+        While a LoRA is fused this raises `InputError`.
+        """
         self._check_unfused("it is enabled")
         self._apply_loras(act=True)
 
@@ -143,14 +166,22 @@ class AdapterMixin:
         safe_fusing: bool = True,
         adapter_names: str | list[str] | None = None,
     ) -> None:
-        """Adds LoRAs to the weights of the model, with their scales times `lora_scale`, so that they cost
-        nothing more.
+        """Add LoRAs to the weights of the model, so that they cost nothing more.
 
-        components: the parts to add to; by default all that are adapted. adapter_names: by default all that
-        are active; others that are active go on beside. safe_fusing: weights that are not finite are refused
-        whatever it says. `unfuse_lora` gives back the original to the bit, from copies that stay on the CPU
-        until then; `unload_lora_weights` keeps the sum as the model, lets go of the copies, and
-        `save_pretrained` then writes it.
+        `unfuse_lora` gives back the original weights to the bit, from copies that stay on the CPU until then.
+        `unload_lora_weights` keeps the sum as the model and lets go of the copies, and `save_pretrained` then
+        writes it.
+
+        Args:
+            components: names of the parts whose weights change; None for all that are adapted.
+            lora_scale: a factor by which the scale of every LoRA that is fused is multiplied.
+            safe_fusing: as in diffusers; here weights that are not finite are refused whatever it says.
+            adapter_names: names of the LoRAs to fuse; None for all that are active. Others that are active go
+                on beside the model.
+
+        Raises:
+            InputError: where no LoRA is active, a named one is not, a sum is not finite, or LoRAs are fused
+                already. Weights are then as they were.
         """
         self._check_unfused("more are fused")
         check_scale("to fuse", lora_scale)
@@ -172,14 +203,19 @@ class AdapterMixin:
                     tuple(names),
                 )
         except InputError:
+            # Either all parts are fused or none: those before the one that failed are taken back.
             for part in self._fused.values():
                 self._unfuse(part)
             raise
         self._apply_loras()
 
     def unfuse_lora(self, components: str | list[str] | None = None) -> None:
-        """Takes fused LoRAs out of the weights again, which are then what they were, to the bit; they act
-        beside the model as before.
+        """Take fused LoRAs out of the weights again, which then are to the bit what they were before.
+
+        The LoRAs act beside the model as before. Where none is fused this raises `InputError`.
+
+        Args:
+            components: names of the parts whose weights change; None for all with a fused LoRA.
         """
         if not self._fused:
             raise InputError(
@@ -196,16 +232,19 @@ class AdapterMixin:
 
     @property
     def fused_loras(self) -> set[str]:
-        """Names of the LoRAs that are fused and can be unfused."""
+        """The names of the LoRAs that are fused and can be unfused."""
         return {name for part in self._fused.values() for name in part.lora_fused_names}
 
     @property
     def num_fused_loras(self) -> int:
-        """How many those are."""
+        """The number of LoRAs that are fused and can be unfused."""
         return len(self.fused_loras)
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:
-        """Takes these LoRAs away."""
+        """Take the named LoRAs away.
+
+        Unknown names, and any while a LoRA is fused, raise `InputError`.
+        """
         self._check_unfused("it is deleted")
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for name in names:
@@ -220,8 +259,9 @@ class AdapterMixin:
         self._apply_loras()
 
     def unload_lora_weights(self) -> None:
-        """Takes all LoRAs away; what is left is the model as it was, to the bit, but for those that are
-        fused, which stay for good.
+        """Take all LoRAs away.
+
+        What is left is the model as it was, to the bit; only LoRAs that are fused stay for good.
         """
         for part in self._adapted().values():
             part.unload_lora()
@@ -238,10 +278,22 @@ class AdapterMixin:
         subfolder: str | None = None,
         any_base: bool = False,
     ) -> list[str]:
-        """Teaches the text tower the words in a folder or file, and returns them; `token` is another name for
-        the word, if it is one.
+        """Teach the text tower the words in a folder or a file.
 
-        weight_name, subfolder: of the file in the folder, where it is not the usual one.
+        Args:
+            source: the folder or file.
+            token: another name for the word, if there is only one.
+            weight_name: the name of the file in the folder, where it is not the usual one.
+            subfolder: the folder below `source` in which the file is, if any.
+            any_base: whether words may be used that were learned for another table of words of the same
+                width.
+
+        Returns:
+            The words, by the names under which prompts may use them.
+
+        Raises:
+            InputError: for words of another model, a model without a text tower, and `token` for several
+                words.
         """
         path = named_file(source, WORDS_FILE, weight_name, subfolder)
         learned, base, probes = read_words(path)
@@ -268,14 +320,15 @@ class AdapterMixin:
         return list(learned)
 
     def unload_textual_inversion(self) -> None:
-        """Takes all learned words away."""
+        """Take all learned words away."""
         if getattr(self, TOWER) is not None:
             words.remove_words(getattr(self, TOWER))
             getattr(self, TOWER).word_files = ()
 
     def describe_adapters(self) -> dict[str, list[dict[str, Any]]]:
-        """Returns the LoRAs that act and the learned words by their files, for a record; without a key for
-        what there is none of.
+        """Return the files of the LoRAs that are active and of the learned words, for a record.
+
+        Without a LoRA, or without learned words, their key is left out.
         """
         files: dict[str, Mapping[str, str]] = {}
         for part in self._adapted().values():
@@ -284,31 +337,37 @@ class AdapterMixin:
         loras = [
             {**files.get(name, {}), "scale": scale} for name, scale in self._loras.items() if name in acting
         ]
-        learned = list(getattr(getattr(self, TOWER), "word_files", ()))
+        tower = getattr(self, TOWER)
+        learned = [] if tower is None else list(tower.word_files)
         return ({"loras": loras} if loras else {}) | ({"words": learned} if learned else {})
 
     def check_unadapted(self) -> None:
-        """Raises `InputError` while a LoRA or learned words are loaded: a model folder holds a model."""
+        """Raise `InputError` while a LoRA or learned words are loaded.
+
+        A model folder holds a model, and no adapters.
+        """
         self._check_unfused("it is saved, or unload_lora_weights() to save what was fused")
         if self._loras:
             raise InputError(
                 f"LoRA {next(iter(self._loras))!r} is loaded: call unload_lora_weights() before "
                 "save_pretrained()"
             )
-        if isinstance(getattr(getattr(self, TOWER), "tokenizer", None), words.Wordbook):
+        tower = getattr(self, TOWER)
+        if tower is not None and tower.word_files:
             raise InputError(
                 "learned words are loaded: call unload_textual_inversion() before save_pretrained()"
             )
 
     def _denoisers(self) -> dict[str, lora.Skeleton]:
-        """The parts that can be adapted, by their names."""
+        """Return the parts that can be adapted, by their names."""
         return {name: part for name, part in self.components.items() if isinstance(part, lora.Skeleton)}
 
     def _adapted(self) -> dict[str, lora.Skeleton]:
-        """The parts with a LoRA, by their names."""
+        """Return the parts with a LoRA, by their names."""
         return {name: part for name, part in self._denoisers().items() if getattr(part, "peft_config", None)}
 
     def _check_unfused(self, what: str) -> None:
+        """Raise `InputError` while a LoRA is fused; `what` is for what it has to be unfused first."""
         if self._fused:
             raise InputError(
                 f"LoRA {' and '.join(sorted(self.fused_loras))} is fused: call unfuse_lora() before {what}"
@@ -317,7 +376,7 @@ class AdapterMixin:
     def _parts(
         self, components: str | list[str] | None, there: Mapping[str, lora.Skeleton]
     ) -> list[lora.Skeleton]:
-        """The named parts, or all that are there."""
+        """Return the named parts, or for None all that are there."""
         parts = list(there) if components is None else _as_list(components)
         if missing := [part for part in parts if part not in there]:
             raise InputError(
@@ -329,10 +388,11 @@ class AdapterMixin:
     def _apply_loras(
         self, changed: Mapping[str, float] = MappingProxyType({}), act: bool | None = None
     ) -> None:
-        """Gives LoRAs these scales, the others keep theirs; `act` sets all of them aside, or lets them act
-        again.
+        """Give LoRAs the scales in `changed`, and make those that act the active adapters of their parts.
 
-        One of scale 0 is left out of the sum, so that it changes no bit, and so is one that is fused.
+        Other LoRAs keep their scales. `act` False sets all of them aside, True lets them act again, and None
+        leaves that as it is. A LoRA of scale 0 is left out of the sum, so that it changes no bit, and so is
+        one that is fused.
         """
         if act is not None:
             for part in self._denoisers().values():
@@ -349,6 +409,7 @@ class AdapterMixin:
                 part.disable_lora()
 
     def _check_lora(self, found: Lora, part: str, tensors: Mapping[str, Tensor], any_base: bool) -> None:
+        """Raise `InputError` unless a LoRA fits a part in its layers, shapes and probes."""
         denoiser = self.components.get(part)
         if not isinstance(denoiser, lora.Skeleton):
             raise InputError(
@@ -367,7 +428,7 @@ class AdapterMixin:
 
 
 def _as_list(names: str | list[str]) -> list[str]:
-    """Each name once."""
+    """Return names as a list, each of them once."""
     return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 

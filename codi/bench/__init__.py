@@ -1,21 +1,23 @@
-"""`codi bench`: generate for input-output subsets, read the results with the world's probes, write a report.
+"""Run `codi bench`, which measures a model and writes a report.
 
-command.py   arguments to report, start to finish
-runs.py      what is generated: a `Run`, its prompts, its scenes and seeds
-make.py      making what is missing, in one process or several; store.py keeps it, so that a benchmark is
-             resumable
-models.py    the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its
-             prompt towers
-scores.py    agreement per cell and per task, with ceilings and floors
-timing.py    video and sound: in time together, a sound for a clip, a clip for a sound
-together.py  pairs, triples and all four outputs on what the prompt left open
-prompting.py prompts that disagree, that agree, that complete each other, and their order
-choosing.py  one candidate against several
-ablation.py    several models in one table
-steps.py     one model at several numbers of steps in one table
-targets.py   the other published targets
-report.py    report.json as a page; report_joint.py and markup.py help
-plots.py     charts, strips and the contact sheet
+It generates for input-output subsets and reads the results with the world's probes.
+
+command.py    from arguments to report, start to finish
+runs.py       what is generated: a `Run`, its prompts, its scenes and seeds
+make.py       making what is missing, in one process or several
+store.py      keeping it on disk, so that a benchmark can be resumed
+models.py     the model under test: outputs of a run, ceilings through its autoencoders, retrieval between its
+              prompt towers
+scores.py     agreement for each cell and each task, with ceilings and floors
+timing.py     video and sound: in time together, a sound for a clip, a clip for a sound
+together.py   pairs, triples and all four outputs on what the prompt left open
+prompting.py  prompts that disagree, that agree, that complete each other, and their order
+choosing.py   one candidate against several
+ablation.py   several models in one table
+steps.py      one model at several numbers of steps in one table
+targets.py    the other published targets
+report.py     report.json as a page; report_joint.py and markup.py help
+plots.py      charts, strips and the contact sheet
 """
 
 import argparse
@@ -36,12 +38,20 @@ _EXAMPLES = """examples:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Parse the options of `codi bench`, and raise `InputError` where argparse would exit."""
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See `{self.prog} --help`.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `codi bench`; imports nothing heavy."""
+    """Add the options of `codi bench` to a parser.
+
+    This imports nothing heavy, so that help and mistakes in the options cost no time.
+
+    Args:
+        parser: the parser that gets the options.
+    """
     parser.add_argument(
         "-o", "--out", required=True, metavar="FOLDER", help="where the report goes; a run continues there"
     )
@@ -85,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ablation",
-        "--ladder",  # as it was called
+        "--ladder",  # the name of this option in earlier versions
         dest="ablation",
         nargs="+",
         metavar="DIR[=NAME]",
@@ -107,9 +117,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: "argparse.Namespace | Sequence[str]") -> int:
-    """Runs the benchmark from parsed arguments or from a command line. Prints the path of the report.
+    """Run the benchmark and print the path of the report.
 
-    Raises `InputError` for options that cannot be used.
+    Args:
+        args: parsed arguments, or the words of a command line that follow `codi bench`.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        InputError: an option that cannot be used.
     """
     if not isinstance(args, argparse.Namespace):
         parser = _Parser(

@@ -1,9 +1,9 @@
-"""The ablation: several models of the same denoisers, each with one more idea in its joint
-attention, in one table.
+"""Compare in one table several models of the same denoisers, each with one more idea in its joint attention.
 
-Read in time only: video and sound together in step and as the model does it unasked (a step that never met a
-clean partner may do better in step), a sound for a clip, a clip for a sound, and together with sync guidance.
-Independent generation, which no joint attention touches, and the ceiling come from the first model.
+They are measured in time only. Video and sound are made together, both in step and as the model makes them by
+default (a variant that never met a clean partner in training may do better in step); then a sound for a clip,
+a clip for a sound, and video and sound together with sync guidance. Independent generation, which no joint
+attention touches, and the ceiling come from the first model.
 """
 
 from dataclasses import dataclass, replace
@@ -23,14 +23,29 @@ GUIDED = f"joint, sync guidance {SYNC_GUIDANCE:g}"
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One model under the name of what is new in it."""
+    """Name one model of the ablation.
+
+    Attributes:
+        name: what is new in the model, as the table shows it.
+        folder: the model's folder.
+    """
 
     name: str
     folder: str
 
 
 def parse_variants(texts: list[str]) -> list[Variant]:
-    """`DIR` or `DIR=name` each; without a name that of the folder. Raises `InputError`."""
+    """Parse the models of `--ablation`.
+
+    Args:
+        texts: `DIR` or `DIR=name` for each model. Without a name, that of the folder is taken.
+
+    Returns:
+        The variants in the order in which they were named.
+
+    Raises:
+        InputError: a text without a folder, or two models with the same name.
+    """
     variants = []
     for text in texts:
         folder, _, name = text.partition("=")
@@ -45,18 +60,26 @@ def parse_variants(texts: list[str]) -> list[Variant]:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantRuns:
-    """What is made of one variant."""
+    """List what is generated and scored for one variant.
+
+    Attributes:
+        count: the number of scenes.
+        draws: the number of independent sets of seeds.
+    """
 
     count: int
     draws: int
 
     @property
     def runs(self) -> dict[str, list[Run]]:
-        """All but the last without sync guidance, whatever the models do unasked."""
+        """The runs by kind.
+
+        Sync guidance is off in all but the last kind, whatever the models' own defaults are.
+        """
         partners = {
             name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()
         }
-        both = replace(BOTH, led=False)  # what joint attention does, and no caption beside it
+        both = replace(BOTH, led=False)  # without the auxiliary caption: joint attention alone is compared
         kinds = {name: replace(run, sync_guidance=1.0) for name, run in {"joint": both, **partners}.items()}
         kinds = {
             IN_STEP: replace(kinds["joint"], in_step=True),
@@ -66,10 +89,14 @@ class VariantRuns:
         return {name: drawn(run, self.draws) for name, run in kinds.items()}
 
     def plan(self) -> Plan:
+        """Return every run of a variant with the number of scenes."""
         return [(run, self.count) for run in chain(*self.runs.values())]
 
     def score(self, bench: Bench) -> dict[str, Any]:
-        """Lines by kind. Of a given clip or sound its own events count, read by the same probes."""
+        """Return a line of onset scores for each kind of run.
+
+        A clip or sound that was given counts with the events that the same probes read from it.
+        """
         made = {name: [bench.readings(run, self.count) for run in runs] for name, runs in self.runs.items()}
         pairs = {name: pair_of(readings) for name, readings in made.items() if name not in DIRECTIONS}
         truth = bench.truth(self.count)
@@ -80,14 +107,15 @@ class VariantRuns:
 
     @property
     def apart(self) -> list[Run]:
-        """A sound and a clip with different seeds."""
+        """A sound and a clip that are made alone, with different seeds."""
         return [Run(inputs=(TEXT,), outputs=(AUDIO,), draw=1), Run(inputs=(TEXT,), outputs=(VIDEO,))]
 
     def floor_plan(self) -> Plan:
+        """Return the runs of independent generation with the number of scenes."""
         return [(run, self.count) for run in self.apart]
 
     def controls(self, bench: Bench) -> dict[str, Any]:
-        """Independent generation and the ceiling, by the same names."""
+        """Return the lines of independent generation and of the ceiling, under the same kinds."""
         sound, picture = (bench.readings(run, self.count) for run in self.apart)
         truth, round_trip = bench.truth(self.count), bench.ceiling(self.count)
         pairs = {

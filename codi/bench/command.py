@@ -1,4 +1,4 @@
-"""`codi bench` from arguments to report: plan the runs, make those that are missing, score, write."""
+"""Run `codi bench` from arguments to report: plan the runs, make those that are missing, score, write."""
 
 import argparse
 import shlex
@@ -28,7 +28,7 @@ from codi.metrics.agreement import agreement
 from codi.types import InputError, Modality
 from codi.world import VISIBLE, caption
 
-SCENES, SCENES_OF_ALL = 256, 32  # by default: of every part, and of each of the 225 cells
+SCENES, SCENES_OF_ALL = 256, 32  # default numbers of scenes: of every part, and of each of the 225 cells
 SHEET = (
     "text->text+image+audio+video",
     "text->audio+video",
@@ -41,15 +41,31 @@ SHEET = (
 
 
 class Section(Protocol):
-    """A part of the report: what it needs to be made, and what it says of it."""
+    """Describe a part of the report: what has to be generated for it, and how it is scored."""
 
-    def plan(self) -> Plan: ...
+    def plan(self) -> Plan:
+        """Return the runs that this part needs, each with a number of scenes."""
+        ...
 
-    def score(self, bench: Bench) -> Any: ...
+    def score(self, bench: Bench) -> Any:
+        """Return what the report says of this part, a value for JSON."""
+        ...
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command. Prints the path of the report on stdout, progress on stderr."""
+    """Run the benchmark as the options ask.
+
+    The path of the report is printed on stdout, progress on stderr.
+
+    Args:
+        args: parsed arguments of `codi bench`.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        InputError: an option that cannot be used.
+    """
     started = time.monotonic()
     check_numbers(args)
     cells, variants, counts = (
@@ -85,7 +101,21 @@ def run(args: argparse.Namespace) -> int:
 def open_bench(
     folder: Path, source: str | None, args: argparse.Namespace, scales: dict[str, Any], steps: int | None
 ) -> Bench:
-    """The benchmark of one model at one number of steps, by default its own."""
+    """Open the benchmark of one model at one number of steps.
+
+    Args:
+        folder: where the benchmark keeps its readings.
+        source: a folder or hub id of the model; None is the model inside the package.
+        args: parsed arguments of `codi bench`.
+        scales: the guidance scales by option, as numbers or by output.
+        steps: the number of steps; None is the model's own.
+
+    Returns:
+        The benchmark. Its model is loaded when a run first needs it.
+
+    Raises:
+        InputError: a model that is not there, or more steps than its schedule has timesteps.
+    """
     model = Model(source, device=args.device, dtype=args.dtype, steps=steps, **scales)
     if steps is not None and steps > model.num_timesteps:
         most = model.num_timesteps
@@ -98,7 +128,7 @@ def open_bench(
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Raises `InputError` for a count that cannot be."""
+    """Raise `InputError` for a count that is too small."""
     for name, least in (("scenes", 2), ("batch", 1), ("seeds", 1), ("workers", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -106,7 +136,7 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def command_line() -> str:
-    """As it was typed."""
+    """Return the command as it was typed, for the head of the report."""
     return shlex.join(["codi", "bench", *sys.argv[2:]]) if sys.argv[1:2] == ["bench"] else "codi bench"
 
 
@@ -118,7 +148,19 @@ def measure_model(
     head: dict[str, Any],
     started: float,
 ) -> Path:
-    """The report of one model; gives the path of its page."""
+    """Measure one model and write its report.
+
+    Args:
+        folder: where the report goes.
+        bench: the benchmark of the model.
+        cells: the cells to measure.
+        args: parsed arguments of `codi bench`.
+        head: the command and the versions, as the report shows them.
+        started: the time at which the command began, in seconds of `time.monotonic`.
+
+    Returns:
+        The path of the report's page.
+    """
     seeds = draws(args)
     parts = sections(args.joint, cells, args.scenes or SCENES, seeds)
     report = head | measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
@@ -136,18 +178,29 @@ def measure_model(
 
 
 def draws(args: argparse.Namespace) -> int:
-    """Sets of seeds."""
+    """Return the number of independent sets of seeds."""
     return args.seeds or (3 if args.joint else 1)
 
 
 def asks_held_out(args: argparse.Namespace) -> bool:
-    """Whether shape-colour pairs that were never trained take part."""
+    """Return whether shape-colour pairs that were never trained are measured too."""
     return args.held_out or args.cells in ("fast", "all")
 
 
 def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dict[str, Section]:
-    """The parts that `--joint` asks for, or the cells. The fast part spends all seeds on time alone, where
-    the targets are sharpest.
+    """Return the parts of the report that `--joint` asks for, by name.
+
+    Without `--joint`, time alone is measured, and only if text to audio and video is among the cells. The
+    fast part spends all sets of seeds on time, where the targets are sharpest.
+
+    Args:
+        joint: "fast", "full", or None for no joint generation.
+        cells: the cells that are measured.
+        count: the number of scenes of each part.
+        seeds: the number of independent sets of seeds.
+
+    Returns:
+        The parts in the order in which they are scored.
     """
     full = joint == "full"
     once = seeds if full else 1
@@ -166,10 +219,22 @@ def sections(joint: str | None, cells: list[Run], count: int, seeds: int) -> dic
 def measure(
     bench: Bench, cells: list[Run], parts: dict[str, Section], *, held_out: bool, workers: int = 1
 ) -> dict[str, Any]:
-    """Every number of the report."""
+    """Make what is missing and compute every number of the report of one model.
+
+    Args:
+        bench: the benchmark of the model.
+        cells: the cells to measure.
+        parts: the parts of the report on joint generation, by name.
+        held_out: whether tasks on shape-colour pairs that were never trained are measured.
+        workers: the number of processes that share the work.
+
+    Returns:
+        The numbers by part of the report.
+    """
     tasks = [task for task in TASKS if (held_out if task.held_out else task.run in cells)]
     plan = [item for part in parts.values() for item in part.plan()]
     plan += [(run, bench.num_scenes) for run in (*(t.run for t in tasks), *cells)]
+    # Ground truth and its round trip are compared with every run, so they cover the longest one.
     most = max([bench.num_scenes, *(count for _, count in plan)])
     make(bench, [*plan, *((run, most) for run in (TRUE, ROUND_TRIP))], workers)
     ceiling, scenes = bench.ceiling(), bench.scenes()
@@ -183,12 +248,13 @@ def measure(
 
 
 def task_lines(bench: Bench, task: scores.Task) -> list[dict[str, Any]]:
+    """Return the report's lines on one task, beside the ceiling of the same scenes."""
     ceiling, scenes = bench.ceiling(held_out=task.held_out), bench.scenes(task.held_out)
     return scores.score_task(task, bench.readings(task.run), ceiling, scenes)
 
 
 def ceiling_table(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
-    """Share of attributes read rightly from ground truth, before and after the autoencoders."""
+    """Return the shares of attributes read correctly from ground truth, before and after the autoencoders."""
     facts = scores.facts_of(bench.scenes())
     measured = {"truth": bench.truth(), "ceiling": bench.ceiling()}
     result: dict[str, dict[str, dict[str, float]]] = {}
@@ -199,7 +265,7 @@ def ceiling_table(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
-    """Writes the pictures; gives their names."""
+    """Draw the pictures of a report into its folder and return their file names."""
     scenes, shown = bench.scenes(), [run for run in bench.made if run.inputs and run.plain]
     picked = [r for name in SHEET for r in shown if r.name == name] or shown[:5]
     samples = []
@@ -220,11 +286,23 @@ def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
 def compare_variants(
     folder: Path, benches: dict[str, Bench], args: argparse.Namespace, head: dict[str, Any], started: float
 ) -> Path:
-    """The table of several models; gives the path of its page."""
+    """Measure several models and write the table of the ablation.
+
+    Args:
+        folder: where the table goes.
+        benches: the benchmark of each model, by the name of the variant.
+        args: parsed arguments of `codi bench`.
+        head: the command and the versions, as the table shows them.
+        started: the time at which the command began, in seconds of `time.monotonic`.
+
+    Returns:
+        The path of the table's page.
+    """
     work = VariantRuns(count=args.scenes or SCENES, draws=args.seeds or 1)
     lines: dict[str, Any] = {}
     for number, (name, bench) in enumerate(benches.items()):
         print(f"{name}: {bench.model.folder}", file=sys.stderr, flush=True)
+        # Floors and ceilings are shared, since joint adapters change neither: the first model makes them.
         make(bench, [*work.plan(), *(work.floor_plan() if number == 0 else [])], args.workers)
         lines[name] = work.score(bench)
     first = next(iter(benches.values()))
@@ -254,7 +332,20 @@ def measure_steps(
     head: dict[str, Any],
     started: float,
 ) -> Path:
-    """The table of one model at several numbers of steps, on stderr too; gives the path of its page."""
+    """Measure one model at several numbers of steps, write the table and print it on stderr.
+
+    Args:
+        folder: where the table goes.
+        counts: the numbers of steps.
+        cells: the cells to measure.
+        args: parsed arguments of `codi bench`.
+        scales: the guidance scales by option, as numbers or by output.
+        head: the command and the versions, as the table shows them.
+        started: the time at which the command began, in seconds of `time.monotonic`.
+
+    Returns:
+        The path of the table's page.
+    """
     benches = {steps: open_bench(folder, args.model, args, scales, steps) for steps in counts}
     first = benches[counts[0]]
     reference = open_bench(folder, args.model, args, scales, min(REFERENCE, first.model.num_timesteps))
@@ -271,6 +362,7 @@ def measure_steps(
         print(f"{steps} steps", file=sys.stderr, flush=True)
         measured = measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
         reports[steps] = measured | {"distances": far.score(bench)}
+    # The number of steps is a column of the table, and so no setting that all of it shares.
     settled = {name: value for name, value in first.settings.items() if value is not None and name != "steps"}
     numbers = {"scenes": first.num_scenes, "seed": args.seed, "seeds": draws(args)}
     numbers |= {"scenes for distances": far.count}
@@ -288,12 +380,13 @@ def measure_steps(
 
 
 def write(folder: Path, report: dict[str, Any], pictures: list[str]) -> None:
+    """Write the report as JSON and as a page with its pictures."""
     save_json(folder / "report.json", finite(report))
     save_text(folder / "report.md", markdown(report, pictures))
 
 
 def finite(value: Any) -> Any:
-    """The same with None for numbers that are not finite, which JSON cannot hold."""
+    """Return a value with None in place of numbers that are not finite, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -304,6 +397,7 @@ def finite(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of codi and of the libraries that decide the numbers."""
     from codi import __version__
 
     return {"codi": __version__} | {

@@ -1,4 +1,7 @@
-"""Making what is missing: scenes and model in, readings on disk out, by one process or by several."""
+"""Generate what is missing, with one process or several.
+
+Scenes and a model go in; readings are written to disk.
+"""
 
 import multiprocessing
 import os
@@ -18,17 +21,22 @@ from codi.bench.store import Store, code_digest
 from codi.types import Modality
 from codi.world import Scene, sample_scenes
 
-Plan = Iterable[tuple[Run, int]]  # what to make, for how many scenes
+Plan = Iterable[tuple[Run, int]]  # runs, each with a number of scenes
 EVERYTHING = tuple(Modality)
 TRUE = Run(inputs=(), outputs=EVERYTHING, source=TRUTH)
 ROUND_TRIP = Run(inputs=(), outputs=EVERYTHING, source=AUTOENCODER)
 
 
 class Bench:
-    """The scenes, what is already on disk, and the model for what is not.
+    """Hold the scenes, what is already on disk, and the model for what is not.
 
-    num_scenes  for whoever does not say how many it wants
-    settings    what else decides the outcome, see `Store`
+    Args:
+        folder: where readings are kept.
+        model: the model under test.
+        num_scenes: the number of scenes for callers that name none.
+        seed: the seed of the scenes and of the noise.
+        batch_size: the number of scenes that are generated at once.
+        settings: what else decides the outcome, see `Store`.
     """
 
     def __init__(
@@ -56,14 +64,34 @@ class Bench:
         self.samplers = {MODEL: model.sample, TRUTH: truth_sampler, AUTOENCODER: self._round_trip}
 
     def scenes(self, held_out: bool = False, count: int | None = None) -> list[Scene]:
-        """Unseen scenes: their seed is far from those of training, and `start` and `x` are continuous."""
+        """Return unseen scenes.
+
+        Their seed is far from those of training, and `start` and `x` are continuous, so that no scene of
+        training comes again.
+
+        Args:
+            held_out: whether the scenes have the shape-colour pairs that training never showed.
+            count: the number of scenes; None is that of the benchmark.
+
+        Returns:
+            The scenes. The first ones are the same whatever their number.
+        """
         return sample_scenes(count or self.num_scenes, self.seed, held_out=held_out)
 
     def readings(
         self, run: Run, count: int | None = None, advance: Callable[[int], Any] = lambda samples: None
     ) -> Readings:
-        """Readings of a run for the first `count` scenes; those that are not there yet are generated and
-        saved batch by batch.
+        """Return the readings of a run for the first scenes, and generate those that are missing.
+
+        What is generated is saved batch by batch, so that an interrupted run goes on where it stopped.
+
+        Args:
+            run: what to make of every scene.
+            count: the number of scenes; None is that of the benchmark.
+            advance: a function that is called after each batch with the number of its samples.
+
+        Returns:
+            The readings of every output, `count` of each.
         """
         count = count or self.num_scenes
         found = self._found(run)
@@ -82,29 +110,48 @@ class Bench:
         return {m: rows[:count] for m, rows in found.items()}
 
     def missing(self, run: Run, count: int) -> int:
-        """How many scenes of a run are still to do."""
+        """Return for how many of the first `count` scenes a run has still to be made."""
         return max(0, count - len(self._found(run)[run.outputs[0]]))
 
     def truth(self, count: int | None = None, delay: float = 0.0) -> Readings:
-        """What the probes read from ground truth itself; with a delay, from its sounds alone."""
+        """Return what the probes read from ground truth itself.
+
+        Args:
+            count: the number of scenes; None is that of the benchmark.
+            delay: the seconds by which the sounds come late. With any other than 0, only sounds are read.
+
+        Returns:
+            The readings of every modality, or of sounds only.
+        """
         return self.readings(replace(TRUE, outputs=(Modality.AUDIO,), delay=delay) if delay else TRUE, count)
 
     def ceiling(self, count: int | None = None, held_out: bool = False) -> Readings:
-        """Ground truth of every modality through the autoencoders."""
+        """Return what the probes read from ground truth of every modality after the autoencoders.
+
+        Args:
+            count: the number of scenes; None is that of the benchmark.
+            held_out: whether the scenes have the shape-colour pairs that training never showed.
+
+        Returns:
+            The readings of every modality.
+        """
         return self.readings(replace(ROUND_TRIP, held_out=held_out), count)
 
     def _found(self, run: Run) -> Readings:
+        """Return the readings of a run so far, from memory or from disk."""
         if run not in self.made:
             self.made[run] = self.store.load(run)
         return self.made[run]
 
     def _round_trip(self, run: Run, scenes: list[Scene], seeds: list[int]) -> dict[Modality, Any]:
+        """Return ground truth of the scenes through the autoencoders, as a sampler of runs."""
         return {m: self.model.round_trip(m, render(m, scenes)) for m in run.outputs}
 
 
 def merged(plan: Plan) -> dict[Run, int]:
-    """Every run once, for as many scenes as the greediest wants, in the order in which they were
-    first named.
+    """Return every run once, for the largest number of scenes that any part wants.
+
+    The order is that in which the runs were first named.
     """
     wanted: dict[Run, int] = {}
     for run, count in plan:
@@ -113,11 +160,18 @@ def merged(plan: Plan) -> dict[Run, int]:
 
 
 def make(bench: Bench, plan: Plan, workers: int = 1) -> None:
-    """Generates what is missing, with a bar on stderr whose unit is what a sample costs. Interrupted, the
-    next call goes on.
+    """Generate what is missing, with a progress bar on stderr.
+
+    The unit of the bar is what a sample costs (`Run.cost`). After an interruption the next call goes on.
+
+    Args:
+        bench: the benchmark that generates and keeps the readings.
+        plan: the runs, each with a number of scenes.
+        workers: the number of processes that share the runs.
     """
     todo = {run: count for run, count in merged(plan).items() if bench.missing(run, count)}
     total = sum(run.cost * bench.missing(run, count) for run, count in todo.items())
+    # A log file gets a line every half minute, not two each second.
     interval = 0.5 if sys.stderr.isatty() else 30.0
     shape = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with tqdm(
@@ -137,7 +191,11 @@ def make(bench: Bench, plan: Plan, workers: int = 1) -> None:
 
 
 def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> None:
-    """Runs in several processes that share nothing but the folder; each run belongs to one of them."""
+    """Generate runs in several processes that share nothing but the folder.
+
+    Each run belongs to one process.
+    """
+    # Forked workers would inherit torch's threads in an unknown state.
     context = multiprocessing.get_context("spawn")
     queue, others = context.SimpleQueue(), multiprocessing.active_children()
     recipe = dict(
@@ -156,19 +214,20 @@ def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> 
                     bar.update(queue.get())
                 for future in done:
                     future.result()
-        except BaseException:  # nobody waits for what is under way: files are written whole or not at all
+        except BaseException:  # workers can be ended at once: files are written whole or not at all
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in set(multiprocessing.active_children()) - set(others):
                 worker.terminate()
             raise
     for run in todo:
-        bench.made.pop(run, None)  # on disk now
+        bench.made.pop(run, None)  # the workers' readings are on disk, and this copy is older
 
 
-_WORKER: dict[str, Any] = {}  # of this process: its benchmark and where it reports
+_WORKER: dict[str, Any] = {}  # the worker's own benchmark, and the queue to which it reports progress
 
 
 def _start(model: dict[str, Any], recipe: dict[str, Any], queue: Any, workers: int) -> None:
+    """Open the benchmark in a new worker, which takes its share of the machine's threads."""
     import torch
 
     _end_with_parent()
@@ -177,12 +236,14 @@ def _start(model: dict[str, Any], recipe: dict[str, Any], queue: Any, workers: i
 
 
 def _work(run: Run, count: int) -> None:
+    """Generate one run in a worker and report its progress to the parent."""
     _WORKER["bench"].readings(run, count, advance=lambda samples: _WORKER["queue"].put(samples * run.cost))
 
 
 def _end_with_parent() -> None:
-    """This process ends with the one that started it, however that ended: a worker whose parent was killed
-    would wait for ever.
+    """End this process when the one that started it ends, however that happens.
+
+    A worker whose parent was killed would otherwise wait for ever.
     """
     parent = multiprocessing.parent_process()
 

@@ -1,5 +1,8 @@
-"""The model under test: outputs of a run, ground truth through its autoencoders, retrieval between its prompt
-towers.
+"""Wrap the model under test for the benchmark.
+
+It gives the outputs of a run, ground truth through its autoencoders, and retrieval between its prompt towers.
+
+Letters: B batch, F frames, H W height and width in pixels, S samples of a sound, D width of the prompt space.
 """
 
 import hashlib
@@ -25,9 +28,9 @@ from codi.types import EMBEDDED, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
-# and the published targets
+# Pairs of prompt towers, and the published targets of retrieval between them.
 TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}
-SAID = ("provenance.json", CHECKSUMS)  # of a model, and no part of it
+SAID = ("provenance.json", CHECKSUMS)  # files that describe a model's weights and do not change its results
 SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000  # what the probes read
 _FIT = {
     TEXT: lambda text, spec: text,
@@ -38,10 +41,20 @@ _FIT = {
 
 
 class Model:
-    """A pipeline, loaded when the first run needs it: a finished benchmark is scored again without one.
+    """Hold a pipeline that is loaded when the first run needs it.
 
-    Scales are a number or {output: number}; None leaves the model's default. Raises `InputError` for a model
-    that is not there.
+    A finished benchmark can therefore be scored again without loading one.
+
+    Args:
+        source: a folder or hub id; None is the model inside the package.
+        device: "auto" or a device of torch.
+        dtype: the precision of the networks, by its name in torch.
+        steps: the number of denoising steps; None is the model's own.
+        guidance: the prompt guidance scale, a number or {output: number}; None is the model's own.
+        sync_guidance: the sync guidance scale, a number or {output: number}; None is the model's own.
+
+    Raises:
+        InputError: a model that is not there.
     """
 
     def __init__(
@@ -68,7 +81,10 @@ class Model:
 
     @cached_property
     def pipe(self) -> CoDiPipeline:
-        """The pipeline, on its device. Convolutions are a sixth faster on a CPU with the channels last."""
+        """The pipeline, on its device.
+
+        Its convolutions keep the channels last in memory, which makes them a sixth faster on a CPU.
+        """
         pipe = CoDiPipeline.from_pretrained(self.folder, dtype=self.dtype).to(pick_device(self.device))
         for part in (p for p in pipe.components.values() if isinstance(p, torch.nn.Module)):
             for layer in (m for m in part.modules() if isinstance(m, torch.nn.Conv2d)):
@@ -83,7 +99,7 @@ class Model:
 
     @cached_property
     def num_timesteps(self) -> int:
-        """How many steps it can be asked for at most."""
+        """The largest number of steps that the model can be asked for."""
         return int(
             json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())[
                 "num_train_timesteps"
@@ -92,8 +108,9 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when a weight or setting in the model's folder does; what is only said of them, as where
-        they came from, is none.
+        """A digest that changes when a weight or a setting in the model's folder changes.
+
+        Files that only describe the model, such as where its weights came from, do not count.
         """
         digest = hashlib.sha256()
         files = (
@@ -107,8 +124,17 @@ class Model:
 
     @torch.no_grad()
     def sample(self, run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
-        """Outputs of `run` for a batch of scenes, each from its own seed and prompts: the public call, with
-        prompts encoded beforehand.
+        """Generate the outputs of a run for a batch of scenes, each from its own prompts and seed.
+
+        This is the public call of the pipeline, with prompts that were encoded beforehand.
+
+        Args:
+            run: what to generate, and how.
+            scenes: the scenes of the batch.
+            seeds: one seed for each scene.
+
+        Returns:
+            The outputs by modality, in the world's size, rate and length.
         """
         columns = [(m, self.prepared(m, column)) for m, column in prompts_of(run, scenes)]
         tokens = [
@@ -117,7 +143,7 @@ class Model:
         ]
         embeds = self.pipe.mix_prompts(*zip(*(reversed(tokens) if run.turned else tokens)))
         timed = self.pipe.find_partners(run.inputs, run.outputs, None if run.sync else False)
-        # of several inputs of one modality the first
+        # The reversed list lets the first of several inputs of one modality win.
         partners = {m: self.encode(m, dict(reversed(columns))[m]) for m in timed}
         scales = (
             self.scales
@@ -142,7 +168,16 @@ class Model:
 
     @contextmanager
     def without_hearing(self, deaf: Modality | None) -> Iterator[None]:
-        """Meanwhile one output hears nobody."""
+        """Cut one output off from its partners while the context is open.
+
+        It attends to no environment and takes no partner estimates; the other outputs still attend to it.
+
+        Args:
+            deaf: the output that is cut off; None changes nothing.
+
+        Yields:
+            Nothing.
+        """
         parts = (
             [getattr(self.pipe, name, None) for name in ("environment_encoders", "noisy_latent_encoders")]
             if deaf is not None
@@ -151,7 +186,7 @@ class Model:
         parts = [part for part in parts if part is not None]
         for part in parts:
             heard = {m: partners for m, partners in part.attends_to().items() if m is not deaf}
-            part.attends_to = lambda heard=heard: heard  # in place of the method of its class
+            part.attends_to = lambda heard=heard: heard  # hides the method of its class until it is deleted
         try:
             yield
         finally:
@@ -159,7 +194,15 @@ class Model:
                 del part.attends_to
 
     def round_trip(self, modality: Modality, media: Any) -> Any:
-        """Ground truth through the autoencoder, as the probes read it."""
+        """Encode and decode ground truth with the model's autoencoder.
+
+        Args:
+            modality: the modality of the media.
+            media: a batch of renderings in the world's size, rate and length.
+
+        Returns:
+            The decoded batch, as the probes read it.
+        """
         autoencoder = self.pipe.model.autoencoders[modality]
         with torch.no_grad():
             decoded = autoencoder.decode(
@@ -168,28 +211,46 @@ class Model:
         return self.as_world(modality, formatted(modality, decoded, "pt"))
 
     def as_world(self, modality: Modality, items: list[Any]) -> Any:
-        """Media of the model's own size, rate and length -> a batch of the world's, which the probes read."""
+        """Bring media of the model's own size, rate and length to those of the world, which the probes read.
+
+        Args:
+            modality: the modality of the media.
+            items: decoded media, one item for each sample.
+
+        Returns:
+            A batch: uint8 images (B, 3, H, W) or clips (B, F, 3, H, W), sounds (B, S), or a list of
+            sentences.
+        """
         spec = self.pipe.model.specs.get(modality)
         return _stack([_FIT[modality](item, spec) for item in items])
 
     def prepared(self, modality: Modality, media: Any) -> Any:
-        """Renderings as the model takes a user's prompt."""
+        """Return renderings as a batch in the form that the model makes of a user's prompts."""
         spec = self.pipe.model.specs.get(modality)
         raw = _stack([prepare(modality, item, spec) for item in media])
         return raw.to(self.pipe.device) if isinstance(raw, Tensor) else raw
 
     @torch.no_grad()
     def embed(self, modality: Modality, raw: Any) -> Tensor:
-        """Prompt tokens (B, D)."""
+        """Return the prompt tokens (B, D) of a prepared batch."""
         return self.pipe.model.towers[modality].embed(raw)
 
     @torch.no_grad()
     def encode(self, modality: Modality, raw: Any) -> Tensor:
+        """Return the latents (B, ...) of a prepared batch, in float32."""
         return self.pipe.model.autoencoders[modality].encode(raw).float()
 
     def retrieval(self, scenes: list[Scene], batch_size: int = 32) -> dict[str, dict[str, float]]:
-        """R@1 between prompt towers, both ways, beside chance; a hit agrees in all that both modalities can
-        show.
+        """Measure R@1 between prompt towers in both directions, beside chance.
+
+        A hit agrees in every attribute that both modalities can show.
+
+        Args:
+            scenes: the scenes whose renderings are embedded.
+            batch_size: the number of renderings that are embedded at once.
+
+        Returns:
+            The value, chance and target of every pair of towers that the model has, by direction.
         """
         facts, result = facts_of(scenes), {}
         tokens = {m: self._embed_all(m, scenes, batch_size) for m in Modality if m in self.pipe.model.towers}
@@ -206,23 +267,25 @@ class Model:
         return result
 
     def _embed_all(self, modality: Modality, scenes: list[Scene], batch_size: int) -> Tensor:
+        """Return the prompt tokens (len(scenes), D) of all renderings of one modality."""
         media = render(modality, scenes)
         parts = [media[i : i + batch_size] for i in range(0, len(scenes), batch_size)]
         return torch.cat([self.embed(modality, self.prepared(modality, part)).cpu() for part in parts])
 
 
 def _stack(items: list[Any]) -> Any:
-    """Tensors of one shape, or sentences, as a batch."""
+    """Return tensors of one shape, or sentences, as a batch."""
     return torch.stack(items) if isinstance(items[0], Tensor) else list(items)
 
 
 def _for_outputs(scale: Any, outputs: Sequence[Modality]) -> Any:
-    """The part of a scale that speaks of these outputs; None when nothing does."""
+    """Return the entries of a scale that belong to these outputs, or None where there are none."""
     if not isinstance(scale, dict):
         return scale
     return {name: value for name, value in scale.items() if Modality(name) in outputs} or None
 
 
 def _digest(path: Path) -> bytes:
+    """Return the SHA-256 digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

@@ -1,4 +1,7 @@
-"""Charts of a report and a contact sheet of its samples, drawn without a display."""
+"""Draw the charts of a report and a contact sheet of its samples, without a display.
+
+Letters: B batch, F frames, H W height and width in pixels, S samples of a sound, T columns of a spectrogram.
+"""
 
 import textwrap
 from pathlib import Path
@@ -18,15 +21,16 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 _SPAN = 2.0  # seconds across the sheet
-_RATE, _FPS = 16000, 8.0
-_WINDOW, _HOP = 512, 128
-_MARKS = {Modality.VIDEO: "red", Modality.AUDIO: "white"}  # events, by the medium they were read from
+_RATE, _FPS = 16000, 8.0  # of the world's sounds (Hz) and clips
+_WINDOW, _HOP = 512, 128  # of the spectrograms, samples
+# Colours of events, by the medium they were read from.
+_MARKS = {Modality.VIDEO: "red", Modality.AUDIO: "white"}
 _HEIGHT = {Modality.TEXT: 0.3, Modality.IMAGE: 1.1, Modality.AUDIO: 0.7, Modality.VIDEO: 0.44}  # inches
-_TITLE = 0.3
+_TITLE = 0.3  # inches
 
 
 def save(figure: Figure, path: Path) -> str:
-    """Writes a png and gives its name."""
+    """Write a figure as png, close it, and return its file name."""
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=130, bbox_inches="tight")
     plt.close(figure)
@@ -34,8 +38,16 @@ def save(figure: Figure, path: Path) -> str:
 
 
 def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
-    """Heat map of agreement, inputs down, outputs across; cells never trained carry a dot, cells not run stay
-    white.
+    """Draw a heat map of agreement, with inputs downwards and outputs across.
+
+    Cells that training never showed carry a dot; cells that were not run stay white.
+
+    Args:
+        cells: the cells of the report.
+        path: where the picture goes.
+
+    Returns:
+        The name of the file.
     """
     rows, columns = _subsets(cells, "inputs"), _subsets(cells, "outputs")
     grid = np.full((len(rows), len(columns)), np.nan)
@@ -56,7 +68,7 @@ def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
 
 
 def _subsets(cells: list[dict[str, Any]], side: str) -> list[tuple[str, ...]]:
-    """The subsets on one side, small ones first."""
+    """Return the subsets that occur on one side of the cells, small ones first."""
     order = [m.value for m in Modality]
     return sorted(
         {tuple(c[side]) for c in cells}, key=lambda names: (len(names), [order.index(n) for n in names])
@@ -64,7 +76,16 @@ def _subsets(cells: list[dict[str, Any]], side: str) -> list[tuple[str, ...]]:
 
 
 def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Path) -> str:
-    """F1 over tolerance of every line of the onset table."""
+    """Draw F1 over tolerance for every line of the onset table.
+
+    Args:
+        lines: the lines by name.
+        tolerances: the tolerances of the curves in seconds.
+        path: where the picture goes.
+
+    Returns:
+        The name of the file.
+    """
     figure, axes = plt.subplots(figsize=(6.5, 4))
     for k, (name, line) in enumerate(lines.items()):
         style = {
@@ -80,7 +101,15 @@ def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Pat
 
 
 def offset_histogram(lines: dict[str, Any], path: Path) -> str:
-    """How the offsets of matched events lie, sound minus picture."""
+    """Draw a histogram of the offsets of matched events, sound minus picture.
+
+    Args:
+        lines: the lines of the onset table by name.
+        path: where the picture goes.
+
+    Returns:
+        The name of the file.
+    """
     figure, axes = plt.subplots(figsize=(6.5, 3.5))
     bins = np.linspace(-250, 250, 51)
     for name in ("joint", "independent", "ground truth through autoencoders"):
@@ -100,8 +129,17 @@ def offset_histogram(lines: dict[str, Any], path: Path) -> str:
 
 
 def strips(media: Media, captions: list[str], path: Path) -> str:
-    """Each sample's frames directly above its spectrogram, large, with the events that were read from either
-    on both.
+    """Draw the frames of each sample directly above its spectrogram.
+
+    The events that were read from either medium are marked on both.
+
+    Args:
+        media: clips (B, F, 3, H, W) and sounds (B, S) of the same samples.
+        captions: the caption of each sample.
+        path: where the picture goes.
+
+    Returns:
+        The name of the file.
     """
     count = len(media[Modality.VIDEO])
     heights = [1.0, 1.6, 0.7] * count  # inches: frames, spectrogram, a gap
@@ -122,8 +160,15 @@ def strips(media: Media, captions: list[str], path: Path) -> str:
 
 
 def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> str:
-    """One row per sample (run, scene, the run's media, index of the sample in it): inputs left, outputs
-    right.
+    """Draw one row for each sample, with its inputs on the left and its outputs on the right.
+
+    Args:
+        samples: for each sample the run, the scene, the media of the run, and the position of the sample
+            among them.
+        path: where the picture goes.
+
+    Returns:
+        The name of the file.
     """
     heights = [
         max(sum(_HEIGHT[m] for m in side) for side in (run.inputs, run.outputs)) + _TITLE
@@ -142,8 +187,9 @@ def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> s
 
 
 def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
-    """Panels of one side from the top, video directly above sound on one clock, each marked with the events
-    of both.
+    """Draw the media of one side from the top downwards, each with the events of both timed media.
+
+    The clip stands directly above the sound, so that both share one axis of time.
     """
     order = [m for m in (Modality.TEXT, Modality.IMAGE, Modality.VIDEO, Modality.AUDIO) if m in media]
     panels, top = {}, height - _TITLE
@@ -158,8 +204,9 @@ def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
 
 
 def _mark(panels: dict[Modality, Axes], media: dict[Modality, Any]) -> None:
-    """Draws the events read from each medium into every panel that has a clock, dotted where they are of the
-    other medium.
+    """Draw the events read from each medium into every panel with a time axis.
+
+    Lines are full in the panel of the medium they were read from, and dotted in the other.
     """
     timed = [m for m in panels if m in _MARKS]
     for source in timed:
@@ -175,12 +222,14 @@ def _mark(panels: dict[Modality, Axes], media: dict[Modality, Any]) -> None:
 
 
 def _batch(item: Any) -> Any:
+    """Return an item as a batch of one, for a probe."""
     import torch
 
     return torch.as_tensor(np.asarray(item))[None]
 
 
 def _text(ax: Axes, text: Any) -> None:
+    """Draw a sentence, wrapped, into a panel."""
     ax.axis("off")
     ax.text(
         0.0,
@@ -194,11 +243,13 @@ def _text(ax: Axes, text: Any) -> None:
 
 
 def _image(ax: Axes, image: Any) -> None:
+    """Draw an image (3, H, W) into a panel."""
     ax.imshow(np.asarray(image).transpose(1, 2, 0), interpolation="nearest")
     ax.set_anchor("W")
 
 
 def _filmstrip(ax: Axes, frames: Any) -> None:
+    """Draw the frames of a clip (F, 3, H, W) side by side, over seconds."""
     frames = np.asarray(frames).transpose(0, 2, 3, 1)  # (F, H, W, 3)
     ax.imshow(
         np.concatenate(list(frames), axis=1),
@@ -210,6 +261,7 @@ def _filmstrip(ax: Axes, frames: Any) -> None:
 
 
 def _spectrogram(ax: Axes, wave: Any) -> None:
+    """Draw the spectrogram of a sound (S,) in dB, over seconds and kHz."""
     wave = np.asarray(wave, dtype=np.float64)
     padded = np.pad(wave, _WINDOW // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * np.hanning(_WINDOW)

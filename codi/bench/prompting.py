@@ -1,11 +1,13 @@
-"""What prompts do together: two that disagree, one more that agrees, two that name different things, and the
-order in which they come.
+"""Measure what several prompts do together.
 
-Conflict: the second of two prompts describes a scene that differs in every attribute; how often the result
-follows it must not fall as its weight rises. Redundancy: one more prompt of the same scene must not make the
-result worse. Completion: a sentence names motion and tempo, a picture shows the rest, and both are to be
-followed. Order: it must not matter. Differences are taken scene by scene, so their intervals are those of
-paired samples.
+Four questions are asked. Conflict: the second of two prompts describes a scene that differs in every
+attribute; how often the result follows it must not fall as its weight rises. Redundancy: one more prompt of
+the same scene must not make the result worse. Completion: a sentence names motion and tempo, a picture shows
+the rest, and both are to be followed. Order: the order of the prompts must not matter.
+
+Differences are taken scene by scene, so that their intervals are those of paired samples.
+
+Letters: N scenes.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from codi.types import Modality
 from codi.world import Scene
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the prompt that disagrees; the other has the rest
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the second prompt; the first has the rest
 CONFLICTS = tuple(
     Run(inputs=inputs, outputs=(output,), rival=True, sync=False)
     for inputs, output in (
@@ -33,7 +35,7 @@ CONFLICTS = tuple(
         ((TEXT, TEXT), AUDIO),
     )
 )
-ADDED = {  # one prompt -> those that are added to it
+ADDED = {  # the modalities that are added, one at a time, to the prompt of each cell
     "text->image": (TEXT, IMAGE, AUDIO, VIDEO),
     "audio->image": (TEXT, IMAGE, VIDEO),
     "text->audio": (TEXT, IMAGE, AUDIO, VIDEO),
@@ -47,22 +49,29 @@ ORDER = (parse_cell("text+image+audio->image"), parse_cell("text+image+audio+vid
 
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
-    """All four, each for `count` scenes."""
+    """Generate and score conflict, redundancy, completion and order.
+
+    Attributes:
+        count: the number of scenes of each.
+    """
 
     count: int
 
     @property
     def conflicts(self) -> dict[Run, list[Run]]:
+        """The runs with each weight of `WEIGHTS`, for each pair of prompts that disagree."""
         return {run: [replace(run, weights=(1 - w, w)) for w in WEIGHTS] for run in CONFLICTS}
 
     @property
     def additions(self) -> dict[Run, dict[Modality, Run]]:
+        """The runs with one more prompt by its modality, for each run with one prompt."""
         bases = {parse_cell(name): added for name, added in ADDED.items()}
         return {
             base: {m: replace(base, inputs=(*base.inputs, m)) for m in added} for base, added in bases.items()
         }
 
     def plan(self) -> Plan:
+        """Return every run with the number of scenes."""
         added = [run for base, runs in self.additions.items() for run in (base, *runs.values())]
         turned = [run for pair in ((r, replace(r, turned=True)) for r in ORDER) for run in pair]
         return [
@@ -70,6 +79,7 @@ class Prompting:
         ]
 
     def score(self, bench: Bench) -> dict[str, Any]:
+        """Return the lines of the report for each of the four questions, by name."""
         scenes, get = bench.scenes(count=self.count), lambda run: bench.readings(run, self.count)
         return {
             "conflict": [
@@ -86,8 +96,17 @@ class Prompting:
 
 
 def follow_rows(run: Run, readings: Readings, scenes: list[Scene], estimates_from: Modality) -> np.ndarray:
-    """Share of the attributes that one prompt tells and the output shows which are as in `scenes`, for each
-    scene (N,).
+    """Return how far one prompt is followed in each scene.
+
+    Args:
+        run: a run with a single output.
+        readings: what the probes read from the output.
+        scenes: the scenes that the prompt describes.
+        estimates_from: the modality of the prompt.
+
+    Returns:
+        For each scene (N,) the share of correct attributes, among those that the prompt names and the output
+        shows.
     """
     (output,) = run.outputs
     parts = agreement(
@@ -97,8 +116,15 @@ def follow_rows(run: Run, readings: Readings, scenes: list[Scene], estimates_fro
 
 
 def conflict_line(run: Run, made: list[Readings], scenes: list[Scene]) -> dict[str, Any]:
-    """How often either prompt is followed at each of `WEIGHTS`, and the most it falls from one weight to the
-    next.
+    """Return how often either of two prompts that disagree is followed at each of `WEIGHTS`.
+
+    Args:
+        run: the run without weights.
+        made: the readings at each weight.
+        scenes: the scenes of the first prompt.
+
+    Returns:
+        The shares for both prompts, with the largest fall of the second one from one weight to the next.
     """
     first, second = run.inputs
     rivals = [rival_of(scene) for scene in scenes]
@@ -120,8 +146,17 @@ def conflict_line(run: Run, made: list[Readings], scenes: list[Scene]) -> dict[s
 def redundancy_line(
     base: Run, added: Modality, alone: Readings, more: Readings, scenes: list[Scene]
 ) -> dict[str, Any]:
-    """Agreement with and without the added prompt on what the first one tells, and their difference scene by
-    scene.
+    """Return the agreement with and without an added prompt, on what the first prompt names.
+
+    Args:
+        base: the run with one prompt.
+        added: the modality of the prompt that is added.
+        alone: the readings without it.
+        more: the readings with it.
+        scenes: the scenes that both prompts describe.
+
+    Returns:
+        Both agreements and their difference scene by scene.
     """
     estimates_from = base.inputs[0]
     before, after = (follow_rows(base, readings, scenes, estimates_from) for readings in (alone, more))
@@ -137,7 +172,16 @@ def redundancy_line(
 
 
 def completion_lines(run: Run, readings: Readings, scenes: list[Scene]) -> list[dict[str, Any]]:
-    """How far each prompt is followed on what it says, beside chance."""
+    """Return how far each of two prompts is followed on what it says, beside chance.
+
+    Args:
+        run: a run whose prompts complete each other.
+        readings: what the probes read from its output.
+        scenes: the scenes that both prompts describe.
+
+    Returns:
+        A line for each prompt.
+    """
     (output,) = run.outputs
     names = {m: asked((m,), output, run.facts) for m in run.inputs}
     return [
@@ -153,7 +197,16 @@ def completion_lines(run: Run, readings: Readings, scenes: list[Scene]) -> list[
 
 
 def order_line(run: Run, made: Readings, turned: Readings) -> dict[str, Any]:
-    """Share of samples whose readings are the same whichever prompt comes first."""
+    """Return the share of samples whose readings are the same whichever prompt comes first.
+
+    Args:
+        run: the run in one order.
+        made: its readings.
+        turned: the readings in the opposite order.
+
+    Returns:
+        The line of the report.
+    """
     same = [
         a.facts == b.facts and len(a.events) == len(b.events)
         for m in run.outputs

@@ -1,4 +1,7 @@
-"""report.json as a page: every number beside its ceiling and its floors, and the command that made it."""
+"""Turn report.json into a page.
+
+Every number stands beside its ceiling and its floors, and the page names the command that made it.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -53,7 +56,18 @@ _FORMATS = {"share": percent} | dict.fromkeys(("score", "distance", "seconds"), 
 
 
 def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:
-    """The page. Sections without data are left out."""
+    """Return the page of a report.
+
+    Sections without data are left out.
+
+    Args:
+        report: the report of one model.
+        plots: the file names of its pictures.
+
+    Returns:
+        The page in Markdown.
+    """
+    # The first picture, as a rule the contact sheet, comes before all tables.
     pictures = [f"![{_PLOTS[name]}]({name})\n\n*{_PLOTS[name]}.*" for name in plots]
     sections = [_tasks(report), _targets(report), _summary(report), *report_joint.joint_sections(report)]
     sections += [*pictures[1:], _cells(report), _ceilings(report), _towers(report)]
@@ -61,12 +75,12 @@ def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:
 
 
 def ablation_page(report: dict[str, Any]) -> str:
-    """The table of several models."""
+    """Return the page with the table of several models."""
     return "\n\n".join([_ABLATION.format(**_described(report)), report_joint.ablation_table(report)]) + "\n"
 
 
 def steps_page(report: dict[str, Any]) -> str:
-    """The table of several numbers of steps."""
+    """Return the page with the table of several numbers of steps."""
     header = " | ".join(["measure", *(str(steps) for steps in report["steps"]), "largest drop"])
     rows = []
     for row in report["rows"]:
@@ -79,11 +93,12 @@ def steps_page(report: dict[str, Any]) -> str:
 
 
 def _head(report: dict[str, Any]) -> str:
+    """Return the head of the page: the command, the settings, and how to read the numbers."""
     return _HEAD.format(**_described(report))
 
 
 def _described(report: dict[str, Any]) -> dict[str, Any]:
-    """The report with its settings and versions as lists of words."""
+    """Return the report with its counts, settings and versions as text for the head of a page."""
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     counts = ", ".join(f"{name} {count}" for name, count in report.get("counts", {}).items())
@@ -91,6 +106,7 @@ def _described(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tasks(report: dict[str, Any]) -> str | None:
+    """Return the published table, or None where no task was measured."""
     if not report["tasks"]:
         return None
     rows = [
@@ -115,6 +131,7 @@ def _tasks(report: dict[str, Any]) -> str | None:
 
 
 def _targets(report: dict[str, Any]) -> str | None:
+    """Return the section of the targets that the published table does not hold, or None without any."""
     if not report["targets"]:
         return None
     rows = [
@@ -134,6 +151,7 @@ def _targets(report: dict[str, Any]) -> str | None:
 
 
 def _summary(report: dict[str, Any]) -> str | None:
+    """Return the section of macro means and worst cells, or None without cells."""
     rows = [
         [
             name.replace("_", " "),
@@ -156,6 +174,7 @@ def _summary(report: dict[str, Any]) -> str | None:
 
 
 def _cells(report: dict[str, Any]) -> str | None:
+    """Return the section with a row for every cell, or None without cells."""
     if not report["cells"]:
         return None
     rows = [
@@ -178,6 +197,7 @@ def _cells(report: dict[str, Any]) -> str | None:
 
 
 def _ceilings(report: dict[str, Any]) -> str:
+    """Return the section of what the probes read from ground truth."""
     rows = [
         [m, a, *percents(v, "truth", "ceiling")]
         for m, parts in report["ceiling"].items()
@@ -190,6 +210,7 @@ def _ceilings(report: dict[str, Any]) -> str:
 
 
 def _towers(report: dict[str, Any]) -> str | None:
+    """Return the section of retrieval between prompt towers, or None where it was not measured."""
     if not report.get("retrieval"):
         return None
     rows = [[name, *percents(v, "value", "chance", "target")] for name, v in report["retrieval"].items()]

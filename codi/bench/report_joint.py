@@ -1,5 +1,6 @@
-"""The parts of the page that are about joint generation: in time, on what the prompt left open, prompts,
-selection, the ablation.
+"""Write the sections of the page that are about joint generation.
+
+They show agreement in time, agreement on what the prompt left open, prompts, selection and the ablation.
 """
 
 import math
@@ -24,7 +25,14 @@ _ABOUT_OPEN = (
 
 
 def joint_sections(report: dict[str, Any]) -> list[str | None]:
-    """In the order of the page; None for what was not measured."""
+    """Return the sections on joint generation in the order of the page.
+
+    Args:
+        report: the report of one model.
+
+    Returns:
+        The sections, None in place of each that was not measured.
+    """
     return [
         _onsets(report),
         _partners(report),
@@ -37,14 +45,17 @@ def joint_sections(report: dict[str, Any]) -> list[str | None]:
 
 
 def _between(low: float | None, high: float | None, show: Any) -> str:
+    """Return an interval in brackets."""
     return f"[{show(low)}, {show(high)}]"
 
 
 def _f1(line: dict[str, Any], tolerance: str) -> str:
+    """Return the F1 at one tolerance with its interval."""
     return f"{line['f1'][tolerance]:.3f} {_between(*line['intervals'][tolerance], lambda x: f'{x:.3f}')}"
 
 
 def onset_table(lines: dict[str, Any]) -> str:
+    """Return the table of onset scores, with a row for each line."""
     rows = []
     for name, line in lines.items():
         rows.append(
@@ -67,10 +78,12 @@ def onset_table(lines: dict[str, Any]) -> str:
 
 
 def _onsets(report: dict[str, Any]) -> str | None:
+    """Return the section of video and sound in time, or None where it was not measured."""
     return section("In time", onset_table(report["onsets"]), _ABOUT_TIME) if report.get("onsets") else None
 
 
 def _partners(report: dict[str, Any]) -> str | None:
+    """Return the section of sounds for clips and clips for sounds, or None where it was not measured."""
     if not report.get("partners"):
         return None
     note = (
@@ -81,6 +94,7 @@ def _partners(report: dict[str, Any]) -> str | None:
 
 
 def _four(report: dict[str, Any]) -> str | None:
+    """Return the section of all four outputs together, or None where it was not measured."""
     if not report.get("four"):
         return None
     four = report["four"]
@@ -94,12 +108,15 @@ def _four(report: dict[str, Any]) -> str | None:
 
 
 def _summary(report: dict[str, Any]) -> str | None:
-    """One row for each set of outputs: its weakest attribute, all of them at once, its widest spread."""
+    """Return the section with one row for each set of outputs, or None where it was not measured.
+
+    A row shows the weakest attribute, all attributes at once, and the widest spread.
+    """
     if not report.get("open"):
         return None
     rows = []
     for line in report["open"]:
-        # where nothing bounces, no column is asked
+        # A column is asked only where something bounces; else its value is NaN.
         asked = {a: v for a, v in line["attributes"].items() if math.isfinite(v["value"])}
         worst = min(asked.items(), key=lambda item: item[1]["value"])
         widest = max(
@@ -124,6 +141,7 @@ def _summary(report: dict[str, Any]) -> str | None:
 
 
 def _open(report: dict[str, Any]) -> str | None:
+    """Return the section with a row for every attribute left open, or None where it was not measured."""
     if not report.get("open"):
         return None
     rows, controls = [], ("independent", "shuffled", "chance", "truth", "ceiling")
@@ -144,11 +162,13 @@ def _open(report: dict[str, Any]) -> str | None:
 
 
 def _spread(spread: dict[str, float | None]) -> str:
+    """Return the spread of each output, with that of honest draws in parentheses."""
     shown = {m: "-" if x is None or x != x else f"{x:.2f}" for m, x in spread.items()}
     return ", ".join(f"{m} {x}" for m, x in shown.items() if m != "honest") + f" ({shown['honest']})"
 
 
 def _selection(report: dict[str, Any]) -> str | None:
+    """Return the section of one candidate against several, or None where it was not measured."""
     if not report.get("selection"):
         return None
     rows = []
@@ -176,6 +196,7 @@ def _selection(report: dict[str, Any]) -> str | None:
 
 
 def _prompting(report: dict[str, Any]) -> list[str]:
+    """Return the sections on several prompts together, none where they were not measured."""
     if not report.get("prompting"):
         return []
     parts = report["prompting"]
@@ -187,6 +208,7 @@ def _prompting(report: dict[str, Any]) -> list[str]:
 
 
 def _conflict(lines: list[dict[str, Any]]) -> str:
+    """Return the section of prompts that disagree."""
     weights = lines[0]["weights"]
     rows = []
     for line in lines:
@@ -214,6 +236,7 @@ def _conflict(lines: list[dict[str, Any]]) -> str:
 
 
 def _redundancy(lines: list[dict[str, Any]], order: list[dict[str, Any]]) -> str:
+    """Return the section of one more prompt that agrees; its note holds the order of prompts."""
     rows = [
         [
             line["cell"],
@@ -236,6 +259,7 @@ def _redundancy(lines: list[dict[str, Any]], order: list[dict[str, Any]]) -> str
 
 
 def _completion(lines: list[dict[str, Any]]) -> str:
+    """Return the section of prompts that complete each other."""
     told = lambda line: (f"text + image -> {line['output']}", line["prompt"], ", ".join(line["names"]))
     rows = [[*told(line), with_interval(line["followed"]), percent(line["chance"])] for line in lines]
     note = "One sentence and one picture of the same scene, each of which says what the other leaves open."
@@ -247,7 +271,7 @@ def _completion(lines: list[dict[str, Any]]) -> str:
 
 
 def ablation_table(report: dict[str, Any]) -> str:
-    """One row for each model, then the controls."""
+    """Return the table of the ablation, with a row for each model and then the controls."""
     kinds = {
         IN_STEP: ("125 ms",),
         "joint": ("125 ms", "62.5 ms"),

@@ -1,8 +1,11 @@
-"""What the benchmark generates. A `Run` is one choice of inputs, outputs and seeds over scenes; what the
-probes read is kept on disk.
+"""Say what the benchmark generates.
 
-Everything the report says is computed from readings, so a finished run is never generated twice. Scenes and
-seeds of a run do not depend on how many there are: the first scenes of a long run are those of a short one.
+A `Run` is one choice of inputs, outputs and seeds over scenes. What the probes read from its outputs is kept
+on disk, and everything that the report says is computed from these readings, so that a finished run is never
+generated twice. Scenes and seeds of a run do not depend on how many there are: the first scenes of a long run
+are those of a short one.
+
+Letters: B batch, F frames, H W height and width in pixels, S samples of a sound.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,35 +23,38 @@ Readings = dict[Modality, list[Reading]]
 Batches = Iterator[tuple[Readings, Media]]
 Sampler = Callable[["Run", list[Scene], list[int]], Media]  # (run, scenes, one seed per scene) -> its outputs
 
-MODEL, TRUTH, AUTOENCODER = "model", "truth", "autoencoder"  # where the outputs of a run come from
+MODEL, TRUTH, AUTOENCODER = "model", "truth", "autoencoder"  # sources of the outputs of a run
 SHOWN = 3  # samples of a run kept as media, for the contact sheet
 SAMPLING_RATE = 16000  # of the world's sounds, Hz
-# What one sample costs the embedded model, in about hundredths of a second of one core: for the progress bar,
-# no number depends on it.
+# What one sample costs the embedded model, in about hundredths of a second of one core. Only the progress bar
+# uses it; no number of a report depends on it.
 COST = {Modality.TEXT: 6, Modality.IMAGE: 12, Modality.AUDIO: 36, Modality.VIDEO: 110}
 _RENDER = {Modality.TEXT: lambda scenes: [world.caption(scene) for scene in scenes], **world.RENDERERS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One thing to make for every scene.
+    """Describe one thing to make for every scene.
 
-    inputs         prompts; one modality twice is two prompts, the second in other words
-    facts          what a text prompt names; None is everything that a caption can say
-    held_out       scenes are shape-colour pairs that training never showed
-    draw           which of several independent sets of seeds
-    source         MODEL generates; TRUTH gives the scenes themselves; AUTOENCODER the scenes through the
-                   autoencoders
-    delay          seconds by which the sound of the scenes themselves comes late
-    weights        one per input; None: all equal
-    rival          the last prompt describes another scene, with which no attribute agrees
-    turned         prompts are mixed in the opposite order
-    sync           inputs with a clock stand in the loop as clean partners where an output has one
-    sync_guidance  instead of the benchmark's own
-    candidates     drawn for each sample, of which selection keeps one
-    deaf           an output that hears nobody, though the others hear it
-    in_step        all outputs at one noise level, whatever delays the model has
-    led            a caption that nobody asked for may lead several outputs, as it does unasked
+    Attributes:
+        inputs: the modalities of the prompts. One modality twice is two prompts, the second in other words.
+        outputs: the modalities to generate.
+        facts: the attributes that a text prompt names; None is everything that a caption can say.
+        held_out: whether the scenes are shape-colour pairs that training never showed.
+        draw: which of several independent sets of seeds is used.
+        source: where the outputs come from. MODEL generates them, TRUTH takes the scenes themselves,
+            AUTOENCODER the scenes through the autoencoders.
+        delay: the seconds by which the sound of the scenes themselves comes late.
+        weights: one weight for each input; None is equal weights.
+        rival: whether the last prompt describes another scene, with which no attribute agrees.
+        turned: whether prompts are mixed in the opposite order.
+        sync: whether inputs with a time axis stand in the loop as clean partners where an output has one.
+        sync_guidance: the sync guidance scale; None is that of the benchmark.
+        candidates: how many are drawn for each sample, of which selection keeps one.
+        deaf: an output that attends to no partner, though the others attend to it.
+        in_step: whether all outputs are at one timestep, whatever start offsets the model has.
+        led: whether an auxiliary caption may be generated beside several outputs, as the model does by
+            default.
     """
 
     inputs: tuple[Modality, ...]
@@ -70,7 +76,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Different for different runs."""
+        """A name that is different for different runs."""
         facts = "" if self.facts is None else f"[{','.join(self.facts)}]"
         tail = (
             ("!" if self.held_out else "")
@@ -80,7 +86,7 @@ class Run:
         return f"{join(self.inputs) or self.source}{facts}->{join(self.outputs)}{tail}"
 
     def _tags(self) -> list[str]:
-        """What sets it apart from an ordinary call, for its name."""
+        """Return what sets the run apart from an ordinary call, for its name."""
         said = {
             f"delay {self.delay:g}": self.delay,
             "rival": self.rival,
@@ -97,13 +103,13 @@ class Run:
 
     @property
     def cost(self) -> int:
-        """What one of its samples costs, in the unit of `COST`."""
+        """The cost of one of its samples, in the unit of `COST`."""
         weight = self.candidates if self.source == MODEL else 0.2
         return max(1, round(weight * sum(COST[m] for m in self.outputs)))
 
     @property
     def plain(self) -> bool:
-        """A call as a user makes it, without anything that only a control has."""
+        """Return whether this is a call as a user makes it, without anything that only controls have."""
         return (
             self.source == MODEL
             and self.facts is None
@@ -113,15 +119,27 @@ class Run:
         )
 
     def redrawn(self, draw: int) -> "Run":
+        """Return the same run with another set of seeds."""
         return replace(self, draw=draw)
 
 
 def join(modalities: tuple[Modality, ...]) -> str:
+    """Return the names of modalities, joined as in the name of a cell."""
     return "+".join(m.value for m in modalities)
 
 
 def parse_cell(text: str) -> Run:
-    """`text+audio->video` as a run. Raises `InputError`."""
+    """Parse the name of a cell into a run.
+
+    Args:
+        text: inputs and outputs, such as `text+audio->video`.
+
+    Returns:
+        The run, its modalities in the order of `Modality`.
+
+    Raises:
+        InputError: a text of another form, an unknown modality, or one that is named twice on a side.
+    """
     parts = text.split("->")
     if len(parts) != 2 or not all(part.strip() for part in parts):
         raise InputError(f"cell {text!r} is not of the form inputs->outputs, such as text+audio->video")
@@ -130,31 +148,35 @@ def parse_cell(text: str) -> Run:
 
 
 def _ordered(modalities: list[Modality], text: str) -> tuple[Modality, ...]:
+    """Return one side of a cell in the order of `Modality`, after a check that it names each once."""
     if len(set(modalities)) < len(modalities):
         raise InputError(f"cell {text!r} names a modality twice on one side: name each once")
     return tuple(m for m in Modality if m in modalities)
 
 
 def seeds_of(run: Run, count: int, seed: int) -> list[int]:
-    """One seed per scene, different for every draw."""
+    """Return one seed for each scene, different in every set of seeds."""
     return [seed * 1_000_003 + run.draw * 65_537 + i for i in range(count)]
 
 
 def render(modality: Modality, scenes: list[Scene]) -> Any:
-    """Ground truth of one modality."""
+    """Return ground truth of one modality for a batch of scenes."""
     return _RENDER[modality](scenes)
 
 
 def read(modality: Modality, media: Any) -> list[Reading]:
-    """What the probe of that modality sees."""
+    """Return what the probe of a modality reads from a batch of its media."""
     return world.READERS[modality](media)
 
 
 def rival_of(scene: Scene) -> Scene:
-    """A scene of training with another value of every attribute: whoever follows it does not
-    follow `scene`.
+    """Draw a scene of training that differs from `scene` in every attribute.
+
+    A result that follows one of the two therefore does not follow the other. The same scene always gets the
+    same rival.
     """
     rng = np.random.default_rng(scene.seed)
+    # A random scene differs in every attribute often enough that drawing again is simplest.
     while True:
         other = sample_scene(rng)
         if all(getattr(other, a) != getattr(scene, a) for a in ATTRIBUTES):
@@ -162,7 +184,15 @@ def rival_of(scene: Scene) -> Scene:
 
 
 def prompts_of(run: Run, scenes: list[Scene]) -> list[tuple[Modality, Any]]:
-    """One column of prompts per input: captions, pictures, sounds or clips of every scene."""
+    """Return the prompts of a run, one column for each input.
+
+    Args:
+        run: the run.
+        scenes: the scenes of a batch.
+
+    Returns:
+        Pairs of a modality and its captions, pictures, sounds or clips, one for each scene.
+    """
     columns = []
     for k, modality in enumerate(run.inputs):
         described = (
@@ -181,7 +211,10 @@ def prompts_of(run: Run, scenes: list[Scene]) -> list[tuple[Modality, Any]]:
 
 
 def _captions(scenes: list[Scene], facts: tuple[str, ...] | None, again: bool) -> list[str]:
-    """Canonical sentences; `again` in other words, since nobody gives one prompt twice."""
+    """Return the canonical sentences of scenes, or with `again` the same in other words.
+
+    A second sentence is worded differently because nobody gives one prompt twice.
+    """
     names = tuple(ATTRIBUTES) if facts is None else facts
     return [
         world.caption(scene, facts=names, rng=np.random.default_rng(scene.seed) if again else None)
@@ -190,8 +223,15 @@ def _captions(scenes: list[Scene], facts: tuple[str, ...] | None, again: bool) -
 
 
 def truth_sampler(run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
-    """Outputs that are the scenes themselves: what a perfect generator would give; sounds late by the run's
-    delay.
+    """Return the scenes themselves as outputs, which is what a perfect generator would give.
+
+    Args:
+        run: the run; its sounds come late by its `delay`.
+        scenes: the scenes of a batch.
+        seeds: one seed for each scene. They are not used, and make this a sampler as `batches` takes it.
+
+    Returns:
+        The media of every output.
     """
     media = {m: render(m, scenes) for m in run.outputs}
     if run.delay:
@@ -200,7 +240,15 @@ def truth_sampler(run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
 
 
 def delayed(sounds: Any, seconds: float) -> Any:
-    """Sounds (B, samples) that begin with `seconds` of silence and lose as much at the end."""
+    """Return sounds that come late.
+
+    Args:
+        sounds: (B, S) at 16 kHz.
+        seconds: the length of the silence at the beginning; as much is lost at the end.
+
+    Returns:
+        Sounds (B, S).
+    """
     late = round(seconds * SAMPLING_RATE)
     moved = sounds.clone().zero_()
     moved[:, late:] = sounds[:, : sounds.shape[1] - late]
@@ -210,7 +258,12 @@ def delayed(sounds: Any, seconds: float) -> Any:
 def batches(
     run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int, first: int = 0
 ) -> Batches:
-    """Readings and media of scenes `first` and on, batch after batch."""
+    """Yield the readings and the media of a run, batch after batch.
+
+    The sampler makes the outputs of `batch_size` scenes at a time, and the probes read them. Scenes before
+    `first` are left out, because they were made earlier; the seeds of the others stay the same. `seed` is
+    that of the benchmark.
+    """
     seeds = seeds_of(run, len(scenes), seed)
     for start in range(first, len(scenes), batch_size):
         part = slice(start, start + batch_size)
@@ -221,7 +274,18 @@ def batches(
 def generate(
     run: Run, scenes: list[Scene], seed: int, sampler: Sampler, batch_size: int
 ) -> tuple[Readings, Media]:
-    """Readings of all outputs for all scenes, and the media of the first few."""
+    """Generate and read a run at once, without a store.
+
+    Args:
+        run: the run.
+        scenes: all its scenes.
+        seed: the seed of the benchmark.
+        sampler: a function that makes the outputs of a batch.
+        batch_size: the number of scenes in a batch.
+
+    Returns:
+        The readings of all outputs for all scenes, and the media of the first few.
+    """
     parts = list(batches(run, scenes, seed, sampler, batch_size))
     readings = {m: [reading for made, _ in parts for reading in made[m]] for m in run.outputs}
     return readings, {m: media[:SHOWN] for m, media in parts[0][1].items()}

@@ -1,8 +1,10 @@
-"""Agreement of what was generated with what was asked, per cell (input subset -> output subset) and per
-published task.
+"""Score how well what was generated agrees with what was asked, for each cell and each published task.
 
-An output is asked for the attributes that it can show and that at least one input shows: a picture tells
-nothing of tempo. A cell's score is the mean over its outputs of the mean over their attributes.
+A cell is an input subset with an output subset. An output is asked for the attributes that it can show and
+that at least one input shows: a picture says nothing of tempo. The score of a cell is the mean over its
+outputs of the mean over their attributes.
+
+Letters: N scenes.
 """
 
 from collections import Counter
@@ -41,16 +43,26 @@ FAST = (
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One line of the published table: `attributes` of one output, each of which should reach `target`."""
+    """Describe one line of the published table.
+
+    Attributes:
+        cell: the name of the cell.
+        output: the output that is scored.
+        attributes: the attributes that are scored, each with the share that it should reach.
+        together: whether the task is one number, the share of samples in which all attributes are right at
+            once.
+        held_out: whether the scenes are shape-colour pairs that training never showed.
+    """
 
     cell: str
     output: Modality
     attributes: dict[str, float]
-    together: bool = False  # one number: all attributes right at once
+    together: bool = False
     held_out: bool = False
 
     @property
     def run(self) -> Run:
+        """The run that the task scores."""
         cell = parse_cell(self.cell)
         return Run(inputs=cell.inputs, outputs=cell.outputs, held_out=self.held_out)
 
@@ -71,7 +83,7 @@ TASKS = (
     Task(cell="image->audio", output=Modality.AUDIO, attributes=_UNSEEN),
     Task(cell="audio->image", output=Modality.IMAGE, attributes=_UNSEEN),
     Task(cell="text->image", output=Modality.IMAGE, attributes=_PAIR, together=True, held_out=True),
-    # What partners say of pairs that no tower has seen must not talk the prompt over.
+    # Partner estimates of pairs that no tower has seen must not override the prompt.
     Task(
         cell="text->text+image+audio+video",
         output=Modality.IMAGE,
@@ -90,14 +102,24 @@ TASKS = (
 
 
 def all_cells() -> list[Run]:
-    """The 15 x 15 input and output subsets, small ones first."""
+    """Return the 15 x 15 input and output subsets, small ones first."""
     subsets = [subset for size in range(1, 5) for subset in combinations(Modality, size)]
     cells = [Run(inputs=inputs, outputs=outputs) for inputs in subsets for outputs in subsets]
     return sorted(cells, key=lambda run: len(run.inputs) + len(run.outputs))
 
 
 def chosen_cells(text: str) -> list[Run]:
-    """The runs of `--cells`."""
+    """Return the runs of `--cells`.
+
+    Args:
+        text: "all", "fast", "none", or names of cells separated by commas.
+
+    Returns:
+        One run for each cell.
+
+    Raises:
+        InputError: a name that is no cell.
+    """
     if text == "all":
         return all_cells()
     if text == "none":
@@ -114,12 +136,18 @@ MADE_TOGETHER = (
 
 
 def is_seen(run: Run) -> bool:
-    """Whether training ever showed this combination: text with anything, anything with itself, and sound with
-    video.
+    """Return whether training ever showed this combination.
 
-    Two outputs count as seen when training paired them (sound and clip hear each other, pictures and sounds
-    are told of sentences and sentences of pictures) and the one input is of the pair, since prompts came from
-    it; that the model may draw a caption beside them, unasked, does not count.
+    Seen are text with anything, anything with itself, and sound with video. Two outputs count as seen when
+    training paired them (sound and clip attend to each other; pictures and sounds are given partner estimates
+    of sentences, and sentences those of pictures) and the one input is of the pair, since prompts came from
+    it. That the model may draw an auxiliary caption beside them by default does not count.
+
+    Args:
+        run: the run of a cell.
+
+    Returns:
+        True for a combination of training.
     """
     if len(run.inputs) > 1 or len(run.outputs) > 2:
         return False
@@ -133,22 +161,41 @@ def is_seen(run: Run) -> bool:
 def asked(
     inputs: Sequence[Modality], output: Modality, facts: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """Attributes that `output` can show and that some input tells, in the world's order."""
+    """Return the attributes that an output is scored on.
+
+    Args:
+        inputs: the modalities of the prompts.
+        output: the modality that is scored.
+        facts: the attributes that a text prompt names; None is all of them.
+
+    Returns:
+        The attributes that `output` can show and some input says, in the world's order.
+    """
     told = {a for m in inputs for a in (facts if m is Modality.TEXT and facts is not None else VISIBLE[m])}
     return tuple(a for a in ATTRIBUTES if a in VISIBLE[output] and a in told)
 
 
 def facts_of(scenes: Sequence[Scene]) -> list[dict[str, str]]:
+    """Return the attributes of each scene with their values."""
     return [{a: getattr(scene, a) for a in ATTRIBUTES} for scene in scenes]
 
 
 def chance(attributes: Sequence[str]) -> float:
-    """Mean probability of being right by naming the commonest value."""
+    """Return the mean probability of being right by always naming the commonest value."""
     return float(np.mean([world_distribution(a).max() for a in attributes]))
 
 
 def cell_rows(run: Run, readings: Readings, facts: list[dict[str, str]]) -> np.ndarray:
-    """The score of the cell for each scene, (N,)."""
+    """Return the score of a cell for each scene.
+
+    Args:
+        run: the run of the cell.
+        readings: what the probes read from its outputs.
+        facts: the facts of its scenes.
+
+    Returns:
+        The scores (N,) in [0, 1].
+    """
     per_output = []
     for output in run.outputs:
         parts = agreement([r.facts for r in readings[output]], facts, asked(run.inputs, output, run.facts))
@@ -157,8 +204,16 @@ def cell_rows(run: Run, readings: Readings, facts: list[dict[str, str]]) -> np.n
 
 
 def score_cell(run: Run, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """One cell of the report: score and interval, ceiling, floors, and the agreement of every output and
-    attribute.
+    """Return the line of one cell of the report.
+
+    Args:
+        run: the run of the cell.
+        readings: what the probes read from its outputs.
+        ceiling: what they read from ground truth through the autoencoders.
+        scenes: the scenes of the run.
+
+    Returns:
+        The score and its interval, the ceiling, the floors, and the agreement of every output and attribute.
     """
     facts = facts_of(scenes)
     interval = share_interval(cell_rows(run, readings, facts))
@@ -180,6 +235,7 @@ def score_cell(run: Run, readings: Readings, ceiling: Readings, scenes: Sequence
 def _attribute_means(
     run: Run, output: Modality, readings: Readings, facts: list[dict[str, str]]
 ) -> dict[str, float]:
+    """Return the share of scenes in which each attribute of one output is right."""
     parts = agreement([r.facts for r in readings[output]], facts, asked(run.inputs, output, run.facts))
     return {a: float(hits.mean()) for a, hits in parts.items()}
 
@@ -187,8 +243,18 @@ def _attribute_means(
 def score_task(
     task: Task, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]
 ) -> list[dict[str, Any]]:
-    """The lines of one task: one per attribute, or one for all of them together; of several outputs the
-    measure names the one.
+    """Return the lines of one task: one for each attribute, or one for all of them together.
+
+    Where the run has several outputs, the measure names the one that is scored.
+
+    Args:
+        task: the task.
+        readings: what the probes read from the outputs of its run.
+        ceiling: what they read from ground truth through the autoencoders.
+        scenes: the scenes of the run.
+
+    Returns:
+        Lines with score, interval, ceiling, floors and target.
     """
     of_output = f"{task.output}: " if len(task.run.outputs) > 1 else ""
     facts, names = facts_of(scenes), tuple(task.attributes)
@@ -215,13 +281,23 @@ def score_task(
 
 
 def _commonest(facts: list[dict[str, str]], names: Sequence[str]) -> float:
-    """Share of the scenes that have the commonest values: the score of always answering the same."""
+    """Return the share of the scenes that have the commonest values.
+
+    That is the score of always giving the same answer.
+    """
     return Counter(tuple(f[a] for a in names) for f in facts).most_common(1)[0][1] / len(facts)
 
 
 def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Macro mean and worst cell: of all, of those that training never showed, of those it did. None for an
-    empty group.
+    """Return the macro mean and the worst cell of each group of cells.
+
+    The groups are all cells, those that training never showed, and those that it did.
+
+    Args:
+        cells: the lines of `score_cell`.
+
+    Returns:
+        The summary of each group by name; None for a group without cells.
     """
     groups = {
         "all": cells,
@@ -232,6 +308,7 @@ def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _macro(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the macro means and the worst cell of a group of cells."""
     means = {
         key: float(np.mean([c[key] for c in cells])) for key in ("value", "ceiling", "shuffled", "chance")
     }
@@ -247,4 +324,5 @@ def _macro(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def as_dict(interval: Interval) -> dict[str, float]:
+    """Return an interval as a value for JSON."""
     return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -1,7 +1,11 @@
-"""One model at several numbers of steps: a row for everything that is measured, a column for each number.
+"""Compare one model at several numbers of steps.
 
-Besides what a report says of each, distances to a reference of many steps: the first scenes once more, from
-the same prompts and seeds, as pictures, clips and sounds instead of readings. These calls are timed.
+The table has a row for everything that is measured and a column for each number of steps. Beside what a
+report says of each, it holds distances to a reference of many steps: the first scenes are generated once more
+from the same prompts and seeds, and compared as pictures, clips and sounds instead of readings. These calls
+are timed.
+
+Letters: B batch, S samples of a sound.
 """
 
 import math
@@ -18,7 +22,7 @@ from codi.models.autoencoders.mel import LogMel
 from codi.types import InputError, Modality
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
-REFERENCE = 50  # steps of what distances are measured to
+REFERENCE = 50  # steps of the outputs that distances are measured to
 COMPARED = 16  # scenes at most for a distance
 UNITS = {
     IMAGE: "pixels, root mean square of 0 to 255",
@@ -29,7 +33,17 @@ TOLERANCES = ("125 ms", "62.5 ms", "50 ms")
 
 
 def parse_steps(text: str | None) -> list[int]:
-    """`25` or `4,6,10,20` -> numbers of steps as they were named; none of None. Raises `InputError`."""
+    """Parse the numbers of steps of `--steps`.
+
+    Args:
+        text: one number such as `25`, or several such as `4,6,10,20`; None is no choice.
+
+    Returns:
+        The numbers in the order in which they were named, none for None.
+
+    Raises:
+        InputError: a part that is not a whole number of at least 1, or a number that is named twice.
+    """
     if text is None:
         return []
     counts = []
@@ -46,10 +60,13 @@ def parse_steps(text: str | None) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One number of a report.
+    """Hold one number of a report.
 
-    kind    how it is shown: "share" as per cent, "score", "distance" or "seconds"
-    falls   whether less is better
+    Attributes:
+        name: the row of the table.
+        value: the number.
+        kind: how it is shown: "share" as per cent, or "score", "distance" or "seconds".
+        falls: whether less is better.
     """
 
     name: str
@@ -59,17 +76,26 @@ class Measure:
 
 
 def measures(report: dict[str, Any]) -> list[Measure]:
-    """Everything that a report says of one number of steps and that can be compared with another."""
+    """Return every number of a report that can be compared between numbers of steps.
+
+    Args:
+        report: the report of one number of steps, with its distances.
+
+    Returns:
+        The measures in the order of the table.
+    """
     groups = (_tasks, _cells, _onsets, _together, _selection, _prompting, _distances)
     return [measure for group in groups for measure in group(report)]
 
 
 def _tasks(report: dict[str, Any]) -> Iterator[Measure]:
+    """Yield the scores of the published table."""
     for line in report["tasks"]:
         yield Measure(name=f"{line['task']}, {line['measure']}", value=line["value"])
 
 
 def _cells(report: dict[str, Any]) -> Iterator[Measure]:
+    """Yield the scores of cells and their macro means."""
     for line in report["cells"]:
         yield Measure(name=f"cell {line['cell']}", value=line["value"])
     for name, group in report["summary"].items():
@@ -80,7 +106,10 @@ def _cells(report: dict[str, Any]) -> Iterator[Measure]:
 
 
 def _onsets(report: dict[str, Any]) -> Iterator[Measure]:
-    """Of generated samples; controls that hold no sample of the model's joint generation are left out."""
+    """Yield the onset F1 of generated samples.
+
+    Controls that hold no sample of the model's joint generation are left out.
+    """
     lines = (report.get("onsets") or {}) | (report.get("partners") or {})
     for name in ("joint", "joint, within all four", "joint, in step", "video->audio", "audio->video"):
         for tolerance in TOLERANCES if name in lines else ():
@@ -90,6 +119,7 @@ def _onsets(report: dict[str, Any]) -> Iterator[Measure]:
 
 
 def _together(report: dict[str, Any]) -> Iterator[Measure]:
+    """Yield agreement and spread of outputs that were made together."""
     if report.get("four"):
         yield Measure(name="all four outputs agree", value=report["four"]["value"])
     for line in report.get("open") or ():
@@ -108,6 +138,7 @@ def _together(report: dict[str, Any]) -> Iterator[Measure]:
 
 
 def _selection(report: dict[str, Any]) -> Iterator[Measure]:
+    """Yield agreement with one candidate and with several."""
     for line in report.get("selection") or ():
         name = f"selection, {line['prompt']}, {line['candidates']} candidates"
         yield Measure(name=f"{name}, agree with the prompt", value=line["prompt_agreement"]["value"])
@@ -115,6 +146,7 @@ def _selection(report: dict[str, Any]) -> Iterator[Measure]:
 
 
 def _prompting(report: dict[str, Any]) -> Iterator[Measure]:
+    """Yield how far prompts that agree or complete each other are followed."""
     parts = report.get("prompting") or {"redundancy": (), "completion": ()}
     for line in parts["redundancy"]:
         yield Measure(name=f"one more prompt, {line['cell']} with {line['added']}", value=line["both"])
@@ -126,6 +158,7 @@ def _prompting(report: dict[str, Any]) -> Iterator[Measure]:
 
 
 def _distances(report: dict[str, Any]) -> Iterator[Measure]:
+    """Yield the distances to the reference, then the seconds of a sample."""
     for name, found in report["distances"].items():
         if "distance" in found:
             yield Measure(
@@ -138,13 +171,20 @@ def _distances(report: dict[str, Any]) -> Iterator[Measure]:
         yield Measure(name=f"seconds for one {name}", value=found["seconds"], kind="seconds", falls=True)
 
 
-# Distances -------------------------------------------------------------
+# Distances to a reference
 
 
 @dataclass(kw_only=True)
 class Distances:
-    """Outputs made alone from full captions, against those of `reference`, which are made when
-    first needed.
+    """Compare outputs that are made alone from full captions with those of a reference.
+
+    The outputs of the reference are made when they are first needed.
+
+    Attributes:
+        reference: the benchmark of the same model at many steps.
+        outputs: the modalities to compare and to time.
+        count: the number of scenes.
+        steps: the number of steps of the reference.
     """
 
     reference: Bench
@@ -154,8 +194,16 @@ class Distances:
     _made: Media = field(default_factory=dict, init=False, repr=False)
 
     def score(self, bench: Bench) -> dict[str, dict[str, float]]:
-        """By output: `distance` to the reference, but for text, and `seconds` for a sample. Kept with the
-        readings.
+        """Return how far each output is from the reference and how long a sample takes.
+
+        The results are kept with the readings.
+
+        Args:
+            bench: the benchmark of the number of steps that is compared.
+
+        Returns:
+            For each output the `seconds` of a sample, and for all but text the `distance` and the steps of
+            the `reference`.
         """
         found = {}
         for output in self.outputs:
@@ -166,10 +214,11 @@ class Distances:
         return found
 
     def _measure(self, bench: Bench, output: Modality) -> dict[str, float]:
+        """Return the seconds of a sample of one output, and its distance where it has one."""
         if output not in self._made and output in UNITS:
             self._made[output] = self._sample(self.reference, output)
         else:
-            self._sample(bench, output, count=1)  # whoever is timed is loaded and warm
+            self._sample(bench, output, count=1)  # loads and warms up the model that is timed
         began = time.perf_counter()
         media = self._sample(bench, output)
         seconds = {"seconds": (time.perf_counter() - began) / self.count}
@@ -182,13 +231,22 @@ class Distances:
         }
 
     def _sample(self, bench: Bench, output: Modality, count: int | None = None) -> Any:
-        """One batch of outputs of the first scenes."""
+        """Return one batch of outputs of the first scenes."""
         run, count = Run(inputs=(TEXT,), outputs=(output,)), count or self.count
         return bench.model.sample(run, bench.scenes(count=count), seeds_of(run, count, bench.seed))[output]
 
 
 def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float:
-    """Root mean square difference: of pixels (uint8), or of the log-mel spectra of sounds (B, S)."""
+    """Return the root mean square difference of two batches of media.
+
+    Args:
+        modality: image, video or audio.
+        made: uint8 pixels of any shape, or sounds (B, S).
+        reference: media of the same shape.
+
+    Returns:
+        The difference in pixel values from 0 to 255, or in log-mel values for sounds.
+    """
     pair = [media.cpu().float() for media in (made, reference)]
     if modality is AUDIO:
         spectrum = LogMel()
@@ -197,12 +255,17 @@ def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float
     return (first - second).square().mean().sqrt().item()
 
 
-# The table -------------------------------------------------------------
+# The table
 
 
 def compare(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the table: a measure, its value at every number of steps, its largest drop and
-    where that is.
+    """Return the rows of the table.
+
+    Args:
+        reports: the report of each number of steps.
+
+    Returns:
+        A row for each measure: its value at every number of steps, its largest drop, and where that is.
     """
     found = {
         steps: {measure.name: measure for measure in measures(report)} for steps, report in reports.items()
@@ -219,9 +282,15 @@ def compare(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def largest_drop(values: dict[int, float], falls: bool) -> tuple[float | None, int | None]:
-    """By how much the worst number of steps is worse than the most steps, and which that is.
+    """Return by how much the worst number of steps is worse than the most steps, and which that is.
 
-    It is 0 where none is worse, and None where the value at the most steps is not known.
+    Args:
+        values: the value at each number of steps.
+        falls: whether less is better.
+
+    Returns:
+        The drop and its number of steps. The drop is 0 where none is worse; both are None where the value at
+        the most steps is not known.
     """
     most = max(values)
     drops = {steps: (value - values[most]) * (1 if falls else -1) for steps, value in values.items()}
@@ -229,4 +298,4 @@ def largest_drop(values: dict[int, float], falls: bool) -> tuple[float | None, i
     if most not in known:
         return None, None
     worst = max(known, key=lambda steps: (known[steps], steps))
-    return known[worst] + 0.0, worst  # no minus zero
+    return known[worst] + 0.0, worst  # turns minus zero into zero

@@ -1,8 +1,10 @@
-"""Readings on disk, so that a benchmark that was interrupted, or is scored again, goes on where it stopped.
+"""Keep readings on disk.
+
+A benchmark that was interrupted, or is scored again, goes on where it stopped.
 
 runs/<settings>/settings.json     what decides the outcome of a run besides its name: weights, steps,
                                   guidance, seed, the code
-runs/<settings>/<run>.json        readings, a row per scene and output, as many as there are so far
+runs/<settings>/<run>.json        readings, a row for each scene and output, as many as there are so far
 runs/<settings>/<run>.npz         media of the first few samples
 """
 
@@ -21,13 +23,16 @@ from codi.io import atomic, save_json
 from codi.types import Modality
 from codi.world import Reading
 
-# of codi, besides the weights
+# Folders and files of codi that decide the outcome of a run, besides the weights.
 DECIDING = ("diffusion", "models", "world", "pipeline.py", "prompts.py", "selection.py")
 
 
 @cache
 def code_digest() -> str:
-    """Changes with the code that generates and reads: numbers of two versions must not stand in one table."""
+    """Return a digest that changes with the code that generates and reads.
+
+    Numbers of two versions must not stand in one table.
+    """
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(
         path
@@ -39,8 +44,13 @@ def code_digest() -> str:
 
 
 class Store:
-    """One file of readings per run. Other settings are another folder: nothing is overwritten by a different
-    question.
+    """Keep one file of readings for each run.
+
+    Other settings are another folder, so that no run overwrites results of a different question.
+
+    Args:
+        folder: the folder of the report.
+        settings: what decides the outcome of a run besides its name, as values for JSON.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -51,31 +61,40 @@ class Store:
             save_json(self.folder / "settings.json", settings)
 
     def load(self, run: Run) -> Readings:
-        """The readings made so far; empty lists for a run that is still to do."""
+        """Return the readings made so far, empty lists for a run that is still to be made."""
         try:
             stored = json.loads(self._path(run, ".json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
+            # A file that cannot be parsed counts as missing: its run is made again.
             return {m: [] for m in run.outputs}
         return {Modality(m): [_reading(row) for row in rows] for m, rows in stored["readings"].items()}
 
     def save(self, run: Run, readings: Readings) -> None:
-        """All readings of a run so far."""
+        """Write all readings of a run so far."""
         rows = {m.value: [_row(reading) for reading in readings[m]] for m in readings}
         save_json(self._path(run, ".json"), {"run": run.name, "readings": rows})
 
     def show(self, run: Run, media: Media) -> None:
-        """Keeps the first few samples as media."""
+        """Keep the first few samples of a batch as media."""
         arrays = {m.value: np.asarray(items[:SHOWN]) for m, items in media.items()}
         with atomic(self._path(run, ".npz")) as path, open(path, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     def shown(self, run: Run) -> Media:
-        """Media of the first few samples."""
+        """Return the media of the first few samples."""
         with np.load(self._path(run, ".npz")) as arrays:
             return {Modality(m): arrays[m] for m in arrays.files}
 
     def remember(self, name: str, make: Callable[[], Any]) -> Any:
-        """A value of JSON that is made once and kept."""
+        """Return a value that is made once and kept.
+
+        Args:
+            name: the name of its file.
+            make: a function that makes the value, as JSON can hold it.
+
+        Returns:
+            The value from the file where there is one, or else what `make` returns.
+        """
         path = self.folder / f"{name}.json"
         with suppress(FileNotFoundError, json.JSONDecodeError):
             return json.loads(path.read_text(encoding="utf-8"))
@@ -84,10 +103,12 @@ class Store:
         return value
 
     def _path(self, run: Run, suffix: str) -> Path:
+        """Return the file of a run."""
         return self.folder / (run.name.replace("->", "_to_").replace(" ", "_") + suffix)
 
 
 def _row(reading: Reading) -> dict[str, Any]:
+    """Return a reading as a value for JSON, with times and columns rounded to five decimals."""
     events = [round(float(e), 5) for e in reading.events]
     return {
         "facts": reading.facts,
@@ -97,4 +118,5 @@ def _row(reading: Reading) -> dict[str, Any]:
 
 
 def _reading(row: dict[str, Any]) -> Reading:
+    """Return the reading that a row of a file holds."""
     return Reading(facts=row["facts"], events=np.array(row["events"]), x=row["x"])

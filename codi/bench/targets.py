@@ -1,12 +1,20 @@
-"""What the published targets ask of the numbers that are no plain agreement: subsets in summary, agreement in
-time, joint outputs.
+"""Compare a report with the published targets that its table of tasks does not hold.
+
+They are about cells in summary, agreement in time, joint outputs and several prompts.
 """
 
 from typing import Any
 
 
 def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines (measure, value, target, met) for every target whose numbers this report has."""
+    """Return a line for every target whose numbers a report has.
+
+    Args:
+        report: the report of one model.
+
+    Returns:
+        Lines of a measure, its value, its target, and whether the target is met.
+    """
     lines = (
         _of_cells(report["summary"]) + _of_onsets(report.get("onsets")) + _of_partners(report.get("partners"))
     )
@@ -19,11 +27,13 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _line(measure: str, value: float, target: float, at_most: bool = False) -> dict[str, Any]:
+    """Return one line, for a value that must reach its target or, with `at_most`, stay below or at it."""
     met = value <= target if at_most else value >= target
     return {"measure": measure, "value": value, "target": target, "at_most": at_most, "met": bool(met)}
 
 
 def _of_cells(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the targets of all cells, and of those that training never showed."""
     lines, every, unseen = [], summary["all"], summary["never_seen"]
     if every:
         count = every["count"]
@@ -41,8 +51,10 @@ def _of_cells(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_onsets(lines: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the targets of video and sound in time."""
     if not lines:
         return []
+    # The autoencoders lose some of the timing too, so that two targets are shares of the ceiling.
     drawn, top, apart = (
         lines[name]["f1"] for name in ("joint", "ground truth through autoencoders", "independent")
     )
@@ -68,6 +80,7 @@ def _of_onsets(lines: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _of_partners(lines: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the targets of a sound for a clip and a clip for a sound."""
     result = []
     for name in ("video->audio", "audio->video") if lines else ():
         top = lines[f"{name}, ground truth through autoencoder"]["f1"]["125 ms"]
@@ -82,6 +95,7 @@ def _of_partners(lines: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _of_open(lines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Return the targets of agreement and variety on what the prompt left open."""
     result = []
     for line in lines or ():
         parts = {a: v for a, v in line["attributes"].items() if a in ("colour", "place", "motion")}
@@ -101,6 +115,7 @@ def _of_open(lines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
 
 
 def _of_four(line: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Return the target of all four outputs together."""
     return (
         [_line("text + image + audio + video together, all shared attributes agree", line["value"], 0.80)]
         if line
@@ -109,6 +124,7 @@ def _of_four(line: dict[str, float] | None) -> list[dict[str, Any]]:
 
 
 def _of_prompting(parts: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the targets of several prompts together."""
     if not parts:
         return []
     falls, hurts = (

@@ -1,8 +1,10 @@
-"""Agreement in time: video and sound made together, a sound for a given clip, a clip for a given sound, each
-beside its controls.
+"""Measure agreement in time.
 
-Offsets are the sound's event minus the picture's: positive means that the sound comes late. F1 and bias have
-percentile intervals from a bootstrap over scenes, a scene with all its seeds being one unit.
+Video and sound are made together, a sound for a given clip, and a clip for a given sound, each beside its
+controls. Offsets are the sound's event minus the picture's: positive means that the sound comes late. F1 and
+bias have percentile intervals from a bootstrap over scenes, in which a scene with all its seeds is one unit.
+
+Letters: N scenes, K numbers of a sample.
 """
 
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ from codi.metrics.onsets import (
 from codi.types import Modality
 
 TEXT, AUDIO, VIDEO = Modality.TEXT, Modality.AUDIO, Modality.VIDEO
-TOLERANCES = (0.05, 0.0625, 0.125)  # seconds: customary, half a frame, one frame
+TOLERANCES = (0.05, 0.0625, 0.125)  # seconds: customary, half a frame of the clip, one frame
 FRAME = TOLERANCES[-1]
 CURVE = tuple(np.round(np.arange(0.01, 0.2501, 0.01), 3))  # seconds, for F1 against tolerance
 WIDEST = 0.25  # seconds within which offsets are gathered for the histogram
@@ -36,27 +38,51 @@ SHIFTS = (1, 2, 4)  # frames by which ground truth is moved as a control
 BOTH = Run(inputs=(TEXT,), outputs=(AUDIO, VIDEO))
 ALL_FOUR = Run(inputs=(TEXT,), outputs=tuple(Modality))
 
-# onsets of the sound, onsets of the picture, one array per sample
+# Onsets of the sound and of the picture in seconds, one array for each sample.
 Pairs = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def drawn(run: Run, draws: int) -> list[Run]:
-    """The run with several independent sets of seeds."""
+    """Return a run with several independent sets of seeds.
+
+    Args:
+        run: the run with the first set.
+        draws: the number of sets.
+
+    Returns:
+        One run for each set.
+    """
     return [run.redrawn(run.draw + d) for d in range(draws)]
 
 
 def onsets(readings: Sequence[Readings], modality: Modality) -> list[np.ndarray]:
-    """Event times of all draws, one after another."""
+    """Return the event times of one modality.
+
+    Args:
+        readings: the readings of each draw.
+        modality: audio or video.
+
+    Returns:
+        One array of seconds for each sample, all draws one after another.
+    """
     return [r.events for draw in readings for r in draw[modality]]
 
 
 def pair_of(readings: Sequence[Readings]) -> Pairs:
-    """Sound and picture of the same samples."""
+    """Return the event times of sound and picture of the same samples."""
     return onsets(readings, AUDIO), onsets(readings, VIDEO)
 
 
 def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
-    """One line of the table: F1 at each tolerance and how the offsets lie, with intervals over scenes."""
+    """Return one line of the table: F1 at each tolerance and how the offsets lie, with intervals over scenes.
+
+    Args:
+        pairs: the onsets of sounds and of pictures, one array for each sample, draw after draw.
+        num_scenes: the number of scenes in each draw.
+
+    Returns:
+        The scores, the curve of F1 over tolerance, and all offsets within 0.25 seconds.
+    """
     sound, picture = pairs
     assert len(sound) == len(picture) and len(sound) % num_scenes == 0, (
         f"{len(sound)} sounds, {len(picture)} clips, {num_scenes} scenes"
@@ -76,17 +102,19 @@ def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
 
 
 def _named(tolerance: float) -> str:
+    """Return a tolerance as the table names it."""
     return f"{tolerance * 1000:g} ms"
 
 
 def _by_scene(rows: np.ndarray, num_scenes: int) -> np.ndarray:
-    """(draws * N, K) -> (N, draws, K)."""
+    """Return rows (draws * N, K) as (N, draws, K), so that a scene with all its draws is one unit."""
     return rows.reshape(-1, num_scenes, rows.shape[-1]).transpose(1, 0, 2)
 
 
 def _f1_interval(
     sound: list[np.ndarray], picture: list[np.ndarray], tolerance: float, num_scenes: int
 ) -> list[float]:
+    """Return the ends of the interval of F1 over scenes."""
     rows = _by_scene(onset_counts(sound, picture, tolerance), num_scenes)
     interval = bootstrap(rows, lambda x: f1_of_counts(x.reshape(len(x), -1, 3)))
     return [interval.low, interval.high]
@@ -95,8 +123,19 @@ def _f1_interval(
 def with_strangers(
     name: str, pairs: Pairs, num_scenes: int, moved: Modality = AUDIO
 ) -> dict[str, dict[str, Any]]:
-    """The line of `pairs` and two floors: partners of other samples, and those moved by the one offset that
-    suits them best.
+    """Return the line of `pairs` and two floors.
+
+    The floors are partners from other samples, as they are and moved by the one constant offset that suits
+    them best.
+
+    Args:
+        name: the name of the line.
+        pairs: the onsets of sounds and of pictures, one array for each sample.
+        num_scenes: the number of scenes in each draw.
+        moved: the side whose onsets are taken from other samples, audio or video.
+
+    Returns:
+        The three lines by name.
     """
     sound, picture = pairs
     own, other = (sound, picture) if moved is AUDIO else (picture, sound)
@@ -113,14 +152,21 @@ def with_strangers(
 
 
 def _ordered(own: list[np.ndarray], other: list[np.ndarray], moved: Modality) -> Pairs:
+    """Return the two sides of a pair as sound and picture, where `own` is of the modality `moved`."""
     return (own, other) if moved is AUDIO else (other, own)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InTime:
-    """Text to video and sound. Controls take one set of seeds, what is measured takes `draws`.
+    """Generate and score video and sound from text.
 
-    With `four` the same is read from runs that make all four outputs.
+    What is measured takes all sets of seeds; controls take one.
+
+    Attributes:
+        count: the number of scenes.
+        draws: the number of independent sets of seeds.
+        four: the number of sets of seeds for runs that make all four outputs, from which the same is read; 0
+            is none.
     """
 
     count: int
@@ -129,11 +175,14 @@ class InTime:
 
     @property
     def runs(self) -> dict[str, list[Run]]:
-        """Alone, with the seeds of the joint run, is the joint run without environments, to the bit: a
-        sample's noise does not depend on what else is made. Alone with other seeds is independent generation.
+        """The runs by kind.
+
+        An output made alone with the seeds of the joint run is that of the joint run without environments, to
+        the bit, because the noise of a sample does not depend on what else is made. Made alone with other
+        seeds, it is independent generation.
         """
         sound, picture = (Run(inputs=(TEXT,), outputs=(m,)) for m in (AUDIO, VIDEO))
-        in_step = replace(BOTH, in_step=True, led=False)  # nobody beside the two
+        in_step = replace(BOTH, in_step=True, led=False)  # without the auxiliary caption
         cut = {"in step": [in_step]} | {f"{m} deaf": [replace(in_step, deaf=m)] for m in (AUDIO, VIDEO)}
         return {
             "joint": drawn(BOTH, self.draws),
@@ -144,10 +193,11 @@ class InTime:
         }
 
     def plan(self) -> Plan:
+        """Return every run with the number of scenes."""
         return [(run, self.count) for run in chain(*self.runs.values())]
 
     def score(self, bench: Bench) -> dict[str, Any]:
-        """Lines by name, controls after what they control."""
+        """Return the lines by name, each control after what it controls."""
         made = {name: [bench.readings(run, self.count) for run in runs] for name, runs in self.runs.items()}
         truth, ceiling = bench.truth(self.count), bench.ceiling(self.count)
         pictures, (same, other) = onsets(made["video"], VIDEO), made["audio"]
@@ -183,8 +233,13 @@ DIRECTIONS = {"video->audio": (VIDEO, AUDIO), "audio->video": (AUDIO, VIDEO)}
 
 @dataclass(frozen=True, kw_only=True)
 class Partners:
-    """A sound for a given clip and a clip for a given sound: with the input in the loop as clean partner, and
-    as a prompt only.
+    """Generate and score a sound for a given clip, and a clip for a given sound.
+
+    The input stands in the loop as clean partner, or is a prompt only.
+
+    Attributes:
+        count: the number of scenes.
+        draws: the number of independent sets of seeds.
     """
 
     count: int
@@ -192,6 +247,7 @@ class Partners:
 
     @property
     def runs(self) -> dict[str, list[Run]]:
+        """The runs of each direction, with the input as clean partner and as a prompt only."""
         runs = {}
         for name, (source, target) in DIRECTIONS.items():
             run = Run(inputs=(source,), outputs=(target,))
@@ -200,10 +256,11 @@ class Partners:
         return runs
 
     def plan(self) -> Plan:
+        """Return every run with the number of scenes."""
         return [(run, self.count) for run in chain(*self.runs.values())]
 
     def score(self, bench: Bench) -> dict[str, Any]:
-        """Lines by name: onsets of the output against those read from the input itself."""
+        """Return lines by name, with onsets of the output against those read from the input itself."""
         runs, truth, ceiling, lines = self.runs, bench.truth(self.count), bench.ceiling(self.count), {}
         for name, (source, target) in DIRECTIONS.items():
             given = onsets([truth], source)

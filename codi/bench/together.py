@@ -1,9 +1,13 @@
-"""Agreement between the outputs of one sample on what the prompt left open: pairs, triples and all four.
+"""Measure agreement between the outputs of one sample on what the prompt left open.
 
-Beside each number: the same outputs drawn apart, shuffled partners, chance, ground truth, ground truth
-through the autoencoders, and how far each output's values are spread from the world's own, so that always
-answering the same cannot win. Besides the attributes two quantities that no caption names: when the first
-event is, and the column in which an object bounces.
+Pairs, triples and all four outputs are compared.
+
+Beside each number stand the same outputs drawn apart, shuffled partners, chance, ground truth, and ground
+truth through the autoencoders. The spread of each output's values stands beside them too, as a distance from
+the world's own distribution, so that always answering the same cannot win. Besides the attributes there are
+two quantities that no caption names: the time of the first event, and the column in which an object bounces.
+
+Letters: N samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,21 +28,27 @@ from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Reading
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
-OPEN_FACTS = ("shape",)  # "a ball": all the rest is left open
-APART = 100  # draws from here on are of outputs made apart, so that partners never share a seed
+OPEN_FACTS = ("shape",)  # named by the prompt, as in "a ball"; all the rest is left open
+APART = 100  # draws from here on are of outputs made apart, which therefore never share a seed
 NUM_BINS = 5  # of a quantity, for its spread
 NUM_SHUFFLES = 20  # for the chance of a quantity
 
 Outputs = tuple[Modality, ...]
-Columns = list[list[Reading]]  # readings per output, samples in the same order
+Columns = list[list[Reading]]  # readings of each output, samples in the same order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """A number that some outputs show and no caption names; they agree when none is further apart than
-    `tolerance`.
+    """Describe a number that some outputs show and no caption names.
 
-    asks  the output without whose number the question does not arise; None: it always does
+    Outputs agree when no two of them are further apart than `tolerance`.
+
+    Attributes:
+        of: a function that takes the number from a reading, None where there is none.
+        shown: the modalities that show the number.
+        tolerance: the largest difference that counts as agreement, in the unit of the number.
+        asks: the output without whose number the question does not arise; None is a question that always
+            does.
     """
 
     of: Callable[[Reading], float | None]
@@ -48,32 +58,46 @@ class Quantity:
 
 
 QUANTITIES = {
-    # seconds: half a frame
+    # In seconds, within half a frame of the clip.
     "first event": Quantity(of=lambda r: r.start, shown=frozenset((AUDIO, VIDEO)), tolerance=0.0625),
-    # of the width, where a clip bounces
+    # In parts of the width, where the object of the clip bounces.
     "column": Quantity(of=lambda r: r.x, shown=frozenset((IMAGE, VIDEO)), tolerance=0.05, asks=VIDEO),
 }
 
 
 def output_sets() -> list[Outputs]:
-    """Pairs, triples and all four outputs."""
+    """Return all pairs and triples of outputs, and all four."""
     return [subset for size in (2, 3, 4) for subset in combinations(Modality, size)]
 
 
 def shared_attributes(outputs: Sequence[Modality], told: Sequence[str] = ()) -> tuple[str, ...]:
-    """What all of them can show and the prompt does not tell."""
+    """Return the attributes that all of several outputs can show and the prompt does not name.
+
+    Args:
+        outputs: the modalities.
+        told: the attributes that the prompt names.
+
+    Returns:
+        The attributes in the world's order.
+    """
     return tuple(a for a in ATTRIBUTES if a not in told and all(a in VISIBLE[m] for m in outputs))
 
 
 def columns(readings: Sequence[Readings], outputs: Sequence[Modality]) -> Columns:
-    """All draws, one after another."""
+    """Return the readings of each output, all draws one after another."""
     return [[r for draw in readings for r in draw[m]] for m in outputs]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Open:
-    """Prompts that name the shape alone. Every set of outputs is read from samples of all four; with `every`,
-    also made by itself.
+    """Generate and score outputs from prompts that name the shape alone.
+
+    Every set of outputs is read from samples of all four.
+
+    Attributes:
+        count: the number of scenes.
+        draws: the number of independent sets of seeds.
+        every: whether each set of outputs is also made by itself.
     """
 
     count: int
@@ -82,6 +106,7 @@ class Open:
 
     @property
     def together(self) -> dict[Outputs, list[Run]]:
+        """The runs of each set of outputs that is made together, the largest set first."""
         sets = output_sets() if self.every else [tuple(Modality)]
         return {
             o: drawn(Run(inputs=(TEXT,), outputs=o, facts=OPEN_FACTS), self.draws) for o in reversed(sets)
@@ -89,16 +114,18 @@ class Open:
 
     @property
     def apart(self) -> dict[Modality, Run]:
+        """The run of each output by itself, with seeds that no other output has."""
         return {
             m: Run(inputs=(TEXT,), outputs=(m,), facts=OPEN_FACTS, draw=APART * (1 + k))
             for k, m in enumerate(Modality)
         }
 
     def plan(self) -> Plan:
+        """Return every run with the number of scenes."""
         return [(run, self.count) for run in (*chain(*self.together.values()), *self.apart.values())]
 
     def score(self, bench: Bench) -> list[dict[str, Any]]:
-        """One line for each set of outputs and way of making it."""
+        """Return a line for each set of outputs and way of making it."""
         made = {
             outputs: [bench.readings(run, self.count) for run in runs]
             for outputs, runs in self.together.items()
@@ -128,8 +155,20 @@ def open_line(
     draws: int,
     told: Sequence[str] = OPEN_FACTS,
 ) -> dict[str, Any]:
-    """Agreement of one set of outputs on every attribute and quantity that all of them show and the prompt
-    leaves open.
+    """Return how far one set of outputs agrees on what the prompt leaves open.
+
+    Args:
+        made: the readings of each output, made together.
+        outputs: the modalities of `made`.
+        apart: the readings of every modality, made with seeds of its own.
+        truth: the readings of ground truth.
+        ceiling: the readings of ground truth through the autoencoders.
+        draws: the number of sets of seeds in `made`.
+        told: the attributes that the prompt names.
+
+    Returns:
+        The agreement on each attribute that all of the outputs show, on each quantity whose modalities are
+        all among the outputs, and on all attributes at once, each with its controls.
     """
     sources = {
         "joint": made,
@@ -157,17 +196,20 @@ def open_line(
 
 
 def _shuffled(made: Columns) -> Columns:
+    """Return readings in which each output after the first is of another sample."""
     first, *others = made
     return [first, *(shuffled(rows, seed=i) for i, rows in enumerate(others))]
 
 
 def _facts(made: Columns) -> list[list[dict[str, str | None]]]:
+    """Return the facts of all readings, for each output."""
     return [[r.facts for r in rows] for rows in made]
 
 
 def _with_controls(hits: dict[str, np.ndarray], draws: int) -> dict[str, float]:
-    """The joint mean with its interval over scenes, and the mean of every control. A sample to which the
-    question does not apply is NaN.
+    """Return the mean of joint samples with its interval over scenes, and the mean of every control.
+
+    A sample to which the question does not apply is NaN.
     """
     by_scene = hits["joint"].reshape(draws, -1).T  # (N, draws)
     return as_dict(share_interval(by_scene)) | {
@@ -176,7 +218,10 @@ def _with_controls(hits: dict[str, np.ndarray], draws: int) -> dict[str, float]:
 
 
 def _spread(attribute: str, outputs: Outputs, made: Columns) -> dict[str, float]:
-    """Total variation of each output from the world, beside what honest draws of that number would show."""
+    """Return the total variation of each output from the world's own distribution.
+
+    Beside it stands what as many honest draws would show.
+    """
     p, count = world_distribution(attribute), len(made[0])
     distances = {
         m.value: total_variation([r.facts[attribute] for r in rows], ATTRIBUTES[attribute], p)
@@ -188,7 +233,9 @@ def _spread(attribute: str, outputs: Outputs, made: Columns) -> dict[str, float]
 def _quantity_line(
     quantity: Quantity, outputs: Outputs, sources: dict[str, Columns], draws: int
 ) -> dict[str, Any]:
-    """The same for a quantity. Chance: ground truth with shuffled partners. Spread: over the quintiles of
+    """Return the line of a quantity.
+
+    Chance is the agreement of ground truth with shuffled partners. Spread is taken over the quintiles of
     ground truth.
     """
     shown = [m for m in outputs if m in quantity.shown]
@@ -211,7 +258,7 @@ def _quantity_line(
 
 
 def _close(quantity: Quantity, shown: list[Modality], values: np.ndarray) -> np.ndarray:
-    """Per sample (N,): whether the numbers agree, NaN where the question does not arise."""
+    """Return for each sample (N,) whether the numbers agree, NaN where the question does not arise."""
     hits = mutual_closeness(values, quantity.tolerance)
     return (
         hits
@@ -221,7 +268,7 @@ def _close(quantity: Quantity, shown: list[Modality], values: np.ndarray) -> np.
 
 
 def _values(quantity: Quantity, shown: list[Modality], outputs: Outputs, made: Columns) -> np.ndarray:
-    """(len(shown), N), NaN where a probe reads none."""
+    """Return the numbers (len(shown), N) that the probes read, NaN where there is none."""
     by_output = dict(zip(outputs, made))
     rows = [[quantity.of(r) for r in by_output[m]] for m in shown]
     return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float64)
@@ -229,22 +276,32 @@ def _values(quantity: Quantity, shown: list[Modality], outputs: Outputs, made: C
 
 @dataclass(frozen=True, kw_only=True)
 class Four:
-    """All four outputs from a full caption: do they agree on every attribute that two of them can show?"""
+    """Generate and score all four outputs from a full caption.
+
+    The score is how often every two of them agree on every attribute that both can show.
+
+    Attributes:
+        count: the number of scenes.
+        draws: the number of independent sets of seeds.
+    """
 
     count: int
     draws: int
 
     @property
     def apart(self) -> dict[Modality, Run]:
-        """With the same seeds, which decide nothing between modalities: each draws its noise from a stream of
-        its own.
+        """The run of each output by itself, with the seeds of the joint run.
+
+        Equal seeds decide nothing between modalities, because each draws its noise from a stream of its own.
         """
         return {m: Run(inputs=(TEXT,), outputs=(m,)) for m in Modality}
 
     def plan(self) -> Plan:
+        """Return every run with the number of scenes."""
         return [(run, self.count) for run in (*drawn(ALL_FOUR, self.draws), *self.apart.values())]
 
     def score(self, bench: Bench) -> dict[str, float]:
+        """Return the share of samples in which all outputs agree, beside its controls."""
         made = [bench.readings(run, self.count) for run in drawn(ALL_FOUR, self.draws)]
         apart = {m: bench.readings(run, self.count)[m] for m, run in self.apart.items()}
         truth, ceiling = bench.truth(self.count), bench.ceiling(self.count)
@@ -262,7 +319,15 @@ class Four:
 
 
 def all_shared(made: Columns, outputs: Outputs) -> np.ndarray:
-    """Per sample (N,): 1.0 where every two outputs agree on *every* attribute that both can show."""
+    """Return in which samples every two outputs agree on every attribute that both can show.
+
+    Args:
+        made: the readings of each output.
+        outputs: the modalities of `made`.
+
+    Returns:
+        A row (N,), 1.0 where all agree and 0.0 elsewhere.
+    """
     hits, by_output = [], dict(zip(outputs, _facts(made)))
     for a, b in combinations(outputs, 2):
         hits.append(all_agree(mutual_agreement([by_output[a], by_output[b]], shared_attributes((a, b)))))

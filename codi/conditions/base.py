@@ -1,7 +1,8 @@
 """The contract of a condition.
 
 A denoiser is given its conditions by name, as keyword arguments: `denoiser(x, t, prompt=..., partners=...)`.
-A guidance branch is the set of names that it drops, that is, replaces by their nulls (arXiv 2207.12598).
+A guidance branch is the set of names that it drops, which means that it replaces them by their nulls (arXiv
+2207.12598).
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +33,8 @@ class Condition(ABC):
         mechanism: how it acts.
         null: in words, what stands in its place in a branch that drops it.
         scale: the setting that holds its guidance scale, 1.0 being off; None for a condition that is never
-        guided. interval: the setting that holds the part of the schedule in which its guidance acts.
+            guided.
+        interval: the setting that holds the part of the schedule in which its guidance acts.
     """
 
     name: str
@@ -43,7 +45,7 @@ class Condition(ABC):
 
     @abstractmethod
     def batch(self, branches: Sequence[Branch], values: Sequence[Any]) -> Any:
-        """Puts the values of several branches into one batch.
+        """Put the values of several branches into one batch.
 
         Args:
             branches: the branches of one call of the denoiser, those that keep the partners first.

@@ -1,4 +1,7 @@
-"""The prompt: tokens of the shared prompt space (CoDi, section 3.2)."""
+"""The prompt: tokens of the shared prompt space (CoDi, section 3.2).
+
+Letters: B batch, L prompt tokens, D width of the prompt space.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +15,10 @@ from codi.diffusion.guidance import Branch
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCondition(Condition):
-    """Prompt tokens (B, L, D) of each branch; in one that drops the prompt they are the null prompt's."""
+    """The prompt tokens (B, L, D) of each branch; those of the null prompt in one that drops the prompt."""
 
     def batch(self, branches: Sequence[Branch], values: Sequence[Tensor]) -> Tensor:
-        """Returns the tokens of all branches, one branch after another, (branches * B, L, D)."""
+        """Return the tokens of all branches, one branch after another, (branches * B, L, D)."""
         return torch.cat(list(values))
 
 

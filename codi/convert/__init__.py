@@ -1,4 +1,4 @@
-"""`codi convert`: the checkpoints released with the paper -> a model folder, and back.
+"""`codi convert`: turn the checkpoints released with the paper into a model folder, and back.
 
 tables.py      rows of a table, each a bijection; strict both ways
 denoisers.py   tables of the three diffusers and their environment encoders
@@ -29,7 +29,7 @@ SLOTS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `codi convert`; imports nothing heavy."""
+    """Add the options of `codi convert` to a parser, without importing anything heavy."""
     for slot, what in SLOTS.items():
         parser.add_argument(f"--{slot}", metavar="FILE", type=Path, help=f"{what} (.pth)")
     parser.add_argument(
@@ -53,7 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; prints what was made."""
+    """Run `codi convert`, and print what was made.
+
+    Args:
+        args: the options as `add_arguments` defines them.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        InputError: if the options contradict each other, or a file cannot be converted.
+    """
     import torch
 
     from codi.convert.convert import convert, reverse

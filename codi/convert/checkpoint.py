@@ -1,6 +1,4 @@
-"""Reading the released `.pth` files without trusting them, and writing safetensors without holding them in
-memory.
-"""
+"""Read the released `.pth` files without trusting them, and write safetensors tensor by tensor."""
 
 import errno
 import json
@@ -35,7 +33,7 @@ DTYPES = {
 
 
 def check_archive(path: Path) -> None:
-    """Raises `InputError` unless the file is there and whole; checksums of all its records are read once."""
+    """Raise `InputError` unless the file is there and whole, by the checksums of all its records."""
     if not os.path.isfile(path):
         raise InputError(f"no file {path}: expected a released checkpoint (.pth)")
     if not os.access(path, os.R_OK):
@@ -49,7 +47,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:  # whichever field of the archive is damaged, another kind
+    except Exception as error:  # each field of the archive raises another kind when it is damaged
         raise unreadable(path, error) from None
     if broken is not None:
         raise InputError(
@@ -58,24 +56,33 @@ def check_archive(path: Path) -> None:
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that cannot be read, with the reason in one line."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     return InputError(f"{path} cannot be read ({reason}): copy or download it again")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth`, mapped from the file, not read. Raises `InputError` for anything but a flat
-    dict of tensors.
+    """Return the tensors of a `.pth` by name, mapped from the file and not read into memory.
+
+    Args:
+        path: the checkpoint.
+
+    Returns:
+        The tensors by name, in the order of the file.
+
+    Raises:
+        InputError: if the file holds anything but a flat dict of plain tensors.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        # the rest of torch's message is how to run it nevertheless
+        # only the name is shown: the rest of torch's message says how to load the file nevertheless
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({named[1]})" if named else ""
         raise InputError(
             f"{path} holds more than tensors{what}: refused, unpickling it could run code"
         ) from None
-    except Exception as error:  # tensors that contradict themselves raise whatever they like
+    except Exception as error:  # tensors that contradict themselves raise errors of many kinds
         raise unreadable(path, error) from None
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}: expected a dict of tensors by name")
@@ -92,7 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a `.pth`. Raises `OSError` where the disk is full, as any other file would."""
+    """Write tensors into a `.pth`. Raises `OSError` if the disk is full, as writing any other file would."""
     try:
         torch.save(tensors, path)
     except RuntimeError as error:  # torch's writer names no reason
@@ -104,7 +111,16 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def stored_types(
     tensors: Mapping[str, Tensor], dtype: torch.dtype | None, exact: frozenset[str]
 ) -> dict[str, torch.dtype]:
-    """Floating-point tensors are stored in `dtype` if one is named, those in `exact` as they are."""
+    """Return the dtype in which each tensor is to be stored.
+
+    Args:
+        tensors: the tensors by name.
+        dtype: the dtype for floating-point tensors; None stores all tensors as they are.
+        exact: the names of tensors that are stored as they are in any case.
+
+    Returns:
+        The dtypes by name. Tensors that are not floating-point keep theirs.
+    """
     return {
         name: dtype if dtype and t.is_floating_point() and name not in exact else t.dtype
         for name, t in tensors.items()
@@ -112,7 +128,7 @@ def stored_types(
 
 
 def stored_bytes(tensor: Tensor, dtype: torch.dtype) -> memoryview:
-    """What a file holds of one tensor."""
+    """Return the bytes that a file holds of one tensor that is stored in `dtype`."""
     return memoryview(tensor.detach().reshape(-1).to(dtype).contiguous().view(torch.uint8).numpy())
 
 
@@ -122,7 +138,14 @@ def write_safetensors(
     dtype: torch.dtype | None = None,
     exact: frozenset[str] = frozenset(),
 ) -> None:
-    """Writes one file, tensor by tensor, in the types of `stored_types`."""
+    """Write one safetensors file, tensor by tensor, so that no second copy of all tensors is needed.
+
+    Args:
+        path: the file.
+        tensors: the tensors by name.
+        dtype: the dtype for floating-point tensors, see `stored_types`.
+        exact: the names of tensors that are stored as they are in any case.
+    """
     target = stored_types(tensors, dtype, exact)
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, tensor in tensors.items():
@@ -134,6 +157,7 @@ def write_safetensors(
         }
         offset = end
     encoded = json.dumps(header).encode()
+    # as safetensors does, so that tensors begin at multiples of 8 bytes
     encoded += b" " * (-len(encoded) % 8)
     with open(path, "wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
@@ -147,8 +171,18 @@ def verify_safetensors(
     dtype: torch.dtype | None = None,
     exact: frozenset[str] = frozenset(),
 ) -> None:
-    """Raises `InputError` unless the file holds what `write_safetensors` was given; reads a piece of one
-    tensor at a time.
+    """Raise `InputError` unless a file holds what `write_safetensors` was given.
+
+    Tensors are read one after another, in pieces.
+
+    Args:
+        path: the file.
+        tensors: the tensors that were written.
+        dtype: the dtype that they were written in, see `stored_types`.
+        exact: the names of tensors that were stored as they are.
+
+    Raises:
+        InputError: for the first tensor that is missing, unknown or different.
     """
     target, entries = stored_types(tensors, dtype, exact), read_header(path)
     wanted = {name: (DTYPES[target[name]], tuple(t.shape)) for name, t in tensors.items()}
@@ -166,7 +200,7 @@ def verify_safetensors(
 
 
 def holds(file: BinaryIO, begin: int, wanted: memoryview) -> bool:
-    """Whether these bytes stand in the file from `begin` on."""
+    """Return whether the bytes in `wanted` stand in the file from `begin` on."""
     file.seek(begin)
     return all(
         file.read(len(piece)) == bytes(piece)

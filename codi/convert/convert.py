@@ -1,8 +1,8 @@
-"""Released checkpoints -> a model folder, and back.
+"""Convert released checkpoints to a model folder, and a model folder back to checkpoints.
 
-One part at a time: a checkpoint is mapped, a part's tensors are written one after another, read back and
-compared, the map is dropped. The folder is made beside its place and renamed at the end, so that there is
-never half of one. `released/coverage.json` says of every released tensor where it went, and
+One part is converted at a time: a checkpoint is mapped, the part's tensors are written one after another,
+read back and compared, and the map is dropped. The folder is made beside its place and renamed at the end, so
+that there is never half of one. `released/coverage.json` says of every released tensor where it went, and
 `released/*.safetensors` keeps those that no part needs, for the way back.
 """
 
@@ -37,7 +37,7 @@ from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.types import InputError
 
 WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
-# of the released script
+# what the released script sets, and calls with a converted model leave out
 DEFAULTS = {
     "num_inference_steps": 50,
     "guidance_scale": 7.5,
@@ -67,13 +67,22 @@ def convert(
     geometry: Geometry = FULL,
     keep_unknown: bool = False,
 ) -> dict[str, Any]:
-    """Writes a model folder from released checkpoints by slot (see `SLOTS`); any subset will do. Returns the
-    coverage report.
+    """Write a model folder from released checkpoints, any subset of them.
 
-    dtype         of the weights; None: as they are, which is what the way back needs to be exact
-    words         folder with clip/, bert/ and gpt2/tokenizer.json, which no checkpoint holds
-    keep_unknown  tensors that nobody knows are kept aside and listed; else they are an error
-    Raises `InputError` naming the file or the tensor.
+    Args:
+        files: the checkpoints by slot, see `SLOTS`.
+        out: the folder to write, which must be new or empty.
+        dtype: the dtype of the weights; None keeps them as they are, which the way back needs to be exact.
+        words: a folder with clip/, bert/ and gpt2/tokenizer.json, which no checkpoint holds.
+        geometry: the sizes of the released components.
+        keep_unknown: whether tensors that nobody knows are kept aside and listed; otherwise they are an
+            error.
+
+    Returns:
+        The report of coverage, as it stands in released/coverage.json.
+
+    Raises:
+        InputError: if a file or a tensor does not fit; the message names it.
     """
     if not files:
         raise InputError(
@@ -90,6 +99,7 @@ def convert(
     parts = released.listed(
         {slot: set(names) for slot, names in shapes.items()}, geometry, read_words(words, geometry)
     )
+    # these checks need names and shapes alone, so they come before the first tensor is written
     built = {slot: [(part, *part.on_meta()) for part in of_slot] for slot, of_slot in parts.items()}
     reasons = {slot: account(slot, files[slot], names, built, keep_unknown) for slot, names in shapes.items()}
     check_shapes(built, shapes, files)
@@ -97,6 +107,7 @@ def convert(
     with beside(out) as folder:
         coverage = {slot: {"file": name, "tensors": {}} for slot, name in file_names(files).items()}
         for slot, of_slot in built.items():
+            # the environment encoders are one part, made from all diffuser files
             sources = list(files) if slot == "environment_encoders" else [slot]
             for part, module, table in of_slot:
                 write_part(folder / part.name, module, table, {s: files[s] for s in sources}, dtype)
@@ -113,8 +124,9 @@ def convert(
 
 
 def file_names(files: Mapping[str, Path]) -> dict[str, str]:
-    """What the files are called on the way back: as they were, or as released where two were
-    called the same.
+    """Return the names that the files get on the way back, by slot.
+
+    They are those that the files had or, where two files had the same name, those of the released files.
     """
     names = {slot: path.name for slot, path in files.items()}
     return names if len(set(names.values())) == len(names) else {slot: SLOTS[slot] for slot in names}
@@ -123,8 +135,20 @@ def file_names(files: Mapping[str, Path]) -> dict[str, str]:
 def account(
     slot: str, path: Path, names: Mapping[str, Any], built: Mapping[str, list], keep_unknown: bool
 ) -> dict[str, str]:
-    """Why each tensor that none of this file's parts uses is there. Raises `InputError` for missing and
-    unknown ones.
+    """Return the reason for each tensor of one file that no part uses.
+
+    Args:
+        slot: the slot of the file.
+        path: the file.
+        names: the names of its tensors.
+        built: for each slot its parts, each with its module and its table.
+        keep_unknown: whether a tensor that nobody knows gets the reason "unknown"; otherwise it is an error.
+
+    Returns:
+        The reasons by the names of the tensors.
+
+    Raises:
+        InputError: if the file belongs to another slot, lacks a tensor, or has one that nobody knows.
     """
     tables = {s: [table for _, _, table in of_slot] for s, of_slot in built.items()}
     environment = {
@@ -161,7 +185,7 @@ def account(
 
 
 def released_name(slot: str, name: str) -> bool:
-    """Whether a tensor of that name belongs into the file of that slot."""
+    """Return whether a tensor of that name belongs into the file of that slot."""
     prefixes = (
         ("autokl.", "audioldm.", "optimus.", "clip.", "clap.")
         if slot == "encoders"
@@ -173,7 +197,16 @@ def released_name(slot: str, name: str) -> bool:
 def check_shapes(
     built: Mapping[str, list], shapes: Mapping[str, Mapping[str, tuple]], files: Mapping[str, Path]
 ) -> None:
-    """Raises `InputError` for the first tensor that is not of the shape its part asks for."""
+    """Check that every released tensor is of the shape that its part asks for.
+
+    Args:
+        built: for each slot its parts, each with its module (without memory) and its table.
+        shapes: for each slot the shapes of its released tensors by name.
+        files: the checkpoints by slot, for the message.
+
+    Raises:
+        InputError: for the first tensor that does not fit.
+    """
     every = {
         name: (shape, files[slot])
         for slot, of_slot in shapes.items()
@@ -199,7 +232,15 @@ def check_shapes(
 def write_part(
     folder: Path, module: Any, table: Table, files: Mapping[str, Path], dtype: torch.dtype | None
 ) -> None:
-    """Configuration and weights of one part, which are then compared with what they were made from."""
+    """Write the configuration and the weights of one part, and compare them with what they were made from.
+
+    Args:
+        folder: the folder of the part.
+        module: the part without memory, which has the configuration.
+        table: the table of the part.
+        files: the checkpoints that it is made from, by slot.
+        dtype: the dtype of the weights; None keeps them as they are.
+    """
     tensors = {
         name: t
         for slot, path in files.items()
@@ -215,6 +256,7 @@ def write_part(
 def note_part(
     coverage: dict[str, Any], part: Part, table: Table, shapes: Mapping[str, Mapping[str, Any]]
 ) -> None:
+    """Note in the report of coverage which tensors of a part each released tensor became."""
     for row in table.rows:
         slot = next(s for s in shapes if row.source in shapes[s] and released_name(s, row.source))
         coverage[slot]["tensors"].setdefault(row.source, []).append(f"{part.name}: {', '.join(row.targets)}")
@@ -223,9 +265,20 @@ def note_part(
 def write_kept(
     folder: Path, slot: str, path: Path, reasons: Mapping[str, str], coverage: dict[str, Any]
 ) -> None:
-    """Tensors without a part, for the way back; and the order and types of all."""
+    """Write those released tensors of one file that no part uses, which the way back needs.
+
+    The order and the types of all tensors of the file are noted in the report of coverage.
+
+    Args:
+        folder: where they are kept, released/ in the model folder.
+        slot: the slot of the file.
+        path: the file.
+        reasons: why each tensor that no part uses is there, as `account` returns it.
+        coverage: the report of coverage, which is added to.
+    """
     tensors = read_checkpoint(path)
     folder.mkdir(exist_ok=True)
+    # a tied tensor is written once more on the way back, from its twin
     kept = {name: tensors[name] for name in reasons if name != TIED}
     write_safetensors(folder / f"{slot}.safetensors", kept)
     verify_safetensors(folder / f"{slot}.safetensors", kept)
@@ -242,7 +295,7 @@ TIED, TWIN = "optimus.decoder.lm_head.weight", "optimus.decoder.transformer.wte.
 
 
 def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
-    """model_index.json and the scheduler."""
+    """Write model_index.json and the scheduler."""
     ReleasedDDIMScheduler().save_pretrained(folder / "scheduler")
     classes = {name: [type(module).__module__, type(module).__name__] for name, module in parts}
     io.save_json(
@@ -258,8 +311,20 @@ def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
 
 
 def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
-    """The checkpoints that a folder was converted from, bit for bit unless it was converted to
-    another dtype.
+    """Write the checkpoints that a folder was converted from.
+
+    They are what they were, bit for bit, unless the folder was converted to another dtype.
+
+    Args:
+        folder: a folder that `convert` made.
+        out: the folder to write, which must be new or empty.
+        geometry: the sizes of the released components, as they were given to `convert`.
+
+    Returns:
+        The paths of the checkpoints.
+
+    Raises:
+        InputError: if the folder was not converted, was damaged, or no longer fits into checkpoints.
     """
     check_new(out)
     files = read_coverage(folder)
@@ -293,7 +358,17 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
 
 
 def read_coverage(folder: Path) -> dict[str, Any]:
-    """What a converted folder says of the files it was made from."""
+    """Return what a converted folder says of the files that it was made from, by slot.
+
+    Args:
+        folder: a folder that `convert` made.
+
+    Returns:
+        For each slot the name of the file and an entry for each of its tensors, in the order of the file.
+
+    Raises:
+        InputError: if there is no such report, or if it names what no conversion writes.
+    """
     record = Path(folder) / "released" / COVERAGE
     if not record.is_file():
         raise InputError(f"{folder} was not made by `codi convert` (no released/{COVERAGE})")
@@ -303,7 +378,7 @@ def read_coverage(folder: Path) -> dict[str, Any]:
         names = [str(entry["file"]) for entry in files.values()]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{record} is no report of a conversion: convert again") from None
-    # a foreign folder could name any place
+    # the report of a foreign folder could name any place on the disk
     plain = all(name not in ("", ".", "..") and Path(name).name == name for name in names)
     if (
         not plain
@@ -317,7 +392,16 @@ def read_coverage(folder: Path) -> dict[str, Any]:
 
 
 def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The released tensors of one part that belong into one file."""
+    """Return the released tensors that one part gives back to one file.
+
+    Args:
+        path: the weights of the part.
+        part: the part.
+        wanted: the entries of the file's tensors in the report of coverage.
+
+    Returns:
+        The released tensors by name.
+    """
     _, table = part.on_meta()
     rows = [
         row
@@ -333,8 +417,10 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
 
 
 def check_copies(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raises `InputError` for a released tensor that two parts hold (an embedding of the noise level) and no
-    longer hold alike.
+    """Raise `InputError` if a released tensor that two parts hold is no longer the same in both.
+
+    Such a tensor is an embedding of the timestep, of which a denoiser and its environment encoder have a copy
+    each.
     """
     for name in (name for name in found if name in tensors):
         if not torch.equal(found[name], tensors[name]):
@@ -346,7 +432,7 @@ def check_copies(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str
 
 @contextmanager
 def beside(out: Path) -> Iterator[Path]:
-    """A folder that takes the name `out` when all is done, and is gone if anything fails."""
+    """Yield a new folder that takes the name `out` when all is done, and is removed if anything fails."""
     out = Path(os.path.abspath(out))
     temporary = out.parent / f".{out.name}.{os.getpid()}"
     try:
@@ -364,7 +450,7 @@ def beside(out: Path) -> Iterator[Path]:
 
 
 def check_new(out: Path) -> None:
-    """Raises `InputError` if the place is taken: asked first, before gigabytes are read."""
+    """Raise `InputError` if the place is taken; this is asked first, before gigabytes are read."""
     try:
         taken = os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out))
     except OSError as error:
@@ -378,7 +464,16 @@ def check_space(
     sizes: Mapping[str, Mapping[str, tuple[tuple[int, ...], torch.dtype]]],
     dtype: torch.dtype | None,
 ) -> None:
-    """Raises `InputError` if the disk cannot hold the result."""
+    """Raise `InputError` if the disk cannot hold the result.
+
+    Args:
+        out: where the result goes.
+        sizes: for each slot the shape and the dtype of its released tensors by name.
+        dtype: the dtype for floating-point tensors; None keeps them as they are.
+
+    Raises:
+        InputError: if there is less space than the tensors need.
+    """
     place = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if os.path.exists(p))
     kind = lambda given: dtype if dtype and given.is_floating_point else given
     needed = sum(
@@ -393,8 +488,17 @@ def check_space(
 
 
 def read_words(folder: Path | None, geometry: Geometry = FULL) -> dict[str, str]:
-    """Tokenizers as JSON by name. Raises `InputError` for one that is missing, or has another number of
-    tokens than its model.
+    """Read the tokenizers that no checkpoint holds.
+
+    Args:
+        folder: a folder with clip/, bert/ and gpt2/tokenizer.json; None for no tokenizers.
+        geometry: the sizes of the released components.
+
+    Returns:
+        The tokenizers as JSON by name; none without a folder.
+
+    Raises:
+        InputError: if one is missing, or has another number of tokens than its model.
     """
     if folder is None:
         return {}
@@ -412,7 +516,7 @@ def read_words(folder: Path | None, geometry: Geometry = FULL) -> dict[str, str]
 
 
 def count_tokens(path: Path) -> int:
-    """Size of the vocabulary in a tokenizer.json."""
+    """Return the size of the vocabulary in a tokenizer.json."""
     from tokenizers import Tokenizer
 
     try:

@@ -1,7 +1,8 @@
-"""The released diffusers (`model.diffusion_model.unet_image`, `unet_text`, `unet_audio`) and ours.
+"""Tables between the released diffusers and our denoisers, with their environment encoders.
 
-Both are lists in the order of execution, so the tables walk our module and count the released indices along
-with it. `connecters` is the released spelling.
+The released ones are `model.diffusion_model.unet_image`, `unet_text` and `unet_audio`. Both theirs and ours
+are lists in the order of execution, so the tables walk our module and count the released indices along with
+it. `connecters` is the released spelling.
 """
 
 from collections.abc import Mapping
@@ -64,7 +65,17 @@ TEMPORAL_TENSORS = [
 
 
 def unet_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Arguments of `UNetDenoiser` from those of the released `UNetModel2D`, every released switch set."""
+    """Return the arguments of `UNetDenoiser` for those of the released `UNetModel2D`.
+
+    Every switch is set to the released behaviour.
+
+    Args:
+        reference: the arguments of the released class.
+        **more: further arguments of ours, which are added or replace others.
+
+    Returns:
+        The arguments of `UNetDenoiser`.
+    """
     video = bool(reference.get("use_video_architecture", False))
     levels = len(reference["channel_mult"])
     return (
@@ -79,11 +90,12 @@ def unet_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def text_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Arguments of `TextDenoiser` from those of the released `UNetModel0D`."""
+    """Return the arguments of `TextDenoiser` for those of the released `UNetModel0D`; `more` is added."""
     return common_config(reference) | dict(second_dim=tuple(reference["second_dim"])) | more
 
 
 def common_config(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that our two kinds of denoiser share, from those of a released diffuser."""
     on = lambda name: tuple(i for i, flag in enumerate(reference[name]) if flag)
     return dict(
         in_channels=reference["input_channels"],
@@ -101,7 +113,7 @@ def common_config(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment_config(reference: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the environment encoder that belongs to a released diffuser."""
+    """Return the arguments of the environment encoder that belongs to a released diffuser."""
     text, video = "second_dim" in reference, bool(reference.get("use_video_architecture", False))
     return dict(
         in_channels=reference["input_channels"],
@@ -118,7 +130,7 @@ def environment_config(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def denoiser_table(model: UNetDenoiser | TextDenoiser) -> Table:
-    """The table of one denoiser, its joint attention included; names below the prefix."""
+    """Build the table of one denoiser with its joint attention; released names are those below the prefix."""
     text = isinstance(model, TextDenoiser)
     nested = not text and bool(model.config.temporal_levels)
     into, out = ("proj_in", "proj_out") if text else ("conv_in", "conv_out")
@@ -145,7 +157,17 @@ def denoiser_table(model: UNetDenoiser | TextDenoiser) -> Table:
 
 
 def layer_rows(layer: nn.Module, source: str, target: str, nested: bool) -> list[Row]:
-    """Rows of one entry of the encoder or decoder."""
+    """Build the rows of one entry of the encoder or decoder.
+
+    Args:
+        layer: our module for it.
+        source: the prefix of its released names.
+        target: the prefix of our names.
+        nested: whether residual blocks have temporal modules beside them, and both are one level deeper.
+
+    Returns:
+        The rows; those for modules that the layer lacks are sorted out by `Table.for_module`.
+    """
     if isinstance(layer, Downsample):
         return rename(f"{source}0.", target, [("op", "conv")])
     if isinstance(layer, Remap):
@@ -154,6 +176,7 @@ def layer_rows(layer: nn.Module, source: str, target: str, nested: bool) -> list
     rows = residual_rows(layer, f"{source}0.", target, nested)
     if layer.attention is not None:
         rows += rename(f"{source}1.", f"{target}attention.", TRANSFORMER)
+    # the released upsampling comes behind the block and, where there is one, its transformer
     at = 1 if layer.attention is None else 2
     return rows + rename(
         f"{source}{at}",
@@ -163,8 +186,16 @@ def layer_rows(layer: nn.Module, source: str, target: str, nested: bool) -> list
 
 
 def residual_rows(layer: Block, source: str, target: str, nested: bool) -> list[Row]:
-    """A residual block, and beside it the temporal module where the model has such (then both are one level
-    deeper).
+    """Build the rows of a residual block, and of the temporal module beside it if the block has one.
+
+    Args:
+        layer: our block.
+        source: the prefix of the released names.
+        target: the prefix of our names.
+        nested: whether the model has temporal modules: then the block and the module are one level deeper.
+
+    Returns:
+        The rows.
     """
     rows = rename(
         f"{source}0." if nested else source,
@@ -178,8 +209,9 @@ def residual_rows(layer: Block, source: str, target: str, nested: bool) -> list[
 
 
 def environment_table(encoder: PooledEncoder) -> Table:
-    """The table of one environment encoder; the noise level's embedding is the denoiser's, of which it has a
-    copy.
+    """Build the table of one environment encoder.
+
+    Its embedding of the timestep is a copy of the denoiser's, which is where the released files have it.
     """
     text, count = hasattr(encoder, "proj_in"), len(encoder.layers)
     into, out = ("proj_in", "proj_out") if text else ("conv_in", "conv_out")

@@ -1,7 +1,8 @@
-"""The released autoencoders and towers (`autokl`, `audioldm`, `optimus`, `clip`, `clap`) and ours.
+"""Tables between the released autoencoders and towers and ours.
 
-They are diffusers' and transformers' own modules, configured; the tables say what the released code called
-their parts. Configurations are given in the released words, tables are for names below the released prefix.
+The released ones are `autokl`, `audioldm`, `optimus`, `clip` and `clap`; ours are modules of diffusers and
+transformers, configured. The tables say what the released code called their parts. Configurations are given
+in the released words, and tables are for names below the released prefix.
 """
 
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ SWIN_BLOCK = [
 
 
 def vae_config(reference: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of diffusers' AutoencoderKL from LDM's `ddconfig`."""
+    """Return the arguments of diffusers' `AutoencoderKL` for LDM's `ddconfig`."""
     shape = reference["ddconfig"]
     widths = [shape["ch"] * m for m in shape["ch_mult"]]
     assert not shape["attn_resolutions"], (
@@ -79,7 +80,7 @@ def vae_config(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vae_rows(vae: AutoencoderKL, target: str = "vae.") -> list[Row]:
-    """LDM's autoencoder; its decoder counts levels from the finest."""
+    """Build the rows of LDM's autoencoder, whose decoder counts levels from the finest."""
     levels, depth = len(vae.config.block_out_channels), vae.config.layers_per_block
     rows = rename("", target, [("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv")])
     for side in ("encoder", "decoder"):
@@ -104,12 +105,22 @@ def vae_rows(vae: AutoencoderKL, target: str = "vae.") -> list[Row]:
 def image_autoencoder_config(
     reference: Mapping[str, Any], scaling_factor: float = 0.18215, **more: Any
 ) -> dict[str, Any]:
-    """Arguments of `ReleasedImageAutoencoder`."""
+    """Return the arguments of `ReleasedImageAutoencoder`.
+
+    Args:
+        reference: the arguments of the released `autokl`.
+        scaling_factor: the released factor between latents and normalised ones (normalised = latent *
+            factor).
+        **more: further arguments of ours, which are added or replace others.
+
+    Returns:
+        The arguments.
+    """
     return dict(vae_config=vae_config(reference), image_size=256, scaling_factor=scaling_factor) | more
 
 
 def image_autoencoder_table(model: ReleasedImageAutoencoder) -> Table:
-    """`autokl`."""
+    """Build the table of the image autoencoder, the released `autokl`."""
     return Table.for_module(model, vae_rows(model.vae), scaling(model))
 
 
@@ -120,7 +131,19 @@ def audio_autoencoder_config(
     scaling_factor: float = 0.9228,
     **more: Any,
 ) -> dict[str, Any]:
-    """Arguments of `ReleasedAudioAutoencoder`."""
+    """Return the arguments of `ReleasedAudioAutoencoder`.
+
+    Args:
+        reference: the arguments of the released `audioldm`.
+        vocoder: those of its vocoder.
+        stft: those of its mel spectrogram.
+        scaling_factor: the released factor between latents and normalised ones (normalised = latent *
+            factor).
+        **more: further arguments of ours, which are added or replace others.
+
+    Returns:
+        The arguments.
+    """
     return (
         dict(
             vae_config=vae_config(reference),
@@ -151,7 +174,7 @@ def audio_autoencoder_config(
 
 
 def audio_autoencoder_table(model: ReleasedAudioAutoencoder) -> Table:
-    """`audioldm`, its vocoder included."""
+    """Build the table of the audio autoencoder and its vocoder, the released `audioldm`."""
     rows = vae_rows(model.vae) + rename(
         "vocoder.", "vocoder.", [("conv_pre", "conv_pre"), ("conv_post", "conv_post")]
     )
@@ -174,7 +197,16 @@ def audio_autoencoder_table(model: ReleasedAudioAutoencoder) -> Table:
 def text_autoencoder_config(
     reference: Mapping[str, Any], scaling_factor: float = 4.3108, **more: Any
 ) -> dict[str, Any]:
-    """Arguments of `ReleasedTextAutoencoder`."""
+    """Return the arguments of `ReleasedTextAutoencoder`.
+
+    Args:
+        reference: the arguments of the released `optimus`.
+        scaling_factor: the factor between latents and normalised ones (normalised = latent * factor).
+        **more: further arguments of ours, which are added or replace others.
+
+    Returns:
+        The arguments.
+    """
     bert = (
         "hidden_size",
         "intermediate_size",
@@ -188,6 +220,7 @@ def text_autoencoder_config(
     )
     gpt2 = ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size", "layer_norm_epsilon")
     vocabulary = reference["decoder"]["vocab_size"]
+    # the released code appends these three to the tokens of gpt2
     special = dict(
         pad_token_id=vocabulary - 3,
         bos_token_id=vocabulary - 2,
@@ -206,7 +239,10 @@ def text_autoencoder_config(
 
 
 def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
-    """`optimus`. `decoder.lm_head` is tied to the token embedding on both sides."""
+    """Build the table of the text autoencoder, the released `optimus`.
+
+    `decoder.lm_head` is tied to the token embedding on both sides.
+    """
     rows = rename("encoder.", "encoder.", both("embeddings.LayerNorm", "pooler.dense"))
     rows += rename(
         "encoder.",
@@ -230,7 +266,7 @@ def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
 
 
 def text_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Arguments of `ReleasedTextTower`."""
+    """Return the arguments of `ReleasedTextTower` for those of the released `clip`; `more` is added."""
     return (
         dict(text_config=dict(reference["text_config"]) | dict(projection_dim=reference["projection_dim"]))
         | more
@@ -238,7 +274,7 @@ def text_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, An
 
 
 def vision_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Arguments of `ReleasedVisionTower`."""
+    """Return the arguments of `ReleasedVisionTower` for those of the released `clip`; `more` is added."""
     return (
         dict(
             vision_config=dict(reference["vision_config"]) | dict(projection_dim=reference["projection_dim"])
@@ -248,7 +284,7 @@ def vision_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, 
 
 
 def text_tower_table(model: ReleasedTextTower) -> Table:
-    """The text half of `clip`."""
+    """Build the table of the text tower, the text half of the released `clip`."""
     rows = rename(
         "model.text_model.",
         "text.text_model.",
@@ -263,7 +299,10 @@ def text_tower_table(model: ReleasedTextTower) -> Table:
 
 
 def vision_tower_table(model: ReleasedVisionTower) -> Table:
-    """The vision half of `clip`, temporal modules included."""
+    """Build the table of the vision tower, the vision half of the released `clip`.
+
+    Its temporal modules are included.
+    """
     source, target = "model.vision_model.", "vision.vision_model."
     rows = [same(f"{source}embeddings.class_embedding", f"{target}embeddings.class_embedding")]
     rows += rename(
@@ -279,7 +318,10 @@ def vision_tower_table(model: ReleasedVisionTower) -> Table:
 
 
 def temporal_rows(layer: TemporalLayer, source: str, target: str) -> list[Row]:
-    """The temporal module of a vision layer: one-dimensional convolutions of width 1 are linear here."""
+    """Build the rows of the temporal module of a vision layer.
+
+    One-dimensional convolutions of width 1 are linear layers here.
+    """
     rows = rename(f"{source}temporal_attn.", f"{target}attention.", both("to_q", "to_kv", "to_out"))
     rows += rename(
         f"{source}temporal_rel_pos_bias.net.",
@@ -296,7 +338,7 @@ def temporal_rows(layer: TemporalLayer, source: str, target: str) -> list[Row]:
 
 
 def audio_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Arguments of `ReleasedAudioTower`."""
+    """Return the arguments of `ReleasedAudioTower` for those of the released `clap`; `more` is added."""
     audio, swin = reference["model_config"]["audio_cfg"], reference["htsat"]
     return (
         dict(
@@ -332,7 +374,7 @@ def audio_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, A
 
 
 def audio_tower_table(model: ReleasedAudioTower) -> Table:
-    """The audio branch of `clap`."""
+    """Build the table of the audio tower, the audio branch of the released `clap`."""
     source, target = "model.audio_branch.", "audio.audio_model.audio_encoder."
     rows = rename(
         source,
@@ -355,6 +397,7 @@ def audio_tower_table(model: ReleasedAudioTower) -> Table:
 
 
 def swin_rows(source: str, target: str) -> list[Row]:
+    """Build the rows of one Swin block, whose query, key and value are stacked in the released weights."""
     rows = rename(source, target, SWIN_BLOCK)
     table = "relative_position_bias_table"
     rows.append(same(f"{source}attn.{table}", f"{target}attention.self.{table}"))
@@ -365,7 +408,7 @@ def swin_rows(source: str, target: str) -> list[Row]:
 
 
 def window_index(model: ReleasedAudioTower) -> torch.Tensor:
-    """Swin's table index for every pair of places in a window, (n, n) for n places."""
+    """Return Swin's table index for every pair of places in a window, (n, n) for n places."""
     side = model.config.audio_config["window_size"]
     place = torch.arange(side * side)
     row, column = place // side, place % side
@@ -376,12 +419,12 @@ def window_index(model: ReleasedAudioTower) -> torch.Tensor:
 
 
 def both(*names: str) -> list[tuple[str, str]]:
-    """Modules that are called the same on both sides."""
+    """Return pairs of names for modules that are called the same on both sides."""
     return [(name, name) for name in names]
 
 
 def scaling(model: Any) -> dict[str, torch.Tensor]:
-    """The released factor as our statistics of the latent."""
+    """Return the statistics of the latent that do what the released scaling factor does."""
     size = model.state_dict()["scaling.mean"].shape
     return {
         "scaling.mean": torch.zeros(size),
@@ -390,5 +433,5 @@ def scaling(model: Any) -> dict[str, torch.Tensor]:
 
 
 def center(model: Any) -> dict[str, torch.Tensor]:
-    """The released towers have no modality gap to close."""
+    """Return centres of zero for a tower: the released towers have no modality gap to close."""
     return {name: torch.zeros(model.dim) for name in model.state_dict() if name.endswith("bridge.center")}

@@ -1,8 +1,8 @@
-"""The released model as parts: which of our components comes from which file, under which prefix, in which
-geometry.
+"""The released model as parts: which of our components comes from which file, under which prefix.
 
-A geometry is a dict from the released component's name to its arguments in the released words; `FULL` is that
-of the released weights. Facts: the released configuration files, as listed in docs/released-weights.md.
+A geometry says how large the components are: it is a dict from the released component's name to its arguments
+in the released words; `FULL` is that of the released weights. Its facts are those of the released
+configuration files, as listed in docs/released-weights.md.
 """
 
 import re
@@ -147,11 +147,14 @@ FULL: Geometry = dict(
         enable_fusion=False,
     ),
 )
-WORDS = ("clip", "bert", "gpt2")  # folders with a tokenizer.json each
+WORDS = ("clip", "bert", "gpt2")  # tokenizers, by the names of the folders that hold their tokenizer.json
 
 
 def vocabulary(name: str, geometry: Geometry) -> tuple[int, str]:
-    """How many tokens one of `WORDS` has, and whose they are. The code adds three to those of gpt2."""
+    """Return how many tokens the tokenizer of one of `WORDS` has, and the name of the model that it is from.
+
+    Three tokens that the released code adds to those of gpt2 are not counted.
+    """
     optimus = geometry["optimus"]
     return {
         "clip": (geometry["clip"]["text_config"]["vocab_size"], "clip-vit-large-patch14"),
@@ -162,8 +165,12 @@ def vocabulary(name: str, geometry: Geometry) -> tuple[int, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One of our components: its name in the pipeline, its class and arguments, and its table with full
-    released names.
+    """One of our components, as it is made from released weights.
+
+    Attributes:
+        name: its name in the pipeline.
+        build: makes the component with its arguments.
+        table: makes the table of a component, with full released names.
     """
 
     name: str
@@ -171,14 +178,14 @@ class Part:
     table: Callable[[nn.Module], Table]
 
     def on_meta(self) -> tuple[nn.Module, Table]:
-        """The component without memory, and its table."""
+        """Build the component without memory, and return it with its table."""
         with torch.device("meta"):
             module = self.build()
         return module, self.table(module)
 
 
 def prefixed(table: Table, source: str, target: str = "") -> Table:
-    """The table with `source` before every released name and `target` before ours."""
+    """Return the table with `source` before every released name and `target` before each of ours."""
     rows = (
         replace(row, source=source + row.source, targets=tuple(target + t for t in row.targets))
         for row in table.rows
@@ -193,12 +200,18 @@ def prefixed(table: Table, source: str, target: str = "") -> Table:
 def listed(
     slots: Mapping[str, set[str]], geometry: Geometry = FULL, words: Mapping[str, str] | None = None
 ) -> dict[str, list[Part]]:
-    """Our components for the files that are there, by the file they come from; `slots` holds the names in
-    each file.
+    """Return our components for the files that are there.
 
-    A diffuser file without connecters (those of June 2023) gives a denoiser that cannot hear others.
-    `words` holds tokenizers as JSON. The environments come last, under "environments", from all diffuser
-    files.
+    A diffuser file without connecters (those of June 2023) gives a denoiser that cannot attend to others.
+
+    Args:
+        slots: the names of the tensors in each file, by slot.
+        geometry: the sizes of the released components.
+        words: tokenizers as JSON by name, see `WORDS`.
+
+    Returns:
+        The components by the slot that they come from. The environment encoders come last, under
+        "environment_encoders", made from all diffuser files that have some.
     """
     found = {
         slot: (
@@ -208,6 +221,7 @@ def listed(
         )
         for slot, names in slots.items()
     }
+    # only these files have environment encoders
     heard = [
         slot
         for slot, names in slots.items()
@@ -217,7 +231,7 @@ def listed(
 
 
 def encoder_parts(geometry: Geometry, words: Mapping[str, str]) -> list[Part]:
-    """Autoencoders and towers."""
+    """Return the autoencoders and towers, which come from the file of encoders."""
     clip, voice = geometry["clip"], (geometry["audioldm"], geometry["vocoder"], geometry["stft"])
     return [
         part(
@@ -270,11 +284,32 @@ def encoder_parts(geometry: Geometry, words: Mapping[str, str]) -> list[Part]:
 def part(
     name: str, prefix: str, kind: type, config: Mapping[str, Any], table: Callable[[Any], Table]
 ) -> Part:
+    """Return a component whose released names all begin with `prefix`.
+
+    Args:
+        name: its name in the pipeline.
+        prefix: the beginning of its released names.
+        kind: its class.
+        config: the arguments of the class.
+        table: makes the table of a component, with released names below the prefix.
+
+    Returns:
+        The component.
+    """
     return Part(name=name, build=lambda: kind(**config), table=lambda module: prefixed(table(module), prefix))
 
 
 def denoiser_part(slot: str, names: set[str], geometry: Geometry) -> Part:
-    """The denoiser in one of the three diffuser files."""
+    """Return the denoiser in one of the three diffuser files.
+
+    Args:
+        slot: the slot of the file.
+        names: the names of its tensors; without connecters among them the denoiser has no joint attention.
+        geometry: the sizes of the released components.
+
+    Returns:
+        The denoiser as a part.
+    """
     reference, alone = geometry[UNETS[slot]], {}
     if not any(".input_block_connecters_in." in name for name in names):
         alone = dict(env_dim=None, joint_levels=())
@@ -298,7 +333,7 @@ def denoiser_part(slot: str, names: set[str], geometry: Geometry) -> Part:
 
 
 def environments_part(slots: list[str], geometry: Geometry) -> Part:
-    """The environment encoders of all diffuser files that hold one."""
+    """Return the environment encoders of those diffuser files that hold one, as a single part."""
     configs = {KINDS[slot]: denoisers.environment_config(geometry[UNETS[slot]]) for slot in slots}
 
     def table(module: PooledEnvironmentEncoders) -> Table:
@@ -315,6 +350,7 @@ def environments_part(slots: list[str], geometry: Geometry) -> Part:
 
 
 def prefix_of(slot: str) -> str:
+    """Return the beginning of all names in a diffuser file."""
     return f"model.diffusion_model.{UNETS[slot]}."
 
 
@@ -351,5 +387,5 @@ KEPT = [
 
 
 def why_kept(name: str) -> str | None:
-    """Why a released tensor is in none of our parts; None for one that nobody knows."""
+    """Return why a released tensor is in none of our parts; None for a tensor that nobody knows."""
     return next((reason for pattern, reason in KEPT if re.fullmatch(pattern, name)), None)

@@ -1,4 +1,4 @@
-"""How released weights become ours and ours released: a table of rows, one bijection per tensor.
+"""Turn released weights into ours, and ours into released ones, by a table with one bijection per tensor.
 
 A row names one tensor of the released checkpoint and the tensors of our module that it becomes, with an
 operation that can be undone bit for bit. A table is built for a module, and is complete: every tensor of the
@@ -16,7 +16,12 @@ from codi.types import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """A bijection between one released tensor and one or more of ours."""
+    """A bijection between one released tensor and one or more of ours.
+
+    Attributes:
+        forward: turns the released tensor into ours.
+        reverse: turns ours into the released tensor.
+    """
 
     forward: Callable[[Tensor], tuple[Tensor, ...]]
     reverse: Callable[[tuple[Tensor, ...]], Tensor]
@@ -24,7 +29,13 @@ class Op:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`source` in the checkpoint becomes `targets` in our module."""
+    """One line of a table: what one released tensor becomes.
+
+    Attributes:
+        source: the name of the tensor in the checkpoint.
+        targets: the names of the tensors in our module that it becomes.
+        op: how it becomes them, and they it.
+    """
 
     source: str
     targets: tuple[str, ...]
@@ -35,28 +46,37 @@ SAME = Op(forward=lambda x: (x,), reverse=lambda xs: xs[0])
 
 
 def trailing(ones: int) -> Op:
-    """A 1x1 convolution that is a linear layer here: the trailing axes of length 1 go."""
+    """Return the operation that drops `ones` trailing axes of length 1.
+
+    It turns the weights of a 1x1 convolution into those of the linear layer that stands for it here.
+    """
     return Op(
         forward=lambda x: (x.reshape(x.shape[: x.ndim - ones]),),
         reverse=lambda xs: xs[0].reshape(*xs[0].shape, *[1] * ones),
     )
 
 
+# drops a leading axis of length 1
 LEADING = Op(forward=lambda x: (x[0],), reverse=lambda xs: xs[0][None])
 
 
 def split(parts: int) -> Op:
-    """Matrices stacked in one tensor (query, key, value) that are separate here."""
+    """Return the operation that takes apart matrices stacked in one tensor (query, key, value)."""
     return Op(forward=lambda x: tuple(x.chunk(parts)), reverse=lambda xs: torch.cat(xs))
 
 
+# drops axes of length 1 on both sides of the only other one
 BETWEEN = Op(forward=lambda x: (x[0, :, 0],), reverse=lambda xs: xs[0][None, :, None])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All rows of one module; the tensors of it that no checkpoint holds because they are known
-    (`constants`); and those that are another of its tensors under a second name (`tied`).
+    """All rows of one module, and its tensors that come from no row.
+
+    Attributes:
+        rows: one row for each released tensor that is used.
+        constants: tensors of the module that no checkpoint holds, because their values are known.
+        tied: tensors of the module that are another of its tensors under a second name, and that other name.
     """
 
     rows: tuple[Row, ...]
@@ -71,8 +91,18 @@ class Table:
         constants: Mapping[str, Tensor] | None = None,
         tied: Mapping[str, str] | None = None,
     ) -> "Table":
-        """The rows whose targets the module has. Every tensor of the module must be in exactly one, or a
-        constant, or tied.
+        """Build the table of a module from those rows whose targets the module has.
+
+        Every tensor of the module must be a target of exactly one row, a constant, or tied.
+
+        Args:
+            module: the module.
+            rows: rows for it; those whose targets it lacks are left out.
+            constants: its tensors that no checkpoint holds.
+            tied: its tensors that are another one under a second name, and that other name.
+
+        Returns:
+            The table.
         """
         constants, tied = dict(constants or {}), dict(tied or {})
         wanted = set(module.state_dict()) - set(constants) - set(tied)
@@ -86,12 +116,21 @@ class Table:
 
     @property
     def sources(self) -> list[str]:
-        """Released names that the module is made of."""
+        """The released names that the module is made of."""
         return [row.source for row in self.rows]
 
     def apply(self, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Released tensors -> ours. Raises `InputError` naming what is missing; what is left over is for the
-        caller to judge.
+        """Turn released tensors into ours.
+
+        Args:
+            released: tensors by their released names; those that the table does not name are for the caller
+                to judge.
+
+        Returns:
+            The tensors of the module by name, constants and tied ones included.
+
+        Raises:
+            InputError: if tensors are missing; the message names them.
         """
         refuse("missing", set(self.sources) - set(released))
         ours = {
@@ -102,7 +141,17 @@ class Table:
         return ours | dict(self.constants) | {name: ours[twin] for name, twin in self.tied.items()}
 
     def reverse(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors -> released ones."""
+        """Turn our tensors into released ones.
+
+        Args:
+            ours: all tensors of the module by name.
+
+        Returns:
+            The tensors by their released names.
+
+        Raises:
+            InputError: if tensors are missing or left over; the message names them.
+        """
         targets = {name for row in self.rows for name in row.targets}
         refuse("missing", targets - set(ours))
         refuse("left over", set(ours) - targets - set(self.constants) - set(self.tied))
@@ -113,7 +162,7 @@ class Table:
 
 
 def refuse(what: str, names: set[str]) -> None:
-    """Raises `InputError` if there are any names."""
+    """Raise `InputError` if there are any names, which are `what`: missing or left over."""
     if names:
         raise InputError(
             f"weights do not fit: {len(names)} {what}: "
@@ -122,8 +171,16 @@ def refuse(what: str, names: set[str]) -> None:
 
 
 def rename(source: str, target: str, names: Iterable[tuple[str, str] | tuple[str, str, Op]]) -> list[Row]:
-    """Rows for the weights and biases of modules: `names` are (released, ours[, op of the weight]) below the
-    prefixes.
+    """Build the rows for the weights and biases of modules.
+
+    Args:
+        source: the prefix of the released names.
+        target: the prefix of our names.
+        names: for each module its released name and our name below the prefixes and, where the weight does
+            not stay as it is, the operation for the weight.
+
+    Returns:
+        Two rows for each module; a module without a bias makes `Table.for_module` leave out the second.
     """
     rows = []
     for released, ours, *op in names:
@@ -139,11 +196,11 @@ def rename(source: str, target: str, names: Iterable[tuple[str, str] | tuple[str
 
 
 def same(source: str, target: str, op: Op = SAME) -> Row:
-    """One row for one tensor by its full names."""
+    """Build the row of one tensor that is named in full on both sides."""
     return Row(source=source, targets=(target,), op=op)
 
 
 def load(module: nn.Module, table: Table, released: Mapping[str, Tensor]) -> nn.Module:
-    """The module with the released weights in it; also works for a module on the meta device."""
+    """Put the released weights into a module, and return it; the module may be on the meta device."""
     module.load_state_dict(table.apply(released), strict=True, assign=True)
     return module

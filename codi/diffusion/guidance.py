@@ -1,17 +1,20 @@
 """Guidance: one weighted sum of the denoiser's answers, in which conditions are dropped by name.
 
-A branch is the set of conditions that it drops. With scales w_c of the conditions c, and s_c = w_c - 1,
-guidance is
+A branch is the set of conditions that it drops. Let w_c be the scale of the condition c, and s_c = w_c - 1.
+The guided answer is
 
     e(all) + sum over k of m_k (e(all) - e(all but C_k))
 
-where C_1 are all guided conditions and m_1 the least of their s; C_2 those that have more, and m_2 by how
-much; and so on. One branch without any condition leads away from all at once (as in the nested guidance of
-arXiv 2211.09800, section 3.2, where the scales are equal), so that a second condition as strong as the first
-adds no branch. Prompt guidance is classifier-free guidance (arXiv 2207.12598); each condition is guided
-within its own interval of the schedule (arXiv 2404.07724). A scale of 1.0 is off, and its branch is never
-computed. All branches see the same x_t and the weights sum to one, so the formula is the same for eps, v and
-flow.
+C_1 is the set of all guided conditions, and m_1 the least of their s. C_2 is the set of those that have more,
+and m_2 is by how much the least of them has more; and so on. One branch without any condition leads away from
+all at once (as in the nested guidance of arXiv 2211.09800, section 3.2, where the scales are equal), so that
+a second condition as strong as the first adds no branch.
+
+Prompt guidance is classifier-free guidance (arXiv 2207.12598). Each condition is guided within its own
+interval of the schedule (arXiv 2404.07724). A scale of 1.0 is off, and its branch is never computed. All
+branches see the same x_t and the weights sum to one, so the formula is the same for eps, v and flow.
+
+Letters: B batch.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,14 +30,14 @@ WHOLE_SCHEDULE = (0.0, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Guidance of one output.
+    """The guidance of one output.
 
     Attributes:
         scales: the guidance scale of each condition by name; 1.0 is off, as for a condition that is not
-        named. intervals: the fractions [from, to) of the sampling steps, 0 the first and 1 after the last, in
-        which a
-            condition is guided; the whole schedule for one that is not named.
-        rescale: from 0 to 1, how far the result's spread is pulled back to that of the unguided answer (arXiv
+            named.
+        intervals: the fractions [from, to) of the sampling steps in which a condition is guided, where 0 is
+            the first step and 1 after the last; the whole schedule for a condition that is not named.
+        rescale: how far the result's spread is pulled back to that of the unguided answer, from 0 to 1 (arXiv
             2305.08891, section 3.4).
     """
 
@@ -43,17 +46,21 @@ class Guidance:
     rescale: float = 0.0
 
     def weights(self, progress: float, given: Collection[str]) -> dict[Branch, float]:
-        """Returns the weight of every branch that has to be computed; the weights sum to one.
+        """Return the weight of every branch that has to be computed; the weights sum to one.
 
         Args:
             progress: how much of the schedule has passed, in [0, 1).
-            given: the conditions that there are; any other has nothing to lead away from.
+            given: the names of the conditions that there are; any other has nothing to lead away from.
+
+        Returns:
+            weights by branch, without those that are zero.
         """
         extra = {name: self._extra(name, progress) for name in self.scales if name in given}
         weights: dict[Branch, float] = {FULL: 1.0}
         for name, value in extra.items():
-            if value < 0:  # weaker than the condition itself: towards the branch that drops it
+            if value < 0:  # a scale below 1 weakens the condition: it leads towards the branch that drops it
                 _lead_away(weights, frozenset([name]), value)
+        # From the weakest condition to the strongest: each branch drops all that are at least as strong.
         rising = sorted((value, name) for name, value in extra.items() if value > 0)
         passed = 0.0
         for k, (value, _) in enumerate(rising):
@@ -62,12 +69,20 @@ class Guidance:
         return {branch: weight for branch, weight in weights.items() if weight != 0.0}
 
     def _extra(self, name: str, progress: float) -> float:
-        """What a condition is guided by beyond 1, at this progress."""
+        """Return the scale of a condition beyond 1 at this progress; 0 outside its interval."""
         first, last = self.intervals.get(name, WHOLE_SCHEDULE)
         return self.scales[name] - 1.0 if first <= progress < last else 0.0
 
     def combine(self, answers: Mapping[Branch, Tensor], weights: Mapping[Branch, float]) -> Tensor:
-        """Returns the guided answer (B, ...) from the answers (B, ...) of the branches named in `weights`."""
+        """Return the guided answer (B, ...).
+
+        Args:
+            answers: (B, ...) the denoiser's answer in each branch that `weights` names.
+            weights: what the method `weights` returned.
+
+        Returns:
+            (B, ...), rescaled if the answer of the full branch is there to compare with.
+        """
         if len(weights) == 1:
             return answers[next(iter(weights))]
         guided = sum(weight * answers[branch] for branch, weight in weights.items())
@@ -78,13 +93,13 @@ class Guidance:
 
 
 def _lead_away(weights: dict[Branch, float], branch: Branch, amount: float) -> None:
-    """Adds amount (e(all) - e(branch)) to a weighted sum of answers."""
+    """Add amount (e(all) - e(branch)) to a weighted sum of answers, in place."""
     weights[FULL] += amount
     weights[branch] = weights.get(branch, 0.0) - amount
 
 
 def _rescale(guided: Tensor, plain: Tensor, amount: float) -> Tensor:
-    """Moves each sample's standard deviation the fraction `amount` of the way back to that of `plain`."""
+    """Move the standard deviation of each sample the fraction `amount` of the way to that of `plain`."""
     axes = tuple(range(1, guided.ndim))
     ratio = plain.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
     return guided * (1.0 + amount * (ratio - 1.0))

@@ -1,4 +1,7 @@
-"""Losses, one number per sample so that they can be logged by noise level before they are averaged."""
+"""Losses give one number per sample, so that they can be logged by noise level before they are averaged.
+
+Letters: B batch, N pairs, K wrong partners, S steps along time, D width.
+"""
 
 from collections.abc import Sequence
 
@@ -8,27 +11,39 @@ from torch import Tensor
 
 
 def denoising_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample: (B, ...) -> (B,), in float32."""
+    """Return the mean squared error of each sample, (B, ...) -> (B,), in float32."""
     return (output.float() - target.float()).square().flatten(1).mean(dim=1)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Weight (B,) of each sample's `denoising_loss` that clips its weight on x_0 at `gamma` (arXiv
-    2303.09556).
+    """Return the weight (B,) of each sample's `denoising_loss` in Min-SNR weighting (arXiv 2303.09556).
 
-    An error in eps is SNR times the error in x_0, one in v is SNR + 1 times.
+    It clips at `gamma` the weight that an error in x_0 has: an error in eps is SNR times the error in x_0,
+    and one in v is SNR + 1 times.
+
+    Args:
+        snr: (B,) signal-to-noise ratios of the samples.
+        gamma: the greatest weight on x_0.
+        prediction_type: "epsilon" or "v_prediction".
+
+    Returns:
+        (B,).
     """
     clipped = snr.clamp(max=gamma)
     return clipped / (snr if prediction_type == "epsilon" else snr + 1.0)
 
 
 def info_nce(a: Tensor, b: Tensor, log_scale: Tensor | float, negatives: Tensor | None = None) -> Tensor:
-    """Symmetric contrastive loss of pairs (arXiv 1807.03748, as in CLIP), one number per pair.
+    """Return the symmetric contrastive loss of pairs (arXiv 1807.03748, as in CLIP), one number per pair.
 
-    a, b       (N, D) L2-normalised; row i of one belongs to row i of the other
-    log_scale  log of the inverse temperature
-    negatives  (N, K, D) further wrong partners of each row of `a` in the space of `b` (hard negatives)
-    returns    (N,)
+    Args:
+        a: (N, D) L2-normalised.
+        b: (N, D) L2-normalised; its row i belongs to row i of `a`.
+        log_scale: the logarithm of the inverse temperature.
+        negatives: (N, K, D) further wrong partners of each row of `a` in the space of `b` (hard negatives).
+
+    Returns:
+        (N,).
     """
     scale = torch.as_tensor(log_scale, device=a.device).exp()
     logits = scale * a.float() @ b.float().T  # (N, N)
@@ -43,16 +58,21 @@ def info_nce(a: Tensor, b: Tensor, log_scale: Tensor | float, negatives: Tensor 
 def timed_nce(
     a: Tensor, b: Tensor, log_scale: Tensor | float, shifts: Sequence[int] = (), allowed: Tensor | None = None
 ) -> Tensor:
-    """Symmetric contrastive loss of sequences that run side by side; their likeness is the mean over time of
-    that of their steps.
+    """Return the symmetric contrastive loss of pairs of sequences that run side by side.
 
-    a, b       (N, S, D), each step L2-normalised; row i of one belongs to row i of the other
-    log_scale  log of the inverse temperature
-    shifts     in steps: row i of `b`, moved by so many against row i of `a`, is a further wrong partner (hard
-               negatives in time)
-    allowed    (N, len(shifts)) boolean; False where a moved sequence is right again, as in a rhythm moved by
-               its period
-    returns    (N,)
+    The similarity of two sequences is the mean over time of the similarities of their steps.
+
+    Args:
+        a: (N, S, D), each step L2-normalised.
+        b: (N, S, D), each step L2-normalised; its row i belongs to row i of `a`.
+        log_scale: the logarithm of the inverse temperature.
+        shifts: in steps. Row i of `b`, moved against row i of `a` by each of them, is a further wrong partner
+            (hard negatives in time).
+        allowed: (N, len(shifts)) boolean; False where a moved sequence is right again, such as a rhythm that
+            is moved by its period.
+
+    Returns:
+        (N,).
     """
     a, b = a.float(), b.float()
     scale = torch.as_tensor(log_scale, device=a.device).exp()
@@ -67,7 +87,7 @@ def timed_nce(
 
 
 def _moved_likeness(a: Tensor, b: Tensor, shift: int) -> Tensor:
-    """Mean likeness (N,) of step s of `a` and step s + shift of `b`, where both exist."""
+    """Return the mean similarity (N,) of step s of `a` and step s + shift of `b`, where both exist."""
     steps = a.shape[1] - abs(shift)
     first, second = max(0, -shift), max(0, shift)
     return (a[:, first : first + steps] * b[:, second : second + steps]).sum(-1).mean(-1)

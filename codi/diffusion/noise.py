@@ -10,9 +10,11 @@ from codi.types import Modality
 
 
 def stream_seed(seed: int, modality: Modality) -> int:
-    """Seed of one modality's random stream within the sample `seed`: another output in the same call changes
-    nothing.
+    """Return the seed of one modality's random stream within the sample `seed`.
+
+    It depends on these two alone, so that another output in the same call changes nothing.
     """
+    # A digest, unlike `hash`, is the same in every process; 63 bits fit any generator.
     digest = hashlib.sha256(f"{seed}/{modality.value}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -20,9 +22,17 @@ def stream_seed(seed: int, modality: Modality) -> int:
 def draw_noise(
     shape: Sequence[int], seeds: Sequence[int], modality: Modality
 ) -> tuple[Tensor, list[torch.Generator]]:
-    """Standard normal noise (len(seeds), *shape), float32 on the CPU, and the generators it came from.
+    """Return standard normal noise, and the generators from which it was drawn.
 
     Each sample is drawn from its own seed: its noise does not depend on the batch or on the device.
+
+    Args:
+        shape: the shape of one latent.
+        seeds: one for each sample.
+        modality: the modality of the latents.
+
+    Returns:
+        the noise (len(seeds), *shape), float32 on the CPU, and one generator per sample.
     """
     generators = [torch.Generator().manual_seed(stream_seed(seed, modality)) for seed in seeds]
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]), generators

@@ -1,4 +1,4 @@
-"""Schedulers: by name, one copy for every output, with even or shifted timesteps."""
+"""Schedulers by name, one copy of them for every output, and their timesteps, even or shifted."""
 
 import copy
 import inspect
@@ -26,17 +26,27 @@ SCHEDULERS = {
     "euler-ancestral": EulerAncestralDiscreteScheduler,
     "ddpm": DDPMScheduler,
 }
-CLIPPING = ("ddim", "ddpm")  # those that would clip x_0 to [-1, 1] unless told otherwise
-SPACING = ("_sigmas", "_lambdas")  # how options for a spacing of one's own end, such as use_karras_sigmas
+CLIPPING = ("ddim", "ddpm")  # those that clip x_0 to [-1, 1] by default
+# How the options end that space noise levels in a way of their own, such as use_karras_sigmas.
+SPACING = ("_sigmas", "_lambdas")
 LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
 def named_scheduler(name: str, like: Any) -> Any:
-    """The scheduler `name` (a key of `SCHEDULERS`) for the noise levels and the kind of prediction of the
-    scheduler `like`.
+    """Return a scheduler by its name, for the noise levels and the kind of prediction of another one.
 
-    "released" visits the timesteps that the released code visits; the others count down from the last one,
-    any number of steps.
+    "released" visits the timesteps that the released code visits. The others count down from the last
+    timestep, in any number of steps.
+
+    Args:
+        name: a key of `SCHEDULERS`.
+        like: the scheduler whose noise levels and `prediction_type` it gets.
+
+    Returns:
+        the scheduler.
+
+    Raises:
+        InputError: the name is unknown, or its scheduler has other noise levels.
     """
     if name not in SCHEDULERS:
         raise InputError(f"scheduler {name!r}: expected one of {', '.join(SCHEDULERS)}")
@@ -54,7 +64,7 @@ def named_scheduler(name: str, like: Any) -> Any:
 
 
 def refusal(scheduler: Any, reason: str) -> InputError:
-    """What to raise about a scheduler that does not fit a model; `reason` follows its name."""
+    """Return the error to raise about a scheduler that does not fit a model; `reason` follows its name."""
     return InputError(
         f"the scheduler {type(scheduler).__name__} {reason}: expected the model's own, or one made with "
         "`from_config` from the configuration of that, such as DPMSolverMultistepScheduler, "
@@ -63,10 +73,18 @@ def refusal(scheduler: Any, reason: str) -> InputError:
 
 
 def even(scheduler: Any, num_inference_steps: int, device: Any = None) -> Any:
-    """The scheduler, set to this number of steps in its own spacing.
+    """Return the scheduler, set to a number of steps in its own spacing.
 
-    DDIM goes down by whole strides: for 600 steps of 1000 by one, where timesteps are 1.7 apart. Where they
-    differ by more than a tenth, its equal takes its place (see `uneven`).
+    DDIM goes down by whole strides: for 600 steps of 1000 it goes down by one, where the timesteps are 1.7
+    apart. Where the two differ by more than a tenth, its equal takes its place (see `uneven`).
+
+    Args:
+        scheduler: the scheduler; its state changes.
+        num_inference_steps: how many steps it takes.
+        device: where the timesteps lie.
+
+    Returns:
+        the scheduler, or the one that takes its place.
     """
     scheduler.set_timesteps(num_inference_steps, device=device)
     drop_extra_step(scheduler, num_inference_steps)
@@ -78,8 +96,9 @@ def even(scheduler: Any, num_inference_steps: int, device: Any = None) -> Any:
 
 
 def drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
-    """Trailing spacing counts down in floating point and, for some counts (223 of 1000), ends one step late,
-    at t = -1.
+    """Take away the step at t = -1 that trailing spacing adds for some counts, such as 223 of 1000.
+
+    Such a spacing counts down in floating point, and may end one step late.
     """
     if len(scheduler.timesteps) == num_inference_steps + 1 and scheduler.timesteps[-1] < 0:
         scheduler.timesteps = scheduler.timesteps[:-1]
@@ -89,11 +108,21 @@ def drop_extra_step(scheduler: Any, num_inference_steps: int) -> None:
 
 
 def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
-    """The scheduler, set to these falling timesteps, for DDIM its equal. Raises `InputError` for a kind whose
-    steps are even.
+    """Return the scheduler, set to given timesteps; for DDIM it is one that equals it.
 
     DDIM without noise is the first order of DPM-Solver++ (arXiv 2211.01095, section 4.1), which goes by noise
     levels and not by a stride.
+
+    Args:
+        scheduler: the scheduler; its state changes.
+        timesteps: which it visits, falling.
+        device: where the timesteps lie.
+
+    Returns:
+        the scheduler, or the one that takes its place.
+
+    Raises:
+        InputError: its steps are always even, or spaced by an option of its own.
     """
     given = scheduler
     if type(scheduler) is DDIMScheduler:
@@ -109,6 +138,7 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
     if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
         return scheduler
+    # It takes no timesteps: it is set to as many of its own, whose noise levels are then replaced.
     scheduler.set_timesteps(len(timesteps), device=device)
     drop_extra_step(scheduler, len(timesteps))
     sigmas = getattr(scheduler, "sigmas", ())
@@ -129,12 +159,23 @@ def copy_schedulers(
     device: Any = None,
     shift: float = 1.0,
 ) -> dict[Modality, Any]:
-    """One scheduler per modality, each a copy with its own state, set to `num_inference_steps`; `scheduler`
-    is left as it is.
+    """Return one scheduler per modality, each a copy with its own state, set to a number of steps.
 
-    `shift` above one spends more of the steps at high noise, where a redundant latent is decided (see
-    `shifted_timesteps`). Raises `InputError` for a kind of scheduler whose steps are even. Copies do not
-    clip: `clip_sample` is for pixels in [-1, 1].
+    Copies do not clip: `clip_sample` is for pixels in [-1, 1].
+
+    Args:
+        scheduler: the scheduler to copy; it is left as it is.
+        modalities: the outputs.
+        num_inference_steps: how many steps each takes.
+        device: where the timesteps lie.
+        shift: above 1.0, more of the steps are spent at high noise, where a redundant latent is decided (see
+            `shifted_timesteps`).
+
+    Returns:
+        schedulers by modality.
+
+    Raises:
+        InputError: there is a shift, and the steps of such a scheduler are always even.
     """
     schedulers = {}
     for modality in modalities:
@@ -150,8 +191,17 @@ def copy_schedulers(
 
 
 def shifted_timesteps(total: int, num_inference_steps: int, shift: float) -> list[int]:
-    """Falling timesteps in [0, total), each once: levels 1 .. 1/n, moved by `shift_level`, and apart where
-    they would meet.
+    """Return falling timesteps in [0, total), each of them once.
+
+    The levels 1 .. 1/n are moved by `shift_level`, and timesteps that would meet are set apart.
+
+    Args:
+        total: the number of timesteps in training.
+        num_inference_steps: n, how many timesteps there are.
+        shift: as in `shift_level`.
+
+    Returns:
+        n timesteps.
     """
     timesteps, above = [], total
     for k in range(num_inference_steps):

@@ -1,8 +1,9 @@
-"""Media files <-> tensors. Nothing else in codi touches a media file.
+"""Read media files into tensors, and write tensors into media files.
 
-Pictures and frames are uint8, (3, H, W) and (F, 3, H, W); sound is float32 in [-1, 1], mono, (samples,).
-Files are read with Pillow, soundfile and PyAV, always behind limits on size, length and rate. Whatever is
-wrong with a file comes out as one `InputError`.
+Nothing else in codi touches a media file. Pictures and frames are uint8, (3, H, W) and (F, 3, H, W); sound is
+float32 in [-1, 1], mono, (samples,). Files are read with Pillow, soundfile and PyAV, always behind limits on
+size, length and rate. Whatever is wrong with a file comes out as one `InputError`. Letters: F frames, H
+height, W width.
 
     gates.py  what a file may be, and the one way to open it
     read.py   files -> tensors

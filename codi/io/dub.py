@@ -1,5 +1,6 @@
-"""A clip with another sound. Its picture is copied packet by packet, never decoded: every frame stays what it
-was.
+"""Write a clip with another sound, and leave its picture as it is.
+
+The picture is copied packet by packet and never decoded: every frame stays what it was.
 """
 
 import io
@@ -19,7 +20,8 @@ USUAL = (".mp4", ".mov", ".mkv")  # in order of preference; what players expect 
 PREFERRED = {"vp8": (".webm", ".mkv"), "vp9": (".webm", ".mkv"), "rawvideo": (".mkv",)}
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 FLAGS = {".mp4": {"movflags": "+faststart"}, ".mov": {"movflags": "+faststart"}}
-# of the sound, and the rate that it asks for; elsewhere aac at the sound's own
+# The codec of the sound in a container, and the rate in Hz that it asks for. Elsewhere it is aac, at the rate
+# of the sound itself.
 CODECS = {".webm": ("libopus", 48_000)}
 
 
@@ -31,12 +33,24 @@ def save_dubbed(
     comment: str | None = None,
     record: str | None = None,
 ) -> Path | None:
-    """Writes the picture of the file `clip` with the sound (samples,) from its first frame on; returns the
-    path.
+    """Write the picture of a clip with another sound, which begins at its first frame.
 
-    The path is STEM.mp4, or another suffix where mp4 cannot take the clip's packets as they are, which a
-    warning says; None, and a warning, where nothing can. It carries `comment` and `record` (ASCII). A sound
-    that outlasts the picture ends with it. Raises `InputError` if the clip itself would be overwritten.
+    A sound that outlasts the picture ends with it.
+
+    Args:
+        stem: the path to write, without its suffix. The suffix is .mp4, or another one if mp4 cannot take the
+            clip's packets as they are, which a warning says.
+        clip: the file of the clip.
+        wave: the sound, float (samples,) in [-1, 1].
+        rate: the sampling rate of the sound in Hz.
+        comment: a text for people that the file carries.
+        record: how the sound was made, in ASCII, which the file carries as well (`codi.io.tags`).
+
+    Returns:
+        The path that was written; None, and a warning, if no container can take the clip's packets.
+
+    Raises:
+        InputError: if the clip cannot be read, or would be overwritten by itself.
     """
     with reading(clip, Modality.VIDEO), open_container(clip) as source:
         picture = picture_stream(source)
@@ -74,8 +88,9 @@ def save_dubbed(
 
 
 def _takes(suffix: str, picture: Any) -> bool:
-    """Whether a container can hold the packets of a stream as they are: whether it writes a
-    header for them.
+    """Return whether a container can hold the packets of a stream as they are.
+
+    It can if it writes a header for them.
     """
     import av
 
@@ -89,6 +104,7 @@ def _takes(suffix: str, picture: Any) -> bool:
 
 
 def _write(path: Path, source: Any, picture: Any, wave: Tensor, rate: int, tags: dict[str, str]) -> None:
+    """Write the copied picture and the new sound into one container."""
     import av
 
     codec, codec_rate = CODECS.get(path.suffix, ("aac", rate))
@@ -100,10 +116,10 @@ def _write(path: Path, source: Any, picture: Any, wave: Tensor, rate: int, tags:
 
 
 def _copy(container: Any, source: Any, picture: Any, copied: Any) -> None:
-    """All packets of a stream, as they are, with time counted from its first frame."""
+    """Copy all packets of a stream, unchanged but for their times, which are counted from its first frame."""
     start = picture.start_time or 0
     for packet in source.demux(picture):
-        if not packet.size:  # marks the end
+        if not packet.size:  # an empty packet marks the end
             continue
         pts = packet.dts if packet.pts is None else packet.pts
         packet.dts = None if packet.dts is None else packet.dts - start

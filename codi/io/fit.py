@@ -1,4 +1,7 @@
-"""Tensors of any size, rate and length -> a model's geometry, and the two scales of pixels."""
+"""Bring tensors of any size, rate and length to a model's geometry, and pixels from one scale to the other.
+
+Letters: F frames, H height, W width.
+"""
 
 from fractions import Fraction
 
@@ -10,19 +13,25 @@ from codi.libraries import load
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
+    """Convert pixels from uint8 to float32 in [-1, 1]."""
     assert pixels.dtype == torch.uint8, pixels.dtype
     return pixels.float() / 127.5 - 1
 
 
 def from_unit(values: Tensor) -> Tensor:
-    """Float in [-1, 1] -> uint8; beyond is clipped. The inverse of `to_unit`."""
+    """Convert float values to uint8 pixels, the inverse of `to_unit`; what is beyond [-1, 1] is clipped."""
     return ((values.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def fit_image(image: Tensor, size: int) -> Tensor:
-    """uint8 (..., 3, H, W) -> float [-1, 1] (..., 3, size, size): the central square, resized with
-    antialiasing.
+    """Cut out the central square of a picture, and resize it with antialiasing.
+
+    Args:
+        image: uint8 (..., 3, H, W), a picture or several of the same size.
+        size: height and width of the result in pixels.
+
+    Returns:
+        Float in [-1, 1], (..., 3, size, size).
     """
     assert image.dtype == torch.uint8 and image.shape[-3] == 3, (image.dtype, image.shape)
     height, width = image.shape[-2:]
@@ -38,22 +47,44 @@ def fit_image(image: Tensor, size: int) -> Tensor:
 
 
 def fit_video(frames: Tensor, fps: float, num_frames: int, fps_out: float, size: int) -> Tensor:
-    """uint8 (F, 3, H, W) at `fps` -> float [-1, 1] (num_frames, 3, size, size) at `fps_out`, from the start.
+    """Bring a clip to another frame rate, length and size, from its start.
 
-    Frame k is the one shown nearest to k / fps_out seconds; a clip that ends early keeps its last frame.
+    Frame k of the result is the one that is shown nearest to k / fps_out seconds. A clip that ends early
+    keeps its last frame.
+
+    Args:
+        frames: uint8 (F, 3, H, W).
+        fps: the frame rate of the clip, in frames per second.
+        num_frames: the number of frames of the result.
+        fps_out: the frame rate of the result, in frames per second.
+        size: height and width of the result in pixels.
+
+    Returns:
+        Float in [-1, 1], (num_frames, 3, size, size).
     """
     index = (torch.arange(num_frames) * (fps / fps_out) + 0.5).floor().long().clamp(max=len(frames) - 1)
     return fit_image(frames[index], size)
 
 
 def fit_audio(wave: Tensor, rate: int, rate_out: int, num_samples: int) -> Tensor:
-    """Sound (..., samples) at `rate` -> (num_samples,) at `rate_out`, from the start; channels are averaged,
-    silence fills what lacks.
+    """Bring a sound to another sampling rate and length, from its start.
+
+    Channels are averaged. A sound that ends early is followed by silence.
+
+    Args:
+        wave: the sound, (samples,) or (channels, samples) in [-1, 1].
+        rate: its sampling rate in Hz.
+        rate_out: the sampling rate of the result in Hz.
+        num_samples: the number of samples of the result.
+
+    Returns:
+        Float32 (num_samples,).
     """
     wave = wave.float()
     wave = wave.mean(dim=0) if wave.dim() > 1 else wave
-    # an odd rate would need a filter of gigabytes
+    # the filter grows with the terms of the ratio: of an odd rate it would take gigabytes
     ratio = Fraction(int(rate_out), int(rate)).limit_denominator(1000)
+    # only what is needed is resampled, with a margin for the filter at its end
     wave = wave[: int(num_samples / ratio) + 64]
     if ratio != 1:
         functional = load("torchaudio.functional", f"a sound at {rate} Hz, where {rate_out} are wanted,")

@@ -1,8 +1,7 @@
-"""What a media file may be, and the one way to open it: limits, checks, and errors that say what a file is
-instead.
+"""What a media file may be, and the one way to open it: limits, checks and errors.
 
-Damaged and hostile files exist, and decoders differ in what they throw at them; here all of it becomes an
-`InputError`.
+Errors say what a file is instead of what was expected. Damaged and hostile files exist, and decoders differ
+in what they raise at them; here all of it becomes an `InputError`.
 """
 
 import os
@@ -39,11 +38,11 @@ EXPECTED = {
 
 
 def check_file(path: str | Path) -> None:
-    """Raises `InputError` unless `path` is a file that can be read and holds something."""
+    """Raise `InputError` unless `path` is a file that can be read and holds something."""
     path = Path(path)
     try:
         exists = path.exists()
-    except OSError as error:  # a name that is too long is no name
+    except OSError as error:  # such as for content that was passed as a name, which is too long for one
         raise InputError(
             f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, decoded"
         ) from None
@@ -61,7 +60,16 @@ def check_file(path: str | Path) -> None:
 
 
 def check_pixels(width: int, height: int, source: Any = "the picture") -> None:
-    """Raises `InputError` for a picture without, or with more than `MAX_PIXELS`, pixels."""
+    """Raise `InputError` for a picture without pixels, or with more than `MAX_PIXELS`.
+
+    Args:
+        width: its width in pixels.
+        height: its height in pixels.
+        source: what the message calls the picture, such as the path of its file.
+
+    Raises:
+        InputError: if there are too few or too many pixels.
+    """
     if width <= 0 or height <= 0:
         raise InputError(f"{source} is {width} x {height} pixels: expected at least one")
     if width * height > MAX_PIXELS:
@@ -72,8 +80,17 @@ def check_pixels(width: int, height: int, source: Any = "the picture") -> None:
 
 
 def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silence: bool = False) -> None:
-    """Raises `InputError` for a sound that can be no prompt: empty, NaN, silent (unless `silence` is fine),
-    too long, absurd rate.
+    """Raise `InputError` for a sound that cannot be a prompt.
+
+    Args:
+        wave: the sound, (..., samples) in [-1, 1].
+        rate: its sampling rate in Hz.
+        source: what the message calls the sound, such as the path of its file.
+        silence: whether a silent sound will do.
+
+    Raises:
+        InputError: if the sound is empty, silent (unless that will do), not finite or longer than
+            `MAX_MINUTES`, or its rate is not from `MIN_RATE` to `MAX_RATE`.
     """
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InputError(
@@ -94,7 +111,17 @@ def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silenc
 
 
 def probe(path: str | Path) -> Modality:
-    """What a file holds, judged by its content and never by its name."""
+    """Find out what a file holds, by its content and never by its name.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The modality of the file. An animated GIF counts as a clip.
+
+    Raises:
+        InputError: if the file cannot be read, or holds no modality that codi can read.
+    """
     check_file(path)
     try:
         with open_image(path) as image:
@@ -120,8 +147,17 @@ def probe(path: str | Path) -> Modality:
 
 @contextmanager
 def reading(path: str | Path, modality: Modality) -> Iterator[None]:
-    """Checks the file, and turns whatever a decoder throws into an `InputError` that says what the file is
-    instead.
+    """Check a file, and turn whatever is raised while it is decoded into an `InputError`.
+
+    Args:
+        path: the file.
+        modality: the modality that it should be of.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: if the file cannot be read; the message says what the file is instead, if that is known.
     """
     check_file(path)
     try:
@@ -133,6 +169,16 @@ def reading(path: str | Path, modality: Modality) -> Iterator[None]:
 
 
 def wrong_kind(path: str | Path, wanted: Modality, error: Exception | None = None) -> str:
+    """Return the message for a file that is not of the modality that was wanted.
+
+    Args:
+        path: the file.
+        wanted: the modality that it should be of.
+        error: what a decoder raised, which is the reason if the file is not of another modality.
+
+    Returns:
+        The message in one line: what the file is, what was expected and what to do.
+    """
     try:
         found = probe(path)
     except InputError:
@@ -152,10 +198,11 @@ def wrong_kind(path: str | Path, wanted: Modality, error: Exception | None = Non
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator["Image.Image"]:
+    """Open a file with Pillow, for the known formats of pictures alone, and yield the image."""
     from PIL import Image
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its warning on size: `check_pixels` decides
+        warnings.simplefilter("ignore")  # Pillow warns of large pictures, but `check_pixels` decides
         try:
             image = Image.open(path, formats=IMAGE_FORMATS)
         except Image.DecompressionBombError as error:
@@ -168,8 +215,9 @@ def open_image(path: str | Path) -> Iterator["Image.Image"]:
 
 
 def open_container(path: str | Path) -> Any:
-    """PyAV on a local file only: playlists, which could name other files or addresses, are not among the
-    formats.
+    """Open a local file with PyAV, for the known formats of recordings and clips alone.
+
+    Playlists, which could name other files or addresses, are not among the formats.
     """
     av = load("av", "a recording or clip in a container")
     return av.open(
@@ -178,11 +226,12 @@ def open_container(path: str | Path) -> Any:
 
 
 def picture_stream(container: Any) -> Any:
-    """The first video stream that is not the cover of an album."""
+    """Return the first video stream that is not the cover of an album; None if there is none."""
     return next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
 
 
 def check_minutes(seconds: float, source: Any) -> None:
+    """Raise `InputError` for a recording or clip of more than `MAX_MINUTES`."""
     if seconds > 60 * MAX_MINUTES:
         raise InputError(
             f"{source} lasts {seconds / 60:.1f} minutes: at most {MAX_MINUTES} are accepted; cut out the "
@@ -191,7 +240,7 @@ def check_minutes(seconds: float, source: Any) -> None:
 
 
 def _is_text(path: str | Path) -> bool:
-    """Whether the file begins with UTF-8 and no control characters but the usual ones."""
+    """Return whether the file begins with UTF-8 and no control characters but the usual ones."""
     with open(path, "rb") as file:
         head = file.read(4096)
     text = head.decode("utf-8", errors="ignore")

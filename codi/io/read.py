@@ -1,4 +1,7 @@
-"""Media files -> tensors."""
+"""Read media files into tensors.
+
+Letters: F frames, H height, W width.
+"""
 
 import hashlib
 import os
@@ -35,8 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """A clip: frames uint8 (F, 3, H, W) at `fps` per second and, where it has any, mono sound (samples,) at
-    `sampling_rate` Hz.
+    """A clip, with or without sound.
+
+    Attributes:
+        frames: uint8 (F, 3, H, W).
+        fps: frames per second.
+        audio: mono sound, float32 (samples,) in [-1, 1]; None for a clip without.
+        sampling_rate: the sampling rate of the sound in Hz; None for a clip without.
     """
 
     frames: Tensor
@@ -46,8 +54,19 @@ class Video:
 
 
 def load_image(path: str | Path) -> Tensor:
-    """The picture in a file, uint8 (3, H, W): turned upright as its camera meant, transparency on white,
-    first frame of an animation.
+    """Read the picture in a file.
+
+    It is turned upright as its camera meant, and what is transparent becomes white. Of an animation the first
+    frame is read.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The picture, uint8 (3, H, W).
+
+    Raises:
+        InputError: if the file is no picture, is damaged, or has more than `MAX_PIXELS`.
     """
     from PIL import ImageOps
 
@@ -57,7 +76,16 @@ def load_image(path: str | Path) -> Tensor:
 
 
 def image_to_tensor(image: "Image.Image") -> Tensor:
-    """A Pillow image of any mode -> uint8 (3, H, W); transparency on white, 16-bit grey scaled to 8."""
+    """Convert a Pillow image of any mode to a tensor.
+
+    What is transparent becomes white, and grey of 16 bit is scaled to 8.
+
+    Args:
+        image: the image.
+
+    Returns:
+        The picture, uint8 (3, H, W).
+    """
     from PIL import Image
 
     if image.mode.startswith("I"):  # Pillow would clip these at 255 instead of scaling
@@ -69,11 +97,18 @@ def image_to_tensor(image: "Image.Image") -> Tensor:
 
 
 def load_audio(path: str | Path, seconds: float | None = None) -> tuple[Tensor, int]:
-    """The sound in a file, the mean of its channels, float32 (samples,), and its rate in Hz; only the first
-    `seconds` if given.
+    """Read the sound in a file, which may be a recording or a clip.
 
-    Reads the sound of a clip as well. Not finite, no sample at all or longer than `MAX_MINUTES` raises
-    `InputError`.
+    Args:
+        path: the file.
+        seconds: read only the beginning, of this many seconds; None reads all.
+
+    Returns:
+        The mean of the channels, float32 (samples,), and the sampling rate in Hz.
+
+    Raises:
+        InputError: if there is no sound in the file, or if it is damaged, empty, not finite or longer than
+            `MAX_MINUTES`.
     """
     with reading(path, Modality.AUDIO):
         wave, rate = _load_soundfile(path, seconds) or _load_soundtrack(path, seconds) or (None, None)
@@ -87,10 +122,21 @@ def load_audio(path: str | Path, seconds: float | None = None) -> tuple[Tensor, 
 def load_video(
     path: str | Path, seconds: float | None = None, size: int | None = None, sound: bool = True
 ) -> Video:
-    """The frames of a file, at an even rate, and its sound.
+    """Read the frames of a clip at an even rate, and its sound.
 
-    Only the first `seconds` are decoded if given; frames are shrunk to about twice `size` (shorter side) if
-    given, which spares memory.
+    Args:
+        path: the file.
+        seconds: decode only the beginning, of this many seconds; None decodes all.
+        size: shrink frames until their shorter side is about twice this many pixels, which spares memory;
+            None leaves them as they are.
+        sound: whether to read the sound as well.
+
+    Returns:
+        The clip.
+
+    Raises:
+        InputError: if the file is no clip, is damaged, is beyond the limits of `codi.io.gates`, or states an
+            absurd frame rate.
     """
     with reading(path, Modality.VIDEO), open_container(path) as container:
         stream = picture_stream(container)
@@ -113,7 +159,7 @@ def load_video(
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What a manifest records of an input file: name, kind, size in bytes, sha256."""
+    """Return what a manifest records of an input file: its path, kind, size in bytes and sha256."""
     check_file(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -128,35 +174,46 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def check_prompt(path: str | Path, modality: Modality, seconds: float | None = None) -> None:
-    """Raises `InputError` unless the file can serve as a prompt of that kind; decodes no more than the first
-    `seconds`.
+    """Raise `InputError` unless a file can serve as a prompt.
+
+    Args:
+        path: the file.
+        modality: the modality of the prompt.
+        seconds: decode no more than this many seconds of it; None decodes all.
+
+    Raises:
+        InputError: if the file cannot be read as that modality, or is a silent sound.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is cut is said when it is cut
+        warnings.simplefilter("ignore")  # that only the beginning is used is said when it is used
         if modality is Modality.IMAGE:
             load_image(path)
         elif modality is Modality.AUDIO:
             check_audio(*load_audio(path, seconds), source=path)
         elif modality is Modality.VIDEO:
             load_video(path, seconds, size=64, sound=False)
-        else:  # of a kind that is not ours to read
+        else:  # other modalities read their files themselves
             check_file(path)
 
 
 def duration_of(container: Any, stream: Any) -> float:
-    """Seconds as the header states them, 0 where it does not."""
+    """Return the duration in seconds as the header of a file states it; 0 if it does not."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / 1e6
 
 
 def _note_cut(path: str | Path, duration: float, seconds: float | None) -> None:
+    """Warn that only the beginning of a file is used, if it is noticeably longer."""
     if seconds is not None and duration > 1.1 * seconds:
         warnings.warn(f"{path} lasts {duration:.1f} s: only its beginning is used", stacklevel=2)
 
 
 def _load_soundfile(path: str | Path, seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """(samples,), rate; None if libsndfile does not know the format, or cannot be used here."""
+    """Read a sound by libsndfile, and return it as (samples,) with its rate in Hz.
+
+    Returns None if libsndfile does not know the format, or cannot be used here.
+    """
     if not loads("soundfile"):
         return None
     import soundfile
@@ -175,8 +232,10 @@ def _load_soundfile(path: str | Path, seconds: float | None) -> tuple[np.ndarray
 
 
 def _load_soundtrack(path: str | Path, seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """(samples,), rate of the first sound in a container; None if there is none. Its own mean over channels:
-    FFmpeg's mono gains 3 dB.
+    """Read the first sound in a container, and return it as (samples,) with its rate in Hz.
+
+    Returns None if there is no sound. The mean over channels is taken here, because FFmpeg's own mono gains 3
+    dB.
     """
     import av
 
@@ -199,7 +258,23 @@ def _load_soundtrack(path: str | Path, seconds: float | None) -> tuple[np.ndarra
 def _decode_frames(
     container: Any, stream: Any, fps: float, seconds: float | None, size: int | None, path: Any
 ) -> Tensor:
-    """(F, 3, H, W) on the even grid k / fps, whatever times the frames of the file have."""
+    """Decode the frames of a stream onto the even grid k / fps, whatever times they have in the file.
+
+    Args:
+        container: the open file.
+        stream: its stream of pictures.
+        fps: the frame rate of the grid, in frames per second.
+        seconds: decode only the beginning, of this many seconds; None decodes all.
+        size: shrink frames until their shorter side is about twice this many pixels; None leaves them as they
+            are.
+        path: the file, for messages.
+
+    Returns:
+        The frames, uint8 (F, 3, H, W).
+
+    Raises:
+        InputError: if frames are damaged or missing, or need more memory than `MAX_DECODED` bytes.
+    """
     stream.thread_type = "AUTO"
     short = min(stream.width, stream.height)
     scale = min(1.0, 2 * size / short) if size else 1.0
@@ -225,12 +300,14 @@ def _decode_frames(
         )
         frames.append(np.rot90(picture, round(getattr(frame, "rotation", 0) / 90)))
         times.append(time)
+    # a file that was cut short, or has damaged packets, gives fewer frames than its header states
     missing = whole and len(frames) < stream.frames and len(frames) < stream.frames - _num_hidden(path)
     if missing or not frames:
         raise InputError(
             f"{path} is damaged: {len(frames)} of {stream.frames or 'its'} frames can be decoded; export or "
             "download it again"
         )
+    # each place of the grid shows the last frame with a time below that of the place plus half a step
     times = np.asarray(times) - times[0]
     grid = np.arange(max(1, round(times[-1] * fps) + 1)) / fps
     index = np.searchsorted(times, grid + 0.5 / fps, side="left") - 1
@@ -238,8 +315,9 @@ def _decode_frames(
 
 
 def _num_hidden(path: Any) -> int:
-    """Frames that a clip holds and its edit list cuts off, as where it was trimmed without
-    encoding it again.
+    """Return how many frames a clip holds that its edit list cuts off.
+
+    There are such frames where a clip was trimmed without encoding it again.
     """
     with open_container(path) as container:
         return sum(packet.is_discard for packet in container.demux(picture_stream(container)) if packet.size)

@@ -20,21 +20,21 @@ MAX_TEXT = 16 << 20  # characters that are read from a file
 
 
 def append_to_wav(path: Path, text: str) -> None:
-    """Adds `text` to a wav file that is whole, behind its sound."""
+    """Append `text` (ASCII) to a complete wav file, behind its sound."""
     value = text.encode("ascii") + b"\0"
-    value += bytes(len(value) % 2)  # chunks begin at even places
+    value += bytes(len(value) % 2)  # chunks of a wav begin at even places
     entry = b"INFO" + KEY.encode() + struct.pack("<I", len(value)) + value
     with open(path, "r+b") as file:
         file.seek(0, 2)
         file.write(bytes(file.tell() % 2))
         file.write(b"LIST" + struct.pack("<I", len(entry)) + entry)
         size = file.tell() - 8
-        file.seek(4)
+        file.seek(4)  # the size of the whole file, less 8 bytes, stands here
         file.write(struct.pack("<I", size))
 
 
 def append_to_mp4(path: Path, text: str) -> None:
-    """Adds `text` to an mp4 or mov file that is whole. Nothing in it moves, so no offset changes."""
+    """Append `text` (ASCII) to a complete mp4 or mov file. Nothing in it moves, so no offset changes."""
     mean = _box(b"mean", bytes(4), b"org.codi")
     name = _box(b"name", bytes(4), KEY.encode())
     data = _box(b"data", struct.pack(">II", 1, 0), text.encode("ascii"))  # of type 1: UTF-8
@@ -44,14 +44,23 @@ def append_to_mp4(path: Path, text: str) -> None:
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:
+    """Return one box of an mp4 file: its length, its kind and its parts."""
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
 def read_text(path: str | Path) -> str | None:
-    """Returns what a picture, recording or clip carries under `codi`; None where it carries nothing.
+    """Return the text that a picture, recording or clip carries under `codi`.
 
-    Raises `InputError` for a file that is missing, no medium, or holds more than `MAX_TEXT` characters.
+    Args:
+        path: the file.
+
+    Returns:
+        The text; None if the file carries none.
+
+    Raises:
+        InputError: if the file is missing, empty or a damaged picture, or carries more than `MAX_TEXT`
+            characters.
     """
     check_file(path)
     text = _of_picture(path)
@@ -63,6 +72,7 @@ def read_text(path: str | Path) -> str | None:
 
 
 def _of_picture(path: str | Path) -> str | None:
+    """Return the text that a picture carries; None if it carries none, or if the file is no picture."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -83,6 +93,7 @@ def _of_picture(path: str | Path) -> str | None:
 
 
 def _of_container(path: str | Path) -> str | None:
+    """Return the text that a recording or clip carries; None if it carries none or cannot be opened."""
     import av
 
     try:

@@ -1,5 +1,7 @@
-"""Tensors -> media files, each written beside its destination and then renamed, so that nobody sees half of
-one.
+"""Write tensors into media files.
+
+Each file is written beside its destination and then renamed, so that nobody sees half of one. Letters: F
+frames, H height, W width.
 """
 
 import json
@@ -23,19 +25,29 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# The library that writes files of a modality, where it is more than Python and Pillow, and what for.
+# The library that writes files of a modality, where Python and Pillow do not, and what it is needed for.
 WRITERS = {Modality.AUDIO: ("soundfile", "writing a sound"), Modality.VIDEO: ("av", "writing a clip")}
 
 
 def check_writers(modalities: Iterable[Modality]) -> None:
-    """Raises `InputError` where a library does not load that is needed to write files of these modalities."""
+    """Raise `InputError` if a library does not load that is needed to write files of these modalities."""
     for modality in modalities:
         if modality in WRITERS:
             load(*WRITERS[modality])
 
 
 def check_folder(folder: str | Path) -> Path:
-    """The folder, created if need be. Raises `InputError` if nothing can be written there."""
+    """Create a folder if need be, and check that files can be written there.
+
+    Args:
+        folder: the path of the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if it cannot be created or written to.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,8 +64,18 @@ def check_folder(folder: str | Path) -> Path:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; renamed to `path` at the end, removed after an error or an
-    interrupt.
+    """Yield a temporary name beside `path`, whose file is renamed to `path` at the end.
+
+    After an error or an interrupt the temporary file is removed.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        The temporary name, with the suffix of `path`.
+
+    Raises:
+        InputError: if the file cannot be written, such as on a full disk.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -68,15 +90,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-NUMBERED = re.compile(r"(\d{3,6})(?=\.)")  # 000.png; longer ones, such as dates, are nobody's number
+NUMBERED = re.compile(r"(\d{3,6})(?=\.)")  # as in 000.png; longer numbers, such as dates, do not count
 
 
 @contextmanager
 def numbered(folder: Path) -> Iterator[str]:
-    """Gives the next number that no file of `folder` bears, as a name such as "007", to this process alone.
+    """Yield the next number that no file of `folder` bears, as a name such as "007", to this process alone.
 
-    While it is in use a hidden file claims it, created by whoever comes first; afterwards the files that were
-    written are the claim.
+    While the number is in use a hidden file claims it, created by whoever comes first; afterwards the files
+    that were written are the claim.
+
+    Args:
+        folder: where files of that name are to be written.
+
+    Yields:
+        The number, with at least three digits.
+
+    Raises:
+        InputError: if nothing can be written into the folder.
     """
     number = 1 + max(_numbers(folder), default=-1)
     while True:
@@ -100,7 +131,7 @@ def numbered(folder: Path) -> Iterator[str]:
 
 
 def taken(folder: Path, name: str) -> list[Path]:
-    """Returns the files of `folder` that are called `name` but for their suffix."""
+    """Return the files of `folder` that are called `name`, with or without a suffix."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -109,14 +140,23 @@ def taken(folder: Path, name: str) -> list[Path]:
 
 
 def _numbers(folder: Path) -> Iterator[int]:
-    """Numbers that files of a folder bear."""
+    """Return the numbers that files of a folder bear."""
     found = (NUMBERED.match(entry.name) for entry in os.scandir(folder))
     return (int(match[1]) for match in found if match)
 
 
 def create_json(path: Path, value: Any) -> bool:
-    """Writes JSON as `save_json` does, but never over a file that is there; returns whether it
-    was written.
+    """Write JSON as `save_json` does, but never over a file that is there.
+
+    Args:
+        path: the file.
+        value: what JSON can express; anything else is written as its string.
+
+    Returns:
+        Whether the file was written; if not, there was one already.
+
+    Raises:
+        InputError: if the file cannot be written.
     """
     content = _json(value)
     try:
@@ -136,15 +176,24 @@ def create_json(path: Path, value: Any) -> bool:
 
 
 def save_manifest(folder: Path, value: Any, keep: bool = True) -> Path:
-    """Writes manifest.json. With `keep` one that is there first becomes manifest-000.json, or the next free
-    number.
+    """Write manifest.json into a folder.
 
-    Of several processes that finish at once every one's manifest stays: who finds another's moves it on.
+    If several processes finish at once, the manifest of each of them stays: whoever finds another's moves it
+    on.
+
+    Args:
+        folder: the folder.
+        value: the manifest.
+        keep: whether a manifest that is there already is kept as manifest-000.json, or under the next free
+            number; otherwise it is replaced.
+
+    Returns:
+        The path of manifest.json.
     """
     path = folder / "manifest.json"
     while keep and not create_json(path, value):
         number = 0
-        # a name of our own to move it to
+        # a placeholder claims the name that the older manifest is moved to
         while not create_json(kept := folder / f"manifest-{number:03d}.json", {}):
             number += 1
         try:
@@ -155,28 +204,40 @@ def save_manifest(folder: Path, value: Any, keep: bool = True) -> Path:
 
 
 def save_text(path: str | Path, text: str) -> Path:
-    """Writes a text in UTF-8."""
+    """Write a text in UTF-8, and return the path."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def save_json(path: str | Path, value: Any) -> Path:
-    """Writes indented JSON; numbers that are not finite raise ValueError."""
+    """Write indented JSON, and return the path. Raises `ValueError` for numbers that are not finite."""
     return save_text(path, _json(value))
 
 
 def _json(value: Any) -> str:
+    """Return a value as indented JSON that can be encoded as UTF-8."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-    # bytes of a file name that are no UTF-8 stay escapes
+    # bytes of a file name that are not UTF-8 are written as escapes
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def save_image(
     path: str | Path, image: "Tensor | Image.Image", comment: str | None = None, record: str | None = None
 ) -> Path:
-    """Writes a picture, uint8 (3, H, W) or Pillow's, in the format of the suffix; a png carries `comment`,
-    and `record` (ASCII).
+    """Write a picture in the format that the suffix of its name says.
+
+    Args:
+        path: the file.
+        image: uint8 (3, H, W), or an image of Pillow.
+        comment: a text for people, which a png carries.
+        record: how the picture was made, in ASCII, which a png carries as well (`codi.io.tags`).
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: if the file cannot be written.
     """
     from PIL import Image, PngImagePlugin
 
@@ -198,10 +259,20 @@ def save_image(
 def save_audio(
     path: str | Path, wave: Tensor, rate: int, comment: str | None = None, record: str | None = None
 ) -> Path:
-    """Writes a sound, float (samples,) or (channels, samples), as wav (16 bit), flac, ogg or mp3 by the
-    suffix.
+    """Write a sound as wav (16 bit), flac, ogg or mp3, as the suffix of its name says.
 
-    Beyond [-1, 1] is clipped. A wav carries `record` (ASCII), too.
+    Args:
+        path: the file.
+        wave: float (samples,) or (channels, samples) in [-1, 1]; what is beyond is clipped.
+        rate: the sampling rate in Hz.
+        comment: a text for people that the file carries.
+        record: how the sound was made, in ASCII, which a wav carries as well (`codi.io.tags`).
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: if the file cannot be written.
     """
     soundfile = load(*WRITERS[Modality.AUDIO])
     wave = _finite(wave)
@@ -224,11 +295,25 @@ def save_video(
     comment: str | None = None,
     record: str | None = None,
 ) -> Path:
-    """Writes frames uint8 (F, 3, H, W), and sound (samples,) or (channels, samples) if given, as mp4 (h264,
-    aac) that plays everywhere.
+    """Write a clip, with or without sound, as an mp4 (h264, aac) that plays everywhere.
 
-    The rate may be fractional. It carries `comment`, and `record` (ASCII). h264 wants even sides: an odd one
-    repeats its last row or column.
+    h264 wants even sides: an odd one repeats its last row or column.
+
+    Args:
+        path: the file, whose name ends in .mp4, .mov or .m4v.
+        frames: uint8 (F, 3, H, W).
+        fps: frames per second, which may be a fraction.
+        audio: float (samples,) or (channels, samples) in [-1, 1], of one or two channels; what is beyond is
+            clipped. None writes no sound.
+        sampling_rate: the sampling rate of the sound in Hz; None without sound.
+        comment: a text for people that the file carries.
+        record: how the clip was made, in ASCII, which the file carries as well (`codi.io.tags`).
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: if the file cannot be written, or has another suffix.
     """
     av = load(*WRITERS[Modality.VIDEO])
     assert frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[1] == 3, (
@@ -260,8 +345,13 @@ def save_video(
 
 
 def encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:
-    """All of a sound (samples,) or (channels, samples) at `rate` into a stream, at the rate of
-    that stream.
+    """Encode all of a sound into a stream, at the rate of that stream.
+
+    Args:
+        container: the open file that the stream belongs to.
+        stream: the stream of sound.
+        audio: float (samples,) or (channels, samples) in [-1, 1]; what is beyond is clipped.
+        rate: the sampling rate of the sound in Hz.
     """
     import av
 
@@ -272,14 +362,14 @@ def encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:
 
 
 def _finite(audio: Tensor) -> Tensor:
-    """Sound to write, (channels, samples) within [-1, 1]."""
+    """Return a sound as (channels, samples), float32 and clipped to [-1, 1]."""
     audio = torch.atleast_2d(audio.detach().float().cpu())
     assert torch.isfinite(audio).all(), "a sound to write has samples that are not finite"
     return audio.clamp(-1, 1)
 
 
 def _even(frames: Tensor) -> Tensor:
-    """(F, 3, H, W) with an even height and width."""
+    """Return frames (F, 3, H, W) with even sides; the last row or column of an odd side is repeated."""
     height, width = frames.shape[-2:]
     return (
         F.pad(frames, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else frames

@@ -1,10 +1,12 @@
-"""The cross-attention through which frozen denoisers hear each other (CoDi, section 3.4), with rotary heads
-by seconds.
+"""Cross-attention through which frozen denoisers attend to their partners.
 
-Some of the attention heads are rotated by seconds (arXiv 2104.09864, with seconds for indices) and look
-through soft windows, so that a sound and a clip of different rates line up; the others see everything and
-carry meaning. Letters: B batch, N positions of the listener, L environment tokens, D environment width, C
-width of the listener, S steps along time.
+The scheme is that of CoDi (arXiv 2305.11846, section 3.4). Here some of the attention heads, the timed heads,
+rotate queries and keys by seconds (rotary embedding, arXiv 2104.09864, with seconds in place of indices) and
+look through soft windows in time, so that a sound and a clip of different rates line up. The other heads see
+every token and carry meaning.
+
+Letters: B batch, N positions of the denoiser that attends, L environment tokens, D environment width, C width
+of the denoiser's hidden states, S steps along time, d width of a head.
 """
 
 import math
@@ -19,13 +21,25 @@ from torch.nn import functional
 from codi.layers import root_mean_square, transformer, zeroed
 from codi.protocols import Environment
 
-# logit of a sink in a timed head, so that four of them weigh a fourteenth of the token at the same moment
+# The logit of a sink in a timed head. Four sinks together weigh 4 exp(-4), a fourteenth of an environment
+# token at the moment of the query.
 SINK = -4.0
 
 
 def rotate(x: Tensor, seconds: Tensor, shortest: float, longest: float) -> Tensor:
-    """Rotary embedding by seconds: x (B, L, heads, d), seconds (B or 1, L); pairs (i, i + d/2) turn with one
-    period each.
+    """Apply a rotary embedding by seconds (arXiv 2104.09864) to queries or keys.
+
+    Components i and i + d/2 of a head form a pair, and every pair turns with a period of its own. The periods
+    are evenly spaced on a logarithmic scale.
+
+    Args:
+        x: (B, L, heads, d) queries or keys.
+        seconds: (B, L) or (1, L), the time of each token.
+        shortest: the shortest period in seconds.
+        longest: the longest period in seconds.
+
+    Returns:
+        (B, L, heads, d), x rotated.
     """
     half = x.shape[-1] // 2
     periods = torch.logspace(math.log10(shortest), math.log10(longest), half, device=x.device)
@@ -36,16 +50,27 @@ def rotate(x: Tensor, seconds: Tensor, shortest: float, longest: float) -> Tenso
 
 
 class JointProcessor:
-    """Attention from the listener's positions to environment tokens and sinks, by whichever backend is
-    chosen.
-    """
+    """Attention from a denoiser's positions to environment tokens and sinks, by the chosen backend."""
 
     _attention_backend = _parallel_config = None
 
     def __call__(
         self, attn: "JointAttention", hidden: Tensor, env: Environment, times: Tensor | None
     ) -> Tensor:
+        """Return the output of the attention, (B, N, C).
+
+        Args:
+            attn: the module whose projections are used.
+            hidden: (B, N, C) normalised hidden states of the denoiser.
+            env: the environment of its partners, L tokens.
+            times: (N,) seconds of the denoiser's positions; None where its latent has no time, and then no
+                head is timed.
+
+        Returns:
+            (B, N, C), before it is scaled.
+        """
         split = lambda y: y.unflatten(-1, (attn.num_heads, -1))  # (B, L, heads, d)
+        # Sinks stand behind the environment, so that a head can look away when nothing concerns it.
         tokens = torch.cat([env.tokens, attn.sinks.to(env.tokens.dtype).expand(len(hidden), -1, -1)], dim=1)
         query, key, value = split(attn.to_q(hidden)), split(attn.to_k(tokens)), split(attn.to_v(tokens))
         mask = None
@@ -67,21 +92,27 @@ class JointProcessor:
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):
-    """h + |h| attention(h -> environments of the others), |h| the root mean square of a sample, since a
-    listener's stream may be several times as large as a token. Zero before training, so that joint starts as
-    independent, to the bit.
+    """Joint attention: h + |h| attention(h -> environments of the partners).
 
-    channels     C, width of the listener
-    env_dim      D
-    inner        width of all heads together, C by default
-    num_heads    of which the first `timed_heads` (half) are rotated by seconds and look through windows,
-                 where the listener has time
-    num_sinks    learned tokens that are always there, for heads that have nothing to hear
-    windows      standard deviations in seconds of the Gaussian windows of the timed heads, from the narrowest
-                 to the widest: before it has learned anything, a head hears what sounds or shows at its
-                 moment
-    clock        False: no head looks at seconds; kept for comparison
-    silent       the output projection starts at zero
+    |h| is the root mean square of each sample. What is added is scaled by it, because the hidden states of a
+    denoiser may be several times as large as a token. The output projection starts at zero, so that before
+    training a joint generation equals independent ones, to the bit.
+
+    Args:
+        channels: C, the width of the denoiser's hidden states.
+        env_dim: D, the width of environment tokens.
+        num_heads: how many heads there are in all.
+        num_sinks: learned tokens that are always there, for heads that find nothing to attend to.
+        timed_heads: how many heads, the first ones, are rotated by seconds and look through windows where the
+            denoiser's latent has time; half of all by default, at least one.
+        inner: the width of all heads together, C by default.
+        windows: standard deviations in seconds of the Gaussian windows of the timed heads, the narrowest and
+            the widest. They let a head, before it has learned anything, attend to what sounds or shows at its
+            own moment.
+        shortest: the shortest period of the rotary embedding in seconds.
+        longest: the longest period of the rotary embedding in seconds.
+        time_rotary: with False no head looks at seconds; kept for comparison.
+        zero_init: whether the output projection starts at zero.
     """
 
     _default_processor_cls = JointProcessor
@@ -122,33 +153,60 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         self.set_processor(JointProcessor())
 
     def forward(self, h: Tensor, env: Environment, times: Tensor | None) -> Tensor:
-        """h (B, N, C); times (N,) seconds of the listener's positions, None for a listener without time."""
+        """Add to hidden states what they attend to.
+
+        Args:
+            h: (B, N, C) hidden states of the denoiser.
+            env: the environment of its partners.
+            times: (N,) seconds of the denoiser's positions; None where its latent has no time.
+
+        Returns:
+            (B, N, C), equal to `h` before training if `zero_init` is on.
+        """
         return h + self.attended(h, env, times) * root_mean_square(h)[:, None, None]
 
     def attended(self, h: Tensor, env: Environment, times: Tensor | None) -> Tensor:
-        """What `forward` adds, before it is scaled."""
+        """Return what `forward` adds to `h`, before it is scaled, (B, N, C)."""
         return self.processor(self, self.norm(h), env, times)
 
     def key_times(self, env: Environment) -> Tensor:
-        """Seconds of environment tokens and sinks, (B, L + sinks); infinite for a sink, which every window
-        holds.
+        """Return the seconds of environment tokens and sinks, (B, L + num_sinks).
+
+        They are NaN for a token without time, and infinite for a sink, which lies in every window.
         """
         return functional.pad(env.times, (0, len(self.sinks)), value=torch.inf)
 
     def apply_time_rotary(self, heads: Tensor, seconds: Tensor) -> Tensor:
-        """The timed heads of (B, L, heads, d) rotated by seconds (B or 1, L); where there are none, rotated
-        by zero.
+        """Rotate the timed heads by seconds and leave the others as they are.
+
+        Args:
+            heads: (B, L, heads, d) queries or keys.
+            seconds: (B, L) or (1, L), the time of each token; one that is not finite rotates by zero.
+
+        Returns:
+            (B, L, heads, d).
         """
+        # The sine of a time that is infinite or missing is NaN, which the softmax would spread to all tokens.
         seconds = seconds.masked_fill(~seconds.isfinite(), 0.0)
         timed = rotate(heads[:, :, : self.num_timed], seconds, self.shortest, self.longest)
         return torch.cat([timed, heads[:, :, self.num_timed :]], dim=2)
 
     def window_bias(self, times: Tensor, key_times: Tensor) -> Tensor:
-        """What is added to the logits, (B, heads, N, L + sinks): timed heads see no token without time and
-        sinks faintly.
+        """Return what is added to the attention logits, (B, heads, N, L + num_sinks).
+
+        In a timed head it is the exponent of a Gaussian of the difference in seconds: such a head sees no
+        token without time, and sinks faintly, at the logit `SINK`. In the other heads it is zero.
+
+        Args:
+            times: (N,) seconds of the denoiser's positions.
+            key_times: (B, L + num_sinks) what `key_times` returned.
+
+        Returns:
+            (B, heads, N, L + num_sinks) in the logarithm of a weight.
         """
         windows = key_times.new_tensor(self.windows)[:, None, None]
         apart = (times[:, None] - key_times[:, None, None]) / windows  # (B, timed, N, L + sinks)
+        # A difference is NaN where the key has no time; a key at infinity is a sink.
         near = (
             (-0.5 * apart.square())
             .masked_fill(key_times.isinf()[:, None, None], SINK)
@@ -158,17 +216,22 @@ class JointAttention(nn.Module, AttentionModuleMixin):
 
 
 class PerFrameJointAttention(nn.Module):
-    """What the tokens of a frame transformer, each a moment, hear of their partners, as something to add to
-    every frame.
+    """Per-frame queries: every frame of a clip, or column of a sound, asks its partners once.
 
-    The tokens were made by layers that know what moves; what is heard leaves by a way of its own, since that
-    of the tokens is frozen and as loud as it is. Zero before training.
+    The queries are the tokens of a frame transformer, one per frame, which were made by layers that know what
+    moves. What they attend to is added to every frame. It leaves by an output projection of its own, because
+    the tokens' own projection is frozen and its scale cannot change. That projection starts at zero, so that
+    nothing is added before training.
 
-    dim, size    widths of a token and of a frame
-    hidden       width between
-    num_layers   transformer layers of width `hidden` along time, which work out what follows from what was
-                 heard: a note rings on long after its event
-    the rest     as in `JointAttention`
+    Args:
+        dim: the width of a token.
+        size: the width of what is added to a frame.
+        env_dim: D, the width of environment tokens.
+        num_heads: how many heads the attention has.
+        hidden: the width between the attention and the output projection.
+        num_layers: transformer layers of width `hidden` along time. They work out what follows from what was
+            attended to: a note rings on long after its event.
+        **options: further arguments of `JointAttention`.
     """
 
     def __init__(
@@ -191,7 +254,16 @@ class PerFrameJointAttention(nn.Module):
         self.layers = transformer(hidden, max(1, hidden // 32), num_layers)
 
     def forward(self, tokens: Tensor, env: Environment, times: Tensor | None) -> Tensor:
-        """tokens (B, S, dim) -> (B, S, size)."""
+        """Return what is added to every frame, (B, S, size).
+
+        Args:
+            tokens: (B, S, dim) one token per frame.
+            env: the environment of the partners.
+            times: (S,) seconds of the frames; None where the latent has no time.
+
+        Returns:
+            (B, S, size), zeros before training.
+        """
         return self.out(
             self.layers(functional.gelu(self.proj(self.norm(self.attention(tokens, env, times)))))
         )

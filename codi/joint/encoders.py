@@ -1,8 +1,10 @@
-"""Environment encoders: a noisy latent -> the tokens that its partners attend to (CoDi, section 3.4).
+"""Environment encoders turn a noisy latent into the tokens that its partners attend to (CoDi, section 3.4).
 
 An environment is a sequence: every token of a modality that has time knows its seconds, so that a sound and a
-clip of different rates line up in the attention of their partners (`codi.joint.attention`). Letters: B batch,
-L environment tokens, D environment width, S steps along time.
+clip of different rates line up in the attention of their partners (`codi.joint.attention`).
+
+Letters: B batch, L environment tokens, D environment width, S steps along time; in shapes of latents Z
+channels, F frames, H W height and width, T audio frames, M mel bands.
 """
 
 import math
@@ -21,23 +23,36 @@ from codi.types import Modality
 
 
 def sinusoid(seconds: Tensor, dim: int, shortest: float = 0.05, longest: float = 20.0) -> Tensor:
-    """Seconds (...) -> (..., dim) sines and cosines with periods from `shortest` to `longest` seconds."""
+    """Encode seconds as sines and cosines of several periods.
+
+    Args:
+        seconds: (...) times.
+        dim: the width of the encoding; the first half are sines, the second half cosines.
+        shortest: the shortest period in seconds.
+        longest: the longest period in seconds.
+
+    Returns:
+        (..., dim).
+    """
     periods = torch.logspace(math.log10(shortest), math.log10(longest), dim // 2, device=seconds.device)
     angles = 2 * math.pi * seconds[..., None] / periods
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
-    """A noisy latent of one modality -> the tokens that its partners attend to.
+    """The environment encoder of one modality: a noisy latent becomes the tokens that its partners attend to.
 
-    latent_shape     as in `codi.types.ModalitySpec`: (Z,), (Z, H, W), (Z, F, H, W) or, with `time_axis` 1,
-                     (Z, T, M)
-    latent_rate      latent steps per second, None for a modality without time
-    tokens_per_step  tokens for each step along time (for all of a latent without time)
-    global_tokens    tokens without time that sum up the whole
-    num_layers       transformer layers along time
-    pooled           the mean of all tokens in their place, one token without time: the released scheme, kept
-                     for comparison
+    Args:
+        latent_shape: as in `codi.types.ModalitySpec`: text (Z,), picture (Z, H, W), clip (Z, F, H, W), sound
+            (Z, T, M). A shape of three axes is that of a sound if there is a `latent_rate`.
+        dim: D, the width of the tokens.
+        latent_rate: latent steps per second; None for a modality without time.
+        tokens_per_step: tokens for each step along time, or for the whole of a latent without time.
+        global_tokens: tokens without time that sum up the whole.
+        num_layers: transformer layers along time.
+        num_heads: heads of each layer.
+        pooled: replace all tokens by their mean, one token without time: the scheme of the released model,
+            kept for comparison.
     """
 
     def __init__(
@@ -74,24 +89,34 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
             self.stem = nn.Identity()
             size = math.prod(latent_shape) if latent_rate is None else latent_shape[0] * latent_shape[2]
         self.project = nn.Sequential(nn.Linear(size, dim), nn.SiLU(), nn.Linear(dim, tokens_per_step * dim))
-        self.content_norm = nn.LayerNorm(dim)  # else what is heard is a tenth of when
-        self.place = nn.Parameter(torch.randn(tokens_per_step, dim) * 0.02)
+        # Without it the content of a token would be a tenth as large as the encoding of its time.
+        self.content_norm = nn.LayerNorm(dim)
+        self.place = nn.Parameter(torch.randn(tokens_per_step, dim) * 0.02)  # tells a step's tokens apart
         self.time_proj = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.noise_level = TimestepEmbedding(dim, dim)
         self.summary = nn.Parameter(torch.randn(global_tokens, dim) * 0.02)
         self.layers = transformer(dim, num_heads, num_layers)
         self.norm = nn.LayerNorm(dim)
-        self.name = nn.Parameter(torch.randn(dim) * 0.02)
+        self.name = nn.Parameter(torch.randn(dim) * 0.02)  # tells partners which modality the tokens are of
 
     def steps(self, x: Tensor) -> Tensor:
-        """Latent -> one flat vector for each step along time, (B, S, size)."""
+        """Return one flat vector for each step along time, (B, S, size), from a latent (B, *latent_shape)."""
         if self.is_map:
             frames = x.transpose(1, 2) if x.ndim == 5 else x[:, None]  # (B, S, Z, H, W)
             return self.stem(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return x[:, None] if x.ndim == 2 else x.transpose(1, 2).flatten(2)
 
     def seconds(self, num_steps: int, rate: float | None, device: torch.device) -> Tensor | None:
-        """Mid-points of the steps, (S,)."""
+        """Return the mid-points of the steps in seconds, (S,); None for a modality without time.
+
+        Args:
+            num_steps: S.
+            rate: latent steps per second; None for the configured rate.
+            device: where the result lies.
+
+        Returns:
+            (S,) seconds or None.
+        """
         if self.latent_rate is None:
             return None
         return (torch.arange(num_steps, device=device) + 0.5) / (rate or self.latent_rate)
@@ -99,8 +124,17 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
     def forward(
         self, x: Tensor, t: Tensor, rate: float | None = None, cache: None = None, hint: Tensor | None = None
     ) -> Environment:
-        """x (B, *latent_shape) at the noise level t (B,); rate in latent steps per second if not the
-        configured one; hint (B, D) is added to every token.
+        """Return the environment of noisy latents.
+
+        Args:
+            x: (B, *latent_shape) noisy latents.
+            t: (B,) their timesteps.
+            rate: latent steps per second, where it differs from the configured rate.
+            cache: unused; this encoder has nothing to precompute.
+            hint: (B, D) what is added to every token beside the timestep.
+
+        Returns:
+            the environment, tokens (B, L, D) and their seconds (B, L).
         """
         hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1))  # (B, S, k, D)
         hidden = self.content_norm(hidden) + self.place
@@ -116,7 +150,15 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         return Environment(tokens=tokens, times=self.token_times(times, tokens))
 
     def token_times(self, times: Tensor | None, tokens: Tensor) -> Tensor:
-        """(B, L) seconds, NaN for tokens without time."""
+        """Return the seconds of all tokens, (B, L), NaN for tokens without time.
+
+        Args:
+            times: (S,) mid-points of the steps; None for a modality without time.
+            tokens: (B, L, D) the tokens, those of the steps first.
+
+        Returns:
+            (B, L) in float32.
+        """
         timeless = tokens.new_full((tokens.shape[1],), torch.nan, dtype=torch.float32)
         if times is not None:
             timeless[: len(times) * self.tokens_per_step] = times.repeat_interleave(self.tokens_per_step)
@@ -124,13 +166,20 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
 
 
 class EnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
-    """One `EnvironmentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate,
-    tokens_per_step and further arguments.
+    """The environment encoders of a model, one `EnvironmentEncoder` for each modality.
 
-    pairs      the modalities that learned to hear each other; None: everyone hears everyone. Those that are
-               no pair still reach each other through a third, step by step.
-    exchanged  False: each hears itself instead of its partners, as in the released model; kept for
-               comparison, like `pooled`
+    Args:
+        latents: by the name of a modality, the latent_shape, latent_rate, tokens_per_step and further
+            arguments of its encoder.
+        dim: D, the width of the tokens of all encoders.
+        global_tokens: as in `EnvironmentEncoder`.
+        num_layers: as in `EnvironmentEncoder`.
+        num_heads: as in `EnvironmentEncoder`.
+        pairs: the modalities that learned to attend to each other, two by two; None if all attend to all. Two
+            that are no pair still reach each other through a third, step by step.
+        pooled: as in `EnvironmentEncoder`.
+        exchanged: with False each modality attends to itself instead of its partners, as in the released
+            model; kept for comparison, like `pooled`.
     """
 
     @register_to_config
@@ -154,11 +203,11 @@ class EnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
         )
 
     def by_modality(self) -> dict[Modality, EnvironmentEncoder]:
-        """The encoders under their modalities."""
+        """Return the encoders by their modalities."""
         return {Modality(name): encoder for name, encoder in self.encoders.items()}
 
     def attends_to(self) -> dict[Modality, set[Modality]]:
-        """Whom each modality listens to."""
+        """Return the modalities whose environments each modality attends to."""
         names = [Modality(name) for name in self.encoders]
         if not self.config.exchanged:
             return {name: {name} for name in names}

@@ -1,10 +1,12 @@
-"""Noised towers: what a noisy latent will turn out to be, as a token of the shared prompt space.
+"""Noisy-latent encoders estimate what a noisy latent will become, as a token of the shared prompt space.
 
-The paper lets denoisers hear each other through cross-attention alone, and each would have to learn anew what
-a prompt has taught it already. Yet the shared space is there: a tower that reads latents at any noise level
-(as the noised CLIP of GLIDE does, arXiv 2112.10741, section 2.4) says *what* a partner is becoming, and every
-frozen denoiser understands it, also of partners that it was never trained with. *When* things happen is what
-environments are for (`codi.joint.encoders`). Letters: B batch, D width of the shared space.
+The paper lets denoisers attend to each other through cross-attention alone, so that each would have to learn
+anew what a prompt has taught it already. Yet the shared prompt space is there: an encoder that reads latents
+at any noise level (as the noised CLIP of GLIDE does, arXiv 2112.10741, section 2.4) says *what* a partner is
+becoming. Every frozen denoiser understands that, also from partners that it was never trained with. *When*
+things happen is what environments are for (`codi.joint.encoders`).
+
+Letters: B batch, L prompt tokens, D width of the prompt space.
 """
 
 from typing import Any
@@ -20,29 +22,50 @@ from codi.types import Modality
 
 
 class NoisyLatentEncoder(nn.Module, protocols.NoisyLatentEncoder):
-    """A noisy latent of one modality, and the prompt that it is made of -> the mean of the tokens of all
-    captions that it may have.
+    """The noisy-latent encoder of one modality.
 
-    The prompt is needed: what it says is certain long before the latent shows it, and must not be talked
-    over. Arguments as in `EnvironmentEncoder`.
+    It estimates the mean of the tokens of all captions that a noisy latent may have, given the prompt from
+    which the latent is generated. The prompt is needed: what it says is certain long before the latent shows
+    it, and an estimate must not contradict it.
+
+    Args:
+        context_dim: D, the width of the prompt space.
+        dim: the width of the encoder.
+        **arguments: further arguments of `EnvironmentEncoder`.
     """
 
     def __init__(self, context_dim: int, dim: int, **arguments: Any):
         super().__init__()
         self.trunk = EnvironmentEncoder(dim=dim, global_tokens=0, pooled=True, **arguments)
         self.prompt = zeroed(nn.Linear(context_dim, dim, bias=False))
+        # An encoder that was never trained estimates zeros, which change no prompt (`fuse_prompt`).
         self.out = zeroed(nn.Linear(dim, context_dim))
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, rate: float | None = None) -> Tensor:
-        """x (B, *latent_shape) at the noise level t (B,), context (B, L, D) -> (B, D), the shorter the less
-        can be told; `rate` as in `EnvironmentEncoder`.
+        """Return the estimated token (B, D), the shorter the less can be told.
+
+        Args:
+            x: (B, *latent_shape) noisy latents.
+            t: (B,) their timesteps.
+            context: (B, L, D) the prompt tokens from which they are generated.
+            rate: latent steps per second, where it differs from the configured rate.
+
+        Returns:
+            (B, D).
         """
         return self.out(self.trunk(x, t, rate, hint=self.prompt(context.mean(1))).tokens[:, 0])
 
 
 class NoisyLatentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
-    """One `NoisyLatentEncoder` per modality; `latents` holds each one's latent_shape, latent_rate,
-    tokens_per_step and further arguments.
+    """The noisy-latent encoders of a model, one `NoisyLatentEncoder` for each modality.
+
+    Args:
+        latents: by the name of a modality, the latent_shape, latent_rate, tokens_per_step and further
+            arguments of its encoder.
+        context_dim: D, the width of the prompt space.
+        dim: the width of the encoders.
+        num_layers: as in `EnvironmentEncoder`.
+        num_heads: as in `EnvironmentEncoder`.
     """
 
     @register_to_config
@@ -61,9 +84,12 @@ class NoisyLatentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
         )
 
     def by_modality(self) -> dict[Modality, NoisyLatentEncoder]:
-        """The towers under their modalities."""
+        """Return the encoders by their modalities."""
         return {Modality(name): tower for name, tower in self.towers.items()}
 
     def attends_to(self) -> dict[Modality, set[Modality]]:
-        """Who is told by whom: every modality, having tokens for prompts, by all the others."""
+        """Return the modalities whose estimates each modality is given: all others that have an encoder.
+
+        Every modality is given some, because every one takes prompt tokens.
+        """
         return {m: {Modality(name) for name in self.towers} - {m} for m in Modality}

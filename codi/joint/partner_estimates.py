@@ -2,8 +2,10 @@
 
 At every step a noisy-latent encoder (`codi.joint.noisy_latent_encoder`) reads each partner's latent and
 estimates the token of its caption. The estimates of all partners are averaged, centred by what the prompt
-alone lets expect, and fused with the prompt: attention passes *when* something happens, partner estimates
-pass *what* it is. Letters: B batch, L prompt tokens, D width of the prompt space.
+alone lets expect, and fused with the prompt. Attention passes *when* something happens, partner estimates
+pass *what* it is.
+
+Letters: B batch, L prompt tokens, D width of the prompt space.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ TRUST_REGION = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class PartnerEstimate:
-    """What partners seem to become.
+    """An estimate of what partners seem to become.
 
     Attributes:
         token: (B, D) a token of the prompt space, the shorter the less certain.
@@ -38,28 +40,31 @@ class PartnerEstimate:
 
     @staticmethod
     def clean(token: Tensor) -> "PartnerEstimate":
-        """Returns the estimate of a clean partner, an input whose token (B, D) is certain."""
+        """Return the estimate of a clean partner, an input whose token (B, D) is certain."""
         return PartnerEstimate(token=token, prior=torch.zeros_like(token))
 
     @staticmethod
     def mean(parts: Sequence["PartnerEstimate"]) -> "PartnerEstimate":
-        """Returns the mean over several partners, who may contradict each other."""
+        """Return the mean of the estimates of several partners, which may contradict each other."""
         token = torch.stack([part.token for part in parts]).sum(0) / len(parts)
         prior = torch.stack([part.prior for part in parts]).sum(0) / len(parts)
         return PartnerEstimate(token=token, prior=prior)
 
 
 def centred_estimate(context: Tensor, token: Tensor, prior: Tensor) -> PartnerEstimate:
-    """Centres an estimate by its prior.
+    """Centre an estimate by its prior.
 
     All captions that go with a prompt have a mean, and the part of that mean at right angles to the prompt is
-    no opinion: amplified, it would draw every output to the middle of what the prompt leaves open, and to
-    whatever is commonest there. So that part is subtracted.
+    no opinion: if it were amplified, it would draw every output to the middle of what the prompt leaves open,
+    and to whatever is commonest there. So that part is subtracted.
 
     Args:
-        context: (B, L, D) the prompt tokens that the latent is made of.
+        context: (B, L, D) the prompt tokens from which the latent is generated.
         token: (B, D) the estimate from the latent.
         prior: (B, D) the estimate from the latent's initial noise.
+
+    Returns:
+        the centred estimate, with its prior.
     """
     # the prompt's direction (B, D), zeros without a prompt
     u = functional.normalize(context.mean(1).to(token.dtype), dim=-1, eps=1e-6)
@@ -67,15 +72,18 @@ def centred_estimate(context: Tensor, token: Tensor, prior: Tensor) -> PartnerEs
 
 
 def max_deviation(context: Tensor, prior: Tensor) -> Tensor:
-    """Returns how far partners may turn a prompt, as a sine (B, L, 1): as far as a caption is from it.
+    """Return how far partners may turn a prompt: as far as a caption lies from it.
 
-    The mean of the captions that go with "a ball" points elsewhere than "a ball". Where the prompt names
-    everything they are one, and what partners seem to say beyond it is error, which amplified would override
-    the prompt: about pairs that training never showed, encoders are uncertain.
+    The mean of the captions that go with "a ball" points elsewhere than "a ball" does. Where the prompt names
+    everything the two are one. What partners seem to say beyond that is error, which would override the
+    prompt if it were amplified: encoders are uncertain about pairs that training never showed.
 
     Args:
         context: (B, L, D) prompt tokens.
         prior: (B, D) the prior estimate, the mean of the captions that go with the prompt.
+
+    Returns:
+        (B, L, 1) the greatest angle, as its sine.
     """
     cosine = functional.cosine_similarity(context.float(), prior[:, None].float(), dim=-1, eps=1e-6)
     undetermined = (1 - cosine[..., None].square() - DETERMINED) / (1 - DETERMINED)
@@ -83,12 +91,13 @@ def max_deviation(context: Tensor, prior: Tensor) -> Tensor:
 
 
 def fuse_prompt(context: Tensor, estimate: PartnerEstimate, weight: float = 1.0) -> Tensor:
-    """Fuses a prompt with what its partners seem to become.
+    """Fuse a prompt with what its partners seem to become.
 
-    With u the prompt's direction, the estimate is a u + d, where d is at right angles to u: what the prompt
-    leaves open. Undecided partners give a short d. It is made `weight` times as long, but no longer than the
-    d of a token of length one, which is certain, and no longer than `max_deviation`. The result points to a u
-    + d. Without a prompt (zeros) it is d. An estimate of zeros changes nothing, to the bit.
+    Let u be the prompt's direction. The estimate is a u + d, where d, at right angles to u, is what the
+    prompt leaves open. Partners that are undecided give a short d. It is made `weight` times as long, but no
+    longer than the d of a token of length one, which is certain, and no longer than `max_deviation`. The
+    result points to a u + d. Without a prompt (zeros) it is d. An estimate of zeros changes nothing, to the
+    bit.
 
     Args:
         context: (B, L, D) prompt tokens.

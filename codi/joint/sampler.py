@@ -1,11 +1,14 @@
-"""Joint sampling: several latents denoised together, each attending to the others (CoDi, arXiv 2305.11846,
-section 3.4).
+"""Joint sampling denoises several latents together, each of which attends to the others.
 
-At every step the environment encoders read all visible latents before any of them is updated; then each
-denoiser answers from its conditions, and each modality's own scheduler takes the step. A clean partner is a
-latent that is visible at timestep 0 and never updated. Partner estimates are fused with the prompt
-(`codi.joint.partner_estimates`), and outputs may start one after another (`codi.joint.start_offsets`).
-Networks and schedulers are passed in, keyed by modality; their contracts are in `codi.protocols`.
+The scheme is that of CoDi (arXiv 2305.11846, section 3.4). At every step the environment encoders read all
+visible latents before any of them is updated; then each denoiser answers from its conditions, and each
+modality's own scheduler takes the step. A clean partner is a latent that is visible at timestep 0 and never
+updated. Partner estimates are fused with the prompt (`codi.joint.partner_estimates`), and outputs may start
+one after another (`codi.joint.start_offsets`). Networks and schedulers are passed in, keyed by modality;
+their contracts are in `codi.protocols`.
+
+Letters: B batch, L prompt tokens, D width of the prompt space. Latents are (B, *latent_shape) of their
+modality.
 """
 
 import inspect
@@ -36,18 +39,21 @@ class JointSampler:
     Attributes:
         denoisers: one per generated modality.
         schedulers: one per generated modality, each with a state of its own
-        (`codi.diffusion.copy_schedulers`), all
-            with equally many steps.
-        contexts: prompt tokens (B, L, D) per generated modality; their dtype is the one that the networks
-        compute in. null_contexts: null prompts of the same shapes; None where there is no prompt to guide
-        towards. environment_encoders: of the modalities that others can attend to; without any the outputs
-        are independent. attends_to: whose environment each modality attends to; None: all the others'.
-        noisy_latent_encoders: of the modalities that can be estimated. estimates_from: whose estimates each
-        modality is given, as in `attends_to`. partner_estimate_weight: by how much estimates are amplified
-        (`fuse_prompt`); 0 is off. start_offsets: steps after the first output at which a generated modality
-        starts. guidance: per generated modality; one that is missing is unguided. partners: clean latents (B,
-        ...), visible at timestep 0. rates: latent steps per second where they differ from the model's own.
-        generators: per modality one per sample, for schedulers that draw noise.
+            (`codi.diffusion.copy_schedulers`), all with equally many steps.
+        contexts: prompt tokens (B, L, D) per generated modality; their dtype is the one in which the networks
+            compute.
+        null_contexts: null prompts of the same shapes; None where there is no prompt to guide towards.
+        environment_encoders: those of the modalities that others can attend to; without any the outputs are
+            independent.
+        attends_to: whose environment each modality attends to; None for all the others'.
+        noisy_latent_encoders: those of the modalities that can be estimated.
+        estimates_from: whose estimates each modality is given, as in `attends_to`.
+        partner_estimate_weight: by how much estimates are amplified (`fuse_prompt`); 0 is off.
+        start_offsets: steps after the first output at which a generated modality starts.
+        guidance: the guidance of each generated modality; one that is missing is unguided.
+        partners: clean latents (B, ...) of inputs, visible at timestep 0.
+        rates: latent steps per second where they differ from the model's own.
+        generators: per modality one for each sample, for schedulers that draw noise.
     """
 
     denoisers: Mapping[Modality, Denoiser]
@@ -76,40 +82,50 @@ class JointSampler:
 
     @cached_property
     def timeline(self) -> Timeline:
-        """Which output takes which of its own steps when."""
+        """The steps of the joint loop at which each output takes its own steps."""
         steps = len(next(iter(self.schedulers.values())).timesteps)
         return Timeline(outputs=list(self.denoisers), steps=steps, start_offsets=self.start_offsets)
 
     @property
     def num_steps(self) -> int:
-        """Steps until the last modality is finished."""
+        """The number of steps until the last modality is finished."""
         return self.timeline.num_steps
 
     def timestep(self, modality: Modality, index: int) -> Tensor | int | None:
-        """Returns the timestep of an output at step `index`: None before it starts, 0 once it is finished."""
+        """Return the timestep of an output at step `index`: None before it starts, 0 once it is finished."""
         own = self.timeline.own_step(modality, index)
         if own is None:
             return None
         return self.schedulers[modality].timesteps[own] if own < self.timeline.steps else CLEAN
 
     def start(self, noise: Latents) -> Latents:
-        """Scales standard normal noise (B, ...) to what `step` starts from, by each scheduler's initial
-        sigma.
+        """Return the latents from which `step` starts: noise scaled by each scheduler's initial sigma.
+
+        The noise (B, ...) is standard normal, one tensor per generated modality.
         """
         return {m: x * self.schedulers[m].init_noise_sigma for m, x in noise.items()}
 
     def sample(self, latents: Latents) -> Latents:
-        """Takes all steps from what `start` returned, and returns x_0 (B, ...) per generated modality."""
+        """Take all steps from what `start` returned, and return x_0 (B, ...) per generated modality."""
         for index in range(self.num_steps):
             latents = self.step(index, latents)
         return latents
 
     def step(self, index: int, latents: Latents) -> Latents:
-        """Returns the latents after step `index`; those that came are left as they are."""
+        """Take one step of the joint loop.
+
+        Args:
+            index: which step; each index below `num_steps` once, in order.
+            latents: (B, ...) of every generated modality; they are left as they are.
+
+        Returns:
+            the latents (B, ...) of every generated modality after the step.
+        """
         active = self.timeline.active(index)
         inputs = dict(latents)
         for modality in active:
             inputs[modality] = self._scaled(modality, index, latents[modality])
+        # Prior estimates are read from the noise that the outputs started from, so the first call keeps it.
         if not self._initial:
             starts = self.timeline.starts
             self._initial = {m: self._scaled(m, starts[m], x) for m, x in latents.items()}
@@ -123,11 +139,27 @@ class JointSampler:
         return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in active}
 
     def encode_environments(self, index: int, latents: Latents) -> dict[Modality, Environment]:
-        """Returns the environment of every visible latent and clean partner that has an encoder."""
+        """Return the environment of every visible latent and clean partner that has an encoder.
+
+        Args:
+            index: the step of the joint loop.
+            latents: (B, ...) of the generated modalities, scaled as a network takes them.
+
+        Returns:
+            environments by modality.
+        """
         return self._read_visible(index, latents, self.environment_encoders, self._encode)
 
     def estimate_partners(self, index: int, latents: Latents) -> dict[Modality, PartnerEstimate]:
-        """Returns what every visible latent and clean partner seems to become, where estimates are on."""
+        """Return what every visible latent and clean partner seems to become; nothing if estimates are off.
+
+        Args:
+            index: the step of the joint loop.
+            latents: (B, ...) of the generated modalities, scaled as a network takes them.
+
+        Returns:
+            estimates by modality, each centred by its prior.
+        """
         if self.partner_estimate_weight <= 0:
             return {}
         return self._read_visible(index, latents, self.noisy_latent_encoders, self._estimate)
@@ -140,10 +172,20 @@ class JointSampler:
         environment: Environment | None,
         estimate: PartnerEstimate | None = None,
     ) -> Tensor:
-        """Returns the guided answer (B, ...) in float32 for one latent.
+        """Return the guided answer of the denoiser for one latent.
 
-        All branches are one call of a denoiser that batches prompts; of any other, one call of the branches
-        that attend to the partners, and one of those that do not.
+        All branches are one call of a denoiser that batches prompts. Any other is called once for the
+        branches that attend to the partners, and once for those that do not.
+
+        Args:
+            modality: the output whose denoiser answers.
+            index: the step of the joint loop.
+            x: (B, ...) its latent, scaled as a network takes it.
+            environment: what it attends to; None without partners.
+            estimate: what its partners seem to become; None without estimates.
+
+        Returns:
+            (B, ...) in float32.
         """
         guidance = self.guidance.get(modality, Guidance())
         given = [] if self.null_contexts is None else [PROMPT.name]
@@ -161,7 +203,7 @@ class JointSampler:
         return guidance.combine(answers, weights)
 
     def _scaled(self, modality: Modality, index: int, x: Tensor) -> Tensor:
-        """The latent as the scheduler has it given to a network at step `index`."""
+        """Return the latent as the scheduler gives it to a network at step `index`."""
         return self.schedulers[modality].scale_model_input(x, self.timestep(modality, index))
 
     def _answer(
@@ -173,13 +215,13 @@ class JointSampler:
         environment: Environment | None,
         estimate: PartnerEstimate | None,
     ) -> dict[Branch, Tensor]:
-        """The denoiser's plain answers (B, ...) for some branches, in one call."""
+        """Return the denoiser's answers (B, ...) for some branches, without guidance, from one call."""
         batch, denoiser = len(x), self.denoisers[modality]
         prompt = self._prompt(modality, branches, x, estimate)
         x = x.to(self.contexts[modality].dtype)
         environment = None if environment is None else environment.to(x.dtype)
         partners = PARTNERS.batch(branches, [None if PARTNERS.name in b else environment for b in branches])
-        if not denoiser.batches_prompts:  # it takes as many samples as prompts
+        if not denoiser.batches_prompts:  # then it takes as many samples as prompts
             x = x.repeat(len(branches), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
         output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality))
@@ -188,10 +230,11 @@ class JointSampler:
     def _prompt(
         self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None
     ) -> Any:
-        """What the denoiser precomputed of the prompt tokens of `branches`, one branch after another."""
+        """Return what the denoiser precomputes of the prompts of `branches`, one branch after another."""
         plain = self.contexts[modality]
         null = None if self.null_contexts is None else self.null_contexts[modality]
-        if all(b & {PROMPT.name, PARTNERS.name} for b in branches):  # no branch has both
+        # An estimate says what partners add to the prompt: no branch that drops one of the two uses it.
+        if all(b & {PROMPT.name, PARTNERS.name} for b in branches):
             estimate = None
 
         def make() -> Any:
@@ -205,12 +248,15 @@ class JointSampler:
         return self._once(("prompt", modality, *branches), [plain, null, estimate], make)
 
     def _once(self, name: Any, parts: list[Any], make: Callable[[], Any]) -> Any:
-        """Returns what `make` made under this name of these very objects, and makes it anew where one has
-        changed.
+        """Return what `make` makes, and call it only where it has not been called for the same parts.
+
+        The result is kept under `name`. It is made anew where one of `parts` is another object than before,
+        or was changed in place.
         """
         state = [(id(part), _version(part)) for part in parts]
         if name not in self._kept or self._kept[name][0] != state:
-            self._kept[name] = (state, parts, make())  # parts are kept, lest others get their ids
+            # The parts are kept as well: an object that is gone could leave its id to another.
+            self._kept[name] = (state, parts, make())
         return self._kept[name][-1]
 
     def _read_visible(
@@ -220,7 +266,7 @@ class JointSampler:
         encoders: Collection[Modality],
         read: Callable[[Modality, Tensor, Tensor | int], Any],
     ) -> dict[Modality, Any]:
-        """What `read` makes of everything visible that has an encoder.
+        """Return what `read` makes of every visible latent and clean partner that has an encoder.
 
         Clean partners and finished outputs do not change, so they are read once.
         """
@@ -241,29 +287,32 @@ class JointSampler:
     def _read_once(
         self, modality: Modality, x: Tensor, read: Callable[[Modality, Tensor, Tensor | int], Any]
     ) -> Any:
-        """What `read` makes of a clean latent."""
+        """Return what `read` makes of a clean latent, and read it only once."""
         name = (read.__name__, modality)
         return self._once(name, [x, self._context(modality)], lambda: read(modality, x, CLEAN))
 
     def _environment(
         self, modality: Modality, environments: Mapping[Modality, Environment]
     ) -> Environment | None:
-        """What an output attends to, in the fixed order of `Modality`; None when it is alone."""
+        """Return all that an output attends to, in the fixed order of `Modality`; None when it is alone."""
         parts = _attended(modality, self.attends_to, environments)
         return Environment.cat(parts) if parts else None
 
     def _partner_estimate(
         self, modality: Modality, estimates: Mapping[Modality, PartnerEstimate]
     ) -> PartnerEstimate | None:
-        """The mean estimate of an output's partners, the same object while they stand still; None when it is
-        alone.
+        """Return the mean estimate of an output's partners; None when it is alone.
+
+        While the partners stand still it is the same object, so that what depends on it is made once.
         """
         parts = _attended(modality, self.estimates_from, estimates)
         return self._once(("mean", modality), parts, lambda: PartnerEstimate.mean(parts)) if parts else None
 
     def _estimate(self, modality: Modality, x: Tensor, t: Tensor | int) -> PartnerEstimate:
-        """What a latent seems to become, centred by its prior. A clean partner is certain, and has the prompt
-        of the outputs.
+        """Return what a latent seems to become, centred by its prior.
+
+        A clean partner is certain and has no prior. It has no prompt of its own either, and is read with that
+        of the first output.
         """
         context = self._context(modality)
         token = self._estimate_token(modality, x, t, context)
@@ -276,25 +325,28 @@ class JointSampler:
         return centred_estimate(context, token, prior)
 
     def _context(self, modality: Modality) -> Tensor:
-        """Prompt tokens of an output; of a clean partner, those of the first output."""
+        """Return the prompt tokens of an output; of a clean partner, those of the first output."""
         return self.contexts.get(modality, next(iter(self.contexts.values())))
 
     def _estimate_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
+        """Return the token (B, D) that a modality's noisy-latent encoder estimates, in its own precision."""
         encoder = self.noisy_latent_encoders[modality]
         dtype = encoder.dtype or context.dtype
         t = torch.as_tensor(t, device=x.device).expand(len(x))
         return encoder(x.to(dtype), t, context.to(dtype), rate=self.rates.get(modality))
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
+        """Return the environment of a latent, in the encoder's precision."""
         encoder = self.environment_encoders[modality]
         x = x.to(encoder.dtype or self._context(modality).dtype)
         t = torch.as_tensor(t, device=x.device).expand(len(x))
+        # Shapes stay the same throughout a generation, so that one cache serves all steps.
         if modality not in self._caches:
             self._caches[modality] = encoder.precompute(x)
         return encoder(x, t, rate=self.rates.get(modality), cache=self._caches[modality])
 
     def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
-        """The scheduler's step from x (B, ...)."""
+        """Return x (B, ...) after the scheduler's step, given the denoiser's answer."""
         scheduler, extra = self.schedulers[modality], {}
         if modality in self.generators and "generator" in inspect.signature(scheduler.step).parameters:
             extra["generator"] = self.generators[modality]
@@ -304,7 +356,10 @@ class JointSampler:
 def _attended(
     modality: Modality, table: Mapping[Modality, Collection[Modality]] | None, found: Mapping[Modality, Any]
 ) -> list[Any]:
-    """What was found of those whom a modality attends to by `table`, in the fixed order of `Modality`."""
+    """Return what was found of the partners of a modality, in the fixed order of `Modality`.
+
+    The partners are those that `table` lists, or all others where it is None.
+    """
     attended: Iterable[Modality] = [m for m in Modality if m is not modality]
     if table is not None:
         attended = table.get(modality, ())
@@ -312,5 +367,5 @@ def _attended(
 
 
 def _version(part: Any) -> int:
-    """How often a tensor was changed in place; 0 of what does not count that."""
+    """Return how often a tensor was changed in place; 0 for what does not count that."""
     return part._version if isinstance(part, Tensor) and not part.is_inference() else 0

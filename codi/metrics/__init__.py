@@ -1,3 +1,4 @@
-"""Measures of generated media. Nothing here loads a model or a file: readings, features and callables are
-passed in.
+"""Measure generated media.
+
+Nothing here loads a model or a file: readings, features and callables are passed in.
 """

@@ -1,8 +1,9 @@
-"""Agreement of attributes: what probes read from media, against the facts of a scene or against another
-medium.
+"""Compare what probes read from media with the facts of a scene, or with what they read from another medium.
 
-`facts` is a mapping attribute -> value, or None for what a probe could not tell. An unread attribute never
-agrees.
+`Facts` maps every attribute to its value, or to None where a probe could not tell. An attribute that was not
+read never agrees.
+
+Letters: N scenes or samples, M modalities.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,29 @@ Facts = Mapping[str, str | None]
 def agreement(
     readings: Sequence[Facts], facts: Sequence[Facts], attributes: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Per attribute, per scene (N,): 1.0 where the reading equals the fact, else 0.0."""
+    """Return for each attribute in which scenes the reading equals the fact.
+
+    Args:
+        readings: what a probe read, one mapping for each scene.
+        facts: the facts of the same scenes, in the same order.
+        attributes: the names to compare.
+
+    Returns:
+        A row (N,) for each attribute, 1.0 where the two are equal and 0.0 elsewhere.
+    """
     assert len(readings) == len(facts), f"{len(readings)} readings for {len(facts)} scenes"
     return {a: np.array([_equal(r.get(a), f.get(a)) for r, f in zip(readings, facts)]) for a in attributes}
 
 
 def mutual_agreement(outputs: Sequence[Sequence[Facts]], attributes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Per attribute, per sample (N,): 1.0 where all the outputs of one sample read the same, else 0.0.
+    """Return for each attribute in which samples all outputs read the same.
 
-    `outputs` holds one list of readings per modality, samples in the same order.
+    Args:
+        outputs: one list of readings for each modality, with the samples in the same order.
+        attributes: the names to compare.
+
+    Returns:
+        A row (N,) for each attribute, 1.0 where all the outputs of one sample agree and 0.0 elsewhere.
     """
     first, *others = outputs
     pairs = [agreement(first, other, attributes) for other in others]
@@ -31,21 +46,45 @@ def mutual_agreement(outputs: Sequence[Sequence[Facts]], attributes: Sequence[st
 
 
 def mutual_closeness(values: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
-    """Per sample (N,): 1.0 where the numbers of all outputs lie within `tolerance` of each other, else 0.0.
+    """Return in which samples the numbers of all outputs lie within `tolerance` of each other.
 
-    `values` holds one row (N,) per modality, NaN where there is no such number: it is close to none.
+    Args:
+        values: one row (N,) for each modality. NaN stands for a number that is not there, and is close to
+            none.
+        tolerance: the largest difference that still counts as close, in the unit of `values`.
+
+    Returns:
+        A row (N,), 1.0 where the numbers of one sample are close and 0.0 elsewhere.
     """
     rows = np.stack([np.asarray(row, dtype=np.float64) for row in values])  # (M, N)
     return (rows.max(axis=0) - rows.min(axis=0) <= tolerance + 1e-9).astype(np.float64)
 
 
 def all_agree(parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Per sample (N,): 1.0 where every attribute agrees."""
+    """Return in which samples every attribute agrees.
+
+    Args:
+        parts: a row (N,) of 1.0 and 0.0 for each attribute, as `agreement` and `mutual_agreement` return
+            them.
+
+    Returns:
+        A row (N,), 1.0 where every attribute agrees and 0.0 elsewhere.
+    """
     return np.min(list(parts.values()), axis=0)
 
 
 def shuffled(items: Sequence, seed: int = 0) -> list:
-    """The items in an order in which none stays in its place: the shuffled-partner control."""
+    """Return the items in an order in which none stays in its place.
+
+    This makes the control of shuffled partners. A single item has no other place and stays where it is.
+
+    Args:
+        items: the readings or onsets of all samples.
+        seed: the seed of the order.
+
+    Returns:
+        A new list of the same items.
+    """
     n = len(items)
     if n < 2:
         return list(items)
@@ -57,4 +96,5 @@ def shuffled(items: Sequence, seed: int = 0) -> list:
 
 
 def _equal(a: str | None, b: str | None) -> float:
+    """Return 1.0 where both values are known and equal, else 0.0."""
     return float(a is not None and a == b)

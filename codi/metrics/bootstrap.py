@@ -1,4 +1,9 @@
-"""Intervals by resampling scenes. A scene with several seeds is one unit: it is drawn with all its rows."""
+"""Estimate intervals by resampling scenes.
+
+A scene with several seeds is one unit: it is drawn with all its rows.
+
+Letters: N scenes, R resamples.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +13,13 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate with the ends of its percentile interval."""
+    """Hold an estimate with the ends of its percentile interval.
+
+    Attributes:
+        value: the estimate from the scenes themselves.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+    """
 
     value: float
     low: float
@@ -22,10 +33,18 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Interval of `statistic` over scenes.
+    """Estimate a statistic over scenes and its percentile interval.
 
-    rows       (N, ...) one row per scene
-    statistic  maps resamples (R, N, ...) to (R,); the mean of everything in a resample when None
+    Args:
+        rows: (N, ...), one row for each scene.
+        statistic: a function that maps resamples (R, N, ...) to their values (R,). None takes the mean of
+            everything in a resample.
+        num_resamples: how many resamples are drawn.
+        confidence: the share of resamples that lies inside the interval.
+        seed: the seed of the resampling.
+
+    Returns:
+        The statistic of `rows` with its interval. All three numbers are NaN where there are no scenes.
     """
     rows = np.asarray(rows, dtype=np.float64)
     if not len(rows):
@@ -34,6 +53,7 @@ def bootstrap(
     picks = np.random.default_rng(seed).integers(len(rows), size=(num_resamples, len(rows)))
     samples = statistic(rows[picks])  # (R,)
     tail = (1 - confidence) / 2 * 100
+    # A resample of scenes in which nothing was asked is NaN; the others still give an interval.
     low, high = (
         np.nanpercentile(samples, [tail, 100 - tail]) if np.isfinite(samples).any() else (np.nan, np.nan)
     )
@@ -41,11 +61,18 @@ def bootstrap(
 
 
 def share_interval(rows: np.ndarray, confidence: float = 0.95) -> Interval:
-    """Interval of the mean of shares (N, ...) in [0, 1], one row per scene, NaN where nothing was asked.
+    """Estimate the mean of shares over scenes and its interval.
 
-    Where all are right, or none is, resamples are all alike and say nothing of the next scene. The bound is
-    then exact (Clopper and Pearson, Biometrika 26, 1934): the share that lets N scenes in a row come out so
-    with no more than the chance that is left.
+    Where every scene is right, or none is, all resamples are alike and say nothing of the next scene. One
+    bound is then exact (Clopper and Pearson, Biometrika 26, 1934): it is the share at which N scenes in a
+    row, those in which something was asked, come out so with a probability of (1 - confidence) / 2.
+
+    Args:
+        rows: (N, ...) shares in [0, 1], one row for each scene, NaN where nothing was asked.
+        confidence: the share of resamples that lies inside the interval.
+
+    Returns:
+        The mean of the shares that are there, with its interval.
     """
     interval = bootstrap(rows, nanmean, confidence=confidence)
     if interval.low == interval.high == interval.value and interval.value in (0.0, 1.0):
@@ -57,15 +84,27 @@ def share_interval(rows: np.ndarray, confidence: float = 0.95) -> Interval:
 
 
 def ratio_of_sums(rows: np.ndarray) -> np.ndarray:
-    """Statistic of rows (R, N, ..., 2) of numerators and denominators: sum by sum, (R,). NaN where there is
-    nothing to divide by.
+    """Return for each resample the sum of numerators divided by the sum of denominators.
+
+    Args:
+        rows: (R, N, ..., 2), numerators and denominators in the last axis.
+
+    Returns:
+        The ratios (R,), NaN where there is nothing to divide by.
     """
     top, bottom = np.moveaxis(rows.reshape(len(rows), -1, 2).sum(axis=1), -1, 0)
     return np.divide(top, bottom, out=np.full(len(rows), np.nan), where=bottom > 0)
 
 
 def nanmean(rows: np.ndarray) -> np.ndarray:
-    """Statistic of rows (R, N, ...): mean of the numbers that are there, (R,). NaN where there is none."""
+    """Return for each resample the mean of the numbers that are there.
+
+    Args:
+        rows: (R, N, ...), NaN where there is no number.
+
+    Returns:
+        The means (R,), NaN where there is no number at all. Unlike `numpy.nanmean` it does not warn of that.
+    """
     rows = rows.reshape(len(rows), -1)
     there = np.isfinite(rows)
     count = there.sum(axis=1)

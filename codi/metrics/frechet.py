@@ -1,7 +1,11 @@
-"""Distances between two sets of features: Frechet (FID, FAD, FVD by extractor) and kernel (KID, KAD).
+"""Measure the distance between two sets of features.
 
-The extractor is the caller's; a published number names it, with sampling rate and count. Everything is
-float64.
+The distances are that of Frechet (FID, FAD or FVD, by extractor) and that of a kernel (KID, KAD).
+
+The caller chooses the extractor; a published number names it, with sampling rate and count. Everything is
+computed in float64.
+
+Letters: N features of one set, M of the other, D width.
 """
 
 import torch
@@ -9,10 +13,17 @@ from torch import Tensor
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """|mean_x - mean_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^1/2) of features (N, D) and (M, D); Heusel et al.,
-    arXiv 1706.08500.
+    """Return the Frechet distance between two sets of features (Heusel et al., arXiv 1706.08500).
 
-    The trace of the root comes from eigh of the symmetric S_x^1/2 S_y S_x^1/2, so no complex part can appear.
+    It is |mean_x - mean_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^1/2). The trace of the root comes from `eigvalsh`
+    of the symmetric S_x^1/2 S_y S_x^1/2, so that no complex part can appear.
+
+    Args:
+        x: (N, D) features of one set, N at least 2.
+        y: (M, D) features of the other set, M at least 2.
+
+    Returns:
+        The squared distance, 0 for sets of equal mean and covariance.
     """
     (mean_x, cov_x), (mean_y, cov_y) = _moments(x), _moments(y)
     root = _sqrt_psd(cov_x)
@@ -21,32 +32,43 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 of features (N, D) and (M, D); Binkowski et al.,
-    arXiv 1801.01401.
+    """Return the unbiased squared MMD between two sets of features (Binkowski et al., arXiv 1801.01401).
 
-    Zero in expectation for equal distributions, so small negative values are right.
+    The kernel is (x.y / D + 1)^3. The expectation is zero for equal distributions, so small negative values
+    are right.
+
+    Args:
+        x: (N, D) features of one set, N at least 2.
+        y: (M, D) features of the other set, M at least 2.
+
+    Returns:
+        The squared distance.
     """
     x, y = _features(x), _features(y)
+    # Without the diagonal the estimate is unbiased: a feature is not compared with itself.
     within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (_kernel(x, x), _kernel(y, y))]
     return float(sum(within) - 2 * _kernel(x, y).mean())
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    """(N, D), (M, D) -> (N, M)."""
+    """Return the cubic kernel (N, M) between features (N, D) and (M, D)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _features(x: Tensor) -> Tensor:
+    """Return features (N, D) in float64 without gradients, after a check of their shape."""
     assert x.ndim == 2 and len(x) > 1, f"features are (N, D) with N of at least 2, got {tuple(x.shape)}"
     return x.detach().double()
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and covariance (D, D)."""
+    """Return the mean (D,) and the covariance (D, D) of features (N, D)."""
     x = _features(x)
     return x.mean(dim=0), torch.atleast_2d(torch.cov(x.T))
 
 
 def _sqrt_psd(matrix: Tensor) -> Tensor:
+    """Return the symmetric square root of a positive semidefinite matrix (D, D)."""
     values, vectors = torch.linalg.eigh(matrix)
+    # Rounding can turn an eigenvalue of zero slightly negative.
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -1,7 +1,9 @@
-"""Agreement in time between two lists of onsets: optimal one-to-one matching, F1, signed bias, spread of the
-error.
+"""Measure agreement in time between two lists of onsets.
 
-All times are seconds. Offsets are predicted minus true: positive means that the prediction is late.
+Onsets are matched one to one, optimally; from the matches follow F1, signed bias and the spread of the error.
+All times are in seconds. Offsets are predicted minus true: positive means that the prediction is late.
+
+Letters: N scenes, K matched pairs, P predicted and Q true onsets of one scene.
 """
 
 from collections.abc import Sequence
@@ -14,31 +16,50 @@ Onsets = Sequence[np.ndarray]  # one array of seconds per scene
 
 @dataclass(frozen=True, kw_only=True)
 class OnsetScore:
-    """Scores pooled over scenes. Seconds where there is a unit; NaN for what has no matched pair
-    to stand on.
+    """Hold scores that are pooled over scenes.
+
+    Times are in seconds. `bias`, `mae` and `p95` are NaN where no pair matches, `count_accuracy` where there
+    is no scene.
+
+    Attributes:
+        f1: the harmonic mean of precision and recall.
+        precision: the share of predicted onsets that have a match.
+        recall: the share of true onsets that have a match.
+        bias: the mean signed offset of matched pairs.
+        mae: the mean absolute offset of matched pairs.
+        p95: the 95th percentile of the absolute offset of matched pairs.
+        count_accuracy: the share of scenes in which both lists are equally long.
     """
 
     f1: float
     precision: float
     recall: float
-    bias: float  # mean signed offset of matched pairs
-    mae: float  # mean absolute offset of matched pairs
-    p95: float  # 95th percentile of the absolute offset
-    count_accuracy: float  # scenes in which both lists are equally long
+    bias: float
+    mae: float
+    p95: float
+    count_accuracy: float
 
 
 def match_onsets(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> np.ndarray:
-    """Indices (K, 2) of the pairs (predicted, true) within `tolerance`: as many as possible, then as close as
-    possible.
+    """Match onsets one to one within `tolerance`, as many as possible, and then as close as possible.
+
+    Args:
+        predicted: (P,) seconds.
+        true: (Q,) seconds.
+        tolerance: the largest distance of a pair in seconds.
+
+    Returns:
+        Indices (K, 2) of the matched pairs, into `predicted` and into `true`.
     """
     from scipy.optimize import linear_sum_assignment
 
     predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
     if predicted.size == 0 or true.size == 0:
         return np.zeros((0, 2), dtype=np.int64)
-    distance = np.abs(predicted[:, None] - true[None, :])  # (P, N)
+    distance = np.abs(predicted[:, None] - true[None, :])  # (P, Q)
     allowed = distance <= tolerance + 1e-9
-    # One pair out of reach costs more than all pairs within it, so the number of matches comes first.
+    # One pair farther apart than the tolerance costs more than all pairs within it together, so that the
+    # number of matches comes first.
     far = (tolerance + 1e-9) * (min(distance.shape) + 1)
     rows, columns = linear_sum_assignment(np.where(allowed, distance, far))
     keep = allowed[rows, columns]
@@ -46,8 +67,17 @@ def match_onsets(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> n
 
 
 def onset_counts(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarray:
-    """Per scene (N, 3): matched pairs, predicted onsets, true onsets. Sums of rows give F1; rows are what a
-    bootstrap resamples.
+    """Count matched, predicted and true onsets of every scene.
+
+    F1 follows from the sums of the rows (`f1_of_counts`); a bootstrap resamples the rows.
+
+    Args:
+        predicted: one array of seconds for each scene.
+        true: one array of seconds for each of the same scenes.
+        tolerance: the largest distance of a pair in seconds.
+
+    Returns:
+        Counts (N, 3), in columns for matched pairs, predicted onsets and true onsets.
     """
     assert len(predicted) == len(true), f"{len(predicted)} predicted lists for {len(true)} true ones"
     rows = [(len(match_onsets(p, t, tolerance)), len(p), len(t)) for p, t in zip(predicted, true)]
@@ -55,15 +85,31 @@ def onset_counts(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarra
 
 
 def f1_of_counts(counts: np.ndarray) -> np.ndarray:
-    """F1 (...,) of counts (..., N, 3), pooled over N. Two sets without any onset score 0: silence proves
-    nothing.
+    """Return the F1 of counts that are pooled over scenes.
+
+    Two sets without any onset score 0, because silence proves nothing.
+
+    Args:
+        counts: (..., N, 3) as `onset_counts` returns them.
+
+    Returns:
+        The scores (...).
     """
     matched, predicted, true = np.moveaxis(counts.sum(axis=-2), -1, 0)
     return 2 * matched / np.maximum(predicted + true, 1)
 
 
 def matched_offsets(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarray:
-    """Predicted minus true seconds of every matched pair of every scene, (K,)."""
+    """Return the offset in seconds, predicted minus true, of every matched pair of every scene.
+
+    Args:
+        predicted: one array of seconds for each scene.
+        true: one array of seconds for each of the same scenes.
+        tolerance: the largest distance of a pair in seconds.
+
+    Returns:
+        The offsets (K,) of all scenes, one after another.
+    """
     parts = []
     for p, t in zip(predicted, true):
         pairs = match_onsets(p, t, tolerance)
@@ -72,15 +118,33 @@ def matched_offsets(predicted: Onsets, true: Onsets, tolerance: float) -> np.nda
 
 
 def offset_sums(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarray:
-    """Per scene (N, 2): sum of the offsets of matched pairs, and how many pairs there are. Their ratio over
-    rows is the bias.
+    """Sum the offsets of matched pairs for every scene.
+
+    The ratio of the two sums over all rows is the bias.
+
+    Args:
+        predicted: one array of seconds for each scene.
+        true: one array of seconds for each of the same scenes.
+        tolerance: the largest distance of a pair in seconds.
+
+    Returns:
+        Rows (N, 2), the sum of the offsets in seconds and the number of pairs.
     """
     parts = [matched_offsets([p], [t], tolerance) for p, t in zip(predicted, true, strict=True)]
     return np.array([(part.sum(), len(part)) for part in parts], dtype=np.float64).reshape(-1, 2)
 
 
 def onset_f1(predicted: Onsets, true: Onsets, tolerance: float) -> OnsetScore:
-    """Score of lists of onsets, one array per scene, against the true ones."""
+    """Score predicted onsets against the true ones.
+
+    Args:
+        predicted: one array of seconds for each scene.
+        true: one array of seconds for each of the same scenes.
+        tolerance: the largest distance of a pair in seconds.
+
+    Returns:
+        All scores, pooled over scenes.
+    """
     counts = onset_counts(predicted, true, tolerance)
     matched, num_predicted, num_true = counts.sum(axis=0) if len(counts) else (0.0, 0.0, 0.0)
     offsets = matched_offsets(predicted, true, tolerance)
@@ -97,17 +161,35 @@ def onset_f1(predicted: Onsets, true: Onsets, tolerance: float) -> OnsetScore:
 
 
 def f1_over_tolerance(predicted: Onsets, true: Onsets, tolerances: Sequence[float]) -> np.ndarray:
-    """F1 at each tolerance, (len(tolerances),)."""
+    """Return the F1 at each of several tolerances.
+
+    Args:
+        predicted: one array of seconds for each scene.
+        true: one array of seconds for each of the same scenes.
+        tolerances: the largest distances of a pair in seconds.
+
+    Returns:
+        The scores (len(tolerances),).
+    """
     return np.array([f1_of_counts(onset_counts(predicted, true, tolerance)) for tolerance in tolerances])
 
 
 def best_constant_offset(
     predicted: Onsets, true: Onsets, tolerance: float, reach: float = 0.5, step: float = 0.02
 ) -> tuple[float, list[np.ndarray]]:
-    """The one shift in [-reach, reach] s that, added to every prediction, gives the highest F1, and the
-    predictions so shifted.
+    """Find the one shift that, added to every prediction, gives the highest F1.
+
+    Args:
+        predicted: one array of seconds for each scene.
+        true: one array of seconds for each of the same scenes.
+        tolerance: the largest distance of a pair in seconds.
+        reach: shifts between -reach and reach seconds are tried.
+        step: the seconds between two shifts that are tried.
+
+    Returns:
+        The shift in seconds, the smallest one where several are equally good, and the predictions so shifted.
     """
-    # of equals the smallest
+    # Sorted by size, because argmax takes the first of equals and the smallest shift is wanted then.
     shifts = np.array(sorted(np.arange(-round(reach / step), round(reach / step) + 1) * step, key=abs))
     scores = [
         float(f1_of_counts(onset_counts([np.asarray(p) + s for p in predicted], true, tolerance)))

@@ -1,5 +1,8 @@
-"""Retrieval between prompt towers, with many right answers: a hit is a key whose visible facts equal the
-query's.
+"""Measure retrieval between prompt towers.
+
+A query has many right answers: a hit is a key whose visible facts equal those of the query.
+
+Letters: N queries, M keys, D width of the prompt space.
 """
 
 from collections.abc import Sequence
@@ -17,11 +20,18 @@ def recall_at_1(
     key_facts: Sequence[Facts],
     attributes: Sequence[str],
 ) -> float:
-    """Share of queries (N, D) whose nearest key (M, D) by cosine has the same value of every one of
-    `attributes`.
+    """Return the share of queries whose nearest key, by cosine, has the same value of every attribute.
 
-    Pass the attributes that both modalities can show: a picture has no tempo, so tempo cannot count against
-    it.
+    Args:
+        queries: (N, D) prompt tokens.
+        keys: (M, D) prompt tokens of another modality.
+        query_facts: the facts of the N queries.
+        key_facts: the facts of the M keys.
+        attributes: the names that must agree. Pass those that both modalities can show: a picture has no
+            tempo, so tempo must not count against it.
+
+    Returns:
+        The share in [0, 1].
     """
     assert len(queries) == len(query_facts) and len(keys) == len(key_facts), "one set of facts per embedding"
     best = (_unit(queries) @ _unit(keys).T).argmax(dim=1).tolist()
@@ -32,10 +42,20 @@ def recall_at_1(
 def chance_of_recall(
     query_facts: Sequence[Facts], key_facts: Sequence[Facts], attributes: Sequence[str]
 ) -> float:
-    """Expected `recall_at_1` of a key picked at random."""
+    """Return the expected `recall_at_1` of a key that is picked at random.
+
+    Args:
+        query_facts: the facts of the queries.
+        key_facts: the facts of the keys.
+        attributes: the names that must agree.
+
+    Returns:
+        The share in [0, 1].
+    """
     hits = [all(q[a] == k[a] for a in attributes) for q in query_facts for k in key_facts]
     return sum(hits) / len(hits)
 
 
 def _unit(x: Tensor) -> Tensor:
+    """Return vectors (N, D) scaled to length one, in float64."""
     return torch.nn.functional.normalize(x.double(), dim=-1)

@@ -5,17 +5,18 @@
     lengths.py how long a clip and a sound last that are made together
     onsets.py  when something happens in a sound and in a clip
 
-A further one is a subclass of `ModalityKind`, here or in anybody's own package, and one call of `register`
-before a pipeline is built of its components:
+A further modality is a subclass of `ModalityKind`, here or in anybody's own package, and one call of
+`register` before a pipeline is built of its components:
 
     codi.modalities.register(EventTimes())
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 
 from codi.modalities.audio import Audio
-from codi.modalities.base import MARGIN, ModalityKind
+from codi.modalities.base import MARGIN, Cut, ModalityKind
 from codi.modalities.image import Image
 from codi.modalities.text import Text
 from codi.modalities.video import Video
@@ -24,8 +25,13 @@ from codi.types import RESERVED, InputError, Modality
 __all__ = [
     "MARGIN",
     "Attribute",
+    "Cut",
     "ModalityKind",
+    "component_class",
+    "component_maker",
     "component_names",
+    "in_files",
+    "in_words",
     "kind_of",
     "kinds",
     "register",
@@ -37,9 +43,16 @@ _KINDS: dict[Modality, ModalityKind] = {}
 
 
 def register(kind: ModalityKind) -> Modality:
-    """Makes a modality known everywhere, by its name; the same kind may be registered again.
+    """Make a modality known everywhere, by its name; the same kind may be registered again.
 
-    Returns its `Modality`. Raises `InputError` for a name that cannot be used, or is another kind's.
+    Args:
+        kind: what is known of the modality.
+
+    Returns:
+        the modality.
+
+    Raises:
+        InputError: its name or field cannot be used, or belongs to another kind.
     """
     taken = {other.field for other in kinds() if other.name != kind.name}
     if kind.field in taken | RESERVED:
@@ -58,7 +71,17 @@ def register(kind: ModalityKind) -> Modality:
 
 @contextmanager
 def registered(kind: ModalityKind) -> Iterator[Modality]:
-    """Registers a modality for the length of a `with` block only, and gives it."""
+    """Register a modality for the length of a `with` block only.
+
+    Args:
+        kind: what is known of the modality.
+
+    Yields:
+        the modality.
+
+    Raises:
+        InputError: its name is registered already, or cannot be used.
+    """
     if kind.name in Modality:
         raise InputError(f"modality {kind.name} is registered already: expected another name")
     modality = register(kind)
@@ -70,7 +93,10 @@ def registered(kind: ModalityKind) -> Iterator[Modality]:
 
 
 def kind_of(modality: Modality | str) -> ModalityKind:
-    """Returns what is known of a modality. Raises `InputError` where nobody has registered that."""
+    """Return what is known of a modality.
+
+    Raises `InputError` for an unknown name, and for a modality that nobody has registered in this process.
+    """
     found = _KINDS.get(Modality.parse(modality))
     if found is None:
         raise InputError(
@@ -80,22 +106,49 @@ def kind_of(modality: Modality | str) -> ModalityKind:
 
 
 def kinds() -> list[ModalityKind]:
-    """Returns what is known of every registered modality, in the order of registration."""
+    """Return what is known of every registered modality, in the order of registration."""
     return list(_KINDS.values())
 
 
 def sized(size: str) -> tuple[Modality, ...]:
-    """Returns the modalities that have a size of that name (`codi.types.SIZES`)."""
+    """Return the modalities that have a size of that name (`codi.types.SIZES`)."""
     return tuple(kind.modality for kind in kinds() if size in kind.sizes)
 
 
+def in_words(modality: Modality | str) -> bool:
+    """Return whether a modality is said in sentences, and so is no file and no array."""
+    return kind_of(modality).in_words
+
+
+def in_files() -> tuple[Modality, ...]:
+    """Return the modalities that data sets hold in files of their own."""
+    return tuple(kind.modality for kind in kinds() if kind.in_files)
+
+
+def component_class(name: str) -> type:
+    """Return the class of which a component is trained, by its name in a model, and import its module."""
+    places = {component: place for kind in kinds() for component, place in kind.classes.items()}
+    module, _, attribute = places[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def component_maker(name: str) -> str:
+    """Return in words which stages make a component, by its name in a model."""
+    makers = {component: stages for kind in kinds() for component, stages in kind.made_by.items()}
+    return makers.get(name, "the stage that makes it")
+
+
 def component_names() -> list[str]:
-    """Returns the names of the components that serve any modality, each once."""
+    """Return the names of the components that serve any modality, each once."""
     return list(dict.fromkeys(name for kind in kinds() for name in kind.components))
 
 
 class Attribute(Mapping[Modality, str]):
-    """One attribute of every registered kind under its modality, later ones included."""
+    """One attribute of every registered kind under its modality, later ones included.
+
+    Args:
+        name: the attribute's name, such as "field".
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, ModalityKind
-from codi.types import InputError, ModalitySpec
+from codi.modalities.base import MARGIN, Cut, ModalityKind
+from codi.types import InputError, Modality, ModalitySpec
+
+RESAMPLING = 64  # samples beyond a cut that the filter of a change of rate may ask for
 
 
 class Audio(ModalityKind):
@@ -20,8 +22,22 @@ class Audio(ModalityKind):
     sizes = ("audio_length_in_s",)
     prompt_file = "wav, flac, mp3, ogg, m4a"
     has_onsets = True
+    data_suffixes = ("wav", "flac", "mp3", "ogg")
+    geometry_keys = ("samples", "rate")
+    classes = {
+        "audio_autoencoder": "codi.models.autoencoders:AudioAutoencoder",
+        "audio_tower": "codi.models.conditioning:AudioTower",
+        "audio_denoiser": "codi.models.denoisers:UNetDenoiser",
+    }
+    made_by = {
+        "audio_autoencoder": "autoencoder_audio and vocoder",
+        "audio_tower": "align_audio",
+        "audio_denoiser": "denoise_audio",
+    }
+    aligned = ("audio_tower",)
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        """Return the geometry that the autoencoder states."""
         return ModalitySpec(
             raw_shape=(autoencoder.config.num_samples,),
             latent_shape=autoencoder.latent_shape,
@@ -32,7 +48,10 @@ class Audio(ModalityKind):
     def resized(
         self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
     ) -> ModalitySpec:
-        """As many latent columns as cover the length; the last one may reach beyond it."""
+        """Return the geometry of a sound of another length, `audio_length_in_s`.
+
+        Its latent has as many columns as cover the length; the last one may reach beyond it.
+        """
         seconds = sizes.get("audio_length_in_s")
         if seconds is None:
             return spec
@@ -48,19 +67,27 @@ class Audio(ModalityKind):
         return replace(spec, raw_shape=(round(seconds * rate),), latent_shape=(channels, columns, bands))
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        """Return the length in seconds, `audio_length_in_s`."""
         return {"audio_length_in_s": spec.duration}
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        """Return the length in words."""
         return [f"{spec.duration:g} s of sound"]
 
     def trimmed(self, raw: Any, spec: ModalitySpec) -> Any:
+        """Return sounds (B, samples) without what the last latent column adds beyond the length."""
         return raw[:, : spec.raw_shape[0]]
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
+        """Return a recording as a float tensor (samples,) in [-1, 1] at the model's sampling rate.
+
+        Channels are averaged. Without `padded` a short recording keeps its own length.
+        """
         from codi import io, media
 
         assert spec is not None  # only words have no geometry
         rate, duration = spec.timed
+        # A resampling filter at the end of the sound reads beyond it.
         wave, own_rate = media.load_sound(value, rate, duration + MARGIN)
         io.check_audio(wave, own_rate, source=value if isinstance(value, (str, Path)) else "the recording")
         own = round(wave.shape[-1] * rate / own_rate)
@@ -68,14 +95,16 @@ class Audio(ModalityKind):
         return io.fit_audio(wave, round(own_rate), round(rate), length)
 
     def check_heard(self, path: str | Path, spec: ModalitySpec) -> None:
-        """A recording may be silent in the part that the model hears."""
+        """Raise `InputError` for a recording that is silent in the part that the model takes."""
         self.check_file(path, spec.timed[1] + MARGIN)
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return sounds (B, samples) as tensors, or as arrays for "np", clipped to [-1, 1]."""
         waves = list(raw.float().clamp(-1, 1).cpu())
         return [wave.numpy() for wave in waves] if output_type == "np" else waves
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
+        """Write sample `k` as a sound file with its record, and return the path."""
         import torch
 
         from codi import io
@@ -84,6 +113,33 @@ class Audio(ModalityKind):
         return io.save_audio(self.path(stem), wave, out.sampling_rate, out.comment(k), out.record_text(k))
 
     def onsets(self, raw: Any, rate: float) -> Any:
+        """Return the seconds (K,) of the onsets of a sound (samples,) at `rate` Hz."""
         from codi.modalities.onsets import sound_onsets
 
         return sound_onsets(raw, rate)
+
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        return ModalitySpec(raw_shape=(values["samples"],), latent_shape=(), rate=values["rate"])
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        shape = configs.get("audio_autoencoder")
+        if not shape:
+            return None
+        rate = (shape.get("mel_config") or {}).get("sampling_rate", 16000)
+        return self.geometry_of({"samples": shape["num_samples"], "rate": float(rate)})
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        from codi import io
+        from codi.io.media_file import read_sound
+
+        rate, duration = spec.timed
+        seconds = duration + RESAMPLING / min(rate, 8000)
+        found = read_sound(source, cut.start, seconds, cut.end, clip=carrier is not None)
+        if found is None:
+            return None
+        return io.fit_audio(*found, round(rate), spec.raw_shape[0]).contiguous()
+
+    def seconds_in(self, source: Any) -> float | None:
+        from codi.io.media_file import seconds_of
+
+        return seconds_of(source, clip=False)

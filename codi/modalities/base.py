@@ -1,37 +1,69 @@
 """What a modality is to the rest of codi: one class, of which every modality has an object.
 
 Nothing else asks which modality it deals with; it asks the object. Heavy libraries are imported inside
-methods, because the command reads names and sizes here before it knows what it needs.
+methods, because the command line reads names and sizes here before it knows what it needs.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from codi.types import Modality, ModalitySpec
+from codi.types import InputError, Modality, ModalitySpec
 
 MARGIN = 0.5  # seconds read beyond a clip's length, for resampling at its end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which part of a media file a training sample is.
+
+    Attributes:
+        start: the second of the file at which it begins.
+        end: the second of the file from which on nothing belongs to it; None for the end of the file.
+        crop: (side as a share of the shorter side, place from left, place from top), all in [0, 1]; None for
+            the central square.
+        flip: whether pixels are mirrored.
+        backend: which library decodes clips, "decord" or "av".
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    crop: tuple[float, float, float] | None = None
+    flip: bool = False
+    backend: Literal["decord", "av"] = "decord"
 
 
 class ModalityKind(ABC):
     """All that is known of one modality by name.
 
-    A subclass states the attributes, in a class body, and the methods that have no default.
+    A subclass states the attributes in its class body, and defines the methods that have no default.
 
     Attributes:
         name: what it is called, in lower case; arguments, options and keys are called so as well.
-        autoencoder: name of the pipeline's component that encodes and decodes it; likewise `tower` for its
-            prompts and `denoiser`. Without any, NAME_autoencoder, NAME_tower, NAME_denoiser.
-        field: name of the list in a `CoDiOutput`; without one, NAMEs.
-        rate_field: name of the attribute of a `CoDiOutput` that holds its rate, if it has one of its own.
-        suffix: of the file that a sample is written as.
-        more_suffixes: of files that a sample may be written into besides, such as a clip with a new sound.
-        sizes: names of those of `codi.types.SIZES` that it has.
+        autoencoder: the name of the pipeline's component that encodes and decodes it; NAME_autoencoder if it
+            is not given.
+        tower: the name of the component that encodes its prompts; NAME_tower if it is not given.
+        denoiser: the name of the component that denoises it; NAME_denoiser if it is not given.
+        field: the name of the list in a `CoDiOutput`; NAMEs if it is not given.
+        rate_field: the name of the attribute of a `CoDiOutput` that holds its rate, if it has one of its own.
+        suffix: the suffix of the file as which a sample is written.
+        more_suffixes: those of other files into which a sample may be written, such as a clip with a new
+            sound.
+        sizes: the names of those of `codi.types.SIZES` that it has.
         prompt_file: what a prompt's file may be, for `codi generate --help`.
         in_words: whether its prompts are sentences, and not files or arrays.
         takes_sound: whether a sound that is made for a file of it is written into that file as well.
         has_onsets: whether `onsets` finds moments in it, by which samples are told apart.
+        data_suffixes: what files of it in a data set may end in, the first in a shard of our own.
+        geometry_keys: what a training configuration says of its geometry (`geometry_of`).
+        carries: names of the modalities that a file of it may hold as well, as a clip holds its sound.
+        dtype: of its raw samples in training: "uint8" of pixels, else "float32".
+        classes: "module:Class" of the components that are trained for it, by their names.
+        made_by: which stages make these components, by their names; for messages.
+        aligned: the components that its alignment with text trains anew (`training.stages.align`).
+        bridge: the attribute of its tower that holds its bridge to text.
     """
 
     name: ClassVar[str]
@@ -47,9 +79,17 @@ class ModalityKind(ABC):
     in_words: ClassVar[bool] = False
     takes_sound: ClassVar[bool] = False
     has_onsets: ClassVar[bool] = False
+    data_suffixes: ClassVar[tuple[str, ...]] = ()
+    geometry_keys: ClassVar[tuple[str, ...]] = ()
+    carries: ClassVar[tuple[str, ...]] = ()
+    dtype: ClassVar[str] = "float32"
+    classes: ClassVar[Mapping[str, str]] = {}
+    made_by: ClassVar[Mapping[str, str]] = {}
+    aligned: ClassVar[tuple[str, ...]] = ()
+    bridge: ClassVar[str] = "bridge"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Names components and field after the modality where the class does not."""
+        """Name the components and the field after the modality where the class does not."""
         super().__init_subclass__(**options)
         for part in ("autoencoder", "tower", "denoiser"):
             if not getattr(cls, part):
@@ -59,89 +99,181 @@ class ModalityKind(ABC):
 
     @property
     def modality(self) -> Modality:
-        """The modality that this is all about."""
+        """The modality that this object describes."""
         return Modality(self.name)
 
     @property
     def components(self) -> tuple[str, str, str]:
-        """Names of the pipeline's components that serve it."""
+        """The names of the pipeline's components that serve it: tower, denoiser and autoencoder."""
         return self.tower, self.denoiser, self.autoencoder
 
     # Geometry
 
     @abstractmethod
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec | None:
-        """Returns its geometry in a model with this autoencoder; None where that takes a denoiser that is not
-        there.
+        """Return its geometry in a model with these parts.
+
+        Args:
+            autoencoder: the component that encodes and decodes it.
+            denoiser: the component that denoises it; None if the model has none.
+
+        Returns:
+            the geometry; None where it depends on a denoiser that is not there.
         """
 
     def serves(self, denoiser: Any) -> bool:
-        """Returns whether the component `denoiser` makes this modality: several may share one."""
+        """Return whether the component `denoiser` makes this modality: several may share one."""
         return True
 
     def resized(
         self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
     ) -> ModalitySpec:
-        """Returns its geometry with the named sizes, of which None leaves the model's own.
+        """Return its geometry with other sizes.
 
-        Raises `InputError` for a size that these parts cannot make.
+        Args:
+            spec: the model's own geometry.
+            sizes: sizes by name, of which None leaves the model's own.
+            autoencoder: the component that encodes and decodes it.
+            denoiser: the component that denoises it; None if the model has none.
+
+        Returns:
+            the new geometry.
+
+        Raises:
+            InputError: these parts cannot make such a size.
         """
         return spec
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
-        """Returns the sizes of a geometry, by the names that `sizes` lists."""
+        """Return the sizes of a geometry, by the names that `sizes` lists."""
         return {}
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
-        """Returns what can be chosen of a geometry, in words: pixels, then time."""
+        """Return what can be chosen of a geometry, in words: pixels, then time."""
         return []
 
     def trimmed(self, raw: Any, spec: ModalitySpec) -> Any:
-        """Returns decoded media (B, ...) cut to `spec`, which a latent may reach beyond."""
+        """Return decoded media (B, ...) cut to `spec`, beyond which a latent may reach."""
         return raw
 
     # Prompts
 
     def is_part(self, value: Any) -> bool:
-        """Returns whether a value is one of several that make one prompt together, in a list."""
+        """Return whether a value is one of several in a list that make one prompt together."""
         return False
 
     @abstractmethod
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
-        """Returns one prompt as the model takes it: a sentence, or a float tensor of `spec.raw_shape`.
+        """Return one prompt as the model takes it.
 
         Args:
             value: what a user gave: a path, bytes, or whatever form of it this modality takes.
             spec: the model's geometry; None only where `in_words`.
-            padded: whether what is too short is filled up; False: it keeps its own length, if it has one.
+            padded: whether what is too short is filled up; with False it keeps its own length, if it has one.
 
-        Raises `InputError` for what is no prompt of this kind.
+        Returns:
+            a sentence, or a float tensor of `spec.raw_shape`.
+
+        Raises:
+            InputError: the value is no prompt of this kind.
         """
 
     def check_file(self, path: str | Path, seconds: float) -> None:
-        """Raises `InputError` unless the file can serve as a prompt; decodes no more than `seconds` of it."""
+        """Raise `InputError` unless the file can serve as a prompt; decode no more than `seconds` of it."""
         from codi import io
 
         io.check_prompt(path, self.modality, seconds)
 
     def check_heard(self, path: str | Path, spec: ModalitySpec) -> None:
-        """Raises `InputError` for a file that says nothing in the part of it that the model takes."""
+        """Raise `InputError` for a file that says nothing in the part of it that the model takes."""
         return None
 
     # Outputs
 
     @abstractmethod
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
-        """Returns decoded media (B, ...) as a list in the form of `output_type`: "pil", "pt" or "np"."""
+        """Return decoded media (B, ...) as a list in the form of `output_type`: "pil", "pt" or "np"."""
 
     @abstractmethod
     def write(self, out: Any, stem: Path, k: int) -> Path:
-        """Writes sample `k` of a `CoDiOutput` to the path `stem` with a suffix added; returns that path."""
+        """Write one sample of an output into a file.
+
+        Args:
+            out: the `CoDiOutput`.
+            stem: the path of the file without its suffix.
+            k: which sample.
+
+        Returns:
+            the path of the file.
+        """
 
     def path(self, stem: Path) -> Path:
-        """Returns the path of the file beside others that are called `stem`."""
+        """Return the path of its file for the path `stem` without a suffix."""
         return stem.with_name(stem.name + self.suffix)
 
     def onsets(self, raw: Any, rate: float) -> Any:
-        """Returns the seconds (K,) of the moments in one raw sample; only where `has_onsets`."""
+        """Return the seconds (K,) of the moments in one raw sample; only where `has_onsets`.
+
+        Args:
+            raw: one raw sample.
+            rate: raw steps per second: frames per second, or Hz.
+
+        Returns:
+            (K,) seconds, in order.
+        """
         raise NotImplementedError(f"{self.name} has no onsets")
+
+    # Training
+
+    @property
+    def in_files(self) -> bool:
+        """Whether data sets hold it in files of its own."""
+        return bool(self.data_suffixes)
+
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        """Return the geometry that a training configuration states; latent shapes are left empty.
+
+        Args:
+            values: a number above 0 under each of `geometry_keys`.
+        """
+        raise NotImplementedError(f"{self.name} has no geometry to be stated")
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        """Return its geometry as far as finished components say it; None where they do not.
+
+        Args:
+            configs: what stands in the `config.json` of each component that a model folder has.
+        """
+        return None
+
+    def aligned_geometry(self, known: ModalitySpec | None, tower: Mapping[str, Any]) -> ModalitySpec | None:
+        """Return the geometry in which media of it are aligned with text; None where only the data know it.
+
+        Args:
+            known: the geometry as finished components say it, if they do.
+            tower: the arguments of the tower that is trained; nothing where a finished one goes on.
+        """
+        return known
+
+    def trained_parts(self, tower: Any) -> list[Any]:
+        """Return the modules of a finished tower that train where its alignment with text goes on."""
+        return [tower]
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        """Return one training sample from a file of a data set, a tensor of `spec.raw_shape` and `dtype`.
+
+        Args:
+            source: the file, a `codi.io.media_file.MediaFile`.
+            spec: the geometry that is wanted.
+            cut: which part of the file.
+            carrier: the modality of the file where it is another one's (`carries`); then None is returned
+                where this modality is not in it.
+
+        Raises:
+            InputError: for a file that cannot be read, or is none of this kind.
+        """
+        raise InputError(f"{self.name} is not read from files: expected captions, or another medium")
+
+    def seconds_in(self, source: Any) -> float | None:
+        """Return how long a file of it lasts as its header states, 0 where it does not; None without time."""
+        return None

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import ModalityKind
-from codi.types import InputError, ModalitySpec
+from codi.modalities.base import Cut, ModalityKind
+from codi.types import InputError, Modality, ModalitySpec
 
 
 class Image(ModalityKind):
@@ -18,24 +18,43 @@ class Image(ModalityKind):
     suffix = ".png"
     sizes = ("height", "width")
     prompt_file = "png, jpg, webp, gif"
+    data_suffixes = ("jpg", "jpeg", "png", "webp")
+    geometry_keys = ("size",)
+    dtype = "uint8"
+    classes = {
+        "image_autoencoder": "codi.models.autoencoders:ImageAutoencoder",
+        "vision_tower": "codi.models.conditioning:VisionTower",
+        "vision_denoiser": "codi.models.denoisers:UNetDenoiser",
+    }
+    made_by = {
+        "image_autoencoder": "autoencoder_image",
+        "vision_tower": "align_image and align_video",
+        "vision_denoiser": "denoise_image",
+    }
+    aligned = ("text_tower", "vision_tower")  # the first alignment of all makes the text tower as well
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        """Return the geometry that the autoencoder states: square pictures."""
         side = autoencoder.config.image_size
         return ModalitySpec(raw_shape=(3, side, side), latent_shape=autoencoder.latent_shape)
 
     def resized(
         self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
     ) -> ModalitySpec:
+        """Return the geometry of pictures of another height and width."""
         return with_pixels(spec, sizes, autoencoder)
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        """Return the height and the width in pixels."""
         height, width = spec.raw_shape[-2:]
         return {"height": height, "width": width}
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        """Return the height and the width in words."""
         return [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"]
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
+        """Return the central square of a picture in the model's size, a float tensor (3, S, S) in [-1, 1]."""
         from codi import io, media
 
         assert spec is not None  # only words have no geometry
@@ -44,6 +63,10 @@ class Image(ModalityKind):
         return io.fit_image(pixels, spec.raw_shape[-1])
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return pictures (B, 3, H, W) in [-1, 1] as a list in the form of `output_type`.
+
+        They are uint8: tensors (3, H, W) for "pt", arrays (H, W, 3) for "np", and otherwise images of PIL.
+        """
         import numpy as np
         from PIL import Image as Pictures
 
@@ -56,6 +79,7 @@ class Image(ModalityKind):
         return arrays if output_type == "np" else [Pictures.fromarray(array) for array in arrays]
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
+        """Write sample `k` as a picture with its record, and return the path."""
         import numpy as np
         from PIL import Image as Pictures
 
@@ -65,11 +89,51 @@ class Image(ModalityKind):
         picture = Pictures.fromarray(image) if isinstance(image, np.ndarray) else image
         return io.save_image(self.path(stem), picture, out.comment(k), out.record_text(k))
 
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        return ModalitySpec(raw_shape=(3, values["size"], values["size"]), latent_shape=())
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        side = configs.get("image_autoencoder", {}).get("image_size")
+        return None if side is None else self.geometry_of({"size": side})
+
+    def aligned_geometry(self, known: ModalitySpec | None, tower: Mapping[str, Any]) -> ModalitySpec | None:
+        """Pictures come in the size of the tower, which sees no others."""
+        side = tower["vision_config"].get("image_size", 224)  # transformers' own
+        return self.geometry_of({"size": side})
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        from codi.io.media_file import read_image
+
+        return fitted(read_image(source), spec, cut)
+
+
+def fitted(pixels: Any, spec: ModalitySpec, cut: Cut) -> Any:
+    """Return uint8 pixels (..., 3, H, W), cropped and mirrored as `cut` says, in the size of `spec`."""
+    from codi import io
+
+    if cut.crop is not None:
+        share, x, y = cut.crop
+        height, width = pixels.shape[-2:]
+        edge = max(1, round(min(height, width) * share))
+        top, left = round(y * (height - edge)), round(x * (width - edge))
+        pixels = pixels[..., top : top + edge, left : left + edge]
+    pixels = io.from_unit(io.fit_image(pixels, spec.raw_shape[-1]))
+    return (pixels.flip(-1) if cut.flip else pixels).contiguous()
+
 
 def with_pixels(spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any) -> ModalitySpec:
-    """Returns a geometry of pictures or frames at another height and width.
+    """Return the geometry of pictures or frames of another height and width.
 
-    Raises `InputError` for one that the autoencoder does not divide, or that is too large.
+    Args:
+        spec: the model's own geometry.
+        sizes: sizes by name; without "height" and "width" the geometry stays as it is.
+        autoencoder: the component that encodes and decodes pictures.
+
+    Returns:
+        the new geometry.
+
+    Raises:
+        InputError: the autoencoder does not divide such a size, or it is too large.
     """
     from codi import io
 

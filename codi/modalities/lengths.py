@@ -1,7 +1,7 @@
 """How long what is made lasts: a clip and a sound that are made together end together.
 
-What a call names stays as it is named, and what it leaves open follows: frames, frames per second or the
-length of the sound.
+What a call names stays as it is named, and what it leaves open follows: the number of frames, frames per
+second or the length of the sound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,23 @@ from codi.types import InputError, Modality, ModalitySpec
 
 LENGTHS = ("agree", "free")
 TIMES = ("num_frames", "fps", "audio_length_in_s")  # sizes along time
-HALF = 0.5 + 1e-6  # of a frame: how far two lengths that agree may be apart, because a clip has whole frames
+HALF = 0.5 + 1e-6  # how many frames apart two lengths that agree may be, because a clip has whole frames
 Sizes = dict[str, float | None]
 
 
 def own_sizes(sizes: Mapping[str, float | None], made: Sequence[Modality]) -> Sizes:
-    """Returns `sizes` as each output's own: a clip's length alone has no bounds of a sound's."""
+    """Return sizes as each output's own.
+
+    In a call without sound, `audio_length_in_s` names the length of the clip, and the bounds of a sound do
+    not hold for it: it is left out.
+
+    Args:
+        sizes: sizes by name.
+        made: the outputs.
+
+    Returns:
+        sizes by name.
+    """
     return dict(sizes) if Modality.AUDIO in made else {**sizes, "audio_length_in_s": None}
 
 
@@ -28,9 +39,20 @@ def agreed(
     denoisers: Mapping[Modality, Any],
     lengths: str = "agree",
 ) -> tuple[Sizes, list[str]]:
-    """Returns `sizes` with those that follow from the others, and notes on what had to be cut.
+    """Return sizes in which those that were left open follow from the others.
 
-    lengths: "free" leaves a sound as it is named. Raises `InputError` for lengths that contradict each other.
+    Args:
+        sizes: sizes by name, None where one is left open.
+        made: the outputs.
+        specs: the model's own geometry of each modality.
+        denoisers: the denoiser of each modality.
+        lengths: "agree", or "free", which leaves a sound as it is named.
+
+    Returns:
+        sizes by name, and notes on what had to be cut.
+
+    Raises:
+        InputError: the lengths contradict each other, or the model cannot make them.
     """
     if lengths == "free" and Modality.AUDIO in made:
         return dict(sizes), []
@@ -45,7 +67,7 @@ def _agreed(
     specs: Mapping[Modality, ModalitySpec],
     most: int,
 ) -> tuple[Sizes, list[str]]:
-    """most: frames of the longest clip that the model makes."""
+    """Return sizes that agree, and notes; the longest clip that the model makes has `most` frames."""
     if Modality.VIDEO not in made or Modality.VIDEO not in specs:
         return dict(sizes), []
     frames, fps, seconds = (sizes.get(name) for name in TIMES)
@@ -68,7 +90,7 @@ def _agreed(
 def _by_seconds(
     frames: float | None, fps: float | None, rate: float, seconds: float, most: int, with_sound: bool
 ) -> Sizes:
-    """The clip's frames or rate for a length that is named."""
+    """Return the clip's frames or rate, whichever is open, for a length that is named."""
     if frames is None:
         count = max(1, round(seconds * rate))
         if count > most:
@@ -92,7 +114,7 @@ def _by_seconds(
 
 
 def _sound_for(frames: float, rate: float, longest: float) -> float:
-    """Seconds of the sound for a clip that is named."""
+    """Return the seconds of the sound for a clip that is named."""
     seconds = frames / rate
     if (seconds - longest) * rate > HALF:
         raise InputError(
@@ -105,7 +127,7 @@ def _sound_for(frames: float, rate: float, longest: float) -> float:
 
 
 def _longest_both(rate: float, longest: float, most: int) -> tuple[Sizes, list[str]]:
-    """The longest clip at a rate that its sound can last as long as."""
+    """Return the sizes of the longest clip at a rate that a sound can last as long as, and notes."""
     wanted = int(longest * rate + 1e-6)
     if wanted < 1:
         raise InputError(
@@ -115,7 +137,7 @@ def _longest_both(rate: float, longest: float, most: int) -> tuple[Sizes, list[s
         )
     frames = min(wanted, most)
     seconds = min(frames / rate, longest)
-    cut = (longest - seconds) * rate >= 1  # less is a frame that would not end with the sound
+    cut = (longest - seconds) * rate >= 1  # less is missing only because a clip has whole frames
     note = (
         f"clip and sound last {seconds:g} s each, as long as both can: {frames} frames at {rate:g} per second"
     )

@@ -13,11 +13,23 @@ class Text(ModalityKind):
     name = "text"
     suffix = ".txt"
     in_words = True
+    classes = {
+        "text_autoencoder": "codi.models.autoencoders:TextAutoencoder",
+        "text_tower": "codi.models.conditioning:TextTower",
+        "text_denoiser": "codi.models.denoisers:TextDenoiser",
+    }
+    made_by = {
+        "text_autoencoder": "autoencoder_text",
+        "text_tower": "align_image",
+        "text_denoiser": "denoise_text",
+    }
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec:
+        """Return the geometry: that of the latent alone."""
         return ModalitySpec(raw_shape=(), latent_shape=autoencoder.latent_shape)
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> str:
+        """Return a sentence as it is."""
         from codi import media
 
         if not isinstance(value, str):
@@ -32,9 +44,11 @@ class Text(ModalityKind):
         return value
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return sentences as a list."""
         return list(raw)
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
+        """Write sample `k` as a line of a text file, and return the path."""
         from codi import io
 
         return io.save_text(self.path(stem), out.texts[k] + "\n")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, ModalityKind
-from codi.modalities.image import Image, with_pixels
-from codi.types import InputError, ModalitySpec
+from codi.modalities.base import MARGIN, Cut, ModalityKind
+from codi.modalities.image import Image, fitted, with_pixels
+from codi.types import InputError, Modality, ModalitySpec
 
 SLOWEST, FASTEST = 0.1, 1000.0  # frames per second that a file can state
 
@@ -24,9 +24,20 @@ class Video(ModalityKind):
     prompt_file = "mp4, webm, mov, avi"
     takes_sound = True
     has_onsets = True
+    data_suffixes = ("mp4", "webm")
+    geometry_keys = ("size", "frames", "fps")
+    carries = ("audio",)
+    dtype = "uint8"
+    classes = Image.classes
+    made_by = {**Image.made_by, "vision_denoiser": "denoise_image and denoise_video"}
+    aligned = ()  # it adds to the tower that pictures made
+    bridge = "video_bridge"
 
     def describe(self, autoencoder: Any, denoiser: Any | None) -> ModalitySpec | None:
-        """A clip is as many frames as the denoiser says, at its rate, each like a picture."""
+        """Return the geometry of a clip; None without a denoiser.
+
+        A clip is as many frames as the denoiser says, at its rate, each like a picture.
+        """
         if denoiser is None:
             return None
         image = Image().describe(autoencoder, denoiser)
@@ -40,12 +51,13 @@ class Video(ModalityKind):
         )
 
     def serves(self, denoiser: Any) -> bool:
-        """Returns whether it has temporal layers."""
+        """Return whether a denoiser has temporal layers."""
         return bool(denoiser.config.temporal_levels)
 
     def resized(
         self, spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any, denoiser: Any | None
     ) -> ModalitySpec:
+        """Return the geometry of a clip of another height, width, number of frames and rate."""
         spec = with_pixels(spec, sizes, autoencoder)
         num_frames, fps = sizes.get("num_frames"), sizes.get("fps")
         if num_frames is None and fps is None:
@@ -63,6 +75,7 @@ class Video(ModalityKind):
         )
 
     def sizes_of(self, spec: ModalitySpec) -> dict[str, Any]:
+        """Return the height and width in pixels, the number of frames, and the frames per second."""
         height, width = spec.raw_shape[-2:]
         return {
             "height": height,
@@ -72,16 +85,18 @@ class Video(ModalityKind):
         }
 
     def size_in_words(self, spec: ModalitySpec) -> list[str]:
+        """Return the height and width, and the frames and their rate, in words."""
         pixels = f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"
         return [pixels, f"{spec.raw_shape[0]} frames at {spec.rate:g} per second"]
 
     def is_part(self, value: Any) -> bool:
-        """Returns whether it is a picture: pictures in a list are one clip."""
+        """Return whether a value is a picture: pictures in a list are one clip."""
         from codi import media
 
         return media.is_picture(value)
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
+        """Return a clip as a float tensor (F, 3, S, S) in [-1, 1] at the model's frames per second."""
         from codi import io, media
 
         assert spec is not None  # only words have no geometry
@@ -92,13 +107,14 @@ class Video(ModalityKind):
         return io.fit_video(frames, fps, num_frames, rate, size)
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
+        """Return clips (B, F, 3, H, W) in [-1, 1] as uint8 tensors, or as arrays (F, H, W, 3) for "np"."""
         from codi import io
 
         clips = list(io.from_unit(raw).cpu())
         return [clip.permute(0, 2, 3, 1).numpy() for clip in clips] if output_type == "np" else clips
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
-        """Writes the clip with the sound that was made with it, if there is one."""
+        """Write sample `k` as a clip, with the sound that was made with it if any, and return the path."""
         import numpy as np
         import torch
 
@@ -113,13 +129,44 @@ class Video(ModalityKind):
         return io.save_video(self.path(stem), frames, out.fps, **sound, **notes)
 
     def onsets(self, raw: Any, rate: float) -> Any:
+        """Return the seconds (K,) of the onsets of a clip (F, 3, H, W) at `rate` frames per second."""
         from codi.modalities.onsets import video_onsets
 
         return video_onsets(raw, rate)
 
+    def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
+        shape = (values["frames"], *Image().geometry_of(values).raw_shape)
+        return ModalitySpec(raw_shape=shape, latent_shape=(), rate=values["fps"])
+
+    def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
+        image, denoiser = Image().geometry_in(configs), configs.get("vision_denoiser", {})
+        if image is None or not denoiser.get("num_frames"):
+            return None
+        shape = (denoiser["num_frames"], *image.raw_shape)
+        return ModalitySpec(raw_shape=shape, latent_shape=(), rate=float(denoiser["latent_rate"]))
+
+    def aligned_geometry(self, known: ModalitySpec | None, tower: Mapping[str, Any]) -> ModalitySpec | None:
+        """How long clips are and how many frames a second they have, the data say."""
+        return None
+
+    def trained_parts(self, tower: Any) -> list[Any]:
+        """What clips add to the tower of pictures: temporal attention, and the summary of all frames."""
+        return [part for part in (tower.temporal, tower.summary) if part is not None]
+
+    def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
+        from codi.io.frames import read_frames
+
+        count, rate = spec.raw_shape[0], spec.timed[0]
+        return fitted(read_frames(source, cut.start, count, rate, cut.end, cut.backend), spec, cut)
+
+    def seconds_in(self, source: Any) -> float | None:
+        from codi.io.media_file import seconds_of
+
+        return seconds_of(source, clip=True)
+
 
 def most_frames(denoiser: Any | None) -> int:
-    """Returns the frames of the longest clip that a denoiser makes; 0 without one."""
+    """Return the number of frames of the longest clip that a denoiser makes; 0 without a denoiser."""
     return 0 if denoiser is None else (denoiser.config.temporal or {}).get("max_frames", 30)
 
 

@@ -1,4 +1,7 @@
-"""CoDiModel: the parts of a model under their modalities. It holds, it does not sample."""
+"""CoDiModel holds the parts of a model under their modalities. It holds them; it does not sample.
+
+Letters: B batch, D width of the prompt space.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +13,7 @@ from torch import Tensor
 
 from codi.modalities import Attribute, kind_of
 from codi.modalities import lengths as lasting
+from codi.protocols import Autoencoder, Denoiser, PromptEncoder
 from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
 # Which flat component serves which modality.
@@ -19,16 +23,32 @@ DENOISERS = Attribute("denoiser")
 
 
 class CoDiModel:
-    """Dicts by modality over flat components, named as in `AUTOENCODERS`, `TOWERS`, `DENOISERS`, and
-    "environment_encoders", "noisy_latent_encoders".
+    """The parts of a model, in dicts by modality.
 
-    A component may be missing; its modalities are then missing from the dict.
+    The dicts are filled from flat components. Those that serve one modality or several are named in
+    `AUTOENCODERS`, `TOWERS` and `DENOISERS`; "environment_encoders" and "noisy_latent_encoders" each hold a
+    network for every modality. A component may be missing; its modalities are then missing from the dict.
+
+    Args:
+        components: the components by their names; None stands for one that is missing.
+
+    Attributes:
+        autoencoders: the autoencoder of each modality.
+        towers: the prompt tower of each modality.
+        denoisers: the denoiser of each modality; pictures and clips may share one.
+        environment_encoders: the environment encoder of each modality.
+        attends_to: for each modality, those whose environments its denoiser attends to.
+        noisy_latent_encoders: the noisy-latent encoder of each modality.
+        estimates_from: for each modality, those from which it receives partner estimates.
+        specs: the geometry of each modality that the model can encode, as it makes it unasked.
+        prompt_specs: the same for prompts: a tower may take them in another geometry.
     """
 
     def __init__(self, components: Mapping[str, Any]):
-        self.autoencoders = _present(AUTOENCODERS, components)
-        self.towers = _present(TOWERS, components)
-        self.denoisers = {m: d for m, d in _present(DENOISERS, components).items() if kind_of(m).serves(d)}
+        self.autoencoders = _present(AUTOENCODERS, components, Autoencoder)
+        self.towers = _present(TOWERS, components, PromptEncoder)
+        denoisers = _present(DENOISERS, components, Denoiser)
+        self.denoisers = {m: denoiser for m, denoiser in denoisers.items() if kind_of(m).serves(denoiser)}
         environment_encoders = components.get("environment_encoders")
         encoders = {} if environment_encoders is None else environment_encoders.by_modality()
         self.environment_encoders = {
@@ -40,12 +60,12 @@ class CoDiModel:
         self.noisy_latent_encoders = {m: HookedEncoder(noised, tower) for m, tower in towers.items()}
         self.estimates_from = {} if noised is None else noised.attends_to()
         self.specs = self._specs()
-        own = [(m, getattr(tower, "prompt_specs", {}).get(m)) for m, tower in self.towers.items()]
+        own = [(m, tower.prompt_specs.get(m)) for m, tower in self.towers.items()]
         self.prompt_specs = self.specs | {m: spec for m, spec in own if spec is not None}
 
     @property
     def context_dim(self) -> int:
-        """D, width of the prompt space."""
+        """The width D of the prompt space."""
         dims = {tower.dim for tower in self.towers.values()} | {
             d.config.context_dim for d in self.denoisers.values()
         }
@@ -55,8 +75,16 @@ class CoDiModel:
     def check(
         self, given: Iterable[Modality], outputs: Sequence[Modality], partners: Iterable[Modality]
     ) -> None:
-        """Raises `InputError` for prompts, outputs and clean partners that these parts cannot
-        take or make.
+        """Check that these parts can take the prompts, make the outputs and keep time with the partners.
+
+        Args:
+            given: the modalities of the prompts.
+            outputs: the modalities that are made.
+            partners: the clean partners: modalities that were given and that the outputs keep time with.
+
+        Raises:
+            InputError: for the first modality that cannot be taken or made, and where a part lacks words that
+                it needs.
         """
         for modality in outputs:
             if modality not in self.denoisers or modality not in self.autoencoders:
@@ -78,16 +106,16 @@ class CoDiModel:
                     "that can hear it"
                 )
         for part in [self.towers[m] for m in given] + [self.autoencoders[m] for m in outputs]:
-            getattr(part, "check_vocabulary", lambda: None)()
+            part.check_vocabulary()
 
     def attended(self, outputs: Iterable[Modality]) -> set[Modality]:
-        """Whose environment some of the outputs listen to."""
+        """Return the modalities whose environments some of the outputs attend to."""
         return {
             m for output in outputs for m in self.attends_to.get(output, ()) if m in self.environment_encoders
         }
 
     def estimating(self, outputs: Iterable[Modality]) -> set[Modality]:
-        """Who tells some of the outputs what it seems to become."""
+        """Return the modalities whose partner estimates reach some of the outputs."""
         return {
             m
             for output in outputs
@@ -96,7 +124,7 @@ class CoDiModel:
         }
 
     def _lacking(self, modality: Modality) -> str:
-        """Which of the two parts is missing, where it is one."""
+        """Name the denoiser or the autoencoder in brackets, where a modality lacks just one of the two."""
         lacks = [
             kind
             for kind, parts in (("denoiser", self.denoisers), ("autoencoder", self.autoencoders))
@@ -105,9 +133,16 @@ class CoDiModel:
         return f" (of {modality} it lacks the {lacks[0]})" if len(lacks) == 1 else ""
 
     def sized(self, **sizes: float | None) -> dict[Modality, ModalitySpec]:
-        """Returns the geometry of every modality at other `codi.types.SIZES`, None for the model's own.
+        """Return the geometry of every modality at other sizes than the model's own.
 
-        Raises `InputError` for what its parts cannot make.
+        Args:
+            **sizes: sizes by name (`codi.types.SIZES`); None leaves the model's own.
+
+        Returns:
+            The geometry of each modality in `specs`.
+
+        Raises:
+            InputError: for a size that the parts cannot make.
         """
         assert set(sizes) <= set(SIZES), f"unknown sizes among {sorted(sizes)}"
         return {
@@ -118,25 +153,41 @@ class CoDiModel:
     def settle_sizes(
         self, sizes: Mapping[str, float | None], made: Sequence[Modality], lengths: str = "agree"
     ) -> tuple[dict[str, float | None], list[str]]:
-        """Returns the arguments of `sized` for what is `made` of the sizes that a call names, and notes on
-        what was cut.
+        """Return the arguments of `sized` for what is made, and notes on what was cut.
 
-        lengths: "agree", a clip and a sound made together last equally long (see `codi.modalities.lengths`);
-        "free", each as it is named. Raises `InputError` for sizes that cannot be, or contradict each other.
+        Args:
+            sizes: the sizes that a call names; None for those that it leaves open.
+            made: the modalities that are made.
+            lengths: "agree": a clip and a sound that are made together last equally long (see
+                `codi.modalities.lengths`); "free": each is as long as it is named.
+
+        Returns:
+            The sizes by name, and a sentence for each thing that was cut.
+
+        Raises:
+            InputError: for sizes that cannot be, or contradict each other.
         """
         if lengths not in lasting.LENGTHS:
             raise InputError(f"lengths is {lengths!r}: expected 'agree' or 'free'")
         seconds = sizes.get("audio_length_in_s")
+        # True is an int in Python, and would pass for 1 s.
         if seconds is not None and (
             isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf
         ):
             raise InputError(f"audio_length_in_s is {seconds!r}: expected a number above 0")
-        self.sized(**lasting.own_sizes(sizes, made))  # each by itself
+        # Each size by itself first, so that an error names the size that was given, not one derived from it.
+        self.sized(**lasting.own_sizes(sizes, made))
         return lasting.agreed(sizes, made, self.specs, self.denoisers, lengths)
 
     def untrained(self, specs: Mapping[Modality, ModalitySpec], made: Iterable[Modality]) -> str | None:
-        """Returns in words how the geometry of what is `made` differs from what the model was trained at;
-        None where it does not.
+        """Say in words how the geometry of what is made differs from what the model was trained at.
+
+        Args:
+            specs: the geometry of each modality in this call.
+            made: the modalities that are made.
+
+        Returns:
+            One sentence that names both sides, or None where nothing differs.
         """
         here: dict[str, None] = {}  # words, each once and in order
         there: dict[str, None] = {}
@@ -148,7 +199,7 @@ class CoDiModel:
         return f"made at {', '.join(here)}; this model was trained at {', '.join(there)}" if here else None
 
     def _specs(self) -> dict[Modality, ModalitySpec]:
-        """Geometry of every modality whose parts say it."""
+        """Return the geometry of every modality whose parts tell it."""
         found = {m: kind_of(m).describe(part, self.denoisers.get(m)) for m, part in self.autoencoders.items()}
         return {m: spec for m, spec in found.items() if spec is not None}
 
@@ -156,7 +207,11 @@ class CoDiModel:
 class HookedEncoder:
     """One environment encoder or noisy-latent encoder of a component that holds several.
 
-    Called, hooks of the whole component (offloading) act first.
+    When it is called, the hooks of the whole component (offloading) act first.
+
+    Args:
+        component: the component that holds the encoder, and whose hooks act.
+        encoder: the network that is called.
     """
 
     def __init__(self, component: Any, encoder: Any):
@@ -164,23 +219,33 @@ class HookedEncoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision in which it takes latents and prompts."""
+        """The precision in which the encoder takes latents and prompts."""
         return self.component.dtype
 
     def precompute(self, x: Tensor) -> Any:
-        """Returns what is the same in many calls with latents shaped like x."""
+        """Return what is the same in many calls with latents shaped like x."""
         return _hooked(self.component, self.encoder.precompute, x)
 
     def __call__(self, *inputs: Tensor, **options: Any) -> Any:
+        """Call the encoder's `forward` with these arguments, after the component's hooks."""
         return _hooked(self.component, self.encoder, *inputs, **options)
 
 
 @apply_forward_hook
 def _hooked(component: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make a call after the hooks of its component, which diffusers looks for in the first argument."""
     return call(*args, **kwargs)
 
 
-def _present(table: Mapping[Modality, str], components: Mapping[str, Any]) -> dict[Modality, Any]:
-    return {
-        modality: components[name] for modality, name in table.items() if components.get(name) is not None
-    }
+def _present(
+    table: Mapping[Modality, str], components: Mapping[str, Any], contract: type
+) -> dict[Modality, Any]:
+    """Return the components that are there. Raises `InputError` for one that does not keep the contract."""
+    found = {m: components[name] for m, name in table.items() if components.get(name) is not None}
+    for modality, part in found.items():
+        if not isinstance(part, contract):
+            raise InputError(
+                f"{table[modality]} is of class {type(part).__name__}: expected one that inherits from "
+                f"codi.protocols.{contract.__name__}"
+            )
+    return found

@@ -1,13 +1,13 @@
-"""Prompt towers: text, pictures, clips and sound -> one unit token each in a shared space, bridged through
-text (CoDi, section 3.2).
+"""Prompt towers: each turns raw media of one modality into one unit token of a shared space.
 
-CLIP's text and vision transformers (the latter with temporal attention for video) and CLAP's audio
-transformer, as in the paper. Letters: B batch, F frames, L tokens, P patches, W tower width, D width of the
-shared space, S samples.
+The space is bridged through text (CoDi, section 3.2). As in the paper, the towers are CLIP's text and vision
+transformers, the latter with temporal attention for video, and CLAP's audio transformer.
+Letters: B batch, F frames, L tokens, P patches, W tower width, D width of the shared space, S samples.
 """
 
 import math
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,16 +26,22 @@ from transformers import (
 )
 
 from codi.models.autoencoders.audio import LogMel
+from codi.protocols import PromptEncoder
 from codi.vocabulary import ClosedVocabulary, Reading, closed_vocabulary, load_tokenizer
 
-# Fast tokenizers keep padding and truncation as a state, which two threads may not change at once.
+# Fast tokenizers keep padding and truncation as a state, which two threads must not change at once.
 _TOKENIZING = threading.Lock()
 
 
 class Bridge(nn.Module):
-    """Tower features -> unit token. Subtracting the modality's own mean closes the gap between the cones that
-    contrastive towers leave their modalities in (Liang et al., arXiv 2203.02053); the mean is measured after
-    alignment and kept with the weights.
+    """The last step of a tower: it centres features and brings them to length one.
+
+    Subtracting the modality's own mean closes the gap between the cones that contrastive towers leave their
+    modalities in (Liang et al., arXiv 2203.02053). The mean is measured after alignment and kept with the
+    weights.
+
+    Args:
+        dim: the width D of the features.
     """
 
     def __init__(self, dim: int):
@@ -43,24 +49,26 @@ class Bridge(nn.Module):
         self.register_buffer("center", torch.zeros(dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) -> (B, D) of length one."""
+        """Return the unit tokens (B, D) of features (B, D)."""
         return functional.normalize(
             functional.normalize(features, dim=-1) - self.center.to(features.dtype), dim=-1
         )
 
     @torch.no_grad()
     def measure(self, features: Tensor) -> None:
-        """Set the mean from uncentred features (N, D)."""
+        """Set the mean from features (N, D) that are not centred."""
         self.center.copy_(functional.normalize(features.float(), dim=-1).mean(0))
 
 
-class TextTower(ModelMixin, ConfigMixin):
-    """Sentences -> tokens. `text_config` holds arguments of CLIPTextConfig, `tokenizer` a `tokenizers` JSON
-    string.
+class TextTower(ModelMixin, ConfigMixin, PromptEncoder):
+    """The prompt tower of sentences: CLIP's text transformer and a bridge.
+
+    Args:
+        text_config: arguments of CLIPTextConfig.
+        tokenizer: a `tokenizers` JSON string.
     """
 
-    word_files: tuple[dict[str, Any], ...] = ()  # from which `codi.adapters` taught it words, for records
-    # of a tokenizer that has only words; one of pieces takes sentences as they are
+    # Set where the tokenizer knows whole words only; one that knows pieces of words takes any sentence.
     vocabulary: ClosedVocabulary | None = None
 
     @register_to_config
@@ -78,11 +86,19 @@ class TextTower(ModelMixin, ConfigMixin):
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The width D of the shared space."""
         return self.text.config.projection_dim
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether it has a tokenizer: a converted one may come without."""
+        return self.tokenizer is not None
+
     def features(self, raw: list[str]) -> Tensor:
-        """Sentences -> (B, D), before the bridge. What a closed vocabulary lacks changes nothing."""
+        """Return the features (B, D) of sentences, before the bridge.
+
+        Words that a closed vocabulary lacks change nothing.
+        """
         limit = self.text.config.max_position_embeddings
         if self.vocabulary is not None:
             raw = [self.vocabulary.normal(sentence) for sentence in raw]
@@ -92,8 +108,9 @@ class TextTower(ModelMixin, ConfigMixin):
         return self.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
 
     def read(self, sentence: str) -> Reading:
-        """Returns what of a sentence is read: its vocabulary may lack words, and there is a
-        longest sentence.
+        """Return a report of what the tower reads of a sentence.
+
+        Words may be missing from the vocabulary, and what lies beyond the longest sentence is not read.
         """
         limit = self.text.config.max_position_embeddings
         if self.vocabulary is not None:
@@ -103,18 +120,26 @@ class TextTower(ModelMixin, ConfigMixin):
         with _TOKENIZING:
             tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
         beyond = sentence[tokens.offset_mapping[limit - 1][0] :] if len(tokens.input_ids) > limit else ""
+        # A tokenizer of pieces knows every word; only the length can be too much.
         count = len(sentence.split())
         return Reading(num_words=count, num_known=count, num_read=count, unread=(beyond,) if beyond else ())
 
     @apply_forward_hook
     def embed(self, raw: list[str]) -> Tensor:
-        """Sentences -> unit tokens (B, D)."""
+        """Return the unit tokens (B, D) of sentences."""
         return self.bridge(self.features(raw))
 
 
 class TemporalAttention(nn.Module):
-    """Each token attends to its own place in the other frames: (B, F, L, W) -> the same, a residual that
-    starts at zero.
+    """Attention of each token to its own place in the other frames, from (B, F, L, W) to the same.
+
+    The result is added to the tokens. The last layer starts at zero, so that nothing is added before
+    training.
+
+    Args:
+        width: the tower width W.
+        num_heads: heads of the attention.
+        max_frames: frames of the longest clip.
     """
 
     def __init__(self, width: int, num_heads: int, max_frames: int):
@@ -128,6 +153,7 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.to_out.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, F, L, W) with their attention to the other frames added."""
         hidden = self.norm(tokens) + self.positions[: tokens.shape[1]]
         query, key, value = (
             self.to_qkv(hidden.transpose(1, 2))
@@ -140,10 +166,16 @@ class TemporalAttention(nn.Module):
 
 
 class FrameSummary(nn.Module):
-    """What a clip adds to the mean of its frames: attention pools each frame's patches, a small transformer
-    reads the sequence.
+    """A correction to the mean of a clip's frames, from (B, F, L, W) to (B, W).
 
-    (B, F, L, W) -> (B, W), zero before training, so that a clip starts as the mean of its pictures.
+    Attention pools the tokens of each frame into one, and a small transformer reads the sequence of frames.
+    The result is zero before training, so that a clip starts as the mean of its pictures.
+
+    Args:
+        width: the tower width W.
+        num_heads: heads of the transformer, and of the pooling.
+        num_layers: layers of the transformer.
+        max_frames: frames of the longest clip.
     """
 
     def __init__(self, width: int, num_heads: int, num_layers: int, max_frames: int):
@@ -160,17 +192,19 @@ class FrameSummary(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return the correction (B, W) for clips whose tokens are (B, F, L, W)."""
         weights = self.query(tokens).softmax(dim=2)  # (B, F, L, heads)
         pooled = torch.einsum("bflh,bflw->bfhw", weights, tokens).flatten(2)
         return self.out(self.layers(self.mix(pooled) + self.positions[: tokens.shape[1]]).mean(1))
 
 
-class VisionTower(ModelMixin, ConfigMixin):
-    """Pictures and clips -> tokens.
+class VisionTower(ModelMixin, ConfigMixin, PromptEncoder):
+    """The prompt tower of pictures and clips: CLIP's vision transformer and a bridge for each of the two.
 
-    vision_config   arguments of CLIPVisionConfig
-    max_frames      longest clip
-    summary_layers  layers of `FrameSummary`; 0 leaves the paper's mean over frames alone
+    Args:
+        vision_config: arguments of CLIPVisionConfig.
+        max_frames: frames of the longest clip.
+        summary_layers: layers of the `FrameSummary`; 0 leaves the paper's mean over frames alone.
     """
 
     @register_to_config
@@ -188,21 +222,27 @@ class VisionTower(ModelMixin, ConfigMixin):
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The width D of the shared space."""
         return self.vision.config.projection_dim
 
     @property
     def image_size(self) -> int:
-        """Side of a picture in pixels."""
+        """The side of a picture in pixels."""
         return self.vision.config.image_size
 
     def features(self, raw: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], of any size -> (B, D), before the
-        bridge.
+        """Return the features of pictures or clips, before the bridge.
+
+        Args:
+            raw: pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], of any size.
+
+        Returns:
+            The features (B, D).
         """
         clips = self.resize(raw if raw.ndim == 5 else raw[:, None]).to(self.dtype)
         model, num_frames = self.vision.vision_model, clips.shape[1]
         hidden = model.pre_layrnorm(model.embeddings(clips.flatten(0, 1)))  # (B F, 1 + P, W)
+        # Each layer of CLIP is taken apart, because temporal attention stands between its two halves.
         for layer, temporal in zip(model.encoder.layers, self.temporal):
             hidden = hidden + layer.self_attn(layer.layer_norm1(hidden))[0]
             if num_frames > 1:
@@ -214,8 +254,14 @@ class VisionTower(ModelMixin, ConfigMixin):
             pooled = pooled + self.summary(frames)
         return self.vision.visual_projection(model.post_layernorm(pooled))
 
+    def trunk_shape(self, geometry: Mapping[str, Any], clips: bool = False) -> tuple[int, ...]:
+        """Return (3, H, W) of a picture in its own size, (F, 3, H, W) of a clip."""
+        picture = (3, self.image_size, self.image_size)
+        num_frames = geometry.get("frames", 16) if clips else 1
+        return picture if num_frames == 1 else (num_frames, *picture)
+
     def resize(self, clips: Tensor) -> Tensor:
-        """Clips (B, F, 3, H, W) at the tower's own size; those that have it are left as they are."""
+        """Return clips (B, F, 3, H, W) at the tower's own size; those that have it are left as they are."""
         size = (self.image_size, self.image_size)
         if clips.shape[-2:] == size:
             return clips
@@ -224,19 +270,32 @@ class VisionTower(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def embed(self, raw: Tensor) -> Tensor:
-        """Pictures or clips in [-1, 1] -> unit tokens (B, D)."""
+        """Return the unit tokens of pictures or clips.
+
+        Args:
+            raw: pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], of any size.
+
+        Returns:
+            The tokens (B, D).
+        """
         return (self.video_bridge if raw.ndim == 5 else self.bridge)(self.features(raw))
 
 
-class AudioTower(ModelMixin, ConfigMixin):
-    """Sound -> tokens. `audio_config` holds arguments of ClapAudioConfig, `mel_config` those of `LogMel`."""
+class AudioTower(ModelMixin, ConfigMixin, PromptEncoder):
+    """The prompt tower of sounds: a log-mel spectrogram, CLAP's audio transformer and a bridge.
+
+    Args:
+        audio_config: arguments of ClapAudioConfig.
+        mel_config: arguments of `LogMel`.
+    """
 
     @register_to_config
     def __init__(self, audio_config: dict[str, Any], mel_config: dict[str, Any]):
         super().__init__()
         self.log_mel = LogMel(**mel_config)
         self.audio = ClapAudioModelWithProjection(ClapAudioConfig(**audio_config))
-        # derived: no need to save it
+        # The index follows from the configuration, so it is not saved. It is made on the CPU, so that it is
+        # real even where the model itself is built on the meta device.
         for layer in (m for m in self.audio.modules() if hasattr(m, "relative_position_index")):
             with torch.device("cpu"):
                 layer.register_buffer(
@@ -246,27 +305,44 @@ class AudioTower(ModelMixin, ConfigMixin):
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The width D of the shared space."""
         return self.audio.config.projection_dim
 
     def features(self, raw: Tensor) -> Tensor:
-        """Waveforms (B, S) in [-1, 1] -> (B, D), before the bridge."""
+        """Return the features (B, D) of waveforms (B, S) in [-1, 1], before the bridge."""
         mel = self.log_mel(raw).to(self.dtype)
-        return self.audio(input_features=mel[:, None], is_longer=None).audio_embeds
+        return self.trunk(mel[:, None])
+
+    def trunk(self, inputs: Tensor) -> Tensor:
+        """Return (B, D) of log-mel spectrograms (B, 1, T, M)."""
+        return self.audio(input_features=inputs, is_longer=None).audio_embeds
+
+    def trunk_shape(self, geometry: Mapping[str, Any], clips: bool = False) -> tuple[int, ...]:
+        """Return (1, T, M) of a sound of `geometry`, or of two seconds."""
+        samples = geometry.get("samples", 2 * self.log_mel.sampling_rate)
+        return (1, samples // self.log_mel.hop_length, self.log_mel.bank.shape[1])
 
     @apply_forward_hook
     def embed(self, raw: Tensor) -> Tensor:
-        """Waveforms in [-1, 1] -> unit tokens (B, D)."""
+        """Return the unit tokens (B, D) of waveforms (B, S) in [-1, 1]."""
         return self.bridge(self.features(raw))
 
 
 def interpolate(tokens: list[Tensor], weights: list[float], normalise: bool = False) -> Tensor:
-    """Weighted interpolation of prompts (CoDi, section 3.2): tokens (B, D) each -> context (B, 1, D).
+    """Interpolate several prompts by their weights (CoDi, section 3.2).
 
-    Weights are brought to sum one. `normalise` brings the result back to unit length; the released model does
-    not. Of every component the terms are added up in the order of their values, so that the order of prompts
+    The terms of every component are added up in the order of their values, so that the order of prompts
     changes nothing, to the bit.
+
+    Args:
+        tokens: the prompts, (B, D) each.
+        weights: one for each prompt; they are brought to sum one.
+        normalise: whether the result is brought back to unit length; the released model does not do that.
+
+    Returns:
+        The context (B, 1, D).
     """
+    # `fsum` rounds once: this sum, too, is the same in any order.
     total = math.fsum(weights)
     terms = torch.stack([token * (weight / total) for token, weight in zip(tokens, weights, strict=True)])
     mixed = terms.sort(dim=0).values.sum(0)
@@ -276,5 +352,5 @@ def interpolate(tokens: list[Tensor], weights: list[float], normalise: bool = Fa
 def null_prompt(
     batch_size: int, dim: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The context (B, 1, D) of no prompt at all: the one place that says what it is."""
+    """Return the context (B, 1, D) of no prompt at all; this is the one place that says what it is."""
     return torch.zeros(batch_size, 1, dim, device=device, dtype=dtype)

@@ -1,7 +1,7 @@
 """LoRA (Hu et al., arXiv 2106.09685) in a denoiser, through peft and diffusers' adapter interface.
 
-A layer W of the denoiser becomes W + scale * alpha / rank * B A; B starts at zero, so an untrained LoRA
-changes nothing. R rank, I inputs, O outputs of a layer.
+A layer W of the denoiser becomes W + scale * alpha / rank * B A. B starts at zero, so a LoRA that was not
+trained changes nothing. Letters: R rank, I inputs and O outputs of a layer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,12 @@ from codi.types import InputError
 
 # last names of the layers of every attention in the denoisers
 ATTENTION = ("to_q", "to_k", "to_v", "to_kv", "to_out")
-TRAINED = "default"  # name of the one that trains
-PROBED = 4096  # numbers of a layer that its probe looks at
+TRAINED = "default"  # name of the LoRA that trains; loaded ones have names of their own
+PROBED = 4096  # how many numbers of a layer its probe looks at
 
 
 def need_peft() -> None:
-    """Raises `InputError` where peft is not installed."""
+    """Raise `InputError` unless peft is installed."""
     try:
         import peft  # noqa: F401
     except ImportError:
@@ -29,8 +29,18 @@ def need_peft() -> None:
 
 
 def find_layers(denoiser: Skeleton, names: Iterable[str], joint: bool) -> list[str]:
-    """Full names of linear and convolutional layers whose last name is one of `names`: those of the joint
-    attention, or all the others.
+    """Find linear and convolutional layers of a denoiser by the last part of their names.
+
+    Args:
+        denoiser: the denoiser.
+        names: the last parts that are looked for, such as those of `ATTENTION`.
+        joint: True for the layers of its joint attention, False for all the others.
+
+    Returns:
+        The full names of the layers.
+
+    Raises:
+        InputError: where there is no such layer.
     """
     kinds, names = (nn.Linear, nn.Conv2d), set(names)
     layers = [
@@ -56,8 +66,21 @@ def find_layers(denoiser: Skeleton, names: Iterable[str], joint: bool) -> list[s
 def add_lora(
     denoiser: Skeleton, layers: list[str], *, rank: int, alpha: float, dropout: float = 0.0
 ) -> nn.ModuleDict:
-    """Puts a LoRA into the named layers of a denoiser, which is frozen; returns what trains, and nothing
-    else, as one module.
+    """Put a LoRA into the named layers of a denoiser, whose own weights are frozen.
+
+    Args:
+        denoiser: the denoiser, which is changed in place.
+        layers: full names of the layers.
+        rank: R, the inner width of each pair of matrices.
+        alpha: what the LoRA does counts alpha / rank times.
+        dropout: the share of each layer's inputs that is left out while the LoRA trains.
+
+    Returns:
+        What trains, and nothing else, as one module: lora_A, lora_B and lora_dropout by layer, with "/" for
+        "." in names.
+
+    Raises:
+        InputError: where peft is not installed.
     """
     need_peft()
     from peft import LoraConfig
@@ -74,8 +97,9 @@ def add_lora(
 
 
 def lora_tensors(denoiser: Skeleton) -> dict[str, Tensor]:
-    """The trained LoRA of a denoiser: "<layer>.lora_A.weight" (R, I, ...) and "<layer>.lora_B.weight" (O, R,
-    ...).
+    """Return the tensors of the LoRA that was trained in a denoiser.
+
+    Their names and shapes are "<layer>.lora_A.weight" (R, I, ...) and "<layer>.lora_B.weight" (O, R, ...).
     """
     from peft import get_peft_model_state_dict
 
@@ -83,8 +107,16 @@ def lora_tensors(denoiser: Skeleton) -> dict[str, Tensor]:
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The layers that the tensors of a LoRA belong to, in order. Raises `InputError` for a tensor that is
-    none of a LoRA.
+    """Return the names of the layers that the tensors of a LoRA belong to, in alphabetical order.
+
+    Args:
+        tensors: the tensors by their names, as in `lora_tensors`.
+
+    Returns:
+        The layers' names.
+
+    Raises:
+        InputError: for a tensor that does not belong to a LoRA, or has no other half.
     """
     halves = {name: name.rpartition(".lora_")[::2] for name in tensors}
     layers = sorted({layer for layer, _ in halves.values()})
@@ -98,7 +130,7 @@ def layers_of(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def base_layer(denoiser: nn.Module, name: str) -> nn.Module | None:
-    """The layer without any LoRA around it; None if there is no layer of that name that could take one."""
+    """Return the named layer without any LoRA around it, or None if no layer of that name could take one."""
     try:
         layer = denoiser.get_submodule(name)
     except AttributeError:
@@ -108,7 +140,19 @@ def base_layer(denoiser: nn.Module, name: str) -> nn.Module | None:
 
 
 def misfit(denoiser: nn.Module, tensors: Mapping[str, Tensor], rank: int) -> str | None:
-    """What keeps these tensors from being a LoRA of this denoiser, in words; None if nothing does."""
+    """Say in words what keeps tensors from being a LoRA of this denoiser.
+
+    Args:
+        denoiser: the denoiser.
+        tensors: the tensors by their names, as in `lora_tensors`.
+        rank: R, the rank that they are said to have.
+
+    Returns:
+        The first reason, or None if they fit.
+
+    Raises:
+        InputError: for tensors that are not a LoRA of any denoiser.
+    """
     for name in layers_of(tensors):
         layer = base_layer(denoiser, name)
         if layer is None:
@@ -123,11 +167,10 @@ def misfit(denoiser: nn.Module, tensors: Mapping[str, Tensor], rank: int) -> str
 
 
 def probe(weight: Tensor) -> float:
-    """One number that tells trained weights from others, whatever their precision: a fixed wave against the
-    first of them.
+    """Return one number that tells trained weights from others, whatever their precision.
 
-    Over weights of different models it is about normally distributed; rounding to bfloat16 moves it by about
-    0.001.
+    It holds a fixed wave against the first `PROBED` numbers of the weights. Over weights of different models
+    it is about normally distributed; rounding to bfloat16 moves it by about 0.001.
     """
     start = weight.detach().flatten()[:PROBED].double().cpu()
     wave = torch.cos(torch.arange(len(start), dtype=torch.float64) * 2.399963)  # the golden angle: no period
@@ -135,10 +178,18 @@ def probe(weight: Tensor) -> float:
 
 
 def fuse(denoiser: nn.Module, names: Iterable[str], strength: float) -> dict[str, Tensor]:
-    """Adds what the named LoRAs do, times `strength`, to the weights of a denoiser's own layers.
+    """Add what the named LoRAs do to the weights of a denoiser's own layers.
 
-    Returns those weights as they were, by layer, on the CPU: `unfuse` puts them back. Raises `InputError`,
-    and changes nothing, where a sum is not finite.
+    Args:
+        denoiser: the denoiser that holds the LoRAs; its weights are changed in place.
+        names: the names of the LoRAs.
+        strength: how many times what they do is added.
+
+    Returns:
+        The weights as they were, by layer, on the CPU; `unfuse` puts them back.
+
+    Raises:
+        InputError: where a sum is not finite; nothing is then changed.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -149,6 +200,7 @@ def fuse(denoiser: nn.Module, names: Iterable[str], strength: float) -> dict[str
             continue
         weight = layer.base_layer.weight
         originals[path] = weight.detach().to("cpu", copy=True)
+        # The sum is rounded once to the weights' precision, not once for each LoRA.
         change = sum(layer.get_delta_weight(name).float() for name in found)
         with torch.no_grad():
             weight.copy_(weight.float() + strength * change)
@@ -161,7 +213,7 @@ def fuse(denoiser: nn.Module, names: Iterable[str], strength: float) -> dict[str
 
 
 def unfuse(denoiser: nn.Module, originals: Mapping[str, Tensor]) -> None:
-    """Puts the weights back that `fuse` returned, to the bit."""
+    """Put the weights back that `fuse` returned, to the bit."""
     with torch.no_grad():
         for path, weight in originals.items():
             base_layer(denoiser, path).weight.copy_(weight)

@@ -1,8 +1,8 @@
-"""New words for a text tower: rows behind its embedding table, learned or loaded (textual inversion, Gal et
-al., arXiv 2208.01618).
+"""New words for a text tower (textual inversion, Gal et al., arXiv 2208.01618).
 
-The tower's own weights are never touched, and taking the words away gives back the very same objects. B
-batch, L tokens, W tower width.
+A new word is one row, or several, behind the tower's embedding table; rows are learned or loaded. The tower's
+own weights are never touched, and taking the words away gives back the very same objects.
+Letters: B batch, L tokens, W tower width, k rows (vectors) of a word.
 """
 
 import copy
@@ -20,30 +20,47 @@ from codi.vocabulary import add_names, closed_vocabulary
 
 
 class Vectors(nn.Module):
-    """The rows of new words, (k, W)."""
+    """The rows of new words as one parameter (k, W) that can be trained.
+
+    Args:
+        rows: its first values, which are copied.
+    """
 
     def __init__(self, rows: Tensor):
         super().__init__()
         self.weight = nn.Parameter(rows.clone())
 
     def forward(self) -> Tensor:
+        """Return the rows (k, W)."""
         return self.weight
 
 
 class ExtendedEmbedding(nn.Module):
-    """A table, and further rows behind it: ids (B, L) -> (B, L, W)."""
+    """An embedding table with further rows behind it, from ids (B, L) to (B, L, W).
+
+    Args:
+        table: the tower's own table, which stays as it is.
+        rows: the rows (k, W) whose ids follow those of the table.
+    """
 
     def __init__(self, table: nn.Embedding, rows: Tensor):
         super().__init__()
         self.table, self.vectors = table, Vectors(rows.to(table.weight))
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Look up ids (B, L) in the table and the rows behind it, and return (B, L, W)."""
         return functional.embedding(ids, torch.cat([self.table.weight, self.vectors()]))
 
 
 class Wordbook:
-    """A tokenizer that knows new words besides; a word of several vectors is several tokens. It also
-    remembers what was before.
+    """A tokenizer that knows new words besides its own, and remembers what was before.
+
+    A word of several vectors is several tokens.
+
+    Args:
+        tokenizer: the tokenizer without the new words; a copy of it learns them.
+        words: the rows (k, W) of each new word.
+        changed: modules of the tower whose pooling rule was changed for the new words, to be changed back.
     """
 
     def __init__(self, tokenizer: Any, words: Mapping[str, Tensor], changed: list[nn.Module]):
@@ -57,24 +74,34 @@ class Wordbook:
         }
 
     def __call__(self, raw: list[str], **options: Any) -> Any:
+        """Tokenize sentences after words of several vectors have been written out in them."""
         return self.tokenizer([self.expand(sentence) for sentence in raw], **options)
 
     def expand(self, sentence: str) -> str:
-        """The sentence with each word of several vectors written out."""
+        """Return the sentence with each word of several vectors written out as the names of its tokens."""
         for pattern, names in self.patterns.items():
             sentence = pattern.sub(lambda _, names=names: names, sentence)
         return sentence
 
 
 def _names(word: str, count: int) -> list[str]:
+    """Return the names of a word's tokens: the word itself, then word_1, word_2 and so on."""
     return [word, *(f"{word}_{number}" for number in range(1, count))]
 
 
 def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
-    """Teaches the tower words besides those it has, each with its rows (k, W); returns the rows of all
-    learned words as a module.
+    """Teach a text tower new words besides those that it has.
 
-    Raises `InputError` for a word that is known already or cannot be one, or rows of another width.
+    Args:
+        tower: the tower, which is changed in place.
+        words: the rows (k, W) of each new word.
+
+    Returns:
+        The rows of all learned words, earlier ones first, as one module.
+
+    Raises:
+        InputError: for a word that is known already or cannot be one, for rows of another width, and for a
+            tower without a tokenizer.
     """
     book = tower.tokenizer
     known = dict(book.words) if isinstance(book, Wordbook) else {}
@@ -86,6 +113,7 @@ def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
     width = tower.text.config.hidden_size
     for word, rows in words.items():
         _check(word, rows, width, {*tokenizer.get_vocab(), *known})
+    # All learned words go and come back together, so that there is never a table behind a table.
     remove_words(tower)
     known |= words
     table = tower.text.get_input_embeddings()
@@ -98,6 +126,7 @@ def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
 
 
 def _check(word: str, rows: Tensor, width: int, taken: set[str]) -> None:
+    """Raise `InputError` unless a new word can be added with these rows to a tower of this width."""
     if not re.fullmatch(r"\S{1,64}", word):
         raise InputError(
             f"new word {word!r}: expected one word of at most 64 characters without spaces, such as '<gizmo>'"
@@ -115,9 +144,10 @@ def _check(word: str, rows: Tensor, width: int, taken: set[str]) -> None:
 
 
 def _pool_by_end(text: nn.Module, end: int) -> list[nn.Module]:
-    """CLIP's older rule reads the sentence at the largest token id, which a new word would be. At the end of
-    sentence it is the same place without new words, and the right one with them. Returns the modules whose
-    rule was changed.
+    """Make a text transformer read the sentence at its end token; return the modules that this changed.
+
+    CLIP's older rule (`eos_token_id` 2) reads the sentence at the largest token id, which a new word would
+    be. The end of the sentence is the same place without new words, and the right one with them.
     """
     old = [module for module in text.modules() if getattr(module, "eos_token_id", None) == 2 != end]
     for module in old:
@@ -126,7 +156,7 @@ def _pool_by_end(text: nn.Module, end: int) -> list[nn.Module]:
 
 
 def remove_words(tower: TextTower) -> None:
-    """Takes all new words away."""
+    """Take all new words away from a text tower, which is then as it was before the first."""
     book = tower.tokenizer
     if not isinstance(book, Wordbook):
         return
@@ -138,8 +168,17 @@ def remove_words(tower: TextTower) -> None:
 
 
 def known_vectors(tower: TextTower, word: str) -> Tensor:
-    """The embedding (1, W) of a word that the tower knows, to start a new one from. Raises `InputError` for
-    any other.
+    """Return the embedding of a word that the tower knows, to start a new word from.
+
+    Args:
+        tower: the text tower.
+        word: a word of its vocabulary that is one token.
+
+    Returns:
+        A copy of the word's row, (1, W).
+
+    Raises:
+        InputError: for a word that the tower does not know.
     """
     number = tower.tokenizer.get_vocab().get(word)
     if number is None:

@@ -26,8 +26,8 @@ from codi.world.scene import (
 )
 from codi.world.sound import render_sounds
 
-# How a scene becomes each medium (a caption takes words besides, see `caption`), and how each medium is read
-# back.
+# How a scene becomes each medium, and how each medium is read back. Text has no renderer here, because
+# `caption` takes more than scenes.
 RENDERERS = {Modality.IMAGE: render_images, Modality.AUDIO: render_sounds, Modality.VIDEO: render_videos}
 READERS = {
     Modality.TEXT: read_texts,

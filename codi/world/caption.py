@@ -1,4 +1,7 @@
-"""Scenes as English sentences, and sentences back into facts. Canonical words come first in every list."""
+"""Turn scenes into English sentences, and sentences back into facts.
+
+In every list of words the canonical one comes first.
+"""
 
 import re
 from collections.abc import Collection, Sequence
@@ -42,7 +45,7 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# What people write besides the words above; read, never written.
+# What people write besides the words above. `parse` reads it, `caption` never writes it.
 _ALSO_READ: dict[str, dict[str, str]] = {
     "colour": {},
     "shape": {},
@@ -62,7 +65,7 @@ _ALSO_READ: dict[str, dict[str, str]] = {
 }
 
 NUM_TEMPLATES = 6
-# what the patterns add to the words above
+# The words that the patterns add to those above.
 _JOINING = "a the that is and there it something thing moves ,".split()
 
 _OPENING = [
@@ -74,14 +77,21 @@ _OPENING = [
 
 
 def all_words() -> list[str]:
-    """Every word that captions can hold, in order, punctuation included."""
+    """Return every word that captions can hold, in order, punctuation included."""
     phrases = [phrase for values in WORDS.values() for words in values.values() for phrase in words]
     return sorted({*" ".join(phrases).split(), *_JOINING})
 
 
 def punctuated(words: Sequence[str]) -> list[str]:
-    """Puts commas where captions have them: after a place or tempo that opens the sentence, and
-    before "it".
+    """Put commas where captions have them.
+
+    They stand after a place or tempo that opens the sentence, and before "it".
+
+    Args:
+        words: the words of one sentence, without commas.
+
+    Returns:
+        the words with commas as further ones.
     """
     said = list(words)
     if "it" in said[1:]:
@@ -93,7 +103,7 @@ def punctuated(words: Sequence[str]) -> list[str]:
 
 
 def _noun(article: str, said: dict[str, str]) -> str:
-    """The object with its colour, as far as they are said."""
+    """Return the object with its colour, as far as they are said."""
     if "shape" not in said and "colour" not in said:
         return "something"
     return _join(article, said.get("colour"), said.get("shape", "thing"))
@@ -104,7 +114,7 @@ def _join(*parts: str | None) -> str:
 
 
 def _fill(template: int, said: dict[str, str]) -> str:
-    """One of the six sentence patterns with what is said; patterns shrink gracefully around what is not."""
+    """Return one of the six sentence patterns with what is said; patterns shrink around what is not."""
     place, tempo = said.get("place"), said.get("tempo")
     verb = said.get("motion") or ("moves" if tempo else None)
     act = _join(verb, tempo)
@@ -125,7 +135,7 @@ def _fill(template: int, said: dict[str, str]) -> str:
 
 
 def _about_the_thing(said: dict[str, str], act: str) -> str:
-    """The pattern that makes the colour a statement; without colour or act it has nothing to join."""
+    """Return the pattern that makes the colour a statement; without colour or act it has nothing to join."""
     subject = "the " + said.get("shape", "thing")
     quality = said.get("colour") and "is " + said["colour"]
     claim = _join(quality, "and" if quality and act else None, act)
@@ -137,10 +147,19 @@ def _about_the_thing(said: dict[str, str], act: str) -> str:
 def caption(
     scene: Scene, facts: Collection[str] = tuple(ATTRIBUTES), rng: np.random.Generator | None = None
 ) -> str:
-    """A sentence that names `facts` of the scene and no other.
+    """Return a sentence that names some facts of a scene and no other.
 
-    Without `rng` the first pattern with canonical words; with it a random pattern and random synonyms.
-    Raises `InputError` for a fact that does not exist.
+    Args:
+        scene: the scene.
+        facts: the names of the facts, keys of `ATTRIBUTES`.
+        rng: without it, the sentence has the first pattern and canonical words; with it, a random pattern and
+            random synonyms.
+
+    Returns:
+        the sentence.
+
+    Raises:
+        InputError: there is no such fact.
     """
     unknown = set(facts) - set(ATTRIBUTES)
     if unknown:
@@ -154,7 +173,10 @@ def caption(
 
 
 def _pattern(attribute: str) -> re.Pattern[str]:
-    """One expression per attribute, a named group per value, whole words only."""
+    """Return the expression that finds an attribute in a sentence, with a named group per value.
+
+    It matches whole words only.
+    """
     groups = []
     for value, words in WORDS[attribute].items():
         also = _ALSO_READ[attribute].get(value)
@@ -167,7 +189,10 @@ _PATTERNS = {name: _pattern(name) for name in ATTRIBUTES}
 
 
 def parse(text: str) -> dict[str, str | None]:
-    """The facts a sentence names; None for those it does not. Of two values of one fact the first counts."""
+    """Return the facts that a sentence names, by name; None for those that it does not name.
+
+    Of two values of one fact the first counts.
+    """
     plain = " ".join(re.sub(r"[^a-z]+", " ", text.lower()).split())
     found = {name: pattern.search(plain) for name, pattern in _PATTERNS.items()}
     return {name: match.lastgroup if match else None for name, match in found.items()}

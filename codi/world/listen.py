@@ -1,9 +1,10 @@
-"""Probe that reads sounds back into facts, from magnitudes only, so that phases made by a vocoder do not
-matter.
+"""A probe that reads sounds back into facts.
 
-The place is what sounds all the time; the note (shape and colour together) is the best of 48 templates;
-onsets are rises of the note's partials; the rhythm of the onsets tells motion and tempo. B sounds, T
-spectrogram frames, K frequency bins, M notes, N onsets, L frames of a template.
+It looks at magnitudes only, so that phases made by a vocoder do not matter. The place is what sounds all the
+time; the note (shape and colour together) is the best of 48 templates; onsets are rises of the note's
+partials; the rhythm of the onsets tells motion and tempo.
+
+Letters: B sounds, T spectrogram frames, K frequency bins, M notes, N onsets, L frames of a template.
 """
 
 from dataclasses import dataclass
@@ -20,15 +21,15 @@ from codi.world.scene import COLOURS, PLACES
 from codi.world.sound import note_bank
 
 _CHUNK = 32
-_SPECTRUM = (0.064, 0.010)  # window and hop in seconds: notes and places
-_RISE = (0.032, 0.005)  # the same: onsets
+_SPECTRUM = (0.064, 0.010)  # window and hop in seconds, for notes and places
+_RISE = (0.032, 0.005)  # window and hop in seconds, for onsets
 _LAG = 2  # rises are taken over 2 * _LAG hops
 _HOLD = 0.8  # of its amplitude any note keeps over the lag of a rise
-_END = 10  # frames at the end that hear the sound stop
+_END = 10  # frames at the end; their windows reach beyond it, where the sound seems to stop
 _BEFORE, _AFTER = 4, 22  # template frames around the onset; notes are at least 23 hops apart
 _APART = 0.10  # seconds: no two onsets are closer
 _MAX_ONSETS = 10
-_LEAST_RISE = 0.16  # of the strongest onset
+_LEAST_RISE = 0.16  # the least height of an onset, relative to the highest
 _SILENT = 0.01  # amplitude below which nothing counts as a note
 _TEMPLATE_LEAD = 0.2  # seconds of silence before the note of a template
 
@@ -37,8 +38,9 @@ _AUDIBLE = {"night": 0.009, "grass": 0.002, "sand": 0.012}
 
 
 def _amplitudes(waves: Tensor, sampling_rate: int, window: float, hop: float) -> tuple[Tensor, Tensor]:
-    """Amplitude spectrogram (B, T, K), in which a sine of amplitude a peaks at a, and the bins' frequencies
-    (K,).
+    """Return an amplitude spectrogram (B, T, K) and the frequencies of its bins in Hz, (K,).
+
+    A sine of amplitude a has a peak of a. `window` and `hop` are in seconds.
     """
     size, step = round(window * sampling_rate), round(hop * sampling_rate)
     hann = torch.hann_window(size)
@@ -53,7 +55,7 @@ def _band(hz: Tensor, low: float, high: float) -> Tensor:
 
 
 def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
-    """Table position (B,) of the ambience in amplitudes (B, T, K)."""
+    """Return the table position (B,) of the ambience in amplitudes (B, T, K)."""
     levels = {
         "night": amplitude[:, :, _band(hz, 7000, 7400)].square().sum(2).sqrt().quantile(0.6, dim=1),
         "grass": amplitude[:, ::2, _band(hz, 2050, 2950)].median(2).values.median(1).values,
@@ -66,8 +68,9 @@ def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
 
 
 def _clean(amplitude: Tensor, hz: Tensor) -> Tensor:
-    """Amplitudes without what belongs to no note: out of range, crickets, and per 500 Hz the level of steady
-    noise.
+    """Return amplitudes (B, T, K) without what belongs to no note.
+
+    That is what is out of range, crickets, and the level of steady noise in every 500 Hz.
     """
     power = amplitude.square()
     width = max(8, int(500 / float(hz[1])))
@@ -82,11 +85,12 @@ def _clean(amplitude: Tensor, hz: Tensor) -> Tensor:
 class _Templates:
     """What one note of every shape and colour looks like to the probe.
 
-    patches  (M, L, K) unit vectors of root amplitudes around the onset
-    mean     (M, K) unit vectors: the root amplitudes averaged over time
-    comb     (M, K') weights of the bins in which the note rises
-    rise     (M,) height of the rise at amplitude 1
-    delay    (M,) seconds from the onset to the highest rise
+    Attributes:
+        patches: (M, L * K) unit vectors of root amplitudes around the onset.
+        mean: (M, K) unit vectors, the root amplitudes averaged over time.
+        comb: (M, K') weights of the bins in which the note rises, K' those of the short windows for onsets.
+        rise: (M,) the height of the rise at amplitude 1.
+        delay: (M,) seconds from the onset to the highest rise.
     """
 
     patches: Tensor
@@ -98,7 +102,7 @@ class _Templates:
 
 @cache
 def _templates(sampling_rate: int) -> _Templates:
-    """Measured on rendered notes, shapes outside, colours inside."""
+    """Measure the templates on rendered notes, shapes outside, colours inside."""
     notes = nnf.pad(
         note_bank(sampling_rate, round(0.5 * sampling_rate)), (round(_TEMPLATE_LEAD * sampling_rate), 0)
     )
@@ -121,7 +125,7 @@ def _templates(sampling_rate: int) -> _Templates:
 
 
 def _rises(amplitude: Tensor, comb: Tensor) -> Tensor:
-    """How much the bins of `comb` (B, K) change around each frame of (B, T, K): (B, T).
+    """Return how much the bins of `comb` (B, K) change around each frame of amplitudes (B, T, K): (B, T).
 
     A new note may cancel what is left of the last one, so a fall that is steeper than a note's decay counts
     too.
@@ -134,7 +138,7 @@ def _rises(amplitude: Tensor, comb: Tensor) -> Tensor:
 
 
 def _refine(curve: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
-    """Seconds and height of the parabola through each peak (B, N) of a curve (B, T) of rises."""
+    """Return the seconds and the height of a parabola through each peak (B, N) of rises (B, T)."""
     at = peaks.clamp(1, curve.shape[1] - 2)
     left, mid, right = (curve.gather(1, at + k) for k in (-1, 0, 1))
     bend = (2 * mid - left - right).clamp_min(1e-9)
@@ -143,8 +147,9 @@ def _refine(curve: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _onsets(quick: Tensor, note: Tensor, templates: _Templates) -> tuple[Tensor, Tensor]:
-    """Times (inf where absent) and amplitudes (0 where absent) of a note's onsets, two (B, N), strongest
-    first.
+    """Return times and amplitudes of a note's onsets, two (B, N), the strongest first.
+
+    Where an onset is absent its time is inf and its amplitude 0.
     """
     curve = _rises(quick, templates.comb[note])
     reach = round(_APART / _RISE[1])
@@ -158,7 +163,7 @@ def _onsets(quick: Tensor, note: Tensor, templates: _Templates) -> tuple[Tensor,
 
 
 def _around(clean: Tensor, times: Tensor, weights: Tensor) -> Tensor:
-    """Root amplitudes (B, L, K) around the onsets (B, N), averaged by weight."""
+    """Return root amplitudes (B, L, K) around the onsets (B, N), averaged by weight."""
     frame = (times.nan_to_num(posinf=0.0) / _SPECTRUM[1]).round().long()[:, :, None] + torch.arange(
         -_BEFORE, _AFTER
     )
@@ -171,14 +176,14 @@ def _around(clean: Tensor, times: Tensor, weights: Tensor) -> Tensor:
 
 
 def _listen(waves: Tensor, sampling_rate: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Place (B,), note (B,), onset times and amplitudes (B, N)."""
+    """Return place (B,), note (B,), and times and amplitudes (B, N) of the onsets of sounds."""
     templates = _templates(sampling_rate)
     amplitude, hz = _amplitudes(waves, sampling_rate, *_SPECTRUM)
     place = _read_place(amplitude, hz)
     clean = _clean(amplitude, hz)
     quick = _clean(*_amplitudes(waves, sampling_rate, *_RISE))
     note = (clean.sqrt().mean(1) @ templates.mean.T).argmax(1)
-    for _ in range(2):  # better onsets give a better note, and the reverse
+    for _ in range(2):  # better onsets give a better note, and a better note gives better onsets
         times, amplitudes = _onsets(quick, note, templates)
         patch = nnf.normalize(_around(clean, times, amplitudes).flatten(1), dim=1)
         note = (patch @ templates.patches.T).argmax(1)
@@ -186,7 +191,7 @@ def _listen(waves: Tensor, sampling_rate: int) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _sound_reading(place: int, note: int, motion: int, tempo: int, events: np.ndarray) -> Reading:
-    """One sound's reading from positions in the tables and onset times in any order."""
+    """Return one sound's reading from positions in the tables and onset times in any order."""
     if not len(events):
         return Reading(facts=named(place=place))
     shape, colour = divmod(note, len(COLOURS))
@@ -196,7 +201,18 @@ def _sound_reading(place: int, note: int, motion: int, tempo: int, events: np.nd
 
 @torch.no_grad()
 def read_sounds(sounds: Tensor, sampling_rate: int = 16000) -> list[Reading]:
-    """All facts and the onsets of each sound, float (B, samples) in [-1, 1]."""
+    """Return all facts and the onsets of each sound.
+
+    Args:
+        sounds: (B, samples) float in [-1, 1].
+        sampling_rate: in Hz, 16000 or more.
+
+    Returns:
+        a reading per sound; without onsets it has the place alone.
+
+    Raises:
+        InputError: the sounds have another type, shape or rate.
+    """
     if sounds.ndim != 2 or not sounds.is_floating_point():
         raise InputError(f"expected float (B, samples), got {sounds.dtype} {tuple(sounds.shape)}")
     if sampling_rate < 16000:

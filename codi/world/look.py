@@ -2,8 +2,9 @@
 
 The background is known from the parts that no object reaches; what differs from it is explained as a share of
 one of the eight fills (alpha); moments of alpha give the object's pose in each frame; the pose over time is
-compared with all motions. B clips, F frames, S pixels a side, R rows above the floor, H hypotheses, P pixels
-of a patch.
+compared with all motions.
+
+Letters: B clips, F frames, S pixels a side, R rows above the floor, H hypotheses, P pixels of a patch.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from codi.world.reading import Reading, hypotheses, named
 from codi.world.scene import SHAPES
 
 _CHUNK = 32  # clips read at once
-_LEAST_ALPHA = 0.06  # below is noise, at the least
+_LEAST_ALPHA = 0.06  # alpha below this counts as noise, however little noise there is
 _NOISE_FACTOR = 3.0  # standard deviations of the background that alpha must exceed
 _REACH = 1.15 * 1.6 * RADIUS + 0.03  # of the frame: no part of an object is further from its centre
 _LEAST_AREA = 0.004  # of the frame: below there is no object
@@ -34,8 +35,13 @@ _LOCAL = 0.15  # seconds around an event that decide when it was
 
 @dataclass(frozen=True, kw_only=True)
 class Tracks:
-    """The object in every frame, all (B, F): centre in parts of the frame, area in parts of the frame,
-    opacity.
+    """The object in every frame, four (B, F).
+
+    Attributes:
+        cx: the column of its centre in parts of the frame.
+        cy: the row of its centre in parts of the frame.
+        area: its area in parts of the frame.
+        opacity: its opacity, from 0 to 1.
     """
 
     cx: Tensor
@@ -45,8 +51,9 @@ class Tracks:
 
 
 def _ground(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour of the ground (B, 3) and its noise (B,), from upper corners and floor over all frames (B, F, 3,
-    S, S).
+    """Return the colour of the ground (B, 3) and its noise (B,), measured over all frames (B, F, 3, S, S).
+
+    They are taken from the upper corners and the floor, which no object reaches.
     """
     size = frames.shape[-1]
     top, edge, floor = size // 5, max(1, size // 21), round(FLOOR * size) + 1
@@ -57,12 +64,14 @@ def _ground(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read_place(ground: Tensor) -> Tensor:
+    """Return the table position (B,) of the place whose ground has the nearest colour."""
     return torch.cdist(ground, torch.from_numpy(BACKGROUND)).argmin(1)
 
 
 def _read_colour(difference: Tensor, ground: Tensor) -> Tensor:
-    """The fill (B,) that explains the difference from the ground (B, F, 3, R, S) best in the frames that show
-    most.
+    """Return the table position (B,) of the fill that explains the difference from the ground best.
+
+    The difference is (B, F, 3, R, S), and the frames that show most of it decide.
     """
     energy = difference.square().sum((2, 3, 4))
     most = energy.topk(min(4, energy.shape[1]), dim=1).indices
@@ -74,7 +83,7 @@ def _read_colour(difference: Tensor, ground: Tensor) -> Tensor:
 
 
 def _alpha(difference: Tensor, ground: Tensor, colour: Tensor, noise: Tensor) -> Tensor:
-    """Share of the fill in each pixel, (B, F, R, S) in 0..1; 0 where it could be noise."""
+    """Return the share of the fill in each pixel, (B, F, R, S) in 0..1; 0 where it could be noise."""
     fill = torch.from_numpy(FILL)[colour] - ground
     contrast = fill.square().sum(1).sqrt().clamp_min(1.0)
     alpha = torch.einsum("bfcrs,bc->bfrs", difference, fill / contrast.square()[:, None]).clamp_(0, 1)
@@ -83,7 +92,7 @@ def _alpha(difference: Tensor, ground: Tensor, colour: Tensor, noise: Tensor) ->
 
 
 def _near_object(alpha: Tensor) -> Tensor:
-    """Alpha without what lies too far from where most of it is to be part of the object."""
+    """Return alpha without what lies too far from where most of it is to be part of the object."""
     at = (torch.arange(alpha.shape[-1]) + 0.5) / alpha.shape[-1]
     dense = nnf.avg_pool2d(alpha, 5, 1, 2).pow_(3)
     mass = dense.sum((2, 3)).clamp_min(1e-9)
@@ -93,7 +102,7 @@ def _near_object(alpha: Tensor) -> Tensor:
 
 
 def _track(alpha: Tensor) -> Tracks:
-    """Moments of alpha (B, F, R, S)."""
+    """Return the moments of alpha (B, F, R, S)."""
     size = alpha.shape[-1]
     at = (torch.arange(size) + 0.5) / size
     mass = alpha.sum((2, 3))
@@ -101,12 +110,13 @@ def _track(alpha: Tensor) -> Tracks:
     square = alpha.square()
     opacity = (square * alpha).sum((2, 3)) / square.sum((2, 3)).clamp_min(1e-6)
     cx = (alpha.sum(2) * at).sum(-1) / safe
+    # Alpha has the rows above the floor only, fewer than columns.
     cy = (alpha.sum(3) * at[: alpha.shape[2]]).sum(-1) / safe
     return Tracks(cx=cx, cy=cy, area=mass / size**2 / opacity.clamp_min(1e-3), opacity=opacity)
 
 
 def _patches(alpha: Tensor, cx: Tensor, cy: Tensor, area: Tensor) -> Tensor:
-    """Cut-outs (n, P) of alpha (n, R, S), centred and scaled to equal area."""
+    """Return cut-outs (n, P) of alpha (n, R, S), centred and scaled to equal area."""
     rows, size = alpha.shape[1:]
     reach = _PATCH_EXTENT * (area / torch.pi).sqrt()[:, None]
     span = torch.linspace(-1, 1, _PATCH)
@@ -122,7 +132,7 @@ def _centred(patches: Tensor) -> Tensor:
 
 @cache
 def _shape_templates(size: int) -> Tensor:
-    """What `_patches` gives for each shape at rest, (shapes, P)."""
+    """Return the `_patches` of each shape at rest, less their means and normalised, (shapes, P)."""
     middle = np.full(1, 0.5)
     alpha = np.concatenate([coverage(s, middle, middle, np.full(1, RADIUS), size) for s in SHAPES])
     alpha = torch.from_numpy(alpha)[:, : round(FLOOR * size)].contiguous()
@@ -131,7 +141,7 @@ def _shape_templates(size: int) -> Tensor:
 
 
 def _read_shape(alpha: Tensor, tracks: Tracks) -> Tensor:
-    """Table position (B,) of the outline seen in the clearest frames of alpha (B, F, R, S)."""
+    """Return the table position (B,) of the outline seen in the clearest frames of alpha (B, F, R, S)."""
     whole = ((tracks.cx - 0.5).abs() < 0.22).float() + 0.05  # at the sides the frame cuts the object
     weight, best = (whole * tracks.opacity * tracks.area.sqrt()).topk(
         min(_SHAPE_FRAMES, alpha.shape[1]), dim=1
@@ -144,8 +154,10 @@ def _read_shape(alpha: Tensor, tracks: Tracks) -> Tensor:
 
 
 def _features(cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Pose (n, F) in units of what may be off, (n, F, 4): centre about its mean, size against rest, opacity
-    against the clearest frame.
+    """Return a pose (n, F) in units of what may be off, (n, F, 4).
+
+    The centre is taken about its mean (two features), the size against that at rest, and the opacity against
+    the clearest frame.
     """
     rest = np.quantile(radius, 0.25, axis=1, keepdims=True)
     return np.stack(
@@ -161,15 +173,16 @@ def _features(cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, opacity: np.nd
 
 @cache
 def _motion_features(num_frames: int, fps: float) -> np.ndarray:
-    """`_features` of every hypothesis, (H, F, 4)."""
+    """Return the `_features` of every hypothesis, (H, F, 4)."""
     motion, tempo, start = hypotheses()
     t = np.broadcast_to(np.arange(num_frames) / fps, (len(motion), num_frames))
     return _features(*pose(np.zeros_like(motion), motion, tempo, start, np.full(len(motion), 0.5), t))
 
 
 def _costs(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray) -> np.ndarray:
-    """Squared distance (B, H) between features (B, F, 4) and those of hypotheses (H, F, 4), each weighted by
-    trust.
+    """Return the squared distance (B, H) of features (B, F, 4) from those of hypotheses (H, F, 4).
+
+    Each difference is weighted by trust (B, F, 4).
     """
     b, h = len(seen), len(ideal)
     cross = (trust * seen).reshape(b, -1) @ ideal.reshape(h, -1).T
@@ -183,15 +196,15 @@ def _costs(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray) -> np.ndarray
 def _local_events(
     seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray, best: np.ndarray, times: np.ndarray
 ) -> list[np.ndarray]:
-    """Times of the events of each clip's best hypothesis, each moved to where the frames around it put it.
+    """Return the times of the events of each clip's best hypothesis, each moved by the frames around it.
 
-    ideal (H, F, 4) and best (B,) index the hypotheses; times (F,) of the frames.
+    `ideal` (H, F, 4) and `best` (B,) index the hypotheses; `times` (F,) are those of the frames.
     """
     motion, tempo, start = hypotheses()
     num_starts = len(np.unique(start))
     out = []
     for b, k in enumerate(best):
-        # same motion and tempo, every start
+        # The hypotheses of the same motion and tempo, with every start, lie one after another.
         like = slice(k - k % num_starts, k - k % num_starts + num_starts)
         cost = (trust[b] * (seen[b] - ideal[like]) ** 2).sum(-1)  # (starts, F)
         events = schedule(motion[k : k + 1], tempo[k : k + 1], start[k : k + 1])[0][0]
@@ -203,14 +216,15 @@ def _local_events(
 
 
 def _fill_gaps(values: np.ndarray, trust: np.ndarray) -> np.ndarray:
-    """Values (B, F), with the trusted average in place of those where the object can hardly be seen."""
+    """Return values (B, F) with the trusted average in place of those where the object can hardly be seen."""
     mean = (trust * values).sum(1, keepdims=True) / np.maximum(trust.sum(1, keepdims=True), 1e-6)
     return np.where(trust < 0.2, mean, values)
 
 
 def _faded(opacity: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Opacity (B, F) against the clearest frame; where only a fragment rises above the noise, less by what is
-    missing.
+    """Return the opacity (B, F) against the clearest frame.
+
+    Where only a fragment rises above the noise, it is less by what is missing.
     """
     clearest = opacity.argmax(1)[:, None]
     relative = opacity / np.maximum(np.take_along_axis(opacity, clearest, 1), 1e-6)
@@ -219,11 +233,12 @@ def _faded(opacity: np.ndarray, area: np.ndarray) -> np.ndarray:
 
 
 def _motions(tracks: Tracks, fps: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Best hypothesis (B,), whether anything moves (B,), and event times of each clip."""
+    """Return the best hypothesis (B,), whether anything moves (B,), and the event times of each clip."""
     cx, cy, area, opacity = (v.double().numpy() for v in (tracks.cx, tracks.cy, tracks.area, tracks.opacity))
     opacity = _faded(opacity, area)
     clear = np.minimum(1.0, opacity / 0.5) ** 2
     seen = _features(*(_fill_gaps(v, clear) for v in (cx, cy, np.sqrt(area))), opacity)
+    # Opacity is trusted everywhere: that an object cannot be seen tells about a motion, too.
     trust = np.stack([clear, clear, clear, np.ones_like(clear)], -1)
     ideal = _motion_features(seen.shape[1], fps)
     costs = _costs(seen, trust, ideal)
@@ -234,6 +249,7 @@ def _motions(tracks: Tracks, fps: float) -> tuple[np.ndarray, np.ndarray, list[n
 
 
 def _check(pictures: Tensor, rank: int, shape: str) -> None:
+    """Raise `InputError` unless pictures are uint8 of this rank, square, and of 32 pixels or more."""
     if pictures.dtype != torch.uint8 or pictures.ndim != rank or pictures.shape[-3] != 3:
         raise InputError(f"expected uint8 {shape}, got {pictures.dtype} {tuple(pictures.shape)}")
     if pictures.shape[-1] != pictures.shape[-2] or pictures.shape[-1] < 32:
@@ -243,7 +259,7 @@ def _check(pictures: Tensor, rank: int, shape: str) -> None:
 
 
 def _look(frames: Tensor) -> tuple[list[dict[str, int | None]], Tracks]:
-    """Positions of shape, colour and place per clip, and the tracks, of uint8 (B, F, 3, S, S)."""
+    """Return positions of shape, colour and place per clip, and the tracks, of uint8 (B, F, 3, S, S)."""
     pixels = frames.float()
     ground, noise = _ground(pixels)
     difference = pixels[..., : round(FLOOR * pixels.shape[-1]), :] - ground[:, None, :, None, None]
@@ -261,7 +277,17 @@ def _look(frames: Tensor) -> tuple[list[dict[str, int | None]], Tracks]:
 
 @torch.no_grad()
 def read_images(images: Tensor) -> list[Reading]:
-    """Shape, colour and place of each image, uint8 (B, 3, S, S); `x` is the column of the object."""
+    """Return shape, colour and place of each image, with the column of the object as `x`.
+
+    Args:
+        images: (B, 3, S, S) uint8, of 32 pixels or more.
+
+    Returns:
+        a reading per image.
+
+    Raises:
+        InputError: the images have another type, shape or size.
+    """
     _check(images, 4, "(B, 3, S, S)")
     out = []
     for part in images.cpu().split(_CHUNK * 8):
@@ -272,7 +298,7 @@ def read_images(images: Tensor) -> list[Reading]:
 
 
 def _video_reading(seen: dict[str, int | None], k: int, moves: bool, events: np.ndarray, x: float) -> Reading:
-    """One clip's reading from what `_look` and `_motions` found."""
+    """Return one clip's reading from what `_look` and `_motions` found."""
     if seen["shape"] is None or not moves:
         return Reading(facts=named(**seen))
     motion, tempo, _ = hypotheses()
@@ -282,7 +308,18 @@ def _video_reading(seen: dict[str, int | None], k: int, moves: bool, events: np.
 
 @torch.no_grad()
 def read_videos(videos: Tensor, fps: float = 8.0) -> list[Reading]:
-    """All facts, the events and, where the object bounces, its column; uint8 (B, F, 3, S, S)."""
+    """Return all facts and the events of each clip, with the column of a bouncing object as `x`.
+
+    Args:
+        videos: (B, F, 3, S, S) uint8, of 32 pixels or more.
+        fps: frames per second.
+
+    Returns:
+        a reading per clip.
+
+    Raises:
+        InputError: the clips have another type, shape or size.
+    """
     _check(videos, 5, "(B, F, 3, S, S)")
     out = []
     for part in videos.cpu().split(_CHUNK):

@@ -1,8 +1,9 @@
-"""When things happen in a scene and where the object is meanwhile.
+"""When things happen in a scene, and where the object is meanwhile.
 
 Everything here takes arrays of table positions instead of scenes, so that renderers can work on batches and
-probes can try many hypotheses at once. B scenes, N slots for events, F times. All times in seconds, lengths
-in parts of the frame.
+probes can try many hypotheses at once. All times are in seconds, lengths in parts of the frame.
+
+Letters: B scenes, N slots for events, F times.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from codi.world.scene import MOTIONS, Scene, column, indices
 
 NUM_SLOTS = 6  # the most events any scene can have
-END = 1.8  # no event starts at or after
+END = 1.8  # seconds; every event starts before this
 RADIUS = 0.22
 FLOOR = 0.86
 SWING_GAP = np.array([0.60, 0.35])  # slow, fast
@@ -23,8 +24,9 @@ _BOUNCE_GAPS = np.array([0.70, 0.45])[:, None] * 0.8 ** np.arange(NUM_SLOTS)  # 
 
 
 def _slots() -> tuple[np.ndarray, np.ndarray]:
-    """Delay of each possible event after the first, and its amplitude: two (motion, tempo, N); inf where
-    there is none.
+    """Return the delay of each possible event after the first, and its amplitude, two (motion, tempo, N).
+
+    The delay is infinite where there is no event.
     """
     delay = np.full((len(MOTIONS), 2, NUM_SLOTS), np.inf)
     amplitude = np.full_like(delay, 0.8)
@@ -43,9 +45,17 @@ _DELAY, _AMPLITUDE = _slots()
 
 
 def schedule(motion: np.ndarray, tempo: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Times and amplitudes of the events, two (B, N), in order of time; an empty slot has time inf and
-    amplitude 0.
+    """Return the times and amplitudes of the events of scenes, in order of time.
+
+    Args:
+        motion: (B,) positions in `MOTIONS`.
+        tempo: (B,) positions in `TEMPOS`.
+        start: (B,) seconds, `Scene.start`.
+
+    Returns:
+        times and amplitudes, two (B, N); an empty slot has time inf and amplitude 0.
     """
+    # A swing goes on all the time: its first event may be a turn before its start.
     first = np.where(motion == SWING, np.mod(start, SWING_GAP[tempo]), start)
     times = first[:, None] + _DELAY[motion, tempo]
     dropped = (times >= END) | ((motion == SWING)[:, None] & (times < 0.05))
@@ -56,18 +66,18 @@ def schedule(motion: np.ndarray, tempo: np.ndarray, start: np.ndarray) -> tuple[
 
 
 def schedule_of(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
-    """`schedule` of a list of scenes."""
+    """Return the `schedule` of a list of scenes."""
     return schedule(indices(scenes, "motion"), indices(scenes, "tempo"), column(scenes, "start"))
 
 
 def events(scene: Scene) -> list[tuple[float, float]]:
-    """(seconds, amplitude) of every event of the scene, in order."""
+    """Return (seconds, amplitude) of every event of a scene, in order."""
     times, amplitudes = schedule_of([scene])
     return [(float(t), float(a)) for t, a in zip(times[0], amplitudes[0]) if np.isfinite(t)]
 
 
 class Pose(NamedTuple):
-    """Centre, radius and opacity of the object; four arrays (B, F)."""
+    """The centre, radius and opacity of the object, four arrays (B, F)."""
 
     cx: np.ndarray
     cy: np.ndarray
@@ -76,8 +86,15 @@ class Pose(NamedTuple):
 
 
 def bounce_height(tempo: np.ndarray, start: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Height of a bouncing object's foot above the floor at times t (B, F): a fall, then
-    shrinking parabolas.
+    """Return the height of a bouncing object's foot above the floor: a fall, then shrinking parabolas.
+
+    Args:
+        tempo: (B,) positions in `TEMPOS`.
+        start: (B,) seconds of the first impact.
+        t: (B, F) times in seconds.
+
+    Returns:
+        (B, F) in parts of the frame.
     """
     hits = start[:, None] + _DELAY[BOUNCE, tempo]  # (B, N)
     last = (hits[:, None, :] <= t[:, :, None]).sum(-1) - 1  # (B, F)
@@ -89,7 +106,7 @@ def bounce_height(tempo: np.ndarray, start: np.ndarray, t: np.ndarray) -> np.nda
 
 
 def _decayed(times: np.ndarray, weights: np.ndarray | float, t: np.ndarray, decay: float) -> np.ndarray:
-    """Sum over past events of weight * exp(-age / decay), (B, F)."""
+    """Return the sum over past events of weight * exp(-age / decay), (B, F)."""
     age = t[:, :, None] - times[:, None, :]
     past = age >= 0
     return (np.where(past, weights, 0.0) * np.exp(-np.where(past, age, 0.0) / decay)).sum(-1)
@@ -98,8 +115,18 @@ def _decayed(times: np.ndarray, weights: np.ndarray | float, t: np.ndarray, deca
 def pose(
     shape: np.ndarray, motion: np.ndarray, tempo: np.ndarray, start: np.ndarray, x: np.ndarray, t: np.ndarray
 ) -> Pose:
-    """Where the object is at times t (B, F); the other arguments are (B,), the first three positions in the
-    tables.
+    """Return where the object is at given times.
+
+    Args:
+        shape: (B,) positions in `SHAPES`.
+        motion: (B,) positions in `MOTIONS`.
+        tempo: (B,) positions in `TEMPOS`.
+        start: (B,) seconds, `Scene.start`.
+        x: (B,) columns of bouncing objects, in parts of the width.
+        t: (B, F) times in seconds.
+
+    Returns:
+        four arrays (B, F).
     """
     times, amplitudes = schedule(motion, tempo, start)
     cx, cy, opacity = (np.full(t.shape, v) for v in (0.5, 0.5, 1.0))
@@ -118,6 +145,6 @@ def pose(
 
 
 def pose_of(scenes: list[Scene], t: np.ndarray) -> Pose:
-    """`pose` of a list of scenes at times t (B, F)."""
+    """Return the `pose` of a list of scenes at times t (B, F) in seconds."""
     named = (indices(scenes, name) for name in ("shape", "motion", "tempo"))
     return pose(*named, column(scenes, "start"), column(scenes, "x"), t)

@@ -1,9 +1,11 @@
-"""Scenes as images and videos, anti-aliased by 4 x 4 samples per pixel.
+"""Render scenes as images and videos, anti-aliased by 4 x 4 samples per pixel.
 
 Every outline is mirror-symmetric and meets a horizontal line in at most one interval with at most one gap, so
 a shape is two functions of the row: outer and inner half-width. A row of samples is then four edges, each
 edge touches one pixel, and a running sum along the row fills what lies between: work grows with the outline,
-not with the area. B scenes, F frames, n = B * F pictures, S pixels a side.
+not with the area.
+
+Letters: B scenes, F frames, n = B * F pictures, S pixels a side.
 """
 
 import numpy as np
@@ -30,10 +32,10 @@ BACKGROUND = np.array([[18, 18, 30], [232, 236, 240], [88, 110, 70], [200, 180, 
 FLOOR_SHADE = 0.75
 IMAGE_DELAY = 0.06  # seconds from the first event to the image
 _SUB = 4  # samples per pixel and axis
-_CHUNK = 512  # pictures rendered at once: fits the cache
+_CHUNK = 512  # pictures rendered at once; as many fit the cache
 
 _TURN = np.pi / 5 * np.arange(6)
-# right half, from apex
+# The right half of the star, from its apex.
 _STAR = np.where(np.arange(6) % 2, 0.5, 1.15)[:, None] * np.stack([np.sin(_TURN), -np.cos(_TURN)], 1)
 
 
@@ -57,8 +59,14 @@ def _star(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def half_widths(shape: str, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Outer and inner half-width of the outline at heights y, all in radii, y downwards; None: nowhere
-    hollow.
+    """Return the outer and inner half-width of an outline at given heights, all in radii.
+
+    Args:
+        shape: one of `SHAPES`.
+        y: heights from the centre, downwards.
+
+    Returns:
+        two arrays like y; None in place of the inner one for a shape that is not hollow.
     """
     match shape:
         case "ball":
@@ -76,8 +84,11 @@ def half_widths(shape: str, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
 
 
 def _add_edges(grid: np.ndarray, row: np.ndarray, edge: np.ndarray, sign: float, size: int) -> None:
-    """Into the differences `grid` (n*S*(S+2),): `sign` from the first sample at or beyond `edge` (in pixels)
-    to the right.
+    """Add an edge per row to the differences along rows: `sign` from the first sample at or beyond `edge`.
+
+    `grid` (n*S*(S+2),) holds the differences of all rows of all pictures and is changed in place; `row` says
+    in which row an edge lies, and `edge` where, in pixels. A sample counts if its middle lies at the edge or
+    to its right.
     """
     first = np.clip(np.ceil(edge * _SUB - 0.5), 0, size * _SUB).astype(np.int64)
     pixel, inside = first // _SUB, first % _SUB
@@ -88,8 +99,17 @@ def _add_edges(grid: np.ndarray, row: np.ndarray, edge: np.ndarray, sign: float,
 
 
 def coverage(shape: str, cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, size: int) -> np.ndarray:
-    """Share of each pixel that the shape covers; centre and radius (n,) in parts of the frame -> (n, S, S)
-    float32.
+    """Return the share of each pixel that a shape covers.
+
+    Args:
+        shape: one of `SHAPES`.
+        cx: (n,) columns of the centre, in parts of the frame.
+        cy: (n,) rows of the centre, in parts of the frame.
+        radius: (n,) in parts of the frame.
+        size: S.
+
+    Returns:
+        (n, S, S) float32 in 0..1.
     """
     n = len(cx)
     lines = (np.arange(size * _SUB) + 0.5) / (size * _SUB)
@@ -107,13 +127,13 @@ def coverage(shape: str, cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, siz
 
 
 def backgrounds(place: np.ndarray, size: int) -> np.ndarray:
-    """Ground and floor of places (n,), as columns of rows: (n, 3, S, 1) float32 in 0..255."""
+    """Return ground and floor of places (n,), one column of pixels each: (n, 3, S, 1) float32 in 0..255."""
     shade = np.where(np.arange(size) < round(FLOOR * size), 1.0, FLOOR_SHADE).astype(np.float32)
     return BACKGROUND[place][:, :, None, None] * shade[:, None]
 
 
 def _paint(shape: np.ndarray, colour: np.ndarray, place: np.ndarray, pose: Pose, size: int) -> np.ndarray:
-    """Pictures (n, 3, S, S) uint8 from table positions (n,) and a flat pose."""
+    """Return pictures (n, 3, S, S) uint8, from table positions (n,) and a flat pose."""
     mask = np.zeros((len(shape), size, size), dtype=np.float32)
     for k, name in enumerate(SHAPES):
         mine = shape == k
@@ -127,7 +147,16 @@ def _paint(shape: np.ndarray, colour: np.ndarray, place: np.ndarray, pose: Pose,
 
 
 def render_frames(scenes: list[Scene], times: np.ndarray, size: int) -> Tensor:
-    """Frames of every scene at times (B, F), uint8 (B, F, 3, S, S)."""
+    """Render every scene at times of its own.
+
+    Args:
+        scenes: B scenes.
+        times: (B, F) seconds.
+        size: S.
+
+    Returns:
+        (B, F, 3, S, S) uint8.
+    """
     num_frames = times.shape[1]
     out = np.empty((len(scenes), num_frames, 3, size, size), dtype=np.uint8)
     step = max(1, _CHUNK // num_frames)
@@ -140,13 +169,31 @@ def render_frames(scenes: list[Scene], times: np.ndarray, size: int) -> Tensor:
 
 
 def render_videos(scenes: list[Scene], num_frames: int = 16, fps: float = 8.0, size: int = 64) -> Tensor:
-    """Frame k shows the scene at k / fps seconds. uint8 (B, F, 3, S, S)."""
+    """Render clips: frame k shows the scene at k / fps seconds.
+
+    Args:
+        scenes: B scenes.
+        num_frames: F.
+        fps: frames per second.
+        size: S.
+
+    Returns:
+        (B, F, 3, S, S) uint8.
+    """
     times = np.broadcast_to(np.arange(num_frames) / fps, (len(scenes), num_frames))
     return render_frames(scenes, times, size)
 
 
 def render_images(scenes: list[Scene], size: int = 64) -> Tensor:
-    """The scene shortly after its first event. uint8 (B, 3, S, S)."""
+    """Render pictures of scenes, each shortly after its first event.
+
+    Args:
+        scenes: B scenes.
+        size: S.
+
+    Returns:
+        (B, 3, S, S) uint8.
+    """
     if not scenes:
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
     return render_frames(scenes, schedule_of(scenes)[0][:, :1] + IMAGE_DELAY, size)[:, 0]

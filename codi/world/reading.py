@@ -1,4 +1,7 @@
-"""What a probe reads from one sample, and the rhythm behind a list of onsets."""
+"""What a probe reads from one sample, and the rhythm behind a list of onsets.
+
+Letters: B samples, N onsets, M motions, T tempos, S starts.
+"""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +14,7 @@ from codi.world.scene import ATTRIBUTES, MOTIONS, START_RANGE, TEMPOS
 
 _GRID_RATE = 100  # steps per second of the raster on which rhythms are compared
 _GRID_LENGTH = 220
-_STRONG = 0.45  # of the strongest onset
+_STRONG = 0.45  # the least strength of a strong onset, relative to the strongest
 _BLUR = 0.03  # seconds: how far an onset may be off and still count for a rhythm
 
 
@@ -19,10 +22,12 @@ _BLUR = 0.03  # seconds: how far an onset may be off and still count for a rhyth
 class Reading:
     """The facts read from one sample.
 
-    facts   every attribute of the world; None for one that the modality cannot show or the probe cannot tell
-    events  onset times in seconds, in order; empty if there are none
-    x       column of the object in an image or of a bouncing object in a video, in parts of the width; else
-            None
+    Attributes:
+        facts: every attribute of the world; None for one that the modality cannot show or the probe cannot
+            tell.
+        events: onset times in seconds, in order; empty if there are none.
+        x: the column of the object in an image, or of a bouncing object in a video, in parts of the width;
+            else None.
     """
 
     facts: dict[str, str | None]
@@ -31,12 +36,12 @@ class Reading:
 
     @property
     def start(self) -> float | None:
-        """Seconds of the first event."""
+        """The seconds of the first event; None without events."""
         return float(self.events[0]) if len(self.events) else None
 
 
 def named(**positions: int | None) -> dict[str, str | None]:
-    """Facts from positions in the tables; attributes not given are None."""
+    """Return facts from positions in the tables; attributes that are not given are None."""
     return {
         name: None if positions.get(name) is None else values[positions[name]]
         for name, values in ATTRIBUTES.items()
@@ -44,14 +49,20 @@ def named(**positions: int | None) -> dict[str, str | None]:
 
 
 def read_texts(texts: list[str]) -> list[Reading]:
-    """The facts each sentence names."""
+    """Return the facts that each sentence names."""
     return [Reading(facts=parse(text)) for text in texts]
 
 
 @cache
 def hypotheses(margin: float = 0.10, step: float = 0.005) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every motion with every tempo and starts on a fine grid: motion, tempo and start, three (M
-    * T * S,).
+    """Return every motion with every tempo, at starts on a fine grid.
+
+    Args:
+        margin: seconds by which starts reach beyond `START_RANGE`.
+        step: seconds from one start to the next.
+
+    Returns:
+        motion, tempo and start, three (M * T * S,).
     """
     starts = np.arange(START_RANGE[0] - margin, START_RANGE[1] + margin + step / 2, step)
     grid = np.meshgrid(np.arange(len(MOTIONS)), np.arange(len(TEMPOS)), starts, indexing="ij")
@@ -60,7 +71,7 @@ def hypotheses(margin: float = 0.10, step: float = 0.005) -> tuple[np.ndarray, n
 
 
 def _raster(times: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-    """Onsets (B, N), absent ones at inf, as unit vectors of blurred spikes (B, grid)."""
+    """Return onsets (B, N), absent ones at inf, as unit vectors of blurred spikes (B, grid)."""
     t = np.arange(_GRID_LENGTH) / _GRID_RATE
     spikes = np.exp(-0.5 * ((t - times[:, :, None]) / _BLUR) ** 2) * strengths[:, :, None]
     curve = spikes.sum(1)
@@ -73,10 +84,14 @@ def _rhythms() -> np.ndarray:
 
 
 def fit_rhythm(times: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Motion and tempo, two (B,) table positions, whose events look most like the onsets, and those events
-    (B, slots).
+    """Return the motion and tempo whose events look most like the onsets of each sample.
 
-    times (B, N) seconds, inf where absent; strengths (B, N) proportional to the amplitudes, 0 where absent.
+    Args:
+        times: (B, N) seconds, inf where an onset is absent.
+        strengths: (B, N) proportional to the amplitudes, 0 where an onset is absent.
+
+    Returns:
+        motion and tempo, two (B,) table positions, and their events (B, slots).
     """
     best = np.argmax(_raster(times, strengths) @ _rhythms().T, axis=1)
     motion, tempo, start = (axis[best] for axis in hypotheses())
@@ -84,10 +99,17 @@ def fit_rhythm(times: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np
 
 
 def trust_onsets(times: np.ndarray, strengths: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Which onsets (B, N) to believe: the strong ones, and of the weak ones those near an event of the
-    rhythm.
+    """Return which onsets (B, N) to believe: the strong ones, and weak ones near an event of the rhythm.
 
     A decaying note that was synthesised from a spectrogram beats, and each beat is a weak onset.
+
+    Args:
+        times: (B, N) seconds, inf where an onset is absent.
+        strengths: (B, N) proportional to the amplitudes, 0 where an onset is absent.
+        expected: (B, slots) the events of the rhythm, what `fit_rhythm` returned.
+
+    Returns:
+        (B, N) boolean.
     """
     strong = strengths >= _STRONG * strengths.max(1, keepdims=True)
     there = np.isfinite(times)

@@ -2,6 +2,8 @@
 
 The facts, their order and the pairs held out from training are the contract of the world: datasets, benchmark
 and embedded weights all depend on them.
+
+Letters: B scenes.
 """
 
 from collections.abc import Sequence
@@ -33,9 +35,18 @@ X_RANGE = (0.3, 0.7)  # of the width
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One scene. `start` (seconds), `x` (fraction of the width) and `seed` are never named in a caption.
+    """One scene; a value outside the tables raises `InputError`.
 
-    Raises `InputError` for a value outside the tables.
+    Attributes:
+        shape: one of `SHAPES`.
+        colour: one of `COLOURS`.
+        place: one of `PLACES`.
+        motion: one of `MOTIONS`.
+        tempo: one of `TEMPOS`.
+        start: seconds of the first event, in `START_RANGE`; a swing turns at even intervals before it, too.
+            Never named in a caption.
+        x: the column of a bouncing object in parts of the width, in `X_RANGE`. Never named in a caption.
+        seed: the seed of the noise that its place makes. Never named in a caption.
     """
 
     shape: str
@@ -61,23 +72,31 @@ class Scene:
 
 
 def indices(scenes: Sequence[Scene], attribute: str) -> np.ndarray:
-    """Position of every scene's value in the table of `attribute`, (B,) integers."""
+    """Return the position of every scene's value in the table of `attribute`, (B,) integers."""
     values = ATTRIBUTES[attribute]
     return np.array([values.index(getattr(s, attribute)) for s in scenes], dtype=np.int64)
 
 
 def column(scenes: Sequence[Scene], name: str) -> np.ndarray:
-    """The number `name` (start, x) of every scene, (B,) float64."""
+    """Return the number `name` ("start" or "x") of every scene, (B,) float64."""
     return np.array([getattr(s, name) for s in scenes], dtype=np.float64)
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether the scene's pair of shape and colour is kept from training, in every modality."""
+    """Return whether the scene's pair of shape and colour is kept from training, in every modality."""
     return (3 * SHAPES.index(scene.shape) + COLOURS.index(scene.colour)) % len(COLOURS) == 0
 
 
 def sample_scene(rng: np.random.Generator, held_out: bool | None = False) -> Scene:
-    """A scene drawn uniformly from those of training (False), those held out (True) or all (None)."""
+    """Draw a scene uniformly.
+
+    Args:
+        rng: the generator.
+        held_out: False draws from the scenes of training, True from those held out, None from all.
+
+    Returns:
+        the scene.
+    """
     while True:
         facts = {name: values[rng.integers(len(values))] for name, values in ATTRIBUTES.items()}
         scene = Scene(
@@ -91,6 +110,15 @@ def sample_scene(rng: np.random.Generator, held_out: bool | None = False) -> Sce
 
 
 def sample_scenes(n: int, seed: int, held_out: bool | None = False) -> list[Scene]:
-    """`n` scenes, a pure function of the arguments."""
+    """Draw scenes uniformly; they are a pure function of the arguments.
+
+    Args:
+        n: how many.
+        seed: the seed of the generator.
+        held_out: False draws from the scenes of training, True from those held out, None from all.
+
+    Returns:
+        n scenes.
+    """
     rng = np.random.default_rng(seed)
     return [sample_scene(rng, held_out) for _ in range(n)]

@@ -1,9 +1,10 @@
-"""Scenes as sounds: each event strikes a note (pitch is the colour, timbre the shape), over the ambience of
-the place.
+"""Render scenes as sounds: each event strikes a note over the ambience of the place.
 
-A decaying sine over many samples is the product of a coarse phasor (one value per block) and a fine one
-(inside the block), so all partials of a note are one small matrix product and no sine is evaluated per
-sample. B scenes, E events, K partials, P = blocks, Q = samples of a block.
+The pitch is the colour, and the timbre the shape. A decaying sine over many samples is the product of a
+coarse phasor (one value per block) and a fine one (inside the block), so all partials of a note are one small
+matrix product and no sine is evaluated per sample.
+
+Letters: B scenes, E events, K partials, P blocks, Q samples of a block.
 """
 
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ from codi.world.scene import COLOURS, SHAPES, Scene, indices
 F0 = 220.0 * 2.0 ** (5 * np.arange(len(COLOURS)) / 12)  # Hz, one per colour
 MAX_HZ = 7500.0  # partials from here up are left out
 GAIN = 0.35
-_BLOCK = 256
+_BLOCK = 256  # samples of a block
 _CHUNK = 32  # scenes rendered at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timbre:
-    """A shape's note: partials as (ratio to the pitch, weight), linear attack and exponential decay in
-    seconds.
+    """A shape's note.
+
+    Attributes:
+        partials: (ratio to the pitch, weight) of each.
+        attack: seconds of the linear attack.
+        decay: seconds in which the exponential decay falls by a factor of e.
     """
 
     partials: tuple[tuple[float, float], ...]
@@ -47,8 +52,9 @@ _DECAY = np.array([TIMBRES[s].decay for s in SHAPES])
 
 
 def _partial_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Frequency in Hz and weight of every partial, two (shape, colour, K); weight 0 pads and mutes what is
-    too high.
+    """Return the frequency in Hz and the weight of every partial, two (shape, colour, K).
+
+    A weight of 0 pads, and mutes what is too high.
     """
     ratio, weight = np.zeros((2, len(SHAPES), _NUM_PARTIALS))
     for i, shape in enumerate(SHAPES):
@@ -62,8 +68,9 @@ PARTIAL_HZ, PARTIAL_WEIGHT = _partial_tables()
 
 
 def _waves(start: np.ndarray, rate: np.ndarray, num_samples: int) -> Tensor:
-    """Sum over k of the imaginary part of start_k exp(rate_k n), n = 0, 1, ...; complex (B, K) -> float32 (B,
-    samples).
+    """Return sums of decaying sines, complex (B, K) -> float32 (B, samples).
+
+    Row b is the sum over k of the imaginary part of start_k exp(rate_k n), for n = 0, 1, ...
     """
     blocks = -(-num_samples // _BLOCK)
     coarse = start[:, None, :] * np.exp(rate[:, None, :] * (_BLOCK * np.arange(blocks))[:, None])  # (B, P, K)
@@ -76,7 +83,7 @@ def _waves(start: np.ndarray, rate: np.ndarray, num_samples: int) -> Tensor:
 def _notes(
     shape: np.ndarray, colour: np.ndarray, late: np.ndarray, sampling_rate: int, num_samples: int
 ) -> Tensor:
-    """Notes (E, samples) whose sample 0 lies `late` (E,) seconds after the event."""
+    """Return notes (E, samples) whose sample 0 lies `late` (E,) seconds after the event."""
     hz, weight = PARTIAL_HZ[shape, colour], PARTIAL_WEIGHT[shape, colour]
     weight = np.where(hz < sampling_rate / 2, weight, 0.0)
     growth = 2j * np.pi * hz - 1 / _DECAY[shape][:, None]  # per second
@@ -88,13 +95,13 @@ def _notes(
 
 
 def note_bank(sampling_rate: int, num_samples: int) -> Tensor:
-    """One note of amplitude 1 for every shape (outside) and colour (inside), (48, samples)."""
+    """Return one note of amplitude 1 for every shape (outside) and colour (inside), (48, samples)."""
     shape, colour = (a.reshape(-1) for a in np.indices((len(SHAPES), len(COLOURS))))
     return GAIN * _notes(shape, colour, np.zeros(len(shape)), sampling_rate, num_samples)
 
 
 def _add_notes(out: Tensor, scenes: list[Scene], sampling_rate: int) -> None:
-    """Strike every event of the scenes into `out` (B, samples)."""
+    """Add the note of every event of the scenes to `out` (B, samples), in place."""
     num_samples = out.shape[1]
     times, amplitudes = schedule_of(scenes)
     which, slot = np.nonzero(np.isfinite(times) & (times * sampling_rate <= num_samples - 1))
@@ -113,8 +120,9 @@ def _add_notes(out: Tensor, scenes: list[Scene], sampling_rate: int) -> None:
 def _noise(
     scenes: list[Scene], low: float, high: float, rms: float, sampling_rate: int, num_samples: int
 ) -> Tensor:
-    """Forty sines of random frequency in [low, high] Hz and random phase per scene, (B, samples)
-    of that rms.
+    """Return forty sines of random phase per scene, (B, samples) of root mean square `rms`.
+
+    Their frequencies are random in [low, high] Hz.
     """
     drawn = np.stack([np.random.default_rng(s.seed).uniform(size=(2, 40)) for s in scenes])
     hz, phase = low + (high - low) * drawn[:, 0], 2 * np.pi * drawn[:, 1]
@@ -123,7 +131,7 @@ def _noise(
 
 
 def _ambience(place: str, scenes: list[Scene], sampling_rate: int, num_samples: int) -> Tensor | float:
-    """What is heard at the place without any event, (B, samples) or one row for all."""
+    """Return what is heard at the place without any event, (B, samples) or one row for all."""
     t = torch.arange(num_samples, dtype=torch.float64) / sampling_rate
     if place == "night":
         cricket = 0.03 * torch.sin(2 * torch.pi * 7200 * t) * (t % 0.125 < 0.0625)
@@ -138,7 +146,16 @@ def _ambience(place: str, scenes: list[Scene], sampling_rate: int, num_samples: 
 
 
 def render_sounds(scenes: list[Scene], sampling_rate: int = 16000, num_samples: int = 32000) -> Tensor:
-    """Mono sound of each scene, float32 (B, samples) in [-1, 1]."""
+    """Render the mono sound of each scene.
+
+    Args:
+        scenes: B scenes.
+        sampling_rate: in Hz.
+        num_samples: the length of each sound.
+
+    Returns:
+        (B, samples) float32 in [-1, 1].
+    """
     out = torch.zeros(len(scenes), num_samples)
     for at in range(0, len(scenes), _CHUNK):
         part = scenes[at : at + _CHUNK]

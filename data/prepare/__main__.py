@@ -1,6 +1,6 @@
 """`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
 
-Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2
+Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if
 something given cannot be used.
 """
 
@@ -15,6 +15,7 @@ from codi.types import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which loads nothing heavy."""
     parser = argparse.ArgumentParser(
         prog="data.prepare", description="Downloaded files of a public data set -> a manifest."
     )
@@ -40,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the manifest; returns the exit code."""
+    """Write the manifest and return the exit code."""
     options = make_parser().parse_args(arguments)
     try:
         written, missing = prepare(options)
@@ -55,7 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(options: argparse.Namespace) -> tuple[int, int]:
-    """(rows written, media missing)"""
+    """Write the manifest and the list of missing media, and return (rows written, media missing).
+
+    What the options name that cannot be used raises `InputError`, and so does a media folder in which none of
+    the files is found.
+    """
     from tqdm import tqdm
 
     from data.manifest import write_manifest
@@ -93,11 +98,12 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
 
 
 def listing(manifest: Path) -> Path:
-    """Where missing media are listed."""
+    """Return the path of the file that lists missing media."""
     return manifest.with_suffix(".missing.jsonl")
 
 
 def _at_least_one(rows: Iterator[dict[str, Any]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the rows, or raise InputError where there is none."""
     row = next(rows, None)
     if row is None:
         raise InputError(

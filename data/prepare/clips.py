@@ -1,4 +1,4 @@
-"""Clips: with captions, or lists of cuts with sound."""
+"""Data sets of clips: clips with captions, or lists of cuts with sound."""
 
 import csv
 from collections.abc import Iterator
@@ -11,7 +11,17 @@ from data.rows import parse_json
 
 
 def webvid(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """WebVid: csv with videoid, name (the caption), page_dir, contentUrl; clips at PAGE_DIR/VIDEOID.mp4."""
+    """Yield the clips of WebVid: csv with videoid, name (the caption), page_dir, contentUrl.
+
+    Files are at PAGE_DIR/VIDEOID.mp4.
+
+    Args:
+        metadata: the tables.
+        labels: not used.
+
+    Yields:
+        One item for each clip.
+    """
     for table in metadata:
         for _, row in read_table(table, (("videoid",), ("name",))):
             identity, page = first(row, "videoid"), first(row, "page_dir").strip("/")
@@ -20,10 +30,17 @@ def webvid(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
 
 
 def hdvila(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """HD-VILA-100M: jsonl with video_id and clip, a list of {clip_id, span: [from, to]}; cut clips by
-    clip_id, or whole videos by video_id.
+    """Yield the clips of HD-VILA-100M: jsonl with video_id and clip, a list of {clip_id, span: [from, to]}.
 
-    The list has no captions; a `caption` or `text` of a clip is taken where someone has added one.
+    Files are cut clips named by clip_id, or whole videos named by video_id. The list has no captions; a
+    `caption` or `text` of a clip is taken where someone has added one.
+
+    Args:
+        metadata: the tables.
+        labels: not used.
+
+    Yields:
+        One item for each cut.
     """
     for table in metadata:
         for where, row in read_table(table, (("video_id",), ("clip",))):
@@ -44,8 +61,16 @@ def hdvila(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
 
 
 def acav(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """ACAV100M: csv without a header, shard, file name, video, "[from, to]"; cut clips by file name, or whole
-    videos by the video's id.
+    """Yield the clips of ACAV100M: csv without a header, with shard, file name, video, "[from, to]".
+
+    Files are cut clips named by file name, or whole videos named by the video's id.
+
+    Args:
+        metadata: the tables.
+        labels: not used.
+
+    Yields:
+        One item for each cut.
     """
     for table in metadata:
         for where, line in read_lines(table):

@@ -1,4 +1,4 @@
-"""From what a data set says of a sample to the row of a manifest, if its file is there."""
+"""Make the row of a manifest from what a data set says of a sample, if its file is there."""
 
 import hashlib
 import os
@@ -7,22 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.modalities import kind_of
 from codi.types import InputError, Modality
 from data.manifest import relative
-from data.rows import SUFFIXES
-
-_MODALITY = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
+from data.rows import modality_of_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """One sample of a data set.
 
-    names     what its file may be called, without suffix, the likeliest first; with folders (a/b) where the
-              name alone may be another's
-    whole     names of the recording that the sample is a cut of: a file found under one of them gets `start`
-              and `end`, unless it is so short that it must be the cut itself
-    info      what is worth keeping and for no program: where it comes from, its licence
+    Attributes:
+        id: the name of the sample.
+        names: what its file may be called, without suffix, the likeliest first; with folders (a/b) where the
+            name alone may be another's.
+        whole: names of the recording that the sample is a cut of. A file found under one of them gets `start`
+            and `end`, unless it is so short that it must be the cut itself.
+        captions: none, one, or several that say the same.
+        start: the second of the recording where the cut begins; None for its beginning.
+        end: the second where the cut ends; None for the end of the recording.
+        info: facts for people, which no program reads: where the sample comes from, its licence.
     """
 
     id: str
@@ -35,7 +39,14 @@ class Item:
 
 
 class MediaFolder:
-    """The media files below a folder, found by name."""
+    """The media files below a folder, found by name.
+
+    Args:
+        folder: the folder, which is searched with all folders below it.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -44,10 +55,11 @@ class MediaFolder:
             )
         self.folder = folder
         self._files: dict[str, list[str]] = {}
+        known = modality_of_suffix()
         for place, _, names in os.walk(folder, followlinks=False):
             for name in names:
                 stem, _, suffix = name.rpartition(".")
-                if suffix.lower() in _MODALITY:
+                if suffix.lower() in known:
                     self._files.setdefault(stem, []).append(
                         os.path.relpath(os.path.join(place, name), folder)
                     )
@@ -56,7 +68,7 @@ class MediaFolder:
         return sum(map(len, self._files.values()))
 
     def find(self, name: str) -> Path | None:
-        """The file of that name; of several the first by path, those in the folder asked for only."""
+        """Return the file of that name, the first by path of several; folders in the name must match."""
         parent, _, stem = name.rpartition("/")
         files = [
             f
@@ -67,14 +79,24 @@ class MediaFolder:
 
 
 def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict[str, Any] | None:
-    """The row of a manifest, None if the file is missing."""
+    """Return the row of a manifest for a sample, or None if its file is missing.
+
+    Args:
+        item: the sample.
+        media: where its file is looked for.
+        manifest: the path of the manifest, to which paths in the row are relative.
+        digest: whether to read the file for its sha256.
+
+    Returns:
+        Plain values under the keys of `data.rows.KEYS`.
+    """
     path, whole = next(filter(None, map(media.find, item.names)), None), False
     if path is None:
         path = next(filter(None, map(media.find, item.whole)), None)
         whole = path is not None and not _is_cut(path, item)
     if path is None:
         return None
-    modality = _MODALITY[path.suffix.lower().lstrip(".")]
+    modality = _modality(path)
     row: dict[str, Any] = {"id": item.id, modality.value: relative(path, manifest)}
     if item.captions:
         row |= {"caption": item.captions[0]} if len(item.captions) == 1 else {"captions": list(item.captions)}
@@ -89,22 +111,25 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
 
 
 def _is_cut(path: Path, item: Item) -> bool:
-    """Whether a file with the name of a whole recording is no longer than the cut that is meant, and so is
-    that cut.
-    """
-    from data.readers import Source, seconds_of
+    """Return whether a file named like a whole recording is the cut itself, being no longer than it."""
+    from codi.io.media_file import MediaFile
 
     if not item.start or item.end is None:
         return False
     try:
-        length = seconds_of(Source(path, str(path)), clip=path.suffix.lower()[1:] in SUFFIXES[Modality.VIDEO])
+        length = kind_of(_modality(path)).seconds_in(MediaFile(path, str(path))) or 0.0
     except InputError:
-        return False  # damaged: training will say so
+        return False  # the file is damaged, which training will report
     return 0 < length <= item.end - item.start + 1
 
 
+def _modality(path: Path) -> Modality:
+    """Return the modality of a file by its suffix, which is a known one."""
+    return modality_of_suffix()[path.suffix.lower().lstrip(".")]
+
+
 def youtube(identity: str, start: float | None = None, end: float | None = None) -> tuple[str, ...]:
-    """Names under which a cut of a YouTube video is usually kept."""
+    """Return the names under which a cut of a YouTube video is usually kept; times are in seconds."""
     cuts: list[str] = []
     if start is not None:
         for form in (f"{start:g}", f"{int(start)}", f"{start:.3f}", f"{int(start * 1000)}"):
@@ -116,7 +141,7 @@ def youtube(identity: str, start: float | None = None, end: float | None = None)
 
 
 def merged(items: Iterator[Item]) -> Iterator[Item]:
-    """Items with the same id as one, with the captions of all."""
+    """Yield one item for all items with the same id, with the captions and names of all."""
     by_id: dict[str, Item] = {}
     for item in items:
         before = by_id.get(item.id)

@@ -1,4 +1,4 @@
-"""Pictures with captions from the web."""
+"""Data sets of pictures with captions from the web."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +8,18 @@ from data.prepare.tables import first, read_table
 
 
 def laion(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """LAION-400M and tables like it.
+    """Yield the pictures of LAION-400M and of tables like it.
 
-    Either the tables that img2dataset leaves beside its folders (columns key, caption, status, url), with
-    pictures at FOLDER/KEY.jpg, or the published ones (SAMPLE_ID, URL, TEXT) with pictures named by SAMPLE_ID.
-    Rows whose status says that they failed are passed over.
+    The tables are either those that img2dataset leaves beside its folders (columns key, caption, status,
+    url), with pictures at FOLDER/KEY.jpg, or the published ones (SAMPLE_ID, URL, TEXT) with pictures named by
+    SAMPLE_ID. Rows whose status says that they failed are passed over.
+
+    Args:
+        metadata: the tables.
+        labels: not used.
+
+    Yields:
+        One item for each picture.
     """
     for table in metadata:
         for where, row in read_table(table, (("key", "SAMPLE_ID"), ("caption", "TEXT"))):

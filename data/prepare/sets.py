@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""The table of data sets by name: each is a function from (tables, labels) to items."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sounds with captions, labels or tags."""
+"""Data sets of sounds with captions, labels or tags."""
 
 import csv
 import re
@@ -13,10 +13,17 @@ AUDIOCAPS_SECONDS = 10.0
 
 
 def audiocaps(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """AudioCaps: csv with audiocap_id, youtube_id, start_time, caption; clips of 10 s. The captions of one
-    clip come together.
+    """Yield the sounds of AudioCaps: csv with audiocap_id, youtube_id, start_time, caption.
 
-    Files are named by the video and the second (ID_START), by the video (ID, YID), or by audiocap_id.
+    Clips are 10 s long. The captions of one clip come together. Files are named by the video and the second
+    (ID_START), by the video (ID, YID), or by audiocap_id.
+
+    Args:
+        metadata: the tables.
+        labels: not used.
+
+    Returns:
+        An iterator over one item for each clip.
     """
 
     def items() -> Iterator[Item]:
@@ -41,11 +48,17 @@ def audiocaps(metadata: list[Path], labels: Path | None = None) -> Iterator[Item
 
 
 def audioset(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """AudioSet: the segment tables (YTID, start_seconds, end_seconds, positive_labels; three lines of
-    remarks), sound or clips.
+    """Yield the sounds of AudioSet from its segment tables; their files are recordings or clips.
 
-    labels  class_labels_indices.csv (index, mid, display_name): a caption then is the names of the labels.
-            Without it there are none.
+    The columns are YTID, start_seconds, end_seconds, positive_labels, after three lines of remarks.
+
+    Args:
+        metadata: the tables.
+        labels: class_labels_indices.csv (index, mid, display_name): a caption then is the names of the
+            labels. Without it there are no captions.
+
+    Yields:
+        One item for each segment.
     """
     names = (
         {}
@@ -85,11 +98,18 @@ def audioset(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]
 
 
 def freesound(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """Freesound: what its API or an export gives (id, name, description, tags, license, username), as csv,
-    json or jsonl.
+    """Yield the sounds of Freesound from what its API or an export gives, as csv, json or jsonl.
 
-    Also lists of the WavCaps kind (id, caption). Where there is no caption, the first sentence of the
-    description is one, else name and tags are. Files are named by the id, alone or as ID__USER__NAME.
+    The columns are id, name, description, tags, license, username. Lists of the WavCaps kind (id, caption)
+    are read, too. Where there is no caption, the first sentence of the description is one, otherwise name and
+    tags are. Files are named by the id, alone or as ID__USER__NAME.
+
+    Args:
+        metadata: the tables.
+        labels: not used.
+
+    Yields:
+        One item for each sound.
     """
     for table in metadata:
         for _, row in read_table(table, (("id",),)):
@@ -112,8 +132,16 @@ def freesound(metadata: list[Path], labels: Path | None = None) -> Iterator[Item
 
 
 def bbc(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
-    """BBC Sound Effects: the archive's csv (location, description, secs, category); files are named by
-    location.
+    """Yield the BBC Sound Effects from the archive's csv (location, description, secs, category).
+
+    Files are named by location.
+
+    Args:
+        metadata: the tables.
+        labels: not used.
+
+    Yields:
+        One item for each sound.
     """
     for table in metadata:
         for _, row in read_table(table, (("location",), ("description",))):
@@ -125,8 +153,9 @@ def bbc(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
 
 
 def _first_sentence(text: str) -> str:
-    """Up to the first full stop, without mark-up and addresses; "" if that leaves less than two words or more
-    than 40.
+    """Return a text up to its first full stop, without mark-up and addresses.
+
+    It returns "" if that leaves less than two words or more than 40.
     """
     text = re.sub(r"https?://\S+", "", re.sub(r"<[^>]*>", " ", text))
     sentence = " ".join(re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0].split())
@@ -134,6 +163,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _tagged(row: dict) -> str:
+    """Return the name and the tags of a sound as one caption."""
     tags = row.get("tags") or ""
     words = tags if isinstance(tags, list) else re.split(r"[,;|\s]+", str(tags))
     name = re.sub(r"\.\w{2,4}$", "", first(row, "name")).replace("_", " ").replace("-", " ")

@@ -1,4 +1,4 @@
-"""Tables of metadata, in whatever form they are published, as rows of plain values."""
+"""Read tables of metadata, in whatever form they are published, as rows of plain values."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,17 @@ csv.field_size_limit(1 << 24)
 
 
 def read_table(path: Path, columns: Sequence[Sequence[str]] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of every row of a csv, tsv, json, jsonl or parquet file; `where` names the file and the
-    row.
+    """Yield (where, row) of every row of a csv, tsv, json, jsonl or parquet file.
 
-    columns  names that the table must have; of several in one group, one
+    Args:
+        path: the table.
+        columns: groups of names; the table must have a column of one name from each group.
+
+    Yields:
+        `where`, which names the file and the row for messages, and the row as values by column.
+
+    Raises:
+        InputError: if the file cannot be read as a table, or a column is missing.
     """
     if not path.is_file():
         raise InputError(f"no such table: {path}. Check the name; relative names start at {Path.cwd()}.")
@@ -41,7 +48,7 @@ def read_table(path: Path, columns: Sequence[Sequence[str]] = ()) -> Iterator[tu
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(where, line) of every line of a text in UTF-8."""
+    """Yield (where, line) of every line of a text in UTF-8."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             for number, line in enumerate(stream, start=1):
@@ -55,7 +62,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def first(row: dict[str, Any], *names: str) -> str:
-    """The first of these columns that says something, without white space around it; "" if none does."""
+    """Return the first of these columns that is not blank, its white space tidied; "" if all are blank."""
     for name in names:
         value = row.get(name)
         if value is not None and str(value).strip():
@@ -64,7 +71,7 @@ def first(row: dict[str, Any], *names: str) -> str:
 
 
 def seconds(text: Any, where: str) -> float:
-    """Seconds from a number, or from hours:minutes:seconds."""
+    """Return the seconds of a number, or of hours:minutes:seconds, or raise InputError."""
     try:
         value = 0.0
         for part in str(text).strip().split(":"):
@@ -79,6 +86,7 @@ def seconds(text: Any, where: str) -> float:
 
 
 def _check_columns(where: str, row: dict[str, Any], columns: Sequence[Sequence[str]]) -> None:
+    """Raise InputError unless the row has one column of each group."""
     for group in columns:
         if not any(name in row for name in group):
             raise InputError(
@@ -88,6 +96,7 @@ def _check_columns(where: str, row: dict[str, Any], columns: Sequence[Sequence[s
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, row) of a csv, or of a tsv."""
     lines = (line for _, line in read_lines(path))
     reader = csv.DictReader(
         lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True
@@ -106,7 +115,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    """A list of objects, alone or under `data` or `results`."""
+    """Yield (where, row) of a JSON list of objects, which stands alone or under `data` or `results`."""
     try:
         values = parse_json("".join(line for _, line in read_lines(path)))
     except ValueError as error:
@@ -122,6 +131,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, value) of every line that is not blank, each of them JSON."""
     for where, line in read_lines(path):
         if line.strip():
             try:
@@ -131,6 +141,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, row) of a Parquet table."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -10,7 +10,7 @@ import pytest
 
 from codi.types import InputError, Modality
 from data.manifest import Manifest, write_manifest
-from data.rows import BITS, draw_caption
+from data.rows import bit_of, draw_caption
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_rows_read_back(folder):
     assert one.media[Modality.IMAGE].sha256 == "0" * 64
     assert (two.captions, two.start, two.end, two.weight) == (("a", "b"), 1.5, 3.0, 2.0)
     assert three.id.endswith("m.jsonl: row 3") and three.captions == ()
-    text, image, audio, video = (BITS[m] for m in Modality)
+    text, image, audio, video = (bit_of(m) for m in Modality)
     assert manifest.has.tolist() == [text | image, text | video | audio, audio]
     assert manifest.weights.tolist() == [1, 2, 1]
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from codi import io
+from codi.io.frames import choose_backend, gate, nearest, read_frames
+from codi.io.media_file import MediaFile, decoding, read_image, read_sound, seconds_of
 from codi.types import InputError
-from data.frames import choose_backend, gate, nearest, read_frames
-from data.readers import Source, decoding, read_image, read_sound, seconds_of
 from tests.data.files import RATE, clicks, number_of, numbered, save_clip
 
 BACKENDS = ("decord", "av")
 
 
-def both(path) -> list[Source]:
+def both(path) -> list[MediaFile]:
     """A file where it lies and in memory."""
-    return [Source(path, path.name), Source(path.read_bytes(), path.name)]
+    return [MediaFile(path, path.name), MediaFile(path.read_bytes(), path.name)]
 
 
 @pytest.mark.parametrize("suffix, error", [("png", 0), ("jpg", 6), ("webp", 6)])
@@ -37,7 +37,7 @@ def test_only_the_pictures_promised_are_opened(tmp_path):
     io.save_image(tmp_path / "a.bmp", numbered(1)[0])
     (tmp_path / "a.png").write_bytes((tmp_path / "a.bmp").read_bytes())
     with pytest.raises(InputError, match="cannot be decoded"):
-        read_image(Source(tmp_path / "a.png", "a.png"))
+        read_image(MediaFile(tmp_path / "a.png", "a.png"))
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
@@ -45,7 +45,7 @@ def test_only_the_pictures_promised_are_opened(tmp_path):
 def test_a_cut_of_sound_is_that_part_of_the_whole(tmp_path, suffix, start):
     wave = 0.3 * torch.randn(4 * RATE, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
     io.save_audio(tmp_path / f"a.{suffix}", wave, RATE)
-    whole, rate = read_sound(Source(tmp_path / f"a.{suffix}", "a"), 0.0, 60.0)
+    whole, rate = read_sound(MediaFile(tmp_path / f"a.{suffix}", "a"), 0.0, 60.0)
     assert rate == RATE and len(whole) == len(wave)
     for source in both(tmp_path / f"a.{suffix}"):
         cut, _ = read_sound(source, start, 1.0)
@@ -58,7 +58,7 @@ def test_a_cut_of_sound_is_that_part_of_the_whole(tmp_path, suffix, start):
 def test_a_click_is_heard_at_its_sample(tmp_path, suffix):
     io.save_audio(tmp_path / f"a.{suffix}", clicks(3, 0.5, 2.25), RATE)
     for start in (0.0, 0.25, 0.4001):
-        cut, _ = read_sound(Source(tmp_path / f"a.{suffix}", "a"), start, 2.5)
+        cut, _ = read_sound(MediaFile(tmp_path / f"a.{suffix}", "a"), start, 2.5)
         assert cut[: RATE * 3 // 4].abs().argmax() == 8000 - round(start * RATE)
 
 
@@ -83,9 +83,9 @@ def test_a_click_and_its_frame_stay_together_wherever_the_cut_is(tmp_path, name)
 def test_sound_of_mp4_equals_the_whole_after_a_search(tmp_path):
     wave = 0.3 * torch.randn(8 * RATE, generator=torch.Generator().manual_seed(1))
     path = save_clip(tmp_path / "a.mp4", numbered(16), 2, wave)
-    whole, rate = read_sound(Source(path, "a"), 0.0, 8.0, clip=True)
+    whole, rate = read_sound(MediaFile(path, "a"), 0.0, 8.0, clip=True)
     for start in (0.3, 1.0, 3.14159, 6.5):
-        cut, _ = read_sound(Source(path, "a"), start, 1.0, clip=True)
+        cut, _ = read_sound(MediaFile(path, "a"), start, 1.0, clip=True)
         first = round(start * rate)
         torch.testing.assert_close(cut, whole[first : first + RATE], rtol=0, atol=1e-6)
 
@@ -116,7 +116,7 @@ def test_a_clip_whose_picture_begins_late_keeps_its_sound_in_place(tmp_path):
             )
             container.mux(sound.encode(frame))
             container.mux(sound.encode(None))
-        wave, _ = read_sound(Source(tmp_path / name, name), 0.0, 2.0, clip=True)
+        wave, _ = read_sound(MediaFile(tmp_path / name, name), 0.0, 2.0, clip=True)
         # the clock of mkv ticks once in 16 samples
         assert abs(int(wave.abs().argmax()) - round((1.0 + shift) * RATE)) <= 16
 
@@ -128,7 +128,7 @@ def test_back_ends_agree_to_the_bit(tmp_path, name, options):
     frames = torch.randint(
         0, 256, (40, 3, 48, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
     )
-    source = Source(save_clip(tmp_path / name, frames, 25 / 2, **options), name)
+    source = MediaFile(save_clip(tmp_path / name, frames, 25 / 2, **options), name)
     rng = np.random.default_rng(3)
     for _ in range(8):
         start, fps, until = rng.uniform(0, 3), rng.choice([4.0, 8.0, 12.5, 30.0]), rng.choice([None, 3.1])
@@ -139,13 +139,13 @@ def test_back_ends_agree_to_the_bit(tmp_path, name, options):
 @pytest.mark.parametrize("width", [16, 24, 48, 72])
 def test_narrow_clips_that_decord_misreads(tmp_path, width):
     frames = numbered(4)[..., :16, :1].expand(-1, -1, -1, width)
-    source = Source(save_clip(tmp_path / "a.mp4", frames, 8), "a")
+    source = MediaFile(save_clip(tmp_path / "a.mp4", frames, 8), "a")
     assert number_of(read_frames(source, 0, 4, 8, None, "decord")) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rates_and_ends(tmp_path, backend):
-    source = Source(save_clip(tmp_path / "a.mp4", numbered(16), 8), "a")
+    source = MediaFile(save_clip(tmp_path / "a.mp4", numbered(16), 8), "a")
     assert number_of(read_frames(source, 0, 8, 4, None, backend)) == list(range(0, 16, 2))
     # 1.5 is as near to 1 as to 2: the later one
     assert number_of(read_frames(source, 0, 4, 16 / 3, None, backend)) == [0, 2, 3, 5]
@@ -165,7 +165,7 @@ def test_a_turned_clip_is_upright_by_either_name(tmp_path):
     quarter = b"".join(
         v.to_bytes(4, "big", signed=True) for v in (0, 65536, 0, -65536, 0, 0, 32 * 65536, 0, 1 << 30)
     )
-    turned = Source(raw[:matrix] + quarter + raw[matrix + 36 :], "turned")
+    turned = MediaFile(raw[:matrix] + quarter + raw[matrix + 36 :], "turned")
     one, two = (read_frames(turned, 0, 4, 8, None, backend) for backend in BACKENDS)
     assert torch.equal(one, two)
     assert one[0, :, :, -8:].min() > 200 and one[0, :, :, :16].max() < 100
@@ -179,12 +179,12 @@ def test_a_clip_cut_short_is_refused(tmp_path, backend):
     path = io.save_video(tmp_path / "a.mp4", noise, 8)  # its index comes first
     raw = path.read_bytes()
     with pytest.raises(InputError, match="a.mp4"):
-        read_frames(Source(raw[: len(raw) * 2 // 3], "a.mp4"), 0, 24, 8, None, backend)
+        read_frames(MediaFile(raw[: len(raw) * 2 // 3], "a.mp4"), 0, 24, 8, None, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sound_that_outlasts_the_picture_does_not_make_it_short(tmp_path, backend):
-    source = Source(save_clip(tmp_path / "a.webm", numbered(8), 8, clicks(4, 3.0)), "a.webm")
+    source = MediaFile(save_clip(tmp_path / "a.webm", numbered(8), 8, clicks(4, 3.0)), "a.webm")
     assert number_of(read_frames(source, 0.5, 16, 8, None, backend)) == [4, 5, 6] + [7] * 13
     wave, rate = read_sound(source, 2.5, 1.0, clip=True)
     assert wave.abs().argmax() == rate // 2
@@ -195,12 +195,12 @@ def test_sound_that_outlasts_the_picture_does_not_make_it_short(tmp_path, backen
 def test_the_gate_refuses_what_is_no_clip(tmp_path):
     io.save_audio(tmp_path / "a.wav", clicks(1, 0.5), RATE)
     with pytest.raises(InputError, match="holds no picture"):
-        read_frames(Source(tmp_path / "a.wav", "a.wav"), 0, 4, 8)
-    big = Source(save_clip(tmp_path / "a.mp4", numbered(2, 64), 8), "a.mp4")
+        read_frames(MediaFile(tmp_path / "a.wav", "a.wav"), 0, 4, 8)
+    big = MediaFile(save_clip(tmp_path / "a.mp4", numbered(2, 64), 8), "a.mp4")
     with pytest.raises(InputError, match="more than 2 GiB"):
         with decoding(big):
             gate(big, 1_000_000)
-    playlist = Source(
+    playlist = MediaFile(
         b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "list"
     )
     for backend in BACKENDS:
@@ -209,18 +209,18 @@ def test_the_gate_refuses_what_is_no_clip(tmp_path):
 
 
 def test_sound_that_is_not_there(tmp_path):
-    silent = Source(save_clip(tmp_path / "a.mp4", numbered(4), 8), "a.mp4")
+    silent = MediaFile(save_clip(tmp_path / "a.mp4", numbered(4), 8), "a.mp4")
     assert read_sound(silent, 0, 1, clip=True) is None
     io.save_audio(tmp_path / "a.wav", clicks(1, 0.5), RATE)
     with pytest.raises(InputError, match="no sound from 3 s on"):
-        read_sound(Source(tmp_path / "a.wav", "a.wav"), 3.0, 1.0)
+        read_sound(MediaFile(tmp_path / "a.wav", "a.wav"), 3.0, 1.0)
     io.save_image(tmp_path / "a.png", numbered(1)[0])
     with pytest.raises(InputError, match="a.png"):
-        read_sound(Source(tmp_path / "a.png", "a.png"), 0, 1.0)
+        read_sound(MediaFile(tmp_path / "a.png", "a.png"), 0, 1.0)
 
 
 def test_our_own_mistakes_pass_through_and_a_decoders_do_not():
-    source = Source(b"", "x")
+    source = MediaFile(b"", "x")
     with pytest.raises(InputError, match="x cannot be decoded \\(ValueError"), decoding(source):
         np.frombuffer(b"123", dtype=np.float32)
     with pytest.raises(InputError, match="x cannot be decoded \\(TypeError"), decoding(source):
@@ -228,7 +228,7 @@ def test_our_own_mistakes_pass_through_and_a_decoders_do_not():
     with pytest.raises(TypeError), decoding(source):
         # but this one decodes nothing: it is what we asked of it
         torch.nn.functional.pad("no tensor", (1, 1))
-    source = Source(3, "x")  # of our own: not bytes, not a path
+    source = MediaFile(3, "x")  # of our own: not bytes, not a path
     with pytest.raises(AttributeError), decoding(source):
         source.handle()
 

@@ -10,7 +10,7 @@ import pytest
 
 from codi.types import InputError, Modality
 from data.manifest import Manifest, write_manifest
-from data.rows import BITS
+from data.rows import bit_of
 from data.shards import Shards, pack, split_name, write_shards
 
 
@@ -67,7 +67,9 @@ def test_the_layout_of_others_is_understood(tmp_path):
     shards = Shards(tmp_path / "a.tar")
     assert len(shards) == 2 and shards.ignored == 2
     assert shards[0].captions == ("größe",) and shards[0].media[Modality.IMAGE].sha256 is None
-    assert shards[1].id.endswith("longlong") and shards.has[1] == BITS[Modality.VIDEO] | BITS[Modality.AUDIO]
+    assert shards[1].id.endswith("longlong") and shards.has[1] == bit_of(Modality.VIDEO) | bit_of(
+        Modality.AUDIO
+    )
     assert split_name("a.b/c.seg.PNG") == ("a.b/c", "seg.png")
 
 

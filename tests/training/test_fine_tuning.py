@@ -280,7 +280,7 @@ def test_a_second_audio_tower_stands_in_for_the_first(model):
     [
         ("part.audio_config.projection_dim=64", "width 64"),
         ("options.tower=codi.nowhere:Tower", "expected module:Class"),
-        ("options.tower=codi.models.autoencoders:AudioAutoencoder", "cannot be built|has no"),
+        ("options.tower=codi.models.autoencoders:AudioAutoencoder", "is no prompt encoder: expected a class"),
         ("options.modality=text", "modality is 'text'"),
     ],
 )

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codi.io import to_unit
 from codi.metrics.retrieval import recall_at_1
-from codi.models.conditioning import AudioTower, Bridge, TextTower, VisionTower
+from codi.modalities import component_class, in_files, kind_of
+from codi.models.conditioning import Bridge, TextTower
 from codi.types import InputError, Modality, ModalitySpec
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
 from data.batch import Batch
@@ -37,8 +37,11 @@ from training.stages.files import (
     tokenizer_of,
     world_or_files,
 )
+from training.stages.latents import as_unit
 
 RHYTHM = ("motion", "tempo")  # facts that take time to show
+TEXT_TOWER = kind_of("text").tower
+FIRST_ALIGNMENT = kind_of("text").made_by[TEXT_TOWER]
 CONTINUE = "train it first without continue_from"
 
 
@@ -111,11 +114,11 @@ class AlignStage(Stage):
         self.config = config
         self.options = strict(AlignOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
-        if self.modality not in RENDERERS:
-            raise InputError(
-                f"options: modality is {self.options.modality!r}: expected {', '.join(RENDERERS)}"
-            )
-        self.makes_text = self.modality is Modality.IMAGE
+        self.kind = kind_of(self.modality)
+        able = in_files() if config.data else tuple(RENDERERS)
+        if self.modality not in able:
+            raise InputError(f"options: modality is {self.options.modality!r}: expected {', '.join(able)}")
+        self.makes_text = TEXT_TOWER in self.kind.aligned
         self.text: TextTower | None = None
         expect(
             not (self.makes_text and self.options.rhythm),
@@ -127,13 +130,11 @@ class AlignStage(Stage):
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
         """Those of `part`; clips add to the tower that pictures made."""
-        modality = Modality.parse(str(config.options.get("modality")))
-        towers = {Modality.IMAGE: ("text_tower", "vision_tower"), Modality.AUDIO: ("audio_tower",)}
-        return towers.get(modality, ())
+        return kind_of(str(config.options.get("modality"))).aligned
 
     @classmethod
     def produces(cls, config: Config) -> tuple[str, ...]:
-        return cls.builds(config) or ("vision_tower",)
+        return cls.builds(config) or (kind_of(str(config.options.get("modality"))).tower,)
 
     def part_of(self, module: Contrast, name: str) -> nn.Module:
         return module.towers[name]
@@ -146,27 +147,19 @@ class AlignStage(Stage):
             name for name in needed if name not in self.config.part and not self.options.continue_from
         ]:
             raise InputError(f"part: missing {missing[0]}: expected the arguments of {' and '.join(needed)}")
+        name = self.kind.tower
+        cls = component_class(name)
         if self.makes_text:
-            text = TextTower(**self.config.part["text_tower"], tokenizer=tokenizer_of(self.config))
-            vision = VisionTower(**self.config.part["vision_tower"])
-            self.side = vision.image_size
-            return Contrast({"text_tower": text, "vision_tower": vision})
-        self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
-        if self.modality is Modality.AUDIO:
-            found = (
-                load_part(AudioTower, self.config.model / "audio_tower", CONTINUE)
-                if self.options.continue_from
-                else None
-            )
-            tower = (
-                AudioTower(**self.config.part["audio_tower"]) if found is None else found.requires_grad_(True)
-            )
-            return Contrast({"audio_tower": tower})
-        tower = load_part(VisionTower, self.config.model / "vision_tower", "run align_image first")
-        tower.temporal.requires_grad_(True)
-        if tower.summary is not None:
-            tower.summary.requires_grad_(True)
-        return Contrast({"vision_tower": tower})
+            text = TextTower(**self.config.part[TEXT_TOWER], tokenizer=tokenizer_of(self.config))
+            return Contrast({TEXT_TOWER: text, name: cls(**self.config.part[name])})
+        self.text = load_text_tower(self.config.model)
+        if name in needed and not self.options.continue_from:
+            return Contrast({name: cls(**self.config.part[name])})
+        why = CONTINUE if name in needed else f"run {FIRST_ALIGNMENT} first"
+        tower = load_part(cls, self.config.model / name, why)
+        for trained in self.kind.trained_parts(tower):
+            trained.requires_grad_(True)
+        return Contrast({name: tower})
 
     def to(self, device: torch.device) -> None:
         if self.text is not None:
@@ -188,13 +181,9 @@ class AlignStage(Stage):
         """Size of a picture as the tower takes it, of a sound as the autoencoder does if there is one; of
         clips only the data know.
         """
-        if self.modality is not Modality.IMAGE:
-            return {
-                m: spec
-                for m, spec in known_geometry(self.config.model).items()
-                if m is self.modality is Modality.AUDIO
-            }
-        return {Modality.IMAGE: ModalitySpec(raw_shape=(3, self.side, self.side), latent_shape=())}
+        known = known_geometry(self.config.model).get(self.modality)
+        spec = self.kind.aligned_geometry(known, self.config.part.get(self.kind.tower, {}))
+        return {} if spec is None else {self.modality: spec}
 
     def pairs(self, batch: Batch) -> dict[str, Any]:
         """A batch of files as `render` makes it of scenes: a caption fits its own medium, and others' that
@@ -235,7 +224,7 @@ class AlignStage(Stage):
     def loss(
         self, module: Contrast, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
-        text = module.towers["text_tower"] if self.makes_text else self.text
+        text = module.towers[TEXT_TOWER] if self.makes_text else self.text
         captions, media = (
             text.embed(batch["captions"]),
             self.tower(module).embed(self.prepare(batch["media"])),
@@ -258,43 +247,36 @@ class AlignStage(Stage):
             "reworded": reworded.detach(),
         }
 
-    def dummy_batch(self, module: Contrast, count: int) -> dict[str, Tensor]:
+    def dummy_batch(self, module: Contrast, count: int) -> dict[str, Tensor] | None:
         """Captions of the greatest length, where their tower trains, and media."""
-        batch, tower = {}, self.tower(module)
-        if self.makes_text:
-            text = module.towers["text_tower"].text
-            batch["ids"] = whole_numbers(count, text.config.max_position_embeddings)
         geometry = (self.config.data.get("geometry") or {}).get(self.modality.value, {})
-        if self.modality is Modality.AUDIO:
-            samples = geometry.get("samples", 2 * tower.log_mel.sampling_rate)
-            frames, bands = samples // tower.log_mel.hop_length, tower.log_mel.bank.shape[1]
-            return batch | {"media": empty(count, 1, frames, bands)}
-        frames = geometry.get("frames", 16) if self.modality is Modality.VIDEO else 1
-        picture = (3, tower.image_size, tower.image_size)
-        return batch | {"media": empty(count, *([frames] if frames > 1 else []), *picture)}
+        shape = self.tower(module).trunk_shape(geometry, clips="frames" in self.kind.geometry_keys)
+        if shape is None:
+            return None
+        batch = {"media": empty(count, *shape)}
+        if self.makes_text:
+            text = module.towers[TEXT_TOWER].text
+            batch["ids"] = whole_numbers(count, text.config.max_position_embeddings)
+        return batch
 
     def dry_pass(self, module: Contrast, batch: dict[str, Tensor]) -> None:
         if self.makes_text:
-            module.towers["text_tower"].text(input_ids=batch["ids"])
-        tower = self.tower(module)
-        if self.modality is Modality.AUDIO:
-            tower.audio(input_features=batch["media"], is_longer=None)
-        else:
-            tower.features(batch["media"])
+            module.towers[TEXT_TOWER].text(input_ids=batch["ids"])
+        self.tower(module).trunk(batch["media"])
 
     def tower(self, module: Contrast) -> nn.Module:
         """The tower of this stage's modality."""
-        return module.towers["audio_tower" if self.modality is Modality.AUDIO else "vision_tower"]
+        return module.towers[self.kind.tower]
 
     def prepare(self, media: Tensor) -> Tensor:
         """Rendered media as the towers take them."""
-        return media if self.modality is Modality.AUDIO else to_unit(media)
+        return as_unit(media)
 
     def bridges(self, module: Contrast) -> dict[str, Bridge]:
         """The bridges whose mean this stage measures."""
         tower = self.tower(module)
-        own = {str(self.modality): tower.video_bridge if self.modality is Modality.VIDEO else tower.bridge}
-        return own | ({"text": module.towers["text_tower"].bridge} if self.makes_text else {})
+        own = {str(self.modality): getattr(tower, self.kind.bridge)}
+        return own | ({"text": module.towers[TEXT_TOWER].bridge} if self.makes_text else {})
 
     @torch.no_grad()
     def validate(self, module: Contrast, num_scenes: int, measure: bool = False) -> dict[str, float]:
@@ -303,7 +285,7 @@ class AlignStage(Stage):
         """
         device = module.logit_scale.device
         text, tower, bridges = (
-            module.towers["text_tower"] if self.makes_text else self.text,
+            module.towers[TEXT_TOWER] if self.makes_text else self.text,
             self.tower(module),
             self.bridges(module),
         )
@@ -356,6 +338,11 @@ class AlignStage(Stage):
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         for name, tower in module.towers.items():
             export_part(tower, folder / name)
+
+
+def load_text_tower(model: Path) -> TextTower:
+    """Return the frozen text tower of a model. Raises `InputError` where it is missing."""
+    return load_part(TextTower, model / TEXT_TOWER, f"run {FIRST_ALIGNMENT} first")
 
 
 def moved(scene: Scene, named: tuple[str, ...], rng: np.random.Generator) -> list[str]:

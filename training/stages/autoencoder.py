@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codi.io import to_unit
+from codi.modalities import kind_of
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.autoencoders.mel import MelCorrection
 from codi.types import Modality, ModalitySpec
@@ -26,7 +27,7 @@ from training.dry_run import empty, whole_numbers
 from training.stages import Source, Stage
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
-from training.stages.files import check_words, sound_spec, tokenizer_of, world_or_files
+from training.stages.files import check_words, tokenizer_of, world_or_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +248,7 @@ class SoundStage(AutoencoderStage):
         return {"sound": render_sounds(scenes)}
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
-        return {Modality.AUDIO: sound_spec(self.shape)}
+        return {Modality.AUDIO: kind_of(Modality.AUDIO).geometry_in({"audio_autoencoder": self.shape})}
 
     def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
         """Spectrograms (B, T, M)."""

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from codi import pretrained, settings
 from codi.diffusion import NoiseProcess, shift_level
 from codi.diffusion.losses import denoising_loss
+from codi.modalities import component_class, in_words, kind_of
 from codi.models.codi import DENOISERS
-from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.types import InputError, Modality
 from data.batch import Batch
 from training.config import Config, expect, strict
@@ -198,9 +198,8 @@ class DenoiseStage(Stage):
         self.picture_partner_estimates = self.partners(
             "picture_partner_estimates", Modality.IMAGE, of_pictures
         )
-        needs_text = self.modality is Modality.TEXT or any(
-            Modality.TEXT in partner_estimates.shares for partner_estimates in self.all_partner_estimates
-        )
+        partners = [m for estimates in self.all_partner_estimates for m in estimates.shares]
+        needs_text = any(map(in_words, (self.modality, *partners)))
         self.sentences = autoencoder_of(config.model, Modality.TEXT) if needs_text else None
 
     @classmethod
@@ -239,16 +238,16 @@ class DenoiseStage(Stage):
 
     def build(self) -> nn.Module:
         """The denoiser of `part`, or the one in the model folder."""
-        cls = TextDenoiser if self.modality is Modality.TEXT else UNetDenoiser
+        cls = component_class(self.component)
         if self.options.continue_from:
             module = load_part(
                 cls, self.config.model / self.component, f"train {self.component} first"
             ).requires_grad_(True)
         else:
             module = cls(**self.config.part)
-        own = self.sentences if self.modality is Modality.TEXT else None
+        own = self.sentences if in_words(self.modality) else None
         autoencoder = own or autoencoder_of(self.config.model, self.modality)
-        self.latent_shape = autoencoder.latent_shape
+        self.spec = kind_of(self.modality).describe(autoencoder, module)
         fits = {
             "in_channels": (autoencoder.latent_shape[0], "channels of the autoencoder's latents"),
             "context_dim": (self.prompts.text.dim, "width of the towers"),
@@ -264,12 +263,15 @@ class DenoiseStage(Stage):
         """The denoiser with a layer for the temporal-change loss. Raises `InputError` where no frame
         transformer runs along time.
         """
-        if self.modality not in (Modality.AUDIO, Modality.VIDEO) or not denoiser.config.frame_transformer:
+        if self.spec.latent_rate is None or not denoiser.config.frame_transformer:
             lacks = "sound or a clip, and a part with a frame_transformer"
             raise InputError(
                 f"options: temporal_change is {self.options.temporal_change:g}: expected 0, or {lacks}"
             )
-        halvings = 0 if self.modality is Modality.VIDEO else len(denoiser.config.block_out_channels) - 1
+        frames_of_their_own = (
+            len(self.spec.latent_shape) == 4
+        )  # (C, F, H, W), of which only H and W are halved
+        halvings = 0 if frames_of_their_own else len(denoiser.config.block_out_channels) - 1
         return WithTemporalChange(denoiser, 2**halvings)
 
     def to(self, device: torch.device) -> None:
@@ -284,16 +286,14 @@ class DenoiseStage(Stage):
         """Whose latents are cached: its own and those of partners, but for sentences, which are encoded as
         they come.
         """
-        own = () if self.modality is Modality.TEXT else (self.modality,)
+        own = () if in_words(self.modality) else (self.modality,)
         return own + (self.partner_estimates.media if self.partner_estimates else ())
 
     def encodings(self) -> list[Encoding]:
         """What is needed of media files: latents of the modality and tokens of its prompts, then latents of
         the pictures beside it.
         """
-        known = known_geometry(
-            self.config.model, self.config.part if self.component == "vision_denoiser" else None
-        )
+        known = known_geometry(self.config.model, {self.component: self.config.part})
         main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
         beside = (self.prompts.text, *([self.sentences] if self.picture_partner_estimates else []))
         return [
@@ -304,10 +304,8 @@ class DenoiseStage(Stage):
     @property
     def readers(self) -> tuple[nn.Module, ...]:
         """Text parts that read what is said of the samples, pictures beside them aside."""
-        encoded = Modality.TEXT in (
-            self.modality,
-            *(self.partner_estimates.shares if self.partner_estimates else ()),
-        )
+        partners = self.partner_estimates.shares if self.partner_estimates else ()
+        encoded = any(map(in_words, (self.modality, *partners)))
         return (*self.prompts.readers, *([self.sentences] if encoded else []))
 
     def data(self) -> Source:
@@ -357,11 +355,9 @@ class DenoiseStage(Stage):
 
     def dummy_batch(self, module: nn.Module, count: int) -> dict[str, Tensor]:
         """Latents, and one prompt token of each; a clip is as many frames as the denoiser says."""
-        config, (channels, *size) = self.denoiser(module).config, self.latent_shape
-        frames = [config.num_frames] if self.modality is Modality.VIDEO else []
         return {
-            "latents": empty(count, channels, *frames, *size),
-            "prompts": empty(count, 1, config.context_dim),
+            "latents": empty(count, *self.spec.latent_shape),
+            "prompts": empty(count, 1, self.denoiser(module).config.context_dim),
         }
 
     def dry_pass(self, module: nn.Module, batch: dict[str, Tensor]) -> None:
@@ -372,7 +368,7 @@ class DenoiseStage(Stage):
         """Clean latents (B, ...) of what is generated; of sentences those of whole captions, in new words
         where `canonical` is off.
         """
-        if self.modality is not Modality.TEXT:
+        if not in_words(self.modality):
             return batch[self.modality.value]
         if self.options.canonical:
             return self.sentences.encode(batch.captions())
@@ -393,7 +389,7 @@ class DenoiseStage(Stage):
             return None
 
         def clean(partner: Modality, rows: Tensor) -> Tensor:
-            if partner is not Modality.TEXT:
+            if not in_words(partner):
                 return batch[partner.value][rows]
             captions = batch.captions()
             return self.sentences.encode([captions[row] for row in rows.tolist()])

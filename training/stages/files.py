@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from codi.modalities import component_names, kinds
 from codi.types import InputError, Modality, ModalitySpec
 from codi.vocabulary import closed_vocabulary, word_tokenizer
 from codi.world.caption import all_words
@@ -128,31 +129,19 @@ def world_or_files(
     return Renamed(open_media(config, media, known, seed=config.seed + offset), convert)
 
 
-def known_geometry(model: Path, vision: Mapping[str, Any] | None = None) -> dict[Modality, ModalitySpec]:
-    """Geometry of pictures, sounds and clips as far as the parts in a model folder say it; `vision` is the
-    configuration of a denoiser of pictures and clips that is not there yet.
+def known_geometry(
+    model: Path, parts: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[Modality, ModalitySpec]:
+    """Return the geometry of every medium as far as the parts in a model folder say it.
+
+    Args:
+        model: the folder of the model.
+        parts: configurations of parts that are not there yet, by their names; empty ones say nothing.
     """
-    image, audio, denoiser = (
-        _shape(model / part) for part in ("image_autoencoder", "audio_autoencoder", "vision_denoiser")
-    )
-    known, denoiser = {}, vision or denoiser
-    if image:
-        picture = (3, image["image_size"], image["image_size"])
-        known[Modality.IMAGE] = ModalitySpec(raw_shape=picture, latent_shape=())
-        if denoiser.get("num_frames"):
-            rate = float(denoiser["latent_rate"])
-            known[Modality.VIDEO] = ModalitySpec(
-                raw_shape=(denoiser["num_frames"], *picture), latent_shape=(), rate=rate
-            )
-    if audio:
-        known[Modality.AUDIO] = sound_spec(audio)
-    return known
-
-
-def sound_spec(shape: Mapping[str, Any]) -> ModalitySpec:
-    """Geometry of the sounds of an audio autoencoder, from its configuration."""
-    rate = (shape.get("mel_config") or {}).get("sampling_rate", 16000)
-    return ModalitySpec(raw_shape=(shape["num_samples"],), latent_shape=(), rate=float(rate))
+    configs = {name: _shape(model / name) for name in component_names()}
+    configs |= {name: part for name, part in (parts or {}).items() if part}
+    found = {kind.modality: kind.geometry_in(configs) for kind in kinds()}
+    return {modality: spec for modality, spec in found.items() if spec is not None}
 
 
 def _shape(part: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from codi.diffusion import NoiseProcess
 from codi.diffusion.losses import denoising_loss
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
+from codi.modalities import component_class, in_words
 from codi.models.autoencoders import TextAutoencoder
 from codi.models.codi import DENOISERS
 from codi.protocols import Environment
@@ -32,7 +33,6 @@ from training.stages.contrast import TimedContrast
 from training.stages.denoise import estimate_weight, load_scheduler, spread_timesteps
 from training.stages.files import known_geometry
 from training.stages.joint_adapters import (
-    CLASSES,
     JointAdapters,
     adapted,
     add_joint_adapters,
@@ -202,7 +202,7 @@ class JointStage(Stage):
         self.noisy_latent_encoders: NoisyLatentEncoders | None = (
             load_noisy_latent_encoders(config.model) if found.is_dir() else None
         )
-        texts = any(Modality.TEXT in pair for pair in self.pairs)
+        texts = any(in_words(m) for pair in self.pairs for m in pair)
         self.sentences: TextAutoencoder | None = (
             autoencoder_of(config.model, Modality.TEXT) if texts else None
         )
@@ -233,7 +233,8 @@ class JointStage(Stage):
         """Encoders of `part`, and the finished denoisers of all attending modalities."""
         learning, reset = adapted(self.config.model, self.attending, self.options.joint_config is not None)
         found = {
-            n: load_part(CLASSES[n], self.config.model / n, f"train {n} first") for n in learning + reset
+            n: load_part(component_class(n), self.config.model / n, f"train {n} first")
+            for n in learning + reset
         }
         denoisers = {
             n: add_joint_adapters(part, self.options.joint_config, self.options.adapters)
@@ -310,8 +311,8 @@ class JointStage(Stage):
 
     def encoding(self, pair: Pair) -> Encoding:
         """Of one pair; sentences are read as prompts and where they are a side."""
-        media = tuple(m for m in pair if m is not Modality.TEXT)
-        readers = (*self.prompts[pair].readers, *([self.sentences] if Modality.TEXT in pair else []))
+        media = tuple(m for m in pair if not in_words(m))
+        readers = (*self.prompts[pair].readers, *([self.sentences] if any(map(in_words, pair)) else []))
         return Encoding(self.config, media, media, known_geometry(self.config.model), readers)
 
     def data(self) -> "PairSource":
@@ -330,7 +331,7 @@ class JointStage(Stage):
     def scenes_of(self, pair: Pair) -> Joined:
         """Cached latents and prompt tokens of scenes."""
         model, seed, count = self.config.model, self.config.seed, self.options.scenes
-        media = [m for m in pair if m is not Modality.TEXT]
+        media = [m for m in pair if not in_words(m)]
         return Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
 
     def loss(
@@ -473,7 +474,7 @@ class JointStage(Stage):
     @torch.no_grad()
     def latents(self, modality: Modality, batch: Batch) -> Tensor:
         """Normalised latents of one side; sentences of scenes are the canonical ones."""
-        if modality is not Modality.TEXT:
+        if not in_words(modality):
             return batch[modality.value]
         return self.sentences.encode(batch.captions())
 
@@ -505,7 +506,7 @@ class JointStage(Stage):
             place.mkdir(exist_ok=True)
             names = {m: DENOISERS[m] for m in pair}
             others = {
-                m: load_part(CLASSES[n], self.config.model / n, "")
+                m: load_part(component_class(n), self.config.model / n, "")
                 for m, n in names.items()
                 if n not in module.denoisers
             }

@@ -11,15 +11,12 @@ from torch import nn
 
 from codi.joint.encoders import EnvironmentEncoders
 from codi.models.codi import DENOISERS
-from codi.models.denoisers import TextDenoiser, UNetDenoiser
 from codi.protocols import Denoiser
 from codi.types import InputError, Modality
 from training.stages.common import load_part
 from training.stages.contrast import TimedContrast
 from training.stages.pairs import Pair
 from training.stages.temporal_change import TemporalChangeDecoder
-
-CLASSES = {"text_denoiser": TextDenoiser, "vision_denoiser": UNetDenoiser, "audio_denoiser": UNetDenoiser}
 
 
 class JointAdapters(nn.Module):

@@ -20,9 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from codi.io import to_unit
-from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
+from codi.modalities import component_class, component_maker, in_words, kinds
 from codi.models.codi import AUTOENCODERS, TOWERS
-from codi.models.conditioning import AudioTower, TextTower, VisionTower
+from codi.protocols import Autoencoder, PromptEncoder
 from codi.types import InputError, Modality, ModalitySpec
 from data.batch import Batch
 from data.cache import CachedSource, build_cache, whole
@@ -32,27 +32,10 @@ from training.config import Config, expect
 from training.stages.common import load_part
 from training.stages.files import check_words, open_media
 
-CLASSES = {
-    "text_autoencoder": TextAutoencoder,
-    "image_autoencoder": ImageAutoencoder,
-    "audio_autoencoder": AudioAutoencoder,
-    "text_tower": TextTower,
-    "vision_tower": VisionTower,
-    "audio_tower": AudioTower,
-}
-MADE_BY = {
-    "text_autoencoder": "autoencoder_text",
-    "image_autoencoder": "autoencoder_image",
-    "audio_autoencoder": "autoencoder_audio and vocoder",
-    "text_tower": "align_image",
-    "vision_tower": "align_image and align_video",
-    "audio_tower": "align_audio",
-}
-
 
 def load_frozen(model: Path, component: str) -> Any:
-    """A finished part of the model in the making."""
-    return load_part(CLASSES[component], model / component, f"run {MADE_BY[component]} first")
+    """Return a finished part of the model in the making, frozen."""
+    return load_part(component_class(component), model / component, f"run {component_maker(component)} first")
 
 
 def autoencoder_of(model: Path, modality: Modality) -> Any:
@@ -148,7 +131,7 @@ class Encoding:
     latents: tuple[Modality, ...]
     tokens: tuple[Modality, ...] = ()
     known: Mapping[Modality, ModalitySpec] = field(default_factory=dict)
-    readers: tuple[TextTower | TextAutoencoder, ...] = ()
+    readers: tuple[PromptEncoder | Autoencoder, ...] = ()
 
     @property
     def parts(self) -> dict[str, tuple[str, Modality]]:
@@ -160,7 +143,7 @@ class Encoding:
         """The media, and their captions if somebody reads them; a row with a caption may lack what is a
         prompt alone.
         """
-        words = [Modality.TEXT] if self.readers else []
+        words = [kind.modality for kind in kinds() if kind.in_words] if self.readers else []
         prompts = {*self.tokens} - {*self.latents} if words else ()
         media = [*self.latents, *self.tokens, *words]
         return open_media(self.config, media, self.known, seed=self.config.seed, optional=prompts, **settings)
@@ -241,7 +224,7 @@ class EncodedSource(Source):
     def fetch(self, indices: list[int]) -> Batch:
         """The batch with latents and tokens in place of media; captions, ids and masks as they are."""
         batch = self.source.fetch(indices)
-        media = {m.value for m in Modality if m is not Modality.TEXT}
+        media = {m.value for m in Modality if not in_words(m)}
         others = {name: value for name, value in batch.named.items() if name not in media}
         return dataclasses.replace(batch, named=others | self.encode(batch))
 
@@ -280,9 +263,7 @@ def weights_digest(folder: Path) -> str:
     """First half of the sha256 over a part's weight files. Raises `InputError` where there are none."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise InputError(
-            f"{folder} is missing: run {MADE_BY.get(folder.name, 'the stage that makes it')} first"
-        )
+        raise InputError(f"{folder} is missing: run {component_maker(folder.name)} first")
     total = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

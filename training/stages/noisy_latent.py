@@ -15,6 +15,7 @@ from torch import Tensor
 
 from codi.diffusion import NoiseProcess
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
+from codi.modalities import in_words
 from codi.models.conditioning import null_prompt
 from codi.types import Modality
 from data.batch import Batch
@@ -66,9 +67,9 @@ class NoisyLatentStage(Stage):
         self.options = strict(NoisyLatentOptions, config.options, where="options")
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.modalities = [Modality.parse(name) for name in config.part["latents"]]
-        self.media = tuple(m for m in self.modalities if m is not Modality.TEXT)
+        self.media = tuple(m for m in self.modalities if not in_words(m))
         self.sentences = (
-            autoencoder_of(config.model, Modality.TEXT) if Modality.TEXT in self.modalities else None
+            autoencoder_of(config.model, Modality.TEXT) if any(map(in_words, self.modalities)) else None
         )
         self.text = tower_of(config.model, Modality.TEXT)
         self.prompts = {m: self._prompts(m) for m in self.modalities}
@@ -79,9 +80,7 @@ class NoisyLatentStage(Stage):
     def _prompts(self, modality: Modality) -> Prompts:
         """Those that the encoder of one modality meets."""
         options, met = self.options, (Modality.TEXT, modality)
-        shares = {
-            name: share for name, share in options.prompts.items() if modality is Modality.TEXT or name in met
-        }
+        shares = {name: share for name, share in options.prompts.items() if in_words(modality) or name in met}
         expect(
             sum(shares.values()) > 0,
             "prompts",

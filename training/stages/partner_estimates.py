@@ -15,6 +15,7 @@ from torch import Tensor
 from codi.diffusion import NoiseProcess
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoder, NoisyLatentEncoders
 from codi.joint.partner_estimates import centred_estimate, fuse_prompt
+from codi.modalities import in_words
 from codi.types import InputError, Modality
 from training.config import expect
 from training.stages.common import load_part
@@ -91,7 +92,7 @@ class PartnerEstimates:
     @property
     def media(self) -> tuple[Modality, ...]:
         """Partners whose latents are cached; sentences are encoded as they come."""
-        return tuple(m for m in self.shares if m is not Modality.TEXT)
+        return tuple(m for m in self.shares if not in_words(m))
 
     def to(self, device: torch.device) -> None:
         self.encoders.to(device)

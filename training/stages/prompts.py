@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codi.modalities import in_words
 from codi.models.conditioning import TextTower, null_prompt
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, caption
@@ -60,12 +61,12 @@ class Prompts:
     @property
     def media(self) -> tuple[Modality, ...]:
         """Kinds of prompts besides sentences."""
-        return tuple(name for name in self.names if name is not Modality.TEXT)
+        return tuple(name for name in self.names if not in_words(name))
 
     @property
     def readers(self) -> tuple[TextTower, ...]:
         """The text tower, where some prompts are sentences; without it media files need no captions."""
-        worded = any(share for name, share in zip(self.names, self.shares) if name is Modality.TEXT)
+        worded = any(share for name, share in zip(self.names, self.shares) if in_words(name))
         return (self.text,) if worded or self.interpolation else ()
 
     def to(self, device: torch.device) -> None:
@@ -90,7 +91,7 @@ class Prompts:
         kinds = [Modality.TEXT if said is not None else self.media[0]] * len(tokens)
         kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
         for number, name in enumerate(self.names):
-            if name is not Modality.TEXT and not text_only:
+            if not in_words(name) and not text_only:
                 chosen = torch.from_numpy(kind == number).to(tokens.device)[:, None]
                 mask = batch.named.get(f"{name}_mask")
                 if mask is not None:  # a file that lacks this medium keeps its caption

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from codi.modalities import in_words, kind_of
 from codi.models.codi import AUTOENCODERS, DENOISERS
 from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline
@@ -73,6 +74,9 @@ def write_samples(
         (folder / "texts.txt").write_text(
             "\n".join(f"{a}\n    {b}" for a, b in zip(captions, out.texts)) + "\n", encoding="utf-8"
         )
+    for modality in (m for m in denoisers if m not in READERS):
+        for number in range(len(captions)):
+            kind_of(modality).write(out, folder / str(number), number)
     if not probe:
         return
     scores = {str(m): agreement(m, getattr(out, FIELDS[m]), captions) for m in denoisers}
@@ -81,7 +85,7 @@ def write_samples(
 
 def agreement(modality: Modality, media: list | torch.Tensor, captions: list[str]) -> dict[str, float]:
     """Share of the captions' facts that the probes find in the media, by attribute."""
-    readings = READERS[modality](media if modality is Modality.TEXT else torch.stack(media))
+    readings = READERS[modality](media if in_words(modality) else torch.stack(media))
     asked = [parse(caption) for caption in captions]
     found: dict[str, list[bool]] = {}
     for facts, reading in zip(asked, readings):

@@ -8,17 +8,17 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from codi.models.conditioning import TextTower
+from codi.protocols import PromptEncoder
 from codi.types import InputError, Modality, ModalitySpec
 from training.config import Config, expect, strict
-from training.stages.align import AlignOptions, AlignStage, Contrast
-from training.stages.common import export_part, load_part
+from training.stages.align import AlignOptions, AlignStage, Contrast, load_text_tower
+from training.stages.common import export_part
 from training.stages.files import known_geometry
 
 FOLDER = "towers"  # below the model folder, one folder per run
-NEEDED = ("features", "embed", "save_pretrained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +40,26 @@ class TowerStage(AlignStage):
         shared = {field.name: getattr(own, field.name) for field in dataclasses.fields(AlignOptions)}
         expect(not own.continue_from, "continue_from", True, "false: this tower is new")
         super().__init__(dataclasses.replace(config, options=shared))
-        self.config, self.kind, self.makes_text = config, own.tower, False
+        self.config, self.named, self.makes_text = config, own.tower, False
 
     def build(self) -> Contrast:
         """The new tower. Raises `InputError` for a class that is no tower."""
-        self.text = load_part(TextTower, self.config.model / "text_tower", "run align_image first")
-        kind = find_class(self.kind)
-        try:
-            new = kind(**self.config.part)
-        except TypeError as error:
-            raise InputError(f"part: {self.kind} cannot be built from it ({error})") from None
-        bridge = "video_bridge" if self.modality is Modality.VIDEO else "bridge"
-        if missing := [name for name in (*NEEDED, "dim", bridge) if not hasattr(new, name)]:
+        self.text = load_text_tower(self.config.model)
+        cls = find_class(self.named)
+        if not issubclass(cls, PromptEncoder) or not issubclass(cls, ModelMixin):
             raise InputError(
-                f"options: tower {self.kind} has no {missing[0]}: see docs/fine-tuning.md for what a tower "
-                "must have"
+                f"options: tower {self.named} is no prompt encoder: expected a class that inherits from "
+                "diffusers.ModelMixin and codi.protocols.PromptEncoder; see docs/fine-tuning.md"
+            )
+        try:
+            new = cls(**self.config.part)
+        except TypeError as error:
+            raise InputError(f"part: {self.named} cannot be built from it ({error})") from None
+        members = {"dim", self.kind.bridge} - set(dir(new))  # what its own `__init__` has to set
+        if members:
+            raise InputError(
+                f"options: tower {self.named} has no {min(members)}: see docs/fine-tuning.md for what a "
+                "tower must have"
             )
         if new.dim != self.text.dim:
             raise InputError(
@@ -65,7 +70,7 @@ class TowerStage(AlignStage):
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         """Of the raw media as the model has it."""
-        return {m: spec for m, spec in known_geometry(self.config.model).items() if m is self.modality}
+        return {m: spec for m, spec in known_geometry(self.config.model).items() if m == self.modality}
 
     def tower(self, module: Contrast) -> nn.Module:
         return module.towers["tower"]

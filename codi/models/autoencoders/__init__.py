@@ -1,5 +1,6 @@
-"""Autoencoders: raw media <-> the latents in which diffusion happens. Contract:
-`codi.protocols.Autoencoder`.
+"""Autoencoders turn raw media into the latents in which diffusion happens, and back.
+
+Their contract is `codi.protocols.Autoencoder`.
 """
 
 from codi.models.autoencoders.audio import AudioAutoencoder

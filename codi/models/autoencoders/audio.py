@@ -1,8 +1,9 @@
-"""Sound: log-mel spectrogram, AutoencoderKL on it, and a HiFi-GAN vocoder (or Griffin-Lim) back to the
-waveform.
+"""The autoencoder of sounds: a log-mel spectrogram, AutoencoderKL on it, and a vocoder.
 
-Front end and geometry follow AudioLDM (arXiv 2301.12503), as the paper does. Released model: `patch` (1, 1),
-one factor 0.9228. Letters: B batch, C channels, S samples, T mel frames, M mel bands, t m latent positions.
+The vocoder, which turns spectrograms into waveforms, is a HiFi-GAN, or Griffin-Lim where none was trained.
+Front end and geometry follow AudioLDM (arXiv 2301.12503), as the paper does. The released model has `patch`
+(1, 1) and the one factor 0.9228.
+Letters: B batch, C channels, S samples, T mel frames, M mel bands, t m latent positions.
 """
 
 from typing import Any
@@ -18,21 +19,24 @@ from transformers.models.speecht5.modeling_speecht5 import SpeechT5HifiGan
 
 from codi.models.autoencoders.mel import GriffinLim, LogMel, MelCorrection
 from codi.models.autoencoders.scaling import LatentScaling
+from codi.protocols import Autoencoder
 
 
-class AudioAutoencoder(ModelMixin, ConfigMixin):
-    """Sound in [-1, 1] <-> normalised latents (B, C, t, m).
+class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
+    """Turns sound (B, S) in [-1, 1] into normalised latents (B, C, t, m), and back.
 
-    vae_config      constructor arguments of AutoencoderKL; its channels in and out are the patch's area
-    vocoder_config  arguments of SpeechT5HifiGanConfig; None: Griffin-Lim, until the vocoder stage has trained
-                    one
-    mel_config      arguments of `LogMel`
-    num_samples     samples of one clip
-    patch           (time, frequency) cells folded into channels in front of the VAE
-    mel_mean, mel_std  constants that bring the log-mel near unit scale before the VAE
-    scaling_factor  the one released factor; None: per-channel statistics, measured in training
-    correction_size  (frames, bands) of the cells from which `MelCorrection` makes up for what the VAE blurs;
-                     None: nothing is corrected
+    Args:
+        vae_config: constructor arguments of AutoencoderKL; its channels in and out are the patch's area.
+        vocoder_config: arguments of SpeechT5HifiGanConfig; None: Griffin-Lim, until the vocoder stage has
+            trained one.
+        mel_config: arguments of `LogMel`.
+        num_samples: samples of one sound, as the model makes it unasked.
+        patch: (time, frequency) cells that are folded into channels in front of the VAE.
+        mel_mean: taken off the log-mel before the VAE.
+        mel_std: what the log-mel is then divided by, which brings it near unit scale.
+        scaling_factor: the one released factor; None: per-channel statistics, measured in training.
+        correction_size: (frames, bands) of the cells from which `MelCorrection` makes up for what the VAE
+            blurs; None: nothing is corrected.
     """
 
     @register_to_config
@@ -63,16 +67,17 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def sampling_rate(self) -> int:
-        """Hz."""
+        """The sampling rate in Hz."""
         return self.log_mel.sampling_rate
 
     @property
     def _halvings(self) -> int:
+        """The factor by which the VAE makes each side shorter."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, t, m) of one clip."""
+        """The shape (C, t, m) of the latent of one sound."""
         frames, bands = self.config.num_samples // self.log_mel.hop_length, self.log_mel.bank.shape[1]
         time, frequency = self.config.patch
         return (
@@ -83,62 +88,70 @@ class AudioAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def latent_rate(self) -> float:
-        """Latent columns per second."""
+        """The number of latent columns per second."""
         return self.sampling_rate / (self.log_mel.hop_length * self.config.patch[0] * self._halvings)
 
     def posterior(self, mel: Tensor):
-        """Log-mel (B, T, M) -> diagonal Gaussian over unnormalised latents."""
+        """Return the diagonal Gaussian over unnormalised latents (B, C, t, m) of a log-mel (B, T, M)."""
         return self.vae.encode(_fold(self.normalise_mel(mel), self.config.patch)).latent_dist
 
     def reconstruct(self, latent: Tensor) -> Tensor:
-        """Unnormalised latents (B, C, t, m) -> log-mel (B, T, M)."""
+        """Decode unnormalised latents (B, C, t, m) into a log-mel (B, T, M)."""
         return self.denormalise_mel(_unfold(self.vae.decode(latent).sample, self.config.patch))
 
     def normalise_mel(self, mel: Tensor) -> Tensor:
-        """Log-mel to about unit scale."""
+        """Bring a log-mel to about unit scale."""
         return (mel - self.config.mel_mean) / self.config.mel_std
 
     def denormalise_mel(self, mel: Tensor) -> Tensor:
-        """The inverse of `normalise_mel`."""
+        """Undo `normalise_mel`."""
         return mel * self.config.mel_std + self.config.mel_mean
 
     def set_slicing(self, enabled: bool) -> None:
-        """Whether spectrograms pass through the autoencoder one at a time."""
+        """Set whether spectrograms pass through the VAE one at a time, which takes less memory."""
         self.vae.use_slicing = enabled
 
     @apply_forward_hook
     def encode(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Waveform (B, S) -> (B, C, t, m)."""
+        """Encode sounds into normalised latents.
+
+        Args:
+            raw: waveforms (B, S) in [-1, 1].
+            generator: draws from the posterior; None takes its mean.
+
+        Returns:
+            The latents (B, C, t, m).
+        """
         posterior = self.posterior(self.log_mel(raw).to(self.dtype))
         return self.scaling.normalise(posterior.mode() if generator is None else posterior.sample(generator))
 
     def decode_mel(self, latent: Tensor) -> Tensor:
-        """(B, C, t, m) -> log-mel (B, T, M)."""
+        """Decode normalised latents (B, C, t, m) into a log-mel (B, T, M), with any correction applied."""
         return self.correction(self.reconstruct(self.scaling.denormalise(latent)))
 
     @apply_forward_hook
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, C, t, m) -> waveform (B, S) in [-1, 1].
+        """Decode normalised latents (B, C, t, m) into waveforms (B, S) in [-1, 1].
 
-        Griffin-Lim makes much of the last bit, which a batch may change: with it, sounds are decoded one by
-        one.
+        Griffin-Lim amplifies differences in the last bit, and the size of a batch may change that bit. With
+        Griffin-Lim, sounds are therefore decoded one by one.
         """
         parts = latent.split(1 if isinstance(self.vocoder, GriffinLim) else len(latent))
         return torch.cat([self.vocode(self.decode_mel(part)) for part in parts]).clamp(-1, 1)
 
     def vocode(self, mel: Tensor) -> Tensor:
-        """Log-mel (B, T, M) -> waveform (B, T * hop)."""
+        """Turn a log-mel (B, T, M) into waveforms (B, T * hop_length)."""
         return self.vocoder(mel).reshape(mel.shape[0], -1)
 
 
 def _fold(mel: Tensor, patch: tuple[int, int]) -> Tensor:
-    """(B, T, M) -> (B, pt pf, T/pt, M/pf)."""
+    """Fold patches of pt x pf cells into channels, from (B, T, M) to (B, pt pf, T/pt, M/pf)."""
     time, frequency = patch
     cells = mel.unflatten(2, (-1, frequency)).unflatten(1, (-1, time))  # (B, T/pt, pt, M/pf, pf)
     return cells.permute(0, 2, 4, 1, 3).flatten(1, 2)
 
 
 def _unfold(cells: Tensor, patch: tuple[int, int]) -> Tensor:
-    """The inverse of `_fold`."""
+    """Undo `_fold`."""
     mel = cells.unflatten(1, patch).permute(0, 3, 1, 4, 2)  # (B, T/pt, pt, M/pf, pf)
     return mel.flatten(3, 4).flatten(1, 2)

@@ -1,6 +1,6 @@
-"""Log-mel spectrograms: from sound, back to sound without a trained vocoder, and the correction of what a VAE
-blurs in them.
+"""Log-mel spectrograms: from sound, back to sound without a trained vocoder, and corrected.
 
+The correction makes up for what a VAE blurs in them.
 Letters: B batch, S samples, T mel frames, M mel bands, K = n_fft / 2 + 1 bins of the spectrum, F cells around
 a cell.
 """
@@ -15,12 +15,15 @@ from torch.nn import functional as nnf
 
 
 class Exact(nn.Module):
-    """Its buffers stay in their precision, whichever the model around it is brought to: the side lobes of a
-    window that was rounded to bfloat16 lie at -50 dB, and where a sound is silent, a logarithm shows nothing
-    else.
+    """A module whose buffers stay in their precision, whichever the model around it is brought to.
+
+    The side lobes of a window that was rounded to bfloat16 lie at -50 dB, and the logarithm of a silent
+    passage would show nothing but them.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Exact":
+        """Apply `fn`, then give each buffer that changed precision its old values back."""
+        # A rounded buffer would not come back exact: the old one is kept, and moved to the new device.
         exact = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in exact.items():
@@ -31,7 +34,10 @@ class Exact(nn.Module):
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """Inside, new tensors are float32: loading a model in another precision builds it in that."""
+    """Make new tensors float32 inside the block.
+
+    Loading a model in another precision builds it in that precision.
+    """
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -42,15 +48,25 @@ def in_float32() -> Iterator[None]:
 
 LINEAR = 200 / 3  # Hz in a mel below the break of Slaney's scale
 BREAK = 1000.0  # Hz; from here on the scale is logarithmic
-STEP = math.log(6.4) / 27  # of the logarithm of a frequency, in a mel above the break
+STEP = math.log(6.4) / 27  # by which a mel above the break raises the logarithm of a frequency
 
 
 def slaney_bank(num_freqs: int, num_bands: int, f_min: float, f_max: float, sampling_rate: int) -> Tensor:
-    """Returns the weights (num_freqs, num_bands), float32, of triangular bands that are even on Slaney's mel
-    scale, each of area one.
+    """Return the weights of triangular bands that are even on Slaney's mel scale, each of area one.
 
-    M. Slaney, Auditory Toolbox, 1998. The numbers are torchaudio's (`melscale_fbanks`), to the bit: its
-    native part may not load, and every model that hears is built with these weights.
+    The scale is that of M. Slaney, Auditory Toolbox, 1998. The numbers are torchaudio's (`melscale_fbanks`),
+    to the bit: its native part may not load, and every model that takes or makes sound is built with these
+    weights.
+
+    Args:
+        num_freqs: frequencies of the spectrum, from 0 Hz to half the sampling rate.
+        num_bands: number of bands.
+        f_min: lower end of the first band in Hz.
+        f_max: upper end of the last band in Hz.
+        sampling_rate: samples per second.
+
+    Returns:
+        The weights (num_freqs, num_bands), float32.
     """
     low, high = (_mel(f) for f in (f_min, f_max))
     mels = torch.linspace(low, high, num_bands + 2)
@@ -66,16 +82,25 @@ def slaney_bank(num_freqs: int, num_bands: int, f_min: float, f_max: float, samp
 
 
 def _mel(frequency: float) -> float:
-    """Slaney's mel of a frequency in Hz."""
+    """Return the mel, on Slaney's scale, of a frequency in Hz."""
     if frequency < BREAK:
         return frequency / LINEAR
     return BREAK / LINEAR + math.log(frequency / BREAK) / STEP
 
 
 class LogMel(Exact):
-    """Waveform (B, S) -> natural log of the mel magnitude spectrogram (B, T, M), T = S // hop, floor 1e-5.
+    """Turns a waveform (B, S) into the natural logarithm of its mel magnitude spectrogram (B, T, M).
 
-    Magnitude (no power), periodic Hann window, reflect padding, Slaney scale and area norm.
+    T is S // hop_length, and magnitudes below 1e-5 count as 1e-5. It is the magnitude, not the power, with a
+    periodic Hann window, reflect padding, and bands of area one on Slaney's scale.
+
+    Args:
+        sampling_rate: samples per second.
+        n_fft: samples of a window.
+        hop_length: samples from one mel frame to the next.
+        num_bands: M, number of mel bands.
+        f_min: lower end of the first band in Hz.
+        f_max: upper end of the last band in Hz.
     """
 
     def __init__(
@@ -89,8 +114,8 @@ class LogMel(Exact):
     ):
         super().__init__()
         self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
-        # Derived, not loaded: real and exact even where the model itself is built on the meta device or in
-        # another precision.
+        # The buffers are derived, not loaded: they must be real and exact even where the model itself is
+        # built on the meta device or in another precision.
         with torch.device("cpu"), in_float32():
             bank = slaney_bank(n_fft // 2 + 1, num_bands, f_min, f_max, sampling_rate)
             window = torch.hann_window(n_fft)
@@ -98,6 +123,7 @@ class LogMel(Exact):
         self.register_buffer("window", window, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """Return the log-mel (B, T, M) of waveforms (B, S)."""
         spectrum = torch.stft(
             waveform.float(),
             self.n_fft,
@@ -112,12 +138,17 @@ class LogMel(Exact):
 
 
 class MelCorrection(nn.Module):
-    """Log-mel (B, T, M) as a VAE gives it -> nearer to what it was given: to each cell a linear function of
-    the cells around it is added.
+    """Brings a log-mel (B, T, M) that a VAE has decoded nearer to what the VAE was given.
 
-    A VAE errs in the logarithm, where half-way from silence to a note is still silence: attacks come late.
-    Each band has its own weights: `frames` x `bands` cells and a constant, in closed form by least squares in
-    which a cell counts as much as it is loud. They start as NaN, so that forgetting `fit` is loud.
+    A VAE errs in the logarithm, where half-way from silence to a note is still silence, so attacks come late.
+    The correction adds to each cell a linear function of the cells around it. Each band has its own weights,
+    for `frames` x `bands` cells and a constant. They come from least squares in closed form, in which a cell
+    counts as much as it is loud. They start as NaN, so that a correction that was never fitted is noticed.
+
+    Args:
+        num_bands: M, number of mel bands.
+        frames: mel frames around a cell that are looked at, an odd number.
+        bands: mel bands around a cell that are looked at, an odd number.
     """
 
     def __init__(self, num_bands: int, frames: int, bands: int):
@@ -129,13 +160,17 @@ class MelCorrection(nn.Module):
         self.register_buffer("weight", torch.full((num_bands, frames * bands + 1), torch.nan))
 
     def forward(self, mel: Tensor) -> Tensor:
+        """Return the corrected log-mel (B, T, M)."""
         out = mel.float()
         for weight, cell in zip(self.weight.float().unbind(1), self.around(out)):
             out = out + weight * cell
         return out.to(mel.dtype)
 
     def around(self, mel: Tensor) -> Iterator[Tensor]:
-        """The F cells around every cell, each (B, T, M): shifted copies, edges repeated, and ones."""
+        """Yield the F cells around every cell, each as (B, T, M), and last a tensor of ones.
+
+        They are shifted copies of the log-mel, whose edges are repeated.
+        """
         time, frequency = self.frames // 2, self.bands // 2
         padded = nnf.pad(mel[:, None], (frequency, frequency, time, time), mode="replicate")[:, 0]
         for k in range(self.frames):
@@ -145,8 +180,12 @@ class MelCorrection(nn.Module):
 
     @torch.no_grad()
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3, floor: float = 1e-3) -> None:
-        """Sets the weights from pairs (as the VAE gives it, as it should be) of log-mels; amplitudes below
-        `floor` count as `floor`.
+        """Set the weights by least squares over pairs of log-mels.
+
+        Args:
+            pairs: log-mels (B, T, M), each as the VAE gives it and as it should be.
+            ridge: strength of the regularisation, relative to the mean square of a cell.
+            floor: added to the amplitude by which a cell counts, so that silence counts a little, too.
         """
         gram, moment = 0.0, 0.0
         for given, wanted in pairs:
@@ -162,19 +201,28 @@ class MelCorrection(nn.Module):
 
 
 def _by_band(x: Tensor) -> Tensor:
-    """(B, T, M, ...) -> (M, B T, ...)."""
+    """Put bands first and frames of all sounds in one row, from (B, T, M, ...) to (M, B T, ...)."""
     return x.movedim(2, 0).flatten(1, 2)
 
 
 class GriffinLim(Exact):
-    """Log-mel (B, T, M) -> waveform (B, T * hop) without a trained part. Deterministic; a sound does not
-    depend on its batch.
+    """Turns a log-mel (B, T, M) into a waveform (B, T * hop_length) without a trained part.
+
+    It is deterministic, and a sound does not depend on its batch.
 
     Phases start from spectral peaks that are followed from frame to frame (single pass spectrogram inversion,
-    Beauregard et al., IEEE DSP 2015) and are iterated (Griffin and Lim, 1984; fast variant, Perraudin et al.,
-    2013): from random ones a steady partial stays in pieces that beat against each other, and each beat
-    sounds like an onset. Magnitudes are never fixed: at each iteration those of the sound so far take one
-    multiplicative step (Lee and Seung, NIPS 2000) towards the bands, which say less than they do.
+    Beauregard et al., IEEE DSP 2015) and are then iterated (Griffin and Lim, 1984; fast variant, Perraudin et
+    al., 2013). If they started at random, a steady partial would remain in pieces that beat against each
+    other, and each beat sounds like an onset.
+
+    Magnitudes are never fixed. At each iteration those of the sound so far take one multiplicative step (Lee
+    and Seung, NIPS 2000) towards the bands, which hold less detail than magnitudes do.
+
+    Args:
+        log_mel: the spectrogram that is turned back.
+        num_iterations: iterations of the phases.
+        num_updates: multiplicative steps of the first magnitudes.
+        momentum: that of the fast variant; 0 is none.
     """
 
     def __init__(
@@ -187,10 +235,11 @@ class GriffinLim(Exact):
         self.register_buffer("window", log_mel.window.clone(), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
+        """Return the waveforms (B, T * hop_length) of a log-mel (B, T, M)."""
         return torch.stack([self.invert(one.exp(), mel.shape[1] * self.hop_length) for one in mel.float()])
 
     def invert(self, bands: Tensor, length: int) -> Tensor:
-        """Amplitudes of one sound's bands (T, M) -> waveform (length,)."""
+        """Return the waveform (length,) of one sound, given the amplitudes of its bands (T, M)."""
         bands = torch.cat([bands, bands[-1:]])  # centred frames are one more than there are hops
         magnitude = self.unmel(bands)
         spectrum = torch.polar(magnitude, peak_phases(magnitude, self.n_fft, self.hop_length))
@@ -203,21 +252,23 @@ class GriffinLim(Exact):
         return self._istft(spectrum, length)
 
     def unmel(self, bands: Tensor) -> Tensor:
-        """Non-negative magnitudes (K, T) that give the amplitudes of the bands (T, M)."""
+        """Find magnitudes (K, T), none negative, that give the amplitudes of the bands (T, M)."""
         magnitude = bands @ self.bank.float().T
         for _ in range(self.num_updates):
             magnitude = self._towards(bands, magnitude)
         return magnitude.T
 
     def _towards(self, bands: Tensor, magnitude: Tensor) -> Tensor:
-        """Magnitudes (T, K) after one multiplicative step towards the bands (T, M); what lies in no band
-        becomes 0.
+        """Take one multiplicative step with magnitudes (T, K) towards the bands (T, M).
+
+        What lies in no band becomes 0.
         """
         bank = self.bank.float()
         ratio = bands / (magnitude @ bank).clamp_min(1e-9)
         return magnitude * (ratio @ bank.T) / bank.sum(1).clamp_min(1e-8)
 
     def _stft(self, waveform: Tensor) -> Tensor:
+        """Return the complex spectrum (K, T) of a waveform."""
         return torch.stft(
             waveform,
             self.n_fft,
@@ -228,21 +279,30 @@ class GriffinLim(Exact):
         )
 
     def _istft(self, spectrum: Tensor, length: int) -> Tensor:
+        """Return the waveform (length,) of a complex spectrum (K, T)."""
         return torch.istft(spectrum, self.n_fft, self.hop_length, window=self.window.float(), length=length)
 
 
 def peak_phases(magnitude: Tensor, n_fft: int, hop_length: int) -> Tensor:
-    """Phases (K, T) under which each spectral peak of (K, T) goes on, from frame to frame, at its own
-    frequency.
+    """Find phases under which each spectral peak goes on, from frame to frame, at its own frequency.
 
     A bin belongs to the nearest peak, and neighbours differ by pi, as they do in the main lobe of a centred
     window.
+
+    Args:
+        magnitude: magnitudes (K, T) of a spectrum.
+        n_fft: samples of a window.
+        hop_length: samples from one frame to the next.
+
+    Returns:
+        The phases (K, T) in radians.
     """
     level = magnitude.T.clamp_min(1e-12).log()  # (T, K)
     left, mid, right = level[:, :-2], level[:, 1:-1], level[:, 2:]
     is_peak = nnf.pad((mid > left) & (mid >= right), (1, 1))
     bend = (2 * mid - left - right).clamp_min(1e-9)
-    shift = nnf.pad(((right - left) / (2 * bend)).clamp(-0.5, 0.5), (1, 1))  # of the parabola's top, in bins
+    # A parabola through a peak and its neighbours tells its frequency more finely than the bins do.
+    shift = nnf.pad(((right - left) / (2 * bend)).clamp(-0.5, 0.5), (1, 1))  # in bins
     bins = torch.arange(level.shape[1], device=level.device)
     owner = _nearest(is_peak)
     advance = 2 * torch.pi * hop_length / n_fft * (owner + shift.gather(1, owner))
@@ -254,8 +314,9 @@ def peak_phases(magnitude: Tensor, n_fft: int, hop_length: int) -> Tensor:
 
 
 def _nearest(marked: Tensor) -> Tensor:
-    """Position (T, K) of the nearest marked place of each row of bool (T, K); of two equally near ones the
-    lower; 0 in a row without.
+    """Return the position (T, K) of the nearest marked place in each row of a bool tensor (T, K).
+
+    Of two equally near places it is the lower one; in a row without any it is 0.
     """
     last = marked.shape[1] - 1
     places = torch.arange(last + 1, device=marked.device).expand(marked.shape)

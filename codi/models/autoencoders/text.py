@@ -1,8 +1,9 @@
-"""Text: BERT encoder -> one latent vector -> GPT-2 decoder that reads the latent as memory and as embedding.
+"""The autoencoder of sentences: a BERT encoder, one latent vector, and a GPT-2 decoder.
 
-After Optimus (arXiv 2004.04092), which the paper uses: linear(z) is one extra past position in every layer,
-the same vector as key and as value, and linear_emb(z) is added to every token's embedding. Letters: B batch,
-L tokens, D hidden width, Z latent width, N layers.
+It follows Optimus (arXiv 2004.04092), which the paper uses. The decoder reads the latent z as memory and as
+embedding: linear(z) is one extra past position in every layer, the same vector as key and as value, and
+linear_emb(z) is added to every token's embedding.
+Letters: B batch, L tokens, D hidden width, Z latent width, N layers.
 """
 
 from typing import Any
@@ -16,20 +17,22 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from codi.models.autoencoders.scaling import LatentScaling
+from codi.protocols import Autoencoder
 from codi.vocabulary import load_tokenizer
 
 
-class TextAutoencoder(ModelMixin, ConfigMixin):
-    """Sentences <-> normalised latents (B, Z).
+class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
+    """Turns sentences into normalised latents (B, Z), and back.
 
-    encoder_config, decoder_config  arguments of BertConfig and GPT2Config (vocabulary sizes and special ids
-                                    come from the tokenizers)
-    tokenizer            a `tokenizers` JSON string for the encoder; decoder_tokenizer likewise (None: the
-                         same)
-    latent_dim           Z
-    max_length           most tokens that decoding produces, the first one included
-    embed_latent         Optimus adds linear_emb(z) to the embeddings besides the memory
-    scaling_factor       the one released factor; None: per-channel statistics, measured in training
+    Args:
+        encoder_config: arguments of BertConfig; vocabulary size and special ids come from the tokenizer.
+        decoder_config: arguments of GPT2Config, likewise.
+        latent_dim: Z, the width of the latent.
+        tokenizer: a `tokenizers` JSON string for the encoder.
+        decoder_tokenizer: the same for the decoder; None: that of the encoder.
+        max_length: most tokens that decoding produces, the first one included.
+        embed_latent: whether linear_emb(z) is added to the embeddings besides the memory, as in Optimus.
+        scaling_factor: the one released factor; None: per-channel statistics, measured in training.
     """
 
     @register_to_config
@@ -80,11 +83,11 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def latent_shape(self) -> tuple[int]:
-        """(Z,)."""
+        """The shape (Z,) of the latent of one sentence."""
         return (self.config.latent_dim,)
 
     def posterior(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of unnormalised latents, (B, Z) each."""
+        """Return the mean and the log-variance of unnormalised latents, (B, Z) each."""
         tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(self.device)
         pooled = self.encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
         mean, log_variance = self.posterior_head(pooled).chunk(2, dim=-1)
@@ -92,7 +95,15 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def encode(self, raw: list[str], generator: torch.Generator | None = None) -> Tensor:
-        """Sentences -> (B, Z)."""
+        """Encode sentences into normalised latents.
+
+        Args:
+            raw: the sentences.
+            generator: draws from the posterior; None takes its mean.
+
+        Returns:
+            The latents (B, Z).
+        """
         mean, log_variance = self.posterior(raw)
         if generator is not None:
             noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
@@ -100,13 +111,19 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         return self.scaling.normalise(mean)
 
     def logits(self, latent: Tensor, ids: Tensor) -> Tensor:
-        """Teacher forcing: next-token logits (B, L, vocabulary) for ids (B, L) given unnormalised latents (B,
-        Z).
+        """Return the logits of the next tokens, given all tokens before them (teacher forcing).
+
+        Args:
+            latent: unnormalised latents (B, Z).
+            ids: token ids (B, L).
+
+        Returns:
+            The logits (B, L, vocabulary).
         """
         return self._step(latent, ids, self._memory_cache(latent)).logits
 
     def token_loss(self, latent: Tensor, sentences: list[str]) -> Tensor:
-        """Mean cross-entropy per token (B,) of sentences given unnormalised latents."""
+        """Return the mean cross-entropy per token (B,) of sentences, given unnormalised latents (B, Z)."""
         ids, mask = self._targets(sentences)
         logits = self.logits(latent, ids[:, :-1]).transpose(1, 2)  # (B, vocabulary, L-1)
         losses = functional.cross_entropy(logits.float(), ids[:, 1:], reduction="none") * mask[:, 1:]
@@ -115,7 +132,10 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
     @apply_forward_hook
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[str]:
-        """(B, Z) -> sentences, greedily, the whole batch at once, one token a step with a key-value cache."""
+        """Write the sentences of normalised latents (B, Z), with the likeliest token at each step.
+
+        The whole batch is decoded at once, one token a step, with a key-value cache.
+        """
         latent = self.scaling.denormalise(latent)
         cache, tokenizer = self._memory_cache(latent), self.decoder_tokenizer
         ids = torch.full((len(latent), 1), tokenizer.bos_token_id, device=latent.device)
@@ -129,6 +149,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         return [self._sentence(row) for row in ids.tolist()]
 
     def _memory_cache(self, latent: Tensor) -> DynamicCache:
+        """Return a key-value cache in which the latents (B, Z) are the one past position of every layer."""
         shape, cache = self.decoder.config, DynamicCache()
         # (B, N, heads, 1, D/heads)
         memory = self.memory(latent).unflatten(1, (shape.n_layer, 1, shape.n_head, -1)).transpose(2, 3)
@@ -137,17 +158,17 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         return cache
 
     def _step(self, latent: Tensor, ids: Tensor, cache: DynamicCache, position: int = 1):
-        """Logits for `ids`, the first of which stands at `position` (0 is the memory)."""
+        """Run the decoder on `ids`, the first of which stands at `position` (0 is the memory)."""
         embeds = self.decoder.transformer.wte(ids)
         if self.latent_embedding is not None:
             embeds = embeds + self.latent_embedding(latent)[:, None]
         positions = torch.arange(position, position + ids.shape[1], device=ids.device)[None]
-        # by place: what is called `cache` since transformers 5.24 was `past_key_values` before, and is that
-        # no more from 5.40 on
+        # The cache is passed by place, because its name depends on the version of transformers: `cache` since
+        # 5.24, `past_key_values` before, which 5.40 no longer takes.
         return self.decoder(None, cache, inputs_embeds=embeds, position_ids=positions, use_cache=True)
 
     def _targets(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Decoder ids (B, L) framed by <bos> and <eos>, and their mask."""
+        """Return decoder ids (B, L) of sentences, framed by <bos> and <eos>, and their mask (B, L)."""
         tokenizer = self.decoder_tokenizer
         rows = tokenizer(sentences, add_special_tokens=False).input_ids
         rows = [
@@ -164,6 +185,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         return ids, mask
 
     def _sentence(self, ids: list[int]) -> str:
+        """Return the sentence that a row of decoder ids says, up to the first <eos>."""
         eos = self.decoder_tokenizer.eos_token_id
         ids = ids[1 : ids.index(eos)] if eos in ids else ids[1:]
         return self.decoder_tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -1,4 +1,4 @@
-"""Denoisers: what removes noise from a latent, listening to prompts and partners."""
+"""Denoisers remove noise from a latent, guided by prompts and by the environments of partners."""
 
 from codi.models.denoisers.text import TextDenoiser
 from codi.models.denoisers.unet import UNetDenoiser

@@ -1,5 +1,4 @@
-"""Attention of the denoisers: heads over a sequence, the transformer over positions, and the prompt's part in
-it.
+"""Attention of the denoisers: heads over a sequence, and the transformer over positions with its prompt.
 
 Attention goes through diffusers' dispatcher, so `set_attention_backend` reaches every head here.
 Letters: B batch, F frames, C channels, H W, N positions of a query, L context tokens, D context width.
@@ -19,6 +18,7 @@ class AttentionProcessor:
     _attention_backend = _parallel_config = None
 
     def __call__(self, attn: "Attention", x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the attention of x (B, N, C) to a context (B, L, D), projected to (B, N, C)."""
         q, k, v = (
             y.unflatten(-1, (attn.num_heads, -1))
             for y in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
@@ -32,8 +32,15 @@ class AttentionProcessor:
 class Attention(nn.Module, AttentionModuleMixin):
     """Multi-head attention of (B, N, C) to itself, or to a context (B, L, D).
 
-    One context token is a constant whatever the query (the softmax over one key is 1): then the result is
-    that token projected, (B, 1, C), and no query or key is computed.
+    A context of one token gives the same whatever the query is (the softmax over one key is 1). The result is
+    then that token projected, (B, 1, C), and no query or key is computed.
+
+    Args:
+        channels: C, the number of channels.
+        num_heads: number of heads.
+        head_dim: width of a head.
+        context_dim: D; None: x attends to itself.
+        out_bias: whether the output layer has a bias.
     """
 
     _default_processor_cls = AttentionProcessor
@@ -59,6 +66,16 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.set_processor(AttentionProcessor())
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return the attention of x to the context, without the residual.
+
+        Args:
+            x: the queries (B, N, C).
+            context: (B, L, D); None: x itself.
+            mask: added to the logits, or False where nothing may be attended to.
+
+        Returns:
+            (B, N, C), or (B, 1, C) for a context of one token.
+        """
         if context is None:
             return self.processor(self, x, x, mask)
         if context.shape[1] == 1:
@@ -67,8 +84,11 @@ class Attention(nn.Module, AttentionModuleMixin):
 
 
 class PromptProjection(nn.Module):
-    """What cross-attention to a single token amounts to, without the parameters that cannot act: (B, 1, D) ->
-    (B, 1, C).
+    """Stands in for cross-attention to a single token, without the parameters that cannot act.
+
+    Args:
+        channels: C, the number of channels.
+        context_dim: D, the width of the context.
     """
 
     def __init__(self, channels: int, context_dim: int):
@@ -76,13 +96,23 @@ class PromptProjection(nn.Module):
         self.to_out = nn.Linear(context_dim, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return the context (B, 1, D) projected to (B, 1, C); x is not used."""
         assert context.shape[1] == 1, f"prompt='projection' takes one context token, got {context.shape[1]}"
         return self.to_out(context)
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention over the positions of one frame, attention to the prompt, gated feed-forward; all
-    residual.
+    """Self-attention over the positions of a frame, attention to the prompt, and a gated feed-forward.
+
+    All three are residual.
+
+    Args:
+        channels: C, the number of channels.
+        num_heads: heads of both attentions.
+        head_dim: width of a head.
+        context_dim: D, width of the prompt tokens.
+        prompt: "attention": to any number of prompt tokens; else a `PromptProjection` of one.
+        ff_mult: inner width of the feed-forward in multiples of C.
     """
 
     def __init__(
@@ -102,22 +132,33 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels, mult=ff_mult, activation_fn="geglu")
 
     def constant(self, context: Tensor) -> Tensor | None:
-        """What attention to a context of one token (B, 1, D) adds, whatever x is: (B, 1, C). None for several
-        tokens.
+        """Return what attention to a context of one token (B, 1, D) adds, whatever x is, as (B, 1, C).
+
+        With several tokens it depends on x, and None is returned.
         """
         return self.attn2(context, context) if context.shape[1] == 1 else None
 
     def forward(self, x: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
-        """x (B*F, N, C), context (B, L, D): the frames of a sample share one context, none is repeated.
+        """Run the block on every frame.
 
-        With n times as many contexts as samples, the samples are repeated for them, and so is the result.
-        constant: that of the context, where it is known already.
+        The frames of a sample share one context, which is not repeated for them. With n times as many
+        contexts as samples, the samples are repeated, and the result has one sample for each context.
+
+        Args:
+            x: positions (B*F, N, C).
+            context: prompt tokens (B, L, D).
+            frames: F, the number of frames of a sample.
+            constant: what `constant` gives for this context, where it is known already.
+
+        Returns:
+            (B*F, N, C), where B counts the contexts.
         """
         x = x + self.attn1(self.norm1(x))
         x = self.prompted(repeated(x, context.shape[0] * frames), context, constant)
         return x + self.ff(self.norm3(x))
 
     def prompted(self, x: Tensor, context: Tensor, constant: Tensor | None) -> Tensor:
+        """Return x (B*F, N, C) with attention to the prompt added; arguments are as in `forward`."""
         whole = x.reshape(context.shape[0], -1, x.shape[-1])  # (B, F*N, C)
         heard = self.constant(context) if constant is None else constant
         if heard is None:
@@ -128,7 +169,17 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """A transformer block over the positions of a feature map, as a residual: (B*F, C, H, W) -> the same.
 
-    LDM's form (arXiv 2112.10752): GroupNorm, 1x1 convolution in and out. The last one starts at zero.
+    It has LDM's form (arXiv 2112.10752): GroupNorm, then 1x1 convolutions in and out. The last one starts at
+    zero.
+
+    Args:
+        channels: C, the number of channels.
+        num_heads: heads of the attention.
+        head_dim: width of a head.
+        context_dim: D, width of the prompt tokens.
+        prompt: as in `TransformerBlock`.
+        ff_mult: as in `TransformerBlock`.
+        num_groups: groups of the GroupNorm.
     """
 
     def __init__(
@@ -156,15 +207,16 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zeroed(nn.Linear(num_heads * head_dim, channels))
 
     def forward(self, h: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
+        """Return the map h (B*F, C, H, W) with the block's result added; see `TransformerBlock.forward`."""
         tokens = self.block(self.proj_in(to_tokens(self.norm(h))), context, frames, constant)  # (B*F, H*W, C)
         return repeated(h, tokens.shape[0]) + to_map(self.proj_out(tokens), h)
 
 
 def to_tokens(h: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H*W, C)."""
+    """Turn a map (B, C, H, W) into tokens (B, H*W, C)."""
     return h.flatten(2).transpose(1, 2).contiguous()
 
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """(B, H*W, C) -> (B, C, H, W) with the extent of `like`."""
+    """Turn tokens (B, H*W, C) into a map (B, C, H, W) with the extent of `like`."""
     return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])

@@ -1,7 +1,9 @@
-"""What a denoiser is built of: residual block, resampling, and the block that strings its layers together.
+"""Parts of a denoiser: residual block, resampling, and the block that runs the layers of one place.
 
-Feature maps are (B*F, C, H, W): the frames of a video are folded into the batch for all work over space. A
+Feature maps are (B*F, C, H, W): the frames of a clip are folded into the batch for all work over space. A
 sound is a map of (T, M), a text a map of (S, 1).
+Letters: B batch, F frames, C channels, H W, T M time and bands of a sound's latent, L tokens, D their width,
+E width of the embedded timestep, N positions, S steps along time, or the places of a text.
 """
 
 from collections.abc import Callable
@@ -20,10 +22,15 @@ from codi.protocols import Environment
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCache:
-    """What of one layer does not depend on the latent or on its noise level: computed once for many steps.
+    """The results of one layer that depend neither on the latent nor on its timestep.
 
-    prompt  (B, 1, C) what attention to a prompt of one token adds; None where there is none, or more tokens
-    bias    (1, heads, L, L) by distance in frames; None where there is none
+    They are computed once for many steps.
+
+    Attributes:
+        prompt: what attention to a prompt of one token adds, (B, 1, C); None where there is none, or more
+            tokens.
+        bias: the bias of temporal attention by distance in frames, (1, heads, F, F); None where there is
+            none.
     """
 
     prompt: Tensor | None = None
@@ -31,7 +38,16 @@ class LayerCache:
 
     @classmethod
     def of(cls, layer: nn.Module, context: Tensor | None, frames: int | None) -> "LayerCache":
-        """Of any layer, for a prompt (B, L, D) and a clip of so many latent frames."""
+        """Compute the cache of any layer.
+
+        Args:
+            layer: the layer; one without attention has an empty cache.
+            context: prompt tokens (B, L, D), or None.
+            frames: latent frames of a clip, or None.
+
+        Returns:
+            The cache.
+        """
         attention, temporal = getattr(layer, "attention", None), getattr(layer, "temporal", None)
         return cls(
             prompt=None if attention is None or context is None else attention.block.constant(context),
@@ -41,18 +57,20 @@ class LayerCache:
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
-    """What every layer of one pass may listen to.
+    """The inputs of every layer in one pass, besides its feature map.
 
-    emb        (B, E) SiLU of the embedded noise level
-    context    (B, L, D) prompt tokens
-    known      of this layer, if it was computed before
-    env        the partners' environment, None when alone; of fewer rows than there are samples, the first
-               ones hear it
-    moments    it is heard moment by moment, one query for each step along time, not at every position
-    frames     latent frames of a video, None for a latent without frames
-    time_axis  axis of a feature map that is time (2 for sound), None if none is; a video's time is `frames`
-    length     steps of the input along time, None without time
-    rate       input steps per second, None without time
+    Attributes:
+        emb: SiLU of the embedded timestep, (B, E).
+        context: prompt tokens (B, L, D).
+        cache: the cache of this layer, if it was computed before.
+        env: the environment of the partners, None without any. If it has fewer rows than there are samples,
+            the first samples attend to it and the others do not.
+        per_frame: whether partners are asked once for each step along time, not at every position.
+        frames: latent frames of a clip, None for a latent without frames.
+        time_axis: the axis of a feature map that is time (2 for sound), None if none is; the time of a clip
+            is `frames`.
+        length: steps of the input along time, None without time.
+        rate: steps of the input per second, None without time.
     """
 
     emb: Tensor
@@ -66,26 +84,27 @@ class Signals:
     rate: float | None = None
 
     def at(self, cache: "LayerCache") -> "Signals":
-        """The same for one layer, with what is known of it."""
+        """Return the same signals for one layer, with its cache."""
         return replace(self, cache=cache)
 
     def samples(self, h: Tensor) -> int:
-        """Samples in the map `h`: B until the first prompt is heard, then one for each context (see
-        `UNetDenoiser.forward`).
+        """Return how many samples the map `h` holds.
+
+        They are B until the first prompt has entered, then one for each context (see `UNetDenoiser.forward`).
         """
         return h.shape[0] // (self.frames or 1)
 
     def for_samples(self, y: Tensor, h: Tensor) -> Tensor:
-        """(B, ...) -> one row for each sample in `h`."""
+        """Repeat y (B, ...) so that it has one row for each sample in `h`."""
         return repeated(y, self.samples(h))
 
     def per_row(self, y: Tensor, h: Tensor) -> Tensor:
-        """(B, C) -> one row for each row of `h`."""
+        """Repeat y (B, C) so that it has one row for each row of `h`: each frame of each sample."""
         y = self.for_samples(y, h)
         return y if self.frames is None else y.repeat_interleave(self.frames, dim=0)
 
     def step_times(self, h: Tensor) -> Tensor | None:
-        """Seconds at the middle of each step of the map `h` along time, (S,); None without time."""
+        """Return the seconds (S,) at the middle of each step of the map `h` along time; None without time."""
         if self.rate is None or (self.frames is None and self.time_axis is None):
             return None
         steps = h.shape[2] if self.frames is None else self.frames
@@ -93,7 +112,10 @@ class Signals:
         return (index + 0.5) / (self.rate * steps / self.length)
 
     def times(self, h: Tensor) -> Tensor | None:
-        """The same for each position, flattened over time and space, (N,)."""
+        """Return the seconds (N,) of all positions of `h`, flattened over time and space.
+
+        Without time, None is returned.
+        """
         seconds = self.step_times(h)
         return (
             None
@@ -102,19 +124,30 @@ class Signals:
         )
 
     def for_attending(self, attend: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
-        """The map `h`, one sample for each context, with what `listen` makes of those samples that hear the
-        partners.
+        """Repeat the map `h` for each context, and change those samples that attend to the partners.
+
+        Args:
+            attend: what changes them.
+            h: a map (B*F, C, H, W).
+
+        Returns:
+            The map, with one sample for each context.
         """
         frames = self.frames or 1
         return for_first(attend, repeated(h, len(self.context) * frames), len(self.env.tokens) * frames)
 
 
 class ResidualBlock(ResnetBlock2D):
-    """diffusers' residual block; its forward done per sample where frames share a noise level, and in any
-    memory format.
+    """diffusers' residual block, with one timestep for all frames of a sample, and in any memory format.
 
-    `scale_shift` lets the noise level scale and shift the second norm (ADM); without it the level is only
-    added.
+    Args:
+        in_channels: channels of the map.
+        out_channels: channels of the result.
+        emb_dim: E, the width of the embedded timestep.
+        num_groups: groups of both norms.
+        scale_shift: whether the embedded timestep scales and shifts the second norm (ADM); without it, it is
+            only added before that norm.
+        eps: added to the variance in both norms.
     """
 
     def __init__(
@@ -136,9 +169,11 @@ class ResidualBlock(ResnetBlock2D):
             time_embedding_norm="scale_shift" if scale_shift else "default",
         )
         self.norm1, self.norm2 = (GroupNorm(num_groups, c, eps=eps) for c in (in_channels, out_channels))
+        # Untrained, the block is its shortcut alone.
         zeroed(self.conv2)
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
+        """Return a map (B*F, out_channels, H, W) for h (B*F, in_channels, H, W)."""
         emb = signals.per_row(self.time_emb_proj(signals.emb), h)[:, :, None, None]
         y = self.conv1(for_conv(F.silu(self.norm1(h))))
         if self.time_embedding_norm == "scale_shift":
@@ -151,36 +186,55 @@ class ResidualBlock(ResnetBlock2D):
 
 
 class Downsample(nn.Module):
-    """Strided 3x3 convolution; an odd extent n becomes (n + 1) / 2."""
+    """A strided 3x3 convolution; an odd extent n becomes (n + 1) / 2.
+
+    Args:
+        channels: C, of the map and the result.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
+        """Return the map h (B*F, C, H, W) at half its extent; `signals` is not used."""
         return self.conv(for_conv(h))
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour to the extent of the coming skip, then a 3x3 convolution (or none)."""
+    """Nearest neighbour to the extent of the coming skip connection, then a 3x3 convolution.
+
+    Args:
+        channels: C, of the map and the result.
+        conv: False leaves the convolution out.
+    """
 
     def __init__(self, channels: int, conv: bool = True):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else nn.Identity()
 
     def forward(self, h: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the map h (B*F, C, H, W) at the extent `size`."""
         return self.conv(for_conv(F.interpolate(h, size=size, mode="nearest")))
 
 
 class Block(nn.Module):
-    """Residual block, then whatever this place has: temporal module, transformer, timed joint attention,
-    upsampling, pooled joint attention.
+    """A residual block, then whatever this place of the denoiser has.
 
-    `joint` listens to the partners. Timed: `joint(tokens (B, N, C), env, times (N,) | None) -> tokens`,
-    before any upsampling, or (`Signals.moments`) `joint.heard` of the means over space of each step. Pooled:
-    a spatial transformer whose context is the environment's one token, after it. `whole` mixes whole frames
-    of a video, or columns of a sound, after everything else: `whole(h (B*F, C, H, W), emb (B, E), F, env |
-    None, times (F,)) -> h`.
+    In this order: temporal module, transformer, timed joint attention, frame mixer, upsampling, pooled joint
+    attention.
+
+    Args:
+        resnet: the residual block: `resnet(h, signals) -> h`.
+        temporal: mixes the frames of a clip.
+        attention: the transformer, which attends to the prompt.
+        joint: attends to the partners. Timed: `joint(tokens (B, N, C), env, times (N,) | None) -> tokens`,
+            before any upsampling, or with `Signals.per_frame` `joint.attended` of the means over space of
+            each step. Pooled: a spatial transformer whose context is the environment's one token, after any
+            upsampling.
+        upsample: `upsample(h, size) -> h`.
+        frame_mixer: mixes whole frames of a clip, or columns of a sound: `frame_mixer(h (B*F, C, H, W), emb
+            (B, E), F, env | None, times (F,)) -> h`.
     """
 
     def __init__(
@@ -204,6 +258,16 @@ class Block(nn.Module):
         self.frame_mixer = frame_mixer
 
     def forward(self, h: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
+        """Run all layers of the block.
+
+        Args:
+            h: a map (B*F, C, H, W).
+            signals: what else the layers use, with this block's cache if there is one.
+            size: the extent (H, W) to upsample to, where the block does.
+
+        Returns:
+            The map, of the residual block's output channels.
+        """
         cache = signals.cache or LayerCache()
         h = self.resnet(h, signals)
         if self.temporal is not None and signals.frames is not None:
@@ -225,10 +289,15 @@ class Block(nn.Module):
         )
 
     def attend_pooled(self, h: Tensor, signals: Signals) -> Tensor:
+        """Attend to the one token of a pooled environment; `h` holds the samples that attend to it."""
         tokens = signals.env.tokens
         return self.joint(h, tokens, signals.frames or 1, self.joint.block.constant(tokens))
 
     def mix_frames(self, h: Tensor, signals: Signals) -> Tensor:
+        """Mix the frames of a clip, or the columns of a sound.
+
+        Columns are given to the mixer as if each were a frame of one row.
+        """
         emb = signals.for_samples(signals.emb, h)
         env, times = signals.env, signals.step_times(h)
         if signals.frames is not None:
@@ -241,6 +310,7 @@ class Block(nn.Module):
         )
 
     def attend(self, h: Tensor, signals: Signals) -> Tensor:
+        """Attend to the partners; `h` holds the samples that do."""
         if signals.per_frame:
             return self.attend_per_frame(h, signals)
         tokens = to_tokens(h)
@@ -248,9 +318,14 @@ class Block(nn.Module):
         return to_map(self.joint(grouped, signals.env, signals.times(h)).view(tokens.shape), h)
 
     def attend_per_frame(self, h: Tensor, signals: Signals) -> Tensor:
+        """Attend to the partners once for each step along time.
+
+        The result is added at every position of the step.
+        """
         clip = signals.frames is not None
         # (B, C, F, H, W) or (B, C, T, M)
         map_ = h.unflatten(0, (-1, signals.frames)).transpose(1, 2) if clip else h
+        # Queries are means over space, but the scale is that of the map: what is added must match the stream.
         means = map_.flatten(3).mean(3).transpose(1, 2)  # (B, S, C)
         attended = (
             self.joint.attended(means, signals.env, signals.step_times(h))

@@ -1,7 +1,7 @@
-"""A transformer along time with a whole frame, or a column of a sound, as one token; and kernels that the
-prompt makes, for rhythm.
+"""A transformer along time whose tokens are whole frames of a clip, or columns of a sound.
 
-Letters: B batch, F frames, D width of a token, C channels, E width of the embedded noise level and prompt.
+Some of its layers may have kernels that the prompt makes, for rhythm.
+Letters: B batch, F frames, D width of a token, C channels, H W, E width of the embedded timestep and prompt.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,28 @@ from codi.protocols import Environment
 
 
 class FrameTransformer(nn.Module):
-    """(B*F, C, H, W) -> the same, with every frame (or column of a sound) as one token of a transformer along
-    time.
+    """Exchanges between frames, or columns of a sound, each of which is one token.
 
-    What moves is at another position in every frame, so attention of a position to itself cannot follow it; a
-    token that holds a whole (small) frame can. The way back starts at zero and is told in multiples of what
-    it is added to: the stream in the middle of a UNet grows to several times the size of a token, and a small
-    branch is lost in it, with its gradient.
+    A map (B*F, C, H, W) becomes another of the same shape. What moves is at another position in every frame,
+    so attention of a position to itself cannot follow it; a token that holds a whole (small) frame can.
 
-    grid        (rows, columns) that a frame is pooled to before it becomes a token
-    emb_dim     width of `Signals.emb`, which every token is told
-    kernel_layers  of `num_layers`, how many of the first have kernels (`PromptedKernels`) in place of
-                   attention
-    reach       tokens to either side that a kernel sees
-    joint       makes what listens, of the widths of a token and of a frame: `joint(tokens, env, times) -> (B,
-                F, size)`; None for none
+    The layer that leads back from tokens to frames starts at zero, and its result is scaled by the size of
+    what it is added to: the stream in the middle of a UNet grows to several times the size of a token, and a
+    small branch would be lost in it, with its gradient.
+
+    Args:
+        channels: C, the number of channels.
+        emb_dim: E, width of `Signals.emb`, which is added to every token.
+        grid: (rows, columns) that a frame is pooled to before it becomes a token.
+        dim: D, the width of a token.
+        num_layers: number of layers, those with kernels included.
+        num_heads: heads of attention, and kernels of a layer.
+        ff_mult: inner width of the feed-forward in multiples of D.
+        max_frames: frames of the longest clip, or columns of the longest sound.
+        kernel_layers: how many of the first layers have kernels (`PromptedKernels`) in place of attention.
+        reach: tokens to either side that a kernel sees.
+        joint: makes what attends to the partners, of the widths of a token and of a frame: `joint(tokens,
+            env, times) -> (B, F, size)`; None for none.
     """
 
     def __init__(
@@ -64,10 +71,20 @@ class FrameTransformer(nn.Module):
     def forward(
         self, h: Tensor, emb: Tensor, frames: int, env: Environment | None = None, times: Tensor | None = None
     ) -> Tensor:
-        """h (B*F, C, H, W), emb (B, emb_dim); env of the partners of the first samples or None; times (F,)
-        seconds of the frames.
+        """Exchange between the frames of a map.
+
+        Args:
+            h: the map (B*F, C, H, W).
+            emb: the embedded timestep and prompt (B, E).
+            frames: F, the number of frames.
+            env: the environment of the partners, whose rows are for the first samples; or None.
+            times: the seconds (F,) at the middle of each frame; None without time.
+
+        Returns:
+            The map (B*F, C, H, W).
         """
         whole = h.shape[-2:] == self.grid
+        # Pooling and interpolation are left out where they would change nothing.
         pooled = h if whole else F.adaptive_avg_pool2d(h, self.grid)
         tokens = self.proj_in(self.norm(pooled.reshape(len(h), -1))).unflatten(0, (-1, frames))  # (B, F, D)
         tokens = tokens + self.position[:frames] + self.emb_proj(emb)[:, None]
@@ -86,7 +103,15 @@ class FrameTransformer(nn.Module):
 
 
 class KernelLayer(nn.Module):
-    """A transformer layer (B, F, D) -> the same in which kernels along time take the place of attention."""
+    """A transformer layer in which kernels along time take the place of attention: (B, F, D) -> the same.
+
+    Args:
+        dim: D, the width of a token.
+        emb_dim: E, the width of the embedded timestep.
+        num_heads: number of kernels.
+        ff_mult: inner width of the feed-forward in multiples of D.
+        reach: tokens to either side that a kernel sees.
+    """
 
     def __init__(self, dim: int, emb_dim: int, num_heads: int, ff_mult: int, reach: int):
         super().__init__()
@@ -97,18 +122,26 @@ class KernelLayer(nn.Module):
         )
 
     def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:
-        """tokens (B, F, D), emb (B, E) of the noise level and the prompt."""
+        """Return tokens (B, F, D) after the layer.
+
+        Its kernels are made from emb (B, E), the embedded timestep and prompt.
+        """
         tokens = tokens + self.mixer(tokens, emb)
         return tokens + self.feed_forward(tokens)
 
 
 class PromptedKernels(nn.Module):
-    """Tokens mixed along time by kernels k that the prompt and the noise level make: y_i = sum over j of k(i
-    - j) v_j, one a head.
+    """Mixes tokens along time by kernels k that the prompt and the timestep make, one for each head.
 
-    A rhythm is a distance in time, and the prompt says which. A kernel holds it as a number at that distance,
-    where attention has to find it as an angle between query and key. Beyond `reach` tokens a kernel is zero,
-    so that any number of them can be mixed.
+    The result is y_i = sum over j of k(i - j) v_j. A rhythm is a distance in time, and the prompt says which.
+    A kernel holds it as a number at that distance, where attention has to find it as an angle between query
+    and key. Beyond `reach` tokens a kernel is zero, so that any number of them can be mixed.
+
+    Args:
+        dim: D, the width of a token.
+        emb_dim: E, the width of the embedded timestep.
+        num_heads: number of kernels.
+        reach: tokens to either side that a kernel sees.
     """
 
     def __init__(self, dim: int, emb_dim: int, num_heads: int, reach: int):
@@ -118,7 +151,7 @@ class PromptedKernels(nn.Module):
         self.kernel = nn.Linear(emb_dim, num_heads * (2 * reach + 1))
 
     def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:
-        """tokens (B, F, D), emb (B, E)."""
+        """Return tokens (B, F, D) mixed by the kernels that emb (B, E) makes, without the residual."""
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         later = steps[:, None] - steps  # (F, F)
         kernels = self.kernel(emb).unflatten(1, (self.num_heads, -1))[

@@ -1,8 +1,8 @@
-"""The pass that every denoiser makes: embed, down, middle, up, out. What the layers are is for `unet` and
-`text` to say.
+"""The pass that every denoiser makes: embed, down, middle, up, out.
 
-Encoder and decoder are flat lists, one entry per skip connection, in the order of execution (LDM, arXiv
-2112.10752).
+The modules `unet` and `text` say what the layers are. Encoder and decoder are flat lists, one entry per skip
+connection, in the order of execution (LDM, arXiv 2112.10752).
+Letters: B batch, C channels, F frames, H W, L prompt tokens, D their width, E width of the embedded timestep.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,11 +28,14 @@ from codi.models.denoisers.frames import FrameTransformer
 
 @dataclass(frozen=True, kw_only=True)
 class CachedPrompt:
-    """A prompt, and all that a denoiser makes of it whatever the noise level: made once, good for every step.
+    """A prompt, and all that a denoiser computes of it whatever the timestep.
 
-    context    (B, L, D) prompt tokens
-    embedding  (B, E) what joins the noise level's embedding, None where nothing does
-    layers     what is known of each, in the order of execution
+    It is made once and serves every step.
+
+    Attributes:
+        context: prompt tokens (B, L, D).
+        embedding: what is added to the embedded timestep, (B, E); None where nothing is.
+        layers: the cache of each layer, in the order of execution.
     """
 
     context: Tensor
@@ -41,29 +44,37 @@ class CachedPrompt:
 
 
 class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
-    """Base of the denoisers. A subclass fills `down`, `middle`, `up` with layers that take (h,
-    signals, ...).
+    """The base of the denoisers.
+
+    A subclass fills `down`, `middle` and `up` with layers that take `(h, signals, ...)`.
     """
 
-    # What `codi.adapters` has put into it. It belongs to the part: pipelines of the same parts have the same
-    # LoRAs.
+    # What `codi.adapters` has put into the denoiser. It belongs to the part: pipelines that share parts share
+    # LoRAs, too.
     lora_scales: Mapping[str, float] = MappingProxyType({})  # by name
     lora_files: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # path and sha256 by name, for records
     lora_acts: bool = True  # False: all are set aside
-    # the weights as they were before some were added to them, by layer
+    # the denoiser's own weights by layer, as they were before LoRAs were added to them
     lora_fused: Mapping[str, Tensor] | None = None
     lora_fused_names: tuple[str, ...] = ()
     batches_prompts = True
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     _no_split_modules = ["Block"]
-    # all alike; of "Block" there are more kinds than torch.compile keeps of one function
+    # These are all alike. Of "Block" there are more kinds than torch.compile keeps of one function.
     _repeated_blocks = ["TransformerBlock"]
     _skip_layerwise_casting_patterns = ["norm", "position", "time_embedding"]
 
     def build_embedding(self, width: int, context_dim: int, prompt_embedding: bool) -> int:
-        """Layers that embed the noise level, and the prompt beside it if so wished. Returns their width, 4 x
-        `width`.
+        """Build the layers that embed the timestep, and the prompt beside it if so wished.
+
+        Args:
+            width: width of the timestep's sines and cosines.
+            context_dim: D, the width of prompt tokens.
+            prompt_embedding: whether the mean prompt token is embedded, too.
+
+        Returns:
+            E, the width of the embedding, 4 x `width`.
         """
         self.time_proj = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(width, 4 * width)
@@ -72,8 +83,14 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
 
     @apply_forward_hook
     def precompute(self, context: Tensor | CachedPrompt, x: Tensor) -> CachedPrompt:
-        """What `forward` takes in place of prompt tokens (B, L, D), for many calls with the same prompt and
-        latents shaped like x.
+        """Compute what does not depend on the timestep, for many calls with the same prompt.
+
+        Args:
+            context: prompt tokens (B, L, D); what was made of them before is returned as it is.
+            x: any latent of the shape that will be denoised.
+
+        Returns:
+            What `forward` takes in place of prompt tokens.
         """
         if isinstance(context, CachedPrompt):
             return context
@@ -87,7 +104,7 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
         )
 
     def joint_adapters(self) -> dict[str, nn.Module]:
-        """Returns the modules by which it attends to its partners, by their names in it."""
+        """Return the modules by which the denoiser attends to its partners, by their names in it."""
         found = {}
         for name, layer in self.named_modules():
             if isinstance(layer, Block) and layer.joint is not None:
@@ -97,8 +114,9 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
         return found
 
     def embed(self, t: Tensor, prompt: CachedPrompt) -> Tensor:
-        """SiLU of the embedded noise level, (B, E), plus the mean prompt token's embedding where
-        configured.
+        """Embed timesteps t (B,) with the prompt, and return SiLU of the embedding, (B, E).
+
+        The mean prompt token's embedding is added where so configured; there is then one row for each prompt.
         """
         weight = self.time_embedding.linear_1.weight
         emb = self.time_embedding(self.time_proj(t).to(weight.dtype))
@@ -107,10 +125,18 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
         return F.silu(emb)
 
     def trunk(self, h: Tensor, signals: Signals, cache: Iterator[LayerCache]) -> Tensor:
-        """Encoder, middle and decoder over the feature map `h`.
+        """Run encoder, middle and decoder over a feature map.
 
         `first_skip="middle"` is what the released joint model does: its first decoder block receives the
         middle's result a second time, and the last encoder block's result is lost (two names for one list).
+
+        Args:
+            h: the map (B*F, C, H, W).
+            signals: what the layers use besides.
+            cache: the cache of each layer, in the order of execution.
+
+        Returns:
+            A map of the same extent.
         """
         skips = [h]
         for layer in self.down:
@@ -122,30 +148,35 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
             skips[-1] = h
         for layer in self.up:
             h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
+            # A layer that upsamples goes to the extent of the skip connection that comes next.
             h = self.step(layer, h, signals.at(next(cache)), skips[-1].shape[-2:] if skips else None)
         return h
 
     def step(self, layer: nn.Module, *inputs) -> Tensor:
+        """Run one layer, with gradient checkpointing where that is switched on."""
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(layer, *inputs)
         return layer(*inputs)
 
 
 def head_split(channels: int, num_heads: int | None, head_dim: int | None) -> dict[str, int]:
-    """Number and width of heads; `num_heads` decides where given, else `head_dim` (32 where neither is)."""
+    """Return number and width of heads for attention at a width of `channels`.
+
+    `num_heads` decides where it is given, else `head_dim`, which is 32 where neither is.
+    """
     heads = num_heads or max(channels // (head_dim or 32), 1)
     return dict(num_heads=heads, head_dim=channels // heads)
 
 
 def per_level(count: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
-    """One count per level, from one for all or a sequence."""
+    """Return one count per level, from one for all levels or a sequence."""
     counts = (count,) * levels if isinstance(count, int) else tuple(count)
     assert len(counts) == levels, f"layers_per_block {counts} for {levels} levels"
     return counts
 
 
 def build_transformer(config, channels: int, context_dim: int, prompt: str) -> SpatialTransformer:
-    """The transformer over positions at a width of `channels`."""
+    """Build the transformer over positions at a width of `channels`, as a denoiser's configuration says."""
     return SpatialTransformer(
         channels,
         **head_split(channels, config.num_heads, config.head_dim),
@@ -157,10 +188,11 @@ def build_transformer(config, channels: int, context_dim: int, prompt: str) -> S
 
 
 def build_joint(config, channels: int) -> nn.Module | None:
-    """The adapter by which a block hears the partners: None where the model has none.
+    """Build the adapter by which a block of width `channels` attends to the partners.
 
-    "timed": `codi.joint.attention.JointAttention`. "pooled": the released design, a whole spatial transformer
-    whose context is one pooled token.
+    The denoiser's configuration says which: "timed" is `codi.joint.attention.JointAttention`; "pooled" is the
+    released design, a whole spatial transformer whose context is one pooled token. Where the model attends to
+    no partners, None is returned.
     """
     if config.env_dim is None:
         return None
@@ -172,14 +204,18 @@ def build_joint(config, channels: int) -> nn.Module | None:
 
 
 def build_per_frame_attention(config, dim: int, size: int) -> nn.Module:
-    """What listens in a frame transformer with tokens of `dim`, for frames of `size` numbers."""
+    """Build what attends to the partners in a frame transformer, as a denoiser's configuration says.
+
+    Its tokens have width `dim`, and its frames are `size` numbers.
+    """
     options = {**(config.joint_config or {}), **(config.joint_per_frame_config or {})}
     return PerFrameJointAttention(dim, size, config.env_dim, joint_heads(config, dim), **options)
 
 
 def joint_heads(config, channels: int) -> int:
-    """Heads of an adapter: its own number where configured, else as many as attention over space
-    would have.
+    """Return how many heads a joint adapter has at a width of `channels`.
+
+    It is the number that is configured, else as many as attention over space would have.
     """
     return config.joint_heads or head_split(channels, config.num_heads, config.head_dim)["num_heads"]
 
@@ -187,5 +223,5 @@ def joint_heads(config, channels: int) -> int:
 def at_levels(
     levels: tuple[int, ...] | list[int], build: Callable[[int], nn.Module | None]
 ) -> Callable[[int, int], nn.Module | None]:
-    """`build(channels)` on the named levels, None on the others."""
+    """Return a function of (level, channels) that gives `build(channels)` on the named levels, else None."""
     return lambda level, channels: build(channels) if level in levels else None

@@ -1,10 +1,9 @@
-"""What makes a picture's denoiser a video's: attention, feed-forward and shifts along frames.
+"""Temporal modules: attention, feed-forward and shifts along frames make a picture's denoiser a clip's.
 
-One module with switches. Off: a temporal transformer as used today. On: the released CoDi's module to the
-number, `RELEASED` (its surprises are described in docs/released-weights.md). Every branch ends in zeros at
-the start, so an untrained module passes each frame through unchanged.
-
-Letters: B batch, F frames, N = H*W positions of a frame, C channels.
+It is one module with switches. Off, they give a temporal transformer as used today; on, the released CoDi's
+module to the number, `RELEASED` (its surprises are described in docs/released-weights.md). Every branch ends
+in zeros at the start, so an untrained module passes each frame through unchanged.
+Letters: B batch, F frames, N = H*W positions of a frame, C channels, d width of a head.
 """
 
 import torch
@@ -17,6 +16,7 @@ from codi.layers import zeroed
 from codi.models.denoisers.attention import to_map, to_tokens
 from codi.models.denoisers.norm import GroupNorm, for_conv
 
+# The switches of `TemporalModule` under which it is the released module of the denoisers.
 RELEASED = dict(
     num_heads=8,
     inner_ratio=2,
@@ -31,22 +31,30 @@ RELEASED = dict(
 
 
 class TemporalModule(nn.Module):
-    """(B*F, C, H, W) -> the same, mixing frames.
+    """Mixes the frames of a map: (B*F, C, H, W) -> the same.
 
-    num_heads or head_dim  heads; the inner width is `inner_ratio` x channels
-    span           "pixel": a position attends to itself over frames; "all": to every position of every frame
-    norm           "channels" is a LayerNorm; "frames" normalises each channel over the frames (released)
-    positions      a learned vector for each frame is added before attention; under norm="channels" it starts
-                   as sinusoids as large as what they are added to (learned from near zero, the order of
-                   frames stays unheard for thousands of steps), and with span "all" sinusoids of row and
-                   column are added too
-    relative_bias  learned bias by distance in frames, from a small network
-    rate_embedding a learned vector for the frame rate, constant over frames (released: without effect under
-    norm="frames")
-    feed_forward   "geglu", width `ff_mult` x channels; "inner_norm", "shifted": the released one, without and
-                   with half of its inner channels one frame late
-    frame_shift    a last branch: 3x3 convolution, its result in eight groups delayed by 0..7 frames (the
-                   paper's latent shift)
+    Args:
+        channels: C, the number of channels.
+        num_heads: heads of the attention; give this or `head_dim`.
+        head_dim: width of a head; 32 if neither is given.
+        inner_ratio: width of all heads together in multiples of C.
+        span: "pixel": a position attends to itself over frames; "all": to every position of every frame.
+        norm: "channels" is a LayerNorm; "frames" normalises each channel over the frames (released).
+        positions: whether a learned vector for each frame is added before attention. Under norm="channels" it
+            starts as sinusoids as large as what they are added to, because a vector that is learned from near
+            zero leaves the order of frames without effect for thousands of steps. With span "all", sinusoids
+            of row and column are added, too.
+        relative_bias: whether a small network gives a bias by distance in frames.
+        rate_embedding: whether a learned vector for the frame rate is added, constant over frames (released:
+            without effect under norm="frames").
+        feed_forward: "geglu", of inner width `ff_mult` x C; or the released one: "inner_norm", or "shifted"
+            with half of its inner channels one frame late.
+        ff_mult: inner width of the "geglu" feed-forward in multiples of C.
+        frame_shift: whether there is a last branch: a 3x3 convolution whose result is delayed by 0..7 frames
+            in eight groups of channels (the paper's latent shift).
+        max_frames: frames of the longest clip.
+        out_bias: whether the attention's output layer has a bias.
+        num_groups: groups of the GroupNorm in the last branch.
     """
 
     def __init__(
@@ -91,13 +99,30 @@ class TemporalModule(nn.Module):
         self.frame_shift = FrameShift(channels, num_groups) if frame_shift else None
 
     def mix(self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None) -> Tensor:
-        """The part that works on tokens: (B, F, N, C) -> the same; size (H, W) of a frame; bias that of the
-        attention, if known.
+        """Run the part that works on tokens: attention and feed-forward, both residual.
+
+        Args:
+            x: tokens (B, F, N, C).
+            size: (H, W) of a frame, for positions over space.
+            bias: what `TemporalAttention.bias` gives, where it is known already.
+
+        Returns:
+            Tokens (B, F, N, C).
         """
         x = x + self.attention(x, size, bias)
         return x + self.feed_forward(x)
 
     def forward(self, h: Tensor, frames: int, bias: Tensor | None = None) -> Tensor:
+        """Mix the frames of a map.
+
+        Args:
+            h: the map (B*F, C, H, W).
+            frames: F, the number of frames.
+            bias: as in `mix`.
+
+        Returns:
+            The map (B*F, C, H, W).
+        """
         x = self.mix(to_tokens(h).unflatten(0, (-1, frames)), tuple(h.shape[-2:]), bias)  # (B, F, N, C)
         h = to_map(x.flatten(0, 1), h)
         return h if self.frame_shift is None else self.frame_shift(h, frames)
@@ -109,6 +134,7 @@ class TemporalProcessor:
     _attention_backend = _parallel_config = None
 
     def __call__(self, attn: "TemporalAttention", x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the attention of tokens x (B, F, N, C) along frames, with the bias added to the logits."""
         batch, frames, places, _ = x.shape
         q, k, v = (
             attn.to_sequences(y.unflatten(-1, (attn.num_heads, -1)))
@@ -124,7 +150,20 @@ class TemporalProcessor:
 
 
 class TemporalAttention(nn.Module, AttentionModuleMixin):
-    """Attention along frames of x (B, F, N, C), without the residual."""
+    """Attention along frames of x (B, F, N, C), without the residual.
+
+    Args:
+        channels: C, the number of channels.
+        num_heads: number of heads.
+        inner: width of all heads together.
+        span: as in `TemporalModule`, like all that follow.
+        norm: "channels" or "frames".
+        positions: whether a learned vector for each frame is added.
+        relative_bias: whether there is a bias by distance in frames.
+        rate_embedding: whether a learned vector for the frame rate is added.
+        max_frames: frames of the longest clip.
+        out_bias: whether the output layer has a bias.
+    """
 
     _default_processor_cls = TemporalProcessor
     _available_processors = [TemporalProcessor]
@@ -161,8 +200,15 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         self.set_processor(TemporalProcessor())
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None, bias: Tensor | None = None) -> Tensor:
-        """x (B, F, N, C); size (H, W) with H * W = N, for positions over space; bias as `bias` gives it, if
-        known.
+        """Return the attention of tokens along frames, without the residual.
+
+        Args:
+            x: tokens (B, F, N, C).
+            size: (H, W) with H * W = N, for positions over space.
+            bias: what `bias` gives, where it is known already.
+
+        Returns:
+            (B, F, N, C).
         """
         frames = x.shape[1]
         bias = self.bias(frames) if bias is None else bias
@@ -173,7 +219,7 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         )
         position = self.position[:frames, None]  # (F, 1, C)
         if self.rate_embedding is not None:
-            position = position + self.rate_embedding[3]  # the released code always says rate 4
+            position = position + self.rate_embedding[3]  # the released code always says 4 frames per second
         if self.span == "all" and size is not None:
             position = position + grid_waves(size, x.shape[-1]).to(x)  # (F, N, C)
         return self.processor(
@@ -181,11 +227,11 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         )
 
     def to_sequences(self, y: Tensor) -> Tensor:
-        """(B, F, N, heads, d) -> (B, F*N, heads, d) or (B*N, F, heads, d)."""
+        """Turn (B, F, N, heads, d) into sequences: (B, F*N, heads, d), or (B*N, F, heads, d) by `span`."""
         return y.flatten(1, 2) if self.span == "all" else y.transpose(1, 2).flatten(0, 1)
 
     def from_sequences(self, y: Tensor, batch: int, frames: int) -> Tensor:
-        """The way back, to (B, F, N, heads, d)."""
+        """Undo `to_sequences`: return (B, F, N, heads, d)."""
         return (
             y.unflatten(1, (frames, -1))
             if self.span == "all"
@@ -193,12 +239,17 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
         )
 
     def bias(self, frames: int) -> Tensor | None:
-        """By distance in frames, for the logits: (1, heads, F, F), or None."""
+        """Return the bias of the logits by distance in frames, (1, heads, F, F); None where there is none."""
         return None if self.relative_bias is None else self.relative_bias(frames)[None]
 
 
 class RelativeBias(nn.Module):
-    """A bias per head from the signed logarithm of the distance in frames: (heads, F, F)."""
+    """A bias per head, made by a network from the signed logarithm of the distance in frames.
+
+    Args:
+        num_heads: number of heads.
+        width: width of the network's layers.
+    """
 
     def __init__(self, num_heads: int, width: int):
         super().__init__()
@@ -207,6 +258,7 @@ class RelativeBias(nn.Module):
         )
 
     def forward(self, frames: int) -> Tensor:
+        """Return the bias (heads, F, F) of a clip of so many frames."""
         d = torch.arange(1 - frames, frames, device=self.net[0].weight.device)  # every distance once
         values = self.net((d.sign() * (d.abs() + 1.0).log())[:, None].to(self.net[0].weight.dtype))
         index = torch.arange(frames, device=d.device)
@@ -214,13 +266,17 @@ class RelativeBias(nn.Module):
 
 
 def least_variance(x: Tensor) -> float:
-    """What the released normalisations clamp a variance to."""
+    """Return the value to which the released normalisations raise any smaller variance of x."""
     return 1e-5 if x.dtype == torch.float32 else 1e-3
 
 
 class FrameNorm(nn.Module):
-    """Normalisation over the frame axis of (B, F, N, C), per channel, gain only; the variance is clamped, as
-    released.
+    """Normalisation over the frames of (B, F, N, C), for each channel of each position.
+
+    There is a gain and no bias, and the variance is clamped, as released.
+
+    Args:
+        channels: C, the number of channels.
     """
 
     def __init__(self, channels: int):
@@ -228,18 +284,22 @@ class FrameNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        # by hand: `torch.var_mean` over an outer axis does not vectorise
+        """Return x (B, F, N, C) normalised over its frames."""
+        # This is done by hand, because `torch.var_mean` over an outer axis does not vectorise.
         centred = x - x.mean(1, keepdim=True)
         var = centred.square().mean(1, keepdim=True)
         return centred * (var.clamp(min=least_variance(x)).rsqrt() * self.gain)
 
 
 class InnerNorm(nn.Module):
-    """The same over the channels of (..., C). Returns the normalised values and a factor (..., 1) for each
-    row, still to be multiplied.
+    """Normalisation over the channels of (..., C), with a gain and a clamped variance, as released.
 
-    Without gradients torch's layer norm does the work in one pass; it knows no clamp, and the factor, which
-    is 1 but for rows of hardly any variance, makes up for that wherever it is cheapest.
+    Part of the scale is returned as a factor for each row, so that the caller applies it wherever that is
+    cheapest. Without gradients torch's layer norm does the work in one pass. It knows no clamp; the factor,
+    which is then 1 but for rows of hardly any variance, makes up for that.
+
+    Args:
+        channels: C, the number of channels.
     """
 
     def __init__(self, channels: int):
@@ -247,6 +307,10 @@ class InnerNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalised values (..., C), and a factor (..., 1) for each row.
+
+        The values must still be multiplied by the factor.
+        """
         floor = least_variance(x)
         if torch.is_grad_enabled():
             var, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
@@ -256,7 +320,12 @@ class InnerNorm(nn.Module):
 
 
 class NormedFeedForward(nn.Module):
-    """LayerNorm and a gated feed-forward; the end starts at zero."""
+    """A LayerNorm and a gated feed-forward, whose last layer starts at zero.
+
+    Args:
+        channels: C, the number of channels.
+        mult: inner width in multiples of C.
+    """
 
     def __init__(self, channels: int, mult: int):
         super().__init__()
@@ -265,16 +334,19 @@ class NormedFeedForward(nn.Module):
         zeroed(self.ff.net[-1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return what is to be added to tokens x (..., C)."""
         return self.ff(self.norm(x))
 
 
 class EvenLinear(nn.Linear):
-    """A linear layer without bias for an uneven number of outputs, such as 1706. On a CPU a product whose
-    rows do not start where cache lines do takes half as long again (8192 x 320 x 1706: 166 ms, x 1728: 99
-    ms), so a few outputs more are computed and left out.
+    """A linear layer without bias that is quick for an uneven number of outputs, such as 1706.
+
+    On a CPU a product whose rows do not start where cache lines do takes half as long again (8192 x 320 x
+    1706: 166 ms, x 1728: 99 ms), so a few outputs more are computed and left out.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs for x (..., inputs), computed with some more where that is quicker."""
         extra = -self.out_features % 32
         if extra == 0 or x.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(x)
@@ -282,10 +354,12 @@ class EvenLinear(nn.Linear):
 
 
 class InnerNormFeedForward(nn.Module):
-    """The released gated feed-forward of (B, F, N, C): normalised inside, no biases.
+    """The released gated feed-forward of (B, F, N, C): normalised inside, without biases.
 
-    shift: the second half of its inner channels comes one frame late (zeros enter). The denoisers have it,
-    CLIP has not.
+    Args:
+        channels: C, the number of channels.
+        shift: whether the second half of its inner channels comes one frame late (zeros enter). The denoisers
+            have the shift, CLIP does not.
     """
 
     def __init__(self, channels: int, shift: bool):
@@ -296,6 +370,7 @@ class InnerNormFeedForward(nn.Module):
         self.proj_out = zeroed(nn.Linear(inner, channels, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return what is to be added to tokens x (B, F, N, C)."""
         value, gate = self.proj_in(x).chunk(2, dim=-1)
         y = value * F.gelu(gate)
         if self.shift:
@@ -306,10 +381,13 @@ class InnerNormFeedForward(nn.Module):
 
 
 class FrameShift(nn.Module):
-    """3x3 convolution per frame, its channels in eight groups, group i delayed by i frames; as a residual.
+    """The paper's latent shift: a 3x3 convolution per frame whose channels come late in groups.
 
-    Group i of the last i frames would fall out: only what stays is computed, five eighths of it all for 8
-    frames, two groups at a time.
+    It is a residual. The channels are in eight groups, and group i is delayed by i frames (see `LateConv`).
+
+    Args:
+        channels: C, the number of channels.
+        num_groups: groups of the GroupNorm in front.
     """
 
     def __init__(self, channels: int, num_groups: int):
@@ -318,19 +396,28 @@ class FrameShift(nn.Module):
         self.conv = zeroed(LateConv(channels, channels, 3, padding=1))
 
     def forward(self, h: Tensor, frames: int) -> Tensor:
-        """(B*F, C, H, W) -> the same."""
+        """Return the map h (B*F, C, H, W) with the delayed channels added."""
         return self.conv(F.silu(self.norm(h)), h, frames)
 
 
 class LateConv(nn.Conv2d):
     """A convolution whose eight groups of output channels come 0 to 7 frames late, added to h.
 
-    Of a late group the last frames fall out. Only what stays is computed, two groups at a time: five eighths
+    The last frames of a late group fall out. Only what stays is computed, two groups at a time: five eighths
     of it all for 8 frames.
     """
 
     def forward(self, x: Tensor, h: Tensor, frames: int) -> Tensor:
-        """x, h (B*F, C, H, W) -> the shape of h."""
+        """Convolve x, delay the result, and add it to h.
+
+        Args:
+            x: what is convolved, (B*F, C, H, W).
+            h: what the result is added to, of the same shape.
+            frames: F, the number of frames.
+
+        Returns:
+            A map of the shape of h.
+        """
         out, width = h.clone(), -(-self.out_channels // 8)
         shifted = out.unflatten(0, (-1, frames))  # (B, F, C, H, W), a view
         clips = x.split(frames)
@@ -351,7 +438,7 @@ class LateConv(nn.Conv2d):
 
 
 def delay(x: Tensor, steps: int) -> Tensor:
-    """x (B, F, ...) shifted to `steps` frames later; zeros enter, the last frames fall out."""
+    """Shift x (B, F, ...) to `steps` frames later; zeros enter, and the last frames fall out."""
     if steps == 0:
         return x
     kept = x[:, : max(x.shape[1] - steps, 0)]
@@ -359,8 +446,9 @@ def delay(x: Tensor, steps: int) -> Tensor:
 
 
 def waves(count: int, dim: int, longest: float = 32.0) -> Tensor:
-    """Sines and cosines of 0 .. count - 1 at frequencies from 1 down to 1 / longest radians a step: (count,
-    dim).
+    """Return sines and cosines of 0 .. count - 1, at frequencies from 1 to 1 / `longest` radians a step.
+
+    Each row of the result (count, dim) has sines in its first half and cosines in its second.
     """
     half = (dim + 1) // 2
     angles = torch.arange(count)[:, None] * longest ** -(torch.arange(half) / half)
@@ -368,7 +456,10 @@ def waves(count: int, dim: int, longest: float = 32.0) -> Tensor:
 
 
 def grid_waves(size: tuple[int, int], dim: int) -> Tensor:
-    """Half of the numbers say the row, half the column: (H*W, dim)."""
+    """Return sines and cosines of the rows and columns of a map, (H*W, dim).
+
+    Half of the numbers say the row, half the column.
+    """
     rows, columns = waves(size[0], dim // 2), waves(size[1], dim - dim // 2)
     return torch.cat(
         [rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)], dim=-1

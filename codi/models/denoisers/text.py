@@ -1,8 +1,9 @@
 """TextDenoiser: predicts the noise (or v) in the latent vector of a text.
 
-As released with CoDi (after Versatile Diffusion, arXiv 2211.08332): the vector becomes features of C channels
+As released with CoDi (after Versatile Diffusion, arXiv 2211.08332), the vector becomes features of C channels
 at S places, a map of (S, 1). Residual blocks are fully connected over all C*S numbers; attention sees S
 tokens.
+Letters: B batch, C channels, S places, L prompt tokens, D their width, E width of the embedded timestep.
 """
 
 import torch.nn.functional as F
@@ -27,11 +28,27 @@ from codi.protocols import Environment
 
 
 class TextDenoiser(Skeleton):
-    """Denoiser of (B, in_channels).
+    """The denoiser of latents that are vectors, (B, in_channels).
 
-    in_channels         width of the latent
-    block_out_channels  channels C of each level; second_dim: places S of each level
-    the rest            as in `UNetDenoiser`
+    Args:
+        in_channels: width of the latent.
+        block_out_channels: C of each level.
+        second_dim: S, the places of each level.
+        layers_per_block: as in `UNetDenoiser`, like all that follow.
+        attention_levels: levels with a transformer over places; the middle always has one.
+        num_heads: heads of the attention; give this or `head_dim`.
+        head_dim: width of a head; 32 if neither is given.
+        context_dim: D, the width of prompt tokens.
+        prompt: "projection" or "attention".
+        prompt_embedding: whether the mean prompt token is also embedded.
+        ff_mult: inner width of a transformer's feed-forward in multiples of its width.
+        norm_num_groups: groups of every GroupNorm.
+        env_dim: width of environment tokens, None for a model that attends to no partners.
+        joint: the kind of joint adapter, "timed" or "pooled".
+        joint_levels: levels that have one; where "timed" and the last level has one, so has the middle.
+        joint_heads: heads of a joint adapter.
+        joint_config: further arguments of `JointAttention`.
+        first_skip: "own" or "middle".
     """
 
     @register_to_config
@@ -65,6 +82,7 @@ class TextDenoiser(Skeleton):
         self.proj_out = zeroed(nn.Linear(width * places, in_channels))
 
     def build_layers(self) -> None:
+        """Build `down`, `middle` and `up`, with one entry for each skip connection."""
         config = self.config
         levels = list(zip(config.block_out_channels, config.second_dim, strict=True))
         last, groups, depths = (
@@ -118,10 +136,19 @@ class TextDenoiser(Skeleton):
         partners: Environment | None = None,
         rate: float | None = None,
     ) -> Tensor:
-        """x (B, in_channels), t (B,), context (B or n B, L, D), env of the partners or None; `rate` is for
-        latents with time.
+        """Predict the noise (or v) in latents.
 
-        More contexts than samples: as in `UNetDenoiser.forward`.
+        There may be more contexts than samples, as in `UNetDenoiser.forward`.
+
+        Args:
+            x: noisy latents (B, in_channels).
+            t: their timesteps (B,).
+            prompt: prompt tokens (B, L, D), or what `precompute` made of them.
+            partners: the environment of the partners, or None.
+            rate: for latents with time; not used here.
+
+        Returns:
+            The prediction, (B, in_channels).
         """
         assert x.ndim == 2, f"a text latent is (B, C), got {tuple(x.shape)}"
         h = self.proj_in(x).unflatten(1, (self.config.block_out_channels[0], self.config.second_dim[0], 1))
@@ -134,7 +161,15 @@ class TextDenoiser(Skeleton):
 
 
 class DenseBlock(nn.Module):
-    """Residual block over all numbers of a (B, C, S, 1) map; norms are over C*S channels."""
+    """A residual block over all numbers of a map (B, C, S, 1); its norms are over C*S channels.
+
+    Args:
+        in_channels: C of the map.
+        out_channels: C of the result.
+        places: S, the number of places.
+        emb_dim: E, the width of the embedded timestep.
+        num_groups: groups of both norms.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, places: int, emb_dim: int, num_groups: int):
         super().__init__()
@@ -148,13 +183,20 @@ class DenseBlock(nn.Module):
         self.shortcut = nn.Linear(source, target) if source != target else nn.Identity()
 
     def forward(self, h: Tensor, signals: Signals) -> Tensor:
+        """Return a map (B, out_channels, S, 1) for h (B, in_channels, S, 1)."""
         h = h.flatten(1)
         y = self.linear1(F.silu(self.norm1(h))) + signals.per_row(self.time_emb_proj(signals.emb), h)
         return (self.shortcut(h) + self.linear2(F.silu(self.norm2(y)))).unflatten(1, self.shape)
 
 
 class Remap(nn.Module):
-    """What resampling is for text: one linear map of all numbers, from S to S' places."""
+    """Stands in for resampling in a text's denoiser: one linear map of all numbers, from S to S' places.
+
+    Args:
+        channels: C, of the map and the result.
+        places: S, the places of the map.
+        to_places: S', the places of the result.
+    """
 
     def __init__(self, channels: int, places: int, to_places: int):
         super().__init__()
@@ -162,4 +204,5 @@ class Remap(nn.Module):
         self.linear = nn.Linear(channels * places, channels * to_places)
 
     def forward(self, h: Tensor, signals: object = None) -> Tensor:
+        """Return a map (B, C, S', 1) for h (B, C, S, 1); `signals` is not used."""
         return self.linear(h.flatten(1)).unflatten(1, self.shape)

@@ -1,10 +1,10 @@
-"""UNetDenoiser: predicts the noise (or v) in latents of pictures, videos and sounds. One class, by
-configuration.
+"""UNetDenoiser: predicts the noise (or v) in latents of pictures, clips and sounds.
 
-After LDM's UNet (arXiv 2112.10752) and CoDi (arXiv 2305.11846). Two families: codi-tiny, small and quick on a
-CPU, and codi-v3, the released geometry; `codi.convert` sets the latter's switches. A picture is (B, C, H, W),
-a video (B, C, F, H, W), a sound (B, C, T, M). The same instance takes pictures (temporal modules stand aside)
-and videos.
+It is one class, by configuration, after LDM's UNet (arXiv 2112.10752) and CoDi (arXiv 2305.11846). There are
+two families: codi-tiny, small and quick on a CPU, and codi-v3, the released geometry; `codi.convert` sets the
+latter's switches. The same instance takes pictures (temporal modules stand aside) and clips.
+Letters: B batch, C channels, F frames, H W, T M time and bands of a sound's latent, L prompt tokens, D their
+width. A picture is (B, C, H, W), a clip (B, C, F, H, W), a sound (B, C, T, M).
 """
 
 import torch
@@ -32,37 +32,45 @@ from codi.protocols import Environment
 
 
 class UNetDenoiser(Skeleton):
-    """Denoiser over feature maps.
+    """The denoiser of latents that are feature maps.
 
-    in_channels         latent channels; out_channels if other
-    block_out_channels  width of each level; between levels space halves (rounded up)
-    layers_per_block    residual blocks per level (one number or one each) on the way down (one more on the
-                        way up)
-    attention_levels    levels with a transformer over space; the middle always has one
-    temporal_levels     levels with temporal modules (last level: the middle too); `temporal` holds
-                        `TemporalModule`'s arguments
-    frame_transformer   arguments of a `FrameTransformer` in the middle, None for none
-    num_heads, head_dim of attention over space; give one of the two (head_dim 32 if none)
-    context_dim         width of prompt tokens
-    prompt              "projection": one token, added; "attention": any number (and the released parameters)
-    prompt_embedding    the mean prompt token also joins the noise level's embedding
-    scale_shift         the embedding scales and shifts the second norm of residual blocks, else it is added
-                        before it
-    upsample_conv       a 3x3 convolution after upsampling
-    position_embedding  each position of the latent is told where it is
-    time_axis           axis of a 4-D latent that is time: 2 for sound, None for pictures
-    latent_rate         latent steps per second, None without time (for a vision model: of videos)
-    num_frames          latent frames of a clip as the model makes it unasked
-    env_dim             width of environment tokens, None for a model that cannot listen
-    joint, joint_levels kind of adapter and levels that have one ("timed": last level means the middle too);
-    joint_heads, joint_config
-    joint_parts         of "down", "middle" and "up", those with adapters; without "down" training need not go
-                        back through it
-    joint_moments       latents with time hear moment by moment: blocks add the same everywhere in a frame,
-                        the frame transformer (which then has a `PerFrameJointAttention`) to each place what
-                        belongs there
-    joint_listener      further arguments of that `PerFrameJointAttention`
-    first_skip          "own", or "middle" for the released model's lost skip
+    Args:
+        in_channels: latent channels.
+        out_channels: channels of the prediction, if not the same.
+        block_out_channels: width of each level; between levels space halves (rounded up).
+        layers_per_block: residual blocks per level (one number or one each) on the way down; one more on the
+            way up.
+        attention_levels: levels with a transformer over space; the middle always has one.
+        temporal_levels: levels with temporal modules; where the last level has them, so has the middle.
+        temporal: arguments of `TemporalModule`.
+        frame_transformer: arguments of a `FrameTransformer` in the middle, None for none.
+        num_heads: heads of attention over space; give this or `head_dim`.
+        head_dim: width of a head; 32 if neither is given.
+        context_dim: D, width of prompt tokens.
+        prompt: "projection": one prompt token, which is added; "attention": any number (and the released
+            parameters).
+        prompt_embedding: whether the mean prompt token is also embedded and added to the embedded timestep.
+        ff_mult: inner width of a transformer's feed-forward in multiples of its width.
+        scale_shift: whether the embedding scales and shifts the second norm of residual blocks; else it is
+            added before that norm.
+        upsample_conv: whether a 3x3 convolution follows upsampling.
+        position_embedding: whether each position of the latent is told its row and column.
+        norm_num_groups: groups of every GroupNorm.
+        time_axis: the axis of a 4-D latent that is time: 2 for sound, None for pictures.
+        latent_rate: latent steps per second, None without time; for a vision model, those of clips.
+        num_frames: latent frames of a clip as the model makes it unasked.
+        env_dim: width of environment tokens, None for a model that attends to no partners.
+        joint: the kind of joint adapter, "timed" or "pooled" (see `build_joint`).
+        joint_levels: levels that have one; where "timed" and the last level has one, so has the middle.
+        joint_heads: heads of a joint adapter; None: as many as attention over space would have.
+        joint_config: further arguments of `JointAttention`.
+        joint_parts: those of "down", "middle" and "up" that have joint adapters; without "down",
+            gradients need not pass through that part.
+        joint_per_frame: whether latents with time attend to partners once for each frame or column. Blocks
+            then add the same everywhere in a frame, and the frame transformer (which has a
+            `PerFrameJointAttention`) adds to each place what belongs there.
+        joint_per_frame_config: further arguments of that `PerFrameJointAttention`.
+        first_skip: "own", or "middle" for the released model's lost skip (see `Skeleton.trunk`).
     """
 
     @register_to_config
@@ -109,6 +117,7 @@ class UNetDenoiser(Skeleton):
         self.conv_out = zeroed(nn.Conv2d(width, out_channels or in_channels, 3, padding=1))
 
     def build_layers(self) -> None:
+        """Build `down`, `middle` and `up`, with one entry for each skip connection."""
         config, widths = self.config, self.config.block_out_channels
         last, depths = len(widths) - 1, per_level(config.layers_per_block, len(widths))
         residual = lambda a, b: ResidualBlock(
@@ -161,7 +170,7 @@ class UNetDenoiser(Skeleton):
                 at = width
 
     def build_frame_mixer(self, channels: int) -> FrameTransformer | None:
-        """The frame transformer of the middle, where configured."""
+        """Build the frame transformer of the middle, or return None where none is configured."""
         config = self.config
         if config.frame_transformer is None:
             return None
@@ -180,13 +189,22 @@ class UNetDenoiser(Skeleton):
         partners: Environment | None = None,
         rate: float | None = None,
     ) -> Tensor:
-        """x (B, C, H, W), (B, C, F, H, W) or (B, C, T, M); t (B,); context (B, L, D), or what `precompute`
-        made of it; env of the partners or None.
+        """Predict the noise (or v) in latents.
 
-        rate: latent steps per second if not the configured one. Returns a tensor of the shape of x.
-        There may be n times as many contexts as samples (guidance): (n B, L, D), the whole batch again and
-        again. What comes before the first prompt is then computed once, and the result is (n B, ...). An
-        environment has a row for each context that hears it; those that come after do not.
+        There may be n times as many contexts as samples (guidance): (n B, L, D), for the whole batch n times,
+        one after another. What comes before the first prompt is then computed once, and the result is (n B,
+        ...). An environment has a row for each context that attends to it; those contexts come first, and the
+        others attend to no partners.
+
+        Args:
+            x: noisy latents (B, C, H, W), (B, C, F, H, W) or (B, C, T, M).
+            t: their timesteps (B,).
+            prompt: prompt tokens (B, L, D), or what `precompute` made of them.
+            partners: the environment of the partners, or None.
+            rate: latent steps per second, if not the configured ones.
+
+        Returns:
+            The prediction, a tensor of the shape of x but for `out_channels` and the repeated batch.
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
         cached = self.precompute(prompt, x)
@@ -200,7 +218,18 @@ class UNetDenoiser(Skeleton):
     def signals(
         self, x: Tensor, t: Tensor, prompt: CachedPrompt, env: Environment | None, rate: float | None
     ) -> Signals:
-        """What the layers listen to in one pass."""
+        """Return what the layers use in one pass besides their feature maps.
+
+        Args:
+            x: noisy latents, as in `forward`.
+            t: their timesteps (B,).
+            prompt: what `precompute` made of the prompt.
+            env: the environment of the partners, or None.
+            rate: latent steps per second, if not the configured ones.
+
+        Returns:
+            The signals, without a layer's cache.
+        """
         video = x.ndim == 5
         timed = video or self.config.time_axis is not None
         return Signals(
@@ -216,7 +245,12 @@ class UNetDenoiser(Skeleton):
 
 
 class GridPosition(nn.Module):
-    """Tells each position of a map its row and column: sines of both, one linear layer. Any extent."""
+    """Tells each position of a map its row and column, by sines of both and one linear layer, at any extent.
+
+    Args:
+        channels: C, a multiple of 4.
+        longest: the lowest frequency is about 1 / longest radians a step.
+    """
 
     def __init__(self, channels: int, longest: float = 256.0):
         super().__init__()
@@ -225,7 +259,7 @@ class GridPosition(nn.Module):
         self.linear = nn.Linear(channels, channels)
 
     def forward(self, h: Tensor) -> Tensor:
-        """The embedding for a map of h's extent, (1, C, H, W)."""
+        """Return the embedding (1, C, H, W) for a map of the extent of h."""
         scale = torch.arange(self.quarter, device=h.device, dtype=torch.float32) / self.quarter
         row, column = (
             (torch.arange(n, device=h.device)[:, None] * self.longest**-scale) for n in h.shape[-2:]
@@ -238,8 +272,9 @@ class GridPosition(nn.Module):
 
 
 def fold_frames(x: Tensor) -> Tensor:
-    """(B, C, F, H, W) -> (B*F, C, H, W); anything else as it is. Channels last in memory, as convolutions
-    like it.
+    """Fold frames into the batch, from (B, C, F, H, W) to (B*F, C, H, W); any other shape stays.
+
+    The result is channels-last in memory, which is quick for convolutions.
     """
     if x.ndim == 5:
         x = x.transpose(1, 2).flatten(0, 1)
@@ -247,7 +282,7 @@ def fold_frames(x: Tensor) -> Tensor:
 
 
 def unfold_frames(y: Tensor, like: Tensor) -> Tensor:
-    """The way back to the layout of `like`."""
+    """Undo `fold_frames`: return y in the layout of `like`."""
     return (
         y.unflatten(0, (-1, like.shape[2])).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()
     )

@@ -1,5 +1,6 @@
-"""What the released model does differently from ours around the denoisers, each as a small subclass of our
-own part.
+"""The parts around the denoisers in which the released model differs from ours.
+
+Each is a small subclass of our own part.
 """
 
 from codi.models.released.autoencoders import (

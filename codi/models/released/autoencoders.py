@@ -1,7 +1,8 @@
 """The released autoencoders: Stable Diffusion's KL-f8, AudioLDM's mel VAE with its vocoder, Optimus.
 
-Our own parts with the released geometry; what is here is what the released code does around them.
-Letters: B batch, S samples, T mel frames, Z latent width.
+They are our own parts with the released geometry; what is here is what the released code does around them.
+Letters: B batch, S samples, T mel frames, M mel bands, C channels, t m latent positions, L tokens, Z latent
+width.
 """
 
 import zlib
@@ -28,36 +29,60 @@ ReleasedImageAutoencoder = ImageAutoencoder  # KL-f8 is ours with patch_size 1 a
 
 
 class ReleasedAudioAutoencoder(AudioAutoencoder):
-    """AudioLDM's mel VAE and HiFi-GAN as released: each waveform is centred and brought to half of full scale
-    first, a runaway latent is clipped, and the vocoder's first stages each give one sample more than the
-    rates say.
+    """AudioLDM's mel VAE and HiFi-GAN as released.
+
+    Each waveform is centred and brought to half of full scale first, a runaway latent is clipped, and the
+    vocoder's first stages each give one sample more than the rates say. Arguments are those of
+    `AudioAutoencoder`.
     """
 
     def fit(self, waveform: Tensor) -> Tensor:
-        """(B, any) -> (B, num_samples): zero mean, peak one half, cut or padded with silence."""
+        """Bring waveforms (B, any) to (B, num_samples), mean zero and peak one half.
+
+        What is too long is cut; what is too short is padded with silence.
+        """
         centred = waveform - waveform.mean(dim=-1, keepdim=True)
         scaled = 0.5 * centred / (centred.abs().amax(dim=-1, keepdim=True) + 1e-8)
         return functional.pad(scaled, (0, self.config.num_samples - scaled.shape[-1]))
 
     def encode(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Waveform (B, S), any S -> (B, C, t, m)."""
+        """Encode sounds into normalised latents.
+
+        Args:
+            raw: waveforms (B, S) of any length.
+            generator: draws from the posterior; None takes its mean.
+
+        Returns:
+            The latents (B, C, t, m).
+        """
         return super().encode(self.fit(raw), generator)
 
     def decode_mel(self, latent: Tensor) -> Tensor:
-        """(B, C, t, m) -> log-mel (B, T, M); normalised latents of a batch with a value beyond 100 are
-        clipped to +-10.
+        """Decode normalised latents (B, C, t, m) into a log-mel (B, T, M).
+
+        A batch in which any value is beyond 100 is clipped to +-10.
         """
         return super().decode_mel(latent.clamp(-10, 10) if latent.abs().max() > 100 else latent)
 
 
 class ReleasedTextAutoencoder(TextAutoencoder):
-    """Optimus as released: lower case into a cased vocabulary, one word dropped at either end, repetitions
-    removed.
+    """Optimus as released.
 
-    decoding    "multinomial" as released, temperature 1, each sentence from a random stream seeded by its
-                latent (so that a latent always gives the same sentence); "greedy" takes the likeliest token
-    tokenizers  `tokenizers` JSON strings of bert-base-cased and gpt2; the checkpoint has none. None: latents
-                only
+    Sentences are put into lower case for a cased vocabulary; of what is written, one word is dropped at
+    either end, and repetitions are removed.
+
+    Args:
+        encoder_config: arguments of BertConfig.
+        decoder_config: arguments of GPT2Config.
+        latent_dim: Z, the width of the latent.
+        tokenizer: a `tokenizers` JSON string of bert-base-cased; the checkpoint has none. None: sentences
+            cannot be encoded.
+        decoder_tokenizer: the same of gpt2. None: sentences cannot be written.
+        max_length: most tokens that decoding produces, <BOS> and <EOS> included.
+        embed_latent: without effect; the released decoder always adds the latent to the embeddings.
+        scaling_factor: the one released factor; None: per-channel statistics, measured in training.
+        decoding: "multinomial" as released, at temperature 1, each sentence from a random stream seeded by
+            its latent (so that a latent always gives the same sentence); "greedy" takes the likeliest token.
     """
 
     @register_to_config
@@ -84,7 +109,7 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         self.scaling = LatentScaling(latent_dim, scaling_factor)
 
     def posterior(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of unnormalised latents, (B, Z) each."""
+        """Return the mean and the log-variance of unnormalised latents, (B, Z) each."""
         longest = min(512, self.encoder.config.max_position_embeddings)
         tokens = needed(self.tokenizer, "bert-base-cased")(
             [sentence.lower() for sentence in sentences],
@@ -96,27 +121,34 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         return self.posterior_of_ids(tokens.input_ids.to(self.device))
 
     def posterior_of_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from token ids (B, L), 0 where padded."""
+        """Return the same as `posterior` for token ids (B, L), which are 0 where padded."""
         pooled = self.encoder(input_ids=ids, attention_mask=(ids > 0).long()).pooler_output
         mean, log_variance = self.posterior_head(pooled).chunk(2, dim=-1)
         return mean, log_variance
 
     def check_vocabulary(self) -> None:
-        """Raises `InputError` if sentences cannot be written."""
+        """Raise `InputError` if sentences cannot be written."""
         needed(self.decoder_tokenizer, "gpt2")
 
     @apply_forward_hook
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[str]:
-        """(B, Z) -> sentences."""
+        """Write the sentences of normalised latents (B, Z)."""
         tokenizer = needed(self.decoder_tokenizer, "gpt2")
         rows = self.generate(self.scaling.denormalise(latent), tokenizer.bos_token_id, tokenizer.eos_token_id)
         return [drop_repetitions(strip_ends(tidy_spaces(join_pieces(tokenizer, row)))) for row in rows]
 
     @torch.no_grad()
     def generate(self, latent: Tensor, bos: int, eos: int) -> list[list[int]]:
-        """Token ids for unnormalised latents (B, Z), <BOS> and <EOS> included; at `max_length` the last
-        becomes <EOS>.
+        """Write the token ids of sentences.
+
+        Args:
+            latent: unnormalised latents (B, Z).
+            bos: id of <BOS>.
+            eos: id of <EOS>.
+
+        Returns:
+            The ids of each sentence, <BOS> and <EOS> included; at `max_length` the last becomes <EOS>.
         """
         cache, streams = self._memory_cache(latent), [stream(row) for row in latent]
         ids = torch.full((len(latent), 1), bos, device=latent.device)
@@ -129,7 +161,7 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         return [row[: row.index(eos, 1) + 1] for row in rows]
 
     def choose(self, logits: Tensor, streams: list[torch.Generator]) -> Tensor:
-        """The next token of every row (B,)."""
+        """Choose the next token (B,) of every row by its logits (B, vocabulary), as `decoding` says."""
         if self.config.decoding == "greedy":
             return logits.argmax(-1)
         drawn = [
@@ -140,12 +172,12 @@ class ReleasedTextAutoencoder(TextAutoencoder):
 
 
 def stream(latent: Tensor) -> torch.Generator:
-    """A random stream that depends on one latent (Z,) only."""
+    """Return a random stream that depends on one latent (Z,) only."""
     return torch.Generator().manual_seed(zlib.crc32(latent.detach().float().cpu().numpy().tobytes()))
 
 
 def bert_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
-    """bert-base-cased from its `tokenizers` JSON."""
+    """Return the tokenizer bert-base-cased from its `tokenizers` JSON; None gives None."""
     names = dict(
         pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
     )
@@ -153,19 +185,22 @@ def bert_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
 
 
 def gpt2_tokenizer(serialised: str | None) -> PreTrainedTokenizerFast | None:
-    """gpt2 from its `tokenizers` JSON, with the three tokens that Optimus adds at the end of the
-    vocabulary.
+    """Return the tokenizer gpt2 from its `tokenizers` JSON; None gives None.
+
+    The three tokens that Optimus adds stand at the end of the vocabulary.
     """
     tokenizer = from_json(serialised, unk_token="<|endoftext|>")
     if tokenizer is not None:
-        for name in ("pad", "bos", "eos"):  # one by one, their ids count
+        # One by one, because their order decides their ids.
+        for name in ("pad", "bos", "eos"):
             tokenizer.add_special_tokens({f"{name}_token": f"<{name.upper()}>"})
     return tokenizer
 
 
 def join_pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Token ids -> text. Pieces between added tokens are read together: one character may be
-    several of them.
+    """Return the text of token ids.
+
+    Pieces between added tokens are read together, because one character may be several of them.
     """
     added = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
     read = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
@@ -176,6 +211,7 @@ def join_pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
 
 
 def from_json(serialised: str | None, **names: str) -> PreTrainedTokenizerFast | None:
+    """Return a tokenizer with these special tokens from its `tokenizers` JSON; None gives None."""
     from tokenizers import Tokenizer
 
     return (
@@ -186,7 +222,7 @@ def from_json(serialised: str | None, **names: str) -> PreTrainedTokenizerFast |
 
 
 def needed(tokenizer: PreTrainedTokenizerFast | None, name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer, or what to do where the conversion had none."""
+    """Return the tokenizer, or raise an `InputError` that says what to do where the conversion had none."""
     if tokenizer is None:
         raise InputError(
             f"this model was converted without the vocabulary of {name}: convert again with --tokenizers "

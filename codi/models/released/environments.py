@@ -1,10 +1,12 @@
-"""The released way to listen: an environment pooled to one token (`connecters_out` of the released code).
+"""The released environment encoders: an environment is one pooled token (`connecters_out` there).
 
-A small encoder reads the noisy latent and the noise level and gives one L2-normalised token. It has no time,
-so nothing that attends to it can be in time; kept for the released weights. The other half, attention to the
-token, is a spatial transformer in the denoiser's blocks (`joint="pooled"`). Released, each denoiser hears its
-own token; the paper draws the arrows crossed: which token goes where is for the sampling loop to say, both
-work.
+A small encoder reads the noisy latent and the timestep and gives one L2-normalised token. The token has no
+time, so nothing that attends to it can be in time; this is kept for the released weights. The other half,
+attention to the token, is a spatial transformer in the denoiser's blocks (`joint="pooled"`). As released,
+each denoiser attends to its own token; the paper draws the arrows crossed. Both work, and the argument
+`environment` says which it is.
+Letters: B batch, C channels, F frames, H W, S places of a text, D width of the token, E width of the embedded
+timestep.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +27,19 @@ from codi.models.denoisers.text import DenseBlock, Remap
 from codi.protocols import Environment
 from codi.types import InputError, Modality
 
+# The encoder that serves each modality.
 KINDS = {Modality.TEXT: "text", Modality.IMAGE: "vision", Modality.VIDEO: "vision", Modality.AUDIO: "audio"}
 
 
 class PooledEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
-    """The released environment encoders. Each argument holds those of `MapEncoder` or, for text,
-    `VectorEncoder`.
+    """The released environment encoders, one for each kind of latent.
 
-    environment  "own": each denoiser hears its own token, as released, so that nothing passes between
-                 outputs; "exchanged": the others', as the paper draws it
+    Args:
+        text: arguments of `VectorEncoder`, None for none.
+        vision: arguments of `MapEncoder`, None for none.
+        audio: arguments of `MapEncoder`, None for none.
+        environment: "own": each denoiser attends to its own token, as released, so that nothing passes
+            between outputs; "exchanged": it attends to those of the others, as the paper draws it.
     """
 
     _no_split_modules = ["Block"]
@@ -57,19 +63,26 @@ class PooledEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
         )
 
     def by_modality(self) -> dict[Modality, "PooledEncoder"]:
-        """The encoders under their modalities; pictures and videos share one."""
+        """Return the encoders under their modalities; pictures and clips share one."""
         return {modality: self.encoders[kind] for modality, kind in KINDS.items() if kind in self.encoders}
 
     def attends_to(self) -> dict[Modality, set[Modality]]:
-        """Whom each modality listens to."""
+        """Return, for each modality, those that it attends to."""
         names = set(self.by_modality())
         return {m: {m} if self.config.environment == "own" else names - {m} for m in names}
 
 
 class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
-    """(x, t) -> one token; what the two kinds have in common: levels of blocks, as wide as
-    `block_out_channels` say, as many as `layers_per_block`. `block(in, out, level)` makes one,
-    `between(width, level)` what leads to a level from the one before.
+    """The base of both kinds of encoder: levels of blocks that lead from a latent to one token.
+
+    Args:
+        emb_width: width of the timestep's sines and cosines; E is 4 times as much.
+        stem: width before the first level.
+        block_out_channels: width of each level.
+        layers_per_block: blocks of each level.
+        block: makes a block: `block(in, out, level)`.
+        between: makes what leads to a level from the one before: `between(width, level)`.
+        norm_num_groups: groups of the last GroupNorm.
     """
 
     def __init__(
@@ -96,15 +109,23 @@ class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
         self.norm_out = GroupNorm(norm_num_groups, at, eps=1e-5)
 
     def precompute(self, x: Tensor) -> list[LayerCache]:
-        """What of each layer is the same in many calls with latents shaped like x, for `forward`."""
+        """Return, for `forward`, what of each layer is the same in many calls with latents shaped like x."""
         frames = x.shape[2] if x.ndim == 5 else None
         return [LayerCache.of(layer, None, frames) for layer in self.layers]
 
     def forward(
         self, x: Tensor, t: Tensor, rate: float | None = None, cache: list[LayerCache] | None = None
     ) -> Environment:
-        """x (B, *latent_shape) noisy latent, t (B,) its noise level; `rate` has no effect: the token is
-        timeless.
+        """Encode noisy latents into their environment.
+
+        Args:
+            x: noisy latents (B, *latent_shape).
+            t: their timesteps (B,).
+            rate: without effect, because the token is timeless.
+            cache: what `precompute` gave for latents of this shape, or None.
+
+        Returns:
+            The environment, of one token (B, 1, D) without time.
         """
         emb = F.silu(self.time_embedding(self.time_proj(t).to(x.dtype)))
         pooled = self.pool(x, emb, self.precompute(x) if cache is None else cache)
@@ -114,17 +135,23 @@ class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
         )
 
     def pool(self, x: Tensor, emb: Tensor, cache: list[LayerCache]) -> Tensor:
-        """(B, D) from a latent and the embedding (B, E) of its noise level."""
+        """Return the token (B, D), not yet normalised, of latents x and their embedded timesteps (B, E)."""
         raise NotImplementedError
 
 
 class MapEncoder(PooledEncoder):
-    """For latents of pictures, videos and sounds.
+    """The encoder for latents of pictures, clips and sounds.
 
-    emb_width           first width of the denoiser, from which the noise level's embedding follows
-    stem                width before the first level; block_out_channels, layers_per_block: of each level
-    temporal            arguments of `TemporalModule` behind each residual block, None for a modality without
-                        frames
+    Args:
+        in_channels: channels of the latent.
+        emb_width: first width of the denoiser, from which the width of the timestep's embedding follows.
+        stem: width before the first level.
+        block_out_channels: width of each level.
+        layers_per_block: blocks of each level.
+        out_channels: D, the width of the token.
+        temporal: arguments of `TemporalModule` behind each residual block, None for a modality without
+            frames.
+        norm_num_groups: groups of every GroupNorm.
     """
 
     def __init__(
@@ -154,6 +181,7 @@ class MapEncoder(PooledEncoder):
         self.conv_out = nn.Conv2d(block_out_channels[-1], out_channels, 3, padding=1)
 
     def pool(self, x: Tensor, emb: Tensor, cache: list[LayerCache]) -> Tensor:
+        """Run the layers on a map, and return the mean over all positions and frames, (B, D)."""
         video = x.ndim == 5
         h = self.conv_in(
             (x.transpose(1, 2).flatten(0, 1) if video else x).contiguous(memory_format=torch.channels_last)
@@ -166,7 +194,18 @@ class MapEncoder(PooledEncoder):
 
 
 class VectorEncoder(PooledEncoder):
-    """For latents of text; `second_dim` the places S of each level, as in `TextDenoiser`."""
+    """The encoder for latents of text.
+
+    Args:
+        in_channels: width of the latent.
+        emb_width: as in `MapEncoder`.
+        stem: width before the first level.
+        block_out_channels: width of each level.
+        second_dim: S, the places of each level, as in `TextDenoiser`.
+        layers_per_block: blocks of each level.
+        out_channels: D, the width of the token.
+        norm_num_groups: groups of every GroupNorm.
+    """
 
     def __init__(
         self,
@@ -190,6 +229,7 @@ class VectorEncoder(PooledEncoder):
         self.proj_out = nn.Linear(block_out_channels[-1] * second_dim[-1], out_channels)
 
     def pool(self, x: Tensor, emb: Tensor, cache: list[LayerCache]) -> Tensor:
+        """Run the layers on a vector's features, and return the token (B, D); the cache is not used."""
         h = self.proj_in(x).unflatten(1, self.shape)
         for layer in self.layers:
             h = layer(h, Signals(emb=emb, context=emb[:, None]))

@@ -1,5 +1,6 @@
-"""How the released code turns GPT-2 pieces into a sentence, losses included: it drops the first and the last
-word, which it takes for <BOS> and <EOS>, and removes repetitions.
+"""How the released code turns GPT-2 pieces into a sentence, with what it loses.
+
+It drops the first and the last word, which it takes for <BOS> and <EOS>, and removes repetitions.
 """
 
 SPACED = [
@@ -20,19 +21,19 @@ GLUE = None  # between two tokens that were written without a space
 
 
 def tidy_spaces(text: str) -> str:
-    """Spaces before punctuation and contractions go; ' do not' becomes " don't"."""
+    """Remove spaces before punctuation and contractions; " do not" becomes " don't"."""
     for spaced, closed in SPACED:
         text = text.replace(spaced, closed)
     return text
 
 
 def strip_ends(text: str) -> str:
-    """Without the first and the last word, whatever they are."""
+    """Drop the first and the last word, whatever they are."""
     return " ".join(text.split()[1:-1])
 
 
 def drop_repetitions(text: str) -> str:
-    """Equal neighbouring words become one, then equal neighbouring phrases of growing length do."""
+    """Merge equal neighbouring words, then equal neighbouring phrases of growing length."""
     words = text.split()
     words = [word for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
     tokens = [token for word in words for token in split_punctuation(word)]
@@ -44,7 +45,7 @@ def drop_repetitions(text: str) -> str:
 
 
 def split_punctuation(word: str) -> list[str | None]:
-    """A word and the brackets and marks around it, with GLUE between them."""
+    """Split a word and the brackets and marks around it, with GLUE between them."""
     start, end = 0, len(word)
     while start < end and word[start] in OPENING:
         start += 1
@@ -55,7 +56,7 @@ def split_punctuation(word: str) -> list[str | None]:
 
 
 def drop_repeated(tokens: list[str | None], length: int) -> list[str | None]:
-    """Phrases of `length` tokens that repeat what stands before them go, until none is left."""
+    """Drop phrases of `length` tokens that repeat what stands before them, until none is left."""
     i = 0
     while i + 2 * length <= len(tokens):
         if tokens[i : i + length] == tokens[i + length : i + 2 * length]:
@@ -67,6 +68,7 @@ def drop_repeated(tokens: list[str | None], length: int) -> list[str | None]:
 
 
 def join(tokens: list[str | None]) -> str:
+    """Join tokens by spaces, but for those with GLUE between them."""
     text, glued = "", True
     for token in tokens:
         if token is GLUE:

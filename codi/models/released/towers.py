@@ -1,7 +1,9 @@
 """The released prompt towers: CLIP ViT-L/14 with temporal modules in its vision layers, and CLAP's HTSAT.
 
-Our own towers with the released geometry; what is here is how the released code prepares pixels and sound.
-Letters: B batch, F frames, L tokens, S samples, W width.
+They are our own towers with the released geometry; what is here is how the released code prepares pixels and
+sound.
+Letters: B batch, F frames, L tokens, S samples, T mel frames, M mel bands, W tower width, D width of the
+shared space.
 """
 
 from typing import Any
@@ -21,6 +23,7 @@ from codi.models.denoisers.temporal import TemporalModule
 from codi.models.released.autoencoders import from_json, needed
 from codi.types import Modality, ModalitySpec
 
+# What CLIP's pictures are normalised by, and the switches of the released temporal module in its layers.
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="inner_norm", out_bias=False)
 
@@ -28,8 +31,10 @@ LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="i
 class ReleasedTextTower(TextTower):
     """CLIP's text transformer: causal, no padding mask, pooled at the first place of the largest token id.
 
-    tokenizer  `tokenizers` JSON of clip-vit-large-patch14; the checkpoint has none. None: token ids only (see
-               `check_vocabulary`)
+    Args:
+        text_config: arguments of CLIPTextConfig.
+        tokenizer: a `tokenizers` JSON string of clip-vit-large-patch14; the checkpoint has none. None: token
+            ids only (see `check_vocabulary`).
     """
 
     @register_to_config
@@ -38,16 +43,16 @@ class ReleasedTextTower(TextTower):
         self.tokenizer: PreTrainedTokenizerFast | None = from_json(
             tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>"
         )
-        # 2: pool at the largest id
+        # In CLIP's code, 2 as the id of the end means that the largest id is pooled.
         self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text_config, eos_token_id=2))
         self.bridge = Bridge(self.text.config.projection_dim)
 
     def check_vocabulary(self) -> None:
-        """Raises `InputError` if sentences cannot be read."""
+        """Raise `InputError` if sentences cannot be read."""
         needed(self.tokenizer, "clip-vit-large-patch14")
 
     def features(self, raw: list[str]) -> Tensor:
-        """Sentences -> (B, D)."""
+        """Return the features (B, D) of sentences, before the bridge."""
         limit = self.text.config.max_position_embeddings
         tokens = needed(self.tokenizer, "clip-vit-large-patch14")(
             raw, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
@@ -55,26 +60,34 @@ class ReleasedTextTower(TextTower):
         return self.features_of_ids(tokens.input_ids.to(self.device))
 
     def features_of_ids(self, ids: Tensor) -> Tensor:
-        """The same from token ids (B, L)."""
+        """Return the same as `features` for token ids (B, L)."""
         return self.text(input_ids=ids).text_embeds
 
 
 class TemporalLayer(TemporalModule):
-    """The released temporal module of one vision layer, on tokens (B, F, L, W)."""
+    """The released temporal module of one vision layer, on tokens (B, F, L, W).
+
+    Arguments are those of `TemporalModule`.
+    """
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, F, L, W) that were mixed over frames."""
         return self.mix(tokens)
 
 
 class ReleasedVisionTower(VisionTower):
-    """CLIP's vision transformer with the released temporal modules (normalised over frames, see `temporal`)
-    in every layer.
+    """CLIP's vision transformer with the released temporal modules in every layer.
 
-    truncate     pixels become whole numbers by truncation after a float round trip, as released, which
-                 darkens about a tenth of them by one level; False rounds them
-    picture_size pixels along a side that a picture prompt is brought to first
-    video_size, num_frames, rate  the same of a clip; how much of it is looked at, in frames and frames per
-                                  second
+    They normalise over frames (see `codi.models.denoisers.temporal`).
+
+    Args:
+        vision_config: arguments of CLIPVisionConfig.
+        truncate: whether pixels become whole numbers by truncation after a float round trip, as released,
+            which darkens about a tenth of them by one level; False rounds them.
+        picture_size: pixels along a side that a picture prompt is brought to first.
+        video_size: the same of a clip.
+        num_frames: how many frames of a clip are looked at.
+        rate: how many of them per second.
     """
 
     @register_to_config
@@ -87,7 +100,8 @@ class ReleasedVisionTower(VisionTower):
         num_frames: int = 4,
         rate: float = 1.0,
     ):
-        # without writing its arguments into the configuration
+        # The constructor inside `register_to_config` is called, so that its arguments do not become part of
+        # this class's configuration.
         VisionTower.__init__.__wrapped__(self, vision_config)
         shape = self.vision.config
         heads, width = shape.num_attention_heads, shape.hidden_size
@@ -97,7 +111,7 @@ class ReleasedVisionTower(VisionTower):
 
     @property
     def prompt_specs(self) -> dict[Modality, ModalitySpec]:
-        """The geometry that prompts come in, which is not that of what is made."""
+        """The geometry that prompts are brought to, which is not that of what is made."""
         image, video = self.config.picture_size, self.config.video_size
         clip = (self.config.num_frames, 3, video, video)
         return {
@@ -106,12 +120,19 @@ class ReleasedVisionTower(VisionTower):
         }
 
     def whole_pixels(self, raw: Tensor) -> Tensor:
-        """[-1, 1] -> 0..255 as the tower sees them, uint8."""
+        """Return pixels in [-1, 1] as the whole numbers 0..255 (uint8) that the tower sees."""
         levels = (raw + 1) / 2 * 255
         return (levels if self.config.truncate else levels.round()).clamp(0, 255).to(torch.uint8)
 
     def pixel_values(self, raw: Tensor) -> Tensor:
-        """(..., 3, H, W) in [-1, 1] -> (..., 3, s, s) normalised as CLIP expects."""
+        """Return pictures as CLIP expects them: at its own size, and normalised.
+
+        Args:
+            raw: (..., 3, H, W) in [-1, 1].
+
+        Returns:
+            (..., 3, s, s), where s is the side of the tower's pictures.
+        """
         flat = self.whole_pixels(raw.float()).flatten(0, -4).permute(0, 2, 3, 1).cpu().numpy()
         fitted = np.stack([np.asarray(fit(Image.fromarray(image), self.image_size)) for image in flat])
         values = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(raw.device).float() / 255
@@ -119,12 +140,22 @@ class ReleasedVisionTower(VisionTower):
         return ((values - mean) / std).to(raw.dtype).unflatten(0, raw.shape[:-3])
 
     def features(self, raw: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], any size -> (B, D)."""
+        """Return the features of pictures or clips, before the bridge.
+
+        Args:
+            raw: pictures (B, 3, H, W) or clips (B, F, 3, H, W) in [-1, 1], of any size.
+
+        Returns:
+            The features (B, D).
+        """
         return super().features(self.pixel_values(raw))
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """Shortest edge to `side` (bicubic, the longer one rounded down), then the middle square."""
+    """Bring a picture's shortest edge to `side` pixels, and return the middle square.
+
+    It is resized by bicubic interpolation; the longer edge is rounded down.
+    """
     width, height = image.size
     short = min(width, height)
     width, height = int(side * width / short), int(side * height / short)
@@ -133,11 +164,17 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 class ReleasedAudioTower(AudioTower):
-    """CLAP's audio transformer on ten seconds at 48 kHz: shorter sound is repeated and padded with silence,
-    of longer sound the middle is taken (the released code takes a random piece).
+    """CLAP's audio transformer on ten seconds of sound at 48 kHz.
 
-    sampling_rate  Hz of what comes in
-    longest        seconds of it that are looked at
+    Shorter sound is repeated and padded with silence; of longer sound the middle is taken (the released code
+    takes a random piece).
+
+    Args:
+        audio_config: arguments of ClapAudioConfig.
+        mel_config: arguments of `LogMel`.
+        sampling_rate: samples per second of the sounds that come in.
+        num_samples: samples that the tower takes, at its own rate.
+        longest: the most seconds of a prompt that are read.
     """
 
     any_length = True  # a sound is not filled up with silence before it is repeated
@@ -155,7 +192,7 @@ class ReleasedAudioTower(AudioTower):
 
     @property
     def prompt_specs(self) -> dict[Modality, ModalitySpec]:
-        """The geometry that prompts come in, at most."""
+        """The geometry that prompts are brought to: the longest sound that is read."""
         rate = self.config.sampling_rate
         return {
             Modality.AUDIO: ModalitySpec(
@@ -164,7 +201,7 @@ class ReleasedAudioTower(AudioTower):
         }
 
     def fit(self, waveform: Tensor) -> Tensor:
-        """(B, S) at `sampling_rate` -> (B, num_samples) at the tower's own rate."""
+        """Bring waveforms (B, S) at `sampling_rate` to (B, num_samples) at the tower's own rate."""
         resample = load("torchaudio.functional", "the released tower of sounds").resample
         waveform, wanted = (
             resample(waveform, self.config.sampling_rate, self.config.mel_config["sampling_rate"]),
@@ -177,7 +214,7 @@ class ReleasedAudioTower(AudioTower):
         return functional.pad(repeated, (0, wanted - repeated.shape[-1]))
 
     def decibels(self, waveform: Tensor) -> Tensor:
-        """(B, num_samples) -> mel power in dB (B, T, M)."""
+        """Return the mel power in dB, (B, T, M), of waveforms (B, num_samples)."""
         mel = self.log_mel
         window, bank = (
             mel.window.to(waveform.device, torch.float32),
@@ -189,6 +226,6 @@ class ReleasedAudioTower(AudioTower):
         return 10 * (spectrum.abs().square().transpose(1, 2) @ bank).clamp_min(1e-10).log10()
 
     def features(self, raw: Tensor) -> Tensor:
-        """Waveforms (B, S) in [-1, 1] -> (B, D)."""
+        """Return the features (B, D) of waveforms (B, S) in [-1, 1], before the bridge."""
         levels = self.decibels(self.fit(raw.float())).to(self.dtype)
         return self.audio(input_features=levels[:, None], is_longer=None).audio_embeds

@@ -1,9 +1,11 @@
-"""Media as they lie in a data set -> tensors of a model's geometry, cut by time.
+"""Read pictures and sounds as they lie in a data set, upright and cut by time.
 
 Time 0 is the first frame of a clip, or the first sample of a recording. A cut at `start` seconds begins with
 sample round(start * rate) of the sound, and its frame k is the one nearest to start + k / fps: sound and
 picture of one file stay together to the sample, wherever the cut is. What a decoder throws at a damaged file
-becomes one `InputError`; a mistake of our own stays what it is (`decoding`).
+becomes one `InputError`; a mistake in this code base stays what it is (`decoding`).
+
+Letters: H height, W width.
 """
 
 import io
@@ -31,24 +33,29 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SECONDS = 12 * 3600  # of a whole file, of which a cut is read
 MAX_CHANNELS = 64
 WARM_UP = 0.5  # seconds decoded before a cut, which a codec may need to be itself again after a seek
-_ROOTS = (Path(__file__).resolve().parent, Path(codi.types.__file__).resolve().parent)
+_ROOT = Path(codi.types.__file__).resolve().parent
 _TOOLS = {"torch", "torchaudio"}  # which open no file here: a wrong argument to them is our mistake
 _OURS = (TypeError, AttributeError, NameError, AssertionError, ImportError, NotImplementedError)
 
 
 @dataclass(frozen=True)
-class Source:
-    """The bytes of a media file, or its path, with the name that messages give it."""
+class MediaFile:
+    """The bytes of a media file, or its path, with the name that messages give it.
+
+    Attributes:
+        content: the bytes, or the path.
+        name: what messages call it.
+    """
 
     content: Path | bytes
     name: str
 
     def handle(self) -> Any:
-        """What Pillow, soundfile and decord open."""
+        """Return what Pillow, soundfile and decord open: a stream of the bytes, or the path as text."""
         return io.BytesIO(self.content) if isinstance(self.content, bytes) else str(self.content.resolve())
 
     def container(self) -> Any:
-        """PyAV, on this source only: formats that name other files are not among those allowed."""
+        """Return a PyAV container on this source only: no format that names other files is allowed."""
         import av
 
         handle = self.handle()
@@ -57,9 +64,16 @@ class Source:
 
 
 @contextmanager
-def decoding(source: Source) -> Iterator[None]:
-    """Turns what a decoder throws into an `InputError`; a programming error of ours, or of a tool at our
-    hands, passes through.
+def decoding(source: MediaFile) -> Iterator[None]:
+    """Turn what a decoder throws inside this context into an `InputError`.
+
+    A programming error in this code base, or in how it calls a library that decodes nothing, passes through.
+
+    Args:
+        source: what is decoded, for the message.
+
+    Yields:
+        None.
     """
     try:
         yield
@@ -75,13 +89,16 @@ def decoding(source: Source) -> Iterator[None]:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether the line that raised is in this code base or in a library that decodes nothing."""
+    """Return whether the line that raised is in this code base or in a library that decodes nothing."""
     last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return any(last.is_relative_to(root) for root in _ROOTS) or not _TOOLS.isdisjoint(last.parts)
+    return last.is_relative_to(_ROOT) or not _TOOLS.isdisjoint(last.parts)
 
 
-def read_image(source: Source) -> Tensor:
-    """uint8 (3, H, W), upright, transparency on white. Only png, jpg and webp are opened."""
+def read_image(source: MediaFile) -> Tensor:
+    """Return a picture as uint8 (3, H, W), upright, with transparency on white.
+
+    Only png, jpg and webp are opened; anything else, and a damaged picture, raises `InputError`.
+    """
     from PIL import Image, ImageOps
 
     with decoding(source):
@@ -95,13 +112,22 @@ def read_image(source: Source) -> Tensor:
 
 
 def read_sound(
-    source: Source, start: float, seconds: float, until: float | None = None, clip: bool = False
+    source: MediaFile, start: float, seconds: float, until: float | None = None, clip: bool = False
 ) -> tuple[Tensor, int] | None:
-    """Float32 (samples,), the mean of the channels, from `start` on and no longer than `seconds`, and its
-    rate in Hz.
+    """Return a stretch of sound, the mean of its channels, with its rate.
 
-    until  nothing from this time of the file on
-    clip   whether `source` is a clip: then None says that it has no sound
+    Args:
+        source: the recording, or the clip.
+        start: seconds from time 0 of the file.
+        seconds: the most seconds to return.
+        until: seconds from time 0 of the file; nothing from there on is returned.
+        clip: whether `source` is a clip, which may have no sound.
+
+    Returns:
+        float32 (samples,) and the rate in Hz; None for a clip without sound.
+
+    Raises:
+        InputError: if the file is damaged or cut short, is no recording, or has no sound from `start` on.
     """
     with decoding(source):
         found = None if clip else _from_soundfile(source, start, seconds, until)
@@ -117,8 +143,8 @@ def read_sound(
     return wave, rate
 
 
-def seconds_of(source: Source, clip: bool) -> float:
-    """Length of a clip or recording as its header states it, 0 where it does not."""
+def seconds_of(source: MediaFile, clip: bool) -> float:
+    """Return the length of a clip or recording in seconds as its header states it, 0 where it does not."""
     with decoding(source):
         if not clip and (file := _soundfile(source)) is not None:
             with file:
@@ -129,13 +155,24 @@ def seconds_of(source: Source, clip: bool) -> float:
 
 
 def cut_at(start: float, seconds: float, until: float | None, rate: int) -> tuple[int, int]:
-    """First sample of a cut, and the one after its last."""
+    """Return the first sample of a cut, and the one after its last.
+
+    Args:
+        start: seconds at which the cut begins.
+        seconds: its length.
+        until: seconds at which it ends at the latest; None for no such limit.
+        rate: samples per second.
+
+    Returns:
+        Two numbers of samples.
+    """
     first = round(start * rate)
     stop = first + math.ceil(seconds * rate)
     return first, stop if until is None else min(stop, round(until * rate))
 
 
 def check_sound_header(name: str, rate: float, channels: int, seconds: float) -> None:
+    """Raise InputError if a sound states a rate (Hz), channels or a length that is not accepted."""
     if not MIN_RATE <= rate <= MAX_RATE or not 0 < channels <= MAX_CHANNELS or not seconds <= MAX_SECONDS:
         raise InputError(
             f"{name} states {rate:g} Hz, {channels} channels, {seconds:.0f} s: that is outside what is "
@@ -144,16 +181,18 @@ def check_sound_header(name: str, rate: float, channels: int, seconds: float) ->
 
 
 def origin_of(container: Any) -> float:
-    """Where time 0 lies on the clock of a container: its first frame, or its first sample where it has no
-    picture.
+    """Return where time 0 lies on the clock of a container, in seconds.
+
+    That is its first frame, or its first sample where it has no picture.
     """
     stream = picture_stream(container) or next(iter(container.streams.audio), None)
     return 0.0 if stream is None or stream.start_time is None else float(stream.start_time * stream.time_base)
 
 
-def _soundfile(source: Source) -> Any:
-    """An open SoundFile; None if libsndfile does not know the format, or does not search it to the sample, as
-    mp3.
+def _soundfile(source: MediaFile) -> Any:
+    """Return an open SoundFile, or None if libsndfile cannot read the format to the sample.
+
+    It does not know every format, and its seeks in mp3 do not hit the exact sample.
     """
     import soundfile
 
@@ -168,8 +207,9 @@ def _soundfile(source: Source) -> Any:
 
 
 def _from_soundfile(
-    source: Source, start: float, seconds: float, until: float | None
+    source: MediaFile, start: float, seconds: float, until: float | None
 ) -> tuple[np.ndarray, int] | None:
+    """Return (samples, rate) of a cut read by libsndfile, or None if that cannot read the file."""
     file = _soundfile(source)
     if file is None:
         return None
@@ -187,9 +227,9 @@ def _from_soundfile(
 
 
 def _from_container(
-    source: Source, start: float, seconds: float, until: float | None
+    source: MediaFile, start: float, seconds: float, until: float | None
 ) -> tuple[np.ndarray, int] | None:
-    """The first sound of a container; None if there is none."""
+    """Return (samples, rate) of a cut of the first sound in a container, or None if it has no sound."""
     with source.container() as container:
         if not container.streams.audio:
             return None
@@ -197,7 +237,7 @@ def _from_container(
         rate = stream.rate or 0
         check_sound_header(source.name, rate, stream.codec_context.channels, duration_of(container, stream))
         origin = origin_of(container)
-        # a coarser clock cannot tell the sample
+        # With a coarser clock, a seek could not tell which sample it landed on: decode from the beginning.
         exact = stream.time_base <= Fraction(1, rate) and container.format.name != "mp3"
         if exact and start > WARM_UP:
             container.seek(int((origin + start - WARM_UP) * 1e6))
@@ -214,9 +254,9 @@ def _from_container(
 
 
 def _pieces(
-    source: Source, container: Any, stream: Any, origin: float, rate: int
+    source: MediaFile, container: Any, stream: Any, origin: float, rate: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(place of the first sample, samples) of every decoded frame, on the clock of the picture.
+    """Yield (place of the first sample, samples) of every decoded frame, on the clock of the picture.
 
     Frames follow one another without a gap unless their times say otherwise by more than two ticks of the
     container's clock.
