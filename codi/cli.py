@@ -63,6 +63,7 @@ class Setting(argparse.Action):
     """An option that remembers which of its names was typed, so that messages can call it so."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Store the value under the setting's full name, and the name that was typed in `written`."""
         name = str(option).removeprefix("--").replace("-", "_")
         namespace.written = {**namespace.written, self.dest: name}
         setattr(namespace, self.dest, values)
