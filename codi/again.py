@@ -1,5 +1,6 @@
-"""`codi generate --from FILE`: the jobs that a record describes, with what the command line says
-otherwise.
+"""Find the jobs that a record describes, for `codi generate --from FILE`.
+
+What the command line names counts instead of what the record says.
 """
 
 import argparse
@@ -16,11 +17,13 @@ from codi.records import Record
 from codi.types import EMBEDDED, InputError, Modality
 from codi.version import __version__
 
-TIMES = ("num_frames", "fps", "seconds")
-DRAWING = ("samples", "seed", "candidates")  # options after which other samples are made
+# sizes that decide how long a clip or a sound lasts
+TIMES = ("num_frames", "fps", "audio_length_in_s")
+DRAWING = ("num_samples", "seed", "candidates")  # options after which other samples are made
+# options after which samples are made otherwise, so that their places in a batch no longer count
 PLACING = (
     "to",
-    "steps",
+    "num_inference_steps",
     "sync",
     "auxiliary_caption",
     "scheduler",
@@ -34,13 +37,21 @@ PLACING = (
 
 
 def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[list[Job], list[Record]]:
-    """Returns what the record named by `args.again` asks for, and the records; puts model, adapters and
-    precision into `args`.
-
-    schedulers: names that `args.scheduler` may have.
+    """Return the jobs that the record named by `args.again` asks for.
 
     Everything that the command line names counts instead of the record's. With nothing of it named, each
     sample is made at its place in a batch as large as it was, so that it comes out equal to the bit.
+
+    Args:
+        args: the options of the command line. The model, adapters, device and precision of the record are put
+            into it where it names none.
+        schedulers: names that `args.scheduler` may have.
+
+    Returns:
+        The jobs, and the records that they are from.
+
+    Raises:
+        InputError: for a record that cannot be used, and for several that were made by different models.
     """
     if args.jobs:
         raise InputError("--from beside --jobs: expected one of them")
@@ -52,12 +63,16 @@ def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[li
 
 
 def _is_exact(args: argparse.Namespace) -> bool:
-    """Whether the command line names nothing that changes what is made."""
+    """Return whether the command line names nothing that changes what is made."""
     named = [name for name in (*DRAWING, *PLACING) if getattr(args, name) is not None]
     return not named and not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
 
 
 def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
+    """Return the job that a record describes, with what the command line names in place of its own.
+
+    `name` is the id of the job, where there are several.
+    """
     outputs = jobs.parse_outputs(args.to) or record.outputs
     items = {key: _items(record, args, key, m) for key, m in jobs.prompt_keys().items()}
     changed = outputs != record.outputs or any(getattr(args, key) for key in jobs.prompt_keys())
@@ -67,7 +82,9 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             items=tuple(item for m in Modality for item in items[m.value]),
             negatives=tuple(item for m in Modality for item in items[f"negative_{m}"]),
             outputs=outputs,
-            steps=record.resolved["num_inference_steps"] if args.steps is None else args.steps,
+            num_inference_steps=record.resolved["num_inference_steps"]
+            if args.num_inference_steps is None
+            else args.num_inference_steps,
             sizes=_sizes(record, args, outputs),
             lengths=args.lengths or record.resolved["lengths"],
             sync=_sync(record, args, changed),
@@ -78,6 +95,7 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
                 key: record.resolved[key]
                 for key in ("guidance_interval", "sync_guidance_interval", "guidance_rescale")
             },
+            written=args.written,
             **_scales(record, args, outputs),
             **_samples(record, args, exact),
         )
@@ -86,7 +104,7 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
 
 
 def _items(record: Record, args: argparse.Namespace, key: str, modality: Modality) -> list[Item]:
-    """Prompts of one kind: those that the command line names, or else the record's."""
+    """Return the prompts of one kind: those that the command line names, or else the record's."""
     if given := getattr(args, key):
         return [jobs.parse_item(modality, text) for text in given]
     rows = record.negatives if key.startswith("negative_") else record.inputs
@@ -97,53 +115,52 @@ def _items(record: Record, args: argparse.Namespace, key: str, modality: Modalit
 
 
 def _item(record: Record, row: Mapping[str, Any]) -> Item:
+    """Return a prompt of a record, whose file must be there."""
     modality = Modality(row["as"])
     value = row["text"] if kind_of(modality).in_words else records.check_input(record.source, row)
     return Item(modality=modality, value=value, weight=row["weight"])
 
 
 def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:
-    """Seeds and counts. Samples that were the best of several candidates are made by their own seeds, without
-    drawing the others.
+    """Return the seeds and counts of a job.
+
+    Samples that were the best of several candidates are made by their own seeds, without drawing the others,
+    until the command line names a count or a seed.
     """
     first = record.samples[0]["seed"]
     if any(getattr(args, name) is not None for name in DRAWING):
         seed = first if args.seed is None else args.seed
         return {
-            "samples": len(record.samples) if args.samples is None else args.samples,
+            "num_samples": len(record.samples) if args.num_samples is None else args.num_samples,
             "candidates": record.resolved["candidates"] if args.candidates is None else args.candidates,
             "seed": jobs.draw_seed(seed),
         }
     places = [sample if exact else {"seed": sample["seed"], "batch": None} for sample in record.samples]
-    return {"samples": len(places), "candidates": 1, "seed": first, "places": tuple(places)}
+    return {"num_samples": len(places), "candidates": 1, "seed": first, "places": tuple(places)}
 
 
 def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, Any]:
-    """Scales by the command line; else the record's for what is made."""
-    names = {
-        "guidance": "guidance_scale",
-        "sync_guidance": "sync_guidance_scale",
-        "start_offset": "start_offset",
-    }
+    """Return the scales that the command line names, and else the record's for what is made."""
     found = {}
-    for option, name in names.items():
-        if getattr(args, option) is not None:
-            found[option] = parse_scale(getattr(args, option), f"--{option.replace('_', '-')}")
+    for name in jobs.SCALES:
+        if getattr(args, name) is not None:
+            found[name] = parse_scale(getattr(args, name), jobs.typed(args, name))
         elif outputs == record.outputs:
-            found[option] = record.per_output(name)
+            found[name] = record.per_output(name)
         else:
             kept = {
                 key: number
                 for key, number in record.resolved[name].items()
                 if key in outputs and key in record.outputs
             }
-            found[option] = kept or None
+            found[name] = kept or None
     return found
 
 
 def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, float]:
-    """Sizes by the command line, else the record's. Where a time is named, what it leaves open follows from
-    it, not from the record.
+    """Return the sizes that the command line names, and else the record's.
+
+    Where a time is named, what it leaves open follows from it, not from the record.
     """
     given = {name: getattr(args, name) for name in jobs.SIZES if getattr(args, name) is not None}
     same_clock = (
@@ -151,7 +168,7 @@ def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ..
     )
     kept = {}
     for name in jobs.SIZES:
-        value = record.resolved.get("audio_length_in_s" if name == "seconds" else name)
+        value = record.resolved.get(name)
         if (
             value is not None
             and name not in given
@@ -163,6 +180,10 @@ def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ..
 
 
 def _sync(record: Record, args: argparse.Namespace, changed: bool) -> bool | tuple[str, ...]:
+    """Return what is asked of clean partners: by the command line, or else by the record.
+
+    Names of partners count only where prompts and outputs are still the record's.
+    """
     if args.sync is not None:
         return args.sync
     asked = record.resolved["sync"]
@@ -175,7 +196,7 @@ def _sync(record: Record, args: argparse.Namespace, changed: bool) -> bool | tup
 
 
 def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Collection[str]) -> None:
-    """Puts the record's model, adapters and precision into `args` where they name none."""
+    """Put the record's model, adapters, device and precision into `args` where they name none."""
     models = [record.model for record in found]
     keys = ("name", "dtype", "loras", "words", "scheduler_config")
     if any(model.get(key) != models[0].get(key) for model in models for key in keys):
@@ -204,18 +225,19 @@ def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Colle
 
 
 def _device(name: str | None) -> str | None:
-    """The record's device, where there is one like it here."""
+    """Return the record's device, or where there is none like it here, the one that "auto" picks."""
     if name is None:
         return None
     from codi.pretrained import pick_device
 
     try:
         return pick_device(name)
-    except InputError:  # the difference is said once the model is loaded
+    except InputError:  # once the model is loaded, a note says so
         return pick_device("auto")
 
 
 def _adapters(model: Mapping[str, Any], key: str, source: str) -> Iterable[Mapping[str, Any]]:
+    """Yield a record's adapters of one kind, with a note for a file that has changed since."""
     from codi.adapters.given import sha256_of
 
     for row in model.get(key, []):
@@ -230,8 +252,14 @@ def _adapters(model: Mapping[str, Any], key: str, source: str) -> Iterable[Mappi
 
 
 def settle_scheduler(pipe: Any, found: list[Record], names: Iterable[str]) -> None:
-    """Gives the pipeline the one of our named schedulers that the record describes; no class is taken from a
-    record.
+    """Give the pipeline the one of our named schedulers that a record describes.
+
+    No class is taken from a record: where none of the names fits, the model's own stays, and a note says so.
+
+    Args:
+        pipe: the loaded pipeline.
+        found: the records, which were all made with the same scheduler.
+        names: names of schedulers, as `codi.diffusion.named_scheduler` takes them.
     """
     from codi.pipeline import named_scheduler
 
@@ -251,7 +279,13 @@ def settle_scheduler(pipe: Any, found: list[Record], names: Iterable[str]) -> No
 
 
 def note_differences(pipe: Any, found: list[Record], device: str) -> None:
-    """Warns of everything by which this machine's result may differ from the record's: each once."""
+    """Warn, once each, of everything by which this machine's result may differ from the record's.
+
+    Args:
+        pipe: the loaded pipeline.
+        found: the records.
+        device: the device that is used.
+    """
     here = pipe.described()
     notes: dict[str, None] = {}
     for record in found:
@@ -278,7 +312,7 @@ def note_differences(pipe: Any, found: list[Record], device: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Return a value as JSON gives it back."""
     import json
 
     return json.loads(json.dumps(value, default=str))

@@ -101,7 +101,7 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
                     f"{name} was given twice, by its place and by its name: expected one of them"
                 )
             given[name] = value
-        given = renamed.rename(_without_aliases(given), renamed.SETTINGS, "this call", within=False)
+        given = renamed.rename(without_aliases(given, ALIASES), renamed.SETTINGS, "this call", within=False)
         known = [*positional, *(_further_prompts(positional) if open_ended else ())]
         for name in given:
             if name not in known:
@@ -125,15 +125,24 @@ def _number(name: str, value: Any) -> Any:
         raise InputError(f"{name} is {error}") from None
 
 
-def _without_aliases(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same arguments under our names in place of diffusers'.
+def without_aliases(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Return the same values under our names.
 
-    An alias that is None counts as not given, because callers pass on what they were not given themselves.
+    Args:
+        given: what was given, by name. An alias of None counts as not given, as callers pass on what they
+            were not given.
+        aliases: other names, and ours.
+
+    Returns:
+        The values by our names alone.
+
+    Raises:
+        InputError: for a value that is given twice under two names.
     """
-    ours = {name: value for name, value in given.items() if name not in ALIASES}
+    ours = {name: value for name, value in given.items() if name not in aliases}
     source = {name: name for name, value in ours.items() if value is not None}
-    for alias in (name for name in given if name in ALIASES and given[name] is not None):
-        name = ALIASES[alias]
+    for alias in (name for name in given if name in aliases and given[name] is not None):
+        name = aliases[alias]
         if name in source:
             raise InputError(
                 f"{source[name]} and {alias} were both given, and mean the same: expected one of them"

@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, modalities, options
+from codi import __version__, bench, convert, modalities, options, renamed
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
 
@@ -57,6 +57,24 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `InputError` with the message and the command that prints the help."""
         raise InputError(f"{message}. See `{self.prog} --help`.")
+
+
+class Setting(argparse.Action):
+    """An option that remembers which of its names was typed, so that messages can call it so."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Store the value under the setting's full name, and the name that was typed in `written`."""
+        name = str(option).removeprefix("--").replace("-", "_")
+        namespace.written = {**namespace.written, self.dest: name}
+        setattr(namespace, self.dest, values)
+
+
+def _add_setting(group: Any, short: str, **options: Any) -> None:
+    """Add the short option of a setting, and one of its full name, which the help does not list."""
+    name = renamed.SHORT[short.removeprefix("--").replace("-", "_")]
+    group.add_argument(short, dest=name, action=Setting, **options)
+    options["help"] = argparse.SUPPRESS
+    group.add_argument(f"--{name.replace('_', '-')}", dest=name, action=Setting, **options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -131,16 +149,16 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--jobs",
         metavar="FILE",
-        help="many jobs, one JSON object per line: id, text, image, ..., to, seed, negative_text, sync, ...",
+        help="many jobs, one JSON object per line: id, text, image, ..., to, seed, num_samples, sync, ...",
     )
-    generate.add_argument("--samples", type=int, metavar="N", help="how many of each (default 1)")
+    _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
         "--seed",
         type=_seed,
         metavar="N",
         help="sample k is made from seed + k; 'random' draws one (default 0)",
     )
-    generate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
+    _add_setting(generate, "--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     _add_sizes(generate)
     generate.add_argument(
         "--scheduler",
@@ -162,14 +180,15 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
     generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    generate.set_defaults(run=_generate)
+    generate.set_defaults(run=_generate, written={})
 
 
 def _add_steering(generate: Any) -> None:
     """Add the options that say how closely outputs follow the prompts and each other."""
     scale = "a number, or one for each output such as video=4,audio=3; 1 is off (default: the model's)"
-    generate.add_argument("--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
-    generate.add_argument(
+    _add_setting(generate, "--guidance", metavar="X", help=f"how closely to follow the prompts: {scale}")
+    _add_setting(
+        generate,
         "--sync-guidance",
         metavar="X",
         help=f"how closely to follow the other outputs and clean partners: {scale}",
@@ -205,8 +224,12 @@ def _add_sizes(generate: Any) -> None:
     group.add_argument("--width", type=int, metavar="PIXELS", help="of images and videos")
     group.add_argument("--num-frames", type=int, metavar="N", help="frames of a video")
     group.add_argument("--fps", type=float, metavar="X", help="frames per second of a video")
-    group.add_argument(
-        "--seconds", type=float, metavar="X", help="length of sounds and clips (audio_length_in_s in Python)"
+    _add_setting(
+        group,
+        "--seconds",
+        type=float,
+        metavar="X",
+        help="length of sounds and clips (audio_length_in_s in Python)",
     )
     group.add_argument(
         "--lengths",

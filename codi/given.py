@@ -1,4 +1,7 @@
-"""What a call is given beside its request: prompts in either of their forms, and clean partners."""
+"""Read what a call is given beside its request: prompts in either of their forms, and clean partners.
+
+Letters: B batch, D width of a prompt token.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +21,9 @@ class Given:
 
     Attributes:
         items: prompts by modality.
-        negatives: prompts to steer away from.
+        negatives: prompts to steer away from, by modality.
         prompt_embeds: (1 or B, 1, D) in place of `items`.
-        negative_prompt_embeds: the same in place of `negatives`.
+        negative_prompt_embeds: (1 or B, 1, D) in place of `negatives`.
         null_prompt_embeds: what stands for the lack of the prompts, beside `prompt_embeds`.
         partner_latents: clean latents (1 or B, ...) in place of encoded inputs.
     """
@@ -36,12 +39,15 @@ class Given:
     def from_arguments(
         cls, named: Mapping[str, Any], partner_latents: Any, **embeds: Tensor | None
     ) -> "Given":
-        """Reads the arguments of a call.
+        """Read the arguments of a call.
 
         Args:
             named: prompts by modality, and negative ones by "negative_" and modality.
             partner_latents: clean latents by the names of modalities, or None.
-            **embeds: prompts in the form of tokens, as the attributes above.
+            **embeds: prompts in the form of tokens, by the names of the attributes above.
+
+        Returns:
+            Prompts as lists of `Prompt`, with weights that are numbers of Python's.
 
         Raises:
             InputError: for a prompt that is none, and clean latents that are no dict.
@@ -59,16 +65,16 @@ class Given:
 
     @property
     def prompted(self) -> bool:
-        """Whether there is a prompt in one of its forms. Raises `InputError` where it is in both."""
+        """Whether there is a prompt in one of its forms; both at once raise `InputError`."""
         return prompts.given(self.items, self.prompt_embeds)
 
     @property
     def refusing(self) -> bool:
-        """The same of negative prompts."""
+        """Whether there is a negative prompt in one of its forms; both at once raise `InputError`."""
         return prompts.given(self.negatives, self.negative_prompt_embeds, "negative_")
 
     def check(self, model: CoDiModel) -> None:
-        """Raises `InputError` for tensors that do not fit a model, or each other."""
+        """Raise `InputError` for tensors that do not fit a model, or each other."""
         embeds = {
             "prompt_embeds": self.prompt_embeds,
             "negative_prompt_embeds": self.negative_prompt_embeds,
@@ -78,5 +84,5 @@ class Given:
         prompts.check_latents(self.partner_latents or {}, model.specs)
 
     def described(self) -> dict[str, Any]:
-        """Returns the prompts as a record describes them."""
+        """Return the prompts as a record describes them."""
         return records.described(self.items, self.negatives, self.prompt_embeds, self.negative_prompt_embeds)

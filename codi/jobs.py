@@ -1,30 +1,43 @@
-"""What `codi generate` is asked to do: one job from arguments, or many from a JSONL file, checked and put
-into batches.
+"""Read what `codi generate` is asked to do, check it, and put it into batches.
+
+A job is one request. It comes from the options of the command line (`from_arguments`), from a line of a JSONL
+file (`from_file`), or from a record (`codi.again`).
 """
 
 import argparse
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from codi import renamed
-from codi.border import check_address, parse_scale
+from codi.border import check_address, parse_scale, without_aliases
 from codi.modalities import kind_of, sized
 from codi.types import InputError, Modality, blame, listed
 
-NUMBERS = {"samples": 1, "candidates": 1, "seed": 0, "steps": 1}  # and the least that each may be
-SCALES = ("guidance", "sync_guidance", "start_offset")  # a number, or one for each output
-# of what is made, and the kind of number
-SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "seconds": float}
-SWITCHES = ("sync", "auxiliary_caption")  # on or off
+# whole numbers, and the least that each may be
+NUMBERS = {"num_samples": 1, "candidates": 1, "seed": 0, "num_inference_steps": 1}
+SCALES = ("guidance_scale", "sync_guidance_scale", "start_offset")  # a number, or one for each output
+# sizes of what is made, and the kind of number that each is
+SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "audio_length_in_s": float}
+SWITCHES = ("sync", "auxiliary_caption")  # true or false
+# attributes of a job that a call of the pipeline takes as they are
+SETTINGS = (
+    "num_inference_steps",
+    "start_offset",
+    "candidates",
+    "auxiliary_caption",
+    "guidance_scale",
+    "sync_guidance_scale",
+)
 LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
-RANDOM = "random"  # a seed that is drawn
-DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from may decide, too
-    "samples": 1,
+RANDOM = "random"  # stands for a seed that is drawn
+# Not defaults of the parser, so that a record given with --from may decide what nobody named.
+DEFAULTS: dict[str, Any] = {
+    "num_samples": 1,
     "seed": 0,
     "candidates": 1,
     "sync": True,
@@ -34,56 +47,78 @@ DEFAULTS: dict[str, Any] = {  # of the options that a record given with --from m
     "device": "auto",
     "batch": 16,
 }
-PROMPT_SECONDS = 10.0  # of a recording or clip that are decoded to check it
+PROMPT_SECONDS = 10.0  # how much of a recording or clip is decoded to check it
 
 
 def prompt_keys() -> dict[str, Modality]:
-    """Returns the keys of prompts, and of negative ones, with the modality that each is for."""
+    """Return the keys of prompts, and of negative ones, with the modality that each is for."""
     return {sign + m.value: m for sign in ("", "negative_") for m in Modality}
 
 
 def job_keys() -> tuple[str, ...]:
-    """Returns the keys that a line of a file of jobs may have."""
+    """Return the keys that a line of a file of jobs may have.
+
+    Some of them have short names, too (`codi.renamed.SHORT`).
+    """
     return ("id", "to", *prompt_keys(), *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One prompt: words or a path, and how much it counts."""
+    """One prompt: words or a path, and how much it counts.
+
+    Attributes:
+        modality: the kind of medium.
+        value: the words, or the path of a file.
+        weight: how much it counts among the prompts that it is combined with.
+    """
 
     modality: Modality
     value: str
     weight: float = 1.0
 
 
-Scale = float | dict[str, float] | None  # None is the model's own
+Scale = float | dict[str, float] | None  # None for the model's own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One request: prompts in, `samples` sets of outputs out. `origin` names it in messages.
+    """One request: prompts, and how many sets of which outputs are made from them.
 
-    negatives   prompts to steer away from
-    candidates  how many are drawn for each sample, of which the best is kept
-    drawn       the seed was drawn at random, because that was asked for
-    sizes       those of `SIZES` that are not the model's own
-    lengths     one of `LENGTHS`
-    sync        whether an input with a clock stands in the loop where an output has one; or the names of
-                those that do
-    auxiliary_caption   whether several outputs may agree with a caption that nobody asked for
-    more        arguments of the pipeline that only a record names
-    places      from a record: of each sample its `seed`, and the `batch` that it stood in, as row and rows,
-                or None
+    Attributes:
+        id: the name of the job and of its files; None for a job whose files get numbers.
+        items: prompts to follow.
+        outputs: what is made, in the order asked for.
+        num_samples: sets of outputs.
+        seed: that of the first sample; sample k is made from seed + k.
+        num_inference_steps: denoising steps of every output; None for the model's own.
+        guidance_scale: how closely to follow the prompts.
+        sync_guidance_scale: how closely to follow the other outputs and clean partners.
+        start_offset: schedules after which an output starts. This and the two scales are one number, or one
+            for each output by name; None for the model's own.
+        sizes: those of `SIZES` that are not the model's own.
+        negatives: prompts to steer away from.
+        candidates: how many are drawn for each sample, of which the best is kept.
+        drawn: whether the seed is drawn at random, because that was asked for.
+        lengths: one of `LENGTHS`.
+        sync: whether an input that runs in time is a clean partner where an output runs in time, too; or the
+            names of the inputs that are.
+        auxiliary_caption: whether several outputs may agree with a caption that nobody asked for.
+        more: arguments of the pipeline that only a record names.
+        places: for a job from a record, of each sample its `seed`, and as `batch` the row and the number of
+            rows of the batch that it stood in, or None; otherwise empty.
+        origin: the file and line that the job comes from, as messages begin.
+        written: by which names settings were given, for messages; one that is not here was given by its own.
     """
 
     id: str | None
     items: tuple[Item, ...]
     outputs: tuple[Modality, ...]
-    samples: int
+    num_samples: int
     seed: int
-    steps: int | None
-    guidance: Scale = None
-    sync_guidance: Scale = None
+    num_inference_steps: int | None
+    guidance_scale: Scale = None
+    sync_guidance_scale: Scale = None
     start_offset: Scale = None
     sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
@@ -95,8 +130,10 @@ class Job:
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
+    written: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Raise `InputError` for what no model can make."""
         if not self.items:
             raise InputError(
                 f"{self.origin}no prompt: expected at least one of {listed(Modality)}, e.g. --text 'a red "
@@ -115,47 +152,55 @@ class Job:
         for name, least in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not (least <= value < (2**63 - 2**32 if name == "seed" else 2**53)):
-                raise InputError(f"{self.origin}{name} is {value}: expected a number of at least {least}")
+                raise InputError(
+                    f"{self.origin}{self._called(name)} is {value}: expected a number of at least {least}"
+                )
         for name, value in self.sizes.items():
             self._check_size(name, value)
         for name in SCALES:
             self._check_scale(name, getattr(self, name))
 
     def _check_size(self, name: str, value: float) -> None:
-        """What no model can make; the rest is for the model to say."""
+        """Raise `InputError` for a size that no model can make; the rest is for the model to say."""
+        called = self._called(name)
         if not applies(name, self.outputs):
-            able = " or ".join(sized(_argument(name)))
+            able = " or ".join(sized(name))
             raise InputError(
-                f"{self.origin}{name} is {value:g}, but no {able} is made: expected {able} in --to, or no "
-                f"{name}"
+                f"{self.origin}{called} is {value:g}, but no {able} is made: expected {able} in --to, or no "
+                f"{called}"
             )
         if not 0 < value < 2**53:
-            raise InputError(f"{self.origin}{name} is {value:g}: expected a number above 0")
+            raise InputError(f"{self.origin}{called} is {value:g}: expected a number above 0")
 
     def _check_scale(self, name: str, scale: Scale) -> None:
+        """Raise `InputError` for a scale of what is not made, and for negative prompts without guidance."""
         if isinstance(scale, dict) and (extra := [key for key in scale if Modality(key) not in self.outputs]):
             raise InputError(
-                f"{self.origin}{name} names {extra[0]}, which is not made: expected some of "
+                f"{self.origin}{self._called(name)} names {extra[0]}, which is not made: expected some of "
                 f"{', '.join(self.outputs)}"
             )
         off = all(scale.get(m.value) == 1 for m in self.outputs) if isinstance(scale, dict) else scale == 1
-        if name == "guidance" and off and self.negatives:
+        if name == "guidance_scale" and off and self.negatives:
             raise InputError(
                 f"{self.origin}negative prompts act through guidance, which is 1 (off): expected another, "
                 "e.g. --guidance 3"
             )
 
+    def _called(self, name: str) -> str:
+        """Return the name by which a setting was given."""
+        return self.written.get(name, name)
+
     @property
     def names(self) -> list[str]:
-        """File names of its samples, without suffix: 000, 001, ... or the id, numbered if there
-        are several.
-        """
+        """File names of the samples without suffix: 000, 001, ..., or the id, with numbers for several."""
         if self.id is None:
-            return [f"{k:03d}" for k in range(self.samples)]
-        return [self.id] if self.samples == 1 else [f"{self.id}-{k:03d}" for k in range(self.samples)]
+            return [f"{k:03d}" for k in range(self.num_samples)]
+        if self.num_samples == 1:
+            return [self.id]
+        return [f"{self.id}-{k:03d}" for k in range(self.num_samples)]
 
     def with_seed(self) -> "Job":
-        """Itself, or with a seed of its own where that is to be drawn."""
+        """Return the job, with a seed that is drawn now where a line asks for a random one."""
         return (
             replace(self, seed=draw_seed(RANDOM, self.origin)) if self.drawn and self.id is not None else self
         )
@@ -163,50 +208,38 @@ class Job:
     @property
     def seeds(self) -> list[int]:
         """The seed of each sample."""
-        return [place["seed"] for place in self.places] or [self.seed + k for k in range(self.samples)]
+        return [place["seed"] for place in self.places] or [self.seed + k for k in range(self.num_samples)]
 
     @property
-    def knobs(self) -> dict[str, Any]:
-        """Arguments of the pipeline besides prompts and seeds; None is the model's own value."""
-        scales = {"guidance_scale": self.guidance, "sync_guidance_scale": self.sync_guidance}
-        numbers = {
-            "num_inference_steps": self.steps,
-            "start_offset": self.start_offset,
-            "candidates": self.candidates,
-            "auxiliary_caption": self.auxiliary_caption,
-        }
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the pipeline besides prompts and seeds; None stands for the model's own value."""
+        found = {name: getattr(self, name) for name in SETTINGS}
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
-        return numbers | scales | self.size_arguments | lengths | self.more
-
-    @property
-    def size_arguments(self) -> dict[str, float]:
-        """`sizes` as arguments of the pipeline."""
-        return {_argument(name): value for name, value in self.sizes.items()}
+        return found | self.sizes | lengths | self.more
 
     @property
     def clip(self) -> Path | None:
-        """The file of its first video prompt."""
+        """The file of the first video prompt, which may get a new sound; None if there is none."""
         return next((Path(item.value) for item in self.items if kind_of(item.modality).takes_sound), None)
 
     @property
     def group(self) -> str:
-        """Jobs for which this is equal may share a call of the pipeline."""
+        """A text that is equal for jobs which may share a call of the pipeline."""
         kinds = [sorted({item.modality.value for item in items}) for items in (self.items, self.negatives)]
-        return json.dumps([self.outputs, self.knobs, self.sync, kinds], sort_keys=True)
+        return json.dumps([self.outputs, self.settings, self.sync, kinds], sort_keys=True)
 
     def files(self, out: Path) -> list[Path]:
-        """The files that its samples may be written as in the folder `out`, where they go by its
-        own names.
-        """
+        """Return the files in the folder `out` that the samples may be written as, by the job's own names."""
         kinds = [kind_of(m) for m in self.outputs]
         suffixes = [suffix for kind in kinds for suffix in (kind.suffix, *kind.more_suffixes)]
         return [out / (name + suffix) for name in self.names for suffix in suffixes]
 
     def check(self, out: Path, numbered: bool = False) -> None:
-        """Raises `InputError` for a file that can be no prompt, or that what is made would overwrite in the
-        folder `out`.
+        """Raise `InputError` for a file that can be no prompt, or that what is made would overwrite.
 
-        numbered: what is made gets numbers that are free.
+        Args:
+            out: the folder that is written.
+            numbered: whether what is made gets numbers that are free, so that it overwrites nothing.
         """
         made = set() if numbered else {path.resolve() for path in self.files(out)}
         for item in (*self.items, *self.negatives):
@@ -221,26 +254,30 @@ class Job:
                         )
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
-        """Its prompts as a manifest lists them; negatives only if there are any."""
+        """Return the prompts as a manifest lists them; `negatives` are there only if there are any."""
         rows = {"inputs": [_described(item) for item in self.items]}
         return rows | ({"negatives": [_described(item) for item in self.negatives]} if self.negatives else {})
 
 
 def _described(item: Item) -> dict[str, Any]:
+    """Return a prompt as a manifest lists it: words in full, a file by name, kind, size and sha256."""
     from codi import io
 
     what = {"text": item.value} if kind_of(item.modality).in_words else io.describe(item.value)
     return {"as": str(item.modality), "weight": item.weight} | what
 
 
-Sample = tuple[Job, int]  # the k-th of a job
+Sample = tuple[Job, int]  # a job, and which of its samples
 
 
 # Reading requests ------------------------------------------------------
 
 
 def parse_item(modality: Modality, text: str) -> Item:
-    """'a red ball::0.7' -> its value and weight. A tail that is no number belongs to the value."""
+    """Read a prompt with or without a weight: 'a red ball::0.7' is 'a red ball' with a weight of 0.7.
+
+    A tail that is no number belongs to the prompt: 'std::vector' has a weight of 1.
+    """
     value, sign, tail = text.rpartition("::")
     weight = 1.0
     if sign:
@@ -254,6 +291,7 @@ def parse_item(modality: Modality, text: str) -> Item:
 
 
 def _item(modality: Modality, value: str, weight: float) -> Item:
+    """Check the words or the path of a prompt and its weight, and return them as an `Item`."""
     in_words = kind_of(modality).in_words
     if not value.strip():
         raise InputError(
@@ -271,8 +309,9 @@ def _item(modality: Modality, value: str, weight: float) -> Item:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be encoded: bytes of the command line that are no UTF-8 cannot, nor can half a pair of
-    surrogates.
+    """Return whether a text can be encoded.
+
+    Bytes of the command line that are no UTF-8 cannot, nor can half a pair of surrogates.
     """
     try:
         text.encode()
@@ -281,36 +320,36 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _argument(size: str) -> str:
-    """What a size of `SIZES` is called by a pipeline."""
-    return "audio_length_in_s" if size == "seconds" else size
-
-
 def applies(name: str, outputs: tuple[Modality, ...]) -> bool:
-    """Whether a size of `SIZES` speaks of anything that is made."""
-    return any(m in outputs for m in sized(_argument(name)))
+    """Return whether a size of `SIZES` is one of anything that is made."""
+    return any(m in outputs for m in sized(name))
 
 
 def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
-    """'video,audio' -> modalities, in the order given, each once."""
+    """Read 'video,audio', or a list of names, as modalities in the order given, each once."""
     names = text.split(",") if isinstance(text, str) else text or []
     return tuple(dict.fromkeys(Modality.parse(name) for name in names if str(name).strip()))
 
 
 def option(args: argparse.Namespace, name: str) -> Any:
-    """What the command line says, or else the default."""
+    """Return what the command line says, or else the default."""
     value = getattr(args, name)
     return DEFAULTS.get(name) if value is None else value
 
 
+def typed(args: argparse.Namespace, name: str) -> str:
+    """Return the option by which a setting was given, such as --guidance."""
+    return f"--{args.written.get(name, name).replace('_', '-')}"
+
+
 def fill(args: argparse.Namespace) -> None:
-    """Puts the defaults in place of what nobody named."""
+    """Put the defaults into `args` in place of what nobody named."""
     for name in DEFAULTS:
         setattr(args, name, option(args, name))
 
 
 def draw_seed(seed: int | str, origin: str = "") -> int:
-    """The seed itself, or where it is 'random' one that is drawn, with a note."""
+    """Return the seed, or one that is drawn where it is 'random', with a note that begins with `origin`."""
     if seed != RANDOM:
         return int(seed)
     import secrets
@@ -322,19 +361,20 @@ def draw_seed(seed: int | str, origin: str = "") -> int:
 
 
 def from_arguments(args: argparse.Namespace) -> Job:
-    """The one job that the command line describes."""
+    """Return the one job that the options of the command line describe."""
     prompts = {
         key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in prompt_keys().items()
     }
     settings = {name: option(args, name) for name in (*NUMBERS, *SWITCHES, "lengths")}
     settings |= {"drawn": settings["seed"] == RANDOM, "seed": draw_seed(settings["seed"])}
-    scales = {name: _scale(getattr(args, name), f"--{name.replace('_', '-')}") for name in SCALES}
+    scales = {name: _scale(getattr(args, name), typed(args, name)) for name in SCALES}
     sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
-    return Job(id=None, outputs=parse_outputs(args.to), sizes=sizes, **_sorted(prompts), **settings, **scales)
+    settings |= {"sizes": sizes, "written": args.written, **scales}
+    return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings)
 
 
 def _sorted(prompts: dict[str, tuple[Item, ...]]) -> dict[str, tuple[Item, ...]]:
-    """Prompts by key -> those to follow and those to steer away from."""
+    """Return prompts by key as those to follow, `items`, and those to steer away from, `negatives`."""
     return {
         "items": tuple(item for m in Modality for item in prompts[m.value]),
         "negatives": tuple(item for m in Modality for item in prompts[f"negative_{m}"]),
@@ -342,15 +382,18 @@ def _sorted(prompts: dict[str, tuple[Item, ...]]) -> dict[str, tuple[Item, ...]]
 
 
 def _scale(value: Any, name: str) -> Scale:
-    """None, a number, 'video=4,audio=3' or {'video': 4, 'audio': 3}."""
+    """Read a scale: None, a number, 'video=4,audio=3' or {'video': 4, 'audio': 3}."""
     if value is None:
         return None
     return parse_scale(value, name)
 
 
 def from_file(args: argparse.Namespace) -> list[Job]:
-    """The jobs of a JSONL file; what a line leaves out comes from the command line. File names count from the
-    folder of the file.
+    """Return the jobs of the JSONL file that `args.jobs` names.
+
+    What a line leaves out comes from the command line. Names of files in it start at the folder of the JSONL
+    file. Raises `InputError` for a line that cannot be used, which the message names, and for two jobs whose
+    files would have the same name.
     """
     from codi import io
 
@@ -358,7 +401,7 @@ def from_file(args: argparse.Namespace) -> list[Job]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
     try:
-        # JSON may hold other line separators
+        # not splitlines: words in JSON may hold other line separators, such as U+2028
         lines = Path(args.jobs).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{args.jobs} is not text: expected one JSON object per line, in UTF-8") from None
@@ -369,6 +412,7 @@ def from_file(args: argparse.Namespace) -> list[Job]:
     ]
     if not jobs:
         raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
+    # several samples of the job "a" are named a-000, a-001, ..., which may be the ids of other jobs
     owner: dict[str, Job] = {}
     for job in jobs:
         for name in {job.id, *job.names}:
@@ -381,6 +425,11 @@ def from_file(args: argparse.Namespace) -> list[Job]:
 
 
 def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
+    """Read one line of a file of jobs.
+
+    Former and short names of settings become the present ones here. What the line leaves out comes from
+    `args`; `origin` names file and line in messages.
+    """
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -392,6 +441,8 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))
+        short = {name: key for key, name in renamed.SHORT.items() if row.get(key) is not None}
+        row = without_aliases(row, renamed.SHORT)
         known = job_keys()
         if unknown := [key for key in row if key not in known]:
             raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(known)}")
@@ -405,15 +456,20 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
             key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent))
             for key, m in prompt_keys().items()
         }
+        given = {key: short.get(key, key) for key in known if row.get(key) is not None}
         drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
         numbers = {
-            key: _number(row, key, int, option(args, key)) for key in NUMBERS if not (drawn and key == "seed")
+            key: _number(row, key, int, option(args, key), given.get(key))
+            for key in NUMBERS
+            if not (drawn and key == "seed")
         }
-        numbers |= {"seed": 0} if drawn else {}  # drawn when it is used: see `Job.with_seed`
+        numbers |= {"seed": 0} if drawn else {}  # drawn later, if the job is made: `Job.with_seed`
         outputs = _row_outputs(row.get("to", args.to))
-        scales = {key: _row_scale(row, key, outputs, getattr(args, key)) for key in SCALES}
+        scales = {key: _row_scale(row, key, outputs, args, given.get(key)) for key in SCALES}
         sizes = {
-            key: _number(row, key, kind, getattr(args, key) if applies(key, outputs) else None)
+            key: _number(
+                row, key, kind, getattr(args, key) if applies(key, outputs) else None, given.get(key)
+            )
             for key, kind in SIZES.items()
         }
         sizes = {key: value for key, value in sizes.items() if value is not None}
@@ -425,10 +481,12 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         if lengths not in LENGTHS:
             raise InputError(f"lengths is {json.dumps(lengths)[:80]}: expected 'agree' or 'free'")
         settings = {"sizes": sizes, "lengths": lengths, "drawn": drawn, **switches, **numbers, **scales}
+        settings["written"] = {**args.written, **given}
         return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
 
 
 def _row_outputs(value: Any) -> tuple[Modality, ...]:
+    """Read what a line says under `to`: 'image,audio', or a list of names."""
     names = value if isinstance(value, list) else [value]
     if value is not None and not all(isinstance(name, str) for name in names):
         raise InputError(
@@ -437,11 +495,20 @@ def _row_outputs(value: Any) -> tuple[Modality, ...]:
     return parse_outputs(value)
 
 
-def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], default: str | None) -> Scale:
-    """A line's own scale, else the part of the command line's that speaks of what this line makes."""
+def _row_scale(
+    row: dict[str, Any],
+    key: str,
+    outputs: tuple[Modality, ...],
+    args: argparse.Namespace,
+    written: str | None,
+) -> Scale:
+    """Return a line's own scale, else the part of the command line's that speaks of what this line makes.
+
+    `written` is the key of the scale in the line, as the person wrote it, for messages.
+    """
     if row.get(key) is not None:
-        return _scale(row[key], key)
-    shared = _scale(default, f"--{key.replace('_', '-')}")
+        return _scale(row[key], written or key)
+    shared = _scale(getattr(args, key), typed(args, key))
     return (
         {name: x for name, x in shared.items() if Modality(name) in outputs} or None
         if isinstance(shared, dict)
@@ -450,8 +517,10 @@ def _row_scale(row: dict[str, Any], key: str, outputs: tuple[Modality, ...], def
 
 
 def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterator[Item]:
-    """Prompts of one kind in a line: words or a path (weight by suffix), {"value": ..., "weight": ...}, or a
-    list of these.
+    """Yield the prompts of one kind in a line.
+
+    Each is a string, words or a path with the weight as a suffix, or {"value": ..., "weight": ...}; a list
+    holds several. Relative paths start at `folder`.
     """
     for entry in value if isinstance(value, list) else [] if value is None else [value]:
         if isinstance(entry, str):
@@ -471,7 +540,11 @@ def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterat
         yield Item(modality=modality, value=value, weight=item.weight)
 
 
-def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+def _number(row: dict[str, Any], key: str, kind: type, default: Any, written: str | None = None) -> Any:
+    """Return the number of a line under a key as an int or a float, or the default where there is none.
+
+    `written` is the key as the person wrote it, for messages.
+    """
     value = row.get(key)
     if value is None:
         return default
@@ -483,21 +556,29 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     ):
         return kind(value)
     raise InputError(
-        f"{key} is {json.dumps(value)[:80]}: expected {'a whole number' if kind is int else 'a number'}"
+        f"{written or key} is {json.dumps(value)[:80]}: "
+        f"expected {'a whole number' if kind is int else 'a number'}"
     )
 
 
 def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
-    """Samples that can be made at once, with their candidates at most `limit`: of jobs alike in outputs,
-    settings, kinds of prompts.
+    """Yield the samples that can be made at once.
 
-    A sample from a record stands where it stood; rows of its batch that are not made again are None.
+    Samples share a batch if their jobs are alike in outputs, settings and kinds of prompts. A sample from a
+    record stands where it stood, and rows of its batch that are not made again are None.
+
+    Args:
+        jobs: the jobs whose samples are made.
+        limit: the most samples of a batch, all candidates counted.
+
+    Yields:
+        For each row of a batch a job and the number of its sample, or None.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.group, []).append(job)
     for group in groups.values():
-        samples = [(job, k) for job in group for k in range(job.samples)]
+        samples = [(job, k) for job in group for k in range(job.num_samples)]
         free = [(job, k) for job, k in samples if not _place(job, k)]
         size = max(1, limit // group[0].candidates)
         yield from (free[start : start + size] for start in range(0, len(free), size))
@@ -505,13 +586,14 @@ def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
 
 
 def _place(job: Job, k: int) -> dict[str, int] | None:
-    """Where a sample stood in its batch, if a record says so."""
+    """Return where a sample stood in its batch, or None if no record says so."""
     return job.places[k]["batch"] if job.places else None
 
 
 def _placed(samples: list[Sample]) -> Iterator[list[Sample | None]]:
-    """Batches in which each sample has its own row; one whose row is taken, or whose batch was of another
-    size, begins another.
+    """Yield batches in which each sample has the row that a record gives it.
+
+    Batches of different sizes are filled side by side. A sample whose row is taken begins another batch.
     """
     open_batches: dict[int, list[Sample | None]] = {}
     for job, k in samples:

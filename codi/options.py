@@ -1,4 +1,4 @@
-"""Options that nobody knows: which one was meant."""
+"""Answer an option that nobody knows with the one that was meant."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,7 +14,6 @@ HABITS: Mapping[str, str] = {  # what other programs, and Python, call the optio
     "--n": "--samples",
     "-n": "--samples",
     "--num": "--samples",
-    "--num-samples": "--samples",
     "--n-samples": "--samples",
     "--num-images": "--samples",
     "--num-outputs": "--samples",
@@ -31,12 +30,9 @@ HABITS: Mapping[str, str] = {  # what other programs, and Python, call the optio
     "--kind": "--to",
     "--kinds": "--to",
     "--type": "--to",
-    "--guidance-scale": "--guidance",
     "--cfg": "--guidance",
     "--cfg-scale": "--guidance",
     "--scale": "--guidance",
-    "--sync-guidance-scale": "--sync-guidance",
-    "--num-inference-steps": "--steps",
     "--inference-steps": "--steps",
     "--num-steps": "--steps",
     "-s": "--steps or --seed",
@@ -48,7 +44,6 @@ HABITS: Mapping[str, str] = {  # what other programs, and Python, call the optio
     "--duration": "--seconds",
     "--length": "--seconds",
     "--audio-length": "--seconds",
-    "--audio-length-in-s": "--seconds",
     "--time": "--seconds",
     "--frames": "--num-frames",
     "--n-frames": "--num-frames",
@@ -78,32 +73,35 @@ HABITS: Mapping[str, str] = {  # what other programs, and Python, call the optio
 
 
 def check_known(command: str, arguments: Sequence[str], known: Iterable[str]) -> None:
-    """Raises `InputError` for the first of the `arguments` that looks like an option and is none of those
-    `known`.
+    """Raise `InputError` for the first of the arguments that looks like an option and is not known.
+
+    Args:
+        command: the command that they are for, such as "generate".
+        arguments: the words of the command line after it.
+        known: the options that it has.
     """
     options = list(known)
     for argument in arguments:
-        if argument == "--":
+        if argument == "--":  # everything after it is a value
             return
         name, _, value = argument.partition("=")
         if name in options or not name.startswith("-") or _is_number(name):
             continue
-        usual = name.replace("_", "-")  # as in Python
+        usual = name.replace("_", "-")  # people write names as in Python
         meant = HABITS.get(usual) if command == "generate" else None
         if name.startswith("--") or meant is not None:
             raise InputError(_message(command, name, meant or nearest(usual, options), value))
 
 
 def _message(command: str, name: str, meant: str | None, value: str) -> str:
+    """Return the error for an unknown option, with advice where one is likely to be meant."""
     advice = "." if meant is None else f": did you mean {meant}?"
     prog = f"codi {command}".strip()
     return f"unrecognized arguments: {name}{'=' + value if value else ''}{advice} See `{prog} --help`."
 
 
 def nearest(name: str, options: Sequence[str]) -> str | None:
-    """Returns the option that `name` begins, or else the one that is written most alike; None
-    where none is.
-    """
+    """Return the options that `name` begins, or else the one that is written most alike; None if none is."""
     import difflib
 
     longer = [option for option in options if option.startswith(name) and len(name) > 3]
@@ -112,7 +110,7 @@ def nearest(name: str, options: Sequence[str]) -> str | None:
 
 
 def _is_number(text: str) -> bool:
-    """Whether it is a value such as -1 rather than an option."""
+    """Return whether a word is a value such as -1 rather than an option."""
     try:
         float(text)
     except ValueError:

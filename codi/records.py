@@ -1,20 +1,20 @@
-"""How a result was made, as its files and the manifest say it, and reading that back.
+"""Write how a result was made, as its files and the manifest say it, and read that back.
 
-A record is one JSON object. A file's own has
+A record is one JSON object. That of a file has
 
-    record      number of this form, `FORM`
-    codi        version that wrote it
-    outputs     what was made
-    inputs      prompts: words in full, files by name and sha256, each with its weight; `negatives` likewise
-    seed        of this sample, and where it stood in its batch (`batch`: row of rows), on which rounding
-                depends
-    resolved    every setting of the call, the model's own values included
-    model       name, digest of the weights, dtype, device, scheduler, LoRAs and words by sha256
-    versions    of the libraries
+- `record`: the number of this form, `FORM`
+- `codi`: the version that wrote it
+- `outputs`: what was made
+- `inputs`: prompts, words in full and files by name and sha256, each with its weight; `negatives` likewise
+- `seed`: that of this sample
+- `batch`: where the sample stood in its batch, as `row` of `rows`, on which rounding depends
+- `resolved`: every setting of the call, the model's own values included
+- `model`: its name, digest of the weights, dtype, device, scheduler, and LoRAs and words by sha256
+- `versions`: those of the libraries
 
-A manifest, and the record of a job, have `samples` with seed and batch each in place of the two, and what was
-asked for as `settings`. A record is data: what is read is checked against the tables below, and nothing that
-they do not name is used.
+A manifest, and the record of a job, have `samples` with a seed and a batch each in place of the two, and what
+was asked for as `settings`. A record is data: what is read is checked against the tables at the end of this
+file, and nothing that they do not name is used.
 """
 
 import json
@@ -33,6 +33,7 @@ from codi.types import DTYPES, SIZES, InputError, Modality
 from codi.version import __version__
 
 FORM = 1
+# whose versions may change what comes out
 LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfile", "pillow", "numpy")
 MOST_SAMPLES = 100_000
 MAX_BYTES = 64 << 20  # of a manifest that is read
@@ -48,8 +49,17 @@ def described(
     embeds: Any = None,
     away: Any = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns the prompts of a call as `inputs` and, if there are any, `negatives`. What came from memory is
-    named, not held.
+    """Return the prompts of a call as a record has them.
+
+    Args:
+        items: prompts by modality.
+        negatives: prompts to steer away from, by modality.
+        embeds: prompts in the form of tokens (B, 1, D), or None.
+        away: the same of negative prompts.
+
+    Returns:
+        `inputs` and, if there are any, `negatives`, a dict for each prompt. What came from memory is named,
+        not held.
     """
     rows = {"inputs": _rows(items, embeds)}
     refused = _rows(negatives, away)
@@ -57,6 +67,7 @@ def described(
 
 
 def _rows(items: Mapping[Modality, Sequence[Any]], embeds: Any) -> list[dict[str, Any]]:
+    """Return one row for each prompt, and one for prompts in the form of tokens."""
     found = [_row(m, prompt.value, prompt.weight) for m in Modality for prompt in items.get(m, ())]
     return (
         found
@@ -66,7 +77,7 @@ def _rows(items: Mapping[Modality, Sequence[Any]], embeds: Any) -> list[dict[str
 
 
 def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
-    """One prompt."""
+    """Return one prompt as a record has it."""
     from codi import io
 
     if kind_of(modality).in_words:
@@ -79,16 +90,15 @@ def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
 
 
 def scheduler(part: Any) -> dict[str, Any]:
-    """Returns the class of a scheduler and its settings."""
+    """Return the class of a scheduler and its settings."""
     config = {key: value for key, value in dict(part.config).items() if not key.startswith("_")}
-    plain = json.loads(
-        json.dumps(config, default=str, sort_keys=True), parse_constant=str
-    )  # JSON knows no infinity
+    # JSON knows no infinity, which becomes a text
+    plain = json.loads(json.dumps(config, default=str, sort_keys=True), parse_constant=str)
     return {"class": type(part).__name__, "config": plain}
 
 
 def versions() -> dict[str, str | None]:
-    """Returns the versions of what makes a result."""
+    """Return the versions of what makes a result."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -99,12 +109,12 @@ def versions() -> dict[str, str | None]:
 
 
 def head() -> dict[str, Any]:
-    """Returns what every record begins with."""
+    """Return what every record begins with."""
     return {"record": FORM, "codi": __version__, "versions": versions()}
 
 
 def to_text(record: Mapping[str, Any]) -> str:
-    """Returns a record as JSON in ASCII, which every container keeps as it is."""
+    """Return a record as JSON in ASCII, which every container keeps as it is."""
     return json.dumps(record, ensure_ascii=True, allow_nan=False, default=str)
 
 
@@ -113,9 +123,22 @@ def to_text(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a file says of how it was made; checked, so that every value has the type that it should.
+    """What a file says of how it was made; it was checked, so that every value has the type that it should.
 
-    samples  a dict each: seed, and where it stood in its batch (`row`, `rows`), or None
+    Attributes:
+        source: the file that it was read from.
+        codi: the version that wrote it.
+        outputs: what was made.
+        inputs: a dict for each prompt: the modality (`as`), `weight`, and `text`, `path` and `sha256`, or
+            `from`.
+        negatives: the same of negative prompts.
+        samples: a dict for each sample: its `seed`, and as `batch` where it stood in its batch (`row`,
+            `rows`), or None.
+        resolved: every setting of the call, by the names of `RESOLVED`.
+        model: what is known of the model, by the names of `MODEL`.
+        versions: versions of libraries.
+        id: the id of the job; None for a record that is not of a job.
+        asked: what was asked for, as the manifest says it; nothing follows from it.
     """
 
     source: str
@@ -131,10 +154,10 @@ class Record:
     asked: dict[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the arguments with which a pipeline makes it again, one sample at a time or all together.
+        """Return the arguments with which a pipeline makes it again, one sample at a time or all together.
 
-        Raises `InputError` for prompts that the record only names, and for files that are gone; one that
-        changed is a note.
+        Raises `InputError` for prompts that the record only names, and for files that are gone; a file that
+        has changed is a note.
         """
         prompts: dict[str, list[Any]] = {}
         for sign, rows in (("", self.inputs), ("negative_", self.negatives)):
@@ -152,7 +175,7 @@ class Record:
         }
 
     def settings(self) -> dict[str, Any]:
-        """Returns the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
+        """Return the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
         names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
         names += ["auxiliary_caption", "lengths"]
         found = {name: self.resolved[name] for name in names}
@@ -161,9 +184,9 @@ class Record:
         return found | sizes
 
     def per_output(self, name: str) -> float | dict[str, float]:
-        """Returns one number, where it holds for all that was made, or one for each output.
+        """Return a setting as one number, where it holds for all that was made, or as one for each output.
 
-        A number for all holds for an output that leads unasked, too; nothing else can give that one its own.
+        A number for all holds for an auxiliary, too; nothing else can give that one its own.
         """
         values = self.resolved[name]
         if len(set(values.values())) == 1:
@@ -172,14 +195,14 @@ class Record:
 
 
 def _prompt(source: str, row: dict[str, Any]) -> Any:
-    """A prompt of a record for a pipeline."""
+    """Return a prompt of a record as a pipeline takes it."""
     from codi.prompts import Prompt
 
     return Prompt(row["text"] if "text" in row else Path(check_input(source, row)), weight=row["weight"])
 
 
 def check_held(source: str, row: Mapping[str, Any]) -> None:
-    """Raises `InputError` for a prompt that the record only names."""
+    """Raise `InputError` for a prompt that the record only names."""
     if row["as"] == "embeds":
         raise InputError(
             f"{source} was made from {row.get('from', 'tokens')} (prompt_embeds), which only Python can give "
@@ -194,8 +217,9 @@ def check_held(source: str, row: Mapping[str, Any]) -> None:
 
 
 def check_input(source: str, row: Mapping[str, Any]) -> str:
-    """Returns the path of a prompt's file. Raises `InputError` if there is none; warns if it holds something
-    else by now.
+    """Return the path of a prompt's file.
+
+    Raises `InputError` if there is none, and warns if it holds something else by now.
     """
     import warnings
 
@@ -214,7 +238,7 @@ def check_input(source: str, row: Mapping[str, Any]) -> str:
 
 
 def read_record(path: str | Path) -> Record:
-    """Returns the record of a picture, recording, clip or job, or of a manifest of one run.
+    """Return the record of a picture, recording, clip or job, or of a manifest of one run.
 
     Raises `InputError` for a file without one, a record of a newer codi, or one that holds what no record
     may.
@@ -228,7 +252,7 @@ def read_record(path: str | Path) -> Record:
 
 
 def _present_names(row: dict[str, Any], source: Any) -> dict[str, Any]:
-    """A record under the present names of its settings, whichever version wrote it."""
+    """Return a record under the present names of its settings, whichever version wrote it."""
     found = dict(row)
     if isinstance(row.get("resolved"), dict):
         found["resolved"] = renamed.rename(row["resolved"], renamed.SETTINGS, str(source))
@@ -236,11 +260,13 @@ def _present_names(row: dict[str, Any], source: Any) -> dict[str, Any]:
     if isinstance(model, dict) and isinstance(model.get("own"), dict):
         own = renamed.rename(model["own"], renamed.SETTINGS, str(source))
         found["model"] = {**model, "own": own}
+    if isinstance(row.get("settings"), dict):
+        found["settings"] = renamed.rename(row["settings"], renamed.SETTINGS | renamed.SHORT, str(source))
     return found
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Returns the record of a file as `read_record` does, or those of all jobs that a manifest lists."""
+    """Return the record of a file as `read_record` does, or those of all jobs that a manifest lists."""
     row = _load(path)
     if "jobs" not in row:
         return [_checked(str(path), row)]
@@ -257,7 +283,7 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 def _load(path: str | Path) -> dict[str, Any]:
-    """The JSON object that a file is, or carries."""
+    """Return the JSON object that a file is, or carries."""
     from codi import io
 
     io.check_file(path)
@@ -293,11 +319,12 @@ def _load(path: str | Path) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
+    """Refuse a number that JSON does not have: NaN or infinity."""
     raise ValueError(f"{name} is no number")
 
 
 def _checked(source: str, row: dict[str, Any]) -> Record:
-    """A record whose every value is what it should be, or an `InputError` in one line."""
+    """Return a record whose every value is what it should be, or raise an `InputError` of one line."""
     form = row.get("record")
     if form is None:
         raise InputError(
@@ -316,10 +343,11 @@ def _checked(source: str, row: dict[str, Any]) -> Record:
 
 
 class _Wrong(ValueError):
-    """What is wrong with a record."""
+    """Raised for what is wrong with a record."""
 
 
 def _parse(source: str, row: dict[str, Any]) -> Record:
+    """Return the record in a JSON object, or raise `_Wrong` for the first value that cannot be used."""
     _only("record", row, TOP)
     _need(row["record"] == FORM, "record", row["record"], f"{FORM}")
     if "samples" in row:
@@ -361,6 +389,7 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
 
 
 def _sample(entry: Any) -> dict[str, Any]:
+    """Return the seed of a sample and where it stood in its batch."""
     _need(isinstance(entry, dict), "sample", entry, "an object")
     _only("sample", entry, ("seed", "batch", "files", "seconds", "selection"))
     seed, place = entry.get("seed"), entry.get("batch")
@@ -372,6 +401,7 @@ def _sample(entry: Any) -> dict[str, Any]:
 
 
 def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
+    """Return the rows of prompts under a key, each of which has what a prompt of its kind needs."""
     rows = row.get(key, [])
     _need(isinstance(rows, list) and len(rows) <= 10_000, key, rows, "a list of prompts")
     for entry in rows:
@@ -408,7 +438,7 @@ def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
 def _fields(
     where: str, row: Any, known: Mapping[str, Callable[[Any], bool]], optional: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The values of a table of checks, all of them there but optional ones, and no others."""
+    """Return values that pass a table of checks: all of them are there but optional ones, and no others."""
     _need(isinstance(row, dict), where, row, "an object")
     _only(where, row, known)
     for name, check in known.items():
@@ -420,11 +450,13 @@ def _fields(
 
 
 def _only(where: str, row: Mapping[str, Any], known: Any) -> None:
+    """Raise `_Wrong` for a key that is not known."""
     if unknown := [key for key in row if key not in known]:
         raise _Wrong(f"{where} has the key {str(unknown[0])[:60]!r}, which codi {__version__} does not know")
 
 
 def _need(fine: Any, name: str, value: Any, expected: str) -> None:
+    """Raise `_Wrong` for a value that is not fine."""
     if not fine:
         raise _Wrong(f"{name} is {json.dumps(value, default=str)[:80]}: expected {expected}")
 
@@ -470,7 +502,7 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_files(value: Any) -> bool:
-    """A list of adapters."""
+    """Return whether it is a list of adapters."""
     return isinstance(value, list) and len(value) <= 100 and all(map(_is_adapter, value))
 
 
@@ -482,11 +514,12 @@ def _is_adapter(value: Any) -> bool:
 
 
 def _texts(value: Any) -> dict[str, Any]:
-    """Versions by name, those that are texts."""
+    """Return versions by name, those that are texts."""
     rows: Iterator[tuple[Any, Any]] = iter(value.items() if isinstance(value, dict) else ())
     return {str(key)[:40]: text for key, text in rows if isinstance(text, str) and len(text) < 100}
 
 
+# the keys of a record
 TOP = (
     "record",
     "codi",
@@ -505,6 +538,7 @@ TOP = (
     "timings",
     "request",
 )
+# the settings of a call, and what each may be
 RESOLVED: dict[str, Callable[[Any], bool]] = {
     "num_inference_steps": lambda value: _is_whole(value, 1, 1_000_000),
     "guidance_scale": _is_scales,
@@ -525,7 +559,8 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "fps": lambda value: _is_number(value, 0),
     "audio_length_in_s": lambda value: _is_number(value, 0),
 }
-OPTIONAL = SIZES
+OPTIONAL = SIZES  # settings that a call may lack: a picture has no frames
+# what a record says of a model, and what each may be
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
     "weights": _is_text,

@@ -1,4 +1,4 @@
-"""One value for what is asked of a model: resolved, checked once, and frozen.
+"""Resolve what is asked of a model into one value that is checked once and frozen.
 
 The command line, job lines and Python all come here: `resolve` takes the settings of a call under their one
 name each, puts the model's own values in place of what was left out, and raises `InputError` for anything
@@ -31,11 +31,11 @@ class Request:
         auxiliary: what is generated beside it, for the outputs to agree with, and not returned.
         auxiliary_caption: whether that was wanted.
         partners: the inputs that stand in the loop as clean partners.
-        sync: what was asked about them: a truth value, or their names.
+        sync: what was asked about them: a truth value, or their names; None if nothing was.
         num_samples: sets of outputs.
         candidates: how many are drawn for each set, of which the best is kept.
         num_inference_steps: steps of every output.
-        guidance: of every output and auxiliary.
+        guidance: guidance of every output and auxiliary.
         start_offset: schedules after which each of them starts.
         lengths: "agree" or "free", for a clip and a sound that are made together.
         sizes: the sizes that were asked for or follow from those, by their names; None for the model's own.
@@ -77,17 +77,17 @@ class Request:
         return settings.can_steer(self.guidance, self.num_inference_steps)
 
     def start_steps(self, steps: int) -> dict[Modality, int]:
-        """Returns the steps after which everything starts, of a scheduler with `steps` for each output."""
+        """Return the steps after which everything starts, of a scheduler with `steps` for each output."""
         asked = self.num_inference_steps
         return {m: round(round(part * asked) * steps / asked) for m, part in self.start_offset.items()}
 
     def rates(self, own: Mapping[Modality, ModalitySpec]) -> dict[Modality, float]:
-        """Returns the latent steps per second of what is made at another rate than the model's own."""
+        """Return the latent steps per second of what is made at another rate than the model's own."""
         rates = {m: self.specs[m].latent_rate for m in self.made}
         return {m: rate for m, rate in rates.items() if rate is not None and rate != own[m].latent_rate}
 
     def settings(self) -> dict[str, Any]:
-        """Returns all settings as a record stores them, with nothing left to anyone's default."""
+        """Return all settings as a record stores them, with nothing left to anyone's default."""
         shared = next(iter(self.guidance.values()))
         found: dict[str, Any] = {"num_inference_steps": int(self.num_inference_steps)}
         for condition in CONDITIONS.values():
@@ -130,7 +130,7 @@ def resolve(
     most_steps: int | None = None,
     **values: Any,
 ) -> Request:
-    """Checks what is asked of a model and puts its own values in place of what was left out.
+    """Check what is asked of a model, and put its own values in place of what was left out.
 
     Args:
         model: the parts of the model by modality.
@@ -139,10 +139,10 @@ def resolve(
         outputs: what to make.
         negatives: the modalities of the negative prompts.
         prompted: whether there is a prompt in any form; by default whether `given` names one.
-        refusing: the same of negative prompts.
+        refusing: whether there is a negative prompt in any form; by default whether `negatives` names one.
         clean: the modalities that came as clean latents, in place of `sync`.
-        sync: which inputs stand in the loop as clean partners: True or None for those that run in time
-            where an output does, False for none, or their names.
+        sync: which inputs stand in the loop as clean partners: True or None for those that run in time where
+            an output does, False for none, or their names.
         auxiliary_caption: whether the model's auxiliary caption may be generated.
         num_samples: sets of outputs.
         candidates: how many are drawn for each set.
@@ -151,6 +151,9 @@ def resolve(
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
         **values: the settings in `codi.settings.GIVEN`; None for the model's own.
+
+    Returns:
+        The request, with a value for every setting.
 
     Raises:
         InputError: for anything that this model cannot do, or nobody can.
@@ -211,7 +214,7 @@ def resolve(
 def _settle_sizes(
     model: "CoDiModel", asked: Mapping[str, float | None], made: Sequence[Modality], lengths: str
 ) -> tuple[dict[str, float | None], dict[Modality, ModalitySpec], list[str]]:
-    """The sizes of what is made, its geometry, and what a person should know of them."""
+    """Return the sizes of what is made, its geometry, and what a person should know of them."""
     settings.check_sizes(asked, made)
     found, notes = model.settle_sizes(asked, made, lengths)
     specs = model.sized(**found)
@@ -226,7 +229,22 @@ def find_partners(
     sync: Sync = None,
     clean: Collection[Modality] | None = None,
 ) -> list[Modality]:
-    """Returns which inputs stand in the loop as clean partners; see `resolve`."""
+    """Return which inputs stand in the loop as clean partners.
+
+    Args:
+        model: the parts of the model by modality.
+        given: the modalities of the inputs.
+        outputs: what is made.
+        sync: True or None for the inputs that run in time where an output does and attends to them, False for
+            none, or the names of inputs.
+        clean: the modalities that came as clean latents; they are the partners.
+
+    Returns:
+        The partners, in the order in which they were given or named.
+
+    Raises:
+        InputError: if `sync` names what is no input, or comes beside `clean`.
+    """
     if clean is not None:
         if sync is not None:
             raise InputError("sync and partner_latents were both given: expected one of them")
@@ -249,11 +267,19 @@ def find_auxiliary(
     outputs: Sequence[Modality],
     partners: Sequence[Modality] = (),
 ) -> list[Modality]:
-    """Returns the model's auxiliary caption where several outputs lack it; nothing where it cannot be made or
-    attended to.
+    """Return the model's auxiliary caption where several outputs lack it.
 
     Outputs are what they would be if it were one of them, to the bit, but that nobody can give it a scale or
     a start offset of its own and that it takes no part in the choice among candidates.
+
+    Args:
+        model: the parts of the model by modality.
+        defaults: its own values of settings.
+        outputs: what is asked for.
+        partners: the inputs that are clean partners.
+
+    Returns:
+        One modality, or nothing where it cannot be made or attended to.
     """
     own: dict[str, Any] = {**settings.DEFAULTS, **defaults}
     name = own["auxiliary_caption"]

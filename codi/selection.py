@@ -1,8 +1,9 @@
-"""Best of several: which joint sample agrees best with its prompts, with itself, and in time.
+"""Choose the best of several samples: the one that agrees best with its prompts, with itself, and in time.
 
 The judges are the model's own prompt towers and two plain detectors of onsets that know nothing of any world,
-so that a benchmark can measure what was selected with judges of its own. B samples, the N candidates of each
-wanted one side by side; D width of the prompt space.
+so that a benchmark can measure what was selected with judges of its own.
+
+Letters: B samples, the N candidates of each wanted one side by side; D width of the prompt space.
 """
 
 import hashlib
@@ -19,13 +20,15 @@ from codi.protocols import PromptEncoder
 from codi.types import InputError, Modality
 
 PROMPT, MUTUAL, ONSETS = "prompt", "mutual", "onsets"
-# candidates that differ by less are not told apart by that measure
+# candidates whose standard deviation is less are not told apart by that measure
 LEAST_SPREAD = {PROMPT: 0.02, MUTUAL: 0.02, ONSETS: 0.1}
 
 
 def candidate_seeds(seeds: Sequence[int], candidates: int) -> list[int]:
-    """N seeds for every seed, itself first. Neighbouring seeds share none, as samples k + 1, k + 2, ... are
-    somebody's own.
+    """Return N seeds for every seed, itself first.
+
+    The others are derived by a hash, so that neighbouring seeds share none: k + 1, k + 2, ... are the seeds
+    of other samples.
     """
 
     def derived(seed: int, number: int) -> int:
@@ -35,8 +38,10 @@ def candidate_seeds(seeds: Sequence[int], candidates: int) -> list[int]:
 
 
 def expand(value: Tensor, name: str, num_samples: int, candidates: int) -> Tensor:
-    """(1 or num_samples, ...) -> (num_samples * N, ...), the candidates of a sample side by side. Raises
-    `InputError`.
+    """Repeat each row for its candidates: (1 or num_samples, ...) becomes (num_samples * N, ...).
+
+    The candidates of a sample stand side by side. Raises `InputError` for another number of rows, by the
+    `name` of the value.
     """
     if len(value) not in (1, num_samples):
         raise InputError(
@@ -46,7 +51,7 @@ def expand(value: Tensor, name: str, num_samples: int, candidates: int) -> Tenso
 
 
 def take(batch: Mapping[Modality, Any], rows: list[int]) -> dict[Modality, Any]:
-    """The named rows of tensors (B, ...) and lists."""
+    """Return the rows of these numbers, of tensors (B, ...) and of lists."""
     return {
         m: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]
         for m, values in batch.items()
@@ -56,8 +61,19 @@ def take(batch: Mapping[Modality, Any], rows: list[int]) -> dict[Modality, Any]:
 def available(
     towers: Mapping[Modality, Any], outputs: Sequence[Modality], partners: Sequence[Modality], prompted: bool
 ) -> list[str]:
-    """The measures that can be taken. Raises `InputError` if there is none: candidates could not be told
-    apart.
+    """Return the measures that can be taken of candidates.
+
+    Args:
+        towers: the prompt towers of the model by modality.
+        outputs: what is made.
+        partners: the inputs that are clean partners.
+        prompted: whether there is a prompt.
+
+    Returns:
+        Some of `PROMPT`, `MUTUAL` and `ONSETS`.
+
+    Raises:
+        InputError: if there is none, so that candidates could not be told apart.
     """
     judged = [m for m in outputs if m in towers]
     timed = [m for m in (*outputs, *partners) if kind_of(m).has_onsets]
@@ -75,21 +91,28 @@ def available(
 
 
 def prompt_agreement(tokens: Mapping[Modality, Tensor], context: Tensor) -> Tensor:
-    """Mean cosine (B,) between the outputs' tokens (B, D) and their prompt's (B, D)."""
+    """Return the mean cosine (B,) between the outputs' tokens (B, D) and their prompt's (B, D)."""
     return torch.stack(
         [nnf.cosine_similarity(token.float(), context.float(), dim=-1) for token in tokens.values()]
     ).mean(0)
 
 
 def mutual_agreement(tokens: Mapping[Modality, Tensor]) -> Tensor:
-    """Mean cosine (B,) over the pairs of outputs."""
+    """Return the mean cosine (B,) between tokens (B, D) over the pairs of outputs."""
     pairs = combinations(tokens.values(), 2)
     return torch.stack([nnf.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in pairs]).mean(0)
 
 
 def onset_agreement(onsets: Mapping[Modality, Sequence[Tensor]], tolerance: float) -> Tensor:
-    """Mean `timing` (B,) over the pairs of what has onsets. Lists shorter than B are those of clean partners,
-    shared by neighbours.
+    """Return the mean `timing` (B,) over the pairs of what has onsets.
+
+    Args:
+        onsets: onsets in seconds of every sample, by modality. A list shorter than B is that of a clean
+            partner, whose rows are shared by neighbours.
+        tolerance: seconds, see `timing`.
+
+    Returns:
+        0 to 1 for each sample.
     """
     length = max(len(rows) for rows in onsets.values())
     shared = [[rows[k * len(rows) // length] for k in range(length)] for rows in onsets.values()]
@@ -101,13 +124,13 @@ def onset_agreement(onsets: Mapping[Modality, Sequence[Tensor]], tolerance: floa
 
 
 def timing(first: Tensor, second: Tensor, tolerance: float) -> float:
-    """0..1 for two rising lists of seconds: onsets that find a partner over all onsets.
+    """Return how well two rising lists of seconds agree, from 0 to 1: matched onsets over all onsets.
 
-    A pair counts less the further it is apart, half at `tolerance`, beyond not at all. Two empty lists agree
-    on nothing: 0.
+    A pair counts less the further it is apart, half at `tolerance` and beyond that nothing. Two empty lists
+    agree on nothing: 0.
     """
     a, b, i, j, matched = first.tolist(), second.tolist(), 0, 0, 0.0
-    reach = tolerance + 1e-6
+    reach = tolerance + 1e-6  # rounding must not part onsets that are just as far apart as they may be
     while i < len(a) and j < len(b):
         gap = a[i] - b[j]
         if abs(gap) <= reach:
@@ -124,11 +147,18 @@ def judge(
     timed: Mapping[Modality, tuple[Any, float]],
     tolerance: float,
 ) -> dict[str, Tensor]:
-    """The measures `names`, each (B,), of outputs `media` (B, ...) that were made from prompts `context` (B,
-    D).
+    """Measure outputs that were made from prompts.
 
-    timed      outputs and clean partners that may have onsets, as (media, rate)
-    tolerance  seconds
+    Args:
+        towers: the prompt towers by modality.
+        media: the outputs (B, ...) by modality.
+        names: which measures to take.
+        context: the prompts' tokens (B, D).
+        timed: outputs and clean partners that may have onsets, as (media, rate).
+        tolerance: seconds within which onsets are a pair.
+
+    Returns:
+        (B,) for each of the measures.
     """
     tokens = {m: towers[m].embed(raw) for m, raw in media.items() if m in towers}
     onsets = {
@@ -145,10 +175,18 @@ def judge(
 
 
 def choose(measures: Mapping[str, Tensor], seeds: Sequence[int], candidates: int) -> list[dict[str, Any]]:
-    """For every wanted sample the candidate that stands out most among its own, by the sum of standardised
-    measures (B,).
+    """Choose for every wanted sample the candidate that stands out most among its own.
 
-    A record has `kept`, a number from 0, and `seeds` and `scores` of all candidates.
+    The one with the highest sum of standardised measures is kept.
+
+    Args:
+        measures: (B,) for each measure.
+        seeds: the seeds of all B candidates.
+        candidates: N.
+
+    Returns:
+        For each wanted sample `kept`, the number of a candidate from 0, and the `seeds` and `scores` of all
+            candidates.
     """
     totals = torch.stack(
         [_standardised(values.view(-1, candidates), LEAST_SPREAD[name]) for name, values in measures.items()]
@@ -170,8 +208,9 @@ def choose(measures: Mapping[str, Tensor], seeds: Sequence[int], candidates: int
 
 
 def _standardised(values: Tensor, least: float) -> Tensor:
-    """(samples, N) in standard deviations from each row's mean; a row's deviation counts as at
-    least `least`.
+    """Return (samples, N) in standard deviations from each row's mean.
+
+    The deviation of a row counts as at least `least`, so that small differences are not blown up.
     """
     return (values - values.mean(1, keepdim=True)) / values.std(1, correction=0, keepdim=True).clamp_min(
         least

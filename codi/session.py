@@ -1,5 +1,6 @@
-"""Doing what `codi generate` was asked: samples of several jobs in one call of the pipeline, files, and
-records that make it resumable.
+"""Do what `codi generate` was asked: make samples of several jobs in one call, and write files and records.
+
+By the records a run can be resumed: a job that is finished is not made again.
 """
 
 import argparse
@@ -17,10 +18,16 @@ from codi.types import EMBEDDED, InputError, Modality, blame
 
 
 class Session:
-    """One run of `codi generate`: the folder that is written, the loaded pipeline, the clock.
+    """One run of `codi generate`: the folder that is written, the loaded pipeline, and the times taken.
 
-    Without ids, files get the next free numbers. With ids, a record per job (ID.json) says before its first
-    file whose the files are, lists those that are there, and marks the job as finished when it lists all.
+    Without ids, files get the next free numbers. With ids, every job has a record (ID.json): before the first
+    file is written it says whose the files are, then it lists those that are there, and the job is finished
+    when it lists all.
+
+    Args:
+        out: the folder that is written.
+        args: the options of the command line, with defaults in place of what nobody named.
+        started: when the command began, in seconds by `time.perf_counter`.
     """
 
     def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
@@ -40,10 +47,10 @@ class Session:
         self._prompts: dict[Job, dict[str, Any]] = {}
 
     def pending(self, jobs: list[Job]) -> list[Job]:
-        """Those without a record of the very same request, with all its files, in the folder.
+        """Return the jobs that are to be made: those without a finished record of the very same request.
 
-        Raises `InputError` for a job whose files are there and belong to another request, unless they may be
-        overwritten.
+        A record is finished if all its files are in the folder. Raises `InputError` for a job whose files are
+        there and belong to another request, unless they may be overwritten.
         """
         todo = [job for job in jobs if not self._finished(job)]
         if not self.args.overwrite:
@@ -52,7 +59,7 @@ class Session:
         return [job.with_seed() for job in todo]
 
     def _check_own(self, job: Job) -> None:
-        """What is there under the id of a job must be of the same request."""
+        """Raise `InputError` if what is there under the id of a job was made by another request."""
         record = self._stored(job)
         there = [path for path in (self.out / f"{job.id}.json", *job.files(self.out)) if path.exists()]
         if there and (record is None or record.get("request") != self._digest(job)):
@@ -62,7 +69,7 @@ class Session:
             )
 
     def load(self, device: str) -> None:
-        """Loads the model."""
+        """Load the model with its adapters and its scheduler onto a device."""
         import torch
 
         from codi.pipeline import CoDiPipeline, named_scheduler
@@ -78,7 +85,7 @@ class Session:
         self.timings["load"] = time.perf_counter() - began
 
     def check(self, jobs: list[Job]) -> None:
-        """Raises `InputError` for a job that the model cannot do."""
+        """Raise `InputError` for a job that the model cannot do."""
         from codi import io
 
         for job in jobs:
@@ -88,32 +95,37 @@ class Session:
                 self._check_sounds(job)
 
     def _resolve(self, job: Job) -> None:
-        """Raises `InputError` for a job that the model cannot do; the same check that the call makes."""
-        asked = dict(job.knobs)
-        sizes = {name: asked.pop(name) for name in job.size_arguments}
+        """Raise `InputError` for a job that the model cannot do, by the same check that the call makes."""
+        asked = {name: value for name, value in job.settings.items() if name not in job.sizes}
         self.pipe.resolve(
             given=list(dict.fromkeys(item.modality for item in job.items)),
             negatives=list(dict.fromkeys(item.modality for item in job.negatives)),
             outputs=job.outputs,
-            num_samples=job.samples,
+            num_samples=job.num_samples,
             sync=_sync(job),
-            sizes=sizes,
+            sizes=job.sizes,
             **asked,
         )
 
     def _check_sounds(self, job: Job) -> None:
-        """A recording may be silent in the part that the model hears."""
+        """Raise `InputError` for a recording that is silent in the part that the model takes."""
         specs = self.pipe.model.prompt_specs
         for item in (*job.items, *job.negatives):
             if item.modality in specs:
                 kind_of(item.modality).check_heard(item.value, specs[item.modality])
 
     def _partners(self, job: Job) -> list[Modality]:
+        """Return the inputs of a job that stand in the loop as clean partners."""
         return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, _sync(job))
 
     def run(self, batch: list[Sample | None]) -> list[Path]:
-        """Makes and writes the samples of a batch, and the records of the jobs that it completes; returns the
-        paths of the media.
+        """Make and write the samples of a batch, and record them for their jobs.
+
+        Args:
+            batch: for each row a job and the number of its sample, or None (`codi.jobs.batches`).
+
+        Returns:
+            The paths of the media that were written.
         """
         began = time.perf_counter()
         out = self._generate(batch)
@@ -137,8 +149,9 @@ class Session:
         return paths
 
     def _sample(self, out: Any, row: int, job: Job) -> Any:
-        """One sample of a pipeline's output, as an output of its own, with the clip, the prompts and the
-        settings of its job.
+        """Return one row of a pipeline's output as an output of its own.
+
+        It has the clip and the prompts of its job, which the call did not see, and the job's settings.
         """
         from codi.outputs import as_fields
 
@@ -159,7 +172,7 @@ class Session:
         )
 
     def _save(self, job: Job, k: int, sample: Any) -> list[Path]:
-        """Writes one sample under its id, or under a number."""
+        """Write one sample under its id, or under a number, and return the paths."""
         if job.id is None and not self.args.overwrite:
             return sample.save(self.out)
         if job.id is not None and job not in self.done:
@@ -170,8 +183,9 @@ class Session:
         return paths
 
     def _remove_old(self, job: Job, name: str, paths: list[Path]) -> None:
-        """Removes what a manifest of this folder lists under a number that was made anew: the files of a
-        number belong together.
+        """Remove what a manifest of this folder lists under a number that was made anew.
+
+        The files of a number belong together. A file that is a prompt of the job stays.
         """
         inputs = {
             Path(item.value).resolve()
@@ -184,7 +198,7 @@ class Session:
                 path.unlink(missing_ok=True)
 
     def _listed(self) -> set[str]:
-        """Names of the files that the newest manifest of the folder lists."""
+        """Return the names of the files that the newest manifest of the folder lists."""
         try:
             samples = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))["samples"]
             return {name for sample in samples for name in sample["files"] if Path(name).name == name}
@@ -192,7 +206,7 @@ class Session:
             return set()
 
     def _claim(self, job: Job) -> None:
-        """Says whose the files of a job are, before the first of them is written."""
+        """Write whose the files of a job are, before the first of them is written."""
         from codi import io
 
         claim = {"request": self._digest(job), **self._record(job)}
@@ -202,17 +216,16 @@ class Session:
             io.save_json(self.out / f"{job.id}.json", claim)
 
     def _described(self, job: Job) -> dict[str, Any]:
-        """Its prompts, for records; files are read once."""
+        """Return the prompts of a job as records list them; files are read once."""
         if job not in self._prompts:
             self._prompts[job] = job.describe()
         return self._prompts[job]
 
     def _generate(self, batch: list[Sample | None]) -> Any:
-        """One call of the pipeline for samples of several jobs: prompts are encoded per job, seeds are its
-        own.
+        """Make the samples of several jobs in one call of the pipeline.
 
-        A row that nobody wants is filled with another's prompts: it is there for the size of the batch, on
-        which rounding depends.
+        Prompts are encoded for each job, and each sample has its own seed. A row that nobody wants is filled
+        with the prompts of another: it is there for the size of the batch, on which rounding depends.
         """
         import torch
 
@@ -221,31 +234,32 @@ class Session:
         batch = [sample or first_wanted for sample in batch]
         jobs = list(dict.fromkeys(job for job, _ in batch))
         rows = [jobs.index(job) for job, _ in batch]
-        first = jobs[0]
+        first = jobs[0]  # all are alike in outputs, settings and kinds of prompts: see `Job.group`
         negative = "negative_prompt_embeds" if first.negatives else "null_prompt_embeds"
         with torch.no_grad():
             prompts, away, clean = zip(*map(self._encode, jobs))
         given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
         partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in clean[0]}
-        # the model's own stand for the rest
-        knobs = {name: value for name, value in first.knobs.items() if value is not None}
+        # what is left out is the model's own
+        settings = {name: value for name, value in first.settings.items() if value is not None}
         return self.pipe(
             partner_latents=partners,
             outputs=list(first.outputs),
             num_samples=len(batch),
             seed=seeds,
             **given,
-            **knobs,
+            **settings,
         )
 
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:
-        """A job's prompts and what guidance leads away from, (1, 1, D) each, and its clean partners."""
+        """Return a job's prompt and what guidance leads away from, (1, 1, D) each, and its clean partners."""
         with blame(job.origin):
             items, negatives = _prompts(job.items), _prompts(job.negatives)
             away = self.pipe.encode_prompt(negatives) if negatives else self.pipe.encode_null(items)
             return self.pipe.encode_prompt(items), away, self.pipe.encode_partners(items, self._partners(job))
 
     def _note(self, job: Job, sample: dict[str, Any]) -> None:
+        """Add a sample to those that are done, and write the record of a job that has an id."""
         samples = self.done.setdefault(job, [])
         samples.append(sample)
         if job.id is not None:
@@ -255,17 +269,18 @@ class Session:
             io.save_json(self.out / f"{job.id}.json", head | self._record(job))
 
     def _record(self, job: Job) -> dict[str, Any]:
+        """Return what a record says of a job: prompts, outputs, settings, and the samples that are done."""
         samples = self.done.get(job, [])
         found = self._described(job) | {
             "outputs": [str(m) for m in job.outputs],
-            "settings": {"samples": job.samples, "seed": job.seed, "sync": job.sync} | job.knobs,
+            "settings": {"num_samples": job.num_samples, "seed": job.seed, "sync": job.sync} | job.settings,
             "seeds": [sample["seed"] for sample in samples],
             "samples": samples,
         }
         return found | ({"resolved": self.resolved[job]} if job in self.resolved else {})
 
     def _stored(self, job: Job) -> dict[str, Any] | None:
-        """The record of a job that is in the folder, if it can be read."""
+        """Return the record of a job that is in the folder, or None if none can be read."""
         try:
             record = json.loads((self.out / f"{job.id}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -273,10 +288,11 @@ class Session:
         return record if isinstance(record, dict) else None
 
     def _finished(self, job: Job) -> bool:
+        """Return whether the folder has a record of the very same request, with all its samples and files."""
         record = self._stored(job)
         try:
             files = [name for sample in record["samples"] for name in sample["files"]]
-            whole = len(record["samples"]) == job.samples and all(
+            whole = len(record["samples"]) == job.num_samples and all(
                 (self.out / name).is_file() for name in files
             )
             return whole and record["request"] == self._digest(job)
@@ -284,21 +300,25 @@ class Session:
             return False
 
     def _digest(self, job: Job) -> str:
-        """Changes with anything that decides the result: prompts and adapters by content, settings, the model
-        by name, our version.
+        """Return a digest that changes with anything that decides the result.
+
+        That is prompts and adapters by content, settings, the model by name, precision, scheduler, and our
+        version.
         """
+        # a prompt file counts by its content, wherever it lies
         inputs = {
             name: [{key: value for key, value in row.items() if key != "path"} for row in rows]
             for name, rows in self._described(job).items()
         }
+        # a line that asks for a random seed is finished with whichever was drawn
         seed = "random" if job.drawn else job.seed
         asked = [
             inputs,
             job.outputs,
-            job.samples,
+            job.num_samples,
             seed,
             job.sync,
-            job.knobs,
+            job.settings,
             self.model["name"],
             self.args.dtype,
             __version__,
@@ -313,8 +333,13 @@ class Session:
         return hashlib.sha256(json.dumps([*asked, *adapters]).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
-        """Writes manifest.json, if anything was made; that of an earlier run becomes manifest-000.json, or
-        the next number.
+        """Write manifest.json, if anything was made.
+
+        That of an earlier run becomes manifest-000.json, or the next number, unless `--overwrite` has
+        replaced all that it lists.
+
+        Args:
+            jobs: all jobs of the run, also those that were finished before.
         """
         from codi import io
 
@@ -332,20 +357,21 @@ class Session:
         )
 
     def _replaced(self) -> bool:
-        """Whether every file that the newest manifest lists was made anew by this run, or is gone."""
+        """Return whether every file that the newest manifest lists was made anew by this run, or is gone."""
         made = {name for samples in self.done.values() for sample in samples for name in sample["files"]}
         listed = self._listed()
         return bool(listed) and all(name in made or not (self.out / name).is_file() for name in listed)
 
 
 def _sync(job: Job) -> list[str] | bool | None:
-    """What a job says of clean partners, as the pipeline takes it."""
+    """Return what a job says of clean partners as the pipeline takes it."""
     if isinstance(job.sync, tuple):
         return list(job.sync)
     return None if job.sync else False
 
 
 def _prompts(items: tuple[Item, ...]) -> dict[Modality, list[Any]]:
+    """Return prompts by modality, as the pipeline takes them."""
     from codi.prompts import Prompt, collect
 
     prompts: dict[Modality, list[Any]] = {}

@@ -1,5 +1,6 @@
-"""The numbers and names of a pipeline call: their defaults, and what they may be. Anything else raises
-`InputError`.
+"""Check the numbers and names of a pipeline call, and give their defaults.
+
+Anything that a setting may not be raises `InputError`. Letters: B batch.
 """
 
 import secrets
@@ -18,7 +19,7 @@ from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
-MAX_START_OFFSET = 3  # schedules: four outputs one after another
+MAX_START_OFFSET = 3  # in schedules: the last of four outputs starts when three are done
 DEFAULTS = {
     "num_inference_steps": 25,
     "guidance_scale": 3.0,
@@ -27,22 +28,22 @@ DEFAULTS = {
     "sync_guidance_interval": (0.2, 0.8),
     "guidance_rescale": 0.0,
     "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
-    # a modality, such as "text", whose noised tower reads prompts as means of captions
+    # a modality, such as "text", whose noisy-latent encoder reads prompts as means of captions
     # (`codi.joint.caption_prior`)
     "caption_prior": None,
     "normalise_prompts": False,  # whether interpolated prompts are brought back to unit length
-    # of what partners seem to become (`codi.joint.noisy_latent_encoder`,
+    # how much partner estimates count (`codi.joint.noisy_latent_encoder`,
     # `codi.joint.partner_estimates.fuse_prompt`); 0 is off
     "partner_estimate_weight": 1.0,
-    # schedules after which an output starts, for all or {output: 0.5}: see `codi.joint.sampler`
+    # schedules after which an output starts, one number for all or {output: 0.5} (`codi.joint.sampler`)
     "start_offset": 0.0,
     # a modality, such as "text", that is drawn beside several outputs that lack it, so that they agree
     "auxiliary_caption": None,
-    # what stands for no prompt; "empty": what the towers say of an empty sentence, grey and silence
+    # what stands for no prompt: "zeros", or "empty" for the tokens of an empty sentence, grey and silence
     "null_prompt": "zeros",
 }
 
-# of a model, whatever a call says
+# what a model decides, whatever a call says
 FIXED = (
     "timestep_shift",
     "caption_prior",
@@ -55,7 +56,7 @@ GIVEN = tuple(name for name in DEFAULTS if name not in FIXED)  # what a call may
 
 
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
-    """Names -> modalities, each once; of None none."""
+    """Return names as modalities, each once; none for None."""
     names = () if names is None else names
     return list(
         dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names))
@@ -63,7 +64,7 @@ def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
 
 
 def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
-    """The number of steps, from the first that names one."""
+    """Return the number of steps: the call's, else the model's own, else ours."""
     value = _first("num_inference_steps", [given, defaults, DEFAULTS])
     check_count("num_inference_steps", value, 1)
     return value
@@ -75,11 +76,22 @@ def guidance(
     defaults: Mapping[str, Any],
     auxiliary_caption: Sequence[Modality] = (),
 ) -> dict[Modality, Guidance]:
-    """Guidance of every output, from the keys of `DEFAULTS` that were `given` (not None), else the model's
-    `defaults`, else ours.
+    """Return the guidance of every output and auxiliary.
 
-    A scale is one number for all outputs or {output: scale}; an output that is not named there falls back
-    likewise. What leads unasked has guidance too, and cannot be named.
+    Args:
+        outputs: what is asked for.
+        given: the settings of the call, by the keys of `DEFAULTS`; None counts as left out. A scale is one
+            number for all outputs or {output: scale}.
+        defaults: the model's own, which take the place of what is left out; what they lack is in `DEFAULTS`.
+            An output that a scale does not name falls back likewise.
+        auxiliary_caption: what is generated beside the outputs. It has guidance too, but a scale cannot name
+            it.
+
+    Returns:
+        The scales, intervals and rescaling of each.
+
+    Raises:
+        InputError: for a number that cannot be used, or a scale of what is no output.
     """
     layers = [given, defaults, DEFAULTS]
     for name in SCALES:
@@ -98,8 +110,9 @@ def guidance(
 
 
 def rescaled(guidance: Mapping[Modality, Guidance], scale: Any) -> dict[Modality, Guidance]:
-    """Guidance with another `guidance_scale`, one number or {output: number}; as in diffusers, one of at most
-    1 switches it off.
+    """Return guidance with another `guidance_scale`, one number or {output: number}.
+
+    As in diffusers, a scale of at most 1 switches it off.
     """
     _check_names("guidance_scale", scale, list(guidance))
     changed = {}
@@ -111,7 +124,7 @@ def rescaled(guidance: Mapping[Modality, Guidance], scale: Any) -> dict[Modality
 
 
 def shared_scale(guidance: Mapping[Modality, Guidance]) -> float | dict[Modality, float]:
-    """The guidance scale of these outputs, as one number where all have the same."""
+    """Return the guidance scale of these outputs, as one number where all have the same."""
     scales = {m: g.scales[PROMPT.name] for m, g in guidance.items()}
     return next(iter(scales.values())) if len(set(scales.values())) == 1 else scales
 
@@ -119,8 +132,20 @@ def shared_scale(guidance: Mapping[Modality, Guidance]) -> float | dict[Modality
 def initial_noise(
     given: Any, outputs: Sequence[Modality], specs: Mapping[Modality, ModalitySpec], num_samples: int
 ) -> dict[Modality, torch.Tensor]:
-    """The noise (B, *latent_shape) that outputs begin from, where it was given: {output: (1 or B, ...)}, or
-    one tensor for one output.
+    """Return the noise that outputs begin from, where it was given.
+
+    Args:
+        given: standard normal floats: {output: (1 or B, *latent_shape)}, one such tensor for one output, or
+            None.
+        outputs: what is made.
+        specs: the geometry of every modality.
+        num_samples: B.
+
+    Returns:
+        (B, *latent_shape), float32, for every output whose noise was given.
+
+    Raises:
+        InputError: for noise of another shape or kind, or for what is no output.
     """
     if given is None:
         return {}
@@ -140,6 +165,7 @@ def initial_noise(
 
 
 def _check_noise(modality: Modality, value: Any, shape: tuple[int, ...], num_samples: int) -> None:
+    """Raise `InputError` for noise of another shape, and for what is not finite."""
     rows = "1" if num_samples == 1 else f"1 or {num_samples}"
     expected = f"expected standard normal floats ({', '.join([rows, *map(str, shape)])})"
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
@@ -156,8 +182,19 @@ def start_offsets(
     defaults: Mapping[str, Any],
     auxiliary: Sequence[Modality] = (),
 ) -> dict[Modality, float]:
-    """Returns the schedules after which each output, and each auxiliary, starts: those of a call, else the
-    model's own.
+    """Return the schedules after which each output, and each auxiliary, starts.
+
+    Args:
+        outputs: what is asked for.
+        given: what the call says: one number for all, {output: number}, or None.
+        defaults: the model's own values, which take the place of what is left out.
+        auxiliary: what is generated beside the outputs; the call cannot name it.
+
+    Returns:
+        0 to `MAX_START_OFFSET` for each.
+
+    Raises:
+        InputError: for a number that cannot be used, or one for what is no output.
     """
     layers = [{"start_offset": given}, defaults, DEFAULTS]
     _check_names("start_offset", given, outputs)
@@ -172,8 +209,9 @@ def start_offsets(
 
 
 def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
-    """Whether prompt guidance acts on any output at any step; where it does not, a negative prompt could do
-    nothing.
+    """Return whether prompt guidance acts on any output at any step.
+
+    Where it does not, a negative prompt could do nothing.
     """
     for guided in guidance.values():
         for index in range(num_steps):
@@ -187,7 +225,7 @@ def _first(name: str, layers: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _scale(name: str, output: Modality, layers: Sequence[Mapping[str, Any]]) -> float:
-    """The first layer's number that speaks of `output`."""
+    """Return the number of the first layer that says something of `output`."""
     for layer in layers:
         value = layer.get(name)
         if isinstance(value, Mapping):
@@ -198,13 +236,14 @@ def _scale(name: str, output: Modality, layers: Sequence[Mapping[str, Any]]) -> 
 
 
 def _check_names(name: str, value: Any, outputs: Sequence[Modality]) -> None:
-    """A scale for something that is not made would be ignored silently."""
+    """Raise `InputError` for a scale of what is not made, which would be ignored silently."""
     for key in value if isinstance(value, Mapping) else ():
         if Modality.parse(key) not in outputs:
             raise InputError(f"{name} names {key}, which is no output: expected some of {listed(outputs)}")
 
 
 def _interval(name: str, value: Any) -> tuple[float, float]:
+    """Return two fractions of the schedule in rising order, or raise `InputError`."""
     try:
         first, last = map(float, value)
     except (TypeError, ValueError):
@@ -215,13 +254,13 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
 
 
 def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None:
-    """Names out of a list."""
+    """Raise `InputError` for the first of the names that is not known."""
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"{option} names {unknown[0]!r}: expected some of {', '.join(known)}")
 
 
 def check_count(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """A whole number within bounds."""
+    """Raise `InputError` for what is no whole number from `least` to `most`."""
     if (
         isinstance(value, bool)
         or not isinstance(value, Integral)
@@ -233,7 +272,7 @@ def check_count(name: str, value: Any, least: int, most: int | None = None) -> N
 
 
 def check_sizes(sizes: Mapping[str, float | None], outputs: Sequence[Modality]) -> None:
-    """A size of something that is not made would be ignored silently."""
+    """Raise `InputError` for a size of what is not made, which would be ignored silently."""
     for name, value in sizes.items():
         if value is not None and not any(m in outputs for m in sized(name)):
             able = " or ".join(sized(name))
@@ -247,7 +286,19 @@ def pick_seeds(
     seed: int | Sequence[int] | None,
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> list[int]:
-    """One seed per sample, from whichever source was given."""
+    """Return one seed per sample, from whichever source was given.
+
+    Args:
+        num_samples: how many seeds there are to be.
+        seed: that of the first sample, from which the others count on, or one for each; None draws them.
+        generator: draws the seeds in place of `seed`: one for all samples, or one for each.
+
+    Returns:
+        Whole numbers from 0.
+
+    Raises:
+        InputError: for both sources, for another number of seeds or generators, or for what is no seed.
+    """
     if seed is not None and generator is not None:
         raise InputError("seed and generator were both given: expected one of them")
     if generator is not None:
@@ -265,13 +316,14 @@ def pick_seeds(
 
 
 def _as_many(values: list[int], num_samples: int, what: str) -> list[int]:
+    """Return the values, or raise `InputError` if there are not as many as samples."""
     if len(values) != num_samples:
         raise InputError(f"{len(values)} {what} for num_samples={num_samples}: expected as many")
     return values
 
 
 def sizes_of(outputs: Sequence[Modality], specs: Mapping[Modality, ModalitySpec]) -> dict[str, float]:
-    """Returns the sizes of what was made, by the names of a pipeline's arguments."""
+    """Return the sizes of what was made, by the names of a pipeline's arguments."""
     found: dict[str, float] = {}
     for modality in (m for m in Modality if m in outputs and m in specs):
         found |= kind_of(modality).sizes_of(specs[modality])

@@ -18,6 +18,7 @@ EMBEDDED = "codi-tiny"  # name of the model inside the package
 DTYPES = ("float32", "bfloat16", "float16")  # in which the networks of a model may compute
 RESERVED = frozenset(  # names of options, of keys of jobs and of records, and of arguments beside modalities
     "id to as out jobs seed seeds samples steps candidates batch height width frames num_frames fps seconds "
+    "num_samples num_inference_steps guidance_scale sync_guidance_scale audio_length_in_s written "
     "sampling_rate lengths sync latents embeds outputs generator guidance sync_guidance start_offset "
     "auxiliary_caption model device dtype scheduler lora words strict quiet defaults weight value selection "
     "settings origin clip "

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from codi import cli, io, jobs, pretrained
+from codi import cli, io, jobs, pretrained, renamed
 from codi.types import InputError, Modality
 
 ROOT = Path(__file__).parent.parent
@@ -249,15 +249,15 @@ def test_lines_have_scales_negatives_sync_and_candidates(model, media, tmp_path)
             "text": "a ball",
             "to": "image",
             "negative_text": ["a cube", {"value": "at night", "weight": 2}],
-            "guidance": 2,
+            "guidance_scale": 2,
         },
-        {"id": "b", "text": "a ball", "to": "image,text", "guidance": {"image": 3}, "candidates": 2},
+        {"id": "b", "text": "a ball", "to": "image,text", "guidance_scale": {"image": 3}, "candidates": 2},
         {
             "id": "c",
             "video": Path(media["video"]).name,
             "to": "audio",
             "sync": False,
-            "sync_guidance": "audio=2",
+            "sync_guidance_scale": "audio=2",
         },
         {"id": "d", "text": "a ball", "to": "image", "auxiliary_caption": False},
     ]
@@ -305,7 +305,7 @@ def test_jobs_are_batched_named_and_resumed(model, media, tmp_path, capsys):
             "text": ["a blue cube::0.5", {"value": "at night", "weight": 2}],
             "to": ["image"],
             "seed": 7,
-            "samples": 2,
+            "num_samples": 2,
         },
         {"id": 3, "audio": Path(media["audio"]).name, "to": "text,image"},
     ]
@@ -455,9 +455,9 @@ def test_samples_are_put_into_batches_that_fit():
             id=name,
             items=items,
             outputs=jobs.parse_outputs(to),
-            samples=samples,
+            num_samples=samples,
             seed=0,
-            steps=None,
+            num_inference_steps=None,
             candidates=candidates,
         )
 
@@ -645,14 +645,13 @@ def test_lines_draw_their_own_seeds_once(model, tmp_path, capsys):
     [
         ("--prompt", "--text"),
         ("--n", "--samples"),
-        ("--num-samples", "--samples"),
-        ("--num_samples", "--samples"),
+        ("--num_samples", "--num-samples"),
+        ("--n-samples", "--samples"),
         ("-n", "--samples"),
         ("--output", "-o FOLDER"),
         ("--outputs", "--to"),
-        ("--guidance-scale", "--guidance"),
-        ("--guidance_scale", "--guidance"),
-        ("--num-inference-steps", "--steps"),
+        ("--guidance_scale", "--guidance-scale"),
+        ("--inference-steps", "--steps"),
         ("--negative-prompt", "--negative-text"),
         ("--cfg", "--guidance"),
         ("--cfg=3", "--guidance"),
@@ -704,7 +703,10 @@ def test_other_commands_guess_nothing_either(capsys):
         (["--text", "a::-1", "--to", "image"], "weight -1"),
         (["--text", "a \udce9", "--to", "image"], "is not UTF-8"),
         (["--text", "a::nan", "--to", "image"], "weight nan"),
-        (["--text", "a", "--to", "image", "--samples", "0"], "samples is 0"),
+        (["--text", "a", "--to", "image", "--samples", "0"], " samples is 0"),
+        (["--text", "a", "--to", "image", "--num-samples", "0"], " num_samples is 0"),
+        (["--text", "a", "--to", "image", "--guidance-scale", "much"], "--guidance-scale is 'much'"),
+        (["--text", "a", "--to", "image", "--num-inference-steps", "x"], "argument --num-inference-steps: "),
         (["--text", "a", "--to", "image", "--candidates", "0"], "candidates is 0"),
         (["--text", "a", "--to", "image", "--steps", "x"], "invalid int value"),
         (["--text", "a", "--to", "image", "--guidance", "much"], "--guidance is 'much'"),
@@ -713,7 +715,7 @@ def test_other_commands_guess_nothing_either(capsys):
         (["--text", "a", "--to", "image", "--guidance", "smell=2"], "unknown modality 'smell'"),
         (
             ["--text", "a", "--to", "image", "--guidance", "audio=2"],
-            "guidance names audio, which is not made",
+            " guidance names audio, which is not made",
         ),
         (
             ["--text", "a", "--to", "image", "--guidance", "1", "--negative-text", "b"],
@@ -860,8 +862,17 @@ def test_a_damaged_model(model, tmp_path, capsys, damage, message):
         ('{"id": "a", "image": "none.png", "to": "image"}', "none.png"),
         ('{"id": "a", "text": "a", "to": "image", "negative_audio": "none.wav"}', "none.wav"),
         ('{"id": "a", "text": "x", "to": "image", "negative_text": 5}', "negative_text is 5"),
-        ('{"id": "a", "text": "x", "to": "image", "guidance": {"audio": 2}}', "guidance names audio"),
-        ('{"id": "a", "text": "x", "to": "image", "guidance": true}', "guidance is True"),
+        ('{"id": "a", "text": "x", "to": "image", "guidance": {"audio": 2}}', ": guidance names audio"),
+        ('{"id": "a", "text": "x", "to": "image", "guidance": true}', ": guidance is True"),
+        ('{"id": "a", "text": "x", "to": "image", "guidance_scale": {"audio": 2}}', ": guidance_scale names"),
+        ('{"id": "a", "text": "x", "to": "image", "guidance_scale": true}', ": guidance_scale is True"),
+        ('{"id": "a", "text": "x", "to": "image", "samples": 1.5}', ": samples is 1.5"),
+        ('{"id": "a", "text": "x", "to": "image", "num_samples": 0}', ": num_samples is 0"),
+        ('{"id": "a", "text": "x", "to": "image", "seconds": 1}', ": seconds is 1, but no audio or video"),
+        (
+            '{"id": "a", "text": "x", "to": "image", "steps": 2, "num_inference_steps": 2}',
+            ": num_inference_steps and steps were both given, and mean the same: expected one of them",
+        ),
         ('{"id": "a", "text": "x", "to": "image", "sync": "no"}', 'sync is "no"'),
         (
             '{"id": "a", "text": "x", "to": "image", "auxiliary_caption": 1}',
@@ -914,6 +925,32 @@ def test_lines_end_where_json_lines_end(tmp_path):
         cli.build_parser().parse_args(["generate", "--jobs", str(file), "-o", str(tmp_path)])
     )
     assert job.items[0].value == "a\u2028ball"
+
+
+def job_of(tmp_path, line, *more):
+    """Reads the job of one line, and gives its values without the names that were written."""
+    (tmp_path / "jobs.jsonl").write_text(json.dumps({"id": "a", "text": "a ball", "to": "audio"} | line))
+    command = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path), *more]
+    (job,) = jobs.from_file(cli.build_parser().parse_args(command))
+    return {name: value for name, value in vars(job).items() if name != "written"}
+
+
+def test_short_keys_of_a_line_mean_the_same(tmp_path, recwarn):
+    values = {"samples": 2, "steps": 3, "guidance": 4, "sync_guidance": {"audio": 1.5}, "seconds": 0.5}
+    assert set(values) == set(renamed.SHORT)
+    short, full = job_of(tmp_path, values), job_of(tmp_path, {renamed.SHORT[k]: v for k, v in values.items()})
+    assert short == full and full["sizes"] == {"audio_length_in_s": 0.5} and not recwarn.list
+    assert (full["num_samples"], full["num_inference_steps"], full["guidance_scale"]) == (2, 3, 4.0)
+    for key, value in values.items():
+        name = renamed.SHORT[key]
+        with pytest.raises(InputError, match=f"line 1: {name} and {key} were both given"):
+            job_of(tmp_path, {key: value, name: value})
+        nothing = job_of(tmp_path, {key: None, name: value})  # null is not given
+        assert nothing == job_of(tmp_path, {name: value})
+        option = json.dumps(value) if not isinstance(value, dict) else "audio=1.5"
+        for typed in (key, name):
+            option_name = f"--{typed.replace('_', '-')}"
+            assert job_of(tmp_path, {}, option_name, option) == nothing, typed
 
 
 def test_no_command_and_an_unknown_one(capsys):

@@ -80,7 +80,7 @@ def test_one_size_leaves_the_others_to_the_model(model, tmp_path):
 
 def test_lines_have_sizes_of_their_own_or_those_of_the_command(model, tmp_path, capsys):
     rows = [
-        {"id": "own", "text": "a ball", "to": "image,audio", "height": 24, "seconds": 0.1},
+        {"id": "own", "text": "a ball", "to": "image,audio", "height": 24, "audio_length_in_s": 0.1},
         {"id": "shared", "text": "a ball", "to": "image"},
         # has no height: that of the command is not about it
         {"id": "sound", "text": "a ball", "to": "audio"},
@@ -212,7 +212,8 @@ def test_every_rate_that_is_taken_can_be_written(tmp_path, fps):
         ("video", ("--fps", "inf"), "fps is inf: expected a number above 0"),
         ("video", ("--fps", "1e9"), "fps is 1000000000.0: expected"),
         ("video", ("--fps", "1e-9"), "fps is 1e-09: expected"),
-        ("audio", ("--seconds", "-1"), "seconds is -1: expected a number above 0"),
+        ("audio", ("--seconds", "-1"), " seconds is -1: expected a number above 0"),
+        ("audio", ("--audio-length-in-s", "-1"), " audio_length_in_s is -1: expected a number above 0"),
         (
             "audio",
             ("--seconds", "0.51"),
@@ -271,6 +272,9 @@ def test_sizes_that_cannot_be(model, tmp_path, capsys, to, size, message):
         ('"fps": 0', "fps is 0: expected a number above 0"),
         ('"lengths": "equal"', "lengths is \"equal\": expected 'agree' or 'free'"),
         ('"seconds": 0.7', "at most 4"),
+        ('"audio_length_in_s": 0.7', "at most 4"),
+        ('"seconds": 0', ": seconds is 0: expected a number above 0"),
+        ('"audio_length_in_s": 0', ": audio_length_in_s is 0: expected a number above 0"),
         ('"frames": 3', "unknown key 'frames'"),
         ('"num_frames": 3, "candidates": 2', "not both"),
     ],

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from codi import CoDiPipeline, __version__, cli, io, read_record, records
+from codi import CoDiPipeline, __version__, cli, io, jobs, read_record, records, renamed
 from codi.types import InputError, Modality
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +148,9 @@ def test_a_record_holds_what_the_model_decided(made):
     )
     sizes = {"height": 32, "width": 32, "num_frames": 4, "fps": 8.0, "audio_length_in_s": 0.5}
     assert {name: settled[name] for name in sizes} == sizes
-    assert manifest["settings"]["guidance_scale"] is None  # as asked
+    asked = manifest["settings"]
+    assert asked["num_samples"] == 2 and asked["guidance_scale"] is None  # as asked
+    assert not set(asked) & set(renamed.SHORT)
 
 
 def test_what_came_from_memory_is_named(model, tmp_path, capsys):
@@ -179,6 +181,27 @@ def test_from_a_manifest_makes_the_run_again(made, tmp_path):
         assert path.name == "manifest.json" or path.read_bytes() == (tmp_path / path.name).read_bytes(), (
             path.name
         )
+
+
+def test_from_a_manifest_with_former_names(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(renamed, "_noted", set())
+    row = json.loads((made / "manifest.json").read_text())
+    former = {name: key for key, name in renamed.SHORT.items()}
+    row["settings"] = {former.get(name, name): value for name, value in row["settings"].items()}
+    assert {"samples", "steps", "guidance"} <= set(row["settings"])
+    (tmp_path / "old.json").write_text(json.dumps(row))
+    capsys.readouterr()
+    run(tmp_path / "out", "--from", str(tmp_path / "old.json"), "--quiet")
+    said = [note for note in noted(capsys) if "has names of" in note]
+    assert [note.split("old.json ")[1] for note in said] == [
+        "has names of an earlier version, such as 'samples', now 'num_samples'"
+    ]
+    for path in made.iterdir():
+        if path.name != "manifest.json":
+            assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+    now = json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]
+    assert now["num_samples"] == 2 and not set(now) & set(renamed.SHORT)
+    assert read_record(tmp_path / "old.json").asked["num_samples"] == 2
 
 
 def test_all_options_and_files_come_back(model, tmp_path):
@@ -458,3 +481,13 @@ def test_the_commands_of_the_page_are_understood():
     assert len(commands) > 10
     for command in commands:
         cli.build_parser().parse_args(command[1:])
+
+
+def test_the_job_lines_of_the_page_are_understood(tmp_path):
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    (block,) = re.findall(r"^```json\n(.*?)^```", text, re.M | re.S)
+    (tmp_path / "jobs.jsonl").write_text(block)
+    command = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path)]
+    found = jobs.from_file(cli.build_parser().parse_args(command))
+    assert [job.num_samples for job in found] == [1, 4, 1]
+    assert not any(f'"{name}":' in block for name in renamed.SHORT)
