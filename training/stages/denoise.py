@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from codi import pretrained, settings
 from codi.diffusion import NoiseProcess, shift_level
 from codi.diffusion.losses import denoising_loss
-from codi.modalities import component_class, in_words, kind_of
+from codi.modalities import component_class, in_words, kind_of, kinds
 from codi.models.codi import DENOISERS
 from codi.types import InputError, Modality
 from data.batch import Batch
@@ -41,12 +41,18 @@ SCHEDULER = {
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
 }
-# The embedded model's defaults of a call's settings, where they are not those of `codi.settings.DEFAULTS`.
+
+
+def by_output(setting: str) -> dict[str, float]:
+    """Return what a new model says of a setting for each output that has a value of its own."""
+    return {kind.name: kind.sampling[setting] for kind in kinds() if setting in kind.sampling}
+
+
+# The embedded model's defaults of a call's settings, where they are not those of `codi.settings.DEFAULTS`; what
+# they are for each output is said by its modality (`ModalityKind.sampling`).
 DEFAULTS = {
     "num_inference_steps": 20,
-    "guidance_scale": {"text": 1.5, "image": 3.0, "audio": 3.0, "video": 3.0},
-    # as strong as prompt guidance, so that it costs no further branch
-    "sync_guidance_scale": {"audio": 3.0, "video": 3.0},
+    **{name: by_output(name) for name in ("guidance_scale", "sync_guidance_scale")},
     # from the beginning, since the first steps decide when the first event is
     "sync_guidance_interval": [0.0, 1.0],
     "timestep_shift": 2.0,
@@ -54,9 +60,7 @@ DEFAULTS = {
     "caption_prior": "text",  # prompts are read by its noisy-latent encoder (`codi.joint.caption_prior`)
     "partner_estimate_weight": 3.0,
     "auxiliary_caption": "text",  # a caption that nobody asked for decides what several outputs leave open
-    # A picture starts when the text is half done, a sound when the text is, a clip when the sound is
-    # (docs/joint.md).
-    "start_offset": {"image": 0.5, "audio": 1.0, "video": 2.0},
+    "start_offset": by_output("start_offset"),
 }
 
 
