@@ -84,14 +84,14 @@ def encodings(options: argparse.Namespace) -> list[Any]:
     A run that trains on no latents of media files raises `InputError`.
     """
     from training.config import load_config
-    from training.stages import find_stage
+    from training.stages import open_stage
 
     config = load_config(options.config, small=options.small, overrides=options.set)
     if not config.data:
         raise InputError(
             f"{options.config} has no section `data`: latents of the world are encoded when training starts"
         )
-    stage = find_stage(config.stage)(config)
+    stage = open_stage(config)
     found = [encoding for encoding in stage.encodings() if encoding.parts]
     if not found:
         raise InputError(f"stage {config.stage} trains on the media themselves: there is nothing to encode")

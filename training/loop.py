@@ -39,7 +39,7 @@ from training.engine import (
 from training.log import Log, Meter
 from training.prefetch import Prefetch
 from training.schedule import learning_rate
-from training.stages import Source, Stage, find_stage
+from training.stages import Source, Stage, find_stage, open_stage
 from training.stages.building import build_module
 
 INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
@@ -92,7 +92,7 @@ class Trainer:
         self.samples = self.step = 0
         self.elapsed = 0.0
         found = self._find_checkpoint()
-        self.stage = find_stage(config.stage)(config)
+        self.stage = open_stage(config)
         torch.manual_seed(config.seed)
         self.module = build_module(self.stage, config.part)
         self.stage.to(self.device)
@@ -380,7 +380,7 @@ class Trainer:
         weights = self.held.weights() | (self.held.whole(self.ema.average) if self.ema else {})
         if not self.main:
             return self.stage, nn.Module()
-        stage = find_stage(self.config.stage)(self.config)
+        stage = open_stage(self.config)
         module = stage.build()
         load_weights(module, weights)
         stage.to(self.device)

@@ -25,7 +25,7 @@ from training.config import Config, load_config, strict
 from training.dry_run import dry_run
 from training.engine import enable_checkpointing
 from training.folder import destination
-from training.stages import Stage, find_stage
+from training.stages import Stage, find_stage, open_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
 
@@ -174,7 +174,7 @@ def build(config: Config, parts: MetaLoader) -> tuple[Stage, nn.Module]:
     before, parts.asking = parts.asking, config
     with loading_by(parts):
         with torch.device("cpu"):  # schedulers need numbers, even while another part is built without
-            stage = find_stage(config.stage)(config)
+            stage = open_stage(config)
         module = on_meta(lambda: build_module(stage, config.part))
     parts.asking = before
     if config.gradient_checkpointing:

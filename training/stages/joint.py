@@ -215,13 +215,17 @@ class JointStage(Stage):
         self.options = strict(JointOptions, config.options, where="options")
         rule = rule_of(config)
         self.pairs = {parse_pair(name, rule): share for name, share in self.options.pairs.items()}
-        self.shifts, sides, dropout = (
-            self.options.by_pair(name, rule) for name in ("timestep_shift", "prompts", "prompt_dropout")
-        )
+        self.shifts = self.options.by_pair("timestep_shift", rule)
         self.attending = self.options.attending_by_pair(rule)
         self.attended = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
         contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
         self.taught = self.attended | contrasted  # whose environment encoders train
+
+    def load(self) -> None:
+        """Load the text tower, the noise process, and noisy-latent encoders where the model has any."""
+        config, rule = self.config, rule_of(self.config)
+        sides = self.options.by_pair("prompts", rule)
+        dropout = self.options.by_pair("prompt_dropout", rule)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
         self.prompts = {

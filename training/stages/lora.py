@@ -102,7 +102,11 @@ class LoraStage(Stage):
         """Return the stage whose objective this one has."""
         raise NotImplementedError
 
-    def load(self) -> nn.Module:
+    def load(self) -> None:
+        """Load the inner stage's frozen parts."""
+        self.inner.load()
+
+    def finished(self) -> nn.Module:
         """Return the finished module that the inner stage's loss is computed with."""
         raise NotImplementedError
 
@@ -112,7 +116,7 @@ class LoraStage(Stage):
 
     def build(self) -> Adapters:
         """Return the LoRA of every denoiser, and freeze everything else."""
-        self.base = self.load().requires_grad_(False).eval()
+        self.base = self.finished().requires_grad_(False).eval()
         settings = {"rank": self.part.rank, "alpha": self.alpha, "dropout": self.part.dropout}
         denoisers = self.denoisers()
         layers = {
@@ -173,7 +177,7 @@ class DenoiseLora(LoraStage):
             dataclasses.replace(config, part={}, options={**config.options, "continue_from": True})
         )
 
-    def load(self) -> nn.Module:
+    def finished(self) -> nn.Module:
         """Return the finished denoiser."""
         return self.inner.build()
 
@@ -201,7 +205,7 @@ class JointLora(LoraStage):
         }
         return JointStage(dataclasses.replace(config, part=part))
 
-    def load(self) -> JointAdapters:
+    def finished(self) -> JointAdapters:
         """Return the finished denoisers and encoders. Raise `InputError` for options that change them."""
         changing = [
             name

@@ -70,9 +70,13 @@ class NoisyLatentStage(Stage):
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(NoisyLatentOptions, config.options, where="options")
-        self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.modalities = [Modality.parse(name) for name in config.part["latents"]]
         self.media = tuple(m for m in self.modalities if not in_words(m))
+
+    def load(self) -> None:
+        """Load the text tower, the noise process, and the text autoencoder where sentences are encoded."""
+        config = self.config
+        self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
         self.sentences = (
             autoencoder_of(config.model, Modality.TEXT) if any(map(in_words, self.modalities)) else None
         )

@@ -105,6 +105,10 @@ class InversionStage(Stage):
             "continue_from": True,
         }
         self.inner = DenoiseStage(dataclasses.replace(config, options=prompts))
+
+    def load(self) -> None:
+        """Load the inner stage's frozen parts, of which the text tower learns the word."""
+        self.inner.load()
         self.tower = self.inner.prompts.text
 
     def build(self) -> Vectors:
