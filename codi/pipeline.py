@@ -440,18 +440,21 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             The context (B, 1, D).
         """
         mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
-        counted = [
-            (modality, token, weight)
-            for (modality, token), weight in zip(tokens, weights, strict=True)
-            if weight > 0
-        ]
+        kinds: list[Modality] = []
+        counted_tokens: list[Tensor] = []
+        counted_weights: list[float] = []
+        for (modality, token), weight in zip(tokens, weights, strict=True):
+            if weight > 0:
+                kinds.append(modality)
+                counted_tokens.append(token)
+                counted_weights.append(weight)
         # A sentence alone needs no translation into captions: it is one.
-        only_a_sentence = len(counted) == 1 and kind_of(counted[0][0]).in_words
+        only_a_sentence = len(kinds) == 1 and kind_of(kinds[0]).in_words
         estimate = self._prior() if read and not only_a_sentence else None
         if estimate is None:
             return mixed
-        captions = [estimate(token) for _, token, _ in counted]
-        combined = caption_prior.combine_prompts(captions, [weight for _, _, weight in counted])
+        captions = list(map(estimate, counted_tokens))
+        combined = caption_prior.combine_prompts(captions, counted_weights)
         return caption_prior.project(mixed[:, 0].to(combined), combined)[:, None].to(mixed)
 
     def _prior(self) -> Callable[[Tensor], Tensor] | None:

@@ -170,14 +170,14 @@ class CachedSource(Source):
         """Return the batch of positions `indices`, counted over all passes."""
         places = [divmod(int(row), self.shard_size) for row in rows_of(indices, self.count, self.seed)]
         facts = []
-        rows: dict[str, list[Tensor]] = {name: [] for name in self.names}
         for shard, row in places:
-            tensors, scenes = self.shards[shard]
-            facts.append(scenes[row])
-            for name in self.names:
-                rows[name].append(tensors[name][row])
+            _, facts_of_shard = self.shards[shard]
+            facts.append(facts_of_shard[row])
         known = self._words(facts, indices)
-        latents = {name: torch.stack(rows[name]).float() for name in self.names}
+        latents = {}
+        for name in self.names:
+            rows = [self.shards[shard][0][name][row] for shard, row in places]
+            latents[name] = torch.stack(rows).float()
         return dataclasses.replace(known.with_named(**latents), index=list(indices))
 
     def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> Batch:

@@ -181,7 +181,7 @@ class MediaSource(Source):
         named: dict[str, Any] = {}
         for modality in self.media:
             if in_words(modality):
-                named[modality.value] = [self._words(row, position) for row, position in zip(rows, indices)]
+                named[modality.value] = list(map(self._words, rows, indices))
                 named[f"{modality}_mask"] = torch.tensor([bool(row.captions) for row in rows])
             else:
                 named |= self._stack(modality, [media for _, media in valid])

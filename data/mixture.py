@@ -3,6 +3,7 @@
 The source that position i is taken from, and the position in it, are functions of (seed, i).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,12 +117,8 @@ class Mixture(Source):
                 order += here.tolist()
         # the parts lie source by source; this puts their samples back into the order of `indices`
         back = np.argsort(order).tolist()
-        about = {}
-        for name in self._shared:
-            about[name] = _merge([part[name] for part in parts], back)
-        named = {}
-        for name in parts[0].named:
-            named[name] = _merge([part.named[name] for part in parts], back)
+        about = {name: _merge(parts, name, back) for name in self._shared}
+        named = {name: _merge(parts, name, back) for name in parts[0].named}
         return Batch(index=list(indices), named=named, **about)
 
     def close(self) -> None:
@@ -147,12 +144,13 @@ def _masked(batch: Batch, count: int) -> Batch:
     return batch.with_named(**(masks | batch.named))
 
 
-def _merge(parts: list[Any], back: list[int]) -> Any:
-    """Return the values of several batches as one, in the order that `back` gives."""
-    if isinstance(parts[0], Tensor):
-        shapes = [tuple(part.shape[1:]) for part in parts]
+def _merge(parts: list[Batch], name: str, back: list[int]) -> Any:
+    """Return the values that several batches have under a name as one, in the order that `back` gives."""
+    values = [part[name] for part in parts]
+    if isinstance(values[0], Tensor):
+        shapes = [tuple(value.shape[1:]) for value in values]
         if len(set(shapes)) > 1:
             raise InputError(f"sources of a mixture give shapes {shapes}: expected the same geometry")
-        return torch.cat(parts)[back]
-    flat = [item for part in parts for item in part]
+        return torch.cat(values)[back]
+    flat = list(itertools.chain.from_iterable(values))
     return [flat[place] for place in back]

@@ -24,7 +24,7 @@ def bit_of(modality: Modality) -> int:
 
 def bits_of(media: Iterable[Modality]) -> int:
     """Return the bit mask of several modalities."""
-    return sum(bit_of(modality) for modality in set(media))
+    return sum(map(bit_of, set(media)))
 
 
 def row_keys() -> tuple[str, ...]:
@@ -205,7 +205,7 @@ def read_captions(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
     for text in given:
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise InputError(f"{where}: caption {text!r} is damaged text: save it in UTF-8 again")
-    return tuple(text.strip() for text in given)
+    return tuple(map(str.strip, given))
 
 
 def read_window(values: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
@@ -261,4 +261,4 @@ def read_digests(values: Any, where: str) -> dict[Modality, str]:
 
 
 def _is_hex(text: str) -> bool:
-    return all(letter in "0123456789abcdefABCDEF" for letter in text)
+    return set(text) <= set("0123456789abcdefABCDEF")

@@ -200,7 +200,11 @@ class Decoder:
         """Return the connections that have an answer, or whose time is up."""
         left = min(deadline for *_, deadline in busy.values()) - time.monotonic()
         ready = wait(list(busy), timeout=max(0.0, left))
-        return ready or [c for c, (*_, deadline) in busy.items() if deadline <= time.monotonic()]
+        if not ready:
+            for connection, (*_, deadline) in busy.items():
+                if deadline <= time.monotonic():
+                    ready.append(connection)
+        return ready
 
 
 class _Worker:

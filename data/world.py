@@ -89,7 +89,7 @@ class WorldSource(SceneSource):
         transforms: Mapping[str, Callable[[Any], Any]] | None = None,
         canonical: bool = False,
     ) -> None:
-        self.media = tuple(Modality.parse(m) for m in media)
+        self.media = tuple(map(Modality.parse, media))
         if len(self.media) != 1 and set(self.media) not in PAIRS:
             named = ", ".join(self.media) or "none"
             raise InputError(
@@ -137,7 +137,8 @@ class WorldSource(SceneSource):
 
 def nameable(media: Iterable[Modality]) -> tuple[str, ...]:
     """Return the facts that every one of the media can show."""
-    return tuple(name for name in ATTRIBUTES if all(name in VISIBLE[m] for m in media))
+    visible = [VISIBLE[m] for m in media]
+    return tuple(name for name in ATTRIBUTES if all(name in names for names in visible))
 
 
 def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
