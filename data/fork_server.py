@@ -56,7 +56,8 @@ class ForkServer:
                 # an interrupt from the keyboard is for the training process to handle
                 start_new_session=True,
             )
-        self._socket, self._asking = ours, threading.Lock()
+        self._socket = ours
+        self._asking = threading.Lock()
 
     @property
     def ended(self) -> bool:
@@ -128,7 +129,8 @@ def _attend(server: socket.socket) -> None:
             break
         request = json.loads(message)
         if "fork" in request:
-            if (pid := os.fork()) == 0:
+            pid = os.fork()
+            if pid == 0:
                 server.close()
                 _work(handles[0], request["fork"])
             workers.add(pid)
@@ -158,7 +160,7 @@ def _reap(pid: int) -> int:
 
 def _work(handle: int, memory: int) -> None:
     """Run a worker in the forked process; this never returns."""
-    from data.workers import serve
+    from data.worker import serve
 
     code = 1
     try:
