@@ -1,0 +1,2 @@
+def read_heif(source):
+    raise NotImplementedError
