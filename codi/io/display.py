@@ -28,7 +28,7 @@ class Display:
         transposed: whether rows become columns.
         mirrored: whether left and right are exchanged then.
         flipped: whether top and bottom are exchanged then.
-        coloured: whether it states a colour space or a range of its own.
+        usual: whether its numbers are the usual ones: brightness and two colours, of 8 bits.
     """
 
     width: int
@@ -38,12 +38,12 @@ class Display:
     transposed: bool = False
     mirrored: bool = False
     flipped: bool = False
-    coloured: bool = False
+    usual: bool = True
 
     @property
     def plain(self) -> bool:
         """Whether there is nothing to be done, so that any decoder shows the frame rightly."""
-        odd = self.transposed or self.mirrored or self.flipped or self.opacity or self.coloured
+        odd = self.transposed or self.mirrored or self.flipped or self.opacity or not self.usual
         return not odd and self.aspect == 1
 
     def shape(self, size: int | None) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def display_of(frame: Any, stream: Any) -> Display:
         transposed,
         mirrored,
         flipped,
-        coloured=_is_coloured(frame),
+        usual=_is_usual(frame.format),
     )
 
 
@@ -98,10 +98,9 @@ def has_opacity(layout: Any) -> bool:
     return layout.has_palette or any(component.is_alpha for component in layout.components)
 
 
-def _is_coloured(frame: Any) -> bool:
-    """Return whether a frame states a colour space or range, or has no 8 bits in which they are the usual."""
-    usual_space = frame.colorspace in (2, 5, 6)  # unspecified, and the two names of that of television
-    return not usual_space or frame.color_range == 2 or frame.format.name != "yuv420p"
+def _is_usual(layout: Any) -> bool:
+    """Return whether a pixel format is brightness and two colours of 8 bits, which every decoder shows alike."""
+    return layout.name.startswith("yuv") and all(component.bits == 8 for component in layout.components)
 
 
 def _matrix(frame: Any) -> tuple[int, ...] | None:

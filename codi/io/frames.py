@@ -46,6 +46,7 @@ from codi.types import InputError
 Backend = Literal["decord", "av"]
 BACKENDS = ("auto", "decord", "av")
 MAX_BYTES = 8 << 30
+SLOW = 10.0  # frames per second, about, of animated pictures, which state none
 FASTEST = 60.0  # frames per second of a clip for which nobody asked for a rate
 _DECORD_FORMATS = {"mov", "mp4", "matroska", "webm"}
 _DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
@@ -215,7 +216,7 @@ def gate(source: MediaFile, count: int) -> Header:
         check_pixels(width, height, source=source.name)
         _check_memory(source, count, width, height)
         duration = duration_of(container, stream)
-        fps = rate_of(source, stream)
+        fps = SLOW if _is_picture_file(container) else rate_of(source, stream)
         if duration > MAX_SECONDS:
             raise InputError(f"{source.name} states {duration:.0f} s: that is outside what is accepted")
         zero = zero_of(container)
@@ -236,7 +237,7 @@ def _gate_animation(source: MediaFile, count: int) -> Header:
     with open_animation(source) as image:
         check_pixels(*image.size, source=source.name)
         _check_memory(source, count, *image.size)
-        return Header(0.0, 10.0, image.n_frames, 1e-3)
+        return Header(0.0, SLOW, image.n_frames, 1e-3)
 
 
 def _check_memory(source: MediaFile, count: int, width: int, height: int) -> None:
@@ -279,24 +280,29 @@ def _num_frames(container: Any, stream: Any) -> int:
     The index of the container knows what its edit lists leave, and which frames of an avi file were left out.
     """
     index = getattr(stream, "index_entries", ())
-    return len(index) if stream.frames and len(index) and not _is_gif(container) else stream.frames
+    return len(index) if stream.frames and len(index) and not _is_picture_file(container) else stream.frames
 
 
-def _is_gif(container: Any) -> bool:
+def _is_picture_file(container: Any) -> bool:
+    """Return whether a container is an animated picture, in which every frame has its own duration."""
     return container.format.name in ("gif", "apng")
 
 
 def _is_plain(container: Any, stream: Any) -> bool:
     """Return whether decord shows a stream as it is meant.
 
-    It knows nothing of edit lists, display matrices, the shape of pixels, opacity and colour spaces, and of
+    It knows nothing of edit lists, display matrices, the shape of pixels, opacity and more than 8 bits, and of
     several streams it takes another one. decord 0.6 misreads lines whose padded length is a multiple of their
     width: it takes them for pixels of more than three bytes (widths of 16, 24, 48 and 72).
     """
     wide = stream.width >= 128 or stream.width % 32 == 0
-    if not wide or len(container.streams.video) != 1 or stream.codec_context.codec.canonical_name not in _DECORD_CODECS:
+    if (
+        not wide
+        or len(container.streams.video) != 1
+        or stream.codec_context.codec.canonical_name not in _DECORD_CODECS
+    ):
         return False
-    if stream.metadata.get("alpha_mode") or is_by_order(container, stream):
+    if stream.metadata.get("alpha_mode") or is_by_order(container, stream) or _is_cut(stream):
         return False
     for packet in container.demux(stream):
         if packet.is_discard or not packet.size:
@@ -304,6 +310,14 @@ def _is_plain(container: Any, stream: Any) -> bool:
         for frame in packet.decode():
             return display_of(frame, stream).plain
     return False
+
+
+def _is_cut(stream: Any) -> bool:
+    """Return whether an edit list cuts frames off the end of a stream, or out of its index."""
+    index = getattr(stream, "index_entries", ())
+    return bool(stream.frames and len(index)) and (
+        len(index) != stream.frames or index[len(index) - 1].is_discard
+    )
 
 
 def is_by_order(container: Any, stream: Any) -> bool:
@@ -371,7 +385,9 @@ class _Wanted:
                 f"{self.source.name} has no frame that can be decoded from {self.times[0]:g} s on"
             )
         if shown < len(self.times):
-            found = count + num_hidden() if ended and whole else None
+            found = count if ended and whole else None
+            if found is not None and found < self.header.frames:
+                found += num_hidden()
             self.check_reach(last, end if ended else last, found)
             self._keep(pictures, index, shown, math.inf, held, convert)
         return Shown(np.stack(pictures), index, last, end)
@@ -448,7 +464,7 @@ def _by_av(wanted: _Wanted, threads: bool) -> Shown:
                     return found
     with wanted.source.container() as container:
         decoder = _Decoder(wanted, container, threads)
-        return wanted.show(decoder.frames(True), decoder.convert, True, lambda: decoder.hidden)
+        return wanted.show(decoder.frames(True), decoder.convert, True, decoder.num_hidden)
 
 
 def _decoded_from(wanted: _Wanted, container: Any, threads: bool) -> Shown | None:
@@ -478,7 +494,7 @@ class _Decoder:
     def __init__(self, wanted: _Wanted, container: Any, threads: bool) -> None:
         self.wanted, self.container = wanted, container
         self.stream = picture_stream(container)
-        self.hidden = 0  # frames that an edit list hides
+        self._hidden = 0  # frames that an edit list hides, of those that were read
         self._by_order = is_by_order(container, self.stream)
         if threads:
             self.stream.thread_type = "AUTO"
@@ -499,7 +515,7 @@ class _Decoder:
         started, previous = False, -math.inf
         for packet in self.container.demux(self.stream):
             if packet.size:
-                self.hidden += packet.is_discard
+                self._hidden += packet.is_discard
                 at = packet.dts if self._by_order or packet.pts is None else packet.pts
                 if at is not None:
                     lasts[at] = (packet.duration or 0) * tick
@@ -516,6 +532,10 @@ class _Decoder:
                     )
                 previous = max(previous, time)
                 yield previous - header.zero, lasts.pop(round(time / tick), 0.0), frame
+
+    def num_hidden(self) -> int:
+        """Return how many frames an edit list hides, at the beginning of the clip and at its end."""
+        return max(self._hidden, sum(entry.is_discard for entry in getattr(self.stream, "index_entries", ())))
 
     def _time_of(self, frame: Any, queue: deque[float], previous: float) -> float:
         """Return the second of a frame on the clock of the container."""
@@ -545,9 +565,7 @@ def _with_opacity(stream: Any) -> Any:
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.codec.canonical_name)
     if name is None or stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
         return None
-    context = av.CodecContext.create(name, "r")
-    context.time_base = stream.time_base
-    return context
+    return av.CodecContext.create(name, "r")
 
 
 # decord ----------------------------------------------------------------

@@ -175,7 +175,9 @@ def reading(path: str | Path, modality: Modality) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, InputError) and not getattr(error, "other_kind", False):
             raise
-        raise InputError(wrong_kind(path, modality, None if isinstance(error, InputError) else error)) from error
+        raise InputError(
+            wrong_kind(path, modality, None if isinstance(error, InputError) else error)
+        ) from error
 
 
 def wrong_kind(path: str | Path, wanted: Modality, error: Exception | None = None) -> str:

@@ -325,16 +325,14 @@ class _Mixer:
         """Yield the samples of a frame, float32 (samples,)."""
         import av
 
-        count = frame.layout.nb_channels
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind not in self._resamplers:
             layout = "stereo" if is_mixed(frame.layout) else None
             rate = None if frame.sample_rate == self.rate else self.rate
-            self._resamplers[kind] = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-        if count == 0:
-            return
+            # packed: PyAV cannot take more than eight channels apart
+            self._resamplers[kind] = av.AudioResampler(format="flt", layout=layout, rate=rate)
         for piece in self._resamplers[kind].resample(frame):
-            yield piece.to_ndarray().mean(axis=0)
+            yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels).mean(axis=1)
 
 
 def is_mixed(layout: Any) -> bool:
