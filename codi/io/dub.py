@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from codi.io.gates import open_container, picture_stream, reading, wrong_kind
-from codi.io.read import duration_of
+from codi.io.media_file import duration_of
 from codi.io.tags import KEY, append_to_mp4
 from codi.io.write import atomic, encode_sound
 from codi.types import InputError, Modality

@@ -59,7 +59,7 @@ class MediaFolder:
         for place, _, names in os.walk(folder, followlinks=False):
             for name in names:
                 stem, _, suffix = name.rpartition(".")
-                if suffix.lower() in known:
+                if suffix.lower() in known and not stem.startswith("._"):  # what a Mac notes of a file
                     self._files.setdefault(stem, []).append(
                         os.path.relpath(os.path.join(place, name), folder)
                     )
