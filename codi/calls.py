@@ -119,7 +119,7 @@ class CallMixin:
 
     @property
     def num_timesteps(self) -> int:
-        """The number of steps of this thread's call, or else the latest: how often a callback is called."""
+        """The number of steps of this thread's call, or else of the latest; a callback is called as often."""
         return self._own_call.num_timesteps
 
     @property

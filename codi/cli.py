@@ -373,6 +373,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wait_passively()
     warnings.showwarning = partial(_note, set())
     try:
+        for note in modalities.load_plugins():
+            warnings.warn(note, stacklevel=1)
         args = build_parser().parse_args(argv)
         args.owns_process = owns_process
         code = args.run(args)

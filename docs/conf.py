@@ -38,10 +38,12 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes are fields of their class, beside what autodoc finds
 python_maximum_signature_line_length = 90
 
 PROJECT_FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "codi/assets/tiny/README.md")
 PACKAGES = ("codi", "data", "training")
+FIELD = re.compile(r"(\s*(?::(?:[^:\\]|\\.)+:)?)(.*)")  # a field's name, and its text
 LEGEND = re.compile(r"^\S(.*?\S)? {2,}\S")  # `name    what it is`: columns, which RST would run together
 
 
@@ -141,8 +143,14 @@ def tidy(lines: list[str]) -> None:
 
 def _as_rst(block: str) -> str:
     lines = block.split("\n")
-    if re.match(r"\s*(:\w+|\.\. |[-*] |\d+\. |>>>)", lines[0]):  # fields, directives, lists, examples
+    if re.match(r"\s*:\w+", lines[0]):  # fields, `:param x: text`, whose names are left as they are
+        return "\n".join(FIELD.match(line)[1] + _escaped(FIELD.match(line)[2]) for line in lines)
+    if re.match(r"\s*(\.\. |[-*] |\d+\. |>>>)", lines[0]):  # directives, lists, examples
         return block
     if any(map(LEGEND.match, lines)) or any(line.startswith(" ") for line in lines):
         return "::\n\n" + "\n".join(f"    {line}" for line in lines)
-    return re.sub(r"`[^`]*`|([*|_])", lambda found: f"\\{found[1]}" if found[1] else found[0], block)
+    return _escaped(block)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"`[^`]*`|\\.|([*|_])", lambda found: f"\\{found[1]}" if found[1] else found[0], text)

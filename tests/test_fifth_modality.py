@@ -6,6 +6,7 @@ encoder and noisy-latent encoder are codi's own classes.
 
 import copy
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -13,84 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from codi import CoDiPipeline, cli, io, modalities, outputs
+from codi import CoDiPipeline, cli, modalities, outputs
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.models.denoisers import TextDenoiser
-from codi.types import InputError, Modality, ModalitySpec
+from codi.prompts import collect
+from codi.types import InputError, Modality
 from tests import tiny_pipeline
+from tests.event_parts import EventAutoencoder, EventTower
+from tests.event_times import RATE, STEPS, WIDTH, EventTimes
 
 ROOT = Path(__file__).parent.parent
-STEPS, RATE, WIDTH = 32, 16.0, 16  # of the raster: steps, steps per second; of the latent
-
-
-class EventTimes(modalities.ModalityKind):
-    """A list of seconds, rasterised as (1, T): 1 where something happens, else -1."""
-
-    name = "event_times"
-    field = "event_times"
-    suffix = ".json"
-    prompt_file = "json"
-
-    def describe(self, autoencoder, denoiser):
-        return ModalitySpec(raw_shape=(1, STEPS), latent_shape=(WIDTH,))
-
-    def is_part(self, value):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-    def prepare(self, value, spec, padded=True):
-        seconds = value
-        if isinstance(value, (str, Path)):
-            io.check_file(value)
-            seconds = json.loads(Path(value).read_text())
-        if not isinstance(seconds, list) or not all(map(self.is_part, seconds)):
-            raise InputError(f"event_times are {seconds!r}: expected a list of seconds")
-        raster = torch.full(spec.raw_shape, -1.0)
-        for second in seconds:
-            raster[0, min(int(second * RATE), STEPS - 1)] = 1.0
-        return raster
-
-    def formatted(self, raw, output_type):
-        return [(row[0] > 0).nonzero()[:, 0].div(RATE).tolist() for row in raw.cpu()]
-
-    def write(self, out, stem, k):
-        return io.save_text(self.path(stem), json.dumps(out.event_times[k]))
-
-
-class EventAutoencoder(ModelMixin, ConfigMixin):
-    """(B, 1, T) <-> (B, WIDTH)."""
-
-    @register_to_config
-    def __init__(self, steps: int = STEPS, width: int = WIDTH):
-        super().__init__()
-        self.down, self.up = nn.Linear(steps, width), nn.Linear(width, steps)
-
-    @apply_forward_hook
-    def encode(self, raw: Tensor, generator=None) -> Tensor:
-        return self.down(raw[:, 0].to(self.dtype))
-
-    @apply_forward_hook
-    def decode(self, latent: Tensor) -> Tensor:
-        return self.up(latent)[:, None].tanh()
-
-
-class EventTower(ModelMixin, ConfigMixin):
-    """(B, 1, T) -> unit tokens (B, D)."""
-
-    @register_to_config
-    def __init__(self, steps: int = STEPS, dim: int = tiny_pipeline.DIM):
-        super().__init__()
-        self.layer, self.dim = nn.Linear(steps, dim), dim
-
-    @apply_forward_hook
-    def embed(self, raw: Tensor) -> Tensor:
-        return functional.normalize(self.layer(raw[:, 0].to(self.dtype)), dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +95,6 @@ def test_from_words_to_it_and_back_to_words(pipe, tmp_path):
 
 
 def prompts(seconds):
-    from codi.prompts import collect
-
     return collect({Modality("event_times"): seconds})
 
 
@@ -281,3 +215,36 @@ def test_the_four_are_as_before():
     with pytest.raises(ValueError, match="'smell' is not a valid Modality"):
         Modality("smell")
     assert dict(outputs.FIELDS)[Modality.VIDEO] == "videos"
+
+
+def install(folder, **entries):
+    """Puts what pip notes of an installed package into a folder: its entry points."""
+    about = folder / "brings_modalities-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: brings-modalities\nVersion: 1.0\n")
+    lines = [f"{name} = {place}" for name, place in entries.items()]
+    (about / "entry_points.txt").write_text("\n".join(["[codi.modalities]", *lines]) + "\n")
+
+
+def test_an_installed_package_brings_it_to_the_commands(tmp_path):
+    install(tmp_path, event_times="tests.event_times:EventTimes")
+    command = [sys.executable, "-m", "codi.cli", "generate", "--help"]
+    path = f"{tmp_path}:{ROOT}"
+    helped = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert "--event-times" in helped.stdout and not helped.stderr
+
+
+def test_a_package_that_cannot_be_used_is_left_out_with_a_line(tmp_path, monkeypatch):
+    install(tmp_path, a="tests.nowhere:Kind", b="tests.event_times:Broken", c="tests.event_times:STEPS")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = list(Modality)
+    notes = modalities.load_plugins()
+    assert [note.split(" is left out: ")[0] for note in notes] == [
+        "modality a of tests.nowhere:Kind",
+        "modality b of tests.event_times:Broken",
+        "modality c of tests.event_times:STEPS",
+    ]
+    assert "No module named 'tests.nowhere'" in notes[0] and "abstract" in notes[1]
+    assert list(Modality) == before

@@ -272,8 +272,6 @@ def test_startup_is_quick(arguments, limit):
 # them. A ceiling may only fall: whoever asks `codi.modalities.kind_of` instead lowers it here.
 KNOWN_BY_NAME = {
     "codi/records.py": 2,  # keys of a record that are called text
-    "training/stages/align.py": 1,
-    "training/stages/denoise.py": 3,
 }
 # The world draws and reads back four media of its own, and the bench measures with its evaluators; codi/io
 # knows files, codi/convert and codi/models/released four released checkpoints.

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from codi.modalities import load_plugins_aloud
 from codi.types import InputError
 
 
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Fill the caches of one run and return the exit code."""
+    load_plugins_aloud()
     options = make_parser().parse_args(arguments)
     try:
         if options.shard_size < 1:

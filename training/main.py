@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from codi.modalities import load_plugins_aloud
 from codi.types import InputError
 
 
@@ -55,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage and return the exit code."""
+    load_plugins_aloud()
     options = make_parser().parse_args(arguments)
     from training.config import load_config
 

@@ -19,13 +19,13 @@ import torch
 from codi import pretrained
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
-from codi.modalities import component_class
+from codi.modalities import component_class, load_plugins_aloud
 from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
 from training.stages.common import load_part
-from training.stages.denoise import load_defaults, load_scheduler
+from training.stages.new_model import load_defaults, load_scheduler
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
@@ -97,6 +97,7 @@ def check_place(to: Path, kept: dict[str, Path]) -> None:
 
 def main() -> int:
     """Publish a model and return the exit code."""
+    load_plugins_aloud()
     parser = argparse.ArgumentParser(
         prog="training.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

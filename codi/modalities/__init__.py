@@ -9,8 +9,14 @@ A further modality is a subclass of `ModalityKind`, here or in anybody's own pac
 `register` before a pipeline is built of its components:
 
     codi.modalities.register(EventTimes())
+
+A package that brings one for the commands too names it in its pyproject.toml:
+
+    [project.entry-points."codi.modalities"]
+    event_times = "my_package:EventTimes"
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -34,11 +40,14 @@ __all__ = [
     "in_words",
     "kind_of",
     "kinds",
+    "load_plugins",
+    "load_plugins_aloud",
     "register",
     "registered",
     "sized",
 ]
 
+PLUGINS = "codi.modalities"  # the group of entry points by which installed packages bring modalities
 _KINDS: dict[Modality, ModalityKind] = {}
 
 
@@ -92,6 +101,33 @@ def registered(kind: ModalityKind) -> Iterator[Modality]:
         Modality.forget(modality)
 
 
+def load_plugins() -> list[str]:
+    """Register what installed packages bring under the entry point group "codi.modalities".
+
+    An entry point names a subclass of `ModalityKind`. Commands call this before they read their arguments; in
+    Python, `register` does. One that cannot be loaded breaks nothing but itself.
+
+    Returns:
+        For each that cannot be used, a line that says why.
+    """
+    from importlib.metadata import entry_points
+
+    notes = []
+    for entry in entry_points(group=PLUGINS):
+        try:
+            register(entry.load()())
+        except Exception as error:  # whatever somebody else's package throws
+            reason = " ".join(str(error).split()) or type(error).__name__
+            notes.append(f"modality {entry.name} of {entry.value} is left out: {reason}")
+    return notes
+
+
+def load_plugins_aloud() -> None:
+    """Call `load_plugins` and say on stderr what is left out, as a command does."""
+    for note in load_plugins():
+        print(f"note: {note}", file=sys.stderr, flush=True)
+
+
 def kind_of(modality: Modality | str) -> ModalityKind:
     """Return what is known of a modality.
 
@@ -126,8 +162,15 @@ def in_files() -> tuple[Modality, ...]:
 
 
 def component_class(name: str) -> type:
-    """Return the class of which a component is trained, by its name in a model, and import its module."""
+    """Return the class of which a component is trained, by its name in a model, and import its module.
+
+    Raises `InputError` for a component of which no modality says it.
+    """
     places = {component: place for kind in kinds() for component, place in kind.classes.items()}
+    if name not in places:
+        raise InputError(
+            f"nothing says of which class {name} is: expected it in `classes` of its modality's ModalityKind"
+        )
     module, _, attribute = places[name].partition(":")
     return getattr(import_module(module), attribute)
 

@@ -64,6 +64,8 @@ class ModalityKind(ABC):
         made_by: which stages make these components, by their names; for messages.
         aligned: the components that its alignment with text trains anew (`training.stages.align`).
         bridge: the attribute of its tower that holds its bridge to text.
+        sampling: what a new model says of it in settings that each output has for itself: "guidance_scale",
+            "sync_guidance_scale", and "start_offset", in schedules (`codi.settings.DEFAULTS`).
     """
 
     name: ClassVar[str]
@@ -87,6 +89,7 @@ class ModalityKind(ABC):
     made_by: ClassVar[Mapping[str, str]] = {}
     aligned: ClassVar[tuple[str, ...]] = ()
     bridge: ClassVar[str] = "bridge"
+    sampling: ClassVar[Mapping[str, float]] = {"guidance_scale": 3.0}
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Name the components and the field after the modality where the class does not."""

@@ -18,6 +18,7 @@ class Text(ModalityKind):
         "text_tower": "codi.models.conditioning:TextTower",
         "text_denoiser": "codi.models.denoisers:TextDenoiser",
     }
+    sampling = {"guidance_scale": 1.5}
     made_by = {
         "text_autoencoder": "autoencoder_text",
         "text_tower": "align_image",

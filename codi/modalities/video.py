@@ -28,6 +28,8 @@ class Video(ModalityKind):
     geometry_keys = ("size", "frames", "fps")
     carries = ("audio",)
     dtype = "uint8"
+    # A clip starts when the sound is done (docs/joint.md).
+    sampling = {"guidance_scale": 3.0, "sync_guidance_scale": 3.0, "start_offset": 2.0}
     classes = Image.classes
     made_by = {**Image.made_by, "vision_denoiser": "denoise_image and denoise_video"}
     aligned = ()  # it adds to the tower that pictures made

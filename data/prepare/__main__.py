@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from codi.modalities import load_plugins_aloud
 from codi.types import InputError
 
 
@@ -42,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the manifest and return the exit code."""
+    load_plugins_aloud()
     options = make_parser().parse_args(arguments)
     try:
         written, missing = prepare(options)

@@ -73,7 +73,8 @@ class AlignOptions:
 
     def __post_init__(self) -> None:
         expect(self.rhythm >= 0, "rhythm", self.rhythm, "0 or more")
-        able = self.modality == "audio" or not self.continue_from
+        kind = kind_of(self.modality)
+        able = kind.aligned == (kind.tower,) or not self.continue_from
         expect(
             able, "continue_from", True, "false: pictures start anew, clips from the tower that pictures made"
         )
