@@ -667,12 +667,20 @@ def check_part(folder: Path, module: nn.Module, stored: Mapping[str, Entry]) -> 
             )
 
 
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Return whether no number of a tensor is NaN or infinite, in one pass and without a copy."""
+def is_finite(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Return whether no number of a tensor is NaN or infinite, in one pass and without a copy.
+
+    Args:
+        tensor: the tensor; one that is not floating-point is finite.
+        dtype: the precision in which its numbers have to be finite; None for its own.
+
+    Returns:
+        Whether all of them are.
+    """
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
         return True
     # NaN spreads to both ends, and an infinite number is one of them
-    return all(bool(end.isfinite()) for end in tensor.detach().aminmax())
+    return all(bool(end.to(dtype or end.dtype).isfinite()) for end in tensor.detach().aminmax())
 
 
 def _compare_names(where: str, found: set[str], expected: set[str]) -> None:
