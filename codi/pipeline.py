@@ -147,13 +147,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         )
         settings.check_names("CoDiPipeline", more, self._optional_components)
         self.register_modules(**more)
-        if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
-            raise InputError(
-                f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}"
-            )
-        for name in ("auxiliary_caption", "caption_prior"):
-            if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
-                raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
+        settings.check_defaults(defaults or {})
         self.register_to_config(defaults=dict(defaults or {}))
         self._kept_card: str | None = None  # somebody else's, in the folder that is being saved to
         self._init_calls()
