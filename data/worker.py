@@ -1,6 +1,6 @@
 """One process that decodes: what it does from its start to its end, and what comes of a job.
 
-`data.fork_server` starts such processes, and `data.workers` hands them jobs. A worker answers with plain
+`codi.fork_server` starts such processes, and `data.workers` hands them jobs. A worker answers with plain
 bytes, never with a pickle: whatever a hostile file turns it into stays in its process.
 """
 
@@ -10,11 +10,11 @@ import signal
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from codi.fork_server import limit_memory
 from codi.types import InputError, Modality
 from data.decode import Job, decode
 
@@ -64,7 +64,7 @@ def serve(connection: Connection, memory: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to stderr by themselves
-    _limit_memory(memory)
+    limit_memory(memory)
     while True:
         try:
             job = connection.recv()
@@ -81,15 +81,3 @@ def serve(connection: Connection, memory: int) -> None:
         connection.send_bytes(json.dumps({"arrays": [str(m) for m in result]}).encode())
         for modality, value in result.items():
             connection.send_bytes(value.numpy().astype(job.kinds[modality].dtype, copy=False).tobytes())
-
-
-def _limit_memory(extra: int) -> None:
-    """Give a file that asks for too much memory an error instead of the machine's memory."""
-    try:
-        import resource
-
-        status = Path("/proc/self/status").read_text()
-        now = int(status.split("VmData:")[1].split()[0]) << 10
-        resource.setrlimit(resource.RLIMIT_DATA, (now + extra, resource.RLIM_INFINITY))
-    except (ImportError, OSError, IndexError, ValueError):
-        pass  # not Linux: no such limit

@@ -6,9 +6,7 @@ sample is tried once more, so that a kill from outside changes nothing; a sample
 So is one that a decoder refuses. A mistake in this code base is neither: it stops the run.
 """
 
-import contextlib
 import json
-import os
 import signal
 import threading
 import time
@@ -21,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from codi.fork_server import Worker
 from codi.types import InputError, Modality
 from data.decode import Job
-from data.fork_server import ForkServer
 from data.worker import BadSample, Media, bad_sample, decode_here
 
 TRIES = 2  # of a sample that ends its worker
 MAX_HEADER = 1 << 16
+LIBRARIES = ("torchaudio", "decord")  # they resample sounds and decode clips
 
 
 class DecodingError(RuntimeError):
@@ -207,70 +206,35 @@ class Decoder:
         return ready
 
 
-class _Worker:
-    """One decoding process, started when it is first needed and after every death."""
+class _Worker(Worker):
+    """One decoding process."""
 
     def __init__(self, memory: int) -> None:
-        self._memory = memory
-        self._owner = 0
-        self.pid: int | None = None
+        super().__init__("data.worker:serve", memory, LIBRARIES)
         self.job: Job | None = None  # what it was given last
-        self._connection: Connection | None = None
 
     def send(self, job: Job) -> Connection:
         """Hand a job over and return the connection on which its answer will come."""
         self.job = job
-        if self._connection is None or self._owner != os.getpid():
-            self._start()
         try:
-            self._connection.send(job)
-        except (BrokenPipeError, ConnectionResetError):  # it died while it had nothing to do
-            self.stop()
-            self._start()
-            self._connection.send(job)
-        return self._connection
-
-    def receive(self, job: Job, deadline: float) -> Media | BadSample | str:
-        """Return the answer that is there, or as a string what the worker died of."""
-        if not self._connection.poll() and time.monotonic() >= deadline:
-            self.stop()
-            return "it took longer than the time allowed to decode"
-        try:
-            header = json.loads(self._connection.recv_bytes(MAX_HEADER))
-            if "fatal" in header:
-                raise DecodingError(f"a mistake in our own code at sample {job.id}:\n{header['fatal']}")
-            return bad_sample(job, header["bad"]) if "bad" in header else self._arrays(job, header["arrays"])
-        except (EOFError, OSError, ValueError, KeyError):
-            return self._bury()
-
-    def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        if self._connection is None:
-            return
-        if self._owner == os.getpid():
-            with contextlib.suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
-                ForkServer.shared().reap(self.pid)
-        self._connection.close()
-        self.pid = self._connection = None
-
-    def _start(self) -> None:
-        try:
-            self.pid, self._connection = ForkServer.shared().fork(self._memory)
-            self._owner = os.getpid()
+            return super().send(job)
         except OSError as error:
             raise DecodingError(
                 f"no decoding process can be started ({error}): try workers: 0 to see why"
             ) from error
 
-    def _bury(self) -> str:
-        """Return as a sentence what the process died of, and forget the process."""
+    def receive(self, job: Job, deadline: float) -> Media | BadSample | str:
+        """Return the answer that is there, or as a string what the worker died of."""
+        if not self.connection.poll() and time.monotonic() >= deadline:
+            self.stop()
+            return "it took longer than the time allowed to decode"
         try:
-            code = ForkServer.shared().reap(self.pid)
-        except OSError:
-            code = -signal.SIGKILL  # the fork server is gone, and its workers were killed with it
-        self._connection.close()
-        self.pid = self._connection = None
+            header = json.loads(self.connection.recv_bytes(MAX_HEADER))
+            if "fatal" in header:
+                raise DecodingError(f"a mistake in our own code at sample {job.id}:\n{header['fatal']}")
+            return bad_sample(job, header["bad"]) if "bad" in header else self._arrays(job, header["arrays"])
+        except (EOFError, OSError, ValueError, KeyError):
+            code = self.bury()
         if code < 0:
             return f"decoding it kills the process ({signal.Signals(-code).name})"
         return f"decoding it ends the process (exit code {code})"
@@ -282,7 +246,7 @@ class _Worker:
             shape = job.sizes[modality].shape
             kind = np.dtype(job.kinds[modality].dtype)
             size = int(np.prod(shape)) * kind.itemsize
-            raw = bytearray(self._connection.recv_bytes(size))
+            raw = bytearray(self.connection.recv_bytes(size))
             if len(raw) != size:
                 raise ValueError(len(raw))
             media[modality] = torch.from_numpy(np.frombuffer(raw, dtype=kind).reshape(shape))

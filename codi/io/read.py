@@ -13,13 +13,26 @@ from typing import Any
 from torch import Tensor
 
 from codi.io.frames import cut_note, read_clip
-from codi.io.gates import check_audio, check_file, check_minutes, probe, reading
+from codi.io.gates import (
+    MAX_DECODED,
+    MAX_MINUTES,
+    MAX_PIXELS,
+    MAX_RATE,
+    check_audio,
+    check_file,
+    check_minutes,
+    probe,
+    reading,
+)
 from codi.io.media_file import MediaFile
 from codi.io.pictures import picture_of
+from codi.io.sandbox import sandboxed
 from codi.io.sounds import sound_at, stated_seconds
 from codi.types import Modality
 
-
+LONG_SIDE = (
+    4  # of a clip that is not square: its longer side, of the shorter one, as far as memory is set aside
+)
 CHECKED = 2.0  # frames per second that are converted where a clip is only checked
 
 
@@ -40,6 +53,7 @@ class Video:
     sampling_rate: int | None = None
 
 
+@sandboxed(lambda path: 3 * MAX_PIXELS)
 def load_image(path: str | Path) -> Tensor:
     """Read the picture in a file.
 
@@ -59,6 +73,7 @@ def load_image(path: str | Path) -> Tensor:
         return picture_of(_file(path))
 
 
+@sandboxed(lambda path, seconds=None: 4 * MAX_RATE * round(60 * MAX_MINUTES if seconds is None else seconds))
 def load_audio(path: str | Path, seconds: float | None = None) -> tuple[Tensor, int]:
     """Read the sound in a file, which may be a recording or a clip.
 
@@ -113,12 +128,28 @@ def load_video(
         InputError: if the file is no clip, is damaged, is beyond the limits of `codi.io.gates`, or states an
             absurd frame rate.
     """
+    return Video(**_load_video(path, seconds, size, sound, fps))
+
+
+def _clip_bytes(path: Any, seconds: float | None, size: int | None, sound: bool, fps: float | None) -> int:
+    """Return how many bytes a clip may have that is read with these arguments."""
+    if seconds is None or size is None or fps is None:
+        return MAX_DECODED
+    pixels = LONG_SIDE * (2 * size) ** 2
+    return min(MAX_DECODED, round(seconds * fps + 2) * 3 * pixels)
+
+
+@sandboxed(_clip_bytes)
+def _load_video(
+    path: str | Path, seconds: float | None, size: int | None, sound: bool, fps: float | None
+) -> dict[str, Any]:
+    """Read a clip as `load_video` does, and return the attributes of `Video`."""
     with reading(path, Modality.VIDEO):
         source = _file(path)
         frames, fps, notes = read_clip(source, fps, seconds, size)
         _warn(notes)
         wave, rate = (sound and sound_at(source, 0.0, seconds, clip=True)) or (None, None)
-    return Video(frames=frames, fps=fps, audio=wave, sampling_rate=rate)
+    return {"frames": frames, "fps": fps, "audio": wave, "sampling_rate": rate}
 
 
 def describe(path: str | Path) -> dict[str, Any]:
