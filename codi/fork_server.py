@@ -29,6 +29,9 @@ from typing import Any
 
 START_SECONDS = 300  # to import what is needed, on a busy machine
 _SIZE = 4096
+# What the server imports before anybody asks, by name: this module itself knows nothing of media.
+LIBRARIES = ("av", "PIL.Image", "soundfile")
+MODULES = ("codi.io",)
 
 
 def available() -> bool:
@@ -208,13 +211,12 @@ def limit_memory(extra: int) -> None:
 
 def main(handle: int) -> None:
     """Run the fork server: import what reading media needs, then answer requests."""
-    import av  # noqa: F401
-    import PIL.Image  # noqa: F401
-
-    import codi.io  # noqa: F401
     from codi.libraries import loads
 
-    loads("soundfile")
+    for name in LIBRARIES:
+        loads(name)
+    for name in MODULES:
+        import_module(name)
     with socket.socket(fileno=handle) as server:
         _attend(server)
 

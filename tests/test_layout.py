@@ -36,8 +36,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.renamed": set(),
     "codi.layers": set(),
     "codi.start_up": {"codi.libraries"},
+    "codi.fork_server": {"codi.libraries"},
     "codi.border": {"codi.types", "codi.renamed"},
-    "codi.io": {"codi.types", "codi.libraries", "codi.border", "codi.renamed"},
+    "codi.io": {"codi.types", "codi.libraries", "codi.border", "codi.renamed", "codi.fork_server"},
     "codi.modalities": LEAVES | {"codi.media"},
     "codi.diffusion": LEAVES,
     "codi.conditions": LEAVES | KINDS | {"codi.diffusion"},
@@ -124,9 +125,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.pipeline",
         "codi.start_up",
     }
-    | {"codi.wording"},
+    | {"codi.fork_server", "codi.wording"},
     "data": {
         "codi.types",
+        "codi.fork_server",
         "codi.modalities",
         "codi.libraries",
         "codi.io",
