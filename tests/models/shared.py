@@ -1,4 +1,4 @@
-"""What tests of networks share: ends that start at zero are drawn, and what depends on what is asked by gradient."""
+"""Helpers of tests of networks: ends that start at zero are drawn, gradients say what depends on what."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,7 +25,7 @@ def assert_near(ours: Tensor, theirs: Tensor) -> None:
 
 
 def depends_on(function: Callable[[Tensor], Tensor], x: Tensor, axis: int) -> list[int]:
-    """The places along one axis of x on which the result depends, by the gradient of a drawn mixture of it."""
+    """The places along one axis of x on which the result depends, by the gradient of a mixture of it."""
     x = x.detach().clone().requires_grad_()
     y = function(x)
     (y * drawn(*y.shape, seed=9)).sum().backward()

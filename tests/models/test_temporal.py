@@ -1,4 +1,4 @@
-"""Temporal modules: their parts against formulas written out, and which frames and positions influence which."""
+"""Temporal modules: their parts against formulas written out, and which frames influence which."""
 
 import math
 
