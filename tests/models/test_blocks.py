@@ -176,6 +176,16 @@ def test_what_is_for_clips_leaves_pictures_alone():
 
 
 @torch.no_grad()
+def test_columns_of_a_sound_are_mixed_as_frames_of_one_row():
+    mixer = wake(FrameTransformer(8, EMB, grid=(1, 3), dim=8, num_layers=1, num_heads=2))
+    block = Block(ResidualBlock(8, 8, EMB, num_groups=4), frame_mixer=mixer)
+    h, sound = drawn(2, 8, 4, 3), signals(time_axis=2, length=4, rate=4.0)
+    rows = torch.stack([h[i, :, [k]] for i in range(2) for k in range(4)])  # (B T, C, 1, M)
+    mixed = mixer(rows, sound.emb, 4).view(2, 4, 8, 3)
+    assert_near(block(h, sound), mixed.transpose(1, 2))
+
+
+@torch.no_grad()
 def test_once_for_each_step_the_same_is_added_everywhere_in_it():
     joint = wake(JointAttention(8, 4, 2))
     block = Block(ResidualBlock(8, 8, EMB, num_groups=4), joint=joint)
@@ -226,6 +236,18 @@ def test_a_frame_transformer_adds_in_proportion_to_its_stream(grid):
     assert_near(mixer(8 * h, emb, 3) - 8 * h, 8 * added)  # the norm in front sees no scale
     assert_near(mixer(h[3:], emb[1:], 3) - h[3:], added[3:])
     assert not torch.allclose(mixer(h, -emb, 3) - h, added, atol=1e-3)
+
+
+@torch.no_grad()
+def test_frames_are_pooled_to_tokens_and_tokens_spread_over_frames():
+    torch.manual_seed(0)
+    mixer = wake(FrameTransformer(4, EMB, grid=(2, 2), dim=8, num_layers=1, num_heads=2, kernel_layers=1))
+    h, emb = drawn(3, 4, 4, 4), drawn(1, EMB)
+    pooled = functional.avg_pool2d(h, 2).flatten(1)
+    tokens = mixer.proj_in(mixer.norm(pooled)) + mixer.position[:3] + mixer.emb_proj(emb)
+    tokens = mixer.proj_out(mixer.last_norm(mixer.kernels[0](tokens[None], emb)[0]))
+    spread = functional.interpolate(tokens.view(3, 4, 2, 2), size=(4, 4), mode="bilinear")
+    assert_near(mixer(h, emb, 3), h + spread * h.square().mean().sqrt())
 
 
 @torch.no_grad()

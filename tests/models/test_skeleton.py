@@ -141,7 +141,7 @@ def test_a_frame_transformer_attends_to_partners_only_once_per_frame():
     mixer = dict(frame_transformer=dict(grid=(2, 2), dim=8, num_layers=1, num_heads=2), latent_rate=4.0)
     found = unet(**JOINT, **mixer, joint_per_frame=True, joint_per_frame_config=dict(num_sinks=2))
     adapter = found.joint_adapters()["middle.0.frame_mixer.joint"]
-    assert isinstance(adapter, PerFrameJointAttention)
+    assert isinstance(adapter, PerFrameJointAttention) and len(adapter.attention.sinks) == 2
     assert "middle.0.frame_mixer.joint" not in unet(**JOINT, **mixer).joint_adapters()
     assert "middle.0.frame_mixer.joint" not in unet(**mixer, joint_per_frame=True).joint_adapters()
 

@@ -106,9 +106,13 @@ def test_without_positions_frames_have_no_order_and_with_them_they_have(x):
 
 @torch.no_grad()
 def test_positions_over_space_are_added_where_all_places_attend(x):
-    with_space = lambda layer: not torch.equal(layer(x, (2, 3)), layer(x))
-    assert with_space(attention(positions=True, span="all"))
-    assert not with_space(attention(positions=True)) and not with_space(attention(span="all"))
+    for norm in ("channels", "frames"):
+        layer = attention(positions=True, span="all", norm=norm)
+        position = layer.position[:FRAMES, None] + grid_waves((2, 3), CHANNELS)
+        rows = layer.norm(x) + position if norm == "channels" else layer.norm(x + position)
+        assert_near(layer(x, (2, 3)), attended(layer, rows.flatten(1, 2)).view(x.shape))
+    for layer in (attention(positions=True), attention(span="all")):
+        assert torch.equal(layer(x, (2, 3)), layer(x))
 
 
 def test_positions_start_as_waves_or_near_zero():
