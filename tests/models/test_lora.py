@@ -1,5 +1,6 @@
 """LoRA in a denoiser: which layers have one, what it adds, what fits, and that weights come back exactly."""
 
+import math
 import re
 import sys
 
@@ -148,6 +149,9 @@ def test_a_probe_knows_weights_in_any_precision_from_others_of_any_size():
     assert lora.probe(3 * weight) == pytest.approx(number, abs=2e-6) and lora.probe(-weight) == -number
     assert lora.probe(weight.bfloat16()) == pytest.approx(number, abs=3e-3)
     assert lora.probe(torch.zeros(4)) == 0
+    # Files hold probes, so the wave must stay what it is: cosines at the golden angle.
+    wave = torch.cos(torch.arange(400, dtype=torch.float64) * math.pi * (3 - math.sqrt(5)))
+    assert lora.probe(wave) == pytest.approx(20, abs=1e-4)
     others = torch.tensor([lora.probe(drawn(64, 100, seed=seed)) for seed in range(1, 200)])
     assert abs(others.mean()) < 0.2 and 0.85 < others.std() < 1.15  # about normally distributed
     assert (others - number).abs().min() > 1e-3

@@ -133,7 +133,8 @@ def test_a_word_that_was_learned_is_known(tower):
     ("first", "second"),
     [
         ({"orb": 2}, {"orb_1": 1}),
-        ({"orb_1": 1}, {"orb": 2}),
+        ({"orb_1": 1}, {"Orb": 2}),
+        ({"ORB": 2}, {"orb_1": 1}),
         ({"orb": 2, "orb_1": 1}, None),
         ({"<orb>": 1, "<Orb>": 1}, None),
     ],
