@@ -224,3 +224,18 @@ def test_frames_are_folded_into_the_batch_and_back():
     assert folded.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(unfold_frames(folded, clip), clip)
     assert torch.equal(unfold_frames(fold_frames(picture), picture), picture)
+
+
+@torch.no_grad()
+def test_what_a_latent_says_of_its_time():
+    sound, vision = unet(time_axis=2, latent_rate=4.0, joint_per_frame=True), unet(latent_rate=8.0)
+
+    def said(model, x, rate=None):
+        given = model.signals(x, TIME, model.precompute(drawn(2, 1, 6), x), None, rate)
+        return given.frames, given.time_axis, given.length, given.rate, given.per_frame
+
+    assert said(sound, drawn(2, 2, 5, 3)) == (None, 2, 5, 4.0, True)
+    assert said(sound, drawn(2, 2, 5, 3), rate=2.0)[3] == 2.0
+    assert said(vision, drawn(2, 2, 7, 4, 4)) == (7, None, 7, 8.0, False)
+    assert said(vision, drawn(2, 2, 4, 4)) == (None, None, None, None, False)
+    assert said(unet(joint_per_frame=True), drawn(2, 2, 4, 4))[4] is False  # a picture has no steps
