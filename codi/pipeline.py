@@ -692,9 +692,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         Raises:
             InputError: for anything that cannot be used.
         """
-        named = more | {"text": text, "image": image, "audio": audio, "video": video}
-        named |= {"negative_text": negative_text, "negative_image": negative_image}
-        named |= {"negative_audio": negative_audio, "negative_video": negative_video}
+        named = more | dict(text=text, image=image, audio=audio, video=video)
+        named |= dict(negative_text=negative_text, negative_image=negative_image)
+        named |= dict(negative_audio=negative_audio, negative_video=negative_video)
         sizes = {"height": height, "width": width, "num_frames": num_frames, "fps": fps}
         sizes["audio_length_in_s"] = audio_length_in_s
         given = Given.from_arguments(
