@@ -248,6 +248,8 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
     wrong = [names[p] for p in order if not _fits(state.get(names[p], {}), p)] + sorted(
         state.keys() - {names[p] for p in order}
     )
+    slots = set().union(*state.values())
+    wrong += [name for name, values in state.items() if values.keys() != slots]
     if wrong and state:
         raise InputError(
             f"the checkpoint's optimizer state is of another model (see {', '.join(wrong[:3])}): start anew "
