@@ -161,8 +161,7 @@ def check_config(path: Path, values: Mapping[str, Any], part_class: type) -> Non
             raise InputError(f"{path} has the key {unknown[0]!r}, which {part_class.__name__} does not know")
     hints = _annotations(part_class)
     for name, value in given.items():
-        parameter = parameters.get(name)
-        if parameter is not None and _same(value, parameter.default):
+        if name not in parameters or _same(value, parameters[name].default):
             continue
         if not fits(value, hints.get(name, Any)):
             raise InputError(f"{path} has {name} {_short(value)}: expected {_spoken(hints[name])}; {AGAIN}")

@@ -248,6 +248,8 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wrong = [names[p] for p in order if not _fits(state.get(names[p], {}), p)]
     wrong += sorted(state.keys() - {names[p] for p in order})
+    slots = set().union(*state.values())
+    wrong += [name for name, values in state.items() if values.keys() != slots]
     if wrong and state:
         raise InputError(
             f"the checkpoint's optimizer state is of another model (see {', '.join(wrong[:3])}): start anew "

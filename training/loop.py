@@ -296,7 +296,12 @@ class Trainer:
         self.elapsed = state["elapsed"]
         self.held.load_optimizer(snapshot.optimizer)
         if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+            try:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            except (KeyError, RuntimeError):
+                raise InputError(
+                    "the checkpoint's loss scale is not one of this torch: start anew with --restart"
+                ) from None
         if self.ema and snapshot.ema:
             self.ema.load(self.held.cut(snapshot.ema), state["ema_updates"])
 

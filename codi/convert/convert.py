@@ -34,7 +34,7 @@ from codi.convert.checkpoint import (
 from codi.convert.released import FULL, SLOTS, Geometry, Part
 from codi.convert.tables import Table
 from codi.diffusion.released import ReleasedDDIMScheduler
-from codi.tensor_files import read_json
+from codi.tensor_files import read_header, read_json
 from codi.types import InputError
 
 WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
@@ -344,7 +344,10 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
     pretrained.check_files(
         folder, [part.name for of_slot in parts.values() for part in of_slot], verify=False
     )
-    pretrained.check_checksums(folder, sorted(Path(folder).glob("*/*.safetensors")))
+    weights = sorted(Path(folder).glob("*/*.safetensors"))
+    for path in weights:
+        read_header(path)  # one clear line for a file that is damaged
+    pretrained.check_checksums(folder, weights)
     written = []
     with beside(out) as target:
         for slot, entry in files.items():
@@ -353,7 +356,7 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
                 found = undo(folder / part.name / WEIGHTS, part, entry["tensors"])
                 check_copies(folder, tensors, found)
                 tensors |= found
-            if TIED in entry["tensors"]:
+            if TIED in entry["tensors"] and TWIN in tensors:
                 tensors[TIED] = tensors[TWIN]
             if missing := [name for name in entry["tensors"] if name not in tensors]:
                 raise InputError(
@@ -413,6 +416,9 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
 
     Returns:
         The released tensors by name.
+
+    Raises:
+        InputError: if the part lacks a tensor.
     """
     _, table = part.on_meta()
     rows = [
@@ -422,6 +428,8 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
         and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))
     ]
     with safe_open(path, framework="pt") as file:
+        if missing := sorted({name for row in rows for name in row.targets} - set(file.keys())):
+            raise InputError(f"{path} lacks the tensor {missing[0]!r}: copy it again, or convert again")
         return {
             row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous()
             for row in rows

@@ -8,7 +8,6 @@ Letters: B batch, D width of the prompt space. A pair is two modalities (a, b) o
 side of it.
 """
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from data.batch import Batch
 from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.stages import Stage
-from training.stages.common import export_part, load_part, say
+from training.stages.common import copy_model, export_part, load_part, say
 from training.stages.contrast import TimedContrast
 from training.stages.files import known_geometry
 from training.stages.joint_adapters import (
@@ -619,7 +618,7 @@ class JointStage(Stage):
     def export(self, module: JointAdapters, folder: Path) -> None:
         """Write the environment encoders, and the denoisers with their joint attention."""
         if self.options.into is not None:
-            shutil.copytree(folder, self.options.into, dirs_exist_ok=True)
+            copy_model(folder, self.options.into, but=module.denoisers)
             folder = self.options.into
         # adapters that started anew know no other encoders: those in the folder are not kept then
         place = folder / "environment_encoders"
