@@ -8,35 +8,40 @@ height, W width.
     gates.py  what a file may be, and the one way to open it
     read.py   files -> tensors
     fit.py    tensors of any size, rate and length -> a model's geometry
-    write.py  tensors -> files, atomically
+    files.py  new files of any kind, whole or not at all
+    write.py  tensors -> media files
     tags.py   what a file carries about how it was made
     dub.py    a clip with another sound, its frames untouched
 """
 
 from codi.io.dub import save_dubbed
+from codi.io.files import (
+    NewFile,
+    WriteError,
+    atomic,
+    check_folder,
+    create_json,
+    new_file,
+    numbered,
+    save_json,
+    save_manifest,
+    save_text,
+    sha256_of,
+    staged,
+    taken,
+)
 from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
 from codi.io.read import Video, check_prompt, describe, image_to_tensor, load_audio, load_image, load_video
 from codi.io.tags import read_text
-from codi.io.write import (
-    atomic,
-    check_folder,
-    check_writers,
-    create_json,
-    numbered,
-    save_audio,
-    save_image,
-    save_json,
-    save_manifest,
-    save_text,
-    save_video,
-    taken,
-)
+from codi.io.write import check_writers, save_audio, save_image, save_video
 
 __all__ = [
     "MAX_MINUTES",
     "MAX_PIXELS",
+    "NewFile",
     "Video",
+    "WriteError",
     "atomic",
     "check_audio",
     "check_file",
@@ -54,6 +59,7 @@ __all__ = [
     "load_audio",
     "load_image",
     "load_video",
+    "new_file",
     "numbered",
     "probe",
     "read_text",
@@ -64,6 +70,8 @@ __all__ = [
     "save_manifest",
     "save_text",
     "save_video",
+    "sha256_of",
+    "staged",
     "taken",
     "to_unit",
 ]

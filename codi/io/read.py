@@ -3,7 +3,6 @@
 Letters: F frames, H height, W width.
 """
 
-import hashlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codi.io.files import sha256_of
 from codi.io.gates import (
     EXPECTED,
     MAX_DECODED,
@@ -161,15 +161,11 @@ def load_video(
 def describe(path: str | Path) -> dict[str, Any]:
     """Return what a manifest records of an input file: its path, kind, size in bytes and sha256."""
     check_file(path)
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return {
         "path": str(path),
         "kind": str(probe(path)),
         "bytes": os.path.getsize(path),
-        "sha256": digest.hexdigest(),
+        "sha256": sha256_of(path),
     }
 
 
@@ -218,10 +214,17 @@ def _load_soundfile(path: str | Path, seconds: float | None) -> tuple[np.ndarray
         return None
     import soundfile
 
-    try:
-        file = soundfile.SoundFile(str(path))
-    except soundfile.LibsndfileError:
-        return None
+    # opened here, because soundfile takes no name that is not UTF-8
+    with open(path, "rb") as source:
+        try:
+            file = soundfile.SoundFile(source)
+        except soundfile.LibsndfileError:
+            return None
+        return _samples(file, path, seconds)
+
+
+def _samples(file: Any, path: str | Path, seconds: float | None) -> tuple[np.ndarray, int]:
+    """Read an open sound, or its beginning, and return it as (samples,) with its rate in Hz."""
     with file:
         check_minutes(file.frames / file.samplerate, path)
         _note_cut(path, file.frames / file.samplerate, seconds)
