@@ -20,7 +20,7 @@ from torch.nn import functional
 from codi.world import caption
 from training.config import Config
 from training.stages import find_stage
-from training.stages.denoise import load_scheduler
+from training.stages.new_model import load_scheduler
 
 
 class Run:

@@ -50,7 +50,7 @@ def test_it_is_small_and_says_how_it_was_made():
 
 
 def test_its_settings_are_those_that_training_publishes(pipe):
-    from training.stages.denoise import DEFAULTS
+    from training.stages.new_model import DEFAULTS
 
     assert pipe.config.defaults == DEFAULTS
 

@@ -25,7 +25,7 @@ from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
 from training.stages.common import load_part
-from training.stages.denoise import load_defaults, load_scheduler
+from training.stages.new_model import load_defaults, load_scheduler
 
 
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:

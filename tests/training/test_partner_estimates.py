@@ -16,8 +16,9 @@ from codi.types import InputError, Modality
 from data.batch import Batch
 from data.world import PAIRS
 from training.config import Config
-from training.stages.denoise import SCHEDULER, DenoiseStage, estimate_weight
+from training.stages.denoise import DenoiseStage
 from training.stages.joint import JointStage
+from training.stages.new_model import SCHEDULER, estimate_weight
 from training.stages.partner_estimates import PartnerEstimates, estimated_prompt
 
 TEXT, IMAGE = Modality.TEXT, Modality.IMAGE

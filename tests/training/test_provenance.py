@@ -14,7 +14,7 @@ from training.config import load_config
 from training.main import main
 from training.provenance import command_of, provenance
 from training.publish import main as publish
-from training.stages.denoise import DEFAULTS
+from training.stages.new_model import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
 FILES = ("data.manifests=[{path: a.jsonl, weight: 2}, b.parquet]", "data.shards=[c.tar]")

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from codi import pretrained, settings
-from codi.diffusion import NoiseProcess, shift_level
+from codi.diffusion import NoiseProcess
 from codi.diffusion.losses import denoising_loss
-from codi.modalities import component_class, in_words, kind_of, kinds
+from codi.modalities import component_class, in_words, kind_of
 from codi.models.codi import DENOISERS
 from codi.types import InputError, Modality
 from data.batch import Batch
@@ -27,41 +24,13 @@ from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
+from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
 from training.stages.pairs import rule_of
 from training.stages.partner_estimates import PartnerEstimates, load_noisy_latent_encoders
 from training.stages.prompts import Prompts, check_prompts, expect_shares
 from training.stages.temporal_change import WithTemporalChange
 
 FusePrompt = Callable[[Tensor, Tensor], Tensor]
-
-# The embedded model's noise process: cosine (arXiv 2102.09672), whose last step holds no signal, and
-# v-prediction, which needs none.
-SCHEDULER = {
-    "beta_schedule": "squaredcos_cap_v2",
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-}
-
-
-def by_output(setting: str) -> dict[str, float]:
-    """Return what a new model says of a setting for each output that has a value of its own."""
-    return {kind.name: kind.sampling[setting] for kind in kinds() if setting in kind.sampling}
-
-
-# The embedded model's defaults of a call's settings, where they are not those of `codi.settings.DEFAULTS`; what
-# they are for each output is said by its modality (`ModalityKind.sampling`).
-DEFAULTS = {
-    "num_inference_steps": 20,
-    **{name: by_output(name) for name in ("guidance_scale", "sync_guidance_scale")},
-    # from the beginning, since the first steps decide when the first event is
-    "sync_guidance_interval": [0.0, 1.0],
-    "timestep_shift": 2.0,
-    "normalise_prompts": True,
-    "caption_prior": "text",  # prompts are read by its noisy-latent encoder (`codi.joint.caption_prior`)
-    "partner_estimate_weight": 3.0,
-    "auxiliary_caption": "text",  # a caption that nobody asked for decides what several outputs leave open
-    "start_offset": by_output("start_offset"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,57 +117,6 @@ PREVIEW = [
     "a cyan ball",
     "a star at night",
 ]
-
-
-def load_scheduler(model: Path) -> SchedulerMixin:
-    """Return the scheduler in the model folder, or that of the embedded model while there is none.
-
-    A model's index names the scheduler's class. The first export of a denoiser puts the scheduler into the
-    folder.
-    """
-    folder, own = (
-        model / "scheduler",
-        (DPMSolverMultistepScheduler.__module__, DPMSolverMultistepScheduler.__name__),
-    )
-    if not folder.is_dir():
-        return DPMSolverMultistepScheduler(**SCHEDULER)
-    index = pretrained.read_index(model) if (model / pretrained.INDEX).is_file() else {}
-    return pretrained.load_part(folder, *index.get("scheduler", own), torch.float32)
-
-
-def load_defaults(model: Path) -> dict[str, Any]:
-    """Return the defaults of a call's settings that the model folder holds.
-
-    A model in the making has no index yet; it gets the defaults of the embedded model.
-    """
-    return pretrained.read_defaults(model) if (model / pretrained.INDEX).is_file() else DEFAULTS
-
-
-def estimate_weight(model: Path) -> float:
-    """Return by how much partner estimates are amplified in the model that a run trains."""
-    return {**settings.DEFAULTS, **load_defaults(model)}["partner_estimate_weight"]
-
-
-def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
-    """Return timesteps (B,), one in each of B equal parts of the schedule, in random order.
-
-    Their mean loss varies less than with independent draws.
-
-    Args:
-        count: the number of samples B.
-        total: the number of timesteps in the schedule.
-        generator: the source of the draws.
-        shift: above one it moves timesteps towards noise (`codi.diffusion.shift_level`). The more numbers say
-            the same thing, as in the frames of a clip, the higher is the noise at which it is decided.
-
-    Returns:
-        Whole numbers from 0 to total - 1.
-    """
-    device = generator.device
-    place = torch.randperm(count, generator=generator, device=device) + torch.rand(
-        count, generator=generator, device=device
-    )
-    return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
 
 
 class DenoiseStage(Stage):

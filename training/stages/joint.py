@@ -31,7 +31,6 @@ from training.dry_run import empty, whole_numbers
 from training.stages import Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
-from training.stages.denoise import estimate_weight, load_scheduler, spread_timesteps
 from training.stages.files import known_geometry
 from training.stages.joint_adapters import (
     JointAdapters,
@@ -41,6 +40,7 @@ from training.stages.joint_adapters import (
     with_others,
 )
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
+from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
 from training.stages.pairs import Pair, PairSource, Rule, parse_pair, rule_of
 from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts

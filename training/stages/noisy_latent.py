@@ -24,9 +24,9 @@ from training.dry_run import empty, whole_numbers
 from training.engine import to_device
 from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, say
-from training.stages.denoise import load_scheduler, spread_timesteps
 from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
+from training.stages.new_model import load_scheduler, spread_timesteps
 from training.stages.prompts import Prompts, expect_shares
 
 PREVIEWED = 64  # samples in the preview

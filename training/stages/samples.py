@@ -17,6 +17,7 @@ from codi.types import Modality
 from codi.world import READERS, VISIBLE, parse
 from training.stages.common import write_png, write_spectrograms
 from training.stages.latents import autoencoder_of, tower_of
+from training.stages.new_model import load_defaults, load_scheduler
 
 
 def make_pipeline(
@@ -32,8 +33,6 @@ def make_pipeline(
     Returns:
         The pipeline, on the device of the denoisers.
     """
-    from training.stages.denoise import load_defaults, load_scheduler
-
     parts = {AUTOENCODERS[m]: autoencoder_of(model, m) for m in denoisers}
     parts |= {DENOISERS[m]: module for m, module in denoisers.items()} | {
         "text_tower": tower_of(model, Modality.TEXT)
