@@ -83,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="codi",
         description="Any combination of text, image, audio and video from any combination of them, together.",
     )
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
     parser.add_argument("--version", action="version", version=f"codi {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     _add_generate(commands)
@@ -131,26 +132,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
-    generate.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        metavar="FOLDER",
-        help="where the files go; numbers go on after those that are there",
-    )
-    generate.add_argument("--overwrite", action="store_true", help="begin at 000 and replace what is there")
-    generate.add_argument(
-        "--from",
-        dest="again",
-        metavar="FILE",
-        help="make it again as this png, wav, mp4 or manifest says it was made; other options count instead "
-        "of what it says",
-    )
-    generate.add_argument(
-        "--jobs",
-        metavar="FILE",
-        help="many jobs, one JSON object per line: id, text, image, ..., to, seed, num_samples, sync, ...",
-    )
+    _add_files(generate)
     _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
         "--seed",
@@ -181,6 +163,30 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate, written={})
+
+
+def _add_files(generate: Any) -> None:
+    """Add the options that name the files to write, to make again, or to read jobs from."""
+    generate.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="where the files go; numbers go on after those that are there",
+    )
+    generate.add_argument("--overwrite", action="store_true", help="begin at 000 and replace what is there")
+    generate.add_argument(
+        "--from",
+        dest="again",
+        metavar="FILE",
+        help="make it again as this png, wav, mp4 or manifest says it was made; other options count instead "
+        "of what it says",
+    )
+    generate.add_argument(
+        "--jobs",
+        metavar="FILE",
+        help="many jobs, one JSON object per line: id, text, image, ..., to, seed, num_samples, sync, ...",
+    )
 
 
 def _add_steering(generate: Any) -> None:
@@ -281,7 +287,8 @@ def _generate(args: argparse.Namespace) -> int:
         gc.disable()
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
-    found, chosen = None, args.scheduler
+    found = None
+    chosen = args.scheduler
     if args.again:
         todo, found = again.jobs_from(args, SCHEDULERS)
     else:
@@ -388,9 +395,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            sign in str(error).lower() for sign in ("out of memory", "allocate memory")
-        ):
+        text = str(error).lower()
+        short_of_memory = "out of memory" in text or "allocate memory" in text
+        if isinstance(error, RuntimeError) and not short_of_memory:
             raise
         advice = (
             "make fewer or smaller at once (--samples, --batch, --height, --num-frames), or use --dtype "

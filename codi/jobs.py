@@ -52,7 +52,8 @@ PROMPT_SECONDS = 10.0  # how much of a recording or clip is decoded to check it
 
 def prompt_keys() -> dict[str, Modality]:
     """Return the keys of prompts, and of negative ones, with the modality that each is for."""
-    return {sign + m.value: m for sign in ("", "negative_") for m in Modality}
+    prompts = {m.value: m for m in Modality}
+    return prompts | {f"negative_{m}": m for m in Modality}
 
 
 def job_keys() -> tuple[str, ...]:
@@ -151,7 +152,8 @@ class Job:
                 )
         for name, least in NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and not (least <= value < (2**63 - 2**32 if name == "seed" else 2**53)):
+            most = 2**63 - 2**32 if name == "seed" else 2**53
+            if value is not None and not least <= value < most:
                 raise InputError(
                     f"{self.origin}{self._called(name)} is {value}: expected a number of at least {least}"
                 )
@@ -174,12 +176,16 @@ class Job:
 
     def _check_scale(self, name: str, scale: Scale) -> None:
         """Raise `InputError` for a scale of what is not made, and for negative prompts without guidance."""
-        if isinstance(scale, dict) and (extra := [key for key in scale if Modality(key) not in self.outputs]):
-            raise InputError(
-                f"{self.origin}{self._called(name)} names {extra[0]}, which is not made: expected some of "
-                f"{', '.join(self.outputs)}"
-            )
-        off = all(scale.get(m.value) == 1 for m in self.outputs) if isinstance(scale, dict) else scale == 1
+        for output in scale if isinstance(scale, dict) else ():
+            if Modality(output) not in self.outputs:
+                raise InputError(
+                    f"{self.origin}{self._called(name)} names {output}, which is not made: expected some of "
+                    f"{', '.join(self.outputs)}"
+                )
+        if isinstance(scale, dict):
+            off = all(scale.get(m.value) == 1 for m in self.outputs)
+        else:
+            off = scale == 1
         if name == "guidance_scale" and off and self.negatives:
             raise InputError(
                 f"{self.origin}negative prompts act through guidance, which is 1 (off): expected another, "
@@ -193,22 +199,23 @@ class Job:
     @property
     def names(self) -> list[str]:
         """File names of the samples without suffix: 000, 001, ..., or the id, with numbers for several."""
-        if self.id is None:
-            return [f"{k:03d}" for k in range(self.num_samples)]
-        if self.num_samples == 1:
+        if self.id is not None and self.num_samples == 1:
             return [self.id]
-        return [f"{self.id}-{k:03d}" for k in range(self.num_samples)]
+        prefix = "" if self.id is None else f"{self.id}-"
+        return [f"{prefix}{k:03d}" for k in range(self.num_samples)]
 
     def with_seed(self) -> "Job":
         """Return the job, with a seed that is drawn now where a line asks for a random one."""
-        return (
-            replace(self, seed=draw_seed(RANDOM, self.origin)) if self.drawn and self.id is not None else self
-        )
+        if not self.drawn or self.id is None:
+            return self
+        return replace(self, seed=draw_seed(RANDOM, self.origin))
 
     @property
     def seeds(self) -> list[int]:
         """The seed of each sample."""
-        return [place["seed"] for place in self.places] or [self.seed + k for k in range(self.num_samples)]
+        if self.places:
+            return [place["seed"] for place in self.places]
+        return list(range(self.seed, self.seed + self.num_samples))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -220,18 +227,25 @@ class Job:
     @property
     def clip(self) -> Path | None:
         """The file of the first video prompt, which may get a new sound; None if there is none."""
-        return next((Path(item.value) for item in self.items if kind_of(item.modality).takes_sound), None)
+        for item in self.items:
+            if kind_of(item.modality).takes_sound:
+                return Path(item.value)
+        return None
 
     @property
     def group(self) -> str:
         """A text that is equal for jobs which may share a call of the pipeline."""
-        kinds = [sorted({item.modality.value for item in items}) for items in (self.items, self.negatives)]
+        given = sorted({item.modality.value for item in self.items})
+        negatives = sorted({item.modality.value for item in self.negatives})
+        kinds = [given, negatives]
         return json.dumps([self.outputs, self.settings, self.sync, kinds], sort_keys=True)
 
     def files(self, out: Path) -> list[Path]:
         """Return the files in the folder `out` that the samples may be written as, by the job's own names."""
-        kinds = [kind_of(m) for m in self.outputs]
-        suffixes = [suffix for kind in kinds for suffix in (kind.suffix, *kind.more_suffixes)]
+        suffixes: list[str] = []
+        for modality in self.outputs:
+            kind = kind_of(modality)
+            suffixes += [kind.suffix, *kind.more_suffixes]
         return [out / (name + suffix) for name in self.names for suffix in suffixes]
 
     def check(self, out: Path, numbered: bool = False) -> None:
@@ -244,19 +258,22 @@ class Job:
         made = set() if numbered else {path.resolve() for path in self.files(out)}
         for item in (*self.items, *self.negatives):
             kind = kind_of(item.modality)
-            if not kind.in_words:
-                with blame(self.origin):
-                    kind.check_file(item.value, PROMPT_SECONDS)
-                    if Path(item.value).resolve() in made:
-                        raise InputError(
-                            f"{item.value} would be overwritten by what is made from it: name another folder "
-                            "with -o"
-                        )
+            if kind.in_words:
+                continue
+            with blame(self.origin):
+                kind.check_file(item.value, PROMPT_SECONDS)
+                if Path(item.value).resolve() in made:
+                    raise InputError(
+                        f"{item.value} would be overwritten by what is made from it: name another folder "
+                        "with -o"
+                    )
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Return the prompts as a manifest lists them; `negatives` are there only if there are any."""
-        rows = {"inputs": [_described(item) for item in self.items]}
-        return rows | ({"negatives": [_described(item) for item in self.negatives]} if self.negatives else {})
+        rows = {"inputs": list(map(_described, self.items))}
+        if self.negatives:
+            rows["negatives"] = list(map(_described, self.negatives))
+        return rows
 
 
 def _described(item: Item) -> dict[str, Any]:
@@ -328,7 +345,8 @@ def applies(name: str, outputs: tuple[Modality, ...]) -> bool:
 def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
     """Read 'video,audio', or a list of names, as modalities in the order given, each once."""
     names = text.split(",") if isinstance(text, str) else text or []
-    return tuple(dict.fromkeys(Modality.parse(name) for name in names if str(name).strip()))
+    filled = [name for name in names if str(name).strip()]
+    return tuple(dict.fromkeys(map(Modality.parse, filled)))
 
 
 def option(args: argparse.Namespace, name: str) -> Any:
@@ -362,23 +380,32 @@ def draw_seed(seed: int | str, origin: str = "") -> int:
 
 def from_arguments(args: argparse.Namespace) -> Job:
     """Return the one job that the options of the command line describe."""
-    prompts = {
-        key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in prompt_keys().items()
-    }
+    prompts = {}
+    for key, modality in prompt_keys().items():
+        prompts[key] = tuple(parse_item(modality, text) for text in getattr(args, key))
     settings = {name: option(args, name) for name in (*NUMBERS, *SWITCHES, "lengths")}
-    settings |= {"drawn": settings["seed"] == RANDOM, "seed": draw_seed(settings["seed"])}
-    scales = {name: _scale(getattr(args, name), typed(args, name)) for name in SCALES}
-    sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
-    settings |= {"sizes": sizes, "written": args.written, **scales}
+    settings["drawn"] = settings["seed"] == RANDOM
+    settings["seed"] = draw_seed(settings["seed"])
+    for name in SCALES:
+        settings[name] = _scale(getattr(args, name), typed(args, name))
+    sizes = {name: getattr(args, name) for name in SIZES}
+    settings["sizes"] = _without_none(sizes)
+    settings["written"] = args.written
     return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings)
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _sorted(prompts: dict[str, tuple[Item, ...]]) -> dict[str, tuple[Item, ...]]:
     """Return prompts by key as those to follow, `items`, and those to steer away from, `negatives`."""
-    return {
-        "items": tuple(item for m in Modality for item in prompts[m.value]),
-        "negatives": tuple(item for m in Modality for item in prompts[f"negative_{m}"]),
-    }
+    items: list[Item] = []
+    negatives: list[Item] = []
+    for modality in Modality:
+        items += prompts[modality.value]
+        negatives += prompts[f"negative_{modality}"]
+    return {"items": tuple(items), "negatives": tuple(negatives)}
 
 
 def _scale(value: Any, name: str) -> Scale:
@@ -405,11 +432,10 @@ def from_file(args: argparse.Namespace) -> list[Job]:
         lines = Path(args.jobs).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{args.jobs} is not text: expected one JSON object per line, in UTF-8") from None
-    jobs = [
-        _job(line, f"{args.jobs} line {number}: ", args)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    jobs = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            jobs.append(_job(line, f"{args.jobs} line {number}: ", args))
     if not jobs:
         raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
     # several samples of the job "a" are named a-000, a-001, ..., which may be the ids of other jobs
@@ -446,43 +472,68 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         known = job_keys()
         if unknown := [key for key in row if key not in known]:
             raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(known)}")
-        name = str(row.get("id", ""))
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
-            raise InputError(
-                f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and "
-                "another than 'manifest...'"
-            )
-        prompts = {
-            key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent))
-            for key, m in prompt_keys().items()
-        }
-        given = {key: short.get(key, key) for key in known if row.get(key) is not None}
-        drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
-        numbers = {
-            key: _number(row, key, int, option(args, key), given.get(key))
-            for key in NUMBERS
-            if not (drawn and key == "seed")
-        }
-        numbers |= {"seed": 0} if drawn else {}  # drawn later, if the job is made: `Job.with_seed`
+        written = {key: short.get(key, key) for key in known if row.get(key) is not None}
+        name = _row_id(row)
+        prompts = {}
+        for key, modality in prompt_keys().items():
+            prompts[key] = tuple(_row_items(row.get(key), key, modality, Path(args.jobs).parent))
+        numbers = _row_numbers(row, args, written)
         outputs = _row_outputs(row.get("to", args.to))
-        scales = {key: _row_scale(row, key, outputs, args, given.get(key)) for key in SCALES}
-        sizes = {
-            key: _number(
-                row, key, kind, getattr(args, key) if applies(key, outputs) else None, given.get(key)
-            )
-            for key, kind in SIZES.items()
-        }
-        sizes = {key: value for key, value in sizes.items() if value is not None}
-        switches = {key: row.get(key, option(args, key)) for key in SWITCHES}
-        for key, value in switches.items():
-            if not isinstance(value, bool):
-                raise InputError(f"{key} is {json.dumps(value)[:80]}: expected true or false")
-        lengths = row.get("lengths", option(args, "lengths"))
-        if lengths not in LENGTHS:
-            raise InputError(f"lengths is {json.dumps(lengths)[:80]}: expected 'agree' or 'free'")
-        settings = {"sizes": sizes, "lengths": lengths, "drawn": drawn, **switches, **numbers, **scales}
-        settings["written"] = {**args.written, **given}
+        settings = numbers | _row_settings(row, outputs, args, written)
+        settings["written"] = {**args.written, **written}
         return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
+
+
+def _row_id(row: dict[str, Any]) -> str:
+    """Return the id of a line, by which its files are named."""
+    name = str(row.get("id", ""))
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
+        raise InputError(
+            f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and "
+            "another than 'manifest...'"
+        )
+    return name
+
+
+def _row_numbers(row: dict[str, Any], args: argparse.Namespace, written: dict[str, str]) -> dict[str, Any]:
+    """Return the `NUMBERS` of a line, and whether its seed is to be drawn.
+
+    `written` names the keys as the person wrote them, for messages.
+    """
+    seed = option(args, "seed") if row.get("seed") is None else row["seed"]
+    drawn = seed == RANDOM
+    numbers: dict[str, Any] = {"drawn": drawn}
+    for key in NUMBERS:
+        if drawn and key == "seed":
+            numbers[key] = 0  # drawn later, if the job is made: `Job.with_seed`
+        else:
+            numbers[key] = _number(row, key, int, option(args, key), written.get(key))
+    return numbers
+
+
+def _row_settings(
+    row: dict[str, Any], outputs: tuple[Modality, ...], args: argparse.Namespace, written: dict[str, str]
+) -> dict[str, Any]:
+    """Return the scales, sizes, switches and lengths of a line.
+
+    `written` names the keys as the person wrote them, for messages.
+    """
+    settings: dict[str, Any] = {}
+    for key in SCALES:
+        settings[key] = _row_scale(row, key, outputs, args, written.get(key))
+    sizes = {}
+    for key, kind in SIZES.items():
+        shared = getattr(args, key) if applies(key, outputs) else None
+        sizes[key] = _number(row, key, kind, shared, written.get(key))
+    settings["sizes"] = _without_none(sizes)
+    for key in SWITCHES:
+        settings[key] = row.get(key, option(args, key))
+        if not isinstance(settings[key], bool):
+            raise InputError(f"{key} is {json.dumps(settings[key])[:80]}: expected true or false")
+    settings["lengths"] = row.get("lengths", option(args, "lengths"))
+    if settings["lengths"] not in LENGTHS:
+        raise InputError(f"lengths is {json.dumps(settings['lengths'])[:80]}: expected 'agree' or 'free'")
+    return settings
 
 
 def _row_outputs(value: Any) -> tuple[Modality, ...]:
@@ -509,11 +560,9 @@ def _row_scale(
     if row.get(key) is not None:
         return _scale(row[key], written or key)
     shared = _scale(getattr(args, key), typed(args, key))
-    return (
-        {name: x for name, x in shared.items() if Modality(name) in outputs} or None
-        if isinstance(shared, dict)
-        else shared
-    )
+    if not isinstance(shared, dict):
+        return shared
+    return {name: scale for name, scale in shared.items() if Modality(name) in outputs} or None
 
 
 def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterator[Item]:
@@ -522,7 +571,9 @@ def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterat
     Each is a string, words or a path with the weight as a suffix, or {"value": ..., "weight": ...}; a list
     holds several. Relative paths start at `folder`.
     """
-    for entry in value if isinstance(value, list) else [] if value is None else [value]:
+    if value is None:
+        return
+    for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, str):
             item = parse_item(modality, entry)
         elif (
@@ -578,11 +629,18 @@ def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
     for job in jobs:
         groups.setdefault(job.group, []).append(job)
     for group in groups.values():
-        samples = [(job, k) for job in group for k in range(job.num_samples)]
-        free = [(job, k) for job, k in samples if not _place(job, k)]
+        free: list[Sample | None] = []
+        placed: list[Sample] = []
+        for job in group:
+            for k in range(job.num_samples):
+                if _place(job, k):
+                    placed.append((job, k))
+                else:
+                    free.append((job, k))
         size = max(1, limit // group[0].candidates)
-        yield from (free[start : start + size] for start in range(0, len(free), size))
-        yield from _placed([(job, k) for job, k in samples if _place(job, k)])
+        for start in range(0, len(free), size):
+            yield free[start : start + size]
+        yield from _placed(placed)
 
 
 def _place(job: Job, k: int) -> dict[str, int] | None:

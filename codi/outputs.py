@@ -130,15 +130,19 @@ class CoDiOutput(BaseOutput):
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
         io.check_writers(self.made)
         folder = io.check_folder(folder)
+        num_samples = len(self.seeds)
+        paths: list[Path] = []
         if names is None and not overwrite:
-            return [path for k in range(len(self.seeds)) for path in self._save_numbered(folder, k)]
-        names = names or [f"{k:03d}" for k in range(len(self.seeds))]
-        assert len(names) == len(self.seeds), f"{len(names)} names for {len(self.seeds)} samples"
+            for k in range(num_samples):
+                paths += self._save_numbered(folder, k)
+            return paths
+        names = names or [f"{k:03d}" for k in range(num_samples)]
+        assert len(names) == num_samples, f"{len(names)} names for {num_samples} samples"
         if not overwrite:
             self._check_free(folder, names)
-        return [
-            path for k, name in enumerate(names) for path in self._save_sample(folder, name, k, overwrite)
-        ]
+        for k, name in enumerate(names):
+            paths += self._save_sample(folder, name, k, overwrite)
+        return paths
 
     def _save_numbered(self, folder: Path, k: int) -> list[Path]:
         with io.numbered(folder) as name:
@@ -146,24 +150,21 @@ class CoDiOutput(BaseOutput):
 
     def _check_free(self, folder: Path, names: list[str]) -> None:
         """Raise `InputError` if any file that could be written under these names is there already."""
-        there = [
-            path
-            for name in names
-            for suffix in self.suffixes
-            for path in [folder / (name + suffix)]
-            if path.exists()
-        ]
-        if there:
-            raise InputError(
-                f"{there[0]} is there already: expected another name or folder, or overwrite=True to replace "
-                "it"
-            )
+        paths = [folder / (name + suffix) for name in names for suffix in self.suffixes]
+        for path in paths:
+            if path.exists():
+                raise InputError(
+                    f"{path} is there already: expected another name or folder, or overwrite=True to replace "
+                    "it"
+                )
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The suffixes of the files that `save` may write."""
-        dubbed = (".mp4", *DUBBED) if self.clip is not None and self.audios and not self.videos else ()
-        return (*(kind_of(m).suffix for m in reversed(self.made)), *dubbed)
+        suffixes = [kind_of(m).suffix for m in reversed(self.made)]
+        if self.clip is not None and self.audios and not self.videos:
+            suffixes += [".mp4", *DUBBED]
+        return tuple(suffixes)
 
     def _save_sample(self, folder: Path, name: str, k: int, replace: bool) -> list[Path]:
         """Write the files of sample `k` under `name`, all of them or none, and return their paths."""
@@ -236,5 +237,11 @@ def as_fields(media: Mapping[Modality, list[Any]]) -> dict[str, Any]:
     Those of modalities without a field of their own are in `others`.
     """
     own = {item.name for item in fields(CoDiOutput)}
-    named = {FIELDS[m]: made for m, made in media.items() if FIELDS[m] in own}
-    return named | {"others": {m: made for m, made in media.items() if FIELDS[m] not in own}}
+    named: dict[str, Any] = {}
+    others = {}
+    for modality, made in media.items():
+        if FIELDS[modality] in own:
+            named[FIELDS[modality]] = made
+        else:
+            others[modality] = made
+    return named | {"others": others}

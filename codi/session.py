@@ -31,7 +31,9 @@ class Session:
     """
 
     def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
-        self.out, self.args, self.started = out, args, started
+        self.out = out
+        self.args = args
+        self.started = started
         self.adapters = Given.parse(args.lora, args.words)
         self.model: dict[str, Any] = {
             "name": args.model or EMBEDDED,
@@ -61,7 +63,8 @@ class Session:
     def _check_own(self, job: Job) -> None:
         """Raise `InputError` if what is there under the id of a job was made by another request."""
         record = self._stored(job)
-        there = [path for path in (self.out / f"{job.id}.json", *job.files(self.out)) if path.exists()]
+        paths = [self.out / f"{job.id}.json", *job.files(self.out)]
+        there = [path for path in paths if path.exists()]
         if there and (record is None or record.get("request") != self._digest(job)):
             raise InputError(
                 f"{job.origin}{there[0]} is there already and was not made by this request: expected another "
@@ -132,18 +135,20 @@ class Session:
         made = time.perf_counter()
         paths = []
         wanted = [(row, *sample) for row, sample in enumerate(batch) if sample is not None]
+        seconds = round((made - began) / len(wanted), 3)
         for row, job, k in wanted:
             sample = self._sample(out, row, job)
             files = self._save(job, k, sample)
             paths += files
-            seconds = round((made - began) / len(wanted), 3)
             note = {
                 "seed": out.seeds[row],
                 "batch": out.batch[row],
                 "files": [path.name for path in files],
                 "seconds": seconds,
             }
-            self._note(job, note | ({"selection": sample.selection[0]} if sample.selection else {}))
+            if sample.selection:
+                note["selection"] = sample.selection[0]
+            self._note(job, note)
         self.timings["generate"] += made - began
         self.timings["save"] += time.perf_counter() - made
         return paths
@@ -187,11 +192,10 @@ class Session:
 
         The files of a number belong together. A file that is a prompt of the job stays.
         """
-        inputs = {
-            Path(item.value).resolve()
-            for item in (*job.items, *job.negatives)
-            if not kind_of(item.modality).in_words
-        }
+        inputs = set()
+        for item in (*job.items, *job.negatives):
+            if not kind_of(item.modality).in_words:
+                inputs.add(Path(item.value).resolve())
         for listed in self._listed():
             path = self.out / listed
             if path.stem == name and path not in paths and path.resolve() not in inputs:
@@ -201,7 +205,8 @@ class Session:
         """Return the names of the files that the newest manifest of the folder lists."""
         try:
             samples = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))["samples"]
-            return {name for sample in samples for name in sample["files"] if Path(name).name == name}
+            names = {name for sample in samples for name in sample["files"]}
+            return {name for name in names if Path(name).name == name}
         except (OSError, ValueError, KeyError, TypeError):
             return set()
 
@@ -229,17 +234,23 @@ class Session:
         """
         import torch
 
-        first_wanted = next(sample for sample in batch if sample is not None)
-        seeds = [0 if sample is None else sample[0].seeds[sample[1]] for sample in batch]
-        batch = [sample or first_wanted for sample in batch]
-        jobs = list(dict.fromkeys(job for job, _ in batch))
-        rows = [jobs.index(job) for job, _ in batch]
+        wanted = [sample for sample in batch if sample is not None]
+        seeds = []
+        job_of_row = []
+        for sample in batch:
+            job, k = sample or wanted[0]
+            job_of_row.append(job)
+            seeds.append(0 if sample is None else job.seeds[k])
+        jobs = list(dict.fromkeys(job_of_row))
+        rows = list(map(jobs.index, job_of_row))
         first = jobs[0]  # all are alike in outputs, settings and kinds of prompts: see `Job.group`
         negative = "negative_prompt_embeds" if first.negatives else "null_prompt_embeds"
         with torch.no_grad():
             prompts, away, clean = zip(*map(self._encode, jobs))
         given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
-        partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in clean[0]}
+        partners = {}
+        for modality in clean[0]:
+            partners[modality] = torch.cat([latents[modality] for latents in clean])[rows]
         # what is left out is the model's own
         settings = {name: value for name, value in first.settings.items() if value is not None}
         return self.pipe(
@@ -254,7 +265,8 @@ class Session:
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:
         """Return a job's prompt and what guidance leads away from, (1, 1, D) each, and its clean partners."""
         with blame(job.origin):
-            items, negatives = _prompts(job.items), _prompts(job.negatives)
+            items = _prompts(job.items)
+            negatives = _prompts(job.negatives)
             away = self.pipe.encode_prompt(negatives) if negatives else self.pipe.encode_null(items)
             return self.pipe.encode_prompt(items), away, self.pipe.encode_partners(items, self._partners(job))
 
@@ -271,13 +283,16 @@ class Session:
     def _record(self, job: Job) -> dict[str, Any]:
         """Return what a record says of a job: prompts, outputs, settings, and the samples that are done."""
         samples = self.done.get(job, [])
+        settings = {"num_samples": job.num_samples, "seed": job.seed, "sync": job.sync} | job.settings
         found = self._described(job) | {
-            "outputs": [str(m) for m in job.outputs],
-            "settings": {"num_samples": job.num_samples, "seed": job.seed, "sync": job.sync} | job.settings,
+            "outputs": list(map(str, job.outputs)),
+            "settings": settings,
             "seeds": [sample["seed"] for sample in samples],
             "samples": samples,
         }
-        return found | ({"resolved": self.resolved[job]} if job in self.resolved else {})
+        if job in self.resolved:
+            found["resolved"] = self.resolved[job]
+        return found
 
     def _stored(self, job: Job) -> dict[str, Any] | None:
         """Return the record of a job that is in the folder, or None if none can be read."""
@@ -291,10 +306,12 @@ class Session:
         """Return whether the folder has a record of the very same request, with all its samples and files."""
         record = self._stored(job)
         try:
-            files = [name for sample in record["samples"] for name in sample["files"]]
-            whole = len(record["samples"]) == job.num_samples and all(
-                (self.out / name).is_file() for name in files
-            )
+            files: list[str] = []
+            for sample in record["samples"]:
+                files += sample["files"]
+            if len(record["samples"]) != job.num_samples:
+                return False
+            whole = all((self.out / name).is_file() for name in files)
             return whole and record["request"] == self._digest(job)
         except (KeyError, TypeError):
             return False
@@ -306,10 +323,11 @@ class Session:
         version.
         """
         # a prompt file counts by its content, wherever it lies
-        inputs = {
-            name: [{key: value for key, value in row.items() if key != "path"} for row in rows]
-            for name, rows in self._described(job).items()
-        }
+        inputs: dict[str, list[dict[str, Any]]] = {}
+        for name, rows in self._described(job).items():
+            inputs[name] = []
+            for row in rows:
+                inputs[name].append({key: value for key, value in row.items() if key != "path"})
         # a line that asks for a random seed is finished with whichever was drawn
         seed = "random" if job.drawn else job.seed
         asked = [
@@ -323,14 +341,13 @@ class Session:
             self.args.dtype,
             __version__,
         ]
-        asked += [list(job.places)] if job.places else []
-        asked += [self.args.scheduler] if self.args.scheduler else []
-        adapters = [
-            [row["sha256"], row.get("scale")]
-            for name in ("loras", "words")
-            for row in self.model.get(name, [])
-        ]
-        return hashlib.sha256(json.dumps([*asked, *adapters]).encode()).hexdigest()
+        if job.places:
+            asked.append(list(job.places))
+        if self.args.scheduler:
+            asked.append(self.args.scheduler)
+        for row in (*self.model.get("loras", []), *self.model.get("words", [])):
+            asked.append([row["sha256"], row.get("scale")])
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
         """Write manifest.json, if anything was made.
@@ -352,15 +369,17 @@ class Session:
         }
         numbered = jobs[0].id is None
         body = self._record(jobs[0]) if numbered else {"jobs": [f"{job.id}.json" for job in jobs]}
-        io.save_manifest(
-            self.out, head | body, keep=not (self.args.overwrite and numbered and self._replaced())
-        )
+        replaced = self.args.overwrite and numbered and self._replaced()
+        io.save_manifest(self.out, head | body, keep=not replaced)
 
     def _replaced(self) -> bool:
         """Return whether every file that the newest manifest lists was made anew by this run, or is gone."""
-        made = {name for samples in self.done.values() for sample in samples for name in sample["files"]}
+        made: set[str] = set()
+        for samples in self.done.values():
+            for sample in samples:
+                made |= set(sample["files"])
         listed = self._listed()
-        return bool(listed) and all(name in made or not (self.out / name).is_file() for name in listed)
+        return bool(listed) and not any((self.out / name).is_file() for name in listed - made)
 
 
 def _sync(job: Job) -> list[str] | bool | None:

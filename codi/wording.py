@@ -74,19 +74,16 @@ def _warn(message: str) -> None:
 
 def _expected(vocabulary: ClosedVocabulary) -> str:
     words = [word for word in vocabulary.words if word not in LEADING]
-    return (
-        f"expected some of {', '.join(words)}"
-        if len(words) <= MOST_LISTED
-        else "`codi info MODEL --words` lists what it knows"
-    )
+    if len(words) > MOST_LISTED:
+        return "`codi info MODEL --words` lists what it knows"
+    return f"expected some of {', '.join(words)}"
 
 
 def _knowledge(vocabulary: ClosedVocabulary) -> str:
     if len(vocabulary.words) > MOST_LISTED:
         return "`codi info MODEL --words` lists what it knows"
-    return "it knows " + "; ".join(
-        f"{kind} {', '.join(words)}" for kind, words in by_kind(vocabulary).items()
-    )
+    kinds = [f"{kind} {', '.join(words)}" for kind, words in by_kind(vocabulary).items()]
+    return "it knows " + "; ".join(kinds)
 
 
 def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
@@ -100,14 +97,13 @@ def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
         return {"words": [word for word in vocabulary.words if word not in vocabulary.learned]} | learned
     from codi.world.caption import WORDS
 
-    phrases = {
-        KINDS[name]: [phrase for said in values.values() for phrase in said] for name, values in WORDS.items()
-    }
-    known = {
-        kind: [phrase for phrase in said if vocabulary.tokens.issuperset(phrase.split())]
-        for kind, said in phrases.items()
-    }
-    return {kind: said for kind, said in known.items() if said} | learned
+    known = {}
+    for name, values in WORDS.items():
+        phrases = [phrase for phrases_of_value in values.values() for phrase in phrases_of_value]
+        of_kind = [phrase for phrase in phrases if vocabulary.tokens.issuperset(phrase.split())]
+        if of_kind:
+            known[KINDS[name]] = of_kind
+    return known | learned
 
 
 # Before a model is loaded ----------------------------------------------
@@ -169,12 +165,12 @@ def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False) -> None:
 
 def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
     """Return all prompts that are sentences, each with its job."""
-    return [
-        (job, item.value)
-        for job in jobs
-        for item in (*job.items, *job.negatives)
-        if kind_of(item.modality).in_words
-    ]
+    found = []
+    for job in jobs:
+        for item in (*job.items, *job.negatives):
+            if kind_of(item.modality).in_words:
+                found.append((job, item.value))
+    return found
 
 
 def vocabulary_of(
@@ -210,4 +206,9 @@ def _learned(words: Iterable[str]) -> dict[str, int]:
         return {}
     from codi.adapters.files import read_words  # imports torch
 
-    return {word: len(rows) for path in words for word, rows in read_words(path)[0].items()}
+    found = {}
+    for path in words:
+        embeddings, *_ = read_words(path)
+        for word, rows in embeddings.items():
+            found[word] = len(rows)
+    return found
