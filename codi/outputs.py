@@ -138,6 +138,9 @@ class CoDiOutput(BaseOutput):
             return paths
         names = names or [f"{k:03d}" for k in range(num_samples)]
         assert len(names) == num_samples, f"{len(names)} names for {num_samples} samples"
+        for name in names:
+            if Path(name).name != name:
+                raise InputError(f"{name!r} is no name for a file: expected one without a folder")
         if not overwrite:
             self._check_free(folder, names)
         for k, name in enumerate(names):

@@ -16,7 +16,7 @@ import torch
 from codi import io, modalities
 from codi.io import files
 from codi.outputs import CoDiOutput
-from codi.types import InputError
+from codi.types import InputError, WriteError
 
 SEED = torch.manual_seed(0)
 FRAMES = torch.randint(0, 255, (8, 3, 48, 64), dtype=torch.uint8, generator=SEED)
@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_at_any_moment(kind, clip, tmp_path, monkeypatch):
                 count = failing(patch, ("write", "fsync", "replace", "link", "mkdir"), at, errno.ENOSPC)
                 try:
                     WRITERS[kind](folder, clip)
-                except io.WriteError as error:
+                except WriteError as error:
                     failed += 1
                     said = str(error)
                     assert "No space left" in said and "free some space" in said and "\n" not in said
@@ -148,7 +148,7 @@ def test_other_reasons_are_one_line_too(error, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             failing(patch, calls, 0, error)
             for write in (io.save_text, lambda path, text: io.create_json(path, text)):
-                with pytest.raises(io.WriteError, match=os.strerror(error)) as caught:
+                with pytest.raises(WriteError, match=os.strerror(error)) as caught:
                     write(tmp_path / "a.txt", "x")
                 assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
@@ -159,19 +159,19 @@ def test_a_folder_that_is_gone(kind, clip, tmp_path, monkeypatch):
     folder = tmp_path / "out"
     monkeypatch.setattr(files, "check_folder", lambda folder: folder)
     monkeypatch.setattr(io, "check_folder", lambda folder: Path(folder))
-    with modalities.registered(Notes()), pytest.raises(io.WriteError, match="its folder is not there"):
+    with modalities.registered(Notes()), pytest.raises(WriteError, match="its folder is not there"):
         WRITERS[kind](folder, clip)
 
 
 def test_a_folder_that_vanishes_in_between(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
-    with pytest.raises(io.WriteError, match="its folder is not there"), io.new_file(folder / "a") as file:
+    with pytest.raises(WriteError, match="its folder is not there"), io.new_file(folder / "a") as file:
         file.write(b"x")
         file.path.unlink()
         folder.rmdir()
     folder.mkdir()
-    with pytest.raises(io.WriteError, match="its folder is not there"), io.staged(folder) as place:
+    with pytest.raises(WriteError, match="its folder is not there"), io.staged(folder) as place:
         place.rmdir()
         folder.rmdir()
 
@@ -186,7 +186,7 @@ def write_within(limits: dict[str, int], folder: Path, clip: Path, answers) -> N
             try:
                 WRITERS[kind](folder, clip)
                 said.append(f"{kind} was written")
-            except io.WriteError as error:
+            except WriteError as error:
                 said.append(f"{kind}: {error}")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     answers.send(said)
@@ -226,7 +226,7 @@ def test_a_real_full_disk(clip, tmp_path):
         with modalities.registered(Notes()):
             for kind in ("png", "wav", "mp4", "dubbed", "numbered", "sound for a clip"):
                 if kind != "png":  # a picture may just fit
-                    with pytest.raises(io.WriteError, match="No space left"):
+                    with pytest.raises(WriteError, match="No space left"):
                         WRITERS[kind](folder, clip)
                 assert [path.name for path in folder.iterdir()] == ["b.txt"], kind
     finally:

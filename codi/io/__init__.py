@@ -17,7 +17,6 @@ height, W width.
 from codi.io.dub import save_dubbed
 from codi.io.files import (
     NewFile,
-    WriteError,
     atomic,
     check_folder,
     create_json,
@@ -41,7 +40,6 @@ __all__ = [
     "MAX_PIXELS",
     "NewFile",
     "Video",
-    "WriteError",
     "atomic",
     "check_audio",
     "check_file",

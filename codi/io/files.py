@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from codi.types import InputError
+from codi.types import WriteError
 
 HIDDEN = ".codi-"  # begins the name of everything that is still being written
 NUMBERED = re.compile(r"(\d{3,6})(?=\.)")  # as in 000.png; longer numbers, such as dates, do not count
@@ -32,10 +32,6 @@ ADVICE = {
     errno.ENOTDIR: "a part of its path is a file: name another place",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-
-
-class WriteError(InputError):
-    """Says that a file cannot be written, so that going on with others would be in vain."""
 
 
 def cannot_write(path: str | Path, error: OSError) -> WriteError:

@@ -1,11 +1,11 @@
 """Try the commands and readers with what nobody should send them.
 
-    make fuzz                                       2,000 job lines, 20,000 media files, 500 folders, 200 kills
-    make fuzz ARGS="--share 0.01"                   a hundredth of it
-    make fuzz ARGS="--media 1 --first 123"          one case again; what is left out is not tried
+    make fuzz                                  2,000 job lines, 20,000 media files, 500 folders, 200 kills
+    make fuzz ARGS="--share 0.01"              a hundredth of it
+    make fuzz ARGS="--media 1 --first 123"     one case again; what is left out is not tried
 
-A table says what came of it. The exit code is 1 if there was a crash, a hang or a traceback; the cases that were so
-are written into build/fuzz.
+A table says what came of it. The exit code is 1 if there was a crash, a hang or a traceback; the cases that
+were so are written into build/fuzz.
 """
 
 import argparse
