@@ -6,6 +6,7 @@ What the command line names counts instead of what the record says.
 import argparse
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[li
     todo = []
     for record in found:
         name = record.id if several else None
-        todo.append(_job(record, args, exact, name))
+        origin = f"{record.source}: " if several else ""
+        todo.append(replace(_job(record, args, exact, name), origin=origin))
     return todo, found
 
 

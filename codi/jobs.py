@@ -8,18 +8,24 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from codi import renamed
 from codi.border import check_address, parse_scale, without_aliases
+from codi.failures import Failures
 from codi.modalities import kind_of, sized
 from codi.types import InputError, Modality, blame, listed
 
-# whole numbers, and the least that each may be
-NUMBERS = {"num_samples": 1, "candidates": 1, "seed": 0, "num_inference_steps": 1}
+# whole numbers, and the least and the most that each may be
+NUMBERS = {
+    "num_samples": (1, 100_000),
+    "candidates": (1, 10_000),
+    "seed": (0, 2**63 - 2**32 - 1),
+    "num_inference_steps": (1, 2**53),
+}
 SCALES = ("guidance_scale", "sync_guidance_scale", "start_offset")  # a number, or one for each output
 # sizes of what is made, and the kind of number that each is
 SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "audio_length_in_s": float}
@@ -47,6 +53,10 @@ DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "batch": 16,
 }
+MAX_LINE = 1 << 20  # bytes of a line of a file of jobs
+MAX_DIGITS = 400  # of a whole number in one
+# what Windows takes for devices, with any suffix
+RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL"} | {f"{port}{k}" for port in ("COM", "LPT") for k in range(10)}
 PROMPT_SECONDS = 10.0  # how much of a recording or clip is decoded to check it
 
 
@@ -150,12 +160,11 @@ class Job:
                 raise InputError(
                     f"{self.origin}the weights of the {what} sum to zero: expected at least one above zero"
                 )
-        for name, least in NUMBERS.items():
+        for name, (least, most) in NUMBERS.items():
             value = getattr(self, name)
-            most = 2**63 - 2**32 if name == "seed" else 2**53
-            if value is not None and not least <= value < most:
+            if value is not None and not least <= value <= most:
                 raise InputError(
-                    f"{self.origin}{self._called(name)} is {value}: expected a number of at least {least}"
+                    f"{self.origin}{self._called(name)} is {value}: expected a number from {least} to {most}"
                 )
         for name, value in self.sizes.items():
             self._check_size(name, value)
@@ -248,25 +257,19 @@ class Job:
             suffixes += [kind.suffix, *kind.more_suffixes]
         return [out / (name + suffix) for name in self.names for suffix in suffixes]
 
-    def check(self, out: Path, numbered: bool = False) -> None:
-        """Raise `InputError` for a file that can be no prompt, or that what is made would overwrite.
-
-        Args:
-            out: the folder that is written.
-            numbered: whether what is made gets numbers that are free, so that it overwrites nothing.
-        """
-        made = set() if numbered else {path.resolve() for path in self.files(out)}
+    def check(self) -> None:
+        """Raise `InputError` for a file that can be no prompt."""
         for item in (*self.items, *self.negatives):
             kind = kind_of(item.modality)
-            if kind.in_words:
-                continue
-            with blame(self.origin):
-                kind.check_file(item.value, PROMPT_SECONDS)
-                if Path(item.value).resolve() in made:
-                    raise InputError(
-                        f"{item.value} would be overwritten by what is made from it: name another folder "
-                        "with -o"
-                    )
+            if not kind.in_words:
+                with blame(self.origin):
+                    kind.check_file(item.value, PROMPT_SECONDS)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files of its prompts."""
+        items = (*self.items, *self.negatives)
+        return [Path(item.value) for item in items if not kind_of(item.modality).in_words]
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Return the prompts as a manifest lists them; `negatives` are there only if there are any."""
@@ -321,7 +324,7 @@ def _item(modality: Modality, value: str, weight: float) -> Item:
             f"the text prompt {ascii(value)[:80]} is not UTF-8: expected words; set the terminal to UTF-8"
         )
     if not (math.isfinite(weight) and weight >= 0):
-        raise InputError(f"weight {weight:g} of {value!r}: expected a number of at least 0")
+        raise InputError(f"weight {weight:g} of {shown(value)}: expected a number of at least 0")
     return Item(modality=modality, value=value, weight=weight)
 
 
@@ -412,42 +415,133 @@ def _scale(value: Any, name: str) -> Scale:
     """Read a scale: None, a number, 'video=4,audio=3' or {'video': 4, 'audio': 3}."""
     if value is None:
         return None
-    return parse_scale(value, name)
+    try:
+        return parse_scale(value, name)
+    except OverflowError:
+        raise InputError(f"{name} is {shown(value)}: expected a finite number of at least 0") from None
 
 
-def from_file(args: argparse.Namespace) -> list[Job]:
+def shown(value: Any) -> str:
+    """Return a value as messages show it: as it is written, and only its beginning if it is long."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return repr(text if len(text) <= 80 else text[:80] + "...")
+
+
+def from_file(args: argparse.Namespace, failures: Failures | None = None) -> list[Job]:
     """Return the jobs of the JSONL file that `args.jobs` names.
 
     What a line leaves out comes from the command line. Names of files in it start at the folder of the JSONL
-    file. Raises `InputError` for a line that cannot be used, which the message names, and for two jobs whose
-    files would have the same name.
+    file.
+
+    Args:
+        args: the options of the command line.
+        failures: takes lines that cannot be used, and counts all lines; without it the first of them is
+            raised.
+
+    Returns:
+        The jobs of the lines that can be used.
+
+    Raises:
+        InputError: for a file without jobs, and for a line that cannot be used, which the message names; two
+            jobs whose files would have the same name cannot both be used.
     """
     from codi import io
 
     if given := [f"--{key.replace('_', '-')}" for key in prompt_keys() if getattr(args, key)]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
-    try:
-        # not splitlines: words in JSON may hold other line separators, such as U+2028
-        lines = Path(args.jobs).read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{args.jobs} is not text: expected one JSON object per line, in UTF-8") from None
-    jobs = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            jobs.append(_job(line, f"{args.jobs} line {number}: ", args))
-    if not jobs:
-        raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
+    failures = Failures() if failures is None else failures
+    jobs: list[Job] = []
     # several samples of the job "a" are named a-000, a-001, ..., which may be the ids of other jobs
     owner: dict[str, Job] = {}
-    for job in jobs:
-        for name in {job.id, *job.names}:
-            if owner.setdefault(name, job) is not job:
-                raise InputError(
-                    f"{job.origin}its files would be named {name} like those of {owner[name].id!r}: expected "
-                    "another id"
-                )
+    for number, line in _lines(args.jobs):
+        origin = f"{args.jobs} line {number}: "
+        failures.total += 1
+        with failures.of(origin):
+            job = _job(_decoded(line, first=number == 1), origin, args)
+            for name in {job.id, *job.names}:
+                # not every file system tells capital letters from small ones
+                if other := owner.get(str(name).lower()):
+                    raise InputError(
+                        f"its files would be named {name} like those of {other.id!r}: expected another id"
+                    )
+            owner |= {str(name).lower(): job for name in {job.id, *job.names}}
+            jobs.append(job)
+    if not failures.total:
+        raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
     return jobs
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the bytes of every line of a file that is not blank.
+
+    Of a line beyond `MAX_LINE` there is just enough to see that. Raises `InputError` for a file that is no
+    text.
+    """
+    with open(path, "rb") as file:
+        if b"\0" in file.read(4096):
+            raise InputError(f"{path} is not text: expected one JSON object per line, in UTF-8")
+        file.seek(0)
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            rest = line
+            while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE + 1)
+            if line.strip():
+                yield number, line
+
+
+def _decoded(line: bytes, first: bool) -> str:
+    """Return the text of a line; the first one of a file may begin with a byte order mark."""
+    if len(line) > MAX_LINE:
+        raise InputError(f"it has more than {MAX_LINE >> 20} MB: expected a line of a few hundred letters")
+    try:
+        return line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError:
+        raise InputError("it is not UTF-8: expected a JSON object in UTF-8") from None
+
+
+class _Odd(ValueError):
+    """Raised for JSON that is well formed and means nothing here."""
+
+
+def _parsed(line: str) -> Any:
+    """Return the value of a line of JSON.
+
+    Raises `InputError` for what is no JSON, and for what JSON takes but nobody can mean.
+    """
+    example = "expected an object such as {'id': 'a', 'text': 'a red ball', 'to': 'image'}"
+    try:
+        return json.loads(line, parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON ({error.msg}): {example}") from None
+    except _Odd as error:
+        raise InputError(f"{error}: {example}") from None
+    except RecursionError:
+        raise InputError(f"it is nested too deeply: {example}") from None
+
+
+def _no_constant(name: str) -> None:
+    """Refuse a number that JSON does not have."""
+    raise _Odd(f"not JSON ({name} is no number)")
+
+
+def _integer(digits: str) -> int:
+    """Return a whole number, unless it is longer than any that is asked for."""
+    if len(digits) > MAX_DIGITS:
+        raise _Odd(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, none of whose keys comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Odd(f"the key {twice[:80]!r} comes twice")
+    return found
 
 
 def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
@@ -456,14 +550,8 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
     Former and short names of settings become the present ones here. What the line leaves out comes from
     `args`; `origin` names file and line in messages.
     """
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{origin}not JSON ({error.msg}): expected an object such as {{'id': 'a', 'text': 'a red ball', "
-            f"'to': 'image'}}"
-        ) from None
     with blame(origin):
+        row = _parsed(line)
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))
@@ -471,7 +559,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         row = without_aliases(row, renamed.SHORT)
         known = job_keys()
         if unknown := [key for key in row if key not in known]:
-            raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(known)}")
+            raise InputError(f"unknown key {unknown[0][:80]!r}: expected some of {', '.join(known)}")
         written = {key: short.get(key, key) for key in known if row.get(key) is not None}
         name = _row_id(row)
         prompts = {}
@@ -486,11 +574,15 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
 
 def _row_id(row: dict[str, Any]) -> str:
     """Return the id of a line, by which its files are named."""
-    name = str(row.get("id", ""))
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
+    value = row.get("id", "")
+    name = value if isinstance(value, str) else ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        name = str(value)
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) and not name.endswith(".")
+    if not plain or name.lower().startswith("manifest") or name.split(".")[0].upper() in RESERVED_NAMES:
         raise InputError(
-            f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and "
-            "another than 'manifest...'"
+            f"id {shown(value)}: files are named by it, so expected letters, digits, '.', '_' or '-', and "
+            "another than 'manifest...' and names that Windows keeps to itself"
         )
     return name
 
@@ -612,19 +704,32 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any, written: st
     )
 
 
-def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
+def batches(
+    jobs: list[Job], limit: int, wanted: Callable[[Job, int], bool] = lambda job, k: True
+) -> Iterator[list[Sample | None]]:
     """Yield the samples that can be made at once.
 
     Samples share a batch if their jobs are alike in outputs, settings and kinds of prompts. A sample from a
-    record stands where it stood, and rows of its batch that are not made again are None.
+    record stands where it stood, and rows of its batch that are not made again are None. So are rows that are
+    not wanted, because their samples are there already: a run that is resumed has the batches of the run that
+    was interrupted, on whose sizes rounding depends.
 
     Args:
-        jobs: the jobs whose samples are made.
+        jobs: all jobs of the run.
         limit: the most samples of a batch, all candidates counted.
+        wanted: whether a sample of a job, by its number, is still to be made.
 
     Yields:
         For each row of a batch a job and the number of its sample, or None.
     """
+    for batch in _all_batches(jobs, limit):
+        left = [sample if sample is not None and wanted(*sample) else None for sample in batch]
+        if any(left):
+            yield left
+
+
+def _all_batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
+    """Yield the batches of all samples."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.group, []).append(job)

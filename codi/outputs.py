@@ -123,7 +123,8 @@ class CoDiOutput(BaseOutput):
             The paths of the files.
 
         Raises:
-            InputError: for latents, a folder that cannot be written, or a name that is taken.
+            InputError: for latents, a folder that cannot be written, or a name that is taken. Of the sample
+                at which that happens nothing is left.
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
@@ -137,15 +138,18 @@ class CoDiOutput(BaseOutput):
             return paths
         names = names or [f"{k:03d}" for k in range(num_samples)]
         assert len(names) == num_samples, f"{len(names)} names for {num_samples} samples"
+        for name in names:
+            if Path(name).name != name:
+                raise InputError(f"{name!r} is no name for a file: expected one without a folder")
         if not overwrite:
             self._check_free(folder, names)
         for k, name in enumerate(names):
-            paths += self._save_sample(folder, name, k)
+            paths += self._save_sample(folder, name, k, overwrite)
         return paths
 
     def _save_numbered(self, folder: Path, k: int) -> list[Path]:
         with io.numbered(folder) as name:
-            return self._save_sample(folder, name, k)
+            return self._save_sample(folder, name, k, replace=False)
 
     def _check_free(self, folder: Path, names: list[str]) -> None:
         """Raise `InputError` if any file that could be written under these names is there already."""
@@ -165,17 +169,34 @@ class CoDiOutput(BaseOutput):
             suffixes += [".mp4", *DUBBED]
         return tuple(suffixes)
 
-    def _save_sample(self, folder: Path, name: str, k: int) -> list[Path]:
-        """Write the files of sample `k` under `name`, and return their paths."""
-        paths = [Path(kind_of(m).write(self, folder / name, k)) for m in reversed(self.made)]
-        if self.clip is not None and self.audios and not self.videos:
-            wave = torch.as_tensor(self.audios[k])
-            dubbed = io.save_dubbed(
-                folder / name, self.clip, wave, self.sampling_rate, self.comment(k), self.record_text(k)
+    def _save_sample(self, folder: Path, name: str, k: int, replace: bool) -> list[Path]:
+        """Write the files of sample `k` under `name`, all of them or none, and return their paths."""
+        try:
+            with io.staged(folder, replace) as place:
+                # whatever a modality does to write its file, half of it stays in the hidden folder
+                paths = [Path(kind_of(m).write(self, place / name, k)) for m in reversed(self.made)]
+                if self.clip is not None and self.audios and not self.videos:
+                    paths += self._save_dubbed(folder, place / name, k)
+        except FileExistsError as error:
+            raise InputError(
+                f"{folder / name}.* came to be while it was made ({error}): expected another name or folder"
+            ) from None
+        return [folder / path.name for path in paths]
+
+    def _save_dubbed(self, folder: Path, stem: Path, k: int) -> list[Path]:
+        """Write the clip that a sound was made for with that sound, if a container takes it."""
+        assert self.clip is not None and self.sampling_rate is not None
+        wave, rate = torch.as_tensor(self.audios[k]), self.sampling_rate
+        path = io.save_dubbed(stem, self.clip, wave, rate, self.comment(k), self.record_text(k))
+        if path is None:
+            return []
+        there = folder / path.name
+        if there.exists() and there.samefile(self.clip):
+            raise InputError(
+                f"{self.clip} would be overwritten by itself with another sound: name another folder for "
+                "what is made"
             )
-            if dubbed is not None:
-                paths.append(dubbed)
-        return paths
+        return [path]
 
     def record(self, k: int) -> dict[str, Any]:
         """Return how sample `k` was made, as its files carry it.

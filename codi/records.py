@@ -389,7 +389,7 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
 def _sample(entry: Any) -> dict[str, Any]:
     """Return the seed of a sample and where it stood in its batch."""
     _need(isinstance(entry, dict), "sample", entry, "an object")
-    _only("sample", entry, ("seed", "batch", "files", "seconds", "selection"))
+    _only("sample", entry, ("seed", "batch", "files", "sha256", "seconds", "selection"))
     seed = entry.get("seed")
     place = entry.get("batch")
     _need(_is_whole(seed, 0, 2**63 - 1), "seed", seed, "a whole number from 0")

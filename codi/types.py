@@ -208,6 +208,10 @@ class InputError(ValueError):
     """
 
 
+class WriteError(InputError):
+    """Says that a file cannot be written, so that going on with others would be in vain."""
+
+
 def listed(modalities: Iterable[Modality]) -> str:
     """Return the names of modalities for a message, in the order of registration; "nothing" for none."""
     chosen = set(modalities)

@@ -5,7 +5,8 @@ This is known before anything heavy is imported.
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,20 @@ def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
 
 
 Lost = tuple[ClosedVocabulary, Reading, str]  # what `report` is to say of a prompt
+Guard = Callable[[Any], AbstractContextManager[None]]
+
+
+def _blamed(job: Any) -> AbstractContextManager[None]:
+    """Return a context that puts the origin of a job in front of an error."""
+    return blame(job.origin)
 
 
 def check(
-    jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False
+    jobs: Iterable[Any],
+    model: str | None,
+    words: Iterable[str] = (),
+    strict: bool = False,
+    guard: "Guard | None" = None,
 ) -> list[Lost]:
     """Read the prompts of some jobs as a model will, before it is loaded.
 
@@ -125,6 +136,8 @@ def check(
         model: the folder of the model; None stands for the model inside the package.
         words: folders of learned words.
         strict: whether every word has to be read.
+        guard: is given a job and returns the context in which it is checked; by default one that puts the
+            origin of the job in front of an error.
 
     Returns:
         The prompts that lose something, each as the arguments of `report`.
@@ -140,26 +153,27 @@ def check(
     lost = []
     for job, prompt in prompts:
         reading = vocabulary.read(prompt, limit)
-        with blame(job.origin):
+        with (guard or _blamed)(job):
             refuse(vocabulary, reading, prompt, strict)
-        if reading.unread:
-            lost.append((vocabulary, reading, prompt))
+            if reading.unread:
+                lost.append((vocabulary, reading, prompt))
     return lost
 
 
-def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False) -> None:
+def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False, guard: "Guard | None" = None) -> None:
     """Raise `InputError` for a prompt of which a loaded tower reads nothing, or not all with `strict`.
 
     Args:
         jobs: values of `codi.jobs.Job`.
         tower: the text tower of the model.
         strict: whether every word has to be read.
+        guard: as for `check`.
 
     Raises:
         InputError: for the first such prompt, with the origin of its job.
     """
     for job, prompt in _texts(jobs):
-        with blame(job.origin):
+        with (guard or _blamed)(job):
             refuse(tower.vocabulary, tower.read(prompt), prompt, strict)
 
 

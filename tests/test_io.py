@@ -5,8 +5,6 @@ clear error.
 import json
 import os
 import struct
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -437,7 +435,7 @@ def test_nothing_half_written_remains(tmp_path, clicks):
     with pytest.raises(KeyboardInterrupt), io.atomic(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
-    with pytest.raises(AssertionError):
+    with pytest.raises(InputError, match="not finite|NaN"):
         io.save_audio(tmp_path / "a.wav", clicks / 0, 16000)
     with pytest.raises(InputError, match="cannot write"):
         io.save_text(tmp_path / "none" / "a.txt", "x")
@@ -489,32 +487,3 @@ def test_a_number_is_free_again_after_an_interrupt(tmp_path):
     with pytest.raises(KeyboardInterrupt), io.numbered(tmp_path):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-
-
-def test_two_never_get_the_same_number(tmp_path):
-    """Several processes write numbered samples of several suffixes; every file is there, and those of a
-    number are of one process.
-    """
-    code = (
-        "import sys; from pathlib import Path; from codi import io\n"
-        "for k in range(25):\n"
-        "    with io.numbered(Path(sys.argv[1])) as name:\n"
-        "        for suffix in sys.argv[2].split(','):\n"
-        "            io.save_text(Path(sys.argv[1]) / (name + suffix), sys.argv[3])\n"
-        "    io.save_manifest(Path(sys.argv[1]), {'of': [sys.argv[3], k]})\n"
-    )
-    suffixes = {"a": ".x,.y", "b": ".y,.z", "c": ".z"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), names, owner], cwd=Path(__file__).parent.parent
-        )
-        for owner, names in suffixes.items()
-    ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
-    owners: dict[str, set[str]] = {}
-    for path in tmp_path.glob("[0-9]*"):
-        owners.setdefault(path.stem, set()).add(path.read_text())
-    assert len(owners) == 75 and all(len(found) == 1 for found in owners.values())
-    manifests = [tuple(json.loads(path.read_text())["of"]) for path in tmp_path.glob("manifest*.json")]
-    assert sorted(manifests) == [(owner, k) for owner in suffixes for k in range(25)]
-    assert not list(tmp_path.glob(".*"))

@@ -92,12 +92,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.settings",
     },
-    "codi.jobs": LEAVES | KINDS | {"codi.records", "codi.renamed", "codi.settings"},
+    "codi.jobs": LEAVES | KINDS | {"codi.failures", "codi.records", "codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {
         "codi.adapters",
         "codi.diffusion",
+        "codi.failures",
         "codi.jobs",
         "codi.pipeline",
         "codi.prompts",
@@ -107,6 +108,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.settings",
     },
     "codi.options": {"codi.types"},
+    "codi.failures": {"codi.types"},
     "codi.again": LEAVES
     | KINDS
     | LOADING
@@ -118,6 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "codi.again",
         "codi.bench",
+        "codi.failures",
         "codi.jobs",
         "codi.options",
         "codi.session",

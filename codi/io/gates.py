@@ -47,10 +47,13 @@ def check_file(path: str | Path) -> None:
     """Raise `InputError` unless `path` is a file that can be read and holds something."""
     path = Path(path)
     try:
+        os.fsencode(path)
         exists = path.exists()
-    except OSError as error:  # such as for content that was passed as a name, which is too long for one
+    except (OSError, ValueError) as error:  # such as content that was passed as a name, or a null byte
+        reason = getattr(error, "strerror", None) or "it holds letters that no name may have"
         raise InputError(
-            f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, decoded"
+            f"{ascii(str(path))[1:-1][:60]}... is no name of a file: {reason}; content belongs into bytes, "
+            "decoded"
         ) from None
     if not exists:
         check_address(str(path))

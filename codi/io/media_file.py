@@ -42,7 +42,14 @@ class MediaFile:
 
     def handle(self) -> Any:
         """Return what Pillow, soundfile and decord open: a stream of the bytes, or the path as text."""
-        return io.BytesIO(self.content) if isinstance(self.content, bytes) else str(self.content.resolve())
+        if isinstance(self.content, bytes):
+            return io.BytesIO(self.content)
+        name = str(self.content.resolve())
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # a name that is not UTF-8, which not every library takes
+            return self.content.open("rb")
+        return name
 
     def container(self) -> Any:
         """Return a PyAV container on this source only: no format that names other files is allowed."""

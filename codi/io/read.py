@@ -3,7 +3,6 @@
 Letters: F frames, H height, W width.
 """
 
-import hashlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from codi.io.files import sha256_of
 from codi.io.frames import cut_note, read_clip
 from codi.io.gates import (
     MAX_DECODED,
@@ -155,15 +155,11 @@ def _load_video(
 def describe(path: str | Path) -> dict[str, Any]:
     """Return what a manifest records of an input file: its path, kind, size in bytes and sha256."""
     check_file(path)
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return {
         "path": str(path),
         "kind": str(probe(path)),
         "bytes": os.path.getsize(path),
-        "sha256": digest.hexdigest(),
+        "sha256": sha256_of(path),
     }
 
 
