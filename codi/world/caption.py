@@ -5,6 +5,7 @@ In every list of words the canonical one comes first.
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -68,18 +69,21 @@ NUM_TEMPLATES = 6
 # The words that the patterns add to those above.
 _JOINING = "a the that is and there it something thing moves ,".split()
 
-_OPENING = [
-    tuple(phrase.split())
-    for kind in ("place", "tempo")
-    for phrases in WORDS[kind].values()
-    for phrase in phrases
-]
+
+def _phrases(attribute: str) -> list[str]:
+    """Return all words and phrases for the values of an attribute."""
+    return list(chain(*WORDS[attribute].values()))
+
+
+_OPENING = [tuple(phrase.split()) for phrase in _phrases("place") + _phrases("tempo")]
 
 
 def all_words() -> list[str]:
     """Return every word that captions can hold, in order, punctuation included."""
-    phrases = [phrase for values in WORDS.values() for words in values.values() for phrase in words]
-    return sorted({*" ".join(phrases).split(), *_JOINING})
+    words = set(_JOINING)
+    for attribute in WORDS:
+        words.update(" ".join(_phrases(attribute)).split())
+    return sorted(words)
 
 
 def punctuated(words: Sequence[str]) -> list[str]:
@@ -115,7 +119,8 @@ def _join(*parts: str | None) -> str:
 
 def _fill(template: int, said: dict[str, str]) -> str:
     """Return one of the six sentence patterns with what is said; patterns shrink around what is not."""
-    place, tempo = said.get("place"), said.get("tempo")
+    place = said.get("place")
+    tempo = said.get("tempo")
     verb = said.get("motion") or ("moves" if tempo else None)
     act = _join(verb, tempo)
     noun = _noun("a", said)
@@ -180,7 +185,9 @@ def _pattern(attribute: str) -> re.Pattern[str]:
     groups = []
     for value, words in WORDS[attribute].items():
         also = _ALSO_READ[attribute].get(value)
-        alternatives = [re.escape(w) for w in words] + ([also] if also else [])
+        alternatives = list(map(re.escape, words))
+        if also:
+            alternatives.append(also)
         groups.append(f"(?P<{value}>{'|'.join(alternatives)})")
     return re.compile(rf"\b(?:{'|'.join(groups)})\b")
 

@@ -58,9 +58,10 @@ class PooledEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
                 f"environment is {environment!r}: expected own (as released) or exchanged (as in the paper)"
             )
         kinds = {"text": (VectorEncoder, text), "vision": (MapEncoder, vision), "audio": (MapEncoder, audio)}
-        self.encoders = nn.ModuleDict(
-            {name: kind(**config) for name, (kind, config) in kinds.items() if config}
-        )
+        self.encoders = nn.ModuleDict()
+        for name, (kind, config) in kinds.items():
+            if config:
+                self.encoders[name] = kind(**config)
 
     def by_modality(self) -> dict[Modality, "PooledEncoder"]:
         """Return the encoders under their modalities; pictures and clips share one."""
@@ -69,7 +70,9 @@ class PooledEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
     def attends_to(self) -> dict[Modality, set[Modality]]:
         """Return, for each modality, those that it attends to."""
         names = set(self.by_modality())
-        return {m: {m} if self.config.environment == "own" else names - {m} for m in names}
+        if self.config.environment == "own":
+            return {m: {m} for m in names}
+        return {m: names - {m} for m in names}
 
 
 class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
@@ -99,7 +102,8 @@ class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
         super().__init__()
         self.time_proj = Timesteps(emb_width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(emb_width, 4 * emb_width)
-        self.layers, at = nn.ModuleList(), stem
+        self.layers = nn.ModuleList()
+        at = stem
         for level, (width, count) in enumerate(zip(block_out_channels, layers_per_block, strict=True)):
             if level:
                 self.layers.append(between(at, level))
