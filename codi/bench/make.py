@@ -197,8 +197,12 @@ def make(bench: Bench, plan: Plan, workers: int = 1) -> None:
             _make_apart(bench, todo, workers, bar)
         else:
             for run, count in todo.items():
+
+                def advance(samples: int, cost: int = run.cost) -> None:
+                    bar.update(samples * cost)
+
                 bar.set_postfix_str(run.name, refresh=False)
-                bench.readings(run, count, advance=lambda samples, run=run: bar.update(samples * run.cost))
+                bench.readings(run, count, advance=advance)
 
 
 def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> None:
@@ -249,7 +253,11 @@ def _start(model: dict[str, Any], recipe: dict[str, Any], queue: Any, workers: i
 
 def _work(run: Run, count: int) -> None:
     """Generate one run in a worker and report its progress to the parent."""
-    _WORKER["bench"].readings(run, count, advance=lambda samples: _WORKER["queue"].put(samples * run.cost))
+
+    def advance(samples: int) -> None:
+        _WORKER["queue"].put(samples * run.cost)
+
+    _WORKER["bench"].readings(run, count, advance=advance)
 
 
 def _end_with_parent() -> None:

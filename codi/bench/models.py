@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class Model:
         scales = dict(self.scales)
         if run.sync_guidance is not None:
             scales["sync_guidance_scale"] = run.sync_guidance
-        with self.unconditioned(run.deaf):
+        with self.without_hearing(run.deaf):
             out = self.pipe(
                 outputs=run.outputs,
                 num_samples=len(scenes),
@@ -176,25 +176,26 @@ class Model:
         return {m: self.as_world(m, getattr(out, FIELDS[m])) for m in run.outputs}
 
     @contextmanager
-    def unconditioned(self, output: Modality | None) -> Iterator[None]:
+    def without_hearing(self, deaf: Modality | None) -> Iterator[None]:
         """Cut one output off from its partners while the context is open.
 
         It attends to no environment and takes no partner estimates; the other outputs still attend to it.
 
         Args:
-            output: the output that is cut off; None changes nothing.
+            deaf: the output that is cut off; None changes nothing.
 
         Yields:
             Nothing.
         """
         parts = []
-        if output is not None:
+        if deaf is not None:
             found = (self.pipe.environment_encoders, self.pipe.noisy_latent_encoders)
             parts = [part for part in found if part is not None]
         for part in parts:
-            attended = {m: partners for m, partners in part.attends_to().items() if m is not output}
+            attended = dict(part.attends_to())
+            attended.pop(deaf, None)
             # This hides the method of its class until it is deleted.
-            part.attends_to = lambda attended=attended: attended
+            part.attends_to = partial(dict, attended)
         try:
             yield
         finally:

@@ -197,6 +197,8 @@ def _towers(report: dict[str, Any]) -> str | None:
     """Return the section of retrieval between prompt towers, or None where it was not measured."""
     if not report.get("retrieval"):
         return None
-    rows = [[name, *percents(v, "value", "chance", "target")] for name, v in report["retrieval"].items()]
+    rows = []
+    for name, line in report["retrieval"].items():
+        rows.append([name, *percents(line, "value", "chance", "target")])
     note = "A hit is a nearest neighbour with equal values of every attribute that both modalities can show."
     return section("Retrieval between prompt towers", table("towers | R@1 | chance | target", rows), note)

@@ -32,7 +32,7 @@ SAMPLING_RATE = 16000  # of the world's sounds, Hz
 # What one sample costs the embedded model, in about hundredths of a second of one core. Only the progress bar
 # uses it; no number of a report depends on it.
 COST = {Modality.TEXT: 6, Modality.IMAGE: 12, Modality.AUDIO: 36, Modality.VIDEO: 110}
-_RENDER = {Modality.TEXT: lambda scenes: [world.caption(scene) for scene in scenes], **world.RENDERERS}
+_RENDER = {Modality.TEXT: lambda scenes: list(map(world.caption, scenes)), **world.RENDERERS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -326,7 +326,10 @@ def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
         "never_seen": [cell for cell in cells if not cell["seen"]],
         "seen": [cell for cell in cells if cell["seen"]],
     }
-    return {name: _macro(group) if group else None for name, group in groups.items()}
+    summary = {}
+    for name, group in groups.items():
+        summary[name] = _macro(group) if group else None
+    return summary
 
 
 def _macro(cells: list[dict[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,10 @@ def measures(report: dict[str, Any]) -> list[Measure]:
         The measures in the order of the table.
     """
     groups = (_tasks, _cells, _onsets, _together, _selection, _prompting, _distances)
-    return [measure for group in groups for measure in group(report)]
+    found: list[Measure] = []
+    for group in groups:
+        found += group(report)
+    return found
 
 
 def _tasks(report: dict[str, Any]) -> Iterator[Measure]:

@@ -88,7 +88,9 @@ def _of_open(lines: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
             if attribute in line["attributes"]:
                 found = line["attributes"][attribute]
                 values.append(found["value"])
-                spreads += [spread for output, spread in found["spread"].items() if output != "honest"]
+                of_outputs = dict(found["spread"])
+                del of_outputs["honest"]
+                spreads += of_outputs.values()
         name = f"{' + '.join(line['outputs'])}, {line['made']}"
         lowest = f"{name}, lowest agreement on an open attribute"
         widest = f"{name}, widest distance of an open attribute from the world"

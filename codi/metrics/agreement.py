@@ -29,8 +29,10 @@ def agreement(
     assert len(readings) == len(facts), f"{len(readings)} readings for {len(facts)} scenes"
     rows = {}
     for attribute in attributes:
-        pairs = zip(readings, facts)
-        rows[attribute] = np.array([_equal(read.get(attribute), fact.get(attribute)) for read, fact in pairs])
+        row = []
+        for read, fact in zip(readings, facts):
+            row.append(_equal(read.get(attribute), fact.get(attribute)))
+        rows[attribute] = np.array(row)
     return rows
 
 

@@ -65,7 +65,10 @@ def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
     }
     ratios = []
     for place in PLACES:
-        ratios.append(levels[place] / _AUDIBLE[place] if place in levels else torch.ones(len(amplitude)))
+        if place in levels:
+            ratios.append(levels[place] / _AUDIBLE[place])
+        else:
+            ratios.append(torch.ones(len(amplitude)))
     return torch.stack(ratios, 1).argmax(1)
 
 

@@ -162,10 +162,10 @@ class TransformerBlock(nn.Module):
     def prompted(self, x: Tensor, context: Tensor, constant: Tensor | None) -> Tensor:
         """Return x (B*F, N, C) with attention to the prompt added; arguments are as in `forward`."""
         whole = x.reshape(context.shape[0], -1, x.shape[-1])  # (B, F*N, C)
-        heard = self.constant(context) if constant is None else constant
-        if heard is None:
-            heard = self.attn2(whole if self.norm2 is None else self.norm2(whole), context)
-        return (whole + heard).view(x.shape)
+        attended = self.constant(context) if constant is None else constant
+        if attended is None:
+            attended = self.attn2(whole if self.norm2 is None else self.norm2(whole), context)
+        return (whole + attended).view(x.shape)
 
 
 class SpatialTransformer(nn.Module):

@@ -169,7 +169,8 @@ class ResidualBlock(ResnetBlock2D):
             eps=eps,
             time_embedding_norm="scale_shift" if scale_shift else "default",
         )
-        self.norm1, self.norm2 = (GroupNorm(num_groups, c, eps=eps) for c in (in_channels, out_channels))
+        self.norm1 = GroupNorm(num_groups, in_channels, eps=eps)
+        self.norm2 = GroupNorm(num_groups, out_channels, eps=eps)
         # Untrained, the block is its shortcut alone.
         zeroed(self.conv2)
 

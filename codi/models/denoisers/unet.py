@@ -306,6 +306,6 @@ def fold_frames(x: Tensor) -> Tensor:
 
 def unfold_frames(y: Tensor, like: Tensor) -> Tensor:
     """Undo `fold_frames`: return y in the layout of `like`."""
-    return (
-        y.unflatten(0, (-1, like.shape[2])).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()
-    )
+    if like.ndim == 5:
+        y = y.unflatten(0, (-1, like.shape[2])).transpose(1, 2)
+    return y.contiguous()

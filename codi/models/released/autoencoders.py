@@ -137,7 +137,11 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         """Write the sentences of normalised latents (B, Z)."""
         tokenizer = needed(self.decoder_tokenizer, "gpt2")
         rows = self.generate(self.scaling.denormalise(latent), tokenizer.bos_token_id, tokenizer.eos_token_id)
-        return [drop_repetitions(strip_ends(tidy_spaces(join_pieces(tokenizer, row)))) for row in rows]
+        sentences = []
+        for row in rows:
+            text = tidy_spaces(join_pieces(tokenizer, row))
+            sentences.append(drop_repetitions(strip_ends(text)))
+        return sentences
 
     @torch.no_grad()
     def generate(self, latent: Tensor, bos: int, eos: int) -> list[list[int]]:

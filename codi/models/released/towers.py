@@ -137,8 +137,10 @@ class ReleasedVisionTower(VisionTower):
             (..., 3, s, s), where s is the side of the tower's pictures.
         """
         flat = self.whole_pixels(raw.float()).flatten(0, -4).permute(0, 2, 3, 1).cpu().numpy()
-        fitted = np.stack([np.asarray(fit(Image.fromarray(image), self.image_size)) for image in flat])
-        values = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(raw.device).float() / 255
+        fitted = []
+        for image in flat:
+            fitted.append(np.asarray(fit(Image.fromarray(image), self.image_size)))
+        values = torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).to(raw.device).float() / 255
         mean = torch.tensor(PIXEL_MEAN, device=raw.device)[:, None, None]
         std = torch.tensor(PIXEL_STD, device=raw.device)[:, None, None]
         return ((values - mean) / std).to(raw.dtype).unflatten(0, raw.shape[:-3])
