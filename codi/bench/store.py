@@ -33,12 +33,15 @@ def code_digest() -> str:
 
     Numbers of two versions must not stand in one table.
     """
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(
-        path
-        for name in DECIDING
-        for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
-    ):
+    root = Path(__file__).parents[1]
+    paths: list[Path] = []
+    for name in DECIDING:
+        if name.endswith(".py"):
+            paths.append(root / name)
+        else:
+            paths.extend((root / name).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in sorted(paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -67,11 +70,11 @@ class Store:
         except (FileNotFoundError, json.JSONDecodeError):
             # A file that cannot be parsed counts as missing: its run is made again.
             return {m: [] for m in run.outputs}
-        return {Modality(m): [_reading(row) for row in rows] for m, rows in stored["readings"].items()}
+        return {Modality(m): list(map(_reading, rows)) for m, rows in stored["readings"].items()}
 
     def save(self, run: Run, readings: Readings) -> None:
         """Write all readings of a run so far."""
-        rows = {m.value: [_row(reading) for reading in readings[m]] for m in readings}
+        rows = {m.value: list(map(_row, readings[m])) for m in readings}
         save_json(self._path(run, ".json"), {"run": run.name, "readings": rows})
 
     def show(self, run: Run, media: Media) -> None:
