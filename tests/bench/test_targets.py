@@ -81,8 +81,16 @@ MISSES = [
     (("open", 0, "attributes", "motion", "spread", "video"), 0.1, "widest distance of an open attribute"),
     (("four", "value"), -0.01, "text + image + audio + video together"),
     (("prompting", "conflict", 1, "monotone"), False, "pairs of prompts, of 2, followed less"),
-    (("prompting", "redundancy", 2, "hurts"), True, "added prompts that agree, of 3, that make a result worse"),
-    (("prompting", "order", 0, "same"), -0.01, "samples that stay the same when prompts come in the opposite"),
+    (
+        ("prompting", "redundancy", 2, "hurts"),
+        True,
+        "added prompts that agree, of 3, that make a result worse",
+    ),
+    (
+        ("prompting", "order", 0, "same"),
+        -0.01,
+        "samples that stay the same when prompts come in the opposite",
+    ),
 ]
 
 

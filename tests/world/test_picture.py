@@ -94,6 +94,8 @@ def test_a_picture_shows_its_scene_shortly_after_the_first_event() -> None:
     scenes = sample_scenes(12, 3)
     times = np.array([[events(scene)[0][0] + IMAGE_DELAY] for scene in scenes])
     assert torch.equal(render_images(scenes, SIZE), render_frames(scenes, times, SIZE)[:, 0])
+    many = sample_scenes(520, 3)  # more than are rendered at once
+    assert torch.equal(render_images(many, SIZE)[514:], render_images(many[514:], SIZE))
 
 
 def test_twice_the_frames_a_second_are_twice_the_frames_of_the_same_clip() -> None:
