@@ -1,4 +1,4 @@
-"""From options to sections, settings and folders: what each option asks for, and what a mistake is answered."""
+"""From options to sections, settings and folders: what each one asks for, and how a mistake is answered."""
 
 import json
 import sys
