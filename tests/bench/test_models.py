@@ -1,4 +1,4 @@
-"""The model under test: its media in the world's form, its settings, what it hears, its towers, and the code
+"""The model under test: its media in the world's form, its settings, its partners, its towers, and the code
 that decides what it gives.
 """
 
@@ -97,7 +97,7 @@ def test_an_input_in_time_stands_in_the_loop_unless_it_is_a_prompt_only(model):
     assert torch.allclose(model.sample(twice, SCENES, SEEDS)[AUDIO], synced, atol=1e-4)
 
 
-def test_what_an_output_hears_is_restored_even_after_an_error(model):
+def test_what_an_output_attends_to_is_restored_even_after_an_error(model):
     parts = [model.pipe.environment_encoders, model.pipe.noisy_latent_encoders]
     before = [part.attends_to() for part in parts]
     with pytest.raises(RuntimeError, match="stop"), model.without_hearing(AUDIO):

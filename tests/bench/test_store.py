@@ -186,9 +186,9 @@ def test_controls_are_of_their_own_scenes_and_delays(tmp_path):
 
 
 def test_progress_is_told_batch_by_batch_and_only_of_what_is_made(tmp_path):
-    told = []
+    reported = []
     bench = bench_of(tmp_path, Perfect(), batch_size=2)
-    bench.readings(RUN, 5, told.append)
-    bench.readings(RUN, 6, told.append)
-    bench.readings(RUN, 6, told.append)
-    assert told == [2, 2, 1, 1]
+    bench.readings(RUN, 5, reported.append)
+    bench.readings(RUN, 6, reported.append)
+    bench.readings(RUN, 6, reported.append)
+    assert reported == [2, 2, 1, 1]

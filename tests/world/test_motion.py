@@ -25,7 +25,7 @@ STARTS = np.linspace(0.15, 0.5, 36)
 GAP, HALF_TURN = (0.70, 0.45), (0.60, 0.35)  # seconds, slow and fast
 
 
-def told(motion: int, tempo: int, start: float) -> list[tuple[float, float]]:
+def listed(motion: int, tempo: int, start: float) -> list[tuple[float, float]]:
     """The events of a scene, one after another until its end."""
     found, t, n = [], start, 0
     if motion == SWING:
@@ -48,19 +48,19 @@ def told(motion: int, tempo: int, start: float) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("tempo", [0, 1], ids=["slow", "fast"])
 @pytest.mark.parametrize("motion", range(4), ids=MOTIONS)
-def test_schedules_are_the_events_told_one_by_one(motion: int, tempo: int) -> None:
+def test_schedules_are_the_events_listed_one_by_one(motion: int, tempo: int) -> None:
     full = np.full(len(STARTS), 1)
     times, amplitudes = schedule(motion * full, tempo * full, STARTS)
     assert times.shape == amplitudes.shape == (len(STARTS), NUM_SLOTS)
     for start, row, strengths in zip(STARTS, times, amplitudes):
-        expected = told(motion, tempo, start)
+        expected = listed(motion, tempo, start)
         assert np.allclose(np.stack([row, strengths], 1)[: len(expected)], expected)
         assert np.isinf(row[len(expected) :]).all() and (strengths[len(expected) :] == 0).all()
 
 
 @pytest.mark.parametrize("tempo", [0, 1], ids=["slow", "fast"])
 def test_a_bounce_obeys_one_gravity_and_keeps_the_same_share_of_its_height(tempo: int) -> None:
-    hits = np.array([t for t, _ in told(BOUNCE, tempo, 0.2)])
+    hits = np.array([t for t, _ in listed(BOUNCE, tempo, 0.2)])
     height = lambda t: bounce_height(np.array([tempo]), np.array([0.2]), np.atleast_1d(t)[None])[0]
     gaps = np.diff(hits)
     assert np.allclose(height(hits[:-1] + gaps / 2), 0.42 * 0.64 ** np.arange(len(gaps)))
