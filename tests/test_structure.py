@@ -182,7 +182,9 @@ def test_what_is_counted_by_lines(tmp_path):
     assert docstrings(made, (ast.Module,)) == (1, 1)
     assert packed_assignments(made) == 1
     assert long_lines(made, 100) == pytest.approx(100 / 7)  # empty lines are left out
-    assert structure.test_ratio(made) == pytest.approx(3 / 5)  # lines of code, so neither empty nor docstrings
+    assert structure.test_ratio(made) == pytest.approx(
+        3 / 5
+    )  # lines of code, so neither empty nor docstrings
 
 
 def test_two_checkouts_stand_side_by_side(tmp_path):
