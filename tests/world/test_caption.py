@@ -129,7 +129,7 @@ def test_of_two_values_the_first_counts_and_words_of_other_forms_are_read() -> N
         "motion": "pulse",
         "tempo": "fast",
     }
-    assert parse("a plus\nsign, AMBER;swayed in-the-dark") == SCENE.facts | {
+    assert parse("a plus-\nsign, AMBER;swayed in-the-dark") == SCENE.facts | {
         "shape": "cross",
         "colour": "orange",
         "tempo": None,
