@@ -80,7 +80,7 @@ OPEN = {
     "made": "within all four",
     "all": SHARE | {"value": 0.45},
     "attributes": {
-        "colour": SHARE | {"spread": {"honest": 0.08, "image": 0.21, "video": 0.1}},
+        "colour": SHARE | {"spread": {"honest": 0.48, "image": 0.21, "video": 0.1}},
         "place": SHARE | {"value": 0.7, "spread": {"honest": 0.02, "image": 0.11, "video": NAN}},
         "column": SHARE | {"value": NAN, "spread": {"honest": NAN, "image": 0.9, "video": 0.9}},
     },
@@ -265,7 +265,7 @@ def test_the_rows_of_agreement_on_what_was_left_open():
         [*name, "*all of them*", "45.0 [80.0, 100.0]", *controls],
     ]
     assert [row[9] for row in by_attribute] == [
-        "image 0.21, video 0.10 (0.08)",
+        "image 0.21, video 0.10 (0.48)",
         "image 0.11, video - (0.02)",
         "image 0.90, video 0.90 (-)",
         "",

@@ -80,7 +80,9 @@ def test_a_model_is_compared_with_its_reference_once(tmp_path):
     assert all(line["seconds"] > 0 for line in found.values())
     made = paler.model.samples, reference.model.samples
     assert far.score(paler) == found and (paler.model.samples, reference.model.samples) == made
-    assert reference.model.samples == 2 * 3  # one picture and one sound of each scene
+    other = far.score(bench_of(tmp_path / "other", Perfect()))
+    assert other["image"]["distance"] == other["audio"]["distance"] == 0.0
+    assert reference.model.samples == 2 * 3  # one picture and one sound of each scene, whoever is compared
 
 
 def test_the_reference_itself_is_no_distance_away(tmp_path):
