@@ -24,7 +24,38 @@ from codi.types import Modality
 from codi.world import Reading
 
 # Folders and files of codi that decide the outcome of a run, besides the weights.
-DECIDING = ("diffusion", "models", "world", "pipeline.py", "prompts.py", "selection.py")
+DECIDING = (
+    "bench/models.py",
+    "bench/runs.py",
+    "conditions",
+    "diffusion",
+    "given.py",
+    "io/fit.py",
+    "joint",
+    "layers.py",
+    "media.py",
+    "modalities",
+    "models",
+    "outputs.py",
+    "pipeline.py",
+    "prompts.py",
+    "request.py",
+    "selection.py",
+    "settings.py",
+    "vocabulary.py",
+    "world",
+)
+
+
+def deciding_files() -> list[Path]:
+    """Return the files of `DECIDING`, those inside its folders included, in order."""
+    root = Path(__file__).parents[1]
+    found: list[Path] = []
+    for name in DECIDING:
+        path = root / name
+        assert path.exists(), f"{name} decides the outcome of a run, and is not in {root}"
+        found += [path] if path.is_file() else path.rglob("*.py")
+    return sorted(found)
 
 
 @cache
@@ -33,15 +64,8 @@ def code_digest() -> str:
 
     Numbers of two versions must not stand in one table.
     """
-    root = Path(__file__).parents[1]
-    paths: list[Path] = []
-    for name in DECIDING:
-        if name.endswith(".py"):
-            paths.append(root / name)
-        else:
-            paths.extend((root / name).rglob("*.py"))
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in deciding_files():
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
