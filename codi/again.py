@@ -200,16 +200,15 @@ def _sync(record: Record, args: argparse.Namespace, changed: bool) -> bool | tup
 
 def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Collection[str]) -> None:
     """Put the record's model, adapters, device and precision into `args` where they name none."""
-    models = [record.model for record in found]
-    keys = ("name", "dtype", "loras", "words", "scheduler_config")
-    if any(model.get(key) != models[0].get(key) for model in models for key in keys):
-        one = f"{found[0].id}.json"
-        raise InputError(
-            f"the jobs of {args.again} were made by different models: expected the record of one, such as "
-            f"{one}"
-        )
-    model = models[0]
+    model = found[0].model
     source = found[0].source
+    for record in found:
+        for key in ("name", "dtype", "loras", "words", "scheduler_config"):
+            if record.model.get(key) != model.get(key):
+                raise InputError(
+                    f"the jobs of {args.again} were made by different models: expected the record of one, "
+                    f"such as {found[0].id}.json"
+                )
     if args.model is None:
         if not model.get("name"):
             raise InputError(

@@ -187,9 +187,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return list(map(plain, value))
     if isinstance(value, tuple):
-        return tuple(plain(item) for item in value)
+        return tuple(map(plain, value))
     return value
 
 

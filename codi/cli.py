@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, modalities, options, renamed
+from codi import __version__, bench, convert, fork_server, modalities, options, renamed
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
@@ -303,6 +303,9 @@ def _generate(args: argparse.Namespace) -> int:
         failures.total = len(todo)
     else:
         todo = jobs.from_file(args, failures) if args.jobs else [jobs.from_arguments(args)]
+    items = [item for job in todo for item in (*job.items, *job.negatives)]
+    if not all(modalities.in_words(item.modality) for item in items):
+        fork_server.start()  # files are read by its workers; it starts while the libraries are imported here
     jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict, failures.of)
     out = _output_folder(args.out)

@@ -95,7 +95,7 @@ class CoDiOutput(BaseOutput):
         """
         if self.latents is not None:
             return tuple(self.latents[m] for m in self.outputs or self.latents)
-        return tuple(self.of(m) for m in self.outputs or self.made)
+        return tuple(map(self.of, self.outputs or self.made))
 
     @property
     def made(self) -> list[Modality]:

@@ -147,13 +147,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         )
         settings.check_names("CoDiPipeline", more, self._optional_components)
         self.register_modules(**more)
-        if unknown := sorted(set(defaults or {}) - set(settings.DEFAULTS)):
-            raise InputError(
-                f"unknown default {unknown[0]!r}: expected one of {', '.join(settings.DEFAULTS)}"
-            )
-        for name in ("auxiliary_caption", "caption_prior"):
-            if (chosen := (defaults or {}).get(name)) is not None and chosen not in list(Modality):
-                raise InputError(f"default {name} is {chosen!r}: expected {listed(Modality)}, or none")
+        settings.check_defaults(defaults or {})
         self.register_to_config(defaults=dict(defaults or {}))
         self._kept_card: str | None = None  # somebody else's, in the folder that is being saved to
         self._init_calls()
@@ -440,18 +434,21 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             The context (B, 1, D).
         """
         mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
-        counted = [
-            (modality, token, weight)
-            for (modality, token), weight in zip(tokens, weights, strict=True)
-            if weight > 0
-        ]
+        kinds: list[Modality] = []
+        counted_tokens: list[Tensor] = []
+        counted_weights: list[float] = []
+        for (modality, token), weight in zip(tokens, weights, strict=True):
+            if weight > 0:
+                kinds.append(modality)
+                counted_tokens.append(token)
+                counted_weights.append(weight)
         # A sentence alone needs no translation into captions: it is one.
-        only_a_sentence = len(counted) == 1 and kind_of(counted[0][0]).in_words
+        only_a_sentence = len(kinds) == 1 and kind_of(kinds[0]).in_words
         estimate = self._prior() if read and not only_a_sentence else None
         if estimate is None:
             return mixed
-        captions = [estimate(token) for _, token, _ in counted]
-        combined = caption_prior.combine_prompts(captions, [weight for _, _, weight in counted])
+        captions = list(map(estimate, counted_tokens))
+        combined = caption_prior.combine_prompts(captions, counted_weights)
         return caption_prior.project(mixed[:, 0].to(combined), combined)[:, None].to(mixed)
 
     def _prior(self) -> Callable[[Tensor], Tensor] | None:
@@ -695,9 +692,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         Raises:
             InputError: for anything that cannot be used.
         """
-        named = more | {"text": text, "image": image, "audio": audio, "video": video}
-        named |= {"negative_text": negative_text, "negative_image": negative_image}
-        named |= {"negative_audio": negative_audio, "negative_video": negative_video}
+        named = more | dict(text=text, image=image, audio=audio, video=video)
+        named |= dict(negative_text=negative_text, negative_image=negative_image)
+        named |= dict(negative_audio=negative_audio, negative_video=negative_video)
         sizes = {"height": height, "width": width, "num_frames": num_frames, "fps": fps}
         sizes["audio_length_in_s"] = audio_length_in_s
         given = Given.from_arguments(

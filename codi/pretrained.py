@@ -1,23 +1,19 @@
 """Find the folder of a model, load and save its parts, and check that every tensor is what it should be.
 
 A model is a diffusers folder: model_index.json, and one folder per part with its configuration and
-safetensors. A part that is loaded must have every tensor that its configuration asks for, unaltered, and none
-besides. `checksums.json`, written on saving, holds a digest of every tensor. Whatever does not fit raises one
-`InputError` that names the folder and the tensor.
+safetensors. A part that is loaded must have every tensor that its configuration asks for, unaltered and
+finite, and none besides. `checksums.json`, written on saving, holds a digest of every tensor and of every
+configuration. Whatever does not fit raises one `InputError` that names the folder and the tensor.
 """
 
 import hashlib
-import importlib
-import inspect
 import json
 import logging
-import mmap
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,14 +22,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from codi import renamed
-from codi.modalities import kinds
+from codi import renamed, settings
+from codi.folder_checks import check_config, check_inside, find_class
+from codi.tensor_files import AGAIN, Entry, digest_json, digest_tensors, read_header, read_json
 from codi.types import InputError
 
 INDEX = "model_index.json"
 CHECKSUMS = "checksums.json"
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]
-MAX_HEADER = 100 << 20  # bytes, as in the safetensors format
 HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of a download
 LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passed on to every part
     "device_map",
@@ -106,19 +102,56 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
 
     Parts that the model does not have (null in model_index.json) are left out. Names that earlier versions
     gave to parts are replaced by the present ones.
+
+    Args:
+        folder: the folder of the model.
+
+    Returns:
+        The module and the class by the name of the part; every name is a plain one, inside the folder.
+
+    Raises:
+        InputError: if the index cannot be read, or has an entry that is neither a part nor known.
     """
-    index = _read_json(folder / INDEX)
-    return {
-        renamed.PARTS.get(name, name): tuple(value)
-        for name, value in index.items()
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None
-    }
+    path = folder / INDEX
+    check_inside(folder, path)
+    found = {}
+    for name, value in read_json(path).items():
+        if name.startswith("_") or name == "defaults":
+            continue
+        if not name.isidentifier():
+            raise InputError(
+                f"{path} names the part {name!r}: expected the name of a folder inside the model"
+            )
+        pair = value if isinstance(value, list) and len(value) == 2 else [0, 0]
+        if pair != [None, None] and not all(isinstance(item, str) for item in pair):
+            raise InputError(f"{path} has {name} {value!r:.60}: expected [module, class] of a part; {AGAIN}")
+        if pair != [None, None]:
+            found[renamed.PARTS.get(name, name)] = (pair[0], pair[1])
+    return found
 
 
 def read_defaults(folder: Path) -> dict[str, Any]:
-    """Return the model's own values for options that a call leaves out."""
-    defaults = _read_json(folder / INDEX).get("defaults") or {}
-    return renamed.rename(defaults, renamed.SETTINGS, str(folder))
+    """Return the model's own values for options that a call leaves out.
+
+    Args:
+        folder: the folder of the model.
+
+    Returns:
+        The values by the present names of the options.
+
+    Raises:
+        InputError: if they are no object, or if one of them is unknown or out of range.
+    """
+    path = folder / INDEX
+    defaults = read_json(path).get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise InputError(f"{path} has defaults {defaults!r:.60}: expected an object; {AGAIN}")
+    defaults = renamed.rename(defaults, renamed.SETTINGS, str(folder))
+    try:
+        settings.check_defaults(defaults)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return defaults
 
 
 def load_parts(
@@ -161,7 +194,7 @@ def _present_names(folder: Path) -> Iterator[Path]:
     is left where it is.
     """
     config = folder / "config.json"
-    values = _read_json(config) if config.is_file() else {}
+    values = read_json(config) if config.is_file() else {}
     present = renamed.rename(values, renamed.CONFIG, str(folder))
     # diffusers saves every argument: where tensors have former names, the configuration has some as well
     if present == values:
@@ -172,10 +205,11 @@ def _present_names(folder: Path) -> Iterator[Path]:
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors"))
         (copy / "config.json").write_text(json.dumps(present), encoding="utf-8")
         for index in copy.glob("*.safetensors.index*.json"):  # says in which file each tensor is
-            shards = _read_json(index)
+            shards = read_json(index)
             shards["weight_map"] = {renamed.rename_tensor(n): f for n, f in shards["weight_map"].items()}
             index.write_text(json.dumps(shards), encoding="utf-8")
         for path in folder.glob("*.safetensors"):
+            read_header(path)  # one clear line for a file that is damaged
             state = {renamed.rename_tensor(name): tensor for name, tensor in load_file(path).items()}
             save_file(state, copy / path.name, {"format": "pt"})
         yield copy
@@ -187,8 +221,8 @@ def load_part(
     """Load one part from its folder, and check it by `check_part` if it is a network.
 
     The class is looked up here, because diffusers' own loader finds a class only where its module happens to
-    import `ModelMixin` by name. A folder may name only classes of codi, of diffusers, and of packages that
-    have registered a modality, because importing a module runs its code.
+    import `ModelMixin` by name. A folder may name only the classes that `find_class` knows, because importing
+    a module runs its code.
 
     Args:
         folder: the folder of the part.
@@ -206,46 +240,36 @@ def load_part(
         InputError: if the class may not be used, if the part cannot be loaded, or if it does not pass its
             check.
     """
-    part_class = _find_class(folder.name, *renamed.CLASSES.get((module, kind), (module, kind)))
+    part_class = find_class(folder.name, *renamed.CLASSES.get((module, kind), (module, kind)))
     from transformers.initialization import no_init_weights
 
     is_model = issubclass(part_class, nn.Module)
     options = dict(torch_dtype=dtype, use_safetensors=True, variant=variant, **loading) if is_model else {}
     with _present_names(folder) as present:
+        stored = read_tensors(present, variant) if is_model else {}
+        config = getattr(part_class, "config_name", "config.json")
+        check_config(folder / config, read_json(present / config), part_class)
         try:
             # initial values would be overwritten: `check_part` makes sure that every weight is in the folder
             with _quietly(), no_init_weights():
                 part = part_class.from_pretrained(present, **options)
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            AssertionError,
-        ) as error:
-            raise InputError(f"cannot load {folder}: {' '.join(str(error).split())[:300]}") from error
+        except Exception as error:  # a configuration that nobody wrote raises errors of every kind
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"cannot load {folder}: {reason}") from error
         if is_model:
-            check_part(present, part.eval(), variant)
+            check_part(folder, part.eval(), stored)
+        else:
+            _check_scheduler(folder, part)
     return part
 
 
-def _find_class(name: str, module: str, kind: str) -> type:
-    """Return the class of a part; raise `InputError` for one that is missing or not trusted."""
-    # the caller, who has registered a modality of another package, has run that package's code already
-    own = {type(known).__module__.split(".")[0] for known in kinds()}
-    if module.split(".")[0] not in {"codi", "diffusers"} | own:
+def _check_scheduler(folder: Path, scheduler: Any) -> None:
+    """Raise `InputError` if the noise levels of a scheduler are none."""
+    levels = getattr(scheduler, "alphas_cumprod", None)
+    if levels is not None and not bool(((levels >= 0) & (levels <= 1)).all()):  # NaN is neither
         raise InputError(
-            f"part {name} of the model is a {module}.{kind}: expected a class of codi or diffusers"
+            f"{folder} gives noise levels that are not from 0 to 1 (alphas_cumprod): check its betas; {AGAIN}"
         )
-    try:
-        return getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError):
-        raise InputError(
-            f"part {name} of the model is a {module}.{kind}, which this codi lacks: install the one it was "
-            "saved by"
-        ) from None
 
 
 @contextmanager
@@ -321,7 +345,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=folder, prefix=BESIDE) as place:
             yield Path(place)
             _replace(folder, Path(place))
-            write_checksums(folder)
+            write_checksums(folder, Path(place) / INDEX)
             (Path(place) / INDEX).replace(folder / INDEX)  # the last: a folder without it is no model
     except OSError as error:
         reason = error.strerror or error
@@ -383,65 +407,12 @@ def _same_part(one: Path, other: Path) -> bool:
     """
     if not (one.is_file() and other.is_file()):
         return False
-    first, second = _read_json(one), _read_json(other)
+    first, second = read_json(one), read_json(other)
     keys = [key for key in first.keys() | second.keys() if key == "_class_name" or not key.startswith("_")]
     return all(first.get(key) == second.get(key) for key in keys)
 
 
 # Checks ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One tensor in a safetensors file, as the header of the file describes it.
-
-    Attributes:
-        dtype: the type as the file names it, such as "F32".
-        shape: the shape of the tensor.
-        begin: the place of its first byte in the file.
-        end: the place behind its last byte.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def read_header(path: Path) -> dict[str, Entry]:
-    """Return an entry for every tensor in a safetensors file, by name, without reading any tensor.
-
-    Args:
-        path: the safetensors file.
-
-    Returns:
-        The entries by the names of the tensors, in the order of the header.
-
-    Raises:
-        InputError: if the file is cut short, or is no safetensors file.
-    """
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(MAX_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        entries = {name: _entry(value, 8 + length) for name, value in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file ({error}): copy or download it again") from None
-    end = max((entry.end for entry in entries.values()), default=8 + length)
-    if end != size:
-        raise InputError(
-            f"{path} has {size} bytes where its header promises {end}: copy or download it again"
-        )
-    return entries
-
-
-def _entry(value: dict[str, Any], start: int) -> Entry:
-    begin, end = value["data_offsets"]
-    return Entry(dtype=value["dtype"], shape=tuple(value["shape"]), begin=start + begin, end=start + end)
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
@@ -453,28 +424,66 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     ]
 
 
+def read_tensors(folder: Path, variant: str | None = None) -> dict[str, Entry]:
+    """Return an entry for every tensor of one part by name, from the headers of all its weight files.
+
+    Args:
+        folder: the folder of the part.
+        variant: the variant of the weight files, such as "fp16"; None for the plain ones.
+
+    Returns:
+        The entries of all files.
+
+    Raises:
+        InputError: if a file is damaged, or if the index of several files does not agree with them.
+    """
+    headers = {path.name: read_header(path) for path in weight_files(folder, variant)}
+    for path in folder.glob("*.safetensors.index*.json"):
+        if _variant(path.name) == (variant or ""):
+            _check_shards(path, headers)
+    return {name: entry for entries in headers.values() for name, entry in entries.items()}
+
+
+def _check_shards(path: Path, headers: Mapping[str, Mapping[str, Entry]]) -> None:
+    """Raise `InputError` unless an index names files that are there, and that hold the tensors it says."""
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict):
+        raise InputError(f"{path} has no weight_map: expected the file of each tensor; {AGAIN}")
+    for name, file in places.items():
+        if not isinstance(file, str) or file not in headers:
+            raise InputError(f"{path} names the file {file!r:.80}, which is not beside it: {AGAIN}")
+        if name not in headers[file]:
+            raise InputError(f"{path} names the tensor {name!r}, which {file} lacks: {AGAIN}")
+
+
 def check_files(
     folder: Path, names: Iterable[str], verify: bool | None = None, variant: str | None = None
 ) -> None:
-    """Check that every named part has its configuration and its weights, and the weights their checksums.
+    """Check that every named part has its configuration and its weights, and all of them their checksums.
 
-    Checksums are compared only if the folder has any, and unless asked otherwise only if the weights of these
-    parts have less than `VERIFY_BELOW` bytes in all.
+    Checksums are compared only if the folder has any. Unless asked otherwise those of weights are compared
+    only if these parts have less than `VERIFY_BELOW` bytes in all.
 
     Args:
         folder: the folder of the model.
         names: the parts to check.
-        verify: True compares checksums whatever the size, False never does.
+        verify: True compares checksums whatever the size, False compares none.
         variant: the variant of the weight files, such as "fp16"; None for the plain ones.
 
     Raises:
-        InputError: for the first part that lacks something, or the first tensor that was altered.
+        InputError: for the first part that lacks something or leads out of the folder, and for the first
+            tensor or configuration that was altered.
     """
-    files = []
+    weights, configurations = [], [folder / INDEX]
     for name in names:
         part = part_folder(folder / name)
+        check_inside(folder, part)
         if not part.is_dir():
             raise InputError(f"model folder {folder} lacks its part {name}/: copy or download it again")
+        for path in sorted(path for path in part.iterdir() if SAVED.fullmatch(path.name)):
+            check_inside(folder, path)
+            if path.suffix == ".json":
+                configurations.append(path)
         if (part / "config.json").is_file():
             found = weight_files(part, variant)
             if not found:
@@ -482,13 +491,38 @@ def check_files(
                     f"model folder {folder} has no weights in {name}/: expected .safetensors; copy or "
                     "download it again"
                 )
-            files += found
+            weights += found
         elif not any(part.glob("*_config.json")):
             raise InputError(
                 f"model folder {folder} has no configuration in {name}/: copy or download it again"
             )
-    if verify or (verify is None and sum(path.stat().st_size for path in files) < VERIFY_BELOW):
-        check_checksums(folder, files)
+    if verify is not False:
+        check_configurations(folder, configurations)
+    if verify or (verify is None and sum(path.stat().st_size for path in weights) < VERIFY_BELOW):
+        check_checksums(folder, weights)
+
+
+def check_configurations(folder: Path, files: Iterable[Path]) -> None:
+    """Check every JSON file in `files` against checksums.json.
+
+    Folders that earlier versions saved have checksums of their tensors alone; then nothing is checked.
+
+    Args:
+        folder: the folder of the model, which holds checksums.json.
+        files: configurations below that folder.
+
+    Raises:
+        InputError: for a file that is not listed, or was altered.
+    """
+    _, known = read_checksums(folder)
+    for path in files if known else ():
+        expected = known.get(path.relative_to(folder).as_posix())
+        if expected is None:
+            raise _not_listed(path)
+        if digest_json(path) != expected:
+            raise InputError(
+                f"{path} was altered: copy or download it again, or delete {CHECKSUMS} if it was meant"
+            )
 
 
 def check_checksums(folder: Path, files: Iterable[Path]) -> None:
@@ -503,17 +537,14 @@ def check_checksums(folder: Path, files: Iterable[Path]) -> None:
     Raises:
         InputError: for a file that is not listed, or a tensor that is missing, unknown or altered.
     """
-    if not (folder / CHECKSUMS).is_file():
+    if not (folder / CHECKSUMS).exists():
         return
-    known = _read_json(folder / CHECKSUMS)
+    known, _ = read_checksums(folder)
     for path in files:
         name = path.relative_to(folder).as_posix()
-        expected, found = known.get(name), dict(_digests(path))
+        expected, found = known.get(name), dict(digest_tensors(path))
         if expected is None:
-            raise InputError(
-                f"{path} is not listed in {CHECKSUMS}: delete that file if the change was meant, or download "
-                "the model again"
-            )
+            raise _not_listed(path)
         _compare_names(f"{path}", set(found), set(expected))
         altered = [tensor for tensor, digest in found.items() if digest != expected[tensor]]
         if altered:
@@ -523,18 +554,52 @@ def check_checksums(folder: Path, files: Iterable[Path]) -> None:
             )
 
 
+def _not_listed(path: Path) -> InputError:
+    return InputError(
+        f"{path} is not listed in {CHECKSUMS}: delete that file if the change was meant, or download the "
+        "model again"
+    )
+
+
+def read_checksums(folder: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Return what checksums.json says, in two parts; both are empty where there is no such file.
+
+    Args:
+        folder: the folder of the model.
+
+    Returns:
+        The digests of the tensors by file and name, and those of the configurations by file.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    path = folder / CHECKSUMS
+    if not path.exists():
+        return {}, {}
+    check_inside(folder, path)
+    known = read_json(path)
+    tensors = {name: value for name, value in known.items() if isinstance(value, dict)}
+    others = {name: value for name, value in known.items() if name not in tensors}
+    digests = [*others.values(), *(digest for value in tensors.values() for digest in value.values())]
+    if not all(isinstance(digest, str) for digest in digests):
+        raise InputError(f"{path} holds more than digests: {AGAIN}")
+    return tensors, others
+
+
 def fingerprint(folder: Path) -> str:
     """Return a digest of all tensors of a model folder, from its checksums if it has any.
+
+    Configurations do not count: weights are the same weights, whatever a call leaves out.
 
     Without checksums, weights of `VERIFY_BELOW` bytes and more are not read in full: the digest is of their
     headers, their sizes and samples of their bytes.
     """
-    if (folder / CHECKSUMS).is_file():
-        known = _read_json(folder / CHECKSUMS)
+    if (folder / CHECKSUMS).exists():
+        known, _ = read_checksums(folder)
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     files = sorted(folder.glob("*/*.safetensors"))
     if sum(path.stat().st_size for path in files) < VERIFY_BELOW:
-        known = {path.relative_to(folder).as_posix(): dict(_digests(path)) for path in files}
+        known = {path.relative_to(folder).as_posix(): dict(digest_tensors(path)) for path in files}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     digest = hashlib.sha256()
     for path in files:
@@ -549,57 +614,40 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def write_checksums(folder: Path) -> Path:
-    """Write checksums.json for the weights of all parts in `folder`, and return its path."""
+def write_checksums(folder: Path, index: Path | None = None) -> Path:
+    """Write checksums.json for the weights and the configurations of all parts in a folder.
+
+    Args:
+        folder: the folder of the model.
+        index: the model_index.json that is about to be put there; None for the one that is there.
+
+    Returns:
+        The path of checksums.json.
+    """
     from codi import io
 
-    digests = {
-        path.relative_to(folder).as_posix(): dict(_digests(path))
-        for path in sorted(folder.glob("*/*.safetensors"))
-    }
+    saved = sorted(path for path in folder.glob("*/*") if SAVED.fullmatch(path.name))
+    name = lambda path: path.relative_to(folder).as_posix()
+    digests: dict[str, Any] = {INDEX: digest_json(index or folder / INDEX)}
+    digests |= {name(path): digest_json(path) for path in saved if path.suffix == ".json"}
+    digests |= {name(path): dict(digest_tensors(path)) for path in sorted(folder.glob("*/*.safetensors"))}
     return io.save_json(folder / CHECKSUMS, digests)
 
 
-def _digests(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name of every tensor in a file with a digest of its type, shape and bytes."""
-    entries = read_header(path)
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        memoryview(data) as view,
-    ):
-        for name, entry in entries.items():
-            digest = hashlib.blake2b(f"{entry.dtype}{entry.shape}".encode(), digest_size=12)
-            digest.update(view[entry.begin : entry.end])
-            yield name, digest.hexdigest()
+def check_part(folder: Path, module: nn.Module, stored: Mapping[str, Entry]) -> None:
+    """Check that a loaded part and its folder hold the same tensors, and that all of them are finite.
 
-
-def check_part(folder: Path, module: nn.Module, variant: str | None = None) -> None:
-    """Check that a loaded part and its folder hold the same tensors, and that the part knows every setting.
-
-    The part must have used every tensor of the folder, and found all of its own there in their shapes; it
-    must know every key of the configuration. Of tensors that are tied to each other one has to be in the
-    folder.
+    The part must have used every tensor of the folder, and found all of its own there in their shapes. Of
+    tensors that are tied to each other one has to be in the folder.
 
     Args:
         folder: the folder of the part.
         module: the part that was loaded from it.
-        variant: the variant of the weight files that it was loaded from; None for the plain ones.
+        stored: the tensors in the folder, see `read_tensors`.
 
     Raises:
-        InputError: for the first key or tensor that does not fit.
+        InputError: for the first tensor that does not fit.
     """
-    unknown = set(_read_json(folder / "config.json")) - set(
-        inspect.signature(type(module).__init__).parameters
-    )
-    if unknown := sorted(key for key in unknown if not key.startswith("_")):
-        raise InputError(
-            f"{folder / 'config.json'} has the key {unknown[0]!r}, which {type(module).__name__} does not "
-            "know"
-        )
-    stored = {
-        name: entry for path in weight_files(folder, variant) for name, entry in read_header(path).items()
-    }
     state = module.state_dict(keep_vars=True)
     # with `keep_vars` tied tensors are one object, of which safetensors keeps one copy under one name
     tied = {id(state[name]) for name in stored if name in state}
@@ -612,6 +660,28 @@ def check_part(folder: Path, module: nn.Module, variant: str | None = None) -> N
                 f"tensor {name!r} in {folder} is {entry.shape}: its configuration asks for "
                 f"{tuple(state[name].shape)}"
             )
+        if not is_finite(state[name]):
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise InputError(
+                f"tensor {name!r} of the part {folder.name} holds numbers that are not finite as {kind}: "
+                f"load it in another precision, train it again, or {AGAIN} ({folder})"
+            )
+
+
+def is_finite(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Return whether no number of a tensor is NaN or infinite, in one pass and without a copy.
+
+    Args:
+        tensor: the tensor; one that is not floating-point is finite.
+        dtype: the precision in which its numbers have to be finite; None for its own.
+
+    Returns:
+        Whether all of them are.
+    """
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    # NaN spreads to both ends, and an infinite number is one of them
+    return all(bool(end.to(dtype or end.dtype).isfinite()) for end in tensor.detach().aminmax())
 
 
 def _compare_names(where: str, found: set[str], expected: set[str]) -> None:
@@ -626,18 +696,3 @@ def _compare_names(where: str, found: set[str], expected: set[str]) -> None:
             f"{where} has a tensor {left[0]!r} that the model does not know (in all {len(left)}): copy or "
             "download it again"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or raise an `InputError` that says why it cannot be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"{path} is not JSON: copy or download it again") from None
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{path} holds a {type(value).__name__}: expected an object; copy or download it again"
-        )
-    return value

@@ -177,9 +177,12 @@ class Record:
         names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
         names += ["auxiliary_caption", "lengths"]
         found = {name: self.resolved[name] for name in names}
-        found |= {name: self.per_output(name) for name in PER_OUTPUT}
-        sizes = {name: self.resolved[name] for name in SIZES if name in self.resolved}
-        return found | sizes
+        for name in PER_OUTPUT:
+            found[name] = self.per_output(name)
+        for name in SIZES:
+            if name in self.resolved:
+                found[name] = self.resolved[name]
+        return found
 
     def per_output(self, name: str) -> float | dict[str, float]:
         """Return a setting as one number, where it holds for all that was made, or as one for each output.
@@ -276,8 +279,11 @@ def read_records(path: str | Path) -> list[Record]:
             raise InputError(
                 f"{path} is no record of codi's: {json.dumps(name)[:80]} is no name of a job's record"
             )
-    paths = [Path(path).parent / name for name in names]
-    return [_checked(str(each), _load(each)) for each in paths]
+    found = []
+    for name in names:
+        each = Path(path).parent / name
+        found.append(_checked(str(each), _load(each)))
+    return found
 
 
 def _load(path: str | Path) -> dict[str, Any]:
@@ -453,7 +459,7 @@ def _is_number(value: Any, least: float = -math.inf, most: float = 2**53) -> boo
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value in {m.value for m in Modality}
+    return isinstance(value, str) and value in Modality
 
 
 def _is_names(value: Any) -> bool:

@@ -86,17 +86,19 @@ def available(
     """
     judged = [m for m in outputs if m in towers]
     timed = [m for m in (*outputs, *partners) if kind_of(m).has_onsets]
-    found = {
-        PROMPT: prompted and bool(judged),
-        MUTUAL: len(judged) > 1,
-        ONSETS: len(timed) > 1 and any(m in timed for m in outputs),
-    }
-    if not any(found.values()):
+    found = []
+    if prompted and judged:
+        found.append(PROMPT)
+    if len(judged) > 1:
+        found.append(MUTUAL)
+    if len(timed) > 1 and not set(timed).isdisjoint(outputs):
+        found.append(ONSETS)
+    if not found:
         raise InputError(
             "candidates cannot be told apart: expected a prompt, or several outputs, and a model with their "
             "prompt towers"
         )
-    return [name for name, there in found.items() if there]
+    return found
 
 
 def prompt_agreement(tokens: Mapping[Modality, Tensor], context: Tensor) -> Tensor:

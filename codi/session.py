@@ -178,9 +178,11 @@ class Session:
     def _resolve(self, job: Job) -> None:
         """Raise `InputError` for a job that the model cannot do, by the same check that the call makes."""
         asked = {name: value for name, value in job.settings.items() if name not in job.sizes}
+        given = dict.fromkeys(item.modality for item in job.items)
+        negatives = dict.fromkeys(item.modality for item in job.negatives)
         self.pipe.resolve(
-            given=list(dict.fromkeys(item.modality for item in job.items)),
-            negatives=list(dict.fromkeys(item.modality for item in job.negatives)),
+            given=list(given),
+            negatives=list(negatives),
             outputs=job.outputs,
             num_samples=job.num_samples,
             sync=_sync(job),
@@ -197,7 +199,8 @@ class Session:
 
     def _partners(self, job: Job) -> list[Modality]:
         """Return the inputs of a job that stand in the loop as clean partners."""
-        return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, _sync(job))
+        given = {item.modality: item for item in job.items}
+        return self.pipe.find_partners(given, job.outputs, _sync(job))
 
     def run(self, batch: list[Sample | None]) -> list[Path]:
         """Make and write the samples of a batch, and record them for their jobs.

@@ -19,6 +19,8 @@ from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
 PerOutput = float | Mapping[str, float]
 SCALES = ("guidance_scale", "sync_guidance_scale")
+NULL_PROMPTS = ("zeros", "empty")
+MOST_STEPS = 100_000  # of any noise process
 MAX_START_OFFSET = 3  # in schedules: the last of four outputs starts when three are done
 DEFAULTS = {
     "num_inference_steps": 25,
@@ -259,6 +261,63 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
     if not fine:
         raise InputError(f"{name} is {value!r}: expected two fractions of the schedule, such as (0.2, 0.8)")
     return (first, last)
+
+
+def check_defaults(defaults: Mapping[str, Any]) -> None:
+    """Check a model's own values for what a call leaves out, and for what no call can change.
+
+    Args:
+        defaults: the values by the keys of `DEFAULTS`; None counts as left out.
+
+    Raises:
+        InputError: for a name that is unknown, and for a value that no call could have.
+    """
+    if unknown := sorted(set(defaults) - set(DEFAULTS)):
+        raise InputError(f"unknown default {unknown[0]!r}: expected one of {', '.join(DEFAULTS)}")
+    for name, value in defaults.items():
+        if value is not None:
+            try:
+                _check_default(name, value)
+            except InputError as error:
+                raise InputError(f"default {error}") from None
+
+
+def _check_default(name: str, value: Any) -> None:
+    """Raise `InputError`, whose text begins with the name, unless a setting can have that value."""
+    expected = None
+    if name == "num_inference_steps":
+        check_count(name, value, 1, MOST_STEPS)
+    elif name in (*SCALES, "start_offset"):
+        numbers = value if isinstance(value, Mapping) else {"all outputs": value}
+        for output, number in numbers.items():
+            of = output if output == "all outputs" else _parsed(name, output)
+            if check_number(f"{name} of {of}", number) > MAX_START_OFFSET and name == "start_offset":
+                expected = f"0 to {MAX_START_OFFSET}"
+    elif name in ("guidance_interval", "sync_guidance_interval"):
+        _interval(name, value)
+    elif name in ("guidance_rescale", "timestep_shift", "partner_estimate_weight"):
+        number = check_number(name, value)
+        if name == "guidance_rescale" and number > 1:
+            expected = "0 to 1"
+        if name == "timestep_shift" and number == 0:
+            expected = "a number above 0"
+    elif name in ("auxiliary_caption", "caption_prior"):
+        if value not in list(Modality):
+            raise InputError(f"{name} is {value!r}: expected {listed(Modality)}, or none")
+    elif name == "normalise_prompts" and not isinstance(value, bool):
+        expected = "true or false"
+    elif name == "null_prompt" and value not in NULL_PROMPTS:
+        expected = " or ".join(NULL_PROMPTS)
+    if expected is not None:
+        raise InputError(f"{name} is {value!r}: expected {expected}")
+
+
+def _parsed(name: str, output: str) -> Modality:
+    """Return the modality that a scale names; raise `InputError` for what is none."""
+    try:
+        return Modality.parse(output)
+    except InputError:
+        raise InputError(f"{name} names {output!r}: expected some of {listed(Modality)}") from None
 
 
 def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ PACKAGES = ("codi", "data", "training")
 
 # What each part may import besides itself. A name covers what is below it, the longest one counts.
 LEAVES = {"codi", "codi.version", "codi.types", "codi.libraries", "codi.border", "codi.protocols", "codi.io"}
+LEAVES |= {"codi.tensor_files"}
 KINDS = {"codi.modalities"}
 JOINT = {"codi.modalities", "codi.diffusion", "codi.conditions", "codi.joint", "codi.layers"}
 MODELS = {"codi.models"} | JOINT
@@ -31,11 +32,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.types": set(),
     "codi.protocols": {"codi.types"},
     "codi.libraries": {"codi.types"},
+    "codi.tensor_files": {"codi.types"},
     "codi.renamed": set(),
     "codi.layers": set(),
     "codi.start_up": {"codi.libraries"},
+    "codi.fork_server": {"codi.libraries"},
     "codi.border": {"codi.types", "codi.renamed"},
-    "codi.io": {"codi.types", "codi.libraries", "codi.border", "codi.renamed"},
+    "codi.io": {"codi.types", "codi.libraries", "codi.border", "codi.renamed", "codi.fork_server"},
     "codi.modalities": LEAVES | {"codi.media"},
     "codi.diffusion": LEAVES,
     "codi.conditions": LEAVES | KINDS | {"codi.diffusion"},
@@ -44,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.world": LEAVES,
     "codi.vocabulary": LEAVES | {"codi.world"},
     "codi.models": LEAVES | JOINT | {"codi.world", "codi.vocabulary"},
-    "codi.pretrained": LEAVES | MODELS | {"codi.renamed"},
+    "codi.folder_checks": LEAVES | MODELS,
+    "codi.pretrained": LEAVES | MODELS | {"codi.folder_checks", "codi.renamed", "codi.settings"},
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
     "codi.wording": LEAVES | KINDS | {"codi.vocabulary", "codi.world", "codi.adapters"},
     "codi.media": LEAVES,
@@ -124,9 +128,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.pipeline",
         "codi.start_up",
     }
-    | {"codi.wording"},
+    | {"codi.fork_server", "codi.wording"},
     "data": {
         "codi.types",
+        "codi.fork_server",
         "codi.modalities",
         "codi.libraries",
         "codi.io",

@@ -158,6 +158,8 @@ def test_missing_files(folder):
 def test_unknown_configuration_key(folder):
     path = folder / PART / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+    assert "was altered" in load_error(folder)
+    (folder / pretrained.CHECKSUMS).unlink()
     assert "'colour'" in load_error(folder)
 
 
@@ -169,8 +171,9 @@ def test_broken_configuration(folder):
 def test_an_index_names_classes_of_ours_only(folder):
     path = folder / pretrained.INDEX
     index = json.loads(path.read_text())
+    (folder / pretrained.CHECKSUMS).unlink()
     path.write_text(json.dumps(index | {PART: ["subprocess", "Popen"]}))
-    assert "expected a class of codi or diffusers" in load_error(folder)
+    assert "expected a network of codi or a scheduler of diffusers" in load_error(folder)
     path.write_text(json.dumps(index | {PART: ["codi.models.denoisers.unet", "Nothing"]}))
     assert "this codi lacks" in load_error(folder)
     path.write_text(json.dumps(index | {"safety_checker": ["codi.models.denoisers.unet", "UNetDenoiser"]}))
@@ -401,7 +404,8 @@ def check_same(folder, model, **options):
     found, expected = weights(CoDiPipeline.from_pretrained(folder, **options)), weights(model)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     listed = set(json.loads((folder / pretrained.CHECKSUMS).read_text()))
-    assert listed == {path.relative_to(folder).as_posix() for path in folder.glob("*/*.safetensors")}
+    files = [folder / pretrained.INDEX, *folder.glob("*/*.safetensors"), *folder.glob("*/*.json")]
+    assert listed == {path.relative_to(folder).as_posix() for path in files}
     assert not list(folder.glob(".*"))
 
 

@@ -8,10 +8,12 @@ that has no manifest, or does not agree with it, is damaged and is named.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,20 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from codi.tensor_files import read_header, read_json
 from codi.types import InputError
 
 _NAME = re.compile(r"step-\d+")
-_MANIFEST = "manifest.json"
+_MANIFEST, _STATE, _AVERAGE = "manifest.json", "state.json", "ema.safetensors"
+_NEEDED = {"weights.safetensors", "optimizer.safetensors", _STATE}
+_TYPES: dict[str, tuple[type, ...]] = {  # what a run takes from its state
+    "step": (int,),
+    "samples": (int,),
+    "elapsed": (int, float),
+    "config": (dict,),
+    "scaler": (dict, type(None)),
+    "ema_updates": (int,),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +45,7 @@ class Snapshot:
         step: how many optimizer steps were taken.
         weights: what trains, by name.
         optimizer: the optimizer's state as {"parameter/slot": tensor}.
-        state: everything else, plain JSON.
+        state: everything else, plain JSON; what a run takes from it is in `_TYPES`.
         ema: the averaged weights by name; empty where none are kept.
     """
 
@@ -115,29 +127,67 @@ def find(folder: Path, warn: Callable[[str], None]) -> Path | None:
 def inspect(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if nothing is.
 
-    Every file is compared with the manifest.
+    Every file is compared with the manifest; then what a run takes from it has to be there, of its type.
     """
     try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        for name, entry in manifest["files"].items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != entry["size"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {entry['size']}"
-            if _digest(file) != entry["sha256"]:
-                return f"{name} was altered: its sha256 differs from the manifest"
+        files = read_json(path / _MANIFEST).get("files")
+        if not isinstance(files, dict) or not _NEEDED <= set(files):
+            return f"{_MANIFEST} does not list {', '.join(sorted(_NEEDED))}"
+        if (path / _AVERAGE).exists() and _AVERAGE not in files:
+            return f"{_AVERAGE} is there, and {_MANIFEST} does not list it"
+        for name, entry in files.items():
+            if fault := _fault_of_file(path, name, entry):
+                return fault
+        return _fault_of_state(path, read_json(path / _STATE))
     except FileNotFoundError:
         return f"{_MANIFEST} is missing"
+    except InputError as error:
+        # the checkpoint is named by whoever asks
+        return str(error).replace(f"{path}/", "").partition(": copy or download")[0]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_MANIFEST} cannot be read ({type(error).__name__})"
+
+
+def _fault_of_file(path: Path, name: str, entry: Any) -> str | None:
+    """Return what is wrong with one file of a checkpoint, by its entry in the manifest, or None."""
+    file = path / name
+    if Path(name).name != name:
+        return f"{_MANIFEST} lists {name!r}, which is no name of a file in it"
+    if not file.is_file():
+        return f"{name} is missing"
+    if file.stat().st_size != entry["size"]:
+        return f"{name} has {file.stat().st_size} bytes instead of {entry['size']}"
+    if _digest(file) != entry["sha256"]:
+        return f"{name} was altered: its sha256 differs from the manifest"
+    if file.suffix == ".safetensors":
+        read_header(file)
+    return None
+
+
+def _fault_of_state(path: Path, state: dict[str, Any]) -> str | None:
+    """Return what in the state of a checkpoint no run can go on from, or None."""
+    for name, kinds in _TYPES.items():
+        if name not in state:
+            return f"{_STATE} lacks {name}"
+        value = state[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            return f"{_STATE} has {name} {value!r:.60}"
+        if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+            return f"{_STATE} has {name} {value!r:.60}"
+    if state["step"] != _number(path):
+        return f"{_STATE} is that of step {state['step']}"
+    config, scaler = state["config"], state["scaler"] or {}
+    if not isinstance(config.get("options"), dict) or not isinstance(config.get("model"), str):
+        return f"{_STATE} has a config without model and options"
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in scaler.values()):
+        return f"{_STATE} has a scaler that holds more than numbers"
     return None
 
 
 def read(path: Path) -> Snapshot:
     """Return the snapshot in a complete checkpoint, on the CPU."""
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    average = path / "ema.safetensors"
+    state = read_json(path / _STATE)
+    average = path / _AVERAGE
     return Snapshot(
         step=state["step"],
         weights=load_file(path / "weights.safetensors"),
@@ -150,10 +200,8 @@ def read(path: Path) -> Snapshot:
 def newest_state(folder: Path) -> dict[str, Any] | None:
     """Return the `state` of the newest checkpoint without reading tensors, or None if none can be read."""
     for path in reversed(_listed(folder)):
-        try:
-            return json.loads((path / "state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
+        with suppress(InputError):
+            return read_json(path / _STATE)
     return None
 
 
@@ -212,7 +260,10 @@ def _remove(path: Path) -> None:
     doomed = path.with_name(path.name + ".old.tmp")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    if doomed.is_dir():
+        shutil.rmtree(doomed, ignore_errors=True)
+    else:
+        doomed.unlink(missing_ok=True)
 
 
 def _digest(file: Path) -> str:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from codi.types import InputError
+
 
 class Ema:
     """Averages the trainable parameters of a module; everything else is taken from the module as it is.
@@ -22,11 +24,13 @@ class Ema:
     def __init__(
         self, module: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor] = torch.Tensor.detach
     ) -> None:
-        self.decay, self.local = decay, local
+        self.decay = decay
+        self.local = local
         self.updates = 0
-        self.average = {
-            name: local(p).float().clone() for name, p in module.named_parameters() if p.requires_grad
-        }
+        self.average: dict[str, Tensor] = {}
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                self.average[name] = local(parameter).float().clone()
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -54,8 +58,18 @@ class Ema:
         Args:
             average: the averaged parameters by name.
             updates: how many updates made them.
+
+        Raises:
+            InputError: if they are those of another model.
         """
-        assert average.keys() == self.average.keys(), sorted(average.keys() ^ self.average.keys())
+        shapes = {name: tensor.shape for name, tensor in self.average.items()}
+        wrong = [name for name in average.keys() | shapes if name not in average or name not in shapes]
+        wrong = wrong or [name for name, tensor in average.items() if tensor.shape != shapes[name]]
+        if wrong:
+            raise InputError(
+                f"the checkpoint's averaged weights are of another model (see {sorted(wrong)[0]}): start "
+                "anew with --restart"
+            )
         _copy(average, self.average)
         self.updates = updates
 

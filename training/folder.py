@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from codi.types import InputError
 from training.config import Config
+from training.stages.common import EXPORTING, say
 
 NOTE = "exported.json"
 
@@ -66,7 +67,8 @@ def clear(output: Path) -> None:
 def export_once(config: Config, samples: int, export: Callable[[Path], None]) -> None:
     """Export a model, then note where to and which files appeared or changed.
 
-    By the note a later call can tell whether the files are still there.
+    By the note a later call can tell whether the files are still there. Runs that export into one model
+    folder wait for each other, so that the parts of an export that belong together stay together.
 
     Args:
         config: the run.
@@ -83,9 +85,13 @@ def export_once(config: Config, samples: int, export: Callable[[Path], None]) ->
             f"cannot write the model folder {config.model}: {error.strerror}: choose another `model`"
         ) from None
     target = destination(config)
-    before = _stamps(target)
-    export(config.model)
-    files = sorted(name for name, stamp in _stamps(target).items() if before.get(name) != stamp)
+    with ExitStack() as stack:
+        # in one order for all runs, or two of them could wait for each other for ever
+        for place in sorted({config.model.resolve(), target.resolve()}):
+            stack.enter_context(_alone(place))
+        before = _stamps(target)
+        export(config.model)
+        files = sorted(name for name, stamp in _stamps(target).items() if before.get(name) != stamp)
     note = {"samples": samples, "model": str(target), "files": files}
     # renamed when it is whole, so that a kill leaves no half note
     temporary = config.output / f"{NOTE}.tmp"
@@ -93,9 +99,37 @@ def export_once(config: Config, samples: int, export: Callable[[Path], None]) ->
     os.replace(temporary, config.output / NOTE)
 
 
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Keep other exports out of a model folder while the context lasts, and remove what killed ones left.
+
+    The lock is on the folder itself and goes with the process. A folder that is not there yet is made.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the model folder {place}: {error.strerror}: choose another one"
+        ) from None
+    try:
+        with suppress(OSError):  # some network file systems know no locks; each part is whole there as well
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another run that exports into {place}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for abandoned in place.glob(f".*{EXPORTING}*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def export_missing(config: Config, samples: int) -> bool:
     """Return whether the export of this state of the run was never finished, or a file of it has gone."""
-    note, target = read_note(config.output), destination(config)
+    note = read_note(config.output)
+    target = destination(config)
     if note is None or note["samples"] != samples or note["model"] != str(target):
         return True
     return not all((target / name).is_file() for name in note["files"])
@@ -133,5 +167,9 @@ def refusal(error: BaseException) -> str | None:
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Return the time of change and the size of every file below a folder, by its path in the folder."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+    stamps = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            stat = path.stat()
+            stamps[str(path.relative_to(folder))] = (stat.st_mtime_ns, stat.st_size)
+    return stamps

@@ -21,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codi import io
 from codi.border import plain
 from codi.models import lora, words
-from codi.pretrained import read_header
+from codi.tensor_files import parse_json, read_header
 from codi.types import InputError
 from codi.version import __version__
 
@@ -143,7 +144,8 @@ def _save(
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(data, path, metadata=header)
+        with io.atomic(path) as temporary:  # a kill leaves the older file, or none
+            save_file(data, temporary, metadata=header)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
@@ -207,13 +209,13 @@ def read_lora(source: str | Path) -> Lora:
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
     try:
-        rank, alpha, probes = int(header["rank"]), float(header["alpha"]), json.loads(header["probes"])
+        rank, alpha, probes = int(header["rank"]), float(header["alpha"]), _probes(header)
         wrong = not parts or probes.keys() != parts.keys() or not (rank > 0 and math.isfinite(alpha))
         for part, found in parts.items():
             wrong = wrong or sorted(probes[part]) != lora.layers_of(found)
         if wrong:
             raise ValueError("it does not agree with the tensors")
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError) as error:
         raise _foreign(path, "LoRA", error) from None
     return Lora(path=path, parts=parts, rank=rank, alpha=alpha, base=header["base_model"], probes=probes)
 
@@ -234,25 +236,50 @@ def read_words(source: str | Path) -> tuple[dict[str, Tensor], str, dict[str, di
     path = find_file(source, WORDS_FILE)
     tensors, header = _read(path)
     try:
-        names, probes = json.loads(header["words"]), json.loads(header["probes"])
+        names, probes = parse_json(header["words"]), _probes(header)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its words are no list of texts")
         if sorted(names) != sorted(tensors) or not names or set(probes[TOWER]) != {TABLE}:
             raise ValueError("it does not agree with the tensors")
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError) as error:
         raise _foreign(path, "file of words", error) from None
     return {name: tensors[name] for name in names}, header["base_model"], probes
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors, as float32, and the header of an adapter, and check that both can be used."""
-    read_header(path)  # one clear line for a file that is cut short
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        header = file.metadata() or {}
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise InputError(f"{path} holds numbers that are not finite: copy it again, or train it again")
+    for name, entry in read_header(path).items():
+        if entry.dtype not in ("F16", "BF16", "F32", "F64"):
+            raise InputError(
+                f"{path} holds {name!r} as {entry.dtype}: expected floating-point numbers; copy it again, or "
+                "train it again"
+            )
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} cannot be read ({reason}): copy it again, or train it again") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{path} holds numbers in {name!r} that are not finite: copy it again, or train it again"
+            )
     if "base_model" not in header:
         raise _foreign(path, "adapter", KeyError("base_model"))
     return tensors, header
+
+
+def _probes(header: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Return the probes in a header by part and layer; raise `ValueError` or `KeyError` if they are odd."""
+    probes = parse_json(header["probes"])
+    if not isinstance(probes, dict) or not all(isinstance(layers, dict) for layers in probes.values()):
+        raise ValueError("its probes are no objects")
+    for value in (value for layers in probes.values() for value in layers.values()):
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(f"its probes hold {value!r}")
+    return probes
 
 
 def _foreign(path: Path, what: str, error: Exception) -> InputError:

@@ -13,10 +13,13 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from codi.pretrained import read_header
+from codi.tensor_files import read_header
 from codi.types import InputError
 
 PIECE = 16 << 20  # bytes
+MAX_PICKLE = 64 << 20  # bytes of the record that names the tensors; those of the released files have 0.3 MB
+MAX_RECORDS = 1_000_000
+LOCAL_HEADER = 30  # bytes in front of the name of a record
 
 DTYPES = {
     torch.float32: "F32",
@@ -33,7 +36,11 @@ DTYPES = {
 
 
 def check_archive(path: Path) -> None:
-    """Raise `InputError` unless the file is there and whole, by the checksums of all its records."""
+    """Raise `InputError` unless the file is there and whole, by the checksums of all its records.
+
+    PyTorch stores records as they are. One that is compressed is refused before it is read, since a few bytes
+    of it could become any number of bytes; so nothing here takes more time or memory than the file is long.
+    """
     if not os.path.isfile(path):
         raise InputError(f"no file {path}: expected a released checkpoint (.pth)")
     if not os.access(path, os.R_OK):
@@ -46,13 +53,76 @@ def check_archive(path: Path) -> None:
         raise InputError(f"{path} is no PyTorch checkpoint, or is cut short: copy or download it again")
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_records(path, archive.infolist())
             broken = archive.testzip()
+    except InputError:
+        raise
     except Exception as error:  # each field of the archive raises another kind when it is damaged
         raise unreadable(path, error) from None
     if broken is not None:
         raise InputError(
             f"{path} was altered (record {broken} does not match its checksum): copy or download it again"
         )
+
+
+def _check_records(path: Path, records: list[zipfile.ZipInfo]) -> None:
+    """Raise `InputError` for records that are compressed, named twice, or longer than their file."""
+    odd = next((r for r in records if r.compress_type != zipfile.ZIP_STORED or r.flag_bits & 1), None)
+    if odd is not None or any(record.compress_size != record.file_size for record in records):
+        name = odd.filename if odd is not None else "of a length that contradicts itself"
+        raise InputError(
+            f"{path} holds a compressed record ({name!r:.80}): refused, PyTorch writes none; copy or "
+            "download it again"
+        )
+    if len({record.filename for record in records}) != len(records) or len(records) > MAX_RECORDS:
+        raise InputError(f"{path} names one of its records twice: copy or download it again")
+    # records that lie over each other would be read again and again
+    if sum(record.file_size for record in records) > os.path.getsize(path):
+        raise InputError(f"{path} declares records that are longer than it is: copy or download it again")
+    if any(r.filename.endswith("data.pkl") and r.file_size > MAX_PICKLE for r in records):
+        raise InputError(
+            f"{path} has a data.pkl of more than {MAX_PICKLE >> 20} MB: expected a list of names; copy or "
+            "download it again"
+        )
+
+
+def _check_lengths(path: Path) -> None:
+    """Raise `InputError` if a tensor is declared to be longer than the record that holds its numbers.
+
+    A mapped file would give it the bytes of whatever follows, so the declared lengths are compared with those
+    of the records. On the device "meta" PyTorch builds tensors that have a length and no memory.
+    """
+    declared = torch.load(path, map_location="meta", weights_only=True)
+    if not isinstance(declared, Mapping):
+        return
+    records = _record_places(path)
+    for name, value in declared.items():
+        if not isinstance(value, Tensor) or not isinstance(name, str):
+            continue
+        storage = value.untyped_storage()
+        length = records.get(getattr(storage, "_checkpoint_offset", -1))
+        if length is None or storage.nbytes() != length:
+            raise InputError(
+                f"{path} declares {storage.nbytes()} bytes for {name!r}, its record has {length or 0}: copy "
+                "or download it again"
+            )
+        if value.numel() * value.element_size() > length:
+            raise InputError(
+                f"{path} declares {name!r} as {tuple(value.shape)}, its record has {length} bytes: expected "
+                "every number to be there; copy or download it again"
+            )
+
+
+def _record_places(path: Path) -> dict[int, int]:
+    """Return the lengths of the records of an archive by where their bytes begin in the file."""
+    places = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for record in archive.infolist():
+            file.seek(record.header_offset)
+            header = file.read(LOCAL_HEADER)
+            name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+            places[record.header_offset + LOCAL_HEADER + name + extra] = record.file_size
+    return places
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
@@ -71,10 +141,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         The tensors by name, in the order of the file.
 
     Raises:
-        InputError: if the file holds anything but a flat dict of plain tensors.
+        InputError: if the file holds anything but a flat dict of plain tensors, or less of them than it
+            declares.
     """
     try:
+        _check_lengths(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         # only the name is shown: the rest of torch's message says how to load the file nevertheless
         named = re.search(r"GLOBAL (\S+)", str(error))

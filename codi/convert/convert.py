@@ -6,7 +6,6 @@ that there is never half of one. `released/coverage.json` says of every released
 `released/*.safetensors` keeps those that no part needs, for the way back.
 """
 
-import json
 import math
 import os
 import shutil
@@ -27,6 +26,7 @@ from codi.convert.checkpoint import (
     DTYPES,
     check_archive,
     read_checkpoint,
+    stored_types,
     verify_safetensors,
     write_checkpoint,
     write_safetensors,
@@ -34,6 +34,7 @@ from codi.convert.checkpoint import (
 from codi.convert.released import FULL, SLOTS, Geometry, Part
 from codi.convert.tables import Table
 from codi.diffusion.released import ReleasedDDIMScheduler
+from codi.tensor_files import read_header, read_json
 from codi.types import InputError
 
 WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
@@ -240,6 +241,9 @@ def write_part(
         table: the table of the part.
         files: the checkpoints that it is made from, by slot.
         dtype: the dtype of the weights; None keeps them as they are.
+
+    Raises:
+        InputError: for the first tensor that is not finite, or was not written well.
     """
     tensors = {
         name: t
@@ -249,6 +253,14 @@ def write_part(
     }
     module.save_config(folder)
     ours, exact = table.apply(tensors), frozenset(table.constants)
+    kinds = stored_types(ours, dtype, exact)
+    for name, tensor in ours.items():
+        if not pretrained.is_finite(tensor, kinds[name]):
+            kind = str(kinds[name]).removeprefix("torch.")
+            raise InputError(
+                f"{' and '.join(map(str, files.values()))}: tensor {name!r} of the part {folder.name} holds "
+                f"numbers that are not finite as {kind}: copy or download it again, or choose another --dtype"
+            )
     write_safetensors(folder / WEIGHTS, ours, dtype, exact)
     verify_safetensors(folder / WEIGHTS, ours, dtype, exact)
 
@@ -332,7 +344,10 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
     pretrained.check_files(
         folder, [part.name for of_slot in parts.values() for part in of_slot], verify=False
     )
-    pretrained.check_checksums(folder, sorted(Path(folder).glob("*/*.safetensors")))
+    weights = sorted(Path(folder).glob("*/*.safetensors"))
+    for path in weights:
+        read_header(path)  # one clear line for a file that is damaged
+    pretrained.check_checksums(folder, weights)
     written = []
     with beside(out) as target:
         for slot, entry in files.items():
@@ -341,7 +356,7 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
                 found = undo(folder / part.name / WEIGHTS, part, entry["tensors"])
                 check_copies(folder, tensors, found)
                 tensors |= found
-            if TIED in entry["tensors"]:
+            if TIED in entry["tensors"] and TWIN in tensors:
                 tensors[TIED] = tensors[TWIN]
             if missing := [name for name in entry["tensors"] if name not in tensors]:
                 raise InputError(
@@ -373,10 +388,10 @@ def read_coverage(folder: Path) -> dict[str, Any]:
     if not record.is_file():
         raise InputError(f"{folder} was not made by `codi convert` (no released/{COVERAGE})")
     try:
-        files = json.loads(record.read_text(encoding="utf-8"))["files"]
+        files = read_json(record, "convert again")["files"]
         dtypes = {tensor["dtype"] for entry in files.values() for tensor in entry["tensors"].values()}
         names = [str(entry["file"]) for entry in files.values()]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         raise InputError(f"{record} is no report of a conversion: convert again") from None
     # the report of a foreign folder could name any place on the disk
     plain = all(name not in ("", ".", "..") and Path(name).name == name for name in names)
@@ -401,6 +416,9 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
 
     Returns:
         The released tensors by name.
+
+    Raises:
+        InputError: if the part lacks a tensor.
     """
     _, table = part.on_meta()
     rows = [
@@ -410,6 +428,8 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
         and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))
     ]
     with safe_open(path, framework="pt") as file:
+        if missing := sorted({name for row in rows for name in row.targets} - set(file.keys())):
+            raise InputError(f"{path} lacks the tensor {missing[0]!r}: copy it again, or convert again")
         return {
             row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous()
             for row in rows

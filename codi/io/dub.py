@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codi.io.files import NewFile, new_file
 from codi.io.gates import open_container, picture_stream, reading, wrong_kind
-from codi.io.read import duration_of
+from codi.io.media_file import duration_of
 from codi.io.tags import KEY, append_to_mp4
 from codi.io.write import encode_sound, open_new
 from codi.types import InputError, Modality

@@ -14,9 +14,14 @@ from training.checkpoint import Snapshot
 def snapshot(step: int) -> Snapshot:
     tied = torch.full((3, 2), float(step))
     weights = {"a": tied, "b": tied, "view": tied.T}
-    return Snapshot(
-        step=step, weights=weights, optimizer={"a/step": torch.tensor(1.0)}, state={"samples": 8 * step}
-    )
+    state = {
+        "samples": 8 * step,
+        "elapsed": 1.5,
+        "config": {"model": "m", "options": {}},
+        "scaler": None,
+        "ema_updates": 0,
+    }
+    return Snapshot(step=step, weights=weights, optimizer={"a/step": torch.tensor(1.0)}, state=state)
 
 
 def test_round_trip_with_tied_weights(tmp_path):

@@ -1,11 +1,12 @@
 """This module holds what several stages need: to export a part, to load a frozen one, to write pictures."""
 
-import json
+import ctypes
 import os
+import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from codi import pretrained
+from codi.io import atomic
+from codi.tensor_files import read_json
 from codi.types import InputError
+
+EXPORTING = ".exporting-"  # in the name of a folder beside a part, while the part is being written
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD, as Linux numbers them
 
 
 def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a diffusers or transformers part into `folder` as safetensors.
 
-    All of it is first written beside `folder` and then moved there, so what was in `folder` stays until then.
-    `part` itself is left as it was.
+    All of it is first written beside `folder` and then takes its place, so what was in `folder` stays until
+    then. `part` itself is left as it was.
 
     Args:
         part: what was trained, in float32.
@@ -29,29 +35,89 @@ def export_part(part: nn.Module, folder: Path, dtype: torch.dtype = torch.float1
         dtype: the type of the numbers in the file.
     """
     state = {name: tensor.clone() for name, tensor in part.state_dict().items()}
-    beside = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
     try:
-        # the plain `to`: diffusers' own warns of nothing here
-        nn.Module.to(part, dtype).save_pretrained(beside, safe_serialization=True)
-        put_in_place(beside, folder)
+        with replacing(folder) as beside:
+            # the plain `to`: diffusers' own warns of nothing here
+            nn.Module.to(part, dtype).save_pretrained(beside, safe_serialization=True)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
         nn.Module.to(part, torch.float32).load_state_dict(state)
 
 
-def put_in_place(beside: Path, folder: Path) -> None:
-    """Move the files of the folder `beside` over those of `folder`.
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a name beside the folder of a part, under which a new folder is written that takes its place.
 
-    Older weights in `folder` that have no successor in `beside` are deleted, or they would be loaded with the
-    new ones.
+    Every process has a name of its own, so that two of them export one after the other, each a whole part.
+
+    Args:
+        folder: the folder of the part.
+
+    Yields:
+        The name; nothing is there yet.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    new = {path.name for path in beside.iterdir()}
-    for old in (path for path in folder.glob("*.safetensors*") if path.name not in new):
-        old.unlink()
-    for name in new:
-        os.replace(beside / name, folder / name)
+    folder = folder.resolve()  # a part may be a link to where it really is
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}{EXPORTING}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield beside
+        put_in_place(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def put_in_place(beside: Path, folder: Path) -> None:
+    """Let the folder `beside` take the name `folder`, at once where the system can exchange two names.
+
+    Files in `folder` that are no weights and have no successor in `beside` are kept: they are copied over
+    first. Older weights go, or they would be loaded with the new ones. Where names cannot be exchanged (other
+    systems than Linux, some network file systems) the older folder is moved away first: whoever is killed
+    between the two moves leaves it beside its place, under a name that begins with a dot.
+    """
+    for old in folder.iterdir() if folder.is_dir() else ():
+        if ".safetensors" not in old.name and not (beside / old.name).exists():
+            copy = shutil.copytree if old.is_dir() else shutil.copy2
+            copy(old, beside / old.name)
+    if folder.is_dir() and _exchange(beside, folder):
+        return  # what was there has the other name now, and goes with it
+    older = beside.with_name(f"{beside.name}-older")
+    while True:
+        with suppress(FileNotFoundError):
+            os.replace(folder, older)
+        try:
+            os.replace(beside, folder)
+            break
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker: its part goes the same way
+                raise
+        shutil.rmtree(older, ignore_errors=True)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def copy_model(folder: Path, into: Path, but: Collection[str] = ()) -> None:
+    """Copy all parts and files of a model folder into another one, each of them as a whole.
+
+    Args:
+        folder: the model folder.
+        into: the other; what else it holds stays.
+        but: names of parts and files that are left out.
+    """
+    for entry in sorted(folder.iterdir()):
+        if entry.name in but or EXPORTING in entry.name:
+            continue
+        if entry.is_dir():
+            with replacing(into / entry.name) as beside:
+                shutil.copytree(entry, beside)
+        else:
+            with atomic(into / entry.name) as temporary:
+                shutil.copy2(entry, temporary)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step, and return whether the system could do it."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    return rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), ctypes.c_uint(_EXCHANGE)) == 0
 
 
 Loader = Callable[[type, Path, str], Any]
@@ -115,14 +181,9 @@ def class_of(cls: type, folder: Path) -> type:
     """
     from codi.models import released
 
-    try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError):
-        raise InputError(
-            f"{folder / 'config.json'} is no JSON object: make or copy this part again"
-        ) from None
+    name = read_json(folder / "config.json", "make or copy this part again").get("_class_name")
     found = getattr(released, str(name), cls)
-    return found if issubclass(found, cls) else cls
+    return found if isinstance(found, type) and issubclass(found, cls) else cls
 
 
 def say(message: str) -> None:

@@ -21,7 +21,7 @@ from data.batch import Batch
 from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.stages import Source, Stage
-from training.stages.common import export_part, load_part, say
+from training.stages.common import export_part, load_part, replacing, say
 from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
@@ -128,10 +128,14 @@ class DenoiseStage(Stage):
         self.config = config
         self.options = strict(DenoiseOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
+        self.component = DENOISERS[self.modality]
+
+    def load(self) -> None:
+        """Load the text tower, the noise process, and what partner estimates and sentences need."""
+        config = self.config
         tower = tower_of(config.model, Modality.TEXT)
         self.prompts = Prompts(tower, self.options.prompts, *self.options.prompt_changes)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
-        self.component = DENOISERS[self.modality]
         shares, of_pictures = self.options.partner_estimates, self.options.picture_partner_estimates
         self.partner_estimates = self.partners("partner_estimates", self.modality, shares)
         self.picture_partner_estimates = self.partners(
@@ -429,7 +433,8 @@ class DenoiseStage(Stage):
         """Write the denoiser, and the scheduler that its noise came from if there is none yet."""
         export_part(self.denoiser(module), folder / self.component)
         if not (folder / "scheduler").is_dir():
-            load_scheduler(folder).save_pretrained(folder / "scheduler")
+            with replacing(folder / "scheduler") as beside:
+                load_scheduler(folder).save_pretrained(beside)
 
 
 class WithPictures(Source):
