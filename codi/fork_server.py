@@ -157,8 +157,7 @@ class Worker:
     def send(self, job: Any) -> Connection:
         """Hand a job over and return the connection on which its answer will come.
 
-        Raises:
-            OSError: if no process can be started.
+        Where no process can be started, `OSError` is raised.
         """
         try:
             self.connection.send(job)
