@@ -6,6 +6,7 @@
 # make tiny      trains every stage in order and reproduces codi/assets/tiny; the same command resumes
 #                (ARGS=--small: every stage in miniature, nothing is published)
 # make bench     measures the embedded model and writes report/
+# make fuzz      tries thousands of damaged files, folders and job lines, and kills runs (ARGS="--share 0.01": a hundredth of them)
 # make docs      the documentation as a site: build/docs/index.html
 # make lint      style; make types: annotations; make wheel: dist/*.whl
 
@@ -29,7 +30,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_P
 UV := build/uv/bin/uv
 export UV_LINK_MODE := copy
 
-.PHONY: install test test-slow test-gpu test-lowest test-highest lock tiny bench docs lint types wheel clean
+.PHONY: install test test-slow test-gpu test-lowest test-highest lock tiny bench fuzz docs lint types wheel clean
 
 install: $(INSTALLED)
 
@@ -73,6 +74,9 @@ tiny: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/codi bench --out report $(ARGS)
+
+fuzz: $(INSTALLED)
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz $(ARGS)
 
 # Warnings are errors: a link that leads nowhere, a page that no table of contents names.
 docs: $(INSTALLED)

@@ -436,7 +436,7 @@ def _fail(message: Any, code: int) -> int:
 
 def _line(message: Any) -> str:
     """Return a message as one line, of which the middle is left out if it is long."""
-    line = " ".join(str(message).split())
+    line = " ".join(str(message).split()).encode("utf-8", "backslashreplace").decode("utf-8")
     return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
 
 

@@ -479,7 +479,8 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     text.
     """
     with open(path, "rb") as file:
-        if b"\0" in file.read(4096):
+        head = file.read(4096)
+        if b"\0" in head and not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
             raise InputError(f"{path} is not text: expected one JSON object per line, in UTF-8")
         file.seek(0)
         number = 0

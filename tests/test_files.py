@@ -113,7 +113,12 @@ def failing(monkeypatch, calls: tuple[str, ...], at: int, error: int) -> list[in
     return count
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+SLOW = {"named", "replaced", "jpg", "flac"}  # whose calls are much like those of others
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in WRITERS]
+)
 def test_a_disk_that_is_full_at_any_moment(kind, clip, tmp_path, monkeypatch):
     """Every call of the system that writes may be the first one that fails; all that follow fail as well."""
     folder, at, failed = tmp_path / "out", 0, 0

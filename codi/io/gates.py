@@ -47,7 +47,8 @@ def check_file(path: str | Path) -> None:
     """Raise `InputError` unless `path` is a file that can be read and holds something."""
     path = Path(path)
     try:
-        os.fsencode(path)
+        if b"\0" in os.fsencode(path):
+            raise ValueError("a null byte")
         exists = path.exists()
     except (OSError, ValueError) as error:  # such as content that was passed as a name, or a null byte
         reason = getattr(error, "strerror", None) or "it holds letters that no name may have"
