@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from codi.world import caption
 from training.config import Config
-from training.stages import find_stage
+from training.stages import open_stage
 from training.stages.new_model import load_scheduler
 
 
@@ -27,7 +27,7 @@ class Run:
     """The denoise stage's data and process; `own`: its UNet too, else diffusers' of the same widths."""
 
     def __init__(self, config: Config, scenes: int, *, own: bool):
-        stage = find_stage(config.stage)(config)
+        stage = open_stage(config)
         self.config, self.accelerator = config, Accelerator(mixed_precision=config.precision)
         torch.manual_seed(0)
         everything = stage.data().fetch(list(range(scenes)))

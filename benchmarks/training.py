@@ -269,9 +269,9 @@ def peak_memory() -> int:
 
 def prepare(job: Job) -> dict[str, Any]:
     """Fills the latent cache that a stage needs, so that its row does not count the encoders' memory."""
-    from training.stages import find_stage
+    from training.stages import open_stage
 
-    find_stage(job.config.stage)(job.config).data()
+    open_stage(job.config).data()
     return {}
 
 

@@ -6,6 +6,7 @@ What the command line names counts instead of what the record says.
 import argparse
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,20 @@ def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[li
     exact = _is_exact(args)
     _take_model(args, found, schedulers)
     several = len(found) > 1
-    return [_job(record, args, exact, name=record.id if several else None) for record in found], found
+    todo = []
+    for record in found:
+        name = record.id if several else None
+        origin = f"{record.source}: " if several else ""
+        todo.append(replace(_job(record, args, exact, name), origin=origin))
+    return todo, found
 
 
 def _is_exact(args: argparse.Namespace) -> bool:
     """Return whether the command line names nothing that changes what is made."""
-    named = [name for name in (*DRAWING, *PLACING) if getattr(args, name) is not None]
-    return not named and not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
+    for name in (*DRAWING, *PLACING):
+        if getattr(args, name) is not None:
+            return False
+    return not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
 
 
 def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
@@ -74,27 +82,31 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
     `name` is the id of the job, where there are several.
     """
     outputs = jobs.parse_outputs(args.to) or record.outputs
-    items = {key: _items(record, args, key, m) for key, m in jobs.prompt_keys().items()}
-    changed = outputs != record.outputs or any(getattr(args, key) for key in jobs.prompt_keys())
+    resolved = record.resolved
+    items: list[Item] = []
+    negatives: list[Item] = []
+    changed = outputs != record.outputs
+    for key, modality in jobs.prompt_keys().items():
+        found = negatives if key.startswith("negative_") else items
+        found += _items(record, args, key, modality)
+        changed = changed or bool(getattr(args, key))
+    steps = args.num_inference_steps
+    auxiliary_caption = args.auxiliary_caption
+    more = ("guidance_interval", "sync_guidance_interval", "guidance_rescale")
     try:
         return Job(
             id=name,
-            items=tuple(item for m in Modality for item in items[m.value]),
-            negatives=tuple(item for m in Modality for item in items[f"negative_{m}"]),
+            items=tuple(items),
+            negatives=tuple(negatives),
             outputs=outputs,
-            num_inference_steps=record.resolved["num_inference_steps"]
-            if args.num_inference_steps is None
-            else args.num_inference_steps,
+            num_inference_steps=resolved["num_inference_steps"] if steps is None else steps,
             sizes=_sizes(record, args, outputs),
-            lengths=args.lengths or record.resolved["lengths"],
+            lengths=args.lengths or resolved["lengths"],
             sync=_sync(record, args, changed),
-            auxiliary_caption=record.resolved["auxiliary_caption"]
-            if args.auxiliary_caption is None
-            else args.auxiliary_caption,
-            more={
-                key: record.resolved[key]
-                for key in ("guidance_interval", "sync_guidance_interval", "guidance_rescale")
-            },
+            auxiliary_caption=resolved["auxiliary_caption"]
+            if auxiliary_caption is None
+            else auxiliary_caption,
+            more={key: resolved[key] for key in more},
             written=args.written,
             **_scales(record, args, outputs),
             **_samples(record, args, exact),
@@ -130,12 +142,12 @@ def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str,
     first = record.samples[0]["seed"]
     if any(getattr(args, name) is not None for name in DRAWING):
         seed = first if args.seed is None else args.seed
-        return {
-            "num_samples": len(record.samples) if args.num_samples is None else args.num_samples,
-            "candidates": record.resolved["candidates"] if args.candidates is None else args.candidates,
-            "seed": jobs.draw_seed(seed),
-        }
-    places = [sample if exact else {"seed": sample["seed"], "batch": None} for sample in record.samples]
+        num_samples = len(record.samples) if args.num_samples is None else args.num_samples
+        candidates = record.resolved["candidates"] if args.candidates is None else args.candidates
+        return {"num_samples": num_samples, "candidates": candidates, "seed": jobs.draw_seed(seed)}
+    places = []
+    for sample in record.samples:
+        places.append(sample if exact else {"seed": sample["seed"], "batch": None})
     return {"num_samples": len(places), "candidates": 1, "seed": first, "places": tuple(places)}
 
 
@@ -148,12 +160,8 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
         elif outputs == record.outputs:
             found[name] = record.per_output(name)
         else:
-            kept = {
-                key: number
-                for key, number in record.resolved[name].items()
-                if key in outputs and key in record.outputs
-            }
-            found[name] = kept or None
+            both = [key for key in record.resolved[name] if key in outputs and key in record.outputs]
+            found[name] = {key: record.resolved[name][key] for key in both} or None
     return found
 
 
@@ -163,18 +171,13 @@ def _sizes(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ..
     Where a time is named, what it leaves open follows from it, not from the record.
     """
     given = {name: getattr(args, name) for name in jobs.SIZES if getattr(args, name) is not None}
-    same_clock = (
-        not any(name in given for name in TIMES) and args.lengths is None and outputs == record.outputs
-    )
+    same_clock = given.keys().isdisjoint(TIMES) and args.lengths is None and outputs == record.outputs
     kept = {}
     for name in jobs.SIZES:
         value = record.resolved.get(name)
-        if (
-            value is not None
-            and name not in given
-            and jobs.applies(name, outputs)
-            and (same_clock or name not in TIMES)
-        ):
+        if value is None or name in given or (name in TIMES and not same_clock):
+            continue
+        if jobs.applies(name, outputs):
             kept[name] = value
     return kept | given
 
@@ -197,15 +200,15 @@ def _sync(record: Record, args: argparse.Namespace, changed: bool) -> bool | tup
 
 def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Collection[str]) -> None:
     """Put the record's model, adapters, device and precision into `args` where they name none."""
-    models = [record.model for record in found]
-    keys = ("name", "dtype", "loras", "words", "scheduler_config")
-    if any(model.get(key) != models[0].get(key) for model in models for key in keys):
-        one = f"{found[0].id}.json"
-        raise InputError(
-            f"the jobs of {args.again} were made by different models: expected the record of one, such as "
-            f"{one}"
-        )
-    model, source = models[0], found[0].source
+    model = found[0].model
+    source = found[0].source
+    for record in found:
+        for key in ("name", "dtype", "loras", "words", "scheduler_config"):
+            if record.model.get(key) != model.get(key):
+                raise InputError(
+                    f"the jobs of {args.again} were made by different models: expected the record of one, "
+                    f"such as {found[0].id}.json"
+                )
     if args.model is None:
         if not model.get("name"):
             raise InputError(

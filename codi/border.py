@@ -106,15 +106,20 @@ def resolve_names(call: Callable[..., Any]) -> Callable[..., Any]:
         for name in given:
             if name not in known:
                 raise InputError(_unknown(name, known))
-        numbers = {name: _number(name, value) for name, value in given.items() if name in NUMBERS}
-        return call(self, **given | numbers)
+        for name in given:
+            if name in NUMBERS:
+                given[name] = _number(name, given[name])
+        return call(self, **given)
 
     return resolved
 
 
 def _further_prompts(named: Collection[str]) -> list[str]:
     """Return the names of arguments for prompts of modalities that a signature does not name."""
-    return [name for m in Modality for name in (m.value, f"negative_{m}") if name not in named]
+    both = []
+    for modality in Modality:
+        both += [modality.value, f"negative_{modality}"]
+    return [name for name in both if name not in named]
 
 
 def _number(name: str, value: Any) -> Any:
@@ -141,13 +146,16 @@ def without_aliases(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dic
     """
     ours = {name: value for name, value in given.items() if name not in aliases}
     source = {name: name for name, value in ours.items() if value is not None}
-    for alias in (name for name in given if name in aliases and given[name] is not None):
+    for alias, value in given.items():
+        if alias not in aliases or value is None:
+            continue
         name = aliases[alias]
         if name in source:
             raise InputError(
                 f"{source[name]} and {alias} were both given, and mean the same: expected one of them"
             )
-        source[name], ours[name] = alias, given[alias]
+        source[name] = alias
+        ours[name] = value
     return ours
 
 
@@ -179,9 +187,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return list(map(plain, value))
     if isinstance(value, tuple):
-        return tuple(plain(item) for item in value)
+        return tuple(map(plain, value))
     return value
 
 
@@ -216,10 +224,10 @@ def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
         if isinstance(value, str) and "=" in value:
             value = dict(part.split("=") for part in value.split(","))
         if isinstance(value, Mapping):
-            return {
-                Modality.parse(name).value: _typed(f"{option} of {name}", number)
-                for name, number in value.items()
-            }
+            numbers = {}
+            for name, number in value.items():
+                numbers[Modality.parse(name).value] = _typed(f"{option} of {name}", number)
+            return numbers
         return _typed(option, value)
     except InputError:
         raise

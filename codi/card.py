@@ -16,7 +16,8 @@ from codi import doctor, io, pretrained
 from codi.types import EMBEDDED, InputError, Modality, ModalitySpec, listed
 from codi.version import __version__
 
-CARD, LOADER = "README.md", "pipeline.py"
+CARD = "README.md"
+LOADER = "pipeline.py"
 MARK = re.compile(
     r"\n<!-- written by codi [^ ]+, digest ([0-9a-f]{16}); a changed card is left alone -->\n\Z"
 )
@@ -109,9 +110,12 @@ def _imports(folder: Path) -> str:
 
     diffusers' loader finds a class only where its module has been imported.
     """
-    modules = {module for module, _ in pretrained.read_index(folder).values() if module.startswith("codi.")}
-    lines = [f"import {module}  # noqa: F401\n" for module in sorted(modules)]
-    return "\n" + "".join(lines) + "from codi.pipeline import CoDiPipeline  # noqa: F401\n"
+    modules = {module for module, _ in pretrained.read_index(folder).values()}
+    lines = ["\n"]
+    for module in sorted(modules):
+        if module.startswith("codi."):
+            lines.append(f"import {module}  # noqa: F401\n")
+    return "".join(lines) + "from codi.pipeline import CoDiPipeline  # noqa: F401\n"
 
 
 def _digest(text: str) -> str:
@@ -147,12 +151,9 @@ def render(folder: Path, facts: Facts, name: str) -> str:
 
 def _front_matter(licence: str | None, facts: Facts) -> str:
     """Return the head of the card, from which the hub reads licence, library and tags."""
-    tags = [
-        "codi",
-        "composable-diffusion",
-        *(f"{m}-generation" for m in facts.makes),
-        "diffusers:CoDiPipeline",
-    ]
+    tags = ["codi", "composable-diffusion"]
+    tags += [f"{m}-generation" for m in facts.makes]
+    tags.append("diffusers:CoDiPipeline")
     listing = "".join(f"- {tag}\n" for tag in tags)
     licence = (licence or "unknown").lower()
     return (

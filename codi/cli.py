@@ -18,11 +18,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, modalities, options, renamed
+from codi import __version__, bench, convert, fork_server, modalities, options, renamed
+from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
 
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm")
+LONGEST = 1000  # letters of a line on stderr
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
   codi generate --text "a green star bounces quickly in the snow" --to video,audio,image,text -o out/
@@ -83,7 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="codi",
         description="Any combination of text, image, audio and video from any combination of them, together.",
     )
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
     parser.add_argument("--version", action="version", version=f"codi {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     _add_generate(commands)
@@ -131,26 +134,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
-    generate.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        metavar="FOLDER",
-        help="where the files go; numbers go on after those that are there",
-    )
-    generate.add_argument("--overwrite", action="store_true", help="begin at 000 and replace what is there")
-    generate.add_argument(
-        "--from",
-        dest="again",
-        metavar="FILE",
-        help="make it again as this png, wav, mp4 or manifest says it was made; other options count instead "
-        "of what it says",
-    )
-    generate.add_argument(
-        "--jobs",
-        metavar="FILE",
-        help="many jobs, one JSON object per line: id, text, image, ..., to, seed, num_samples, sync, ...",
-    )
+    _add_files(generate)
     _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
         "--seed",
@@ -181,6 +165,35 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate, written={})
+
+
+def _add_files(generate: Any) -> None:
+    """Add the options that name the files to write, to make again, or to read jobs from."""
+    generate.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="where the files go; numbers go on after those that are there",
+    )
+    generate.add_argument("--overwrite", action="store_true", help="begin at 000 and replace what is there")
+    generate.add_argument(
+        "--from",
+        dest="again",
+        metavar="FILE",
+        help="make it again as this png, wav, mp4 or manifest says it was made; other options count instead "
+        "of what it says",
+    )
+    generate.add_argument(
+        "--jobs",
+        metavar="FILE",
+        help="many jobs, one JSON object per line: id, text, image, ..., to, seed, num_samples, sync, ...",
+    )
+    generate.add_argument(
+        "--fail-fast",
+        action="store_true",
+        help="of several jobs make none if one is bad; otherwise the others are made",
+    )
 
 
 def _add_steering(generate: Any) -> None:
@@ -269,7 +282,7 @@ def _add_prompts(generate: Any) -> None:
 def _generate(args: argparse.Namespace) -> int:
     """Check all that was asked, then load the model, make the media and write them.
 
-    Nothing is written if a check fails.
+    Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted.
     """
     from codi import again, jobs, wording
     from codi.session import Session
@@ -281,21 +294,31 @@ def _generate(args: argparse.Namespace) -> int:
         gc.disable()
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
-    found, chosen = None, args.scheduler
+    found = None
+    chosen = args.scheduler
+    failures = Failures(alone=bool(args.jobs) and not args.fail_fast, report=partial(_fail, code=2))
     if args.again:
         todo, found = again.jobs_from(args, SCHEDULERS)
+        failures = Failures(alone=len(todo) > 1 and not args.fail_fast, report=partial(_fail, code=2))
+        failures.total = len(todo)
     else:
-        todo = jobs.from_file(args) if args.jobs else [jobs.from_arguments(args)]
+        todo = jobs.from_file(args, failures) if args.jobs else [jobs.from_arguments(args)]
+    items = [item for job in todo for item in (*job.items, *job.negatives)]
+    if not all(modalities.in_words(item.modality) for item in items):
+        fork_server.start()  # files are read by its workers; it starts while the libraries are imported here
     jobs.fill(args)
-    lost = wording.check(todo, args.model, args.words, args.strict)
+    lost = wording.check(todo, args.model, args.words, args.strict, failures.of)
     out = _output_folder(args.out)
     if args.lora or args.words:  # they are checked with the classes of the model
         _import_pipeline(args)
-    session = Session(out=out, args=args, started=started)
-    by_id = todo[0].id is not None
-    pending = session.pending(todo) if by_id else todo
-    for job in pending:
-        job.check(out, numbered=not (by_id or args.overwrite))
+    session = Session(out, args, started, failures)
+    session.protect(todo)
+    todo = session.resumed(failures.left(todo))
+    for job in session.pending(todo):
+        with failures.of(job):
+            session.check_outputs(job)
+            job.check()
+    pending = session.pending(failures.left(todo))
     if pending:
         for prompt in lost:
             wording.report(*prompt)
@@ -310,15 +333,27 @@ def _generate(args: argparse.Namespace) -> int:
             if found:
                 again.note_differences(session.pipe, found, device)
         session.check(pending)
-        wording.check_loaded(pending, session.pipe.text_tower, args.strict)
+        wording.check_loaded(pending, session.pipe.text_tower, args.strict, failures.of)
     try:
-        for batch in jobs.batches(pending, args.batch):
+        for batch in jobs.batches(failures.left(todo), args.batch, session.wanted):
             with contextlib.redirect_stdout(sys.stderr):
                 paths = session.run(batch)
-            print(*paths, sep="\n", flush=True)
+            for path in paths:
+                _print_path(path)
     finally:  # what is finished is recorded after an interrupt as well
         session.finish(todo)
+    if failures:
+        return _fail(f"{len(failures)} of {failures.total} jobs failed; the others are in {out}", 2)
     return 0
+
+
+def _print_path(path: Path) -> None:
+    """Print a path, whose bytes need not be UTF-8."""
+    try:
+        print(path, flush=True)
+    except UnicodeEncodeError:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        sys.stdout.flush()
 
 
 def _import_pipeline(args: argparse.Namespace) -> None:
@@ -355,9 +390,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _output_folder(folder: str) -> Path:
-    from codi import io
+    from codi.io import check_folder
 
-    return io.check_folder(folder)
+    return check_folder(folder)
 
 
 # Entry -----------------------------------------------------------------
@@ -388,20 +423,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            sign in str(error).lower() for sign in ("out of memory", "allocate memory")
-        ):
+        if not is_of_memory(error):
             raise
-        advice = (
-            "make fewer or smaller at once (--samples, --batch, --height, --num-frames), or use --dtype "
-            "bfloat16 or another --device"
-        )
-        return _fail(f"out of memory: {advice}", 1)
+        return _fail(OUT_OF_MEMORY, 1)
 
 
 def _fail(message: Any, code: int) -> int:
-    print(f"codi: error: {' '.join(str(message).split())}", file=sys.stderr)
+    """Print an error in one line, and return the exit code."""
+    print(f"codi: error: {_line(message)}", file=sys.stderr)
     return code
+
+
+def _line(message: Any) -> str:
+    """Return a message as one line, of which the middle is left out if it is long."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
 
 
 def _note(said: set[str], message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
@@ -411,7 +447,7 @@ def _note(said: set[str], message: Warning | str, category: type[Warning], filen
     """
     if category is UserWarning and f"{os.sep}codi{os.sep}" in filename and str(message) not in said:
         said.add(str(message))
-        print(f"codi: note: {message}", file=sys.stderr)
+        print(f"codi: note: {_line(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

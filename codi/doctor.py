@@ -79,14 +79,14 @@ def _part(folder: Path, kind: str) -> dict[str, Any]:
     """Return the name, class, parameter count, bytes, types and rates of one part of a model."""
     from codi import pretrained
 
-    found = [
-        entry for path in pretrained.weight_files(folder) for entry in pretrained.read_header(path).values()
-    ]
-    config = next(
-        (folder / name for name in ("config.json", "scheduler_config.json") if (folder / name).is_file()),
-        None,
-    )
-    values = _read_json(config) if config else {}
+    found: list[Any] = []
+    for path in pretrained.weight_files(folder):
+        found += pretrained.read_header(path).values()
+    values: dict[str, Any] = {}
+    for config in (folder / "config.json", folder / "scheduler_config.json"):
+        if config.is_file():
+            values = _read_json(config)
+            break
     return {
         "name": folder.name,
         "class": kind,
@@ -127,17 +127,17 @@ def info(name: str | None, as_json: bool = False) -> int:
     )
     for part in model["parts"]:
         rates = ", ".join(f"{key} {value}" for key, value in part["rates"].items())
-        size = (
-            f"{_count(part['parameters']):>8} {part['bytes'] / 1e6:7.1f} MB {'/'.join(part['dtypes']):5}"
-            if part["parameters"]
-            else " " * 25
-        )
+        size = " " * 25
+        if part["parameters"]:
+            dtypes = "/".join(part["dtypes"])
+            size = f"{_count(part['parameters']):>8} {part['bytes'] / 1e6:7.1f} MB {dtypes:5}"
         print(f"  {part['name']:20} {part['class']:28} {size}  {rates}".rstrip())
     if model["provenance"]:
         print("\nprovenance")
         for key, value in model["provenance"].items():
             text = value if isinstance(value, str) else json.dumps(value)
-            print(f"  {key}: {text if len(text) <= 160 else text[:157] + '...'}")
+            shown = text if len(text) <= 160 else text[:157] + "..."
+            print(f"  {key}: {shown}")
     return 0
 
 
@@ -185,11 +185,16 @@ def examine() -> int:
         _codecs,
         _model,
     )
-    found = [line for check in checks for line in _guarded(check)]
+    found: list[Check] = []
+    for check in checks:
+        found += _guarded(check)
+    failed = 0
     for fine, what, cure in found:
+        failed += fine is False
         sign = {True: "ok", False: "FAIL", None: "-"}[fine]
-        print(f"{sign:5}{what}" + (f"\n     -> {cure}" if cure else ""))
-    failed = sum(fine is False for fine, _, _ in found)
+        print(f"{sign:5}{what}")
+        if cure:
+            print(f"     -> {cure}")
     print("\nall is well" if not failed else f"\n{failed} to mend")
     return 1 if failed else 0
 
@@ -232,15 +237,16 @@ def _libraries() -> list[Check]:
     try:
         stated = [Requirement(line) for line in metadata.requires("codi") or []]
     except metadata.PackageNotFoundError:
-        return [
-            (
-                None,
-                "codi runs from its source folder: versions of libraries are not checked (pip install -e . "
-                "to have them)",
-                "",
-            )
-        ]
-    return [_library(need) for need in stated if need.marker is None or need.marker.evaluate({"extra": ""})]
+        what = (
+            "codi runs from its source folder: versions of libraries are not checked (pip install -e . to "
+            "have them)"
+        )
+        return [(None, what, "")]
+    lines = []
+    for need in stated:
+        if need.marker is None or need.marker.evaluate({"extra": ""}):
+            lines.append(_library(need))
+    return lines
 
 
 def _library(need: Any) -> Check:
@@ -283,7 +289,9 @@ def _unasked() -> list[Check]:
 
     _leave_out_broken()
     lines: list[Check] = []
-    for name in (name for name in libraries.UNASKED if name not in REQUIRED):
+    for name in libraries.UNASKED:
+        if name in REQUIRED:
+            continue
         if reason := libraries.why_not(name):
             cure = _pip(f"uninstall --yes {name}")
             lines.append((None, f"{name} is installed and does not load ({reason}): it is left out", cure))
@@ -329,15 +337,14 @@ def _resources() -> list[Check]:
 
     Little of either is shown as worth knowing.
     """
-    free, disk = _free_memory(), shutil.disk_usage(Path.cwd()).free
-    memory = "unknown" if free is None else f"{free / 2**30:.1f} GiB free"
+    free = _free_memory()
+    disk = shutil.disk_usage(Path.cwd()).free
+    memory = "memory: unknown" if free is None else f"memory: {free / 2**30:.1f} GiB free"
     little = free is not None and free < 2 << 30
+    if little:
+        memory += " (the embedded model takes about 2)"
     return [
-        (
-            None if little else True,
-            f"memory: {memory}{' (the embedded model takes about 2)' if little else ''}",
-            "",
-        ),
+        (None if little else True, memory, ""),
         (None if disk < 1 << 30 else True, f"disk: {disk / 2**30:.1f} GiB free in {Path.cwd()}", ""),
     ]
 
@@ -346,9 +353,12 @@ def _free_memory() -> int | None:
     """Return the free memory in bytes by the system's own estimate; None where it has none."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+    except OSError:
         return None
+    for line in lines:
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def _codecs() -> list[Check]:
@@ -362,13 +372,8 @@ def _codecs() -> list[Check]:
 
     missing = [name for name in ("libx264", "aac", "h264", "vp9", "mp3") if name not in av.codecs_available]
     if missing:
-        return [
-            (
-                False,
-                f"PyAV lacks {', '.join(missing)}",
-                _pip("install --force-reinstall --no-deps --only-binary :all: av"),
-            )
-        ]
+        cure = _pip("install --force-reinstall --no-deps --only-binary :all: av")
+        return [(False, f"PyAV lacks {', '.join(missing)}", cure)]
     return [(True, "PyAV has h264, aac, vp9, mp3", "")]
 
 

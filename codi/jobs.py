@@ -8,18 +8,24 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from codi import renamed
 from codi.border import check_address, parse_scale, without_aliases
+from codi.failures import Failures
 from codi.modalities import kind_of, sized
 from codi.types import InputError, Modality, blame, listed
 
-# whole numbers, and the least that each may be
-NUMBERS = {"num_samples": 1, "candidates": 1, "seed": 0, "num_inference_steps": 1}
+# whole numbers, and the least and the most that each may be
+NUMBERS = {
+    "num_samples": (1, 100_000),
+    "candidates": (1, 10_000),
+    "seed": (0, 2**63 - 2**32 - 1),
+    "num_inference_steps": (1, 2**53),
+}
 SCALES = ("guidance_scale", "sync_guidance_scale", "start_offset")  # a number, or one for each output
 # sizes of what is made, and the kind of number that each is
 SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "audio_length_in_s": float}
@@ -47,12 +53,17 @@ DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "batch": 16,
 }
+MAX_LINE = 1 << 20  # bytes of a line of a file of jobs
+MAX_DIGITS = 400  # of a whole number in one
+# what Windows takes for devices, with any suffix
+RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL"} | {f"{port}{k}" for port in ("COM", "LPT") for k in range(10)}
 PROMPT_SECONDS = 10.0  # how much of a recording or clip is decoded to check it
 
 
 def prompt_keys() -> dict[str, Modality]:
     """Return the keys of prompts, and of negative ones, with the modality that each is for."""
-    return {sign + m.value: m for sign in ("", "negative_") for m in Modality}
+    prompts = {m.value: m for m in Modality}
+    return prompts | {f"negative_{m}": m for m in Modality}
 
 
 def job_keys() -> tuple[str, ...]:
@@ -149,11 +160,11 @@ class Job:
                 raise InputError(
                     f"{self.origin}the weights of the {what} sum to zero: expected at least one above zero"
                 )
-        for name, least in NUMBERS.items():
+        for name, (least, most) in NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and not (least <= value < (2**63 - 2**32 if name == "seed" else 2**53)):
+            if value is not None and not least <= value <= most:
                 raise InputError(
-                    f"{self.origin}{self._called(name)} is {value}: expected a number of at least {least}"
+                    f"{self.origin}{self._called(name)} is {value}: expected a number from {least} to {most}"
                 )
         for name, value in self.sizes.items():
             self._check_size(name, value)
@@ -174,12 +185,16 @@ class Job:
 
     def _check_scale(self, name: str, scale: Scale) -> None:
         """Raise `InputError` for a scale of what is not made, and for negative prompts without guidance."""
-        if isinstance(scale, dict) and (extra := [key for key in scale if Modality(key) not in self.outputs]):
-            raise InputError(
-                f"{self.origin}{self._called(name)} names {extra[0]}, which is not made: expected some of "
-                f"{', '.join(self.outputs)}"
-            )
-        off = all(scale.get(m.value) == 1 for m in self.outputs) if isinstance(scale, dict) else scale == 1
+        for output in scale if isinstance(scale, dict) else ():
+            if Modality(output) not in self.outputs:
+                raise InputError(
+                    f"{self.origin}{self._called(name)} names {output}, which is not made: expected some of "
+                    f"{', '.join(self.outputs)}"
+                )
+        if isinstance(scale, dict):
+            off = all(scale.get(m.value) == 1 for m in self.outputs)
+        else:
+            off = scale == 1
         if name == "guidance_scale" and off and self.negatives:
             raise InputError(
                 f"{self.origin}negative prompts act through guidance, which is 1 (off): expected another, "
@@ -193,22 +208,23 @@ class Job:
     @property
     def names(self) -> list[str]:
         """File names of the samples without suffix: 000, 001, ..., or the id, with numbers for several."""
-        if self.id is None:
-            return [f"{k:03d}" for k in range(self.num_samples)]
-        if self.num_samples == 1:
+        if self.id is not None and self.num_samples == 1:
             return [self.id]
-        return [f"{self.id}-{k:03d}" for k in range(self.num_samples)]
+        prefix = "" if self.id is None else f"{self.id}-"
+        return [f"{prefix}{k:03d}" for k in range(self.num_samples)]
 
     def with_seed(self) -> "Job":
         """Return the job, with a seed that is drawn now where a line asks for a random one."""
-        return (
-            replace(self, seed=draw_seed(RANDOM, self.origin)) if self.drawn and self.id is not None else self
-        )
+        if not self.drawn or self.id is None:
+            return self
+        return replace(self, seed=draw_seed(RANDOM, self.origin))
 
     @property
     def seeds(self) -> list[int]:
         """The seed of each sample."""
-        return [place["seed"] for place in self.places] or [self.seed + k for k in range(self.num_samples)]
+        if self.places:
+            return [place["seed"] for place in self.places]
+        return list(range(self.seed, self.seed + self.num_samples))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -220,43 +236,47 @@ class Job:
     @property
     def clip(self) -> Path | None:
         """The file of the first video prompt, which may get a new sound; None if there is none."""
-        return next((Path(item.value) for item in self.items if kind_of(item.modality).takes_sound), None)
+        for item in self.items:
+            if kind_of(item.modality).takes_sound:
+                return Path(item.value)
+        return None
 
     @property
     def group(self) -> str:
         """A text that is equal for jobs which may share a call of the pipeline."""
-        kinds = [sorted({item.modality.value for item in items}) for items in (self.items, self.negatives)]
+        given = sorted({item.modality.value for item in self.items})
+        negatives = sorted({item.modality.value for item in self.negatives})
+        kinds = [given, negatives]
         return json.dumps([self.outputs, self.settings, self.sync, kinds], sort_keys=True)
 
     def files(self, out: Path) -> list[Path]:
         """Return the files in the folder `out` that the samples may be written as, by the job's own names."""
-        kinds = [kind_of(m) for m in self.outputs]
-        suffixes = [suffix for kind in kinds for suffix in (kind.suffix, *kind.more_suffixes)]
+        suffixes: list[str] = []
+        for modality in self.outputs:
+            kind = kind_of(modality)
+            suffixes += [kind.suffix, *kind.more_suffixes]
         return [out / (name + suffix) for name in self.names for suffix in suffixes]
 
-    def check(self, out: Path, numbered: bool = False) -> None:
-        """Raise `InputError` for a file that can be no prompt, or that what is made would overwrite.
-
-        Args:
-            out: the folder that is written.
-            numbered: whether what is made gets numbers that are free, so that it overwrites nothing.
-        """
-        made = set() if numbered else {path.resolve() for path in self.files(out)}
+    def check(self) -> None:
+        """Raise `InputError` for a file that can be no prompt."""
         for item in (*self.items, *self.negatives):
             kind = kind_of(item.modality)
             if not kind.in_words:
                 with blame(self.origin):
                     kind.check_file(item.value, PROMPT_SECONDS)
-                    if Path(item.value).resolve() in made:
-                        raise InputError(
-                            f"{item.value} would be overwritten by what is made from it: name another folder "
-                            "with -o"
-                        )
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files of its prompts."""
+        items = (*self.items, *self.negatives)
+        return [Path(item.value) for item in items if not kind_of(item.modality).in_words]
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Return the prompts as a manifest lists them; `negatives` are there only if there are any."""
-        rows = {"inputs": [_described(item) for item in self.items]}
-        return rows | ({"negatives": [_described(item) for item in self.negatives]} if self.negatives else {})
+        rows = {"inputs": list(map(_described, self.items))}
+        if self.negatives:
+            rows["negatives"] = list(map(_described, self.negatives))
+        return rows
 
 
 def _described(item: Item) -> dict[str, Any]:
@@ -304,7 +324,7 @@ def _item(modality: Modality, value: str, weight: float) -> Item:
             f"the text prompt {ascii(value)[:80]} is not UTF-8: expected words; set the terminal to UTF-8"
         )
     if not (math.isfinite(weight) and weight >= 0):
-        raise InputError(f"weight {weight:g} of {value!r}: expected a number of at least 0")
+        raise InputError(f"weight {weight:g} of {shown(value)}: expected a number of at least 0")
     return Item(modality=modality, value=value, weight=weight)
 
 
@@ -328,7 +348,8 @@ def applies(name: str, outputs: tuple[Modality, ...]) -> bool:
 def parse_outputs(text: "str | list[str] | None") -> tuple[Modality, ...]:
     """Read 'video,audio', or a list of names, as modalities in the order given, each once."""
     names = text.split(",") if isinstance(text, str) else text or []
-    return tuple(dict.fromkeys(Modality.parse(name) for name in names if str(name).strip()))
+    filled = [name for name in names if str(name).strip()]
+    return tuple(dict.fromkeys(map(Modality.parse, filled)))
 
 
 def option(args: argparse.Namespace, name: str) -> Any:
@@ -362,66 +383,165 @@ def draw_seed(seed: int | str, origin: str = "") -> int:
 
 def from_arguments(args: argparse.Namespace) -> Job:
     """Return the one job that the options of the command line describe."""
-    prompts = {
-        key: tuple(parse_item(m, text) for text in getattr(args, key)) for key, m in prompt_keys().items()
-    }
+    prompts = {}
+    for key, modality in prompt_keys().items():
+        prompts[key] = tuple(parse_item(modality, text) for text in getattr(args, key))
     settings = {name: option(args, name) for name in (*NUMBERS, *SWITCHES, "lengths")}
-    settings |= {"drawn": settings["seed"] == RANDOM, "seed": draw_seed(settings["seed"])}
-    scales = {name: _scale(getattr(args, name), typed(args, name)) for name in SCALES}
-    sizes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
-    settings |= {"sizes": sizes, "written": args.written, **scales}
+    settings["drawn"] = settings["seed"] == RANDOM
+    settings["seed"] = draw_seed(settings["seed"])
+    for name in SCALES:
+        settings[name] = _scale(getattr(args, name), typed(args, name))
+    sizes = {name: getattr(args, name) for name in SIZES}
+    settings["sizes"] = _without_none(sizes)
+    settings["written"] = args.written
     return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings)
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _sorted(prompts: dict[str, tuple[Item, ...]]) -> dict[str, tuple[Item, ...]]:
     """Return prompts by key as those to follow, `items`, and those to steer away from, `negatives`."""
-    return {
-        "items": tuple(item for m in Modality for item in prompts[m.value]),
-        "negatives": tuple(item for m in Modality for item in prompts[f"negative_{m}"]),
-    }
+    items: list[Item] = []
+    negatives: list[Item] = []
+    for modality in Modality:
+        items += prompts[modality.value]
+        negatives += prompts[f"negative_{modality}"]
+    return {"items": tuple(items), "negatives": tuple(negatives)}
 
 
 def _scale(value: Any, name: str) -> Scale:
     """Read a scale: None, a number, 'video=4,audio=3' or {'video': 4, 'audio': 3}."""
     if value is None:
         return None
-    return parse_scale(value, name)
+    try:
+        return parse_scale(value, name)
+    except OverflowError:
+        raise InputError(f"{name} is {shown(value)}: expected a finite number of at least 0") from None
 
 
-def from_file(args: argparse.Namespace) -> list[Job]:
+def shown(value: Any) -> str:
+    """Return a value as messages show it: as it is written, and only its beginning if it is long."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return repr(text if len(text) <= 80 else text[:80] + "...")
+
+
+def from_file(args: argparse.Namespace, failures: Failures | None = None) -> list[Job]:
     """Return the jobs of the JSONL file that `args.jobs` names.
 
     What a line leaves out comes from the command line. Names of files in it start at the folder of the JSONL
-    file. Raises `InputError` for a line that cannot be used, which the message names, and for two jobs whose
-    files would have the same name.
+    file.
+
+    Args:
+        args: the options of the command line.
+        failures: takes lines that cannot be used, and counts all lines; without it the first of them is
+            raised.
+
+    Returns:
+        The jobs of the lines that can be used.
+
+    Raises:
+        InputError: for a file without jobs, and for a line that cannot be used, which the message names; two
+            jobs whose files would have the same name cannot both be used.
     """
     from codi import io
 
     if given := [f"--{key.replace('_', '-')}" for key in prompt_keys() if getattr(args, key)]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
-    try:
-        # not splitlines: words in JSON may hold other line separators, such as U+2028
-        lines = Path(args.jobs).read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{args.jobs} is not text: expected one JSON object per line, in UTF-8") from None
-    jobs = [
-        _job(line, f"{args.jobs} line {number}: ", args)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not jobs:
-        raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
+    failures = Failures() if failures is None else failures
+    jobs: list[Job] = []
     # several samples of the job "a" are named a-000, a-001, ..., which may be the ids of other jobs
     owner: dict[str, Job] = {}
-    for job in jobs:
-        for name in {job.id, *job.names}:
-            if owner.setdefault(name, job) is not job:
-                raise InputError(
-                    f"{job.origin}its files would be named {name} like those of {owner[name].id!r}: expected "
-                    "another id"
-                )
+    for number, line in _lines(args.jobs):
+        origin = f"{args.jobs} line {number}: "
+        failures.total += 1
+        with failures.of(origin):
+            job = _job(_decoded(line, first=number == 1), origin, args)
+            for name in {job.id, *job.names}:
+                # not every file system tells capital letters from small ones
+                if other := owner.get(str(name).lower()):
+                    raise InputError(
+                        f"its files would be named {name} like those of {other.id!r}: expected another id"
+                    )
+            owner |= {str(name).lower(): job for name in {job.id, *job.names}}
+            jobs.append(job)
+    if not failures.total:
+        raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
     return jobs
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the bytes of every line of a file that is not blank.
+
+    Of a line beyond `MAX_LINE` there is just enough to see that. Raises `InputError` for a file that is no
+    text.
+    """
+    with open(path, "rb") as file:
+        if b"\0" in file.read(4096):
+            raise InputError(f"{path} is not text: expected one JSON object per line, in UTF-8")
+        file.seek(0)
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            rest = line
+            while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE + 1)
+            if line.strip():
+                yield number, line
+
+
+def _decoded(line: bytes, first: bool) -> str:
+    """Return the text of a line; the first one of a file may begin with a byte order mark."""
+    if len(line) > MAX_LINE:
+        raise InputError(f"it has more than {MAX_LINE >> 20} MB: expected a line of a few hundred letters")
+    try:
+        return line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError:
+        raise InputError("it is not UTF-8: expected a JSON object in UTF-8") from None
+
+
+class _Odd(ValueError):
+    """Raised for JSON that is well formed and means nothing here."""
+
+
+def _parsed(line: str) -> Any:
+    """Return the value of a line of JSON.
+
+    Raises `InputError` for what is no JSON, and for what JSON takes but nobody can mean.
+    """
+    example = "expected an object such as {'id': 'a', 'text': 'a red ball', 'to': 'image'}"
+    try:
+        return json.loads(line, parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON ({error.msg}): {example}") from None
+    except _Odd as error:
+        raise InputError(f"{error}: {example}") from None
+    except RecursionError:
+        raise InputError(f"it is nested too deeply: {example}") from None
+
+
+def _no_constant(name: str) -> None:
+    """Refuse a number that JSON does not have."""
+    raise _Odd(f"not JSON ({name} is no number)")
+
+
+def _integer(digits: str) -> int:
+    """Return a whole number, unless it is longer than any that is asked for."""
+    if len(digits) > MAX_DIGITS:
+        raise _Odd(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, none of whose keys comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Odd(f"the key {twice[:80]!r} comes twice")
+    return found
 
 
 def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
@@ -430,14 +550,8 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
     Former and short names of settings become the present ones here. What the line leaves out comes from
     `args`; `origin` names file and line in messages.
     """
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{origin}not JSON ({error.msg}): expected an object such as {{'id': 'a', 'text': 'a red ball', "
-            f"'to': 'image'}}"
-        ) from None
     with blame(origin):
+        row = _parsed(line)
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))
@@ -445,44 +559,73 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         row = without_aliases(row, renamed.SHORT)
         known = job_keys()
         if unknown := [key for key in row if key not in known]:
-            raise InputError(f"unknown key {unknown[0]!r}: expected some of {', '.join(known)}")
-        name = str(row.get("id", ""))
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) or name.startswith("manifest"):
-            raise InputError(
-                f"id {name!r}: files are named by it, so expected letters, digits, '.', '_' or '-', and "
-                "another than 'manifest...'"
-            )
-        prompts = {
-            key: tuple(_row_items(row.get(key), key, m, Path(args.jobs).parent))
-            for key, m in prompt_keys().items()
-        }
-        given = {key: short.get(key, key) for key in known if row.get(key) is not None}
-        drawn = (option(args, "seed") if row.get("seed") is None else row["seed"]) == RANDOM
-        numbers = {
-            key: _number(row, key, int, option(args, key), given.get(key))
-            for key in NUMBERS
-            if not (drawn and key == "seed")
-        }
-        numbers |= {"seed": 0} if drawn else {}  # drawn later, if the job is made: `Job.with_seed`
+            raise InputError(f"unknown key {unknown[0][:80]!r}: expected some of {', '.join(known)}")
+        written = {key: short.get(key, key) for key in known if row.get(key) is not None}
+        name = _row_id(row)
+        prompts = {}
+        for key, modality in prompt_keys().items():
+            prompts[key] = tuple(_row_items(row.get(key), key, modality, Path(args.jobs).parent))
+        numbers = _row_numbers(row, args, written)
         outputs = _row_outputs(row.get("to", args.to))
-        scales = {key: _row_scale(row, key, outputs, args, given.get(key)) for key in SCALES}
-        sizes = {
-            key: _number(
-                row, key, kind, getattr(args, key) if applies(key, outputs) else None, given.get(key)
-            )
-            for key, kind in SIZES.items()
-        }
-        sizes = {key: value for key, value in sizes.items() if value is not None}
-        switches = {key: row.get(key, option(args, key)) for key in SWITCHES}
-        for key, value in switches.items():
-            if not isinstance(value, bool):
-                raise InputError(f"{key} is {json.dumps(value)[:80]}: expected true or false")
-        lengths = row.get("lengths", option(args, "lengths"))
-        if lengths not in LENGTHS:
-            raise InputError(f"lengths is {json.dumps(lengths)[:80]}: expected 'agree' or 'free'")
-        settings = {"sizes": sizes, "lengths": lengths, "drawn": drawn, **switches, **numbers, **scales}
-        settings["written"] = {**args.written, **given}
+        settings = numbers | _row_settings(row, outputs, args, written)
+        settings["written"] = {**args.written, **written}
         return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
+
+
+def _row_id(row: dict[str, Any]) -> str:
+    """Return the id of a line, by which its files are named."""
+    value = row.get("id", "")
+    name = value if isinstance(value, str) else ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        name = str(value)
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name) and not name.endswith(".")
+    if not plain or name.lower().startswith("manifest") or name.split(".")[0].upper() in RESERVED_NAMES:
+        raise InputError(
+            f"id {shown(value)}: files are named by it, so expected letters, digits, '.', '_' or '-', and "
+            "another than 'manifest...' and names that Windows keeps to itself"
+        )
+    return name
+
+
+def _row_numbers(row: dict[str, Any], args: argparse.Namespace, written: dict[str, str]) -> dict[str, Any]:
+    """Return the `NUMBERS` of a line, and whether its seed is to be drawn.
+
+    `written` names the keys as the person wrote them, for messages.
+    """
+    seed = option(args, "seed") if row.get("seed") is None else row["seed"]
+    drawn = seed == RANDOM
+    numbers: dict[str, Any] = {"drawn": drawn}
+    for key in NUMBERS:
+        if drawn and key == "seed":
+            numbers[key] = 0  # drawn later, if the job is made: `Job.with_seed`
+        else:
+            numbers[key] = _number(row, key, int, option(args, key), written.get(key))
+    return numbers
+
+
+def _row_settings(
+    row: dict[str, Any], outputs: tuple[Modality, ...], args: argparse.Namespace, written: dict[str, str]
+) -> dict[str, Any]:
+    """Return the scales, sizes, switches and lengths of a line.
+
+    `written` names the keys as the person wrote them, for messages.
+    """
+    settings: dict[str, Any] = {}
+    for key in SCALES:
+        settings[key] = _row_scale(row, key, outputs, args, written.get(key))
+    sizes = {}
+    for key, kind in SIZES.items():
+        shared = getattr(args, key) if applies(key, outputs) else None
+        sizes[key] = _number(row, key, kind, shared, written.get(key))
+    settings["sizes"] = _without_none(sizes)
+    for key in SWITCHES:
+        settings[key] = row.get(key, option(args, key))
+        if not isinstance(settings[key], bool):
+            raise InputError(f"{key} is {json.dumps(settings[key])[:80]}: expected true or false")
+    settings["lengths"] = row.get("lengths", option(args, "lengths"))
+    if settings["lengths"] not in LENGTHS:
+        raise InputError(f"lengths is {json.dumps(settings['lengths'])[:80]}: expected 'agree' or 'free'")
+    return settings
 
 
 def _row_outputs(value: Any) -> tuple[Modality, ...]:
@@ -509,11 +652,9 @@ def _row_scale(
     if row.get(key) is not None:
         return _scale(row[key], written or key)
     shared = _scale(getattr(args, key), typed(args, key))
-    return (
-        {name: x for name, x in shared.items() if Modality(name) in outputs} or None
-        if isinstance(shared, dict)
-        else shared
-    )
+    if not isinstance(shared, dict):
+        return shared
+    return {name: scale for name, scale in shared.items() if Modality(name) in outputs} or None
 
 
 def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterator[Item]:
@@ -522,7 +663,9 @@ def _row_items(value: Any, key: str, modality: Modality, folder: Path) -> Iterat
     Each is a string, words or a path with the weight as a suffix, or {"value": ..., "weight": ...}; a list
     holds several. Relative paths start at `folder`.
     """
-    for entry in value if isinstance(value, list) else [] if value is None else [value]:
+    if value is None:
+        return
+    for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, str):
             item = parse_item(modality, entry)
         elif (
@@ -561,28 +704,48 @@ def _number(row: dict[str, Any], key: str, kind: type, default: Any, written: st
     )
 
 
-def batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
+def batches(
+    jobs: list[Job], limit: int, wanted: Callable[[Job, int], bool] = lambda job, k: True
+) -> Iterator[list[Sample | None]]:
     """Yield the samples that can be made at once.
 
     Samples share a batch if their jobs are alike in outputs, settings and kinds of prompts. A sample from a
-    record stands where it stood, and rows of its batch that are not made again are None.
+    record stands where it stood, and rows of its batch that are not made again are None. So are rows that are
+    not wanted, because their samples are there already: a run that is resumed has the batches of the run that
+    was interrupted, on whose sizes rounding depends.
 
     Args:
-        jobs: the jobs whose samples are made.
+        jobs: all jobs of the run.
         limit: the most samples of a batch, all candidates counted.
+        wanted: whether a sample of a job, by its number, is still to be made.
 
     Yields:
         For each row of a batch a job and the number of its sample, or None.
     """
+    for batch in _all_batches(jobs, limit):
+        left = [sample if sample is not None and wanted(*sample) else None for sample in batch]
+        if any(left):
+            yield left
+
+
+def _all_batches(jobs: list[Job], limit: int) -> Iterator[list[Sample | None]]:
+    """Yield the batches of all samples."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.group, []).append(job)
     for group in groups.values():
-        samples = [(job, k) for job in group for k in range(job.num_samples)]
-        free = [(job, k) for job, k in samples if not _place(job, k)]
+        free: list[Sample | None] = []
+        placed: list[Sample] = []
+        for job in group:
+            for k in range(job.num_samples):
+                if _place(job, k):
+                    placed.append((job, k))
+                else:
+                    free.append((job, k))
         size = max(1, limit // group[0].candidates)
-        yield from (free[start : start + size] for start in range(0, len(free), size))
-        yield from _placed([(job, k) for job, k in samples if _place(job, k)])
+        for start in range(0, len(free), size):
+            yield free[start : start + size]
+        yield from _placed(placed)
 
 
 def _place(job: Job, k: int) -> dict[str, int] | None:

@@ -102,8 +102,9 @@ def _hide(name: str) -> None:
 
     Importing it raises ImportError, and `find_spec` gives None.
     """
-    for module in [loaded for loaded in sys.modules if loaded == name or loaded.startswith(name + ".")]:
-        del sys.modules[module]
+    for module in list(sys.modules):
+        if module == name or module.startswith(name + "."):
+            del sys.modules[module]
     sys.modules[name] = None  # type: ignore[assignment]  # the import system takes None for "not there"
 
 

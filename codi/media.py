@@ -25,11 +25,10 @@ from torch import Tensor
 
 from codi import io
 from codi.border import check_address, plain
+from codi.io.gates import LOUDEST
 from codi.types import InputError, Modality
 
 MOST_CHANNELS = 32  # of a sound
-# A sound in [-1, 1] that clips has no peak above this: floats beyond it are integers in floats.
-LOUDEST = 100.0
 PCM = {  # silence and full scale of integer samples
     "int16": (0.0, 2.0**15),
     "int32": (0.0, 2.0**31),
@@ -315,7 +314,7 @@ def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tenso
     Args:
         value: a file, an `io.Video`, a list of frames, a tensor or an array; or a pair of frames and frames
             per second, in either order.
-        rate: frames per second where nothing says another.
+        rate: frames per second at which a file is read, and of frames where nothing says another.
         seconds: how much of a file is read, from its start.
         size: a size in pixels; the frames of a file are shrunk to about twice that.
 
@@ -327,7 +326,7 @@ def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tenso
     """
     if is_file(value):
         with as_path(value, Modality.VIDEO) as path:
-            value = io.load_video(path, seconds=seconds, size=size, sound=False)
+            value = io.load_video(path, seconds=seconds, size=size, sound=False, fps=rate)
     if isinstance(value, io.Video):
         value = (value.frames, value.fps)
     frames, fps = _with_rate(value, rate)

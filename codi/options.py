@@ -106,7 +106,9 @@ def nearest(name: str, options: Sequence[str]) -> str | None:
 
     longer = [option for option in options if option.startswith(name) and len(name) > 3]
     alike = difflib.get_close_matches(name, options, n=1, cutoff=0.7)
-    return " or ".join(longer) if longer else alike[0] if alike else None
+    if longer:
+        return " or ".join(longer)
+    return alike[0] if alike else None
 
 
 def _is_number(text: str) -> bool:

@@ -95,7 +95,7 @@ class CoDiOutput(BaseOutput):
         """
         if self.latents is not None:
             return tuple(self.latents[m] for m in self.outputs or self.latents)
-        return tuple(self.of(m) for m in self.outputs or self.made)
+        return tuple(map(self.of, self.outputs or self.made))
 
     @property
     def made(self) -> list[Modality]:
@@ -123,55 +123,80 @@ class CoDiOutput(BaseOutput):
             The paths of the files.
 
         Raises:
-            InputError: for latents, a folder that cannot be written, or a name that is taken.
+            InputError: for latents, a folder that cannot be written, or a name that is taken. Of the sample
+                at which that happens nothing is left.
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
         io.check_writers(self.made)
         folder = io.check_folder(folder)
+        num_samples = len(self.seeds)
+        paths: list[Path] = []
         if names is None and not overwrite:
-            return [path for k in range(len(self.seeds)) for path in self._save_numbered(folder, k)]
-        names = names or [f"{k:03d}" for k in range(len(self.seeds))]
-        assert len(names) == len(self.seeds), f"{len(names)} names for {len(self.seeds)} samples"
+            for k in range(num_samples):
+                paths += self._save_numbered(folder, k)
+            return paths
+        names = names or [f"{k:03d}" for k in range(num_samples)]
+        assert len(names) == num_samples, f"{len(names)} names for {num_samples} samples"
+        for name in names:
+            if Path(name).name != name:
+                raise InputError(f"{name!r} is no name for a file: expected one without a folder")
         if not overwrite:
             self._check_free(folder, names)
-        return [path for k, name in enumerate(names) for path in self._save_sample(folder, name, k)]
+        for k, name in enumerate(names):
+            paths += self._save_sample(folder, name, k, overwrite)
+        return paths
 
     def _save_numbered(self, folder: Path, k: int) -> list[Path]:
         with io.numbered(folder) as name:
-            return self._save_sample(folder, name, k)
+            return self._save_sample(folder, name, k, replace=False)
 
     def _check_free(self, folder: Path, names: list[str]) -> None:
         """Raise `InputError` if any file that could be written under these names is there already."""
-        there = [
-            path
-            for name in names
-            for suffix in self.suffixes
-            for path in [folder / (name + suffix)]
-            if path.exists()
-        ]
-        if there:
-            raise InputError(
-                f"{there[0]} is there already: expected another name or folder, or overwrite=True to replace "
-                "it"
-            )
+        paths = [folder / (name + suffix) for name in names for suffix in self.suffixes]
+        for path in paths:
+            if path.exists():
+                raise InputError(
+                    f"{path} is there already: expected another name or folder, or overwrite=True to replace "
+                    "it"
+                )
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The suffixes of the files that `save` may write."""
-        dubbed = (".mp4", *DUBBED) if self.clip is not None and self.audios and not self.videos else ()
-        return (*(kind_of(m).suffix for m in reversed(self.made)), *dubbed)
-
-    def _save_sample(self, folder: Path, name: str, k: int) -> list[Path]:
-        """Write the files of sample `k` under `name`, and return their paths."""
-        paths = [Path(kind_of(m).write(self, folder / name, k)) for m in reversed(self.made)]
+        suffixes = [kind_of(m).suffix for m in reversed(self.made)]
         if self.clip is not None and self.audios and not self.videos:
-            wave = torch.as_tensor(self.audios[k])
-            dubbed = io.save_dubbed(
-                folder / name, self.clip, wave, self.sampling_rate, self.comment(k), self.record_text(k)
+            suffixes += [".mp4", *DUBBED]
+        return tuple(suffixes)
+
+    def _save_sample(self, folder: Path, name: str, k: int, replace: bool) -> list[Path]:
+        """Write the files of sample `k` under `name`, all of them or none, and return their paths."""
+        try:
+            with io.staged(folder, replace) as place:
+                # whatever a modality does to write its file, half of it stays in the hidden folder
+                paths = [Path(kind_of(m).write(self, place / name, k)) for m in reversed(self.made)]
+                if self.clip is not None and self.audios and not self.videos:
+                    paths += self._save_dubbed(folder, place / name, k)
+        except FileExistsError as error:
+            raise InputError(
+                f"{folder / name}.* came to be while it was made ({error}): expected another name or folder"
+            ) from None
+        return [folder / path.name for path in paths]
+
+    def _save_dubbed(self, folder: Path, stem: Path, k: int) -> list[Path]:
+        """Write the clip that a sound was made for with that sound, if a container takes it."""
+        assert self.clip is not None and self.sampling_rate is not None
+        wave, rate = torch.as_tensor(self.audios[k]), self.sampling_rate
+        path = io.save_dubbed(stem, self.clip, wave, rate, self.comment(k), self.record_text(k))
+        if path is None:
+            return []
+        there = folder / path.name
+        if there.exists() and there.samefile(self.clip):
+            raise InputError(
+                f"{self.clip} would be overwritten by itself with another sound: name another folder for "
+                "what is made"
             )
-            paths += [] if dubbed is None else [dubbed]
-        return paths
+        return [path]
 
     def record(self, k: int) -> dict[str, Any]:
         """Return how sample `k` was made, as its files carry it.
@@ -215,5 +240,11 @@ def as_fields(media: Mapping[Modality, list[Any]]) -> dict[str, Any]:
     Those of modalities without a field of their own are in `others`.
     """
     own = {item.name for item in fields(CoDiOutput)}
-    named = {FIELDS[m]: made for m, made in media.items() if FIELDS[m] in own}
-    return named | {"others": {m: made for m, made in media.items() if FIELDS[m] not in own}}
+    named: dict[str, Any] = {}
+    others = {}
+    for modality, made in media.items():
+        if FIELDS[modality] in own:
+            named[FIELDS[modality]] = made
+        else:
+            others[modality] = made
+    return named | {"others": others}

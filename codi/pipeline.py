@@ -161,8 +161,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         """
         expected, optional = super()._get_signature_keys(obj)
         there = cls._optional_components if isinstance(obj, type) else obj.config
-        expected = {*expected, *(name for name in cls._optional_components if name in there)}
-        return sorted(expected), optional
+        optional_there = [name for name in cls._optional_components if name in there]
+        return sorted({*expected, *optional_there}), optional
 
     # Loading and saving
 
@@ -223,9 +223,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             pipe.scheduler = scheduler
         pipe.register_to_config(_name_or_path=str(source or EMBEDDED))
         # With a part from elsewhere the folder does not say what the weights are.
-        pipe._folder = (
-            None if any(given.get(name) is not None for name in cls._optional_components) else folder
-        )
+        pipe._folder = folder if all(part is None for part in given.values()) else None
         return pipe
 
     @classmethod
@@ -393,22 +391,28 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 "this model has no prompt towers: expected prompt_embeds, and negative_prompt_embeds or a "
                 "guidance_scale of 1"
             )
-        wordless = not any(tower.reads_words for tower in model.towers.values())
-        grey = {Modality.IMAGE: [Prompt(torch.zeros(3, 8, 8, dtype=torch.uint8))]}
-        return self._mixed(items or (grey if wordless else {Modality.TEXT: [Prompt("nothing")]}), empty=True)
+        if items:
+            return self._mixed(items, empty=True)
+        if any(tower.reads_words for tower in model.towers.values()):
+            return self._mixed({Modality.TEXT: [Prompt("nothing")]}, empty=True)
+        grey = Prompt(torch.zeros(3, 8, 8, dtype=torch.uint8))
+        return self._mixed({Modality.IMAGE: [grey]}, empty=True)
 
     def _mixed(self, items: Mapping[Modality, Sequence[Prompt]], empty: bool = False) -> Tensor:
         """Encode prompts, or empty ones in their place, and combine their tokens by weight: (1, 1, D)."""
-        tokens, weights, model = [], [], self.model
-        for modality in (m for m in Modality if m in items):
-            tower, spec = model.towers[modality], model.prompt_specs.get(modality)
+        model = self.model
+        tokens: list[tuple[Modality, Tensor]] = []
+        weights: list[float] = []
+        for modality in Modality:
+            if modality not in items:
+                continue
+            tower = model.towers[modality]
             if kind_of(modality).in_words and not empty:
                 prompts.note_unread(tower, items[modality])
+            spec = model.prompt_specs.get(modality)
             for raw in self._prepared(modality, items[modality], tower, spec):
-                tokens += [
-                    (modality, token)
-                    for token in tower.embed(prompts.emptied(raw) if empty else raw).split(1)
-                ]
+                embedded = tower.embed(prompts.emptied(raw) if empty else raw)
+                tokens += [(modality, token) for token in embedded.split(1)]
             weights += [prompt.weight for prompt in items[modality]]
         return self.mix_prompts(tokens, weights, read=not empty)
 
@@ -430,36 +434,37 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             The context (B, 1, D).
         """
         mixed = interpolate([token for _, token in tokens], list(weights), self._own("normalise_prompts"))
-        heard = [
-            (modality, token, weight)
-            for (modality, token), weight in zip(tokens, weights, strict=True)
-            if weight > 0
-        ]
+        kinds: list[Modality] = []
+        counted_tokens: list[Tensor] = []
+        counted_weights: list[float] = []
+        for (modality, token), weight in zip(tokens, weights, strict=True):
+            if weight > 0:
+                kinds.append(modality)
+                counted_tokens.append(token)
+                counted_weights.append(weight)
         # A sentence alone needs no translation into captions: it is one.
-        if (
-            not read
-            or (len(heard) == 1 and kind_of(heard[0][0]).in_words)
-            or (reader := self._prior()) is None
-        ):
+        only_a_sentence = len(kinds) == 1 and kind_of(kinds[0]).in_words
+        estimate = self._prior() if read and not only_a_sentence else None
+        if estimate is None:
             return mixed
-        said = caption_prior.combine_prompts(
-            [reader(token) for _, token, _ in heard], [weight for _, _, weight in heard]
-        )
-        return caption_prior.project(mixed[:, 0].to(said), said)[:, None].to(mixed)
+        captions = list(map(estimate, counted_tokens))
+        combined = caption_prior.combine_prompts(captions, counted_weights)
+        return caption_prior.project(mixed[:, 0].to(combined), combined)[:, None].to(mixed)
 
     def _prior(self) -> Callable[[Tensor], Tensor] | None:
         """Return a function from prompt tokens (B, D) to the means of their captions, by the caption prior.
 
         It is None where the model has no `caption_prior`, or no noisy-latent encoder of that modality.
         """
-        name, model = self._own("caption_prior"), self.model
-        if (
-            name is None
-            or (modality := Modality.parse(name)) not in model.noisy_latent_encoders
-            or modality not in model.specs
-        ):
+        name = self._own("caption_prior")
+        if name is None:
             return None
-        tower, last = model.noisy_latent_encoders[modality], self._process.num_train_timesteps - 1
+        model = self.model
+        modality = Modality.parse(name)
+        if modality not in model.noisy_latent_encoders or modality not in model.specs:
+            return None
+        tower = model.noisy_latent_encoders[modality]
+        last = self._process.num_train_timesteps - 1
         noise, _ = draw_noise(model.specs[modality].latent_shape, range(PRIOR_DRAWS), modality)
         noise = noise.to(self._execution_device, tower.dtype)
         return lambda token: caption_prior.estimate_captions(tower, noise, last, token.to(noise))
@@ -514,9 +519,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             Clean latents `(1, *latent_shape)` by modality, float32.
         """
         model = self.model
-        raws = {
-            m: self._prepared(m, items[m][:1], model.autoencoders[m], model.specs[m])[0] for m in partners
-        }
+        raws = {}
+        for modality in partners:
+            first = items[modality][:1]
+            part = model.autoencoders[modality]
+            raws[modality] = self._prepared(modality, first, part, model.specs[modality])[0]
         return {m: model.autoencoders[m].encode(raw).float() for m, raw in raws.items()}
 
     def prepare_latents(
@@ -539,7 +546,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             Noise `(B, *latent_shape)` by modality, float32, and by modality the generators that it came from,
             one for each sample.
         """
-        latents, generators, specs = {}, {}, specs or self.model.specs
+        specs = specs or self.model.specs
+        latents = {}
+        generators = {}
         for modality in outputs:
             noise, generators[modality] = draw_noise(specs[modality].latent_shape, seeds, modality)
             noise = (given or {}).get(modality, noise)
@@ -683,16 +692,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         Raises:
             InputError: for anything that cannot be used.
         """
-        named = more | dict(
-            text=text,
-            image=image,
-            audio=audio,
-            video=video,
-            negative_text=negative_text,
-            negative_image=negative_image,
-            negative_audio=negative_audio,
-            negative_video=negative_video,
-        )
+        named = more | dict(text=text, image=image, audio=audio, video=video)
+        named |= dict(negative_text=negative_text, negative_image=negative_image)
+        named |= dict(negative_audio=negative_audio, negative_video=negative_video)
+        sizes = {"height": height, "width": width, "num_frames": num_frames, "fps": fps}
+        sizes["audio_length_in_s"] = audio_length_in_s
         given = Given.from_arguments(
             named,
             partner_latents,
@@ -716,13 +720,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             sync_guidance_interval=sync_guidance_interval,
             guidance_rescale=guidance_rescale,
             start_offset=start_offset,
-            sizes=dict(
-                height=height,
-                width=width,
-                num_frames=num_frames,
-                fps=fps,
-                audio_length_in_s=audio_length_in_s,
-            ),
+            sizes=sizes,
             lengths=lengths,
             sync=sync,
             auxiliary_caption=auxiliary_caption,
@@ -735,8 +733,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 "expected one of them"
             )
         noise = settings.initial_noise(latents, request.outputs, request.specs, num_samples)
-        tensors, known = callback_on_step_end_tensor_inputs or (), self._callback_tensor_inputs
-        wanted = wanted_tensors(callback_on_step_end, tensors, known)
+        known = self._callback_tensor_inputs
+        wanted = wanted_tensors(callback_on_step_end, callback_on_step_end_tensor_inputs or (), known)
         settings.check_names("callback_on_step_end_tensor_inputs", wanted, known)
         seeds = selection.candidate_seeds(settings.pick_seeds(num_samples, seed, generator), candidates)
         for note in request.notes:
@@ -769,7 +767,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         clean = given.partner_latents
         if clean is None:
             clean = self.encode_partners(given.items, request.partners)
-        context, null = rows(context, "prompt_embeds"), rows(null, "negative_prompt_embeds")
+        context = rows(context, "prompt_embeds")
+        null = rows(null, "negative_prompt_embeds")
         partners = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
         latents, generators = self.prepare_latents(request.made, seeds, request.specs, noise)
         # Without any prompt there is nothing to guide towards, and no null branch is needed.
@@ -782,16 +781,20 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         # A latent has a whole number of steps, and may reach beyond the seconds that were asked for.
         if request.sizes["audio_length_in_s"] is not None:
             media = {m: kind_of(m).trimmed(raw, request.specs[m]) for m, raw in media.items()}
-        choices, kept, num_rows = [], list(range(len(seeds))), len(seeds)
+        num_rows = len(seeds)
+        kept = list(range(num_rows))
+        choices: list[dict[str, Any]] = []
         if request.candidates > 1:
             judged = self._judge(list(request.measures), media, context, clean)
             choices = selection.choose(judged, seeds, request.candidates)
             kept = [k * request.candidates + choice["kept"] for k, choice in enumerate(choices)]
-            latents, media = selection.take(latents, kept), selection.take(media, kept)
+            latents = selection.take(latents, kept)
+            media = selection.take(media, kept)
             seeds = [seeds[row] for row in kept]
         out = self._output(latents, media, seeds, request.output_type, request.specs)
         out.outputs = list(request.outputs)
-        out.selection, out.clip = choices, prompts.first_file(given.items.get(Modality.VIDEO, []))
+        out.selection = choices
+        out.clip = prompts.first_file(given.items.get(Modality.VIDEO, []))
         out.batch = [{"row": row, "rows": num_rows} for row in kept]
         out.settings = request.settings()
         out.origin = {
@@ -823,13 +826,15 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         the adapters.
         """
         own = settings.DEFAULTS | (self.config.defaults or {})
-        part = next(
-            (part for name, part in self.components.items() if name != "scheduler" and part is not None), None
-        )
+        dtype = None
+        for name, part in self.components.items():
+            if name != "scheduler" and part is not None:
+                dtype = str(part.dtype).removeprefix("torch.")
+                break
         return {
             "name": self.config.get("_name_or_path"),
             "weights": self.fingerprint(),
-            "dtype": None if part is None else str(part.dtype).removeprefix("torch."),
+            "dtype": dtype,
             "device": str(self._execution_device),
             "scheduler_config": records.scheduler(self.scheduler),
             "own": {name: own[name] for name in settings.FIXED},
@@ -848,14 +853,15 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         generators: dict[Modality, list[torch.Generator]],
     ) -> JointSampler:
         """Return the joint sampler of these latents and prompts."""
-        model, device = self.model, self._execution_device
+        model = self.model
+        device = self._execution_device
         denoisers = {m: model.denoisers[m] for m in latents}
 
         def spread(tokens: Tensor) -> dict[Modality, Tensor]:
             return {m: tokens.to(device, part.dtype) for m, part in denoisers.items()}
 
-        steps, shift = request.num_inference_steps, self._own("timestep_shift")
-        schedulers = copy_schedulers(self.scheduler, latents, steps, device, shift)
+        steps = request.num_inference_steps
+        schedulers = copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift"))
         # Schedulers of second order take two steps for each that is asked for.
         own_steps = len(next(iter(schedulers.values())).timesteps)
         return JointSampler(
@@ -909,7 +915,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
 
         It may change these tensors and the guidance scale.
         """
-        offered, scale = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}, call.guidance_scale
+        offered = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}
+        scale = call.guidance_scale
         tensors = {name: offered[name] for name in wanted}
         changed = callback(self, index, call.current_timestep, tensors) or {}
         sampler.contexts = {**sampler.contexts, **changed.get("prompt_embeds", {})}
@@ -925,16 +932,17 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         Clean partners (1 or num_samples, ...) count in time only.
         """
         model = self.model
-        heard = self.decode_latents(
-            {m: z.to(self._execution_device) for m, z in clean.items() if kind_of(m).has_onsets}
-        )
-        timed = {m: (raw, model.specs[m].rate) for m, raw in (media | heard).items() if kind_of(m).has_onsets}
+        device = self._execution_device
+        timed_partners = {m: z.to(device) for m, z in clean.items() if kind_of(m).has_onsets}
+        partners = self.decode_latents(timed_partners)
+        timed = {}
+        for modality, raw in (media | partners).items():
+            if kind_of(modality).has_onsets:
+                timed[modality] = (raw, model.specs[modality].rate)
         tolerance = max((1 / model.specs[m].latent_rate for m in timed), default=0.0)
         # In float32, as prompts are: towers cast to their own precision later.
         fitted = {m: raw.float() if isinstance(raw, Tensor) else raw for m, raw in media.items()}
-        return selection.judge(
-            model.towers, fitted, measures, context[:, 0].to(self._execution_device), timed, tolerance
-        )
+        return selection.judge(model.towers, fitted, measures, context[:, 0].to(device), timed, tolerance)
 
     def _output(
         self,
@@ -948,7 +956,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         if output_type == "latent":
             return CoDiOutput(seeds=seeds, latents=latents)
         made = as_fields({m: formatted(m, raw, output_type) for m, raw in media.items()})
-        rates = {kind_of(m).rate_field: spec.rate for m, spec in specs.items() if kind_of(m).rate_field}
+        rates = {}
+        for modality, spec in specs.items():
+            field = kind_of(modality).rate_field
+            if field:
+                rates[field] = spec.rate
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
     def _prepared(
@@ -960,5 +972,6 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     ) -> list[Any]:
         """Prepare items of one modality as raw batches for `part`, on its device, in float32."""
         padded = not part.any_length
-        raws = prompts.batches([prompts.prepare(modality, prompt.value, spec, padded) for prompt in items])
-        return [raw.to(self._execution_device) if isinstance(raw, Tensor) else raw for raw in raws]
+        samples = [prompts.prepare(modality, prompt.value, spec, padded) for prompt in items]
+        device = self._execution_device
+        return [raw.to(device) if isinstance(raw, Tensor) else raw for raw in prompts.batches(samples)]

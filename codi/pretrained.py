@@ -304,9 +304,10 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if (torch.ones(1, device=name) + 1).item() != 2:  # not every device of torch holds numbers
+            raise RuntimeError("it does not compute")
+    except Exception as error:  # each device has its own way to fail
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(
             f"device {name!r} cannot be used ({reason}): expected one of auto, cpu, cuda, cuda:1, mps; `codi "
             "doctor` lists those here"

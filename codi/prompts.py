@@ -52,7 +52,8 @@ class Prompt:
 
 def by_modality(arguments: Mapping[str, Any], prefix: str = "") -> dict[Modality, Any]:
     """Return the arguments that are called as a modality is, after the prefix, under their modalities."""
-    return {m: arguments[f"{prefix}{m}"] for m in Modality if f"{prefix}{m}" in arguments}
+    names = {m: f"{prefix}{m}" for m in Modality}
+    return {m: arguments[name] for m, name in names.items() if name in arguments}
 
 
 def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modality, list[Prompt]]:
@@ -68,11 +69,12 @@ def collect(arguments: Mapping[Modality, Any], prefix: str = "") -> dict[Modalit
     Raises:
         InputError: for an empty list, and for weights that cannot be used.
     """
-    there = {modality: value for modality, value in arguments.items() if value is not None}
-    prompts = {
-        modality: _as_list(modality, f"{prefix}{modality}", value) for modality, value in there.items()
-    }
-    weights = [prompt.weight for items in prompts.values() for prompt in items]
+    prompts = {}
+    weights: list[float] = []
+    for modality, value in arguments.items():
+        if value is not None:
+            prompts[modality] = _as_list(modality, f"{prefix}{modality}", value)
+            weights += [prompt.weight for prompt in prompts[modality]]
     if weights and sum(weights) <= 0:
         raise InputError(
             f"the weights of the {prefix}prompts sum to zero ({len(weights)} prompts): expected at least one "
@@ -106,7 +108,8 @@ def _as_list(modality: Modality, name: str, value: Any) -> list[Prompt]:
     # pictures in a list or tuple are the frames of one clip, where a clip is expected
     if isinstance(value, (list, tuple)) and all(map(kind_of(modality).is_part, value)):
         items = [list(value)]
-    return [_checked(modality, name, item if isinstance(item, Prompt) else Prompt(item)) for item in items]
+    prompts = [item if isinstance(item, Prompt) else Prompt(item) for item in items]
+    return [_checked(modality, name, prompt) for prompt in prompts]
 
 
 def _checked(modality: Modality, name: str, prompt: Prompt) -> Prompt:
@@ -146,8 +149,9 @@ def batches(samples: list[Any]) -> list[Any]:
     """Return prepared items of one modality as one batch, or as one each where their shapes differ."""
     if not isinstance(samples[0], Tensor):
         return [list(samples)]
-    alike = len({sample.shape for sample in samples}) == 1
-    return [torch.stack(samples)] if alike else [sample[None] for sample in samples]
+    if all(sample.shape == samples[0].shape for sample in samples):
+        return [torch.stack(samples)]
+    return [sample[None] for sample in samples]
 
 
 def emptied(batch: Any) -> Any:
@@ -186,11 +190,9 @@ def check_embeds(embeds: Mapping[str, Tensor | None], width: int) -> None:
                 f"{name} is {kind(value)}: expected floats (1 or samples, 1, {width}), as `encode_prompt` "
                 "gives them"
             )
-    if len({value.shape[1] for value in there.values()}) > 1:
-        raise InputError(
-            f"{' and '.join(there)} have {[value.shape[1] for value in there.values()]} tokens: expected as "
-            "many each"
-        )
+    num_tokens = [value.shape[1] for value in there.values()]
+    if len(set(num_tokens)) > 1:
+        raise InputError(f"{' and '.join(there)} have {num_tokens} tokens: expected as many each")
 
 
 def check_latents(latents: Mapping[Modality, Tensor], specs: Mapping[Modality, ModalitySpec]) -> None:

@@ -21,7 +21,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -69,11 +69,9 @@ def described(
 def _rows(items: Mapping[Modality, Sequence[Any]], embeds: Any) -> list[dict[str, Any]]:
     """Return one row for each prompt, and one for prompts in the form of tokens."""
     found = [_row(m, prompt.value, prompt.weight) for m in Modality for prompt in items.get(m, ())]
-    return (
-        found
-        if embeds is None
-        else [*found, {"as": "embeds", "weight": 1.0, "from": f"tokens {tuple(embeds.shape)}"}]
-    )
+    if embeds is not None:
+        found.append({"as": "embeds", "weight": 1.0, "from": f"tokens {tuple(embeds.shape)}"})
+    return found
 
 
 def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
@@ -179,9 +177,12 @@ class Record:
         names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
         names += ["auxiliary_caption", "lengths"]
         found = {name: self.resolved[name] for name in names}
-        found |= {name: self.per_output(name) for name in PER_OUTPUT}
-        sizes = {name: self.resolved[name] for name in SIZES if name in self.resolved}
-        return found | sizes
+        for name in PER_OUTPUT:
+            found[name] = self.per_output(name)
+        for name in SIZES:
+            if name in self.resolved:
+                found[name] = self.resolved[name]
+        return found
 
     def per_output(self, name: str) -> float | dict[str, float]:
         """Return a setting as one number, where it holds for all that was made, or as one for each output.
@@ -278,8 +279,11 @@ def read_records(path: str | Path) -> list[Record]:
             raise InputError(
                 f"{path} is no record of codi's: {json.dumps(name)[:80]} is no name of a job's record"
             )
-    paths = [Path(path).parent / name for name in names]
-    return [_checked(str(each), _load(each)) for each in paths]
+    found = []
+    for name in names:
+        each = Path(path).parent / name
+        found.append(_checked(str(each), _load(each)))
+    return found
 
 
 def _load(path: str | Path) -> dict[str, Any]:
@@ -351,15 +355,12 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
     _only("record", row, TOP)
     _need(row["record"] == FORM, "record", row["record"], f"{FORM}")
     if "samples" in row:
-        _need(
-            isinstance(row["samples"], list) and 0 < len(row["samples"]) <= MOST_SAMPLES,
-            "samples",
-            row["samples"],
-            "a list of samples",
-        )
-        samples = tuple(_sample(entry) for entry in row["samples"])
+        entries = row["samples"]
+        fine = isinstance(entries, list) and 0 < len(entries) <= MOST_SAMPLES
+        _need(fine, "samples", entries, "a list of samples")
     else:
-        samples = (_sample({key: row[key] for key in ("seed", "batch") if key in row}),)
+        entries = [{key: row[key] for key in ("seed", "batch") if key in row}]
+    samples = tuple(map(_sample, entries))
     outputs = row.get("outputs")
     _need(_is_names(outputs) and outputs, "outputs", outputs, "a list of text, image, audio, video")
     row = _present_names(row, source)
@@ -367,17 +368,14 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
     for name in PER_OUTPUT:
         lacking = [m for m in outputs if m not in settings[name]]
         _need(not lacking, name, settings[name], f"a number for each of {', '.join(outputs)}")
-    _need(
-        set(settings["partners"]) <= {entry["as"] for entry in _prompts(row, "inputs")},
-        "partners",
-        settings["partners"],
-        "inputs",
-    )
+    inputs = _prompts(row, "inputs")
+    partners = settings["partners"]
+    _need(set(partners) <= {entry["as"] for entry in inputs}, "partners", partners, "inputs")
     return Record(
         source=source,
         codi=str(row.get("codi"))[:40],
-        outputs=tuple(dict.fromkeys(Modality(name) for name in outputs)),
-        inputs=_prompts(row, "inputs"),
+        outputs=tuple(dict.fromkeys(map(Modality, outputs))),
+        inputs=inputs,
         negatives=_prompts(row, "negatives"),
         samples=samples,
         resolved=settings,
@@ -391,8 +389,9 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
 def _sample(entry: Any) -> dict[str, Any]:
     """Return the seed of a sample and where it stood in its batch."""
     _need(isinstance(entry, dict), "sample", entry, "an object")
-    _only("sample", entry, ("seed", "batch", "files", "seconds", "selection"))
-    seed, place = entry.get("seed"), entry.get("batch")
+    _only("sample", entry, ("seed", "batch", "files", "sha256", "seconds", "selection"))
+    seed = entry.get("seed")
+    place = entry.get("batch")
     _need(_is_whole(seed, 0, 2**63 - 1), "seed", seed, "a whole number from 0")
     if place is not None:
         fine = isinstance(place, dict) and set(place) == {"row", "rows"} and _is_whole(place["rows"], 1, 4096)
@@ -407,31 +406,20 @@ def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
     for entry in rows:
         _need(isinstance(entry, dict), key, entry, "objects")
         _only(key, entry, ("as", "weight", "text", "path", "kind", "bytes", "sha256", "from"))
-        _need(
-            _is_name(entry.get("as")) or entry.get("as") == "embeds",
-            f"{key}: as",
-            entry.get("as"),
-            "text, image, audio or video",
-        )
-        _need(
-            _is_number(entry.get("weight"), 0),
-            f"{key}: weight",
-            entry.get("weight"),
-            "a number of at least 0",
-        )
-        words, path = entry.get("text"), entry.get("path")
-        if entry["as"] in Modality and kind_of(entry["as"]).in_words:
+        kind = entry.get("as")
+        weight = entry.get("weight")
+        words = entry.get("text")
+        path = entry.get("path")
+        digest = entry.get("sha256")
+        _need(_is_name(kind) or kind == "embeds", f"{key}: as", kind, "text, image, audio or video")
+        _need(_is_number(weight, 0), f"{key}: weight", weight, "a number of at least 0")
+        if kind in Modality and kind_of(kind).in_words:
             _need(isinstance(words, str) and words.strip() != "", f"{key}: text", words, "words")
         else:
-            _need(words is None, f"{key}: text", words, f"none for {entry['as']}")
+            _need(words is None, f"{key}: text", words, f"none for {kind}")
             fine = path is None or (isinstance(path, str) and 0 < len(path) <= 4096 and "\0" not in path)
             _need(fine, f"{key}: path", path, "the name of a file")
-            _need(
-                path is None or isinstance(entry.get("sha256"), str),
-                f"{key}: sha256",
-                entry.get("sha256"),
-                "a digest",
-            )
+            _need(path is None or isinstance(digest, str), f"{key}: sha256", digest, "a digest")
     return tuple(rows)
 
 
@@ -471,7 +459,7 @@ def _is_number(value: Any, least: float = -math.inf, most: float = 2**53) -> boo
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value in {m.value for m in Modality}
+    return isinstance(value, str) and value in Modality
 
 
 def _is_names(value: Any) -> bool:
@@ -479,18 +467,16 @@ def _is_names(value: Any) -> bool:
 
 
 def _is_scales(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        _is_name(key) and _is_number(number, 0) for key, number in value.items()
-    )
+    if not isinstance(value, dict):
+        return False
+    return all(_is_name(key) and _is_number(number, 0) for key, number in value.items())
 
 
 def _is_interval(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(_is_number(x, 0, 1) for x in value)
-        and value[0] <= value[1]
-    )
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    first, last = value
+    return _is_number(first, 0, 1) and _is_number(last, 0, 1) and first <= last
 
 
 def _is_text(value: Any) -> bool:
@@ -509,14 +495,21 @@ def _is_files(value: Any) -> bool:
 def _is_adapter(value: Any) -> bool:
     if not isinstance(value, dict) or not set(value) <= {"path", "sha256", "scale", "token"}:
         return False
-    named = all(isinstance(value.get(key), str) and _is_text(value[key]) for key in ("path", "sha256"))
-    return named and ("scale" not in value or _is_number(value["scale"]))
+    for key in ("path", "sha256"):
+        if not isinstance(value.get(key), str) or not _is_text(value[key]):
+            return False
+    return "scale" not in value or _is_number(value["scale"])
 
 
 def _texts(value: Any) -> dict[str, Any]:
     """Return versions by name, those that are texts."""
-    rows: Iterator[tuple[Any, Any]] = iter(value.items() if isinstance(value, dict) else ())
-    return {str(key)[:40]: text for key, text in rows if isinstance(text, str) and len(text) < 100}
+    if not isinstance(value, dict):
+        return {}
+    found = {}
+    for key, text in value.items():
+        if isinstance(text, str) and len(text) < 100:
+            found[str(key)[:40]] = text
+    return found
 
 
 # the keys of a record

@@ -79,12 +79,19 @@ class Request:
     def start_steps(self, steps: int) -> dict[Modality, int]:
         """Return the steps after which everything starts, of a scheduler with `steps` for each output."""
         asked = self.num_inference_steps
-        return {m: round(round(part * asked) * steps / asked) for m, part in self.start_offset.items()}
+        found = {}
+        for modality, part in self.start_offset.items():
+            found[modality] = round(round(part * asked) * steps / asked)
+        return found
 
     def rates(self, own: Mapping[Modality, ModalitySpec]) -> dict[Modality, float]:
         """Return the latent steps per second of what is made at another rate than the model's own."""
-        rates = {m: self.specs[m].latent_rate for m in self.made}
-        return {m: rate for m, rate in rates.items() if rate is not None and rate != own[m].latent_rate}
+        rates = {}
+        for modality in self.made:
+            rate = self.specs[modality].latent_rate
+            if rate is not None and rate != own[modality].latent_rate:
+                rates[modality] = rate
+        return rates
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as a record stores them, with nothing left to anyone's default."""
@@ -96,10 +103,11 @@ class Request:
                 found[condition.scale] = scales
             if condition.interval is not None:
                 found[condition.interval] = list(shared.intervals[condition.name])
+        offsets = {m.value: float(offset) for m, offset in self.start_offset.items()}
         partners = [m.value for m in self.partners]
         return found | {
             "guidance_rescale": shared.rescale,
-            "start_offset": {m.value: float(offset) for m, offset in self.start_offset.items()},
+            "start_offset": offsets,
             "auxiliary_caption": bool(self.auxiliary_caption),
             "auxiliary": [m.value for m in self.auxiliary],
             "sync": self.sync if isinstance(self.sync, bool) else self.sync is None or partners,
@@ -161,9 +169,7 @@ def resolve(
     settings.check_names("a request", values, settings.GIVEN)
     wanted = settings.parse_outputs(outputs)
     if not wanted:
-        raise InputError(
-            f"outputs names nothing to make: expected some of {', '.join(m.value for m in Modality)}"
-        )
+        raise InputError(f"outputs names nothing to make: expected some of {listed(Modality)}")
     partners = find_partners(model, given, wanted, sync, clean)
     auxiliary = find_auxiliary(model, defaults, wanted, partners) if auxiliary_caption else []
     steps = settings.steps(values, defaults)
@@ -251,10 +257,16 @@ def find_partners(
         return list(clean)
     if sync is not None and not isinstance(sync, bool):
         named = settings.parse_outputs(sync)  # type: ignore[arg-type]
-        if missing := [m for m in named if m not in given]:
-            raise InputError(f"sync names {missing[0]}, which is no input: expected some of {listed(given)}")
+        for modality in named:
+            if modality not in given:
+                raise InputError(
+                    f"sync names {modality}, which is no input: expected some of {listed(given)}"
+                )
         return named
-    timed = {m for m, spec in model.specs.items() if spec.latent_rate is not None and m in model.autoencoders}
+    timed = set()
+    for modality in model.autoencoders:
+        if modality in model.specs and model.specs[modality].latent_rate is not None:
+            timed.add(modality)
     if sync is False or not timed.intersection(outputs):
         return []
     attended = timed & model.attended(outputs)

@@ -19,7 +19,9 @@ from codi.modalities import kind_of
 from codi.protocols import PromptEncoder
 from codi.types import InputError, Modality
 
-PROMPT, MUTUAL, ONSETS = "prompt", "mutual", "onsets"
+PROMPT = "prompt"
+MUTUAL = "mutual"
+ONSETS = "onsets"
 # candidates whose standard deviation is less are not told apart by that measure
 LEAST_SPREAD = {PROMPT: 0.02, MUTUAL: 0.02, ONSETS: 0.1}
 
@@ -34,7 +36,11 @@ def candidate_seeds(seeds: Sequence[int], candidates: int) -> list[int]:
     def derived(seed: int, number: int) -> int:
         return int.from_bytes(hashlib.sha256(f"{seed}/candidate {number}".encode()).digest()[:6], "big")
 
-    return [seed if number == 0 else derived(seed, number) for seed in seeds for number in range(candidates)]
+    found = []
+    for seed in seeds:
+        found.append(seed)
+        found += [derived(seed, number) for number in range(1, candidates)]
+    return found
 
 
 def expand(value: Tensor, name: str, num_samples: int, candidates: int) -> Tensor:
@@ -52,10 +58,13 @@ def expand(value: Tensor, name: str, num_samples: int, candidates: int) -> Tenso
 
 def take(batch: Mapping[Modality, Any], rows: list[int]) -> dict[Modality, Any]:
     """Return the rows of these numbers, of tensors (B, ...) and of lists."""
-    return {
-        m: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]
-        for m, values in batch.items()
-    }
+    taken: dict[Modality, Any] = {}
+    for modality, values in batch.items():
+        if isinstance(values, Tensor):
+            taken[modality] = values[rows]
+        else:
+            taken[modality] = [values[row] for row in rows]
+    return taken
 
 
 def available(
@@ -77,30 +86,35 @@ def available(
     """
     judged = [m for m in outputs if m in towers]
     timed = [m for m in (*outputs, *partners) if kind_of(m).has_onsets]
-    found = {
-        PROMPT: prompted and bool(judged),
-        MUTUAL: len(judged) > 1,
-        ONSETS: len(timed) > 1 and any(m in timed for m in outputs),
-    }
-    if not any(found.values()):
+    found = []
+    if prompted and judged:
+        found.append(PROMPT)
+    if len(judged) > 1:
+        found.append(MUTUAL)
+    if len(timed) > 1 and not set(timed).isdisjoint(outputs):
+        found.append(ONSETS)
+    if not found:
         raise InputError(
             "candidates cannot be told apart: expected a prompt, or several outputs, and a model with their "
             "prompt towers"
         )
-    return [name for name, there in found.items() if there]
+    return found
 
 
 def prompt_agreement(tokens: Mapping[Modality, Tensor], context: Tensor) -> Tensor:
     """Return the mean cosine (B,) between the outputs' tokens (B, D) and their prompt's (B, D)."""
-    return torch.stack(
-        [nnf.cosine_similarity(token.float(), context.float(), dim=-1) for token in tokens.values()]
-    ).mean(0)
+    found = []
+    for token in tokens.values():
+        found.append(nnf.cosine_similarity(token.float(), context.float(), dim=-1))
+    return torch.stack(found).mean(0)
 
 
 def mutual_agreement(tokens: Mapping[Modality, Tensor]) -> Tensor:
     """Return the mean cosine (B,) between tokens (B, D) over the pairs of outputs."""
-    pairs = combinations(tokens.values(), 2)
-    return torch.stack([nnf.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in pairs]).mean(0)
+    found = []
+    for first, second in combinations(tokens.values(), 2):
+        found.append(nnf.cosine_similarity(first.float(), second.float(), dim=-1))
+    return torch.stack(found).mean(0)
 
 
 def onset_agreement(onsets: Mapping[Modality, Sequence[Tensor]], tolerance: float) -> Tensor:
@@ -114,12 +128,13 @@ def onset_agreement(onsets: Mapping[Modality, Sequence[Tensor]], tolerance: floa
     Returns:
         0 to 1 for each sample.
     """
-    length = max(len(rows) for rows in onsets.values())
-    shared = [[rows[k * len(rows) // length] for k in range(length)] for rows in onsets.values()]
-    pairs = [
-        [timing(a, b, tolerance) for a, b in zip(first, second, strict=True)]
-        for first, second in combinations(shared, 2)
-    ]
+    length = max(map(len, onsets.values()))
+    shared = []
+    for rows in onsets.values():
+        shared.append([rows[k * len(rows) // length] for k in range(length)])
+    pairs = []
+    for first, second in combinations(shared, 2):
+        pairs.append([timing(a, b, tolerance) for a, b in zip(first, second, strict=True)])
     return torch.tensor(pairs).mean(0)
 
 
@@ -129,13 +144,17 @@ def timing(first: Tensor, second: Tensor, tolerance: float) -> float:
     A pair counts less the further it is apart, half at `tolerance` and beyond that nothing. Two empty lists
     agree on nothing: 0.
     """
-    a, b, i, j, matched = first.tolist(), second.tolist(), 0, 0, 0.0
+    a = first.tolist()
+    b = second.tolist()
+    i = j = 0
+    matched = 0.0
     reach = tolerance + 1e-6  # rounding must not part onsets that are just as far apart as they may be
     while i < len(a) and j < len(b):
         gap = a[i] - b[j]
         if abs(gap) <= reach:
             matched += 1 - abs(gap) / (2 * tolerance)
-        i, j = i + (gap <= reach), j + (gap >= -reach)
+        i += gap <= reach
+        j += gap >= -reach
     return 2 * matched / max(len(a) + len(b), 1)
 
 
@@ -161,17 +180,19 @@ def judge(
         (B,) for each of the measures.
     """
     tokens = {m: towers[m].embed(raw) for m, raw in media.items() if m in towers}
-    onsets = {
-        m: [kind_of(m).onsets(row, rate) for row in raw]
-        for m, (raw, rate) in timed.items()
-        if ONSETS in names
-    }
-    take = {
-        PROMPT: lambda: prompt_agreement(tokens, context),
-        MUTUAL: lambda: mutual_agreement(tokens),
-        ONSETS: lambda: onset_agreement(onsets, tolerance),
-    }
-    return {name: take[name]().cpu() for name in names}
+    found = {}
+    for name in names:
+        if name == PROMPT:
+            agreement = prompt_agreement(tokens, context)
+        elif name == MUTUAL:
+            agreement = mutual_agreement(tokens)
+        else:
+            onsets = {}
+            for modality, (raw, rate) in timed.items():
+                onsets[modality] = [kind_of(modality).onsets(row, rate) for row in raw]
+            agreement = onset_agreement(onsets, tolerance)
+        found[name] = agreement.cpu()
+    return found
 
 
 def choose(measures: Mapping[str, Tensor], seeds: Sequence[int], candidates: int) -> list[dict[str, Any]]:
@@ -188,22 +209,17 @@ def choose(measures: Mapping[str, Tensor], seeds: Sequence[int], candidates: int
         For each wanted sample `kept`, the number of a candidate from 0, and the `seeds` and `scores` of all
             candidates.
     """
-    totals = torch.stack(
-        [_standardised(values.view(-1, candidates), LEAST_SPREAD[name]) for name, values in measures.items()]
-    ).sum(0)
-    columns = {name: values.view(-1, candidates).tolist() for name, values in measures.items()} | {
-        "total": totals.tolist()
-    }
+    tables = {name: values.view(-1, candidates) for name, values in measures.items()}
+    standardised = [_standardised(table, LEAST_SPREAD[name]) for name, table in tables.items()]
+    tables["total"] = torch.stack(standardised).sum(0)
     records = []
-    for k, total in enumerate(columns["total"]):
-        scores = [{name: round(rows[k][n], 4) for name, rows in columns.items()} for n in range(candidates)]
-        records.append(
-            {
-                "kept": total.index(max(total)),
-                "seeds": list(seeds[k * candidates : (k + 1) * candidates]),
-                "scores": scores,
-            }
-        )
+    for k, total in enumerate(tables["total"].tolist()):
+        rows = {name: table[k].tolist() for name, table in tables.items()}
+        scores = []
+        for n in range(candidates):
+            scores.append({name: round(row[n], 4) for name, row in rows.items()})
+        own_seeds = list(seeds[k * candidates : (k + 1) * candidates])
+        records.append({"kept": total.index(max(total)), "seeds": own_seeds, "scores": scores})
     return records
 
 

@@ -6,12 +6,18 @@ By the records a run can be resumed: a job that is finished is not made again.
 import argparse
 import hashlib
 import json
+import os
+import stat
 import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from codi import __version__, records
 from codi.adapters.given import Given
+from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.jobs import Item, Job, Sample
 from codi.modalities import kind_of
 from codi.types import EMBEDDED, InputError, Modality, blame
@@ -21,17 +27,23 @@ class Session:
     """One run of `codi generate`: the folder that is written, the loaded pipeline, and the times taken.
 
     Without ids, files get the next free numbers. With ids, every job has a record (ID.json): before the first
-    file is written it says whose the files are, then it lists those that are there, and the job is finished
-    when it lists all.
+    file is written it says whose the files are, then it lists those that are there with their sha256, and the
+    job is finished when it lists all.
 
     Args:
         out: the folder that is written.
         args: the options of the command line, with defaults in place of what nobody named.
         started: when the command began, in seconds by `time.perf_counter`.
+        failures: takes jobs that cannot be made; without it the first of them ends the run.
     """
 
-    def __init__(self, out: Path, args: argparse.Namespace, started: float) -> None:
-        self.out, self.args, self.started = out, args, started
+    def __init__(
+        self, out: Path, args: argparse.Namespace, started: float, failures: Failures | None = None
+    ) -> None:
+        self.out = out
+        self.args = args
+        self.started = started
+        self.failures = Failures() if failures is None else failures
         self.adapters = Given.parse(args.lora, args.words)
         self.model: dict[str, Any] = {
             "name": args.model or EMBEDDED,
@@ -41,27 +53,96 @@ class Session:
         if args.scheduler:
             self.model["scheduler"] = args.scheduler
         self.timings = {"load": 0.0, "generate": 0.0, "save": 0.0}
-        self.done: dict[Job, list[dict[str, Any]]] = {}
+        self.done: dict[Job, dict[int, dict[str, Any]]] = {}  # samples that are there, by their numbers
+        self.made: list[Job] = []  # those of which this run made something
         self.resolved: dict[Job, dict[str, Any]] = {}
         self.pipe: Any = None
         self._prompts: dict[Job, dict[str, Any]] = {}
+        self._claimed: set[Job] = set()
+        self._read = Files()  # what the run reads, and so does not write
+
+    def protect(self, jobs: list[Job]) -> None:
+        """Note all files that the run reads, so that none of them is overwritten by what any job makes.
+
+        Raises `InputError` if the manifest of the run would overwrite one.
+        """
+        args = self.args
+        for path in (args.jobs, args.again):
+            if path:
+                self._read.add(Path(path))
+        for path, _ in self.adapters.loras:
+            self._read.add(path)
+        for path in self.adapters.words:
+            self._read.add(path)
+        if args.model and Path(args.model).is_dir():
+            for path in Path(args.model).rglob("*"):
+                self._read.add(path)
+        for job in jobs:
+            for path in job.inputs:
+                self._read.add(path)
+        self._check_kept([self.out / "manifest.json"])
+
+    def _check_kept(self, outputs: list[Path]) -> None:
+        """Raise `InputError` if one of these files is read by the run, under whatever name."""
+        for path in outputs:
+            if (read := self._read.find(path)) is not None:
+                raise InputError(
+                    f"{read} would be overwritten by what is made ({path.name}): name another folder with "
+                    "-o, or another id"
+                )
+
+    def check_outputs(self, job: Job) -> None:
+        """Raise `InputError` for a job whose files would overwrite one that the run reads."""
+        if job.id is None and not self.args.overwrite:
+            return  # numbers that are free
+        outputs = job.files(self.out)
+        if job.id is not None:
+            outputs.append(self.out / f"{job.id}.json")
+        with blame(job.origin):
+            self._check_kept(outputs)
+
+    def resumed(self, jobs: list[Job]) -> list[Job]:
+        """Find what is there of jobs with ids, and return all that have not failed.
+
+        Samples that a record of the very same request lists are kept if their files are in the folder as it
+        says; the others are to be made. A job fails whose files are there and belong to another request,
+        unless they may be overwritten. A seed that is to be drawn is the one that was drawn already, or is
+        drawn now.
+
+        Args:
+            jobs: the jobs, as they were asked for.
+
+        Returns:
+            The jobs with the seeds from which they were or are to be made.
+        """
+        found = []
+        for job in jobs:
+            with self.failures.of(job):
+                kept, seed = self._kept(job)
+                if job.id is not None and len(kept) < job.num_samples and not self.args.overwrite:
+                    self._check_own(job)
+                if not kept:
+                    found.append(job.with_seed())
+                    continue
+                if job.drawn and seed is not None:
+                    job = replace(job, seed=seed)
+                found.append(job)
+                self.done[job] = kept
+        return found
 
     def pending(self, jobs: list[Job]) -> list[Job]:
-        """Return the jobs that are to be made: those without a finished record of the very same request.
+        """Return the jobs of which something is still to be made."""
+        return [job for job in jobs if len(self.done.get(job, ())) < job.num_samples]
 
-        A record is finished if all its files are in the folder. Raises `InputError` for a job whose files are
-        there and belong to another request, unless they may be overwritten.
-        """
-        todo = [job for job in jobs if not self._finished(job)]
-        if not self.args.overwrite:
-            for job in todo:
-                self._check_own(job)
-        return [job.with_seed() for job in todo]
+    def wanted(self, job: Job, k: int) -> bool:
+        """Return whether sample `k` of a job is still to be made."""
+        return k not in self.done.get(job, ()) and not self.failures.has(job)
 
     def _check_own(self, job: Job) -> None:
         """Raise `InputError` if what is there under the id of a job was made by another request."""
         record = self._stored(job)
-        there = [path for path in (self.out / f"{job.id}.json", *job.files(self.out)) if path.exists()]
+        paths = [self.out / f"{job.id}.json", *job.files(self.out)]
+        there = [path for path in paths if path.exists()]
         if there and (record is None or record.get("request") != self._digest(job)):
             raise InputError(
                 f"{job.origin}{there[0]} is there already and was not made by this request: expected another "
@@ -89,7 +170,7 @@ class Session:
         from codi import io
 
         for job in jobs:
-            with blame(job.origin):
+            with self.failures.of(job), blame(job.origin):
                 self._resolve(job)
                 io.check_writers(job.outputs)
                 self._check_sounds(job)
@@ -97,9 +178,11 @@ class Session:
     def _resolve(self, job: Job) -> None:
         """Raise `InputError` for a job that the model cannot do, by the same check that the call makes."""
         asked = {name: value for name, value in job.settings.items() if name not in job.sizes}
+        given = dict.fromkeys(item.modality for item in job.items)
+        negatives = dict.fromkeys(item.modality for item in job.negatives)
         self.pipe.resolve(
-            given=list(dict.fromkeys(item.modality for item in job.items)),
-            negatives=list(dict.fromkeys(item.modality for item in job.negatives)),
+            given=list(given),
+            negatives=list(negatives),
             outputs=job.outputs,
             num_samples=job.num_samples,
             sync=_sync(job),
@@ -116,7 +199,8 @@ class Session:
 
     def _partners(self, job: Job) -> list[Modality]:
         """Return the inputs of a job that stand in the loop as clean partners."""
-        return self.pipe.find_partners({item.modality: item for item in job.items}, job.outputs, _sync(job))
+        given = {item.modality: item for item in job.items}
+        return self.pipe.find_partners(given, job.outputs, _sync(job))
 
     def run(self, batch: list[Sample | None]) -> list[Path]:
         """Make and write the samples of a batch, and record them for their jobs.
@@ -128,24 +212,72 @@ class Session:
             The paths of the media that were written.
         """
         began = time.perf_counter()
-        out = self._generate(batch)
-        made = time.perf_counter()
+        batch, prompts = self._encoded(batch)
+        if not prompts:
+            return []
+        out, failed = None, None
+        try:
+            out = self._generate(batch, prompts)
+        except (InputError, MemoryError, RuntimeError) as error:
+            if not (self.failures.alone and (isinstance(error, InputError) or is_of_memory(error))):
+                raise
+            failed = str(error) if isinstance(error, InputError) else OUT_OF_MEMORY
+        if failed is not None:  # after the error, which holds on to memory
+            return self._run_apart(batch, list(prompts), failed)
+        self.timings["generate"] += time.perf_counter() - began
+        return self._save_all(batch, out, time.perf_counter() - began)
+
+    def _run_apart(self, batch: list[Sample | None], jobs: list[Job], failed: str) -> list[Path]:
+        """Make the samples of a batch that failed again, those of each job by themselves.
+
+        If it is of one job, that one has failed.
+        """
+        if len(jobs) == 1:
+            with self.failures.of(jobs[0]):
+                raise InputError(failed)
+        paths = []
+        for job in jobs if len(jobs) > 1 else ():
+            paths += self.run([sample for sample in batch if sample is not None and sample[0] is job])
+        return paths
+
+    def _encoded(self, batch: list[Sample | None]) -> tuple[list[Sample | None], dict[Job, Any]]:
+        """Return a batch with None in place of jobs that fail, and the encoded prompts of the others."""
+        import torch
+
+        prompts: dict[Job, Any] = {}
+        for job in dict.fromkeys(sample[0] for sample in batch if sample is not None):
+            if not self.failures.has(job):
+                with self.failures.of(job), torch.no_grad():
+                    prompts[job] = self._encode(job)
+        return [sample if sample and sample[0] in prompts else None for sample in batch], prompts
+
+    def _save_all(self, batch: list[Sample | None], out: Any, seconds: float) -> list[Path]:
+        """Write the samples of a batch that took some seconds, record them, and return the paths."""
+        from codi import io
+
+        began = time.perf_counter()
         paths = []
         wanted = [(row, *sample) for row, sample in enumerate(batch) if sample is not None]
         for row, job, k in wanted:
-            sample = self._sample(out, row, job)
-            files = self._save(job, k, sample)
-            paths += files
-            seconds = round((made - began) / len(wanted), 3)
-            note = {
-                "seed": out.seeds[row],
-                "batch": out.batch[row],
-                "files": [path.name for path in files],
-                "seconds": seconds,
-            }
-            self._note(job, note | ({"selection": sample.selection[0]} if sample.selection else {}))
-        self.timings["generate"] += made - began
-        self.timings["save"] += time.perf_counter() - made
+            if self.failures.has(job):
+                continue
+            with self.failures.of(job):
+                sample = self._sample(out, row, job)
+                files = self._save(job, k, sample)
+                note = {
+                    "seed": out.seeds[row],
+                    "batch": out.batch[row],
+                    "files": [path.name for path in files],
+                    "sha256": {path.name: io.sha256_of(path) for path in files},
+                    "seconds": round(seconds / len(wanted), 3),
+                }
+                if sample.selection:
+                    note["selection"] = sample.selection[0]
+                self._note(job, k, note)
+                paths += files
+            if self.failures.has(job):
+                self._unclaim(job)
+        self.timings["save"] += time.perf_counter() - began
         return paths
 
     def _sample(self, out: Any, row: int, job: Job) -> Any:
@@ -175,33 +307,29 @@ class Session:
         """Write one sample under its id, or under a number, and return the paths."""
         if job.id is None and not self.args.overwrite:
             return sample.save(self.out)
-        if job.id is not None and job not in self.done:
+        if job.id is not None and job not in self._claimed:
             self._claim(job)
         paths = sample.save(self.out, names=[job.names[k]], overwrite=True)
         if job.id is None:
-            self._remove_old(job, job.names[k], paths)
+            self._remove_old(job.names[k], paths)
         return paths
 
-    def _remove_old(self, job: Job, name: str, paths: list[Path]) -> None:
+    def _remove_old(self, name: str, paths: list[Path]) -> None:
         """Remove what a manifest of this folder lists under a number that was made anew.
 
-        The files of a number belong together. A file that is a prompt of the job stays.
+        The files of a number belong together. A file that the run reads stays.
         """
-        inputs = {
-            Path(item.value).resolve()
-            for item in (*job.items, *job.negatives)
-            if not kind_of(item.modality).in_words
-        }
         for listed in self._listed():
             path = self.out / listed
-            if path.stem == name and path not in paths and path.resolve() not in inputs:
+            if path.stem == name and path not in paths and self._read.find(path) is None:
                 path.unlink(missing_ok=True)
 
     def _listed(self) -> set[str]:
         """Return the names of the files that the newest manifest of the folder lists."""
         try:
             samples = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))["samples"]
-            return {name for sample in samples for name in sample["files"] if Path(name).name == name}
+            names = {name for sample in samples for name in sample["files"]}
+            return {name for name in names if Path(name).name == name}
         except (OSError, ValueError, KeyError, TypeError):
             return set()
 
@@ -209,11 +337,17 @@ class Session:
         """Write whose the files of a job are, before the first of them is written."""
         from codi import io
 
-        claim = {"request": self._digest(job), **self._record(job)}
+        claim = self._head(job) | self._record(job)
+        self._claimed.add(job)
         if self.args.overwrite or not io.create_json(self.out / f"{job.id}.json", claim):
             if not self.args.overwrite:
                 self._check_own(job)  # another process may have come first
             io.save_json(self.out / f"{job.id}.json", claim)
+
+    def _unclaim(self, job: Job) -> None:
+        """Remove the record of a job that failed before anything of it was made."""
+        if job in self._claimed and not self.done.get(job):
+            (self.out / f"{job.id}.json").unlink(missing_ok=True)
 
     def _described(self, job: Job) -> dict[str, Any]:
         """Return the prompts of a job as records list them; files are read once."""
@@ -221,25 +355,30 @@ class Session:
             self._prompts[job] = job.describe()
         return self._prompts[job]
 
-    def _generate(self, batch: list[Sample | None]) -> Any:
+    def _generate(self, batch: list[Sample | None], encoded: dict[Job, Any]) -> Any:
         """Make the samples of several jobs in one call of the pipeline.
 
-        Prompts are encoded for each job, and each sample has its own seed. A row that nobody wants is filled
+        Prompts were encoded for each job, and each sample has its own seed. A row that nobody wants is filled
         with the prompts of another: it is there for the size of the batch, on which rounding depends.
         """
         import torch
 
-        first_wanted = next(sample for sample in batch if sample is not None)
-        seeds = [0 if sample is None else sample[0].seeds[sample[1]] for sample in batch]
-        batch = [sample or first_wanted for sample in batch]
-        jobs = list(dict.fromkeys(job for job, _ in batch))
-        rows = [jobs.index(job) for job, _ in batch]
+        wanted = [sample for sample in batch if sample is not None]
+        seeds = []
+        job_of_row = []
+        for sample in batch:
+            job, k = sample or wanted[0]
+            job_of_row.append(job)
+            seeds.append(0 if sample is None else job.seeds[k])
+        jobs = list(dict.fromkeys(job_of_row))
+        rows = list(map(jobs.index, job_of_row))
         first = jobs[0]  # all are alike in outputs, settings and kinds of prompts: see `Job.group`
         negative = "negative_prompt_embeds" if first.negatives else "null_prompt_embeds"
-        with torch.no_grad():
-            prompts, away, clean = zip(*map(self._encode, jobs))
+        prompts, away, clean = zip(*(encoded[job] for job in jobs))
         given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
-        partners = {m: torch.cat([latents[m] for latents in clean])[rows] for m in clean[0]}
+        partners = {}
+        for modality in clean[0]:
+            partners[modality] = torch.cat([latents[modality] for latents in clean])[rows]
         # what is left out is the model's own
         settings = {name: value for name, value in first.settings.items() if value is not None}
         return self.pipe(
@@ -254,30 +393,39 @@ class Session:
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:
         """Return a job's prompt and what guidance leads away from, (1, 1, D) each, and its clean partners."""
         with blame(job.origin):
-            items, negatives = _prompts(job.items), _prompts(job.negatives)
+            items = _prompts(job.items)
+            negatives = _prompts(job.negatives)
             away = self.pipe.encode_prompt(negatives) if negatives else self.pipe.encode_null(items)
             return self.pipe.encode_prompt(items), away, self.pipe.encode_partners(items, self._partners(job))
 
-    def _note(self, job: Job, sample: dict[str, Any]) -> None:
+    def _note(self, job: Job, k: int, sample: dict[str, Any]) -> None:
         """Add a sample to those that are done, and write the record of a job that has an id."""
-        samples = self.done.setdefault(job, [])
-        samples.append(sample)
+        self.done.setdefault(job, {})[k] = sample
+        if job not in self.made:
+            self.made.append(job)
         if job.id is not None:
             from codi import io
 
-            head = {"request": self._digest(job)} | records.head() | {"model": self.model}
-            io.save_json(self.out / f"{job.id}.json", head | self._record(job))
+            io.save_json(self.out / f"{job.id}.json", self._head(job) | self._record(job))
+
+    def _head(self, job: Job) -> dict[str, Any]:
+        """Return what the record of a job begins with."""
+        return {"request": self._digest(job)} | records.head() | {"model": self.model}
 
     def _record(self, job: Job) -> dict[str, Any]:
         """Return what a record says of a job: prompts, outputs, settings, and the samples that are done."""
-        samples = self.done.get(job, [])
+        done = self.done.get(job, {})
+        samples = [done[k] for k in sorted(done)]
+        settings = {"num_samples": job.num_samples, "seed": job.seed, "sync": job.sync} | job.settings
         found = self._described(job) | {
-            "outputs": [str(m) for m in job.outputs],
-            "settings": {"num_samples": job.num_samples, "seed": job.seed, "sync": job.sync} | job.settings,
+            "outputs": list(map(str, job.outputs)),
+            "settings": settings,
             "seeds": [sample["seed"] for sample in samples],
             "samples": samples,
         }
-        return found | ({"resolved": self.resolved[job]} if job in self.resolved else {})
+        if job in self.resolved:
+            found["resolved"] = self.resolved[job]
+        return found
 
     def _stored(self, job: Job) -> dict[str, Any] | None:
         """Return the record of a job that is in the folder, or None if none can be read."""
@@ -287,17 +435,46 @@ class Session:
             return None
         return record if isinstance(record, dict) else None
 
-    def _finished(self, job: Job) -> bool:
-        """Return whether the folder has a record of the very same request, with all its samples and files."""
+    def _kept(self, job: Job) -> tuple[dict[int, dict[str, Any]], int | None]:
+        """Return the samples of a job that need not be made again, by their numbers, and its seed.
+
+        They stand in a record of the very same request, and their files are as it says.
+        """
+        if job.id is None:
+            return {}, None
         record = self._stored(job)
         try:
-            files = [name for sample in record["samples"] for name in sample["files"]]
-            whole = len(record["samples"]) == job.num_samples and all(
-                (self.out / name).is_file() for name in files
-            )
-            return whole and record["request"] == self._digest(job)
-        except (KeyError, TypeError):
+            if record is None or record["request"] != self._digest(job):
+                return {}, None
+            kept = {}
+            for sample in record["samples"]:
+                k = _number_of(job, sample["files"])
+                if k is not None and self._whole(job, sample):
+                    kept[k] = sample
+            seed = record["settings"]["seed"]
+            return kept, seed if isinstance(seed, int) else None
+        except (KeyError, TypeError, AttributeError):
+            return {}, None
+
+    def _whole(self, job: Job, sample: dict[str, Any]) -> bool:
+        """Return whether the files of a recorded sample are as they were written; a note says which is not.
+
+        Records of earlier versions have no sha256: there it is enough that a file is there.
+        """
+        from codi import io
+
+        digests = sample.get("sha256", {})
+        for name in sample["files"]:
+            path = self.out / name
+            if not path.is_file():
+                state = "is gone"
+            elif name in digests and io.sha256_of(path) != digests[name]:
+                state = "was changed since"
+            else:
+                continue
+            warnings.warn(f"{job.origin}{path} {state}: its sample is made again", stacklevel=2)
             return False
+        return True
 
     def _digest(self, job: Job) -> str:
         """Return a digest that changes with anything that decides the result.
@@ -306,10 +483,11 @@ class Session:
         version.
         """
         # a prompt file counts by its content, wherever it lies
-        inputs = {
-            name: [{key: value for key, value in row.items() if key != "path"} for row in rows]
-            for name, rows in self._described(job).items()
-        }
+        inputs: dict[str, list[dict[str, Any]]] = {}
+        for name, rows in self._described(job).items():
+            inputs[name] = []
+            for row in rows:
+                inputs[name].append({key: value for key, value in row.items() if key != "path"})
         # a line that asks for a random seed is finished with whichever was drawn
         seed = "random" if job.drawn else job.seed
         asked = [
@@ -323,14 +501,13 @@ class Session:
             self.args.dtype,
             __version__,
         ]
-        asked += [list(job.places)] if job.places else []
-        asked += [self.args.scheduler] if self.args.scheduler else []
-        adapters = [
-            [row["sha256"], row.get("scale")]
-            for name in ("loras", "words")
-            for row in self.model.get(name, [])
-        ]
-        return hashlib.sha256(json.dumps([*asked, *adapters]).encode()).hexdigest()
+        if job.places:
+            asked.append(list(job.places))
+        if self.args.scheduler:
+            asked.append(self.args.scheduler)
+        for row in (*self.model.get("loras", []), *self.model.get("words", [])):
+            asked.append([row["sha256"], row.get("scale")])
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
         """Write manifest.json, if anything was made.
@@ -343,7 +520,7 @@ class Session:
         """
         from codi import io
 
-        if not self.done:
+        if not self.made:
             return
         timings = self.timings | {"total": time.perf_counter() - self.started}
         head = records.head() | {
@@ -351,16 +528,56 @@ class Session:
             "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
         }
         numbered = jobs[0].id is None
-        body = self._record(jobs[0]) if numbered else {"jobs": [f"{job.id}.json" for job in jobs]}
-        io.save_manifest(
-            self.out, head | body, keep=not (self.args.overwrite and numbered and self._replaced())
-        )
+        there = {job.id for job, samples in self.done.items() if samples}
+        listed = [f"{job.id}.json" for job in jobs if job.id in there]
+        body = self._record(jobs[0]) if numbered else {"jobs": listed}
+        replaced = self.args.overwrite and numbered and self._replaced()
+        io.save_manifest(self.out, head | body, keep=not replaced)
 
     def _replaced(self) -> bool:
         """Return whether every file that the newest manifest lists was made anew by this run, or is gone."""
-        made = {name for samples in self.done.values() for sample in samples for name in sample["files"]}
+        made: set[str] = set()
+        for samples in self.done.values():
+            for sample in samples.values():
+                made |= set(sample["files"])
         listed = self._listed()
-        return bool(listed) and all(name in made or not (self.out / name).is_file() for name in listed)
+        return bool(listed) and not any((self.out / name).is_file() for name in listed - made)
+
+
+class Files:
+    """A set of files in which one is found under any of its names: by links, and in other letters' case."""
+
+    def __init__(self) -> None:
+        self._paths: dict[Any, Path] = {}
+
+    def add(self, path: Path) -> None:
+        """Add a file."""
+        for key in _keys(path):
+            self._paths.setdefault(key, path)
+
+    def find(self, path: Path) -> Path | None:
+        """Return the name under which a file was added, or None if it was not."""
+        found = (self._paths.get(key) for key in _keys(path))
+        return next((name for name in found if name is not None), None)
+
+
+def _keys(path: Path) -> Iterator[Any]:
+    """Yield what two names of a file have in common: its place on the disk, and its path without case."""
+    try:
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode) and status.st_ino:
+            yield status.st_dev, status.st_ino
+        yield str(path.resolve()).casefold()
+    except (OSError, ValueError, RuntimeError):  # it is not there, or leads in a circle
+        yield os.path.abspath(path).casefold()
+
+
+def _number_of(job: Job, files: list[str]) -> int | None:
+    """Return which sample of a job has files of these names; None if none has."""
+    for k, name in enumerate(job.names):
+        if files and all(file.startswith(f"{name}.") for file in files):
+            return k
+    return None
 
 
 def _sync(job: Job) -> list[str] | bool | None:

@@ -59,10 +59,10 @@ GIVEN = tuple(name for name in DEFAULTS if name not in FIXED)  # what a call may
 
 def parse_outputs(names: Sequence[str | Modality] | str) -> list[Modality]:
     """Return names as modalities, each once; none for None."""
-    names = () if names is None else names
-    return list(
-        dict.fromkeys(Modality.parse(name) for name in ([names] if isinstance(names, str) else names))
-    )
+    if names is None:
+        return []
+    names = [names] if isinstance(names, str) else names
+    return list(dict.fromkeys(map(Modality.parse, names)))
 
 
 def steps(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
@@ -102,11 +102,14 @@ def guidance(
     rescale = check_number("guidance_rescale", _first("guidance_rescale", layers))
     if rescale > 1:
         raise InputError(f"guidance_rescale is {rescale:g}: expected 0 to 1")
-    guided = [condition for condition in CONDITIONS.values() if condition.scale is not None]
-    intervals = {c.name: _interval(c.interval, _first(c.interval, layers)) for c in guided if c.interval}
+    guided = {condition.name: condition for condition in CONDITIONS.values() if condition.scale is not None}
+    intervals = {}
+    for name, condition in guided.items():
+        if condition.interval:
+            intervals[name] = _interval(condition.interval, _first(condition.interval, layers))
     found = {}
     for modality in made:
-        scales = {c.name: _scale(str(c.scale), modality, layers) for c in guided}
+        scales = {name: _scale(str(guided[name].scale), modality, layers) for name in guided}
         found[modality] = Guidance(scales=scales, intervals=intervals, rescale=rescale)
     return found
 
@@ -128,7 +131,9 @@ def rescaled(guidance: Mapping[Modality, Guidance], scale: Any) -> dict[Modality
 def shared_scale(guidance: Mapping[Modality, Guidance]) -> float | dict[Modality, float]:
     """Return the guidance scale of these outputs, as one number where all have the same."""
     scales = {m: g.scales[PROMPT.name] for m, g in guidance.items()}
-    return next(iter(scales.values())) if len(set(scales.values())) == 1 else scales
+    if len(set(scales.values())) == 1:
+        return next(iter(scales.values()))
+    return scales
 
 
 def initial_noise(
@@ -161,9 +166,10 @@ def initial_noise(
     noise = {Modality.parse(name): value for name, value in given.items()}
     _check_names("latents", noise, outputs)
     for modality, value in noise.items():
-        _check_noise(modality, value, specs[modality].latent_shape, num_samples)
-    shapes = {modality: (num_samples, *specs[modality].latent_shape) for modality in noise}
-    return {modality: value.detach().float().expand(shapes[modality]) for modality, value in noise.items()}
+        shape = specs[modality].latent_shape
+        _check_noise(modality, value, shape, num_samples)
+        noise[modality] = value.detach().float().expand(num_samples, *shape)
+    return noise
 
 
 def _check_noise(modality: Modality, value: Any, shape: tuple[int, ...], num_samples: int) -> None:
@@ -217,8 +223,9 @@ def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
     """
     for guided in guidance.values():
         for index in range(num_steps):
-            if any(PROMPT.name in branch for branch in guided.weights(index / num_steps, CONDITIONS)):
-                return True
+            for branch in guided.weights(index / num_steps, CONDITIONS):
+                if PROMPT.name in branch:
+                    return True
     return False
 
 
@@ -248,9 +255,10 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
     """Return two fractions of the schedule in rising order, or raise `InputError`."""
     try:
         first, last = map(float, value)
+        fine = 0 <= first <= last <= 1
     except (TypeError, ValueError):
-        first, last = 1.0, 0.0
-    if not 0 <= first <= last <= 1:
+        fine = False
+    if not fine:
         raise InputError(f"{name} is {value!r}: expected two fractions of the schedule, such as (0.2, 0.8)")
     return (first, last)
 
@@ -314,8 +322,9 @@ def _parsed(name: str, output: str) -> Modality:
 
 def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None:
     """Raise `InputError` for the first of the names that is not known."""
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"{option} names {unknown[0]!r}: expected some of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise InputError(f"{option} names {name!r}: expected some of {', '.join(known)}")
 
 
 def check_count(name: str, value: Any, least: int, most: int | None = None) -> None:
@@ -333,7 +342,7 @@ def check_count(name: str, value: Any, least: int, most: int | None = None) -> N
 def check_sizes(sizes: Mapping[str, float | None], outputs: Sequence[Modality]) -> None:
     """Raise `InputError` for a size of what is not made, which would be ignored silently."""
     for name, value in sizes.items():
-        if value is not None and not any(m in outputs for m in sized(name)):
+        if value is not None and set(outputs).isdisjoint(sized(name)):
             able = " or ".join(sized(name))
             raise InputError(
                 f"{name} is {value!r}, but no {able} is made: expected {able} among the outputs, or no {name}"
@@ -367,8 +376,9 @@ def pick_seeds(
     if seed is None:
         return [secrets.randbits(31) + k for k in range(num_samples)]
     seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
-    if any(isinstance(s, bool) or not isinstance(s, Integral) or not 0 <= s < 2**63 for s in seeds):
-        raise InputError(f"seed is {seed!r}: expected a whole number from 0, or a list of them")
+    for each in seeds:
+        if isinstance(each, bool) or not isinstance(each, Integral) or not 0 <= each < 2**63:
+            raise InputError(f"seed is {seed!r}: expected a whole number from 0, or a list of them")
     if isinstance(seed, Integral):
         return [int(seed) + k for k in range(num_samples)]
     return _as_many(seeds, num_samples, "seeds")
@@ -384,6 +394,7 @@ def _as_many(values: list[int], num_samples: int, what: str) -> list[int]:
 def sizes_of(outputs: Sequence[Modality], specs: Mapping[Modality, ModalitySpec]) -> dict[str, float]:
     """Return the sizes of what was made, by the names of a pipeline's arguments."""
     found: dict[str, float] = {}
-    for modality in (m for m in Modality if m in outputs and m in specs):
-        found |= kind_of(modality).sizes_of(specs[modality])
+    for modality in Modality:
+        if modality in outputs and modality in specs:
+            found |= kind_of(modality).sizes_of(specs[modality])
     return {name: found[name] for name in SIZES if name in found}

@@ -77,7 +77,8 @@ def lean_imports(lora: bool = False) -> Iterator[None]:
     """
     import torch
 
-    hidden = [name for name in (*NOT_NEEDED, *(() if lora else ("peft",))) if name not in sys.modules]
+    not_needed = NOT_NEEDED if lora else (*NOT_NEEDED, "peft")
+    hidden = [name for name in not_needed if name not in sys.modules]
     packages = _Deferred([name for name in DEFERRED if name not in sys.modules])
     with contextlib.ExitStack() as undo:
         sys.modules.update(dict.fromkeys(hidden))
@@ -129,7 +130,8 @@ class _Compiler(ModuleType):
 
     def __init__(self, spec: ModuleSpec):
         super().__init__(COMPILER)
-        self.__spec__, self.__path__ = spec, list(spec.submodule_search_locations or ())
+        self.__spec__ = spec
+        self.__path__ = list(spec.submodule_search_locations or ())
         self.allow_in_graph = self.assume_constant_result = self.disable = _mark
         # libraries ask whether a module is one that was compiled: none is
         self.eval_frame = SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {}))
@@ -139,8 +141,9 @@ class _Compiler(ModuleType):
             raise AttributeError(name)
         # the stand-in makes room for the compiler, and so does what was imported as a part of it
         if sys.modules[COMPILER] is self:
-            for module in [loaded for loaded in sys.modules if f"{loaded}.".startswith(f"{COMPILER}.")]:
-                del sys.modules[module]
+            for module in list(sys.modules):
+                if f"{module}.".startswith(f"{COMPILER}."):
+                    del sys.modules[module]
         return getattr(importlib.import_module(COMPILER), name)
 
 

@@ -49,7 +49,10 @@ class _Registry(type):
 
     def __getitem__(cls, name: str) -> Any:
         """Return the value that is the attribute `name` of the class. Raises `KeyError` if there is none."""
-        return next((member for member in cls if member.name == name), None) or cls._members[name]
+        for member in cls:
+            if member.name == name:
+                return member
+        return cls._members[name]
 
 
 class Modality(str, metaclass=_Registry):
@@ -203,6 +206,10 @@ class InputError(ValueError):
 
     Commands print the message as one line and exit with code 2.
     """
+
+
+class WriteError(InputError):
+    """Says that a file cannot be written, so that going on with others would be in vain."""
 
 
 def listed(modalities: Iterable[Modality]) -> str:

@@ -54,9 +54,8 @@ def word_tokenizer(words: list[str]) -> str:
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    vocabulary = {
-        token: i for i, token in enumerate(["<pad>", "<unk>", "<bos>", "<eos>", *sorted(set(words))])
-    }
+    tokens = ["<pad>", "<unk>", "<bos>", "<eos>", *sorted(set(words))]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -162,9 +161,8 @@ class ClosedVocabulary:
         if limit is not None:
             lost += self._beyond(sentence, limit, len(found))
         num_read = len(_without_leading(words))
-        return Reading(
-            num_words=len(words), num_known=num_known, num_read=num_read, unread=tuple(dict.fromkeys(lost))
-        )
+        unread = tuple(dict.fromkeys(lost))
+        return Reading(num_words=len(words), num_known=num_known, num_read=num_read, unread=unread)
 
     def normal(self, sentence: str) -> str:
         """Return the sentence reduced to what the model knows; one of known words alone keeps its tokens."""
@@ -172,7 +170,8 @@ class ClosedVocabulary:
         if "," in self.tokens and self.of_the_world:
             from codi.world.caption import punctuated
 
-            return " ".join(punctuated(_without_leading(token for token in tokens if token != ",")))
+            words = [token for token in tokens if token != ","]
+            return " ".join(punctuated(_without_leading(words)))
         if self.tokens.issuperset(self.tokenizer.encode(sentence, add_special_tokens=False).tokens):
             return sentence
         return " ".join(_without_leading(tokens))
@@ -198,13 +197,15 @@ class ClosedVocabulary:
         The token is None for an unknown word. Unknown punctuation is left out.
         """
         found: list[tuple[str | None, str]] = []
-        before, end = None, -1
+        before = None
+        end = -1
         for token, start, stop in self._pieces(sentence):
             if token is not None:
                 found.append((token, sentence[start:stop]))
             else:
                 found += self._again(sentence[start:stop], after=before if end == start else None)
-            before, end = token, stop
+            before = token
+            end = stop
         return found
 
     def _pieces(self, sentence: str) -> list[tuple[str | None, int, int]]:
@@ -312,7 +313,8 @@ def _without_leading(tokens: Iterable[str | None]) -> list[str]:
     So "a photo of a ball", with "photo" and "of" unknown, becomes "a ball"; so does "a shiny ball" with
     "shiny" unknown.
     """
-    tokens, kept = list(tokens), []
+    tokens = list(tokens)
+    kept: list[str] = []
     for place, token in enumerate(tokens):
         if token is not None:
             kept.append(token)
@@ -328,15 +330,17 @@ def _words_in(text: str) -> Iterator[str]:
 
     Pictographs are yielded, too, because they say something.
     """
-    shown = [
-        (_kind(letter), place)
-        for place, letter in enumerate(text)
-        if unicodedata.category(letter) not in INVISIBLE
-    ]
     # one letter for the kind of each visible character, so that a pattern can find the words
-    kinds = "".join(kind for kind, _ in shown)
+    kinds = ""
+    places = []
+    for place, letter in enumerate(text):
+        if unicodedata.category(letter) not in INVISIBLE:
+            kinds += _kind(letter)
+            places.append(place)
     for match in re.finditer(r"w+(?:'w+)*|o+", kinds):
-        yield text[shown[match.start()][1] : shown[match.end() - 1][1] + 1]
+        first = places[match.start()]
+        last = places[match.end() - 1]
+        yield text[first : last + 1]
 
 
 def _kind(letter: str) -> str:
@@ -352,7 +356,8 @@ def _plain(written: str) -> str:
     """Return a word without accents, invisible characters and case, with plain apostrophes."""
     text = "".join("'" if letter in APOSTROPHES else letter for letter in written)
     parts = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in parts if unicodedata.category(letter) not in INVISIBLE).casefold()
+    visible = [letter for letter in parts if unicodedata.category(letter) not in INVISIBLE]
+    return "".join(visible).casefold()
 
 
 # Other forms of a word -------------------------------------------------
@@ -381,7 +386,10 @@ def _verb_forms(word: str) -> list[str]:
     if not re.search(r"[^su]s$", word) or len(word) < 4:
         return []
     bases = [word[:-2] if re.search(r"(ss|x|z|ch|sh)es$", word) else word[:-1]]  # flash, bounce
-    return [form for base in bases for form in (base, *_participles(base))]
+    forms: list[str] = []
+    for base in bases:
+        forms += [base, *_participles(base)]
+    return forms
 
 
 def _participles(base: str) -> tuple[str, str]:

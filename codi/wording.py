@@ -5,7 +5,8 @@ This is known before anything heavy is imported.
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -74,19 +75,16 @@ def _warn(message: str) -> None:
 
 def _expected(vocabulary: ClosedVocabulary) -> str:
     words = [word for word in vocabulary.words if word not in LEADING]
-    return (
-        f"expected some of {', '.join(words)}"
-        if len(words) <= MOST_LISTED
-        else "`codi info MODEL --words` lists what it knows"
-    )
+    if len(words) > MOST_LISTED:
+        return "`codi info MODEL --words` lists what it knows"
+    return f"expected some of {', '.join(words)}"
 
 
 def _knowledge(vocabulary: ClosedVocabulary) -> str:
     if len(vocabulary.words) > MOST_LISTED:
         return "`codi info MODEL --words` lists what it knows"
-    return "it knows " + "; ".join(
-        f"{kind} {', '.join(words)}" for kind, words in by_kind(vocabulary).items()
-    )
+    kinds = [f"{kind} {', '.join(words)}" for kind, words in by_kind(vocabulary).items()]
+    return "it knows " + "; ".join(kinds)
 
 
 def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
@@ -100,24 +98,33 @@ def by_kind(vocabulary: ClosedVocabulary) -> dict[str, list[str]]:
         return {"words": [word for word in vocabulary.words if word not in vocabulary.learned]} | learned
     from codi.world.caption import WORDS
 
-    phrases = {
-        KINDS[name]: [phrase for said in values.values() for phrase in said] for name, values in WORDS.items()
-    }
-    known = {
-        kind: [phrase for phrase in said if vocabulary.tokens.issuperset(phrase.split())]
-        for kind, said in phrases.items()
-    }
-    return {kind: said for kind, said in known.items() if said} | learned
+    known = {}
+    for name, values in WORDS.items():
+        phrases = [phrase for phrases_of_value in values.values() for phrase in phrases_of_value]
+        of_kind = [phrase for phrase in phrases if vocabulary.tokens.issuperset(phrase.split())]
+        if of_kind:
+            known[KINDS[name]] = of_kind
+    return known | learned
 
 
 # Before a model is loaded ----------------------------------------------
 
 
 Lost = tuple[ClosedVocabulary, Reading, str]  # what `report` is to say of a prompt
+Guard = Callable[[Any], AbstractContextManager[None]]
+
+
+def _blamed(job: Any) -> AbstractContextManager[None]:
+    """Return a context that puts the origin of a job in front of an error."""
+    return blame(job.origin)
 
 
 def check(
-    jobs: Iterable[Any], model: str | None, words: Iterable[str] = (), strict: bool = False
+    jobs: Iterable[Any],
+    model: str | None,
+    words: Iterable[str] = (),
+    strict: bool = False,
+    guard: "Guard | None" = None,
 ) -> list[Lost]:
     """Read the prompts of some jobs as a model will, before it is loaded.
 
@@ -129,6 +136,8 @@ def check(
         model: the folder of the model; None stands for the model inside the package.
         words: folders of learned words.
         strict: whether every word has to be read.
+        guard: is given a job and returns the context in which it is checked; by default one that puts the
+            origin of the job in front of an error.
 
     Returns:
         The prompts that lose something, each as the arguments of `report`.
@@ -144,37 +153,38 @@ def check(
     lost = []
     for job, prompt in prompts:
         reading = vocabulary.read(prompt, limit)
-        with blame(job.origin):
+        with (guard or _blamed)(job):
             refuse(vocabulary, reading, prompt, strict)
-        if reading.unread:
-            lost.append((vocabulary, reading, prompt))
+            if reading.unread:
+                lost.append((vocabulary, reading, prompt))
     return lost
 
 
-def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False) -> None:
+def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False, guard: "Guard | None" = None) -> None:
     """Raise `InputError` for a prompt of which a loaded tower reads nothing, or not all with `strict`.
 
     Args:
         jobs: values of `codi.jobs.Job`.
         tower: the text tower of the model.
         strict: whether every word has to be read.
+        guard: as for `check`.
 
     Raises:
         InputError: for the first such prompt, with the origin of its job.
     """
     for job, prompt in _texts(jobs):
-        with blame(job.origin):
+        with (guard or _blamed)(job):
             refuse(tower.vocabulary, tower.read(prompt), prompt, strict)
 
 
 def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
     """Return all prompts that are sentences, each with its job."""
-    return [
-        (job, item.value)
-        for job in jobs
-        for item in (*job.items, *job.negatives)
-        if kind_of(item.modality).in_words
-    ]
+    found = []
+    for job in jobs:
+        for item in (*job.items, *job.negatives):
+            if kind_of(item.modality).in_words:
+                found.append((job, item.value))
+    return found
 
 
 def vocabulary_of(
@@ -210,4 +220,9 @@ def _learned(words: Iterable[str]) -> dict[str, int]:
         return {}
     from codi.adapters.files import read_words  # imports torch
 
-    return {word: len(rows) for path in words for word, rows in read_words(path)[0].items()}
+    found = {}
+    for path in words:
+        embeddings, *_ = read_words(path)
+        for word, rows in embeddings.items():
+            found[word] = len(rows)
+    return found

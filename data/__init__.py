@@ -5,7 +5,8 @@ world.py      the world, rendered as it is asked for
 sources.py    a training set from plain configuration: the way in for media files
 manifest.py   tables of media files; shards.py the same in tars; rows.py what both have in common
 media.py      their rows as batches; mixture.py several sources as one
-workers.py    decoding in processes that may die; fork_server.py where these come from; decode.py what they do
+workers.py    decoding in processes that may die; worker.py one of them
+decode.py     what they do
 readers.py    pictures and sounds from files; frames.py clips
 cache.py      latents encoded once
 order.py      which sample comes when

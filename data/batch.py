@@ -59,8 +59,11 @@ class Batch(Mapping[str, Any]):
 
     def equal_captions(self) -> Tensor:
         """Return (B, B) float: 1 where samples i and j are the same or have the same caption, else 0."""
-        said = list(zip(self.ids or self.index, self.named["text"]))
-        return torch.tensor([[float(a == c or b == d) for c, d in said] for a, b in said])
+        captions = list(zip(self.ids or self.index, self.named["text"]))
+        table = []
+        for row, text in captions:
+            table.append([float(row == other_row or text == other) for other_row, other in captions])
+        return torch.tensor(table)
 
     def facts(self) -> list[dict[str, Any]]:
         """Return what a latent cache keeps of each sample beside its latents.

@@ -83,7 +83,9 @@ def _encode_range(
         batch = source.fetch(list(range(low, min(stop, low + batch_size))))
         parts.append({name: latent.half().cpu() for name, latent in encode(batch).items()})
         scenes += batch.facts()
-    latents = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+    latents = {}
+    for name in parts[0]:
+        latents[name] = torch.cat([part[name] for part in parts]).contiguous()
     for name, latent in latents.items():
         if not latent.isfinite().all():
             raise InputError(
@@ -144,10 +146,14 @@ class CachedSource(Source):
         facts: Iterable[str] | None = None,
         full: float = 0.5,
     ) -> None:
-        folder, self.names, self.seed, self.full = Path(folder), tuple(names), seed, full
+        folder = Path(folder)
+        self.names = tuple(names)
+        self.seed = seed
+        self.full = full
         self.facts = tuple(facts) if facts is not None else None
         about = _about(folder)
-        self.count, self.shard_size = about["count"], about["shard_size"]
+        self.count = about["count"]
+        self.shard_size = about["shard_size"]
         paths = shards_of(folder, self.count, self.shard_size)
         for path in paths:
             if (wrong := fault(path)) is not None:
@@ -163,11 +169,15 @@ class CachedSource(Source):
     def fetch(self, indices: list[int]) -> Batch:
         """Return the batch of positions `indices`, counted over all passes."""
         places = [divmod(int(row), self.shard_size) for row in rows_of(indices, self.count, self.seed)]
-        known = self._words([self.shards[shard][1][row] for shard, row in places], indices)
-        latents = {
-            name: torch.stack([self.shards[shard][0][name][row] for shard, row in places]).float()
-            for name in self.names
-        }
+        facts = []
+        for shard, row in places:
+            _, facts_of_shard = self.shards[shard]
+            facts.append(facts_of_shard[row])
+        known = self._words(facts, indices)
+        latents = {}
+        for name in self.names:
+            rows = [self.shards[shard][0][name][row] for shard, row in places]
+            latents[name] = torch.stack(rows).float()
         return dataclasses.replace(known.with_named(**latents), index=list(indices))
 
     def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> Batch:
@@ -193,9 +203,8 @@ class CachedSource(Source):
                     f"latent cache {path.parent} holds {', '.join(shard.keys())}: no "
                     f"{', '.join(sorted(missing))} in it"
                 )
-            return {name: shard.get_tensor(name) for name in self.names}, json.loads(
-                shard.metadata()["scenes"]
-            )
+            tensors = {name: shard.get_tensor(name) for name in self.names}
+            return tensors, json.loads(shard.metadata()["scenes"])
 
 
 def whole(folder: Path, count: int, shard_size: int) -> bool:
@@ -236,12 +245,13 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     if (folder / "cache.json").exists():
         before = _about(folder)
         if before != about:
-            changed = ", ".join(
-                f"{n} {before.get(n)!r} instead of {about[n]!r}" for n in about if before.get(n) != about[n]
-            )
+            changed = []
+            for name, value in about.items():
+                if before.get(name) != value:
+                    changed.append(f"{name} {before.get(name)!r} instead of {value!r}")
             raise InputError(
-                f"latent cache {folder} holds something else ({changed}): choose another folder, or delete "
-                "this one"
+                f"latent cache {folder} holds something else ({', '.join(changed)}): choose another folder, "
+                "or delete this one"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,10 @@ def decode(job: Job) -> dict[Modality, Tensor]:
     """
     carriers = {m: carrier_of(m, job) for m in job.sizes}
     opened = {m for m in job.refs if m in job.sizes or m in carriers.values()}
-    sources = {m: load(ref, job.verify, f"{m} of {job.id}") for m, ref in job.refs.items() if m in opened}
+    sources = {}
+    for modality, ref in job.refs.items():
+        if modality in opened:
+            sources[modality] = load(ref, job.verify, f"{modality} of {job.id}")
     cut = Cut(start=_start(job, sources), end=job.end, crop=job.crop, flip=job.flip, backend=job.backend)
     media: dict[Modality, Tensor] = {}
     for modality, size in job.sizes.items():
@@ -125,7 +128,10 @@ def carrier_of(modality: Modality, job: Job) -> Modality | None:
     """Return the modality of the file of a row that holds a medium which has no file of its own."""
     if modality in job.refs:
         return None
-    return next((m for m in job.refs if modality.value in job.kinds[m].carries), None)
+    for carrier in job.refs:
+        if modality.value in job.kinds[carrier].carries:
+            return carrier
+    return None
 
 
 def load(ref: Ref, verify: bool, name: str) -> MediaFile:
@@ -177,13 +183,17 @@ def _start(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
 def _seconds(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
     """Return how long the files last: the one that carries others, else the first that lasts at all."""
     order = sorted(sources, key=lambda m: not job.kinds[m].carries)
-    lasting = (job.kinds[m].seconds_in(sources[m]) for m in order)
-    return next((seconds for seconds in lasting if seconds is not None), 0.0)
+    for modality in order:
+        seconds = job.kinds[modality].seconds_in(sources[modality])
+        if seconds is not None:
+            return seconds
+    return 0.0
 
 
 def describe(refs: Mapping[Modality, Ref]) -> str:
     """Return the paths of a row's files as one text, for the list of bad samples."""
-    return ", ".join(str(path) for path in dict.fromkeys(Path(ref.path) for ref in refs.values()))
+    paths = dict.fromkeys(Path(ref.path) for ref in refs.values())
+    return ", ".join(map(str, paths))
 
 
 def silence(size: Size, modality: Modality) -> Tensor:

@@ -51,7 +51,8 @@ class Manifest:
                 f"no such manifest: {path}. Check the name; relative names start at {Path.cwd()}."
             )
         self._table = (_Parquet if self.path.suffix == ".parquet" else _Lines)(self.path)
-        has, weights = array("H"), array("d")
+        has = array("H")
+        weights = array("d")
         for number, values in self._table.scan():
             row = self._parse(number, values)
             if check_files:
@@ -60,7 +61,8 @@ class Manifest:
             weights.append(row.weight)
         if not has:
             raise InputError(f"{path} holds no row: expected one object per line")
-        self.has, self.weights = np.array(has, dtype=np.uint16), np.array(weights)
+        self.has = np.array(has, dtype=np.uint16)
+        self.weights = np.array(weights)
 
     def __len__(self) -> int:
         return len(self.has)
@@ -103,7 +105,8 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     Returns:
         The number of rows.
     """
-    count, keys = 0, set(row_keys())
+    count = 0
+    keys = set(row_keys())
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
@@ -117,12 +120,15 @@ class _Lines:
     """A manifest of JSON lines, which are read where they lie in the file."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.sha256 = path, ""
-        self._offsets, self._numbers = array("q"), array("q")
+        self.path = path
+        self.sha256 = ""
+        self._offsets = array("q")
+        self._numbers = array("q")
 
     def scan(self) -> Iterator[tuple[int, Any]]:
         """Yield (number of the line, values) of every row; blank lines are passed over."""
-        digest, offset = hashlib.sha256(), 0
+        digest = hashlib.sha256()
+        offset = 0
         with self.path.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), start=1):
                 if len(line) == MAX_LINE:

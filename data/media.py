@@ -18,7 +18,8 @@ from data.decode import Job, Size, describe, silence
 from data.order import rows_of
 from data.rows import Row, bit_of, bits_of, draw_caption
 from data.source import Source
-from data.workers import BadSample, Decoder, Media
+from data.worker import BadSample, Media
+from data.workers import Decoder
 
 
 class Rows(Protocol):
@@ -113,30 +114,26 @@ class MediaSource(Source):
         verify: bool = True,
         augment: Augment = Augment(),  # noqa: B008 (frozen)
     ) -> None:
-        self.rows, self.media = rows, tuple(Modality.parse(m) for m in media)
-        self.require = self.media if require is None else tuple(Modality.parse(m) for m in require)
-        if (
-            not self.media
-            or len(set(self.media)) < len(self.media)
-            or not set(self.require) <= set(self.media)
-        ):
+        self.rows = rows
+        self.media = tuple(map(Modality.parse, media))
+        self.require = self.media if require is None else tuple(map(Modality.parse, require))
+        twice = len(set(self.media)) < len(self.media)
+        if not self.media or twice or not set(self.require) <= set(self.media):
             raise InputError(
                 f"media are {_names(self.media)}, required {_names(self.require)}: expected some, each once, "
                 "required among them"
             )
         self.sizes = {m: size_of(m, specs) for m in self.media if not in_words(m)}
-        self.seed, self.shuffle, self.captions, self.verify, self.augment = (
-            seed,
-            shuffle,
-            captions,
-            verify,
-            augment,
-        )
+        self.seed = seed
+        self.shuffle = shuffle
+        self.captions = captions
+        self.verify = verify
+        self.augment = augment
         self.backend = choose_backend(backend)
         needed = bits_of(self.require)
-        self._usable = np.flatnonzero(
-            ((rows.has & needed) == needed) & ((rows.has & bits_of(self.media)) != 0)
-        )
+        has_needed = (rows.has & needed) == needed
+        has_some = (rows.has & bits_of(self.media)) != 0
+        self._usable = np.flatnonzero(has_needed & has_some)
         self.left_out = len(rows) - len(self._usable)
         if not len(self._usable):
             raise InputError(
@@ -163,11 +160,12 @@ class MediaSource(Source):
     @property
     def identity(self) -> dict[str, Any]:
         """Return plain JSON that tells this source from others, for a latent cache."""
+        sizes = {str(m): [list(size.shape), size.rate] for m, size in self.sizes.items()}
         return {
-            "media": [str(m) for m in self.media],
+            "media": list(map(str, self.media)),
             "rows": self.rows.identity,
-            "sizes": {str(m): [list(size.shape), size.rate] for m, size in self.sizes.items()},
-            "require": [str(m) for m in self.require],
+            "sizes": sizes,
+            "require": list(map(str, self.require)),
             "order": {"seed": self.seed, "shuffle": self.shuffle, "captions": self.captions},
             "decoding": {"backend": self.backend, "verify": self.verify, "augment": asdict(self.augment)},
         }
@@ -175,15 +173,15 @@ class MediaSource(Source):
     def fetch(self, indices: list[int]) -> Batch:
         """Return the batch of positions `indices`, counted over all passes."""
         seen: dict[int, Row] = {}
-        candidates = [
-            self._candidates(place, position, seen) for place, position in zip(self._places(indices), indices)
-        ]
+        candidates = []
+        for place, position in zip(self._places(indices), indices):
+            candidates.append(self._candidates(place, position, seen))
         valid = self.decoder.first_valid(candidates)
         rows = [seen[job.key[1]] for job, _ in valid]
         named: dict[str, Any] = {}
         for modality in self.media:
             if in_words(modality):
-                named[modality.value] = [self._words(row, position) for row, position in zip(rows, indices)]
+                named[modality.value] = list(map(self._words, rows, indices))
                 named[f"{modality}_mask"] = torch.tensor([bool(row.captions) for row in rows])
             else:
                 named |= self._stack(modality, [media for _, media in valid])
@@ -241,7 +239,7 @@ class MediaSource(Source):
             id=row.id,
             path=path,
             sizes=sizes,
-            refs={m: ref for m, ref in row.media.items()} if sizes else {},
+            refs=dict(row.media) if sizes else {},
             needed=frozenset(m for m in self.require if not in_words(m)),
             start=row.start,
             end=row.end,
@@ -254,11 +252,10 @@ class MediaSource(Source):
         """Return the random part of a job, a function of (seed, position)."""
         side, x, y, window, flip = np.random.default_rng((self.seed, position, 2)).random(5)
         least = self.augment.crop
+        timed = any(size.rate for size in self.sizes.values())
         return {
             "crop": None if least is None else (least + (1 - least) * side, x, y),
-            "window": window
-            if self.augment.window and any(size.rate for size in self.sizes.values())
-            else None,
+            "window": window if self.augment.window and timed else None,
             "flip": self.augment.flip and flip < 0.5,
         }
 

@@ -3,6 +3,7 @@
 The source that position i is taken from, and the position in it, are functions of (seed, i).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,19 +41,18 @@ class Mixture(Source):
     def __init__(
         self, sources: Sequence[tuple[Source, float]], *, seed: int, decoder: Decoder | None = None
     ) -> None:
-        if not sources or any(not 0 < weight < float("inf") for _, weight in sources):
-            raise InputError(
-                f"weights of a mixture are {[weight for _, weight in sources]}: expected at least one, all "
-                "more than 0"
-            )
-        self.sources, self.weights = (
-            tuple(source for source, _ in sources),
-            tuple(float(weight) for _, weight in sources),
-        )
+        given = [weight for _, weight in sources]
+        if not given or not all(0 < weight < float("inf") for weight in given):
+            raise InputError(f"weights of a mixture are {given}: expected at least one, all more than 0")
+        self.sources = tuple(source for source, _ in sources)
+        self.weights = tuple(map(float, given))
         assert all(source.infinite for source in self.sources), "a mixture is of sources that count through"
-        self.seed, self.decoder = seed, decoder
-        said = [set(source.says) for source in self.sources]
-        self._said = set.intersection(*said)
+        self.seed = seed
+        self.decoder = decoder
+        # what every source says of its samples
+        self._shared = set(self.sources[0].says)
+        for source in self.sources:
+            self._shared &= set(source.says)
         self._quotas = quotas(self.weights)
         self._ends = np.cumsum(self._quotas)
         if (self._quotas == 0).any():
@@ -73,10 +73,8 @@ class Mixture(Source):
     @property
     def identity(self) -> dict[str, Any]:
         """Return plain JSON that tells this mixture from others, for a latent cache."""
-        return {
-            "mixture": [[weight, source.identity] for weight, source in zip(self.weights, self.sources)],
-            "seed": self.seed,
-        }
+        mixture = [[weight, source.identity] for weight, source in zip(self.weights, self.sources)]
+        return {"mixture": mixture, "seed": self.seed}
 
     @property
     def bad(self) -> int:  # type: ignore[override]
@@ -110,7 +108,8 @@ class Mixture(Source):
     def fetch(self, indices: list[int]) -> Batch:
         """Return the batch of positions `indices`."""
         which, positions = self.places(indices)
-        parts, order = [], []
+        parts: list[Batch] = []
+        order: list[int] = []
         for number, source in enumerate(self.sources):
             here = np.flatnonzero(which == number)
             if len(here):
@@ -118,8 +117,8 @@ class Mixture(Source):
                 order += here.tolist()
         # the parts lie source by source; this puts their samples back into the order of `indices`
         back = np.argsort(order).tolist()
-        about = {name: _merge([part[name] for part in parts], back) for name in self._said}
-        named = {name: _merge([part.named[name] for part in parts], back) for name in parts[0].named}
+        about = {name: _merge(parts, name, back) for name in self._shared}
+        named = {name: _merge(parts, name, back) for name in parts[0].named}
         return Batch(index=list(indices), named=named, **about)
 
     def close(self) -> None:
@@ -145,14 +144,13 @@ def _masked(batch: Batch, count: int) -> Batch:
     return batch.with_named(**(masks | batch.named))
 
 
-def _merge(parts: list[Any], back: list[int]) -> Any:
-    """Return the values of several batches as one, in the order that `back` gives."""
-    if isinstance(parts[0], Tensor):
-        if len({part.shape[1:] for part in parts}) > 1:
-            raise InputError(
-                f"sources of a mixture give shapes {[tuple(part.shape[1:]) for part in parts]}: expected the "
-                "same geometry"
-            )
-        return torch.cat(parts)[back]
-    flat = [item for part in parts for item in part]
+def _merge(parts: list[Batch], name: str, back: list[int]) -> Any:
+    """Return the values that several batches have under a name as one, in the order that `back` gives."""
+    values = [part[name] for part in parts]
+    if isinstance(values[0], Tensor):
+        shapes = [tuple(value.shape[1:]) for value in values]
+        if len(set(shapes)) > 1:
+            raise InputError(f"sources of a mixture give shapes {shapes}: expected the same geometry")
+        return torch.cat(values)[back]
+    flat = list(itertools.chain.from_iterable(values))
     return [flat[place] for place in back]

@@ -26,9 +26,10 @@ def random_notes(count: int, length: int, rate: int, generator: torch.Generator,
         return low * (high / low) ** torch.rand((count, *shape), generator=generator, device=generator.device)
 
     time = torch.arange(length, device=generator.device) / rate
-    frequency, loudness = between(50, 15 / 32 * rate, partials, 1), between(0.003, 0.3, partials, 1)
-    heard = torch.arange(partials, device=generator.device) < between(1, partials, 1).round()
-    note = (loudness * heard[..., None] * (2 * torch.pi * frequency * time).sin()).sum(1)
+    frequency = between(50, 15 / 32 * rate, partials, 1)
+    loudness = between(0.003, 0.3, partials, 1)
+    sounding = torch.arange(partials, device=generator.device) < between(1, partials, 1).round()
+    note = (loudness * sounding[..., None] * (2 * torch.pi * frequency * time).sin()).sum(1)
     note = note * (time / between(0.001, 0.05, 1)).clamp_max(1) * (-time / between(0.08, 0.6, 1)).exp()
     sound = torch.zeros_like(note)
     for own, one, first, gap in zip(sound, note, rate * between(0.02, 0.8), rate * between(0.2, 1.2)):

@@ -99,7 +99,8 @@ def draw_seed(seed: int, samples: int, chunk: int, stream: int = 0) -> int:
 
 def _feistel(values: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarray:
     mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
+    left = values >> half
+    right = values & mask
     for key in keys:
         left, right = right, left ^ (_scramble(right + key) & mask)
     return (left << half) | right

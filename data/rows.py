@@ -5,6 +5,7 @@ Manifests and shards both give rows of this kind.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ def bit_of(modality: Modality) -> int:
 
 def bits_of(media: Iterable[Modality]) -> int:
     """Return the bit mask of several modalities."""
-    return sum(bit_of(modality) for modality in set(media))
+    return sum(map(bit_of, set(media)))
 
 
 def row_keys() -> tuple[str, ...]:
@@ -34,7 +35,10 @@ def row_keys() -> tuple[str, ...]:
 
 def modality_of_suffix() -> dict[str, Modality]:
     """Return which modality a file of a data set is, by what its name ends in, without the dot."""
-    return {suffix: kind.modality for kind in kinds() for suffix in kind.data_suffixes}
+    found: dict[str, Modality] = {}
+    for kind in kinds():
+        found |= dict.fromkeys(kind.data_suffixes, kind.modality)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +100,12 @@ def media_bits(files: Iterable[Modality], text: bool) -> int:
     Returns:
         A sum of `BITS`.
     """
-    files = set(files)
-    carried = {Modality(name) for modality in files for name in kind_of(modality).carries}
-    captions = {kind.modality for kind in kinds() if kind.in_words} if text else set()
-    return bits_of(files | carried | captions)
+    found = set(files)
+    for modality in list(found):
+        found |= set(map(Modality, kind_of(modality).carries))
+    if text:
+        found |= {kind.modality for kind in kinds() if kind.in_words}
+    return bits_of(found)
 
 
 def draw_caption(captions: Sequence[str], seed: int, position: int) -> str:
@@ -118,7 +124,8 @@ def parse_json(text: str) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(items)
         if len(values) != len(items):
-            twice = next(name for name, _ in items if sum(name == other for other, _ in items) > 1)
+            counts = Counter(name for name, _ in items)
+            twice = next(name for name in counts if counts[name] > 1)
             raise ValueError(f"key {twice!r} is given twice")
         return values
 
@@ -145,7 +152,8 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
     Raises:
         InputError: if a key is unknown, a value cannot be used, or the row is empty.
     """
-    keys, files = row_keys(), in_files()
+    keys = row_keys()
+    files = in_files()
     if not isinstance(values, Mapping):
         raise InputError(
             f"{where} holds {type(values).__name__}: expected an object with some of {', '.join(keys)}"
@@ -158,11 +166,11 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
                 "goes into info"
             )
     digests = read_digests(values.get("sha256", {}), where)
-    media = {
-        m: Ref(path=folder / _text(values, m.value, where), sha256=digests.pop(m, None))
-        for m in files
-        if m.value in values
-    }
+    media = {}
+    for modality in files:
+        if modality.value in values:
+            path = folder / _text(values, modality.value, where)
+            media[modality] = Ref(path=path, sha256=digests.pop(modality, None))
     if digests:
         raise InputError(f"{where}: sha256 of {', '.join(digests)}, which the row does not have")
     start, end = read_window(values, where)
@@ -197,7 +205,7 @@ def read_captions(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
     for text in given:
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise InputError(f"{where}: caption {text!r} is damaged text: save it in UTF-8 again")
-    return tuple(text.strip() for text in given)
+    return tuple(map(str.strip, given))
 
 
 def read_window(values: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
@@ -205,7 +213,8 @@ def read_window(values: Mapping[str, Any], where: str) -> tuple[float | None, fl
 
     What is no number, or not 0 <= start < end, raises an `InputError` that begins with `where`.
     """
-    start, end = (read_number(values, name, where) if name in values else None for name in ("start", "end"))
+    start = read_number(values, "start", where) if "start" in values else None
+    end = read_number(values, "end", where) if "end" in values else None
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise InputError(f"{where}: from {start} to {end} seconds: expected 0 <= start < end")
     return start, end
@@ -237,7 +246,8 @@ def read_digests(values: Any, where: str) -> dict[Modality, str]:
         raise InputError(
             f'{where}: sha256 is {values!r}: expected an object such as {{"image": "64 hexadecimal digits"}}'
         )
-    digests, files = {}, [modality.value for modality in in_files()]
+    digests = {}
+    files = [modality.value for modality in in_files()]
     for name, value in values.items():
         if value is None:
             continue
@@ -251,4 +261,4 @@ def read_digests(values: Any, where: str) -> dict[Modality, str]:
 
 
 def _is_hex(text: str) -> bool:
-    return all(letter in "0123456789abcdefABCDEF" for letter in text)
+    return set(text) <= set("0123456789abcdefABCDEF")

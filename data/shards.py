@@ -9,7 +9,8 @@ or cut short is one `InputError` that names the shard and the member.
     json                                              of its keys: caption or captions, start, end,
                                                       sha256 (an object by medium)
 
-Other members are left alone and counted in `Shards.ignored`. N is the number of samples.
+Other members are left alone and counted in `Shards.ignored`; what a Mac adds when it packs (`._000.jpg`) is passed
+over. N is the number of samples.
 """
 
 import contextlib
@@ -191,6 +192,8 @@ def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple
     seen: set[str] = set()
     key, members, kinds = None, {}, member_kinds()
     for name, offset, size in _members(path, max_member):
+        if is_of_a_mac(name):
+            continue
         stem, suffix = split_name(name)
         if stem != key:
             if members:
@@ -208,6 +211,12 @@ def _samples(path: Path, max_member: int) -> Iterator[tuple[str, dict[str, tuple
         members[suffix] = (offset, size)
     if members:
         yield key, members
+
+
+def is_of_a_mac(name: str) -> bool:
+    """Return whether a member holds nothing but what a Mac notes of another one beside it."""
+    *folders, last = PurePosixPath(name).parts or ("",)
+    return last.startswith("._") or last == ".DS_Store" or "__MACOSX" in folders
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -287,7 +296,7 @@ def _read_text(path: Path, offset: int, size: int, where: str) -> str:
         stream.seek(offset)
         raw = stream.read(size)
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")  # editors of Windows add both
     except UnicodeDecodeError as error:
         raise InputError(
             f"{where} is not in UTF-8 (byte {raw[error.start]:#04x} at {error.start}): save its words in "

@@ -204,13 +204,10 @@ def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[An
     weight = values.pop("weight", 1.0)
     _check_names(values, ("weight", "facts", "full"), "data: world")
     _expect(_is_number(weight), "world: weight", weight, "a number above 0")
-    facts, full = values.get("facts", []), values.get("full", 0.5)
-    _expect(
-        isinstance(facts, list) and set(facts) <= set(ATTRIBUTES),
-        "world: facts",
-        facts,
-        f"some of {', '.join(ATTRIBUTES)}",
-    )
+    facts = values.get("facts", [])
+    full = values.get("full", 0.5)
+    known = isinstance(facts, list) and set(facts) <= set(ATTRIBUTES)
+    _expect(known, "world: facts", facts, f"some of {', '.join(ATTRIBUTES)}")
     _expect(isinstance(full, (int, float)) and 0 <= full <= 1, "world: full", full, "a share in [0, 1]")
     return WorldSource(media, seed=seed, **values), float(weight)
 
@@ -246,11 +243,11 @@ def _read(cls: type, values: Any, where: str) -> Any:
         raise InputError(f"{where} is {values!r}: expected a mapping")
     fields = dataclasses.fields(cls)
     _check_names(values, [f.name for f in fields], where)
-    missing = [
-        f.name
-        for f in fields
-        if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
-    ]
+    missing = []
+    for each in fields:
+        required = each.default is each.default_factory is dataclasses.MISSING
+        if required and each.name not in values:
+            missing.append(each.name)
     if missing:
         raise InputError(f"{where}: missing {', '.join(missing)}")
     return cls(**values)

@@ -6,52 +6,31 @@ sample is tried once more, so that a kill from outside changes nothing; a sample
 So is one that a decoder refuses. A mistake in this code base is neither: it stops the run.
 """
 
-import contextlib
 import json
-import os
 import signal
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from codi.fork_server import Worker
 from codi.types import InputError, Modality
-from data.decode import Job, decode
-from data.fork_server import ForkServer
+from data.decode import Job
+from data.worker import BadSample, Media, bad_sample, decode_here
 
-Media = dict[Modality, Tensor]
 TRIES = 2  # of a sample that ends its worker
 MAX_HEADER = 1 << 16
+LIBRARIES = ("torchaudio", "decord")  # they resample sounds and decode clips
 
 
 class DecodingError(RuntimeError):
     """A mistake in this code base, met while decoding; the message holds the worker's traceback."""
-
-
-@dataclass(frozen=True)
-class BadSample:
-    """A sample that cannot be used.
-
-    Attributes:
-        key: (number of the source, number of the row).
-        id: the name of the sample.
-        path: its files.
-        reason: why it cannot be used.
-    """
-
-    key: tuple[int, int]
-    id: str
-    path: str
-    reason: str
 
 
 class Decoder:
@@ -79,7 +58,9 @@ class Decoder:
         memory: int = 8 << 30,
     ) -> None:
         assert workers >= 0 and timeout > 0 and max_bad_in_a_row > 0, (workers, timeout, max_bad_in_a_row)
-        self.timeout, self.max_bad_in_a_row, self.memory = timeout, max_bad_in_a_row, memory
+        self.timeout = timeout
+        self.max_bad_in_a_row = max_bad_in_a_row
+        self.memory = memory
         self.bad_list = Path(bad_list) if bad_list is not None else None
         self.known: set[tuple[int, int]] = set()
         self.sources = 0  # how many sources share this decoder, each of which numbers its rows
@@ -115,19 +96,22 @@ class Decoder:
             tries = [self._candidate(candidates[place]) for place in waiting]
             jobs = [item for item in tries if isinstance(item, Job)]
             results = iter(self.decode(jobs))
-            outcomes = [next(results) if isinstance(item, Job) else item for item in tries]
-            for place, item, outcome in zip(waiting, tries, outcomes):
+            for place, item in zip(waiting, tries):
+                outcome = next(results) if isinstance(item, Job) else item
                 if isinstance(outcome, BadSample):
                     self._note(outcome)
                 else:
-                    self._in_a_row, valid[place] = 0, (item, outcome)
+                    self._in_a_row = 0
+                    valid[place] = (item, outcome)
             waiting = [place for place in waiting if valid[place] is None]
         return valid
 
     def decode(self, jobs: Sequence[Job]) -> list[Media | BadSample]:
         """Return what became of each job, in order: its media, or a `BadSample`."""
         with self._lock:
-            return [_decode_here(job) for job in jobs] if self._inline else self._decode_there(jobs)
+            if self._inline:
+                return list(map(decode_here, jobs))
+            return self._decode_there(jobs)
 
     def close(self) -> None:
         """End the workers."""
@@ -175,9 +159,8 @@ class Decoder:
         if (bad.id, bad.path) not in self._listed:
             self._listed.add((bad.id, bad.path))
             self.bad_list.parent.mkdir(parents=True, exist_ok=True)
-            line = (
-                json.dumps({"id": bad.id, "path": bad.path, "reason": bad.reason}, ensure_ascii=False) + "\n"
-            )
+            entry = {"id": bad.id, "path": bad.path, "reason": bad.reason}
+            line = json.dumps(entry, ensure_ascii=False) + "\n"
             # one write: processes that share the list do not cut each other's lines
             with self.bad_list.open("ab") as stream:
                 stream.write(line.encode(errors="replace"))
@@ -202,7 +185,7 @@ class Decoder:
                         if attempt < TRIES:
                             queue.appendleft((place, attempt + 1))
                             continue
-                        answer = _bad(jobs[place], answer)
+                        answer = bad_sample(jobs[place], answer)
                     results[place] = answer
         finally:
             # after an error nobody waits for workers that are still busy: they are ended
@@ -216,72 +199,42 @@ class Decoder:
         """Return the connections that have an answer, or whose time is up."""
         left = min(deadline for *_, deadline in busy.values()) - time.monotonic()
         ready = wait(list(busy), timeout=max(0.0, left))
-        return ready or [c for c, (*_, deadline) in busy.items() if deadline <= time.monotonic()]
+        if not ready:
+            for connection, (*_, deadline) in busy.items():
+                if deadline <= time.monotonic():
+                    ready.append(connection)
+        return ready
 
 
-class _Worker:
-    """One decoding process, started when it is first needed and after every death."""
+class _Worker(Worker):
+    """One decoding process."""
 
     def __init__(self, memory: int) -> None:
-        self._memory, self._owner = memory, 0
-        self.pid: int | None = None
+        super().__init__("data.worker:serve", memory, LIBRARIES)
         self.job: Job | None = None  # what it was given last
-        self._connection: Connection | None = None
 
     def send(self, job: Job) -> Connection:
         """Hand a job over and return the connection on which its answer will come."""
         self.job = job
-        if self._connection is None or self._owner != os.getpid():
-            self._start()
         try:
-            self._connection.send(job)
-        except (BrokenPipeError, ConnectionResetError):  # it died while it had nothing to do
-            self.stop()
-            self._start()
-            self._connection.send(job)
-        return self._connection
-
-    def receive(self, job: Job, deadline: float) -> Media | BadSample | str:
-        """Return the answer that is there, or as a string what the worker died of."""
-        if not self._connection.poll() and time.monotonic() >= deadline:
-            self.stop()
-            return "it took longer than the time allowed to decode"
-        try:
-            header = json.loads(self._connection.recv_bytes(MAX_HEADER))
-            if "fatal" in header:
-                raise DecodingError(f"a mistake in our own code at sample {job.id}:\n{header['fatal']}")
-            return _bad(job, header["bad"]) if "bad" in header else self._arrays(job, header["arrays"])
-        except (EOFError, OSError, ValueError, KeyError):
-            return self._bury()
-
-    def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        if self._connection is None:
-            return
-        if self._owner == os.getpid():
-            with contextlib.suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
-                ForkServer.shared().reap(self.pid)
-        self._connection.close()
-        self.pid = self._connection = None
-
-    def _start(self) -> None:
-        try:
-            self.pid, self._connection = ForkServer.shared().fork(self._memory)
-            self._owner = os.getpid()
+            return super().send(job)
         except OSError as error:
             raise DecodingError(
                 f"no decoding process can be started ({error}): try workers: 0 to see why"
             ) from error
 
-    def _bury(self) -> str:
-        """Return as a sentence what the process died of, and forget the process."""
+    def receive(self, job: Job, deadline: float) -> Media | BadSample | str:
+        """Return the answer that is there, or as a string what the worker died of."""
+        if not self.connection.poll() and time.monotonic() >= deadline:
+            self.stop()
+            return "it took longer than the time allowed to decode"
         try:
-            code = ForkServer.shared().reap(self.pid)
-        except OSError:
-            code = -signal.SIGKILL  # the fork server is gone, and its workers were killed with it
-        self._connection.close()
-        self.pid = self._connection = None
+            header = json.loads(self.connection.recv_bytes(MAX_HEADER))
+            if "fatal" in header:
+                raise DecodingError(f"a mistake in our own code at sample {job.id}:\n{header['fatal']}")
+            return bad_sample(job, header["bad"]) if "bad" in header else self._arrays(job, header["arrays"])
+        except (EOFError, OSError, ValueError, KeyError):
+            code = self.bury()
         if code < 0:
             return f"decoding it kills the process ({signal.Signals(-code).name})"
         return f"decoding it ends the process (exit code {code})"
@@ -290,68 +243,14 @@ class _Worker:
         """Return tensors of the shapes that the job asks for; nothing else is taken from a worker."""
         media = {}
         for modality in map(Modality, names):
-            shape, kind = job.sizes[modality].shape, np.dtype(job.kinds[modality].dtype)
+            shape = job.sizes[modality].shape
+            kind = np.dtype(job.kinds[modality].dtype)
             size = int(np.prod(shape)) * kind.itemsize
-            raw = bytearray(self._connection.recv_bytes(size))
+            raw = bytearray(self.connection.recv_bytes(size))
             if len(raw) != size:
                 raise ValueError(len(raw))
             media[modality] = torch.from_numpy(np.frombuffer(raw, dtype=kind).reshape(shape))
         return media
-
-
-def _decode_here(job: Job) -> Media | BadSample:
-    try:
-        return decode(job)
-    except InputError as error:
-        return _bad(job, str(error))
-    except MemoryError:
-        return _bad(job, "it needs more memory than is there")
-
-
-def serve(connection: Connection, memory: int) -> None:
-    """Run a worker: take jobs and send answers until the other end of the connection is gone.
-
-    Args:
-        connection: gives jobs and takes answers: a JSON header, then the bytes of each array.
-        memory: bytes that this process may take beyond what it has now.
-    """
-    # an interrupt from the keyboard is for the training process to handle, which then ends its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to stderr by themselves
-    _limit_memory(memory)
-    while True:
-        try:
-            job = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            result = _decode_here(job)
-        except BaseException:
-            connection.send_bytes(json.dumps({"fatal": traceback.format_exc()[-8000:]}).encode())
-            continue
-        if isinstance(result, BadSample):
-            connection.send_bytes(json.dumps({"bad": result.reason[:2000]}).encode())
-            continue
-        connection.send_bytes(json.dumps({"arrays": [str(m) for m in result]}).encode())
-        for modality, value in result.items():
-            connection.send_bytes(value.numpy().astype(job.kinds[modality].dtype, copy=False).tobytes())
-
-
-def _limit_memory(extra: int) -> None:
-    """Give a file that asks for too much memory an error instead of the machine's memory."""
-    try:
-        import resource
-
-        status = Path("/proc/self/status").read_text()
-        now = int(status.split("VmData:")[1].split()[0]) << 10
-        resource.setrlimit(resource.RLIMIT_DATA, (now + extra, resource.RLIM_INFINITY))
-    except (ImportError, OSError, IndexError, ValueError):
-        pass  # not Linux: no such limit
-
-
-def _bad(job: Job, reason: str) -> BadSample:
-    return BadSample(job.key, job.id, job.path, reason)
 
 
 def _read_list(path: Path) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,9 @@ class SceneSource(Source):
         seed: int,
         alike: int = 1,
     ):
-        self.render, self.seed, self.alike = render, seed, alike
+        self.render = render
+        self.seed = seed
+        self.alike = alike
 
     def __len__(self) -> int:
         return 2**40
@@ -51,7 +53,8 @@ class SceneSource(Source):
     def fetch(self, indices: list[int]) -> Mapping[str, Any]:
         """Return the batch; every sample is a function of its own index alone, however batches are cut."""
         scenes = [scene_at(self.seed, index, self.alike) for index in indices]
-        return self.render(scenes, [np.random.default_rng((self.seed, index, 1)) for index in indices])
+        rngs = [np.random.default_rng((self.seed, index, 1)) for index in indices]
+        return self.render(scenes, rngs)
 
 
 class WorldSource(SceneSource):
@@ -86,7 +89,7 @@ class WorldSource(SceneSource):
         transforms: Mapping[str, Callable[[Any], Any]] | None = None,
         canonical: bool = False,
     ) -> None:
-        self.media = tuple(Modality.parse(m) for m in media)
+        self.media = tuple(map(Modality.parse, media))
         if len(self.media) != 1 and set(self.media) not in PAIRS:
             named = ", ".join(self.media) or "none"
             raise InputError(
@@ -94,7 +97,8 @@ class WorldSource(SceneSource):
                 "video"
             )
         super().__init__(self.media_of, seed)
-        self.full, self.canonical = full, canonical
+        self.full = full
+        self.canonical = canonical
         self.facts = tuple(facts) if facts is not None else nameable(self.media)
         self.transforms = {Modality.parse(name): transform for name, transform in (transforms or {}).items()}
 
@@ -133,7 +137,8 @@ class WorldSource(SceneSource):
 
 def nameable(media: Iterable[Modality]) -> tuple[str, ...]:
     """Return the facts that every one of the media can show."""
-    return tuple(name for name in ATTRIBUTES if all(name in VISIBLE[m] for m in media))
+    visible = [VISIBLE[m] for m in media]
+    return tuple(name for name in ATTRIBUTES if all(name in names for names in visible))
 
 
 def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
@@ -157,7 +162,9 @@ def scene_at(seed: int, index: int, alike: int = 1) -> Scene:
 
 def random_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
     """Return all of `facts` with probability `full`; otherwise each with an even chance."""
-    return facts if rng.random() < full else tuple(name for name in facts if rng.random() < 0.5)
+    if rng.random() < full:
+        return facts
+    return tuple(name for name in facts if rng.random() < 0.5)
 
 
 def prompted_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator) -> tuple[str, ...]:
@@ -170,7 +177,11 @@ def prompted_facts(facts: tuple[str, ...], full: float, rng: np.random.Generator
     if rng.random() < full:
         return facts
     chance = rng.random()
-    return tuple(name for name in facts if rng.random() < (SHAPE_NAMED if name == "shape" else chance))
+    named = []
+    for name in facts:
+        if rng.random() < (SHAPE_NAMED if name == "shape" else chance):
+            named.append(name)
+    return tuple(named)
 
 
 def random_caption(scene: Scene, facts: tuple[str, ...], full: float, rng: np.random.Generator) -> str:

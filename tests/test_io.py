@@ -5,8 +5,6 @@ clear error.
 import json
 import os
 import struct
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -310,14 +308,13 @@ def test_picture_is_cropped_to_its_centre():
 
 @pytest.mark.parametrize("fps", [4.0, 8.0, 24.0, 30.0, 7.5])
 def test_frames_are_picked_by_time(fps):
-    """Frame k shows its own time in hundredths of a second; what is picked is within half a frame of the time
-    wanted.
-    """
+    """Frame k shows its own time in hundredths of a second; what is picked is on show at the time wanted."""
     count = round(2 * fps)
     shown = torch.arange(count) / fps
     frames = (shown * 100).round().to(torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
     fitted = io.from_unit(io.fit_video(frames, fps, 16, 8.0, 8))[:, 0, 0, 0].float() / 100
-    assert (fitted - (torch.arange(16) / 8).clamp(max=shown[-1])).abs().max() <= 0.5 / fps + 0.006
+    late = (torch.arange(16) / 8) - fitted
+    assert late.min() >= -0.006 and late[: round(8 * shown[-1].item())].max() <= 1 / fps + 0.006
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 44099])
@@ -438,7 +435,7 @@ def test_nothing_half_written_remains(tmp_path, clicks):
     with pytest.raises(KeyboardInterrupt), io.atomic(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
-    with pytest.raises(AssertionError):
+    with pytest.raises(InputError, match="not finite|NaN"):
         io.save_audio(tmp_path / "a.wav", clicks / 0, 16000)
     with pytest.raises(InputError, match="cannot write"):
         io.save_text(tmp_path / "none" / "a.txt", "x")
@@ -490,32 +487,3 @@ def test_a_number_is_free_again_after_an_interrupt(tmp_path):
     with pytest.raises(KeyboardInterrupt), io.numbered(tmp_path):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-
-
-def test_two_never_get_the_same_number(tmp_path):
-    """Several processes write numbered samples of several suffixes; every file is there, and those of a
-    number are of one process.
-    """
-    code = (
-        "import sys; from pathlib import Path; from codi import io\n"
-        "for k in range(25):\n"
-        "    with io.numbered(Path(sys.argv[1])) as name:\n"
-        "        for suffix in sys.argv[2].split(','):\n"
-        "            io.save_text(Path(sys.argv[1]) / (name + suffix), sys.argv[3])\n"
-        "    io.save_manifest(Path(sys.argv[1]), {'of': [sys.argv[3], k]})\n"
-    )
-    suffixes = {"a": ".x,.y", "b": ".y,.z", "c": ".z"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), names, owner], cwd=Path(__file__).parent.parent
-        )
-        for owner, names in suffixes.items()
-    ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
-    owners: dict[str, set[str]] = {}
-    for path in tmp_path.glob("[0-9]*"):
-        owners.setdefault(path.stem, set()).add(path.read_text())
-    assert len(owners) == 75 and all(len(found) == 1 for found in owners.values())
-    manifests = [tuple(json.loads(path.read_text())["of"]) for path in tmp_path.glob("manifest*.json")]
-    assert sorted(manifests) == [(owner, k) for owner in suffixes for k in range(25)]
-    assert not list(tmp_path.glob(".*"))

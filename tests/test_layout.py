@@ -36,8 +36,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.renamed": set(),
     "codi.layers": set(),
     "codi.start_up": {"codi.libraries"},
+    "codi.fork_server": {"codi.libraries"},
     "codi.border": {"codi.types", "codi.renamed"},
-    "codi.io": {"codi.types", "codi.libraries", "codi.border", "codi.renamed"},
+    "codi.io": {"codi.types", "codi.libraries", "codi.border", "codi.renamed", "codi.fork_server"},
     "codi.modalities": LEAVES | {"codi.media"},
     "codi.diffusion": LEAVES,
     "codi.conditions": LEAVES | KINDS | {"codi.diffusion"},
@@ -91,12 +92,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.settings",
     },
-    "codi.jobs": LEAVES | KINDS | {"codi.records", "codi.renamed", "codi.settings"},
+    "codi.jobs": LEAVES | KINDS | {"codi.failures", "codi.records", "codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {
         "codi.adapters",
         "codi.diffusion",
+        "codi.failures",
         "codi.jobs",
         "codi.pipeline",
         "codi.prompts",
@@ -106,6 +108,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.settings",
     },
     "codi.options": {"codi.types"},
+    "codi.failures": {"codi.types"},
     "codi.again": LEAVES
     | KINDS
     | LOADING
@@ -117,6 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "codi.again",
         "codi.bench",
+        "codi.failures",
         "codi.jobs",
         "codi.options",
         "codi.session",
@@ -124,9 +128,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.pipeline",
         "codi.start_up",
     }
-    | {"codi.wording"},
+    | {"codi.fork_server", "codi.wording"},
     "data": {
         "codi.types",
+        "codi.fork_server",
         "codi.modalities",
         "codi.libraries",
         "codi.io",

@@ -84,14 +84,14 @@ def encodings(options: argparse.Namespace) -> list[Any]:
     A run that trains on no latents of media files raises `InputError`.
     """
     from training.config import load_config
-    from training.stages import find_stage
+    from training.stages import open_stage
 
     config = load_config(options.config, small=options.small, overrides=options.set)
     if not config.data:
         raise InputError(
             f"{options.config} has no section `data`: latents of the world are encoded when training starts"
         )
-    stage = find_stage(config.stage)(config)
+    stage = open_stage(config)
     found = [encoding for encoding in stage.encodings() if encoding.parts]
     if not found:
         raise InputError(f"stage {config.stage} trains on the media themselves: there is nothing to encode")
@@ -117,7 +117,8 @@ def fill_here(options: argparse.Namespace) -> list[Path]:
     # a launcher such as torchrun sets WORLD_SIZE; without one, this process works alone
     together = PartialState(cpu=cpu) if "WORLD_SIZE" in os.environ else None
     device = together.device if together else torch.device("cpu" if cpu else "cuda")
-    main, folders = together is None or together.is_main_process, []
+    main = together is None or together.is_main_process
+    folders = []
 
     def share(numbers: list[int]) -> list[int]:
         if together is None:
@@ -158,7 +159,8 @@ def fill(
     with encoding.files(shuffle=False) as source:
         if (reason := why_not(source)) is not None:
             raise InputError(reason)
-        folder, count = encoding.folder(source), len(source)
+        folder = encoding.folder(source)
+        count = len(source)
         if whole(folder, count, shard_size):
             return folder
         mine = share(list(range(-(-count // shard_size))))
@@ -191,7 +193,8 @@ def fill_with_ray(options: argparse.Namespace) -> list[Path]:
         raise InputError(
             "--ray needs Ray Data, which is not installed: pip install 'ray[data]'; or launch with torchrun"
         ) from None
-    wanted, folders = encodings(options), []
+    wanted = encodings(options)
+    folders = []
     ray.init(ignore_reinit_error=True)
     check_cluster(ray.cluster_resources(), options.gpus_per_worker)
     for number, encoding in enumerate(wanted):
@@ -199,9 +202,8 @@ def fill_with_ray(options: argparse.Namespace) -> list[Path]:
             shards = -(-len(source) // options.shard_size)
             folders.append(encoding.folder(source))
         shared = {"options": vars(options), "encoding": number, "place": os.getcwd()}
-        tasks = ray.data.from_items(
-            [{**shared, "shard": k} for k in range(shards)], override_num_blocks=shards
-        )
+        items = [{**shared, "shard": k} for k in range(shards)]
+        tasks = ray.data.from_items(items, override_num_blocks=shards)
         done = tasks.map(encode_shard, num_gpus=options.gpus_per_worker or None).take_all()
         if refused := [row["refused"] for row in done if row["refused"]]:
             raise InputError(refused[0])

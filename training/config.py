@@ -97,49 +97,28 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size", "accumulate", "lr"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-        for name in (
-            "seed",
-            "weight_decay",
-            "warmup",
-            "clip_grad_norm",
-            "checkpoint_every",
-            "preview_every",
-            "log_every",
-        ):
+        intervals = ("checkpoint_every", "preview_every", "log_every")
+        for name in ("seed", "weight_decay", "warmup", "clip_grad_norm", *intervals):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
-        _require(
-            0 <= self.final_lr_fraction <= 1,
-            "final_lr_fraction",
-            self.final_lr_fraction,
-            "a fraction in [0, 1]",
-        )
+        final = self.final_lr_fraction
+        _require(0 <= final <= 1, "final_lr_fraction", final, "a fraction in [0, 1]")
         _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in [0, 1)")
-        _require(
-            self.max_minutes is None or self.max_minutes > 0,
-            "max_minutes",
-            self.max_minutes,
-            "more than 0, or null",
-        )
-        _require(
-            self.num_threads is None or self.num_threads > 0,
-            "num_threads",
-            self.num_threads,
-            "more than 0, or null",
-        )
-        _require(
-            self.batch_size % self.accumulate == 0,
-            "batch_size",
-            self.batch_size,
-            f"a multiple of accumulate ({self.accumulate})",
-        )
+        for name in ("max_minutes", "num_threads"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "more than 0, or null")
+        whole = self.batch_size % self.accumulate == 0
+        _require(whole, "batch_size", self.batch_size, f"a multiple of accumulate ({self.accumulate})")
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint or a log."""
-        return {
-            k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
-            for k, v in dataclasses.asdict(self).items()
-        }
+        values = dataclasses.asdict(self)
+        for name, value in values.items():
+            if isinstance(value, Path):
+                values[name] = str(value)
+            elif isinstance(value, tuple):
+                values[name] = list(value)
+        return values
 
 
 IDENTITY = ("stage", "part", "seed", "model")  # settings without which a run is another run
@@ -158,15 +137,23 @@ def compare(
     Returns:
         The differences that make it another run (in `IDENTITY` and in `options`), and all others.
     """
-    before, now = _flat(before), _flat(now)
+    before = _flat(before)
+    now = _flat(now)
     # the same folder may be named in several ways
     if Path(before["model"]).resolve() == Path(now["model"]).resolve():
         before["model"] = now["model"]
     # a setting that a checkpoint does not have equals one that is off: older checkpoints lack newer settings
-    changed = [name for name in before | now if (before.get(name) or None) != (now.get(name) or None)]
-    lines = {name: f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in changed}
-    another = [name for name in changed if name in IDENTITY or name.removeprefix("options.") in options]
-    return [lines[name] for name in another], [lines[name] for name in changed if name not in another]
+    another = []
+    others = []
+    for name in before | now:
+        if (before.get(name) or None) == (now.get(name) or None):
+            continue
+        line = f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        if name in IDENTITY or name.removeprefix("options.") in options:
+            another.append(line)
+        else:
+            others.append(line)
+    return another, others
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,9 +186,8 @@ def load_config(path: str | Path, *, small: bool = False, overrides: Iterable[st
         if not isinstance(miniature, dict):
             raise InputError(f"{path}: --small needs a section `small:` with the settings of the miniature")
         check_names(miniature, [f.name for f in dataclasses.fields(Config)], f"{path}: small")
-        values = _merge(
-            values, {"output": f"runs/small/{path.stem}", "model": "runs/small/model", **miniature}
-        )
+        folders = {"output": f"runs/small/{path.stem}", "model": "runs/small/model"}
+        values = _merge(values, folders | miniature)
     for override in overrides:
         _apply_override(values, override)
     return strict(Config, values, where=str(path))
@@ -226,17 +212,19 @@ def strict(cls: type[T], values: Mapping[str, Any] | None, *, where: str) -> T:
     values = dict(values or {})
     fields = {f.name: f for f in dataclasses.fields(cls)}
     check_names(values, fields, where)
-    missing = [
-        n
-        for n, f in fields.items()
-        if f.default is f.default_factory is dataclasses.MISSING and n not in values
-    ]
+    missing = []
+    for name, each in fields.items():
+        required = each.default is each.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            missing.append(name)
     if missing:
         raise InputError(
             f"{where}: missing {', '.join(missing)}: add {'it' if len(missing) == 1 else 'them'}"
         )
     hints = typing.get_type_hints(cls)
-    return cls(**{name: _coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()})
+    for name, value in values.items():
+        values[name] = _coerce(value, hints[name], f"{where}: {name}")
+    return cls(**values)
 
 
 def _require(good: bool, name: str, value: Any, expected: str) -> None:
@@ -339,15 +327,14 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
 
     Text is never turned into a number, except YAML's 1e-4.
     """
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    args = typing.get_args(kind)
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        return (
-            None
-            if value is None and type(None) in args
-            else _coerce(value, next(a for a in args if a is not type(None)), where)
-        )
+        if value is None and type(None) in args:
+            return None
+        return _coerce(value, next(a for a in args if a is not type(None)), where)
     if origin is Literal:
         value = "no" if value is False and "no" in args else value  # YAML reads a bare `no` as false
         return _check(value in args, value, where, f"one of {', '.join(map(str, args))}")
@@ -361,12 +348,10 @@ def _coerce(value: Any, kind: Any, where: str) -> Any:
         return Path(_check(isinstance(value, (str, Path)) and bool(str(value)), value, where, "a path"))
     if kind is float:
         return _coerce_float(value, where)
-    expected = {int: "a whole number", bool: "true or false", str: "text"}.get(
-        kind, getattr(kind, "__name__", str(kind))
-    )
-    return _check(
-        isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value, where, expected
-    )
+    names = {int: "a whole number", bool: "true or false", str: "text"}
+    expected = names.get(kind, getattr(kind, "__name__", str(kind)))
+    fine = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return _check(fine, value, where, expected)
 
 
 def _coerce_sequence(value: Any, origin: type, args: tuple, where: str) -> Any:

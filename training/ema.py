@@ -24,11 +24,13 @@ class Ema:
     def __init__(
         self, module: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor] = torch.Tensor.detach
     ) -> None:
-        self.decay, self.local = decay, local
+        self.decay = decay
+        self.local = local
         self.updates = 0
-        self.average = {
-            name: local(p).float().clone() for name, p in module.named_parameters() if p.requires_grad
-        }
+        self.average: dict[str, Tensor] = {}
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                self.average[name] = local(parameter).float().clone()
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:

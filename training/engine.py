@@ -31,7 +31,9 @@ class Objective(nn.Module):
 
     def __init__(self, stage: Stage, module: nn.Module, autocast: torch.dtype | None = None) -> None:
         super().__init__()
-        self.module, self._loss, self._autocast = module, stage.loss, autocast
+        self.module = module
+        self._loss = stage.loss
+        self._autocast = autocast
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss of a batch and what the stage says beside it.
@@ -57,10 +59,8 @@ def on_cpu(config: Config) -> bool:
 
     If the run cannot have the device or the precision that was asked for, this raises `InputError`.
     """
-    count, mine = (
-        torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        int(os.environ.get("LOCAL_RANK", 0)),
-    )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mine = int(os.environ.get("LOCAL_RANK", 0))
     launched = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
     if config.device == "cuda" and (launched or not count):
         why = (
@@ -177,12 +177,10 @@ def _can_checkpoint(part: nn.Module) -> bool:
     switch.
     """
     if hasattr(part, "gradient_checkpointing_enable"):
-        return part.supports_gradient_checkpointing and any(
-            hasattr(m, "gradient_checkpointing") for m in part.modules()
-        )
-    return getattr(part, "_supports_gradient_checkpointing", False) and any(
-        hasattr(m, "gradient_checkpointing") for m in part.modules()
-    )
+        supported = part.supports_gradient_checkpointing
+    else:
+        supported = getattr(part, "_supports_gradient_checkpointing", False)
+    return supported and any(hasattr(m, "gradient_checkpointing") for m in part.modules())
 
 
 def compile_parts(module: nn.Module, stage: str) -> None:
@@ -211,21 +209,24 @@ def make_optimizer(module: nn.Module, config: Config) -> torch.optim.AdamW:
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     assert trainable, f"stage {config.stage} built a module without a trainable parameter"
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=EPSILON, fused=True
-    )
+    decayed = [p for p in trainable if p.ndim >= 2]
+    others = [p for p in trainable if p.ndim < 2]
+    groups: list[dict[str, Any]] = []
+    if decayed:
+        groups.append({"params": decayed, "weight_decay": config.weight_decay})
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=EPSILON, fused=True)
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state as {"parameter/slot": tensor}."""
     names = {parameter: name for name, parameter in module.named_parameters()}
-    return {
-        f"{names[p]}/{slot}": value for p, slots in optimizer.state.items() for slot, value in slots.items()
-    }
+    tensors = {}
+    for parameter, slots in optimizer.state.items():
+        for slot, value in slots.items():
+            tensors[f"{names[parameter]}/{slot}"] = value
+    return tensors
 
 
 def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -245,9 +246,8 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors:
         state.setdefault(parameter, {})[slot] = tensor
     names = {parameter: name for name, parameter in module.named_parameters()}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    wrong = [names[p] for p in order if not _fits(state.get(names[p], {}), p)] + sorted(
-        state.keys() - {names[p] for p in order}
-    )
+    wrong = [names[p] for p in order if not _fits(state.get(names[p], {}), p)]
+    wrong += sorted(state.keys() - {names[p] for p in order})
     slots = set().union(*state.values())
     wrong += [name for name, values in state.items() if values.keys() != slots]
     if wrong and state:
@@ -273,7 +273,8 @@ class Whole:
     cut_weights = False
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.module, self.optimizer = module, optimizer
+        self.module = module
+        self.optimizer = optimizer
 
     def local(self, parameter: nn.Parameter) -> Tensor:
         """Return what this process has of a parameter: all of it."""

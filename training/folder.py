@@ -128,7 +128,8 @@ def _alone(place: Path) -> Iterator[None]:
 
 def export_missing(config: Config, samples: int) -> bool:
     """Return whether the export of this state of the run was never finished, or a file of it has gone."""
-    note, target = read_note(config.output), destination(config)
+    note = read_note(config.output)
+    target = destination(config)
     if note is None or note["samples"] != samples or note["model"] != str(target):
         return True
     return not all((target / name).is_file() for name in note["files"])
@@ -166,5 +167,9 @@ def refusal(error: BaseException) -> str | None:
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Return the time of change and the size of every file below a folder, by its path in the folder."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+    stamps = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            stat = path.stat()
+            stamps[str(path.relative_to(folder))] = (stat.st_mtime_ns, stat.st_size)
+    return stamps

@@ -57,17 +57,18 @@ class Meter:
             {"loss", other scalars by name, "loss_by_bin" if the stage gave bins}; "loss_by_bin" is a list
             with the mean of each bin, or None for a bin without samples.
         """
-        means: dict[str, Any] = {
-            name: math.fsum(float(v) for v in values) / len(values) for name, values in self.scalars.items()
-        }
+        means: dict[str, Any] = {}
+        for name, values in self.scalars.items():
+            means[name] = math.fsum(map(float, values)) / len(values)
         if self.bins:
-            level, loss = (torch.cat(part).double().cpu() for part in zip(*self.bins))
+            levels, losses = zip(*self.bins)
+            level = torch.cat(levels).double().cpu()
+            loss = torch.cat(losses).double().cpu()
             place = (level * NUM_BINS).long().clamp(0, NUM_BINS - 1)
-            sums, counts = (
-                torch.zeros(NUM_BINS).double().index_add_(0, place, w).tolist()
-                for w in (loss, torch.ones_like(loss))
-            )
-            means["loss_by_bin"] = [s / n if n else None for s, n in zip(sums, counts)]
+            empty = torch.zeros(NUM_BINS).double()
+            sums = empty.index_add(0, place, loss).tolist()
+            counts = empty.index_add(0, place, torch.ones_like(loss)).tolist()
+            means["loss_by_bin"] = [total / n if n else None for total, n in zip(sums, counts)]
         return means
 
     @staticmethod
@@ -76,11 +77,15 @@ class Meter:
         if len(means) == 1:
             return means[0]
         merged: dict[str, Any] = {}
-        for name in dict.fromkeys(name for one in means for name in one):
+        names: dict[str, None] = {}
+        for one in means:
+            names |= dict.fromkeys(one)
+        for name in names:
             values = [one[name] for one in means if name in one]
-            merged[name] = (
-                [_mean(column) for column in zip(*values)] if name == "loss_by_bin" else _mean(values)
-            )
+            if name == "loss_by_bin":
+                merged[name] = [_mean(column) for column in zip(*values)]
+            else:
+                merged[name] = _mean(values)
         return merged
 
 
@@ -101,9 +106,11 @@ class Log:
     def __init__(
         self, path: Path, *, total: int, samples: int, main: bool, title: str, tensorboard: bool = False
     ) -> None:
-        self.path, self.main = path, main
+        self.path = path
+        self.main = main
         self.events = open_events(path.parent / "tensorboard", samples) if tensorboard and main else None
-        self.clock, self.since = time.perf_counter(), samples
+        self.clock = time.perf_counter()
+        self.since = samples
         if main:
             path.parent.mkdir(parents=True, exist_ok=True)
             forget_after(path, samples)
@@ -134,7 +141,8 @@ class Log:
         """
         now = time.perf_counter()
         speed = (samples - self.since) / max(now - self.clock, 1e-9)
-        self.clock, self.since = now, samples
+        self.clock = now
+        self.since = samples
         if not self.main:
             return
         line = {"samples": samples, **values, "samples_per_s": round(speed, 2), "memory_mb": memory_peak()}
@@ -176,11 +184,9 @@ def open_events(folder: Path, samples: int) -> Any:
 def numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield the names and values of the finite numbers of a log line; entries of a list are numbered."""
     for name, value in line.items():
-        entries = (
-            [(f"{name}/{place}", entry) for place, entry in enumerate(value)]
-            if isinstance(value, list)
-            else [(name, value)]
-        )
+        entries = [(name, value)]
+        if isinstance(value, list):
+            entries = [(f"{name}/{place}", entry) for place, entry in enumerate(value)]
         for label, entry in entries:
             if isinstance(entry, (int, float)) and math.isfinite(entry) and label != "samples":
                 yield label, float(entry)

@@ -39,7 +39,7 @@ from training.engine import (
 from training.log import Log, Meter
 from training.prefetch import Prefetch
 from training.schedule import learning_rate
-from training.stages import Source, Stage, find_stage
+from training.stages import Source, Stage, find_stage, open_stage
 from training.stages.building import build_module
 
 INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
@@ -84,15 +84,18 @@ class Trainer:
     """
 
     def __init__(self, config: Config, accelerator: Any) -> None:
-        self.config, self.accelerator = config, accelerator
-        self.device, self.main = accelerator.device, accelerator.is_main_process
-        self.world, self.rank = accelerator.num_processes, accelerator.process_index
+        self.config = config
+        self.accelerator = accelerator
+        self.device = accelerator.device
+        self.main = accelerator.is_main_process
+        self.world = accelerator.num_processes
+        self.rank = accelerator.process_index
         self.chunks = self.world * config.accumulate
         self._check_split()
         self.samples = self.step = 0
         self.elapsed = 0.0
         found = self._find_checkpoint()
-        self.stage = find_stage(config.stage)(config)
+        self.stage = open_stage(config)
         torch.manual_seed(config.seed)
         self.module = build_module(self.stage, config.part)
         self.stage.to(self.device)
@@ -104,7 +107,8 @@ class Trainer:
 
     def _prepare(self, found: checkpoint.Snapshot | None) -> None:
         """Set up the optimizer, the processes and the averaged weights, and restore a checkpoint."""
-        config, accelerator = self.config, self.accelerator
+        config = self.config
+        accelerator = self.accelerator
         if config.gradient_checkpointing:
             enable_checkpointing(self.module, config.stage)
         optimizer = make_optimizer(self.module, config)
@@ -115,13 +119,13 @@ class Trainer:
             from training.sharded import Sharded, configure
 
             configure(accelerator, config)
-        objective = Objective(
-            self.stage, self.module, torch.bfloat16 if sharded and config.precision == "bf16" else None
-        )
+        autocast = torch.bfloat16 if sharded and config.precision == "bf16" else None
+        objective = Objective(self.stage, self.module, autocast)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        self.held = (
-            Sharded(self.module, self.optimizer.optimizer) if sharded else Whole(self.module, optimizer)
-        )
+        if sharded:
+            self.held = Sharded(self.module, self.optimizer.optimizer)
+        else:
+            self.held = Whole(self.module, optimizer)
         self.ema = Ema(self.module, config.ema, self.held.local) if config.ema else None
         if found is not None:
             self._restore(found)
@@ -131,7 +135,8 @@ class Trainer:
         if wants_deepspeed():
             from training.sharded import destroy
 
-            engine, self.objective, self.optimizer, self.held = self.objective, None, None, None
+            engine = self.objective
+            self.objective = self.optimizer = self.held = None
             destroy(engine)
 
     # Running
@@ -151,14 +156,13 @@ class Trainer:
         config = self.config
         if self.samples:
             self._say(f"resuming {config.output} at {self.samples} samples")
-        path, tensorboard = config.output / "log.jsonl", config.tensorboard
         self.log = Log(
-            path,
+            config.output / "log.jsonl",
             total=config.samples,
             samples=self.samples,
             main=self.main,
             title=config.stage,
-            tensorboard=tensorboard,
+            tensorboard=config.tensorboard,
         )
         try:
             self.source = self.stage.data()
@@ -181,7 +185,8 @@ class Trainer:
 
     def _train(self, source: Source) -> bool:
         """Take steps until the run is finished; return True if a signal came first."""
-        config, meter = self.config, Meter()
+        config = self.config
+        meter = Meter()
         start = time.monotonic() - self.elapsed
         self.module.train()
         with Prefetch(source.fetch, self._plan(source)) as batches, signals.collected() as received:
@@ -203,7 +208,8 @@ class Trainer:
 
     def _step(self, batches: Prefetch, meter: Meter) -> Tensor | None:
         """Take one optimizer step and return the gradient's norm, or None if it was not measured."""
-        config, norm = self.config, None
+        config = self.config
+        norm = None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.samples + config.batch_size)
         for micro in range(config.accumulate):
@@ -232,9 +238,8 @@ class Trainer:
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_grad_norm)
             norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
         elif self._due(self.config.log_every, ahead=self.config.batch_size):
-            norm = torch.nn.utils.get_total_norm(
-                [p.grad for p in self.module.parameters() if p.grad is not None]
-            )
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
         else:
             return None
         if self.accelerator.scaler is None:  # with one, an overflow is skipped and the scale lowered
@@ -252,8 +257,10 @@ class Trainer:
 
     def _plan(self, source: Source) -> Iterator[list[int]]:
         """Yield the indices of every micro-batch of this process from here on."""
-        size, position = self.config.batch_size // self.chunks, self.samples
-        infinite, length = source.infinite, len(source)
+        size = self.config.batch_size // self.chunks
+        position = self.samples
+        infinite = source.infinite
+        length = len(source)
         if not infinite and length == 0:
             raise InputError(f"stage {self.config.stage}: the data is empty")
         while True:
@@ -284,7 +291,9 @@ class Trainer:
     def _restore(self, snapshot: checkpoint.Snapshot) -> None:
         """Take back what a checkpoint holds of counts, optimizer, scaler and averaged weights."""
         state = snapshot.state
-        self.samples, self.step, self.elapsed = state["samples"], snapshot.step, state["elapsed"]
+        self.samples = state["samples"]
+        self.step = snapshot.step
+        self.elapsed = state["elapsed"]
         self.held.load_optimizer(snapshot.optimizer)
         if self.accelerator.scaler is not None and state["scaler"]:
             try:
@@ -301,7 +310,8 @@ class Trainer:
 
         Where the state is cut over processes, all of them take part.
         """
-        weights, optimizer = self.held.weights(), self.held.optimizer_tensors()
+        weights = self.held.weights()
+        optimizer = self.held.optimizer_tensors()
         average = self.held.whole(self.ema.average) if self.ema else {}
         if self.main:
             scaler = self.accelerator.scaler
@@ -385,7 +395,7 @@ class Trainer:
         weights = self.held.weights() | (self.held.whole(self.ema.average) if self.ema else {})
         if not self.main:
             return self.stage, nn.Module()
-        stage = find_stage(self.config.stage)(self.config)
+        stage = open_stage(self.config)
         module = stage.build()
         load_weights(module, weights)
         stage.to(self.device)
@@ -405,9 +415,8 @@ class Trainer:
         """Return each flag, true in all processes as soon as it is true in one."""
         if self.world == 1:
             return flags
-        votes = self.accelerator.reduce(
-            torch.tensor([float(f) for f in flags], device=self.device), reduction="sum"
-        )
+        mine = torch.tensor(list(map(float, flags)), device=self.device)
+        votes = self.accelerator.reduce(mine, reduction="sum")
         return tuple(bool(vote > 0) for vote in votes)
 
     def _check(
@@ -420,11 +429,11 @@ class Trainer:
         number = value.item()
         if math.isfinite(number):
             return
-        bad = names
+        bad = []
         if extras and "bins" in extras:
-            bad = [
-                name for name, loss in zip(names, extras["bins"][1].tolist()) if not math.isfinite(loss)
-            ] or names
+            _, losses = extras["bins"]
+            bad = [name for name, loss in zip(names, losses.tolist()) if not math.isfinite(loss)]
+        bad = bad or names
         raise TrainingError(
             f"{what} is {number} in step {self.step + 1}, after {self.samples} samples, at samples {bad}: "
             "look at these samples, or lower the rate; the last checkpoint is untouched"

@@ -25,7 +25,7 @@ from training.config import Config, load_config, strict
 from training.dry_run import dry_run
 from training.engine import enable_checkpointing
 from training.folder import destination
-from training.stages import Stage, find_stage
+from training.stages import Stage, find_stage, open_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
 
@@ -49,8 +49,10 @@ class HardwareSpec:
     tflops: float | None = None
 
     def __post_init__(self) -> None:
-        speeds = [x for x in (self.samples_per_second, self.tflops) if x is not None]
-        if self.processes < 1 or self.zero not in (0, 2, 3) or not all(0 < x < math.inf for x in speeds):
+        fine = self.processes >= 1 and self.zero in (0, 2, 3)
+        for speed in (self.samples_per_second, self.tflops):
+            fine = fine and (speed is None or 0 < speed < math.inf)
+        if not fine:
             raise InputError(f"{self}: expected one process or more, ZeRO stage 0, 2 or 3, and rates above 0")
 
 
@@ -73,7 +75,9 @@ class MetaLoader:
     asking: Config | None = None
 
     def __init__(self, folder: Path, others: "MetaLoader | None" = None) -> None:
-        self.folder, self.parts, self.others = folder, {}, others
+        self.folder = folder
+        self.parts = {}
+        self.others = others
 
     def elsewhere(self) -> "MetaLoader":
         """Return the loader for runs other than this one; all of them share it."""
@@ -87,7 +91,8 @@ class MetaLoader:
 
         The latter are, for example, those that others extend.
         """
-        configs, unread = [], []
+        configs = []
+        unread = []
         for path in sorted(self.folder.glob("*.yaml")):
             try:
                 configs.append(load_config(path))
@@ -171,10 +176,11 @@ def build(config: Config, parts: MetaLoader) -> tuple[Stage, nn.Module]:
     Returns:
         The stage, and what it trains.
     """
-    before, parts.asking = parts.asking, config
+    before = parts.asking
+    parts.asking = config
     with loading_by(parts):
         with torch.device("cpu"):  # schedulers need numbers, even while another part is built without
-            stage = find_stage(config.stage)(config)
+            stage = open_stage(config)
         module = on_meta(lambda: build_module(stage, config.part))
     parts.asking = before
     if config.gradient_checkpointing:
@@ -217,12 +223,12 @@ def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
     micro = config.batch_size // (hardware.processes * config.accumulate)
     cost = measure(lambda: dry_run(stage, module, micro), module)
     frozen = beside(module, parts)
-    compute = (
-        f"{cost.flops / micro / 1e9:,.1f} GFLOP forward per sample, without encoders of what is not cached"
-        if cost
-        else None
-    )
-    written, size = ", ".join(map(str, writes(config))), checkpoint_bytes(config, module) / GIB
+    compute = "not known for this stage"
+    if cost:
+        gflop = cost.flops / micro / 1e9
+        compute = f"{gflop:,.1f} GFLOP forward per sample, without encoders of what is not cached"
+    written = ", ".join(map(str, writes(config)))
+    size = checkpoint_bytes(config, module) / GIB
     copied = "" if destination(config) == config.model else f", beside a copy of {config.model}"
     steps = math.ceil(config.samples / config.batch_size)
     lines = {
@@ -233,7 +239,7 @@ def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
             "frozen beside it"
         ),
         "memory": memory(config, hardware, module, frozen, cost),
-        "compute": compute or "not known for this stage",
+        "compute": compute,
         "time": duration(config, hardware, cost, micro),
         "reads": ", ".join(map(str, [*stage.reads(config), *parts.parts])),
         "writes": (
@@ -245,15 +251,14 @@ def plan(config: Config, folder: Path, hardware: HardwareSpec) -> str:
 
 def beside(module: nn.Module, parts: MetaLoader) -> int:
     """Return the number of parameters of finished parts that are not in what trains."""
-    inside = {id(p) for p in module.parameters()}
-    return sum(
-        {
-            id(p): p.numel()
-            for part in parts.parts.values()
-            for p in part.parameters()
-            if id(p) not in inside
-        }.values()
-    )
+    counted = {id(p) for p in module.parameters()}
+    total = 0
+    for part in parts.parts.values():
+        for parameter in part.parameters():
+            if id(parameter) not in counted:
+                counted.add(id(parameter))
+                total += parameter.numel()
+    return total
 
 
 def check_data(config: Config) -> None:
@@ -333,15 +338,23 @@ def memory(config: Config, hardware: HardwareSpec, module: nn.Module, frozen: in
     Returns:
         One line.
     """
-    trained, cut = _count(module, True), hardware.processes
-    per = lambda stage: cut if hardware.zero >= stage and hardware.zero else 1
+    trained = _count(module, True)
+    # ZeRO-2 cuts gradients and the optimizer's state over the processes, ZeRO-3 weights and their average too
+    cut_state = hardware.processes if hardware.zero >= 2 else 1
+    cut_weights = hardware.processes if hardware.zero >= 3 else 1
+    weights = 4 * _count(module) / cut_weights
+    if hardware.zero == 2:
+        weights += 4 * trained / hardware.processes
+    activations: float = 0
+    if cost:
+        activations = cost.kept * (0.5 if config.precision != "no" else 1)
     used = {
-        "weights": 4 * _count(module) / per(3) + (4 * trained / cut if hardware.zero == 2 else 0),
+        "weights": weights,
         "frozen": 4 * frozen,
-        "gradients": 4 * trained / per(2),
-        "AdamW": 8 * trained / per(2),
-        "average": 4 * trained / per(3) if config.ema else 0,
-        "activations": cost.kept * (0.5 if config.precision != "no" else 1) if cost else 0,
+        "gradients": 4 * trained / cut_state,
+        "AdamW": 8 * trained / cut_state,
+        "average": 4 * trained / cut_weights if config.ema else 0,
+        "activations": activations,
     }
     note = "" if cost else " + activations, which are not known for this stage"
     listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in used.items() if size)
@@ -385,9 +398,8 @@ def _count(module: nn.Module, trainable: bool = False) -> int:
 
 
 def _days(seconds: float) -> str:
-    unit, size = next(
-        (unit, size)
-        for unit, size in (("days", 86400), ("hours", 3600), ("min", 60))
-        if seconds > 2 * size or unit == "min"
-    )
-    return f"{seconds / size:,.1f} {unit}"
+    if seconds > 2 * 86400:
+        return f"{seconds / 86400:,.1f} days"
+    if seconds > 2 * 3600:
+        return f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:,.1f} min"

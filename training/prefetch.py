@@ -21,7 +21,8 @@ class Prefetch:
     """
 
     def __init__(self, fetch: Callable[[list[int]], Any], plan: Iterator[list[int]], depth: int = 2) -> None:
-        self._fetch, self._plan = fetch, plan
+        self._fetch = fetch
+        self._plan = plan
         self._ready: queue.Queue = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)

@@ -40,7 +40,8 @@ def provenance(
     found = contributors(model, parts, runs)
     stages = {run.name: describe(run) for run in found}
     base = json.loads((model / NAME).read_text(encoding="utf-8")) if (model / NAME).is_file() else {}
-    seen = [*(stage["data"] or [] for stage in stages.values()), base.get("data", [])]
+    seen = [stage["data"] or [] for stage in stages.values()]
+    seen.append(base.get("data", []))
     made: dict[str, Any] = {
         "commit": current_commit(),
         "license": "MIT",
@@ -49,8 +50,10 @@ def provenance(
     }
     if base:
         made["base"] = {name: value for name, value in base.items() if name != "scores"}
-    elif unknown := sorted(set(parts) - {part for run in found for part in parts_of(run)}):
-        made["unknown"] = unknown
+    else:
+        known: set[str] = set().union(*map(parts_of, found))
+        if unknown := sorted(set(parts) - known):
+            made["unknown"] = unknown
     if notes:
         made["notes"] = notes
     if scores is not None:
@@ -88,11 +91,14 @@ def contributors(model: Path, parts: list[str], runs: Path) -> list[Path]:
         The folders, in the order in which the runs exported.
     """
     exported = {path.parent: path.stat().st_mtime for path in runs.glob(f"*/{folder.NOTE}")}
-    models, found = {model.resolve(): float("inf")}, set()
+    models = {model.resolve(): float("inf")}
+    found = set()
     waiting = list(models)
     while waiting:
         target = waiting.pop()
-        for run in (run for run, moment in exported.items() if moment <= models[target]):
+        for run, moment in exported.items():
+            if moment > models[target]:
+                continue
             note = folder.read_note(run)
             if note and Path(note["model"]).resolve() == target and parts_of(run) & set(parts):
                 found.add(run)
@@ -116,9 +122,8 @@ def describe(run: Path) -> dict[str, Any]:
     Settings and data of a run without checkpoints are None.
     """
     settings = settings_of(run)
-    lines = (
-        (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if (run / "log.jsonl").is_file() else []
-    )
+    log = run / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     last = json.loads(lines[-1]) if lines else {}
     return {
         "command": settings and command_of(settings),
@@ -144,22 +149,22 @@ def command_of(settings: dict[str, Any]) -> str | None:
     commands = []
     found = Path("configs").rglob(f"{Path(settings['output']).name}.yaml")
     # configurations in `base` are extended by others, never run
-    for path in (path for path in found if path.parent.name != "base"):
+    for path in found:
+        if path.parent.name == "base":
+            continue
         named = load_config(path).as_json()
         if named["stage"] == settings["stage"]:
-            changed = (
-                f"{name}={json.dumps(value)}" for name, value in settings.items() if value != named.get(name)
-            )
-            sets = (word for change in changed for word in ("--set", change))
-            commands.append(
-                shlex.join(
-                    ["accelerate", "launch", "-m", "training.main", "--config", path.as_posix(), *sets]
-                )
-            )
+            words = ["accelerate", "launch", "-m", "training.main", "--config", path.as_posix()]
+            for name, value in settings.items():
+                if value != named.get(name):
+                    words += ["--set", f"{name}={json.dumps(value)}"]
+            commands.append(shlex.join(words))
     return min(commands, key=len, default=None)
 
 
 def unique(names: list[Any]) -> list[str]:
     """Return names and lists of names as one list, each once."""
-    flat = [name for entry in names for name in ([entry] if isinstance(entry, str) else entry)]
+    flat: list[str] = []
+    for entry in names:
+        flat += [entry] if isinstance(entry, str) else entry
     return list(dict.fromkeys(flat))

@@ -35,11 +35,12 @@ def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     """
     joint = {"environment_encoders": EnvironmentEncoders, "noisy_latent_encoders": NoisyLatentEncoders}
     names = dict.fromkeys([*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), *joint])
-    return {
-        name: load_part(joint.get(name) or component_class(name), model / name, "train it first").half()
-        for name in names
-        if (model / name).is_dir()
-    }
+    parts = {}
+    for name in names:
+        if (model / name).is_dir():
+            part_class = joint.get(name) or component_class(name)
+            parts[name] = load_part(part_class, model / name, "train it first").half()
+    return parts
 
 
 def publish(

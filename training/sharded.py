@@ -37,19 +37,18 @@ def configure(accelerator: Any, config: Config) -> None:
             "use DDP"
         )
     zero = plugin.deepspeed_config["zero_optimization"]
-    moved = [
-        name
-        for name in ("offload_optimizer", "offload_param")
-        if (zero.get(name) or {}).get("device", "none") != "none"
-    ]
+    moved = []
+    for name in ("offload_optimizer", "offload_param"):
+        if (zero.get(name) or {}).get("device", "none") != "none":
+            moved.append(name)
     if moved:
         raise InputError(
             f"launched with {' and '.join(moved)}: offloading is not supported: take it out of the launch "
             "configuration"
         )
+    micro = config.batch_size // (accelerator.num_processes * config.accumulate)
     plugin.deepspeed_config |= {
-        "train_micro_batch_size_per_gpu": config.batch_size
-        // (accelerator.num_processes * config.accumulate),
+        "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": config.accumulate,
         "gradient_clipping": config.clip_grad_norm,
     }
@@ -66,7 +65,9 @@ class Sharded:
     """
 
     def __init__(self, module: nn.Module, optimizer: Any) -> None:
-        self.module, self.zero, self.adam = module, optimizer, optimizer.optimizer
+        self.module = module
+        self.zero = optimizer
+        self.adam = optimizer.optimizer
         self.cut_weights = hasattr(optimizer, "fp32_partitioned_groups_flat")  # ZeRO-3
         self.flats = (
             optimizer.fp32_partitioned_groups_flat
@@ -94,7 +95,8 @@ class Sharded:
         """
         if not self.cut_weights:
             return whole
-        pieces, parameters = {}, dict(self.module.named_parameters())
+        pieces = {}
+        parameters = dict(self.module.named_parameters())
         for name, tensor in whole.items():
             pieces[name] = torch.zeros(parameters[name].ds_tensor.shape)
             _fill(pieces[name], tensor.flatten())
@@ -109,9 +111,10 @@ class Sharded:
         # a tied parameter is gathered once, and stands under each of its names
         names = {id(p): name for name, p in self.module.named_parameters()}
         tied = dict(self.module.named_parameters(remove_duplicate=False))
-        return {
-            name: whole[names[id(tied[name])]] if name in tied else tensor for name, tensor in state.items()
-        }
+        found = {}
+        for name, tensor in state.items():
+            found[name] = whole[names[id(tied[name])]] if name in tied else tensor
+        return found
 
     # Optimizer
 
@@ -137,9 +140,8 @@ class Sharded:
             return
         for flat in self.flats:
             step = steps.clone().to(flat.device)
-            self.adam.state[flat] = {"step": step} | {
-                slot: torch.zeros_like(flat, requires_grad=False) for slot in SLOTS
-            }
+            slots = {slot: torch.zeros_like(flat, requires_grad=False) for slot in SLOTS}
+            self.adam.state[flat] = {"step": step} | slots
         for name, parameter in self._trained():
             for slot in SLOTS:
                 if f"{name}/{slot}" in tensors:
@@ -169,7 +171,8 @@ class Sharded:
     def _piece_2(self, parameter: nn.Parameter, slot: str) -> tuple[slice, Tensor]:
         """Return which values of a flattened parameter this process has under ZeRO-2, and the values."""
         mapping = parameter._hp_mapping
-        low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
+        low = mapping.lp_fragment_address
+        high = mapping.hp_fragment_address
         flat = self.adam.state[self.flats[mapping.param_group_index]][slot]
         return slice(low.start, low.start + low.numel), flat.narrow(0, high.start, high.numel)
 

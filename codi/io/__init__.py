@@ -5,37 +5,50 @@ float32 in [-1, 1], mono, (samples,). Files are read with Pillow, soundfile and 
 size, length and rate. Whatever is wrong with a file comes out as one `InputError`. Letters: F frames, H
 height, W width.
 
-    gates.py  what a file may be, and the one way to open it
-    read.py   files -> tensors
-    fit.py    tensors of any size, rate and length -> a model's geometry
-    write.py  tensors -> files, atomically
-    tags.py   what a file carries about how it was made
-    dub.py    a clip with another sound, its frames untouched
+    gates.py       what a file may be: limits, kinds and errors
+    media_file.py  a file or bytes, how it is opened, and its time 0
+    pictures.py    a picture -> pixels, as a viewer shows it
+    heif.py        the pictures that only FFmpeg decodes
+    frames.py      a clip -> the frames that are on show at given times
+    display.py     a decoded frame -> pixels, as a player shows them
+    animation.py   animated pictures that are clips
+    sounds.py      a recording or a clip -> a stretch of sound, in its place
+    facts.py       what a file holds, in plain values
+    read.py        all of these for prompts
+    sandbox.py     these in a process that may die
+    fit.py         tensors of any size, rate and length -> a model's geometry
+    files.py       new files of any kind, whole or not at all
+    write.py       tensors -> media files
+    tags.py        what a file carries about how it was made
+    dub.py         a clip with another sound, its frames untouched
 """
 
 from codi.io.dub import save_dubbed
-from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
-from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
-from codi.io.read import Video, check_prompt, describe, image_to_tensor, load_audio, load_image, load_video
-from codi.io.tags import read_text
-from codi.io.write import (
+from codi.io.files import (
+    NewFile,
     atomic,
     check_folder,
-    check_writers,
     create_json,
+    new_file,
     numbered,
-    save_audio,
-    save_image,
     save_json,
     save_manifest,
     save_text,
-    save_video,
+    sha256_of,
+    staged,
     taken,
 )
+from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
+from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
+from codi.io.pictures import image_to_tensor
+from codi.io.read import Video, check_prompt, describe, load_audio, load_image, load_video
+from codi.io.tags import read_text
+from codi.io.write import check_writers, save_audio, save_image, save_video
 
 __all__ = [
     "MAX_MINUTES",
     "MAX_PIXELS",
+    "NewFile",
     "Video",
     "atomic",
     "check_audio",
@@ -54,6 +67,7 @@ __all__ = [
     "load_audio",
     "load_image",
     "load_video",
+    "new_file",
     "numbered",
     "probe",
     "read_text",
@@ -64,6 +78,8 @@ __all__ = [
     "save_manifest",
     "save_text",
     "save_video",
+    "sha256_of",
+    "staged",
     "taken",
     "to_unit",
 ]

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from codi.io.files import NewFile, new_file
 from codi.io.gates import open_container, picture_stream, reading, wrong_kind
-from codi.io.read import duration_of
+from codi.io.media_file import duration_of
 from codi.io.tags import KEY, append_to_mp4
-from codi.io.write import atomic, encode_sound
+from codi.io.write import encode_sound, open_new
 from codi.types import InputError, Modality
 
 USUAL = (".mp4", ".mov", ".mkv")  # in order of preference; what players expect of a few codecs differs
@@ -52,6 +53,8 @@ def save_dubbed(
     Raises:
         InputError: if the clip cannot be read, or would be overwritten by itself.
     """
+    import av
+
     with reading(clip, Modality.VIDEO), open_container(clip) as source:
         picture = picture_stream(source)
         if picture is None:
@@ -77,13 +80,17 @@ def save_dubbed(
             )
         seconds = duration_of(source, picture)
         wave = wave[: round(seconds * rate)] if seconds else wave
-        with atomic(path) as temporary:
+        with new_file(path) as file:
             tags = {"comment": comment} if suffix in FLAGS else {"comment": comment, KEY: record}
-            _write(
-                temporary, source, picture, wave, int(rate), {key: text for key, text in tags.items() if text}
-            )
+            notes = {key: text for key, text in tags.items() if text}
+            try:
+                _write(file, suffix, source, picture, wave, int(rate), notes)
+            except av.error.FFmpegError as error:
+                if file.error is not None:  # the disk refused something
+                    raise
+                raise InputError(wrong_kind(clip, Modality.VIDEO, error)) from error
             if record and suffix in FLAGS:
-                append_to_mp4(temporary, record)
+                append_to_mp4(file, record)
     return path
 
 
@@ -103,12 +110,12 @@ def _takes(suffix: str, picture: Any) -> bool:
         return False
 
 
-def _write(path: Path, source: Any, picture: Any, wave: Tensor, rate: int, tags: dict[str, str]) -> None:
-    """Write the copied picture and the new sound into one container."""
-    import av
-
-    codec, codec_rate = CODECS.get(path.suffix, ("aac", rate))
-    with av.open(str(path), "w", options=FLAGS.get(path.suffix, {})) as container:
+def _write(
+    file: NewFile, suffix: str, source: Any, picture: Any, wave: Tensor, rate: int, tags: dict[str, str]
+) -> None:
+    """Write the copied picture and the new sound into one container, of the kind that the suffix says."""
+    codec, codec_rate = CODECS.get(suffix, ("aac", rate))
+    with open_new(file, FORMATS[suffix], FLAGS.get(suffix, {})) as container:
         container.metadata.update(tags)
         copied = container.add_stream_from_template(picture, opaque=True)
         encode_sound(container, container.add_stream(codec, rate=codec_rate, layout="mono"), wave, rate)

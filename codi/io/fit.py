@@ -11,6 +11,8 @@ from torch import Tensor
 
 from codi.libraries import load
 
+NEAR = 1e-3  # frames by which a time may be early and yet have come: products of rates are not exact
+
 
 def to_unit(pixels: Tensor) -> Tensor:
     """Convert pixels from uint8 to float32 in [-1, 1]."""
@@ -49,8 +51,8 @@ def fit_image(image: Tensor, size: int) -> Tensor:
 def fit_video(frames: Tensor, fps: float, num_frames: int, fps_out: float, size: int) -> Tensor:
     """Bring a clip to another frame rate, length and size, from its start.
 
-    Frame k of the result is the one that is shown nearest to k / fps_out seconds. A clip that ends early
-    keeps its last frame.
+    Frame k of the result is the one that is on show at k / fps_out seconds: the last one whose time has come.
+    A clip that ends early keeps its last frame.
 
     Args:
         frames: uint8 (F, 3, H, W).
@@ -62,7 +64,7 @@ def fit_video(frames: Tensor, fps: float, num_frames: int, fps_out: float, size:
     Returns:
         Float in [-1, 1], (num_frames, 3, size, size).
     """
-    index = (torch.arange(num_frames) * (fps / fps_out) + 0.5).floor().long().clamp(max=len(frames) - 1)
+    index = (torch.arange(num_frames) * (fps / fps_out) + NEAR).floor().long().clamp(max=len(frames) - 1)
     return fit_image(frames[index], size)
 
 

@@ -6,7 +6,7 @@ in what they raise at them; here all of it becomes an `InputError`.
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,16 @@ MAX_DECODED = 2 << 30  # bytes of the frames held at once
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 SILENCE = 1e-4  # peak amplitude (-80 dB) below which a recording says nothing
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-CONTAINERS = "mov,mp4,m4a,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg,mp3,wav,flac,aac,aiff,caf,amr"
+# A sound in [-1, 1] that clips has no peak above this: floats beyond it are integers in floats.
+LOUDEST = 100.0
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+STILLS = {b"heic", b"heix", b"mif1", b"avif"}  # brands of pictures in HEIF containers
+SEQUENCES = {b"hevc", b"hevx", b"msf1", b"avis"}  # and of sequences of them
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # pictures that are clips where they have several frames
+CONTAINERS = "mov,mp4,m4a,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,mp3,wav,flac,aac,aiff,caf,amr"
 EXPECTED = {
-    Modality.IMAGE: "a picture (png, jpg, webp, gif, bmp, tiff)",
+    Modality.IMAGE: "a picture (png, jpg, webp, avif, heic, gif, bmp, tiff)",
     Modality.AUDIO: "a recording (wav, flac, mp3, ogg, m4a)",
     Modality.VIDEO: "a clip (mp4, webm, mov, mkv, avi, gif)",
     Modality.TEXT: "a text in UTF-8",
@@ -41,10 +47,13 @@ def check_file(path: str | Path) -> None:
     """Raise `InputError` unless `path` is a file that can be read and holds something."""
     path = Path(path)
     try:
+        os.fsencode(path)
         exists = path.exists()
-    except OSError as error:  # such as for content that was passed as a name, which is too long for one
+    except (OSError, ValueError) as error:  # such as content that was passed as a name, or a null byte
+        reason = getattr(error, "strerror", None) or "it holds letters that no name may have"
         raise InputError(
-            f"{str(path)[:60]}... is no name of a file: {error.strerror}; content belongs into bytes, decoded"
+            f"{ascii(str(path))[1:-1][:60]}... is no name of a file: {reason}; content belongs into bytes, "
+            "decoded"
         ) from None
     if not exists:
         check_address(str(path))
@@ -89,8 +98,8 @@ def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silenc
         silence: whether a silent sound will do.
 
     Raises:
-        InputError: if the sound is empty, silent (unless that will do), not finite or longer than
-            `MAX_MINUTES`, or its rate is not from `MIN_RATE` to `MAX_RATE`.
+        InputError: if the sound is empty, silent (unless that will do), not finite, far beyond [-1, 1] or
+            longer than `MAX_MINUTES`, or its rate is not from `MIN_RATE` to `MAX_RATE`.
     """
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InputError(
@@ -102,6 +111,11 @@ def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silenc
     if not torch.isfinite(wave).all():
         raise InputError(
             f"{source} has samples that are NaN or infinite: expected numbers in [-1, 1]; export it again"
+        )
+    if (peak := wave.abs().max().item()) > LOUDEST:
+        raise InputError(
+            f"{source} has floats up to {peak:.4g}: expected [-1, 1]; samples of 16 bits that were made floats "
+            "are to be divided by 32768"
         )
     if not silence and wave.abs().max() < SILENCE:
         raise InputError(
@@ -117,7 +131,7 @@ def probe(path: str | Path) -> Modality:
         path: the file.
 
     Returns:
-        The modality of the file. An animated GIF counts as a clip.
+        The modality of the file. An animated picture counts as a clip.
 
     Raises:
         InputError: if the file cannot be read, or holds no modality that codi can read.
@@ -125,14 +139,13 @@ def probe(path: str | Path) -> Modality:
     check_file(path)
     try:
         with open_image(path) as image:
-            return (
-                Modality.VIDEO
-                if getattr(image, "n_frames", 1) > 1 and image.format == "GIF"
-                else Modality.IMAGE
-            )
+            moves = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+            return Modality.VIDEO if moves else Modality.IMAGE
     except Exception:
         pass
     try:
+        if is_heif(path):
+            return Modality.IMAGE
         with open_container(path) as container:
             if picture_stream(container) is not None:
                 return Modality.VIDEO
@@ -162,10 +175,12 @@ def reading(path: str | Path, modality: Modality) -> Iterator[None]:
     check_file(path)
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        raise InputError(wrong_kind(path, modality, error)) from error
+        if isinstance(error, InputError) and not getattr(error, "other_kind", False):
+            raise
+        raise InputError(
+            wrong_kind(path, modality, None if isinstance(error, InputError) else error)
+        ) from error
 
 
 def wrong_kind(path: str | Path, wanted: Modality, error: Exception | None = None) -> str:
@@ -226,8 +241,26 @@ def open_container(path: str | Path) -> Any:
 
 
 def picture_stream(container: Any) -> Any:
-    """Return the first video stream that is not the cover of an album; None if there is none."""
-    return next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
+    """Return the video stream that a player shows; None if there is none.
+
+    That is the default one, else the first. The cover of an album and thumbnails of chapters are none.
+    """
+    return _default(
+        s
+        for s in container.streams.video
+        if not s.disposition & (s.disposition.attached_pic | s.disposition.timed_thumbnails)
+    )
+
+
+def sound_stream(container: Any) -> Any:
+    """Return the audio stream that a player plays, the default one, else the first; None if there is none."""
+    return _default(container.streams.audio)
+
+
+def _default(streams: Iterable[Any]) -> Any:
+    """Return the first stream that is marked as default, else the first of all; None of none."""
+    found = list(streams)
+    return next((s for s in found if s.disposition & s.disposition.default), found[0] if found else None)
 
 
 def check_minutes(seconds: float, source: Any) -> None:
@@ -246,3 +279,17 @@ def _is_text(path: str | Path) -> bool:
     text = head.decode("utf-8", errors="ignore")
     whole = len(text.encode()) >= len(head) - 3  # a character may be cut at the end
     return whole and all(letter.isprintable() or letter in "\t\n\r\f" for letter in text)
+
+
+def is_heif(path: str | Path) -> bool:
+    """Return whether a file is a picture in a HEIF container (HEIC, AVIF), by the brands that it states."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    return names_heif(head)
+
+
+def names_heif(head: bytes) -> bool:
+    """Return whether the first bytes of a file are those of a still picture in a HEIF container."""
+    size = min(int.from_bytes(head[:4], "big"), 64)
+    brands = {head[8:12], *(head[k : k + 4] for k in range(16, size - 3, 4))}
+    return head[4:8] == b"ftyp" and head[8:12] not in SEQUENCES and bool(brands & STILLS)

@@ -8,9 +8,11 @@ What is written is ASCII (JSON with escapes), so that no container's idea of an 
     mkv, webm      a tag, written with the container's other metadata
 """
 
+import os
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 from codi.io.gates import check_file, check_pixels, open_container, open_image
 from codi.types import InputError
@@ -19,28 +21,30 @@ KEY = "codi"
 MAX_TEXT = 16 << 20  # characters that are read from a file
 
 
-def append_to_wav(path: Path, text: str) -> None:
-    """Append `text` (ASCII) to a complete wav file, behind its sound."""
+def append_to_wav(file: Any, text: str) -> None:
+    """Append `text` (ASCII) to a complete wav file, behind its sound; the file is open for writing."""
     value = text.encode("ascii") + b"\0"
     value += bytes(len(value) % 2)  # chunks of a wav begin at even places
     entry = b"INFO" + KEY.encode() + struct.pack("<I", len(value)) + value
-    with open(path, "r+b") as file:
-        file.seek(0, 2)
-        file.write(bytes(file.tell() % 2))
-        file.write(b"LIST" + struct.pack("<I", len(entry)) + entry)
-        size = file.tell() - 8
-        file.seek(4)  # the size of the whole file, less 8 bytes, stands here
-        file.write(struct.pack("<I", size))
+    file.seek(0, os.SEEK_END)
+    file.write(bytes(file.tell() % 2))
+    file.write(b"LIST" + struct.pack("<I", len(entry)) + entry)
+    size = file.tell() - 8
+    file.seek(4)  # the size of the whole file, less 8 bytes, stands here
+    file.write(struct.pack("<I", size))
 
 
-def append_to_mp4(path: Path, text: str) -> None:
-    """Append `text` (ASCII) to a complete mp4 or mov file. Nothing in it moves, so no offset changes."""
+def append_to_mp4(file: Any, text: str) -> None:
+    """Append `text` (ASCII) to a complete mp4 or mov file that is open for writing.
+
+    Nothing in it moves, so no offset changes.
+    """
     mean = _box(b"mean", bytes(4), b"org.codi")
     name = _box(b"name", bytes(4), KEY.encode())
     data = _box(b"data", struct.pack(">II", 1, 0), text.encode("ascii"))  # of type 1: UTF-8
     handler = _box(b"hdlr", bytes(8), b"mdirappl", bytes(9))
-    with open(path, "ab") as file:
-        file.write(_box(b"meta", bytes(4), handler, _box(b"ilst", _box(b"----", mean, name, data))))
+    file.seek(0, os.SEEK_END)
+    file.write(_box(b"meta", bytes(4), handler, _box(b"ilst", _box(b"----", mean, name, data))))
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:

@@ -136,7 +136,7 @@ class Audio(ModalityKind):
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
         """Return a stretch of a recording, or of the sound of a clip, float32 (samples,)."""
         from codi import io
-        from codi.io.media_file import read_sound
+        from codi.io.sounds import read_sound
 
         rate, duration = spec.timed
         seconds = duration + RESAMPLING / min(rate, 8000)
@@ -147,6 +147,6 @@ class Audio(ModalityKind):
 
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""
-        from codi.io.media_file import seconds_of
+        from codi.io.sounds import seconds_of
 
         return seconds_of(source, clip=False)

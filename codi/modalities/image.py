@@ -107,7 +107,7 @@ class Image(ModalityKind):
 
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
         """Return the picture in a file, uint8 (3, H, W)."""
-        from codi.io.media_file import read_image
+        from codi.io.pictures import read_image
 
         return fitted(read_image(source), spec, cut)
 

@@ -1,5 +1,6 @@
 """Video: clips of pictures in [-1, 1], (F, 3, H, W), at the model's frames per second."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,14 @@ class Video(ModalityKind):
         """Return frames of a clip at an even rate, uint8 (F, 3, H, W)."""
         from codi.io.frames import read_frames
 
-        count, rate = spec.raw_shape[0], spec.timed[0]
-        return fitted(read_frames(source, cut.start, count, rate, cut.end, cut.backend), spec, cut)
+        count, rate, size = spec.raw_shape[0], spec.timed[0], spec.raw_shape[-1]
+        if cut.crop is not None:  # of what is cropped, as much is left as of the whole otherwise
+            size = math.ceil(size / cut.crop[0])
+        return fitted(read_frames(source, cut.start, count, rate, cut.end, cut.backend, size), spec, cut)
 
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""
-        from codi.io.media_file import seconds_of
+        from codi.io.sounds import seconds_of
 
         return seconds_of(source, clip=True)
 

@@ -121,7 +121,8 @@ def layers_of(tensors: Mapping[str, Tensor]) -> list[str]:
     halves = {name: name.rpartition(".lora_")[::2] for name in tensors}
     layers = sorted({layer for layer, _ in halves.values()})
     wanted = {f"{layer}.lora_{half}.weight" for layer in layers for half in "AB"}
-    if strange := sorted(wanted ^ set(tensors)):
+    # A name that belongs to no LoRA says more than the halves that it would need.
+    if strange := sorted(set(tensors) - wanted) or sorted(wanted - set(tensors)):
         raise InputError(
             "a LoRA has two tensors for each layer, lora_A.weight and lora_B.weight; not so here: "
             f"{strange[0]!r}"

@@ -111,8 +111,11 @@ def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
             "this model's text tower has no tokenizer: words can only be added where there is one"
         )
     width = tower.text.config.hidden_size
+    taken = {name.lower() for name in tokenizer.get_vocab()}
+    taken |= {name.lower() for word, rows in known.items() for name in _names(word, len(rows))}
     for word, rows in words.items():
-        _check(word, rows, width, {*tokenizer.get_vocab(), *known})
+        _check(word, rows, width, taken)
+        taken |= {name.lower() for name in _names(word, len(rows))}
     # All learned words go and come back together, so that there is never a table behind a table.
     remove_words(tower)
     known |= words
@@ -126,12 +129,15 @@ def add_words(tower: TextTower, words: Mapping[str, Tensor]) -> Vectors:
 
 
 def _check(word: str, rows: Tensor, width: int, taken: set[str]) -> None:
-    """Raise `InputError` unless a new word can be added with these rows to a tower of this width."""
+    """Raise `InputError` unless a new word can be added with these rows to a tower of this width.
+
+    The names of tokens that are `taken` already are in lower case.
+    """
     if not re.fullmatch(r"\S{1,64}", word):
         raise InputError(
             f"new word {word!r}: expected one word of at most 64 characters without spaces, such as '<gizmo>'"
         )
-    if word.lower() in {known.lower() for known in taken}:
+    if word.lower() in taken:
         raise InputError(
             f"new word {word!r} is known to this model already: choose another, such as "
             f"'<{word.strip('<>')}-2>'"
@@ -141,6 +147,13 @@ def _check(word: str, rows: Tensor, width: int, taken: set[str]) -> None:
             f"new word {word!r} has vectors of shape {tuple(rows.shape)}: this model's text tower takes (k, "
             f"{width})"
         )
+    # Two words that share a token would shift the rows of all words behind them.
+    for name in _names(word, len(rows)):
+        if name.lower() in taken:
+            raise InputError(
+                f"new word {word!r} of {len(rows)} vectors needs the token {name!r}, which is known to this "
+                f"model already: choose another, such as '<{word.strip('<>')}-2>'"
+            )
 
 
 def _pool_by_end(text: nn.Module, end: int) -> list[nn.Module]:

@@ -24,7 +24,8 @@ def webvid(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
     """
     for table in metadata:
         for _, row in read_table(table, (("videoid",), ("name",))):
-            identity, page = first(row, "videoid"), first(row, "page_dir").strip("/")
+            identity = first(row, "videoid")
+            page = first(row, "page_dir").strip("/")
             names = (f"{page}/{identity}", identity) if page else (identity,)
             yield Item(id=identity, names=names, captions=tuple(filter(None, [first(row, "name")])))
 
@@ -85,6 +86,7 @@ def acav(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
                     f'{where} is {line.strip()!r}: expected shard, file name, video, "[from, to]"'
                 ) from None
             stem = name.rpartition(".")[0] or name
-            start, end = seconds(start, where), seconds(end, where)
+            start = seconds(start, where)
+            end = seconds(end, where)
             names = (f"{shard}/{stem}", stem, *youtube(identity, start, end))
             yield Item(id=stem, names=names, whole=(identity,), start=start, end=end)

@@ -59,7 +59,7 @@ class MediaFolder:
         for place, _, names in os.walk(folder, followlinks=False):
             for name in names:
                 stem, _, suffix = name.rpartition(".")
-                if suffix.lower() in known:
+                if suffix.lower() in known and not stem.startswith("._"):  # what a Mac notes of a file
                     self._files.setdefault(stem, []).append(
                         os.path.relpath(os.path.join(place, name), folder)
                     )
@@ -70,11 +70,11 @@ class MediaFolder:
     def find(self, name: str) -> Path | None:
         """Return the file of that name, the first by path of several; folders in the name must match."""
         parent, _, stem = name.rpartition("/")
-        files = [
-            f
-            for f in self._files.get(stem, [])
-            if not parent or f"/{Path(f).parent.as_posix()}".endswith(f"/{parent}")
-        ]
+        files = []
+        for file in self._files.get(stem, []):
+            folder = f"/{Path(file).parent.as_posix()}"
+            if not parent or folder.endswith(f"/{parent}"):
+                files.append(file)
         return self.folder / min(files) if files else None
 
 
@@ -90,7 +90,8 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
     Returns:
         Plain values under the keys of `data.rows.KEYS`.
     """
-    path, whole = next(filter(None, map(media.find, item.names)), None), False
+    path = next(filter(None, map(media.find, item.names)), None)
+    whole = False
     if path is None:
         path = next(filter(None, map(media.find, item.whole)), None)
         whole = path is not None and not _is_cut(path, item)
@@ -98,16 +99,20 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
         return None
     modality = _modality(path)
     row: dict[str, Any] = {"id": item.id, modality.value: relative(path, manifest)}
-    if item.captions:
-        row |= {"caption": item.captions[0]} if len(item.captions) == 1 else {"captions": list(item.captions)}
+    if len(item.captions) == 1:
+        row["caption"] = item.captions[0]
+    elif item.captions:
+        row["captions"] = list(item.captions)
     if digest:
         with path.open("rb") as stream:
             row["sha256"] = {modality.value: hashlib.file_digest(stream, "sha256").hexdigest()}
-    if whole:
-        row |= {
-            name: value for name, value in (("start", item.start), ("end", item.end)) if value is not None
-        }
-    return row | ({"info": dict(item.info)} if item.info else {})
+    if whole and item.start is not None:
+        row["start"] = item.start
+    if whole and item.end is not None:
+        row["end"] = item.end
+    if item.info:
+        row["info"] = dict(item.info)
+    return row
 
 
 def _is_cut(path: Path, item: Item) -> bool:

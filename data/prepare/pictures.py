@@ -27,11 +27,10 @@ def laion(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:
                 key = first(row, "key", "SAMPLE_ID").removesuffix(".0")
                 folders = (f"{key[:5]}/{key}",) if "key" in row and len(key) > 5 else ()
                 caption = first(row, "caption", "TEXT")
-                info = {
-                    name.lower(): first(row, name)
-                    for name in ("url", "URL", "LICENSE", "license")
-                    if first(row, name)
-                }
+                info = {}
+                for name in ("url", "URL", "LICENSE", "license"):
+                    if first(row, name):
+                        info[name.lower()] = first(row, name)
                 yield Item(
                     id=key or where,
                     names=(*folders, key) if key else (),

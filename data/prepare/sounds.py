@@ -29,19 +29,17 @@ def audiocaps(metadata: list[Path], labels: Path | None = None) -> Iterator[Item
     def items() -> Iterator[Item]:
         for table in metadata:
             for where, row in read_table(table, (("youtube_id",), ("start_time",), ("caption",))):
-                identity, start = first(row, "youtube_id"), seconds(row["start_time"], where)
-                names = (
-                    *youtube(identity, start, start + AUDIOCAPS_SECONDS),
-                    f"Y{identity}",
-                    first(row, "audiocap_id"),
-                )
+                identity = first(row, "youtube_id")
+                start = seconds(row["start_time"], where)
+                end = start + AUDIOCAPS_SECONDS
+                names = (*youtube(identity, start, end), f"Y{identity}", first(row, "audiocap_id"))
                 yield Item(
                     id=f"{identity}_{start:g}",
                     names=tuple(filter(None, names)),
                     whole=(identity,),
                     captions=tuple(filter(None, [first(row, "caption")])),
                     start=start,
-                    end=start + AUDIOCAPS_SECONDS,
+                    end=end,
                 )
 
     return merged(items())
@@ -60,14 +58,10 @@ def audioset(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]
     Yields:
         One item for each segment.
     """
-    names = (
-        {}
-        if labels is None
-        else {
-            row["mid"]: first(row, "display_name")
-            for _, row in read_table(labels, (("mid",), ("display_name",)))
-        }
-    )
+    names = {}
+    if labels is not None:
+        for _, row in read_table(labels, (("mid",), ("display_name",))):
+            names[row["mid"]] = first(row, "display_name")
     for table in metadata:
         for where, line in read_lines(table):
             if not line.strip() or line.startswith("#"):
@@ -78,13 +72,15 @@ def audioset(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]
                     f"{where} has {len(fields)} columns: expected YTID, start_seconds, end_seconds, "
                     "positive_labels"
                 )
-            identity, start, end = fields[0], seconds(fields[1], where), seconds(fields[2], where)
+            identity = fields[0]
+            start = seconds(fields[1], where)
+            end = seconds(fields[2], where)
             marks = fields[3].split(",")
-            unknown = [mark for mark in marks if names and mark not in names]
-            if unknown:
-                raise InputError(
-                    f"{where}: label {unknown[0]!r} is not in {labels}: is it the table of the same release?"
-                )
+            for mark in marks:
+                if names and mark not in names:
+                    raise InputError(
+                        f"{where}: label {mark!r} is not in {labels}: is it the table of the same release?"
+                    )
             caption = ", ".join(names[mark].lower() for mark in marks) if names else ""
             yield Item(
                 id=f"{identity}_{start:g}",
@@ -115,7 +111,8 @@ def freesound(metadata: list[Path], labels: Path | None = None) -> Iterator[Item
         for _, row in read_table(table, (("id",),)):
             identity = first(row, "id")
             caption = first(row, "caption") or _first_sentence(first(row, "description")) or _tagged(row)
-            user, name = first(row, "username"), first(row, "name")
+            user = first(row, "username")
+            name = first(row, "name")
             slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\.\w{2,4}$", "", name.lower())).strip("-")
             info = {key: first(row, key) for key in ("license", "username", "href", "url") if first(row, key)}
             names = (
@@ -167,6 +164,6 @@ def _tagged(row: dict) -> str:
     tags = row.get("tags") or ""
     words = tags if isinstance(tags, list) else re.split(r"[,;|\s]+", str(tags))
     name = re.sub(r"\.\w{2,4}$", "", first(row, "name")).replace("_", " ").replace("-", " ")
-    return ", ".join(
-        filter(None, [" ".join(name.split()), *(word.strip().replace("-", " ") for word in words)])
-    )
+    named = [" ".join(name.split())]
+    named += [word.strip().replace("-", " ") for word in words]
+    return ", ".join(filter(None, named))

@@ -88,7 +88,7 @@ def seconds(text: Any, where: str) -> float:
 def _check_columns(where: str, row: dict[str, Any], columns: Sequence[Sequence[str]]) -> None:
     """Raise InputError unless the row has one column of each group."""
     for group in columns:
-        if not any(name in row for name in group):
+        if row.keys().isdisjoint(group):
             raise InputError(
                 f"{where}: no column {' or '.join(group)} (there are {', '.join(map(str, row))}): is this "
                 "the right table?"
@@ -118,14 +118,15 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where, row) of a JSON list of objects, which stands alone or under `data` or `results`."""
     try:
         values = parse_json("".join(line for _, line in read_lines(path)))
+    except InputError as error:
+        raise error from None
     except ValueError as error:
-        raise (
-            error if isinstance(error, InputError) else InputError(f"{path} is not JSON ({error})")
-        ) from None
+        raise InputError(f"{path} is not JSON ({error})") from None
     if isinstance(values, dict):
-        values = next(
-            (values[name] for name in ("data", "results") if isinstance(values.get(name), list)), [values]
-        )
+        for name in ("data", "results"):
+            if isinstance(values.get(name), list):
+                values = values[name]
+                break
     for number, row in enumerate(values if isinstance(values, list) else [values], start=1):
         yield f"{path}: row {number}", row
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from codi import io
-from codi.io.frames import choose_backend, gate, nearest, read_frames
-from codi.io.media_file import MediaFile, decoding, read_image, read_sound, seconds_of
+from codi.io.frames import choose_backend, gate, on_show, read_frames
+from codi.io.media_file import MediaFile, decoding
+from codi.io.pictures import read_image
+from codi.io.sounds import read_sound, seconds_of
 from codi.types import InputError
 from tests.data.files import RATE, clicks, number_of, numbered, save_clip
 
@@ -77,7 +79,7 @@ def test_a_click_and_its_frame_stay_together_wherever_the_cut_is(tmp_path, name)
             assert wave.abs().argmax() == place, (name, start)
             for backend in BACKENDS:
                 frames = read_frames(source, start, 12, 8, None, backend)
-                assert number_of(frames) == [int((start + k / 8) * 8 + 0.5) for k in range(12)]
+                assert number_of(frames) == [int((start + k / 8) * 8 + 0.004) for k in range(12)]
 
 
 def test_sound_of_mp4_equals_the_whole_after_a_search(tmp_path):
@@ -91,8 +93,8 @@ def test_sound_of_mp4_equals_the_whole_after_a_search(tmp_path):
 
 
 def test_a_clip_whose_picture_begins_late_keeps_its_sound_in_place(tmp_path):
-    """The clock of a clip starts with its first frame: sound from before it is left out, sound that begins
-    later comes later.
+    """The clock of a clip starts with the earlier one of its picture and its sound: sound that begins later
+    comes later, and so does a picture.
     """
     import av
 
@@ -116,9 +118,12 @@ def test_a_clip_whose_picture_begins_late_keeps_its_sound_in_place(tmp_path):
             )
             container.mux(sound.encode(frame))
             container.mux(sound.encode(None))
-        wave, _ = read_sound(MediaFile(tmp_path / name, name), 0.0, 2.0, clip=True)
+        source = MediaFile(tmp_path / name, name)
+        wave, _ = read_sound(source, 0.0, 2.0, clip=True)
         # the clock of mkv ticks once in 16 samples
-        assert abs(int(wave.abs().argmax()) - round((1.0 + shift) * RATE)) <= 16
+        assert abs(int(wave.abs().argmax()) - round((1.0 + max(0, shift)) * RATE)) <= 16
+        first = round(8 * max(0, -shift))
+        assert number_of(read_frames(source, 0, 8, 8, None, "av")) == [0] * first + list(range(8 - first))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +152,8 @@ def test_narrow_clips_that_decord_misreads(tmp_path, width):
 def test_rates_and_ends(tmp_path, backend):
     source = MediaFile(save_clip(tmp_path / "a.mp4", numbered(16), 8), "a")
     assert number_of(read_frames(source, 0, 8, 4, None, backend)) == list(range(0, 16, 2))
-    # 1.5 is as near to 1 as to 2: the later one
-    assert number_of(read_frames(source, 0, 4, 16 / 3, None, backend)) == [0, 2, 3, 5]
+    # at 1.5 frames the second one is on show
+    assert number_of(read_frames(source, 0, 4, 16 / 3, None, backend)) == [0, 1, 3, 4]
     assert number_of(read_frames(source, 1.5, 8, 8, None, backend)) == [12, 13, 14, 15, 15, 15, 15, 15]
     assert number_of(read_frames(source, 1.0, 6, 8, 1.25, backend)) == [8, 9, 9, 9, 9, 9]
     with pytest.raises(InputError, match="no frame from 5"):
@@ -233,15 +238,10 @@ def test_our_own_mistakes_pass_through_and_a_decoders_do_not():
         source.handle()
 
 
-def test_nearest_prefers_the_later_of_two():
-    assert nearest(np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.24, 0.25, 0.74, 0.75, 9.0])).tolist() == [
-        0,
-        0,
-        1,
-        1,
-        2,
-        2,
-    ]
+def test_on_show_is_the_last_frame_whose_time_has_come():
+    begins, times = np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.24, 0.4999999, 0.5, 0.99, 1.0, 9.0])
+    assert on_show(begins, times).tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert on_show(begins + 0.25, np.array([0.0, 0.25])).tolist() == [0, 0]
 
 
 def test_backends_have_names():

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from codi.fork_server import ForkServer
 from codi.types import InputError, Modality
 from data.decode import Size
-from data.fork_server import ForkServer
 from data.workers import BadSample, Decoder, DecodingError
 from tests.data.files import clicks, digest, job_of, mutate, numbered, save_clip, tiny
 
@@ -200,7 +200,7 @@ def test_the_end_of_a_chain_is_said(tmp_path):
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     save_clip(tmp_path / "a.mp4", numbered(4), 8, clicks(0.5, 0.2))
     code = (
-        "import os, sys; from pathlib import Path; from data.workers import Decoder; from data.fork_server "
+        "import os, sys; from pathlib import Path; from data.workers import Decoder; from codi.fork_server "
         "import ForkServer\n"
         "from tests.data.files import job_of\n"
         f"decoder = Decoder(workers=1); decoder.decode([job_of(Path({str(tmp_path / 'a.mp4')!r}))])\n"

@@ -14,6 +14,7 @@ from codi.models.denoisers.frames import PromptedKernels
 from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.temporal import RELEASED, delay
 from codi.protocols import Environment
+from tests.models.shared import wake
 
 VISION = dict(
     in_channels=4,
@@ -44,12 +45,6 @@ def make(kind, seed=0, **more):
     model = (TextDenoiser if kind == "text" else UNetDenoiser)(**CONFIG[kind] | more).eval()
     wake(model, skip=(".temporal.", ".frame_mixer."))
     return model
-
-
-def wake(model, skip=()):
-    for name, p in model.named_parameters():
-        if not any(part in name for part in skip) and not p.any():
-            nn.init.normal_(p, std=0.05)
 
 
 def inputs(kind, batch=2, tokens=1):

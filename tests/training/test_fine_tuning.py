@@ -18,7 +18,7 @@ from codi.types import InputError, Modality
 from codi.world import COLOURS, SHAPES
 from training.config import load_config
 from training.main import main
-from training.stages import find_stage
+from training.stages import open_stage
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "world"
 FEW = "{image: 0.1, text: 0.9}"
@@ -36,7 +36,7 @@ def settings(model, name, *overrides):
 
 def stage_of(model, name, *overrides):
     config = load_config(CONFIGS / f"{name}.yaml", small=True, overrides=settings(model, name, *overrides))
-    return find_stage(config.stage)(config)
+    return open_stage(config)
 
 
 def train(model, name, *overrides, run=None):

@@ -14,7 +14,7 @@ from codi.types import InputError, Modality
 from data.world import PAIRS
 from training.config import load_config, strict
 from training.plan import HardwareSpec, plan
-from training.stages import find_stage
+from training.stages import open_stage
 from training.stages.align import AlignOptions
 from training.stages.autoencoder import AutoencoderOptions, SoundOptions
 from training.stages.building import build_module, check_sections
@@ -31,7 +31,7 @@ EMBEDDED = pretrained.resolve()
 
 def build(name, *overrides):
     config = load_config(CONFIGS / f"{name}.yaml", overrides=[f"model={EMBEDDED}", *overrides])
-    return build_module(find_stage(config.stage)(config), config.part)
+    return build_module(open_stage(config), config.part)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_configurations_keep_to_the_pairs_that_training_may_see(path):
 @pytest.mark.parametrize("name", ["autoencoder_image", "autoencoder_audio", "autoencoder_text"])
 def test_what_goes_on_from_a_finished_autoencoder_needs_no_part(name):
     settings = [f"model={EMBEDDED}", "part={}", "options.continue_from=true"]
-    stage = find_stage(name)(load_config(CONFIGS / f"{name}.yaml", overrides=settings))
+    stage = open_stage(load_config(CONFIGS / f"{name}.yaml", overrides=settings))
     module, batch = stage.build(), stage.data().fetch([0, 1])
     assert stage.loss(module, batch, torch.Generator().manual_seed(0))[0].requires_grad
     assert {modality: len(spec.raw_shape) for modality, spec in stage.geometry().items()} in (
@@ -133,7 +133,7 @@ def test_pictures_are_as_large_as_the_tower_has_them():
     ]
     config = load_config(CONFIGS / "align_image.yaml", overrides=left_out)
     del config.part["vision_tower"]["vision_config"]["image_size"]
-    stage = find_stage(config.stage)(config)
+    stage = open_stage(config)
     stage.build()
     assert stage.geometry()[Modality.IMAGE].raw_shape == (3, 224, 224)
 
@@ -204,7 +204,7 @@ def test_options_that_cannot_be_are_named(kind, values, words):
 def test_scenes_that_cannot_be_trained_on_are_refused(override, words):
     config = load_config(CONFIGS / "denoise_image.yaml", overrides=[f"model={EMBEDDED}", override])
     with pytest.raises(InputError, match=words):
-        find_stage(config.stage)(config).data()
+        open_stage(config).data()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_scenes_that_cannot_be_trained_on_are_refused(override, words):
 def test_where_nothing_is_cached_scenes_come_as_they_are(name, overrides):
     only_text = [f"model={EMBEDDED}", "options.prompts={text: 1.0}", *overrides]
     config = load_config(CONFIGS / f"{name}.yaml", overrides=only_text)
-    stage = find_stage(config.stage)(config)
+    stage = open_stage(config)
     module, batch = stage.build(), stage.data().fetch([3, 4])
     assert (
         len(batch["scenes"]) == 2

@@ -10,7 +10,7 @@ from codi.types import InputError, Modality
 from tests.training.media import make_media
 from training.config import Config
 from training.plan import HardwareSpec, plan
-from training.stages import find_stage
+from training.stages import open_stage
 from training.stages.building import build_module
 from training.stages.pairs import parse_pair, rule_of
 
@@ -63,7 +63,7 @@ def config_of(settings, folder, data):
 def test_pictures_and_sounds_train_together_on_files(settings, files, tmp_path):
     config = config_of(settings, tmp_path, files)
     assert "GFLOP" in plan(config, tmp_path, HardwareSpec())
-    stage = find_stage(config.stage)(config)
+    stage = open_stage(config)
     module = build_module(stage, config.part)
     stage.to(torch.device("cpu"))
     with stage.data() as source:
@@ -77,7 +77,7 @@ def test_pictures_and_sounds_train_together_on_files(settings, files, tmp_path):
 def test_they_do_not_on_scenes(settings, files, tmp_path):
     for data in ({}, {**files, "world": {"weight": 1}}):
         with pytest.raises(InputError, match="may see together|training sees together"):
-            find_stage(settings["stage"])(config_of(settings, tmp_path, data))
+            open_stage(config_of(settings, tmp_path, data))
 
 
 def test_a_pair_is_two_modalities_whatever_the_rule():
@@ -92,4 +92,4 @@ def test_prompts_keep_to_the_rule_too(tmp_path):
     config = config_of(settings, tmp_path, {})
     assert rule_of(config) is not None
     with pytest.raises(InputError, match="prompts names audio"):
-        find_stage("denoise")(config).data()
+        open_stage(config).data()

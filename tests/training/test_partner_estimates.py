@@ -16,8 +16,8 @@ from codi.types import InputError, Modality
 from data.batch import Batch
 from data.world import PAIRS
 from training.config import Config
+from training.stages import open_stage
 from training.stages.denoise import DenoiseStage
-from training.stages.joint import JointStage
 from training.stages.new_model import SCHEDULER, estimate_weight
 from training.stages.partner_estimates import PartnerEstimates, estimated_prompt
 
@@ -208,10 +208,10 @@ def other_weight(tmp_path):
 def test_estimates_are_amplified_as_the_trained_model_says(other_weight, tmp_path):
     run = dict(model=other_weight, output=tmp_path / "run", samples=1, batch_size=1, lr=1e-3)
     options = {"modality": "text", "prompts": {"text": 1.0}, "partner_estimates": {"image": 0.5}}
-    assert DenoiseStage(Config(stage="denoise", options=options, **run)).partner_estimates.weight == 1.5
+    assert open_stage(Config(stage="denoise", options=options, **run)).partner_estimates.weight == 1.5
     latents = {"audio": {"latent_rate": 25.0}, "video": {"latent_rate": 8.0}}
     joint = Config(stage="joint", options={"pairs": {"audio+video": 1.0}}, part={"latents": latents}, **run)
-    assert JointStage(joint).estimate_weight == 1.5
+    assert open_stage(joint).estimate_weight == 1.5
 
 
 def test_a_model_that_names_no_weight_has_that_of_every_call(other_weight):

@@ -14,7 +14,7 @@ from data.manifest import write_manifest
 from data.world import scene_at
 from tests.training.media import make_media
 from training.config import load_config
-from training.stages import find_stage
+from training.stages import open_stage
 from training.stages.prompts import Prompts
 
 WIDTH = 32
@@ -67,10 +67,7 @@ def test_kinds_are_said_with_the_tokens():
 def test_a_noisy_latent_encoder_meets_sentences_and_its_own_kind():
     """Whose caption it is to tell: a third medium of the same scene is none that training may see."""
     config = load_config(CONFIGS / "noisy_latent_encoders.yaml", overrides=[f"model={pretrained.resolve()}"])
-    met = {
-        str(m): sorted(map(str, prompts.names))
-        for m, prompts in find_stage(config.stage)(config).prompts.items()
-    }
+    met = {str(m): sorted(map(str, prompts.names)) for m, prompts in open_stage(config).prompts.items()}
     pairs = {name: sorted(["text", name]) for name in ("image", "audio", "video")}
     assert met == {"text": ["audio", "image", "text", "video"], **pairs}
 
@@ -111,7 +108,7 @@ def stage_of(name, rows, *overrides):
     config = load_config(
         CONFIGS / f"{name}.yaml", overrides=[*places, "options.continue_from=true", *overrides]
     )
-    return find_stage(config.stage)(config)
+    return open_stage(config)
 
 
 def test_captions_are_asked_for_where_prompts_are_sentences(silent_rows):

@@ -11,7 +11,7 @@ from codi.models.denoisers import UNetDenoiser
 from codi.types import InputError, Modality
 from tests.training.test_contrast import LATENTS
 from training.config import Config
-from training.stages.denoise import DenoiseStage
+from training.stages import open_stage
 from training.stages.joint import JointOptions
 from training.stages.temporal_change import TemporalChangeDecoder, WithTemporalChange, changes
 
@@ -90,4 +90,4 @@ def test_a_denoiser_without_tokens_in_time_has_no_temporal_change_loss(tmp_path)
         stage="denoise", model=model, samples=1, batch_size=1, lr=1e-3, output=tmp_path, options=options
     )
     with pytest.raises(InputError, match="temporal_change is 0.1: expected 0, or sound or a clip"):
-        DenoiseStage(config).build()
+        open_stage(config).build()

@@ -29,8 +29,7 @@ class Stage:
     The class methods answer what can be asked of a configuration alone, before anything is loaded.
 
     Args:
-        config: the run. A subclass reads its options strictly, and loads the frozen parts by
-            `training.stages.common.load_part`, so that a plan can do without their weights.
+        config: the run. A subclass reads its options strictly; it loads nothing before `load`.
 
     Attributes:
         identity: the names of those options that say what is learned; a run with other values of them is
@@ -61,6 +60,9 @@ class Stage:
         from training.stages.files import names_of_data
 
         return names_of_data(config.data)
+
+    def load(self) -> None:
+        """Load the frozen parts, by `training.stages.common.load_part`: a plan does without their weights."""
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -173,3 +175,10 @@ def find_stage(name: str) -> type[Stage]:
         )
     module, _, attribute = STAGES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def open_stage(config: Config) -> Stage:
+    """Return the stage of a run, its frozen parts loaded. Raise `InputError` for what is wrong with it."""
+    stage = find_stage(config.stage)(config)
+    stage.load()
+    return stage

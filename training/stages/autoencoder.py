@@ -188,14 +188,12 @@ class AutoencoderStage(Stage):
         Returns:
             (B, ...).
         """
-        noise, level = (
-            torch.randn(latent.shape, generator=generator, device=latent.device),
-            self.options.latent_noise,
-        )
-        if (least := self.options.least_noise) is not None:
-            own = torch.rand(len(latent), generator=generator, device=latent.device).view(
-                -1, *[1] * (latent.ndim - 1)
-            )
+        noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+        level = self.options.latent_noise
+        least = self.options.least_noise
+        if least is not None:
+            own = torch.rand(len(latent), generator=generator, device=latent.device)
+            own = own.view(-1, *[1] * (latent.ndim - 1))
             level = least + (level - least) * own
         # latents are not normalised yet in training, so the noise is scaled by their own deviation
         return latent + level * latent.detach().std() * noise
@@ -203,7 +201,8 @@ class AutoencoderStage(Stage):
     @torch.no_grad()
     def measure(self, module: nn.Module) -> None:
         """Set the statistics of the latents from fresh scenes, or from files in another order."""
-        source, batches = self.data(offset=1), []
+        source = self.data(offset=1)
+        batches = []
         for start in range(0, self.options.statistics_samples, 64):
             batches.append(self.mean_latent(module, source.fetch(list(range(start, start + 64)))))
         source.close()
@@ -219,7 +218,8 @@ class ImageStage(AutoencoderStage):
     """The stage that trains the autoencoder of pictures, on single frames of scenes or on picture files."""
 
     component = "image_autoencoder"
-    modality, entry = Modality.IMAGE, "frames"
+    modality = Modality.IMAGE
+    entry = "frames"
 
     def build(self) -> ImageAutoencoder:
         """Return the autoencoder of `part`, or the one in the model folder."""
@@ -291,8 +291,11 @@ def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Ten
     Returns:
         A scalar.
     """
-    across = [(error[..., k:] - error[..., :-k]).abs().mean() for k in offsets]
-    down = [(error[..., k:, :] - error[..., :-k, :]).abs().mean() for k in offsets]
+    across = []
+    down = []
+    for k in offsets:
+        across.append((error[..., k:] - error[..., :-k]).abs().mean())
+        down.append((error[..., k:, :] - error[..., :-k, :]).abs().mean())
     return torch.stack(across + down).mean() * 2
 
 
@@ -300,7 +303,8 @@ class SoundStage(AutoencoderStage):
     """The base class of the two stages for sounds."""
 
     component = "audio_autoencoder"
-    modality, entry = Modality.AUDIO, "sound"
+    modality = Modality.AUDIO
+    entry = "sound"
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         """Return the sounds of scenes."""
@@ -364,9 +368,11 @@ class MelStage(SoundStage):
         posterior = module.posterior(mel)
         restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
         error = module.normalise_mel(restored) - module.normalise_mel(mel)
-        l1, kl = error.abs().mean(), posterior.kl().mean() / posterior.mean[0].numel()
+        l1 = error.abs().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
         slope = error.diff(dim=1).abs().mean() + error.diff(dim=2).abs().mean()
-        return l1 + 0.5 * slope + self.options.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
+        total = l1 + 0.5 * slope + self.options.kl_weight * kl
+        return total, {"l1": l1.detach(), "kl": kl.detach()}
 
     def with_tones(self, sound: Tensor, rate: int, generator: torch.Generator) -> Tensor:
         """Return sounds (B, N), a share of them softer and with random notes over them.
@@ -403,10 +409,8 @@ class MelStage(SoundStage):
     @torch.no_grad()
     def round_trips(self, module: AudioAutoencoder) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield log-mels (B, T, M) as the VAE gives them back, and as they were."""
-        generator, source = (
-            torch.Generator(module.device).manual_seed(self.config.seed + 1),
-            self.data(offset=1),
-        )
+        generator = torch.Generator(module.device).manual_seed(self.config.seed + 1)
+        source = self.data(offset=1)
         for start in range(0, self.options.statistics_samples, 64):
             mel = module.log_mel(source.fetch(list(range(start, start + 64)))["sound"].to(module.device))
             yield module.reconstruct(self.blur(module.posterior(mel).mode(), generator)), mel
@@ -436,7 +440,8 @@ class VocoderStage(SoundStage):
         finished = load_part(
             AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first"
         )
-        self.shape, able = finished.config, finished.config.vocoder_config is not None
+        self.shape = finished.config
+        able = finished.config.vocoder_config is not None
         expect(
             able or not self.options.continue_from,
             "continue_from",
@@ -479,14 +484,16 @@ class VocoderStage(SoundStage):
         The vocoder makes one cut, at a random place, from the log-mels of each sound with noise on them.
         """
         # spectrograms are made of whole sounds and then cut, since their edges are padded
-        mel, hop = module.log_mel(batch["sound"]), module.log_mel.hop_length
+        mel = module.log_mel(batch["sound"])
+        hop = module.log_mel.hop_length
         start = int(
             torch.randint(0, mel.shape[1] - self.cut + 1, (1,), generator=generator, device=generator.device)
         )
         noise = torch.randn(mel.shape, generator=generator, device=mel.device)
         spoken = module.vocode((mel + self.options.latent_noise * noise)[:, start : start + self.cut])
         sound = batch["sound"][:, start * hop : (start + self.cut) * hop]
-        losses = torch.stack([self.spectral_loss(spoken, sound, size) for size in self.resolutions]).mean(0)
+        by_size = [self.spectral_loss(spoken, sound, size) for size in self.resolutions]
+        losses = torch.stack(by_size).mean(0)
         return losses.sum(), {"log_magnitude": losses[0].detach(), "magnitude": losses[1].detach()}
 
     def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
@@ -510,9 +517,8 @@ class VocoderStage(SoundStage):
             Both losses, (2,).
         """
         window = torch.hann_window(size, device=sound.device)
-        spoken, sound = (
-            torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (spoken, sound)
-        )
+        spoken = torch.stft(spoken, size, size // 4, window=window, return_complex=True).abs()
+        sound = torch.stft(sound, size, size // 4, window=window, return_complex=True).abs()
         # without a floor the logarithm of silence would count for most; magnitudes of noise grow as it does
         floor = 1e-3 * size**0.5
         log = ((spoken + floor).log() - (sound + floor).log()).abs().mean()
@@ -523,7 +529,8 @@ class TextStage(AutoencoderStage):
     """The stage that trains the autoencoder of sentences, on captions that name all facts or some of them."""
 
     component = "text_autoencoder"
-    modality, entry = Modality.TEXT, "captions"
+    modality = Modality.TEXT
+    entry = "captions"
 
     def build(self) -> TextAutoencoder:
         """Return the autoencoder of `part`, or the one in the model folder.
@@ -554,11 +561,8 @@ class TextStage(AutoencoderStage):
 
     def render(self, scenes: list, rngs: list[np.random.Generator]) -> dict[str, Any]:
         """Return a caption of each scene, which names all facts or some of them."""
-        return {
-            "captions": [
-                random_caption(scene, tuple(ATTRIBUTES), 0.7, rng) for scene, rng in zip(scenes, rngs)
-            ]
-        }
+        facts = tuple(ATTRIBUTES)
+        return {"captions": [random_caption(scene, facts, 0.7, rng) for scene, rng in zip(scenes, rngs)]}
 
     def loss(
         self, module: TextAutoencoder, batch: dict[str, Any], generator: torch.Generator

@@ -38,7 +38,8 @@ class TimedContrast(nn.Module):
         alike: float = 0.8,
     ):
         super().__init__()
-        self.segment, self.alike = segment, alike
+        self.segment = segment
+        self.alike = alike
         self.shifts = tuple(sign * shift for shift in shifts for sign in (-1, 1))
         self.heads = nn.ModuleDict({m.value: nn.Linear(dim, 64) for m in modalities})
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
@@ -56,17 +57,12 @@ class TimedContrast(nn.Module):
         Returns:
             The symmetric contrastive loss (`codi.diffusion.losses.timed_nce`).
         """
-        sides = [self.segments(m, env) for m, env in zip(pair, environments)]
+        first, second = map(self.segments, pair, environments)
         # the two modalities may last differently: only what both have is compared
-        count = min(side.shape[1] for side in sides)
+        count = min(first.shape[1], second.shape[1])
         allowed = ~repeats(clean, count, self.shifts, self.alike)
-        return timed_nce(
-            sides[0][:, :count],
-            sides[1][:, :count],
-            self.log_scale.clamp(max=math.log(50.0)),
-            self.shifts,
-            allowed,
-        )
+        log_scale = self.log_scale.clamp(max=math.log(50.0))
+        return timed_nce(first[:, :count], second[:, :count], log_scale, self.shifts, allowed)
 
     def segments(self, modality: Modality, env: Environment) -> Tensor:
         """Return the mean of the tokens within each segment, projected and of length one.
@@ -105,9 +101,7 @@ def repeats(x: Tensor, count: int, shifts: tuple[int, ...], alike: float) -> Ten
     parts = parts - parts.mean(dim=2, keepdim=True)
     found = [parts.new_zeros(len(parts), 0, dtype=torch.bool)]
     for shift in shifts:
-        first, second = (
-            parts[..., max(0, -shift) : count - max(0, shift)],
-            parts[..., max(0, shift) : count + min(0, shift)],
-        )
+        first = parts[..., max(0, -shift) : count - max(0, shift)]
+        second = parts[..., max(0, shift) : count + min(0, shift)]
         found.append(functional.cosine_similarity(first.flatten(1), second.flatten(1))[:, None] >= alike)
     return torch.cat(found, dim=1)

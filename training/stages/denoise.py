@@ -128,10 +128,14 @@ class DenoiseStage(Stage):
         self.config = config
         self.options = strict(DenoiseOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
+        self.component = DENOISERS[self.modality]
+
+    def load(self) -> None:
+        """Load the text tower, the noise process, and what partner estimates and sentences need."""
+        config = self.config
         tower = tower_of(config.model, Modality.TEXT)
         self.prompts = Prompts(tower, self.options.prompts, *self.options.prompt_changes)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
-        self.component = DENOISERS[self.modality]
         shares, of_pictures = self.options.partner_estimates, self.options.picture_partner_estimates
         self.partner_estimates = self.partners("partner_estimates", self.modality, shares)
         self.picture_partner_estimates = self.partners(

@@ -27,9 +27,11 @@ from training.config import Config
 from training.stages.common import planning, say
 
 # A vocabulary made from captions has at most so many words, from at most so many rows of each manifest.
-MAX_WORDS, MAX_ROWS = 30_000, 200_000
+MAX_WORDS = 30_000
+MAX_ROWS = 200_000
 # A finished vocabulary is checked on so many rows of each manifest, and may lack this share of their words.
-CHECKED_ROWS, MOST_UNKNOWN = 300, 0.5
+CHECKED_ROWS = 300
+MOST_UNKNOWN = 0.5
 
 
 def open_media(
@@ -75,7 +77,8 @@ def open_media(
                 f"data: geometry of {modality} is {asked.raw_shape} at rate {asked.rate}: the model takes "
                 f"{spec.raw_shape} at {spec.rate}"
             )
-    specs = {m: spec for m, spec in {**given, **(known or {})}.items() if m in media}
+    all_specs = {**given, **(known or {})}
+    specs = {m: spec for m, spec in all_specs.items() if m in media}
     named = {"media": [m.value for m in media]}
     return open_source(options | named, seed=seed, specs=specs, bad_list=config.output / "bad.jsonl")
 
@@ -87,7 +90,10 @@ def check_required(require: Any, needed: list[Modality]) -> None:
         require: the setting; None stands for all media.
         needed: the media that the stage cannot do without.
     """
-    if isinstance(require, (list, tuple)) and (missing := [m.value for m in needed if m not in require]):
+    if not isinstance(require, (list, tuple)):
+        return
+    missing = [m.value for m in needed if m not in require]
+    if missing:
         raise InputError(
             f"data: require is {list(require)!r}: leave it out, or add {', '.join(missing)}, which the stage "
             "has to have"
@@ -98,7 +104,8 @@ class Renamed(Source):
     """A source whose batches go through `convert`."""
 
     def __init__(self, source: Source, convert: Callable[[Batch], dict[str, Any]]):
-        self.source, self.convert = source, convert
+        self.source = source
+        self.convert = convert
         self.infinite = source.infinite
 
     def __len__(self) -> int:
@@ -175,8 +182,12 @@ def known_geometry(
     """
     configs = {name: _shape(model / name) for name in component_names()}
     configs |= {name: part for name, part in (parts or {}).items() if part}
-    found = {kind.modality: kind.geometry_in(configs) for kind in kinds()}
-    return {modality: spec for modality, spec in found.items() if spec is not None}
+    found = {}
+    for kind in kinds():
+        spec = kind.geometry_in(configs)
+        if spec is not None:
+            found[kind.modality] = spec
+    return found
 
 
 def _shape(part: Path) -> dict[str, Any]:
@@ -207,7 +218,8 @@ def caption_words(config: Config) -> list[str]:
         counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
     source.close()
     # equally common words go by the alphabet, so that the order of rows does not matter
-    return [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_WORDS]]
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))
+    return ordered[:MAX_WORDS]
 
 
 def captions_in(source: Any, most: int) -> Iterator[str]:
@@ -220,7 +232,9 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
     Yields:
         Each caption of these rows.
     """
-    for part in (part for part in source.mixed if not part.of_world):
+    for part in source.mixed:
+        if part.of_world:
+            continue
         for number in range(0, len(part.rows), -(-len(part.rows) // most)):
             with suppress(InputError, OSError):  # a bad row, which another one replaces in training
                 yield from part.rows[number].captions
@@ -239,13 +253,13 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
     Raises:
         InputError: if more than `MOST_UNKNOWN` of the words are unknown to one of the parts.
     """
-    found = [
-        (words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS)), type(part).__name__)
-        for part in readers
-    ]
+    found = []
+    for part in readers:
+        share, lacking = words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS))
+        found.append((share, lacking, type(part).__name__))
     if not found:
         return
-    (share, lacking), name = max(found, key=lambda one: one[0][0])
+    share, lacking, name = max(found, key=lambda one: one[0])
     named = f" ({', '.join(list(dict.fromkeys(lacking))[:3])}, ...)" if lacking else ""
     finding = f"{share:.0%} of the words in the captions are unknown to the {name} in {model}{named}"
     if share > MOST_UNKNOWN:
@@ -270,6 +284,11 @@ def words_unknown_to(tokenizer: Any, sentences: Iterable[str]) -> tuple[float, l
     if vocabulary is None:  # a converted part may have come without a tokenizer, too
         return 0.0, []
     readings = [vocabulary.read(sentence) for sentence in sentences]
-    lacking = [word for reading in readings for word in reading.unread]
-    num_lacking = sum(reading.num_words - reading.num_known for reading in readings)
-    return num_lacking / max(1, sum(reading.num_words for reading in readings)), lacking
+    lacking: list[str] = []
+    num_words = 0
+    num_known = 0
+    for reading in readings:
+        lacking += reading.unread
+        num_words += reading.num_words
+        num_known += reading.num_known
+    return (num_words - num_known) / max(1, num_words), lacking

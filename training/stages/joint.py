@@ -111,31 +111,15 @@ class JointOptions:
     preview_captions: list[str] | None = None
 
     def __post_init__(self) -> None:
-        expect(
-            self.pairs and min(self.pairs.values()) > 0,
-            "pairs",
-            self.pairs,
-            "at least one pair, with shares above 0",
-        )
+        fine = self.pairs and min(self.pairs.values()) > 0
+        expect(fine, "pairs", self.pairs, "at least one pair, with shares above 0")
         kinds = (self.shared, self.independent, self.clean)
-        expect(
-            min(kinds) >= 0 < sum(kinds),
-            "shared, independent, clean",
-            kinds,
-            "shares, none below 0 and not all 0",
-        )
-        expect(
-            all(0 <= p <= 1 for p in self.prompt_dropout.values()),
-            "prompt_dropout",
-            self.prompt_dropout,
-            "shares in [0, 1]",
-        )
-        expect(
-            all(s > 0 for s in self.timestep_shift.values()),
-            "timestep_shift",
-            self.timestep_shift,
-            "numbers above 0",
-        )
+        fine = min(kinds) >= 0 < sum(kinds)
+        expect(fine, "shared, independent, clean", kinds, "shares, none below 0 and not all 0")
+        fine = all(0 <= share <= 1 for share in self.prompt_dropout.values())
+        expect(fine, "prompt_dropout", self.prompt_dropout, "shares in [0, 1]")
+        fine = all(shift > 0 for shift in self.timestep_shift.values())
+        expect(fine, "timestep_shift", self.timestep_shift, "numbers above 0")
         for name in ("prompt_noise", "contrast", "contrast_share", "temporal_change"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
@@ -160,7 +144,8 @@ class JointOptions:
             InputError: for a pair that does not train.
         """
         values = {parse_pair(pair, rule): value for pair, value in getattr(self, name).items()}
-        if strangers := values.keys() - {parse_pair(pair, rule) for pair in self.pairs}:
+        own = {parse_pair(pair, rule) for pair in self.pairs}
+        if strangers := values.keys() - own:
             raise InputError(
                 f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, "
                 f"{', '.join(self.pairs)}"
@@ -170,8 +155,11 @@ class JointOptions:
     def attending_by_pair(self, rule: Rule) -> dict[Pair, tuple[Modality, ...]]:
         """Return the sides of each pair that learn to attend to the other."""
         named = self.by_pair("attending", rule)
-        pairs = [parse_pair(name, rule) for name in self.pairs]
-        return {pair: self.learning(pair, named.get(pair)) for pair in pairs}
+        found = {}
+        for name in self.pairs:
+            pair = parse_pair(name, rule)
+            found[pair] = self.learning(pair, named.get(pair))
+        return found
 
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
         """Return the sides of a pair that learn.
@@ -187,20 +175,12 @@ class JointOptions:
             InputError: for sides that are not the pair's, or for a single one with the contrast, which trains
                 both.
         """
-        sides = pair if names is None else tuple(Modality.parse(name) for name in names)
-        expect(
-            sides and set(sides) <= set(pair),
-            f"attending of {'+'.join(pair)}",
-            names,
-            "one of its two modalities, or both",
-        )
+        sides = pair if names is None else tuple(map(Modality.parse, names))
+        fine = sides and set(sides) <= set(pair)
+        expect(fine, f"attending of {'+'.join(pair)}", names, "one of its two modalities, or both")
         whole = len(sides) == 2 or self.joint_config is not None
-        expect(
-            whole or not self.contrast,
-            "contrast",
-            self.contrast,
-            "0 where one side attends: it trains the environments of both",
-        )
+        expected = "0 where one side attends: it trains the environments of both"
+        expect(whole or not self.contrast, "contrast", self.contrast, expected)
         return sides
 
 
@@ -214,28 +194,34 @@ class JointStage(Stage):
         self.options = strict(JointOptions, config.options, where="options")
         rule = rule_of(config)
         self.pairs = {parse_pair(name, rule): share for name, share in self.options.pairs.items()}
-        self.shifts, sides, dropout = (
-            self.options.by_pair(name, rule) for name in ("timestep_shift", "prompts", "prompt_dropout")
-        )
+        self.shifts = self.options.by_pair("timestep_shift", rule)
         self.attending = self.options.attending_by_pair(rule)
-        self.attended = {self.partner(pair, m) for pair in self.pairs for m in self.attending[pair]}
-        contrasted = {m for pair in self.pairs if self.options.contrast and self.in_time(pair) for m in pair}
-        self.taught = self.attended | contrasted  # whose environment encoders train
+        self.attended: set[Modality] = set()
+        for pair, sides_attending in self.attending.items():
+            self.attended |= {self.partner(pair, m) for m in sides_attending}
+        self.taught = set(self.attended)  # whose environment encoders train
+        if self.options.contrast:
+            self.taught |= self.timed()
+
+    def load(self) -> None:
+        """Load the text tower, the noise process, and noisy-latent encoders where the model has any."""
+        config, rule = self.config, rule_of(self.config)
+        sides = self.options.by_pair("prompts", rule)
+        dropout = self.options.by_pair("prompt_dropout", rule)
         self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
-        tower, noise = tower_of(config.model, Modality.TEXT), self.options.prompt_noise
-        self.prompts = {
-            pair: Prompts(tower, sides.get(pair, {m.value: 0.5 for m in pair}), noise, dropout.get(pair, 0.3))
-            for pair in self.pairs
-        }
+        tower = tower_of(config.model, Modality.TEXT)
+        self.prompts: dict[Pair, Prompts] = {}
+        for pair in self.pairs:
+            shares = sides.get(pair, {m.value: 0.5 for m in pair})
+            noise = self.options.prompt_noise
+            self.prompts[pair] = Prompts(tower, shares, noise, dropout.get(pair, 0.3))
         self.estimate_weight = estimate_weight(config.model)
-        found = config.model / "noisy_latent_encoders"
-        self.noisy_latent_encoders: NoisyLatentEncoders | None = (
-            load_noisy_latent_encoders(config.model) if found.is_dir() else None
-        )
-        texts = any(in_words(m) for pair in self.pairs for m in pair)
-        self.sentences: TextAutoencoder | None = (
-            autoencoder_of(config.model, Modality.TEXT) if texts else None
-        )
+        self.noisy_latent_encoders: NoisyLatentEncoders | None = None
+        if (config.model / "noisy_latent_encoders").is_dir():
+            self.noisy_latent_encoders = load_noisy_latent_encoders(config.model)
+        self.sentences: TextAutoencoder | None = None
+        if any(any(map(in_words, pair)) for pair in self.pairs):
+            self.sentences = autoencoder_of(config.model, Modality.TEXT)
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
@@ -256,38 +242,33 @@ class JointStage(Stage):
 
     def partner(self, pair: Pair, modality: Modality) -> Modality:
         """Return the modality that a side of a pair attends to: the other; itself in the released scheme."""
-        return (
-            modality
-            if not self.config.part.get("exchanged", True)
-            else next(m for m in pair if m is not modality)
-        )
+        if not self.config.part.get("exchanged", True):
+            return modality
+        first, second = pair
+        return second if modality is first else first
 
     def build(self) -> JointAdapters:
         """Return the environment encoders of `part`, and the finished denoisers that attend to partners."""
         learning, reset = adapted(self.config.model, self.attending, self.options.joint_config is not None)
-        found = {
-            n: load_part(component_class(n), self.config.model / n, f"train {n} first")
-            for n in learning + reset
-        }
-        denoisers = {
-            n: add_joint_adapters(part, self.options.joint_config, self.options.adapters)
-            for n, part in found.items()
-        }
-        environments = self.encoders([sorted(m.value for m in pair) for pair in self.pairs])
+        found = {}
+        for name in learning + reset:
+            found[name] = load_part(component_class(name), self.config.model / name, f"train {name} first")
+        denoisers = {}
+        for name, part in found.items():
+            denoisers[name] = add_joint_adapters(part, self.options.joint_config, self.options.adapters)
+        pairs = []
+        for pair in self.pairs:
+            pairs.append(sorted(m.value for m in pair))
+        environments = self.encoders(pairs)
         for modality, encoder in environments.by_modality().items():
             encoder.requires_grad_(modality in self.taught)
-        timed = sorted({m for pair in self.pairs if self.in_time(pair) for m in pair})
+        timed = sorted(self.timed())
         contrast = None
         if self.options.contrast and timed:
             more = {} if self.options.hard_negatives else {"shifts": ()}
             contrast = TimedContrast(timed, environments.config.dim, **more)
-        return JointAdapters(
-            environments,
-            denoisers,
-            contrast,
-            self.decoders() if self.options.temporal_change else None,
-            learning,
-        )
+        decoders = self.decoders() if self.options.temporal_change else None
+        return JointAdapters(environments, denoisers, contrast, decoders, learning)
 
     def decoders(self) -> TemporalChangeDecoder:
         """Return the decoders of the temporal-change loss.
@@ -295,7 +276,10 @@ class JointStage(Stage):
         There is one for each modality in time that attends to another in time. Raises `InputError` where
         there is none.
         """
-        timed = {m for pair in self.pairs if self.in_time(pair) for m in self.attending[pair]}
+        timed: set[Modality] = set()
+        for pair in self.pairs:
+            if self.in_time(pair):
+                timed |= set(self.attending[pair])
         if not timed:
             raise InputError(
                 f"options: temporal_change is {self.options.temporal_change:g}: expected 0, or a pair in "
@@ -303,9 +287,8 @@ class JointStage(Stage):
             )
         part = self.config.part
         width = self.prompts[next(iter(self.pairs))].text.dim
-        return TemporalChangeDecoder(
-            {m: part["latents"][m.value]["latent_rate"] for m in sorted(timed)}, part["dim"], width
-        )
+        rates = {m: part["latents"][m.value]["latent_rate"] for m in sorted(timed)}
+        return TemporalChangeDecoder(rates, part["dim"], width)
 
     def encoders(self, pairs: list[list[str]]) -> EnvironmentEncoders:
         """Return new environment encoders, or with `continue_from` those in the model folder.
@@ -328,22 +311,30 @@ class JointStage(Stage):
             "train a first pair without continue_from",
         )
         # other sizes could not take up the weights; pairs may be added
-        changed = [
-            n for n, value in strip(fresh.config).items() if n != "pairs" and value != found.config.get(n)
-        ]
+        changed = []
+        for name, value in strip(fresh.config).items():
+            if name != "pairs" and value != found.config.get(name):
+                changed.append(name)
         if changed:
             raise InputError(
                 f"options: continue_from: the encoders there differ in {', '.join(changed)}: expected the "
                 "same `part`"
             )
-        found.register_to_config(
-            pairs=sorted({tuple(pair) for pair in [*(found.config.pairs or []), *pairs]})
-        )
+        all_pairs = set(map(tuple, [*(found.config.pairs or []), *pairs]))
+        found.register_to_config(pairs=sorted(all_pairs))
         return found.requires_grad_(True)
 
     def in_time(self, pair: Pair) -> bool:
         """Return whether both sides of a pair run in time."""
         return all(self.config.part["latents"][m.value]["latent_rate"] is not None for m in pair)
+
+    def timed(self) -> set[Modality]:
+        """Return the modalities of all pairs that are in time."""
+        found: set[Modality] = set()
+        for pair in self.pairs:
+            if self.in_time(pair):
+                found |= set(pair)
+        return found
 
     def to(self, device: torch.device) -> None:
         """Move the frozen parts that prompts and partner estimates need to `device`."""
@@ -364,47 +355,55 @@ class JointStage(Stage):
         Captions are read as prompts, and where text is a side.
         """
         media = tuple(m for m in pair if not in_words(m))
-        readers = (*self.prompts[pair].readers, *([self.sentences] if any(map(in_words, pair)) else []))
+        readers = self.prompts[pair].readers
+        if any(map(in_words, pair)):
+            readers = (*readers, self.sentences)
         return Encoding(self.config, media, media, known_geometry(self.config.model), readers)
 
     def data(self) -> "PairSource":
         """Return a source of cached latents and prompt tokens of every pair, of scenes or of media files."""
-        if self.config.data:
-            sources = dict(
-                zip(self.pairs, (encoding.open(self.device, say) for encoding in self.encodings()))
-            )
-        else:
-            sources = {pair: self.scenes_of(pair) for pair in self.pairs}
         # further clips for the contrast, which pairs without time have no use for
         more = 1 + self.options.contrast_share if self.options.contrast else 1
-        return PairSource(
-            sources, {pair: share * (more if self.in_time(pair) else 1) for pair, share in self.pairs.items()}
-        )
+        sources: dict[Pair, Any] = {}
+        shares = {}
+        for pair, share in self.pairs.items():
+            if self.config.data:
+                sources[pair] = self.encoding(pair).open(self.device, say)
+            else:
+                sources[pair] = self.scenes_of(pair)
+            shares[pair] = share * (more if self.in_time(pair) else 1)
+        return PairSource(sources, shares)
 
     def scenes_of(self, pair: Pair) -> Joined:
         """Return a source of the cached latents and prompt tokens of scenes, for one pair."""
-        model, seed, count = self.config.model, self.config.seed, self.options.scenes
-        media = [m for m in pair if not in_words(m)]
-        return Joined([make(model, m, count, seed) for m in media for make in (latents_of, tokens_of)])
+        model = self.config.model
+        seed = self.config.seed
+        count = self.options.scenes
+        sources = []
+        for modality in pair:
+            if not in_words(modality):
+                sources.append(latents_of(model, modality, count, seed))
+                sources.append(tokens_of(model, modality, count, seed))
+        return Joined(sources)
 
     def loss(
         self, module: JointAdapters, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the sum of the losses of all pairs, and each of them for the log."""
-        total, extras = torch.zeros((), device=generator.device), {}
+        total = torch.zeros((), device=generator.device)
+        extras = {}
         for pair in self.pairs:
             name = "+".join(pair)
             part = batch[name]
             clean = [self.latents(modality, part) for modality in pair]
             if module.contrast is not None and self.in_time(pair):
                 contrast = self.contrast(module, pair, clean, generator)
-                total, extras[f"{name}/contrast"] = (
-                    total + self.options.contrast * contrast,
-                    contrast.detach(),
-                )
+                total = total + self.options.contrast * contrast
+                extras[f"{name}/contrast"] = contrast.detach()
                 # the further clips are for the contrast alone
                 count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
-                part, clean = part.first(count), [x_0[:count] for x_0 in clean]
+                part = part.first(count)
+                clean = [x_0[:count] for x_0 in clean]
             losses, logged = self.pair_loss(module, pair, part, clean, generator)
             extras |= {name: loss.detach() for name, loss in losses.items()} | logged
             total = total + sum(losses.values())
@@ -424,19 +423,14 @@ class JointStage(Stage):
         Returns:
             A scalar.
         """
-        t = torch.randint(
-            self.process.num_train_timesteps // 4,
-            (len(clean[0]),),
-            generator=generator,
-            device=generator.device,
-        )
-        noisy = [
-            self.process.add_noise(x_0, torch.randn(x_0.shape, generator=generator, device=x_0.device), t)
-            for x_0 in clean
-        ]
-        environments = tuple(
-            module.environment_encoders.by_modality()[m](x_t, t) for m, x_t in zip(pair, noisy)
-        )
+        most = self.process.num_train_timesteps // 4
+        t = torch.randint(most, (len(clean[0]),), generator=generator, device=generator.device)
+        noisy = []
+        for x_0 in clean:
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            noisy.append(self.process.add_noise(x_0, eps, t))
+        encoders = module.environment_encoders.by_modality()
+        environments = tuple(encoders[m](x_t, t) for m, x_t in zip(pair, noisy))
         along_time = clean[0].transpose(1, 2).flatten(2)  # (B, steps, features)
         return module.contrast(pair, environments, along_time).mean()
 
@@ -464,18 +458,23 @@ class JointStage(Stage):
         """
         times, is_clean = self.draw_times(pair, len(clean[0]), generator)
         context = self.prompts[pair].tokens(batch, generator)
-        noises, noisy, targets, environments = [], [], [], []
+        encoders = module.environment_encoders.by_modality()
+        noises = []
+        noisy = []
+        targets = []
+        environments = []
         for modality, x_0, t, keep in zip(pair, clean, times, is_clean):
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             noises.append(eps)
             shape = (-1, *[1] * (x_0.ndim - 1))
             noisy.append(torch.where(keep.view(shape), x_0, self.process.add_noise(x_0, eps, t)))
             targets.append(self.process.target(x_0, eps, t))
-            encoder = (
-                module.environment_encoders.by_modality()[modality] if modality in self.attended else None
-            )
-            environments.append(encoder and encoder(noisy[-1], torch.where(keep, 0, t)))
-        losses, logged = {}, {}
+            environment = None
+            if modality in self.attended:
+                environment = encoders[modality](noisy[-1], torch.where(keep, 0, t))
+            environments.append(environment)
+        losses = {}
+        logged = {}
         for side, modality in enumerate(pair):
             rows = (~is_clean[side]).nonzero().flatten()  # a clean side has nothing to denoise
             if modality not in self.attending[pair] or not len(rows):
@@ -484,10 +483,8 @@ class JointStage(Stage):
             env = Environment(tokens=env.tokens[rows], times=env.times[rows])
             name = f"{'+'.join(pair)}/{modality}"
             if module.temporal_change is not None and self.in_time(pair):
-                temporal_change_loss = module.temporal_change(
-                    modality, clean[side][rows], env, context[rows]
-                ).mean()
-                losses[f"{name}, temporal change"] = self.options.temporal_change * temporal_change_loss
+                change = module.temporal_change(modality, clean[side][rows], env, context[rows])
+                losses[f"{name}, temporal change"] = self.options.temporal_change * change.mean()
             if self.options.only_temporal_change:
                 continue
             prompt = self.partner_estimates(pair, modality, context, noises, noisy, times, is_clean)[rows]
@@ -528,26 +525,21 @@ class JointStage(Stage):
         if self.noisy_latent_encoders is None or self.estimate_weight <= 0:
             return context
         other = 1 - pair.index(modality)
-        encoder, clean = self.noisy_latent_encoders.by_modality()[pair[other]], is_clean[other]
-        levels = torch.where(clean, 0, times[other])
-        return estimated_prompt(
-            encoder,
-            self.process,
-            context,
-            noises[other],
-            noisy[other],
-            levels,
-            self.estimate_weight,
-            clean,
-        )
+        encoder = self.noisy_latent_encoders.by_modality()[pair[other]]
+        clean = is_clean[other]
+        eps = noises[other]
+        x_t = noisy[other]
+        t = torch.where(clean, 0, times[other])
+        return estimated_prompt(encoder, self.process, context, eps, x_t, t, self.estimate_weight, clean)
 
     def dummy_batch(self, module: JointAdapters, count: int) -> dict[str, dict[Modality, Tensor]]:
         """Return latents of both sides of every pair; a pair's share says how many samples it has."""
         encoders = module.environment_encoders.by_modality()
-        return {
-            "+".join(pair): {m: empty(max(1, round(count * share)), *encoders[m].latent_shape) for m in pair}
-            for pair, share in self.pairs.items()
-        }
+        batch = {}
+        for pair, share in self.pairs.items():
+            rows = max(1, round(count * share))
+            batch["+".join(pair)] = {m: empty(rows, *encoders[m].latent_shape) for m in pair}
+        return batch
 
     def dry_pass(self, module: JointAdapters, batch: dict[str, dict[Modality, Tensor]]) -> None:
         """Run every denoiser that learns, attending to its partner."""
@@ -555,8 +547,10 @@ class JointStage(Stage):
         for pair in self.pairs:
             latents = batch["+".join(pair)]
             for modality in self.attending[pair]:
-                x, partner = latents[modality], self.partner(pair, modality)
-                times, denoiser = whole_numbers(len(x)), module.denoiser(modality)
+                x = latents[modality]
+                partner = self.partner(pair, modality)
+                times = whole_numbers(len(x))
+                denoiser = module.denoiser(modality)
                 environment = encoders[partner](latents[partner], times)
                 denoiser(x, times, empty(len(x), 1, denoiser.config.context_dim), partners=environment)
 
@@ -582,14 +576,14 @@ class JointStage(Stage):
             instead. Where both sides learn either is clean in half of these samples; a side that alone learns
             is never clean.
         """
-        device, total, shift = generator.device, self.process.num_train_timesteps, self.shifts.get(pair, 1.0)
-        first, second = (spread_timesteps(count, total, generator, shift) for _ in range(2))
-        kind = torch.rand(count, generator=generator, device=device) * (
-            self.options.shared + self.options.independent + self.options.clean
-        )
-        # `kind` is drawn on one line of three parts: shared, independent, clean
-        second = torch.where(kind < self.options.shared, first, second)
+        total = self.process.num_train_timesteps
+        shift = self.shifts.get(pair, 1.0)
+        first = spread_timesteps(count, total, generator, shift)
+        second = spread_timesteps(count, total, generator, shift)
         edge = self.options.shared + self.options.independent
+        # `kind` is drawn on one line of three parts: shared, independent, clean
+        kind = torch.rand(count, generator=generator, device=generator.device) * (edge + self.options.clean)
+        second = torch.where(kind < self.options.shared, first, second)
         learning = self.attending[pair]
         middle = edge + self.options.clean * (0.5 if len(learning) == 2 else float(learning == pair[1:]))
         return (first, second), ((kind >= edge) & (kind < middle), kind >= middle)
@@ -603,14 +597,14 @@ class JointStage(Stage):
         for pair in self.pairs:
             place = folder / "+".join(pair)
             place.mkdir(exist_ok=True)
-            names = {m: DENOISERS[m] for m in pair}
-            # a side that does not learn still has to be sampled, by the denoiser in the model folder
-            others = {
-                m: load_part(component_class(n), self.config.model / n, "")
-                for m, n in names.items()
-                if n not in module.denoisers
-            }
-            denoisers = {m: others[m].to(self.device) if m in others else module.denoiser(m) for m in pair}
+            denoisers = {}
+            for modality in pair:
+                name = DENOISERS[modality]
+                if name in module.denoisers:
+                    denoisers[modality] = module.denoiser(modality)
+                else:  # a side that does not learn still has to be sampled, by the one in the model folder
+                    other = load_part(component_class(name), self.config.model / name, "")
+                    denoisers[modality] = other.to(self.device)
             captions = self.options.preview_captions or PREVIEW
             write_samples(
                 self.config.model,
@@ -627,12 +621,10 @@ class JointStage(Stage):
             copy_model(folder, self.options.into, but=module.denoisers)
             folder = self.options.into
         # adapters that started anew know no other encoders: those in the folder are not kept then
-        place, anew = folder / "environment_encoders", self.options.joint_config is not None
-        export_part(
-            module.environment_encoders
-            if anew
-            else with_others(module.environment_encoders, self.attended, place),
-            place,
-        )
+        place = folder / "environment_encoders"
+        encoders = module.environment_encoders
+        if self.options.joint_config is None:
+            encoders = with_others(encoders, self.attended, place)
+        export_part(encoders, place)
         for name, denoiser in module.denoisers.items():
             export_part(denoiser, folder / name)

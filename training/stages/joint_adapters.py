@@ -40,8 +40,10 @@ class JointAdapters(nn.Module):
         learning: Collection[str] | None = None,
     ):
         super().__init__()
-        self.environment_encoders, self.denoisers = environment_encoders, nn.ModuleDict(denoisers)
-        self.contrast, self.temporal_change = contrast, temporal_change
+        self.environment_encoders = environment_encoders
+        self.denoisers = nn.ModuleDict(denoisers)
+        self.contrast = contrast
+        self.temporal_change = temporal_change
         self.denoisers.requires_grad_(False)
         for name, denoiser in denoisers.items():
             if not denoiser.joint_adapters():
@@ -82,9 +84,16 @@ def adapted(
         sides of the run's pairs where adapters start anew: they go back to zero, since their adapters would
         attend to other encoders than they learned from.
     """
-    learning = list(dict.fromkeys(DENOISERS[m] for sides in attending.values() for m in sides))
-    others = dict.fromkeys(DENOISERS[m] for pair in attending for m in pair) if anew else {}
-    return learning, [name for name in others if name not in learning and has_joint_attention(model / name)]
+    learning: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for pair, sides in attending.items():
+        learning |= dict.fromkeys(DENOISERS[m] for m in sides)
+        others |= dict.fromkeys(DENOISERS[m] for m in pair)
+    reset = []
+    for name in others:
+        if anew and name not in learning and has_joint_attention(model / name):
+            reset.append(name)
+    return list(learning), reset
 
 
 def add_joint_adapters(
@@ -108,10 +117,12 @@ def add_joint_adapters(
     config = strip(denoiser.config) | (adapters if lacks else {})
     config["joint_config"] = {**(config.get("joint_config") or {}), **(joint_config or {})}
     fresh = type(denoiser)(**config)
-    adapters_of_old, adapters_of_new = prefixes(denoiser), prefixes(fresh)
-    known = {
-        name: tensor for name, tensor in denoiser.state_dict().items() if not name.startswith(adapters_of_old)
-    }
+    adapters_of_old = prefixes(denoiser)
+    adapters_of_new = prefixes(fresh)
+    known = {}
+    for name, tensor in denoiser.state_dict().items():
+        if not name.startswith(adapters_of_old):
+            known[name] = tensor
     # `strict=False`, since the new adapters find no weights; nothing else may be missing
     missing, unexpected = fresh.load_state_dict(known, strict=False)
     assert not unexpected and all(name.startswith(adapters_of_new) for name in missing), (missing, unexpected)
@@ -145,11 +156,13 @@ def with_others(
     if any(found.config[name] != trained.config[name] for name in alike):
         return trained
     kept = [name for name in found.encoders if Modality(name) not in attended]
-    pairs = sorted({tuple(pair) for pair in [*(found.config.pairs or []), *(trained.config.pairs or [])]})
-    latents = {**trained.config.latents, **{name: found.config.latents[name] for name in kept}}
-    whole = EnvironmentEncoders(
-        **{**strip(trained.config), "latents": latents, "pairs": [list(pair) for pair in pairs]}
-    )
+    pairs = set(map(tuple, [*(found.config.pairs or []), *(trained.config.pairs or [])]))
+    config = strip(trained.config)
+    config["latents"] = dict(trained.config.latents)
+    for name in kept:
+        config["latents"][name] = found.config.latents[name]
+    config["pairs"] = list(map(list, sorted(pairs)))
+    whole = EnvironmentEncoders(**config)
     for name, encoder in whole.encoders.items():
         encoder.load_state_dict((found if name in kept else trained).encoders[name].state_dict())
     return whole

@@ -145,16 +145,16 @@ class Joined(Source):
 
     def __init__(self, sources: list[CachedSource]):
         self.sources = sources
-        assert len({(len(s), s.seed) for s in sources}) == 1, (
-            "joined caches hold the same scenes in the same order"
-        )
+        orders = {(len(source), source.seed) for source in sources}
+        assert len(orders) == 1, "joined caches hold the same scenes in the same order"
 
     def __len__(self) -> int:
         return len(self.sources[0])
 
     def fetch(self, indices: list[int]) -> Batch:
         """Return one batch with the latents and tokens of all the caches."""
-        return functools.reduce(operator.or_, (source.fetch(indices) for source in self.sources))
+        batches = [source.fetch(indices) for source in self.sources]
+        return functools.reduce(operator.or_, batches)
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,11 @@ class Encoding:
     @cached_property
     def weights(self) -> dict[str, str]:
         """The digest of each encoder's weights, by component."""
-        folders = {component: self.config.model / component for component, _ in self.parts.values()}
-        return {component: weights_digest(folder) for component, folder in folders.items()}
+        digests: dict[str, str] = {}
+        for component, _ in self.parts.values():
+            if component not in digests:
+                digests[component] = weights_digest(self.config.model / component)
+        return digests
 
     def encoder(self, device: torch.device) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
         """Return a function that encodes a batch of media.
@@ -259,18 +262,17 @@ class Encoding:
         Returns:
             A function from a batch to latents and tokens by name, on the CPU, rounded to float16.
         """
-        loaded = {
-            component: load_frozen(self.config.model, component).to(device)
-            for component, _ in self.parts.values()
-        }
+        loaded = {}
+        for component, _ in self.parts.values():
+            loaded[component] = load_frozen(self.config.model, component).to(device)
 
         @torch.no_grad()
         def encode(batch: dict[str, Any]) -> dict[str, Tensor]:
             found = {}
             for name, (component, medium) in self.parts.items():
-                raw = batch[medium.value]
-                run = loaded[component].embed if name.endswith("_token") else loaded[component].encode
-                rows = [run(as_unit(raw[i : i + 1].to(device))) for i in range(len(raw))]
+                part = loaded[component]
+                run = part.embed if name.endswith("_token") else part.encode
+                rows = [run(as_unit(row.to(device))) for row in batch[medium.value].split(1)]
                 # rounded as a cache stores them, so that training does not depend on whether there is one
                 found[name] = torch.cat(rows).half().float().cpu()
             return found
@@ -294,7 +296,8 @@ class EncodedSource(Source):
     """
 
     def __init__(self, source: Source, encode: Callable[[dict[str, Any]], dict[str, Tensor]]):
-        self.source, self.encode = source, encode
+        self.source = source
+        self.encode = encode
 
     def __len__(self) -> int:
         return len(self.source)
@@ -325,11 +328,9 @@ def why_not(source: Any) -> str | None:
             "join them in one manifest"
         )
     augment = about["decoding"]["augment"]
-    if any(augment.values()):
-        return (
-            f"augmentation is on ({', '.join(name for name, value in augment.items() if value)}): a cache "
-            "holds one version of a sample"
-        )
+    acting = [name for name, value in augment.items() if value]
+    if acting:
+        return f"augmentation is on ({', '.join(acting)}): a cache holds one version of a sample"
     if about["order"]["captions"] != "random":
         return "captions are the first ones: a cache draws among them; leave `captions` out"
     if (source.rows.weights != source.rows.weights[0]).any():

@@ -102,7 +102,11 @@ class LoraStage(Stage):
         """Return the stage whose objective this one has."""
         raise NotImplementedError
 
-    def load(self) -> nn.Module:
+    def load(self) -> None:
+        """Load the inner stage's frozen parts."""
+        self.inner.load()
+
+    def finished(self) -> nn.Module:
         """Return the finished module that the inner stage's loss is computed with."""
         raise NotImplementedError
 
@@ -112,13 +116,12 @@ class LoraStage(Stage):
 
     def build(self) -> Adapters:
         """Return the LoRA of every denoiser, and freeze everything else."""
-        self.base = self.load().requires_grad_(False).eval()
+        self.base = self.finished().requires_grad_(False).eval()
         settings = {"rank": self.part.rank, "alpha": self.alpha, "dropout": self.part.dropout}
         denoisers = self.denoisers()
-        layers = {
-            name: find_layers(denoiser, self.part.target_modules, self.joint)
-            for name, denoiser in denoisers.items()
-        }
+        layers = {}
+        for name, denoiser in denoisers.items():
+            layers[name] = find_layers(denoiser, self.part.target_modules, self.joint)
         loras = {name: add_lora(denoiser, layers[name], **settings) for name, denoiser in denoisers.items()}
         return Adapters(loras, denoisers.values())
 
@@ -160,7 +163,8 @@ class LoraStage(Stage):
 class DenoiseLora(LoraStage):
     """The stage of a LoRA beside one denoiser; its options are those of the denoise stage."""
 
-    joint, identity = False, DenoiseStage.identity
+    joint = False
+    identity = DenoiseStage.identity
 
     def make_inner(self, config: Config) -> DenoiseStage:
         """Return the denoise stage of the finished denoiser. Raise `InputError` for `temporal_change`."""
@@ -173,7 +177,7 @@ class DenoiseLora(LoraStage):
             dataclasses.replace(config, part={}, options={**config.options, "continue_from": True})
         )
 
-    def load(self) -> nn.Module:
+    def finished(self) -> nn.Module:
         """Return the finished denoiser."""
         return self.inner.build()
 
@@ -188,7 +192,8 @@ class JointLora(LoraStage):
     The environment encoders are finished; the options are those of the joint stage.
     """
 
-    joint, identity = True, JointStage.identity
+    joint = True
+    identity = JointStage.identity
 
     def make_inner(self, config: Config) -> JointStage:
         """Return the joint stage, built with the arguments of the finished environment encoders."""
@@ -196,23 +201,18 @@ class JointLora(LoraStage):
             EnvironmentEncoders, config.model / "environment_encoders", "run joint first"
         )
         # `pairs` comes from the options of this run, as in the joint stage
-        part = {
-            name: value for name, value in strip(self.environment_encoders.config).items() if name != "pairs"
-        }
+        part = strip(self.environment_encoders.config)
+        part.pop("pairs", None)
         return JointStage(dataclasses.replace(config, part=part))
 
-    def load(self) -> JointAdapters:
+    def finished(self) -> JointAdapters:
         """Return the finished denoisers and encoders. Raise `InputError` for options that change them."""
-        changing = [
-            name
-            for name in ("contrast", "temporal_change", "joint_config", "into")
-            if getattr(self.inner.options, name) not in (0, None)
-        ]
-        if changing:
-            raise InputError(
-                f"options: {changing[0]} changes what is finished here, or trains beside it: leave it out "
-                "for a LoRA"
-            )
+        for name in ("contrast", "temporal_change", "joint_config", "into"):
+            if getattr(self.inner.options, name) not in (0, None):
+                raise InputError(
+                    f"options: {name} changes what is finished here, or trains beside it: leave it out for a "
+                    "LoRA"
+                )
         adapters = self.inner.build()
         # the joint stage builds new encoders; a LoRA needs those that the adapters learned with
         adapters.environment_encoders.load_state_dict(self.environment_encoders.state_dict())

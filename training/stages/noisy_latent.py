@@ -70,28 +70,31 @@ class NoisyLatentStage(Stage):
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(NoisyLatentOptions, config.options, where="options")
-        self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
-        self.modalities = [Modality.parse(name) for name in config.part["latents"]]
+        self.modalities = list(map(Modality.parse, config.part["latents"]))
         self.media = tuple(m for m in self.modalities if not in_words(m))
-        self.sentences = (
-            autoencoder_of(config.model, Modality.TEXT) if any(map(in_words, self.modalities)) else None
-        )
+
+    def load(self) -> None:
+        """Load the text tower, the noise process, and the text autoencoder where sentences are encoded."""
+        config = self.config
+        self.process = NoiseProcess.from_scheduler(load_scheduler(config.model))
+        texts = any(map(in_words, self.modalities))
+        self.sentences = autoencoder_of(config.model, Modality.TEXT) if texts else None
         self.text = tower_of(config.model, Modality.TEXT)
         self.prompts = {m: self._prompts(m) for m in self.modalities}
-        self.prompting = tuple(
-            dict.fromkeys(kind for prompts in self.prompts.values() for kind in prompts.media)
-        )
+        prompting: dict[Modality, None] = {}
+        for prompts in self.prompts.values():
+            prompting |= dict.fromkeys(prompts.media)
+        self.prompting = tuple(prompting)
 
     def _prompts(self, modality: Modality) -> Prompts:
         """Return the maker of the prompts that the encoder of one modality meets."""
-        options, met = self.options, (Modality.TEXT, modality)
-        shares = {name: share for name, share in options.prompts.items() if in_words(modality) or name in met}
-        expect(
-            sum(shares.values()) > 0,
-            "prompts",
-            options.prompts,
-            f"a share of text or of {modality}, which its encoder meets",
-        )
+        options = self.options
+        shares = dict(options.prompts)
+        if not in_words(modality):
+            met = (Modality.TEXT, modality)
+            shares = {name: share for name, share in shares.items() if name in met}
+        expected = f"a share of text or of {modality}, which its encoder meets"
+        expect(sum(shares.values()) > 0, "prompts", options.prompts, expected)
         return Prompts(self.text, shares, options.prompt_noise, options.prompt_dropout)
 
     @classmethod
@@ -118,16 +121,19 @@ class NoisyLatentStage(Stage):
 
     def encodings(self) -> list[Encoding]:
         """Return what is needed of media files: latents of every medium, and tokens of those that prompt."""
-        readers = tuple(part for part in (self.text, self.sentences) if part is not None)
+        readers = (self.text,) if self.sentences is None else (self.text, self.sentences)
         return [Encoding(self.config, self.media, self.prompting, known_geometry(self.config.model), readers)]
 
     def data(self) -> Source:
         """Return a source of cached latents and prompt tokens, of scenes or of media files."""
         if self.config.data:
             return self.encodings()[0].open(self.device, say)
-        model, seed, count = self.config.model, self.config.seed, self.options.scenes
+        model = self.config.model
+        seed = self.config.seed
+        count = self.options.scenes
         tokens = [tokens_of(model, m, count, seed) for m in self.prompting]
-        return joined([latents_of(model, m, count, seed) for m in self.media] + tokens, seed)
+        latents = [latents_of(model, m, count, seed) for m in self.media]
+        return joined(latents + tokens, seed)
 
     def loss(
         self, module: NoisyLatentEncoders, batch: Batch, generator: torch.Generator
@@ -136,21 +142,23 @@ class NoisyLatentStage(Stage):
 
         Its minimum is the mean of all tokens that are possible, which is shorter than one where many are.
         """
-        losses, levels, total = {}, [], self.process.num_train_timesteps
+        losses = {}
+        levels = []
+        total = self.process.num_train_timesteps
         token = self.tokens(batch)
         for modality, x_0 in self.latents(batch).items():
-            t = spread_timesteps(
-                len(x_0), total, generator, self.options.timestep_shift.get(modality.value, 1.0)
-            )
+            shift = self.options.timestep_shift.get(modality.value, 1.0)
+            t = spread_timesteps(len(x_0), total, generator, shift)
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
             context = self.prompts[modality].tokens(batch, generator)
             predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
             # a distance and not a cosine, since the length of an estimate says how certain it is
             losses[modality] = (predicted - token).square().sum(-1)
             levels.append(t / total)
-        extras = {m.value: each.mean().detach() for m, each in losses.items()}
-        extras["bins"] = (torch.cat(levels), torch.cat([each.detach() for each in losses.values()]))
-        return torch.stack([each.mean() for each in losses.values()]).sum(), extras
+        means = {m.value: each.mean() for m, each in losses.items()}
+        extras: dict[str, Any] = {name: mean.detach() for name, mean in means.items()}
+        extras["bins"] = (torch.cat(levels), torch.cat(list(losses.values())).detach())
+        return torch.stack(list(means.values())).sum(), extras
 
     def dummy_batch(self, module: NoisyLatentEncoders, count: int) -> dict[str, Tensor]:
         """Return latents of every modality, under its name."""
@@ -185,7 +193,8 @@ class NoisyLatentStage(Stage):
         import matplotlib.figure
 
         figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
-        axes, total = figure.add_subplot(), self.process.num_train_timesteps
+        axes = figure.add_subplot()
+        total = self.process.num_train_timesteps
         levels = torch.arange(0, total, max(1, total // 20), device=self.device)
         generator = torch.Generator(self.device).manual_seed(0)
         batch = to_device(self.data().fetch(list(range(PREVIEWED))), self.device)
@@ -195,7 +204,8 @@ class NoisyLatentStage(Stage):
             known = []
             for t in levels:
                 eps = torch.randn(x_0.shape, generator=generator, device=self.device)
-                at, nothing = t.expand(len(x_0)), null_prompt(len(x_0), token.shape[-1], device=self.device)
+                at = t.expand(len(x_0))
+                nothing = null_prompt(len(x_0), token.shape[-1], device=self.device)
                 predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, at), at, nothing)
                 known.append(float(1 - (predicted - token).square().sum(-1).mean() / spread))
             axes.plot(levels.cpu(), known, label=str(modality))

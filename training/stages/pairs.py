@@ -63,7 +63,8 @@ class PairSource(Source):
     """
 
     def __init__(self, sources: dict[Pair, Source], shares: dict[Pair, float]):
-        self.sources, self.shares = sources, shares
+        self.sources = sources
+        self.shares = shares
 
     def __len__(self) -> int:
         return min(map(len, self.sources.values()))
@@ -74,12 +75,15 @@ class PairSource(Source):
         A pair with a share above one takes more indices than were asked for, those that follow. "ids", if
         there are any, name the samples of all pairs.
         """
-        batches = {
-            "+".join(pair): source.fetch(_stretched(indices, self.shares[pair]))
-            for pair, source in self.sources.items()
-        }
-        ids = [name for batch in batches.values() for name in batch.ids or []]
-        return batches | ({"ids": ids} if ids else {})
+        batches: dict[str, Any] = {}
+        ids: list[str] = []
+        for pair, source in self.sources.items():
+            batch = source.fetch(_stretched(indices, self.shares[pair]))
+            batches["+".join(pair)] = batch
+            ids += batch.ids or []
+        if ids:
+            batches["ids"] = ids
+        return batches
 
     @property
     def bad(self) -> int:  # type: ignore[override]

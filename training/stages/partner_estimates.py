@@ -60,7 +60,9 @@ def estimated_prompt(
     """
     # in float32, since small differences are made several times as large
     with torch.autocast(x_t.device.type, enabled=False):
-        context, eps, x_t = context.float(), eps.float(), x_t.float()
+        context = context.float()
+        eps = eps.float()
+        x_t = x_t.float()
         estimate = encoder(x_t, t, context)
         prior = encoder(eps, torch.full_like(t, process.num_train_timesteps - 1), context)
         if clean is not None:  # an input has no prior (`PartnerEstimate`)
@@ -94,21 +96,20 @@ class PartnerEstimates:
         rule: Rule,
         option: str = "partner_estimates",
     ):
-        self.modality, self.shares = modality, {Modality.parse(name): share for name, share in shares.items()}
+        self.modality = modality
+        self.shares = {Modality.parse(name): share for name, share in shares.items()}
         for partner in self.shares:
             if not may_meet(modality, partner, rule):
                 raise InputError(
                     f"options: {option} names {partner}: expected a modality that training sees together "
                     f"with {modality}"
                 )
-        self.encoders, self.process, self.weight = encoders, process, weight
-        missing = [m for m in self.shares if m not in encoders.by_modality()]
-        expect(
-            not missing,
-            option,
-            dict(shares),
-            f"modalities with a noisy-latent encoder: {', '.join(map(str, encoders.by_modality()))}",
-        )
+        self.encoders = encoders
+        self.process = process
+        self.weight = weight
+        able = encoders.by_modality()
+        expected = f"modalities with a noisy-latent encoder: {', '.join(map(str, able))}"
+        expect(self.shares.keys() <= able.keys(), option, dict(shares), expected)
 
     @property
     def media(self) -> tuple[Modality, ...]:
@@ -145,7 +146,8 @@ class PartnerEstimates:
         levels = torch.where(kept < IN_STEP, t, (t * part).long())
         # without a prompt there is no estimate, as in the branch that guidance leads away from
         prompted = context.abs().amax((1, 2)) > 0
-        context, start = context.clone(), 0.0
+        context = context.clone()
+        start = 0.0
         for partner, share in self.shares.items():
             of_pair = torch.tensor([prompt in (self.modality, partner) for prompt in kinds], device=t.device)
             rows = (prompted & of_pair & (kind >= start) & (kind < start + share)).nonzero().flatten()

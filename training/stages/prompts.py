@@ -72,9 +72,11 @@ class Prompts:
         dropout: float,
         interpolation: float = 0.0,
     ):
-        self.names = [Modality.parse(name) for name in shares]
+        self.names = list(map(Modality.parse, shares))
         self.shares = np.array(list(shares.values())) / sum(shares.values())
-        self.noise, self.dropout, self.interpolation = noise, dropout, interpolation
+        self.noise = noise
+        self.dropout = dropout
+        self.interpolation = interpolation
         self.text = text
 
     @property
@@ -119,12 +121,15 @@ class Prompts:
         Returns:
             The tokens (B, 1, D), and the kind that was drawn for each.
         """
-        rng = np.random.default_rng(
-            int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        )
-        said = self.sentences(batch, rng)
-        tokens = batch[f"{self.media[0]}_token"] if said is None else self.text.embed(said)
-        kinds = [Modality.TEXT if said is not None else self.media[0]] * len(tokens)
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        rng = np.random.default_rng(seed)
+        sentences = self.sentences(batch, rng)
+        if sentences is None:
+            tokens = batch[f"{self.media[0]}_token"]
+            kinds = [self.media[0]] * len(tokens)
+        else:
+            tokens = self.text.embed(sentences)
+            kinds = [Modality.TEXT] * len(tokens)
         kind = rng.choice(len(self.names), size=len(tokens), p=self.shares)
         for number, name in enumerate(self.names):
             if not in_words(name) and not text_only:
@@ -136,9 +141,8 @@ class Prompts:
                 kinds = [name if here else before for here, before in zip(chosen[:, 0].tolist(), kinds)]
         if self.interpolation:
             chosen = rng.random(len(tokens)) < self.interpolation
-            weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen).to(tokens)[
-                :, None
-            ]
+            weight = torch.from_numpy(rng.uniform(0.0, MOST_OF_SECOND, len(tokens)) * chosen)
+            weight = weight.to(tokens)[:, None]
             # another caption of a file's row, if it has one; a scene gets a new one
             others = batch.paraphrases() if batch.scenes is None else self.sentences(batch, rng)
             tokens = functional.normalize(tokens.lerp(self.text.embed(others), weight), dim=-1)
@@ -161,7 +165,11 @@ class Prompts:
         """
         if batch.scenes is None:
             return batch.named.get("text")
-        return [caption(s, prompted_facts(tuple(ATTRIBUTES), 0.5, rng), rng) for s in batch.scenes]
+        sentences = []
+        for scene in batch.scenes:
+            facts = prompted_facts(tuple(ATTRIBUTES), 0.5, rng)
+            sentences.append(caption(scene, facts, rng))
+        return sentences
 
     def drop(self, context: Tensor, generator: torch.Generator) -> Tensor:
         """Return the prompts (B, 1, D) with the null prompt in the place of a share of them."""

@@ -43,7 +43,8 @@ class TemporalChangeDecoder(nn.Module):
         num_heads: int = 4,
     ):
         super().__init__()
-        self.dim, self.rates = dim, {m.value: rate for m, rate in rates.items()}
+        self.dim = dim
+        self.rates = {m.value: rate for m, rate in rates.items()}
         layer = nn.TransformerDecoderLayer(
             dim, num_heads, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True
         )
@@ -65,7 +66,8 @@ class TemporalChangeDecoder(nn.Module):
         Returns:
             The mean over the S - 1 transitions, for each sample; 1 is the error of knowing nothing.
         """
-        name, wanted = modality.value, changes(x_0)
+        name = modality.value
+        wanted = changes(x_0)
         # queries stand where one step ends and the next begins
         seconds = (torch.arange(wanted.shape[1], device=x_0.device) + 1) / self.rates[name]
         queries = sinusoid(seconds, self.dim) + self.prompt[name](context.mean(1))[:, None]

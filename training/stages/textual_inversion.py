@@ -11,7 +11,6 @@ of the prompt space.
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +73,13 @@ class InversionOptions:
             raise InputError(
                 "options: expected one of images (a folder) and facts (of the world), and not both"
             )
-        if wrong := [
-            f"{k}: {v}"
-            for k, v in self.facts.items()
-            if k not in VISIBLE[Modality.IMAGE] or v not in ATTRIBUTES[k]
-        ]:
-            raise InputError(
-                f"options: facts has {wrong[0]}: expected {', '.join(VISIBLE[Modality.IMAGE])} with values "
-                "of the world"
-            )
+        visible = VISIBLE[Modality.IMAGE]
+        for name, value in self.facts.items():
+            if name not in visible or value not in ATTRIBUTES[name]:
+                raise InputError(
+                    f"options: facts has {name}: {value}: expected {', '.join(visible)} with values of the "
+                    "world"
+                )
 
 
 class InversionStage(Stage):
@@ -105,6 +102,10 @@ class InversionStage(Stage):
             "continue_from": True,
         }
         self.inner = DenoiseStage(dataclasses.replace(config, options=prompts))
+
+    def load(self) -> None:
+        """Load the inner stage's frozen parts, of which the text tower learns the word."""
+        self.inner.load()
         self.tower = self.inner.prompts.text
 
     def build(self) -> Vectors:
@@ -127,7 +128,8 @@ class InversionStage(Stage):
     def data(self) -> "Pictures":
         """Return the pictures, encoded once, as an endless source."""
         model = self.config.model
-        autoencoder, tower = autoencoder_of(model, Modality.IMAGE), tower_of(model, Modality.IMAGE)
+        autoencoder = autoencoder_of(model, Modality.IMAGE)
+        tower = tower_of(model, Modality.IMAGE)
         pixels, scenes = self.pictures(autoencoder.config.image_size)
         return Pictures(autoencoder.encode(pixels), tower.embed(pixels), scenes, self)
 
@@ -146,13 +148,13 @@ class InversionStage(Stage):
         """
         options = self.options
         if options.images is None:
-            seen = (scene_at(self.config.seed, index) for index in range(SEARCHED))
-            scenes = list(
-                islice(
-                    (s for s in seen if all(getattr(s, k) == v for k, v in options.facts.items())),
-                    options.pictures,
-                )
-            )
+            scenes: list[Scene] = []
+            for index in range(SEARCHED):
+                scene = scene_at(self.config.seed, index)
+                if all(getattr(scene, name) == value for name, value in options.facts.items()):
+                    scenes.append(scene)
+                if len(scenes) == options.pictures:
+                    break
             if not scenes:
                 raise InputError(
                     f"options: no training scene has the facts {options.facts}: their pair of shape and "
@@ -160,14 +162,13 @@ class InversionStage(Stage):
                 )
             return to_unit(render_images(scenes)), scenes
         suffixes = (".png", ".jpg", ".jpeg", ".webp")
-        files = sorted(p for p in options.images.glob("*") if p.suffix.lower() in suffixes)[
-            : options.pictures
-        ]
+        files = sorted(path for path in options.images.glob("*") if path.suffix.lower() in suffixes)
         if not files:
             raise InputError(
                 f"options: images is {options.images}: expected a folder with {', '.join(suffixes)} files"
             )
-        return torch.stack([fit_image(load_image(file), size) for file in files]), None
+        pixels = [fit_image(load_image(file), size) for file in files[: options.pictures]]
+        return torch.stack(pixels), None
 
     def sentence(self, scene: Scene | None, rng: np.random.Generator) -> str:
         """Return a sentence with the word, for a picture.
@@ -183,10 +184,11 @@ class InversionStage(Stage):
         word = self.options.word
         if scene is None:
             return SENTENCES[rng.integers(len(SENTENCES))].format(word)
-        left = [
-            name for name in VISIBLE[Modality.IMAGE] if name == "place" and name not in self.options.facts
-        ]
-        return caption(scene, left if rng.random() < 0.5 else (), rng).replace("something", f"a {word}")
+        left = []
+        if "place" in VISIBLE[Modality.IMAGE] and "place" not in self.options.facts:
+            left.append("place")
+        named = left if rng.random() < 0.5 else ()
+        return caption(scene, named, rng).replace("something", f"a {word}")
 
     def loss(
         self, module: Vectors, batch: dict[str, Any], generator: torch.Generator
@@ -216,17 +218,15 @@ class InversionStage(Stage):
 
         places = ("", "at night", "in the snow", "on the grass", "on the sand")
         pipe = make_pipeline(self.config.model, {Modality.IMAGE: self.denoiser})
-        context = self.tower.embed([f"a {self.options.word} {place}".strip() for place in places])[:, None]
-        images = torch.stack(
-            pipe(
-                outputs="image", num_samples=len(places), seed=0, prompt_embeds=context, output_type="pt"
-            ).images
-        )
+        prompts = [f"a {self.options.word} {place}".strip() for place in places]
+        context = self.tower.embed(prompts)[:, None]
+        out = pipe(outputs="image", num_samples=len(places), seed=0, prompt_embeds=context, output_type="pt")
+        images = torch.stack(out.images)
         write_png(folder / "images.png", images, len(places))
         found = [reading.facts for reading in read_images(images)]
-        scores = {
-            k: sum(facts.get(k) == v for facts in found) / len(found) for k, v in self.options.facts.items()
-        }
+        scores = {}
+        for name, value in self.options.facts.items():
+            scores[name] = sum(facts.get(name) == value for facts in found) / len(found)
         (folder / "agreement.json").write_text(json.dumps(scores) + "\n", encoding="utf-8")
 
     @classmethod
@@ -256,7 +256,10 @@ class Pictures(Source):
     """
 
     def __init__(self, latents: Tensor, tokens: Tensor, scenes: list[Scene] | None, stage: InversionStage):
-        self.latents, self.tokens, self.scenes, self.stage = latents, tokens, scenes, stage
+        self.latents = latents
+        self.tokens = tokens
+        self.scenes = scenes
+        self.stage = stage
 
     def __len__(self) -> int:
         return 2**40  # endless, as far as the loop can tell
@@ -264,10 +267,12 @@ class Pictures(Source):
     def fetch(self, indices: list[int]) -> dict[str, Any]:
         """Return a batch in which sample i shows picture i modulo N; its sentence depends on i alone."""
         rows = [index % len(self.latents) for index in indices]
-        # the last number keeps these draws apart from those that make scenes
-        rngs = [np.random.default_rng((self.stage.config.seed, index, 2)) for index in indices]
-        scenes = [None if self.scenes is None else self.scenes[row] for row in rows]
-        sentences = [self.stage.sentence(scene, rng) for scene, rng in zip(scenes, rngs)]
+        sentences = []
+        for index, row in zip(indices, rows):
+            # the last number keeps these draws apart from those that make scenes
+            rng = np.random.default_rng((self.stage.config.seed, index, 2))
+            scene = None if self.scenes is None else self.scenes[row]
+            sentences.append(self.stage.sentence(scene, rng))
         return {
             "index": list(indices),
             "latents": self.latents[rows],

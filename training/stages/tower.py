@@ -45,7 +45,9 @@ class TowerStage(AlignStage):
         expect(not own.continue_from, "continue_from", True, "false: this tower is new")
         # the align stage reads its own options strictly, so `tower` must not be among them
         super().__init__(dataclasses.replace(config, options=shared))
-        self.config, self.named, self.makes_text = config, own.tower, False
+        self.config = config
+        self.named = own.tower
+        self.makes_text = False
 
     def build(self) -> Contrast:
         """Return the new tower and the learned temperature.

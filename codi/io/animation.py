@@ -1,0 +1,45 @@
+"""Read animated pictures that FFmpeg cannot read as they are meant: WebP, and AVIF with transparency.
+
+Pillow puts their frames together. GIF and APNG are read by FFmpeg like every other clip.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from codi.io.gates import SEQUENCES
+from codi.io.media_file import MediaFile
+
+STILL = 0.1  # seconds that a frame lasts whose duration is stated as 0, as browsers have it
+
+
+def is_animation(source: MediaFile) -> bool:
+    """Return whether a file is an animated picture of those kinds."""
+    head = source.head(32)
+    webp = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+    return webp or (head[4:8] == b"ftyp" and head[8:12] in SEQUENCES and head[8:12] == b"avis")
+
+
+def open_animation(source: MediaFile) -> Any:
+    """Return the animation as an image of Pillow, which is to be closed."""
+    from PIL import Image
+
+    return Image.open(source.handle(), formats=("WEBP", "AVIF"))
+
+
+def animation_frames(image: Any) -> Iterator[tuple[float, float, Any]]:
+    """Yield (second at which it begins, seconds that it lasts, image) of every frame of an animation."""
+    begins = 0.0
+    for number in range(image.n_frames):
+        image.seek(number)
+        image.load()
+        lasts = float(image.info.get("duration") or 0) / 1000 or STILL
+        yield begins, lasts, image.copy()
+        begins += lasts
+
+
+def animation_seconds(source: MediaFile) -> float | None:
+    """Return how long an animation lasts; None for a file that is none of these kinds."""
+    if not is_animation(source):
+        return None
+    with open_animation(source) as image:
+        return sum(lasts for _, lasts, _ in animation_frames(image))
