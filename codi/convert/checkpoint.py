@@ -101,9 +101,14 @@ def _check_lengths(path: Path) -> None:
             continue
         storage = value.untyped_storage()
         length = records.get(getattr(storage, "_checkpoint_offset", -1))
-        if length is None or storage.nbytes() != length:
+        if length is None:  # PyTorch works out where it writes a record
             raise InputError(
-                f"{path} declares {storage.nbytes()} bytes for {name!r}, its record has {length or 0}: copy "
+                f"{path} was not packed by torch.save (no record begins where {name!r} should be): copy or "
+                "download it again, or load and save it by torch"
+            )
+        if storage.nbytes() != length:
+            raise InputError(
+                f"{path} declares {storage.nbytes()} bytes for {name!r}, its record has {length}: copy "
                 "or download it again"
             )
         if value.numel() * value.element_size() > length:
