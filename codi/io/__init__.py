@@ -14,6 +14,7 @@ height, W width.
     animation.py   animated pictures that are clips
     sounds.py      a recording or a clip -> a stretch of sound, in its place
     facts.py       what a file holds, in plain values
+    sheet.py       frames and a sound on one sheet
     read.py        all of these for prompts
     fit.py         tensors of any size, rate and length -> a model's geometry
     write.py       tensors -> files, atomically
@@ -22,6 +23,7 @@ height, W width.
 """
 
 from codi.io.dub import save_dubbed
+from codi.io.facts import facts
 from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
 from codi.io.pictures import image_to_tensor
@@ -55,6 +57,7 @@ __all__ = [
     "check_writers",
     "create_json",
     "describe",
+    "facts",
     "fit_audio",
     "fit_image",
     "fit_video",
