@@ -1,8 +1,8 @@
 """Serve `codi inspect`, which says what a media file is, and writes out what a model will receive of it.
 
-    frames/000.png ...   the picture, or the frames of a clip, in the model's size and at its rate
-    sound.wav            the sound, at the model's rate and length
-    sheet.png            all of it on one sheet, the sound as waveform and spectrogram
+frames/000.png ...   the picture, or the frames of a clip, in the model's size and at its rate
+sound.wav            the sound, at the model's rate and length
+sheet.png            all of it on one sheet, the sound as waveform and spectrogram
 """
 
 import argparse
@@ -31,7 +31,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="a picture, recording or clip")
     parser.add_argument("--as", dest="modality", metavar="KIND", help="image, audio or video: as that prompt")
     parser.add_argument("-o", "--out", metavar="FOLDER", help="where to write what a model receives")
-    parser.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the model inside the package)")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="folder or hub id (default: the model inside the package)"
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.set_defaults(run=main)
 
@@ -58,12 +60,12 @@ def inspect(
         model: a folder or hub id; None for the model inside the package.
 
     Returns:
-        The facts of `codi.io.facts`; with a modality also `received`: `shape`, `rate`, and in `notes` what was
-        left out; with a folder `written`, the paths.
+        The facts of `codi.io.facts`; with a modality also `received`: `shape`, `rate`, and in `notes` what
+        was left out; with a folder `written`, the paths.
 
     Raises:
-        InputError: if the file cannot be read as that prompt, the model says nothing of such prompts, or a folder
-            is named without a modality.
+        InputError: if the file cannot be read as that prompt, the model says nothing of such prompts, or a
+            folder is named without a modality.
     """
     from codi import io
     from codi.modalities import kind_of
@@ -79,7 +81,9 @@ def inspect(
         raise InputError(f"{path} as {wanted}: expected --as image, audio or video")
     specs = _geometries(model)
     if wanted not in specs:
-        raise InputError(f"{model or 'the model'} says nothing of {wanted}: choose another model, or another kind")
+        raise InputError(
+            f"{model or 'the model'} says nothing of {wanted}: choose another model, or another kind"
+        )
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         value = kind.prepare(str(path), specs[wanted])
@@ -110,7 +114,9 @@ def _geometries(model: str | Path | None) -> dict[Modality, ModalitySpec]:
     return {modality: spec for modality, spec in found.items() if spec is not None}
 
 
-def _carried(path: str | Path, wanted: Modality, specs: dict[Modality, ModalitySpec]) -> tuple[Any, Any] | None:
+def _carried(
+    path: str | Path, wanted: Modality, specs: dict[Modality, ModalitySpec]
+) -> tuple[Any, Any] | None:
     """Return the sound that a file has beside the medium that is wanted, and its geometry; None without."""
     from codi.io.media_file import MediaFile
     from codi.modalities import Cut, kind_of
@@ -126,7 +132,7 @@ def _carried(path: str | Path, wanted: Modality, specs: dict[Modality, ModalityS
 
 
 def _write(folder: Path, value: Any, spec: ModalitySpec, carried: tuple[Any, Any] | None) -> list[Path]:
-    """Write what a model receives, and return the paths. A sound has one axis, a picture three, a clip four."""
+    """Write what a model receives, and return the paths; a sound has one axis, a picture three, a clip four."""
     from codi import io
     from codi.io.sheet import contact_sheet
 
@@ -139,7 +145,7 @@ def _write(folder: Path, value: Any, spec: ModalitySpec, carried: tuple[Any, Any
         written += [io.save_image(place / f"{k:03d}.png", frame) for k, frame in enumerate(frames)]
     sound = (value, spec) if value.ndim == 1 else carried
     if sound is not None:
-        written.append(io.save_audio(folder / "sound.wav", sound[0], round(sound[1].rate)))
+        written.append(io.save_audio(folder / "sound.wav", sound[0], round(sound[1].timed[0])))
     sheet = contact_sheet(frames, None if sound is None else sound[0])
     with io.atomic(folder / "sheet.png") as temporary:
         sheet.save(temporary, "PNG")

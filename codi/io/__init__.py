@@ -10,6 +10,8 @@ height, W width.
     pictures.py    a picture -> pixels, as a viewer shows it
     heif.py        the pictures that only FFmpeg decodes
     frames.py      a clip -> the frames that are on show at given times
+    clip_header.py    what its header and packets say, and the limits on that
+    clip_decoders.py  decoding them, by PyAV, decord or Pillow
     display.py     a decoded frame -> pixels, as a player shows them
     animation.py   animated pictures that are clips
     sounds.py      a recording or a clip -> a stretch of sound, in its place

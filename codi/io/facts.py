@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from codi.io.animation import animation_frames, is_animation, open_animation
+from codi.io.clip_header import even_rate, frame_times, gate
 from codi.io.display import display_of, has_opacity, stretched
-from codi.io.frames import even_rate, frame_times, gate
 from codi.io.gates import IMAGE_FORMATS, check_file, names_heif, picture_stream, probe, sound_stream
 from codi.io.media_file import MediaFile, decoding, duration_of, start_of, zero_of
 from codi.io.pictures import ORIENTATION, UPRIGHT
@@ -36,8 +36,8 @@ def facts(path: str | Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        Plain values: `file`, `bytes`, `kind`, `format`; under `image`, `video` and `audio` what is known of each
-        that it holds; and `notes`, what is done to it, in words.
+        Plain values: `file`, `bytes`, `kind`, `format`; under `image`, `video` and `audio` what is known of
+        each that it holds; and `notes`, what is done to it, in words.
 
     Raises:
         InputError: if the file cannot be read, or holds no modality that codi can read.
@@ -106,6 +106,7 @@ def _add_animation(source: MediaFile, known: dict[str, Any]) -> None:
             "opacity": "A" in image.mode,
         }
     known["video"] |= _timing(source, sum(times[-1]))
+    _note_video(known)
 
 
 def _add_streams(source: MediaFile, known: dict[str, Any]) -> None:
@@ -125,8 +126,15 @@ def _add_streams(source: MediaFile, known: dict[str, Any]) -> None:
             known["notes"].append(f"{others} further streams of pictures or sound are left out")
     if "video" in known:
         known["video"] |= _timing(source, known["video"].pop("seconds"))
-        if known["video"]["uneven"]:
-            known["notes"].append("its frames come unevenly: each is shown until the next one comes")
+        _note_video(known)
+
+
+def _note_video(known: dict[str, Any]) -> None:
+    """Add to the notes what is done to every kind of clip."""
+    if known["video"]["opacity"]:
+        known["notes"].append("shown on white")
+    if known["video"]["uneven"]:
+        known["notes"].append("its frames come unevenly: each is shown until the next one comes")
 
 
 def _picture_facts(container: Any, stream: Any, zero: float, notes: list[str]) -> dict[str, Any]:
@@ -147,8 +155,6 @@ def _picture_facts(container: Any, stream: Any, zero: float, notes: list[str]) -
         notes.append(turned)
     if display.aspect != 1:
         notes.append(f"stretched, since its pixels are {display.aspect:.4g} times as wide as high")
-    if known["opacity"]:
-        notes.append("shown on white")
     if known["start"]:
         notes.append(f"its first frame, due at {known['start']:.3f} s, is shown from the beginning")
     return known

@@ -19,7 +19,6 @@ from codi.io.pictures import picture_of
 from codi.io.sounds import sound_at, stated_seconds
 from codi.types import Modality
 
-
 CHECKED = 2.0  # frames per second that are converted where a clip is only checked
 
 
