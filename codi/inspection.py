@@ -132,7 +132,7 @@ def _carried(
 
 
 def _write(folder: Path, value: Any, spec: ModalitySpec, carried: tuple[Any, Any] | None) -> list[Path]:
-    """Write what a model receives, and return the paths; a sound has one axis, a picture three, a clip four."""
+    """Write what a model receives, and return the paths: sounds have one axis, pictures three, clips four."""
     from codi import io
     from codi.io.sheet import contact_sheet
 
