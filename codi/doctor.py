@@ -98,10 +98,9 @@ def _part(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is no JSON object ({error}): copy or download the model again") from None
+    from codi.tensor_files import read_json
+
+    return read_json(path, "copy or download the model again")
 
 
 def info(name: str | None, as_json: bool = False) -> int:

@@ -248,7 +248,7 @@ def cut(folder):
     [
         (cut, "text_tower"),
         (lambda folder: (folder / "diffusion_pytorch_model.safetensors").unlink(), "text_tower"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json is no JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (
             lambda folder: shutil.copy(
                 EMBEDDED / "audio_tower" / "diffusion_pytorch_model.safetensors", folder
