@@ -1,4 +1,4 @@
-"""Print how far a sample alone differs from the same sample in a batch, and what making samples one by one costs.
+"""Print how far a sample alone is from itself in a batch, and what making samples one by one costs.
 
     python benchmarks/alone.py                     # four samples of a call with three outputs, embedded model
     python benchmarks/alone.py --samples 16 --steps 20
