@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, bench, convert, info, doctor.
+"""Run the command `codi`: generate, bench, convert, inspect, info, doctor.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, fork_server, modalities, options, renamed
+from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     convert.add_arguments(released)
     released.set_defaults(run=convert.main)
+    inspection.add_command(commands)
     info = commands.add_parser(
         "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
     )

@@ -9,8 +9,8 @@ or cut short is one `InputError` that names the shard and the member.
     json                                              of its keys: caption or captions, start, end,
                                                       sha256 (an object by medium)
 
-Other members are left alone and counted in `Shards.ignored`; what a Mac adds when it packs (`._000.jpg`) is passed
-over. N is the number of samples.
+Other members are left alone and counted in `Shards.ignored`; what a Mac adds when it packs (`._000.jpg`) is
+passed over. N is the number of samples.
 """
 
 import contextlib

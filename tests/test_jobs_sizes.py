@@ -286,5 +286,5 @@ def test_mistakes_in_a_line_name_it_before_anything_is_made(model, tmp_path, cap
         + size
         + "}\n"
     )
-    line = refused(capsys, model, tmp_path / "out", "--jobs", str(file))
+    line = refused(capsys, model, tmp_path / "out", "--fail-fast", "--jobs", str(file))
     assert f"{file} line 2: " in line and message in line

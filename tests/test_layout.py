@@ -113,6 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | KINDS
     | LOADING
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records", "codi.settings"},
+    "codi.inspection": LEAVES | KINDS | {"codi.pretrained"},
     "codi.doctor": LEAVES | KINDS | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
     | KINDS
@@ -125,6 +126,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.options",
         "codi.session",
         "codi.doctor",
+        "codi.inspection",
         "codi.pipeline",
         "codi.start_up",
     }

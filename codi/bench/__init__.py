@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the parser that gets the options.
     """
+    _add_scope(parser)
+    _add_sampling(parser)
+    _add_parts(parser)
+    _add_machine(parser)
+
+
+def _add_scope(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model is measured, on which cells and on how many scenes."""
     parser.add_argument(
         "-o", "--out", required=True, metavar="FOLDER", help="where the report goes; a run continues there"
     )
@@ -76,6 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sets of seeds for joint outputs (default 3 with --joint, else 1)",
     )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how samples are drawn."""
     steps = "denoising steps (default: the model's); several are compared in one table"
     parser.add_argument("--steps", metavar="N[,N...]", help=steps)
     parser.add_argument(
@@ -86,6 +98,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sync-guidance", metavar="X", help="guidance towards the other outputs, written like --guidance"
     )
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is measured beside the cells."""
     parser.add_argument(
         "--joint",
         nargs="?",
@@ -106,6 +122,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also the shape-colour pairs never trained (always part of fast and all)",
     )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on what, how precisely and how broadly the model runs."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="precision of the networks (default float32)"

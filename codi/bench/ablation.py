@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from codi.bench.make import Bench, Plan
+from codi.bench.make import Bench, Plan, plan_of
 from codi.bench.runs import Run
 from codi.bench.timing import AUDIO, BOTH, DIRECTIONS, TEXT, VIDEO, drawn, onset_line, onsets, pair_of
 from codi.types import InputError
@@ -53,8 +53,9 @@ def parse_variants(texts: list[str]) -> list[Variant]:
             raise InputError(f"--ablation {text!r}: expected DIR or DIR=name")
         variants.append(Variant(name=name or Path(folder).name, folder=folder))
     names = [variant.name for variant in variants]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"--ablation has two models called {twice[0]!r}: give one another name, DIR=name")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--ablation has two models called {name!r}: give one another name, DIR=name")
     return variants
 
 
@@ -76,34 +77,38 @@ class VariantRuns:
 
         Sync guidance is off in all but the last kind, whatever the models' own defaults are.
         """
-        partners = {
-            name: Run(inputs=(source,), outputs=(target,)) for name, (source, target) in DIRECTIONS.items()
-        }
         both = replace(BOTH, led=False)  # without the auxiliary caption: joint attention alone is compared
-        kinds = {name: replace(run, sync_guidance=1.0) for name, run in {"joint": both, **partners}.items()}
         kinds = {
-            IN_STEP: replace(kinds["joint"], in_step=True),
-            **kinds,
-            GUIDED: replace(both, sync_guidance=SYNC_GUIDANCE),
+            IN_STEP: replace(both, sync_guidance=1.0, in_step=True),
+            "joint": replace(both, sync_guidance=1.0),
         }
+        for name, (source, target) in DIRECTIONS.items():
+            kinds[name] = Run(inputs=(source,), outputs=(target,), sync_guidance=1.0)
+        kinds[GUIDED] = replace(both, sync_guidance=SYNC_GUIDANCE)
         return {name: drawn(run, self.draws) for name, run in kinds.items()}
 
     def plan(self) -> Plan:
         """Return every run of a variant with the number of scenes."""
-        return [(run, self.count) for run in chain(*self.runs.values())]
+        return plan_of(chain(*self.runs.values()), self.count)
 
     def score(self, bench: Bench) -> dict[str, Any]:
         """Return a line of onset scores for each kind of run.
 
         A clip or sound that was given counts with the events that the same probes read from it.
         """
-        made = {name: [bench.readings(run, self.count) for run in runs] for name, runs in self.runs.items()}
-        pairs = {name: pair_of(readings) for name, readings in made.items() if name not in DIRECTIONS}
         truth = bench.truth(self.count)
-        for name, (source, target) in DIRECTIONS.items():
-            given, drawn_events = onsets([truth], source) * self.draws, onsets(made[name], target)
-            pairs[name] = (drawn_events, given) if target is AUDIO else (given, drawn_events)
-        return {name: onset_line(pairs[name], self.count) for name in made}
+        lines = {}
+        for name, runs in self.runs.items():
+            made = bench.readings_of_all(runs, self.count)
+            if name in DIRECTIONS:
+                source, target = DIRECTIONS[name]
+                given = onsets([truth], source) * self.draws
+                drawn_events = onsets(made, target)
+                pair = (drawn_events, given) if target is AUDIO else (given, drawn_events)
+            else:
+                pair = pair_of(made)
+            lines[name] = onset_line(pair, self.count)
+        return lines
 
     @property
     def apart(self) -> list[Run]:
@@ -112,14 +117,16 @@ class VariantRuns:
 
     def floor_plan(self) -> Plan:
         """Return the runs of independent generation with the number of scenes."""
-        return [(run, self.count) for run in self.apart]
+        return plan_of(self.apart, self.count)
 
     def controls(self, bench: Bench) -> dict[str, Any]:
         """Return the lines of independent generation and of the ceiling, under the same kinds."""
-        sound, picture = (bench.readings(run, self.count) for run in self.apart)
-        truth, round_trip = bench.truth(self.count), bench.ceiling(self.count)
+        sound, picture = bench.readings_of_all(self.apart, self.count)
+        truth = bench.truth(self.count)
+        round_trip = bench.ceiling(self.count)
         pairs = {
-            **dict.fromkeys((IN_STEP, "joint"), pair_of([round_trip])),
+            IN_STEP: pair_of([round_trip]),
+            "joint": pair_of([round_trip]),
             "video->audio": (onsets([round_trip], AUDIO), onsets([truth], VIDEO)),
             "audio->video": (onsets([truth], AUDIO), onsets([round_trip], VIDEO)),
         }

@@ -6,12 +6,13 @@ Letters: N scenes.
 """
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from codi.bench.make import Bench, Plan
-from codi.bench.runs import Readings, Run
+from codi.bench.make import Bench, Plan, plan_of
+from codi.bench.runs import Readings, Run, facts_read
 from codi.bench.scores import as_dict, cell_rows, facts_of
 from codi.bench.timing import BOTH, TOLERANCES, onset_line, pair_of
 from codi.bench.together import OPEN_FACTS, shared_attributes
@@ -43,7 +44,7 @@ class Selection:
 
     def plan(self) -> Plan:
         """Return every run with the number of scenes."""
-        return [(run, self.count) for pair in self.runs.values() for run in pair]
+        return plan_of(chain(*self.runs.values()), self.count)
 
     def score(self, bench: Bench) -> list[dict[str, Any]]:
         """Return a line for each kind of prompt and number of candidates.
@@ -53,11 +54,11 @@ class Selection:
         scenes = bench.scenes(count=self.count)
         lines = []
         for prompt, runs in self.runs.items():
-            made = [bench.readings(run, self.count) for run in runs]
-            lines += [
-                {"prompt": prompt, **choice_line(run, readings, scenes)} for run, readings in zip(runs, made)
-            ]
-            lines[-1]["gain"] = {name: as_dict(gain) for name, gain in gains(runs[0], *made, scenes).items()}
+            made = bench.readings_of_all(runs, self.count)
+            for run, readings in zip(runs, made):
+                lines.append({"prompt": prompt, **choice_line(run, readings, scenes)})
+            gained = gains(runs[0], *made, scenes)
+            lines[-1]["gain"] = {name: as_dict(gain) for name, gain in gained.items()}
         return lines
 
 
@@ -99,10 +100,8 @@ def gains(run: Run, one: Readings, several: Readings, scenes: list[Scene]) -> di
         and in onset F1.
     """
     facts = facts_of(scenes)
-    counts = [onset_counts(*pair_of([readings]), TOLERANCES[-1]) for readings in (one, several)]
     # F1 is a ratio of sums over scenes: numerator and denominator of each scene are resampled together.
-    # The shape is (N, one and several, 2).
-    halves = np.stack([np.stack([2 * c[:, 0], c[:, 1] + c[:, 2]], axis=-1) for c in counts], axis=1)
+    halves = np.stack([_f1_halves(one), _f1_halves(several)], axis=1)  # (N, one and several, 2)
     return {
         "prompt_agreement": bootstrap(cell_rows(run, several, facts) - cell_rows(run, one, facts)),
         "mutual_agreement": bootstrap(_mutual_rows(run, several) - _mutual_rows(run, one)),
@@ -110,7 +109,14 @@ def gains(run: Run, one: Readings, several: Readings, scenes: list[Scene]) -> di
     }
 
 
+def _f1_halves(readings: Readings) -> np.ndarray:
+    """Return the numerator and the denominator of onset F1 for each scene (N, 2)."""
+    counts = onset_counts(*pair_of([readings]), TOLERANCES[-1])
+    return np.stack([2 * counts[:, 0], counts[:, 1] + counts[:, 2]], axis=-1)
+
+
 def _mutual_rows(run: Run, readings: Readings) -> np.ndarray:
     """Return for each sample (N,) the share of common attributes on which its outputs agree."""
-    rows = [[r.facts for r in readings[m]] for m in run.outputs]
-    return np.mean(list(mutual_agreement(rows, shared_attributes(run.outputs)).values()), axis=0)
+    rows = [facts_read(readings[m]) for m in run.outputs]
+    agreed = mutual_agreement(rows, shared_attributes(run.outputs))
+    return np.mean(list(agreed.values()), axis=0)

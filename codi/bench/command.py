@@ -4,7 +4,6 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +11,11 @@ from typing import Any, Protocol
 from codi.bench import plots, scores
 from codi.bench.ablation import VariantRuns, parse_variants
 from codi.bench.choosing import Selection
-from codi.bench.make import ROUND_TRIP, TRUE, Bench, Plan, make
+from codi.bench.make import ROUND_TRIP, TRUE, Bench, Plan, make, plan_of
 from codi.bench.models import Model
 from codi.bench.prompting import Prompting
 from codi.bench.report import ablation_page, markdown, steps_page
-from codi.bench.runs import Run
+from codi.bench.runs import Run, facts_read
 from codi.bench.scores import TASKS, chosen_cells
 from codi.bench.steps import COMPARED, REFERENCE, Distances, compare, parse_steps
 from codi.bench.targets import targets
@@ -28,7 +27,8 @@ from codi.metrics.agreement import agreement
 from codi.types import InputError, Modality
 from codi.world import VISIBLE, caption
 
-SCENES, SCENES_OF_ALL = 256, 32  # default numbers of scenes: of every part, and of each of the 225 cells
+SCENES = 256  # default number of scenes of every part
+SCENES_OF_ALL = 32  # default number of scenes of each of the 225 cells
 SHEET = (
     "text->text+image+audio+video",
     "text->audio+video",
@@ -68,26 +68,24 @@ def run(args: argparse.Namespace) -> int:
     """
     started = time.monotonic()
     check_numbers(args)
-    cells, variants, counts = (
-        chosen_cells(args.cells),
-        parse_variants(args.ablation or []),
-        parse_steps(args.steps),
-    )
+    cells = chosen_cells(args.cells)
+    variants = parse_variants(args.ablation or [])
+    counts = parse_steps(args.steps)
     if variants and len(counts) > 1:
         raise InputError(
             f"--steps {args.steps} and --ablation: expected several steps or several models, not both"
         )
     scales = {
-        name: parse_scale(getattr(args, name), f"--{name.replace('_', '-')}")
-        for name in ("guidance", "sync_guidance")
+        "guidance": parse_scale(args.guidance, "--guidance"),
+        "sync_guidance": parse_scale(args.sync_guidance, "--sync-guidance"),
     }
     folder = check_folder(args.out)
     head = {"command": command_line(), "versions": versions()}
     steps = counts[0] if counts else None
     if variants:
-        benches = {
-            variant.name: open_bench(folder, variant.folder, args, scales, steps) for variant in variants
-        }
+        benches = {}
+        for variant in variants:
+            benches[variant.name] = open_bench(folder, variant.folder, args, scales, steps)
         page = compare_variants(folder, benches, args, head, started)
     elif len(counts) > 1:
         page = measure_steps(folder, counts, cells, args, scales, head, started)
@@ -137,7 +135,9 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 def command_line() -> str:
     """Return the command as it was typed, for the head of the report."""
-    return shlex.join(["codi", "bench", *sys.argv[2:]]) if sys.argv[1:2] == ["bench"] else "codi bench"
+    if sys.argv[1:2] != ["bench"]:
+        return "codi bench"
+    return shlex.join(["codi", "bench", *sys.argv[2:]])
 
 
 def measure_model(
@@ -164,17 +164,23 @@ def measure_model(
     seeds = draws(args)
     parts = sections(args.joint, cells, args.scenes or SCENES, seeds)
     report = head | measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
-    settled = {name: value for name, value in bench.settings.items() if value is not None}
     numbers = {"scenes": bench.num_scenes, "seed": args.seed, "seeds": seeds}
-    report["counts"] = (
-        {"cells and tasks": f"{bench.num_scenes}"} if report["cells"] or report["tasks"] else {}
-    )
-    report["counts"] |= {name: f"{part.count} x {getattr(part, 'draws', 1)}" for name, part in parts.items()}
-    report |= {"model": bench.model.name, "settings": {**bench.model.defaults, **settled, **numbers}}
+    report["counts"] = {}
+    if report["cells"] or report["tasks"]:
+        report["counts"]["cells and tasks"] = f"{bench.num_scenes}"
+    for name, part in parts.items():
+        report["counts"][name] = f"{part.count} x {getattr(part, 'draws', 1)}"
+    report["model"] = bench.model.name
+    report["settings"] = {**bench.model.defaults, **chosen_settings(bench), **numbers}
     report["targets"] = targets(report)
     report["seconds"] = round(time.monotonic() - started, 1)
     write(folder, report, draw_plots(folder, bench, report))
     return folder / "report.md"
+
+
+def chosen_settings(bench: Bench) -> dict[str, Any]:
+    """Return the settings of a benchmark that its options chose."""
+    return {name: value for name, value in bench.settings.items() if value is not None}
 
 
 def draws(args: argparse.Namespace) -> int:
@@ -231,56 +237,103 @@ def measure(
     Returns:
         The numbers by part of the report.
     """
-    tasks = [task for task in TASKS if (held_out if task.held_out else task.run in cells)]
-    plan = [item for part in parts.values() for item in part.plan()]
-    plan += [(run, bench.num_scenes) for run in (*(t.run for t in tasks), *cells)]
+    tasks = chosen_tasks(cells, held_out)
+    make(bench, whole_plan(bench, cells, tasks, parts), workers)
+    ceiling = bench.ceiling()
+    scenes = bench.scenes()
+    lines = [scores.score_cell(cell, bench.readings(cell), ceiling, scenes) for cell in cells]
+    report: dict[str, Any] = {"cells": lines, "summary": scores.summarise(lines), "tasks": []}
+    for task in tasks:
+        report["tasks"] += task_lines(bench, task)
+    report["ceiling"] = ceiling_table(bench)
+    report["retrieval"] = None
+    if cells:
+        report["retrieval"] = bench.store.remember(
+            f"retrieval-{len(scenes)}", lambda: bench.model.retrieval(scenes)
+        )
+    for name, part in parts.items():
+        report[name] = part.score(bench)
+    return report
+
+
+def chosen_tasks(cells: list[Run], held_out: bool) -> list[scores.Task]:
+    """Return the tasks of the published table that are measured: those of the cells, and held-out ones."""
+    tasks = []
+    for task in TASKS:
+        wanted = held_out if task.held_out else task.run in cells
+        if wanted:
+            tasks.append(task)
+    return tasks
+
+
+def whole_plan(
+    bench: Bench, cells: list[Run], tasks: list[scores.Task], parts: dict[str, Section]
+) -> list[tuple[Run, int]]:
+    """Return everything that the report of one model needs, each run with a number of scenes."""
+    plan: list[tuple[Run, int]] = []
+    for part in parts.values():
+        plan += part.plan()
+    plan += plan_of([task.run for task in tasks], bench.num_scenes)
+    plan += plan_of(cells, bench.num_scenes)
     # Ground truth and its round trip are compared with every run, so they cover the longest one.
     most = max([bench.num_scenes, *(count for _, count in plan)])
-    make(bench, [*plan, *((run, most) for run in (TRUE, ROUND_TRIP))], workers)
-    ceiling, scenes = bench.ceiling(), bench.scenes()
-    lines = [scores.score_cell(cell, bench.readings(cell), ceiling, scenes) for cell in cells]
-    report: dict[str, Any] = {"cells": lines, "summary": scores.summarise(lines)}
-    report["tasks"] = [line for task in tasks for line in task_lines(bench, task)]
-    report["ceiling"] = ceiling_table(bench)
-    retrieval: Callable[[], Any] = lambda: bench.model.retrieval(scenes)
-    report["retrieval"] = bench.store.remember(f"retrieval-{len(scenes)}", retrieval) if cells else None
-    return report | {name: part.score(bench) for name, part in parts.items()}
+    plan += plan_of([TRUE, ROUND_TRIP], most)
+    return plan
 
 
 def task_lines(bench: Bench, task: scores.Task) -> list[dict[str, Any]]:
     """Return the report's lines on one task, beside the ceiling of the same scenes."""
-    ceiling, scenes = bench.ceiling(held_out=task.held_out), bench.scenes(task.held_out)
+    ceiling = bench.ceiling(held_out=task.held_out)
+    scenes = bench.scenes(task.held_out)
     return scores.score_task(task, bench.readings(task.run), ceiling, scenes)
 
 
 def ceiling_table(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
     """Return the shares of attributes read correctly from ground truth, before and after the autoencoders."""
     facts = scores.facts_of(bench.scenes())
-    measured = {"truth": bench.truth(), "ceiling": bench.ceiling()}
+    truth = bench.truth()
+    ceiling = bench.ceiling()
     result: dict[str, dict[str, dict[str, float]]] = {}
     for m in Modality:
-        parts = {key: agreement([r.facts for r in of[m]], facts, VISIBLE[m]) for key, of in measured.items()}
-        result[m.value] = {a: {key: float(hits[a].mean()) for key, hits in parts.items()} for a in VISIBLE[m]}
+        before = agreement(facts_read(truth[m]), facts, VISIBLE[m])
+        after = agreement(facts_read(ceiling[m]), facts, VISIBLE[m])
+        result[m.value] = {}
+        for attribute in VISIBLE[m]:
+            result[m.value][attribute] = {
+                "truth": float(before[attribute].mean()),
+                "ceiling": float(after[attribute].mean()),
+            }
     return result
 
 
 def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
     """Draw the pictures of a report into its folder and return their file names."""
-    scenes, shown = bench.scenes(), [run for run in bench.made if run.inputs and run.plain]
-    picked = [r for name in SHEET for r in shown if r.name == name] or shown[:5]
+    scenes = bench.scenes()
     samples = []
-    for i, item in enumerate(picked):
+    for i, item in enumerate(shown_runs(bench)):
         media = bench.store.shown(item)
         index = i % len(media[item.outputs[0]])
         samples.append((item, scenes[index], media, index))
-    names = [plots.contact_sheet(samples, folder / "contact_sheet.png")] if samples else []
-    names += [plots.cell_map(report["cells"], folder / "cells.png")] if report["cells"] else []
+    names = []
+    if samples:
+        names.append(plots.contact_sheet(samples, folder / "contact_sheet.png"))
+    if report["cells"]:
+        names.append(plots.cell_map(report["cells"], folder / "cells.png"))
     if report.get("onsets"):
         media = bench.store.shown(BOTH)
-        names.append(plots.strips(media, [caption(s) for s in scenes], folder / "onset_strips.png"))
+        captions = [caption(scene) for scene in scenes]
+        names.append(plots.strips(media, captions, folder / "onset_strips.png"))
         names.append(plots.onset_curves(report["onsets"], CURVE, folder / "onset_tolerance.png"))
         names.append(plots.offset_histogram(report["onsets"], folder / "onset_offsets.png"))
     return names
+
+
+def shown_runs(bench: Bench) -> list[Run]:
+    """Return the runs of the contact sheet: those of `SHEET`, or the first few if none was made."""
+    plain = [run for run in bench.made if run.inputs and run.plain]
+    by_name = {run.name: run for run in plain}
+    picked = [by_name[name] for name in SHEET if name in by_name]
+    return picked or plain[:5]
 
 
 def compare_variants(
@@ -302,8 +355,11 @@ def compare_variants(
     lines: dict[str, Any] = {}
     for number, (name, bench) in enumerate(benches.items()):
         print(f"{name}: {bench.model.folder}", file=sys.stderr, flush=True)
-        # Floors and ceilings are shared, since joint adapters change neither: the first model makes them.
-        make(bench, [*work.plan(), *(work.floor_plan() if number == 0 else [])], args.workers)
+        plan = list(work.plan())
+        if number == 0:
+            # Floors and ceilings are shared, since joint adapters change neither: the first model makes them.
+            plan += work.floor_plan()
+        make(bench, plan, args.workers)
         lines[name] = work.score(bench)
     first = next(iter(benches.values()))
     report = head | {
@@ -311,14 +367,8 @@ def compare_variants(
         "controls": work.controls(first),
         "seconds": round(time.monotonic() - started, 1),
     }
-    settled = {name: value for name, value in first.settings.items() if value is not None}
-    report["settings"] = {
-        **first.model.defaults,
-        **settled,
-        "scenes": work.count,
-        "seed": args.seed,
-        "seeds": work.draws,
-    }
+    numbers = {"scenes": work.count, "seed": args.seed, "seeds": work.draws}
+    report["settings"] = {**first.model.defaults, **chosen_settings(first), **numbers}
     save_json(folder / "ablation.json", finite(report))
     return save_text(folder / "ablation.md", ablation_page(report))
 
@@ -349,7 +399,7 @@ def measure_steps(
     benches = {steps: open_bench(folder, args.model, args, scales, steps) for steps in counts}
     first = benches[counts[0]]
     reference = open_bench(folder, args.model, args, scales, min(REFERENCE, first.model.num_timesteps))
-    made = {m for cell in cells for m in cell.outputs} | (set(Modality) if args.joint else set())
+    made = set(Modality) if args.joint else set().union(*(cell.outputs for cell in cells))
     far = Distances(
         reference=reference,
         outputs=[m for m in Modality if m in made],
@@ -362,17 +412,20 @@ def measure_steps(
         print(f"{steps} steps", file=sys.stderr, flush=True)
         measured = measure(bench, cells, parts, held_out=asks_held_out(args), workers=args.workers)
         reports[steps] = measured | {"distances": far.score(bench)}
-    # The number of steps is a column of the table, and so no setting that all of it shares.
-    settled = {name: value for name, value in first.settings.items() if value is not None and name != "steps"}
     numbers = {"scenes": first.num_scenes, "seed": args.seed, "seeds": draws(args)}
-    numbers |= {"scenes for distances": far.count}
-    defaults = {name: value for name, value in first.model.defaults.items() if name != "num_inference_steps"}
+    numbers["scenes for distances"] = far.count
+    settings = {**first.model.defaults, **chosen_settings(first), **numbers}
+    # The number of steps is a column of the table, and so no setting that all of it shares.
+    settings.pop("num_inference_steps", None)
+    settings.pop("steps", None)
     result = head | {
         "model": first.model.name,
-        "settings": {**defaults, **settled, **numbers},
+        "settings": settings,
         "steps": counts,
+        "rows": compare(reports),
+        "reports": reports,
+        "seconds": round(time.monotonic() - started, 1),
     }
-    result |= {"rows": compare(reports), "reports": reports, "seconds": round(time.monotonic() - started, 1)}
     save_json(folder / "steps.json", finite(result))
     page = steps_page(result)
     print(page, file=sys.stderr)
@@ -400,6 +453,7 @@ def versions() -> dict[str, str]:
     """Return the versions of codi and of the libraries that decide the numbers."""
     from codi import __version__
 
-    return {"codi": __version__} | {
-        name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")
-    }
+    found = {"codi": __version__}
+    for name in ("torch", "diffusers", "transformers", "numpy"):
+        found[name] = version(name)
+    return found

@@ -49,17 +49,14 @@ class Bench:
         batch_size: int,
         settings: dict[str, Any],
     ) -> None:
-        self.folder, self.model, self.num_scenes, self.seed, self.batch_size = (
-            folder,
-            model,
-            num_scenes,
-            seed,
-            batch_size,
-        )
+        self.folder = folder
+        self.model = model
+        self.num_scenes = num_scenes
+        self.seed = seed
+        self.batch_size = batch_size
         self.settings = settings
-        self.store = Store(
-            folder, settings | {"seed": seed, "weights": model.fingerprint, "code": code_digest()}
-        )
+        deciding = settings | {"seed": seed, "weights": model.fingerprint, "code": code_digest()}
+        self.store = Store(folder, deciding)
         self.made: dict[Run, Readings] = {}
         self.samplers = {MODEL: model.sample, TRUTH: truth_sampler, AUTOENCODER: self._round_trip}
 
@@ -98,9 +95,8 @@ class Bench:
         have = len(found[run.outputs[0]])
         if have < count:
             scenes = self.scenes(run.held_out, count)
-            for made, media in batches(
-                run, scenes, self.seed, self.samplers[run.source], self.batch_size, first=have
-            ):
+            sampler = self.samplers[run.source]
+            for made, media in batches(run, scenes, self.seed, sampler, self.batch_size, first=have):
                 if not found[run.outputs[0]]:
                     self.store.show(run, media)
                 for m in run.outputs:
@@ -108,6 +104,10 @@ class Bench:
                 self.store.save(run, found)
                 advance(len(made[run.outputs[0]]))
         return {m: rows[:count] for m, rows in found.items()}
+
+    def readings_of_all(self, runs: Iterable[Run], count: int) -> list[Readings]:
+        """Return the readings of several runs for the first `count` scenes."""
+        return [self.readings(run, count) for run in runs]
 
     def missing(self, run: Run, count: int) -> int:
         """Return for how many of the first `count` scenes a run has still to be made."""
@@ -123,7 +123,8 @@ class Bench:
         Returns:
             The readings of every modality, or of sounds only.
         """
-        return self.readings(replace(TRUE, outputs=(Modality.AUDIO,), delay=delay) if delay else TRUE, count)
+        run = replace(TRUE, outputs=(Modality.AUDIO,), delay=delay) if delay else TRUE
+        return self.readings(run, count)
 
     def ceiling(self, count: int | None = None, held_out: bool = False) -> Readings:
         """Return what the probes read from ground truth of every modality after the autoencoders.
@@ -148,6 +149,11 @@ class Bench:
         return {m: self.model.round_trip(m, render(m, scenes)) for m in run.outputs}
 
 
+def plan_of(runs: Iterable[Run], count: int) -> Plan:
+    """Return runs that are all made for the same number of scenes as a plan."""
+    return [(run, count) for run in runs]
+
+
 def merged(plan: Plan) -> dict[Run, int]:
     """Return every run once, for the largest number of scenes that any part wants.
 
@@ -169,8 +175,13 @@ def make(bench: Bench, plan: Plan, workers: int = 1) -> None:
         plan: the runs, each with a number of scenes.
         workers: the number of processes that share the runs.
     """
-    todo = {run: count for run, count in merged(plan).items() if bench.missing(run, count)}
-    total = sum(run.cost * bench.missing(run, count) for run, count in todo.items())
+    todo = {}
+    total = 0
+    for run, count in merged(plan).items():
+        missing = bench.missing(run, count)
+        if missing:
+            todo[run] = count
+            total += run.cost * missing
     # A log file gets a line every half minute, not two each second.
     interval = 0.5 if sys.stderr.isatty() else 30.0
     shape = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
@@ -186,8 +197,12 @@ def make(bench: Bench, plan: Plan, workers: int = 1) -> None:
             _make_apart(bench, todo, workers, bar)
         else:
             for run, count in todo.items():
+
+                def advance(samples: int, cost: int = run.cost) -> None:
+                    bar.update(samples * cost)
+
                 bar.set_postfix_str(run.name, refresh=False)
-                bench.readings(run, count, advance=lambda samples, run=run: bar.update(samples * run.cost))
+                bench.readings(run, count, advance=advance)
 
 
 def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> None:
@@ -197,7 +212,8 @@ def _make_apart(bench: Bench, todo: dict[Run, int], workers: int, bar: tqdm) -> 
     """
     # Forked workers would inherit torch's threads in an unknown state.
     context = multiprocessing.get_context("spawn")
-    queue, others = context.SimpleQueue(), multiprocessing.active_children()
+    queue = context.SimpleQueue()
+    others = multiprocessing.active_children()
     recipe = dict(
         folder=bench.folder,
         num_scenes=bench.num_scenes,
@@ -237,7 +253,11 @@ def _start(model: dict[str, Any], recipe: dict[str, Any], queue: Any, workers: i
 
 def _work(run: Run, count: int) -> None:
     """Generate one run in a worker and report its progress to the parent."""
-    _WORKER["bench"].readings(run, count, advance=lambda samples: _WORKER["queue"].put(samples * run.cost))
+
+    def advance(samples: int) -> None:
+        _WORKER["queue"].put(samples * run.cost)
+
+    _WORKER["bench"].readings(run, count, advance=advance)
 
 
 def _end_with_parent() -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,19 @@ from codi.prompts import prepare
 from codi.types import EMBEDDED, Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
-TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
+TEXT = Modality.TEXT
+IMAGE = Modality.IMAGE
+AUDIO = Modality.AUDIO
+VIDEO = Modality.VIDEO
 # Pairs of prompt towers, and the published targets of retrieval between them.
 TOWER_PAIRS = {(TEXT, IMAGE): 0.9, (TEXT, AUDIO): 0.9, (TEXT, VIDEO): 0.9, (IMAGE, AUDIO): 0.7}
-SAID = ("provenance.json", CHECKSUMS)  # files that describe a model's weights and do not change its results
-SIZE, NUM_FRAMES, FPS, NUM_SAMPLES, SAMPLING_RATE = 64, 16, 8.0, 32000, 16000  # what the probes read
+DESCRIBING = ("provenance.json", CHECKSUMS)  # files about a model's weights that do not change its results
+# What the probes read.
+SIZE = 64  # pixels
+NUM_FRAMES = 16
+FPS = 8.0
+NUM_SAMPLES = 32000
+SAMPLING_RATE = 16000  # Hz
 _FIT = {
     TEXT: lambda text, spec: text,
     IMAGE: lambda image, spec: from_unit(fit_image(image, SIZE)),
@@ -75,8 +83,11 @@ class Model:
             "sync_guidance": sync_guidance,
         }
         self.options = {"source": source, **settings}
-        self.name, self.folder = source or EMBEDDED, resolve(source)
-        self.device, self.dtype, self.steps = device, getattr(torch, dtype), steps
+        self.name = source or EMBEDDED
+        self.folder = resolve(source)
+        self.device = device
+        self.dtype = getattr(torch, dtype)
+        self.steps = steps
         self.scales = {"guidance_scale": guidance, "sync_guidance_scale": sync_guidance}
 
     @cached_property
@@ -86,9 +97,12 @@ class Model:
         Its convolutions keep the channels last in memory, which makes them a sixth faster on a CPU.
         """
         pipe = CoDiPipeline.from_pretrained(self.folder, dtype=self.dtype).to(pick_device(self.device))
-        for part in (p for p in pipe.components.values() if isinstance(p, torch.nn.Module)):
-            for layer in (m for m in part.modules() if isinstance(m, torch.nn.Conv2d)):
-                layer.to(memory_format=torch.channels_last)
+        for part in pipe.components.values():
+            if not isinstance(part, torch.nn.Module):
+                continue
+            for layer in part.modules():
+                if isinstance(layer, torch.nn.Conv2d):
+                    layer.to(memory_format=torch.channels_last)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -100,11 +114,8 @@ class Model:
     @cached_property
     def num_timesteps(self) -> int:
         """The largest number of steps that the model can be asked for."""
-        return int(
-            json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())[
-                "num_train_timesteps"
-            ]
-        )
+        config = json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())
+        return int(config["num_train_timesteps"])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -113,13 +124,10 @@ class Model:
         Files that only describe the model, such as where its weights came from, do not count.
         """
         digest = hashlib.sha256()
-        files = (
-            p
-            for p in self.folder.rglob("*")
-            if p.suffix in (".json", ".safetensors") and p.name not in SAID and p.is_file()
-        )
-        for path in sorted(files):
-            digest.update(path.relative_to(self.folder).as_posix().encode() + _digest(path))
+        for path in sorted(self.folder.rglob("*")):
+            decides = path.suffix in (".json", ".safetensors") and path.name not in DESCRIBING
+            if decides and path.is_file():
+                digest.update(path.relative_to(self.folder).as_posix().encode() + _digest(path))
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
@@ -137,19 +145,20 @@ class Model:
             The outputs by modality, in the world's size, rate and length.
         """
         columns = [(m, self.prepared(m, column)) for m, column in prompts_of(run, scenes)]
-        tokens = [
-            ((m, self.embed(m, raw)), weight)
-            for (m, raw), weight in zip(columns, run.weights or [1.0] * len(columns), strict=True)
-        ]
-        embeds = self.pipe.mix_prompts(*zip(*(reversed(tokens) if run.turned else tokens)))
+        tokens = [(m, self.embed(m, raw)) for m, raw in columns]
+        weights = list(run.weights or [1.0] * len(columns))
+        assert len(weights) == len(tokens), f"{len(weights)} weights for {len(tokens)} prompts"
+        if run.turned:
+            tokens.reverse()
+            weights.reverse()
+        embeds = self.pipe.mix_prompts(tuple(tokens), tuple(weights))
         timed = self.pipe.find_partners(run.inputs, run.outputs, None if run.sync else False)
         # The reversed list lets the first of several inputs of one modality win.
-        partners = {m: self.encode(m, dict(reversed(columns))[m]) for m in timed}
-        scales = (
-            self.scales
-            if run.sync_guidance is None
-            else self.scales | {"sync_guidance_scale": run.sync_guidance}
-        )
+        given = dict(reversed(columns))
+        partners = {m: self.encode(m, given[m]) for m in timed}
+        scales = dict(self.scales)
+        if run.sync_guidance is not None:
+            scales["sync_guidance_scale"] = run.sync_guidance
         with self.without_hearing(run.deaf):
             out = self.pipe(
                 outputs=run.outputs,
@@ -178,15 +187,15 @@ class Model:
         Yields:
             Nothing.
         """
-        parts = (
-            [getattr(self.pipe, name, None) for name in ("environment_encoders", "noisy_latent_encoders")]
-            if deaf is not None
-            else []
-        )
-        parts = [part for part in parts if part is not None]
+        parts = []
+        if deaf is not None:
+            found = (self.pipe.environment_encoders, self.pipe.noisy_latent_encoders)
+            parts = [part for part in found if part is not None]
         for part in parts:
-            heard = {m: partners for m, partners in part.attends_to().items() if m is not deaf}
-            part.attends_to = lambda heard=heard: heard  # hides the method of its class until it is deleted
+            attended = dict(part.attends_to())
+            attended.pop(deaf, None)
+            # This hides the method of its class until it is deleted.
+            part.attends_to = partial(dict, attended)
         try:
             yield
         finally:
@@ -205,9 +214,8 @@ class Model:
         """
         autoencoder = self.pipe.model.autoencoders[modality]
         with torch.no_grad():
-            decoded = autoencoder.decode(
-                self.encode(modality, self.prepared(modality, media)).to(autoencoder.dtype)
-            )
+            latents = self.encode(modality, self.prepared(modality, media))
+            decoded = autoencoder.decode(latents.to(autoencoder.dtype))
         return self.as_world(modality, formatted(modality, decoded, "pt"))
 
     def as_world(self, modality: Modality, items: list[Any]) -> Any:
@@ -252,25 +260,32 @@ class Model:
         Returns:
             The value, chance and target of every pair of towers that the model has, by direction.
         """
-        facts, result = facts_of(scenes), {}
-        tokens = {m: self._embed_all(m, scenes, batch_size) for m in Modality if m in self.pipe.model.towers}
+        facts = facts_of(scenes)
+        tokens = {}
+        for m in Modality:
+            if m in self.pipe.model.towers:
+                tokens[m] = self._embed_all(m, scenes, batch_size)
+        result = {}
         for (a, b), target in TOWER_PAIRS.items():
+            if a not in tokens or b not in tokens:
+                continue
             shared = [x for x in ATTRIBUTES if x in VISIBLE[a] and x in VISIBLE[b]]
             for query, key in ((a, b), (b, a)):
-                if query in tokens and key in tokens:
-                    value = recall_at_1(tokens[query], tokens[key], facts, facts, shared)
-                    result[f"{query}->{key}"] = {
-                        "value": value,
-                        "chance": chance_of_recall(facts, facts, shared),
-                        "target": target,
-                    }
+                result[f"{query}->{key}"] = {
+                    "value": recall_at_1(tokens[query], tokens[key], facts, facts, shared),
+                    "chance": chance_of_recall(facts, facts, shared),
+                    "target": target,
+                }
         return result
 
     def _embed_all(self, modality: Modality, scenes: list[Scene], batch_size: int) -> Tensor:
         """Return the prompt tokens (len(scenes), D) of all renderings of one modality."""
         media = render(modality, scenes)
-        parts = [media[i : i + batch_size] for i in range(0, len(scenes), batch_size)]
-        return torch.cat([self.embed(modality, self.prepared(modality, part)).cpu() for part in parts])
+        tokens = []
+        for start in range(0, len(scenes), batch_size):
+            raw = self.prepared(modality, media[start : start + batch_size])
+            tokens.append(self.embed(modality, raw).cpu())
+        return torch.cat(tokens)
 
 
 def _stack(items: list[Any]) -> Any:

@@ -4,6 +4,7 @@ Letters: B batch, F frames, H W height and width in pixels, S samples of a sound
 """
 
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 _SPAN = 2.0  # seconds across the sheet
-_RATE, _FPS = 16000, 8.0  # of the world's sounds (Hz) and clips
-_WINDOW, _HOP = 512, 128  # of the spectrograms, samples
+_RATE = 16000  # of the world's sounds, Hz
+_FPS = 8.0  # of the world's clips
+_WINDOW = 512  # of the spectrograms, samples
+_HOP = 128  # of the spectrograms, samples
 # Colours of events, by the medium they were read from.
 _MARKS = {Modality.VIDEO: "red", Modality.AUDIO: "white"}
 _HEIGHT = {Modality.TEXT: 0.3, Modality.IMAGE: 1.1, Modality.AUDIO: 0.7, Modality.VIDEO: 0.44}  # inches
@@ -49,16 +52,17 @@ def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
     Returns:
         The name of the file.
     """
-    rows, columns = _subsets(cells, "inputs"), _subsets(cells, "outputs")
+    rows = _subsets(cells, "inputs")
+    columns = _subsets(cells, "outputs")
     grid = np.full((len(rows), len(columns)), np.nan)
     figure, axes = plt.subplots(figsize=(2.5 + 0.55 * len(columns), 2 + 0.36 * len(rows)))
-    for c in cells:
-        i, j = rows.index(tuple(c["inputs"])), columns.index(tuple(c["outputs"]))
-        grid[i, j] = c["value"]
-        label = f"{100 * c['value']:.0f}" + ("" if c["seen"] else "·")
-        axes.text(
-            j, i, label, ha="center", va="center", fontsize=7, color="white" if c["value"] < 0.6 else "black"
-        )
+    for cell in cells:
+        i = rows.index(tuple(cell["inputs"]))
+        j = columns.index(tuple(cell["outputs"]))
+        grid[i, j] = cell["value"]
+        label = f"{100 * cell['value']:.0f}" + ("" if cell["seen"] else "·")
+        colour = "white" if cell["value"] < 0.6 else "black"
+        axes.text(j, i, label, ha="center", va="center", fontsize=7, color=colour)
     picture = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), ["+".join(n) for n in columns], rotation=60, ha="right", fontsize=7)
     axes.set_yticks(range(len(rows)), ["+".join(n) for n in rows], fontsize=7)
@@ -70,9 +74,11 @@ def cell_map(cells: list[dict[str, Any]], path: Path) -> str:
 def _subsets(cells: list[dict[str, Any]], side: str) -> list[tuple[str, ...]]:
     """Return the subsets that occur on one side of the cells, small ones first."""
     order = [m.value for m in Modality]
-    return sorted(
-        {tuple(c[side]) for c in cells}, key=lambda names: (len(names), [order.index(n) for n in names])
-    )
+
+    def place(names: tuple[str, ...]) -> tuple[int, list[int]]:
+        return len(names), [order.index(name) for name in names]
+
+    return sorted({tuple(cell[side]) for cell in cells}, key=place)
 
 
 def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Path) -> str:
@@ -88,12 +94,14 @@ def onset_curves(lines: dict[str, Any], tolerances: tuple[float, ...], path: Pat
     """
     figure, axes = plt.subplots(figsize=(6.5, 4))
     for k, (name, line) in enumerate(lines.items()):
-        style = {
-            "linewidth": 2.5 if name == "joint" else 1.2,
-            "color": f"C{k % 10}",
-            "linestyle": "-" if k < 10 else "--",
-        }
-        axes.plot(np.array(tolerances) * 1000, line["curve"], label=name, **style)
+        axes.plot(
+            np.array(tolerances) * 1000,
+            line["curve"],
+            label=name,
+            linewidth=2.5 if name == "joint" else 1.2,
+            color=f"C{k % 10}",
+            linestyle="-" if k < 10 else "--",
+        )
     axes.set(xlabel="tolerance, ms", ylabel="onset F1, video against sound", ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -114,14 +122,8 @@ def offset_histogram(lines: dict[str, Any], path: Path) -> str:
     bins = np.linspace(-250, 250, 51)
     for name in ("joint", "independent", "ground truth through autoencoders"):
         offsets = np.array(lines[name]["offsets"]) * 1000
-        axes.hist(
-            offsets,
-            bins=bins,
-            weights=np.full(len(offsets), 1 / lines[name]["samples"]),
-            histtype="step",
-            linewidth=1.6,
-            label=name,
-        )
+        weights = np.full(len(offsets), 1 / lines[name]["samples"])
+        axes.hist(offsets, bins=bins, weights=weights, histtype="step", linewidth=1.6, label=name)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="sound minus picture, ms", ylabel="matched events per sample")
     axes.legend(fontsize=8)
@@ -170,10 +172,9 @@ def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> s
     Returns:
         The name of the file.
     """
-    heights = [
-        max(sum(_HEIGHT[m] for m in side) for side in (run.inputs, run.outputs)) + _TITLE
-        for run, *_ in samples
-    ]
+    heights = []
+    for run, *_ in samples:
+        heights.append(max(_stack_height(run.inputs), _stack_height(run.outputs)) + _TITLE)
     figure = plt.figure(figsize=(13, sum(heights)))
     rows = figure.subfigures(len(samples), 1, height_ratios=heights, squeeze=False)[:, 0]
     for row, height, (run, scene, media, index) in zip(rows, heights, samples):
@@ -186,18 +187,23 @@ def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> s
     return save(figure, path)
 
 
+def _stack_height(modalities: Iterable[Modality]) -> float:
+    """Return the inches that the media of one side take."""
+    return sum(_HEIGHT[m] for m in modalities)
+
+
 def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
     """Draw the media of one side from the top downwards, each with the events of both timed media.
 
     The clip stands directly above the sound, so that both share one axis of time.
     """
     order = [m for m in (Modality.TEXT, Modality.IMAGE, Modality.VIDEO, Modality.AUDIO) if m in media]
-    panels, top = {}, height - _TITLE
+    panels = {}
+    top = height - _TITLE
     for m in order:
         top -= _HEIGHT[m]
-        ax = figure.add_axes(
-            (0.02, (top + 0.03) / height, 0.96, (_HEIGHT[m] - 0.05) / height), xticks=[], yticks=[]
-        )
+        place = (0.02, (top + 0.03) / height, 0.96, (_HEIGHT[m] - 0.05) / height)
+        ax = figure.add_axes(place, xticks=[], yticks=[])
         _PANELS[m](ax, media[m])
         panels[m] = ax
     _mark(panels, media)
@@ -212,13 +218,9 @@ def _mark(panels: dict[Modality, Axes], media: dict[Modality, Any]) -> None:
     for source in timed:
         events = read(source, _batch(media[source]))[0].events
         for m in timed:
-            panels[m].vlines(
-                events,
-                *panels[m].get_ylim(),
-                color=_MARKS[source],
-                linewidth=1.3,
-                linestyle="-" if source is m else ":",
-            )
+            low, high = panels[m].get_ylim()
+            style = "-" if source is m else ":"
+            panels[m].vlines(events, low, high, color=_MARKS[source], linewidth=1.3, linestyle=style)
 
 
 def _batch(item: Any) -> Any:
@@ -231,15 +233,8 @@ def _batch(item: Any) -> Any:
 def _text(ax: Axes, text: Any) -> None:
     """Draw a sentence, wrapped, into a panel."""
     ax.axis("off")
-    ax.text(
-        0.0,
-        0.5,
-        textwrap.fill(str(text), 80),
-        fontsize=9,
-        va="center",
-        family="serif",
-        transform=ax.transAxes,
-    )
+    wrapped = textwrap.fill(str(text), 80)
+    ax.text(0.0, 0.5, wrapped, fontsize=9, va="center", family="serif", transform=ax.transAxes)
 
 
 def _image(ax: Axes, image: Any) -> None:
@@ -251,12 +246,8 @@ def _image(ax: Axes, image: Any) -> None:
 def _filmstrip(ax: Axes, frames: Any) -> None:
     """Draw the frames of a clip (F, 3, H, W) side by side, over seconds."""
     frames = np.asarray(frames).transpose(0, 2, 3, 1)  # (F, H, W, 3)
-    ax.imshow(
-        np.concatenate(list(frames), axis=1),
-        extent=(0, len(frames) / _FPS, 0, 1),
-        aspect="auto",
-        interpolation="nearest",
-    )
+    strip = np.concatenate(list(frames), axis=1)
+    ax.imshow(strip, extent=(0, len(frames) / _FPS, 0, 1), aspect="auto", interpolation="nearest")
     ax.set(xlim=(0, _SPAN), ylim=(0, 1))
 
 
@@ -266,14 +257,8 @@ def _spectrogram(ax: Axes, wave: Any) -> None:
     padded = np.pad(wave, _WINDOW // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
     level = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=1)).T + 1e-3)  # (bins, T), dB
-    ax.imshow(
-        level,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        extent=(0, len(wave) / _RATE, 0, _RATE / 2000),
-        vmin=level.max() - 70,
-    )
+    extent = (0, len(wave) / _RATE, 0, _RATE / 2000)
+    ax.imshow(level, origin="lower", aspect="auto", cmap="magma", extent=extent, vmin=level.max() - 70)
     ax.set(xlim=(0, _SPAN), ylim=(0, _RATE / 2000))
 
 

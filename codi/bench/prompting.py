@@ -16,24 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from codi.bench.make import Bench, Plan
-from codi.bench.runs import Readings, Run, parse_cell, rival_of
+from codi.bench.make import Bench, Plan, plan_of
+from codi.bench.runs import Readings, Run, facts_read, parse_cell, rival_of
 from codi.bench.scores import as_dict, asked, chance, facts_of
 from codi.metrics.agreement import agreement
 from codi.metrics.bootstrap import bootstrap, share_interval
 from codi.types import Modality
 from codi.world import Scene
 
-TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
+TEXT = Modality.TEXT
+IMAGE = Modality.IMAGE
+AUDIO = Modality.AUDIO
+VIDEO = Modality.VIDEO
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the second prompt; the first has the rest
-CONFLICTS = tuple(
-    Run(inputs=inputs, outputs=(output,), rival=True, sync=False)
-    for inputs, output in (
-        ((TEXT, TEXT), IMAGE),
-        ((TEXT, IMAGE), IMAGE),
-        ((TEXT, AUDIO), IMAGE),
-        ((TEXT, TEXT), AUDIO),
-    )
+CONFLICTS = (
+    Run(inputs=(TEXT, TEXT), outputs=(IMAGE,), rival=True, sync=False),
+    Run(inputs=(TEXT, IMAGE), outputs=(IMAGE,), rival=True, sync=False),
+    Run(inputs=(TEXT, AUDIO), outputs=(IMAGE,), rival=True, sync=False),
+    Run(inputs=(TEXT, TEXT), outputs=(AUDIO,), rival=True, sync=False),
 )
 ADDED = {  # the modalities that are added, one at a time, to the prompt of each cell
     "text->image": (TEXT, IMAGE, AUDIO, VIDEO),
@@ -41,8 +41,9 @@ ADDED = {  # the modalities that are added, one at a time, to the prompt of each
     "text->audio": (TEXT, IMAGE, AUDIO, VIDEO),
     "image->audio": (TEXT, AUDIO, VIDEO),
 }
-COMPLETIONS = tuple(
-    Run(inputs=(TEXT, IMAGE), outputs=(output,), facts=("motion", "tempo")) for output in (AUDIO, VIDEO)
+COMPLETIONS = (
+    Run(inputs=(TEXT, IMAGE), outputs=(AUDIO,), facts=("motion", "tempo")),
+    Run(inputs=(TEXT, IMAGE), outputs=(VIDEO,), facts=("motion", "tempo")),
 )
 ORDER = (parse_cell("text+image+audio->image"), parse_cell("text+image+audio+video->audio"))
 
@@ -60,39 +61,51 @@ class Prompting:
     @property
     def conflicts(self) -> dict[Run, list[Run]]:
         """The runs with each weight of `WEIGHTS`, for each pair of prompts that disagree."""
-        return {run: [replace(run, weights=(1 - w, w)) for w in WEIGHTS] for run in CONFLICTS}
+        runs = {}
+        for run in CONFLICTS:
+            runs[run] = [replace(run, weights=(1 - weight, weight)) for weight in WEIGHTS]
+        return runs
 
     @property
     def additions(self) -> dict[Run, dict[Modality, Run]]:
         """The runs with one more prompt by its modality, for each run with one prompt."""
-        bases = {parse_cell(name): added for name, added in ADDED.items()}
-        return {
-            base: {m: replace(base, inputs=(*base.inputs, m)) for m in added} for base, added in bases.items()
-        }
+        runs = {}
+        for name, added in ADDED.items():
+            base = parse_cell(name)
+            runs[base] = {m: replace(base, inputs=(*base.inputs, m)) for m in added}
+        return runs
 
     def plan(self) -> Plan:
         """Return every run with the number of scenes."""
-        added = [run for base, runs in self.additions.items() for run in (base, *runs.values())]
-        turned = [run for pair in ((r, replace(r, turned=True)) for r in ORDER) for run in pair]
-        return [
-            (run, self.count) for run in (*chain(*self.conflicts.values()), *added, *COMPLETIONS, *turned)
-        ]
+        runs = list(chain(*self.conflicts.values()))
+        for base, more in self.additions.items():
+            runs += [base, *more.values()]
+        runs += COMPLETIONS
+        for run in ORDER:
+            runs += [run, replace(run, turned=True)]
+        return plan_of(runs, self.count)
 
     def score(self, bench: Bench) -> dict[str, Any]:
         """Return the lines of the report for each of the four questions, by name."""
-        scenes, get = bench.scenes(count=self.count), lambda run: bench.readings(run, self.count)
-        return {
-            "conflict": [
-                conflict_line(run, [get(r) for r in runs], scenes) for run, runs in self.conflicts.items()
-            ],
-            "redundancy": [
-                redundancy_line(base, m, get(base), get(run), scenes)
-                for base, runs in self.additions.items()
-                for m, run in runs.items()
-            ],
-            "completion": [line for run in COMPLETIONS for line in completion_lines(run, get(run), scenes)],
-            "order": [order_line(run, get(run), get(replace(run, turned=True))) for run in ORDER],
-        }
+        scenes = bench.scenes(count=self.count)
+        conflict = []
+        for run, weighted in self.conflicts.items():
+            made = bench.readings_of_all(weighted, self.count)
+            conflict.append(conflict_line(run, made, scenes))
+        redundancy = []
+        for base, more in self.additions.items():
+            alone = bench.readings(base, self.count)
+            for m, run in more.items():
+                both = bench.readings(run, self.count)
+                redundancy.append(redundancy_line(base, m, alone, both, scenes))
+        completion = []
+        for run in COMPLETIONS:
+            completion += completion_lines(run, bench.readings(run, self.count), scenes)
+        order = []
+        for run in ORDER:
+            as_named, turned = bench.readings_of_all([run, replace(run, turned=True)], self.count)
+            order.append(order_line(run, as_named, turned))
+        return {"conflict": conflict, "redundancy": redundancy, "completion": completion, "order": order}
 
 
 def follow_rows(run: Run, readings: Readings, scenes: list[Scene], estimates_from: Modality) -> np.ndarray:
@@ -109,9 +122,8 @@ def follow_rows(run: Run, readings: Readings, scenes: list[Scene], estimates_fro
         shows.
     """
     (output,) = run.outputs
-    parts = agreement(
-        [r.facts for r in readings[output]], facts_of(scenes), asked((estimates_from,), output, run.facts)
-    )
+    attributes = asked((estimates_from,), output, run.facts)
+    parts = agreement(facts_read(readings[output]), facts_of(scenes), attributes)
     return np.mean(list(parts.values()), axis=0)
 
 
@@ -159,7 +171,8 @@ def redundancy_line(
         Both agreements and their difference scene by scene.
     """
     estimates_from = base.inputs[0]
-    before, after = (follow_rows(base, readings, scenes, estimates_from) for readings in (alone, more))
+    before = follow_rows(base, alone, scenes, estimates_from)
+    after = follow_rows(base, more, scenes, estimates_from)
     change = bootstrap(after - before)
     return {
         "cell": base.name,
@@ -183,17 +196,18 @@ def completion_lines(run: Run, readings: Readings, scenes: list[Scene]) -> list[
         A line for each prompt.
     """
     (output,) = run.outputs
-    names = {m: asked((m,), output, run.facts) for m in run.inputs}
-    return [
-        {
+    lines = []
+    for m in run.inputs:
+        attributes = asked((m,), output, run.facts)
+        line = {
             "output": output.value,
             "prompt": m.value,
             "names": list(attributes),
             "chance": chance(attributes),
             "followed": as_dict(share_interval(follow_rows(run, readings, scenes, m))),
         }
-        for m, attributes in names.items()
-    ]
+        lines.append(line)
+    return lines
 
 
 def order_line(run: Run, made: Readings, turned: Readings) -> dict[str, Any]:
@@ -207,9 +221,8 @@ def order_line(run: Run, made: Readings, turned: Readings) -> dict[str, Any]:
     Returns:
         The line of the report.
     """
-    same = [
-        a.facts == b.facts and len(a.events) == len(b.events)
-        for m in run.outputs
-        for a, b in zip(made[m], turned[m], strict=True)
-    ]
+    same = []
+    for m in run.outputs:
+        for a, b in zip(made[m], turned[m], strict=True):
+            same.append(a.facts == b.facts and len(a.events) == len(b.events))
     return {"cell": run.name, "same": float(np.mean(same))}

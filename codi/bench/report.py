@@ -81,13 +81,14 @@ def ablation_page(report: dict[str, Any]) -> str:
 
 def steps_page(report: dict[str, Any]) -> str:
     """Return the page with the table of several numbers of steps."""
-    header = " | ".join(["measure", *(str(steps) for steps in report["steps"]), "largest drop"])
+    header = " | ".join(["measure", *map(str, report["steps"]), "largest drop"])
     rows = []
     for row in report["rows"]:
         show = _FORMATS[row["kind"]]
         values = [show(row["values"][steps]) for steps in report["steps"]]
         drop = "-" if row.get("drop") is None else show(row["drop"])
-        drop += f" (at {row['drop_at']})" if row.get("drop") else ""
+        if row.get("drop"):
+            drop += f" (at {row['drop_at']})"
         rows.append([row["measure"], *values, drop])
     return "\n\n".join([_STEPS.format(**_described(report)), table(header, rows)]) + "\n"
 
@@ -99,70 +100,57 @@ def _head(report: dict[str, Any]) -> str:
 
 def _described(report: dict[str, Any]) -> dict[str, Any]:
     """Return the report with its counts, settings and versions as text for the head of a page."""
-    settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    counts = ", ".join(f"{name} {count}" for name, count in report.get("counts", {}).items())
-    return {**report, "settings": settings, "versions": versions, "counts": counts}
+    settings = {name: value for name, value in report["settings"].items() if value is not None}
+    texts = {
+        "settings": _listed(settings),
+        "versions": _listed(report["versions"]),
+        "counts": _listed(report.get("counts", {})),
+    }
+    return {**report, **texts}
+
+
+def _listed(values: dict[str, Any]) -> str:
+    """Return names with their values in one line."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _tasks(report: dict[str, Any]) -> str | None:
     """Return the published table, or None where no task was measured."""
     if not report["tasks"]:
         return None
-    rows = [
-        [
-            t["task"],
-            t["measure"],
-            with_interval(t),
-            *percents(t, "ceiling", "shuffled", "chance", "target"),
-            yes(t["met"]),
-        ]
-        for t in report["tasks"]
-    ]
+    rows = []
+    for line in report["tasks"]:
+        shares = percents(line, "ceiling", "shuffled", "chance", "target")
+        rows.append([line["task"], line["measure"], with_interval(line), *shares, yes(line["met"])])
+    header = "from -> to | measure | score | ceiling | shuffled | chance | target | met"
     note = (
         "`!` marks shape-colour pairs that training never showed. For sound, colour is pitch, shape is "
         "timbre, place is ambience."
     )
-    return section(
-        "Published table",
-        table("from -> to | measure | score | ceiling | shuffled | chance | target | met", rows),
-        note,
-    )
+    return section("Published table", table(header, rows), note)
 
 
 def _targets(report: dict[str, Any]) -> str | None:
     """Return the section of the targets that the published table does not hold, or None without any."""
     if not report["targets"]:
         return None
-    rows = [
-        [
-            t["measure"],
-            f"{t['value']:.3f}",
-            f"{'<=' if t['at_most'] else '>='} {t['target']:g}",
-            yes(t["met"]),
-        ]
-        for t in report["targets"]
-    ]
-    return section(
-        "Other targets",
-        table("measure | value | target | met", rows),
-        "Shares and scores here are fractions of one.",
-    )
+    rows = []
+    for line in report["targets"]:
+        sign = "<=" if line["at_most"] else ">="
+        target = f"{sign} {line['target']:g}"
+        rows.append([line["measure"], f"{line['value']:.3f}", target, yes(line["met"])])
+    body = table("measure | value | target | met", rows)
+    return section("Other targets", body, "Shares and scores here are fractions of one.")
 
 
 def _summary(report: dict[str, Any]) -> str | None:
     """Return the section of macro means and worst cells, or None without cells."""
-    rows = [
-        [
-            name.replace("_", " "),
-            str(s["count"]),
-            *percents(s, "value", "ceiling", "ratio", "shuffled", "chance"),
-            s["worst"],
-            percent(s["worst_value"]),
-        ]
-        for name, s in report["summary"].items()
-        if s
-    ]
+    rows = []
+    for name, group in report["summary"].items():
+        if group:
+            shares = percents(group, "value", "ceiling", "ratio", "shuffled", "chance")
+            worst = [group["worst"], percent(group["worst_value"])]
+            rows.append([name.replace("_", " "), str(group["count"]), *shares, *worst])
     if not rows:
         return None
     header = "cells | number | macro mean | ceiling | of ceiling | shuffled | chance | worst cell | its score"
@@ -177,42 +165,40 @@ def _cells(report: dict[str, Any]) -> str | None:
     """Return the section with a row for every cell, or None without cells."""
     if not report["cells"]:
         return None
-    rows = [
-        [
-            c["cell"],
-            "yes" if c["seen"] else "no",
-            with_interval(c),
-            *percents(c, "ceiling", "shuffled", "chance"),
-            "; ".join(
-                f"{m}: " + ", ".join(f"{a} {percent(v)}" for a, v in parts.items())
-                for m, parts in c["attributes"].items()
-            ),
-        ]
-        for c in report["cells"]
-    ]
-    return section(
-        "Every cell",
-        table("cell | seen | score | ceiling | shuffled | chance | by output and attribute", rows),
-    )
+    rows = []
+    for line in report["cells"]:
+        seen = "yes" if line["seen"] else "no"
+        shares = percents(line, "ceiling", "shuffled", "chance")
+        rows.append([line["cell"], seen, with_interval(line), *shares, _by_output(line["attributes"])])
+    header = "cell | seen | score | ceiling | shuffled | chance | by output and attribute"
+    return section("Every cell", table(header, rows))
+
+
+def _by_output(attributes: dict[str, dict[str, float]]) -> str:
+    """Return the agreement of every attribute in words, output by output."""
+    outputs = []
+    for output, shares in attributes.items():
+        parts = [f"{attribute} {percent(share)}" for attribute, share in shares.items()]
+        outputs.append(f"{output}: {', '.join(parts)}")
+    return "; ".join(outputs)
 
 
 def _ceilings(report: dict[str, Any]) -> str:
     """Return the section of what the probes read from ground truth."""
-    rows = [
-        [m, a, *percents(v, "truth", "ceiling")]
-        for m, parts in report["ceiling"].items()
-        for a, v in parts.items()
-    ]
-    return section(
-        "Ceilings: what the probes read",
-        table("modality | attribute | ground truth | through the autoencoder", rows),
-    )
+    rows = []
+    for modality, attributes in report["ceiling"].items():
+        for attribute, shares in attributes.items():
+            rows.append([modality, attribute, *percents(shares, "truth", "ceiling")])
+    header = "modality | attribute | ground truth | through the autoencoder"
+    return section("Ceilings: what the probes read", table(header, rows))
 
 
 def _towers(report: dict[str, Any]) -> str | None:
     """Return the section of retrieval between prompt towers, or None where it was not measured."""
     if not report.get("retrieval"):
         return None
-    rows = [[name, *percents(v, "value", "chance", "target")] for name, v in report["retrieval"].items()]
+    rows = []
+    for name, line in report["retrieval"].items():
+        rows.append([name, *percents(line, "value", "chance", "target")])
     note = "A hit is a nearest neighbour with equal values of every attribute that both modalities can show."
     return section("Retrieval between prompt towers", table("towers | R@1 | chance | target", rows), note)

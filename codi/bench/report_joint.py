@@ -51,35 +51,32 @@ def _between(low: float | None, high: float | None, show: Any) -> str:
 
 def _f1(line: dict[str, Any], tolerance: str) -> str:
     """Return the F1 at one tolerance with its interval."""
-    return f"{line['f1'][tolerance]:.3f} {_between(*line['intervals'][tolerance], lambda x: f'{x:.3f}')}"
+    low, high = line["intervals"][tolerance]
+    return f"{line['f1'][tolerance]:.3f} {_between(low, high, '{:.3f}'.format)}"
 
 
 def onset_table(lines: dict[str, Any]) -> str:
     """Return the table of onset scores, with a row for each line."""
     rows = []
     for name, line in lines.items():
-        rows.append(
-            [
-                name + (f" ({milliseconds(line['offset'])} ms)" if "offset" in line else ""),
-                str(line["samples"]),
-                _f1(line, "50 ms"),
-                _f1(line, "62.5 ms"),
-                _f1(line, "125 ms"),
-                f"{milliseconds(line['bias'])} {_between(*line['bias_interval'], milliseconds)}",
-                milliseconds(line["mae"], ""),
-                milliseconds(line["p95"], ""),
-                percent(line["count_accuracy"]),
-            ]
-        )
-    return table(
-        "video and sound | samples | F1 at 50 ms | 62.5 ms | 125 ms | bias ms | MAE ms | p95 ms | same count",
-        rows,
+        moved = f" ({milliseconds(line['offset'])} ms)" if "offset" in line else ""
+        scores = [_f1(line, tolerance) for tolerance in ("50 ms", "62.5 ms", "125 ms")]
+        low, high = line["bias_interval"]
+        bias = f"{milliseconds(line['bias'])} {_between(low, high, milliseconds)}"
+        errors = [milliseconds(line["mae"], ""), milliseconds(line["p95"], "")]
+        same_count = percent(line["count_accuracy"])
+        rows.append([name + moved, str(line["samples"]), *scores, bias, *errors, same_count])
+    header = (
+        "video and sound | samples | F1 at 50 ms | 62.5 ms | 125 ms | bias ms | MAE ms | p95 ms | same count"
     )
+    return table(header, rows)
 
 
 def _onsets(report: dict[str, Any]) -> str | None:
     """Return the section of video and sound in time, or None where it was not measured."""
-    return section("In time", onset_table(report["onsets"]), _ABOUT_TIME) if report.get("onsets") else None
+    if not report.get("onsets"):
+        return None
+    return section("In time", onset_table(report["onsets"]), _ABOUT_TIME)
 
 
 def _partners(report: dict[str, Any]) -> str | None:
@@ -117,43 +114,47 @@ def _summary(report: dict[str, Any]) -> str | None:
     rows = []
     for line in report["open"]:
         # A column is asked only where something bounces; else its value is NaN.
-        asked = {a: v for a, v in line["attributes"].items() if math.isfinite(v["value"])}
-        worst = min(asked.items(), key=lambda item: item[1]["value"])
-        widest = max(
-            (x, a, m)
-            for a, v in asked.items()
-            for m, x in v["spread"].items()
-            if m != "honest" and math.isfinite(x)
-        )
+        asked = {a: found for a, found in line["attributes"].items() if math.isfinite(found["value"])}
+        weakest = min(asked, key=lambda attribute: asked[attribute]["value"])
+        spread, attribute, output = _widest_spread(asked)
         rows.append(
             [
                 "+".join(line["outputs"]),
                 line["made"],
-                f"{worst[0]} {with_interval(worst[1])}",
-                percent(worst[1]["independent"]),
+                f"{weakest} {with_interval(asked[weakest])}",
+                percent(asked[weakest]["independent"]),
                 with_interval(line["all"]),
                 percent(line["all"]["independent"]),
-                f"{widest[0]:.2f} ({widest[1]}, {widest[2]})",
+                f"{spread:.2f} ({attribute}, {output})",
             ]
         )
     header = "outputs | made | weakest | drawn apart | all of them | drawn apart | widest spread"
     return section("Agreement on what the prompt left open", table(header, rows), _ABOUT_OPEN)
 
 
+def _widest_spread(attributes: dict[str, dict[str, Any]]) -> tuple[float, str, str]:
+    """Return the widest spread of any attribute, that attribute, and the output in which it was found."""
+    spreads = []
+    for attribute, found in attributes.items():
+        for output, spread in found["spread"].items():
+            if output != "honest" and math.isfinite(spread):
+                spreads.append((spread, attribute, output))
+    return max(spreads)
+
+
 def _open(report: dict[str, Any]) -> str | None:
     """Return the section with a row for every attribute left open, or None where it was not measured."""
     if not report.get("open"):
         return None
-    rows, controls = [], ("independent", "shuffled", "chance", "truth", "ceiling")
+    controls = ("independent", "shuffled", "chance", "truth", "ceiling")
+    rows = []
     for line in report["open"]:
         name = ["+".join(line["outputs"]), line["made"]]
-        rows += [
-            [*name, a, with_interval(v), *percents(v, *controls), _spread(v["spread"])]
-            for a, v in line["attributes"].items()
-        ]
-        rows.append(
-            [*name, "*all of them*", with_interval(line["all"]), *percents(line["all"], *controls), ""]
-        )
+        for attribute, found in line["attributes"].items():
+            shares = [with_interval(found), *percents(found, *controls)]
+            rows.append([*name, attribute, *shares, _spread(found["spread"])])
+        shares = [with_interval(line["all"]), *percents(line["all"], *controls)]
+        rows.append([*name, "*all of them*", *shares, ""])
     header = (
         "outputs | made | attribute | agree | drawn apart | shuffled | chance | ground truth | ceiling | "
         "spread (honest)"
@@ -163,8 +164,16 @@ def _open(report: dict[str, Any]) -> str | None:
 
 def _spread(spread: dict[str, float | None]) -> str:
     """Return the spread of each output, with that of honest draws in parentheses."""
-    shown = {m: "-" if x is None or x != x else f"{x:.2f}" for m, x in spread.items()}
-    return ", ".join(f"{m} {x}" for m, x in shown.items() if m != "honest") + f" ({shown['honest']})"
+    outputs = []
+    for output, value in spread.items():
+        if output != "honest":
+            outputs.append(f"{output} {_two_decimals(value)}")
+    return f"{', '.join(outputs)} ({_two_decimals(spread['honest'])})"
+
+
+def _two_decimals(value: float | None) -> str:
+    """Format a number with two decimals, or as a dash where there is none."""
+    return "-" if value is None or value != value else f"{value:.2f}"
 
 
 def _selection(report: dict[str, Any]) -> str | None:
@@ -173,20 +182,12 @@ def _selection(report: dict[str, Any]) -> str | None:
         return None
     rows = []
     for line in report["selection"]:
-        shares = [with_interval(line[key]) for key in ("prompt_agreement", "mutual_agreement")]
-        rows.append(
-            [line["prompt"], str(line["candidates"]), *shares, _f1(line, "125 ms"), _f1(line, "62.5 ms")]
-        )
+        shares = [with_interval(line["prompt_agreement"]), with_interval(line["mutual_agreement"])]
+        scores = [_f1(line, "125 ms"), _f1(line, "62.5 ms")]
+        rows.append([line["prompt"], str(line["candidates"]), *shares, *scores])
         if "gain" in line:
-            gain = line["gain"]
-            rows.append(
-                [
-                    line["prompt"],
-                    "*gain*",
-                    *(with_interval(gain[k]) for k in ("prompt_agreement", "mutual_agreement", "f1")),
-                    "",
-                ]
-            )
+            gained = [line["gain"][name] for name in ("prompt_agreement", "mutual_agreement", "f1")]
+            rows.append([line["prompt"], "*gain*", *map(with_interval, gained), ""])
     note = (
         "Video and sound. The choice is made by the model's prompt towers and two plain onset detectors, the "
         "numbers here by the world's probes. Gains are scene by scene, per cent."
@@ -212,21 +213,12 @@ def _conflict(lines: list[dict[str, Any]]) -> str:
     weights = lines[0]["weights"]
     rows = []
     for line in lines:
-        rows.append(
-            [
-                line["prompts"],
-                line["output"],
-                "second",
-                *map(with_interval, line["second"]),
-                with_interval(line["largest_fall"]),
-                yes(line["monotone"]),
-            ]
-        )
-        rows.append([line["prompts"], line["output"], "first", *map(percent, line["first"]), "", ""])
-    header = (
-        f"prompts | output | follows the | {' | '.join(f'weight {w:g}' for w in weights)} | largest fall | "
-        "never falls"
-    )
+        name = [line["prompts"], line["output"]]
+        fall = [with_interval(line["largest_fall"]), yes(line["monotone"])]
+        rows.append([*name, "second", *map(with_interval, line["second"]), *fall])
+        rows.append([*name, "first", *map(percent, line["first"]), "", ""])
+    columns = " | ".join(f"weight {weight:g}" for weight in weights)
+    header = f"prompts | output | follows the | {columns} | largest fall | never falls"
     note = (
         "Two prompts of scenes that differ in every attribute; the weight is the second's, the first has the "
         "rest. It falls from one weight to the next if the whole interval of the fall, scene by scene, lies "
@@ -237,51 +229,43 @@ def _conflict(lines: list[dict[str, Any]]) -> str:
 
 def _redundancy(lines: list[dict[str, Any]], order: list[dict[str, Any]]) -> str:
     """Return the section of one more prompt that agrees; its note holds the order of prompts."""
-    rows = [
-        [
-            line["cell"],
-            line["added"],
-            *percents(line, "alone", "both"),
-            with_interval(line["change"]),
-            "yes" if line["hurts"] else "no",
-        ]
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        hurts = "yes" if line["hurts"] else "no"
+        shares = [*percents(line, "alone", "both"), with_interval(line["change"])]
+        rows.append([line["cell"], line["added"], *shares, hurts])
     same = "; ".join(f"{line['cell']} {percent(line['same'])}" for line in order)
     note = (
         "Agreement on what the first prompt tells. It hurts if the whole interval of the change, scene by "
         "scene, lies below zero. Samples whose readings stay the same when the prompts come in the opposite "
         f"order: {same}."
     )
-    return section(
-        "One more prompt that agrees", table("from -> to | added | alone | both | change | hurts", rows), note
-    )
+    header = "from -> to | added | alone | both | change | hurts"
+    return section("One more prompt that agrees", table(header, rows), note)
 
 
 def _completion(lines: list[dict[str, Any]]) -> str:
     """Return the section of prompts that complete each other."""
-    told = lambda line: (f"text + image -> {line['output']}", line["prompt"], ", ".join(line["names"]))
-    rows = [[*told(line), with_interval(line["followed"]), percent(line["chance"])] for line in lines]
+    rows = []
+    for line in lines:
+        cell = f"text + image -> {line['output']}"
+        shares = [with_interval(line["followed"]), percent(line["chance"])]
+        rows.append([cell, line["prompt"], ", ".join(line["names"]), *shares])
     note = "One sentence and one picture of the same scene, each of which says what the other leaves open."
-    return section(
-        "Prompts that complete each other",
-        table("from -> to | prompt | says | followed | chance", rows),
-        note,
-    )
+    body = table("from -> to | prompt | says | followed | chance", rows)
+    return section("Prompts that complete each other", body, note)
 
 
 def ablation_table(report: dict[str, Any]) -> str:
     """Return the table of the ablation, with a row for each model and then the controls."""
-    kinds = {
-        IN_STEP: ("125 ms",),
-        "joint": ("125 ms", "62.5 ms"),
-        **dict.fromkeys(DIRECTIONS, ("125 ms",)),
-        GUIDED: ("125 ms", "62.5 ms"),
-    }
-    columns = [(kind, tolerance) for kind, tolerances in kinds.items() for tolerance in tolerances]
+    columns = [(IN_STEP, "125 ms"), ("joint", "125 ms"), ("joint", "62.5 ms")]
+    columns += [(direction, "125 ms") for direction in DIRECTIONS]
+    columns += [(GUIDED, "125 ms"), (GUIDED, "62.5 ms")]
     rows = []
     for name, lines in {**report["variants"], **report["controls"]}.items():
-        rows.append(
-            [name, *(_f1(lines[kind], tolerance) if kind in lines else "-" for kind, tolerance in columns)]
-        )
-    return table(" | ".join(["model", *(f"{kind}, {tolerance}" for kind, tolerance in columns)]), rows)
+        row = [name]
+        for kind, tolerance in columns:
+            row.append(_f1(lines[kind], tolerance) if kind in lines else "-")
+        rows.append(row)
+    names = [f"{kind}, {tolerance}" for kind, tolerance in columns]
+    return table(" | ".join(["model", *names]), rows)

@@ -23,13 +23,16 @@ Readings = dict[Modality, list[Reading]]
 Batches = Iterator[tuple[Readings, Media]]
 Sampler = Callable[["Run", list[Scene], list[int]], Media]  # (run, scenes, one seed per scene) -> its outputs
 
-MODEL, TRUTH, AUTOENCODER = "model", "truth", "autoencoder"  # sources of the outputs of a run
+# Sources of the outputs of a run.
+MODEL = "model"
+TRUTH = "truth"
+AUTOENCODER = "autoencoder"
 SHOWN = 3  # samples of a run kept as media, for the contact sheet
 SAMPLING_RATE = 16000  # of the world's sounds, Hz
 # What one sample costs the embedded model, in about hundredths of a second of one core. Only the progress bar
 # uses it; no number of a report depends on it.
 COST = {Modality.TEXT: 6, Modality.IMAGE: 12, Modality.AUDIO: 36, Modality.VIDEO: 110}
-_RENDER = {Modality.TEXT: lambda scenes: [world.caption(scene) for scene in scenes], **world.RENDERERS}
+_RENDER = {Modality.TEXT: lambda scenes: list(map(world.caption, scenes)), **world.RENDERERS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +81,18 @@ class Run:
     def name(self) -> str:
         """A name that is different for different runs."""
         facts = "" if self.facts is None else f"[{','.join(self.facts)}]"
-        tail = (
-            ("!" if self.held_out else "")
-            + "".join(f"@{tag}" for tag in self._tags())
-            + (f"~{self.draw}" if self.draw else "")
-        )
-        return f"{join(self.inputs) or self.source}{facts}->{join(self.outputs)}{tail}"
+        name = f"{join(self.inputs) or self.source}{facts}->{join(self.outputs)}"
+        if self.held_out:
+            name += "!"
+        for tag in self._tags():
+            name += f"@{tag}"
+        if self.draw:
+            name += f"~{self.draw}"
+        return name
 
     def _tags(self) -> list[str]:
         """Return what sets the run apart from an ordinary call, for its name."""
-        said = {
+        special = {
             f"delay {self.delay:g}": self.delay,
             "rival": self.rival,
             "turned": self.turned,
@@ -97,9 +102,12 @@ class Run:
             "in step": self.in_step,
             "no lead": not self.led,
         }
-        weights = [] if self.weights is None else [f"weights {','.join(f'{w:g}' for w in self.weights)}"]
-        guidance = [] if self.sync_guidance is None else [f"sync guidance {self.sync_guidance:g}"]
-        return [tag for tag, there in said.items() if there] + weights + guidance
+        tags = [tag for tag, there in special.items() if there]
+        if self.weights is not None:
+            tags.append("weights " + ",".join(f"{weight:g}" for weight in self.weights))
+        if self.sync_guidance is not None:
+            tags.append(f"sync guidance {self.sync_guidance:g}")
+        return tags
 
     @property
     def cost(self) -> int:
@@ -141,10 +149,16 @@ def parse_cell(text: str) -> Run:
         InputError: a text of another form, an unknown modality, or one that is named twice on a side.
     """
     parts = text.split("->")
-    if len(parts) != 2 or not all(part.strip() for part in parts):
+    if len(parts) != 2 or not parts[0].strip() or not parts[1].strip():
         raise InputError(f"cell {text!r} is not of the form inputs->outputs, such as text+audio->video")
-    inputs, outputs = ([Modality.parse(name) for name in part.split("+")] for part in parts)
+    inputs = _named(parts[0])
+    outputs = _named(parts[1])
     return Run(inputs=_ordered(inputs, text), outputs=_ordered(outputs, text))
+
+
+def _named(side: str) -> list[Modality]:
+    """Return the modalities that one side of a cell names."""
+    return [Modality.parse(name) for name in side.split("+")]
 
 
 def _ordered(modalities: list[Modality], text: str) -> tuple[Modality, ...]:
@@ -167,6 +181,11 @@ def render(modality: Modality, scenes: list[Scene]) -> Any:
 def read(modality: Modality, media: Any) -> list[Reading]:
     """Return what the probe of a modality reads from a batch of its media."""
     return world.READERS[modality](media)
+
+
+def facts_read(rows: list[Reading]) -> list[dict[str, str | None]]:
+    """Return the facts alone of several readings."""
+    return [reading.facts for reading in rows]
 
 
 def rival_of(scene: Scene) -> Scene:
@@ -193,20 +212,16 @@ def prompts_of(run: Run, scenes: list[Scene]) -> list[tuple[Modality, Any]]:
     Returns:
         Pairs of a modality and its captions, pictures, sounds or clips, one for each scene.
     """
-    columns = []
+    columns: list[tuple[Modality, Any]] = []
     for k, modality in enumerate(run.inputs):
-        described = (
-            [rival_of(scene) for scene in scenes] if run.rival and k == len(run.inputs) - 1 else scenes
-        )
-        again = modality in run.inputs[:k]
-        columns.append(
-            (
-                modality,
-                _captions(described, run.facts, again)
-                if modality is Modality.TEXT
-                else render(modality, described),
-            )
-        )
+        described = scenes
+        if run.rival and k == len(run.inputs) - 1:
+            described = [rival_of(scene) for scene in scenes]
+        if modality is Modality.TEXT:
+            again = modality in run.inputs[:k]
+            columns.append((modality, _captions(described, run.facts, again)))
+        else:
+            columns.append((modality, render(modality, described)))
     return columns
 
 
@@ -216,10 +231,11 @@ def _captions(scenes: list[Scene], facts: tuple[str, ...] | None, again: bool) -
     A second sentence is worded differently because nobody gives one prompt twice.
     """
     names = tuple(ATTRIBUTES) if facts is None else facts
-    return [
-        world.caption(scene, facts=names, rng=np.random.default_rng(scene.seed) if again else None)
-        for scene in scenes
-    ]
+    sentences = []
+    for scene in scenes:
+        rng = np.random.default_rng(scene.seed) if again else None
+        sentences.append(world.caption(scene, facts=names, rng=rng))
+    return sentences
 
 
 def truth_sampler(run: Run, scenes: list[Scene], seeds: list[int]) -> Media:
@@ -286,6 +302,11 @@ def generate(
     Returns:
         The readings of all outputs for all scenes, and the media of the first few.
     """
-    parts = list(batches(run, scenes, seed, sampler, batch_size))
-    readings = {m: [reading for made, _ in parts for reading in made[m]] for m in run.outputs}
-    return readings, {m: media[:SHOWN] for m, media in parts[0][1].items()}
+    readings: Readings = {m: [] for m in run.outputs}
+    shown: Media = {}
+    for made, media in batches(run, scenes, seed, sampler, batch_size):
+        for m in run.outputs:
+            readings[m] += made[m]
+        if not shown:
+            shown = {m: items[:SHOWN] for m, items in media.items()}
+    return readings, shown

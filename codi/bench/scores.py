@@ -10,12 +10,12 @@ Letters: N scenes.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
-from codi.bench.runs import Readings, Run, parse_cell
+from codi.bench.runs import Readings, Run, facts_read, parse_cell
 from codi.metrics.agreement import agreement, all_agree, shuffled
 from codi.metrics.bootstrap import Interval, share_interval
 from codi.metrics.spread import world_distribution
@@ -103,8 +103,10 @@ TASKS = (
 
 def all_cells() -> list[Run]:
     """Return the 15 x 15 input and output subsets, small ones first."""
-    subsets = [subset for size in range(1, 5) for subset in combinations(Modality, size)]
-    cells = [Run(inputs=inputs, outputs=outputs) for inputs in subsets for outputs in subsets]
+    subsets: list[tuple[Modality, ...]] = []
+    for size in range(1, 5):
+        subsets += combinations(Modality, size)
+    cells = [Run(inputs=inputs, outputs=outputs) for inputs, outputs in product(subsets, subsets)]
     return sorted(cells, key=lambda run: len(run.inputs) + len(run.outputs))
 
 
@@ -151,7 +153,8 @@ def is_seen(run: Run) -> bool:
     """
     if len(run.inputs) > 1 or len(run.outputs) > 2:
         return False
-    source, outputs = run.inputs[0], set(run.outputs)
+    source = run.inputs[0]
+    outputs = set(run.outputs)
     if len(outputs) == 2:
         return source in outputs and outputs in MADE_TOGETHER
     pair = {source} | outputs
@@ -171,13 +174,20 @@ def asked(
     Returns:
         The attributes that `output` can show and some input says, in the world's order.
     """
-    told = {a for m in inputs for a in (facts if m is Modality.TEXT and facts is not None else VISIBLE[m])}
-    return tuple(a for a in ATTRIBUTES if a in VISIBLE[output] and a in told)
+    named: set[str] = set()
+    for m in inputs:
+        named.update(facts if m is Modality.TEXT and facts is not None else VISIBLE[m])
+    return tuple(a for a in ATTRIBUTES if a in VISIBLE[output] and a in named)
 
 
 def facts_of(scenes: Sequence[Scene]) -> list[dict[str, str]]:
     """Return the attributes of each scene with their values."""
-    return [{a: getattr(scene, a) for a in ATTRIBUTES} for scene in scenes]
+    return [_facts(scene) for scene in scenes]
+
+
+def _facts(scene: Scene) -> dict[str, str]:
+    """Return the attributes of one scene with their values."""
+    return {attribute: getattr(scene, attribute) for attribute in ATTRIBUTES}
 
 
 def chance(attributes: Sequence[str]) -> float:
@@ -198,9 +208,16 @@ def cell_rows(run: Run, readings: Readings, facts: list[dict[str, str]]) -> np.n
     """
     per_output = []
     for output in run.outputs:
-        parts = agreement([r.facts for r in readings[output]], facts, asked(run.inputs, output, run.facts))
+        parts = _hits(run, output, readings, facts)
         per_output.append(np.mean(list(parts.values()), axis=0))
     return np.mean(per_output, axis=0)
+
+
+def _hits(
+    run: Run, output: Modality, readings: Readings, facts: list[dict[str, str]]
+) -> dict[str, np.ndarray]:
+    """Return for each attribute that one output is asked for in which scenes (N,) it is right."""
+    return agreement(facts_read(readings[output]), facts, asked(run.inputs, output, run.facts))
 
 
 def score_cell(run: Run, readings: Readings, ceiling: Readings, scenes: Sequence[Scene]) -> dict[str, Any]:
@@ -218,6 +235,12 @@ def score_cell(run: Run, readings: Readings, ceiling: Readings, scenes: Sequence
     facts = facts_of(scenes)
     interval = share_interval(cell_rows(run, readings, facts))
     top = float(cell_rows(run, ceiling, facts).mean())
+    chances = []
+    attributes = {}
+    for output in run.outputs:
+        chances.append(chance(asked(run.inputs, output, run.facts)))
+        parts = _hits(run, output, readings, facts)
+        attributes[output.value] = {name: float(hits.mean()) for name, hits in parts.items()}
     return {
         "cell": run.name,
         "inputs": [m.value for m in run.inputs],
@@ -227,17 +250,9 @@ def score_cell(run: Run, readings: Readings, ceiling: Readings, scenes: Sequence
         "ceiling": top,
         "ratio": interval.value / max(top, 1e-9),
         "shuffled": float(cell_rows(run, readings, shuffled(facts)).mean()),
-        "chance": float(np.mean([chance(asked(run.inputs, m, run.facts)) for m in run.outputs])),
-        "attributes": {m.value: _attribute_means(run, m, readings, facts) for m in run.outputs},
+        "chance": float(np.mean(chances)),
+        "attributes": attributes,
     }
-
-
-def _attribute_means(
-    run: Run, output: Modality, readings: Readings, facts: list[dict[str, str]]
-) -> dict[str, float]:
-    """Return the share of scenes in which each attribute of one output is right."""
-    parts = agreement([r.facts for r in readings[output]], facts, asked(run.inputs, output, run.facts))
-    return {a: float(hits.mean()) for a, hits in parts.items()}
 
 
 def score_task(
@@ -257,27 +272,31 @@ def score_task(
         Lines with score, interval, ceiling, floors and target.
     """
     of_output = f"{task.output}: " if len(task.run.outputs) > 1 else ""
-    facts, names = facts_of(scenes), tuple(task.attributes)
+    facts = facts_of(scenes)
+    names = tuple(task.attributes)
+    whole = " and ".join(names)
 
     def hits(of: Readings, against: list[dict[str, str]]) -> dict[str, np.ndarray]:
-        parts = agreement([r.facts for r in of[task.output]], against, names)
-        return {" and ".join(names): all_agree(parts)} if task.together else parts
+        parts = agreement(facts_read(of[task.output]), against, names)
+        return {whole: all_agree(parts)} if task.together else parts
 
-    values, tops, floors = hits(readings, facts), hits(ceiling, facts), hits(readings, shuffled(facts))
-    targets = {" and ".join(names): min(task.attributes.values())} if task.together else task.attributes
-    return [
-        {
+    tops = hits(ceiling, facts)
+    floors = hits(readings, shuffled(facts))
+    targets = {whole: min(task.attributes.values())} if task.together else task.attributes
+    lines = []
+    for measure, rows in hits(readings, facts).items():
+        line = {
             "task": task.run.name,
-            "measure": of_output + key,
-            **as_dict(share_interval(values[key])),
-            "ceiling": float(tops[key].mean()),
-            "shuffled": float(floors[key].mean()),
-            "chance": _commonest(facts, key.split(" and ")),
-            "target": targets[key],
-            "met": bool(values[key].mean() >= targets[key]),
+            "measure": of_output + measure,
+            **as_dict(share_interval(rows)),
+            "ceiling": float(tops[measure].mean()),
+            "shuffled": float(floors[measure].mean()),
+            "chance": _commonest(facts, measure.split(" and ")),
+            "target": targets[measure],
+            "met": bool(rows.mean() >= targets[measure]),
         }
-        for key in values
-    ]
+        lines.append(line)
+    return lines
 
 
 def _commonest(facts: list[dict[str, str]], names: Sequence[str]) -> float:
@@ -285,7 +304,10 @@ def _commonest(facts: list[dict[str, str]], names: Sequence[str]) -> float:
 
     That is the score of always giving the same answer.
     """
-    return Counter(tuple(f[a] for a in names) for f in facts).most_common(1)[0][1] / len(facts)
+    counts: Counter[tuple[str, ...]] = Counter()
+    for scene in facts:
+        counts[tuple(scene[name] for name in names)] += 1
+    return max(counts.values()) / len(facts)
 
 
 def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -301,18 +323,21 @@ def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """
     groups = {
         "all": cells,
-        "never_seen": [c for c in cells if not c["seen"]],
-        "seen": [c for c in cells if c["seen"]],
+        "never_seen": [cell for cell in cells if not cell["seen"]],
+        "seen": [cell for cell in cells if cell["seen"]],
     }
-    return {name: _macro(group) if group else None for name, group in groups.items()}
+    summary = {}
+    for name, group in groups.items():
+        summary[name] = _macro(group) if group else None
+    return summary
 
 
 def _macro(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the macro means and the worst cell of a group of cells."""
-    means = {
-        key: float(np.mean([c[key] for c in cells])) for key in ("value", "ceiling", "shuffled", "chance")
-    }
-    worst = min(cells, key=lambda c: c["value"])
+    means = {}
+    for key in ("value", "ceiling", "shuffled", "chance"):
+        means[key] = float(np.mean([cell[key] for cell in cells]))
+    worst = min(cells, key=lambda cell: cell["value"])
     ratio = means["value"] / max(means["ceiling"], 1e-9)
     return {
         "count": len(cells),

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +22,10 @@ from codi.bench.runs import Media, Run, seeds_of
 from codi.models.autoencoders.mel import LogMel
 from codi.types import InputError, Modality
 
-TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
+TEXT = Modality.TEXT
+IMAGE = Modality.IMAGE
+AUDIO = Modality.AUDIO
+VIDEO = Modality.VIDEO
 REFERENCE = 50  # steps of the outputs that distances are measured to
 COMPARED = 16  # scenes at most for a distance
 UNITS = {
@@ -53,8 +57,9 @@ def parse_steps(text: str | None) -> list[int]:
                 f"--steps {text!r}: expected a whole number of at least 1, or several such as 4,6,10,20"
             )
         counts.append(int(part))
-    if twice := [count for count in counts if counts.count(count) > 1]:
-        raise InputError(f"--steps {text!r} names {twice[0]} twice: name each once")
+    for count in counts:
+        if counts.count(count) > 1:
+            raise InputError(f"--steps {text!r} names {count} twice: name each once")
     return counts
 
 
@@ -85,7 +90,10 @@ def measures(report: dict[str, Any]) -> list[Measure]:
         The measures in the order of the table.
     """
     groups = (_tasks, _cells, _onsets, _together, _selection, _prompting, _distances)
-    return [measure for group in groups for measure in group(report)]
+    found: list[Measure] = []
+    for group in groups:
+        found += group(report)
+    return found
 
 
 def _tasks(report: dict[str, Any]) -> Iterator[Measure]:
@@ -100,9 +108,8 @@ def _cells(report: dict[str, Any]) -> Iterator[Measure]:
         yield Measure(name=f"cell {line['cell']}", value=line["value"])
     for name, group in report["summary"].items():
         if group:
-            yield Measure(
-                name=f"macro mean of {group['count']} cells, {name.replace('_', ' ')}", value=group["value"]
-            )
+            measure = f"macro mean of {group['count']} cells, {name.replace('_', ' ')}"
+            yield Measure(name=measure, value=group["value"])
 
 
 def _onsets(report: dict[str, Any]) -> Iterator[Measure]:
@@ -112,10 +119,11 @@ def _onsets(report: dict[str, Any]) -> Iterator[Measure]:
     """
     lines = (report.get("onsets") or {}) | (report.get("partners") or {})
     for name in ("joint", "joint, within all four", "joint, in step", "video->audio", "audio->video"):
-        for tolerance in TOLERANCES if name in lines else ():
-            yield Measure(
-                name=f"onset F1 at {tolerance}, {name}", value=lines[name]["f1"][tolerance], kind="score"
-            )
+        if name not in lines:
+            continue
+        for tolerance in TOLERANCES:
+            value = lines[name]["f1"][tolerance]
+            yield Measure(name=f"onset F1 at {tolerance}, {name}", value=value, kind="score")
 
 
 def _together(report: dict[str, Any]) -> Iterator[Measure]:
@@ -129,12 +137,8 @@ def _together(report: dict[str, Any]) -> Iterator[Measure]:
             yield Measure(name=f"{name}, {attribute}", value=found["value"])
             for output, distance in found["spread"].items():
                 if output != "honest":
-                    yield Measure(
-                        name=f"spread, {name}, {attribute} of {output}",
-                        value=distance,
-                        kind="score",
-                        falls=True,
-                    )
+                    measure = f"spread, {name}, {attribute} of {output}"
+                    yield Measure(name=measure, value=distance, kind="score", falls=True)
 
 
 def _selection(report: dict[str, Any]) -> Iterator[Measure]:
@@ -151,22 +155,16 @@ def _prompting(report: dict[str, Any]) -> Iterator[Measure]:
     for line in parts["redundancy"]:
         yield Measure(name=f"one more prompt, {line['cell']} with {line['added']}", value=line["both"])
     for line in parts["completion"]:
-        yield Measure(
-            name=f"prompts that complete each other, {line['output']}, {line['prompt']}",
-            value=line["followed"]["value"],
-        )
+        name = f"prompts that complete each other, {line['output']}, {line['prompt']}"
+        yield Measure(name=name, value=line["followed"]["value"])
 
 
 def _distances(report: dict[str, Any]) -> Iterator[Measure]:
     """Yield the distances to the reference, then the seconds of a sample."""
     for name, found in report["distances"].items():
         if "distance" in found:
-            yield Measure(
-                name=f"{name} from {found['reference']} steps ({UNITS[Modality(name)]})",
-                value=found["distance"],
-                kind="distance",
-                falls=True,
-            )
+            measure = f"{name} from {found['reference']} steps ({UNITS[Modality(name)]})"
+            yield Measure(name=measure, value=found["distance"], kind="distance", falls=True)
     for name, found in report["distances"].items():
         yield Measure(name=f"seconds for one {name}", value=found["seconds"], kind="seconds", falls=True)
 
@@ -208,9 +206,7 @@ class Distances:
         found = {}
         for output in self.outputs:
             name = f"distance-{output}-{self.count}-{self.steps}"
-            found[output.value] = bench.store.remember(
-                name, lambda output=output: self._measure(bench, output)
-            )
+            found[output.value] = bench.store.remember(name, partial(self._measure, bench, output))
         return found
 
     def _measure(self, bench: Bench, output: Modality) -> dict[str, float]:
@@ -221,18 +217,16 @@ class Distances:
             self._sample(bench, output, count=1)  # loads and warms up the model that is timed
         began = time.perf_counter()
         media = self._sample(bench, output)
-        seconds = {"seconds": (time.perf_counter() - began) / self.count}
+        seconds = (time.perf_counter() - began) / self.count
         if output not in UNITS:
-            return seconds
-        return {
-            "distance": media_distance(output, media, self._made[output]),
-            "reference": self.steps,
-            **seconds,
-        }
+            return {"seconds": seconds}
+        distance = media_distance(output, media, self._made[output])
+        return {"distance": distance, "reference": self.steps, "seconds": seconds}
 
     def _sample(self, bench: Bench, output: Modality, count: int | None = None) -> Any:
         """Return one batch of outputs of the first scenes."""
-        run, count = Run(inputs=(TEXT,), outputs=(output,)), count or self.count
+        count = count or self.count
+        run = Run(inputs=(TEXT,), outputs=(output,))
         return bench.model.sample(run, bench.scenes(count=count), seeds_of(run, count, bench.seed))[output]
 
 
@@ -247,11 +241,12 @@ def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float
     Returns:
         The difference in pixel values from 0 to 255, or in log-mel values for sounds.
     """
-    pair = [media.cpu().float() for media in (made, reference)]
+    first = made.cpu().float()
+    second = reference.cpu().float()
     if modality is AUDIO:
         spectrum = LogMel()
-        pair = [spectrum(sounds) for sounds in pair]
-    first, second = pair
+        first = spectrum(first)
+        second = spectrum(second)
     return (first - second).square().mean().sqrt().item()
 
 
@@ -267,9 +262,9 @@ def compare(reports: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         A row for each measure: its value at every number of steps, its largest drop, and where that is.
     """
-    found = {
-        steps: {measure.name: measure for measure in measures(report)} for steps, report in reports.items()
-    }
+    found = {}
+    for steps, report in reports.items():
+        found[steps] = {measure.name: measure for measure in measures(report)}
     most = max(found)
     rows = []
     for name, best in found[most].items():
@@ -293,9 +288,13 @@ def largest_drop(values: dict[int, float], falls: bool) -> tuple[float | None, i
         the most steps is not known.
     """
     most = max(values)
-    drops = {steps: (value - values[most]) * (1 if falls else -1) for steps, value in values.items()}
-    known = {steps: drop for steps, drop in drops.items() if math.isfinite(drop)}
-    if most not in known:
+    sign = 1 if falls else -1
+    drops = {}
+    for steps, value in values.items():
+        drop = (value - values[most]) * sign
+        if math.isfinite(drop):
+            drops[steps] = drop
+    if most not in drops:
         return None, None
-    worst = max(known, key=lambda steps: (known[steps], steps))
-    return known[worst] + 0.0, worst  # turns minus zero into zero
+    worst = max(drops, key=lambda steps: (drops[steps], steps))
+    return drops[worst] + 0.0, worst  # turns minus zero into zero

@@ -24,7 +24,38 @@ from codi.types import Modality
 from codi.world import Reading
 
 # Folders and files of codi that decide the outcome of a run, besides the weights.
-DECIDING = ("diffusion", "models", "world", "pipeline.py", "prompts.py", "selection.py")
+DECIDING = (
+    "bench/models.py",
+    "bench/runs.py",
+    "conditions",
+    "diffusion",
+    "given.py",
+    "io/fit.py",
+    "joint",
+    "layers.py",
+    "media.py",
+    "modalities",
+    "models",
+    "outputs.py",
+    "pipeline.py",
+    "prompts.py",
+    "request.py",
+    "selection.py",
+    "settings.py",
+    "vocabulary.py",
+    "world",
+)
+
+
+def deciding_files() -> list[Path]:
+    """Return the files of `DECIDING`, those inside its folders included, in order."""
+    root = Path(__file__).parents[1]
+    found: list[Path] = []
+    for name in DECIDING:
+        path = root / name
+        assert path.exists(), f"{name} decides the outcome of a run, and is not in {root}"
+        found += [path] if path.is_file() else path.rglob("*.py")
+    return sorted(found)
 
 
 @cache
@@ -33,12 +64,8 @@ def code_digest() -> str:
 
     Numbers of two versions must not stand in one table.
     """
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(
-        path
-        for name in DECIDING
-        for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
-    ):
+    digest = hashlib.sha256()
+    for path in deciding_files():
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -67,11 +94,11 @@ class Store:
         except (FileNotFoundError, json.JSONDecodeError):
             # A file that cannot be parsed counts as missing: its run is made again.
             return {m: [] for m in run.outputs}
-        return {Modality(m): [_reading(row) for row in rows] for m, rows in stored["readings"].items()}
+        return {Modality(m): list(map(_reading, rows)) for m, rows in stored["readings"].items()}
 
     def save(self, run: Run, readings: Readings) -> None:
         """Write all readings of a run so far."""
-        rows = {m.value: [_row(reading) for reading in readings[m]] for m in readings}
+        rows = {m.value: list(map(_row, readings[m])) for m in readings}
         save_json(self._path(run, ".json"), {"run": run.name, "readings": rows})
 
     def show(self, run: Run, media: Media) -> None:

@@ -8,13 +8,13 @@ Letters: N scenes, K numbers of a sample.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from codi.bench.make import Bench, Plan
+from codi.bench.make import Bench, Plan, plan_of
 from codi.bench.runs import Readings, Run
 from codi.metrics.agreement import shuffled
 from codi.metrics.bootstrap import bootstrap, ratio_of_sums
@@ -29,7 +29,9 @@ from codi.metrics.onsets import (
 )
 from codi.types import Modality
 
-TEXT, AUDIO, VIDEO = Modality.TEXT, Modality.AUDIO, Modality.VIDEO
+TEXT = Modality.TEXT
+AUDIO = Modality.AUDIO
+VIDEO = Modality.VIDEO
 TOLERANCES = (0.05, 0.0625, 0.125)  # seconds: customary, half a frame of the clip, one frame
 FRAME = TOLERANCES[-1]
 CURVE = tuple(np.round(np.arange(0.01, 0.2501, 0.01), 3))  # seconds, for F1 against tolerance
@@ -65,7 +67,10 @@ def onsets(readings: Sequence[Readings], modality: Modality) -> list[np.ndarray]
     Returns:
         One array of seconds for each sample, all draws one after another.
     """
-    return [r.events for draw in readings for r in draw[modality]]
+    events = []
+    for draw in readings:
+        events += [reading.events for reading in draw[modality]]
+    return events
 
 
 def pair_of(readings: Sequence[Readings]) -> Pairs:
@@ -87,17 +92,26 @@ def onset_line(pairs: Pairs, num_scenes: int) -> dict[str, Any]:
     assert len(sound) == len(picture) and len(sound) % num_scenes == 0, (
         f"{len(sound)} sounds, {len(picture)} clips, {num_scenes} scenes"
     )
-    scores = {_named(t): onset_f1(sound, picture, t) for t in TOLERANCES}
-    frame = asdict(scores[_named(FRAME)])
+    f1 = {}
+    intervals = {}
+    for tolerance in TOLERANCES:
+        f1[_named(tolerance)] = onset_f1(sound, picture, tolerance).f1
+        intervals[_named(tolerance)] = _f1_interval(sound, picture, tolerance, num_scenes)
+    frame = onset_f1(sound, picture, FRAME)
     bias = bootstrap(_by_scene(offset_sums(sound, picture, FRAME), num_scenes), ratio_of_sums)
     return {
         "samples": len(sound),
-        "f1": {name: score.f1 for name, score in scores.items()},
-        "intervals": {_named(t): _f1_interval(sound, picture, t, num_scenes) for t in TOLERANCES},
-        **{key: frame[key] for key in ("precision", "recall", "bias", "mae", "p95", "count_accuracy")},
+        "f1": f1,
+        "intervals": intervals,
+        "precision": frame.precision,
+        "recall": frame.recall,
+        "bias": frame.bias,
+        "mae": frame.mae,
+        "p95": frame.p95,
+        "count_accuracy": frame.count_accuracy,
         "bias_interval": [bias.low, bias.high],
         "curve": f1_over_tolerance(sound, picture, CURVE).tolist(),
-        "offsets": [round(float(x), 4) for x in matched_offsets(sound, picture, WIDEST)],
+        "offsets": [round(float(offset), 4) for offset in matched_offsets(sound, picture, WIDEST)],
     }
 
 
@@ -138,7 +152,8 @@ def with_strangers(
         The three lines by name.
     """
     sound, picture = pairs
-    own, other = (sound, picture) if moved is AUDIO else (picture, sound)
+    own = sound if moved is AUDIO else picture
+    other = picture if moved is AUDIO else sound
     strangers = shuffled(own)
     offset, shifted = best_constant_offset(strangers, other, FRAME)
     lines = {
@@ -181,51 +196,58 @@ class InTime:
         the bit, because the noise of a sample does not depend on what else is made. Made alone with other
         seeds, it is independent generation.
         """
-        sound, picture = (Run(inputs=(TEXT,), outputs=(m,)) for m in (AUDIO, VIDEO))
+        sound = Run(inputs=(TEXT,), outputs=(AUDIO,))
+        picture = Run(inputs=(TEXT,), outputs=(VIDEO,))
         in_step = replace(BOTH, in_step=True, led=False)  # without the auxiliary caption
-        cut = {"in step": [in_step]} | {f"{m} deaf": [replace(in_step, deaf=m)] for m in (AUDIO, VIDEO)}
         return {
             "joint": drawn(BOTH, self.draws),
             "video": [picture],
             "audio": drawn(sound, 2),
             "four": drawn(ALL_FOUR, self.four),
-            **cut,
+            "in step": [in_step],
+            "audio unconditioned": [replace(in_step, deaf=AUDIO)],
+            "video unconditioned": [replace(in_step, deaf=VIDEO)],
         }
 
     def plan(self) -> Plan:
         """Return every run with the number of scenes."""
-        return [(run, self.count) for run in chain(*self.runs.values())]
+        return plan_of(chain(*self.runs.values()), self.count)
 
     def score(self, bench: Bench) -> dict[str, Any]:
         """Return the lines by name, each control after what it controls."""
-        made = {name: [bench.readings(run, self.count) for run in runs] for name, runs in self.runs.items()}
-        truth, ceiling = bench.truth(self.count), bench.ceiling(self.count)
-        pictures, (same, other) = onsets(made["video"], VIDEO), made["audio"]
-        apart = (onsets([other], AUDIO), pictures)
-        offset, moved = best_constant_offset(apart[0], pictures, FRAME)
+        made = {name: bench.readings_of_all(runs, self.count) for name, runs in self.runs.items()}
         lines = with_strangers("joint", pair_of(made["joint"]), self.count)
-        lines |= (
-            {"joint, within all four": onset_line(pair_of(made["four"]), self.count)} if self.four else {}
-        )
+        if self.four:
+            lines["joint, within all four"] = onset_line(pair_of(made["four"]), self.count)
+        pictures = onsets(made["video"], VIDEO)
+        same, other = made["audio"]
+        sounds = onsets([other], AUDIO)
+        offset, moved = best_constant_offset(sounds, pictures, FRAME)
         pairs: dict[str, Pairs] = {
-            "independent": apart,
+            "independent": (sounds, pictures),
             "independent, best constant offset": (moved, pictures),
             "joint, in step": pair_of(made["in step"]),
-            "joint, in step, the sound hears nothing": pair_of(made["audio deaf"]),
-            "joint, in step, the picture hears nothing": pair_of(made["video deaf"]),
+            "joint, in step, the sound hears nothing": pair_of(made["audio unconditioned"]),
+            "joint, in step, the picture hears nothing": pair_of(made["video unconditioned"]),
             "environments off, same seeds": (onsets([same], AUDIO), pictures),
-            "ground truth": pair_of([truth]),
-            "ground truth through autoencoders": pair_of([ceiling]),
+            **self._truth_pairs(bench),
         }
-        for frames in SHIFTS:
-            late = bench.truth(self.count, delay=frames * FRAME)
-            pairs[f"ground truth, sound {frames} frame{'s' * (frames > 1)} late"] = (
-                onsets([late], AUDIO),
-                onsets([truth], VIDEO),
-            )
         lines |= {name: onset_line(pair, self.count) for name, pair in pairs.items()}
         lines["independent, best constant offset"]["offset"] = offset
         return lines
+
+    def _truth_pairs(self, bench: Bench) -> dict[str, Pairs]:
+        """Return the onsets of ground truth, as it is, through the autoencoders, and with late sounds."""
+        truth = bench.truth(self.count)
+        pairs = {
+            "ground truth": pair_of([truth]),
+            "ground truth through autoencoders": pair_of([bench.ceiling(self.count)]),
+        }
+        for frames in SHIFTS:
+            late = bench.truth(self.count, delay=frames * FRAME)
+            name = f"ground truth, sound {frames} frame{'s' * (frames > 1)} late"
+            pairs[name] = (onsets([late], AUDIO), onsets([truth], VIDEO))
+        return pairs
 
 
 DIRECTIONS = {"video->audio": (VIDEO, AUDIO), "audio->video": (AUDIO, VIDEO)}
@@ -257,27 +279,30 @@ class Partners:
 
     def plan(self) -> Plan:
         """Return every run with the number of scenes."""
-        return [(run, self.count) for run in chain(*self.runs.values())]
+        return plan_of(chain(*self.runs.values()), self.count)
 
     def score(self, bench: Bench) -> dict[str, Any]:
         """Return lines by name, with onsets of the output against those read from the input itself."""
-        runs, truth, ceiling, lines = self.runs, bench.truth(self.count), bench.ceiling(self.count), {}
+        runs = self.runs
+        truth = bench.truth(self.count)
+        ceiling = bench.ceiling(self.count)
+        lines = {}
         for name, (source, target) in DIRECTIONS.items():
             given = onsets([truth], source)
-
-            def pairs(readings: Sequence[Readings], given=given, target=target) -> Pairs:
-                made = onsets(readings, target)
-                return _ordered(made, given * (len(made) // len(given)), target)
-
-            made = {
-                key: [bench.readings(run, self.count) for run in runs[key]]
-                for key in (name, f"{name}, prompt only")
-            }
-            lines |= with_strangers(name, pairs(made[name]), self.count, moved=target)
+            made = bench.readings_of_all(runs[name], self.count)
+            lines |= with_strangers(name, _against(given, made, target), self.count, moved=target)
             controls = {
-                f"{name}, prompt only": made[f"{name}, prompt only"],
+                f"{name}, prompt only": bench.readings_of_all(runs[f"{name}, prompt only"], self.count),
                 f"{name}, ground truth": [truth],
                 f"{name}, ground truth through autoencoder": [ceiling],
             }
-            lines |= {key: onset_line(pairs(readings), self.count) for key, readings in controls.items()}
+            for control, readings in controls.items():
+                lines[control] = onset_line(_against(given, readings, target), self.count)
         return lines
+
+
+def _against(given: list[np.ndarray], readings: Sequence[Readings], target: Modality) -> Pairs:
+    """Return the onsets of an output of every draw beside those of the input that was given to all draws."""
+    made = onsets(readings, target)
+    draws = len(made) // len(given)
+    return _ordered(made, given * draws, target)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from codi.bench.make import Bench, Plan
-from codi.bench.runs import Readings, Run
+from codi.bench.make import Bench, Plan, plan_of
+from codi.bench.runs import Readings, Run, facts_read
 from codi.bench.scores import as_dict
 from codi.bench.timing import ALL_FOUR, drawn
 from codi.metrics.agreement import all_agree, mutual_agreement, mutual_closeness, shuffled
@@ -27,7 +27,10 @@ from codi.metrics.spread import expected_total_variation, quantile_bins, total_v
 from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Reading
 
-TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
+TEXT = Modality.TEXT
+IMAGE = Modality.IMAGE
+AUDIO = Modality.AUDIO
+VIDEO = Modality.VIDEO
 OPEN_FACTS = ("shape",)  # named by the prompt, as in "a ball"; all the rest is left open
 APART = 100  # draws from here on are of outputs made apart, which therefore never share a seed
 NUM_BINS = 5  # of a quantity, for its spread
@@ -67,7 +70,7 @@ QUANTITIES = {
 
 def output_sets() -> list[Outputs]:
     """Return all pairs and triples of outputs, and all four."""
-    return [subset for size in (2, 3, 4) for subset in combinations(Modality, size)]
+    return [*combinations(Modality, 2), *combinations(Modality, 3), *combinations(Modality, 4)]
 
 
 def shared_attributes(outputs: Sequence[Modality], told: Sequence[str] = ()) -> tuple[str, ...]:
@@ -80,12 +83,23 @@ def shared_attributes(outputs: Sequence[Modality], told: Sequence[str] = ()) -> 
     Returns:
         The attributes in the world's order.
     """
-    return tuple(a for a in ATTRIBUTES if a not in told and all(a in VISIBLE[m] for m in outputs))
+    shared = []
+    for attribute in ATTRIBUTES:
+        shown_by_all = all(attribute in VISIBLE[m] for m in outputs)
+        if shown_by_all and attribute not in told:
+            shared.append(attribute)
+    return tuple(shared)
 
 
 def columns(readings: Sequence[Readings], outputs: Sequence[Modality]) -> Columns:
     """Return the readings of each output, all draws one after another."""
-    return [[r for draw in readings for r in draw[m]] for m in outputs]
+    found = []
+    for m in outputs:
+        rows: list[Reading] = []
+        for draw in readings:
+            rows += draw[m]
+        found.append(rows)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,42 +122,47 @@ class Open:
     def together(self) -> dict[Outputs, list[Run]]:
         """The runs of each set of outputs that is made together, the largest set first."""
         sets = output_sets() if self.every else [tuple(Modality)]
-        return {
-            o: drawn(Run(inputs=(TEXT,), outputs=o, facts=OPEN_FACTS), self.draws) for o in reversed(sets)
-        }
+        runs = {}
+        for outputs in reversed(sets):
+            run = Run(inputs=(TEXT,), outputs=outputs, facts=OPEN_FACTS)
+            runs[outputs] = drawn(run, self.draws)
+        return runs
 
     @property
     def apart(self) -> dict[Modality, Run]:
         """The run of each output by itself, with seeds that no other output has."""
-        return {
-            m: Run(inputs=(TEXT,), outputs=(m,), facts=OPEN_FACTS, draw=APART * (1 + k))
-            for k, m in enumerate(Modality)
-        }
+        runs = {}
+        for k, m in enumerate(Modality):
+            runs[m] = Run(inputs=(TEXT,), outputs=(m,), facts=OPEN_FACTS, draw=APART * (1 + k))
+        return runs
 
     def plan(self) -> Plan:
         """Return every run with the number of scenes."""
-        return [(run, self.count) for run in (*chain(*self.together.values()), *self.apart.values())]
+        return plan_of([*chain(*self.together.values()), *self.apart.values()], self.count)
 
     def score(self, bench: Bench) -> list[dict[str, Any]]:
         """Return a line for each set of outputs and way of making it."""
-        made = {
-            outputs: [bench.readings(run, self.count) for run in runs]
-            for outputs, runs in self.together.items()
-        }
-        apart = {m: bench.readings(run, self.count)[m] for m, run in self.apart.items()}
-        truth, ceiling, lines = bench.truth(self.count), bench.ceiling(self.count), []
+        made = {outputs: bench.readings_of_all(runs, self.count) for outputs, runs in self.together.items()}
+        apart = readings_apart(bench, self.apart, self.count)
+        truth = bench.truth(self.count)
+        ceiling = bench.ceiling(self.count)
+        lines = []
         for outputs in output_sets():
-            ways = {
-                "by themselves": made.get(outputs),
-                "within all four": made[tuple(Modality)] if len(outputs) < 4 else None,
-            }
+            ways = {}
+            if outputs in made:
+                ways["by themselves"] = made[outputs]
+            if len(outputs) < 4:
+                ways["within all four"] = made[tuple(Modality)]
             for way, readings in ways.items():
-                if readings is not None:
-                    line = open_line(
-                        columns(readings, outputs), outputs, apart, truth, ceiling, draws=self.draws
-                    )
-                    lines.append({"outputs": [m.value for m in outputs], "made": way, **line})
+                rows = columns(readings, outputs)
+                line = open_line(rows, outputs, apart, truth, ceiling, draws=self.draws)
+                lines.append({"outputs": [m.value for m in outputs], "made": way, **line})
         return lines
+
+
+def readings_apart(bench: Bench, runs: dict[Modality, Run], count: int) -> Readings:
+    """Return the readings of outputs that are each made by a run of their own."""
+    return {m: bench.readings(run, count)[m] for m, run in runs.items()}
 
 
 def open_line(
@@ -170,40 +189,47 @@ def open_line(
         The agreement on each attribute that all of the outputs show, on each quantity whose modalities are
         all among the outputs, and on all attributes at once, each with its controls.
     """
-    sources = {
-        "joint": made,
-        "independent": [apart[m] for m in outputs],
-        "shuffled": _shuffled(made),
-        "truth": [truth[m] for m in outputs],
-        "ceiling": [ceiling[m] for m in outputs],
-    }
+    sources = _sources(made, outputs, apart, truth, ceiling)
     attributes = shared_attributes(outputs, told)
     hits = {name: mutual_agreement(_facts(rows), attributes) for name, rows in sources.items()}
     lines = {}
-    for a in attributes:
-        lines[a] = _with_controls({name: parts[a] for name, parts in hits.items()}, draws)
-        lines[a] |= {
-            "chance": float((world_distribution(a) ** len(outputs)).sum()),
-            "spread": _spread(a, outputs, made),
-        }
+    for attribute in attributes:
+        line = _with_controls({name: parts[attribute] for name, parts in hits.items()}, draws)
+        line["chance"] = float((world_distribution(attribute) ** len(outputs)).sum())
+        line["spread"] = _spread(attribute, outputs, made)
+        lines[attribute] = line
     for name, quantity in QUANTITIES.items():
         if quantity.shown <= set(outputs):
             lines[name] = _quantity_line(quantity, outputs, sources, draws)
+    every = {name: all_agree(parts) for name, parts in hits.items()}
+    return {"attributes": lines, "all": _with_controls(every, draws)}
+
+
+def _sources(
+    made: Columns, outputs: Outputs, apart: Readings, truth: Readings, ceiling: Readings
+) -> dict[str, Columns]:
+    """Return the readings of each output as they were made together, and those of every control."""
     return {
-        "attributes": lines,
-        "all": _with_controls({name: all_agree(parts) for name, parts in hits.items()}, draws),
+        "joint": made,
+        "independent": columns([apart], outputs),
+        "shuffled": _shuffled(made),
+        "truth": columns([truth], outputs),
+        "ceiling": columns([ceiling], outputs),
     }
 
 
 def _shuffled(made: Columns) -> Columns:
     """Return readings in which each output after the first is of another sample."""
     first, *others = made
-    return [first, *(shuffled(rows, seed=i) for i, rows in enumerate(others))]
+    mixed = [first]
+    for i, rows in enumerate(others):
+        mixed.append(shuffled(rows, seed=i))
+    return mixed
 
 
 def _facts(made: Columns) -> list[list[dict[str, str | None]]]:
     """Return the facts of all readings, for each output."""
-    return [[r.facts for r in rows] for rows in made]
+    return [facts_read(rows) for rows in made]
 
 
 def _with_controls(hits: dict[str, np.ndarray], draws: int) -> dict[str, float]:
@@ -212,9 +238,11 @@ def _with_controls(hits: dict[str, np.ndarray], draws: int) -> dict[str, float]:
     A sample to which the question does not apply is NaN.
     """
     by_scene = hits["joint"].reshape(draws, -1).T  # (N, draws)
-    return as_dict(share_interval(by_scene)) | {
-        name: float(nanmean(x[None])[0]) for name, x in hits.items() if name != "joint"
-    }
+    line = as_dict(share_interval(by_scene))
+    for name, rows in hits.items():
+        if name != "joint":
+            line[name] = float(nanmean(rows[None])[0])
+    return line
 
 
 def _spread(attribute: str, outputs: Outputs, made: Columns) -> dict[str, float]:
@@ -222,12 +250,12 @@ def _spread(attribute: str, outputs: Outputs, made: Columns) -> dict[str, float]
 
     Beside it stands what as many honest draws would show.
     """
-    p, count = world_distribution(attribute), len(made[0])
-    distances = {
-        m.value: total_variation([r.facts[attribute] for r in rows], ATTRIBUTES[attribute], p)
-        for m, rows in zip(outputs, made)
-    }
-    return {"honest": expected_total_variation(count, p), **distances}
+    p = world_distribution(attribute)
+    spread = {"honest": expected_total_variation(len(made[0]), p)}
+    for m, rows in zip(outputs, made):
+        answers = [reading.facts[attribute] for reading in rows]
+        spread[m.value] = total_variation(answers, ATTRIBUTES[attribute], p)
+    return spread
 
 
 def _quantity_line(
@@ -239,39 +267,45 @@ def _quantity_line(
     ground truth.
     """
     shown = [m for m in outputs if m in quantity.shown]
-    values = {name: _values(quantity, shown, outputs, rows) for name, rows in sources.items()}
-    line = _with_controls({name: _close(quantity, shown, rows) for name, rows in values.items()}, draws)
+    values = {}
+    hits = {}
+    for name, rows in sources.items():
+        values[name] = _values(quantity, shown, outputs, rows)
+        hits[name] = _close(quantity, shown, values[name])
+    line = _with_controls(hits, draws)
     first, second = values["truth"]
-    mixed = [
-        _close(quantity, shown, np.array([shuffled(first, seed=k), second])) for k in range(NUM_SHUFFLES)
-    ]
-    spread = {
-        m.value: quantile_bins(made, true, NUM_BINS)
-        for m, made, true in zip(shown, values["joint"], values["truth"])
-    }
-    p, count = np.full(NUM_BINS, 1 / NUM_BINS), int(np.isfinite(values["joint"]).sum(axis=1).min())
-    honest = expected_total_variation(count, p) if count else float("nan")
-    return line | {
-        "chance": float(nanmean(np.concatenate(mixed)[None])[0]),
-        "spread": {"honest": honest, **spread},
-    }
+    mixed = []
+    for k in range(NUM_SHUFFLES):
+        strangers = np.array([shuffled(first, seed=k), second])
+        mixed.append(_close(quantity, shown, strangers))
+    line["chance"] = float(nanmean(np.concatenate(mixed)[None])[0])
+    count = int(np.isfinite(values["joint"]).sum(axis=1).min())
+    quintiles = np.full(NUM_BINS, 1 / NUM_BINS)
+    line["spread"] = {"honest": expected_total_variation(count, quintiles) if count else float("nan")}
+    for m, made, true in zip(shown, values["joint"], values["truth"]):
+        line["spread"][m.value] = quantile_bins(made, true, NUM_BINS)
+    return line
 
 
 def _close(quantity: Quantity, shown: list[Modality], values: np.ndarray) -> np.ndarray:
     """Return for each sample (N,) whether the numbers agree, NaN where the question does not arise."""
     hits = mutual_closeness(values, quantity.tolerance)
-    return (
-        hits
-        if quantity.asks is None
-        else np.where(np.isnan(values[shown.index(quantity.asks)]), np.nan, hits)
-    )
+    if quantity.asks is None:
+        return hits
+    not_asked = np.isnan(values[shown.index(quantity.asks)])
+    return np.where(not_asked, np.nan, hits)
 
 
 def _values(quantity: Quantity, shown: list[Modality], outputs: Outputs, made: Columns) -> np.ndarray:
     """Return the numbers (len(shown), N) that the probes read, NaN where there is none."""
     by_output = dict(zip(outputs, made))
-    rows = [[quantity.of(r) for r in by_output[m]] for m in shown]
-    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float64)
+    numbers = np.full((len(shown), len(made[0])), np.nan)
+    for row, m in zip(numbers, shown):
+        for k, reading in enumerate(by_output[m]):
+            value = quantity.of(reading)
+            if value is not None:
+                row[k] = value
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,24 +332,18 @@ class Four:
 
     def plan(self) -> Plan:
         """Return every run with the number of scenes."""
-        return [(run, self.count) for run in (*drawn(ALL_FOUR, self.draws), *self.apart.values())]
+        return plan_of([*drawn(ALL_FOUR, self.draws), *self.apart.values()], self.count)
 
     def score(self, bench: Bench) -> dict[str, float]:
         """Return the share of samples in which all outputs agree, beside its controls."""
-        made = [bench.readings(run, self.count) for run in drawn(ALL_FOUR, self.draws)]
-        apart = {m: bench.readings(run, self.count)[m] for m, run in self.apart.items()}
-        truth, ceiling = bench.truth(self.count), bench.ceiling(self.count)
-        rows = columns(made, ALL_FOUR.outputs)
-        sources = {
-            "joint": rows,
-            "independent": [apart[m] for m in ALL_FOUR.outputs],
-            "shuffled": _shuffled(rows),
-            "truth": [truth[m] for m in ALL_FOUR.outputs],
-            "ceiling": [ceiling[m] for m in ALL_FOUR.outputs],
-        }
-        return _with_controls(
-            {name: all_shared(columns_, ALL_FOUR.outputs) for name, columns_ in sources.items()}, self.draws
-        )
+        outputs = ALL_FOUR.outputs
+        made = columns(bench.readings_of_all(drawn(ALL_FOUR, self.draws), self.count), outputs)
+        apart = readings_apart(bench, self.apart, self.count)
+        truth = bench.truth(self.count)
+        ceiling = bench.ceiling(self.count)
+        sources = _sources(made, outputs, apart, truth, ceiling)
+        hits = {name: all_shared(rows, outputs) for name, rows in sources.items()}
+        return _with_controls(hits, self.draws)
 
 
 def all_shared(made: Columns, outputs: Outputs) -> np.ndarray:
@@ -328,7 +356,9 @@ def all_shared(made: Columns, outputs: Outputs) -> np.ndarray:
     Returns:
         A row (N,), 1.0 where all agree and 0.0 elsewhere.
     """
-    hits, by_output = [], dict(zip(outputs, _facts(made)))
+    by_output = dict(zip(outputs, _facts(made)))
+    hits = []
     for a, b in combinations(outputs, 2):
-        hits.append(all_agree(mutual_agreement([by_output[a], by_output[b]], shared_attributes((a, b)))))
+        agreed = mutual_agreement([by_output[a], by_output[b]], shared_attributes((a, b)))
+        hits.append(all_agree(agreed))
     return np.min(hits, axis=0)

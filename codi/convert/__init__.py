@@ -68,7 +68,11 @@ def main(args: argparse.Namespace) -> int:
 
     from codi.convert.convert import convert, reverse
 
-    files = {slot: path for slot in SLOTS if (path := getattr(args, slot)) is not None}
+    files = {}
+    for slot in SLOTS:
+        path = getattr(args, slot)
+        if path is not None:
+            files[slot] = path
     if args.reverse is not None:
         if files or args.dtype or args.tokenizers or args.keep_unknown:
             raise InputError("--reverse takes a converted folder and -o, and nothing else")
@@ -79,8 +83,7 @@ def main(args: argparse.Namespace) -> int:
     print(args.out)
     print(args.out / "released" / "coverage.json")
     for slot, entry in report["files"].items():
+        count = len(entry["tensors"])
         kept = sum("kept" in tensor for tensor in entry["tensors"].values())
-        print(
-            f"{slot}: {len(entry['tensors'])} tensors, {len(entry['tensors']) - kept} used, {kept} kept aside"
-        )
+        print(f"{slot}: {count} tensors, {count - kept} used, {kept} kept aside")
     return 0

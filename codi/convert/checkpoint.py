@@ -101,9 +101,14 @@ def _check_lengths(path: Path) -> None:
             continue
         storage = value.untyped_storage()
         length = records.get(getattr(storage, "_checkpoint_offset", -1))
-        if length is None or storage.nbytes() != length:
+        if length is None:  # PyTorch works out where it writes a record
             raise InputError(
-                f"{path} declares {storage.nbytes()} bytes for {name!r}, its record has {length or 0}: copy "
+                f"{path} was not packed by torch.save (no record begins where {name!r} should be): copy or "
+                "download it again, or load and save it by torch"
+            )
+        if storage.nbytes() != length:
+            raise InputError(
+                f"{path} declares {storage.nbytes()} bytes for {name!r}, its record has {length}: copy "
                 "or download it again"
             )
         if value.numel() * value.element_size() > length:
@@ -195,10 +200,11 @@ def stored_types(
     Returns:
         The dtypes by name. Tensors that are not floating-point keep theirs.
     """
-    return {
-        name: dtype if dtype and t.is_floating_point() and name not in exact else t.dtype
-        for name, t in tensors.items()
-    }
+    types = {}
+    for name, tensor in tensors.items():
+        changes = dtype is not None and tensor.is_floating_point() and name not in exact
+        types[name] = dtype if changes else tensor.dtype
+    return types
 
 
 def stored_bytes(tensor: Tensor, dtype: torch.dtype) -> memoryview:
@@ -221,7 +227,8 @@ def write_safetensors(
         exact: the names of tensors that are stored as they are in any case.
     """
     target = stored_types(tensors, dtype, exact)
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * target[name].itemsize
         header[name] = {
@@ -258,14 +265,7 @@ def verify_safetensors(
     Raises:
         InputError: for the first tensor that is missing, unknown or different.
     """
-    target, entries = stored_types(tensors, dtype, exact), read_header(path)
-    wanted = {name: (DTYPES[target[name]], tuple(t.shape)) for name, t in tensors.items()}
-    found = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
-    spoilt = next((name for name in {**wanted, **found} if wanted.get(name) != found.get(name)), None)
-    if spoilt is None:
-        with open(path, "rb", buffering=0) as file:
-            good = lambda name: holds(file, entries[name].begin, stored_bytes(tensors[name], target[name]))
-            spoilt = next((name for name in tensors if not good(name)), None)
+    spoilt = first_spoilt(path, tensors, stored_types(tensors, dtype, exact))
     if spoilt is not None:
         raise InputError(
             f"{path.parent.name}/{path.name} was not written as it should be (tensor {spoilt!r}): name "
@@ -273,10 +273,27 @@ def verify_safetensors(
         )
 
 
+def first_spoilt(path: Path, tensors: Mapping[str, Tensor], target: Mapping[str, torch.dtype]) -> str | None:
+    """Return the first tensor that a file does not hold as it should, or None where all is well."""
+    entries = read_header(path)
+    for name in {**tensors, **entries}:
+        if name not in tensors or name not in entries:
+            return name
+        wanted = (DTYPES[target[name]], tuple(tensors[name].shape))
+        if wanted != (entries[name].dtype, entries[name].shape):
+            return name
+    with open(path, "rb", buffering=0) as file:
+        for name, tensor in tensors.items():
+            if not holds(file, entries[name].begin, stored_bytes(tensor, target[name])):
+                return name
+    return None
+
+
 def holds(file: BinaryIO, begin: int, wanted: memoryview) -> bool:
     """Return whether the bytes in `wanted` stand in the file from `begin` on."""
     file.seek(begin)
-    return all(
-        file.read(len(piece)) == bytes(piece)
-        for piece in (wanted[i : i + PIECE] for i in range(0, len(wanted), PIECE))
-    )
+    for start in range(0, len(wanted), PIECE):
+        piece = wanted[start : start + PIECE]
+        if file.read(len(piece)) != bytes(piece):
+            return False
+    return True

@@ -37,7 +37,8 @@ from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.tensor_files import read_header, read_json
 from codi.types import InputError
 
-WEIGHTS, COVERAGE = "diffusion_pytorch_model.safetensors", "coverage.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+COVERAGE = "coverage.json"
 # what the released script sets, and calls with a converted model leave out
 DEFAULTS = {
     "num_inference_steps": 50,
@@ -92,36 +93,46 @@ def convert(
     check_new(out)
     for path in files.values():
         check_archive(path)
-    sizes = {
-        slot: {name: (tuple(t.shape), t.dtype) for name, t in read_checkpoint(path).items()}
-        for slot, path in files.items()
-    }
-    shapes = {slot: {name: shape for name, (shape, _) in names.items()} for slot, names in sizes.items()}
-    parts = released.listed(
-        {slot: set(names) for slot, names in shapes.items()}, geometry, read_words(words, geometry)
-    )
+    sizes = {slot: read_sizes(path) for slot, path in files.items()}
+    shapes = {}
+    for slot, tensors in sizes.items():
+        shapes[slot] = {name: shape for name, (shape, _) in tensors.items()}
+    names = {slot: set(of_slot) for slot, of_slot in shapes.items()}
+    parts = released.listed(names, geometry, read_words(words, geometry))
     # these checks need names and shapes alone, so they come before the first tensor is written
-    built = {slot: [(part, *part.on_meta()) for part in of_slot] for slot, of_slot in parts.items()}
-    reasons = {slot: account(slot, files[slot], names, built, keep_unknown) for slot, names in shapes.items()}
+    built = {slot: build_on_meta(of_slot) for slot, of_slot in parts.items()}
+    reasons = {}
+    for slot, path in files.items():
+        reasons[slot] = account(slot, path, shapes[slot], built, keep_unknown)
     check_shapes(built, shapes, files)
     check_space(out, sizes, dtype)
     with beside(out) as folder:
         coverage = {slot: {"file": name, "tensors": {}} for slot, name in file_names(files).items()}
+        modules = {}
         for slot, of_slot in built.items():
             # the environment encoders are one part, made from all diffuser files
-            sources = list(files) if slot == "environment_encoders" else [slot]
+            sources = dict(files) if slot == "environment_encoders" else {slot: files[slot]}
             for part, module, table in of_slot:
-                write_part(folder / part.name, module, table, {s: files[s] for s in sources}, dtype)
-                note_part(coverage, part, table, {s: shapes[s] for s in sources})
+                write_part(folder / part.name, module, table, sources, dtype)
+                note_part(coverage, part, table, {source: shapes[source] for source in sources})
+                modules[part.name] = module
         for slot, path in files.items():
             write_kept(folder / "released", slot, path, reasons[slot], coverage)
-        write_index(
-            folder, [(part.name, module) for of_slot in built.values() for part, module, _ in of_slot]
-        )
+        write_index(folder, modules)
         report = {"dtype": str(dtype).removeprefix("torch.") if dtype else None, "files": coverage}
         io.save_json(folder / "released" / COVERAGE, report)
         pretrained.write_checksums(folder)
     return report
+
+
+def read_sizes(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return the shape and the dtype of every tensor of a checkpoint by name."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in read_checkpoint(path).items()}
+
+
+def build_on_meta(parts: list[Part]) -> list[tuple[Part, Any, Table]]:
+    """Return parts, each with its module without memory and its table."""
+    return [(part, *part.on_meta()) for part in parts]
 
 
 def file_names(files: Mapping[str, Path]) -> dict[str, str]:
@@ -130,7 +141,9 @@ def file_names(files: Mapping[str, Path]) -> dict[str, str]:
     They are those that the files had or, where two files had the same name, those of the released files.
     """
     names = {slot: path.name for slot, path in files.items()}
-    return names if len(set(names.values())) == len(names) else {slot: SLOTS[slot] for slot in names}
+    if len(set(names.values())) < len(names):
+        return {slot: SLOTS[slot] for slot in names}
+    return names
 
 
 def account(
@@ -151,31 +164,20 @@ def account(
     Raises:
         InputError: if the file belongs to another slot, lacks a tensor, or has one that nobody knows.
     """
-    tables = {s: [table for _, _, table in of_slot] for s, of_slot in built.items()}
-    environment = {
-        source
-        for table in tables.get("environment_encoders", [])
-        for source in table.sources
-        if released_name(slot, source)
-    }
-    mine = {source for table in tables[slot] for source in table.sources} | environment
+    mine = used_names(slot, built)
     if not mine & set(names):
-        other = next((s for s in SLOTS if any(released_name(s, name) for name in names)), None)
-        raise InputError(
-            f"{path} has no weights for --{slot}"
-            + (f": it looks like the file for --{other}" if other else "")
-        )
+        looks_like = ""
+        for other in SLOTS:
+            if any(released_name(other, name) for name in names):
+                looks_like = f": it looks like the file for --{other}"
+                break
+        raise InputError(f"{path} has no weights for --{slot}{looks_like}")
     if missing := sorted(mine - set(names)):
         raise InputError(
             f"{path} lacks {missing[0]!r} (in all {len(missing)} tensors): expected the whole of "
             f"{SLOTS[slot]}"
         )
-    reasons = {}
-    for name in (name for name in names if name not in mine):
-        other = next((s for s in SLOTS if s != slot and released_name(s, name)), None)
-        reasons[name] = released.why_kept(name) or (
-            f"part of {SLOTS[other]}, taken from there" if other else "unknown"
-        )
+    reasons = {name: why_unused(slot, name) for name in names if name not in mine}
     unknown = [name for name, reason in reasons.items() if reason == "unknown"]
     if unknown and not keep_unknown:
         raise InputError(
@@ -185,14 +187,32 @@ def account(
     return reasons
 
 
+def used_names(slot: str, built: Mapping[str, list]) -> set[str]:
+    """Return the names of the tensors of one file that some part is made of."""
+    used: set[str] = set()
+    for _, _, table in built[slot]:
+        used.update(table.sources)
+    for _, _, table in built.get("environment_encoders", []):
+        used.update(source for source in table.sources if released_name(slot, source))
+    return used
+
+
+def why_unused(slot: str, name: str) -> str:
+    """Return the reason why no part is made of a tensor of one file."""
+    known = released.why_kept(name)
+    if known:
+        return known
+    for other, file_name in SLOTS.items():
+        if other != slot and released_name(other, name):
+            return f"part of {file_name}, taken from there"
+    return "unknown"
+
+
 def released_name(slot: str, name: str) -> bool:
     """Return whether a tensor of that name belongs into the file of that slot."""
-    prefixes = (
-        ("autokl.", "audioldm.", "optimus.", "clip.", "clap.")
-        if slot == "encoders"
-        else (released.prefix_of(slot),)
-    )
-    return name.startswith(prefixes)
+    if slot == "encoders":
+        return name.startswith(("autokl.", "audioldm.", "optimus.", "clip.", "clap."))
+    return name.startswith(released.prefix_of(slot))
 
 
 def check_shapes(
@@ -208,25 +228,24 @@ def check_shapes(
     Raises:
         InputError: for the first tensor that does not fit.
     """
-    every = {
-        name: (shape, files[slot])
-        for slot, of_slot in shapes.items()
-        for name, shape in of_slot.items()
-        if released_name(slot, name)
-    }
-    for of_slot in built.values():
-        for _, module, table in of_slot:
-            wanted = module.state_dict()
+    every = {}
+    for slot, of_slot in shapes.items():
+        for name, shape in of_slot.items():
+            if released_name(slot, name):
+                every[name] = (shape, files[slot])
+    for parts in built.values():
+        for _, module, table in parts:
+            tensors = module.state_dict()
             for row in table.rows:
                 shape, path = every[row.source]
+                wanted = [tuple(tensors[name].shape) for name in row.targets]
                 try:
                     given = [tuple(t.shape) for t in row.op.forward(torch.empty(shape, device="meta"))]
                 except (IndexError, RuntimeError):
                     given = None
-                if given != [tuple(wanted[name].shape) for name in row.targets]:
+                if given != wanted:
                     raise InputError(
-                        f"{path}: {row.source!r} has the shape {shape}, which does not fit "
-                        f"{[tuple(wanted[n].shape) for n in row.targets]}"
+                        f"{path}: {row.source!r} has the shape {shape}, which does not fit {wanted}"
                     )
 
 
@@ -245,14 +264,14 @@ def write_part(
     Raises:
         InputError: for the first tensor that is not finite, or was not written well.
     """
-    tensors = {
-        name: t
-        for slot, path in files.items()
-        for name, t in read_checkpoint(path).items()
-        if released_name(slot, name)
-    }
+    tensors = {}
+    for slot, path in files.items():
+        for name, tensor in read_checkpoint(path).items():
+            if released_name(slot, name):
+                tensors[name] = tensor
     module.save_config(folder)
-    ours, exact = table.apply(tensors), frozenset(table.constants)
+    ours = table.apply(tensors)
+    exact = frozenset(table.constants)
     kinds = stored_types(ours, dtype, exact)
     for name, tensor in ours.items():
         if not pretrained.is_finite(tensor, kinds[name]):
@@ -297,29 +316,32 @@ def write_kept(
     if TIED in tensors and not torch.equal(tensors[TIED], tensors[TWIN]):
         raise InputError(f"{path}: {TIED!r} is not {TWIN!r} again, as it should be")
     used = coverage[slot]["tensors"]
-    entry = lambda name: {"to": used[name]} if name in used else {"kept": reasons[name]}
-    coverage[slot]["tensors"] = {
-        name: entry(name) | {"dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()
-    }
+    entries = {}
+    for name, tensor in tensors.items():
+        entry: dict[str, Any] = {"to": used[name]} if name in used else {"kept": reasons[name]}
+        entry["dtype"] = str(tensor.dtype).removeprefix("torch.")
+        entries[name] = entry
+    coverage[slot]["tensors"] = entries
 
 
-TIED, TWIN = "optimus.decoder.lm_head.weight", "optimus.decoder.transformer.wte.weight"
+TIED = "optimus.decoder.lm_head.weight"
+TWIN = "optimus.decoder.transformer.wte.weight"
 
 
-def write_index(folder: Path, parts: list[tuple[str, Any]]) -> None:
+def write_index(folder: Path, modules: Mapping[str, Any]) -> None:
     """Write model_index.json and the scheduler."""
     ReleasedDDIMScheduler().save_pretrained(folder / "scheduler")
-    classes = {name: [type(module).__module__, type(module).__name__] for name, module in parts}
-    io.save_json(
-        folder / pretrained.INDEX,
-        {
-            "_class_name": "CoDiPipeline",
-            "_diffusers_version": diffusers.__version__,
-            **{name: classes.get(name, [None, None]) for name in COMPONENTS},
-            "defaults": DEFAULTS,
-            "scheduler": [ReleasedDDIMScheduler.__module__, ReleasedDDIMScheduler.__name__],
-        },
-    )
+    index: dict[str, Any] = {"_class_name": "CoDiPipeline", "_diffusers_version": diffusers.__version__}
+    for name in COMPONENTS:
+        index[name] = class_name(type(modules[name])) if name in modules else [None, None]
+    index["defaults"] = DEFAULTS
+    index["scheduler"] = class_name(ReleasedDDIMScheduler)
+    io.save_json(folder / pretrained.INDEX, index)
+
+
+def class_name(kind: type) -> list[str]:
+    """Return the module and the name of a class, as the index writes them."""
+    return [kind.__module__, kind.__name__]
 
 
 def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
@@ -340,10 +362,12 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
     """
     check_new(out)
     files = read_coverage(folder)
-    parts = released.listed({slot: set(f["tensors"]) for slot, f in files.items()}, geometry)
-    pretrained.check_files(
-        folder, [part.name for of_slot in parts.values() for part in of_slot], verify=False
-    )
+    tensor_names = {slot: set(entry["tensors"]) for slot, entry in files.items()}
+    parts = released.listed(tensor_names, geometry)
+    part_names = []
+    for of_slot in parts.values():
+        part_names += [part.name for part in of_slot]
+    pretrained.check_files(folder, part_names, verify=False)
     weights = sorted(Path(folder).glob("*/*.safetensors"))
     for path in weights:
         read_header(path)  # one clear line for a file that is damaged
@@ -358,15 +382,14 @@ def reverse(folder: Path, out: Path, geometry: Geometry = FULL) -> list[Path]:
                 tensors |= found
             if TIED in entry["tensors"] and TWIN in tensors:
                 tensors[TIED] = tensors[TWIN]
-            if missing := [name for name in entry["tensors"] if name not in tensors]:
-                raise InputError(
-                    f"{folder} lacks {missing[0]!r}, which its report lists for {entry['file']}: convert "
-                    "again"
-                )
-            ordered = {
-                name: tensors[name].to(getattr(torch, known["dtype"]))
-                for name, known in entry["tensors"].items()
-            }
+            for name in entry["tensors"]:
+                if name not in tensors:
+                    raise InputError(
+                        f"{folder} lacks {name!r}, which its report lists for {entry['file']}: convert again"
+                    )
+            ordered = {}
+            for name, known in entry["tensors"].items():
+                ordered[name] = tensors[name].to(getattr(torch, known["dtype"]))
             write_checkpoint(target / entry["file"], ordered)
             written.append(out / entry["file"])
     return written
@@ -389,20 +412,20 @@ def read_coverage(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} was not made by `codi convert` (no released/{COVERAGE})")
     try:
         files = read_json(record, "convert again")["files"]
-        dtypes = {tensor["dtype"] for entry in files.values() for tensor in entry["tensors"].values()}
+        dtypes: set[str] = set()
+        for entry in files.values():
+            dtypes.update(tensor["dtype"] for tensor in entry["tensors"].values())
         names = [str(entry["file"]) for entry in files.values()]
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{record} is no report of a conversion: convert again") from None
     # the report of a foreign folder could name any place on the disk
     plain = all(name not in ("", ".", "..") and Path(name).name == name for name in names)
-    if (
-        not plain
-        or set(files) - set(SLOTS)
-        or dtypes - {str(dtype).removeprefix("torch.") for dtype in DTYPES}
-    ):
+    known = {str(dtype).removeprefix("torch.") for dtype in DTYPES}
+    if not plain or set(files) - set(SLOTS) or dtypes - known:
         raise InputError(f"{record} names files, slots or types that no conversion writes: convert again")
-    if missing := [slot for slot in files if not record.with_name(f"{slot}.safetensors").is_file()]:
-        raise InputError(f"{folder} lacks released/{missing[0]}.safetensors: copy it again, or convert again")
+    for slot in files:
+        if not record.with_name(f"{slot}.safetensors").is_file():
+            raise InputError(f"{folder} lacks released/{slot}.safetensors: copy it again, or convert again")
     return files
 
 
@@ -421,19 +444,21 @@ def undo(path: Path, part: Part, wanted: Mapping[str, Any]) -> dict[str, Tensor]
         InputError: if the part lacks a tensor.
     """
     _, table = part.on_meta()
-    rows = [
-        row
-        for row in table.rows
-        if row.source in wanted
-        and any(to.startswith(f"{part.name}:") for to in wanted[row.source].get("to", []))
-    ]
+    rows = []
+    for row in table.rows:
+        uses = wanted.get(row.source, {}).get("to", [])
+        if any(use.startswith(f"{part.name}:") for use in uses):
+            rows.append(row)
+    found = {}
     with safe_open(path, framework="pt") as file:
-        if missing := sorted({name for row in rows for name in row.targets} - set(file.keys())):
-            raise InputError(f"{path} lacks the tensor {missing[0]!r}: copy it again, or convert again")
-        return {
-            row.source: row.op.reverse(tuple(file.get_tensor(name) for name in row.targets)).contiguous()
-            for row in rows
-        }
+        there = set(file.keys())
+        for row in rows:
+            for name in row.targets:
+                if name not in there:
+                    raise InputError(f"{path} lacks the tensor {name!r}: copy it again, or convert again")
+            ours = tuple(file.get_tensor(name) for name in row.targets)
+            found[row.source] = row.op.reverse(ours).contiguous()
+    return found
 
 
 def check_copies(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -442,8 +467,8 @@ def check_copies(folder: Path, tensors: Mapping[str, Tensor], found: Mapping[str
     Such a tensor is an embedding of the timestep, of which a denoiser and its environment encoder have a copy
     each.
     """
-    for name in (name for name in found if name in tensors):
-        if not torch.equal(found[name], tensors[name]):
+    for name in found:
+        if name in tensors and not torch.equal(found[name], tensors[name]):
             raise InputError(
                 f"{folder} holds {name!r} in a denoiser and in environments, and they differ: a checkpoint "
                 "holds one of them"
@@ -494,11 +519,14 @@ def check_space(
     Raises:
         InputError: if there is less space than the tensors need.
     """
-    place = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if os.path.exists(p))
-    kind = lambda given: dtype if dtype and given.is_floating_point else given
-    needed = sum(
-        math.prod(shape) * kind(given).itemsize for names in sizes.values() for shape, given in names.values()
-    )
+    place = Path(out).absolute()
+    while not os.path.exists(place):
+        place = place.parent
+    needed = 0
+    for tensors in sizes.values():
+        for shape, given in tensors.values():
+            stored = dtype if dtype and given.is_floating_point else given
+            needed += math.prod(shape) * stored.itemsize
     free = shutil.disk_usage(place).free
     if needed > free:
         raise InputError(
@@ -523,13 +551,15 @@ def read_words(folder: Path | None, geometry: Geometry = FULL) -> dict[str, str]
     if folder is None:
         return {}
     paths = {name: Path(folder) / name / "tokenizer.json" for name in released.WORDS}
-    if missing := [path for path in paths.values() if not os.path.isfile(path)]:
-        raise InputError(
-            f"no {missing[0]}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and "
-            "gpt2 in clip/, bert/, gpt2/"
-        )
+    for path in paths.values():
+        if not os.path.isfile(path):
+            raise InputError(
+                f"no {path}: expected the tokenizer.json of clip-vit-large-patch14, bert-base-cased and "
+                "gpt2 in clip/, bert/, gpt2/"
+            )
     for name, path in paths.items():
-        (wanted, model), found = released.vocabulary(name, geometry), count_tokens(path)
+        wanted, model = released.vocabulary(name, geometry)
+        found = count_tokens(path)
         if found != wanted:
             raise InputError(f"{path} has {found} tokens: expected the {wanted} of {model}")
     return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
@@ -542,6 +572,5 @@ def count_tokens(path: Path) -> int:
     try:
         return Tokenizer.from_file(str(path)).get_vocab_size()
     except Exception as error:  # the library raises nothing narrower
-        raise InputError(
-            f"{path} is no tokenizer ({' '.join(str(error).split())[:120]}): copy or download it again"
-        ) from None
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is no tokenizer ({reason}): copy or download it again") from None

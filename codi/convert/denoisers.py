@@ -5,7 +5,7 @@ are lists in the order of execution, so the tables walk our module and count the
 it. `connecters` is the released spelling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -38,19 +38,27 @@ TRANSFORMER = [
     ("norm", "norm"),
     ("proj_in", "proj_in", trailing(2)),
     ("proj_out", "proj_out", trailing(2)),
-    *(
-        (f"transformer_blocks.0.{name}", f"block.{name}")
-        for name in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")
-    ),
-    *((f"transformer_blocks.0.attn{i}.to_{x}", f"block.attn{i}.to_{x}") for i in (1, 2) for x in "qkv"),
-    *((f"transformer_blocks.0.attn{i}.to_out.0", f"block.attn{i}.to_out") for i in (1, 2)),
+    ("transformer_blocks.0.norm1", "block.norm1"),
+    ("transformer_blocks.0.norm2", "block.norm2"),
+    ("transformer_blocks.0.norm3", "block.norm3"),
+    ("transformer_blocks.0.ff.net.0.proj", "block.ff.net.0.proj"),
+    ("transformer_blocks.0.ff.net.2", "block.ff.net.2"),
+    ("transformer_blocks.0.attn1.to_q", "block.attn1.to_q"),
+    ("transformer_blocks.0.attn1.to_k", "block.attn1.to_k"),
+    ("transformer_blocks.0.attn1.to_v", "block.attn1.to_v"),
+    ("transformer_blocks.0.attn2.to_q", "block.attn2.to_q"),
+    ("transformer_blocks.0.attn2.to_k", "block.attn2.to_k"),
+    ("transformer_blocks.0.attn2.to_v", "block.attn2.to_v"),
+    ("transformer_blocks.0.attn1.to_out.0", "block.attn1.to_out"),
+    ("transformer_blocks.0.attn2.to_out.0", "block.attn2.to_out"),
 ]
 TEMPORAL = [
-    *((f"temporal_attn.{name}", f"attention.{name}") for name in ("to_q", "to_kv", "to_out")),
-    *(
-        (f"temporal_rel_pos_bias.net.{a}", f"attention.relative_bias.net.{b}")
-        for a, b in (("0.0", 0), ("1.0", 2), ("2", 4))
-    ),
+    ("temporal_attn.to_q", "attention.to_q"),
+    ("temporal_attn.to_kv", "attention.to_kv"),
+    ("temporal_attn.to_out", "attention.to_out"),
+    ("temporal_rel_pos_bias.net.0.0", "attention.relative_bias.net.0"),
+    ("temporal_rel_pos_bias.net.1.0", "attention.relative_bias.net.2"),
+    ("temporal_rel_pos_bias.net.2", "attention.relative_bias.net.4"),
     ("ff.proj_in.0", "feed_forward.proj_in", trailing(3)),
     ("ff.proj_out.1", "feed_forward.proj_out", trailing(3)),
     ("frameshiftblock.out_layers.0", "frame_shift.norm"),
@@ -78,15 +86,11 @@ def unet_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """
     video = bool(reference.get("use_video_architecture", False))
     levels = len(reference["channel_mult"])
-    return (
-        common_config(reference)
-        | dict(
-            out_channels=reference["output_channels"],
-            temporal_levels=tuple(range(levels)) if video else (),
-            temporal=dict(RELEASED) if video else None,
-        )
-        | more
-    )
+    config = common_config(reference)
+    config["out_channels"] = reference["output_channels"]
+    config["temporal_levels"] = tuple(range(levels)) if video else ()
+    config["temporal"] = dict(RELEASED) if video else None
+    return config | more
 
 
 def text_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -96,37 +100,43 @@ def text_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 def common_config(reference: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that our two kinds of denoiser share, from those of a released diffuser."""
-    on = lambda name: tuple(i for i, flag in enumerate(reference[name]) if flag)
+    width = reference["model_channels"]
     return dict(
         in_channels=reference["input_channels"],
-        block_out_channels=tuple(reference["model_channels"] * m for m in reference["channel_mult"]),
+        block_out_channels=tuple(width * factor for factor in reference["channel_mult"]),
         layers_per_block=tuple(reference["num_noattn_blocks"]),
-        attention_levels=on("with_attn"),
+        attention_levels=levels_with(reference["with_attn"]),
         num_heads=reference["num_heads"],
         context_dim=reference["context_dim"],
         prompt="attention",
         env_dim=reference["connector_output_channel"],
         joint="pooled",
-        joint_levels=on("with_connector"),
+        joint_levels=levels_with(reference["with_connector"]),
         first_skip="middle",
     )
 
 
+def levels_with(flags: Iterable[bool]) -> tuple[int, ...]:
+    """Return the levels whose flag is set."""
+    return tuple(level for level, flag in enumerate(flags) if flag)
+
+
 def environment_config(reference: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the environment encoder that belongs to a released diffuser."""
-    text, video = "second_dim" in reference, bool(reference.get("use_video_architecture", False))
-    return dict(
+    width = reference["model_channels"]
+    config = dict(
         in_channels=reference["input_channels"],
-        emb_width=reference["model_channels"],
-        stem=reference["model_channels"] // 2,
-        block_out_channels=tuple(
-            reference["model_channels"] * m for m in reference["channel_mult_connector"]
-        ),
+        emb_width=width,
+        stem=width // 2,
+        block_out_channels=tuple(width * factor for factor in reference["channel_mult_connector"]),
         layers_per_block=tuple(reference["num_noattn_blocks_connector"]),
         out_channels=reference["connector_output_channel"],
-        **(dict(second_dim=tuple(reference["second_dim_connector"])) if text else {}),
-        **(dict(temporal=dict(RELEASED)) if video else {}),
     )
+    if "second_dim" in reference:
+        config["second_dim"] = tuple(reference["second_dim_connector"])
+    if reference.get("use_video_architecture", False):
+        config["temporal"] = dict(RELEASED)
+    return config
 
 
 def denoiser_table(model: UNetDenoiser | TextDenoiser) -> Table:
@@ -134,16 +144,8 @@ def denoiser_table(model: UNetDenoiser | TextDenoiser) -> Table:
     text = isinstance(model, TextDenoiser)
     nested = not text and bool(model.config.temporal_levels)
     into, out = ("proj_in", "proj_out") if text else ("conv_in", "conv_out")
-    rows = rename(
-        "",
-        "",
-        [
-            *TIME,
-            ("input_blocks.0.0", into),
-            ("out.0", "norm_out"),
-            ("out.2", out),
-        ],
-    )
+    names = [*TIME, ("input_blocks.0.0", into), ("out.0", "norm_out"), ("out.2", out)]
+    rows = rename("", "", names)
     for i, layer in enumerate(model.down):
         rows += layer_rows(layer, f"input_blocks.{i + 1}.", f"down.{i}.", nested)
         rows += rename(f"input_block_connecters_in.{i + 1}.0.", f"down.{i}.joint.", TRANSFORMER)
@@ -178,11 +180,8 @@ def layer_rows(layer: nn.Module, source: str, target: str, nested: bool) -> list
         rows += rename(f"{source}1.", f"{target}attention.", TRANSFORMER)
     # the released upsampling comes behind the block and, where there is one, its transformer
     at = 1 if layer.attention is None else 2
-    return rows + rename(
-        f"{source}{at}",
-        f"{target}upsample.",
-        [("", "linear") if isinstance(layer.upsample, Remap) else (".conv", "conv")],
-    )
+    names = ("", "linear") if isinstance(layer.upsample, Remap) else (".conv", "conv")
+    return rows + rename(f"{source}{at}", f"{target}upsample.", [names])
 
 
 def residual_rows(layer: Block, source: str, target: str, nested: bool) -> list[Row]:
@@ -197,14 +196,13 @@ def residual_rows(layer: Block, source: str, target: str, nested: bool) -> list[
     Returns:
         The rows.
     """
-    rows = rename(
-        f"{source}0." if nested else source,
-        f"{target}resnet.",
-        DENSE if hasattr(layer.resnet, "linear1") else RESIDUAL,
-    )
+    block = f"{source}0." if nested else source
+    names = DENSE if hasattr(layer.resnet, "linear1") else RESIDUAL
+    rows = rename(block, f"{target}resnet.", names)
     if layer.temporal is not None:
         rows += rename(f"{source}1.", f"{target}temporal.", TEMPORAL)
-        rows += [same(f"{source}1.{a}", f"{target}temporal.{b}", *op) for a, b, *op in TEMPORAL_TENSORS]
+        for released, ours, *op in TEMPORAL_TENSORS:
+            rows.append(same(f"{source}1.{released}", f"{target}temporal.{ours}", *op))
     return rows
 
 
@@ -213,13 +211,12 @@ def environment_table(encoder: PooledEncoder) -> Table:
 
     Its embedding of the timestep is a copy of the denoiser's, which is where the released files have it.
     """
-    text, count = hasattr(encoder, "proj_in"), len(encoder.layers)
+    text = hasattr(encoder, "proj_in")
     into, out = ("proj_in", "proj_out") if text else ("conv_in", "conv_out")
     nested = any(getattr(layer, "temporal", None) is not None for layer in encoder.layers)
+    last = len(encoder.layers) + 1
     rows = rename("", "", TIME)
-    rows += rename(
-        "connecters_out.", "", [("0.0", into), (f"{count + 1}.0", "norm_out"), (f"{count + 1}.2", out)]
-    )
+    rows += rename("connecters_out.", "", [("0.0", into), (f"{last}.0", "norm_out"), (f"{last}.2", out)])
     for i, layer in enumerate(encoder.layers):
         rows += layer_rows(layer, f"connecters_out.{i + 1}.", f"layers.{i}.", nested)
     return Table.for_module(encoder, rows)

@@ -23,7 +23,10 @@ from codi.models.released import (
 from codi.models.released.towers import TemporalLayer
 
 RESIDUAL = [
-    *((name, name) for name in ("norm1", "conv1", "norm2", "conv2")),
+    ("norm1", "norm1"),
+    ("conv1", "conv1"),
+    ("norm2", "norm2"),
+    ("conv2", "conv2"),
     ("nin_shortcut", "conv_shortcut"),
 ]
 ATTENTION = [
@@ -34,14 +37,19 @@ ATTENTION = [
     ("proj_out", "to_out.0", trailing(2)),
 ]
 CLIP_LAYER = [
-    *(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
     "layer_norm1",
     "layer_norm2",
     "mlp.fc1",
     "mlp.fc2",
 ]
 BERT_LAYER = [
-    *(f"attention.self.{x}" for x in ("query", "key", "value")),
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
     "attention.output.dense",
     "attention.output.LayerNorm",
     "intermediate.dense",
@@ -81,19 +89,18 @@ def vae_config(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 def vae_rows(vae: AutoencoderKL, target: str = "vae.") -> list[Row]:
     """Build the rows of LDM's autoencoder, whose decoder counts levels from the finest."""
-    levels, depth = len(vae.config.block_out_channels), vae.config.layers_per_block
+    levels = len(vae.config.block_out_channels)
+    depth = vae.config.layers_per_block
+    ends = [("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out")]
     rows = rename("", target, [("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv")])
     for side in ("encoder", "decoder"):
-        rows += rename(
-            f"{side}.",
-            f"{target}{side}.",
-            [("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out")],
-        )
+        rows += rename(f"{side}.", f"{target}{side}.", ends)
         for i in (0, 1):
             rows += rename(f"{side}.mid.block_{i + 1}.", f"{target}{side}.mid_block.resnets.{i}.", RESIDUAL)
         rows += rename(f"{side}.mid.attn_1.", f"{target}{side}.mid_block.attentions.0.", ATTENTION)
     for level in range(levels):
-        down, up = f"{target}encoder.down_blocks.{level}.", f"{target}decoder.up_blocks.{levels - 1 - level}."
+        down = f"{target}encoder.down_blocks.{level}."
+        up = f"{target}decoder.up_blocks.{levels - 1 - level}."
         for i in range(depth + 1):
             rows += rename(f"encoder.down.{level}.block.{i}.", f"{down}resnets.{i}.", RESIDUAL)
             rows += rename(f"decoder.up.{level}.block.{i}.", f"{up}resnets.{i}.", RESIDUAL)
@@ -144,51 +151,50 @@ def audio_autoencoder_config(
     Returns:
         The arguments.
     """
-    return (
-        dict(
-            vae_config=vae_config(reference),
-            vocoder_config=dict(
-                model_in_dim=vocoder["num_mels"],
-                sampling_rate=vocoder["sampling_rate"],
-                upsample_initial_channel=vocoder["upsample_initial_channel"],
-                upsample_rates=vocoder["upsample_rates"],
-                upsample_kernel_sizes=vocoder["upsample_kernel_sizes"],
-                resblock_kernel_sizes=vocoder["resblock_kernel_sizes"],
-                resblock_dilation_sizes=vocoder["resblock_dilation_sizes"],
-                leaky_relu_slope=0.1,
-                normalize_before=False,
-            ),
-            mel_config=dict(
-                sampling_rate=stft["sampling_rate"],
-                n_fft=stft["filter_length"],
-                hop_length=stft["hop_length"],
-                num_bands=stft["n_mel_channels"],
-                f_min=float(stft["mel_fmin"]),
-                f_max=float(stft["mel_fmax"]),
-            ),
-            num_samples=1024 * stft["hop_length"],
-            scaling_factor=scaling_factor,
-        )
-        | more
+    vocoder_config = dict(
+        model_in_dim=vocoder["num_mels"],
+        sampling_rate=vocoder["sampling_rate"],
+        upsample_initial_channel=vocoder["upsample_initial_channel"],
+        upsample_rates=vocoder["upsample_rates"],
+        upsample_kernel_sizes=vocoder["upsample_kernel_sizes"],
+        resblock_kernel_sizes=vocoder["resblock_kernel_sizes"],
+        resblock_dilation_sizes=vocoder["resblock_dilation_sizes"],
+        leaky_relu_slope=0.1,
+        normalize_before=False,
     )
+    mel_config = dict(
+        sampling_rate=stft["sampling_rate"],
+        n_fft=stft["filter_length"],
+        hop_length=stft["hop_length"],
+        num_bands=stft["n_mel_channels"],
+        f_min=float(stft["mel_fmin"]),
+        f_max=float(stft["mel_fmax"]),
+    )
+    config = dict(
+        vae_config=vae_config(reference),
+        vocoder_config=vocoder_config,
+        mel_config=mel_config,
+        num_samples=1024 * stft["hop_length"],
+        scaling_factor=scaling_factor,
+    )
+    return config | more
 
 
 def audio_autoencoder_table(model: ReleasedAudioAutoencoder) -> Table:
     """Build the table of the audio autoencoder and its vocoder, the released `audioldm`."""
-    rows = vae_rows(model.vae) + rename(
-        "vocoder.", "vocoder.", [("conv_pre", "conv_pre"), ("conv_post", "conv_post")]
-    )
+    rows = vae_rows(model.vae)
+    rows += rename("vocoder.", "vocoder.", both("conv_pre", "conv_post"))
     for i in range(len(model.vocoder.upsampler)):
         rows += rename("vocoder.", "vocoder.", [(f"ups.{i}", f"upsampler.{i}")])
     for i, block in enumerate(model.vocoder.resblocks):
+        name = f"vocoder.resblocks.{i}."
         for j in range(len(block.convs1)):
-            rows += rename(
-                f"vocoder.resblocks.{i}.", f"vocoder.resblocks.{i}.", [(f"convs{k}.{j}",) * 2 for k in (1, 2)]
-            )
+            rows += rename(name, name, both(f"convs1.{j}", f"convs2.{j}"))
     bands = model.vocoder.config.model_in_dim
-    return Table.for_module(
-        model, rows, scaling(model) | {"vocoder.mean": torch.zeros(bands), "vocoder.scale": torch.ones(bands)}
-    )
+    constants = scaling(model)
+    constants["vocoder.mean"] = torch.zeros(bands)
+    constants["vocoder.scale"] = torch.ones(bands)
+    return Table.for_module(model, rows, constants)
 
 
 # Optimus ---------------------------------------------------------------
@@ -227,15 +233,13 @@ def text_autoencoder_config(
         eos_token_id=vocabulary - 1,
         tie_word_embeddings=False,
     )
-    return (
-        dict(
-            encoder_config={name: reference["encoder"][name] for name in bert},
-            decoder_config={name: reference["decoder"][name] for name in gpt2} | special,
-            latent_dim=reference["latent_size"],
-            scaling_factor=scaling_factor,
-        )
-        | more
+    config = dict(
+        encoder_config={name: reference["encoder"][name] for name in bert},
+        decoder_config={name: reference["decoder"][name] for name in gpt2} | special,
+        latent_dim=reference["latent_size"],
+        scaling_factor=scaling_factor,
     )
+    return config | more
 
 
 def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
@@ -244,11 +248,8 @@ def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
     `decoder.lm_head` is tied to the token embedding on both sides.
     """
     rows = rename("encoder.", "encoder.", both("embeddings.LayerNorm", "pooler.dense"))
-    rows += rename(
-        "encoder.",
-        "encoder.",
-        both(*(f"embeddings.{x}_embeddings" for x in ("word", "position", "token_type"))),
-    )
+    for kind in ("word", "position", "token_type"):
+        rows += rename("encoder.", "encoder.", both(f"embeddings.{kind}_embeddings"))
     for i in range(model.encoder.config.num_hidden_layers):
         rows += rename(f"encoder.encoder.layer.{i}.", f"encoder.encoder.layer.{i}.", both(*BERT_LAYER))
     rows += rename("", "", [("encoder.linear", "posterior_head")])
@@ -257,9 +258,8 @@ def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
         rows += rename(f"decoder.transformer.h.{i}.", f"decoder.transformer.h.{i}.", both(*GPT2_LAYER))
     rows += rename("decoder.transformer.", "", [("linear", "memory"), ("linear_emb", "latent_embedding")])
     rows += rename("decoder.transformer.", "decoder.transformer.", both("wte"))
-    return Table.for_module(
-        model, rows, scaling(model), {"decoder.lm_head.weight": "decoder.transformer.wte.weight"}
-    )
+    tied = {"decoder.lm_head.weight": "decoder.transformer.wte.weight"}
+    return Table.for_module(model, rows, scaling(model), tied)
 
 
 # CLIP and CLAP ---------------------------------------------------------
@@ -267,20 +267,14 @@ def text_autoencoder_table(model: ReleasedTextAutoencoder) -> Table:
 
 def text_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the arguments of `ReleasedTextTower` for those of the released `clip`; `more` is added."""
-    return (
-        dict(text_config=dict(reference["text_config"]) | dict(projection_dim=reference["projection_dim"]))
-        | more
-    )
+    text_config = dict(reference["text_config"]) | dict(projection_dim=reference["projection_dim"])
+    return dict(text_config=text_config) | more
 
 
 def vision_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the arguments of `ReleasedVisionTower` for those of the released `clip`; `more` is added."""
-    return (
-        dict(
-            vision_config=dict(reference["vision_config"]) | dict(projection_dim=reference["projection_dim"])
-        )
-        | more
-    )
+    vision_config = dict(reference["vision_config"]) | dict(projection_dim=reference["projection_dim"])
+    return dict(vision_config=vision_config) | more
 
 
 def text_tower_table(model: ReleasedTextTower) -> Table:
@@ -292,9 +286,8 @@ def text_tower_table(model: ReleasedTextTower) -> Table:
     )
     rows += rename("model.", "text.", both("text_projection"))
     for i in range(model.text.config.num_hidden_layers):
-        rows += rename(
-            f"model.text_model.encoder.layers.{i}.", f"text.text_model.encoder.layers.{i}.", both(*CLIP_LAYER)
-        )
+        layer = f"text_model.encoder.layers.{i}."
+        rows += rename(f"model.{layer}", f"text.{layer}", both(*CLIP_LAYER))
     return Table.for_module(model, rows, center(model))
 
 
@@ -303,13 +296,11 @@ def vision_tower_table(model: ReleasedVisionTower) -> Table:
 
     Its temporal modules are included.
     """
-    source, target = "model.vision_model.", "vision.vision_model."
+    source = "model.vision_model."
+    target = "vision.vision_model."
     rows = [same(f"{source}embeddings.class_embedding", f"{target}embeddings.class_embedding")]
-    rows += rename(
-        source,
-        target,
-        both("embeddings.patch_embedding", "embeddings.position_embedding", "pre_layrnorm", "post_layernorm"),
-    )
+    rows += rename(source, target, both("embeddings.patch_embedding", "embeddings.position_embedding"))
+    rows += rename(source, target, both("pre_layrnorm", "post_layernorm"))
     rows += rename("model.", "vision.", both("visual_projection"))
     for i, layer in enumerate(model.temporal):
         rows += rename(f"{source}encoder.layers.{i}.", f"{target}encoder.layers.{i}.", both(*CLIP_LAYER))
@@ -322,77 +313,67 @@ def temporal_rows(layer: TemporalLayer, source: str, target: str) -> list[Row]:
 
     One-dimensional convolutions of width 1 are linear layers here.
     """
+    bias = [("0.0", "0"), ("1.0", "2"), ("2", "4")]
+    feed_forward = [("proj_in.0", "proj_in", trailing(1)), ("proj_out.1", "proj_out", trailing(1))]
     rows = rename(f"{source}temporal_attn.", f"{target}attention.", both("to_q", "to_kv", "to_out"))
-    rows += rename(
-        f"{source}temporal_rel_pos_bias.net.",
-        f"{target}attention.relative_bias.net.",
-        [("0.0", "0"), ("1.0", "2"), ("2", "4")],
-    )
-    rows += rename(
-        f"{source}ff.",
-        f"{target}feed_forward.",
-        [("proj_in.0", "proj_in", trailing(1)), ("proj_out.1", "proj_out", trailing(1))],
-    )
+    rows += rename(f"{source}temporal_rel_pos_bias.net.", f"{target}attention.relative_bias.net.", bias)
+    rows += rename(f"{source}ff.", f"{target}feed_forward.", feed_forward)
     rows.append(same(f"{source}temporal_attn.norm.g", f"{target}attention.norm.gain"))
     return [*rows, same(f"{source}ff.proj_out.0.g", f"{target}feed_forward.norm.gain", BETWEEN)]
 
 
 def audio_tower_config(reference: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the arguments of `ReleasedAudioTower` for those of the released `clap`; `more` is added."""
-    audio, swin = reference["model_config"]["audio_cfg"], reference["htsat"]
-    return (
-        dict(
-            audio_config=dict(
-                window_size=swin["window_size"],
-                num_mel_bins=audio["mel_bins"],
-                spec_size=swin["spec_size"],
-                patch_size=swin["patch_size"],
-                patch_stride=swin["patch_stride"],
-                patch_embeds_hidden_size=swin["embed_dim"],
-                depths=swin["depths"],
-                num_attention_heads=swin["num_heads"],
-                mlp_ratio=swin["mlp_ratio"],
-                qkv_bias=swin["qkv_bias"],
-                hidden_size=swin["embed_dim"] * 2 ** (len(swin["depths"]) - 1),
-                num_hidden_layers=len(swin["depths"]),
-                projection_dim=reference["joint_embed_shape"],
-                projection_hidden_act=reference["mlp_act"],
-                enable_fusion=reference["enable_fusion"],
-            ),
-            mel_config=dict(
-                sampling_rate=audio["sample_rate"],
-                n_fft=audio["window_size"],
-                hop_length=audio["hop_size"],
-                num_bands=audio["mel_bins"],
-                f_min=float(audio["fmin"]),
-                f_max=float(audio["fmax"]),
-            ),
-            num_samples=audio["clip_samples"],
-        )
-        | more
+    audio = reference["model_config"]["audio_cfg"]
+    swin = reference["htsat"]
+    audio_config = dict(
+        window_size=swin["window_size"],
+        num_mel_bins=audio["mel_bins"],
+        spec_size=swin["spec_size"],
+        patch_size=swin["patch_size"],
+        patch_stride=swin["patch_stride"],
+        patch_embeds_hidden_size=swin["embed_dim"],
+        depths=swin["depths"],
+        num_attention_heads=swin["num_heads"],
+        mlp_ratio=swin["mlp_ratio"],
+        qkv_bias=swin["qkv_bias"],
+        hidden_size=swin["embed_dim"] * 2 ** (len(swin["depths"]) - 1),
+        num_hidden_layers=len(swin["depths"]),
+        projection_dim=reference["joint_embed_shape"],
+        projection_hidden_act=reference["mlp_act"],
+        enable_fusion=reference["enable_fusion"],
     )
+    mel_config = dict(
+        sampling_rate=audio["sample_rate"],
+        n_fft=audio["window_size"],
+        hop_length=audio["hop_size"],
+        num_bands=audio["mel_bins"],
+        f_min=float(audio["fmin"]),
+        f_max=float(audio["fmax"]),
+    )
+    config = dict(audio_config=audio_config, mel_config=mel_config, num_samples=audio["clip_samples"])
+    return config | more
 
 
 def audio_tower_table(model: ReleasedAudioTower) -> Table:
     """Build the table of the audio tower, the audio branch of the released `clap`."""
-    source, target = "model.audio_branch.", "audio.audio_model.audio_encoder."
-    rows = rename(
-        source,
-        target,
-        [("bn0", "batch_norm"), ("norm", "norm"), *both("patch_embed.proj", "patch_embed.norm")],
-    )
-    rows += [same(f"{source}bn0.{x}", f"{target}batch_norm.{x}") for x in ("running_mean", "running_var")]
+    source = "model.audio_branch."
+    target = "audio.audio_model.audio_encoder."
+    rows = rename(source, target, [("bn0", "batch_norm")])
+    rows += rename(source, target, both("norm", "patch_embed.proj", "patch_embed.norm"))
+    rows.append(same(f"{source}bn0.running_mean", f"{target}batch_norm.running_mean"))
+    rows.append(same(f"{source}bn0.running_var", f"{target}batch_norm.running_var"))
     rows += rename("model.audio_projection.", "audio.audio_projection.", [("0", "linear1"), ("2", "linear2")])
     for i, depth in enumerate(model.config.audio_config["depths"]):
-        rows += rename(
-            f"{source}layers.{i}.downsample.", f"{target}layers.{i}.downsample.", both("reduction", "norm")
-        )
+        layer = f"layers.{i}."
+        downsample = f"{layer}downsample."
+        rows += rename(f"{source}{downsample}", f"{target}{downsample}", both("reduction", "norm"))
         for j in range(depth):
-            rows += swin_rows(f"{source}layers.{i}.blocks.{j}.", f"{target}layers.{i}.blocks.{j}.")
+            rows += swin_rows(f"{source}{layer}blocks.{j}.", f"{target}{layer}blocks.{j}.")
     constants = {f"{target}batch_norm.num_batches_tracked": torch.tensor(0)}
-    constants |= {
-        name: window_index(model) for name in model.state_dict() if name.endswith("relative_position_index")
-    }
+    for name in model.state_dict():
+        if name.endswith("relative_position_index"):
+            constants[name] = window_index(model)
     return Table.for_module(model, rows, constants | center(model))
 
 
@@ -411,7 +392,8 @@ def window_index(model: ReleasedAudioTower) -> torch.Tensor:
     """Return Swin's table index for every pair of places in a window, (n, n) for n places."""
     side = model.config.audio_config["window_size"]
     place = torch.arange(side * side)
-    row, column = place // side, place % side
+    row = place // side
+    column = place % side
     return (row[:, None] - row[None] + side - 1) * (2 * side - 1) + column[:, None] - column[None] + side - 1
 
 

@@ -186,15 +186,13 @@ class Part:
 
 def prefixed(table: Table, source: str, target: str = "") -> Table:
     """Return the table with `source` before every released name and `target` before each of ours."""
-    rows = (
-        replace(row, source=source + row.source, targets=tuple(target + t for t in row.targets))
-        for row in table.rows
-    )
-    return Table(
-        rows=tuple(rows),
-        constants={target + k: v for k, v in table.constants.items()},
-        tied={target + k: target + v for k, v in table.tied.items()},
-    )
+    rows = []
+    for row in table.rows:
+        targets = tuple(target + name for name in row.targets)
+        rows.append(replace(row, source=source + row.source, targets=targets))
+    constants = {target + name: value for name, value in table.constants.items()}
+    tied = {target + name: target + twin for name, twin in table.tied.items()}
+    return Table(rows=tuple(rows), constants=constants, tied=tied)
 
 
 def listed(
@@ -213,71 +211,39 @@ def listed(
         The components by the slot that they come from. The environment encoders come last, under
         "environment_encoders", made from all diffuser files that have some.
     """
-    found = {
-        slot: (
-            encoder_parts(geometry, words or {})
-            if slot == "encoders"
-            else [denoiser_part(slot, names, geometry)]
-        )
-        for slot, names in slots.items()
-    }
-    # only these files have environment encoders
-    heard = [
-        slot
-        for slot, names in slots.items()
-        if slot != "encoders" and any(".connecters_out." in name for name in names)
-    ]
-    return found | ({"environment_encoders": [environments_part(heard, geometry)]} if heard else {})
+    found = {}
+    with_environments = []
+    for slot, names in slots.items():
+        if slot == "encoders":
+            found[slot] = encoder_parts(geometry, words or {})
+            continue
+        found[slot] = [denoiser_part(slot, names, geometry)]
+        if any(".connecters_out." in name for name in names):
+            with_environments.append(slot)
+    if with_environments:
+        found["environment_encoders"] = [environments_part(with_environments, geometry)]
+    return found
 
 
 def encoder_parts(geometry: Geometry, words: Mapping[str, str]) -> list[Part]:
     """Return the autoencoders and towers, which come from the file of encoders."""
-    clip, voice = geometry["clip"], (geometry["audioldm"], geometry["vocoder"], geometry["stft"])
+    image = parts.image_autoencoder_config(geometry["autokl"])
+    audio = parts.audio_autoencoder_config(geometry["audioldm"], geometry["vocoder"], geometry["stft"])
+    text = parts.text_autoencoder_config(
+        geometry["optimus"], tokenizer=words.get("bert"), decoder_tokenizer=words.get("gpt2")
+    )
+    clip_text = parts.text_tower_config(geometry["clip"], tokenizer=words.get("clip"))
+    clip_vision = parts.vision_tower_config(geometry["clip"])
+    clap_audio = parts.audio_tower_config(geometry["clap"])
     return [
+        part("image_autoencoder", "autokl.", ReleasedImageAutoencoder, image, parts.image_autoencoder_table),
         part(
-            "image_autoencoder",
-            "autokl.",
-            ReleasedImageAutoencoder,
-            parts.image_autoencoder_config(geometry["autokl"]),
-            parts.image_autoencoder_table,
+            "audio_autoencoder", "audioldm.", ReleasedAudioAutoencoder, audio, parts.audio_autoencoder_table
         ),
-        part(
-            "audio_autoencoder",
-            "audioldm.",
-            ReleasedAudioAutoencoder,
-            parts.audio_autoencoder_config(*voice),
-            parts.audio_autoencoder_table,
-        ),
-        part(
-            "text_autoencoder",
-            "optimus.",
-            ReleasedTextAutoencoder,
-            parts.text_autoencoder_config(
-                geometry["optimus"], tokenizer=words.get("bert"), decoder_tokenizer=words.get("gpt2")
-            ),
-            parts.text_autoencoder_table,
-        ),
-        part(
-            "text_tower",
-            "clip.",
-            ReleasedTextTower,
-            parts.text_tower_config(clip, tokenizer=words.get("clip")),
-            parts.text_tower_table,
-        ),
-        part(
-            "vision_tower",
-            "clip.",
-            ReleasedVisionTower,
-            parts.vision_tower_config(clip),
-            parts.vision_tower_table,
-        ),
-        part(
-            "audio_tower",
-            "clap.",
-            ReleasedAudioTower,
-            parts.audio_tower_config(geometry["clap"]),
-            parts.audio_tower_table,
-        ),
+        part("text_autoencoder", "optimus.", ReleasedTextAutoencoder, text, parts.text_autoencoder_table),
+        part("text_tower", "clip.", ReleasedTextTower, clip_text, parts.text_tower_table),
+        part("vision_tower", "clip.", ReleasedVisionTower, clip_vision, parts.vision_tower_table),
+        part("audio_tower", "clap.", ReleasedAudioTower, clap_audio, parts.audio_tower_table),
     ]
 
 
@@ -310,26 +276,19 @@ def denoiser_part(slot: str, names: set[str], geometry: Geometry) -> Part:
     Returns:
         The denoiser as a part.
     """
-    reference, alone = geometry[UNETS[slot]], {}
+    reference = geometry[UNETS[slot]]
+    alone = {}
     if not any(".input_block_connecters_in." in name for name in names):
         alone = dict(env_dim=None, joint_levels=())
     if slot == "text":
-        return part(
-            "text_denoiser",
-            prefix_of(slot),
-            TextDenoiser,
-            denoisers.text_config(reference, **alone),
-            denoisers.denoiser_table,
-        )
-    timing = dict(time_axis=2, latent_rate=25.0) if slot == "audio" else dict(latent_rate=4.0, num_frames=8)
-    config = denoisers.unet_config(reference, **timing, **alone)
-    return part(
-        "audio_denoiser" if slot == "audio" else "vision_denoiser",
-        prefix_of(slot),
-        UNetDenoiser,
-        config,
-        denoisers.denoiser_table,
-    )
+        kind = TextDenoiser
+        config = denoisers.text_config(reference, **alone)
+    else:
+        kind = UNetDenoiser
+        audio = slot == "audio"
+        timing = dict(time_axis=2, latent_rate=25.0) if audio else dict(latent_rate=4.0, num_frames=8)
+        config = denoisers.unet_config(reference, **timing, **alone)
+    return part(f"{KINDS[slot]}_denoiser", prefix_of(slot), kind, config, denoisers.denoiser_table)
 
 
 def environments_part(slots: list[str], geometry: Geometry) -> Part:
@@ -337,14 +296,11 @@ def environments_part(slots: list[str], geometry: Geometry) -> Part:
     configs = {KINDS[slot]: denoisers.environment_config(geometry[UNETS[slot]]) for slot in slots}
 
     def table(module: PooledEnvironmentEncoders) -> Table:
-        tables = [
-            prefixed(
-                denoisers.environment_table(module.encoders[KINDS[s]]), prefix_of(s), f"encoders.{KINDS[s]}."
-            )
-            for s in slots
-        ]
-        rows: tuple[Row, ...] = tuple(row for table in tables for row in table.rows)
-        return Table(rows=rows, constants={}, tied={})
+        rows: list[Row] = []
+        for slot in slots:
+            encoder = denoisers.environment_table(module.encoders[KINDS[slot]])
+            rows += prefixed(encoder, prefix_of(slot), f"encoders.{KINDS[slot]}.").rows
+        return Table(rows=tuple(rows), constants={}, tied={})
 
     return Part(name="environment_encoders", build=lambda: PooledEnvironmentEncoders(**configs), table=table)
 
@@ -388,4 +344,7 @@ KEPT = [
 
 def why_kept(name: str) -> str | None:
     """Return why a released tensor is in none of our parts; None for a tensor that nobody knows."""
-    return next((reason for pattern, reason in KEPT if re.fullmatch(pattern, name)), None)
+    for pattern, reason in KEPT:
+        if re.fullmatch(pattern, name):
+            return reason
+    return None

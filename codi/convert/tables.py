@@ -104,14 +104,17 @@ class Table:
         Returns:
             The table.
         """
-        constants, tied = dict(constants or {}), dict(tied or {})
+        constants = dict(constants or {})
+        tied = dict(tied or {})
         wanted = set(module.state_dict()) - set(constants) - set(tied)
         kept = tuple(row for row in rows if set(row.targets) <= wanted)
-        targets = [name for row in kept for name in row.targets]
-        assert len(targets) == len(set(targets)), (
-            f"two rows for {sorted({n for n in targets if targets.count(n) > 1})[:5]}"
-        )
-        assert set(targets) == wanted, f"no row for {sorted(wanted - set(targets))[:5]}"
+        found: set[str] = set()
+        twice: set[str] = set()
+        for row in kept:
+            twice |= found & set(row.targets)
+            found |= set(row.targets)
+        assert not twice, f"two rows for {sorted(twice)[:5]}"
+        assert found == wanted, f"no row for {sorted(wanted - found)[:5]}"
         return cls(rows=kept, constants=constants, tied=tied)
 
     @property
@@ -133,12 +136,14 @@ class Table:
             InputError: if tensors are missing; the message names them.
         """
         refuse("missing", set(self.sources) - set(released))
-        ours = {
-            name: y
-            for row in self.rows
-            for name, y in zip(row.targets, row.op.forward(released[row.source]), strict=True)
-        }
-        return ours | dict(self.constants) | {name: ours[twin] for name, twin in self.tied.items()}
+        ours: dict[str, Tensor] = {}
+        for row in self.rows:
+            tensors = row.op.forward(released[row.source])
+            ours |= dict(zip(row.targets, tensors, strict=True))
+        ours |= self.constants
+        for name, twin in self.tied.items():
+            ours[name] = ours[twin]
+        return ours
 
     def reverse(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn our tensors into released ones.
@@ -152,22 +157,24 @@ class Table:
         Raises:
             InputError: if tensors are missing or left over; the message names them.
         """
-        targets = {name for row in self.rows for name in row.targets}
+        targets: set[str] = set()
+        for row in self.rows:
+            targets.update(row.targets)
         refuse("missing", targets - set(ours))
         refuse("left over", set(ours) - targets - set(self.constants) - set(self.tied))
-        return {
-            row.source: row.op.reverse(tuple(ours[name] for name in row.targets)).contiguous()
-            for row in self.rows
-        }
+        released = {}
+        for row in self.rows:
+            tensors = tuple(ours[name] for name in row.targets)
+            released[row.source] = row.op.reverse(tensors).contiguous()
+        return released
 
 
 def refuse(what: str, names: set[str]) -> None:
     """Raise `InputError` if there are any names, which are `what`: missing or left over."""
     if names:
-        raise InputError(
-            f"weights do not fit: {len(names)} {what}: "
-            f"{', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}"
-        )
+        shown = ", ".join(sorted(names)[:3])
+        more = ", ..." if len(names) > 3 else ""
+        raise InputError(f"weights do not fit: {len(names)} {what}: {shown}{more}")
 
 
 def rename(source: str, target: str, names: Iterable[tuple[str, str] | tuple[str, str, Op]]) -> list[Row]:
@@ -184,14 +191,9 @@ def rename(source: str, target: str, names: Iterable[tuple[str, str] | tuple[str
     """
     rows = []
     for released, ours, *op in names:
-        rows.append(
-            Row(
-                source=f"{source}{released}.weight",
-                targets=(f"{target}{ours}.weight",),
-                op=op[0] if op else SAME,
-            )
-        )
-        rows.append(Row(source=f"{source}{released}.bias", targets=(f"{target}{ours}.bias",), op=SAME))
+        weight = same(f"{source}{released}.weight", f"{target}{ours}.weight", *op)
+        bias = same(f"{source}{released}.bias", f"{target}{ours}.bias")
+        rows += [weight, bias]
     return rows
 
 

@@ -74,7 +74,8 @@ def timed_nce(
     Returns:
         (N,).
     """
-    a, b = a.float(), b.float()
+    a = a.float()
+    b = b.float()
     scale = torch.as_tensor(log_scale, device=a.device).exp()
     likeness = torch.einsum("nsd,msd->nm", a, b) / a.shape[1]
     moved = [_moved_likeness(a, b, shift) for shift in shifts]
@@ -89,5 +90,6 @@ def timed_nce(
 def _moved_likeness(a: Tensor, b: Tensor, shift: int) -> Tensor:
     """Return the mean similarity (N,) of step s of `a` and step s + shift of `b`, where both exist."""
     steps = a.shape[1] - abs(shift)
-    first, second = max(0, -shift), max(0, shift)
+    first = max(0, -shift)
+    second = max(0, shift)
     return (a[:, first : first + steps] * b[:, second : second + steps]).sum(-1).mean(-1)

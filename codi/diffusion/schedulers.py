@@ -130,11 +130,12 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
             scheduler.config, algorithm_type="dpmsolver++", solver_order=1
         )
     options = inspect.signature(type(scheduler).__init__).parameters
-    spaced = [name for name in options if name.startswith("use_") and name.endswith(SPACING)]
-    if own := [name for name in spaced if scheduler.config.get(name)]:
-        raise refusal(
-            given, f"spaces its noise levels by {own[0]}, and this model's are spaced by its timestep_shift"
-        )
+    for name in options:
+        spaces = name.startswith("use_") and name.endswith(SPACING)
+        if spaces and scheduler.config.get(name):
+            raise refusal(
+                given, f"spaces its noise levels by {name}, and this model's are spaced by its timestep_shift"
+            )
     if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
         scheduler.set_timesteps(timesteps=timesteps, device=device)
         return scheduler
@@ -203,7 +204,8 @@ def shifted_timesteps(total: int, num_inference_steps: int, shift: float) -> lis
     Returns:
         n timesteps.
     """
-    timesteps, above = [], total
+    timesteps = []
+    above = total
     for k in range(num_inference_steps):
         timestep = round(shift_level(1 - k / num_inference_steps, shift) * total) - 1
         above = max(min(timestep, above - 1), num_inference_steps - 1 - k)

@@ -10,10 +10,13 @@ height, W width.
     pictures.py    a picture -> pixels, as a viewer shows it
     heif.py        the pictures that only FFmpeg decodes
     frames.py      a clip -> the frames that are on show at given times
+    clip_header.py    what its header and packets say, and the limits on that
+    clip_decoders.py  decoding them, by PyAV, decord or Pillow
     display.py     a decoded frame -> pixels, as a player shows them
     animation.py   animated pictures that are clips
     sounds.py      a recording or a clip -> a stretch of sound, in its place
     facts.py       what a file holds, in plain values
+    sheet.py       frames and a sound on one sheet
     read.py        all of these for prompts
     sandbox.py     these in a process that may die
     fit.py         tensors of any size, rate and length -> a model's geometry
@@ -24,6 +27,7 @@ height, W width.
 """
 
 from codi.io.dub import save_dubbed
+from codi.io.facts import facts
 from codi.io.files import (
     NewFile,
     atomic,
@@ -59,6 +63,7 @@ __all__ = [
     "check_writers",
     "create_json",
     "describe",
+    "facts",
     "fit_audio",
     "fit_image",
     "fit_video",

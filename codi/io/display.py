@@ -99,7 +99,7 @@ def has_opacity(layout: Any) -> bool:
 
 
 def _is_usual(layout: Any) -> bool:
-    """Return whether a pixel format is brightness and two colours of 8 bits, which every decoder shows alike."""
+    """Return whether a pixel format is brightness and two colours of 8 bits, which all show alike."""
     return layout.name.startswith("yuv") and all(component.bits == 8 for component in layout.components)
 
 
@@ -133,7 +133,7 @@ def turn_of(matrix: tuple[int, ...] | None) -> tuple[bool, bool, bool]:
 
 
 def aspect_of(stream: Any) -> float:
-    """Return how wide the pixels of a stream are for their height; 1 where it states nothing to be believed."""
+    """Return how wide the pixels of a stream are for their height; 1 where it states nothing credible."""
     stated: Fraction | None = stream.sample_aspect_ratio
     if not stated or not 1 / ODDEST <= stated <= ODDEST:
         return 1.0

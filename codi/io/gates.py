@@ -115,8 +115,8 @@ def check_audio(wave: Tensor, rate: float, source: Any = "the recording", silenc
         )
     if (peak := wave.abs().max().item()) > LOUDEST:
         raise InputError(
-            f"{source} has floats up to {peak:.4g}: expected [-1, 1]; samples of 16 bits that were made floats "
-            "are to be divided by 32768"
+            f"{source} has floats up to {peak:.4g}: expected [-1, 1]; samples of 16 bits that were made "
+            "floats are to be divided by 32768"
         )
     if not silence and wave.abs().max() < SILENCE:
         raise InputError(

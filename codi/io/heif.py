@@ -1,8 +1,8 @@
 """Read pictures in HEIF containers that Pillow does not open: HEIC, as telephones take them.
 
-FFmpeg decodes the HEVC pictures in the file. A telephone's picture is a grid of such tiles, and how they lie and
-how the whole is turned stands in boxes of the file, which are read here (ISO/IEC 23008-12). Opacity that lies in
-a second picture is not read.
+FFmpeg decodes the HEVC pictures in the file. A telephone's picture is a grid of such tiles, and how they lie
+and how the whole is turned stands in boxes of the file, which are read here (ISO/IEC 23008-12). Opacity that
+lies in a second picture is not read.
 
 Letters: H height, W width.
 """

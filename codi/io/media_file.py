@@ -1,4 +1,4 @@
-"""Hold a media file for reading: its bytes or its path, how it is opened, and the clock that its streams share.
+"""Hold a media file for reading: its bytes or its path, how it is opened, and the clock of its streams.
 
 Whatever reads a medium in this package starts from a `MediaFile` and plain arguments, and returns tensors,
 facts and notes. What a decoder throws at a damaged file becomes one `InputError`; a mistake in this code base
@@ -112,7 +112,7 @@ def is_ours(error: BaseException) -> bool:
 
 
 def is_mov(container: Any) -> bool:
-    """Return whether a container is of the family of QuickTime and mp4, where edit lists say what is shown."""
+    """Return whether a container is of the family of QuickTime and mp4, in which edit lists hide frames."""
     return "mov" in container.format.name.split(",")
 
 

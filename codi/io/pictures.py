@@ -71,9 +71,9 @@ def picture_of(source: MediaFile, formats: tuple[str, ...] = IMAGE_FORMATS) -> T
 def image_to_tensor(image: "Image.Image", name: str = "the picture") -> Tensor:
     """Convert a Pillow image of any mode to a tensor.
 
-    It is turned as its EXIF data say, and brought to sRGB where it carries a colour profile. What is transparent
-    becomes white. Numbers of more than 8 bits are scaled: 16 bits by their full scale, integers of 32 bits and
-    floats by the range that their values show.
+    It is turned as its EXIF data say, and brought to sRGB where it carries a colour profile. What is
+    transparent becomes white. Numbers of more than 8 bits are scaled: 16 bits by their full scale, integers
+    of 32 bits and floats by the range that their values show.
 
     Args:
         image: the image.
@@ -144,7 +144,7 @@ def _from_integers(values: np.ndarray) -> np.ndarray:
 
 
 def _from_floats(values: np.ndarray, name: str) -> np.ndarray:
-    """Return floats as 0 to 255, by the range in which they are; raise `InputError` where that says nothing."""
+    """Return floats as 0 to 255, by the range in which they are; `InputError` where that says nothing."""
     if not np.isfinite(values).all():
         raise InputError(f"{name} has floats that are NaN or infinite: expected [0, 1]; export it again")
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -155,8 +155,8 @@ def _from_floats(values: np.ndarray, name: str) -> np.ndarray:
     if low >= 0 and 256 <= high < 1 << 16:
         return np.round(values / 257)
     raise InputError(
-        f"{name} has floats from {low:.4g} to {high:.4g}: expected [0, 1], 0 to 255 or 0 to 65535; scale it, or "
-        "save it with 8 bits"
+        f"{name} has floats from {low:.4g} to {high:.4g}: expected [0, 1], 0 to 255 or 0 to 65535; scale it, "
+        "or save it with 8 bits"
     )
 
 

@@ -30,9 +30,8 @@ from codi.io.sandbox import sandboxed
 from codi.io.sounds import sound_at, stated_seconds
 from codi.types import Modality
 
-LONG_SIDE = (
-    4  # of a clip that is not square: its longer side, of the shorter one, as far as memory is set aside
-)
+# How much longer the longer side of a clip may be than the shorter, as far as memory is set aside.
+LONG_SIDE = 4
 CHECKED = 2.0  # frames per second that are converted where a clip is only checked
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codi.io.animation import animation_seconds
 from codi.io.gates import MAX_MINUTES, MAX_RATE, MIN_RATE, check_audio, picture_stream, sound_stream
 from codi.io.media_file import (
     MAX_SECONDS,
@@ -100,8 +101,6 @@ def stated_seconds(source: MediaFile, clip: bool) -> float:
         with file:
             return float(file.frames / file.samplerate)
     if clip:
-        from codi.io.animation import animation_seconds
-
         if (seconds := animation_seconds(source)) is not None:
             return seconds
     with source.container() as container:
@@ -142,8 +141,8 @@ def check_sound_header(name: str, rate: float, channels: int, seconds: float) ->
 def _soundfile(source: MediaFile) -> Any:
     """Return an open SoundFile, or None if libsndfile cannot read the file, or not to the sample.
 
-    It does not know every format, its seeks in mp3 do not hit the exact sample, of several recordings in a row
-    it reads the first, and of an ogg file with a picture it knows the sound but not its time.
+    It does not know every format, its seeks in mp3 do not hit the exact sample, and of an ogg file with
+    several streams it knows the sound but not its time.
     """
     if not loads("soundfile"):
         return None
@@ -218,7 +217,7 @@ def _pages(stream: Any) -> Iterator[tuple[int, int, int]]:
 
 
 def _is_multiplexed(source: MediaFile) -> bool:
-    """Return whether an ogg file has several streams at once: their first pages stand together at its start."""
+    """Return whether an ogg file has several streams at once: their first pages stand together."""
     with source.stream() as stream:
         pages = _pages(stream)
         first, second = next(pages, None), next(pages, None)

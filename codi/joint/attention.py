@@ -44,8 +44,10 @@ def rotate(x: Tensor, seconds: Tensor, shortest: float, longest: float) -> Tenso
     half = x.shape[-1] // 2
     periods = torch.logspace(math.log10(shortest), math.log10(longest), half, device=x.device)
     angles = (2 * math.pi * seconds[..., None] / periods)[:, :, None]  # (B, L, 1, d/2)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
+    cos = angles.cos().to(x.dtype)
+    sin = angles.sin().to(x.dtype)
+    first = x[..., :half]
+    second = x[..., half:]
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
@@ -69,17 +71,19 @@ class JointProcessor:
         Returns:
             (B, N, C), before it is scaled.
         """
-        split = lambda y: y.unflatten(-1, (attn.num_heads, -1))  # (B, L, heads, d)
         # Sinks stand behind the environment, so that a head can look away when nothing concerns it.
-        tokens = torch.cat([env.tokens, attn.sinks.to(env.tokens.dtype).expand(len(hidden), -1, -1)], dim=1)
-        query, key, value = split(attn.to_q(hidden)), split(attn.to_k(tokens)), split(attn.to_v(tokens))
+        sinks = attn.sinks.to(env.tokens.dtype).expand(len(hidden), -1, -1)
+        tokens = torch.cat([env.tokens, sinks], dim=1)
+        by_head = (attn.num_heads, -1)
+        query = attn.to_q(hidden).unflatten(-1, by_head)  # (B, N, heads, d)
+        key = attn.to_k(tokens).unflatten(-1, by_head)  # (B, L, heads, d)
+        value = attn.to_v(tokens).unflatten(-1, by_head)
         mask = None
         if times is not None and attn.time_rotary:
-            query, key = (
-                attn.apply_time_rotary(query, times[None]),
-                attn.apply_time_rotary(key, attn.key_times(env)),
-            )
-            mask = attn.window_bias(times, attn.key_times(env)).to(query.dtype)
+            key_times = attn.key_times(env)
+            query = attn.apply_time_rotary(query, times[None])
+            key = attn.apply_time_rotary(key, key_times)
+            mask = attn.window_bias(times, key_times).to(query.dtype)
         out = dispatch_attention_fn(
             query,
             key,
@@ -135,11 +139,11 @@ class JointAttention(nn.Module, AttentionModuleMixin):
     ):
         super().__init__()
         self.time_rotary = time_rotary
-        self.num_heads, self.num_timed = (
-            num_heads,
-            max(1, num_heads // 2) if timed_heads is None else timed_heads,
-        )
-        self.shortest, self.longest, inner = shortest, longest, inner or channels
+        self.num_heads = num_heads
+        self.num_timed = max(1, num_heads // 2) if timed_heads is None else timed_heads
+        self.shortest = shortest
+        self.longest = longest
+        inner = inner or channels
         steps = max(self.num_timed - 1, 1)
         self.windows = [windows[0] * (windows[1] / windows[0]) ** (i / steps) for i in range(self.num_timed)]
         self.norm = nn.LayerNorm(channels)
@@ -207,11 +211,9 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         windows = key_times.new_tensor(self.windows)[:, None, None]
         apart = (times[:, None] - key_times[:, None, None]) / windows  # (B, timed, N, L + sinks)
         # A difference is NaN where the key has no time; a key at infinity is a sink.
-        near = (
-            (-0.5 * apart.square())
-            .masked_fill(key_times.isinf()[:, None, None], SINK)
-            .masked_fill(apart.isnan(), -torch.inf)
-        )
+        near = -0.5 * apart.square()
+        near = near.masked_fill(key_times.isinf()[:, None, None], SINK)
+        near = near.masked_fill(apart.isnan(), -torch.inf)
         return functional.pad(near, (0, 0, 0, 0, 0, self.num_heads - self.num_timed))
 
 
@@ -246,11 +248,9 @@ class PerFrameJointAttention(nn.Module):
     ):
         super().__init__()
         self.attention = JointAttention(dim, env_dim, num_heads, zero_init=False, **options)
-        self.norm, self.proj, self.out = (
-            nn.LayerNorm(dim),
-            nn.Linear(dim, hidden),
-            zeroed(nn.Linear(hidden, size)),
-        )
+        self.norm = nn.LayerNorm(dim)
+        self.proj = nn.Linear(dim, hidden)
+        self.out = zeroed(nn.Linear(hidden, size))
         self.layers = transformer(hidden, max(1, hidden // 32), num_layers)
 
     def forward(self, tokens: Tensor, env: Environment, times: Tensor | None) -> Tensor:
@@ -264,6 +264,5 @@ class PerFrameJointAttention(nn.Module):
         Returns:
             (B, S, size), zeros before training.
         """
-        return self.out(
-            self.layers(functional.gelu(self.proj(self.norm(self.attention(tokens, env, times)))))
-        )
+        attended = self.norm(self.attention(tokens, env, times))
+        return self.out(self.layers(functional.gelu(self.proj(attended))))

@@ -38,10 +38,11 @@ def estimate_captions(tower: NoisyLatentEncoder, noise: Tensor, t: int, token: T
     Returns:
         (B, D) in float32, the shorter the less a prompt determines.
     """
-    rows, draws = len(token), len(noise)
-    levels = torch.full((rows * draws,), t, device=noise.device)
-    told = tower(repeated(noise, rows * draws), levels, token.repeat_interleave(draws, 0)[:, None])
-    return told.float().unflatten(0, (rows, draws)).mean(1)
+    rows = len(token)
+    draws = len(noise)
+    timesteps = torch.full((rows * draws,), t, device=noise.device)
+    estimates = tower(repeated(noise, rows * draws), timesteps, token.repeat_interleave(draws, 0)[:, None])
+    return estimates.float().unflatten(0, (rows, draws)).mean(1)
 
 
 def combine_prompts(means: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -70,7 +71,8 @@ def combine_prompts(means: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     order = v.argsort(dim=0, stable=True)
     # Sorted by the first component, and by weight where that is the same.
     order = order.gather(0, m[..., 0].gather(0, order).argsort(dim=0, stable=True))
-    m, v = m.gather(0, order[..., None].expand_as(m)), v.gather(0, order)
+    m = m.gather(0, order[..., None].expand_as(m))
+    v = v.gather(0, order)
     return (_multipliers(m.detach(), v)[..., None] * m).sum(0).to(means[0])
 
 
@@ -105,7 +107,6 @@ def project(token: Tensor, combined: Tensor) -> Tensor:
     direction = combined / length.clamp(min=1e-6)
     along = (token * direction).sum(-1, keepdim=True)
     rest = token - along * direction
-    turned = length.clamp(max=1) * direction + (1 - length.square()).clamp(
-        min=0
-    ).sqrt() * functional.normalize(rest, dim=-1)
+    aside = (1 - length.square()).clamp(min=0).sqrt()
+    turned = length.clamp(max=1) * direction + aside * functional.normalize(rest, dim=-1)
     return torch.where(along < length, turned, token)

@@ -68,12 +68,11 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         pooled: bool = False,
     ):
         super().__init__()
-        self.latent_shape, self.latent_rate, self.tokens_per_step = (
-            tuple(latent_shape),
-            latent_rate,
-            tokens_per_step,
-        )
-        self.global_tokens, self.pooled = global_tokens, pooled
+        self.latent_shape = tuple(latent_shape)
+        self.latent_rate = latent_rate
+        self.tokens_per_step = tokens_per_step
+        self.global_tokens = global_tokens
+        self.pooled = pooled
         self.is_map = latent_rate is None and len(latent_shape) == 3 or len(latent_shape) == 4
         if self.is_map:
             self.stem = nn.Sequential(
@@ -142,11 +141,13 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         if times is not None:
             hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
         level = self.noise_level(self.time_proj(t).to(hidden.dtype))[:, None]
-        level = level if hint is None else level + hint[:, None]
+        if hint is not None:
+            level = level + hint[:, None]
         tokens = torch.cat([hidden.flatten(1, 2), self.summary.expand(len(x), -1, -1)], dim=1) + level
         tokens = self.norm(self.layers(tokens)) + self.name
         if self.pooled:
-            tokens, times = tokens.mean(dim=1, keepdim=True), None
+            tokens = tokens.mean(dim=1, keepdim=True)
+            times = None
         return Environment(tokens=tokens, times=self.token_times(times, tokens))
 
     def token_times(self, times: Tensor | None, tokens: Tensor) -> Tensor:
@@ -198,9 +199,9 @@ class EnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
         alike = dict(
             dim=dim, global_tokens=global_tokens, num_layers=num_layers, num_heads=num_heads, pooled=pooled
         )
-        self.encoders = nn.ModuleDict(
-            {name: EnvironmentEncoder(**{**alike, **latent}) for name, latent in latents.items()}
-        )
+        self.encoders = nn.ModuleDict()
+        for name, latent in latents.items():
+            self.encoders[name] = EnvironmentEncoder(**{**alike, **latent})
 
     def by_modality(self) -> dict[Modality, EnvironmentEncoder]:
         """Return the encoders by their modalities."""
@@ -211,7 +212,12 @@ class EnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
         names = [Modality(name) for name in self.encoders]
         if not self.config.exchanged:
             return {name: {name} for name in names}
-        pairs = (
-            None if self.config.pairs is None else [{Modality(a), Modality(b)} for a, b in self.config.pairs]
-        )
-        return {a: {b for b in names if b is not a and (pairs is None or {a, b} in pairs)} for a in names}
+        if self.config.pairs is None:
+            return {name: set(names) - {name} for name in names}
+        attended: dict[Modality, set[Modality]] = {name: set() for name in names}
+        for pair in self.config.pairs:
+            a, b = map(Modality, pair)
+            if a is not b and a in attended and b in attended:
+                attended[a].add(b)
+                attended[b].add(a)
+        return attended

@@ -79,9 +79,9 @@ class NoisyLatentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
     ):
         super().__init__()
         alike = dict(context_dim=context_dim, dim=dim, num_layers=num_layers, num_heads=num_heads)
-        self.towers = nn.ModuleDict(
-            {name: NoisyLatentEncoder(**{**alike, **latent}) for name, latent in latents.items()}
-        )
+        self.towers = nn.ModuleDict()
+        for name, latent in latents.items():
+            self.towers[name] = NoisyLatentEncoder(**{**alike, **latent})
 
     def by_modality(self) -> dict[Modality, NoisyLatentEncoder]:
         """Return the encoders by their modalities."""
@@ -92,4 +92,5 @@ class NoisyLatentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
 
         Every modality is given some, because every one takes prompt tokens.
         """
-        return {m: {Modality(name) for name in self.towers} - {m} for m in Modality}
+        estimated = {Modality(name) for name in self.towers}
+        return {m: estimated - {m} for m in Modality}

@@ -12,7 +12,7 @@ modality.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -216,11 +216,13 @@ class JointSampler:
         estimate: PartnerEstimate | None,
     ) -> dict[Branch, Tensor]:
         """Return the denoiser's answers (B, ...) for some branches, without guidance, from one call."""
-        batch, denoiser = len(x), self.denoisers[modality]
+        batch = len(x)
+        denoiser = self.denoisers[modality]
         prompt = self._prompt(modality, branches, x, estimate)
         x = x.to(self.contexts[modality].dtype)
         environment = None if environment is None else environment.to(x.dtype)
-        partners = PARTNERS.batch(branches, [None if PARTNERS.name in b else environment for b in branches])
+        attended = [None if PARTNERS.name in branch else environment for branch in branches]
+        partners = PARTNERS.batch(branches, attended)
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
             x = x.repeat(len(branches), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
@@ -306,7 +308,9 @@ class JointSampler:
         While the partners stand still it is the same object, so that what depends on it is made once.
         """
         parts = _attended(modality, self.estimates_from, estimates)
-        return self._once(("mean", modality), parts, lambda: PartnerEstimate.mean(parts)) if parts else None
+        if not parts:
+            return None
+        return self._once(("mean", modality), parts, lambda: PartnerEstimate.mean(parts))
 
     def _estimate(self, modality: Modality, x: Tensor, t: Tensor | int) -> PartnerEstimate:
         """Return what a latent seems to become, centred by its prior.
@@ -318,10 +322,13 @@ class JointSampler:
         token = self._estimate_token(modality, x, t, context)
         if modality not in self._initial:
             return PartnerEstimate.clean(token)
-        noise, first = self._initial[modality], self.schedulers[modality].timesteps[0]
-        prior = self._once(
-            ("prior", modality), [context], lambda: self._estimate_token(modality, noise, first, context)
-        )
+        noise = self._initial[modality]
+        first = self.schedulers[modality].timesteps[0]
+
+        def make() -> Tensor:
+            return self._estimate_token(modality, noise, first, context)
+
+        prior = self._once(("prior", modality), [context], make)
         return centred_estimate(context, token, prior)
 
     def _context(self, modality: Modality) -> Tensor:
@@ -347,7 +354,8 @@ class JointSampler:
 
     def _advance(self, modality: Modality, index: int, answer: Tensor, x: Tensor) -> Tensor:
         """Return x (B, ...) after the scheduler's step, given the denoiser's answer."""
-        scheduler, extra = self.schedulers[modality], {}
+        scheduler = self.schedulers[modality]
+        extra = {}
         if modality in self.generators and "generator" in inspect.signature(scheduler.step).parameters:
             extra["generator"] = self.generators[modality]
         return scheduler.step(answer, self.timestep(modality, index), x, **extra).prev_sample
@@ -360,9 +368,7 @@ def _attended(
 
     The partners are those that `table` lists, or all others where it is None.
     """
-    attended: Iterable[Modality] = [m for m in Modality if m is not modality]
-    if table is not None:
-        attended = table.get(modality, ())
+    attended = set(Modality) - {modality} if table is None else table.get(modality, ())
     return [found[m] for m in Modality if m in found and m in attended]
 
 

@@ -39,7 +39,8 @@ START = 0.35  # the greatest alpha of a first timestep, at which latents count a
 # Stable Diffusion is 0.03.
 LEFT = 0.1
 WORSE = 1.5  # how many times as large as DDIM's an error may be
-NARROWER, WIDER = 0.75, 1.25  # the least spread relative to DDIM's, the greatest relative to that of the data
+NARROWER = 0.75  # the least spread relative to DDIM's
+WIDER = 1.25  # the greatest spread relative to that of the data
 SLOT = next(iter(Modality))  # the loop is keyed by modality; any will do
 
 _verdicts: dict[Any, str | None] = {}
@@ -145,9 +146,8 @@ class DryRun:
         count = noise.numel()
         means = torch.linspace(-2.5, 2.5, count, dtype=torch.float64)
         self.mean = means[torch.randperm(count, generator=generator)].view(SHAPE)
-        self.std = (
-            torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64).repeat(count // 4).view(SHAPE) * spread
-        )
+        deviations = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
+        self.std = deviations.repeat(count // 4).view(SHAPE) * spread
         self.denoiser = ExactDenoiser(process, self.mean, self.std, first_error=0.0 if spread else ERROR)
         copies = copy_schedulers(scheduler, [SLOT], num_inference_steps, shift=shift)
         sampler = JointSampler(
@@ -156,7 +156,8 @@ class DryRun:
             contexts={SLOT: torch.zeros(3, 1, 1)},
             generators={SLOT: [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]},
         )
-        self.noise, self.steps = noise.double(), num_inference_steps
+        self.noise = noise.double()
+        self.steps = num_inference_steps
         self.made = sampler.sample(sampler.start({SLOT: noise.expand(3, *SHAPE)}))[SLOT].double()
 
     @property
@@ -175,7 +176,8 @@ class DryRun:
         An alpha of up to `START` is allowed there, and one of up to that at `own`, the first timestep of the
         model's own scheduler.
         """
-        first, own_alpha = self.visited[0], self.denoiser.levels(float(own))[0]
+        first = self.visited[0]
+        own_alpha, _ = self.denoiser.levels(float(own))
         if self.denoiser.levels(first)[0] > max(START, own_alpha):
             return (
                 f"starts at timestep {first:g} in {self.steps} steps, where latents are no longer noise "
@@ -194,12 +196,12 @@ class DryRun:
 
         It is asked of a run on data without spread.
         """
-        alpha, sigma = self.denoiser.levels(self.visited[0])
+        first = self.visited[0]
+        alpha, sigma = self.denoiser.levels(first)
         noise = (self.denoiser.visits[0][1] - alpha * self.mean) / sigma
         leak = float(noise.std()) - 1  # of the data that should show through at the first timestep
-        alpha, sigma = self.denoiser.levels(
-            next((t for t in self.visited if t != self.visited[0]), self.visited[0])
-        )
+        later = [t for t in self.visited if t != first]
+        alpha, sigma = self.denoiser.levels(later[0] if later else first)
         # What DDIM makes of the error of the first answer: a part of the noise at every later timestep.
         carried = ERROR * alpha / sigma
         for t, x in self.denoiser.visits:
@@ -235,7 +237,8 @@ class DryRun:
             fits = bias <= LEFT and least <= scatter <= WIDER
         else:
             goal = self.mean + self.std * self.noise
-            error, expected = ((made - goal).square().mean().sqrt() for made in (self.made[0], reference))
+            error = (self.made[0] - goal).square().mean().sqrt()
+            expected = (reference - goal).square().mean().sqrt()
             fits = error <= WORSE * expected + LEFT / 2
         return None if fits else f"does not converge in {self.steps} steps on the noise levels of this model"
 
@@ -256,7 +259,8 @@ class ExactDenoiser(Denoiser):
         squared = process.alphas_cumprod.cpu().double()
         self.log_snr = (squared / (1 - squared)).clamp(min=1e-20).log()
         self.predicts_eps = process.prediction_type == "epsilon"
-        self.mean, self.std = mean, std
+        self.mean = mean
+        self.std = std
         self.first_error = first_error * torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))
         self.visits: list[tuple[float, Tensor]] = []
 

@@ -38,13 +38,13 @@ class Timeline:
         It is the output's offset from the first one, but no later than the step at which all outputs with
         smaller offsets are finished: a pause in which nothing is denoised would be of no use.
         """
+        offsets = {m: self.start_offsets.get(m, 0) for m in self.outputs}
         own = self.start_offsets.get(modality, 0)
-        earlier = [m for m in self.outputs if self.start_offsets.get(m, 0) < own]
+        earlier = [m for m in self.outputs if offsets[m] < own]
         if not earlier:
             return 0
-        first = min(self.start_offsets.get(m, 0) for m in earlier)
-        finished = max(self._start(m) for m in earlier) + self.steps
-        return min(own - first, finished)
+        finished = max(map(self._start, earlier)) + self.steps
+        return min(own - min(offsets.values()), finished)
 
     @property
     def num_steps(self) -> int:
@@ -70,6 +70,6 @@ class Timeline:
 
     def visible(self, index: int) -> list[Modality]:
         """Return the outputs that have started at step `index` and that another, active one can attend to."""
-        active = self.active(index)
+        active = set(self.active(index))
         started = [m for m in self.outputs if index >= self.starts[m]]
-        return [m for m in started if any(other is not m for other in active)]
+        return [m for m in started if active - {m}]

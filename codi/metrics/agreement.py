@@ -27,7 +27,13 @@ def agreement(
         A row (N,) for each attribute, 1.0 where the two are equal and 0.0 elsewhere.
     """
     assert len(readings) == len(facts), f"{len(readings)} readings for {len(facts)} scenes"
-    return {a: np.array([_equal(r.get(a), f.get(a)) for r, f in zip(readings, facts)]) for a in attributes}
+    rows = {}
+    for attribute in attributes:
+        row = []
+        for read, fact in zip(readings, facts):
+            row.append(_equal(read.get(attribute), fact.get(attribute)))
+        rows[attribute] = np.array(row)
+    return rows
 
 
 def mutual_agreement(outputs: Sequence[Sequence[Facts]], attributes: Sequence[str]) -> dict[str, np.ndarray]:
@@ -42,7 +48,10 @@ def mutual_agreement(outputs: Sequence[Sequence[Facts]], attributes: Sequence[st
     """
     first, *others = outputs
     pairs = [agreement(first, other, attributes) for other in others]
-    return {a: np.min([pair[a] for pair in pairs], axis=0) for a in attributes}
+    rows = {}
+    for attribute in attributes:
+        rows[attribute] = np.min([pair[attribute] for pair in pairs], axis=0)
+    return rows
 
 
 def mutual_closeness(values: Sequence[np.ndarray], tolerance: float) -> np.ndarray:

@@ -25,7 +25,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     Returns:
         The squared distance, 0 for sets of equal mean and covariance.
     """
-    (mean_x, cov_x), (mean_y, cov_y) = _moments(x), _moments(y)
+    mean_x, cov_x = _moments(x)
+    mean_y, cov_y = _moments(y)
     root = _sqrt_psd(cov_x)
     cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0).sqrt().sum()
     return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
@@ -44,10 +45,19 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     Returns:
         The squared distance.
     """
-    x, y = _features(x), _features(y)
-    # Without the diagonal the estimate is unbiased: a feature is not compared with itself.
-    within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (_kernel(x, x), _kernel(y, y))]
-    return float(sum(within) - 2 * _kernel(x, y).mean())
+    x = _features(x)
+    y = _features(y)
+    within = _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y))
+    return float(within - 2 * _kernel(x, y).mean())
+
+
+def _mean_off_diagonal(kernel: Tensor) -> Tensor:
+    """Return the mean of a kernel (N, N) without its diagonal.
+
+    So the estimate is unbiased: a feature is not compared with itself.
+    """
+    count = len(kernel)
+    return (kernel.sum() - kernel.trace()) / (count * (count - 1))
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ def match_onsets(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> n
     """
     from scipy.optimize import linear_sum_assignment
 
-    predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    predicted = np.asarray(predicted, dtype=np.float64)
+    true = np.asarray(true, dtype=np.float64)
     if predicted.size == 0 or true.size == 0:
         return np.zeros((0, 2), dtype=np.int64)
     distance = np.abs(predicted[:, None] - true[None, :])  # (P, Q)
@@ -113,7 +114,10 @@ def matched_offsets(predicted: Onsets, true: Onsets, tolerance: float) -> np.nda
     parts = []
     for p, t in zip(predicted, true):
         pairs = match_onsets(p, t, tolerance)
-        parts.append(np.asarray(p)[pairs[:, 0]] - np.asarray(t)[pairs[:, 1]] if len(pairs) else np.zeros(0))
+        if len(pairs):
+            parts.append(np.asarray(p)[pairs[:, 0]] - np.asarray(t)[pairs[:, 1]])
+        else:
+            parts.append(np.zeros(0))
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
@@ -130,8 +134,11 @@ def offset_sums(predicted: Onsets, true: Onsets, tolerance: float) -> np.ndarray
     Returns:
         Rows (N, 2), the sum of the offsets in seconds and the number of pairs.
     """
-    parts = [matched_offsets([p], [t], tolerance) for p, t in zip(predicted, true, strict=True)]
-    return np.array([(part.sum(), len(part)) for part in parts], dtype=np.float64).reshape(-1, 2)
+    rows = []
+    for p, t in zip(predicted, true, strict=True):
+        offsets = matched_offsets([p], [t], tolerance)
+        rows.append((offsets.sum(), len(offsets)))
+    return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
 def onset_f1(predicted: Onsets, true: Onsets, tolerance: float) -> OnsetScore:
@@ -191,9 +198,14 @@ def best_constant_offset(
     """
     # Sorted by size, because argmax takes the first of equals and the smallest shift is wanted then.
     shifts = np.array(sorted(np.arange(-round(reach / step), round(reach / step) + 1) * step, key=abs))
-    scores = [
-        float(f1_of_counts(onset_counts([np.asarray(p) + s for p in predicted], true, tolerance)))
-        for s in shifts
-    ]
+    scores = []
+    for shift in shifts:
+        counts = onset_counts(_shifted(predicted, shift), true, tolerance)
+        scores.append(float(f1_of_counts(counts)))
     best = float(shifts[int(np.argmax(scores))])
-    return best, [np.asarray(p) + best for p in predicted]
+    return best, _shifted(predicted, best)
+
+
+def _shifted(onsets: Onsets, shift: float) -> list[np.ndarray]:
+    """Return onsets that all come `shift` seconds later."""
+    return [np.asarray(times) + shift for times in onsets]

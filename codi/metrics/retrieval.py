@@ -35,8 +35,10 @@ def recall_at_1(
     """
     assert len(queries) == len(query_facts) and len(keys) == len(key_facts), "one set of facts per embedding"
     best = (_unit(queries) @ _unit(keys).T).argmax(dim=1).tolist()
-    hits = [all(query_facts[i][a] == key_facts[k][a] for a in attributes) for i, k in enumerate(best)]
-    return sum(hits) / len(hits)
+    hits = 0
+    for query, nearest in zip(query_facts, best):
+        hits += _same(query, key_facts[nearest], attributes)
+    return hits / len(best)
 
 
 def chance_of_recall(
@@ -52,8 +54,16 @@ def chance_of_recall(
     Returns:
         The share in [0, 1].
     """
-    hits = [all(q[a] == k[a] for a in attributes) for q in query_facts for k in key_facts]
-    return sum(hits) / len(hits)
+    hits = 0
+    for query in query_facts:
+        for key in key_facts:
+            hits += _same(query, key, attributes)
+    return hits / (len(query_facts) * len(key_facts))
+
+
+def _same(query: Facts, key: Facts, attributes: Sequence[str]) -> bool:
+    """Return whether two sets of facts have the same value of every attribute."""
+    return all(query[name] == key[name] for name in attributes)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -45,15 +45,19 @@ def quantile_bins(values: np.ndarray, reference: np.ndarray, num_bins: int) -> f
     Returns:
         The total variation in [0, 1], or NaN where `values` or `reference` holds no number.
     """
-    values, reference = (
-        x[np.isfinite(x)]
-        for x in (np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64))
-    )
+    values = _finite(values)
+    reference = _finite(reference)
     if not len(values) or not len(reference):
         return float("nan")
     inner = np.quantile(reference, np.arange(1, num_bins) / num_bins)
     shares = np.bincount(np.searchsorted(inner, values), minlength=num_bins) / len(values)
     return float(np.abs(shares - 1 / num_bins).sum() / 2)
+
+
+def _finite(numbers: np.ndarray) -> np.ndarray:
+    """Return those numbers that are finite, in float64."""
+    numbers = np.asarray(numbers, dtype=np.float64)
+    return numbers[np.isfinite(numbers)]
 
 
 def expected_total_variation(

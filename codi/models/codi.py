@@ -50,25 +50,23 @@ class CoDiModel:
         denoisers = _present(DENOISERS, components, Denoiser)
         self.denoisers = {m: denoiser for m, denoiser in denoisers.items() if kind_of(m).serves(denoiser)}
         environment_encoders = components.get("environment_encoders")
-        encoders = {} if environment_encoders is None else environment_encoders.by_modality()
-        self.environment_encoders = {
-            m: HookedEncoder(environment_encoders, encoder) for m, encoder in encoders.items()
-        }
+        self.environment_encoders = _hooked_encoders(environment_encoders)
         self.attends_to = {} if environment_encoders is None else environment_encoders.attends_to()
-        noised = components.get("noisy_latent_encoders")
-        towers = {} if noised is None else noised.by_modality()
-        self.noisy_latent_encoders = {m: HookedEncoder(noised, tower) for m, tower in towers.items()}
-        self.estimates_from = {} if noised is None else noised.attends_to()
+        noisy_latent_encoders = components.get("noisy_latent_encoders")
+        self.noisy_latent_encoders = _hooked_encoders(noisy_latent_encoders)
+        self.estimates_from = {} if noisy_latent_encoders is None else noisy_latent_encoders.attends_to()
         self.specs = self._specs()
-        own = [(m, tower.prompt_specs.get(m)) for m, tower in self.towers.items()]
-        self.prompt_specs = self.specs | {m: spec for m, spec in own if spec is not None}
+        self.prompt_specs = dict(self.specs)
+        for m, tower in self.towers.items():
+            own = tower.prompt_specs.get(m)
+            if own is not None:
+                self.prompt_specs[m] = own
 
     @property
     def context_dim(self) -> int:
         """The width D of the prompt space."""
-        dims = {tower.dim for tower in self.towers.values()} | {
-            d.config.context_dim for d in self.denoisers.values()
-        }
+        dims = {tower.dim for tower in self.towers.values()}
+        dims |= {denoiser.config.context_dim for denoiser in self.denoisers.values()}
         assert len(dims) == 1, f"parts disagree about the width of the prompt space: {sorted(dims)}"
         return dims.pop()
 
@@ -105,32 +103,32 @@ class CoDiModel:
                     f"{modality} cannot be held in step: expected an input that is no output, and a model "
                     "that can hear it"
                 )
-        for part in [self.towers[m] for m in given] + [self.autoencoders[m] for m in outputs]:
-            part.check_vocabulary()
+        for modality in given:
+            self.towers[modality].check_vocabulary()
+        for modality in outputs:
+            self.autoencoders[modality].check_vocabulary()
 
     def attended(self, outputs: Iterable[Modality]) -> set[Modality]:
         """Return the modalities whose environments some of the outputs attend to."""
-        return {
-            m for output in outputs for m in self.attends_to.get(output, ()) if m in self.environment_encoders
-        }
+        attended: set[Modality] = set()
+        for output in outputs:
+            attended.update(self.attends_to.get(output, ()))
+        return attended & set(self.environment_encoders)
 
     def estimating(self, outputs: Iterable[Modality]) -> set[Modality]:
         """Return the modalities whose partner estimates reach some of the outputs."""
-        return {
-            m
-            for output in outputs
-            for m in self.estimates_from.get(output, ())
-            if m in self.noisy_latent_encoders
-        }
+        estimating: set[Modality] = set()
+        for output in outputs:
+            estimating.update(self.estimates_from.get(output, ()))
+        return estimating & set(self.noisy_latent_encoders)
 
     def _lacking(self, modality: Modality) -> str:
         """Name the denoiser or the autoencoder in brackets, where a modality lacks just one of the two."""
-        lacks = [
-            kind
-            for kind, parts in (("denoiser", self.denoisers), ("autoencoder", self.autoencoders))
-            if modality not in parts
-        ]
-        return f" (of {modality} it lacks the {lacks[0]})" if len(lacks) == 1 else ""
+        denoises = modality in self.denoisers
+        encodes = modality in self.autoencoders
+        if denoises == encodes:
+            return ""
+        return f" (of {modality} it lacks the {'autoencoder' if denoises else 'denoiser'})"
 
     def sized(self, **sizes: float | None) -> dict[Modality, ModalitySpec]:
         """Return the geometry of every modality at other sizes than the model's own.
@@ -145,10 +143,10 @@ class CoDiModel:
             InputError: for a size that the parts cannot make.
         """
         assert set(sizes) <= set(SIZES), f"unknown sizes among {sorted(sizes)}"
-        return {
-            m: kind_of(m).resized(spec, sizes, self.autoencoders[m], self.denoisers.get(m))
-            for m, spec in self.specs.items()
-        }
+        specs = {}
+        for m, spec in self.specs.items():
+            specs[m] = kind_of(m).resized(spec, sizes, self.autoencoders[m], self.denoisers.get(m))
+        return specs
 
     def settle_sizes(
         self, sizes: Mapping[str, float | None], made: Sequence[Modality], lengths: str = "agree"
@@ -191,17 +189,24 @@ class CoDiModel:
         """
         here: dict[str, None] = {}  # words, each once and in order
         there: dict[str, None] = {}
-        for modality in (m for m in Modality if m in made and m in specs):
+        for modality in [m for m in Modality if m in made and m in specs]:
             in_words = kind_of(modality).size_in_words
             for now, trained in zip(in_words(specs[modality]), in_words(self.specs[modality])):
                 if now != trained:
-                    here[now] = there[trained] = None
-        return f"made at {', '.join(here)}; this model was trained at {', '.join(there)}" if here else None
+                    here[now] = None
+                    there[trained] = None
+        if not here:
+            return None
+        return f"made at {', '.join(here)}; this model was trained at {', '.join(there)}"
 
     def _specs(self) -> dict[Modality, ModalitySpec]:
         """Return the geometry of every modality whose parts tell it."""
-        found = {m: kind_of(m).describe(part, self.denoisers.get(m)) for m, part in self.autoencoders.items()}
-        return {m: spec for m, spec in found.items() if spec is not None}
+        specs = {}
+        for m, part in self.autoencoders.items():
+            spec = kind_of(m).describe(part, self.denoisers.get(m))
+            if spec is not None:
+                specs[m] = spec
+        return specs
 
 
 class HookedEncoder:
@@ -215,7 +220,8 @@ class HookedEncoder:
     """
 
     def __init__(self, component: Any, encoder: Any):
-        self.component, self.encoder = component, encoder
+        self.component = component
+        self.encoder = encoder
 
     @property
     def dtype(self) -> torch.dtype:
@@ -229,6 +235,13 @@ class HookedEncoder:
     def __call__(self, *inputs: Tensor, **options: Any) -> Any:
         """Call the encoder's `forward` with these arguments, after the component's hooks."""
         return _hooked(self.component, self.encoder, *inputs, **options)
+
+
+def _hooked_encoders(component: Any) -> dict[Modality, HookedEncoder]:
+    """Return the encoders of a component by modality, none where it is missing."""
+    if component is None:
+        return {}
+    return {m: HookedEncoder(component, encoder) for m, encoder in component.by_modality().items()}
 
 
 @apply_forward_hook

@@ -76,12 +76,13 @@ class TextTower(ModelMixin, ConfigMixin, PromptEncoder):
         super().__init__()
         self.tokenizer = load_tokenizer(tokenizer)
         self.vocabulary = closed_vocabulary(self.tokenizer)
-        ids = {
-            f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+        vocabulary = {
+            "vocab_size": len(self.tokenizer),
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
         }
-        self.text = CLIPTextModelWithProjection(
-            CLIPTextConfig(**{"vocab_size": len(self.tokenizer), **ids, **text_config})
-        )
+        self.text = CLIPTextModelWithProjection(CLIPTextConfig(**{**vocabulary, **text_config}))
         self.bridge = Bridge(self.text.config.projection_dim)
 
     @property
@@ -155,12 +156,8 @@ class TemporalAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens (B, F, L, W) with their attention to the other frames added."""
         hidden = self.norm(tokens) + self.positions[: tokens.shape[1]]
-        query, key, value = (
-            self.to_qkv(hidden.transpose(1, 2))
-            .unflatten(-1, (3, self.num_heads, -1))
-            .movedim(-3, 0)
-            .transpose(-2, -3)
-        )
+        stacked = self.to_qkv(hidden.transpose(1, 2)).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = stacked.movedim(-3, 0).transpose(-2, -3)
         attended = functional.scaled_dot_product_attention(query, key, value)  # (B, L, heads, F, W/heads)
         return tokens + self.to_out(attended.transpose(-2, -3).flatten(-2)).transpose(1, 2)
 
@@ -212,7 +209,8 @@ class VisionTower(ModelMixin, ConfigMixin, PromptEncoder):
         super().__init__()
         self.vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision_config))
         shape = self.vision.config
-        width, heads = shape.hidden_size, shape.num_attention_heads
+        width = shape.hidden_size
+        heads = shape.num_attention_heads
         self.temporal = nn.ModuleList(
             TemporalAttention(width, heads, max_frames) for _ in range(shape.num_hidden_layers)
         )
@@ -240,7 +238,8 @@ class VisionTower(ModelMixin, ConfigMixin, PromptEncoder):
             The features (B, D).
         """
         clips = self.resize(raw if raw.ndim == 5 else raw[:, None]).to(self.dtype)
-        model, num_frames = self.vision.vision_model, clips.shape[1]
+        model = self.vision.vision_model
+        num_frames = clips.shape[1]
         hidden = model.pre_layrnorm(model.embeddings(clips.flatten(0, 1)))  # (B F, 1 + P, W)
         # Each layer of CLIP is taken apart, because temporal attention stands between its two halves.
         for layer, temporal in zip(model.encoder.layers, self.temporal):
@@ -296,11 +295,11 @@ class AudioTower(ModelMixin, ConfigMixin, PromptEncoder):
         self.audio = ClapAudioModelWithProjection(ClapAudioConfig(**audio_config))
         # The index follows from the configuration, so it is not saved. It is made on the CPU, so that it is
         # real even where the model itself is built on the meta device.
-        for layer in (m for m in self.audio.modules() if hasattr(m, "relative_position_index")):
-            with torch.device("cpu"):
-                layer.register_buffer(
-                    "relative_position_index", layer.create_relative_position_index(), persistent=False
-                )
+        for layer in self.audio.modules():
+            if hasattr(layer, "relative_position_index"):
+                with torch.device("cpu"):
+                    index = layer.create_relative_position_index()
+                    layer.register_buffer("relative_position_index", index, persistent=False)
         self.bridge = Bridge(self.audio.config.projection_dim)
 
     @property

@@ -42,18 +42,16 @@ def find_layers(denoiser: Skeleton, names: Iterable[str], joint: bool) -> list[s
     Raises:
         InputError: where there is no such layer.
     """
-    kinds, names = (nn.Linear, nn.Conv2d), set(names)
-    layers = [
-        name
-        for name, layer in denoiser.named_modules()
-        if isinstance(layer, kinds) and name.rpartition(".")[2] in names
-    ]
-    adapting = {
-        f"{adapter}.{name}"
-        for adapter, module in denoiser.joint_adapters().items()
-        for name, _ in module.named_modules()
-    }
-    found = [name for name in layers if (name in adapting) == joint]
+    kinds = (nn.Linear, nn.Conv2d)
+    names = set(names)
+    adapting = set()
+    for adapter, module in denoiser.joint_adapters().items():
+        adapting.update(f"{adapter}.{name}" for name, _ in module.named_modules())
+    found = []
+    for name, layer in denoiser.named_modules():
+        fits = isinstance(layer, kinds) and name.rpartition(".")[2] in names
+        if fits and (name in adapting) == joint:
+            found.append(name)
     if not found:
         where = "the joint attention of this denoiser" if joint else "this denoiser"
         raise InputError(
@@ -88,12 +86,12 @@ def add_lora(
     denoiser.add_adapter(
         LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=dropout), TRAINED
     )
-    parts = ("lora_A", "lora_B", "lora_dropout")
-    halves = {
-        name: {part: getattr(denoiser.get_submodule(name), part)[TRAINED] for part in parts}
-        for name in layers
-    }
-    return nn.ModuleDict({name.replace(".", "/"): nn.ModuleDict(half) for name, half in halves.items()})
+    trained = nn.ModuleDict()
+    for name in layers:
+        layer = denoiser.get_submodule(name)
+        parts = {part: getattr(layer, part)[TRAINED] for part in ("lora_A", "lora_B", "lora_dropout")}
+        trained[name.replace(".", "/")] = nn.ModuleDict(parts)
+    return trained
 
 
 def lora_tensors(denoiser: Skeleton) -> dict[str, Tensor]:
@@ -118,9 +116,10 @@ def layers_of(tensors: Mapping[str, Tensor]) -> list[str]:
     Raises:
         InputError: for a tensor that does not belong to a LoRA, or has no other half.
     """
-    halves = {name: name.rpartition(".lora_")[::2] for name in tensors}
-    layers = sorted({layer for layer, _ in halves.values()})
-    wanted = {f"{layer}.lora_{half}.weight" for layer in layers for half in "AB"}
+    layers = sorted({name.rpartition(".lora_")[0] for name in tensors})
+    wanted = set()
+    for layer in layers:
+        wanted |= {f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"}
     # A name that belongs to no LoRA says more than the halves that it would need.
     if strange := sorted(set(tensors) - wanted) or sorted(wanted - set(tensors)):
         raise InputError(

@@ -45,7 +45,8 @@ class ExtendedEmbedding(nn.Module):
 
     def __init__(self, table: nn.Embedding, rows: Tensor):
         super().__init__()
-        self.table, self.vectors = table, Vectors(rows.to(table.weight))
+        self.table = table
+        self.vectors = Vectors(rows.to(table.weight))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up ids (B, L) in the table and the rows behind it, and return (B, L, W)."""
@@ -64,14 +65,19 @@ class Wordbook:
     """
 
     def __init__(self, tokenizer: Any, words: Mapping[str, Tensor], changed: list[nn.Module]):
-        self.original, self.words, self.changed = tokenizer, dict(words), changed
+        self.original = tokenizer
+        self.words = dict(words)
+        self.changed = changed
         self.tokenizer = copy.deepcopy(tokenizer)
-        add_names(self.tokenizer, [name for word, rows in words.items() for name in _names(word, len(rows))])
-        self.patterns = {
-            re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE): " ".join(_names(word, len(rows)))
-            for word, rows in words.items()
-            if len(rows) > 1
-        }
+        self.patterns = {}
+        added: list[str] = []
+        for word, rows in words.items():
+            names = _names(word, len(rows))
+            added += names
+            if len(rows) > 1:
+                pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+                self.patterns[pattern] = " ".join(names)
+        add_names(self.tokenizer, added)
 
     def __call__(self, raw: list[str], **options: Any) -> Any:
         """Tokenize sentences after words of several vectors have been written out in them."""

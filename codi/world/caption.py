@@ -5,6 +5,7 @@ In every list of words the canonical one comes first.
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -68,18 +69,21 @@ NUM_TEMPLATES = 6
 # The words that the patterns add to those above.
 _JOINING = "a the that is and there it something thing moves ,".split()
 
-_OPENING = [
-    tuple(phrase.split())
-    for kind in ("place", "tempo")
-    for phrases in WORDS[kind].values()
-    for phrase in phrases
-]
+
+def _phrases(attribute: str) -> list[str]:
+    """Return all words and phrases for the values of an attribute."""
+    return list(chain(*WORDS[attribute].values()))
+
+
+_OPENING = [tuple(phrase.split()) for phrase in _phrases("place") + _phrases("tempo")]
 
 
 def all_words() -> list[str]:
     """Return every word that captions can hold, in order, punctuation included."""
-    phrases = [phrase for values in WORDS.values() for words in values.values() for phrase in words]
-    return sorted({*" ".join(phrases).split(), *_JOINING})
+    words = set(_JOINING)
+    for attribute in WORDS:
+        words.update(" ".join(_phrases(attribute)).split())
+    return sorted(words)
 
 
 def punctuated(words: Sequence[str]) -> list[str]:
@@ -93,32 +97,34 @@ def punctuated(words: Sequence[str]) -> list[str]:
     Returns:
         the words with commas as further ones.
     """
-    said = list(words)
-    if "it" in said[1:]:
-        said.insert(said.index("it", 1), ",")
+    result = list(words)
+    if "it" in result[1:]:
+        result.insert(result.index("it", 1), ",")
     for phrase in _OPENING:
-        if tuple(said[: len(phrase)]) == phrase and said[len(phrase) :][:1] in (["a"], ["something"]):
-            said.insert(len(phrase), ",")
-    return said
+        opens = tuple(result[: len(phrase)]) == phrase
+        if opens and result[len(phrase) :][:1] in (["a"], ["something"]):
+            result.insert(len(phrase), ",")
+    return result
 
 
-def _noun(article: str, said: dict[str, str]) -> str:
-    """Return the object with its colour, as far as they are said."""
-    if "shape" not in said and "colour" not in said:
+def _noun(article: str, named: dict[str, str]) -> str:
+    """Return the object with its colour, as far as they are named."""
+    if "shape" not in named and "colour" not in named:
         return "something"
-    return _join(article, said.get("colour"), said.get("shape", "thing"))
+    return _join(article, named.get("colour"), named.get("shape", "thing"))
 
 
 def _join(*parts: str | None) -> str:
     return " ".join(p for p in parts if p)
 
 
-def _fill(template: int, said: dict[str, str]) -> str:
-    """Return one of the six sentence patterns with what is said; patterns shrink around what is not."""
-    place, tempo = said.get("place"), said.get("tempo")
-    verb = said.get("motion") or ("moves" if tempo else None)
+def _fill(template: int, named: dict[str, str]) -> str:
+    """Return one of the six sentence patterns with what is named; patterns shrink around what is not."""
+    place = named.get("place")
+    tempo = named.get("tempo")
+    verb = named.get("motion") or ("moves" if tempo else None)
     act = _join(verb, tempo)
-    noun = _noun("a", said)
+    noun = _noun("a", named)
     match template:
         case 0:
             return _join(noun, act, place)
@@ -129,19 +135,19 @@ def _fill(template: int, said: dict[str, str]) -> str:
         case 3:
             return _join(noun, act and "that " + act, place)
         case 4:
-            return _about_the_thing(said, act)
+            return _about_the_thing(named, act)
     assert template == 5, template
     return _join(place, "there is", noun) + (f", it {act}" if act else "")
 
 
-def _about_the_thing(said: dict[str, str], act: str) -> str:
+def _about_the_thing(named: dict[str, str], act: str) -> str:
     """Return the pattern that makes the colour a statement; without colour or act it has nothing to join."""
-    subject = "the " + said.get("shape", "thing")
-    quality = said.get("colour") and "is " + said["colour"]
+    subject = "the " + named.get("shape", "thing")
+    quality = named.get("colour") and "is " + named["colour"]
     claim = _join(quality, "and" if quality and act else None, act)
     if not claim:
-        return _join(subject if "shape" in said else "something", said.get("place"))
-    return _join(subject, claim, said.get("place"))
+        return _join(subject if "shape" in named else "something", named.get("place"))
+    return _join(subject, claim, named.get("place"))
 
 
 def caption(
@@ -164,12 +170,12 @@ def caption(
     unknown = set(facts) - set(ATTRIBUTES)
     if unknown:
         raise InputError(f"unknown facts {sorted(unknown)}: expected some of {', '.join(ATTRIBUTES)}")
-    said = {}
+    named = {}
     for name in ATTRIBUTES:
         if name in facts:
             choices = WORDS[name][getattr(scene, name)]
-            said[name] = choices[0 if rng is None else rng.integers(len(choices))]
-    return _fill(0 if rng is None else int(rng.integers(NUM_TEMPLATES)), said)
+            named[name] = choices[0 if rng is None else rng.integers(len(choices))]
+    return _fill(0 if rng is None else int(rng.integers(NUM_TEMPLATES)), named)
 
 
 def _pattern(attribute: str) -> re.Pattern[str]:
@@ -180,7 +186,9 @@ def _pattern(attribute: str) -> re.Pattern[str]:
     groups = []
     for value, words in WORDS[attribute].items():
         also = _ALSO_READ[attribute].get(value)
-        alternatives = [re.escape(w) for w in words] + ([also] if also else [])
+        alternatives = list(map(re.escape, words))
+        if also:
+            alternatives.append(also)
         groups.append(f"(?P<{value}>{'|'.join(alternatives)})")
     return re.compile(rf"\b(?:{'|'.join(groups)})\b")
 
@@ -194,5 +202,8 @@ def parse(text: str) -> dict[str, str | None]:
     Of two values of one fact the first counts.
     """
     plain = " ".join(re.sub(r"[^a-z]+", " ", text.lower()).split())
-    found = {name: pattern.search(plain) for name, pattern in _PATTERNS.items()}
-    return {name: match.lastgroup if match else None for name, match in found.items()}
+    facts: dict[str, str | None] = {}
+    for name, pattern in _PATTERNS.items():
+        match = pattern.search(plain)
+        facts[name] = match.lastgroup if match else None
+    return facts

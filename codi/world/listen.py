@@ -26,7 +26,8 @@ _RISE = (0.032, 0.005)  # window and hop in seconds, for onsets
 _LAG = 2  # rises are taken over 2 * _LAG hops
 _HOLD = 0.8  # of its amplitude any note keeps over the lag of a rise
 _END = 10  # frames at the end; their windows reach beyond it, where the sound seems to stop
-_BEFORE, _AFTER = 4, 22  # template frames around the onset; notes are at least 23 hops apart
+_BEFORE = 4  # template frames before the onset
+_AFTER = 22  # template frames after the onset; notes are at least 23 hops apart
 _APART = 0.10  # seconds: no two onsets are closer
 _MAX_ONSETS = 10
 _LEAST_RISE = 0.16  # the least height of an onset, relative to the highest
@@ -42,7 +43,8 @@ def _amplitudes(waves: Tensor, sampling_rate: int, window: float, hop: float) ->
 
     A sine of amplitude a has a peak of a. `window` and `hop` are in seconds.
     """
-    size, step = round(window * sampling_rate), round(hop * sampling_rate)
+    size = round(window * sampling_rate)
+    step = round(hop * sampling_rate)
     hann = torch.hann_window(size)
     spectrum = torch.stft(
         waves, size, step, size, hann, center=True, pad_mode="constant", return_complex=True
@@ -61,10 +63,13 @@ def _read_place(amplitude: Tensor, hz: Tensor) -> Tensor:
         "grass": amplitude[:, ::2, _band(hz, 2050, 2950)].median(2).values.median(1).values,
         "sand": amplitude[:, :, _band(hz, 45, 80)].amax(2).quantile(0.6, dim=1),
     }
-    ratio = torch.stack(
-        [levels[p] / _AUDIBLE[p] if p in levels else torch.ones(len(amplitude)) for p in PLACES], 1
-    )
-    return ratio.argmax(1)
+    ratios = []
+    for place in PLACES:
+        if place in levels:
+            ratios.append(levels[place] / _AUDIBLE[place])
+        else:
+            ratios.append(torch.ones(len(amplitude)))
+    return torch.stack(ratios, 1).argmax(1)
 
 
 def _clean(amplitude: Tensor, hz: Tensor) -> Tensor:
@@ -131,7 +136,8 @@ def _rises(amplitude: Tensor, comb: Tensor) -> Tensor:
     too.
     """
     padded = nnf.pad(amplitude, (0, 0, _LAG, _LAG))
-    later, before = padded[:, 2 * _LAG :], padded[:, : -2 * _LAG]
+    later = padded[:, 2 * _LAG :]
+    before = padded[:, : -2 * _LAG]
     change = torch.where(later > before, later - before, (_HOLD * before - later).clamp_min_(0))
     change[:, -_END:] = 0
     return torch.bmm(change, comb[:, :, None])[:, :, 0]
@@ -220,7 +226,8 @@ def read_sounds(sounds: Tensor, sampling_rate: int = 16000) -> list[Reading]:
     out = []
     for part in sounds.float().cpu().nan_to_num().split(_CHUNK):
         place, note, times, amplitudes = _listen(part, sampling_rate)
-        times, amplitudes = times.double().numpy(), amplitudes.double().numpy()
+        times = times.double().numpy()
+        amplitudes = amplitudes.double().numpy()
         motion, tempo, expected = fit_rhythm(times, amplitudes)
         events = [t[k] for t, k in zip(times, trust_onsets(times, amplitudes, expected))]
         columns = (place.tolist(), note.tolist(), motion.tolist(), tempo.tolist(), events)

@@ -56,7 +56,9 @@ def _ground(frames: Tensor) -> tuple[Tensor, Tensor]:
     They are taken from the upper corners and the floor, which no object reaches.
     """
     size = frames.shape[-1]
-    top, edge, floor = size // 5, max(1, size // 21), round(FLOOR * size) + 1
+    top = size // 5
+    edge = max(1, size // 21)
+    floor = round(FLOOR * size) + 1
     corners = torch.cat([frames[..., :top, :edge], frames[..., :top, -edge:]], -1).transpose(1, 2).flatten(2)
     below = frames[..., floor:, ::3].transpose(1, 2).flatten(2)
     ground = 0.5 * (corners.median(-1).values + below.median(-1).values / FLOOR_SHADE)
@@ -77,7 +79,8 @@ def _read_colour(difference: Tensor, ground: Tensor) -> Tensor:
     most = energy.topk(min(4, energy.shape[1]), dim=1).indices
     shown = difference[torch.arange(len(most))[:, None], most].transpose(2, 1).flatten(2)  # (B, 3, pixels)
     fill = torch.from_numpy(FILL) - ground[:, None]  # (B, 8, 3)
-    along, norm = fill @ shown, fill.square().sum(-1, keepdim=True).clamp_min(1.0)
+    along = fill @ shown
+    norm = fill.square().sum(-1, keepdim=True).clamp_min(1.0)
     share = (along / norm).clamp(0, 1)
     return (share * (norm * share - 2 * along)).sum(-1).argmin(1)
 
@@ -147,7 +150,7 @@ def _read_shape(alpha: Tensor, tracks: Tracks) -> Tensor:
         min(_SHAPE_FRAMES, alpha.shape[1]), dim=1
     )
     clip = torch.arange(len(alpha))[:, None]
-    picked = (t[clip, best].flatten() for t in (tracks.cx, tracks.cy, tracks.area))
+    picked = [values[clip, best].flatten() for values in (tracks.cx, tracks.cy, tracks.area)]
     patches = _patches(alpha[clip, best].flatten(0, 1), *picked).unflatten(0, best.shape)
     mean = (patches * weight[:, :, None]).sum(1)
     return (_centred(mean) @ _shape_templates(alpha.shape[-1]).T).argmax(1)
@@ -184,7 +187,8 @@ def _costs(seen: np.ndarray, trust: np.ndarray, ideal: np.ndarray) -> np.ndarray
 
     Each difference is weighted by trust (B, F, 4).
     """
-    b, h = len(seen), len(ideal)
+    b = len(seen)
+    h = len(ideal)
     cross = (trust * seen).reshape(b, -1) @ ideal.reshape(h, -1).T
     return (
         (trust * seen**2).sum((1, 2))[:, None]
@@ -234,10 +238,13 @@ def _faded(opacity: np.ndarray, area: np.ndarray) -> np.ndarray:
 
 def _motions(tracks: Tracks, fps: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Return the best hypothesis (B,), whether anything moves (B,), and the event times of each clip."""
-    cx, cy, area, opacity = (v.double().numpy() for v in (tracks.cx, tracks.cy, tracks.area, tracks.opacity))
-    opacity = _faded(opacity, area)
+    area = tracks.area.double().numpy()
+    opacity = _faded(tracks.opacity.double().numpy(), area)
     clear = np.minimum(1.0, opacity / 0.5) ** 2
-    seen = _features(*(_fill_gaps(v, clear) for v in (cx, cy, np.sqrt(area))), opacity)
+    cx = _fill_gaps(tracks.cx.double().numpy(), clear)
+    cy = _fill_gaps(tracks.cy.double().numpy(), clear)
+    radius = _fill_gaps(np.sqrt(area), clear)
+    seen = _features(cx, cy, radius, opacity)
     # Opacity is trusted everywhere: that an object cannot be seen tells about a motion, too.
     trust = np.stack([clear, clear, clear, np.ones_like(clear)], -1)
     ideal = _motion_features(seen.shape[1], fps)
@@ -266,12 +273,16 @@ def _look(frames: Tensor) -> tuple[list[dict[str, int | None]], Tracks]:
     colour = _read_colour(difference, ground)
     alpha = _alpha(difference, ground, colour, noise)
     tracks = _track(alpha)
-    shape, place = _read_shape(alpha, tracks), _read_place(ground)
+    shape = _read_shape(alpha, tracks)
+    place = _read_place(ground)
     there = (tracks.area * tracks.opacity).amax(1) > _LEAST_AREA
-    facts = [
-        {"place": int(p), "shape": int(s) if seen else None, "colour": int(c) if seen else None}
-        for s, c, p, seen in zip(shape, colour, place, there)
-    ]
+    facts = []
+    for s, c, p, seen in zip(shape, colour, place, there):
+        positions: dict[str, int | None] = {"place": int(p), "shape": None, "colour": None}
+        if seen:
+            positions["shape"] = int(s)
+            positions["colour"] = int(c)
+        facts.append(positions)
     return facts, tracks
 
 
@@ -325,8 +336,6 @@ def read_videos(videos: Tensor, fps: float = 8.0) -> list[Reading]:
     for part in videos.cpu().split(_CHUNK):
         facts, tracks = _look(part)
         xs = tracks.cx.mean(1)
-        out += [
-            _video_reading(seen, int(k), bool(m), e, float(x))
-            for seen, k, m, e, x in zip(facts, *_motions(tracks, fps), xs)
-        ]
+        for seen, k, moves, events, x in zip(facts, *_motions(tracks, fps), xs):
+            out.append(_video_reading(seen, int(k), bool(moves), events, float(x)))
     return out

@@ -129,8 +129,10 @@ def pose(
         four arrays (B, F).
     """
     times, amplitudes = schedule(motion, tempo, start)
-    cx, cy, opacity = (np.full(t.shape, v) for v in (0.5, 0.5, 1.0))
+    cx = np.full(t.shape, 0.5)
+    cy = np.full(t.shape, 0.5)
     radius = np.full(t.shape, RADIUS)
+    opacity = np.full(t.shape, 1.0)
     b = motion == BOUNCE
     cx[b] = x[b, None]
     cy[b] = FLOOR - RADIUS * FOOT[shape[b], None] - bounce_height(tempo[b], start[b], t[b])
@@ -146,5 +148,11 @@ def pose(
 
 def pose_of(scenes: list[Scene], t: np.ndarray) -> Pose:
     """Return the `pose` of a list of scenes at times t (B, F) in seconds."""
-    named = (indices(scenes, name) for name in ("shape", "motion", "tempo"))
-    return pose(*named, column(scenes, "start"), column(scenes, "x"), t)
+    return pose(
+        indices(scenes, "shape"),
+        indices(scenes, "motion"),
+        indices(scenes, "tempo"),
+        column(scenes, "start"),
+        column(scenes, "x"),
+        t,
+    )

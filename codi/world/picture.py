@@ -52,10 +52,11 @@ def _cross(y: np.ndarray) -> np.ndarray:
 
 
 def _star(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    (sx, sy), notch = _STAR.T, _STAR[4:][::-1].T
-    return np.interp(y, sy[:5], sx[:5], left=0.0, right=0.0), np.interp(
-        y, notch[1], notch[0], left=0.0, right=0.0
-    )
+    x_outer, y_outer = _STAR.T
+    x_notch, y_notch = _STAR[4:][::-1].T
+    outer = np.interp(y, y_outer[:5], x_outer[:5], left=0.0, right=0.0)
+    inner = np.interp(y, y_notch, x_notch, left=0.0, right=0.0)
+    return outer, inner
 
 
 def half_widths(shape: str, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -91,7 +92,8 @@ def _add_edges(grid: np.ndarray, row: np.ndarray, edge: np.ndarray, sign: float,
     to its right.
     """
     first = np.clip(np.ceil(edge * _SUB - 0.5), 0, size * _SUB).astype(np.int64)
-    pixel, inside = first // _SUB, first % _SUB
+    pixel = first // _SUB
+    inside = first % _SUB
     part = (_SUB - inside) * (sign / _SUB**2)
     at = row * (size + 2) + pixel
     grid += np.bincount(at, part, grid.size)
@@ -116,8 +118,11 @@ def coverage(shape: str, cx: np.ndarray, cy: np.ndarray, radius: np.ndarray, siz
     y = (lines[None] - cy[:, None]) / radius[:, None]  # (n, 4S)
     row = np.arange(n)[:, None] * size + np.arange(size * _SUB) // _SUB
     met = np.abs(y) < 1.16
-    which, row, y = np.nonzero(met)[0], row[met], y[met]
-    centre, scale = cx[which] * size, radius[which] * size
+    which = np.nonzero(met)[0]
+    row = row[met]
+    y = y[met]
+    centre = cx[which] * size
+    scale = radius[which] * size
     grid = np.zeros(n * size * (size + 2))
     for width, sign in zip(half_widths(shape, y), (1.0, -1.0)):
         if width is not None:
@@ -162,9 +167,12 @@ def render_frames(scenes: list[Scene], times: np.ndarray, size: int) -> Tensor:
     step = max(1, _CHUNK // num_frames)
     for at in range(0, len(scenes), step):
         part = scenes[at : at + step]
-        pose = Pose(*(a.reshape(-1) for a in pose_of(part, times[at : at + step])))
-        named = (np.repeat(indices(part, name), num_frames) for name in ("shape", "colour", "place"))
-        out[at : at + step] = _paint(*named, pose, size).reshape(-1, num_frames, 3, size, size)
+        pose = Pose(*(values.reshape(-1) for values in pose_of(part, times[at : at + step])))
+        shape = np.repeat(indices(part, "shape"), num_frames)
+        colour = np.repeat(indices(part, "colour"), num_frames)
+        place = np.repeat(indices(part, "place"), num_frames)
+        painted = _paint(shape, colour, place, pose, size)
+        out[at : at + step] = painted.reshape(-1, num_frames, 3, size, size)
     return torch.from_numpy(out)
 
 

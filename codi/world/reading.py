@@ -42,10 +42,11 @@ class Reading:
 
 def named(**positions: int | None) -> dict[str, str | None]:
     """Return facts from positions in the tables; attributes that are not given are None."""
-    return {
-        name: None if positions.get(name) is None else values[positions[name]]
-        for name, values in ATTRIBUTES.items()
-    }
+    facts: dict[str, str | None] = {}
+    for name, values in ATTRIBUTES.items():
+        position = positions.get(name)
+        facts[name] = None if position is None else values[position]
+    return facts
 
 
 def read_texts(texts: list[str]) -> list[Reading]:

@@ -59,7 +59,8 @@ def _partial_tables() -> tuple[np.ndarray, np.ndarray]:
     ratio, weight = np.zeros((2, len(SHAPES), _NUM_PARTIALS))
     for i, shape in enumerate(SHAPES):
         for k, (r, w) in enumerate(TIMBRES[shape].partials):
-            ratio[i, k], weight[i, k] = r, w
+            ratio[i, k] = r
+            weight[i, k] = w
     hz = ratio[:, None] * F0[None, :, None]
     return hz, np.where(hz < MAX_HZ, weight[:, None], 0.0)
 
@@ -84,7 +85,8 @@ def _notes(
     shape: np.ndarray, colour: np.ndarray, late: np.ndarray, sampling_rate: int, num_samples: int
 ) -> Tensor:
     """Return notes (E, samples) whose sample 0 lies `late` (E,) seconds after the event."""
-    hz, weight = PARTIAL_HZ[shape, colour], PARTIAL_WEIGHT[shape, colour]
+    hz = PARTIAL_HZ[shape, colour]
+    weight = PARTIAL_WEIGHT[shape, colour]
     weight = np.where(hz < sampling_rate / 2, weight, 0.0)
     growth = 2j * np.pi * hz - 1 / _DECAY[shape][:, None]  # per second
     wave = _waves(weight * np.exp(growth * late[:, None]), growth / sampling_rate, num_samples)
@@ -105,9 +107,11 @@ def _add_notes(out: Tensor, scenes: list[Scene], sampling_rate: int) -> None:
     num_samples = out.shape[1]
     times, amplitudes = schedule_of(scenes)
     which, slot = np.nonzero(np.isfinite(times) & (times * sampling_rate <= num_samples - 1))
-    times, amplitudes = times[which, slot], amplitudes[which, slot]
+    times = times[which, slot]
+    amplitudes = amplitudes[which, slot]
     first = np.ceil(times * sampling_rate).astype(np.int64)
-    shape, colour = indices(scenes, "shape")[which], indices(scenes, "colour")[which]
+    shape = indices(scenes, "shape")[which]
+    colour = indices(scenes, "colour")[which]
     if not len(which):
         return
     notes = _notes(
@@ -125,7 +129,8 @@ def _noise(
     Their frequencies are random in [low, high] Hz.
     """
     drawn = np.stack([np.random.default_rng(s.seed).uniform(size=(2, 40)) for s in scenes])
-    hz, phase = low + (high - low) * drawn[:, 0], 2 * np.pi * drawn[:, 1]
+    hz = low + (high - low) * drawn[:, 0]
+    phase = 2 * np.pi * drawn[:, 1]
     wave = _waves(np.exp(1j * phase), 2j * np.pi * hz / sampling_rate, num_samples)
     return wave * (rms / wave.square().mean(1, keepdim=True).sqrt())
 
@@ -161,7 +166,9 @@ def render_sounds(scenes: list[Scene], sampling_rate: int = 16000, num_samples: 
         part = scenes[at : at + _CHUNK]
         rows = out[at : at + _CHUNK]
         _add_notes(rows, part, sampling_rate)
-        for place in {s.place for s in part}:
-            which = [b for b, s in enumerate(part) if s.place == place]
+        by_place: dict[str, list[int]] = {}
+        for b, scene in enumerate(part):
+            by_place.setdefault(scene.place, []).append(b)
+        for place, which in by_place.items():
             rows[which] += _ambience(place, [part[b] for b in which], sampling_rate, num_samples)
     return out.clamp_(-1, 1)

@@ -1,13 +1,16 @@
 """Readings on disk: nothing is made twice, nothing is mistaken for something else."""
 
+import json
+
 import numpy as np
+import pytest
 
 from codi.bench import make as making
 from codi.bench.make import make, merged
-from codi.bench.runs import Run, generate, parse_cell, read, render, seeds_of, truth_sampler
+from codi.bench.runs import SHOWN, Run, generate, parse_cell, read, render, seeds_of, truth_sampler
 from codi.bench.store import Store
 from codi.types import Modality
-from codi.world import sample_scenes
+from codi.world import Reading, is_held_out, sample_scenes
 from tests import tiny_pipeline
 from tests.bench.perfect import Perfect, bench_of
 
@@ -115,3 +118,77 @@ def test_several_processes_make_what_one_makes(tmp_path):
         assert not any(bench.missing(run, count) for run, count in plan)
         found.append([[r.facts for r in bench.readings(run, 2)[run.outputs[0]]] for run, _ in plan])
     assert found[0] == found[1]
+
+
+def test_a_file_that_was_cut_short_is_made_again(tmp_path):
+    model = Perfect()
+    whole = bench_of(tmp_path, model).readings(RUN, 3)
+    (path,) = (tmp_path / "runs").glob("*/text_to_image.json")
+    path.write_text(path.read_text()[:50])
+    again = bench_of(tmp_path, model)
+    assert again.missing(RUN, 3) == 3 and facts(again.readings(RUN, 3)) == facts(whole)
+    assert model.samples == 6 and len(json.loads(path.read_text())["readings"]["image"]) == 3
+
+
+def test_readings_are_kept_to_a_hundredth_of_a_millisecond_and_unknown_ones_as_unknown(tmp_path):
+    store = Store(tmp_path, {})
+    kept = [
+        Reading(facts={"shape": "ball", "colour": None}, events=np.array([0.1234567, 1.0]), x=0.7654321),
+        Reading(facts={"shape": None, "colour": None}),
+    ]
+    store.save(RUN, {IMAGE: kept})
+    first, second = store.load(RUN)[IMAGE]
+    assert first.facts == kept[0].facts and second.facts == kept[1].facts
+    assert first.events.tolist() == [0.12346, 1.0] and first.x == 0.76543
+    assert second.x is None and second.start is None and len(second.events) == 0
+
+
+def test_a_value_is_made_once_and_again_only_if_its_file_is_spoilt(tmp_path):
+    calls = []
+
+    def make_value():
+        calls.append(1)
+        return {"n": len(calls)}
+
+    store = Store(tmp_path, {"a": 1})
+    assert [store.remember("value", make_value)["n"] for _ in range(3)] == [1, 1, 1]
+    assert store.remember("other", make_value)["n"] == 2
+    (store.folder / "value.json").write_text("{")
+    assert store.remember("value", make_value)["n"] == 3
+    assert json.loads((store.folder / "settings.json").read_text()) == {"a": 1}
+
+
+def test_the_order_of_settings_does_not_matter_and_their_values_do(tmp_path):
+    folder = lambda **settings: Store(tmp_path, settings).folder
+    assert folder(a=1, b=None) == folder(b=None, a=1)
+    assert len({folder(), folder(a=1), folder(a=2), folder(a="1"), folder(b=1)}) == 5
+
+
+def test_a_few_samples_are_shown_also_sentences(tmp_path):
+    store, run = Store(tmp_path, {}), parse_cell("image->text+image")
+    scenes = sample_scenes(SHOWN + 2, seed=1)
+    store.show(run, {m: render(m, scenes) for m in run.outputs})
+    shown = store.shown(run)
+    assert shown[TEXT].tolist() == render(TEXT, scenes)[:SHOWN] and len(shown[IMAGE]) == SHOWN
+
+
+def test_controls_are_of_their_own_scenes_and_delays(tmp_path):
+    bench = bench_of(tmp_path, Perfect(), num_scenes=2)
+    assert set(bench.truth()) == set(bench.ceiling()) == set(Modality) and set(bench.truth(delay=0.1)) == {
+        AUDIO
+    }
+    (late, *_), (own, *_) = bench.truth(delay=0.1)[AUDIO], bench.truth()[AUDIO]
+    assert late.start - own.start == pytest.approx(0.1, abs=0.01)
+    held_out = bench.scenes(held_out=True)
+    assert all(map(is_held_out, held_out)) and not any(map(is_held_out, bench.scenes()))
+    assert [r.facts["shape"] for r in bench.ceiling(held_out=True)[IMAGE]] == [s.shape for s in held_out]
+    assert bench.model.samples == 0  # the model takes no part in them
+
+
+def test_progress_is_told_batch_by_batch_and_only_of_what_is_made(tmp_path):
+    reported = []
+    bench = bench_of(tmp_path, Perfect(), batch_size=2)
+    bench.readings(RUN, 5, reported.append)
+    bench.readings(RUN, 6, reported.append)
+    bench.readings(RUN, 6, reported.append)
+    assert reported == [2, 2, 1, 1]

@@ -9,9 +9,11 @@ from codi.bench.runs import Run, delayed, generate, render, truth_sampler
 from codi.bench.timing import (
     AUDIO,
     BOTH,
+    CURVE,
     VIDEO,
     InTime,
     Partners,
+    drawn,
     onset_line,
     onsets,
     pair_of,
@@ -19,7 +21,7 @@ from codi.bench.timing import (
 )
 from codi.joint.sampler import JointSampler
 from codi.types import Modality
-from codi.world import sample_scenes
+from codi.world import Reading, sample_scenes
 from tests import tiny_pipeline
 from tests.bench.perfect import Perfect, bench_of
 
@@ -118,3 +120,70 @@ def test_runs_of_a_pair_never_share_a_seed_when_independence_is_claimed():
         r.draw for r in runs["joint"]
     ] == [0, 1, 2]
     assert all(Modality.TEXT in run.inputs for group in runs.values() for run in group)
+
+
+# Closed forms ----------------------------------------------------------
+
+
+def at(*times):
+    return np.array(times, dtype=float)
+
+
+def test_a_line_of_known_offsets():
+    """Of three events the sound has two, 30 ms late and 10 ms early, and one that no picture shows."""
+    pictures, sounds = [at(0.3, 0.9, 1.5), at(0.2)], [at(0.33, 0.89, 1.2), at(0.2)]
+    line = onset_line((sounds, pictures), 2)
+    assert line["f1"] == {name: pytest.approx(3 / 4) for name in ("50 ms", "62.5 ms", "125 ms")}
+    assert line["bias"] == pytest.approx(0.02 / 3) and line["mae"] == pytest.approx(0.04 / 3)
+    assert line["precision"] == line["recall"] == 3 / 4 and line["count_accuracy"] == 1.0
+    assert sorted(line["offsets"]) == [-0.01, 0.0, 0.03] and line["samples"] == 2
+    assert line["curve"][0] == pytest.approx(2 / 4) and len(line["curve"]) == len(CURVE) == 25
+    assert CURVE[2] == 0.03 and line["curve"][2] == pytest.approx(3 / 4)
+
+
+def test_silence_has_no_bias_and_agrees_with_nothing():
+    line = onset_line(([at()] * 3, [at(0.5)] * 3), 3)
+    assert line["f1"]["125 ms"] == 0 and line["offsets"] == [] and np.isnan(line["bias"])
+    with pytest.raises(AssertionError, match="3 sounds, 3 clips, 2 scenes"):
+        onset_line(([at()] * 3, [at(0.5)] * 3), 2)
+
+
+@pytest.mark.parametrize("moved, sign", [(AUDIO, 1), (VIDEO, -1)])
+def test_the_floor_moves_the_side_that_was_made(moved, sign):
+    """Positive is late sound, whichever side was made."""
+    ordered = lambda own, other: (own, other) if moved is AUDIO else (other, own)
+    near = with_strangers("x", ordered([at(0.6)] * 4, [at(0.5)] * 4), 4, moved=moved)
+    assert list(near) == ["x", "x, shuffled partners", "x, shuffled, best constant offset"]
+    assert near["x"]["bias"] == pytest.approx(sign * 0.1) == near["x, shuffled partners"]["bias"]
+    far = with_strangers("x", ordered([at(0.8)] * 4, [at(0.5)] * 4), 4, moved=moved)
+    best = far["x, shuffled, best constant offset"]
+    assert far["x"]["f1"]["125 ms"] == 0.0 and best["f1"]["125 ms"] == 1.0
+    assert -0.43 < best["offset"] < -0.17 and best["bias"] == pytest.approx(sign * (0.3 + best["offset"]))
+
+
+def test_draws_are_numbered_on_and_onsets_stand_draw_after_draw():
+    assert [run.draw for run in drawn(BOTH.redrawn(5), 3)] == [5, 6, 7] and drawn(BOTH, 0) == []
+    made = [{AUDIO: [Reading(facts={}, events=at(t))]} for t in (0.1, 0.2)]
+    assert [events.tolist() for events in onsets(made, AUDIO)] == [[0.1], [0.2]]
+
+
+def test_scenes_with_all_their_draws_are_what_is_resampled():
+    """Draws that repeat each other narrow no interval; as scenes of their own they would."""
+    rng = np.random.default_rng(0)
+    pictures = [at(0.5)] * 6
+    sounds = [at(0.5 + offset) for offset in rng.uniform(-0.12, 0.12, 6)]
+    once = onset_line((sounds, pictures), 6)
+    thrice = onset_line((sounds * 3, pictures * 3), 6)
+    apart = onset_line((sounds * 3, pictures * 3), 18)
+    width = lambda line: line["bias_interval"][1] - line["bias_interval"][0]
+    assert width(thrice) == pytest.approx(width(once)) and width(apart) < 0.75 * width(once)
+    assert thrice["intervals"] == once["intervals"]
+
+
+def test_a_given_sound_is_the_partner_of_every_clip_that_is_made():
+    runs = Partners(count=2, draws=3).runs
+    assert [run.draw for run in runs["audio->video"]] == [0, 1, 2] and all(
+        r.sync for r in runs["video->audio"]
+    )
+    (prompted,) = runs["audio->video, prompt only"]
+    assert prompted.inputs == (AUDIO,) and not prompted.sync and len(Partners(count=2, draws=3).plan()) == 8

@@ -6,8 +6,11 @@ import json
 import resource
 import subprocess
 import sys
+import warnings
+import zipfile
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,6 +146,99 @@ def test_no_altered_byte_and_no_cut_goes_unseen(tmp_path):
                 torch.equal(found[name], first[name]) for name in first
             )
     assert refused > len(changed) / 4
+
+
+def repacked(path, change=lambda name, data: data, compression=zipfile.ZIP_STORED, more=()):
+    """The archive with other records, each with a checksum that fits."""
+    with zipfile.ZipFile(path) as archive:
+        records = [(name, change(name, archive.read(name))) for name in archive.namelist()]
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", compression) as archive:
+        warnings.simplefilter("ignore")  # of two records of one name
+        for name, data in [*records, *more]:
+            archive.writestr(name, data)
+    return path
+
+
+def deflated(data):
+    """An archive of one record in some KB."""
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data", data)
+    return content.getvalue()
+
+
+def inflating(path):
+    """20 MB of zeros in some KB."""
+    return repacked(
+        path, lambda n, data: data + bytes(20 << 20 if n.endswith("data/0") else 0), zipfile.ZIP_DEFLATED
+    )
+
+
+def shorter(path, records):
+    return repacked(path, lambda name, data: data[:-4] if name.rpartition("/data/")[2] in records else data)
+
+
+BOMBS = {
+    "inflating": (inflating, "holds a compressed record"),
+    "packed again": (
+        lambda path: repacked(path, more=[("x/nested.zip", deflated(bytes(20 << 20)))]),
+        "was not packed by torch.save",  # nobody opens it
+    ),
+    "a record is short": (lambda path: shorter(path, "0"), "declares 24 bytes for 'a', its record has 20"),
+    "packed by another program": (repacked, "was not packed by torch.save"),
+    "all records are short": (lambda path: shorter(path, "01"), "its record has"),
+    "a record is long": (
+        lambda path: repacked(path, lambda n, data: data + (b"0000" if n.endswith("data/0") else b"")),
+        "declares 24 bytes for 'a', its record has 28",
+    ),
+    "a record twice": (
+        lambda path: repacked(path, more=[("x/data/0", bytes(24))]),
+        "names one of its records twice",
+    ),
+    "no data.pkl": (
+        lambda path: repacked(path, lambda n, data: b"" if n.endswith("data.pkl") else data),
+        "cannot be read",
+    ),
+    "stretched": (
+        lambda path: saved(path, {"a": torch.zeros(1).expand(10**12)}),
+        "declares 'a' as (1000000000000,), its record has 4 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("make, message", BOMBS.values(), ids=BOMBS)
+def test_an_archive_that_is_not_what_it_declares(make, message, tmp_path, capsys):
+    path = saved(tmp_path / "x.pth", {"a": torch.arange(6.0), "b": torch.arange(4, dtype=torch.float16)})
+    make(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fails(["--audio", path, "-o", tmp_path / "model"], capsys, message)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+@pytest.mark.parametrize("number, dtype", [(float("nan"), None), (float("-inf"), None), (1e6, torch.float16)])
+def test_weights_that_are_not_finite(files, tmp_path, number, dtype):
+    content = torch.load(files["audio"], weights_only=True)
+    name = next(name for name, tensor in content.items() if tensor.ndim == 4)
+    content[name] = content[name].clone()
+    content[name].view(-1)[0] = number
+    path = saved(tmp_path / "x.pth", content)
+    with pytest.raises(InputError, match=r"x\.pth: tensor '.*' of the part .* not finite as"):
+        convert({"audio": path}, tmp_path / "model", geometry=fabricated.TINY, dtype=dtype)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+@pytest.mark.parametrize(
+    "file", ["released/audio.safetensors", "audio_denoiser/diffusion_pytorch_model.safetensors"]
+)
+def test_a_converted_folder_without_checksums_that_was_cut(files, tmp_path, file):
+    convert({"audio": files["audio"]}, tmp_path / "model", geometry=fabricated.TINY)
+    (tmp_path / "model" / "checksums.json").unlink()
+    content = (tmp_path / "model" / file).read_bytes()
+    (tmp_path / "model" / file).write_bytes(content[:-1])
+    with pytest.raises(InputError, match="safetensors"):
+        reverse(tmp_path / "model", tmp_path / "back", geometry=fabricated.TINY)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_wrong_slot(names, tmp_path, capsys):

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from codi import io
-from codi.io.frames import choose_backend, gate, on_show, read_frames
+from codi.io.clip_decoders import on_show
+from codi.io.clip_header import gate
+from codi.io.frames import choose_backend, read_frames
 from codi.io.media_file import MediaFile, decoding
 from codi.io.pictures import read_image
 from codi.io.sounds import read_sound, seconds_of

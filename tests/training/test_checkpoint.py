@@ -1,5 +1,6 @@
 """A checkpoint is whole or it is named; the last good one is never touched by a bad end."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -56,6 +57,95 @@ def test_damage_is_named_and_an_older_one_taken(tmp_path, harm):
     assert "step-00000002" in said[0] and file.name in said[0]
     checkpoint.write(tmp_path, snapshot(2))
     assert checkpoint.find(tmp_path, pytest.fail).name == "step-00000002"
+
+
+def agreeing(path):
+    """Writes the manifest anew, so that it agrees with whatever the files are."""
+    files = {
+        file.name: {"size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in path.iterdir()
+        if file.name != "manifest.json"
+    }
+    (path / "manifest.json").write_text(json.dumps({"files": files}))
+
+
+STATES = {
+    "cut": "{",
+    "deep": '{"a":' * 5000,
+    "a list": "[]",
+    "not UTF-8": b"\xff",
+    "empty": "",
+    "no samples": {"samples": ...},
+    "no step": {"step": ...},
+    "no config": {"config": ...},
+    "another step": {"step": 7},
+    "a step of text": {"step": "2"},
+    "a step of truth": {"step": True},
+    "negative samples": {"samples": -1},
+    "samples of fractions": {"samples": 1.5},
+    "endless time": {"elapsed": float("inf")},
+    "no time": {"elapsed": None},
+    "a config of text": {"config": "x"},
+    "a config without options": {"config": {"model": "m"}},
+    "a config of an odd model": {"config": {"model": 5, "options": {}}},
+    "a scaler of text": {"scaler": "x"},
+    "an odd scaler": {"scaler": {"scale": "x"}},
+    "updates of text": {"ema_updates": "3"},
+}
+
+
+@pytest.mark.parametrize("harm", STATES.values(), ids=STATES)
+def test_a_state_that_no_run_can_go_on_from_is_passed_over(tmp_path, harm):
+    checkpoint.write(tmp_path, snapshot(1))
+    path = checkpoint.write(tmp_path, snapshot(2))
+    file = path / "state.json"
+    if isinstance(harm, dict):
+        values = json.loads(file.read_text()) | harm
+        harm = json.dumps({name: value for name, value in values.items() if value is not ...})
+    file.write_bytes(harm if isinstance(harm, bytes) else harm.encode())
+    agreeing(path)
+    said = []
+    assert checkpoint.find(tmp_path, said.append).name == "step-00000001"
+    assert len(said) == 1 and "step-00000002 is damaged: " in said[0] and "state.json" in said[0]
+    assert "\n" not in said[0] and said[0].endswith("looking for an older one")
+    assert checkpoint.newest_state(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{}, [], None, {"../x": {"size": 1, "sha256": ""}}, {"state.json": {}}, {"weights.safetensors": 5}],
+    ids=str,
+)
+def test_a_manifest_that_lists_too_little_or_too_much(tmp_path, files):
+    checkpoint.write(tmp_path, snapshot(1))
+    path = checkpoint.write(tmp_path, snapshot(2))
+    listed = json.loads((path / "manifest.json").read_text())["files"]
+    if isinstance(files, dict) and files:
+        files = listed | files
+    (path / "manifest.json").write_text(json.dumps({"files": files}))
+    said = []
+    assert checkpoint.find(tmp_path, said.append).name == "step-00000001" and len(said) == 1
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "ema.safetensors"])
+def test_tensors_that_are_none(tmp_path, name):
+    checkpoint.write(tmp_path, snapshot(1))
+    path = checkpoint.write(tmp_path, snapshot(2))
+    (path / name).write_bytes(b"hello, this is no file of tensors")
+    if name.startswith("ema"):  # it is not in the manifest
+        assert "ema.safetensors" in checkpoint.inspect(path)
+    agreeing(path)
+    assert name in checkpoint.inspect(path)
+    assert checkpoint.find(tmp_path, lambda message: None).name == "step-00000001"
+
+
+def test_a_deep_manifest_and_a_file_in_place_of_a_folder(tmp_path):
+    checkpoint.write(tmp_path, snapshot(1))
+    path = checkpoint.write(tmp_path, snapshot(2))
+    (path / "manifest.json").write_text("[" * 100_000)
+    (tmp_path / "step-00000003").write_text("mine")
+    said = []
+    assert checkpoint.find(tmp_path, said.append).name == "step-00000001" and len(said) == 2
 
 
 def test_only_damaged_ones_is_an_error(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from codi.types import InputError
 from codi.world import ATTRIBUTES, Scene, caption, parse, read_texts, sample_scenes
-from codi.world.caption import NUM_TEMPLATES, WORDS, _fill
+from codi.world.caption import NUM_TEMPLATES, WORDS, _fill, all_words, punctuated
 
 SCENE = Scene(
     shape="box", colour="red", place="night", motion="swing", tempo="fast", start=0.2, x=0.5, seed=1
@@ -72,3 +72,65 @@ def test_reading_what_people_write() -> None:
 def test_unknown_fact_is_named() -> None:
     with pytest.raises(InputError, match="weight"):
         caption(SCENE, ("weight",))
+
+
+def tokens(text: str) -> list[str]:
+    return text.replace(",", " ,").split()
+
+
+def test_the_list_of_words_is_what_captions_are_made_of_and_no_more() -> None:
+    rng = np.random.default_rng(1)
+    said = set()
+    for facts in (*SUBSETS, tuple(ATTRIBUTES)):
+        for scene in sample_scenes(40, 9, None):
+            said |= set(tokens(caption(scene, facts, rng)))
+    assert sorted(said) == all_words()
+
+
+def test_commas_come_back_where_captions_had_them() -> None:
+    rng = np.random.default_rng(2)
+    with_commas = 0
+    for facts in (*SUBSETS, tuple(ATTRIBUTES)):
+        for scene in sample_scenes(20, 10):
+            words = tokens(caption(scene, facts, rng))
+            assert punctuated([word for word in words if word != ","]) == words
+            with_commas += "," in words
+    assert with_commas > 100
+    assert punctuated([]) == [] and punctuated(["it", "hops"]) == ["it", "hops"]
+
+
+@pytest.mark.parametrize(
+    "template, facts, text",
+    [
+        (1, ATTRIBUTES, "at night, a red box swings quickly"),
+        (1, ("shape",), "a box"),
+        (2, ATTRIBUTES, "quickly, a red box swings at night"),
+        (2, ("tempo", "shape"), "quickly, a box moves"),
+        (3, ATTRIBUTES, "a red box that swings quickly at night"),
+        (3, ("colour", "place"), "a red thing at night"),
+        (4, ATTRIBUTES, "the box is red and swings quickly at night"),
+        (4, ("shape", "place"), "the box at night"),
+        (4, ("motion",), "the thing swings"),
+        (4, ("place",), "something at night"),
+        (5, ATTRIBUTES, "at night there is a red box, it swings quickly"),
+        (5, ("colour",), "there is a red thing"),
+    ],
+)
+def test_patterns_shrink_around_what_is_not_said(template: int, facts: tuple, text: str) -> None:
+    assert _fill(template, {name: WORDS[name][getattr(SCENE, name)][0] for name in facts}) == text
+
+
+def test_of_two_values_the_first_counts_and_words_of_other_forms_are_read() -> None:
+    assert parse("a red blue ball")["colour"] == "red" and parse("a blue red ball")["colour"] == "blue"
+    assert parse("Throbbing rapidly on a snowy lawn") == {
+        "shape": None,
+        "colour": None,
+        "place": "snow",
+        "motion": "pulse",
+        "tempo": "fast",
+    }
+    assert parse("a plus-\nsign, AMBER;swayed in-the-dark") == SCENE.facts | {
+        "shape": "cross",
+        "colour": "orange",
+        "tempo": None,
+    }

@@ -6,13 +6,34 @@ import pytest
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, COLOURS, SHAPES, VISIBLE, Scene, events, is_held_out, sample_scenes
 from codi.world.motion import bounce_height
+from codi.world.scene import column, indices
 
 FACTS = dict(shape="ball", colour="red", place="snow", motion="blink", tempo="slow", start=0.3, x=0.5, seed=0)
 
 
-def test_unknown_value_is_named() -> None:
-    with pytest.raises(InputError, match="'egg'.*ball, box"):
-        Scene(**FACTS | {"shape": "egg"})
+@pytest.mark.parametrize("name, values", ATTRIBUTES.items(), ids=list(ATTRIBUTES))
+def test_unknown_value_is_named(name: str, values: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=f"unknown {name} 'egg': expected one of {', '.join(values)}$"):
+        Scene(**FACTS | {name: "egg"})
+
+
+def test_scenes_as_columns_of_numbers() -> None:
+    scenes = sample_scenes(5, 2)
+    for name, values in ATTRIBUTES.items():
+        assert [values[k] for k in indices(scenes, name)] == [s.facts[name] for s in scenes]
+    assert indices(scenes, "shape").dtype == np.int64 and indices([], "shape").shape == (0,)
+    assert column(scenes, "start").tolist() == [s.start for s in scenes]
+    assert column(scenes, "x").tolist() == [s.x for s in scenes] and column([], "x").shape == (0,)
+
+
+def test_every_value_is_drawn_equally_often() -> None:
+    scenes = sample_scenes(4000, 6, None)
+    for name, values in ATTRIBUTES.items():
+        counts = np.bincount(indices(scenes, name), minlength=len(values))
+        expected = len(scenes) / len(values)
+        assert np.abs(counts - expected).max() < 4 * np.sqrt(expected), name
+    assert sum(map(is_held_out, scenes)) / len(scenes) == pytest.approx(1 / 8, abs=0.02)
+    assert len({s.seed for s in scenes}) == len(scenes)
 
 
 def test_image_shows_no_motion_and_all_names_exist() -> None:

@@ -78,7 +78,8 @@ class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """The shape (C, t, m) of the latent of one sound."""
-        frames, bands = self.config.num_samples // self.log_mel.hop_length, self.log_mel.bank.shape[1]
+        frames = self.config.num_samples // self.log_mel.hop_length
+        bands = self.log_mel.bank.shape[1]
         time, frequency = self.config.patch
         return (
             self.vae.config.latent_channels,

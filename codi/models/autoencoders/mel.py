@@ -68,7 +68,8 @@ def slaney_bank(num_freqs: int, num_bands: int, f_min: float, f_max: float, samp
     Returns:
         The weights (num_freqs, num_bands), float32.
     """
-    low, high = (_mel(f) for f in (f_min, f_max))
+    low = _mel(f_min)
+    high = _mel(f_max)
     mels = torch.linspace(low, high, num_bands + 2)
     edges = LINEAR * mels
     above = mels >= BREAK / LINEAR
@@ -76,7 +77,8 @@ def slaney_bank(num_freqs: int, num_bands: int, f_min: float, f_max: float, samp
     freqs = torch.linspace(0, sampling_rate // 2, num_freqs)
     distance = edges[None] - freqs[:, None]  # (num_freqs, num_bands + 2)
     width = edges[1:] - edges[:-1]
-    rising, falling = -distance[:, :-2] / width[:-1], distance[:, 2:] / width[1:]
+    rising = -distance[:, :-2] / width[:-1]
+    falling = distance[:, 2:] / width[1:]
     area = 2.0 / (edges[2:] - edges[:-2])
     return torch.minimum(rising, falling).clamp(min=0) * area
 
@@ -113,7 +115,9 @@ class LogMel(Exact):
         f_max: float = 8000.0,
     ):
         super().__init__()
-        self.n_fft, self.hop_length, self.sampling_rate = n_fft, hop_length, sampling_rate
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.sampling_rate = sampling_rate
         # The buffers are derived, not loaded: they must be real and exact even where the model itself is
         # built on the meta device or in another precision.
         with torch.device("cpu"), in_float32():
@@ -156,7 +160,8 @@ class MelCorrection(nn.Module):
         assert frames % 2 and bands % 2, (
             f"odd numbers of cells, so that one is in the middle, not {frames} x {bands}"
         )
-        self.frames, self.bands = frames, bands
+        self.frames = frames
+        self.bands = bands
         self.register_buffer("weight", torch.full((num_bands, frames * bands + 1), torch.nan))
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -171,7 +176,8 @@ class MelCorrection(nn.Module):
 
         They are shifted copies of the log-mel, whose edges are repeated.
         """
-        time, frequency = self.frames // 2, self.bands // 2
+        time = self.frames // 2
+        frequency = self.bands // 2
         padded = nnf.pad(mel[:, None], (frequency, frequency, time, time), mode="replicate")[:, 0]
         for k in range(self.frames):
             for j in range(self.bands):
@@ -187,9 +193,11 @@ class MelCorrection(nn.Module):
             ridge: strength of the regularisation, relative to the mean square of a cell.
             floor: added to the amplitude by which a cell counts, so that silence counts a little, too.
         """
-        gram, moment = 0.0, 0.0
+        gram = 0.0
+        moment = 0.0
         for given, wanted in pairs:
-            given, wanted = given.double(), wanted.double()
+            given = given.double()
+            wanted = wanted.double()
             cells = _by_band(torch.stack(list(self.around(given)), dim=-1))  # (M, B T, F)
             loudness = _by_band(torch.maximum(given, wanted).exp() + floor)  # (M, B T)
             weighted = cells * loudness[..., None]
@@ -229,8 +237,11 @@ class GriffinLim(Exact):
         self, log_mel: LogMel, num_iterations: int = 32, num_updates: int = 40, momentum: float = 0.99
     ):
         super().__init__()
-        self.n_fft, self.hop_length = log_mel.n_fft, log_mel.hop_length
-        self.num_iterations, self.num_updates, self.momentum = num_iterations, num_updates, momentum
+        self.n_fft = log_mel.n_fft
+        self.hop_length = log_mel.hop_length
+        self.num_iterations = num_iterations
+        self.num_updates = num_updates
+        self.momentum = momentum
         self.register_buffer("bank", log_mel.bank.clone(), persistent=False)  # (K, M)
         self.register_buffer("window", log_mel.window.clone(), persistent=False)
 
@@ -248,7 +259,8 @@ class GriffinLim(Exact):
             consistent = self._stft(self._istft(spectrum, length))
             ahead = consistent - self.momentum / (1 + self.momentum) * before
             magnitude = self._towards(bands, consistent.abs().T).T
-            spectrum, before = magnitude * ahead / ahead.abs().clamp_min(1e-16), consistent
+            spectrum = magnitude * ahead / ahead.abs().clamp_min(1e-16)
+            before = consistent
         return self._istft(spectrum, length)
 
     def unmel(self, bands: Tensor) -> Tensor:
@@ -298,7 +310,9 @@ def peak_phases(magnitude: Tensor, n_fft: int, hop_length: int) -> Tensor:
         The phases (K, T) in radians.
     """
     level = magnitude.T.clamp_min(1e-12).log()  # (T, K)
-    left, mid, right = level[:, :-2], level[:, 1:-1], level[:, 2:]
+    left = level[:, :-2]
+    mid = level[:, 1:-1]
+    right = level[:, 2:]
     is_peak = nnf.pad((mid > left) & (mid >= right), (1, 1))
     bend = (2 * mid - left - right).clamp_min(1e-9)
     # A parabola through a peak and its neighbours tells its frequency more finely than the bins do.

@@ -52,30 +52,17 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         self.decoder_tokenizer = (
             self.tokenizer if decoder_tokenizer is None else load_tokenizer(decoder_tokenizer)
         )
-        self.encoder = BertModel(
-            BertConfig(
-                **{
-                    "vocab_size": len(self.tokenizer),
-                    "pad_token_id": self.tokenizer.pad_token_id,
-                    **encoder_config,
-                }
-            )
-        )
+        vocabulary = {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id}
+        self.encoder = BertModel(BertConfig(**{**vocabulary, **encoder_config}))
         self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
-        ids = {
-            f"{name}_token_id": getattr(self.decoder_tokenizer, f"{name}_token_id")
-            for name in ("bos", "eos", "pad")
+        vocabulary = {
+            "vocab_size": len(self.decoder_tokenizer),
+            "tie_word_embeddings": False,
+            "bos_token_id": self.decoder_tokenizer.bos_token_id,
+            "eos_token_id": self.decoder_tokenizer.eos_token_id,
+            "pad_token_id": self.decoder_tokenizer.pad_token_id,
         }
-        self.decoder = GPT2LMHeadModel(
-            GPT2Config(
-                **{
-                    "vocab_size": len(self.decoder_tokenizer),
-                    "tie_word_embeddings": False,
-                    **ids,
-                    **decoder_config,
-                }
-            )
-        )
+        self.decoder = GPT2LMHeadModel(GPT2Config(**{**vocabulary, **decoder_config}))
         shape = self.decoder.config
         self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
         self.latent_embedding = nn.Linear(latent_dim, shape.n_embd, bias=False) if embed_latent else None
@@ -137,7 +124,8 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         The whole batch is decoded at once, one token a step, with a key-value cache.
         """
         latent = self.scaling.denormalise(latent)
-        cache, tokenizer = self._memory_cache(latent), self.decoder_tokenizer
+        cache = self._memory_cache(latent)
+        tokenizer = self.decoder_tokenizer
         ids = torch.full((len(latent), 1), tokenizer.bos_token_id, device=latent.device)
         for _ in range(self.config.max_length - 1):
             output = self._step(latent, ids[:, -1:], cache, position=ids.shape[1])
@@ -150,7 +138,8 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
 
     def _memory_cache(self, latent: Tensor) -> DynamicCache:
         """Return a key-value cache in which the latents (B, Z) are the one past position of every layer."""
-        shape, cache = self.decoder.config, DynamicCache()
+        shape = self.decoder.config
+        cache = DynamicCache()
         # (B, N, heads, 1, D/heads)
         memory = self.memory(latent).unflatten(1, (shape.n_layer, 1, shape.n_head, -1)).transpose(2, 3)
         for layer in range(shape.n_layer):
@@ -170,19 +159,18 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     def _targets(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Return decoder ids (B, L) of sentences, framed by <bos> and <eos>, and their mask (B, L)."""
         tokenizer = self.decoder_tokenizer
-        rows = tokenizer(sentences, add_special_tokens=False).input_ids
-        rows = [
-            [tokenizer.bos_token_id, *row[: self.config.max_length - 2], tokenizer.eos_token_id]
-            for row in rows
-        ]
+        longest = self.config.max_length - 2
+        rows = []
+        for pieces in tokenizer(sentences, add_special_tokens=False).input_ids:
+            rows.append([tokenizer.bos_token_id, *pieces[:longest], tokenizer.eos_token_id])
         length = max(map(len, rows))
-        ids = torch.tensor(
-            [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows], device=self.device
-        )
-        mask = torch.tensor(
-            [[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows], device=self.device
-        )
-        return ids, mask
+        ids = []
+        mask = []
+        for row in rows:
+            padding = length - len(row)
+            ids.append(row + [tokenizer.pad_token_id] * padding)
+            mask.append([1.0] * len(row) + [0.0] * padding)
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     def _sentence(self, ids: list[int]) -> str:
         """Return the sentence that a row of decoder ids says, up to the first <eos>."""

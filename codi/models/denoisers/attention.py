@@ -19,10 +19,10 @@ class AttentionProcessor:
 
     def __call__(self, attn: "Attention", x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the attention of x (B, N, C) to a context (B, L, D), projected to (B, N, C)."""
-        q, k, v = (
-            y.unflatten(-1, (attn.num_heads, -1))
-            for y in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
-        )
+        by_head = (attn.num_heads, -1)
+        q = attn.to_q(x).unflatten(-1, by_head)
+        k = attn.to_k(context).unflatten(-1, by_head)
+        v = attn.to_v(context).unflatten(-1, by_head)
         y = dispatch_attention_fn(
             q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
         )
@@ -58,7 +58,9 @@ class Attention(nn.Module, AttentionModuleMixin):
         super().__init__()
         inner = num_heads * head_dim
         source = channels if context_dim is None else context_dim
-        self.num_heads, self.use_bias, self.is_cross_attention = num_heads, False, context_dim is not None
+        self.num_heads = num_heads
+        self.use_bias = False
+        self.is_cross_attention = context_dim is not None
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_k = nn.Linear(source, inner, bias=False)
         self.to_v = nn.Linear(source, inner, bias=False)
@@ -160,10 +162,10 @@ class TransformerBlock(nn.Module):
     def prompted(self, x: Tensor, context: Tensor, constant: Tensor | None) -> Tensor:
         """Return x (B*F, N, C) with attention to the prompt added; arguments are as in `forward`."""
         whole = x.reshape(context.shape[0], -1, x.shape[-1])  # (B, F*N, C)
-        heard = self.constant(context) if constant is None else constant
-        if heard is None:
-            heard = self.attn2(whole if self.norm2 is None else self.norm2(whole), context)
-        return (whole + heard).view(x.shape)
+        attended = self.constant(context) if constant is None else constant
+        if attended is None:
+            attended = self.attn2(whole if self.norm2 is None else self.norm2(whole), context)
+        return (whole + attended).view(x.shape)
 
 
 class SpatialTransformer(nn.Module):

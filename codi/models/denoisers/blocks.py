@@ -48,7 +48,8 @@ class LayerCache:
         Returns:
             The cache.
         """
-        attention, temporal = getattr(layer, "attention", None), getattr(layer, "temporal", None)
+        attention = getattr(layer, "attention", None)
+        temporal = getattr(layer, "temporal", None)
         return cls(
             prompt=None if attention is None or context is None else attention.block.constant(context),
             bias=None if temporal is None or frames is None else temporal.attention.bias(frames),
@@ -168,7 +169,8 @@ class ResidualBlock(ResnetBlock2D):
             eps=eps,
             time_embedding_norm="scale_shift" if scale_shift else "default",
         )
-        self.norm1, self.norm2 = (GroupNorm(num_groups, c, eps=eps) for c in (in_channels, out_channels))
+        self.norm1 = GroupNorm(num_groups, in_channels, eps=eps)
+        self.norm2 = GroupNorm(num_groups, out_channels, eps=eps)
         # Untrained, the block is its shortcut alone.
         zeroed(self.conv2)
 
@@ -248,13 +250,11 @@ class Block(nn.Module):
         frame_mixer: nn.Module | None = None,
     ):
         super().__init__()
-        self.resnet, self.temporal, self.attention, self.joint, self.upsample = (
-            resnet,
-            temporal,
-            attention,
-            joint,
-            upsample,
-        )
+        self.resnet = resnet
+        self.temporal = temporal
+        self.attention = attention
+        self.joint = joint
+        self.upsample = upsample
         self.frame_mixer = frame_mixer
 
     def forward(self, h: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
@@ -282,11 +282,9 @@ class Block(nn.Module):
             h = self.mix_frames(h, signals)
         if self.upsample is not None:
             h = self.upsample(h, size)
-        return (
-            signals.for_attending(lambda attending: self.attend_pooled(attending, signals), h)
-            if attends and pooled
-            else h
-        )
+        if attends and pooled:
+            h = signals.for_attending(lambda attending: self.attend_pooled(attending, signals), h)
+        return h
 
     def attend_pooled(self, h: Tensor, signals: Signals) -> Tensor:
         """Attend to the one token of a pooled environment; `h` holds the samples that attend to it."""
@@ -299,7 +297,8 @@ class Block(nn.Module):
         Columns are given to the mixer as if each were a frame of one row.
         """
         emb = signals.for_samples(signals.emb, h)
-        env, times = signals.env, signals.step_times(h)
+        env = signals.env
+        times = signals.step_times(h)
         if signals.frames is not None:
             return self.frame_mixer(h, emb, signals.frames, env, times)
         columns = h.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B*T, C, 1, M)

@@ -56,9 +56,11 @@ class FrameTransformer(nn.Module):
         joint: Callable[[int, int], nn.Module] | None = None,
     ):
         super().__init__()
-        self.grid, size = tuple(grid), channels * grid[0] * grid[1]
+        self.grid = tuple(grid)
+        size = channels * grid[0] * grid[1]
         self.norm = nn.LayerNorm(size)
-        self.proj_in, self.emb_proj = nn.Linear(size, dim), nn.Linear(emb_dim, dim)
+        self.proj_in = nn.Linear(size, dim)
+        self.emb_proj = nn.Linear(emb_dim, dim)
         self.position = nn.Parameter(waves(max_frames, dim))
         self.kernels = nn.ModuleList(
             KernelLayer(dim, emb_dim, num_heads, ff_mult, reach) for _ in range(kernel_layers)
@@ -97,9 +99,8 @@ class FrameTransformer(nn.Module):
             y = for_first(lambda own: own + self.joint(tokens[:attending], env, times), y, attending)
         y = y.flatten(0, 1).view(pooled.shape)
         y = y if whole else F.interpolate(y, size=h.shape[-2:], mode="bilinear")
-        return h + y * root_mean_square(h.unflatten(0, (-1, frames))).repeat_interleave(frames, 0).view(
-            -1, 1, 1, 1
-        )
+        size = root_mean_square(h.unflatten(0, (-1, frames)))
+        return h + y * size.repeat_interleave(frames, 0).view(-1, 1, 1, 1)
 
 
 class KernelLayer(nn.Module):
@@ -146,8 +147,11 @@ class PromptedKernels(nn.Module):
 
     def __init__(self, dim: int, emb_dim: int, num_heads: int, reach: int):
         super().__init__()
-        self.num_heads, self.reach = num_heads, reach
-        self.norm, self.value, self.out = nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.num_heads = num_heads
+        self.reach = reach
+        self.norm = nn.LayerNorm(dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
         self.kernel = nn.Linear(emb_dim, num_heads * (2 * reach + 1))
 
     def forward(self, tokens: Tensor, emb: Tensor) -> Tensor:

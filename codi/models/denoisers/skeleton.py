@@ -95,13 +95,9 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
         if isinstance(context, CachedPrompt):
             return context
         frames = x.shape[2] if x.ndim == 5 else None
-        return CachedPrompt(
-            context=context,
-            embedding=None if self.prompt_mlp is None else self.prompt_mlp(context.mean(1)),
-            layers=tuple(
-                LayerCache.of(layer, context, frames) for layer in (*self.down, *self.middle, *self.up)
-            ),
-        )
+        embedding = None if self.prompt_mlp is None else self.prompt_mlp(context.mean(1))
+        layers = [LayerCache.of(layer, context, frames) for layer in (*self.down, *self.middle, *self.up)]
+        return CachedPrompt(context=context, embedding=embedding, layers=tuple(layers))
 
     def joint_adapters(self) -> dict[str, nn.Module]:
         """Return the modules by which the denoiser attends to its partners, by their names in it."""

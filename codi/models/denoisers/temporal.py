@@ -136,10 +136,11 @@ class TemporalProcessor:
     def __call__(self, attn: "TemporalAttention", x: Tensor, bias: Tensor | None) -> Tensor:
         """Return the attention of tokens x (B, F, N, C) along frames, with the bias added to the logits."""
         batch, frames, places, _ = x.shape
-        q, k, v = (
-            attn.to_sequences(y.unflatten(-1, (attn.num_heads, -1)))
-            for y in (attn.to_q(x), *attn.to_kv(x).chunk(2, dim=-1))
-        )
+        by_head = (attn.num_heads, -1)
+        key, value = attn.to_kv(x).chunk(2, dim=-1)
+        q = attn.to_sequences(attn.to_q(x).unflatten(-1, by_head))
+        k = attn.to_sequences(key.unflatten(-1, by_head))
+        v = attn.to_sequences(value.unflatten(-1, by_head))
         if bias is not None and attn.span == "all":
             bias = bias.repeat_interleave(places, 2).repeat_interleave(places, 3)
         bias = None if bias is None else bias.to(q.dtype)
@@ -185,7 +186,9 @@ class TemporalAttention(nn.Module, AttentionModuleMixin):
     ):
         super().__init__()
         assert span in ("pixel", "all") and norm in ("channels", "frames"), (span, norm)
-        self.num_heads, self.span, self.max_frames = num_heads, span, max_frames
+        self.num_heads = num_heads
+        self.span = span
+        self.max_frames = max_frames
         self.norm = FrameNorm(channels) if norm == "frames" else nn.LayerNorm(channels)
         self.normalise_last = norm == "frames"  # positions enter before the norm
         start = (
@@ -364,7 +367,8 @@ class InnerNormFeedForward(nn.Module):
 
     def __init__(self, channels: int, shift: bool):
         super().__init__()
-        inner, self.shift = int(channels * 8 / 3), shift
+        inner = int(channels * 8 / 3)
+        self.shift = shift
         self.proj_in = EvenLinear(channels, 2 * inner, bias=False)
         self.norm = InnerNorm(inner)
         self.proj_out = zeroed(nn.Linear(inner, channels, bias=False))
@@ -418,11 +422,13 @@ class LateConv(nn.Conv2d):
         Returns:
             A map of the shape of h.
         """
-        out, width = h.clone(), -(-self.out_channels // 8)
+        out = h.clone()
+        width = -(-self.out_channels // 8)
         shifted = out.unflatten(0, (-1, frames))  # (B, F, C, H, W), a view
         clips = x.split(frames)
         for late in range(0, min(frames, 8), 2):
-            kept, start = frames - late, late * width
+            kept = frames - late
+            start = late * width
             channels = slice(start, start + 2 * width)
             rows = for_conv(torch.cat([clip[:kept] for clip in clips]))
             y = F.conv2d(
@@ -460,7 +466,8 @@ def grid_waves(size: tuple[int, int], dim: int) -> Tensor:
 
     Half of the numbers say the row, half the column.
     """
-    rows, columns = waves(size[0], dim // 2), waves(size[1], dim - dim // 2)
+    rows = waves(size[0], dim // 2)
+    columns = waves(size[1], dim - dim // 2)
     return torch.cat(
         [rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)], dim=-1
     ).flatten(0, 1)

@@ -74,7 +74,8 @@ class TextDenoiser(Skeleton):
         first_skip: str = "own",
     ):
         super().__init__()
-        width, places = block_out_channels[0], second_dim[0]
+        width = block_out_channels[0]
+        places = second_dim[0]
         self.emb_dim = self.build_embedding(width, context_dim, prompt_embedding)
         self.proj_in = nn.Linear(in_channels, width * places)
         self.build_layers()
@@ -85,16 +86,16 @@ class TextDenoiser(Skeleton):
         """Build `down`, `middle` and `up`, with one entry for each skip connection."""
         config = self.config
         levels = list(zip(config.block_out_channels, config.second_dim, strict=True))
-        last, groups, depths = (
-            len(levels) - 1,
-            config.norm_num_groups,
-            per_level(config.layers_per_block, len(levels)),
-        )
+        last = len(levels) - 1
+        groups = config.norm_num_groups
+        depths = per_level(config.layers_per_block, len(levels))
         attention = at_levels(
             config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt)
         )
         joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
-        self.down, (at, _), skips = nn.ModuleList(), levels[0], [levels[0][0]]
+        self.down = nn.ModuleList()
+        at, _ = levels[0]
+        skips = [at]
         for level, (width, places) in enumerate(levels):
             for _ in range(depths[level]):
                 dense = DenseBlock(at, width, places, self.emb_dim, groups)
@@ -105,27 +106,23 @@ class TextDenoiser(Skeleton):
                 self.down.append(Remap(at, places, levels[level + 1][1]))
                 skips.append(at)
         places = levels[-1][1]
-        self.middle = nn.ModuleList(
-            [
-                Block(
-                    DenseBlock(at, at, places, self.emb_dim, groups),
-                    attention=build_transformer(config, at, config.context_dim, config.prompt),
-                    joint=joint(last, at) if config.joint == "timed" else None,
-                ),
-                Block(DenseBlock(at, at, places, self.emb_dim, groups)),
-            ]
+        first = Block(
+            DenseBlock(at, at, places, self.emb_dim, groups),
+            attention=build_transformer(config, at, config.context_dim, config.prompt),
+            joint=joint(last, at) if config.joint == "timed" else None,
         )
+        second = Block(DenseBlock(at, at, places, self.emb_dim, groups))
+        self.middle = nn.ModuleList([first, second])
         self.up = nn.ModuleList()
         for level, (width, places) in reversed(list(enumerate(levels))):
             for i in range(depths[level] + 1):
                 ends = level > 0 and i == depths[level]
                 upsample = Remap(width, places, levels[level - 1][1]) if ends else None
                 dense = DenseBlock(at + skips.pop(), width, places, self.emb_dim, groups)
-                self.up.append(
-                    Block(
-                        dense, attention=attention(level, width), joint=joint(level, width), upsample=upsample
-                    )
+                block = Block(
+                    dense, attention=attention(level, width), joint=joint(level, width), upsample=upsample
                 )
+                self.up.append(block)
                 at = width
 
     def forward(
@@ -174,7 +171,8 @@ class DenseBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, places: int, emb_dim: int, num_groups: int):
         super().__init__()
         self.shape = (out_channels, places, 1)
-        source, target = in_channels * places, out_channels * places
+        source = in_channels * places
+        target = out_channels * places
         self.norm1 = GroupNorm(num_groups, source, eps=1e-5)
         self.linear1 = nn.Linear(source, target)
         self.time_emb_proj = nn.Linear(emb_dim, target)

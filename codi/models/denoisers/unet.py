@@ -21,7 +21,6 @@ from codi.models.denoisers.norm import GroupNorm
 from codi.models.denoisers.skeleton import (
     CachedPrompt,
     Skeleton,
-    at_levels,
     build_joint,
     build_per_frame_attention,
     build_transformer,
@@ -118,56 +117,77 @@ class UNetDenoiser(Skeleton):
 
     def build_layers(self) -> None:
         """Build `down`, `middle` and `up`, with one entry for each skip connection."""
-        config, widths = self.config, self.config.block_out_channels
-        last, depths = len(widths) - 1, per_level(config.layers_per_block, len(widths))
-        residual = lambda a, b: ResidualBlock(
-            a, b, self.emb_dim, num_groups=config.norm_num_groups, scale_shift=config.scale_shift
-        )
-        temporal = at_levels(
-            config.temporal_levels,
-            lambda c: TemporalModule(c, num_groups=config.norm_num_groups, **(config.temporal or {})),
-        )
-        attention = at_levels(
-            config.attention_levels, lambda c: build_transformer(config, c, config.context_dim, config.prompt)
-        )
-        joint = at_levels(config.joint_levels, lambda c: build_joint(config, c))
-        block = lambda part, level, a, b, **more: Block(
-            residual(a, b),
-            temporal=temporal(level, b),
-            attention=attention(level, b),
-            joint=joint(level, b) if part in config.joint_parts else None,
-            **more,
-        )
-        self.down, skips, at = nn.ModuleList(), [widths[0]], widths[0]
+        config = self.config
+        widths = config.block_out_channels
+        last = len(widths) - 1
+        depths = per_level(config.layers_per_block, len(widths))
+        self.down = nn.ModuleList()
+        skips = [widths[0]]
+        at = widths[0]
         for level, width in enumerate(widths):
             for _ in range(depths[level]):
-                self.down.append(block("down", level, at, width))
+                self.down.append(self.build_block("down", level, at, width))
                 at = width
                 skips.append(at)
             if level < last:
                 self.down.append(Downsample(at))
                 skips.append(at)
-        self.middle = nn.ModuleList(
-            [
-                Block(
-                    residual(at, at),
-                    temporal=temporal(last, at),
-                    attention=build_transformer(config, at, config.context_dim, config.prompt),
-                    joint=joint(last, at)
-                    if config.joint == "timed" and "middle" in config.joint_parts
-                    else None,
-                    frame_mixer=self.build_frame_mixer(at),
-                ),
-                Block(residual(at, at), temporal=temporal(last, at)),
-            ]
-        )
+        self.middle = self.build_middle(last, at)
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             for i in range(depths[level] + 1):
                 ends = level > 0 and i == depths[level]
                 upsample = Upsample(width, config.upsample_conv) if ends else None
-                self.up.append(block("up", level, at + skips.pop(), width, upsample=upsample))
+                block = self.build_block("up", level, at + skips.pop(), width, upsample=upsample)
+                self.up.append(block)
                 at = width
+
+    def build_block(
+        self, part: str, level: int, in_channels: int, channels: int, upsample: Upsample | None = None
+    ) -> Block:
+        """Build one block of the encoder or decoder, with the layers that its level has."""
+        config = self.config
+        resnet = self.build_residual(in_channels, channels)
+        temporal = self.build_temporal(level, channels)
+        attention = None
+        if level in config.attention_levels:
+            attention = build_transformer(config, channels, config.context_dim, config.prompt)
+        joint = None
+        if part in config.joint_parts and level in config.joint_levels:
+            joint = build_joint(config, channels)
+        return Block(resnet, temporal=temporal, attention=attention, joint=joint, upsample=upsample)
+
+    def build_middle(self, last: int, channels: int) -> nn.ModuleList:
+        """Build the two blocks of the middle, which belong to the level `last`."""
+        config = self.config
+        resnet = self.build_residual(channels, channels)
+        temporal = self.build_temporal(last, channels)
+        attention = build_transformer(config, channels, config.context_dim, config.prompt)
+        joint = None
+        if config.joint == "timed" and "middle" in config.joint_parts and last in config.joint_levels:
+            joint = build_joint(config, channels)
+        mixer = self.build_frame_mixer(channels)
+        first = Block(resnet, temporal=temporal, attention=attention, joint=joint, frame_mixer=mixer)
+        resnet = self.build_residual(channels, channels)
+        return nn.ModuleList([first, Block(resnet, temporal=self.build_temporal(last, channels))])
+
+    def build_residual(self, in_channels: int, channels: int) -> ResidualBlock:
+        """Build a residual block."""
+        config = self.config
+        return ResidualBlock(
+            in_channels,
+            channels,
+            self.emb_dim,
+            num_groups=config.norm_num_groups,
+            scale_shift=config.scale_shift,
+        )
+
+    def build_temporal(self, level: int, channels: int) -> TemporalModule | None:
+        """Build the temporal module of a block, or return None at a level without."""
+        config = self.config
+        if level not in config.temporal_levels:
+            return None
+        return TemporalModule(channels, num_groups=config.norm_num_groups, **(config.temporal or {}))
 
     def build_frame_mixer(self, channels: int) -> FrameTransformer | None:
         """Build the frame transformer of the middle, or return None where none is configured."""
@@ -255,20 +275,23 @@ class GridPosition(nn.Module):
     def __init__(self, channels: int, longest: float = 256.0):
         super().__init__()
         assert channels % 4 == 0, f"position_embedding needs a width that divides by 4, got {channels}"
-        self.longest, self.quarter = longest, channels // 4
+        self.longest = longest
+        self.quarter = channels // 4
         self.linear = nn.Linear(channels, channels)
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the embedding (1, C, H, W) for a map of the extent of h."""
-        scale = torch.arange(self.quarter, device=h.device, dtype=torch.float32) / self.quarter
-        row, column = (
-            (torch.arange(n, device=h.device)[:, None] * self.longest**-scale) for n in h.shape[-2:]
-        )
-        row, column = (torch.cat([a.sin(), a.cos()], dim=-1) for a in (row, column))  # (H, C/2), (W, C/2)
-        grid = torch.cat(
-            [row[:, None].expand(-1, h.shape[-1], -1), column[None].expand(h.shape[-2], -1, -1)], dim=-1
-        )
+        height, width = h.shape[-2:]
+        rows = self.sinusoids(height, h.device)[:, None].expand(-1, width, -1)
+        columns = self.sinusoids(width, h.device)[None].expand(height, -1, -1)
+        grid = torch.cat([rows, columns], dim=-1)  # (H, W, C)
         return self.linear(grid.to(h.dtype)).permute(2, 0, 1)[None]
+
+    def sinusoids(self, count: int, device: torch.device) -> Tensor:
+        """Return sines and cosines (count, C/2) of the places along one side."""
+        scale = torch.arange(self.quarter, device=device, dtype=torch.float32) / self.quarter
+        angles = torch.arange(count, device=device)[:, None] * self.longest**-scale
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def fold_frames(x: Tensor) -> Tensor:
@@ -283,6 +306,6 @@ def fold_frames(x: Tensor) -> Tensor:
 
 def unfold_frames(y: Tensor, like: Tensor) -> Tensor:
     """Undo `fold_frames`: return y in the layout of `like`."""
-    return (
-        y.unflatten(0, (-1, like.shape[2])).transpose(1, 2).contiguous() if like.ndim == 5 else y.contiguous()
-    )
+    if like.ndim == 5:
+        y = y.unflatten(0, (-1, like.shape[2])).transpose(1, 2)
+    return y.contiguous()

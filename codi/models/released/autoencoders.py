@@ -99,7 +99,8 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         decoding: str = "multinomial",
     ):
         ModelMixin.__init__(self)
-        self.tokenizer, self.decoder_tokenizer = bert_tokenizer(tokenizer), gpt2_tokenizer(decoder_tokenizer)
+        self.tokenizer = bert_tokenizer(tokenizer)
+        self.decoder_tokenizer = gpt2_tokenizer(decoder_tokenizer)
         self.encoder = BertModel(BertConfig(**encoder_config))
         self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
         self.decoder = GPT2LMHeadModel(GPT2Config(**decoder_config))
@@ -136,7 +137,11 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         """Write the sentences of normalised latents (B, Z)."""
         tokenizer = needed(self.decoder_tokenizer, "gpt2")
         rows = self.generate(self.scaling.denormalise(latent), tokenizer.bos_token_id, tokenizer.eos_token_id)
-        return [drop_repetitions(strip_ends(tidy_spaces(join_pieces(tokenizer, row)))) for row in rows]
+        sentences = []
+        for row in rows:
+            text = tidy_spaces(join_pieces(tokenizer, row))
+            sentences.append(drop_repetitions(strip_ends(text)))
+        return sentences
 
     @torch.no_grad()
     def generate(self, latent: Tensor, bos: int, eos: int) -> list[list[int]]:
@@ -150,7 +155,8 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         Returns:
             The ids of each sentence, <BOS> and <EOS> included; at `max_length` the last becomes <EOS>.
         """
-        cache, streams = self._memory_cache(latent), [stream(row) for row in latent]
+        cache = self._memory_cache(latent)
+        streams = [stream(row) for row in latent]
         ids = torch.full((len(latent), 1), bos, device=latent.device)
         while ids.shape[1] < self.config.max_length and not (ids[:, 1:] == eos).any(1).all():
             logits = self._step(latent, ids[:, -1:], cache, position=ids.shape[1]).logits[:, -1]
@@ -164,10 +170,9 @@ class ReleasedTextAutoencoder(TextAutoencoder):
         """Choose the next token (B,) of every row by its logits (B, vocabulary), as `decoding` says."""
         if self.config.decoding == "greedy":
             return logits.argmax(-1)
-        drawn = [
-            torch.multinomial(row, 1, generator=g)
-            for row, g in zip(logits.float().softmax(-1).cpu(), streams, strict=True)
-        ]
+        drawn = []
+        for row, generator in zip(logits.float().softmax(-1).cpu(), streams, strict=True):
+            drawn.append(torch.multinomial(row, 1, generator=generator))
         return torch.cat(drawn).to(logits.device)
 
 
@@ -204,21 +209,22 @@ def join_pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
     """
     added = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
     read = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
-    groups = groupby(ids, key=lambda i: i in added)
-    return "".join(
-        "".join(f" {read([i])}" for i in group) if alone else read(list(group)) for alone, group in groups
-    )
+    text = ""
+    for alone, group in groupby(ids, key=lambda i: i in added):
+        if alone:
+            text += "".join(f" {read([i])}" for i in group)
+        else:
+            text += read(list(group))
+    return text
 
 
 def from_json(serialised: str | None, **names: str) -> PreTrainedTokenizerFast | None:
     """Return a tokenizer with these special tokens from its `tokenizers` JSON; None gives None."""
     from tokenizers import Tokenizer
 
-    return (
-        None
-        if serialised is None
-        else PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(serialised), **names)
-    )
+    if serialised is None:
+        return None
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(serialised), **names)
 
 
 def needed(tokenizer: PreTrainedTokenizerFast | None, name: str) -> PreTrainedTokenizerFast:

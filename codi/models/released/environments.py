@@ -58,9 +58,10 @@ class PooledEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
                 f"environment is {environment!r}: expected own (as released) or exchanged (as in the paper)"
             )
         kinds = {"text": (VectorEncoder, text), "vision": (MapEncoder, vision), "audio": (MapEncoder, audio)}
-        self.encoders = nn.ModuleDict(
-            {name: kind(**config) for name, (kind, config) in kinds.items() if config}
-        )
+        self.encoders = nn.ModuleDict()
+        for name, (kind, config) in kinds.items():
+            if config:
+                self.encoders[name] = kind(**config)
 
     def by_modality(self) -> dict[Modality, "PooledEncoder"]:
         """Return the encoders under their modalities; pictures and clips share one."""
@@ -69,7 +70,9 @@ class PooledEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
     def attends_to(self) -> dict[Modality, set[Modality]]:
         """Return, for each modality, those that it attends to."""
         names = set(self.by_modality())
-        return {m: {m} if self.config.environment == "own" else names - {m} for m in names}
+        if self.config.environment == "own":
+            return {m: {m} for m in names}
+        return {m: names - {m} for m in names}
 
 
 class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
@@ -99,7 +102,8 @@ class PooledEncoder(nn.Module, protocols.EnvironmentEncoder):
         super().__init__()
         self.time_proj = Timesteps(emb_width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(emb_width, 4 * emb_width)
-        self.layers, at = nn.ModuleList(), stem
+        self.layers = nn.ModuleList()
+        at = stem
         for level, (width, count) in enumerate(zip(block_out_channels, layers_per_block, strict=True)):
             if level:
                 self.layers.append(between(at, level))
@@ -167,14 +171,15 @@ class MapEncoder(PooledEncoder):
     ):
 
         def block(before: int, width: int, level: int) -> Block:
-            module = (
-                None if temporal is None else TemporalModule(width, num_groups=norm_num_groups, **temporal)
-            )
-            return Block(
-                ResidualBlock(before, width, 4 * emb_width, num_groups=norm_num_groups), temporal=module
-            )
+            module = None
+            if temporal is not None:
+                module = TemporalModule(width, num_groups=norm_num_groups, **temporal)
+            resnet = ResidualBlock(before, width, 4 * emb_width, num_groups=norm_num_groups)
+            return Block(resnet, temporal=module)
 
-        between = lambda width, level: Downsample(width)
+        def between(width: int, level: int) -> Downsample:
+            return Downsample(width)
+
         levels = (emb_width, stem, block_out_channels, layers_per_block)
         super().__init__(*levels, block=block, between=between, norm_num_groups=norm_num_groups)
         self.conv_in = nn.Conv2d(in_channels, stem, 3, padding=1)
@@ -183,9 +188,8 @@ class MapEncoder(PooledEncoder):
     def pool(self, x: Tensor, emb: Tensor, cache: list[LayerCache]) -> Tensor:
         """Run the layers on a map, and return the mean over all positions and frames, (B, D)."""
         video = x.ndim == 5
-        h = self.conv_in(
-            (x.transpose(1, 2).flatten(0, 1) if video else x).contiguous(memory_format=torch.channels_last)
-        )
+        pictures = x.transpose(1, 2).flatten(0, 1) if video else x
+        h = self.conv_in(pictures.contiguous(memory_format=torch.channels_last))
         signals = Signals(emb=emb, context=emb[:, None], frames=x.shape[2] if video else None)
         for layer, of_layer in zip(self.layers, cache, strict=True):
             h = layer(h, signals.at(of_layer))
@@ -218,10 +222,12 @@ class VectorEncoder(PooledEncoder):
         out_channels: int,
         norm_num_groups: int = 32,
     ):
-        block = lambda before, width, level: Block(
-            DenseBlock(before, width, second_dim[level], 4 * emb_width, norm_num_groups)
-        )
-        between = lambda width, level: Remap(width, second_dim[level - 1], second_dim[level])
+        def block(before: int, width: int, level: int) -> Block:
+            return Block(DenseBlock(before, width, second_dim[level], 4 * emb_width, norm_num_groups))
+
+        def between(width: int, level: int) -> Remap:
+            return Remap(width, second_dim[level - 1], second_dim[level])
+
         levels = (emb_width, stem, block_out_channels, layers_per_block)
         super().__init__(*levels, block=block, between=between, norm_num_groups=norm_num_groups)
         self.shape = (stem, second_dim[0], 1)

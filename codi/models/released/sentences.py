@@ -3,6 +3,8 @@
 It drops the first and the last word, which it takes for <BOS> and <EOS>, and removes repetitions.
 """
 
+from itertools import groupby
+
 SPACED = [
     (" .", "."),
     (" ?", "?"),
@@ -16,7 +18,8 @@ SPACED = [
     (" 've", "'ve"),
     (" 're", "'re"),
 ]
-OPENING, CLOSING = "([{", "?!.,:;}])"
+OPENING = "([{"
+CLOSING = "?!.,:;}])"
 GLUE = None  # between two tokens that were written without a space
 
 
@@ -34,9 +37,9 @@ def strip_ends(text: str) -> str:
 
 def drop_repetitions(text: str) -> str:
     """Merge equal neighbouring words, then equal neighbouring phrases of growing length."""
-    words = text.split()
-    words = [word for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
-    tokens = [token for word in words for token in split_punctuation(word)]
+    tokens: list[str | None] = []
+    for word, _ in groupby(text.split()):
+        tokens += split_punctuation(word)
     length = 1
     while 2 * length <= len(tokens):
         tokens = drop_repeated(tokens, length)
@@ -46,13 +49,19 @@ def drop_repetitions(text: str) -> str:
 
 def split_punctuation(word: str) -> list[str | None]:
     """Split a word and the brackets and marks around it, with GLUE between them."""
-    start, end = 0, len(word)
+    start = 0
+    end = len(word)
     while start < end and word[start] in OPENING:
         start += 1
     while end > start and word[end - 1] in CLOSING:
         end -= 1
-    parts = [*word[:start], *([word[start:end]] if start < end else []), *word[end:]]
-    return [token for i, part in enumerate(parts) for token in ([GLUE, part] if i else [part])]
+    parts = [*word[:start], word[start:end], *word[end:]]
+    tokens: list[str | None] = []
+    for part in filter(None, parts):
+        if tokens:
+            tokens.append(GLUE)
+        tokens.append(part)
+    return tokens
 
 
 def drop_repeated(tokens: list[str | None], length: int) -> list[str | None]:
@@ -69,10 +78,12 @@ def drop_repeated(tokens: list[str | None], length: int) -> list[str | None]:
 
 def join(tokens: list[str | None]) -> str:
     """Join tokens by spaces, but for those with GLUE between them."""
-    text, glued = "", True
+    text = ""
+    glued = True
     for token in tokens:
         if token is GLUE:
             glued = True
         else:
-            text, glued = text + ("" if glued else " ") + token, False
+            text = text + ("" if glued else " ") + token
+            glued = False
     return text

@@ -24,7 +24,8 @@ from codi.models.released.autoencoders import from_json, needed
 from codi.types import Modality, ModalitySpec
 
 # What CLIP's pictures are normalised by, and the switches of the released temporal module in its layers.
-PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 LAYER = dict(norm="frames", positions=False, relative_bias=True, feed_forward="inner_norm", out_bias=False)
 
 
@@ -104,7 +105,8 @@ class ReleasedVisionTower(VisionTower):
         # this class's configuration.
         VisionTower.__init__.__wrapped__(self, vision_config)
         shape = self.vision.config
-        heads, width = shape.num_attention_heads, shape.hidden_size
+        heads = shape.num_attention_heads
+        width = shape.hidden_size
         self.temporal = nn.ModuleList(
             TemporalLayer(width, num_heads=heads, **LAYER) for _ in range(shape.num_hidden_layers)
         )
@@ -112,7 +114,8 @@ class ReleasedVisionTower(VisionTower):
     @property
     def prompt_specs(self) -> dict[Modality, ModalitySpec]:
         """The geometry that prompts are brought to, which is not that of what is made."""
-        image, video = self.config.picture_size, self.config.video_size
+        image = self.config.picture_size
+        video = self.config.video_size
         clip = (self.config.num_frames, 3, video, video)
         return {
             Modality.IMAGE: ModalitySpec(raw_shape=(3, image, image), latent_shape=()),
@@ -134,9 +137,12 @@ class ReleasedVisionTower(VisionTower):
             (..., 3, s, s), where s is the side of the tower's pictures.
         """
         flat = self.whole_pixels(raw.float()).flatten(0, -4).permute(0, 2, 3, 1).cpu().numpy()
-        fitted = np.stack([np.asarray(fit(Image.fromarray(image), self.image_size)) for image in flat])
-        values = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(raw.device).float() / 255
-        mean, std = (torch.tensor(x, device=raw.device)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
+        fitted = []
+        for image in flat:
+            fitted.append(np.asarray(fit(Image.fromarray(image), self.image_size)))
+        values = torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).to(raw.device).float() / 255
+        mean = torch.tensor(PIXEL_MEAN, device=raw.device)[:, None, None]
+        std = torch.tensor(PIXEL_STD, device=raw.device)[:, None, None]
         return ((values - mean) / std).to(raw.dtype).unflatten(0, raw.shape[:-3])
 
     def features(self, raw: Tensor) -> Tensor:
@@ -158,8 +164,10 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     """
     width, height = image.size
     short = min(width, height)
-    width, height = int(side * width / short), int(side * height / short)
-    left, top = (width - side) // 2, (height - side) // 2
+    width = int(side * width / short)
+    height = int(side * height / short)
+    left = (width - side) // 2
+    top = (height - side) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
 
 
@@ -203,10 +211,8 @@ class ReleasedAudioTower(AudioTower):
     def fit(self, waveform: Tensor) -> Tensor:
         """Bring waveforms (B, S) at `sampling_rate` to (B, num_samples) at the tower's own rate."""
         resample = load("torchaudio.functional", "the released tower of sounds").resample
-        waveform, wanted = (
-            resample(waveform, self.config.sampling_rate, self.config.mel_config["sampling_rate"]),
-            self.config.num_samples,
-        )
+        waveform = resample(waveform, self.config.sampling_rate, self.config.mel_config["sampling_rate"])
+        wanted = self.config.num_samples
         extra = waveform.shape[-1] - wanted
         if extra > 0:
             return waveform[:, extra // 2 : extra // 2 + wanted]
@@ -216,10 +222,8 @@ class ReleasedAudioTower(AudioTower):
     def decibels(self, waveform: Tensor) -> Tensor:
         """Return the mel power in dB, (B, T, M), of waveforms (B, num_samples)."""
         mel = self.log_mel
-        window, bank = (
-            mel.window.to(waveform.device, torch.float32),
-            mel.bank.to(waveform.device, torch.float32),
-        )
+        window = mel.window.to(waveform.device, torch.float32)
+        bank = mel.bank.to(waveform.device, torch.float32)
         spectrum = torch.stft(
             waveform.float(), mel.n_fft, mel.hop_length, window=window, center=True, return_complex=True
         )
