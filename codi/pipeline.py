@@ -577,8 +577,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         for modality, raw in media.items():
             if isinstance(raw, Tensor) and not raw.isfinite().all():
                 raise InputError(
-                    f"the decoded {modality} is not finite: expected a lower guidance or another dtype; for a "
-                    "model of your own, latents whose statistics were measured"
+                    f"the decoded {modality} is not finite: expected a lower guidance or another dtype; for "
+                    "a model of your own, latents whose statistics were measured"
                 )
         return media
 
