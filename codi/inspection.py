@@ -94,7 +94,7 @@ def inspect(
         "notes": [str(note.message) for note in notes],
     }
     if folder is not None:
-        carried = _carried(path, wanted, specs)
+        carried = _carried(path, wanted, specs, known)
         known["written"] = [str(path) for path in _write(Path(folder), value, specs[wanted], carried)]
     return known
 
@@ -115,24 +115,23 @@ def _geometries(model: str | Path | None) -> dict[Modality, ModalitySpec]:
 
 
 def _carried(
-    path: str | Path, wanted: Modality, specs: dict[Modality, ModalitySpec]
+    path: str | Path, wanted: Modality, specs: dict[Modality, ModalitySpec], known: dict[str, Any]
 ) -> tuple[Any, Any] | None:
     """Return the sound that a file has beside the medium that is wanted, and its geometry; None without."""
-    from codi.io.media_file import MediaFile
-    from codi.modalities import Cut, kind_of
+    from codi.modalities import kind_of
 
     for name in kind_of(wanted).carries:
         modality = Modality.parse(name)
-        if modality in specs:
-            source = MediaFile(Path(path), str(path))
-            value = kind_of(modality).read(source, specs[modality], Cut(), wanted)
-            if value is not None:
-                return value, specs[modality]
+        if modality in specs and name in known:
+            try:
+                return kind_of(modality).prepare(str(path), specs[modality]), specs[modality]
+            except InputError as error:  # a clip whose sound says nothing is shown without it
+                known["notes"].append(str(error))
     return None
 
 
 def _write(folder: Path, value: Any, spec: ModalitySpec, carried: tuple[Any, Any] | None) -> list[Path]:
-    """Write what a model receives, and return the paths; a sound has one axis, a picture three, a clip four."""
+    """Write what a model receives and return the paths: a sound of one axis, a picture of three, a clip."""
     from codi import io
     from codi.io.sheet import contact_sheet
 

@@ -38,6 +38,7 @@ LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfil
 MOST_SAMPLES = 100_000
 MAX_BYTES = 64 << 20  # of a manifest that is read
 PER_OUTPUT = ("guidance_scale", "sync_guidance_scale", "start_offset")
+WORDS = "text"  # the key of a prompt of words in a record
 
 
 # Writing ---------------------------------------------------------------
@@ -199,7 +200,7 @@ def _prompt(source: str, row: dict[str, Any]) -> Any:
     """Return a prompt of a record as a pipeline takes it."""
     from codi.prompts import Prompt
 
-    return Prompt(row["text"] if "text" in row else Path(check_input(source, row)), weight=row["weight"])
+    return Prompt(row[WORDS] if WORDS in row else Path(check_input(source, row)), weight=row["weight"])
 
 
 def check_held(source: str, row: Mapping[str, Any]) -> None:
@@ -209,7 +210,7 @@ def check_held(source: str, row: Mapping[str, Any]) -> None:
             f"{source} was made from {row.get('from', 'tokens')} (prompt_embeds), which only Python can give "
             "again"
         )
-    if "text" not in row and "path" not in row:
+    if WORDS not in row and "path" not in row:
         given = row.get("from", "memory")
         raise InputError(
             f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with "

@@ -7,7 +7,6 @@ manifest.py   tables of media files; shards.py the same in tars; rows.py what bo
 media.py      their rows as batches; mixture.py several sources as one
 workers.py    decoding in processes that may die; worker.py one of them
 decode.py     what they do
-readers.py    pictures and sounds from files; frames.py clips
 cache.py      latents encoded once
 order.py      which sample comes when
 notes.py      sounds that no scene of the world makes

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from codi import CoDiPipeline, cli, modalities, outputs
+from codi import CoDiPipeline, cli, modalities, outputs, world
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.models.denoisers import TextDenoiser
@@ -248,3 +248,30 @@ def test_a_package_that_cannot_be_used_is_left_out_with_a_line(tmp_path, monkeyp
     ]
     assert "No module named 'tests.nowhere'" in notes[0] and "abstract" in notes[1]
     assert list(Modality) == before
+
+
+def test_the_benchmark_measures_it_where_the_world_can_be_seen_in_it(pipe, event_times, tmp_path):
+    def read(media):
+        return [
+            world.Reading(
+                facts=dict.fromkeys(world.ATTRIBUTES) | {"tempo": "fast" if len(seconds) > 3 else "slow"},
+                events=seconds,
+            )
+            for seconds in media
+        ]
+
+    def render(scenes):
+        return [[second for second, _ in world.events(scene)] for scene in scenes]
+
+    pipe.save_pretrained(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--scenes", "2", "--steps", "2", "--device", "cpu"]
+    cells = ["--cells", "text->event_times,event_times->text"]
+    world.add_view(event_times, visible=("tempo",), read=read, render=render)
+    try:
+        assert cli.main(["bench", *options, *cells, "--out", str(tmp_path / "report")]) == 0
+    finally:
+        world.remove_view(event_times)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [cell["cell"] for cell in report["cells"]] == ["text->event_times", "event_times->text"]
+    assert "event_times" in (tmp_path / "report" / "report.md").read_text()
+    assert event_times not in world.READERS

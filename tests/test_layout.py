@@ -275,11 +275,6 @@ def test_startup_is_quick(arguments, limit):
     assert min(seconds() for _ in range(5)) < limit
 
 
-# Comparisons with a modality's name, and tables by modality, that are left outside the rooms that may have
-# them. A ceiling may only fall: whoever asks `codi.modalities.kind_of` instead lowers it here.
-KNOWN_BY_NAME = {
-    "codi/records.py": 2,  # keys of a record that are called text
-}
 # The world draws and reads back four media of its own, and the bench measures with its evaluators; codi/io
 # knows files, codi/convert and codi/models/released four released checkpoints.
 MAY_KNOW = (
@@ -305,10 +300,7 @@ def known_by_name() -> dict[str, int]:
 
 def test_only_the_registry_knows_modalities_by_name():
     found = known_by_name()
-    more = {name: count for name, count in found.items() if count > KNOWN_BY_NAME.get(name, 0)}
-    assert not more, f"{more} ask for a modality by name: ask codi.modalities.kind_of what you want to know"
-    less = {name: most for name, most in KNOWN_BY_NAME.items() if found.get(name, 0) < most}
-    assert not less, f"{less} are too high by now: lower them to {[found.get(name, 0) for name in less]}"
+    assert not found, f"{found} ask for a modality by name: ask codi.modalities.kind_of what you want to know"
 
 
 def readme() -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from codi.bench import plots, scores
 from codi.bench.ablation import VariantRuns, parse_variants
 from codi.bench.choosing import Selection
-from codi.bench.make import ROUND_TRIP, TRUE, Bench, Plan, make, plan_of
+from codi.bench.make import Bench, Plan, make, plan_of
 from codi.bench.models import Model
 from codi.bench.prompting import Prompting
 from codi.bench.report import ablation_page, markdown, steps_page
@@ -277,7 +277,7 @@ def whole_plan(
     plan += plan_of(cells, bench.num_scenes)
     # Ground truth and its round trip are compared with every run, so they cover the longest one.
     most = max([bench.num_scenes, *(count for _, count in plan)])
-    plan += plan_of([TRUE, ROUND_TRIP], most)
+    plan += plan_of([bench.true, bench.through_autoencoders], most)
     return plan
 
 

@@ -22,9 +22,6 @@ from codi.types import Modality
 from codi.world import Scene, sample_scenes
 
 Plan = Iterable[tuple[Run, int]]  # runs, each with a number of scenes
-EVERYTHING = tuple(Modality)
-TRUE = Run(inputs=(), outputs=EVERYTHING, source=TRUTH)
-ROUND_TRIP = Run(inputs=(), outputs=EVERYTHING, source=AUTOENCODER)
 
 
 class Bench:
@@ -59,6 +56,16 @@ class Bench:
         self.store = Store(folder, deciding)
         self.made: dict[Run, Readings] = {}
         self.samplers = {MODEL: model.sample, TRUTH: truth_sampler, AUTOENCODER: self._round_trip}
+
+    @property
+    def true(self) -> Run:
+        """The scenes themselves, in every modality of the model that the world reads."""
+        return Run(inputs=(), outputs=self.model.modalities, source=TRUTH)
+
+    @property
+    def through_autoencoders(self) -> Run:
+        """The same, encoded and decoded by the model's autoencoders."""
+        return replace(self.true, source=AUTOENCODER)
 
     def scenes(self, held_out: bool = False, count: int | None = None) -> list[Scene]:
         """Return unseen scenes.
@@ -123,7 +130,7 @@ class Bench:
         Returns:
             The readings of every modality, or of sounds only.
         """
-        run = replace(TRUE, outputs=(Modality.AUDIO,), delay=delay) if delay else TRUE
+        run = replace(self.true, outputs=(Modality.AUDIO,), delay=delay) if delay else self.true
         return self.readings(run, count)
 
     def ceiling(self, count: int | None = None, held_out: bool = False) -> Readings:
@@ -136,7 +143,7 @@ class Bench:
         Returns:
             The readings of every modality.
         """
-        return self.readings(replace(ROUND_TRIP, held_out=held_out), count)
+        return self.readings(replace(self.through_autoencoders, held_out=held_out), count)
 
     def _found(self, run: Run) -> Readings:
         """Return the readings of a run so far, from memory or from disk."""

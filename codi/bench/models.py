@@ -20,12 +20,13 @@ from codi.bench.runs import Media, Run, prompts_of, render
 from codi.bench.scores import facts_of
 from codi.io import fit_audio, fit_image, fit_video, from_unit
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
+from codi.modalities import kind_of
 from codi.outputs import FIELDS, formatted
 from codi.pipeline import CoDiPipeline
 from codi.pretrained import CHECKSUMS, INDEX, pick_device, resolve
 from codi.prompts import prepare
 from codi.types import EMBEDDED, Modality
-from codi.world import ATTRIBUTES, VISIBLE, Scene
+from codi.world import ATTRIBUTES, READERS, VISIBLE, Scene
 
 TEXT = Modality.TEXT
 IMAGE = Modality.IMAGE
@@ -46,6 +47,11 @@ _FIT = {
     AUDIO: lambda wave, spec: fit_audio(wave, round(spec.rate), SAMPLING_RATE, NUM_SAMPLES),
     VIDEO: lambda frames, spec: from_unit(fit_video(frames, spec.rate, NUM_FRAMES, FPS, SIZE)),
 }
+
+
+def _as_it_is(item: Any, spec: Any) -> Any:
+    """Return a sample of a modality that the world reads in the form in which the model gives it."""
+    return item
 
 
 class Model:
@@ -110,6 +116,12 @@ class Model:
     def defaults(self) -> dict[str, Any]:
         """The model's own values for what a call leaves out."""
         return json.loads((self.folder / INDEX).read_text()).get("defaults") or {}
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the world can read of all that the model's folder has an autoencoder for."""
+        there = json.loads((self.folder / INDEX).read_text())
+        return tuple(m for m in Modality if m in READERS and there.get(kind_of(m).autoencoder))
 
     @cached_property
     def num_timesteps(self) -> int:
@@ -230,7 +242,7 @@ class Model:
             sentences.
         """
         spec = self.pipe.model.specs.get(modality)
-        return _stack([_FIT[modality](item, spec) for item in items])
+        return _stack([_FIT.get(modality, _as_it_is)(item, spec) for item in items])
 
     def prepared(self, modality: Modality, media: Any) -> Any:
         """Return renderings as a batch in the form that the model makes of a user's prompts."""

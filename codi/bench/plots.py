@@ -29,6 +29,7 @@ _HOP = 128  # of the spectrograms, samples
 # Colours of events, by the medium they were read from.
 _MARKS = {Modality.VIDEO: "red", Modality.AUDIO: "white"}
 _HEIGHT = {Modality.TEXT: 0.3, Modality.IMAGE: 1.1, Modality.AUDIO: 0.7, Modality.VIDEO: 0.44}  # inches
+_OTHER_HEIGHT = 0.3  # inches, of a modality that codi does not bring
 _TITLE = 0.3  # inches
 
 
@@ -189,7 +190,7 @@ def contact_sheet(samples: list[tuple[Run, Scene, Media, int]], path: Path) -> s
 
 def _stack_height(modalities: Iterable[Modality]) -> float:
     """Return the inches that the media of one side take."""
-    return sum(_HEIGHT[m] for m in modalities)
+    return sum(_HEIGHT.get(m, _OTHER_HEIGHT) for m in modalities)
 
 
 def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
@@ -198,13 +199,15 @@ def _stack(figure: Figure, media: dict[Modality, Any], height: float) -> None:
     The clip stands directly above the sound, so that both share one axis of time.
     """
     order = [m for m in (Modality.TEXT, Modality.IMAGE, Modality.VIDEO, Modality.AUDIO) if m in media]
+    order += [m for m in media if m not in order]
     panels = {}
     top = height - _TITLE
     for m in order:
-        top -= _HEIGHT[m]
-        place = (0.02, (top + 0.03) / height, 0.96, (_HEIGHT[m] - 0.05) / height)
+        own = _HEIGHT.get(m, _OTHER_HEIGHT)
+        top -= own
+        place = (0.02, (top + 0.03) / height, 0.96, (own - 0.05) / height)
         ax = figure.add_axes(place, xticks=[], yticks=[])
-        _PANELS[m](ax, media[m])
+        _PANELS.get(m, _text)(ax, media[m])
         panels[m] = ax
     _mark(panels, media)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from codi import world
+from codi.modalities import in_words
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, Reading, Scene, sample_scene
 
@@ -32,7 +33,7 @@ SAMPLING_RATE = 16000  # of the world's sounds, Hz
 # What one sample costs the embedded model, in about hundredths of a second of one core. Only the progress bar
 # uses it; no number of a report depends on it.
 COST = {Modality.TEXT: 6, Modality.IMAGE: 12, Modality.AUDIO: 36, Modality.VIDEO: 110}
-_RENDER = {Modality.TEXT: lambda scenes: list(map(world.caption, scenes)), **world.RENDERERS}
+OTHER_COST = 36  # of a modality that codi does not bring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ class Run:
     def cost(self) -> int:
         """The cost of one of its samples, in the unit of `COST`."""
         weight = self.candidates if self.source == MODEL else 0.2
-        return max(1, round(weight * sum(COST[m] for m in self.outputs)))
+        return max(1, round(weight * sum(COST.get(m, OTHER_COST) for m in self.outputs)))
 
     @property
     def plain(self) -> bool:
@@ -175,7 +176,9 @@ def seeds_of(run: Run, count: int, seed: int) -> list[int]:
 
 def render(modality: Modality, scenes: list[Scene]) -> Any:
     """Return ground truth of one modality for a batch of scenes."""
-    return _RENDER[modality](scenes)
+    if in_words(modality):
+        return list(map(world.caption, scenes))
+    return world.RENDERERS[modality](scenes)
 
 
 def read(modality: Modality, media: Any) -> list[Reading]:
@@ -217,7 +220,7 @@ def prompts_of(run: Run, scenes: list[Scene]) -> list[tuple[Modality, Any]]:
         described = scenes
         if run.rival and k == len(run.inputs) - 1:
             described = [rival_of(scene) for scene in scenes]
-        if modality is Modality.TEXT:
+        if in_words(modality):
             again = modality in run.inputs[:k]
             columns.append((modality, _captions(described, run.facts, again)))
         else:

@@ -19,6 +19,7 @@ from codi.bench.runs import Readings, Run, facts_read, parse_cell
 from codi.metrics.agreement import agreement, all_agree, shuffled
 from codi.metrics.bootstrap import Interval, share_interval
 from codi.metrics.spread import world_distribution
+from codi.modalities import in_words
 from codi.types import Modality
 from codi.world import ATTRIBUTES, VISIBLE, Scene
 
@@ -158,7 +159,7 @@ def is_seen(run: Run) -> bool:
     if len(outputs) == 2:
         return source in outputs and outputs in MADE_TOGETHER
     pair = {source} | outputs
-    return len(pair) == 1 or Modality.TEXT in pair or pair == {Modality.AUDIO, Modality.VIDEO}
+    return len(pair) == 1 or any(map(in_words, pair)) or pair in MADE_TOGETHER
 
 
 def asked(
@@ -176,7 +177,7 @@ def asked(
     """
     named: set[str] = set()
     for m in inputs:
-        named.update(facts if m is Modality.TEXT and facts is not None else VISIBLE[m])
+        named.update(facts if in_words(m) and facts is not None else VISIBLE[m])
     return tuple(a for a in ATTRIBUTES if a in VISIBLE[output] and a in named)
 
 

@@ -47,6 +47,12 @@ DECIDING = (
 )
 
 
+def _as_array(items: Any) -> np.ndarray:
+    """Return samples as an array of numbers or texts; lists of any other kind as their JSON."""
+    lists = isinstance(items, list) and any(isinstance(item, (list, dict)) for item in items)
+    return np.asarray([json.dumps(item) for item in items] if lists else items)
+
+
 def deciding_files() -> list[Path]:
     """Return the files of `DECIDING`, those inside its folders included, in order."""
     root = Path(__file__).parents[1]
@@ -103,7 +109,7 @@ class Store:
 
     def show(self, run: Run, media: Media) -> None:
         """Keep the first few samples of a batch as media."""
-        arrays = {m.value: np.asarray(items[:SHOWN]) for m, items in media.items()}
+        arrays = {m.value: _as_array(items[:SHOWN]) for m, items in media.items()}
         with atomic(self._path(run, ".npz")) as path, open(path, "wb") as file:
             np.savez_compressed(file, **arrays)
 

@@ -14,6 +14,7 @@ from codi.io.display import display_of, has_opacity, stretched
 from codi.io.gates import IMAGE_FORMATS, check_file, names_heif, picture_stream, probe, sound_stream
 from codi.io.media_file import MediaFile, decoding, duration_of, start_of, zero_of
 from codi.io.pictures import ORIENTATION, UPRIGHT
+from codi.io.sandbox import sandboxed
 from codi.io.sounds import is_mixed
 from codi.types import Modality
 
@@ -29,6 +30,7 @@ TURNED = {  # (rows become columns, left and right are exchanged, top and bottom
 }
 
 
+@sandboxed(lambda path: 0)
 def facts(path: str | Path) -> dict[str, Any]:
     """Return what a file holds and what is done to it when it is read.
 

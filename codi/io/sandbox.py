@@ -174,6 +174,8 @@ def _unpacked(value: Any, arrays: list[Tensor]) -> Any:
             return arrays[value["array"]]
         if "tuple" in value:
             return tuple(_unpacked(each, arrays) for each in value["tuple"])
+        if "list" in value:
+            return [_unpacked(each, arrays) for each in value["list"]]
         return {name: _unpacked(each, arrays) for name, each in value["dict"].items()}
     return value
 
@@ -247,7 +249,8 @@ def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
         arrays.append(value.contiguous().numpy())
         return {"array": len(arrays) - 1}
     if isinstance(value, (tuple, list)):
-        return {"tuple": [_packed(each, arrays) for each in value]}
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_packed(each, arrays) for each in value]}
     if isinstance(value, Mapping):
         return {"dict": {str(name): _packed(each, arrays) for name, each in value.items()}}
     if isinstance(value, Path):

@@ -15,13 +15,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from codi.bench.make import TRUE, Bench, make
+from codi.bench.make import Bench, make
 from codi.bench.models import Model
 from codi.types import Modality
 
 if __name__ == "__main__":
-    plan = [(replace(TRUE, outputs=(m,)), 20000) for m in (Modality.VIDEO, Modality.AUDIO)]
-    make(Bench(Path(sys.argv[1]), Model(), num_scenes=4, seed=0, batch_size=4, settings={}), plan, workers=2)
+    bench = Bench(Path(sys.argv[1]), Model(), num_scenes=4, seed=0, batch_size=4, settings={})
+    plan = [(replace(bench.true, outputs=(m,)), 20000) for m in (Modality.VIDEO, Modality.AUDIO)]
+    make(bench, plan, workers=2)
 """
 
 

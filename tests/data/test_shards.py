@@ -182,3 +182,21 @@ def test_keys_that_would_break_a_shard_are_not_written(tmp_path):
         with pytest.raises(InputError, match="key"):
             write_shards(tmp_path, [{"key": key, "txt": "x"}])
     assert not list(tmp_path.glob("*.tar"))
+
+
+def test_what_macs_and_windows_add_is_passed_over(tmp_path):
+    words = "\ufeffa red ball\r\nat night\r\n".encode()
+    tar(
+        tmp_path / "a.tar",
+        member("__MACOSX/._000.jpg"),
+        member("._000.jpg"),
+        member("000.jpg"),
+        member("._000.txt"),
+        member("000.txt", words),
+        member(".DS_Store"),
+        member("001.jpg"),
+        member("001.json", b'\xef\xbb\xbf{"caption": "a star"}'),
+    )
+    shards = Shards(tmp_path / "a.tar")
+    assert len(shards) == 2 and shards.ignored == 0
+    assert [shards[k].captions for k in (0, 1)] == [("a red ball\nat night",), ("a star",)]
