@@ -565,7 +565,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             Media by modality: floats (B, ...) in [-1, 1], or sentences.
 
         Raises:
-            InputError: for latents that are not finite.
+            InputError: for latents, and for decoded media, that are not finite.
         """
         autoencoders = self.model.autoencoders
         if lost := [m for m, z in latents.items() if not z.isfinite().all()]:
@@ -575,8 +575,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             )
         media = {m: autoencoders[m].decode(z.to(autoencoders[m].dtype)) for m, z in latents.items()}
         for modality, raw in media.items():
-            finite = not isinstance(raw, Tensor) or raw.isfinite().all()
-            assert finite, f"{modality} is not finite: were the statistics of its latents ever measured?"
+            if isinstance(raw, Tensor) and not raw.isfinite().all():
+                raise InputError(
+                    f"the decoded {modality} is not finite: expected a lower guidance or another dtype; for "
+                    "a model of your own, latents whose statistics were measured"
+                )
         return media
 
     @resolve_names

@@ -11,6 +11,7 @@ import stat
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Session:
         self.pipe: Any = None
         self._prompts: dict[Job, dict[str, Any]] = {}
         self._claimed: set[Job] = set()
+        self._created: set[Job] = set()
         self._read = Files()  # what the run reads, and so does not write
 
     def protect(self, jobs: list[Job]) -> None:
@@ -334,19 +336,28 @@ class Session:
             return set()
 
     def _claim(self, job: Job) -> None:
-        """Write whose the files of a job are, before the first of them is written."""
+        """Write whose the files of a job are, before the first of them is written.
+
+        A record of the same request stays: another process may be at work on the same jobs.
+        """
         from codi import io
 
-        claim = self._head(job) | self._record(job)
         self._claimed.add(job)
-        if self.args.overwrite or not io.create_json(self.out / f"{job.id}.json", claim):
-            if not self.args.overwrite:
-                self._check_own(job)  # another process may have come first
-            io.save_json(self.out / f"{job.id}.json", claim)
+        path = self.out / f"{job.id}.json"
+        record = self._stored(job)
+        if record is not None and record.get("request") == self._digest(job):
+            return
+        claim = self._head(job) | self._record(job)
+        if self.args.overwrite:
+            io.save_json(path, claim)
+        elif not io.create_json(path, claim):
+            self._check_own(job)  # another process has come first
+            return
+        self._created.add(job)
 
     def _unclaim(self, job: Job) -> None:
         """Remove the record of a job that failed before anything of it was made."""
-        if job in self._claimed and not self.done.get(job):
+        if job in self._created and not self.done.get(job):
             (self.out / f"{job.id}.json").unlink(missing_ok=True)
 
     def _described(self, job: Job) -> dict[str, Any]:
@@ -563,12 +574,13 @@ class Files:
 
 def _keys(path: Path) -> Iterator[Any]:
     """Yield what two names of a file have in common: its place on the disk, and its path without case."""
-    try:
+    with suppress(OSError, ValueError):  # it need not be there
         status = path.stat()
-        if not stat.S_ISDIR(status.st_mode) and status.st_ino:
+        if status.st_ino and not stat.S_ISDIR(status.st_mode):
             yield status.st_dev, status.st_ino
+    try:
         yield str(path.resolve()).casefold()
-    except (OSError, ValueError, RuntimeError):  # it is not there, or leads in a circle
+    except (OSError, ValueError, RuntimeError):  # such as links that lead in a circle
         yield os.path.abspath(path).casefold()
 
 

@@ -1,6 +1,7 @@
 """Of a file of jobs one bad line fails alone, what is there is kept, what a run reads is never written."""
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from codi import cli, io, pretrained
 from codi.jobs import MAX_LINE
 from codi.session import Session
 from codi.types import InputError, WriteError
+from tests.fuzz import kills
 
 STEPS = ("--steps", "1", "--device", "cpu", "--quiet")
 
@@ -221,6 +223,25 @@ def test_a_job_that_was_half_done_keeps_its_seed(run, tmp_path):
     code, _, notes = run(rows)
     assert code == 0 and not any("drawn" in note for note in notes)
     assert contents(tmp_path / "out")["a-001.png"] == before["a-001.png"]
+
+
+@pytest.mark.slow
+def test_several_processes_share_a_folder_and_its_jobs(run, model, tmp_path):
+    """All end well, and what is there is what one of them would have made."""
+    rows = [line(f"j{k}", seed=k, num_samples=2) for k in range(6)]
+    assert run(rows, "--batch", "2")[0] == 0
+    expected = kills.contents(tmp_path / "out")
+    command = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "--batch", "2", "--model", model, *STEPS]
+    fork = multiprocessing.get_context("fork")
+    shared = ["-o", str(tmp_path / "shared")]
+    running = [fork.Process(target=kills._command, args=([*command, *shared],)) for _ in range(4)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(timeout=300)
+    assert [process.exitcode for process in running] == [0] * 4
+    assert kills.contents(tmp_path / "shared") == expected
+    assert not list((tmp_path / "shared").glob(".*"))
 
 
 # What is read is not written -------------------------------------------

@@ -266,9 +266,9 @@ def test_sizes_that_cannot_be(model, tmp_path, capsys, to, size, message):
         ('"height": "40"', 'height is "40": expected a whole number'),
         ('"height": 40.5', "height is 40.5: expected a whole number"),
         ('"height": true', "height is true: expected a whole number"),
-        ('"height": Infinity', "height is Infinity: expected a whole number"),
+        ('"height": Infinity', "Infinity is no number"),
         ('"width": 30', "width is 30: expected whole pixels that divide by 4"),
-        ('"fps": NaN', "fps is NaN: expected a number"),
+        ('"fps": NaN', "NaN is no number"),
         ('"fps": 0', "fps is 0: expected a number above 0"),
         ('"lengths": "equal"', "lengths is \"equal\": expected 'agree' or 'free'"),
         ('"seconds": 0.7', "at most 4"),
@@ -286,5 +286,5 @@ def test_mistakes_in_a_line_name_it_before_anything_is_made(model, tmp_path, cap
         + size
         + "}\n"
     )
-    line = refused(capsys, model, tmp_path / "out", "--jobs", str(file))
+    line = refused(capsys, model, tmp_path / "out", "--fail-fast", "--jobs", str(file))
     assert f"{file} line 2: " in line and message in line

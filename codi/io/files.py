@@ -54,7 +54,8 @@ class NewFile:
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        self.path, self.error = path, None
+        self.path = path
+        self.error: OSError | None = None
         self._handle: int | None = os.open(path, flags, 0o666)
 
     def write(self, data: Any) -> int:
