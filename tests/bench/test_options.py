@@ -160,7 +160,7 @@ def test_numbers_that_json_cannot_hold_are_none_wherever_they_stand():
 )
 def test_a_mistake_is_named_before_anything_is_made(tmp_path, words, message):
     with pytest.raises(InputError, match=message) as caught:
-        main(["--out", str(tmp_path / "report"), *words])
+        main(["--out", str(tmp_path / "report"), "--cells", "none", "--scenes", "2", *words])
     assert "\n" not in str(caught.value) and not (tmp_path / "report" / "report.md").exists()
 
 
