@@ -63,7 +63,7 @@ def test_seeds_and_pairs_that_were_held_out_follow_from_other_options(words, see
 
 def test_cells_are_all_or_some_or_none():
     assert chosen_cells("all") == all_cells() and chosen_cells("none") == []
-    assert chosen_cells("text->image, video -> audio,") == [
+    assert chosen_cells("text->image, ,video -> audio,") == [
         parse_cell("text->image"),
         parse_cell("video->audio"),
     ]
