@@ -89,12 +89,12 @@ def test_weights_belong_to_their_prompts_also_in_the_opposite_order(model):
 
 
 def test_an_input_in_time_stands_in_the_loop_unless_it_is_a_prompt_only(model):
-    run = parse_cell("video->audio")
-    synced, prompted = (model.sample(replace(run, sync=sync), SCENES, SEEDS)[AUDIO] for sync in (True, False))
-    assert not torch.equal(synced, prompted)
-    # Of two clips the first is the partner: the second, of other scenes, is a prompt that weighs nothing.
-    twice = replace(run, inputs=(VIDEO, VIDEO), rival=True, weights=(1.0, 0.0))
-    assert torch.allclose(model.sample(twice, SCENES, SEEDS)[AUDIO], synced, atol=1e-4)
+    run = parse_cell("audio->video")
+    synced, prompted = (model.sample(replace(run, sync=s), SCENES, SEEDS)[VIDEO].int() for s in (True, False))
+    assert (synced - prompted).abs().max() > 10
+    # Of two sounds the first is the partner: the second, of other scenes, is a prompt that weighs nothing.
+    twice = replace(run, inputs=(AUDIO, AUDIO), rival=True, weights=(1.0, 0.0))
+    assert (model.sample(twice, SCENES, SEEDS)[VIDEO].int() - synced).abs().max() <= 1
 
 
 def test_what_an_output_attends_to_is_restored_even_after_an_error(model):

@@ -136,6 +136,7 @@ def test_a_contact_sheet_has_given_media_left_and_generated_ones_right(tmp_path,
     assert left.axes[0].texts[0].get_text() == caption(SCENE) and len(left.axes[1].images) == 1
     film, sound = right.axes  # the clip stands above the sound, and both have the events of either
     assert film.get_position().y0 > sound.get_position().y0
+    assert [np.ndim(axes.images[0].get_array()) for axes in (film, sound)] == [3, 2]
     assert len(film.collections) == len(sound.collections) == 2
     clip, words = rows[1].subfigs
     assert len(clip.axes[0].collections) == 1 and words.axes[0].texts[0].get_text() == caption(SCENE)
