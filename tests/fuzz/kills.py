@@ -69,7 +69,7 @@ def finished(folder: Path) -> dict[str, tuple[int, int]]:
     """Return the files of all samples that records list, with what changes when one is written anew."""
     found = {}
     for path in folder.glob("*.json"):
-        if path.name.startswith("manifest"):
+        if path.name.startswith((".", "manifest")):  # a hidden one was never given its name
             continue
         for sample in json.loads(path.read_text(encoding="utf-8"))["samples"]:
             for name in sample["files"]:
@@ -127,7 +127,11 @@ def _judged(out: Path, done: dict[str, tuple[int, int]]) -> tuple[Counter[str], 
     except (OSError, ValueError, KeyError) as error:
         return Counter({"tracebacks": 1}), f"{type(error).__name__}: {error}"
     if twice := [name for name, state in done.items() if after.get(name) != state]:
-        return Counter({"tracebacks": 1}), f"{twice[0]} was finished and was made again"
+        name = twice[0]
+        state = "is no longer recorded" if name not in after else "was made again"
+        return Counter(
+            {"tracebacks": 1}
+        ), f"{name} was finished and {state} ({done[name]}, {after.get(name)})"
     return Counter({"results": 1}), ""
 
 

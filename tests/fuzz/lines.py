@@ -146,7 +146,7 @@ def counted(said: str, code: int, lines: list[bytes], out: Path) -> Counter[str]
     elif code != 0:
         raise Wrong(f"code {code} without a word")
     whole(out)
-    finished = len([path for path in out.glob("*.json") if not path.name.startswith("manifest")])
+    finished = len([path for path in out.glob("*.json") if not path.name.startswith((".", "manifest"))])
     if finished != asked - failed:
         raise Wrong(f"{asked} lines, {failed} failed, {finished} records")
     return Counter({RESULTS: asked - failed, REFUSALS: failed})
