@@ -13,7 +13,18 @@ from typing import Any
 
 from codi.bench.make import Bench, Plan, plan_of
 from codi.bench.runs import Run
-from codi.bench.timing import AUDIO, BOTH, DIRECTIONS, TEXT, VIDEO, drawn, onset_line, onsets, pair_of
+from codi.bench.timing import (
+    AUDIO,
+    BOTH,
+    DIRECTIONS,
+    TEXT,
+    VIDEO,
+    drawn,
+    onset_line,
+    onsets,
+    ordered,
+    pair_of,
+)
 from codi.types import InputError
 
 SYNC_GUIDANCE = 3.0
@@ -104,7 +115,7 @@ class VariantRuns:
                 source, target = DIRECTIONS[name]
                 given = onsets([truth], source) * self.draws
                 drawn_events = onsets(made, target)
-                pair = (drawn_events, given) if target is AUDIO else (given, drawn_events)
+                pair = ordered(drawn_events, given, target)
             else:
                 pair = pair_of(made)
             lines[name] = onset_line(pair, self.count)

@@ -220,7 +220,7 @@ class Distances:
         seconds = (time.perf_counter() - began) / self.count
         if output not in UNITS:
             return {"seconds": seconds}
-        distance = media_distance(output, media, self._made[output])
+        distance = media_distance(media, self._made[output])
         return {"distance": distance, "reference": self.steps, "seconds": seconds}
 
     def _sample(self, bench: Bench, output: Modality, count: int | None = None) -> Any:
@@ -230,12 +230,11 @@ class Distances:
         return bench.model.sample(run, bench.scenes(count=count), seeds_of(run, count, bench.seed))[output]
 
 
-def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float:
+def media_distance(made: Tensor, reference: Tensor) -> float:
     """Return the root mean square difference of two batches of media.
 
     Args:
-        modality: image, video or audio.
-        made: uint8 pixels of any shape, or sounds (B, S).
+        made: uint8 pixels (B, ..., H, W), or sounds (B, S).
         reference: media of the same shape.
 
     Returns:
@@ -243,7 +242,7 @@ def media_distance(modality: Modality, made: Tensor, reference: Tensor) -> float
     """
     first = made.cpu().float()
     second = reference.cpu().float()
-    if modality is AUDIO:
+    if made.ndim == 2:
         spectrum = LogMel()
         first = spectrum(first)
         second = spectrum(second)

@@ -40,6 +40,7 @@ SHIFTS = (1, 2, 4)  # frames by which ground truth is moved as a control
 BOTH = Run(inputs=(TEXT,), outputs=(AUDIO, VIDEO))
 ALL_FOUR = Run(inputs=(TEXT,), outputs=tuple(Modality))
 
+SIDES = (AUDIO, VIDEO)  # of a pair
 # Onsets of the sound and of the picture in seconds, one array for each sample.
 Pairs = tuple[list[np.ndarray], list[np.ndarray]]
 
@@ -151,24 +152,24 @@ def with_strangers(
     Returns:
         The three lines by name.
     """
-    sound, picture = pairs
-    own = sound if moved is AUDIO else picture
-    other = picture if moved is AUDIO else sound
+    side = SIDES.index(moved)
+    own = pairs[side]
+    other = pairs[1 - side]
     strangers = shuffled(own)
     offset, shifted = best_constant_offset(strangers, other, FRAME)
     lines = {
         name: pairs,
-        f"{name}, shuffled partners": _ordered(strangers, other, moved),
-        f"{name}, shuffled, best constant offset": _ordered(shifted, other, moved),
+        f"{name}, shuffled partners": ordered(strangers, other, moved),
+        f"{name}, shuffled, best constant offset": ordered(shifted, other, moved),
     }
     result = {key: onset_line(pair, num_scenes) for key, pair in lines.items()}
     result[f"{name}, shuffled, best constant offset"]["offset"] = offset
     return result
 
 
-def _ordered(own: list[np.ndarray], other: list[np.ndarray], moved: Modality) -> Pairs:
-    """Return the two sides of a pair as sound and picture, where `own` is of the modality `moved`."""
-    return (own, other) if moved is AUDIO else (other, own)
+def ordered(own: list[np.ndarray], other: list[np.ndarray], moved: Modality) -> Pairs:
+    """Return the two sides of a pair in the order of `SIDES`, where `own` is of the modality `moved`."""
+    return (other, own) if SIDES.index(moved) else (own, other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,4 +306,4 @@ def _against(given: list[np.ndarray], readings: Sequence[Readings], target: Moda
     """Return the onsets of an output of every draw beside those of the input that was given to all draws."""
     made = onsets(readings, target)
     draws = len(made) // len(given)
-    return _ordered(made, given * draws, target)
+    return ordered(made, given * draws, target)
