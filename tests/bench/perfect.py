@@ -2,12 +2,14 @@
 
 from codi.bench.make import Bench
 from codi.bench.runs import rival_of, truth_sampler
+from codi.types import Modality
 
 
 class Perfect:
     """Counts what it is asked for. Of prompts that disagree it follows the heavier one."""
 
     fingerprint = "perfect"
+    modalities = tuple(Modality)
 
     def __init__(self):
         self.samples = 0
