@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import gc
 import os
+import re
 import sys
 import time
 import warnings
@@ -25,6 +26,7 @@ from codi.types import DTYPES, InputError, Modality, listed
 
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm")
 LONGEST = 1000  # letters of a line on stderr
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DEVICES = "auto, cpu, cuda, cuda:1, mps"
 EXAMPLES = """examples:
   codi generate --text "a green star bounces quickly in the snow" --to video,audio,image,text -o out/
@@ -438,6 +440,7 @@ def _fail(message: Any, code: int) -> int:
 def _line(message: Any) -> str:
     """Return a message as one line, of which the middle is left out if it is long."""
     line = " ".join(str(message).split()).encode("utf-8", "backslashreplace").decode("utf-8")
+    line = CONTROL.sub(lambda found: ascii(found[0])[1:-1], line)  # which a terminal might obey
     return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 3 :]}"
 
 

@@ -56,7 +56,8 @@ def inspect(
     Args:
         path: the file.
         modality: as which prompt it is read; None only says what the file is.
-        folder: where what a model receives is written; files of the same names there are replaced.
+        folder: where what a model receives is written; files of the same names there are replaced, but
+            never the file itself.
         model: a folder or hub id; None for the model inside the package.
 
     Returns:
@@ -64,8 +65,8 @@ def inspect(
         was left out; with a folder `written`, the paths.
 
     Raises:
-        InputError: if the file cannot be read as that prompt, the model says nothing of such prompts, or a
-            folder is named without a modality.
+        InputError: if the file cannot be read as that prompt, the model says nothing of such prompts, a
+            folder is named without a modality, or the file would be replaced by what is written.
     """
     from codi import io
     from codi.modalities import kind_of
@@ -94,6 +95,7 @@ def inspect(
         "notes": [str(note.message) for note in notes],
     }
     if folder is not None:
+        _keep(Path(path), Path(folder), value)
         carried = _carried(path, wanted, specs, known)
         known["written"] = [str(path) for path in _write(Path(folder), value, specs[wanted], carried)]
     return known
@@ -128,6 +130,14 @@ def _carried(
             except InputError as error:  # a clip whose sound says nothing is shown without it
                 known["notes"].append(str(error))
     return None
+
+
+def _keep(path: Path, folder: Path, value: Any) -> None:
+    """Raise `InputError` if a file has the place of what is to be written of it."""
+    names = [f"frames/{k:03d}.png" for k in range(len(value) if value.ndim == 4 else 1)]
+    for name in (*names, "sound.wav", "sheet.png"):
+        if (folder / name).exists() and (folder / name).samefile(path):
+            raise InputError(f"{path} would be overwritten by what is made ({name}): name another folder")
 
 
 def _write(folder: Path, value: Any, spec: ModalitySpec, carried: tuple[Any, Any] | None) -> list[Path]:

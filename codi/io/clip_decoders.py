@@ -132,6 +132,12 @@ class Wanted:
         upto = int(np.searchsorted(self.times, until - NEAR, side="left"))
         if upto > shown:
             pictures.append(convert(frame))
+            if pictures[-1].shape != pictures[0].shape:
+                (height, width, _), (later, wide, _) = pictures[0].shape, pictures[-1].shape
+                raise InputError(
+                    f"{self.source.name} changes its size from {width} x {height} to {wide} x {later}: "
+                    "re-encode it in one size"
+                )
             index[shown:upto] = len(pictures) - 1
             if len(pictures) * pictures[-1].nbytes > MAX_DECODED:
                 raise InputError(

@@ -5,6 +5,7 @@ Limits are on format, size, rate and length. What decord would show wrongly is f
 Letters: F frames.
 """
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -133,7 +134,20 @@ def _sure_duration(source: MediaFile, container: Any, stream: Any) -> float:
         with source.stream() as file:
             size = 8 + int.from_bytes(file.read(8)[4:], "little")
         return 0.0 if source.size() >= size else duration_of(container, stream)
-    return duration_of(container, stream) if is_mov(container) else 0.0
+    return min(duration_of(container, stream), _indexed_seconds(stream)) if is_mov(container) else 0.0
+
+
+def _indexed_seconds(stream: Any) -> float:
+    """Return the seconds from the first frame that an edit list leaves to the last, and one frame more.
+
+    What the stream states may count the time before its first frame as well.
+    """
+    index = getattr(stream, "index_entries", ())
+    first = next((entry for entry in index if not entry.is_discard), None)
+    last = next((index[k] for k in range(len(index) - 1, -1, -1) if not index[k].is_discard), None)
+    if first is None or last is None or not stream.average_rate:
+        return math.inf
+    return float((last.timestamp - first.timestamp) * stream.time_base + 1 / stream.average_rate)
 
 
 def _num_frames(container: Any, stream: Any) -> int:

@@ -13,7 +13,7 @@ from codi.io.clip_header import even_rate, frame_times, gate
 from codi.io.display import display_of, has_opacity, stretched
 from codi.io.gates import IMAGE_FORMATS, check_file, names_heif, picture_stream, probe, sound_stream
 from codi.io.media_file import MediaFile, decoding, duration_of, start_of, zero_of
-from codi.io.pictures import ORIENTATION, UPRIGHT
+from codi.io.pictures import UPRIGHT, orientation_of
 from codi.io.sandbox import sandboxed
 from codi.io.sounds import is_mixed
 from codi.types import Modality
@@ -64,7 +64,7 @@ def _add_picture(source: MediaFile, known: dict[str, Any]) -> None:
 
     try:
         with Image.open(source.handle(), formats=IMAGE_FORMATS) as image:
-            tag = image.getexif().get(ORIENTATION, UPRIGHT)
+            tag = orientation_of(image)
             width, height = image.size
             sideways = tag >= 5 and image.format != "TIFF"  # Pillow turns a tiff when it opens it
             known["format"] = image.format
@@ -72,7 +72,7 @@ def _add_picture(source: MediaFile, known: dict[str, Any]) -> None:
                 "width": height if sideways else width,
                 "height": width if sideways else height,
                 "mode": image.mode,
-                "opacity": "A" in image.mode or "transparency" in image.info,
+                "opacity": image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
                 "profile": bool(image.info.get("icc_profile")),
             }
     except Image.UnidentifiedImageError:

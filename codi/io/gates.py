@@ -34,7 +34,12 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 STILLS = {b"heic", b"heix", b"mif1", b"avif"}  # brands of pictures in HEIF containers
 SEQUENCES = {b"hevc", b"hevx", b"msf1", b"avis"}  # and of sequences of them
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # pictures that are clips where they have several frames
-CONTAINERS = "mov,mp4,m4a,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,mp3,wav,flac,aac,aiff,caf,amr"
+CONTAINERS = (
+    "mov,mp4,m4a,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,mp3,wav,flac,aac,aiff,caf,amr,au,w64"
+)
+# What FFmpeg is told as it opens a file. A frame of an APNG whose duration is stated as 0 lasts a tenth of a
+# second, as it does in every other animated picture.
+OPENING = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "default_fps": "10"}
 EXPECTED = {
     Modality.IMAGE: "a picture (png, jpg, webp, avif, heic, gif, bmp, tiff)",
     Modality.AUDIO: "a recording (wav, flac, mp3, ogg, m4a)",
@@ -236,9 +241,7 @@ def open_container(path: str | Path) -> Any:
     Playlists, which could name other files or addresses, are not among the formats.
     """
     av = load("av", "a recording or clip in a container")
-    return av.open(
-        f"file:{Path(path).resolve()}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    )
+    return av.open(f"file:{Path(path).resolve()}", options=OPENING)
 
 
 def picture_stream(container: Any) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import codi.types
-from codi.io.gates import CONTAINERS, picture_stream, sound_stream
+from codi.io.gates import OPENING, picture_stream, sound_stream
 from codi.types import InputError
 
 MAX_SECONDS = 12 * 3600  # of a whole file, of which a cut is read
@@ -56,8 +56,7 @@ class MediaFile:
         import av
 
         handle = self.handle()
-        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-        return av.open(f"file:{handle}" if isinstance(handle, str) else handle, options=options)
+        return av.open(f"file:{handle}" if isinstance(handle, str) else handle, options=OPENING)
 
     def stream(self) -> Any:
         """Return the content as an open binary file."""
@@ -144,7 +143,12 @@ def zero_of(container: Any) -> float:
 
 
 def duration_of(container: Any, stream: Any) -> float:
-    """Return the duration in seconds as the header of a file states it; 0 if it does not."""
+    """Return the duration in seconds as the header of a file states it; 0 if it does not.
+
+    Raw AAC states none, and what FFmpeg makes of its bit rate may be several times too long.
+    """
+    if container.format.name == "aac":
+        return 0.0
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / 1e6

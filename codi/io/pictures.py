@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TRAINED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
 ORIENTATION = 0x0112  # of EXIF
 UPRIGHT = 1
+_BAD_EXIF = (SyntaxError, ValueError, TypeError, KeyError, OverflowError)
 OVERSHOOT = 1 / 255  # by which floats may leave [0, 1]
 
 
@@ -110,12 +111,26 @@ def upright(image: "Image.Image") -> "Image.Image":
     """Return an image turned and mirrored as its EXIF data say; the given one where nothing is to be done."""
     from PIL import ImageOps
 
+    if orientation_of(image) == UPRIGHT:
+        return image
     try:
-        if image.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT:
-            return image
         return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, TypeError, KeyError, OverflowError):
-        return image  # viewers show a picture whose EXIF data are damaged as it lies there
+    except _BAD_EXIF:
+        return image
+
+
+def orientation_of(image: "Image.Image") -> int:
+    """Return how the EXIF data of an image say that it is to be turned, 1 to 8.
+
+    Viewers show a picture whose EXIF data are damaged as it lies there.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged data
+        try:
+            tag = image.getexif().get(ORIENTATION, UPRIGHT)
+        except _BAD_EXIF:
+            return UPRIGHT
+    return tag if isinstance(tag, int) and UPRIGHT <= tag <= 8 else UPRIGHT
 
 
 def _in_8_bits(image: "Image.Image", name: str) -> "Image.Image":
@@ -129,6 +144,9 @@ def _in_8_bits(image: "Image.Image", name: str) -> "Image.Image":
         grey = _from_integers(values.astype(np.int64))
     else:
         grey = values.astype(np.int64) >> 8
+        clear = image.info.get("transparency")  # of a png of 16 bits: the one grey that is transparent
+        if isinstance(clear, int):
+            grey[values == clear] = 255
     return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
 
 

@@ -156,10 +156,16 @@ def describe(path: str | Path) -> dict[str, Any]:
     check_file(path)
     return {
         "path": str(path),
-        "kind": str(probe(path)),
+        "kind": _kind(path),
         "bytes": os.path.getsize(path),
         "sha256": sha256_of(path),
     }
+
+
+@sandboxed(lambda path: 0)
+def _kind(path: str | Path) -> str:
+    """Return the modality that a file holds."""
+    return str(probe(path))
 
 
 def check_prompt(path: str | Path, modality: Modality, seconds: float | None = None) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codi.io.animation import animation_seconds
+from codi.io.animation import animation_seconds, is_animation
 from codi.io.gates import MAX_MINUTES, MAX_RATE, MIN_RATE, check_audio, picture_stream, sound_stream
 from codi.io.media_file import (
     MAX_SECONDS,
@@ -75,6 +75,8 @@ def sound_at(
     source: MediaFile, start: float, seconds: float | None, until: float | None = None, clip: bool = False
 ) -> tuple[Tensor, int] | None:
     """Return a stretch of sound, the same as `read_sound`; errors of decoders pass through."""
+    if clip and is_animation(source):  # FFmpeg cannot open all of these, and none has sound
+        return None
     seconds = 60.0 * MAX_MINUTES + 1 if seconds is None else seconds
     found = None if clip else _from_soundfile(source, start, seconds, until)
     found = found or _from_container(source, start, seconds, until)
@@ -294,7 +296,7 @@ def _pieces(source: MediaFile, container: Any, stream: Any, zero: float) -> Iter
     rate, shift, place = stream.rate, 0, None
     slack = max(2.0, 2 * float(stream.time_base) * rate)
     mixer = _Mixer(rate)
-    for frame in container.decode(stream):
+    for frame in _decoded(container, stream):
         if frame.is_corrupt:
             raise InputError(f"{source.name} is damaged at {frame.time or 0:.2f} s of its sound")
         stated = None if frame.pts is None else (float(frame.pts * stream.time_base) - zero) * rate + shift
@@ -307,6 +309,13 @@ def _pieces(source: MediaFile, container: Any, stream: Any, zero: float) -> Iter
         for samples in mixer.mixed(frame):
             yield place, samples
             place += len(samples)
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the decoded frames of a stream; tags between mp3 files that stand one behind another are none."""
+    for packet in container.demux(stream):
+        if container.format.name != "mp3" or bytes(memoryview(packet)[:3]) != b"ID3":
+            yield from packet.decode()
 
 
 class _Mixer:

@@ -6,6 +6,7 @@ stays. Sound and picture keep the times that their container gives them, and sha
 
 import io
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -191,6 +192,24 @@ def without_end(path: Path, seconds: float) -> Path:
     return path
 
 
+def late_and_cut(path: Path) -> Path:
+    """A clip whose edit list begins with half a second of nothing, and then leaves 1.5 s from 0.25 s on."""
+    raw = film(path, [grey(level) for level in EVEN], options={"bf": "0"} | QUICK).read_bytes()
+    with av.open(str(path)) as container:
+        first = round(Fraction(1, 4) / container.streams.video[0].time_base)
+    place = raw.index(b"elst") - 4
+    size = int.from_bytes(raw[place : place + 4], "big")
+    edits = struct.pack(">IIiIIiI", 2, 500, -1, 1 << 16, 1500, first, 1 << 16)
+    changed = full(b"elst", 0, edits)
+    raw = bytearray(raw[:place] + changed + raw[place + size :])
+    for kind in (b"moov", b"trak", b"edts"):
+        start = raw.index(kind) - 4
+        longer = int.from_bytes(raw[start : start + 4], "big") + len(changed) - size
+        raw[start : start + 4] = struct.pack(">I", longer)
+    path.write_bytes(raw)
+    return path
+
+
 def without_key_flags(path: Path) -> Path:
     """A clip whose index calls no frame a key frame."""
     raw = bytearray(film(path, [grey(level) for level in EVEN], options={"bf": "0"}).read_bytes())
@@ -315,6 +334,7 @@ CLIPS = {
     "c.gif": animation("c.gif", [0, 0, 700]),
     "a.png": animation("a.png", [300, 100, 600, 50]),
     "b.png": animation("b.png", [40, 1000, 200]),
+    "c.png": animation("c.png", [0, 0, 700]),
     "a.webp": animation("a.webp", [300, 100, 600, 50], lossless=True),
     "b.webp": animation("b.webp", [1000, 20, 200], lossless=True),
     "a.avif": animation("a.avif", [300, 100, 600, 50], quality=95),
@@ -397,6 +417,7 @@ CLIPS = {
     ),
     "clear.webp": Clip(lambda f: animated_rgba(f / "clear.webp"), colour=(255, 255, 255)),
     "clear.png": Clip(lambda f: animated_rgba(f / "clear.png"), colour=(255, 255, 255)),
+    "late and cut.mp4": Clip(lambda f: late_and_cut(f / "late and cut.mp4"), EVEN[2:14] + [EVEN[13]] * 4),
     "two pictures.mkv": Clip(lambda f: two_pictures(f / "two pictures.mkv"), [200] * COUNT),
     "aac.mp4": Clip(lambda f: film_with_sound(f / "aac.mp4"), FLASH, sound=1.0),
     "aac fragments.mp4": Clip(
@@ -482,6 +503,12 @@ def chained(path: Path, subtype: str, rates: tuple[int, int] = (48_000, 48_000))
     return path
 
 
+def written(path: Path) -> Path:
+    """A tone that begins after a second, in a format that libsndfile knows by the suffix."""
+    soundfile.write(path, tone(2, 1, RATE), RATE)
+    return path
+
+
 def with_cover(path: Path) -> Path:
     """A recording with the picture of its album, which is no clip."""
     picture = io.BytesIO()
@@ -510,10 +537,21 @@ def two_sounds(path: Path) -> Path:
     return path
 
 
+def one_behind_the_other(path: Path) -> Path:
+    """Two mp3 files, each with its tags, in one."""
+    path.write_bytes(recorded(path.with_name("part.mp3"), "libmp3lame").read_bytes() * 2)
+    return path
+
+
 HALF = 2**-0.5
 SOUNDS = {
     "priming.m4a": Sound(lambda f: recorded(f / "priming.m4a", "aac", container="ipod"), 1.0),
     "priming.mp3": Sound(lambda f: recorded(f / "priming.mp3", "libmp3lame"), 1.0, seconds=2.0),
+    "two files.mp3": Sound(
+        lambda f: one_behind_the_other(f / "two files.mp3"), 1.0, {0.5: 0.0, 1.5: 0.48, 3.5: 0.48}
+    ),
+    "tone.au": Sound(lambda f: written(f / "tone.au"), 1.0, seconds=2.0),
+    "tone.w64": Sound(lambda f: written(f / "tone.w64"), 1.0, seconds=2.0),
     "pre-skip.opus": Sound(lambda f: recorded(f / "pre-skip.opus", "libopus"), 1.0, seconds=2.0),
     "pre-skip.ogg": Sound(lambda f: recorded(f / "pre-skip.ogg", "libopus"), 1.0, seconds=2.0),
     "pre-skip.mka": Sound(lambda f: recorded(f / "pre-skip.mka", "libopus", container="matroska"), 1.0),
@@ -749,6 +787,17 @@ def imir(axis: int) -> bytes:
     return box(b"imir", bytes([axis]))
 
 
+def clear_grey(path: Path, clear: int) -> Path:
+    """A picture in a grey of 16 bits, that is 100 of 255, in which one grey is transparent."""
+    Image.fromarray(np.full((16, 16), 100 << 8, np.uint16)).save(path)
+    raw = path.read_bytes()
+    body = b"tRNS" + struct.pack(">H", clear)
+    place = raw.index(b"IDAT") - 4
+    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
+    path.write_bytes(raw[:place] + chunk + raw[place:])
+    return path
+
+
 def saved(path: Path, image: Image.Image, **options: object) -> Path:
     image.save(path, **options)
     return path
@@ -775,6 +824,12 @@ PICTURES = {
     "16.png": Picture(lambda f: deep(f / "16.png", 128 << 8, np.uint16), GREY),
     "16.tiff": Picture(lambda f: deep(f / "16.tiff", 128 * 257, np.uint16), GREY),
     "16 dark.tiff": Picture(lambda f: deep(f / "16 dark.tiff", 200, np.uint16), {(8, 8): (0, 0, 0)}),
+    "16 clear.png": Picture(lambda f: clear_grey(f / "16 clear.png", 100 << 8), {(8, 8): (255,) * 3}),
+    "16 not clear.png": Picture(lambda f: clear_grey(f / "16 not clear.png", 7), {(8, 8): (100,) * 3}),
+    "no exif.png": Picture(
+        lambda f: saved(f / "no exif.png", Image.new("RGB", (16, 16), (9, 99, 200)), exif=b"Exif\0\0rubbish"),
+        {(8, 8): (9, 99, 200)},
+    ),
     "16 colour.png": Picture(
         lambda f: deep_colour(f / "16 colour.png", (128 << 8, 200 << 8, 10 << 8)), {(8, 8): (128, 200, 10)}
     ),

@@ -86,6 +86,36 @@ def test_a_sound_and_a_picture(tmp_path, capsys):
     assert "orientation 6" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place, name", [(".", "sheet.png"), (".", "frames/000.png"), ("link", "sheet.png")])
+def test_the_file_itself_is_not_overwritten(tmp_path, capsys, place, name):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = io.save_image(tmp_path / name, torch.zeros(3, 8, 8, dtype=torch.uint8))
+    before = path.read_bytes()
+    assert cli.main(["inspect", str(path), "--as", "image", "-o", str(tmp_path / place)]) == 2
+    assert f"would be overwritten by what is made ({name})" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_can_be_described(tmp_path, recwarn, name):
+    path = PICTURES[name].make(tmp_path)
+    known = io.facts(path)
+    assert known["kind"] == "image" and not recwarn.list
+    assert known["image"]["opacity"] is name.startswith(("clear", "adobe clear", "16 clear", "16 not clear"))
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_every_sound_can_be_described(tmp_path, name):
+    path = SOUNDS[name].make(tmp_path)
+    assert io.facts(path)["kind"] == io.describe(path)["kind"] == "audio"
+
+
+def test_names_do_not_speak_to_the_terminal(capsys):
+    assert cli.main(["inspect", "a\x1b[31m\x9b.png"]) == 2
+    assert r"a\x1b[31m\x9b.png" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line(tmp_path, capsys):
     sound = SOUNDS["stereo.wav"].make(tmp_path)
     for arguments, message in (

@@ -1,5 +1,7 @@
 """One reader: every case gives what a player shows, through prompts and through training alike."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from codi.io.clip_header import gate
 from codi.io.frames import read_frames
 from codi.io.media_file import MediaFile
 from codi.io.pictures import read_image
-from codi.io.sounds import read_sound
+from codi.io.sounds import read_sound, seconds_of
 from codi.libraries import loads
 from codi.modalities import Cut, kind_of
 from codi.types import InputError, Modality, ModalitySpec
@@ -154,6 +156,33 @@ def test_a_cover_is_no_clip(made):
         io.load_video(path)
     with pytest.raises(InputError, match="holds no picture"):
         read_frames(MediaFile(path, "cover.mp3"), 0, 4, 8)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "clear.webp", "a.avif", "a.gif", "c.png"])
+def test_animated_pictures_are_clips_without_sound(made, name):
+    path = made(name, CLIPS[name])
+    video = io.load_video(path)
+    assert video.audio is None and video.frames.shape[0] > 1
+    assert read_sound(MediaFile(path, name), clip=True) is None
+
+
+def test_the_size_of_a_clip_does_not_change(tmp_path):
+    parts = [
+        cases.film(tmp_path / f"{side}.ts", [cases.grey(99, side, side)] * 8).read_bytes()
+        for side in (64, 96)
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    with pytest.raises(InputError, match="changes its size from 64 x 64 to 96 x 96"):
+        io.load_video(tmp_path / "both.ts")
+
+
+def test_a_bit_rate_says_nothing_of_the_length(tmp_path):
+    path = cases.recorded(tmp_path / "a.aac", "aac", container="adts")
+    assert seconds_of(MediaFile(path, "a.aac"), clip=False) == 0  # FFmpeg says 7.6 s
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that only the beginning is used
+        wave, rate = io.load_audio(path, 2.1)
+    assert len(wave) / rate == pytest.approx(2, abs=0.05)
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -80,6 +80,19 @@ def test_a_worker_that_is_killed_harms_one_file_alone(files):
     assert pid not in workers()
 
 
+def test_what_a_record_says_of_a_file_is_found_out_there(files, monkeypatch):
+    def refuse(path):
+        raise AssertionError("a file was opened in the program itself")
+
+    monkeypatch.setattr("codi.io.read.probe", refuse)
+    io.load_image(files / "a.png")  # so that there is a worker
+    assert [io.describe(files / name)["kind"] for name in ("a.png", "a.wav", "a.mp4")] == [
+        "image",
+        "audio",
+        "video",
+    ]
+
+
 def test_threads_have_workers_of_their_own(files):
     found, clip = [], io.load_video(files / "a.mp4")
     threads = [
