@@ -34,6 +34,10 @@ UNASKED = {
     "torchao": "torchao",
 }
 
+# A library -> the one that is to load before it. Both bring libvpx, the first one loaded serves both, and
+# with that of decord PyAV cannot write VP9.
+BEFORE = {"decord": "av"}
+
 _reasons: dict[str, str] = {}  # each library that was found not to load -> why
 
 
@@ -54,6 +58,8 @@ def loads(name: str) -> bool:
     """
     if name in _reasons or importlib.util.find_spec(name) is None:
         return False
+    if name in BEFORE:
+        loads(BEFORE[name])
     try:
         importlib.import_module(UNASKED.get(name, name))
     except Exception as error:  # whatever a foreign library throws while it loads

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from codi import io
 from codi.border import check_address, plain
-from codi.io.gates import LOUDEST
+from codi.io.gates import LOUDEST, check_pixels
 from codi.types import InputError, Modality
 
 MOST_CHANNELS = 32  # of a sound
@@ -218,8 +218,9 @@ def pixels(value: Any, ndim: int, what: str) -> Tensor:
         InputError: for other kinds, shapes and ranges of values.
     """
     if isinstance(value, Image.Image) and ndim == 3:
+        check_pixels(*value.size, source=what)
         return io.image_to_tensor(value)
-    if not isinstance(value, (Tensor, np.ndarray)):
+    if not _holds_numbers(value):
         raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
     found = _single(_tensor(value, what, ndim), value, ndim, what)
     if found.ndim == 2 and ndim == 3:
@@ -230,6 +231,13 @@ def pixels(value: Any, ndim: int, what: str) -> Tensor:
         raise InputError(f"{what} is {kind(value)}: {_expected(ndim)}")
     _check_range(found, what)
     return _rgb(found)
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Return whether a value is an array, or a tensor that is neither sparse nor without content."""
+    if isinstance(value, Tensor):
+        return value.layout is torch.strided and not value.is_meta
+    return isinstance(value, np.ndarray)
 
 
 def _expected(ndim: int) -> str:
@@ -392,7 +400,7 @@ def waveform(value: Any) -> Tensor:
     one is the channels, as (channels, samples) or (samples, channels). A batch of one (1, channels, samples)
     is taken as its only sound. Anything else raises `InputError`.
     """
-    if not isinstance(value, (Tensor, np.ndarray)):
+    if not _holds_numbers(value):
         raise InputError(f"a sound is {kind(value)}: {_sound_expected()}")
     name = value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype).removeprefix("torch.")
     floats = name.startswith(("float", "bfloat"))

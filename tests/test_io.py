@@ -458,6 +458,36 @@ def test_description_of_a_file(tmp_path):
     assert known["sha256"] == "9bc68b58423cea50482c3ca059001a649da8744068ef65ed02ac0f9fbba501f8"
 
 
+@pytest.mark.parametrize("when", ["check_file", "_kind"])
+def test_a_file_that_vanishes_meanwhile(tmp_path, monkeypatch, when):
+    """It is there when it is checked, or when its kind is found out, and then no longer."""
+    path = tmp_path / "a.txt"
+    path.write_text("a ball")
+    plain = getattr(io.read, when)
+
+    def vanish(name):
+        found = plain(name)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(io.read, when, vanish)
+    with pytest.raises(InputError, match="a.txt"):
+        io.describe(path)
+
+
+def test_a_file_that_vanishes_before_its_words_are_looked_at(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("a ball")
+
+    def vanish(name):
+        path.unlink()
+        raise ValueError
+
+    monkeypatch.setattr(io.gates, "open_image", vanish)
+    with pytest.raises(InputError, match="a.txt cannot be read .No such file"):
+        io.probe(path)
+
+
 def test_json_refuses_what_is_no_number(tmp_path):
     with pytest.raises(ValueError):
         io.save_json(tmp_path / "a.json", {"x": float("nan")})

@@ -220,3 +220,13 @@ def test_every_cure_that_doctor_prints_cures(clinic, tmp_path):
     for cure in cures.values():
         subprocess.run(cure, shell=True, check=True, env=offline, capture_output=True)
     assert examined(python, tmp_path) == (0, {})
+
+
+def test_decord_does_not_keep_pyav_from_writing_vp9():
+    pytest.importorskip("decord")
+    code = (
+        "from codi.libraries import loads; assert loads('decord'); import av; "
+        "codec = av.CodecContext.create('libvpx-vp9', 'w'); "
+        "codec.width = codec.height = 64; codec.pix_fmt = 'yuv420p'; codec.framerate = 8; codec.open()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -397,3 +397,20 @@ def test_words_are_strings(pipe, value):
 def test_weights_may_be_numpys():
     [prompt] = collect({Modality.TEXT: Prompt("a", np.float32(0.5))})[Modality.TEXT]
     assert prompt.weight == 0.5 and isinstance(prompt.weight, float)
+
+
+def test_grey_that_was_multiplied_by_its_opacity():
+    picture = media.load_picture(Image.new("LA", (4, 4), (100, 0)).convert("La"))
+    assert picture.tolist() == torch.full((3, 4, 4), 255).tolist()
+
+
+@pytest.mark.parametrize("value", [torch.ones(3, 4, 4).to_sparse(), torch.ones(3, 4, 4, device="meta")])
+def test_tensors_without_plain_numbers_are_refused(value):
+    for load in (media.load_picture, media.waveform):
+        with pytest.raises(InputError, match="is a Tensor"):
+            load(value)
+
+
+def test_an_image_without_pixels_is_refused():
+    with pytest.raises(InputError, match="0 x 8 pixels: expected at least one"):
+        media.load_picture(Image.new("RGB", (0, 8)))

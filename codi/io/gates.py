@@ -159,8 +159,11 @@ def probe(path: str | Path) -> Modality:
                 return Modality.AUDIO
     except Exception:
         pass
-    if _is_text(path):
-        return Modality.TEXT
+    try:
+        if _is_text(path):
+            return Modality.TEXT
+    except OSError as error:  # such as a file that has vanished meanwhile
+        raise InputError(f"{path} cannot be read ({error.strerror}): leave it where it is") from None
     raise InputError(f"cannot tell what {path} is: expected " + ", or ".join(EXPECTED[m] for m in EXPECTED))
 
 

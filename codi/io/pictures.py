@@ -89,6 +89,8 @@ def image_to_tensor(image: "Image.Image", name: str = "the picture") -> Tensor:
     from PIL import Image
 
     image = upright(image)
+    if image.mode == "La":  # which Pillow turns into LA alone
+        image = image.convert("LA")
     profile = image.info.get("icc_profile")
     opacity = None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

@@ -28,7 +28,7 @@ from codi.io.media_file import MediaFile
 from codi.io.pictures import picture_of
 from codi.io.sandbox import sandboxed
 from codi.io.sounds import sound_at, stated_seconds
-from codi.types import Modality
+from codi.types import InputError, Modality
 
 # How much longer the longer side of a clip may be than the shorter, as far as memory is set aside.
 LONG_SIDE = 4
@@ -154,12 +154,16 @@ def _load_video(
 def describe(path: str | Path) -> dict[str, Any]:
     """Return what a manifest records of an input file: its path, kind, size in bytes and sha256."""
     check_file(path)
-    return {
-        "path": str(path),
-        "kind": _kind(path),
-        "bytes": os.path.getsize(path),
-        "sha256": sha256_of(path),
-    }
+    kind = _kind(path)
+    try:
+        return {
+            "path": str(path),
+            "kind": kind,
+            "bytes": os.path.getsize(path),
+            "sha256": sha256_of(path),
+        }
+    except OSError as error:
+        raise InputError(f"{path} cannot be read any more ({error.strerror}): leave it where it is") from None
 
 
 @sandboxed(lambda path: 0)
