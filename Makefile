@@ -86,6 +86,7 @@ docs: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pydoclint --quiet codi data training
 
 types: $(INSTALLED)
 	$(VENV)/bin/mypy

@@ -183,7 +183,7 @@ def test_hooks_and_citation_are_read_by_their_tools():
 
     [hooks] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert hooks["repo"] == "local"  # nothing is fetched
-    assert [hook["entry"].split()[0] for hook in hooks["hooks"]] == ["ruff", "ruff", "mypy"]
+    assert [hook["entry"].split()[0] for hook in hooks["hooks"]] == ["ruff", "ruff", "pydoclint", "mypy"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     version = re.search(r'"(.+)"', (ROOT / "codi" / "version.py").read_text().split("__version__")[1])[1]
     assert (
