@@ -66,8 +66,8 @@ def find_class(name: str, module: str, kind: str) -> type:
     Raises:
         InputError: for any other class, and for one that does not exist.
     """
-    what = f"part {name} of the model is a {module}.{kind}"
-    remedy = f"to use another, pass the loaded part to from_pretrained as {name}=..."
+    what = f"part {name:.80} of the model is a {module}.{kind}"
+    remedy = f"to use another, pass the loaded part to from_pretrained as {name:.80}=..."
     if not _may_import(module, kind):
         raise InputError(f"{what}: expected a network of codi or a scheduler of diffusers; {remedy}")
     try:
@@ -158,7 +158,9 @@ def check_config(path: Path, values: Mapping[str, Any], part_class: type) -> Non
     if unknown := sorted(set(given) - set(parameters)):
         # a scheduler keeps the settings of the one that it was made from
         if unknown := sorted(set(unknown) - _of_relatives(part_class)):
-            raise InputError(f"{path} has the key {unknown[0]!r}, which {part_class.__name__} does not know")
+            raise InputError(
+                f"{path} has the key {unknown[0]!r:.80}, which {part_class.__name__} does not know"
+            )
     hints = _annotations(part_class)
     for name, value in given.items():
         if name not in parameters or _same(value, parameters[name].default):

@@ -214,7 +214,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         index = {name: kind for name, kind in pretrained.read_index(folder).items() if name not in given}
         if unknown := sorted(set(index) - {"scheduler", *cls._optional_components}):
             raise InputError(
-                f"{folder / pretrained.INDEX} names the part {unknown[0]!r}, which codi does not know"
+                f"{folder / pretrained.INDEX} names the part {unknown[0]!r:.80}, which codi does not know"
             )
         pretrained.check_files(folder, index, verify, variant)
         parts = pretrained.load_parts(folder, index, torch_dtype or dtype, variant=variant, **options)

@@ -120,11 +120,13 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
             continue
         if not name.isidentifier():
             raise InputError(
-                f"{path} names the part {name!r}: expected the name of a folder inside the model"
+                f"{path} names the part {name!r:.80}: expected the name of a folder inside the model"
             )
         pair = value if isinstance(value, list) and len(value) == 2 else [0, 0]
         if pair != [None, None] and not all(isinstance(item, str) for item in pair):
-            raise InputError(f"{path} has {name} {value!r:.60}: expected [module, class] of a part; {AGAIN}")
+            raise InputError(
+                f"{path} has {name:.80} {value!r:.60}: expected [module, class] of a part; {AGAIN}"
+            )
         if pair != [None, None]:
             found[renamed.PARTS.get(name, name)] = (pair[0], pair[1])
     return found
@@ -453,7 +455,7 @@ def _check_shards(path: Path, headers: Mapping[str, Mapping[str, Entry]]) -> Non
         if not isinstance(file, str) or file not in headers:
             raise InputError(f"{path} names the file {file!r:.80}, which is not beside it: {AGAIN}")
         if name not in headers[file]:
-            raise InputError(f"{path} names the tensor {name!r}, which {file} lacks: {AGAIN}")
+            raise InputError(f"{path} names the tensor {name!r:.80}, which {file} lacks: {AGAIN}")
 
 
 def check_files(
@@ -657,13 +659,13 @@ def check_part(folder: Path, module: nn.Module, stored: Mapping[str, Entry]) -> 
     for name, entry in stored.items():
         if entry.shape != tuple(state[name].shape):
             raise InputError(
-                f"tensor {name!r} in {folder} is {entry.shape}: its configuration asks for "
+                f"tensor {name!r:.80} in {folder} is {entry.shape}: its configuration asks for "
                 f"{tuple(state[name].shape)}"
             )
         if not is_finite(state[name]):
             kind = str(state[name].dtype).removeprefix("torch.")
             raise InputError(
-                f"tensor {name!r} of the part {folder.name} holds numbers that are not finite as {kind}: "
+                f"tensor {name!r:.80} of the part {folder.name} holds numbers that are not finite as {kind}: "
                 f"load it in another precision, train it again, or {AGAIN} ({folder})"
             )
 

@@ -273,7 +273,7 @@ def check_defaults(defaults: Mapping[str, Any]) -> None:
         InputError: for a name that is unknown, and for a value that no call could have.
     """
     if unknown := sorted(set(defaults) - set(DEFAULTS)):
-        raise InputError(f"unknown default {unknown[0]!r}: expected one of {', '.join(DEFAULTS)}")
+        raise InputError(f"unknown default {unknown[0]!r:.80}: expected one of {', '.join(DEFAULTS)}")
     for name, value in defaults.items():
         if value is not None:
             try:
@@ -324,7 +324,7 @@ def check_names(option: str, names: Iterable[str], known: Sequence[str]) -> None
     """Raise `InputError` for the first of the names that is not known."""
     for name in names:
         if name not in known:
-            raise InputError(f"{option} names {name!r}: expected some of {', '.join(known)}")
+            raise InputError(f"{option} names {name!r:.80}: expected some of {', '.join(known)}")
 
 
 def check_count(name: str, value: Any, least: int, most: int | None = None) -> None:

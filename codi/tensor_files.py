@@ -180,16 +180,16 @@ def _check_metadata(values: Any) -> None:
 def _entry(name: str, value: Any, start: int) -> Entry:
     """Return the entry of one tensor, whose places count from `start`; raise `ValueError` if it is odd."""
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+        raise ValueError(f"tensor {name!r:.80} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise ValueError(f"tensor {name!r} is of the type {dtype!r}, which is unknown")
+        raise ValueError(f"tensor {name!r:.80} is of the type {dtype!r}, which is unknown")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"tensor {name!r} has an odd shape or place")
+        raise ValueError(f"tensor {name!r:.80} has an odd shape or place")
     begin, end = offsets
     needed = math.prod(shape) * ITEM_SIZES[dtype]
     if end - begin != needed:
-        raise ValueError(f"tensor {name!r} has {end - begin} bytes where its shape asks for {needed}")
+        raise ValueError(f"tensor {name!r:.80} has {end - begin} bytes where its shape asks for {needed}")
     return Entry(dtype=dtype, shape=tuple(shape), begin=start + begin, end=start + end)
 
 
@@ -207,7 +207,7 @@ def _check_places(path: Path, entries: dict[str, Entry], start: int, size: int) 
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != place:
             raise InputError(
-                f"{path} is no safetensors file (tensor {name!r} begins at byte {entry.begin}, the one "
+                f"{path} is no safetensors file (tensor {name!r:.80} begins at byte {entry.begin}, the one "
                 f"before it ends at {place}): {AGAIN}"
             )
         place = entry.end
