@@ -58,9 +58,12 @@ class Display:
             rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
             colour, opacity = rgba[..., :3], rgba[..., 3:]
             picture = ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+            picture = self.resized(picture, size)
         else:
-            picture = frame.to_ndarray(format="rgb24")
-        picture = self.resized(picture, size)
+            # in one step: colours of a large frame would cost more than all the rest
+            width, height = self.shape(size)
+            way = "AREA" if width * height < frame.width * frame.height else "BICUBIC"
+            picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=way)
         picture = picture.swapaxes(0, 1) if self.transposed else picture
         picture = picture[:, ::-1] if self.mirrored else picture
         return picture[::-1] if self.flipped else picture
