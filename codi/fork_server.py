@@ -267,7 +267,11 @@ def _work(handle: int, serve: str, memory: int) -> None:
     module, _, function = serve.partition(":")
     code = 1
     try:
-        getattr(import_module(module), function)(Connection(handle), memory)
+        run = getattr(import_module(module), function)
+        # an interrupt from the keyboard is for the program to handle, which then ends its workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to stderr by themselves
+        run(Connection(handle), memory)
         code = 0
     finally:
         os._exit(code)

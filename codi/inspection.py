@@ -104,7 +104,7 @@ def inspect(
 def _geometries(model: str | Path | None) -> dict[Modality, ModalitySpec]:
     """Return the geometry of every modality that the configurations of a model state."""
     from codi import pretrained
-    from codi.modalities import kinds
+    from codi.modalities import geometries_in
 
     folder = pretrained.resolve(model)
     configs = {}
@@ -112,8 +112,7 @@ def _geometries(model: str | Path | None) -> dict[Modality, ModalitySpec]:
         config = folder / name / "config.json"
         if config.is_file():
             configs[name] = json.loads(config.read_text(encoding="utf-8"))
-    found = {kind.modality: kind.geometry_in(configs) for kind in kinds()}
-    return {modality: spec for modality, spec in found.items() if spec is not None}
+    return geometries_in(configs)
 
 
 def _carried(

@@ -5,8 +5,6 @@ bytes, never with a pickle: whatever a hostile file turns it into stays in its p
 """
 
 import json
-import os
-import signal
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -60,10 +58,7 @@ def serve(connection: Connection, memory: int) -> None:
         connection: gives jobs and takes answers: a JSON header, then the bytes of each array.
         memory: bytes that this process may take beyond what it has now.
     """
-    # an interrupt from the keyboard is for the training process to handle, which then ends its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to stderr by themselves
     limit_memory(memory)
     while True:
         try:

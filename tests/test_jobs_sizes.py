@@ -34,9 +34,7 @@ def model(tmp_path_factory) -> str:
     """
     from tests import tiny_pipeline
 
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline.pipeline().save_pretrained(folder)
-    return str(folder)
+    return tiny_pipeline.saved(tmp_path_factory.mktemp("model"))
 
 
 def generate(model: str, out: Path, *arguments: str) -> int:

@@ -26,9 +26,7 @@ def model(tmp_path_factory) -> str:
     """A folder with an untrained model of the real classes."""
     from tests import tiny_pipeline
 
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline.pipeline().save_pretrained(folder)
-    return str(folder)
+    return tiny_pipeline.saved(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

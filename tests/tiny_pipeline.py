@@ -120,6 +120,12 @@ def pipeline(seed: int = 0) -> CoDiPipeline:
     return pipe
 
 
+def saved(folder) -> str:
+    """Saves the whole pipeline into a folder, and returns its path as a person types it."""
+    pipeline().save_pretrained(folder)
+    return str(folder)
+
+
 LATENTS = {
     "text": dict(latent_shape=[16], latent_rate=None, tokens_per_step=1),
     "image": dict(latent_shape=[4, 8, 8], latent_rate=None, tokens_per_step=2),

@@ -194,10 +194,7 @@ def serve(connection: Connection, memory: int) -> None:
         connection: gives requests and takes answers: a JSON header, then the bytes of each array.
         memory: bytes that this process may take beyond what it has now; each request has a limit of its own.
     """
-    # an interrupt from the keyboard is for the program to handle, which then ends its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to stderr by themselves
     _HERE.set(True)
     while True:
         try:

@@ -20,13 +20,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from codi.modalities.audio import Audio
 from codi.modalities.base import MARGIN, Cut, ModalityKind
 from codi.modalities.image import Image
 from codi.modalities.text import Text
 from codi.modalities.video import Video
-from codi.types import RESERVED, InputError, Modality
+from codi.types import RESERVED, InputError, Modality, ModalitySpec
 
 __all__ = [
     "MARGIN",
@@ -36,6 +37,7 @@ __all__ = [
     "component_class",
     "component_maker",
     "component_names",
+    "geometries_in",
     "in_files",
     "in_words",
     "kind_of",
@@ -159,6 +161,19 @@ def in_words(modality: Modality | str) -> bool:
 def in_files() -> tuple[Modality, ...]:
     """Return the modalities that data sets hold in files of their own."""
     return tuple(kind.modality for kind in kinds() if kind.in_files)
+
+
+def geometries_in(configs: Mapping[str, Mapping[str, Any]]) -> dict[Modality, ModalitySpec]:
+    """Return the geometry of every modality of which finished components say it.
+
+    Args:
+        configs: what stands in the `config.json` of each component, by its name.
+
+    Returns:
+        The raw shape and the rate of each; latent shapes are left empty.
+    """
+    found = {kind.modality: kind.geometry_in(configs) for kind in kinds()}
+    return {modality: spec for modality, spec in found.items() if spec is not None}
 
 
 def component_class(name: str) -> type:

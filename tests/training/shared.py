@@ -27,3 +27,19 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)  # not with the file: a process forked in between would keep it
     return folder
+
+
+class Killed(BaseException):
+    """What nothing catches, as a kill is."""
+
+
+def dying(function: Callable, countdown: list[int]) -> Callable:
+    """The function, killed when so many calls were made of all that share the countdown."""
+
+    def call(*arguments, **named):
+        countdown[0] -= 1
+        if countdown[0] == 0:
+            raise Killed
+        return function(*arguments, **named)
+
+    return call

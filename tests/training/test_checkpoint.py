@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from codi.types import InputError
+from tests.training.shared import Killed, dying
 from training import checkpoint
 from training.checkpoint import Snapshot
 
@@ -175,18 +176,6 @@ def test_a_kill_between_any_two_operations_of_a_save_loses_nothing(tmp_path):
     looks damaged.
     """
 
-    class Killed(BaseException):
-        pass
-
-    def dying(function):
-        def call(*arguments, **named):
-            countdown[0] -= 1
-            if countdown[0] == 0:
-                raise Killed
-            return function(*arguments, **named)
-
-        return call
-
     survived, operation = [], 0
     while len(survived) == operation:
         operation, countdown = operation + 1, [-1]
@@ -203,7 +192,7 @@ def test_a_kill_between_any_two_operations_of_a_save_loses_nothing(tmp_path):
                 (Path, "mkdir"),
                 (checkpoint.hashlib, "file_digest"),
             ):
-                patch.setattr(where, name, dying(getattr(where, name)))
+                patch.setattr(where, name, dying(getattr(where, name), countdown))
             countdown[0] = operation
             try:
                 checkpoint.write(folder, snapshot(3))

@@ -12,14 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny_pipeline
+from tests.training.shared import Killed, dying
 from training import folder as run_folder
 from training.stages import common
 
 WEIGHTS, SHARDED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-00001-of-00002.safetensors"
-
-
-class Killed(BaseException):
-    pass
 
 
 def part(value, size=16):
@@ -66,18 +63,6 @@ def test_a_part_that_is_a_link_is_written_where_it_is(tmp_path):
     (tmp_path / "model" / "part").symlink_to(tmp_path / "there")
     common.export_part(part(2, 32), tmp_path / "model" / "part")
     assert check_whole(tmp_path / "there") == 2 and (tmp_path / "model" / "part").is_symlink()
-
-
-def dying(function, countdown):
-    """The function, killed when so many calls were made of all that share the countdown."""
-
-    def call(*arguments, **named):
-        countdown[0] -= 1
-        if countdown[0] == 0:
-            raise Killed
-        return function(*arguments, **named)
-
-    return call
 
 
 def test_a_kill_between_any_two_operations_leaves_a_whole_part(tmp_path):

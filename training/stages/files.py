@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from codi.modalities import component_names, kinds
+from codi.modalities import component_names, geometries_in
 from codi.types import InputError, Modality, ModalitySpec
 from codi.vocabulary import closed_vocabulary, word_tokenizer
 from codi.world.caption import all_words
@@ -182,12 +182,7 @@ def known_geometry(
     """
     configs = {name: _shape(model / name) for name in component_names()}
     configs |= {name: part for name, part in (parts or {}).items() if part}
-    found = {}
-    for kind in kinds():
-        spec = kind.geometry_in(configs)
-        if spec is not None:
-            found[kind.modality] = spec
-    return found
+    return geometries_in(configs)
 
 
 def _shape(part: Path) -> dict[str, Any]:
