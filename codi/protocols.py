@@ -146,6 +146,21 @@ class PromptEncoder:
         return self.features(inputs)
 
 
+class PromptBatch:
+    """Prompts of a batch in a form that only one denoiser knows, in place of prompt tokens.
+
+    Attributes:
+        dtype: the precision in which the denoiser takes latents.
+    """
+
+    dtype: torch.dtype
+
+    @staticmethod
+    @abstractmethod
+    def cat(prompts: Any) -> "PromptBatch":
+        """Return the samples of several prompts of one denoiser, one prompt after another."""
+
+
 class Denoiser:
     """The network that predicts the noise (or the velocity v) in a noisy latent of its modality.
 
@@ -154,10 +169,15 @@ class Denoiser:
         batches_prompts: whether one call takes n prompts for each sample, and computes only once what comes
             before the first prompt. Then an environment has one row for each prompt that attends to it, and
             those prompts come first.
+        null_first: whether branches that drop a condition come first in a batch of several, as in pipelines
+            of diffusers. Rounding depends on the place in a batch.
+        one_branch_per_call: whether each branch of guidance is a call of its own.
     """
 
     conditions: tuple[str, ...] = ("prompt", "partners")
     batches_prompts: bool = False
+    null_first: bool = False
+    one_branch_per_call: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call `forward`; a network inherits the `__call__` of `nn.Module` instead."""
@@ -197,6 +217,35 @@ class Denoiser:
             What `forward` takes as its `prompt`; by default the prompt tokens themselves.
         """
         return prompt
+
+    def refit(self, prompt: Any, token: Tensor, fused: Tensor) -> Any:
+        """Return a prompt that says as well what partner estimates add to it.
+
+        Args:
+            prompt: what `forward` takes for the prompt alone.
+            token: (B, L, D) the prompt in the shared prompt space.
+            fused: (B, L, D) the same, fused with what the partners seem to become
+                (`codi.joint.partner_estimates`).
+
+        Returns:
+            What `forward` takes for the fused prompt; by default the fused tokens themselves.
+        """
+        return fused
+
+    def combine(
+        self, guidance: Any, answers: Mapping[frozenset[str], Tensor], weights: Mapping[frozenset[str], float]
+    ) -> Tensor:
+        """Return the guided answer (B, ...): by default as `codi.diffusion.guidance` states it.
+
+        Args:
+            guidance: the guidance of this output, a `codi.diffusion.guidance.Guidance`.
+            answers: (B, ...) the answer in each branch, which is the set of the conditions that it drops.
+            weights: the weight of each branch.
+
+        Returns:
+            (B, ...).
+        """
+        return guidance.combine(answers, weights)
 
     def joint_adapters(self) -> Mapping[str, nn.Module]:
         """Return the modules by which it attends to its partners, by their names in it; none by default."""

@@ -11,15 +11,22 @@ from torch import Tensor
 
 from codi.conditions.base import Condition, Mechanism
 from codi.diffusion.guidance import Branch
+from codi.protocols import PromptBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCondition(Condition):
     """The prompt tokens (B, L, D) of each branch; those of the null prompt in one that drops the prompt."""
 
-    def batch(self, branches: Sequence[Branch], values: Sequence[Tensor]) -> Tensor:
-        """Return the tokens of all branches, one branch after another, (branches * B, L, D)."""
-        return torch.cat(list(values))
+    def batch(
+        self, branches: Sequence[Branch], values: Sequence[Tensor | PromptBatch]
+    ) -> Tensor | PromptBatch:
+        """Return the tokens of all branches, one branch after another, (branches * B, L, D).
+
+        Prompts in a form of their own are put together by that.
+        """
+        first = values[0]
+        return first.cat(values) if isinstance(first, PromptBatch) else torch.cat(list(values))  # type: ignore
 
 
 PROMPT = PromptCondition(

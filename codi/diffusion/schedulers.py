@@ -32,6 +32,11 @@ SPACING = ("_sigmas", "_lambdas")
 LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
+def scaled_input(scheduler: Any, x: Any, t: Any) -> Any:
+    """Return a latent as a scheduler gives it to a network at timestep t; flow matching gives it as it is."""
+    return scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+
+
 def named_scheduler(name: str, like: Any) -> Any:
     """Return a scheduler by its name, for the noise levels and the kind of prediction of another one.
 

@@ -23,11 +23,14 @@ from torch import Tensor
 from codi.conditions import PARTNERS, PROMPT
 from codi.diffusion.guidance import Branch, Guidance
 from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
-from codi.joint.start_offsets import Timeline
+from codi.diffusion.levels import NoiseLevels
+from codi.diffusion.schedulers import scaled_input
+from codi.joint.start_offsets import EvenTimeline, LevelTimeline, Timeline
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder
 from codi.types import Latents, Modality
 
 CLEAN = 0  # the timestep of a clean partner, and of an output that is finished
+LEVEL_SCALE = 1000  # of noise levels in [0, 1], which encoders are given as timesteps
 
 
 @dataclass(kw_only=True)
@@ -39,9 +42,9 @@ class JointSampler:
     Attributes:
         denoisers: one per generated modality.
         schedulers: one per generated modality, each with a state of its own
-            (`codi.diffusion.copy_schedulers`), all with equally many steps.
-        contexts: prompt tokens (B, L, D) per generated modality; their dtype is the one in which the networks
-            compute.
+            (`codi.diffusion.copy_schedulers`), all with equally many steps unless there are `levels`.
+        contexts: prompt tokens (B, L, D) per generated modality, or what else its denoiser takes
+            (`codi.protocols.PromptBatch`); their dtype is the one in which the networks compute.
         null_contexts: null prompts of the same shapes; None where there is no prompt to guide towards.
         environment_encoders: those of the modalities that others can attend to; without any the outputs are
             independent.
@@ -49,11 +52,16 @@ class JointSampler:
         noisy_latent_encoders: those of the modalities that can be estimated.
         estimates_from: whose estimates each modality is given, as in `attends_to`.
         partner_estimate_weight: by how much estimates are amplified (`fuse_prompt`); 0 is off.
-        start_offsets: steps after the first output at which a generated modality starts.
+        start_offsets: steps after the first output at which a generated modality starts; with `levels`, noise
+            levels.
         guidance: the guidance of each generated modality; one that is missing is unguided.
         partners: clean latents (B, ...) of inputs, visible at timestep 0.
         rates: latent steps per second where they differ from the model's own.
         generators: per modality one for each sample, for schedulers that draw noise.
+        levels: the noise levels of each generated modality and clean partner where schedules differ. The
+            noisiest then act first, and encoders are given `LEVEL_SCALE` times the level as the timestep.
+        tokens: prompt tokens (B, L, D) per generated modality, for partner estimates, where `contexts` are in
+            another form; None where those are tokens.
     """
 
     denoisers: Mapping[Modality, Denoiser]
@@ -70,21 +78,29 @@ class JointSampler:
     partners: Latents = field(default_factory=dict)
     rates: Mapping[Modality, float] = field(default_factory=dict)
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
+    levels: Mapping[Modality, NoiseLevels] | None = None
+    tokens: Mapping[Modality, Tensor] | None = None
     _initial: Latents = field(default_factory=dict, init=False, repr=False)
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         lengths = {m: len(scheduler.timesteps) for m, scheduler in self.schedulers.items()}
-        assert len(set(lengths.values())) == 1, f"schedulers disagree about the number of steps: {lengths}"
+        even = self.levels is not None or len(set(lengths.values())) == 1
+        assert even, f"schedulers disagree about the number of steps: {lengths}"
         both = set(self.partners) & set(self.denoisers)
         assert not both, f"{sorted(both)} cannot be generated and stand as clean partners at once"
 
     @cached_property
     def timeline(self) -> Timeline:
         """The steps of the joint loop at which each output takes its own steps."""
+        if self.levels is not None:
+            levels = {}
+            for modality in self.denoisers:
+                levels[modality] = self.levels[modality].angle(self.schedulers[modality].timesteps).tolist()
+            return LevelTimeline(levels=levels, start_offsets=self.start_offsets)
         steps = len(next(iter(self.schedulers.values())).timesteps)
-        return Timeline(outputs=list(self.denoisers), steps=steps, start_offsets=self.start_offsets)
+        return EvenTimeline(outputs=list(self.denoisers), steps=steps, start_offsets=self.start_offsets)
 
     @property
     def num_steps(self) -> int:
@@ -96,7 +112,7 @@ class JointSampler:
         own = self.timeline.own_step(modality, index)
         if own is None:
             return None
-        return self.schedulers[modality].timesteps[own] if own < self.timeline.steps else CLEAN
+        return self.schedulers[modality].timesteps[own] if own < self.timeline.own_steps(modality) else CLEAN
 
     def start(self, noise: Latents) -> Latents:
         """Return the latents from which `step` starts: noise scaled by each scheduler's initial sigma.
@@ -123,8 +139,9 @@ class JointSampler:
         """
         active = self.timeline.active(index)
         inputs = dict(latents)
-        for modality in active:
-            inputs[modality] = self._scaled(modality, index, latents[modality])
+        for modality in latents:
+            if isinstance(self.timestep(modality, index), Tensor):  # it has started and is not finished
+                inputs[modality] = self._scaled(modality, index, latents[modality])
         # Prior estimates are read from the noise that the outputs started from, so the first call keeps it.
         if not self._initial:
             starts = self.timeline.starts
@@ -191,20 +208,25 @@ class JointSampler:
         given = [] if self.null_contexts is None else [PROMPT.name]
         if environment is not None or estimate is not None:
             given.append(PARTNERS.name)
-        progress = (index - self.timeline.starts[modality]) / self.timeline.steps
+        progress = self.timeline.progress(modality, index)
         weights = guidance.weights(progress, given)
         attending = [b for b in weights if environment is not None and PARTNERS.name not in b]
         alone = [b for b in weights if b not in attending]
-        calls = [attending + alone] if self.denoisers[modality].batches_prompts else [attending, alone]
+        denoiser = self.denoisers[modality]
+        calls = [attending + alone] if denoiser.batches_prompts else [attending, alone]
+        if denoiser.null_first:
+            calls = [branches[::-1] for branches in calls]
+        if denoiser.one_branch_per_call:
+            calls = [[branch] for branches in calls for branch in branches]
         answers: dict[Branch, Tensor] = {}
         for branches in filter(None, calls):
             attended = environment if branches[0] in attending else None
             answers |= self._answer(modality, index, x, branches, attended, estimate)
-        return guidance.combine(answers, weights)
+        return denoiser.combine(guidance, answers, weights)
 
     def _scaled(self, modality: Modality, index: int, x: Tensor) -> Tensor:
         """Return the latent as the scheduler gives it to a network at step `index`."""
-        return self.schedulers[modality].scale_model_input(x, self.timestep(modality, index))
+        return scaled_input(self.schedulers[modality], x, self.timestep(modality, index))
 
     def _answer(
         self,
@@ -240,7 +262,7 @@ class JointSampler:
             estimate = None
 
         def make() -> Any:
-            fused = plain if estimate is None else fuse_prompt(plain, estimate, self.partner_estimate_weight)
+            fused = plain if estimate is None else self._fused(modality, plain, estimate)
             values = []
             for branch in branches:
                 with_partners = plain if PARTNERS.name in branch else fused
@@ -248,6 +270,12 @@ class JointSampler:
             return self.denoisers[modality].precompute(PROMPT.batch(branches, values), x)
 
         return self._once(("prompt", modality, *branches), [plain, null, estimate], make)
+
+    def _fused(self, modality: Modality, plain: Any, estimate: PartnerEstimate) -> Any:
+        """Return the prompt of an output, fused with what its partners seem to become."""
+        token = self._context(modality)
+        fused = fuse_prompt(token, estimate, self.partner_estimate_weight)
+        return self.denoisers[modality].refit(plain, token, fused)
 
     def _once(self, name: Any, parts: list[Any], make: Callable[[], Any]) -> Any:
         """Return what `make` makes, and call it only where it has not been called for the same parts.
@@ -333,20 +361,27 @@ class JointSampler:
 
     def _context(self, modality: Modality) -> Tensor:
         """Return the prompt tokens of an output; of a clean partner, those of the first output."""
-        return self.contexts.get(modality, next(iter(self.contexts.values())))
+        tokens = self.contexts if self.tokens is None else self.tokens
+        return tokens.get(modality, next(iter(tokens.values())))
+
+    def _noise_level(self, modality: Modality, x: Tensor, t: Tensor | int) -> Tensor:
+        """Return what encoders are given as the timestep (B,) of a latent at its own timestep t."""
+        if self.levels is not None and isinstance(t, Tensor):
+            t = self.levels[modality].angle(t) * LEVEL_SCALE
+        return torch.as_tensor(t, device=x.device).expand(len(x))
 
     def _estimate_token(self, modality: Modality, x: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         """Return the token (B, D) that a modality's noisy-latent encoder estimates, in its own precision."""
         encoder = self.noisy_latent_encoders[modality]
         dtype = encoder.dtype or context.dtype
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        t = self._noise_level(modality, x, t)
         return encoder(x.to(dtype), t, context.to(dtype), rate=self.rates.get(modality))
 
     def _encode(self, modality: Modality, x: Tensor, t: Tensor | int) -> Environment:
         """Return the environment of a latent, in the encoder's precision."""
         encoder = self.environment_encoders[modality]
         x = x.to(encoder.dtype or self._context(modality).dtype)
-        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        t = self._noise_level(modality, x, t)
         # Shapes stay the same throughout a generation, so that one cache serves all steps.
         if modality not in self._caches:
             self._caches[modality] = encoder.precompute(x)

@@ -5,16 +5,69 @@ begins later than the first, when its partners are further on and say more. Befo
 to the others; once finished it stays visible as a clean partner at timestep 0.
 """
 
-from collections.abc import Collection, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from codi.types import Modality
 
+TOGETHER = 1e-3  # outputs whose noise levels are no further apart than this act together
+
+
+class Timeline(ABC):
+    """Which output takes which of its own steps at which step of the joint loop.
+
+    Attributes:
+        outputs: what is generated.
+    """
+
+    outputs: Collection[Modality]
+
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """The number of steps of the joint loop until the last output is finished."""
+
+    @property
+    @abstractmethod
+    def starts(self) -> Mapping[Modality, int]:
+        """The step of the joint loop at which each output starts."""
+
+    @abstractmethod
+    def own_steps(self, modality: Modality) -> int:
+        """Return how many steps an output takes."""
+
+    @abstractmethod
+    def own_step(self, modality: Modality, index: int) -> int | None:
+        """Return the step that an output takes next at a step of the joint loop.
+
+        Args:
+            modality: the output.
+            index: the step of the joint loop.
+
+        Returns:
+            the output's own step; None before it starts, `own_steps` once it is finished.
+        """
+
+    @abstractmethod
+    def active(self, index: int) -> list[Modality]:
+        """Return the outputs that take a step at step `index` of the joint loop."""
+
+    def progress(self, modality: Modality, index: int) -> float:
+        """Return how much of its own schedule an active output has behind it, in [0, 1)."""
+        return (self.own_step(modality, index) or 0) / self.own_steps(modality)
+
+    def visible(self, index: int) -> list[Modality]:
+        """Return the outputs that have started at step `index` and that another, active one can attend to."""
+        active = set(self.active(index))
+        started = [m for m in self.outputs if index >= self.starts[m]]
+        return [m for m in started if active - {m}]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Timeline:
-    """Which output takes which of its own steps at which step of the joint loop.
+class EvenTimeline(Timeline):
+    """The timeline of outputs that all have one schedule, and go down it side by side.
 
     Attributes:
         outputs: what is generated.
@@ -51,8 +104,12 @@ class Timeline:
         """The number of steps of the joint loop until the last output is finished."""
         return self.steps + max(self.starts.values())
 
+    def own_steps(self, modality: Modality) -> int:
+        """Return how many steps an output takes, which are equally many for all."""
+        return self.steps
+
     def own_step(self, modality: Modality, index: int) -> int | None:
-        """Return the step that an output takes at a step of the joint loop.
+        """Return the step that an output takes next at a step of the joint loop.
 
         Args:
             modality: the output.
@@ -68,8 +125,74 @@ class Timeline:
         """Return the outputs that take a step at step `index` of the joint loop."""
         return [m for m in self.outputs if 0 <= index - self.starts[m] < self.steps]
 
-    def visible(self, index: int) -> list[Modality]:
-        """Return the outputs that have started at step `index` and that another, active one can attend to."""
-        active = set(self.active(index))
-        started = [m for m in self.outputs if index >= self.starts[m]]
-        return [m for m in started if active - {m}]
+
+@dataclass(frozen=True, kw_only=True)
+class LevelTimeline(Timeline):
+    """The timeline of outputs whose schedules differ: at every step those act that are noisiest.
+
+    In this way outputs are at about the same noise level at any time, whatever their schedules and numbers of
+    steps are. The calls of the denoisers are as many as in any other order.
+
+    Attributes:
+        levels: for each output the noise levels of its own steps, from 1, nothing but noise, to 0, clean
+            (`codi.diffusion.levels`).
+        start_offsets: schedules after the first output at which an output starts; 0 for one that is not named.
+            Where it is 0.5 the output starts when the first one has lost half of its noise level, and stays as
+            far behind.
+    """
+
+    levels: Mapping[Modality, Sequence[float]]
+    start_offsets: Mapping[Modality, float] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> list[Modality]:  # type: ignore[override]
+        """What is generated."""
+        return list(self.levels)
+
+    @cached_property
+    def _plan(self) -> list[dict[Modality, int]]:
+        """The own step of each output before every step of the joint loop, and after the last."""
+        taken = dict.fromkeys(self.levels, 0)
+        plan = [dict(taken)]
+        while unfinished := [m for m in self.levels if taken[m] < len(self.levels[m])]:
+            noise = {m: self.levels[m][taken[m]] - self.start_offsets.get(m, 0.0) for m in unfinished}
+            noisiest = max(noise.values())
+            for modality in unfinished:
+                if noise[modality] >= noisiest - TOGETHER:
+                    taken[modality] += 1
+            plan.append(dict(taken))
+        return plan
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps of the joint loop until the last output is finished."""
+        return len(self._plan) - 1
+
+    @cached_property
+    def starts(self) -> dict[Modality, int]:
+        """The step of the joint loop at which each output takes its first step.
+
+        Outputs without an offset are there from the beginning, whenever their first step comes.
+        """
+        least = min(self.start_offsets.get(m, 0.0) for m in self.levels)
+        found = {}
+        for modality in self.levels:
+            waits = self.start_offsets.get(modality, 0.0) > least
+            found[modality] = self._first_step(modality) if waits else 0
+        return found
+
+    def _first_step(self, modality: Modality) -> int:
+        return next(k for k in range(self.num_steps) if self._plan[k + 1][modality] > 0)
+
+    def own_steps(self, modality: Modality) -> int:
+        """Return how many steps an output takes."""
+        return len(self.levels[modality])
+
+    def own_step(self, modality: Modality, index: int) -> int | None:
+        """Return the step that an output takes next; None before it starts, `own_steps` once it is finished."""
+        return None if index < self.starts[modality] else self._plan[index][modality]
+
+    def active(self, index: int) -> list[Modality]:
+        """Return the outputs that take a step at step `index` of the joint loop."""
+        before, after = self._plan[index], self._plan[index + 1]
+        return [m for m in self.levels if after[m] > before[m]]

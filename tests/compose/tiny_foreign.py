@@ -693,7 +693,7 @@ def stable_audio() -> Any:
         cross_attention_input_dim=16,
     )
     vae = AutoencoderOobleck(  # 64 samples of two channels for each column of the latent
-        encoder_hidden_size=8,
+        encoder_hidden_size=16,
         downsampling_ratios=[2, 4, 8],
         decoder_channels=8,
         decoder_input_channels=8,

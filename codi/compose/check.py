@@ -1,0 +1,170 @@
+"""Compare foreign models with their own pipelines: a few steps of each, side by side.
+
+A user with real weights, another precision or another device learns in this way whether a composed model makes
+what each of its models makes alone.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi.compose.foreign import ForeignDenoiser, ForeignModel
+from codi.conditions import PROMPT
+from codi.diffusion.guidance import Guidance
+from codi.joint.sampler import JointSampler
+from codi.types import Modality
+
+PROMPT_OF_CHECK = "a red ball bounces in the snow"
+EXACT = 1e-6  # the largest difference in float32
+# The largest difference in other precisions, as a share of the largest value: some roundings of each.
+ROUNDING = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far a foreign model is from its own pipeline.
+
+    Attributes:
+        modality: what it makes.
+        name: the model.
+        steps: the number of steps that were compared.
+        latents: the largest difference of latents.
+        largest: the largest value in the pipeline's own latents.
+        dtype: the precision of the network.
+    """
+
+    modality: Modality
+    name: str
+    steps: int
+    latents: float
+    largest: float
+    dtype: torch.dtype
+
+    @property
+    def allowed(self) -> float:
+        """The largest difference that the precision allows."""
+        if self.dtype is torch.float32:
+            return EXACT
+        return ROUNDING.get(self.dtype, EXACT) * max(1.0, self.largest)
+
+    @property
+    def fine(self) -> bool:
+        """Whether the difference is no larger than that."""
+        return self.latents <= self.allowed
+
+    def __str__(self) -> str:
+        verdict = "" if self.fine else f", more than {self.allowed:.1e}"
+        return f"{self.modality} {self.name}: {self.steps} steps in {self.dtype}{verdict}, difference {self.latents:.1e}"
+
+
+def sample_alone(
+    model: ForeignModel,
+    texts: Sequence[str],
+    negatives: Sequence[str] | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seeds: Sequence[int] = (0,),
+    sizes: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Return the latents that a foreign model makes alone, by our sampler.
+
+    Args:
+        model: the foreign model.
+        texts: B prompts.
+        negatives: B negative prompts, or None.
+        num_inference_steps: the number of steps; None for the pipeline's own.
+        guidance_scale: the guidance scale; None for the pipeline's own.
+        seeds: B seeds.
+        sizes: sizes by our names; None for the model's own.
+
+    Returns:
+        (B, ...) clean latents.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    prepared = model.prepare(texts, negatives, num_inference_steps, guidance_scale, generators, sizes)
+    scale = model.guidance_scale(guidance_scale)
+    guided = prepared.null is not None
+    modality = model.modality
+    sampler = JointSampler(
+        denoisers={modality: ForeignDenoiser(model, model.form(guided, prepared.call))},
+        schedulers={modality: prepared.scheduler},
+        contexts={modality: prepared.prompt},
+        null_contexts={modality: prepared.null} if guided else None,
+        guidance={modality: Guidance(scales={PROMPT.name: scale if guided else 1.0})},
+        generators={modality: generators},
+        levels={modality: model.levels},
+    )
+    with torch.no_grad():
+        return sampler.sample({modality: prepared.start})[modality]
+
+
+def latents_of_pipeline(model: ForeignModel, **call: Any) -> Tensor:
+    """Return the latents (B, ...) that a pipeline makes by itself, whether it can return them or not.
+
+    What its scheduler answers last is what it decodes.
+
+    Args:
+        model: the foreign model.
+        **call: the arguments of the call.
+
+    Returns:
+        The latents, clips as (B, C, F, H, W).
+    """
+    scheduler = model.pipeline.scheduler
+    own = scheduler.step
+    last: list[Tensor] = []
+
+    @functools.wraps(own)  # pipelines ask its signature what it takes
+    def step(*args: Any, **kwargs: Any) -> Any:
+        answer = own(*args, **kwargs)
+        last[:] = [answer[0] if isinstance(answer, tuple) else answer.prev_sample]
+        return answer
+
+    scheduler.step = step
+    try:
+        with torch.no_grad():
+            model.pipeline(**call, **model.family.media)
+    finally:
+        del scheduler.__dict__["step"]
+    return last[0]
+
+
+def compare(
+    model: ForeignModel, num_inference_steps: int = 2, sizes: Mapping[str, Any] | None = None
+) -> Difference:
+    """Run a few steps of a pipeline, and the same by our sampler, and return how far they are apart.
+
+    Args:
+        model: the foreign model.
+        num_inference_steps: the number of steps.
+        sizes: sizes by our names; None for the model's own.
+
+    Returns:
+        The difference.
+    """
+    scale = model.guidance_scale()
+    ours = sample_alone(model, [PROMPT_OF_CHECK], None, num_inference_steps, scale, [0], sizes)
+    theirs = latents_of_pipeline(
+        model,
+        **model._arguments(
+            model.call_for(sizes),
+            prompt=[PROMPT_OF_CHECK],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=scale,
+            generator=[torch.Generator().manual_seed(0)],
+        ),
+    )
+    if theirs.ndim != ours.ndim:  # a pipeline that steps the frames of clips by themselves
+        theirs = theirs.unflatten(0, (len(ours), -1)).transpose(1, 2)
+    return Difference(
+        modality=model.modality,
+        name=model.name,
+        steps=num_inference_steps,
+        latents=float((ours.float() - theirs.float()).abs().max()),
+        largest=float(theirs.abs().max()),
+        dtype=model.network.dtype,
+    )
