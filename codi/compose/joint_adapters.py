@@ -150,13 +150,17 @@ class ForeignJointAdapters(ModelMixin, ConfigMixin, protocols.ByModality):
                 adapters[_key(site)] = ForeignJointAdapter(channels, **options)
             self.adapters[name] = adapters
 
+    def modalities(self) -> set[Modality]:
+        """Return what the networks make that have adapters."""
+        return set(map(Modality, self.adapters))
+
     def by_modality(self) -> dict[Modality, nn.Module]:
         """Return the adapters of each network, by the modality that it makes."""
         return {Modality(name): adapters for name, adapters in self.adapters.items()}
 
     def attends_to(self) -> dict[Modality, set[Modality]]:
         """Return the modalities whose environments each network attends to."""
-        own = set(map(Modality, self.adapters))
+        own = self.modalities()
         if self.config.pairs is None:
             return {modality: set(Modality) - {modality} for modality in own}
         attended: dict[Modality, set[Modality]] = {modality: set() for modality in own}
