@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
@@ -27,6 +27,10 @@ from codi.diffusion.guidance import FULL, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
 from codi.protocols import Autoencoder, Denoiser, Environment
 from codi.types import InputError, Modality
+
+if TYPE_CHECKING:
+    from codi.compose.decoupled_attention import DecoupledAttention
+    from codi.compose.prompt_translators import PromptTranslators
 
 # By these sentences it is found out once what a pipeline does with a prompt.
 PROBES = ["a bird sings in a tree", "two dogs run along a beach"]
@@ -449,13 +453,24 @@ class ForeignDenoiser(Denoiser):
     Args:
         model: the foreign model.
         form: how its pipeline calls the network (`ForeignModel.form`).
+        translators: what translates prompts of the shared space for it; without them partner estimates change
+            nothing.
+        decoupled: attention to the tokens of prompts that have any, attached to the network; None without.
     """
 
     null_first = True
 
-    def __init__(self, model: ForeignModel, form: Form):
+    def __init__(
+        self,
+        model: ForeignModel,
+        form: Form,
+        translators: "PromptTranslators | None" = None,
+        decoupled: "DecoupledAttention | None" = None,
+    ):
         self.model = model
         self.form = form
+        self.translators = translators
+        self.decoupled = decoupled
         self.one_branch_per_call = form.separate
 
     @property
@@ -487,9 +502,25 @@ class ForeignDenoiser(Denoiser):
         if self.form.one_time and bool((time == time[0]).all()):
             time = time[:1]
         arguments = prompt.arguments() | {self.model._latent_name: x, self.model._time_name: time}
-        with self.attending(partners):
+        beside = nullcontext() if self.decoupled is None else self.decoupled.attending(prompt.token)
+        with self.attending(partners), beside:
             answer = self.model.network(**arguments)
         return answer[0] if isinstance(answer, tuple) else answer.sample
+
+    def refit(self, prompt: NativePrompt, token: Tensor, fused: Tensor) -> NativePrompt:
+        """Return a prompt that says as well what partner estimates add to it, by the prompt translators.
+
+        Args:
+            prompt: B native prompts.
+            token: (B, 1, D) the same prompts in the shared prompt space.
+            fused: (B, 1, D) these, fused with what the partners seem to become.
+
+        Returns:
+            B prompts; `prompt` itself without translators.
+        """
+        if self.translators is None:
+            return prompt
+        return self.translators.refit(self.model.modality, prompt, token, fused)
 
     def attending(self, partners: Environment | None) -> AbstractContextManager[None]:
         """Return a context in which the network attends to its partners; one that has no adapters does not."""
