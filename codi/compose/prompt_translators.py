@@ -252,6 +252,10 @@ class PromptTranslators(ModelMixin, ConfigMixin):  # type: ignore[misc]
             for name, translator in self.translators.items()
         }
 
+    def modalities(self) -> list[Modality]:
+        """Return the outputs that there is a translator for."""
+        return list(self.by_modality())
+
     def of(self, modality: Modality) -> PromptTranslator:
         """Return the translator for the output of one modality. Raises `InputError` where there is none."""
         if modality.value not in self.translators:

@@ -98,7 +98,7 @@ def test_it_fits_one_network_once():
 
 
 def test_it_learns_what_a_caption_says_from_the_networks_own_answers():
-    """Two captions, given as tokens beside the null prompt: the loss falls, and no frozen weight is touched."""
+    """Two captions as tokens beside the null prompt: the loss falls, and no frozen weight is touched."""
     model = load("sd15")
     attention = attention_of(model)
     attention.attach(model.network)
