@@ -30,6 +30,7 @@ from codi.types import InputError
 INDEX = "model_index.json"
 CHECKSUMS = "checksums.json"
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]
+NOT_PARTS = ("defaults", "composed", "text")  # keys of the index; the last two of composed models
 HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of a download
 LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passed on to every part
     "device_map",
@@ -116,7 +117,7 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     check_inside(folder, path)
     found = {}
     for name, value in read_json(path).items():
-        if name.startswith("_") or name == "defaults":
+        if name.startswith("_") or name in NOT_PARTS:
             continue
         if not name.isidentifier():
             raise InputError(

@@ -80,6 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.selection",
         "codi.settings",
     },
+    "codi.compose": LEAVES | MODELS | {"codi.card", "codi.doctor", "codi.folder_checks", "codi.pretrained"},
     "codi.metrics": LEAVES | KINDS | {"codi.world"},
     "codi.bench": LEAVES
     | MODELS
@@ -121,6 +122,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "codi.again",
         "codi.bench",
+        "codi.compose",
         "codi.failures",
         "codi.jobs",
         "codi.options",
