@@ -376,16 +376,16 @@ def agree(
             _check_most(modality, originals[modality], geometries[modality], wanted)
             agreed[modality] = lasting(originals[modality], agreed[modality], wanted)
             geometries[modality] = geometry_of(originals[modality], agreed[modality])
-        if seconds is None or _near(geometries[modality], seconds):
+        if seconds is None or abs(float(geometries[modality].seconds or 0) - seconds) <= _half(geometries):
             wanted = float(geometries[modality].seconds or 0)
-    _check_meeting(originals, geometries, seconds)
+    _check_meeting(geometries, seconds)
     return agreed
 
 
-def _near(geometry: Geometry, seconds: float) -> bool:
-    """Return whether a length is as near to what is wanted as its steps allow."""
-    half = max(float(geometry.step or 0), float(geometry.frame or 0)) / 2
-    return abs(float(geometry.seconds or 0) - seconds) <= half + 1e-6
+def _half(geometries: Mapping[str, Geometry]) -> float:
+    """Return by how many seconds lengths can miss what is wanted: half of the coarsest step."""
+    steps = [max(float(found.step or 0), float(found.frame or 0)) for found in geometries.values()]
+    return max(steps) / 2 + 1e-6
 
 
 def _check_most(modality: str, original: "Original", geometry: Geometry, seconds: float) -> None:
@@ -397,19 +397,13 @@ def _check_most(modality: str, original: "Original", geometry: Geometry, seconds
         )
 
 
-def _check_meeting(
-    originals: "Mapping[str, Original]", geometries: Mapping[str, Geometry], seconds: float | None
-) -> None:
+def _check_meeting(geometries: Mapping[str, Geometry], seconds: float | None) -> None:
     """Raise `InputError` if two lengths differ by more than one frame, or one from what was wanted."""
     lengths = {modality: float(geometry.seconds or 0) for modality, geometry in geometries.items()}
     frame = max(float(geometry.frame or 0) for geometry in geometries.values())
     shown = " and ".join(f"{modality} of {length:.4g} s" for modality, length in lengths.items())
     advice = "leave one of their lengths out, or give --seconds in place of both"
+    if seconds is not None and any(abs(n - seconds) > _half(geometries) for n in lengths.values()):
+        raise InputError(f"{shown} cannot last {seconds:.4g} s as --seconds asks: {advice}")
     if max(lengths.values()) - min(lengths.values()) > frame + 1e-6:
         raise InputError(f"{shown} cannot meet: {advice}")
-    for modality, geometry in geometries.items():
-        if seconds is not None and not _near(geometry, seconds):
-            raise InputError(
-                f"{shown} cannot last {seconds:.4g} s as --seconds asks "
-                f"({originals[modality].files}): {advice}"
-            )
