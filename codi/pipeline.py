@@ -367,6 +367,24 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         """
         return self._mixed(items) if items else self.encode_null({})
 
+    def batched_prompts(
+        self, given: Sequence[Tensor], away: Sequence[Tensor], rows: Sequence[int], refusing: bool
+    ) -> dict[str, Tensor]:
+        """Return the arguments of a call for samples of several jobs.
+
+        Args:
+            given: the context (1, 1, D) of each job, from `encode_prompt`.
+            away: what guidance leads away from, (1, 1, D) for each job.
+            rows: for each sample, the number of its job.
+            refusing: whether `away` are negative prompts.
+
+        Returns:
+            Contexts (B, 1, D) by the names of arguments.
+        """
+        name = "negative_prompt_embeds" if refusing else "null_prompt_embeds"
+        index = list(rows)
+        return {"prompt_embeds": torch.cat(list(given))[index], name: torch.cat(list(away))[index]}
+
     def encode_null(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
         """Encode what stands for the lack of these prompts, from which guidance leads away.
 

@@ -384,9 +384,8 @@ class Session:
         jobs = list(dict.fromkeys(job_of_row))
         rows = list(map(jobs.index, job_of_row))
         first = jobs[0]  # all are alike in outputs, settings and kinds of prompts: see `Job.group`
-        negative = "negative_prompt_embeds" if first.negatives else "null_prompt_embeds"
         prompts, away, clean = zip(*(encoded[job] for job in jobs))
-        given = {"prompt_embeds": torch.cat(prompts)[rows], negative: torch.cat(away)[rows]}
+        given = self.pipe.batched_prompts(prompts, away, rows, bool(first.negatives))
         partners = {}
         for modality in clean[0]:
             partners[modality] = torch.cat([latents[modality] for latents in clean])[rows]

@@ -165,13 +165,15 @@ def check_loaded(jobs: Iterable[Any], tower: Any, strict: bool = False, guard: "
 
     Args:
         jobs: values of `codi.jobs.Job`.
-        tower: the text tower of the model.
+        tower: the text tower of the model; None for one that has none of its own.
         strict: whether every word has to be read.
         guard: as for `check`.
 
     Raises:
         InputError: for the first such prompt, with the origin of its job.
     """
+    if tower is None:  # of a composed model: each of its models has text encoders of its own
+        return
     for job, prompt in _texts(jobs):
         with (guard or _blamed)(job):
             refuse(tower.vocabulary, tower.read(prompt), prompt, strict)

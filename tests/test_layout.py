@@ -63,11 +63,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.request": LEAVES | KINDS | MODELS | {"codi.outputs", "codi.selection", "codi.settings"},
     "codi.given": LEAVES | KINDS | MODELS | {"codi.prompts", "codi.records"},
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
+    "codi.compose": LEAVES
+    | MODELS
+    | LOADING
+    | {
+        "codi.calls",
+        "codi.card",
+        "codi.doctor",
+        "codi.folder_checks",
+        "codi.memory",
+        "codi.outputs",
+        "codi.prompts",
+        "codi.records",
+        "codi.settings",
+    },
     "codi.pipeline": LEAVES
     | MODELS
     | LOADING
     | {
         "codi.adapters",
+        "codi.compose",
         "codi.callbacks",
         "codi.calls",
         "codi.card",

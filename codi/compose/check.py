@@ -1,7 +1,7 @@
 """Compare foreign models with their own pipelines: a few steps of each, side by side.
 
-A user with real weights, another precision or another device learns in this way whether a composed model makes
-what each of its models makes alone.
+A user with real weights, another precision or another device learns in this way whether a composed model
+makes what each of its models makes alone.
 """
 
 import functools
@@ -58,7 +58,9 @@ class Difference:
 
     def __str__(self) -> str:
         verdict = "" if self.fine else f", more than {self.allowed:.1e}"
-        return f"{self.modality} {self.name}: {self.steps} steps in {self.dtype}{verdict}, difference {self.latents:.1e}"
+        precision = str(self.dtype).removeprefix("torch.")
+        measured = f"{self.steps} steps in {precision}{verdict}, difference {self.latents:.1e}"
+        return f"{self.modality} {self.name}: {measured}"
 
 
 def sample_alone(
@@ -166,5 +168,5 @@ def compare(
         steps=num_inference_steps,
         latents=float((ours.float() - theirs.float()).abs().max()),
         largest=float(theirs.abs().max()),
-        dtype=model.network.dtype,
+        dtype=model.dtype,
     )

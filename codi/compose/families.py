@@ -34,10 +34,10 @@ class Family:
     Attributes:
         modality: what they make.
         network: the name of the component that denoises.
-        grid: returns the grid of a latent, given the pipeline, the latent that it starts from and the arguments
-            of the call.
-        pack: returns a latent of the autoencoder for B samples in the layout that the denoiser takes, given the
-            pipeline and B.
+        grid: returns the grid of a latent, given the pipeline, the latent that it starts from and the
+            arguments of the call.
+        pack: returns a latent of the autoencoder for B samples in the layout that the denoiser takes,
+            given the pipeline and B.
         guided: whether there is a second branch to lead away from; without one the guidance scale is an
             argument of the denoiser, and there are no negative prompts.
         sizes: our names of sizes (`codi.types.SIZES`) -> the arguments of the pipeline.
@@ -47,10 +47,14 @@ class Family:
         of_pixels: whether these are pixels in [0, 1]; sounds are in [-1, 1].
         encode: returns the latent (B, ...) of raw media (B, ...) in the autoencoder's own scale, given the
             pipeline, the media, and a generator to draw from the posterior, or None for its mode.
+        pixels: returns the pixels along each side of an element of the grid, given the pipeline; None for
+            sounds.
+        frames_per_step: returns how many frames a latent frame stands for besides the first, given the
+            pipeline, where the autoencoder is causal: clips then have one frame more than a multiple of it.
         rate: returns the raw steps per second of what it makes, Hz or frames, given the pipeline and the
             arguments of the call; None for media without time.
-        refused: components which, where a pipeline has them, change the arguments of its denoiser from step to
-            step, and why.
+        refused: components which, where a pipeline has them, change the arguments of its denoiser from
+            step to step, and why.
     """
 
     modality: Modality
@@ -58,6 +62,8 @@ class Family:
     grid: GridOf
     pack: Pack
     encode: Encode
+    pixels: Callable[[Any], int] | None = None
+    frames_per_step: Callable[[Any], int] | None = None
     rate: Callable[[Any, Mapping[str, Any]], float] | None = None
     guided: bool = True
     sizes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -84,7 +90,7 @@ def value_of(pipeline: Any, call: Mapping[str, Any], name: str) -> Any:
 
 
 def _picture_grid(pipeline: Any, latent: Tensor, call: Mapping[str, Any]) -> Grid:
-    return Grid(layout=Layout.PICTURE, shape=(1, *latent.shape[2:]))
+    return Grid(layout=Layout.PICTURE, shape=(1, latent.shape[2], latent.shape[3]))
 
 
 def _flux_grid(pipeline: Any, latent: Tensor, call: Mapping[str, Any]) -> Grid:
@@ -101,7 +107,7 @@ def _frame_grid(pipeline: Any, latent: Tensor, call: Mapping[str, Any]) -> Grid:
     count = latent.shape[2]
     return Grid(
         layout=Layout.CLIP,
-        shape=tuple(latent.shape[2:]),
+        shape=(latent.shape[2], latent.shape[3], latent.shape[4]),
         seconds=even_seconds(count, fps),
         duration=count / fps,
     )
@@ -124,7 +130,7 @@ def _wan_grid(pipeline: Any, latent: Tensor, call: Mapping[str, Any]) -> Grid:
     ratio = pipeline.vae_scale_factor_temporal
     return Grid(
         layout=Layout.CLIP,
-        shape=tuple(latent.shape[2:]),
+        shape=(latent.shape[2], latent.shape[3], latent.shape[4]),
         seconds=causal_seconds(steps, ratio, fps),
         duration=((steps - 1) * ratio + 1) / fps,
     )
@@ -224,6 +230,33 @@ def _encode_wave(pipeline: Any, media: Tensor, generator: torch.Generator | None
     return _posterior(pipeline, waves, generator)
 
 
+# Sizes --------------------------------------------------------------------------------------------------
+
+
+def _vae_pixels(pipeline: Any) -> int:
+    return int(pipeline.vae_scale_factor)
+
+
+def _flux_pixels(pipeline: Any) -> int:
+    return 2 * int(pipeline.vae_scale_factor)
+
+
+def _ltx_pixels(pipeline: Any) -> int:
+    return int(pipeline.vae_spatial_compression_ratio)
+
+
+def _ltx_frames(pipeline: Any) -> int:
+    return int(pipeline.vae_temporal_compression_ratio)
+
+
+def _wan_pixels(pipeline: Any) -> int:
+    return int(pipeline.vae_scale_factor_spatial)
+
+
+def _wan_frames(pipeline: Any) -> int:
+    return int(pipeline.vae_scale_factor_temporal)
+
+
 # Rates --------------------------------------------------------------------------------------------------
 
 
@@ -242,9 +275,23 @@ def _wave_rate(pipeline: Any, call: Mapping[str, Any]) -> float:
 # The table ----------------------------------------------------------------------------------------------
 
 _PICTURES: dict[str, Any] = dict(
-    modality=Modality.IMAGE, grid=_picture_grid, pack=_as_it_is, encode=_posterior, sizes=PIXELS
+    modality=Modality.IMAGE,
+    grid=_picture_grid,
+    pack=_as_it_is,
+    encode=_posterior,
+    pixels=_vae_pixels,
+    sizes=PIXELS,
 )
 _CLIPS: dict[str, Any] = dict(modality=Modality.VIDEO, sizes=CLIPS, rate=_frame_rate)
+_FRAME_CLIPS: dict[str, Any] = dict(
+    network="unet",
+    grid=_frame_grid,
+    pack=_frames,
+    encode=_encode_frames,
+    pixels=_vae_pixels,
+    fps=8.0,
+    **_CLIPS,
+)
 _MEL: dict[str, Any] = dict(
     modality=Modality.AUDIO,
     network="unet",
@@ -262,20 +309,18 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusion3Pipeline": Family(network="transformer", **_PICTURES),
     "FluxPipeline": Family(
         network="transformer",
-        **{**_PICTURES, "grid": _flux_grid, "pack": _flux_tokens},
+        **{**_PICTURES, "grid": _flux_grid, "pack": _flux_tokens, "pixels": _flux_pixels},
         guided=False,
     ),
-    "AnimateDiffPipeline": Family(
-        network="unet", grid=_frame_grid, pack=_frames, encode=_encode_frames, fps=8.0, **_CLIPS
-    ),
-    "TextToVideoSDPipeline": Family(
-        network="unet", grid=_frame_grid, pack=_frames, encode=_encode_frames, fps=8.0, **_CLIPS
-    ),
+    "AnimateDiffPipeline": Family(**_FRAME_CLIPS),
+    "TextToVideoSDPipeline": Family(**_FRAME_CLIPS),
     "LTXPipeline": Family(
         network="transformer",
         grid=_ltx_grid,
         pack=_ltx_tokens,
         encode=_encode_clips,
+        pixels=_ltx_pixels,
+        frames_per_step=_ltx_frames,
         fps_argument="frame_rate",
         **_CLIPS,
     ),
@@ -284,6 +329,8 @@ FAMILIES: dict[str, Family] = {
         grid=_wan_grid,
         pack=_as_it_is,
         encode=_encode_clips,
+        pixels=_wan_pixels,
+        frames_per_step=_wan_frames,
         fps=16.0,
         refused={"transformer_2": "has a second denoiser that takes over at low noise"},
         **_CLIPS,

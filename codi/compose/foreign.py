@@ -1,8 +1,8 @@
 """A pipeline that somebody else published, as the denoiser and the autoencoder of one modality.
 
 The network stays frozen, and keeps its class and its weights. Its prompts, schedule and decoding are its own
-pipeline's, which `codi.compose.tap` takes from it, so that what it makes alone is what that pipeline makes, to
-the bit.
+pipeline's, which `codi.compose.tap` takes from it, so that what it makes alone is what that pipeline
+makes, to the bit.
 
 Letters: B batch, n branches of guidance, C channels, F frames, H W height and width.
 """
@@ -26,7 +26,7 @@ from codi.conditions import PROMPT
 from codi.diffusion.guidance import FULL, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
 from codi.protocols import Autoencoder, Denoiser, Environment
-from codi.types import InputError, Modality
+from codi.types import InputError, Modality, ModalitySpec
 
 # By these sentences it is found out once what a pipeline does with a prompt.
 PROBES = ["a bird sings in a tree", "two dogs run along a beach"]
@@ -39,8 +39,8 @@ class Form:
 
     Attributes:
         by_sample: for each leaf of the arguments, whether its rows belong to samples.
-        null: which half of the batch, or which of two calls, is the branch that guidance leads away from; None
-            without such a branch.
+        null: which half of the batch, or which of two calls, is the branch that guidance leads away from;
+            None without such a branch.
         separate: whether each branch is a call of its own.
         time_scale: what the denoiser is given of a timestep, as a share of what the scheduler calls it.
         one_time: whether the denoiser is given one timestep for the whole batch.
@@ -89,6 +89,7 @@ class ForeignModel:
     call: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     _forms: dict[tuple[str, bool], Form] = field(default_factory=dict, init=False, repr=False)
+    _specs: dict[Any, ModalitySpec] = field(default_factory=dict, init=False, repr=False)
     _affine: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,8 +98,8 @@ class ForeignModel:
         for part, why in self.family.refused.items():
             if getattr(self.pipeline, part, None) is not None:
                 raise InputError(
-                    f"{self.name} {why}, so that its denoiser changes from step to step: such a pipeline cannot "
-                    "be composed"
+                    f"{self.name} {why}, so that its denoiser changes from step to step: such a pipeline "
+                    "cannot be composed"
                 )
         self.pipeline.set_progress_bar_config(disable=True)
         self.network.requires_grad_(False).eval()
@@ -120,6 +121,11 @@ class ForeignModel:
     def levels(self) -> NoiseLevels:
         """The noise levels of its schedule."""
         return NoiseLevels.of(self.pipeline.scheduler)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the network that denoises."""
+        return next(self.network.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
@@ -147,8 +153,70 @@ class ForeignModel:
                 call["fps"] = value
         if "num_frames" in self.family.sizes and call.get("fps") is None:
             named = self.family.fps_argument
-            call["fps"] = float(self.family.fps if named is None else value_of(self.pipeline, call, named))
+            given = self.family.fps if named is None else value_of(self.pipeline, call, named)
+            assert given is not None, f"the family of {self.name} has no frames per second"
+            call["fps"] = float(given)
         return call
+
+    def lasting(self, seconds: float, sizes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return sizes with which what it makes lasts some seconds, as nearly as its grid allows.
+
+        Args:
+            seconds: how long it should last.
+            sizes: other sizes by our names; a size that says a length is kept.
+
+        Returns:
+            Sizes by our names; those of a model without time are as they were.
+        """
+        found = {name: value for name, value in (sizes or {}).items() if value is not None}
+        if "num_frames" in self.family.sizes and "num_frames" not in found:
+            frames = max(1, round(seconds * self.call_for(found)["fps"]))
+            if self.family.frames_per_step is not None:
+                ratio = self.family.frames_per_step(self.pipeline)
+                frames = round((frames - 1) / ratio) * ratio + 1
+            found["num_frames"] = frames
+        if "audio_length_in_s" in self.family.sizes:
+            found.setdefault("audio_length_in_s", seconds)
+        return found
+
+    def spec(self, sizes: Mapping[str, Any] | None = None) -> ModalitySpec:
+        """Return the geometry of what it makes, of its media and its latents.
+
+        Args:
+            sizes: sizes by our names; None for the model's own.
+
+        Returns:
+            The geometry; raw shapes are (3, H, W), (F, 3, H, W) and (samples,).
+        """
+        key = tuple(sorted((sizes or {}).items(), key=str))
+        if key not in self._specs:
+            prepared = self.prepare(PROBES[:1], sizes=sizes)
+            self._specs[key] = self._spec_of(prepared)
+        return self._specs[key]
+
+    def _spec_of(self, prepared: Prepared) -> ModalitySpec:
+        grid, rate = prepared.grid, self.rate(prepared.call)
+        latent_shape = tuple(prepared.start.shape[1:])
+        if rate is None or grid.duration is None:
+            return ModalitySpec(raw_shape=(3, *self._pixels(grid)), latent_shape=latent_shape)
+        seconds = grid.duration
+        named = self.family.sizes.get("audio_length_in_s")
+        if named is not None and prepared.call.get(named) is not None:
+            seconds = prepared.call[named]  # its latent may reach beyond it
+        count = round(seconds * rate)
+        frames = () if self.family.pixels is None else (3, *self._pixels(grid))
+        return ModalitySpec(
+            raw_shape=(count, *frames),
+            latent_shape=latent_shape,
+            rate=rate,
+            latent_rate=grid.steps / grid.duration,
+        )
+
+    def _pixels(self, grid: Grid) -> tuple[int, int]:
+        """Return height and width in pixels."""
+        assert self.family.pixels is not None, "a sound has no pixels"
+        side = self.family.pixels(self.pipeline)
+        return grid.shape[1] * side, grid.shape[2] * side
 
     def _arguments(self, call: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Return the arguments that the pipeline itself takes."""
@@ -159,7 +227,11 @@ class ForeignModel:
         return given
 
     def _tap(self, steps: int = 1, **arguments: Any) -> Tap:
-        return tap(self.pipeline, self.family.network, steps, **arguments)
+        """Tap the pipeline, whose own objections to a call are a user's mistake."""
+        try:
+            return tap(self.pipeline, self.family.network, steps, **arguments)
+        except ValueError as error:
+            raise InputError(f"{self.name} refuses this call: {' '.join(str(error).split())}") from error
 
     def prepare(
         self,
@@ -186,8 +258,8 @@ class ForeignModel:
             What would be denoised.
 
         Raises:
-            InputError: for negative prompts where the pipeline has no branch for them, and for a pipeline that
-                changes what it gives its denoiser from step to step.
+            InputError: for negative prompts where the pipeline has no branch for them, and for a pipeline
+                that changes what it gives its denoiser from step to step.
         """
         call = self.call_for(sizes)
         scale = self.guidance_scale(guidance_scale)
@@ -300,8 +372,8 @@ class ForeignModel:
         for index, calls in enumerate(seen.steps[1:], start=1):
             if len(calls) != len(first):
                 raise InputError(
-                    f"{self.name} calls its denoiser {len(first)} times at its first step and {len(calls)} times "
-                    f"at step {index}: such a pipeline cannot be composed"
+                    f"{self.name} calls its denoiser {len(first)} times at its first step and "
+                    f"{len(calls)} times at step {index}: such a pipeline cannot be composed"
                 )
             for before, now in zip(first, calls, strict=True):
                 for name, value in self._rest(now).items():
@@ -461,7 +533,7 @@ class ForeignDenoiser(Denoiser):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the network."""
-        return self.model.network.dtype
+        return self.model.dtype
 
     def forward(
         self,
@@ -492,7 +564,7 @@ class ForeignDenoiser(Denoiser):
         return answer[0] if isinstance(answer, tuple) else answer.sample
 
     def attending(self, partners: Environment | None) -> AbstractContextManager[None]:
-        """Return a context in which the network attends to its partners; one that has no adapters does not."""
+        """Return a context in which the network attends to its partners, if it has adapters."""
         return nullcontext()
 
     def combine(

@@ -1,7 +1,7 @@
 """Where the elements of a latent are: in time, in seconds, and in space.
 
-Every published model has a layout of its own. A `Grid` brings all of them into one: S steps along time, H rows
-and W columns, where a picture has one step and a sound has one column.
+Every published model has a layout of its own. A `Grid` brings all of them into one: S steps along time, H
+rows and W columns, where a picture has one step and a sound has one column.
 
 Letters: B batch, C channels, F frames, S steps along time, H W height and width of the latent, T columns of a
 spectrogram along time, M its bands.
@@ -30,7 +30,8 @@ class Grid:
 
     Attributes:
         layout: how the latent is laid out.
-        shape: (S, H, W); S is 1 for a picture, and H and W are 1 for a wave. A spectrogram has its bands as H.
+        shape: (S, H, W); S is 1 for a picture, and H and W are 1 for a wave. A spectrogram has its bands
+            as H.
         seconds: (S,) the mid-point of each step in seconds; None for a latent without time.
         duration: the seconds that the latent lasts; None for a latent without time.
     """

@@ -1,8 +1,8 @@
 """What a pipeline gives its own denoiser besides latent and timestep, as one value for a batch.
 
-It may be anything: token sequences, pooled vectors, masks, sizes, rotary embeddings. Tensors whose rows belong
-to samples are told from those that are the same for all (`codi.compose.tap`), and that is all that has to be
-known to batch prompts, select among them and repeat them.
+It may be anything: token sequences, pooled vectors, masks, sizes, rotary embeddings. Tensors whose rows
+belong to samples are told from those that are the same for all (`codi.compose.tap`), and that is all that
+has to be known to batch prompts, select among them and repeat them.
 
 Letters: B batch, L tokens, D width.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from codi.protocols import PromptBatch
+from codi.types import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,40 @@ class NativePrompt(PromptBatch):
             leaves.append(torch.cat(parts) if by_sample else parts[0])
         return replace(first, leaves=tuple(leaves), rows=sum(map(len, prompts)))
 
+    @staticmethod
+    def interpolate(prompts: "Sequence[NativePrompt]", weights: Tensor) -> "NativePrompt":
+        """Return prompts that combine, as CoDi combines tokens (arXiv 2305.11846, section 3.2).
+
+        Args:
+            prompts: K prompts of the same B samples.
+            weights: (B, K) how much each of them counts.
+
+        Returns:
+            The weighted means of all floating-point tensors whose rows belong to samples; anything else is the
+            first prompt's.
+
+        Raises:
+            InputError: where they differ in shape.
+        """
+        first = prompts[0]
+        shares = weights / weights.sum(1, keepdim=True)
+        leaves = []
+        for by_sample, parts in zip(
+            first.by_sample, zip(*(prompt.leaves for prompt in prompts)), strict=True
+        ):
+            if not by_sample or not parts[0].is_floating_point():
+                leaves.append(parts[0])
+                continue
+            if any(part.shape != parts[0].shape for part in parts):
+                raise InputError(
+                    "sentences of different lengths cannot be combined for this model: expected one sentence"
+                )
+            rows = [part.unflatten(0, (first.rows, -1)) for part in parts]
+            shape = (-1, *[1] * (rows[0].ndim - 1))
+            mean = sum(share.to(row).view(shape) * row for share, row in zip(shares.T, rows, strict=True))
+            leaves.append(mean.flatten(0, 1))
+        return replace(first, leaves=tuple(leaves))
+
     def select(self, rows: Sequence[int]) -> "NativePrompt":
         """Return the samples of these numbers, in this order."""
         index = torch.tensor(list(rows))
@@ -96,7 +131,7 @@ class NativePrompt(PromptBatch):
         return replace(self, leaves=tuple(leaves))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return those arguments that are single floating-point tensors whose rows belong to samples, by name."""
+        """Return, by name, the arguments that are floating-point tensors whose rows belong to samples."""
         names = list(self.arguments())
         found = {}
         for name, value in self.arguments().items():

@@ -43,8 +43,8 @@ class Tap:
     """What was taken from a run.
 
     Attributes:
-        steps: for each step that was run, the arguments by name of each call of the denoiser in it. A pipeline
-            calls it once for all branches of guidance, or once for each.
+        steps: for each step that was run, the arguments by name of each call of the denoiser in it. A
+            pipeline calls it once for all branches of guidance, or once for each.
         start: the latent that the pipeline steps, as it starts.
         scheduler: a copy of the scheduler, set as the pipeline set it.
     """
@@ -153,8 +153,8 @@ def finish(pipeline: Any, part: str, latent: Tensor, **call: Any) -> Any:
     Args:
         pipeline: the pipeline.
         part: the name of the component that denoises.
-        latent: (B, ...) the clean latent. A pipeline that steps the frames of clips by themselves is given (B F,
-            C, H, W) of clips (B, C, F, H, W).
+        latent: (B, ...) the clean latent. A pipeline that steps the frames of clips by themselves is
+            given (B F, C, H, W) of clips (B, C, F, H, W).
         **call: the arguments of the call.
 
     Returns:

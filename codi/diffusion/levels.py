@@ -4,9 +4,9 @@ Whatever a model calls its timesteps, what its network is given is alpha x_0 + s
 
     2 / pi atan(sigma / alpha)
 
-runs from 0, clean, to 1, nothing but noise, and means the same for a variance-preserving schedule (DDPM, arXiv
-2006.11239), for flow matching (arXiv 2209.03003, where alpha = 1 - sigma) and for EDM's preconditioning (arXiv
-2206.00364, where the network is given x / sqrt(sigma^2 + sigma_data^2)).
+runs from 0, clean, to 1, nothing but noise, and means the same for a variance-preserving schedule (DDPM,
+arXiv 2006.11239), for flow matching (arXiv 2209.03003, where alpha = 1 - sigma) and for EDM's
+preconditioning (arXiv 2206.00364, where the network is given x / sqrt(sigma^2 + sigma_data^2)).
 
 Letters: B batch.
 """
@@ -57,8 +57,8 @@ class NoiseLevels(ABC):
         if config.get("sigma_data") is not None:
             return EDMLevels(sigma_data=float(config.sigma_data), prediction_type=predicts)
         raise InputError(
-            f"the scheduler {type(scheduler).__name__} states no noise levels that codi knows: expected one with "
-            "alphas_cumprod, flow matching, or EDM's preconditioning"
+            f"the scheduler {type(scheduler).__name__} states no noise levels that codi knows: expected one "
+            "with alphas_cumprod, flow matching, or EDM's preconditioning"
         )
 
     @abstractmethod
@@ -88,8 +88,8 @@ class NoiseLevels(ABC):
             t: (B,) timesteps.
 
         Returns:
-            (B, ...): eps; v = alpha eps - sigma x_0 (arXiv 2202.00512, appendix D); eps - x_0 (arXiv 2209.03003);
-            or x_0.
+            (B, ...): eps; v = alpha eps - sigma x_0 (arXiv 2202.00512, appendix D); eps - x_0 (arXiv
+            2209.03003); or x_0.
         """
         alpha, sigma = self._shaped(t, x_0)
         answers = {
@@ -204,8 +204,8 @@ class AngleLevels(NoiseLevels):
 class EDMLevels(NoiseLevels):
     """EDM's preconditioning: timesteps are log(sigma) / 4 (arXiv 2206.00364, table 1).
 
-    The network's answer F gives x_0 = c_skip x + c_out F. For "v_prediction" c_out is negative, so that F is the
-    v of x_0 / sigma_data; for "epsilon" it has the opposite sign.
+    The network's answer F gives x_0 = c_skip x + c_out F. For "v_prediction" c_out is negative, so that F is
+    the v of x_0 / sigma_data; for "epsilon" it has the opposite sign.
 
     Attributes:
         sigma_data: the standard deviation of clean latents.

@@ -25,30 +25,32 @@ def from_unit(values: Tensor) -> Tensor:
     return ((values.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def fit_image(image: Tensor, size: int) -> Tensor:
-    """Cut out the central square of a picture, and resize it with antialiasing.
+def fit_image(image: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Cut out the largest central part of a picture that has the wanted aspect ratio, and resize it.
 
     Args:
         image: uint8 (..., 3, H, W), a picture or several of the same size.
-        size: height and width of the result in pixels.
+        size: height and width of the result in pixels; one number for a square.
 
     Returns:
-        Float in [-1, 1], (..., 3, size, size).
+        Float in [-1, 1], (..., 3, height, width), resized with antialiasing.
     """
     assert image.dtype == torch.uint8 and image.shape[-3] == 3, (image.dtype, image.shape)
-    height, width = image.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[..., top : top + side, left : left + side]
-    if side != size:
-        flat = square.reshape(-1, 3, side, side)
-        square = F.interpolate(flat, (size, size), mode="bicubic", antialias=True).reshape(
-            *image.shape[:-2], size, size
-        )
-    return to_unit(square)
+    new = (size, size) if isinstance(size, int) else tuple(size)
+    old = (image.shape[-2], image.shape[-1])
+    scale = min(old[0] / new[0], old[1] / new[1])
+    part = tuple(max(1, min(length, round(wanted * scale))) for length, wanted in zip(old, new, strict=True))
+    top, left = (old[0] - part[0]) // 2, (old[1] - part[1]) // 2
+    cut = image[..., top : top + part[0], left : left + part[1]]
+    if part != new:
+        flat = cut.reshape(-1, 3, *part)
+        cut = F.interpolate(flat, new, mode="bicubic", antialias=True).reshape(*image.shape[:-2], *new)
+    return to_unit(cut)
 
 
-def fit_video(frames: Tensor, fps: float, num_frames: int, fps_out: float, size: int) -> Tensor:
+def fit_video(
+    frames: Tensor, fps: float, num_frames: int, fps_out: float, size: int | tuple[int, int]
+) -> Tensor:
     """Bring a clip to another frame rate, length and size, from its start.
 
     Frame k of the result is the one that is on show at k / fps_out seconds: the last one whose time has come.
@@ -59,10 +61,10 @@ def fit_video(frames: Tensor, fps: float, num_frames: int, fps_out: float, size:
         fps: the frame rate of the clip, in frames per second.
         num_frames: the number of frames of the result.
         fps_out: the frame rate of the result, in frames per second.
-        size: height and width of the result in pixels.
+        size: height and width of the result in pixels; one number for a square.
 
     Returns:
-        Float in [-1, 1], (num_frames, 3, size, size).
+        Float in [-1, 1], (num_frames, 3, height, width).
     """
     index = (torch.arange(num_frames) * (fps / fps_out) + NEAR).floor().long().clamp(max=len(frames) - 1)
     return fit_image(frames[index], size)

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from codi.conditions import PARTNERS, PROMPT
 from codi.diffusion.guidance import Branch, Guidance
-from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
 from codi.diffusion.levels import NoiseLevels
 from codi.diffusion.schedulers import scaled_input
+from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
 from codi.joint.start_offsets import EvenTimeline, LevelTimeline, Timeline
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder
 from codi.types import Latents, Modality
@@ -45,7 +45,8 @@ class JointSampler:
             (`codi.diffusion.copy_schedulers`), all with equally many steps unless there are `levels`.
         contexts: prompt tokens (B, L, D) per generated modality, or what else its denoiser takes
             (`codi.protocols.PromptBatch`); their dtype is the one in which the networks compute.
-        null_contexts: null prompts of the same shapes; None where there is no prompt to guide towards.
+        null_contexts: null prompts of the same shapes; None where there is no prompt to guide towards. An
+            output that is not among them has no branch without a prompt.
         environment_encoders: those of the modalities that others can attend to; without any the outputs are
             independent.
         attends_to: whose environment each modality attends to; None for all the others'.
@@ -66,8 +67,8 @@ class JointSampler:
 
     denoisers: Mapping[Modality, Denoiser]
     schedulers: Mapping[Modality, Any]
-    contexts: Mapping[Modality, Tensor]
-    null_contexts: Mapping[Modality, Tensor] | None = None
+    contexts: Mapping[Modality, Any]
+    null_contexts: Mapping[Modality, Any] | None = None
     environment_encoders: Mapping[Modality, EnvironmentEncoder] = field(default_factory=dict)
     attends_to: Mapping[Modality, Collection[Modality]] | None = None
     noisy_latent_encoders: Mapping[Modality, NoisyLatentEncoder] = field(default_factory=dict)
@@ -205,7 +206,7 @@ class JointSampler:
             (B, ...) in float32.
         """
         guidance = self.guidance.get(modality, Guidance())
-        given = [] if self.null_contexts is None else [PROMPT.name]
+        given = [PROMPT.name] if modality in (self.null_contexts or {}) else []
         if environment is not None or estimate is not None:
             given.append(PARTNERS.name)
         progress = self.timeline.progress(modality, index)
@@ -256,7 +257,7 @@ class JointSampler:
     ) -> Any:
         """Return what the denoiser precomputes of the prompts of `branches`, one branch after another."""
         plain = self.contexts[modality]
-        null = None if self.null_contexts is None else self.null_contexts[modality]
+        null = (self.null_contexts or {}).get(modality)
         # An estimate says what partners add to the prompt: no branch that drops one of the two uses it.
         if all(b & {PROMPT.name, PARTNERS.name} for b in branches):
             estimate = None

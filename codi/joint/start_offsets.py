@@ -136,9 +136,9 @@ class LevelTimeline(Timeline):
     Attributes:
         levels: for each output the noise levels of its own steps, from 1, nothing but noise, to 0, clean
             (`codi.diffusion.levels`).
-        start_offsets: schedules after the first output at which an output starts; 0 for one that is not named.
-            Where it is 0.5 the output starts when the first one has lost half of its noise level, and stays as
-            far behind.
+        start_offsets: schedules after the first output at which an output starts; 0 for one that is not
+            named. Where it is 0.5 the output starts when the first one has lost half of its noise level,
+            and stays as far behind.
     """
 
     levels: Mapping[Modality, Sequence[float]]
@@ -189,7 +189,7 @@ class LevelTimeline(Timeline):
         return len(self.levels[modality])
 
     def own_step(self, modality: Modality, index: int) -> int | None:
-        """Return the step that an output takes next; None before it starts, `own_steps` once it is finished."""
+        """Return the step that an output takes next; None before it starts, `own_steps` at the end."""
         return None if index < self.starts[modality] else self._plan[index][modality]
 
     def active(self, index: int) -> list[Modality]:

@@ -56,13 +56,13 @@ class Image(ModalityKind):
         return [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]}"]
 
     def prepare(self, value: Any, spec: ModalitySpec | None, padded: bool = True) -> Any:
-        """Return the central square of a picture in the model's size, a float tensor (3, S, S) in [-1, 1]."""
+        """Return the central part of a picture in the model's size, a float tensor (3, H, W) in [-1, 1]."""
         from codi import io, media
 
         assert spec is not None  # only words have no geometry
         pixels = media.load_picture(value)
         io.check_pixels(pixels.shape[-1], pixels.shape[-2])
-        return io.fit_image(pixels, spec.raw_shape[-1])
+        return io.fit_image(pixels, (spec.raw_shape[-2], spec.raw_shape[-1]))
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         """Return pictures (B, 3, H, W) in [-1, 1] as a list in the form of `output_type`.

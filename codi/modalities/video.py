@@ -104,10 +104,10 @@ class Video(ModalityKind):
 
         assert spec is not None  # only words have no geometry
         rate, duration = spec.timed
-        num_frames, size = spec.raw_shape[0], spec.raw_shape[-1]
-        frames, fps = media.load_clip(value, rate, duration + MARGIN, size)
+        num_frames, (height, width) = spec.raw_shape[0], spec.raw_shape[-2:]
+        frames, fps = media.load_clip(value, rate, duration + MARGIN, max(height, width))
         io.check_pixels(frames.shape[-1], frames.shape[-2])
-        return io.fit_video(frames, fps, num_frames, rate, size)
+        return io.fit_video(frames, fps, num_frames, rate, (height, width))
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         """Return clips (B, F, 3, H, W) in [-1, 1] as uint8 tensors, or as arrays (F, H, W, 3) for "np"."""
