@@ -110,7 +110,6 @@ def read(folder: str | Path) -> Composed:
         InputError: if it is no such folder, or says something that cannot be.
     """
     from codi.compose.references import Reference
-    from codi.folder_checks import check_inside
     from codi.modalities import kind_of
     from codi.tensor_files import read_json
 
@@ -128,8 +127,11 @@ def read(folder: str | Path) -> Composed:
         if not isinstance(defaults, dict):
             raise InputError(f"defaults are {defaults!r:.60}: expected an object; {AGAIN}")
         parts = _parts(folder, value)
-    for name in parts:
-        check_inside(folder, folder / name)
+    if parts:
+        from codi.folder_checks import check_inside  # brings torch along
+
+        for name in parts:
+            check_inside(folder, folder / name)
     return Composed(
         folder=folder,
         references=references,

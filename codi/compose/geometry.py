@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from codi.compose.families import family_of
 from codi.types import InputError, blame
 
 if TYPE_CHECKING:
+    from codi.compose.families import Family
     from codi.compose.originals import Original
 
 
@@ -73,14 +73,21 @@ class Call:
         return defaults_of(self.kind).get(name) if value is None else value
 
     @property
+    def family(self) -> "Family":
+        """What is known of all pipelines of its class."""
+        from codi.compose.families import family_of  # brings torch along, which `codi info` does without
+
+        return family_of(self.kind)
+
+    @property
     def network(self) -> Mapping[str, Any]:
         """The configuration of the network that denoises."""
-        return self.config[family_of(self.kind).network]
+        return self.config[self.family.network]
 
     @property
     def fps(self) -> float:
         """The frames per second of a clip."""
-        family = family_of(self.kind)
+        family = self.family
         given: Any = self.given.get("fps")
         if given is None:
             given = family.fps if family.fps_argument is None else self[family.fps_argument]

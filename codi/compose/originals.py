@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codi.compose.families import family_of
 from codi.compose.hub import SMALL, Files, find
 from codi.compose.licences import Licence, licence_in
-from codi.folder_checks import check_inside
 from codi.tensor_files import Entry, read_json
 from codi.types import InputError, Modality, blame
 
@@ -124,6 +122,8 @@ class Original:
             InputError: whose message begins with the modality, for whatever is no pipeline that can be
                 composed.
         """
+        from codi.compose.families import family_of  # brings torch along, which `codi info` does without
+
         with blame(f"{modality}: "):
             files = find(source)
             original = _read(files, variant)
@@ -148,6 +148,9 @@ class Original:
 
 def _read(files: Files, variant: str | None) -> Original:
     """Return a pipeline; raise `InputError` for what is none, or one that is not taken."""
+    from codi.compose.families import family_of
+    from codi.folder_checks import check_inside
+
     if INDEX not in files:
         raise InputError(_no_pipeline(files))
     check_inside(files.folder, files.folder / INDEX)
@@ -284,6 +287,8 @@ def _choose_variant(
 
 def _part(files: Files, name: str, library: str, kind: str, weights: tuple[str, ...]) -> Part:
     """Return one part, from its configuration and the headers of its weights."""
+    from codi.folder_checks import check_inside
+
     inside = files.inside(name)
     small = tuple(file for file in inside if file.endswith(SMALL))
     for file in (*small, *weights):
