@@ -95,7 +95,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.selection",
         "codi.settings",
     },
-    "codi.compose": LEAVES | MODELS | {"codi.card", "codi.doctor", "codi.folder_checks", "codi.pretrained"},
     "codi.metrics": LEAVES | KINDS | {"codi.world"},
     "codi.bench": LEAVES
     | MODELS

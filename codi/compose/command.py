@@ -2,14 +2,13 @@
 
 import argparse
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codi import modalities
-from codi.types import DTYPES, InputError, blame
+from codi.types import DTYPES, InputError
 
 if TYPE_CHECKING:
     from codi.compose.originals import Original
@@ -87,6 +86,7 @@ def main(args: argparse.Namespace) -> int:
         InputError: for whatever cannot be composed; then nothing was written.
     """
     from codi.compose import folder
+    from codi.libraries import leave_out_broken
 
     sources = _sources(args)
     if args.out is None and not args.dry_run:
@@ -96,7 +96,11 @@ def main(args: argparse.Namespace) -> int:
     if args.out is not None:
         folder.check_place(args.out)
     stdout = sys.stdout
-    with redirect_stdout(sys.stderr), _quietly():  # some libraries write to stdout when they are imported
+    with redirect_stdout(sys.stderr), ExitStack() as stack:  # some libraries write to stdout when imported
+        leave_out_broken()
+        from codi.pretrained import quietly
+
+        stack.enter_context(quietly())
         plan = _plan(args, sources)
         if args.dry_run:
             print("\n".join(plan.said), file=stdout, flush=True)
@@ -174,32 +178,6 @@ def _write(args: argparse.Namespace, plan: Plan) -> Any:
 
 def _report(*lines: str) -> None:
     print(*lines, sep="\n", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence what libraries say to programmers while they are imported and while they load."""
-    from codi.libraries import leave_out_broken
-
-    leave_out_broken()
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    both = (diffusers_logging, transformers_logging)
-    levels = [module.get_verbosity() for module in both]
-    bars = [module.is_progress_bar_enabled() for module in both]
-    for module in both:
-        module.set_verbosity_error()
-        module.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for module, level, enabled in zip(both, levels, bars, strict=True):
-            module.set_verbosity(level)
-            if enabled:
-                module.enable_progress_bar()
 
 
 # What is asked ------------------------------------------------------------------------------------------
@@ -366,34 +344,13 @@ def _lengths(
 
 def _check(composed: Any, dtype: str) -> int:
     """Run two steps of each model beside its own pipeline, report how far they are apart, return 0 or 1."""
-    differences = []
-    for modality in composed.references:
-        with blame(f"{modality}: "):
-            differences.append(check_one(composed, modality, dtype))
-        _report(str(differences[-1]))
-    return 0 if all(difference.fine for difference in differences) else 1
-
-
-def check_one(composed: Any, modality: str, dtype: str) -> Any:
-    """Compare one model of a composed one with its own pipeline.
-
-    Args:
-        composed: the composed model.
-        modality: which of its models.
-        dtype: the precision that the model is loaded in.
-
-    Returns:
-        A `codi.compose.check.Difference`.
-    """
     import torch
 
     from codi.compose.check import compare
-    from codi.compose.foreign import ForeignModel
-    from codi.compose.geometry import pipeline_class
+    from codi.compose.loading import load_model
 
-    reference = composed.references[modality]
-    place = reference.verify(composed.folder)
-    pipeline = pipeline_class(reference.kind).from_pretrained(  # type: ignore[attr-defined]
-        place, torch_dtype=getattr(torch, dtype), variant=reference.variant, use_safetensors=True
-    )
-    return compare(ForeignModel(pipeline=pipeline, call=reference.call, name=reference.name))
+    differences = []
+    for modality in composed.references:  # one at a time, for want of memory
+        differences.append(compare(load_model(composed, modality, getattr(torch, dtype))))
+        _report(str(differences[-1]))
+    return 0 if all(difference.fine for difference in differences) else 1

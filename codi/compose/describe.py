@@ -133,11 +133,15 @@ def _product(shape: Sequence[int]) -> int:
 
 
 def _sites(folder: Path, parts: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the blocks of each published network in which joint adapters sit, by modality."""
-    if "joint_adapters" not in parts:
+    """Return the blocks of each published network at which joint adapters sit, by modality.
+
+    Without environment encoders they have nothing to attend to.
+    """
+    if "joint_adapters" not in parts or "environment_encoders" not in parts:
         return {}
-    stated = read_json(folder / "joint_adapters" / "config.json").get("sites")
-    return {modality: list(names) for modality, names in stated.items()} if isinstance(stated, dict) else {}
+    networks = read_json(folder / "joint_adapters" / "config.json").get("networks")
+    found = networks.items() if isinstance(networks, dict) else ()
+    return {modality: list(stated["sites"]) for modality, stated in found if "sites" in stated}
 
 
 def licences_of(stated: Mapping[str, Licence]) -> list[dict[str, Any]]:

@@ -238,9 +238,11 @@ def test_info_says_what_it_is(copied, tmp_path, capsys):
 def test_info_says_where_adapters_sit(tmp_path, capsys):
     out = tmp_path / "my-codi"
     assert compose("--image", folder("sd15"), "--audio", folder("audioldm"), "-o", out) == 0
-    add_parts(out, {"joint_adapters": tiny_pipeline.environment_encoders()})
+    encoders = tiny_pipeline.environment_encoders()
+    add_parts(out, {"joint_adapters": encoders, "environment_encoders": encoders})
     config = out / "joint_adapters" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "sites": {"image": ["mid_block"]}}))
+    networks = {"image": {"sites": {"mid_block": 64}, "num_heads": 2}}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "networks": networks}))
     capsys.readouterr()
     assert cli.main(["info", str(out)]) == 0
     said = capsys.readouterr().out
