@@ -11,9 +11,9 @@ tags: [codi, synthetic]
 ---
 # Small {kind} model of a synthetic world
 
-A latent diffusion model of `codi.world`, a small universe of coloured shapes whose media can be checked exactly.
-It was trained on rendered scenes alone, by the scripts in `examples/compose_world` of the project `codi`, to show
-that `codi compose` can join models that were trained apart. It knows nothing but this world.
+A latent diffusion model of `codi.world`, a small universe of coloured shapes whose media can be checked
+exactly. It was trained on rendered scenes alone, by the scripts in `examples/compose_world` of the project
+`codi`, to show that `codi compose` can join models that were trained apart. It knows nothing but this world.
 
 ```python
 from diffusers import DiffusionPipeline

@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from world_data import cached, tokens, training_caption
 
 from codi.world import Scene
-from world_data import cached, tokens, training_caption
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from world_data import NUM_FRAMES, log_mel, to_bytes, to_unit
 
 from codi.metrics.onsets import onset_f1
 from codi.world import (
@@ -38,7 +39,6 @@ from codi.world import (
     sample_scenes,
 )
 from codi.world.motion import schedule, schedule_of
-from world_data import NUM_FRAMES, log_mel, to_bytes, to_unit
 
 _VISIBLE = {"picture": ("shape", "colour", "place"), "clip": tuple(ATTRIBUTES), "sound": tuple(ATTRIBUTES)}
 _RENDER = {"picture": render_images, "clip": render_videos, "sound": render_sounds}
@@ -170,9 +170,8 @@ def main(argv: list[str] | None = None) -> None:
     begun = time.time()
     made = generate(pipe, asked.kind, prompts, asked.steps, asked.guidance, asked.seed)
     seconds = (time.time() - begun) / len(prompts)
-    print(
-        f"{asked.kind}: {len(prompts)} captions, {asked.steps} steps, guidance {asked.guidance}, {seconds:.2f} s each"
-    )
+    settings = f"{asked.steps} steps, guidance {asked.guidance}, {seconds:.2f} s each"
+    print(f"{asked.kind}: {len(prompts)} captions, {settings}")
     ceiling = through_autoencoder(pipe, asked.kind, _RENDER[asked.kind](scenes))
     print("\n".join(report(asked.kind, made, ceiling, scenes)), flush=True)
     if asked.save:

@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL
 from loop import arguments, save_folder, train
 from torch import Tensor
+from world_data import log_mel, to_unit, training_scenes
 
 from codi.world import render_frames, render_sounds
-from world_data import log_mel, to_unit, training_scenes
 
 SHAPES = {
     "picture": {"channels": 3, "widths": (16, 32, 64, 64), "latents": 8, "kl": 1e-4},

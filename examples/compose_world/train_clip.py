@@ -10,6 +10,8 @@ poses that its own pictures never show. The network predicts v (Salimans and Ho 
 from pathlib import Path
 
 import torch
+from card import write_card
+from denoising import denoising_loss, draw, stored_latents
 from diffusers import (
     AnimateDiffPipeline,
     DDIMScheduler,
@@ -19,11 +21,9 @@ from diffusers import (
 )
 from loop import arguments, save_folder, train
 from torch import Tensor
-
-from card import write_card
-from codi.world import render_videos
 from world_data import NUM_FRAMES, to_unit, training_scenes
-from denoising import denoising_loss, draw, stored_latents
+
+from codi.world import render_videos
 
 
 def make(picture: StableDiffusionPipeline) -> AnimateDiffPipeline:

@@ -8,15 +8,15 @@ Text encoder and network are trained together. The network predicts the noise (e
 from pathlib import Path
 
 import torch
+from card import write_card
+from denoising import denoising_loss, draw, stored_latents
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from loop import arguments, save_folder, train
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
-
-from card import write_card
-from codi.world import render_images
 from world_data import MAX_TOKENS, to_unit, training_scenes, words_tokenizer
-from denoising import denoising_loss, draw, stored_latents
+
+from codi.world import render_images
 
 _WIDTHS = (32, 96)
 _TEXT = 64

@@ -9,17 +9,17 @@ trained together. The network predicts v (Salimans and Ho 2022).
 from pathlib import Path
 
 import torch
+from card import write_card
+from denoising import denoising_loss, draw, stored_latents
 from diffusers import AudioLDMPipeline, AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from loop import arguments, save_folder, train
 from torch import Tensor
 from torch.nn import functional as nnf
-from transformers import ClapTextConfig, ClapTextModelWithProjection, SpeechT5HifiGan
-
-from card import write_card
-from codi.world import render_sounds
-from world_data import MAX_TOKENS, log_mel, training_scenes, words_tokenizer
-from denoising import denoising_loss, draw, stored_latents
 from train_vocoder import make as new_vocoder
+from transformers import ClapTextConfig, ClapTextModelWithProjection, SpeechT5HifiGan
+from world_data import MAX_TOKENS, log_mel, training_scenes, words_tokenizer
+
+from codi.world import render_sounds
 
 _WIDTHS = (32, 64, 96)
 _TEXT = 64

@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL
 from loop import arguments, save_folder, train
 from torch import Tensor
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+from world_data import HOP, NUM_MELS, SAMPLING_RATE, log_mel, training_scenes
 
 from codi.world import render_sounds
-from world_data import HOP, NUM_MELS, SAMPLING_RATE, log_mel, training_scenes
 
 _WINDOWS = (256, 512, 1024, 2048)
 _CROP = 32  # mel frames

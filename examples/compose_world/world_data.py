@@ -27,8 +27,8 @@ FPS = 8
 SAMPLING_RATE = 16000
 NUM_SAMPLES = 32000
 MAX_TOKENS = 24  # the longest caption has 19 words and marks
-# A vocoder made of convolutions answers a steady note with a wave that repeats in every mel frame, so it can only
-# play multiples of the frame rate. At 32 frames per second these lie closer together than two notes can.
+# A vocoder made of convolutions answers a steady note with a wave that repeats in every mel frame, so it can
+# only play multiples of the frame rate. At 32 frames per second they lie closer together than any two notes.
 HOP = 500
 WINDOW = 1024
 NUM_MELS = 32
