@@ -13,6 +13,8 @@ from world_data import cached, tokens, training_caption
 
 from codi.world import Scene
 
+_LEAST_ALPHA_SQUARED = 0.02
+
 
 @torch.no_grad()
 def stored_latents(
@@ -69,6 +71,9 @@ def denoising_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the squared error of what the model is trained to predict, and its means by noise level.
 
+    A network that predicts eps is judged as if it predicted v (Salimans and Ho 2022): its error is divided by
+    alpha. Otherwise nearly all of the loss is about details, and what a caption decides is learned last.
+
     Args:
         scheduler: says what is predicted (`prediction_type`) and how much noise a step has.
         x: clean latents (B, ...).
@@ -84,6 +89,8 @@ def denoising_loss(
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(x, noise, steps)
     errors = (predict(noisy, steps) - target).square().flatten(1).mean(1)
+    if scheduler.config.prediction_type == "epsilon":
+        errors = errors / scheduler.alphas_cumprod[steps].clamp(min=_LEAST_ALPHA_SQUARED)
     third = (3 * steps) // num
     by_level = {
         f"noise{k}": float(errors.detach()[third == k].mean()) for k in range(3) if (third == k).any()
