@@ -94,8 +94,8 @@ class NativePrompt(PromptBatch):
             weights: (B, K) how much each of them counts.
 
         Returns:
-            The weighted means of all floating-point tensors whose rows belong to samples; anything else is the
-            first prompt's.
+            The weighted means of all floating-point tensors whose rows belong to samples; anything else is
+            the first prompt's.
 
         Raises:
             InputError: where they differ in shape.
