@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from codi.compose.environment import ForeignEnvironmentEncoders, describe_latent
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
@@ -34,6 +35,7 @@ from codi.world import ATTRIBUTES, caption
 from data.batch import Batch
 from data.world import WorldSource, prompted_facts
 from training.config import Config, expect, strict
+from training.dry_run import empty
 from training.stages import Stage
 from training.stages.common import export_part, load_part, say
 from training.stages.contrast import TimedContrast
@@ -192,8 +194,8 @@ class ComposedJointStage(Stage):
         encoders, adapters = self.encoders(pairs), self.adapters(pairs)
         if adapters.config["env_dim"] != encoders.config["dim"]:
             raise InputError(
-                f"part: joint_adapters have an env_dim of {adapters.config['env_dim']} and environment_encoders a "
-                f"dim of {encoders.config['dim']}: expected one number"
+                f"part: joint_adapters have an env_dim of {adapters.config['env_dim']} and environment_encoders "
+                f"a dim of {encoders.config['dim']}: expected one number"
             )
         self.denoisers = {}
         for modality, model in self.models.items():
@@ -427,6 +429,29 @@ class ComposedJointStage(Stage):
         x_t = levels.add_noise(x_0, eps, t).to(prompt.dtype)
         output = self.denoisers[side.modality](x_t, t, prompt, partners=env)
         return denoising_loss(output, levels.target(x_0, eps, t))
+
+    def dummy_batch(self, module: ComposedJoint, count: int) -> dict[str, dict[Modality, Tensor]]:
+        """Return latents of both sides of every pair; a pair's share says how many samples it has."""
+        batch = {}
+        for pair, share in self.pairs.items():
+            rows = max(1, round(count * share))
+            batch["+".join(pair)] = {m: empty(rows, *self.prepared[m].start.shape[1:]) for m in pair}
+        return batch
+
+    def dry_pass(self, module: ComposedJoint, batch: dict[str, dict[Modality, Tensor]]) -> None:
+        """Run every network that learns to attend, attending to its partner."""
+        for pair in self.pairs:
+            latents = batch["+".join(pair)]
+            for modality in self.attending[pair]:
+                other = next(m for m in pair if m is not modality)
+                rows = len(latents[modality])
+                env = self.environment(module, other, latents[other], empty(rows))
+                denoiser = self.denoisers[modality]
+                x = torch.zeros(latents[modality].shape)  # only its shape is looked at
+                arguments = denoiser.arguments(x, torch.zeros(rows), self.prompts[modality]([""] * rows))
+                arguments = pytree.tree_map_only(Tensor, lambda leaf: leaf.to("meta"), arguments)
+                with denoiser.attending(env):
+                    self.models[modality].network(**arguments)
 
     def sentences(self, batch: Batch, generator: torch.Generator) -> list[str]:
         """Return a caption of each sample: of a scene one that names some of its facts."""

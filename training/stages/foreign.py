@@ -4,6 +4,7 @@ Letters: B batch.
 """
 
 import hashlib
+import importlib
 import json
 import sys
 from collections import OrderedDict
@@ -14,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from codi import pretrained
+from codi.compose.families import family_of
 from codi.compose.foreign import ForeignModel, Prepared
 from codi.compose.native_prompt import NativePrompt
+from codi.tensor_files import read_json
 from codi.types import InputError, Modality, blame
 from data.cache import CachedSource, build_cache, whole
 from data.world import WorldSource
+from training.stages.common import planning
 from training.stages.files import open_media
 from training.stages.latents import Encoding, as_unit, weights_digest
 
@@ -49,14 +53,71 @@ def foreign_model(source: Path, call: Mapping[str, Any]) -> ForeignModel:
         raise InputError(
             f"{source} is no pipeline: expected a folder with a model_index.json, as diffusers saves"
         )
+    if planning():
+        return ForeignModel(pipeline=planned_pipeline(source), call=dict(call), name=source.name)
     with blame(f"{source}: "), pretrained._quietly():
         try:
-            pipeline = DiffusionPipeline.from_pretrained(
-                source, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
-            )
+            pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, local_files_only=True)
+            pipeline.to(torch.float32)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"cannot be loaded: {' '.join(str(error).split())[:200]}") from error
         return ForeignModel(pipeline=pipeline, call=dict(call), name=source.name)
+
+
+def planned_pipeline(source: Path) -> Any:
+    """Return a pipeline built from its configurations alone, for a plan.
+
+    Its network has no memory. The text encoders are real, because prompts are made by running them, but have
+    one layer each and random weights: what they return is as large as it will be.
+
+    Args:
+        source: the folder; no weights are read.
+
+    Returns:
+        The pipeline.
+    """
+    import diffusers
+
+    index = read_json(source / "model_index.json", "save the pipeline again")
+    kind = getattr(diffusers, str(index.pop("_class_name")))
+    network = family_of(kind.__name__).network
+    parts = {}
+    for name, entry in index.items():
+        if isinstance(entry, list) and len(entry) == 2:
+            parts[name] = None if entry[0] is None else _planned_part(source / name, *entry, name == network)
+    cpu = property(lambda pipeline: torch.device("cpu"))  # whatever part comes first
+    return type(kind.__name__, (kind,), {"_execution_device": cpu, "device": cpu})(**parts)
+
+
+def _planned_part(place: Path, library: str, name: str, bare: bool) -> Any:
+    """Return one part of a pipeline without its weights.
+
+    Args:
+        place: its folder.
+        library: the library that has its class, or the name of a pipeline of diffusers.
+        name: the name of the class.
+        bare: whether it has no memory.
+
+    Returns:
+        The part.
+    """
+    import diffusers
+
+    try:
+        home: Any = importlib.import_module(library)
+    except ImportError:
+        home = importlib.import_module(f"diffusers.pipelines.{library}")
+    kind = getattr(home, name)
+    if not issubclass(kind, nn.Module):
+        return kind.from_pretrained(place)
+    if issubclass(kind, diffusers.ModelMixin):
+        with torch.device("meta" if bare else "cpu"):
+            return kind.from_config(kind.load_config(place))
+    config = kind.config_class.from_pretrained(place)
+    for section in (config, getattr(config, "text_config", None)):
+        if hasattr(section, "num_hidden_layers"):
+            section.num_hidden_layers = 1
+    return kind(config)
 
 
 def opened(model: ForeignModel, texts: Sequence[str] = ("",)) -> Prepared:
