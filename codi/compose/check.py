@@ -71,6 +71,7 @@ def sample_alone(
     guidance_scale: float | None = None,
     seeds: Sequence[int] = (0,),
     sizes: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Tensor:
     """Return the latents that a foreign model makes alone, by our sampler.
 
@@ -82,17 +83,18 @@ def sample_alone(
         guidance_scale: the guidance scale; None for the pipeline's own.
         seeds: B seeds.
         sizes: sizes by our names; None for the model's own.
+        **more: further arguments of the pipeline, such as `ip_adapter_image`.
 
     Returns:
         (B, ...) clean latents.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    prepared = model.prepare(texts, negatives, num_inference_steps, guidance_scale, generators, sizes)
+    prepared = model.prepare(texts, negatives, num_inference_steps, guidance_scale, generators, sizes, **more)
     scale = model.guidance_scale(guidance_scale)
     guided = prepared.null is not None
     modality = model.modality
     sampler = JointSampler(
-        denoisers={modality: ForeignDenoiser(model, model.form(guided, prepared.call))},
+        denoisers={modality: ForeignDenoiser(model, model.form(guided, prepared.call, more))},
         schedulers={modality: prepared.scheduler},
         contexts={modality: prepared.prompt},
         null_contexts={modality: prepared.null} if guided else None,
@@ -136,7 +138,11 @@ def latents_of_pipeline(model: ForeignModel, **call: Any) -> Tensor:
 
 
 def compare(
-    model: ForeignModel, num_inference_steps: int = 2, sizes: Mapping[str, Any] | None = None
+    model: ForeignModel,
+    num_inference_steps: int = 2,
+    sizes: Mapping[str, Any] | None = None,
+    prompt: str = PROMPT_OF_CHECK,
+    **more: Any,
 ) -> Difference:
     """Run a few steps of a pipeline, and the same by our sampler, and return how far they are apart.
 
@@ -144,20 +150,23 @@ def compare(
         model: the foreign model.
         num_inference_steps: the number of steps.
         sizes: sizes by our names; None for the model's own.
+        prompt: the prompt, such as one with a word that the pipeline was taught.
+        **more: further arguments of the pipeline, such as `ip_adapter_image`.
 
     Returns:
         The difference.
     """
     scale = model.guidance_scale()
-    ours = sample_alone(model, [PROMPT_OF_CHECK], None, num_inference_steps, scale, [0], sizes)
+    ours = sample_alone(model, [prompt], None, num_inference_steps, scale, [0], sizes, **more)
     theirs = latents_of_pipeline(
         model,
         **model._arguments(
             model.call_for(sizes),
-            prompt=[PROMPT_OF_CHECK],
+            prompt=[prompt],
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
             generator=[torch.Generator().manual_seed(0)],
+            **more,
         ),
     )
     if theirs.ndim != ours.ndim:  # a pipeline that steps the frames of clips by themselves

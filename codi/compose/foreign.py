@@ -11,10 +11,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -29,6 +28,10 @@ from codi.diffusion.guidance import FULL, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
 from codi.protocols import Autoencoder, Denoiser, Environment
 from codi.types import InputError, Modality, ModalitySpec
+
+if TYPE_CHECKING:
+    from codi.compose.decoupled_attention import DecoupledAttention
+    from codi.compose.prompt_translators import PromptTranslators
 
 # By these sentences it is found out once what a pipeline does with a prompt.
 PROBES = ["a bird sings in a tree", "two dogs run along a beach"]
@@ -525,6 +528,9 @@ class ForeignDenoiser(Denoiser):
         form: how its pipeline calls the network (`ForeignModel.form`).
         adapters: the joint adapters of the network, which are attached to it; None if it attends to nothing.
         grid: the grid of the latents; needed with adapters alone.
+        translators: what translates prompts of the shared space for it; without them partner estimates change
+            nothing.
+        decoupled: attention to the tokens of prompts that have any, attached to the network; None without.
     """
 
     null_first = True
@@ -535,11 +541,15 @@ class ForeignDenoiser(Denoiser):
         form: Form,
         adapters: ForeignJointAdapters | None = None,
         grid: Grid | None = None,
+        translators: "PromptTranslators | None" = None,
+        decoupled: "DecoupledAttention | None" = None,
     ):
         self.model = model
         self.form = form
         self.adapters = adapters
         self.grid = grid
+        self.translators = translators
+        self.decoupled = decoupled
         self.one_branch_per_call = form.separate
 
     @property
@@ -568,7 +578,8 @@ class ForeignDenoiser(Denoiser):
         Returns:
             (B, ...).
         """
-        with self.attending(partners):
+        beside = nullcontext() if self.decoupled is None else self.decoupled.attending(prompt.token)
+        with self.attending(partners), beside:
             answer = self.model.network(**self.arguments(x, t, prompt))
         return answer[0] if isinstance(answer, tuple) else answer.sample
 
@@ -583,6 +594,21 @@ class ForeignDenoiser(Denoiser):
         """Return the blocks of the network that can attend, with their channels (`codi.compose.streams`)."""
         t = prepared.scheduler.timesteps[0].expand(len(prepared.prompt))
         return survey(self.model.network, prepared.grid, self.arguments(prepared.start, t, prepared.prompt))
+
+    def refit(self, prompt: NativePrompt, token: Tensor, fused: Tensor) -> NativePrompt:
+        """Return a prompt that says as well what partner estimates add to it, by the prompt translators.
+
+        Args:
+            prompt: B native prompts.
+            token: (B, 1, D) the same prompts in the shared prompt space.
+            fused: (B, 1, D) these, fused with what the partners seem to become.
+
+        Returns:
+            B prompts; `prompt` itself without translators.
+        """
+        if self.translators is None or self.model.modality not in self.translators.modalities():
+            return prompt
+        return self.translators.refit(self.model.modality, prompt, token, fused)
 
     def attending(self, partners: Environment | None) -> AbstractContextManager[None]:
         """Return a context in which the network attends to its partners, if it has adapters."""
@@ -613,7 +639,7 @@ class ForeignDenoiser(Denoiser):
         full, null = answers[FULL], answers[NULL_PROMPT]
         guided = null + weights[FULL] * (full - null)
         if guidance.rescale > 0:
-            return rescale_noise_cfg(guided, full, guidance.rescale)
+            return _rescaled(guided, full, guidance.rescale)
         return guided
 
 
@@ -636,6 +662,16 @@ class ForeignAutoencoder(Autoencoder):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode latents (B, ...) into raw media (B, ...) in [-1, 1]; see `ForeignModel.decode`."""
         return self.model.decode(latent, self.call)
+
+
+def _rescaled(guided: Tensor, full: Tensor, amount: float) -> Tensor:
+    """Pull the spread of a guided answer back to that of the unguided one (arXiv 2305.08891, section 3.4).
+
+    It is the formula of `codi.diffusion.guidance`, in the order in which pipelines of diffusers compute it.
+    """
+    axes = list(range(1, full.ndim))
+    spread = full.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
+    return amount * (guided * spread) + (1 - amount) * guided
 
 
 def _same(a: Any, b: Any) -> bool:

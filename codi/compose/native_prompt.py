@@ -7,7 +7,7 @@ has to be known to batch prompts, select among them and repeat them.
 Letters: B batch, L tokens, D width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,9 @@ class NativePrompt(PromptBatch):
         spec: how the tree is put together again.
         rows: B.
         dtype: the precision in which the pipeline gives its latent to the denoiser.
+        token: (B, 1, D) a prompt of the shared space beside the pipeline's own, for decoupled attention
+            (`codi.compose.decoupled_attention`); zeros for a sample without one, None where no
+            sample has one.
     """
 
     leaves: tuple[Any, ...]
@@ -36,6 +39,7 @@ class NativePrompt(PromptBatch):
     spec: Any
     rows: int
     dtype: torch.dtype
+    token: Tensor | None = None
 
     @classmethod
     def of(
@@ -73,14 +77,22 @@ class NativePrompt(PromptBatch):
 
     @staticmethod
     def cat(prompts: "Sequence[NativePrompt]") -> "NativePrompt":
-        """Return the samples of several prompts of one pipeline, one prompt after another."""
+        """Return the samples of several prompts of one pipeline, one prompt after another.
+
+        Sequences that come with a mask may differ in length, because pipelines pad them to the longest of a
+        batch: shorter ones are filled up with zeros, which their masks leave out.
+        """
         first = prompts[0]
+        lengths = {length for prompt in prompts for length in prompt.masked_lengths()}
         leaves = []
         for by_sample, parts in zip(
             first.by_sample, zip(*(prompt.leaves for prompt in prompts)), strict=True
         ):
-            leaves.append(torch.cat(parts) if by_sample else parts[0])
-        return replace(first, leaves=tuple(leaves), rows=sum(map(len, prompts)))
+            leaves.append(torch.cat(_as_long(parts, lengths)) if by_sample else parts[0])
+        tokens = [prompt.token for prompt in prompts]
+        return replace(
+            first, leaves=tuple(leaves), rows=sum(map(len, prompts)), token=_cat_tokens(tokens, prompts)
+        )
 
     @staticmethod
     def interpolate(prompts: "Sequence[NativePrompt]", weights: Tensor) -> "NativePrompt":
@@ -91,8 +103,8 @@ class NativePrompt(PromptBatch):
             weights: (B, K) how much each of them counts.
 
         Returns:
-            The weighted means of all floating-point tensors whose rows belong to samples; anything else is the
-            first prompt's.
+            The weighted means of all floating-point tensors whose rows belong to samples; anything else is
+            the first prompt's.
 
         Raises:
             InputError: where they differ in shape.
@@ -127,28 +139,85 @@ class NativePrompt(PromptBatch):
         leaves = [
             picked(leaf) if mine else leaf for leaf, mine in zip(self.leaves, self.by_sample, strict=True)
         ]
-        return replace(self, leaves=tuple(leaves), rows=len(index))
+        token = None if self.token is None else self.token[index.to(self.token.device)]
+        return replace(self, leaves=tuple(leaves), rows=len(index), token=token)
 
     def split(self, size: int) -> "list[NativePrompt]":
         """Return prompts of `size` samples each, in order."""
         return [self.select(range(start, start + size)) for start in range(0, self.rows, size)]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the leaves: those of the arguments, and of what lies in them behind a dot."""
+        paths, _ = pytree.tree_flatten_with_path(self.arguments())
+        return tuple(".".join(map(_key, path)) for path, _ in paths)
+
     def with_arguments(self, changed: Mapping[str, Any]) -> "NativePrompt":
-        """Return the prompt with other values in place of some arguments, which have the same form."""
-        leaves, spec = pytree.tree_flatten(self.arguments() | dict(changed))
-        assert spec == self.spec, f"another form of arguments: {spec}, not {self.spec}"
+        """Return the prompt with other values in place of some leaves.
+
+        Args:
+            changed: the values by the names of the leaves (`names`).
+
+        Returns:
+            The prompt.
+        """
+        names = self.names
+        assert changed.keys() <= set(names), f"no arguments {sorted(changed.keys() - set(names))}: {names}"
+        leaves = [changed.get(name, leaf) for name, leaf in zip(names, self.leaves, strict=True)]
         return replace(self, leaves=tuple(leaves))
 
+    def with_token(self, token: Tensor | None) -> "NativePrompt":
+        """Return the prompt with a token (B, 1, D) for decoupled attention, or with none."""
+        assert token is None or len(token) == self.rows, f"{len(token)} tokens for {self.rows} samples"
+        return replace(self, token=token)
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return, by name, the arguments that are floating-point tensors whose rows belong to samples."""
-        names = list(self.arguments())
+        """Return the floating-point tensors whose rows belong to samples, by the names of the leaves."""
+        return {name: x for name, x in self._of_samples().items() if x.is_floating_point()}
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return the masks of sequences, by name: (B, L) of whole numbers or booleans, one row a sample."""
         found = {}
-        for name, value in self.arguments().items():
-            if isinstance(value, Tensor) and value.is_floating_point() and self._belongs(name, names):
-                found[name] = value
+        for name, x in self._of_samples().items():
+            if not x.is_floating_point() and x.ndim == 2 and len(x) == self.rows:
+                found[name] = x
         return found
 
-    def _belongs(self, name: str, names: Sequence[str]) -> bool:
-        """Return whether the rows of a single argument belong to samples."""
-        marks = pytree.tree_unflatten(list(self.by_sample), self.spec)
-        return marks[name] is True
+    def masked_lengths(self) -> set[int]:
+        """Return the lengths L of those sequences that come with a mask."""
+        return {mask.shape[1] for mask in self.masks().values()}
+
+    def _of_samples(self) -> dict[str, Tensor]:
+        """Return all tensors whose rows belong to samples, by name."""
+        marked = zip(self.names, self.leaves, self.by_sample, strict=True)
+        return {name: leaf for name, leaf, by_sample in marked if by_sample}
+
+
+def _key(key: Any) -> str:
+    """Return the name of one step of a path in a tree: a key, or a place in a sequence."""
+    return str(key.idx if isinstance(key, pytree.SequenceKey) else key.key)
+
+
+def _as_long(parts: Sequence[Tensor], lengths: Collection[int]) -> list[Tensor]:
+    """Return sequences (B, L, ...) that are as long as the longest, where all their lengths are masked."""
+    found = {part.shape[1] for part in parts if part.ndim > 1}
+    if len(found) < 2 or not found <= set(lengths):
+        return list(parts)
+    return [with_length(part, max(found)) for part in parts]
+
+
+def with_length(x: Tensor, length: int) -> Tensor:
+    """Return sequences (B, L, ...) cut to a length, or filled up to it with zeros."""
+    missing = max(0, length - x.shape[1])
+    return torch.cat([x[:, :length], x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
+
+
+def _cat_tokens(tokens: Sequence[Tensor | None], prompts: Sequence[NativePrompt]) -> Tensor | None:
+    """Return the tokens of all samples, zeros for those that have none; None where no sample has one."""
+    like = next((token for token in tokens if token is not None), None)
+    if like is None:
+        return None
+    parts = []
+    for token, prompt in zip(tokens, prompts, strict=True):
+        parts.append(like.new_zeros(len(prompt), *like.shape[1:]) if token is None else token)
+    return torch.cat(parts)
