@@ -1,8 +1,8 @@
 """The shapes of native contexts as configurations tell them, for a plan that loads no weights.
 
 Training finds out by itself what a pipeline gives its denoiser for a caption
-(`codi.compose.prompt_translators.find_contexts`); this table says the same of a folder of which nothing but the
-configurations are read. Lengths are those of a call's own defaults.
+(`codi.compose.prompt_translators.find_contexts`); this table says the same of a folder of which nothing but
+the configurations are read. Lengths are those of a call's own defaults.
 
 Letters: L tokens, W width.
 """

@@ -2,8 +2,8 @@
 
 Beside each cross-attention to the text stands another one, with the same frozen queries, to a few tokens made
 from a token of the shared prompt space; the two answers are added (IP-Adapter, arXiv 2308.06721, section
-3.2). It is put there by forward hooks, so that the network keeps its class and its weights; its values start at
-zero, so that untrained it changes nothing, to the bit. Where a prompt translator (`codi.compose.
+3.2). It is put there by forward hooks, so that the network keeps its class and its weights; its values start
+at zero, so that untrained it changes nothing, to the bit. Where a prompt translator (`codi.compose.
 prompt_translators`) replaces the text, this goes with it: "at night" and a picture, say.
 
 Letters: B batch, N positions of a query, C channels, K tokens, D width of the prompt space, W width of the

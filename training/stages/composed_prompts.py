@@ -5,8 +5,8 @@ codi, and what the published pipeline gives its denoiser for it. The translator 
 first (`codi.compose.prompt_translators`). Neither a denoiser nor any medium takes part.
 
 Tokens of media are not those of captions. They come as a caption prior reads them: where the captions lie
-that go with a medium, but for what the medium's tower adds of its own (`codi.joint.caption_prior`). A share of
-the tokens here is made like that from captions: the mean of all captions that go with a caption, which may
+that go with a medium, but for what the medium's tower adds of its own (`codi.joint.caption_prior`). A share
+of the tokens here is made like that from captions: the mean of all captions that go with a caption, which may
 leave facts open as a picture does, then noise at right angles to it, then the prior's own projection.
 
 Letters: B batch, D width of the prompt space.
@@ -207,8 +207,8 @@ class ComposedPromptsStage(Stage):
             offset: added to the seed; another offset gives other captions.
 
         Returns:
-            A source of batches of "captions", whose tokens are translated, and "targets", whose native prompts
-            they are translated into.
+            A source of batches of "captions", whose tokens are translated, and "targets", into whose native
+            prompts they are translated.
         """
         source = world_or_files(self.config, self.captions, [Modality.TEXT], {}, self.rows, offset)
         if self.config.data and not offset:
@@ -280,7 +280,7 @@ class ComposedPromptsStage(Stage):
         return torch.where(chosen, medium, plain)[:, None]
 
     def loss(
-        self, module: PromptTranslators, batch: dict[str, Any], generator: torch.Generator
+        self, module: Any, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss of all translators and all that they regress, and each of these for the log."""
         token = self.tokens(batch["captions"], generator)
@@ -288,7 +288,7 @@ class ComposedPromptsStage(Stage):
         total = torch.stack(list(losses.values())).sum()
         return total, {name: value.detach() for name, value in losses.items()}
 
-    def _losses(self, module: PromptTranslators, token: Tensor, targets: list[str]) -> dict[str, Tensor]:
+    def _losses(self, module: Any, token: Tensor, targets: list[str]) -> dict[str, Tensor]:
         """Return the mean loss of each context of each model, by name."""
         found = {}
         for modality, translator in module.by_modality().items():
@@ -296,17 +296,17 @@ class ComposedPromptsStage(Stage):
                 found[f"{modality}.{name}"] = value.mean()
         return found
 
-    def dummy_batch(self, module: PromptTranslators, count: int) -> dict[str, Tensor]:
+    def dummy_batch(self, module: Any, count: int) -> dict[str, Tensor]:
         """Return tokens."""
         return {"token": empty(count, 1, self.dim)}
 
-    def dry_pass(self, module: PromptTranslators, batch: dict[str, Tensor]) -> None:
+    def dry_pass(self, module: Any, batch: dict[str, Tensor]) -> None:
         """Run every translator once."""
         for translator in module.by_modality().values():
             translator(batch["token"])
 
     @torch.no_grad()
-    def preview(self, module: PromptTranslators, folder: Path) -> None:
+    def preview(self, module: Any, folder: Path) -> None:
         """Write `unexplained.json`: what share of the captions' variance each context lacks.
 
         It is given for captions, for tokens as media have them, and for those of another sample.
@@ -323,6 +323,6 @@ class ComposedPromptsStage(Stage):
             scores[name] = {key: round(float(value), 4) for key, value in losses.items()}
         (folder / "unexplained.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
-    def export(self, module: PromptTranslators, folder: Path) -> None:
+    def export(self, module: Any, folder: Path) -> None:
         """Write prompt_translators/."""
         export_part(module, folder / PART)
