@@ -98,7 +98,7 @@ def write(folder: Path, facts: Facts, name: str | None = None, kept: str | None 
     """
     there = foreign(folder) if kept is None else kept
     if there is None or PLACEHOLDER in there:
-        there = _signed(render(folder, facts, name or folder.resolve().name))
+        there = signed(render(folder, facts, name or folder.resolve().name))
     io.save_text(folder / CARD, there)
     loader = folder / LOADER
     if not loader.exists() or loader.read_text(encoding="utf-8", errors="replace").startswith(LOADER_HEAD):
@@ -122,7 +122,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _signed(text: str) -> str:
+def signed(text: str) -> str:
+    """Return the text of a card with the mark at its end by which it is known as one of ours."""
     return (
         f"{text}\n<!-- written by codi {__version__}, digest {_digest(text)}; a changed card is left alone "
         "-->\n"

@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, bench, convert, inspect, info, doctor.
+"""Run the command `codi`: generate, bench, convert, compose, inspect, info, doctor.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed
+from codi.compose import command as compose
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     convert.add_arguments(released)
     released.set_defaults(run=convert.main)
+    compose.add_command(commands)
     inspection.add_command(commands)
     info = commands.add_parser(
         "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
@@ -382,7 +384,10 @@ def _seed(text: str) -> int | str:
 
 def _info(args: argparse.Namespace) -> int:
     from codi import doctor
+    from codi.compose import describe, folder
 
+    if args.model is not None and folder.is_composed(args.model) and not args.words:
+        return describe.info(args.model, as_json=args.json)
     return doctor.words(args.model) if args.words else doctor.info(args.model, as_json=args.json)
 
 

@@ -336,7 +336,7 @@ def _resources() -> list[Check]:
 
     Little of either is shown as worth knowing.
     """
-    free = _free_memory()
+    free = free_memory()
     disk = shutil.disk_usage(Path.cwd()).free
     memory = "memory: unknown" if free is None else f"memory: {free / 2**30:.1f} GiB free"
     little = free is not None and free < 2 << 30
@@ -348,7 +348,7 @@ def _resources() -> list[Check]:
     ]
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Return the free memory in bytes by the system's own estimate; None where it has none."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -30,6 +30,7 @@ from codi.types import InputError
 INDEX = "model_index.json"
 CHECKSUMS = "checksums.json"
 PATTERNS = ["*.json", "*.safetensors", "*.txt"]
+NOT_PARTS = ("defaults", "composed", "text")  # keys of the index; the last two of composed models
 HUB = ("token", "cache_dir", "local_files_only", "force_download")  # options of a download
 LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passed on to every part
     "device_map",
@@ -116,7 +117,7 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     check_inside(folder, path)
     found = {}
     for name, value in read_json(path).items():
-        if name.startswith("_") or name == "defaults":
+        if name.startswith("_") or name in NOT_PARTS:
             continue
         if not name.isidentifier():
             raise InputError(
@@ -253,7 +254,7 @@ def load_part(
         check_config(folder / config, read_json(present / config), part_class)
         try:
             # initial values would be overwritten: `check_part` makes sure that every weight is in the folder
-            with _quietly(), no_init_weights():
+            with quietly(), no_init_weights():
                 part = part_class.from_pretrained(present, **options)
         except Exception as error:  # a configuration that nobody wrote raises errors of every kind
             reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -275,19 +276,26 @@ def _check_scheduler(folder: Path, scheduler: Any) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence the progress bars and warnings of diffusers: whatever they would warn of is an error here."""
-    from diffusers.utils import logging as diffusers_logging
+def quietly() -> Iterator[None]:
+    """Silence the progress bars and warnings of diffusers and transformers.
 
-    level, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity(logging.ERROR)
-    diffusers_logging.disable_progress_bar()
+    Whatever they would warn of while a part is loaded is an error here.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    both = (diffusers_logging, transformers_logging)
+    before = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in both]
+    for module in both:
+        module.set_verbosity(logging.ERROR)
+        module.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(level)
-        if bars:
-            diffusers_logging.enable_progress_bar()
+        for module, (level, bars) in zip(both, before, strict=True):
+            module.set_verbosity(level)
+            if bars:
+                module.enable_progress_bar()
 
 
 def pick_device(name: str) -> str:

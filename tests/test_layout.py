@@ -136,6 +136,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "codi.again",
         "codi.bench",
+        "codi.compose",
         "codi.failures",
         "codi.jobs",
         "codi.options",

@@ -20,7 +20,9 @@ from torch.utils import _pytree as pytree
 
 from codi.compose.families import Family, family_of, value_of
 from codi.compose.grid import Grid
+from codi.compose.joint_adapters import ForeignJointAdapters
 from codi.compose.native_prompt import NativePrompt
+from codi.compose.streams import survey
 from codi.compose.tap import Tap, finish, tap
 from codi.conditions import PROMPT
 from codi.diffusion.guidance import FULL, Branch, Guidance
@@ -525,6 +527,8 @@ class ForeignDenoiser(Denoiser):
     Args:
         model: the foreign model.
         form: how its pipeline calls the network (`ForeignModel.form`).
+        adapters: the joint adapters of the network, which are attached to it; None if it attends to nothing.
+        grid: the grid of the latents; needed with adapters alone.
         translators: what translates prompts of the shared space for it; without them partner estimates change
             nothing.
         decoupled: attention to the tokens of prompts that have any, attached to the network; None without.
@@ -536,11 +540,15 @@ class ForeignDenoiser(Denoiser):
         self,
         model: ForeignModel,
         form: Form,
+        adapters: ForeignJointAdapters | None = None,
+        grid: Grid | None = None,
         translators: "PromptTranslators | None" = None,
         decoupled: "DecoupledAttention | None" = None,
     ):
         self.model = model
         self.form = form
+        self.adapters = adapters
+        self.grid = grid
         self.translators = translators
         self.decoupled = decoupled
         self.one_branch_per_call = form.separate
@@ -564,20 +572,29 @@ class ForeignDenoiser(Denoiser):
             x: (B, ...) noisy latents, scaled as the scheduler gives them to a network.
             t: (B,) timesteps, as the scheduler calls them.
             prompt: B native prompts.
-            partners: the environment of the partners; without joint adapters nothing attends to it.
+            partners: the environment of the partners, one row for each of the first samples; without joint
+                adapters nothing attends to it.
             rate: unused: the grid of a foreign latent says when its steps are.
 
         Returns:
             (B, ...).
         """
+        beside = nullcontext() if self.decoupled is None else self.decoupled.attending(prompt.token)
+        with self.attending(partners), beside:
+            answer = self.model.network(**self.arguments(x, t, prompt))
+        return answer[0] if isinstance(answer, tuple) else answer.sample
+
+    def arguments(self, x: Tensor, t: Tensor, prompt: NativePrompt) -> dict[str, Any]:
+        """Return all arguments of the network by name: latents (B, ...), timesteps (B,) and B prompts."""
         time = t if self.form.time_scale == 1.0 else t.to(x.dtype) / round(1 / self.form.time_scale)
         if self.form.one_time and bool((time == time[0]).all()):
             time = time[:1]
-        arguments = prompt.arguments() | {self.model._latent_name: x, self.model._time_name: time}
-        beside = nullcontext() if self.decoupled is None else self.decoupled.attending(prompt.token)
-        with self.attending(partners), beside:
-            answer = self.model.network(**arguments)
-        return answer[0] if isinstance(answer, tuple) else answer.sample
+        return prompt.arguments() | {self.model._latent_name: x, self.model._time_name: time}
+
+    def blocks(self, prepared: Prepared) -> dict[str, int]:
+        """Return the blocks of the network that can attend, with their channels (`codi.compose.streams`)."""
+        t = prepared.scheduler.timesteps[0].expand(len(prepared.prompt))
+        return survey(self.model.network, prepared.grid, self.arguments(prepared.start, t, prepared.prompt))
 
     def refit(self, prompt: NativePrompt, token: Tensor, fused: Tensor) -> NativePrompt:
         """Return a prompt that says as well what partner estimates add to it, by the prompt translators.
@@ -596,7 +613,14 @@ class ForeignDenoiser(Denoiser):
 
     def attending(self, partners: Environment | None) -> AbstractContextManager[None]:
         """Return a context in which the network attends to its partners, if it has adapters."""
-        return nullcontext()
+        if partners is None or self.adapters is None:
+            return nullcontext()
+        assert self.grid is not None, "adapters need the grid of the latents"
+        return self.adapters.attending(self.model.modality, partners, self.grid)
+
+    def joint_adapters(self) -> Mapping[str, nn.Module]:
+        """Return the joint adapters of the network, by the names of its blocks."""
+        return {} if self.adapters is None else self.adapters.sites(self.model.modality)
 
     def combine(
         self, guidance: Guidance, answers: Mapping[Branch, Tensor], weights: Mapping[Branch, float]

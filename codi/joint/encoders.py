@@ -51,6 +51,8 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         global_tokens: tokens without time that sum up the whole.
         num_layers: transformer layers along time.
         num_heads: heads of each layer.
+        stem_layers: convolutions of pictures and frames that halve their sides, before what they found is
+            pooled to 4 x 4 places. The larger a latent, the more of them see enough of it.
         pooled: replace all tokens by their mean, one token without time: the scheme of the released model,
             kept for comparison.
     """
@@ -65,6 +67,7 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         global_tokens: int,
         num_layers: int,
         num_heads: int = 4,
+        stem_layers: int = 1,
         pooled: bool = False,
     ):
         super().__init__()
@@ -75,14 +78,10 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         self.pooled = pooled
         self.is_map = latent_rate is None and len(latent_shape) == 3 or len(latent_shape) == 4
         if self.is_map:
-            self.stem = nn.Sequential(
-                nn.Conv2d(latent_shape[0], dim // 2, 3, padding=1),
-                nn.SiLU(),
-                nn.Conv2d(dim // 2, dim // 2, 3, stride=2, padding=1),
-                nn.SiLU(),
-                nn.AdaptiveAvgPool2d(4),
-                nn.Flatten(),
-            )
+            layers: list[nn.Module] = [nn.Conv2d(latent_shape[0], dim // 2, 3, padding=1), nn.SiLU()]
+            for _ in range(stem_layers):
+                layers += [nn.Conv2d(dim // 2, dim // 2, 3, stride=2, padding=1), nn.SiLU()]
+            self.stem = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
             size = dim // 2 * 16
         else:
             self.stem = nn.Identity()
@@ -121,7 +120,13 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         return (torch.arange(num_steps, device=device) + 0.5) / (rate or self.latent_rate)
 
     def forward(
-        self, x: Tensor, t: Tensor, rate: float | None = None, cache: None = None, hint: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        rate: float | None = None,
+        cache: None = None,
+        hint: Tensor | None = None,
+        seconds: Tensor | None = None,
     ) -> Environment:
         """Return the environment of noisy latents.
 
@@ -131,13 +136,14 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
             rate: latent steps per second, where it differs from the configured rate.
             cache: unused; this encoder has nothing to precompute.
             hint: (B, D) what is added to every token beside the timestep.
+            seconds: (S,) the mid-points of the steps, where they are not even; None for `rate`.
 
         Returns:
             the environment, tokens (B, L, D) and their seconds (B, L).
         """
         hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1))  # (B, S, k, D)
         hidden = self.content_norm(hidden) + self.place
-        times = self.seconds(hidden.shape[1], rate, x.device)
+        times = self.seconds(hidden.shape[1], rate, x.device) if seconds is None else seconds.to(x.device)
         if times is not None:
             hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
         level = self.noise_level(self.time_proj(t).to(hidden.dtype))[:, None]
