@@ -176,8 +176,9 @@ def test_samples_do_not_depend_on_the_size_of_the_batch_beyond_rounding(foreign)
 def test_pictures_as_prompts_are_translated(foreign, tiny):
     model = foreign[IMAGE]
     prepared = model.prepare(["a red ball", "a blue star", "a green box in the snow"])
-    contexts = {"image": find_contexts(prepared.prompt)}
-    translators = PromptTranslators(contexts, dim=tiny.model.context_dim)
+    contexts, masks = find_contexts([prepared.prompt])
+    translators = PromptTranslators(tiny.model.context_dim, {"image": contexts}, {"image": masks}, hidden=32)
+    translators.of(IMAGE).measure(prepared.prompt)
     pipe = ComposedPipeline({IMAGE: model}, text_model=tiny, translators=translators.eval())
     assert set(pipe.takes) == {TEXT, IMAGE, AUDIO, VIDEO}
     asked = dict(outputs=["image"], num_inference_steps=2, seed=7, output_type="latent")
