@@ -19,7 +19,7 @@ from codi.world import render_frames, render_sounds
 
 SHAPES = {
     "picture": {"channels": 3, "widths": (16, 32, 64, 64), "latents": 8, "kl": 1e-4},
-    "sound": {"channels": 1, "widths": (16, 32), "latents": 4, "kl": 1e-3},
+    "sound": {"channels": 1, "widths": (16, 32, 64), "latents": 8, "kl": 3e-4},
 }
 
 
