@@ -87,7 +87,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vae", type=Path, required=True, help="the folder of the autoencoder")
     parser.add_argument("--vocoder", type=Path, help="its folder; without, a new one that only makes noise")
     parser.add_argument("--text-steps", type=int, default=1000, help="steps of reading (default: %(default)s)")
-    parser.add_argument("--network", type=Path, help="begin with the network of this pipeline folder")
     asked = parser.parse_args(argv)
     torch.manual_seed(asked.seed)
     vae = AutoencoderKL.from_pretrained(asked.vae).requires_grad_(False).eval()
@@ -96,10 +95,6 @@ def main(argv: list[str] | None = None) -> None:
     if not (asked.work / "sound.training.pt").exists():
         right = learn_to_read(pipe.text_encoder, pipe.tokenizer, asked.text_steps)
         print(f"sound: the text encoder reads {right:.3f} of the facts", flush=True)
-        if asked.network:
-            weights = UNet2DConditionModel.from_pretrained(asked.network, subfolder="unet").state_dict()
-            fresh = {k: v for k, v in weights.items() if not k.startswith("class_embedding.")}
-            pipe.unet.load_state_dict(fresh, strict=False)
     scenes = training_scenes(asked.scenes, asked.seed + 1)
     latents = stored_latents(
         asked.work / f"sound_latents_{asked.scenes}.npy",
