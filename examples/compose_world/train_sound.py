@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__, "out/sound", 30)
     parser.add_argument("--vae", type=Path, required=True, help="the folder of the autoencoder")
     parser.add_argument("--vocoder", type=Path, help="its folder; without, a new one that only makes noise")
-    parser.add_argument("--text-steps", type=int, default=1000, help="steps of reading (default: %(default)s)")
+    parser.add_argument(
+        "--text-steps", type=int, default=1000, help="steps of reading (default: %(default)s)"
+    )
     asked = parser.parse_args(argv)
     torch.manual_seed(asked.seed)
     vae = AutoencoderKL.from_pretrained(asked.vae).requires_grad_(False).eval()
