@@ -2,8 +2,8 @@
 
     python train_sound.py --vae out/sound_vae --vocoder out/vocoder --out out/sound
 
-The prompt reaches the network as one normalised vector (its class embedding). The text encoder first learns to
-read captions, then it is trained together with the network, which predicts v (Salimans and Ho 2022).
+The prompt reaches the network as one normalised vector (its class embedding). The text encoder first learns
+to read captions, then it is trained together with the network, which predicts v (Salimans and Ho 2022).
 """
 
 from pathlib import Path
