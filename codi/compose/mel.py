@@ -1,8 +1,8 @@
 """Log-mel spectrograms as the vocoders of published models take them.
 
 No pipeline says which spectrogram its autoencoder was trained on. That of AudioLDM (arXiv 2301.12503) is the
-default; a model that was trained on another is composed with these settings beside the arguments of its calls,
-as `mel`.
+default; a model that was trained on another is composed with these settings beside the arguments of its
+calls, as `mel`.
 
 Letters: B batch, T mel frames, M mel bands.
 """
