@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed
 from codi.compose import command as compose
+from codi.compose.folder import is_composed
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
@@ -147,7 +148,13 @@ def _add_generate(commands: Any) -> None:
         metavar="N",
         help="sample k is made from seed + k; 'random' draws one (default 0)",
     )
-    _add_setting(generate, "--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
+    _add_setting(
+        generate,
+        "--steps",
+        type=_steps,
+        metavar="N",
+        help="denoising steps (default: the model's); of a composed model also image=25,audio=100",
+    )
     _add_sizes(generate)
     generate.add_argument(
         "--scheduler",
@@ -365,8 +372,12 @@ def _import_pipeline(args: argparse.Namespace) -> None:
     """Import what generates, and nothing else, since this process serves one request."""
     from codi.start_up import lean_imports
 
-    with lean_imports(lora=bool(args.lora)):
-        import codi.pipeline  # noqa: F401
+    if args.model is not None and is_composed(args.model):
+        import codi.compose.pipeline  # published models need more of diffusers and transformers
+        import codi.pipeline
+    else:
+        with lean_imports(lora=bool(args.lora)):
+            import codi.pipeline  # noqa: F401
     if not gc.isenabled():
         gc.freeze()  # from now on garbage collection passes over what was imported, also at the end
         gc.enable()
@@ -380,6 +391,22 @@ def _seed(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no seed: expected a whole number, or random") from None
+
+
+def _steps(text: str) -> int | dict[str, int]:
+    """Return a number of steps as it was typed, for all outputs or for each."""
+    try:
+        if "=" not in text:
+            return int(text)
+        parts = [part.split("=") for part in text.split(",")]
+        return {Modality.parse(name).value: int(count) for name, count in parts}
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of steps: expected a whole number, or one for each output such as "
+            "image=25,audio=100"
+        ) from None
 
 
 def _info(args: argparse.Namespace) -> int:

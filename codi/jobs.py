@@ -102,7 +102,8 @@ class Job:
         outputs: what is made, in the order asked for.
         num_samples: sets of outputs.
         seed: that of the first sample; sample k is made from seed + k.
-        num_inference_steps: denoising steps of every output; None for the model's own.
+        num_inference_steps: denoising steps of every output, or of each, which composed models take; None for
+            the model's own.
         guidance_scale: how closely to follow the prompts.
         sync_guidance_scale: how closely to follow the other outputs and clean partners.
         start_offset: schedules after which an output starts. This and the two scales are one number, or one
@@ -127,7 +128,7 @@ class Job:
     outputs: tuple[Modality, ...]
     num_samples: int
     seed: int
-    num_inference_steps: int | None
+    num_inference_steps: int | dict[str, int] | None
     guidance_scale: Scale = None
     sync_guidance_scale: Scale = None
     start_offset: Scale = None
@@ -161,11 +162,13 @@ class Job:
                     f"{self.origin}the weights of the {what} sum to zero: expected at least one above zero"
                 )
         for name, (least, most) in NUMBERS.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise InputError(
-                    f"{self.origin}{self._called(name)} is {value}: expected a number from {least} to {most}"
-                )
+            given = getattr(self, name)
+            for value in given.values() if isinstance(given, dict) else [given]:
+                if value is not None and not least <= value <= most:
+                    called = self._called(name)
+                    raise InputError(
+                        f"{self.origin}{called} is {value}: expected a number from {least} to {most}"
+                    )
         for name, value in self.sizes.items():
             self._check_size(name, value)
         for name in SCALES:
@@ -599,9 +602,17 @@ def _row_numbers(row: dict[str, Any], args: argparse.Namespace, written: dict[st
     for key in NUMBERS:
         if drawn and key == "seed":
             numbers[key] = 0  # drawn later, if the job is made: `Job.with_seed`
+        elif key == "num_inference_steps" and isinstance(row.get(key), dict):
+            numbers[key] = _by_output(row, key, written.get(key))
         else:
             numbers[key] = _number(row, key, int, option(args, key), written.get(key))
     return numbers
+
+
+def _by_output(row: dict[str, Any], key: str, written: str | None) -> dict[str, int]:
+    """Return the numbers that a line has under a key for each output."""
+    numbers = row[key]
+    return {Modality.parse(name).value: _number(numbers, name, int, None, written) for name in numbers}
 
 
 def _row_settings(

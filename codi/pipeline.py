@@ -33,6 +33,7 @@ from codi.adapters.mixin import AdapterMixin
 from codi.border import resolve_names
 from codi.callbacks import Embeds, wanted_tensors
 from codi.calls import Call, CallMixin
+from codi.compose.folder import is_composed
 from codi.diffusion import NoiseProcess, copy_schedulers, draw_noise, named_scheduler
 from codi.given import Given
 from codi.joint import caption_prior
@@ -211,6 +212,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         hub = {name: options.pop(name) for name in pretrained.HUB if name in options}
         settings.check_names("from_pretrained", options, pretrained.LOADING)
         folder = pretrained.resolve(source, revision, **hub)
+        if is_composed(folder):
+            return cls._composed(folder, torch_dtype or dtype, {**given, "scheduler": scheduler}, options)
         index = {name: kind for name, kind in pretrained.read_index(folder).items() if name not in given}
         if unknown := sorted(set(index) - {"scheduler", *cls._optional_components}):
             raise InputError(
@@ -225,6 +228,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         # With a part from elsewhere the folder does not say what the weights are.
         pipe._folder = folder if all(part is None for part in given.values()) else None
         return pipe
+
+    @classmethod
+    def _composed(cls, folder: Path, dtype: Any, given: Mapping[str, Any], options: dict[str, Any]) -> Any:
+        """Return the pipeline of a model that is composed of published ones (`codi.compose`)."""
+        from codi.compose.pipeline import ComposedPipeline
+
+        if named := [name for name, part in given.items() if part is not None]:
+            raise InputError(
+                f"{folder} is a composed model, which takes no other {named[0]}: expected the parts that it "
+                "refers to, which may be changed once they are loaded (docs/compose.md)"
+            )
+        return ComposedPipeline.from_folder(folder, dtype, cls.from_pretrained, **options)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "CoDiPipeline":

@@ -473,6 +473,12 @@ def _is_scales(value: Any) -> bool:
     return all(_is_name(key) and _is_number(number, 0) for key, number in value.items())
 
 
+def _is_steps(value: Any) -> bool:
+    """Return whether it is a number of steps, for all outputs or for each."""
+    counts = list(value.values()) if isinstance(value, dict) and all(map(_is_name, value)) else [value]
+    return bool(counts) and all(_is_whole(count, 1, 1_000_000) for count in counts)
+
+
 def _is_interval(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 2:
         return False
@@ -534,7 +540,8 @@ TOP = (
 )
 # the settings of a call, and what each may be
 RESOLVED: dict[str, Callable[[Any], bool]] = {
-    "num_inference_steps": lambda value: _is_whole(value, 1, 1_000_000),
+    "num_inference_steps": lambda value: _is_steps(value),
+    "captions": lambda value: isinstance(value, list) and all(map(_is_text, value)),  # drawn first
     "guidance_scale": _is_scales,
     "sync_guidance_scale": _is_scales,
     "guidance_interval": _is_interval,
@@ -553,7 +560,7 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "fps": lambda value: _is_number(value, 0),
     "audio_length_in_s": lambda value: _is_number(value, 0),
 }
-OPTIONAL = SIZES  # settings that a call may lack: a picture has no frames
+OPTIONAL = (*SIZES, "auxiliary", "captions")  # settings that a call may lack: a picture has no frames
 # what a record says of a model, and what each may be
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
@@ -563,6 +570,7 @@ MODEL: dict[str, Callable[[Any], bool]] = {
     "scheduler": _is_text,  # as the command line named it, if it did
     "scheduler_config": _is_object,
     "own": _is_object,
+    "composed": _is_object,  # the published models that it is composed of
     "loras": _is_files,
     "words": _is_files,
 }

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -640,7 +639,7 @@ class ForeignDenoiser(Denoiser):
         full, null = answers[FULL], answers[NULL_PROMPT]
         guided = null + weights[FULL] * (full - null)
         if guidance.rescale > 0:
-            return rescale_noise_cfg(guided, full, guidance.rescale)
+            return _rescaled(guided, full, guidance.rescale)
         return guided
 
 
@@ -663,6 +662,16 @@ class ForeignAutoencoder(Autoencoder):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode latents (B, ...) into raw media (B, ...) in [-1, 1]; see `ForeignModel.decode`."""
         return self.model.decode(latent, self.call)
+
+
+def _rescaled(guided: Tensor, full: Tensor, amount: float) -> Tensor:
+    """Pull the spread of a guided answer back to that of the unguided one (arXiv 2305.08891, section 3.4).
+
+    It is the formula of `codi.diffusion.guidance`, in the order in which pipelines of diffusers compute it.
+    """
+    axes = list(range(1, full.ndim))
+    spread = full.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
+    return amount * (guided * spread) + (1 - amount) * guided
 
 
 def _same(a: Any, b: Any) -> bool:

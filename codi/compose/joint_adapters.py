@@ -180,19 +180,23 @@ class ForeignJointAdapters(ModelMixin, ConfigMixin, protocols.ByModality):
         return {site: adapters.get_submodule(_key(site)) for site in sites}
 
     def attach(self, modality: Modality, network: nn.Module) -> Attachment:
-        """Put the adapters of one modality into its network.
+        """Put the adapters of one modality into its network, if they are not there yet.
 
         Args:
             modality: what the network makes.
             network: the frozen network.
 
         Returns:
-            The attachment, by which they are taken off again.
+            The attachment, by which they are taken off again; an empty one where they were there already.
 
         Raises:
             InputError: for a network that lacks one of the blocks, and for one that is compiled already,
                 which would never see the hooks.
         """
+        if any(
+            isinstance(hook, _Attached) and hook.by is self for hook in network._forward_pre_hooks.values()
+        ):
+            return Attachment([], [])
         _check_plain(network, modality)
         blocks = dict(network.named_modules())
         sites = self.sites(modality)
@@ -202,7 +206,7 @@ class ForeignJointAdapters(ModelMixin, ConfigMixin, protocols.ByModality):
                 f"{type(network).__name__} has none: expected the network that they were trained beside"
             )
         checkpointed = [module for module in blocks.values() if "gradient_checkpointing" in dir(module)]
-        handles = [network.register_forward_pre_hook(_remember(checkpointed))]
+        handles = [network.register_forward_pre_hook(_Attached(self, checkpointed))]
         for site, adapter in sites.items():
             handles.append(blocks[site].register_forward_hook(self._hook(modality, site, adapter)))
         return Attachment(handles, checkpointed)
@@ -321,13 +325,15 @@ class _Remembering:
         return self.checkpoint(_Restored(function), *args, **kwargs)
 
 
-def _remember(checkpointed: list[nn.Module]) -> Callable[..., None]:
-    """Return a hook that makes checkpointing remember, whenever it was switched on."""
+class _Attached:
+    """A hook that makes checkpointing remember, whenever it was switched on, and tells who is attached."""
 
-    def hook(module: nn.Module, inputs: Any) -> None:
-        for part in checkpointed:
+    def __init__(self, by: ForeignJointAdapters, checkpointed: list[nn.Module]):
+        self.by = by
+        self.checkpointed = checkpointed
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        for part in self.checkpointed:
             func = part.__dict__.get("_gradient_checkpointing_func")
             if func is not None and not isinstance(func, _Remembering):
                 part._gradient_checkpointing_func = _Remembering(func)  # type: ignore[assignment]
-
-    return hook

@@ -63,6 +63,15 @@ class NativePrompt(PromptBatch):
         """Return the arguments by name."""
         return pytree.tree_unflatten(list(self.leaves), self.spec)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of one row of each leaf whose rows belong to samples."""
+        found = []
+        for leaf, mine in zip(self.leaves, self.by_sample, strict=True):
+            if mine:
+                found.append((len(leaf) // self.rows, *leaf.shape[1:]))
+        return tuple(found)
+
     def __len__(self) -> int:
         return self.rows
 
@@ -94,8 +103,8 @@ class NativePrompt(PromptBatch):
             weights: (B, K) how much each of them counts.
 
         Returns:
-            The weighted means of all floating-point tensors whose rows belong to samples; anything else is the
-            first prompt's.
+            The weighted means of all floating-point tensors whose rows belong to samples; anything else is
+            the first prompt's.
 
         Raises:
             InputError: where they differ in shape.

@@ -11,9 +11,11 @@ model of codi and translated (`codi.compose.prompt_translators`).
 Letters: B batch, D width of the shared prompt space.
 """
 
+import hashlib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +24,10 @@ from tqdm import tqdm
 
 from codi import prompts, records, settings
 from codi.calls import Call, CallMixin
+from codi.compose import loading
 from codi.compose import request as requests
 from codi.compose.environment import ForeignEnvironmentEncoders
+from codi.compose.folder import read
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
 from codi.compose.joint_adapters import ForeignJointAdapters
 from codi.compose.native_prompt import NativePrompt
@@ -137,6 +141,45 @@ class ComposedPipeline(CallMixin):
                 self._attached.append(joint_adapters.attach(modality, model.network))
         self._init_calls()
 
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        dtype: Any = torch.float32,
+        load_text_model: Callable[[Path], Any] | None = None,
+        **options: Any,
+    ) -> "ComposedPipeline":
+        """Load what a folder refers to and holds (`codi.compose.folder`).
+
+        Args:
+            folder: a folder that `codi compose` wrote.
+            dtype: the precision of the weights, or one by modality, where "default" stands for all others.
+            load_text_model: loads the model of codi in a folder; without it prompts are sentences alone.
+            **options: options of `codi.pretrained.load_parts`.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            InputError: for a source that is no longer what it was, naming the part, and for whatever else
+                cannot be loaded.
+        """
+        composed = read(folder)
+        place = loading.text_model_folder(composed)
+        default = dtype.get("default", torch.float32) if isinstance(dtype, Mapping) else dtype
+        parts = loading.load_parts(composed, default, **options)
+        return cls(
+            loading.load_models(composed, dtype),
+            text_model=None if place is None or load_text_model is None else load_text_model(place),
+            environment_encoders=parts.get("environment_encoders"),
+            joint_adapters=parts.get("joint_adapters"),
+            translators=parts.get("prompt_translators"),
+            noisy_latent_encoders=parts.get("noisy_latent_encoders"),
+            defaults=composed.defaults,
+            name=Path(folder).resolve().name,
+            described={name: _described(reference) for name, reference in composed.references.items()},
+        )
+
     # Parts --------------------------------------------------------------------------------------------
 
     @property
@@ -209,6 +252,32 @@ class ComposedPipeline(CallMixin):
         for model in self.models.values():
             model.pipeline.maybe_free_model_hooks()
 
+    @property
+    def scheduler(self) -> Any:
+        """Refuse to be one for all: each of the models has a scheduler of its own."""
+        raise InputError(
+            "a composed model has no scheduler of its own: expected another scheduler for one of its models, "
+            "pipe.models[...].pipeline.scheduler"
+        )
+
+    @scheduler.setter
+    def scheduler(self, value: Any) -> None:
+        _ = self.scheduler
+
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse what would be for one of the models: each loads a LoRA by its own pipeline."""
+        raise InputError(
+            "a composed model takes no LoRA as a whole: expected it to be loaded into one of its models, "
+            "pipe.models[...].pipeline.load_lora_weights"
+        )
+
+    def load_textual_inversion(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse what would be for one of the models: each loads words by its own pipeline."""
+        raise InputError(
+            "a composed model takes no learned words as a whole: expected them to be loaded into one of its "
+            "models, pipe.models[...].pipeline.load_textual_inversion"
+        )
+
     # What it can do -----------------------------------------------------------------------------------
 
     @property
@@ -237,9 +306,8 @@ class ComposedPipeline(CallMixin):
             return {}
         encoders = self.environment_encoders.by_modality()
         found: dict[Modality, Collection[Modality]] = {}
-        for modality, partners in self.environment_encoders.attends_to().items():
-            if modality in self.joint_adapters.modalities():
-                found[modality] = {m for m in partners if m in encoders}
+        for modality, partners in self.joint_adapters.attends_to().items():
+            found[modality] = {m for m in partners if m in encoders and m in self.models}
         return found
 
     def resolve(self, **asked: Any) -> ComposedRequest:
@@ -406,8 +474,8 @@ class ComposedPipeline(CallMixin):
                 default.
             seed: the seed of the first sample, from which the others count on, or one for each.
             generator: draws the seeds in place of `seed`.
-            guidance_scale: how closely to follow the prompts, one number or {output: number}; each model's own
-                by default.
+            guidance_scale: how closely to follow the prompts, one number or {output: number}; each model's
+                own by default.
             sync_guidance_scale: how closely to follow the partners, likewise; 1 is off.
             guidance_interval: the part of the schedule in which prompts are guided.
             sync_guidance_interval: the same for partners.
@@ -479,7 +547,8 @@ class ComposedPipeline(CallMixin):
         if negative_prompt_embeds is not None:
             away = _rows(negative_prompt_embeds, num_samples, "negative_prompt_embeds")
         clean = self.encode_partners(items, request.partners) if partner_latents is None else partner_latents
-        call = Call(guidance=dict(request.guidance), guidance_scale=settings.shared_scale(request.guidance))
+        scale: Any = settings.shared_scale(request.guidance)
+        call = Call(guidance=dict(request.guidance), guidance_scale=scale)
         with self._call(call):
             out = self._generate(call, request, rows, away, clean, seeds, callback_on_step_end)
         described = {Modality(m): list(given) for m, given in items.items()}
@@ -686,7 +755,7 @@ class ComposedPipeline(CallMixin):
             shared = torch.cat([row.token for row in rows if row.token is not None]).to(self.device)
             tokens = dict.fromkeys(making.denoisers, shared)
             estimating = self.noisy_latent_encoders.at(grids)
-        own = settings.DEFAULTS | self.defaults
+        own: dict[str, Any] = {**settings.DEFAULTS, **self.defaults}
         return JointSampler(
             denoisers=making.denoisers,
             schedulers=making.schedulers,
@@ -742,13 +811,18 @@ class ComposedPipeline(CallMixin):
         if request.output_type == "latent":
             return CoDiOutput(seeds=seeds, latents={m: latents[m] for m in request.outputs})
         made = as_fields({m: formatted(m, raw, request.output_type) for m, raw in media.items()})
-        rates = {}
+        rates: dict[str, Any] = {}
         for modality in request.outputs:
             spec: ModalitySpec | None = request.specs.get(modality)
             name = kind_of(modality).rate_field
             if name and spec is not None and spec.rate is not None:
-                rates[name] = spec.rate if modality is Modality.VIDEO else int(spec.rate)
+                rates[name] = spec.rate
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
+
+    def fingerprint(self) -> str | None:
+        """Return a digest of the weights of all models; None for models that were put together by hand."""
+        digests = [str(part.get("fingerprint")) for part in self._described.values()]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest() if digests else None
 
     def described(self) -> dict[str, Any]:
         """Return what a record says of the model: its name, and those of its models with their weights."""
@@ -757,10 +831,22 @@ class ComposedPipeline(CallMixin):
         return {
             "name": self.name,
             "composed": self._described or models,
+            "weights": self.fingerprint(),
             "dtype": str(next(iter(self.models.values())).dtype).removeprefix("torch."),
             "device": str(self.device),
             "own": {name: own[name] for name in settings.FIXED},
         }
+
+
+def _described(reference: Any) -> dict[str, Any]:
+    """Return what a record says of one published model."""
+    return {
+        "source": reference.source,
+        "revision": reference.revision,
+        "class": reference.kind,
+        "variant": reference.variant,
+        "fingerprint": reference.fingerprint,
+    }
 
 
 def _words(given: Sequence[Prompt]) -> Words:

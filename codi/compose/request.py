@@ -37,6 +37,7 @@ class ComposedRequest:
         guidance: the guidance of each output.
         start_offset: noise levels by which each output starts after the first.
         sizes: the sizes of each output by our names; what is left out is its model's own.
+        asked: the sizes that the call named, by our names.
         specs: the geometry of each output and clean partner.
         lengths: "agree" or "free".
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
@@ -52,6 +53,7 @@ class ComposedRequest:
     guidance: Mapping[Modality, Guidance]
     start_offset: Mapping[Modality, float]
     sizes: Mapping[Modality, Mapping[str, Any]]
+    asked: Mapping[str, Any]
     specs: Mapping[Modality, ModalitySpec]
     lengths: str
     output_type: str
@@ -59,8 +61,13 @@ class ComposedRequest:
     notes: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """Return all settings as a record stores them, with nothing left to anyone's default."""
-        steps = {m.value: count for m, count in self.num_inference_steps.items()}
+        """Return all settings as a record stores them.
+
+        Sizes are those that were asked for: what is left out is each model's own, which need not agree.
+        """
+        steps: Any = {m.value: count for m, count in self.num_inference_steps.items()}
+        if len(set(steps.values())) == 1:
+            steps = next(iter(steps.values()))
         found: dict[str, Any] = {"num_inference_steps": steps}
         shared = next(iter(self.guidance.values()))
         for condition in CONDITIONS.values():
@@ -78,7 +85,7 @@ class ComposedRequest:
             "partners": partners,
             "candidates": 1,
             "lengths": self.lengths,
-            **settings.sizes_of(self.outputs, self.specs),
+            **self.asked,
         }
 
 
@@ -172,6 +179,7 @@ def resolve(
         guidance=guidance,
         start_offset=settings.start_offsets(wanted, values.get("start_offset"), defaults),
         sizes=found,
+        asked={name: value for name, value in (sizes or {}).items() if value is not None},
         specs=specs,
         lengths=lengths,
         output_type=output_type,
@@ -207,9 +215,9 @@ def _steps(
                 f"num_inference_steps names {name}, which is no output: expected some of {listed(outputs)}"
             )
     own = _by_output(defaults.get("num_inference_steps"), outputs)
-    found = {}
+    found: dict[Modality, int] = {}
     for modality in outputs:
-        count = asked.get(modality.value, own.get(modality.value))
+        count: Any = asked.get(modality.value, own.get(modality.value))
         if count is None and modality in models:
             count = models[modality].num_inference_steps()
         if count is None:

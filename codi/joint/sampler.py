@@ -74,7 +74,7 @@ class JointSampler:
     noisy_latent_encoders: Mapping[Modality, NoisyLatentEncoder] = field(default_factory=dict)
     estimates_from: Mapping[Modality, Collection[Modality]] | None = None
     partner_estimate_weight: float = 1.0
-    start_offsets: Mapping[Modality, int] = field(default_factory=dict)
+    start_offsets: Mapping[Modality, float] = field(default_factory=dict)
     guidance: Mapping[Modality, Guidance] = field(default_factory=dict)
     partners: Latents = field(default_factory=dict)
     rates: Mapping[Modality, float] = field(default_factory=dict)
@@ -101,7 +101,8 @@ class JointSampler:
                 levels[modality] = self.levels[modality].angle(self.schedulers[modality].timesteps).tolist()
             return LevelTimeline(levels=levels, start_offsets=self.start_offsets)
         steps = len(next(iter(self.schedulers.values())).timesteps)
-        return EvenTimeline(outputs=list(self.denoisers), steps=steps, start_offsets=self.start_offsets)
+        offsets = {m: int(offset) for m, offset in self.start_offsets.items()}
+        return EvenTimeline(outputs=list(self.denoisers), steps=steps, start_offsets=offsets)
 
     @property
     def num_steps(self) -> int:

@@ -148,6 +148,7 @@ STAGES: dict[str, str] = {
     "denoise": "training.stages.denoise:DenoiseStage",
     "noisy_latent": "training.stages.noisy_latent:NoisyLatentStage",
     "joint": "training.stages.joint:JointStage",
+    "composed_joint": "training.stages.composed_joint:ComposedJointStage",
     "composed_prompts": "training.stages.composed_prompts:ComposedPromptsStage",
     "lora_denoise": "training.stages.lora:DenoiseLora",
     "lora_joint": "training.stages.lora:JointLora",

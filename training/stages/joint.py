@@ -40,47 +40,20 @@ from training.stages.joint_adapters import (
 )
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
-from training.stages.pairs import Pair, PairSource, Rule, parse_pair, rule_of
+from training.stages.pairs import Pair, PairOptions, PairSource, parse_pair, rule_of
 from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts
 from training.stages.temporal_change import TemporalChangeDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointOptions:
-    """Options of the joint stage.
-
-    A pair is named by its two modalities, such as "audio+video".
+class JointOptions(PairOptions):
+    """Options of the joint stage, beside those of `PairOptions`.
 
     Attributes:
-        pairs: the pairs that train, each with its share of the batch size, for example {"audio+video": 1.0}.
-        attending: by pair which of its sides learn to attend to the other; both of a pair that is not named.
-            What a side learns (its adapters, and its partner's environment) is apart from what the other
-            does, so that they may train one after the other or on two machines: what a run does not train
-            stays in the model folder as it was.
-        scenes: the number of scenes in the latent caches.
-        shared: the share of samples whose two sides have one timestep.
-        independent: the share of samples whose sides have a timestep each.
-        clean: the share of samples in which one side is clean; either, half each.
         prompts: by pair the shares of its sides in making the prompt; both alike for a pair that is not
             named.
-        prompt_dropout: by pair the share of samples without a prompt; 0.3 if not named. What a prompt leaves
-            open is what partners must agree on. Without a prompt the loss is several times as large, and a
-            few such samples drown what is to be learned of time.
         prompt_noise: the length of the noise that is added to prompt tokens, as in the denoiser stages.
-        timestep_shift: by pair the shift of `spread_timesteps`; 1 for a pair that is not named. The
-            denoisers' own is right: below the noise at which a latent is decided there is nothing to learn
-            from a partner.
-        contrast: the weight of the contrast between environments of pairs in which both sides run in time; 0
-            for none.
-        contrast_share: the number of further clips that the contrast sees, for each clip that is denoised.
-        hard_negatives: whether clips moved in time are among the wrong partners of the contrast.
-        temporal_change: the weight of predicting from an environment when the latent that attends to it
-            changes, where both sides run in time; 0 for none.
-        only_temporal_change: nothing is denoised. Encoders learn when things happen, many times as fast,
-            before a run that continues from them.
-        continue_from: start from the environment encoders in the model folder, too, for pairs that are
-            trained one after another.
         joint_config: laid over the denoisers' `joint_config`. The adapters of all sides then start anew, at
             zero where a side does not attend.
         adapters: arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
@@ -89,95 +62,20 @@ class JointOptions:
         preview_captions: the prompts of the previews; None stands for those of the denoiser stages.
     """
 
-    pairs: dict[str, float]
-    attending: dict[str, list[str]] = field(default_factory=dict)
-    scenes: int = 8192
-    shared: float = 0.5
-    independent: float = 0.15
-    clean: float = 0.35
     prompts: dict[str, dict[str, float]] = field(default_factory=dict)
-    prompt_dropout: dict[str, float] = field(default_factory=dict)
     prompt_noise: float = 0.3
-    timestep_shift: dict[str, float] = field(default_factory=dict)
-    contrast: float = 0.0
-    contrast_share: float = 3.0
-    hard_negatives: bool = True
-    temporal_change: float = 0.0
-    only_temporal_change: bool = False
-    continue_from: bool = False
     joint_config: dict[str, Any] | None = None
     adapters: dict[str, Any] = field(default_factory=dict)
     into: Path | None = None
     preview_captions: list[str] | None = None
 
     def __post_init__(self) -> None:
-        fine = self.pairs and min(self.pairs.values()) > 0
-        expect(fine, "pairs", self.pairs, "at least one pair, with shares above 0")
-        kinds = (self.shared, self.independent, self.clean)
-        fine = min(kinds) >= 0 < sum(kinds)
-        expect(fine, "shared, independent, clean", kinds, "shares, none below 0 and not all 0")
-        fine = all(0 <= share <= 1 for share in self.prompt_dropout.values())
-        expect(fine, "prompt_dropout", self.prompt_dropout, "shares in [0, 1]")
-        fine = all(shift > 0 for shift in self.timestep_shift.values())
-        expect(fine, "timestep_shift", self.timestep_shift, "numbers above 0")
-        for name in ("prompt_noise", "contrast", "contrast_share", "temporal_change"):
-            expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
-        expect(
-            self.temporal_change or not self.only_temporal_change,
-            "only_temporal_change",
-            True,
-            "false where temporal_change is 0: there is nothing to learn",
-        )
-
-    def by_pair(self, name: str, rule: Rule) -> dict[Pair, Any]:
-        """Return the values of an option by pair.
-
-        Args:
-            name: an option that says something of each pair.
-            rule: the pairs that the run may see (`training.stages.pairs.rule_of`).
-
-        Returns:
-            The values of those pairs that are named.
-
-        Raises:
-            InputError: for a pair that does not train.
-        """
-        values = {parse_pair(pair, rule): value for pair, value in getattr(self, name).items()}
-        own = {parse_pair(pair, rule) for pair in self.pairs}
-        if strangers := values.keys() - own:
-            raise InputError(
-                f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, "
-                f"{', '.join(self.pairs)}"
-            )
-        return values
-
-    def attending_by_pair(self, rule: Rule) -> dict[Pair, tuple[Modality, ...]]:
-        """Return the sides of each pair that learn to attend to the other."""
-        named = self.by_pair("attending", rule)
-        found = {}
-        for name in self.pairs:
-            pair = parse_pair(name, rule)
-            found[pair] = self.learning(pair, named.get(pair))
-        return found
+        super().__post_init__()
+        expect(self.prompt_noise >= 0, "prompt_noise", self.prompt_noise, "0 or more")
 
     def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
-        """Return the sides of a pair that learn.
-
-        Args:
-            pair: the pair.
-            names: its value of the option `attending`; None stands for both sides.
-
-        Returns:
-            One side or both.
-
-        Raises:
-            InputError: for sides that are not the pair's, or for a single one with the contrast, which trains
-                both.
-        """
-        sides = pair if names is None else tuple(map(Modality.parse, names))
-        fine = sides and set(sides) <= set(pair)
-        expect(fine, f"attending of {'+'.join(pair)}", names, "one of its two modalities, or both")
+        """Return the sides of a pair that learn; a single one cannot with the contrast, which trains both."""
+        sides = super().learning(pair, names)
         whole = len(sides) == 2 or self.joint_config is not None
         expected = "0 where one side attends: it trains the environments of both"
         expect(whole or not self.contrast, "contrast", self.contrast, expected)
@@ -580,13 +478,7 @@ class JointStage(Stage):
         shift = self.shifts.get(pair, 1.0)
         first = spread_timesteps(count, total, generator, shift)
         second = spread_timesteps(count, total, generator, shift)
-        edge = self.options.shared + self.options.independent
-        # `kind` is drawn on one line of three parts: shared, independent, clean
-        kind = torch.rand(count, generator=generator, device=generator.device) * (edge + self.options.clean)
-        second = torch.where(kind < self.options.shared, first, second)
-        learning = self.attending[pair]
-        middle = edge + self.options.clean * (0.5 if len(learning) == 2 else float(learning == pair[1:]))
-        return (first, second), ((kind >= edge) & (kind < middle), kind >= middle)
+        return self.options.mixed(pair, self.attending[pair], (first, second), generator)
 
     @torch.no_grad()
     def preview(self, module: JointAdapters, folder: Path) -> None:

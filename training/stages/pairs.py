@@ -4,12 +4,16 @@ Training sees no more than two modalities of one sample together.
 """
 
 from collections.abc import Collection, Set
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from codi.types import InputError, Modality
 from data.source import Source
 from data.world import PAIRS
-from training.config import Config
+from training.config import Config, expect
 
 Pair = tuple[Modality, Modality]
 
@@ -52,6 +56,154 @@ def parse_pair(name: str, rule: Rule) -> Pair:
             "audio+video"
         )
     return pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """Options of the stages that train pairs of modalities to attend to each other.
+
+    A pair is named by its two modalities, such as "audio+video".
+
+    Attributes:
+        pairs: the pairs that train, each with its share of the batch size, for example {"audio+video": 1.0}.
+        attending: by pair which of its sides learn to attend to the other; both of a pair that is not named.
+            What a side learns (its adapters, and its partner's environment) is apart from what the other
+            does, so that they may train one after the other or on two machines: what a run does not train
+            stays in the model folder as it was.
+        scenes: the number of scenes in the latent caches.
+        shared: the share of samples whose two sides have one timestep.
+        independent: the share of samples whose sides have a timestep each.
+        clean: the share of samples in which one side is clean; either, half each.
+        prompt_dropout: by pair the share of samples without a prompt; 0.3 if not named. What a prompt leaves
+            open is what partners must agree on. Without a prompt the loss is several times as large, and a
+            few such samples drown what is to be learned of time.
+        timestep_shift: by pair the shift of `spread_timesteps`; 1 for a pair that is not named. The
+            denoisers' own is right: below the noise at which a latent is decided there is nothing to learn
+            from a partner.
+        contrast: the weight of the contrast between environments of pairs in which both sides run in time; 0
+            for none.
+        contrast_share: the number of further clips that the contrast sees, for each clip that is denoised.
+        hard_negatives: whether clips moved in time are among the wrong partners of the contrast.
+        temporal_change: the weight of predicting from an environment when the latent that attends to it
+            changes, where both sides run in time; 0 for none.
+        only_temporal_change: nothing is denoised. Encoders learn when things happen, many times as fast,
+            before a run that continues from them.
+        continue_from: start from what is in the model folder, too, for pairs that are trained one after
+            another.
+    """
+
+    pairs: dict[str, float]
+    attending: dict[str, list[str]] = field(default_factory=dict)
+    scenes: int = 8192
+    shared: float = 0.5
+    independent: float = 0.15
+    clean: float = 0.35
+    prompt_dropout: dict[str, float] = field(default_factory=dict)
+    timestep_shift: dict[str, float] = field(default_factory=dict)
+    contrast: float = 0.0
+    contrast_share: float = 3.0
+    hard_negatives: bool = True
+    temporal_change: float = 0.0
+    only_temporal_change: bool = False
+    continue_from: bool = False
+
+    def __post_init__(self) -> None:
+        fine = self.pairs and min(self.pairs.values()) > 0
+        expect(fine, "pairs", self.pairs, "at least one pair, with shares above 0")
+        kinds = (self.shared, self.independent, self.clean)
+        fine = min(kinds) >= 0 < sum(kinds)
+        expect(fine, "shared, independent, clean", kinds, "shares, none below 0 and not all 0")
+        fine = all(0 <= share <= 1 for share in self.prompt_dropout.values())
+        expect(fine, "prompt_dropout", self.prompt_dropout, "shares in [0, 1]")
+        fine = all(shift > 0 for shift in self.timestep_shift.values())
+        expect(fine, "timestep_shift", self.timestep_shift, "numbers above 0")
+        for name in ("contrast", "contrast_share", "temporal_change"):
+            expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
+        expect(
+            self.temporal_change or not self.only_temporal_change,
+            "only_temporal_change",
+            True,
+            "false where temporal_change is 0: there is nothing to learn",
+        )
+
+    def by_pair(self, name: str, rule: Rule) -> dict[Pair, Any]:
+        """Return the values of an option by pair.
+
+        Args:
+            name: an option that says something of each pair.
+            rule: the pairs that the run may see (`rule_of`).
+
+        Returns:
+            The values of those pairs that are named.
+
+        Raises:
+            InputError: for a pair that does not train.
+        """
+        values = {parse_pair(pair, rule): value for pair, value in getattr(self, name).items()}
+        own = {parse_pair(pair, rule) for pair in self.pairs}
+        if strangers := values.keys() - own:
+            raise InputError(
+                f"options: {name} names {'+'.join(strangers.pop())}: expected one of pairs, "
+                f"{', '.join(self.pairs)}"
+            )
+        return values
+
+    def attending_by_pair(self, rule: Rule) -> dict[Pair, tuple[Modality, ...]]:
+        """Return the sides of each pair that learn to attend to the other."""
+        named = self.by_pair("attending", rule)
+        found = {}
+        for name in self.pairs:
+            pair = parse_pair(name, rule)
+            found[pair] = self.learning(pair, named.get(pair))
+        return found
+
+    def learning(self, pair: Pair, names: list[str] | None) -> tuple[Modality, ...]:
+        """Return the sides of a pair that learn.
+
+        Args:
+            pair: the pair.
+            names: its value of the option `attending`; None stands for both sides.
+
+        Returns:
+            One side or both.
+
+        Raises:
+            InputError: for sides that are not the pair's.
+        """
+        sides = pair if names is None else tuple(map(Modality.parse, names))
+        fine = sides and set(sides) <= set(pair)
+        expect(fine, f"attending of {'+'.join(pair)}", names, "one of its two modalities, or both")
+        return sides
+
+    def mixed(
+        self,
+        pair: Pair,
+        learning: Collection[Modality],
+        levels: tuple[Tensor, Tensor],
+        generator: torch.Generator,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Draw which samples have one noise level, two, or a clean side.
+
+        Args:
+            pair: the pair.
+            learning: its sides that learn.
+            levels: timesteps or noise levels (B,) of each side, drawn apart.
+            generator: the source of the draws.
+
+        Returns:
+            The levels (B,) of each side, and booleans (B,) of each side that say where it is clean instead.
+            Where both sides learn either is clean in half of these samples; a side that alone learns is never
+            clean.
+        """
+        first, second = levels
+        edge = self.shared + self.independent
+        # `kind` is drawn on one line of three parts: shared, independent, clean
+        kind = torch.rand(len(first), generator=generator, device=generator.device) * (edge + self.clean)
+        second = torch.where(kind < self.shared, first, second)
+        # where on the third part the first side's share of clean samples ends
+        middle = edge + self.clean * (0.5 if len(learning) == 2 else float(tuple(learning) == pair[1:]))
+        return (first, second), ((kind >= edge) & (kind < middle), kind >= middle)
 
 
 class PairSource(Source):

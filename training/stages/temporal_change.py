@@ -29,7 +29,7 @@ class TemporalChangeDecoder(nn.Module):
     Args:
         rates: the attending modalities, each with its latent steps per second.
         dim: the width D of an environment token.
-        context_dim: the width of a prompt token.
+        context_dim: the width of a prompt token; 1 for decoders that are given none.
         num_layers: the layers of each decoder.
         num_heads: the attention heads of each layer.
     """
@@ -54,14 +54,22 @@ class TemporalChangeDecoder(nn.Module):
         )
         self.out = nn.ModuleDict({name: nn.Linear(dim, 1) for name in self.rates})
 
-    def forward(self, modality: Modality, x_0: Tensor, env: Environment, context: Tensor) -> Tensor:
+    def forward(
+        self,
+        modality: Modality,
+        x_0: Tensor,
+        env: Environment,
+        context: Tensor | None = None,
+        seconds: Tensor | None = None,
+    ) -> Tensor:
         """Return the squared error (B,) with which `changes` of a latent are predicted.
 
         Args:
             modality: the attending modality.
             x_0: its clean latents, (B, C, S, ...).
             env: the environment that it attends to, with tokens (B, L, D).
-            context: the prompt tokens, (B, 1, context_dim).
+            context: the prompt tokens, (B, 1, context_dim); None for decoders that are given none.
+            seconds: (S,) the mid-points of the steps, where they are not even.
 
         Returns:
             The mean over the S - 1 transitions, for each sample; 1 is the error of knowing nothing.
@@ -69,8 +77,13 @@ class TemporalChangeDecoder(nn.Module):
         name = modality.value
         wanted = changes(x_0)
         # queries stand where one step ends and the next begins
-        seconds = (torch.arange(wanted.shape[1], device=x_0.device) + 1) / self.rates[name]
-        queries = sinusoid(seconds, self.dim) + self.prompt[name](context.mean(1))[:, None]
+        if seconds is None:
+            between = (torch.arange(wanted.shape[1], device=x_0.device) + 1) / self.rates[name]
+        else:
+            between = ((seconds[1:] + seconds[:-1]) / 2).to(x_0.device)
+        if context is None:
+            context = x_0.new_zeros(len(x_0), 1, 1)
+        queries = sinusoid(between, self.dim) + self.prompt[name](context.mean(1))[:, None]
         return (self.out[name](self.layers[name](queries, env.tokens))[..., 0] - wanted).square().mean(1)
 
 

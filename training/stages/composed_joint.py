@@ -1,0 +1,578 @@
+"""The joint stage of composed models: published networks stay frozen, and what joins them learns.
+
+Trained are environment encoders of the foreign latents and joint adapters in the foreign networks
+(`codi.compose`). Each network keeps its own schedule and its own target; the noise levels of two sides are
+drawn on the one scale that all schedules share (`codi.diffusion.levels`). Prompts are sentences, as the
+pipelines themselves encode them; without one the prompt is the empty sentence.
+
+Letters: B batch. A pair is two modalities (a, b) of the same samples; each is a side of it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from codi.compose.environment import ForeignEnvironmentEncoders, describe_latent
+from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
+from codi.compose.joint_adapters import ForeignJointAdapters, adapted_network
+from codi.conditions import PARTNERS, PROMPT
+from codi.diffusion import shift_level
+from codi.diffusion.guidance import Guidance
+from codi.diffusion.losses import denoising_loss
+from codi.joint.sampler import LEVEL_SCALE, JointSampler
+from codi.metrics.onsets import onset_f1
+from codi.modalities import kind_of
+from codi.protocols import Environment
+from codi.types import InputError, Modality
+from codi.world import ATTRIBUTES, caption
+from data.batch import Batch
+from data.world import WorldSource, prompted_facts
+from training.config import Config, expect, strict
+from training.dry_run import empty
+from training.stages import Stage
+from training.stages.common import export_part, load_part, say
+from training.stages.contrast import TimedContrast
+from training.stages.foreign import (
+    ForeignEncoding,
+    NativePrompts,
+    encoder_of,
+    foreign_model,
+    opened,
+    scene_latents,
+)
+from training.stages.latents import Encoding, Joined, as_unit
+from training.stages.pairs import Pair, PairOptions, PairSource, parse_pair, rule_of
+from training.stages.temporal_change import TemporalChangeDecoder
+
+PARTS = ("environment_encoders", "joint_adapters")
+PREVIEW_SEED = 987  # of the scenes of previews, which training does not see
+TOLERANCES = (0.05, 0.125)  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedJointOptions(PairOptions):
+    """Options of the joint stage of composed models, beside those of `PairOptions`.
+
+    Attributes:
+        sources: the folder of each published pipeline, by what it makes.
+        calls: by modality the arguments of every call of its pipeline, as it names them, such as
+            {"video": {"num_frames": 16, "fps": 8}}. What is made at another size later is learned less well.
+        full_captions: the share of prompts of scenes that name everything.
+        preview_samples: how many samples a preview makes of each side that learns.
+        preview_steps: the steps of a preview.
+        preview_guidance: how closely previews follow their partners; 1 is off.
+    """
+
+    sources: dict[str, Path]
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    full_captions: float = 0.5
+    preview_samples: int = 24
+    preview_steps: int = 25
+    preview_guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = {name.strip() for pair in self.pairs for name in pair.split("+")} - {*self.sources}
+        expect(not unknown, "sources", sorted(self.sources), f"a folder for {', '.join(sorted(unknown))} too")
+        strangers = {*self.calls} - {*self.sources}
+        expect(not strangers, "calls", sorted(self.calls), f"some of {', '.join(sorted(self.sources))}")
+        for name in ("preview_samples", "preview_steps"):
+            expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+
+
+class ComposedJoint(nn.Module):
+    """What trains, and what is thrown away afterwards.
+
+    Args:
+        environment_encoders: the environment encoders.
+        joint_adapters: the joint adapters.
+        contrast: the contrast between environments, or None.
+        temporal_change: the decoders of the temporal-change loss, or None.
+    """
+
+    def __init__(
+        self,
+        environment_encoders: ForeignEnvironmentEncoders,
+        joint_adapters: ForeignJointAdapters,
+        contrast: TimedContrast | None,
+        temporal_change: TemporalChangeDecoder | None,
+    ):
+        super().__init__()
+        self.environment_encoders = environment_encoders
+        self.joint_adapters = joint_adapters
+        self.contrast = contrast
+        self.temporal_change = temporal_change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One side of a pair in a batch.
+
+    Attributes:
+        modality: what it is.
+        x_0: (B, ...) clean latents.
+        eps: (B, ...) the noise.
+        t: (B,) timesteps as the network's schedule calls them.
+        angle: (B,) their noise levels.
+        clean: (B,) which samples are clean instead.
+    """
+
+    modality: Modality
+    x_0: Tensor
+    eps: Tensor
+    t: Tensor
+    angle: Tensor
+    clean: Tensor
+
+
+class ComposedJointStage(Stage):
+    """The stage that trains all pairs of a composed model in every step."""
+
+    identity = ("attending", "sources", "calls")
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.options = strict(ComposedJointOptions, config.options, where="options")
+        unknown = {*config.part} - {*PARTS}
+        expect(not unknown, "part", sorted(config.part), f"sections {' and '.join(PARTS)}")
+        rule = rule_of(config)
+        self.pairs = {parse_pair(name, rule): share for name, share in self.options.pairs.items()}
+        self.attending = self.options.attending_by_pair(rule)
+        self.dropout = self.options.by_pair("prompt_dropout", rule)
+        self.shifts = self.options.by_pair("timestep_shift", rule)
+
+    @classmethod
+    def builds(cls, config: Config) -> tuple[str, ...]:
+        """Return the names of the parts that a run makes."""
+        return PARTS
+
+    # Frozen parts -------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the published models, and let each of their pipelines prepare one call."""
+        self.models: dict[Modality, ForeignModel] = {}
+        self.prepared: dict[Modality, Prepared] = {}
+        for modality in self.modalities():
+            source = Path(self.options.sources[modality.value])
+            model = foreign_model(source, self.options.calls.get(modality.value, {}))
+            if model.modality is not modality:
+                raise InputError(f"options: sources: {source} makes {model.modality}: expected {modality}")
+            self.models[modality] = model
+            self.prepared[modality] = opened(model)
+            if self.config.gradient_checkpointing:
+                model.network.enable_gradient_checkpointing()
+        self.prompts = {m: NativePrompts(model) for m, model in self.models.items()}
+
+    def modalities(self) -> list[Modality]:
+        """Return all sides of all pairs, in order."""
+        sides = {m for pair in self.pairs for m in pair}
+        return [m for m in Modality if m in sides]
+
+    def learners(self) -> list[Modality]:
+        """Return the sides whose networks learn to attend to another."""
+        sides = {m for attending in self.attending.values() for m in attending}
+        return [m for m in self.modalities() if m in sides]
+
+    def to(self, device: torch.device) -> None:
+        """Move the published models to `device`."""
+        for model in self.models.values():
+            model.pipeline.to(device)
+        self.device = device
+
+    # What trains ---------------------------------------------------------------------------------------
+
+    def build(self) -> ComposedJoint:
+        """Return new adapters and encoders, or with `continue_from` those in the model folder."""
+        pairs = [sorted(m.value for m in pair) for pair in self.pairs]
+        encoders, adapters = self.encoders(pairs), self.adapters(pairs)
+        if adapters.config["env_dim"] != encoders.config["dim"]:
+            raise InputError(
+                f"part: joint_adapters have an env_dim of {adapters.config['env_dim']} and environment_encoders "
+                f"a dim of {encoders.config['dim']}: expected one number"
+            )
+        self.denoisers = {}
+        for modality, model in self.models.items():
+            adapters.attach(modality, model.network)
+            prepared = self.prepared[modality]
+            form = model.form(False, prepared.call)
+            self.denoisers[modality] = ForeignDenoiser(model, form, adapters, prepared.grid)
+        timed = self.timed()
+        contrast = None
+        if self.options.contrast and timed:
+            more: dict[str, Any] = {} if self.options.hard_negatives else {"shifts": ()}
+            contrast = TimedContrast(sorted(timed), encoders.config["dim"], **more)
+        decoders = None
+        if self.options.temporal_change:
+            learning = [m for m in self.learners() if m in timed]
+            fine = bool(learning)
+            expect(
+                fine,
+                "temporal_change",
+                self.options.temporal_change,
+                "0, or a pair in time such as audio+video",
+            )
+            decoders = TemporalChangeDecoder(dict.fromkeys(learning, 1.0), encoders.config["dim"], 1)
+        return ComposedJoint(encoders, adapters, contrast, decoders)
+
+    def encoders(self, pairs: list[list[str]]) -> ForeignEnvironmentEncoders:
+        """Return the environment encoders of all sides."""
+        latents = {}
+        for modality, prepared in self.prepared.items():
+            latents[modality.value] = describe_latent(prepared.start, prepared.grid)
+        part = self.config.part.get("environment_encoders", {})
+        laid = {name: {**latents[name], **more} for name, more in part.get("latents", {}).items()}
+        fresh = ForeignEnvironmentEncoders(**{**part, "latents": {**latents, **laid}}, pairs=pairs)
+        return self.continued(fresh, "environment_encoders")
+
+    def adapters(self, pairs: list[list[str]]) -> ForeignJointAdapters:
+        """Return the joint adapters of those sides that learn to attend."""
+        networks = {}
+        for modality in self.learners():
+            model, prepared = self.models[modality], self.prepared[modality]
+            plain = ForeignDenoiser(model, model.form(False, prepared.call))
+            networks[modality.value] = adapted_network(plain.blocks(prepared), prepared.grid)
+        part = self.config.part.get("joint_adapters", {})
+        dim = self.config.part.get("environment_encoders", {}).get("dim")
+        own = {} if dim is None else {"env_dim": dim}
+        fresh = ForeignJointAdapters(networks, **{**own, **part}, pairs=pairs)
+        return self.continued(fresh, "joint_adapters")
+
+    def continued(self, fresh: Any, name: str) -> Any:
+        """Return a new part, with the weights of that in the model folder where the run continues from it."""
+        folder = self.config.model / name
+        if not self.options.continue_from or not folder.is_dir():
+            return fresh
+        found = load_part(type(fresh), folder, "train without continue_from first")
+        ours, theirs = fresh.state_dict(), found.state_dict()
+        if {key: value.shape for key, value in ours.items()} != {
+            key: value.shape for key, value in theirs.items()
+        }:
+            raise InputError(
+                f"options: continue_from: {folder} was built with other arguments: expected the same `part`"
+            )
+        fresh.load_state_dict(theirs)
+        return fresh
+
+    def part_of(self, module: nn.Module, name: str) -> nn.Module:
+        """Return the environment encoders or the joint adapters."""
+        return getattr(module, name)
+
+    def in_time(self, pair: Pair) -> bool:
+        """Return whether both sides of a pair run in time."""
+        return all(self.prepared[m].grid.seconds is not None for m in pair)
+
+    def timed(self) -> set[Modality]:
+        """Return the modalities of all pairs that are in time."""
+        return {m for pair in self.pairs if self.in_time(pair) for m in pair}
+
+    # Data ----------------------------------------------------------------------------------------------
+
+    def encodings(self) -> list[Encoding]:
+        """Return what is needed of media files: latents of both sides of every pair, and captions."""
+        return [self.encoding(pair) for pair in self.pairs]
+
+    def encoding(self, pair: Pair) -> ForeignEncoding:
+        """Return what is needed of the media files of one pair."""
+        return ForeignEncoding(
+            self.config,
+            pair,
+            known={m: self.models[m].spec() for m in pair},
+            models=self.models,
+            sources={m: Path(self.options.sources[m.value]) for m in pair},
+        )
+
+    def data(self) -> PairSource:
+        """Return a source of cached latents of every pair, of scenes or of media files."""
+        # further clips for the contrast, which pairs without time have no use for
+        more = 1 + self.options.contrast_share if self.options.contrast else 1
+        sources: dict[Pair, Any] = {}
+        shares = {}
+        for pair, share in self.pairs.items():
+            sources[pair] = (
+                self.encoding(pair).open(self.device, say) if self.config.data else self.scenes_of(pair)
+            )
+            shares[pair] = share * (more if self.in_time(pair) else 1)
+        return PairSource(sources, shares)
+
+    def scenes_of(self, pair: Pair) -> Joined:
+        """Return a source of the cached latents of scenes, for one pair."""
+        caches = []
+        for m in pair:
+            source = Path(self.options.sources[m.value])
+            model, count, seed = self.models[m], self.options.scenes, self.config.seed
+            caches.append(scene_latents(self.config.model, source, model, count, seed))
+        return Joined(caches)
+
+    # Loss ----------------------------------------------------------------------------------------------
+
+    def loss(
+        self, module: ComposedJoint, batch: Mapping[str, Any], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the sum of the losses of all pairs, and each of them for the log."""
+        total = torch.zeros((), device=generator.device)
+        extras: dict[str, Any] = {}
+        for pair in self.pairs:
+            name = "+".join(pair)
+            part = batch[name]
+            clean = [part[m.value] for m in pair]
+            if module.contrast is not None and self.in_time(pair):
+                contrast = self.contrast(module, pair, clean, generator)
+                total = total + self.options.contrast * contrast
+                extras[f"{name}/contrast"] = contrast.detach()
+                # the further clips are for the contrast alone
+                count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
+                part = part.first(count)
+                clean = [x_0[:count] for x_0 in clean]
+            losses, logged = self.pair_loss(module, pair, part, clean, generator)
+            extras |= {name: loss.detach() for name, loss in losses.items()} | logged
+            total = total + sum(losses.values())
+        return total, extras
+
+    def contrast(
+        self, module: ComposedJoint, pair: Pair, clean: list[Tensor], generator: torch.Generator
+    ) -> Tensor:
+        """Return the contrast of the environments of both sides, at little noise: a scalar."""
+        assert module.contrast is not None
+        environments = []
+        for modality, x_0 in zip(pair, clean, strict=True):
+            angle = 0.25 * torch.rand(len(x_0), generator=generator, device=generator.device)
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            levels = self.models[modality].levels
+            x_t = levels.add_noise(x_0, eps, levels.timestep(angle))
+            environments.append(self.environment(module, modality, x_t, angle))
+        first = self.prepared[pair[0]].grid.to_steps(clean[0])  # (B, C, S, H, W)
+        along_time = first.transpose(1, 2).flatten(2)
+        return module.contrast(pair, (environments[0], environments[1]), along_time).mean()
+
+    def environment(
+        self, module: ComposedJoint, modality: Modality, x_t: Tensor, angle: Tensor
+    ) -> Environment:
+        """Return the environment of noisy latents (B, ...) at noise levels (B,) in [0, 1]."""
+        encoder = module.environment_encoders.by_modality()[modality]
+        return encoder.encode(x_t, angle * LEVEL_SCALE, self.prepared[modality].grid)
+
+    def draw_sides(self, pair: Pair, clean: list[Tensor], generator: torch.Generator) -> list[Side]:
+        """Draw the noise and the noise levels of both sides."""
+        count, shift = len(clean[0]), self.shifts.get(pair, 1.0)
+        drawn = (spread_angles(count, generator, shift), spread_angles(count, generator, shift))
+        angles, is_clean = self.options.mixed(pair, self.attending[pair], drawn, generator)
+        sides = []
+        for modality, x_0, angle, keep in zip(pair, clean, angles, is_clean, strict=True):
+            eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+            t = self.models[modality].levels.timestep(angle)
+            sides.append(Side(modality=modality, x_0=x_0, eps=eps, t=t, angle=angle, clean=keep))
+        return sides
+
+    def pair_loss(
+        self, module: ComposedJoint, pair: Pair, batch: Batch, clean: list[Tensor], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the losses of one pair.
+
+        Args:
+            module: what trains.
+            pair: the pair.
+            batch: its samples.
+            clean: the clean latents of both sides, (B, ...).
+            generator: the source of all draws.
+
+        Returns:
+            The mean losses by name, and values for the log. The losses are of each side that learns, over the
+            samples in which it is not the clean one; the log has their mean over those samples in which its
+            partner is clean.
+        """
+        sides = self.draw_sides(pair, clean, generator)
+        sentences = self.sentences(batch, generator)
+        losses: dict[str, Tensor] = {}
+        logged: dict[str, Tensor] = {}
+        for side, other in zip(sides, reversed(sides), strict=True):
+            rows = (~side.clean).nonzero().flatten()  # a clean side has nothing to denoise
+            if side.modality not in self.attending[pair] or not len(rows):
+                continue
+            env = self.environment_of(module, other, rows)
+            name = f"{'+'.join(pair)}/{side.modality}"
+            if module.temporal_change is not None and self.in_time(pair):
+                grid = self.prepared[side.modality].grid
+                x_0 = grid.to_steps(side.x_0[rows])
+                change = module.temporal_change(side.modality, x_0, env, seconds=grid.seconds)
+                losses[f"{name}, temporal change"] = self.options.temporal_change * change.mean()
+            if self.options.only_temporal_change:
+                continue
+            dropped = torch.rand(len(sentences), generator=generator, device=generator.device)
+            dropped = (dropped < self.dropout.get(pair, 0.3)).cpu()
+            texts = ["" if dropped[row] else sentences[row] for row in rows.tolist()]
+            each = self.denoising_loss(side, rows, texts, env)
+            losses[name] = each.mean()
+            if (beside := other.clean[rows]).any():
+                logged[f"{name}, partner clean"] = each.detach()[beside].mean()
+        return losses, logged
+
+    def environment_of(self, module: ComposedJoint, side: Side, rows: Tensor) -> Environment:
+        """Return the environment of some samples of a side, noisy or clean."""
+        levels = self.models[side.modality].levels
+        x_0, keep = side.x_0[rows], side.clean[rows]
+        x_t = levels.add_noise(x_0, side.eps[rows], side.t[rows])
+        x_t = torch.where(keep.view(-1, *[1] * (x_0.ndim - 1)), x_0, x_t)
+        return self.environment(module, side.modality, x_t, torch.where(keep, 0.0, side.angle[rows]))
+
+    def denoising_loss(self, side: Side, rows: Tensor, texts: list[str], env: Environment) -> Tensor:
+        """Return the error of a side's network in its own target, for some samples, (len(rows),)."""
+        levels = self.models[side.modality].levels
+        x_0, eps, t = side.x_0[rows], side.eps[rows], side.t[rows]
+        prompt = self.prompts[side.modality](texts)
+        x_t = levels.add_noise(x_0, eps, t).to(prompt.dtype)
+        output = self.denoisers[side.modality](x_t, t, prompt, partners=env)
+        return denoising_loss(output, levels.target(x_0, eps, t))
+
+    def dummy_batch(self, module: ComposedJoint, count: int) -> dict[str, dict[Modality, Tensor]]:
+        """Return latents of both sides of every pair; a pair's share says how many samples it has."""
+        batch = {}
+        for pair, share in self.pairs.items():
+            rows = max(1, round(count * share))
+            batch["+".join(pair)] = {m: empty(rows, *self.prepared[m].start.shape[1:]) for m in pair}
+        return batch
+
+    def dry_pass(self, module: ComposedJoint, batch: dict[str, dict[Modality, Tensor]]) -> None:
+        """Run every network that learns to attend, attending to its partner."""
+        for pair in self.pairs:
+            latents = batch["+".join(pair)]
+            for modality in self.attending[pair]:
+                other = next(m for m in pair if m is not modality)
+                rows = len(latents[modality])
+                env = self.environment(module, other, latents[other], empty(rows))
+                denoiser = self.denoisers[modality]
+                x = torch.zeros(latents[modality].shape)  # only its shape is looked at
+                arguments = denoiser.arguments(x, torch.zeros(rows), self.prompts[modality]([""] * rows))
+                arguments = pytree.tree_map_only(Tensor, lambda leaf: leaf.to("meta"), arguments)
+                with denoiser.attending(env):
+                    self.models[modality].network(**arguments)
+
+    def sentences(self, batch: Batch, generator: torch.Generator) -> list[str]:
+        """Return a caption of each sample: of a scene one that names some of its facts."""
+        if batch.scenes is None:
+            return list(batch["text"])
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        rng = np.random.default_rng(seed)
+        sentences = []
+        for scene in batch.scenes:
+            facts = prompted_facts(tuple(ATTRIBUTES), self.options.full_captions, rng)
+            sentences.append(caption(scene, facts, rng))
+        return sentences
+
+    # Results -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def preview(self, module: ComposedJoint, folder: Path) -> None:
+        """Write how well samples keep time with given clean partners, and with those of others.
+
+        On media files there are no samples that training does not see, and nothing is written.
+        """
+        if self.config.data:
+            return
+        scores = {}
+        for pair in filter(self.in_time, self.pairs):
+            source = WorldSource(pair, seed=PREVIEW_SEED)
+            batch = source.fetch(list(range(self.options.preview_samples)))
+            latents = encoder_of({m: self.models[m] for m in pair})(batch)
+            for modality in self.attending[pair]:
+                other = next(m for m in pair if m is not modality)
+                if kind_of(modality).has_onsets:
+                    scores[f"{modality} from {other}"] = self.timing(module, modality, other, batch, latents)
+        (folder / "timing.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+
+    def timing(
+        self,
+        module: ComposedJoint,
+        modality: Modality,
+        partner: Modality,
+        batch: Batch,
+        latents: dict[str, Tensor],
+    ) -> dict[str, Any]:
+        """Return the F1 of onsets in what is made beside clean partners.
+
+        Args:
+            module: what trains.
+            modality: what is made.
+            partner: what is given.
+            batch: true media of both.
+            latents: their latents.
+
+        Returns:
+            By tolerance in milliseconds the F1 against the onsets of the true media, against those of other
+            samples, and as a ceiling that of the true media which the model's autoencoder decodes.
+        """
+        model = self.models[modality]
+        given = latents[partner.value].to(self.device)
+        made = self.sample(module, modality, partner, given, batch.captions())
+        kind, rate = kind_of(modality), model.rate()
+
+        def onsets(raw: Tensor) -> list[np.ndarray]:
+            return [kind.onsets(one.float(), rate).cpu().numpy() for one in raw]
+
+        found = onsets(model.decode(made))
+        true = onsets(as_unit(batch[modality.value]))
+        best = onsets(model.decode(latents[modality.value].to(self.device)))
+        report = {}
+        for tolerance in TOLERANCES:
+            report[f"{tolerance * 1000:.0f} ms"] = {
+                "f1": round(onset_f1(found, true, tolerance).f1, 3),
+                "shuffled": round(onset_f1(found, true[1:] + true[:1], tolerance).f1, 3),
+                "ceiling": round(onset_f1(best, true, tolerance).f1, 3),
+            }
+        return report
+
+    def sample(
+        self, module: ComposedJoint, modality: Modality, partner: Modality, given: Tensor, texts: list[str]
+    ) -> Tensor:
+        """Return latents (B, ...) that are made beside clean partners (B, ...), from B sentences."""
+        model = self.models[modality]
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(texts))]
+        prepared = model.prepare(texts, None, self.options.preview_steps, generators=generators)
+        guided = prepared.null is not None
+        grids = {m: self.prepared[m].grid for m in (modality, partner)}
+        scales = {PROMPT.name: model.guidance_scale() if guided else 1.0}
+        scales[PARTNERS.name] = self.options.preview_guidance
+        denoiser = ForeignDenoiser(
+            model, model.form(guided, prepared.call), module.joint_adapters, prepared.grid
+        )
+        sampler = JointSampler(
+            denoisers={modality: denoiser},
+            schedulers={modality: prepared.scheduler},
+            contexts={modality: prepared.prompt},  # type: ignore[dict-item]
+            null_contexts={modality: prepared.null} if guided else None,  # type: ignore[dict-item]
+            environment_encoders=module.environment_encoders.at(grids),
+            attends_to={modality: {partner}},
+            guidance={modality: Guidance(scales=scales)},
+            generators={modality: generators},
+            partners={partner: given},
+            levels={m: self.models[m].levels for m in (modality, partner)},
+        )
+        return sampler.sample({modality: prepared.start})[modality]
+
+    def export(self, module: ComposedJoint, folder: Path) -> None:
+        """Write the environment encoders and the joint adapters, and nothing of the published models."""
+        for name in PARTS:
+            export_part(self.part_of(module, name), folder / name)
+
+
+def spread_angles(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
+    """Return noise levels (B,), one in each of B equal parts of [0, 1], in random order.
+
+    Args:
+        count: B.
+        generator: the source of the draws.
+        shift: above one it moves them towards noise (`codi.diffusion.shift_level`).
+
+    Returns:
+        (B,).
+    """
+    device = generator.device
+    place = torch.randperm(count, generator=generator, device=device)
+    part = torch.rand(count, generator=generator, device=device)
+    return shift_level((place + part) / count, shift)
