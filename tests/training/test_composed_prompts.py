@@ -9,12 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from codi import CoDiPipeline
-from codi.compose.context_shapes import planned_contexts
 from codi.compose.folder import read, text_source, write
-from codi.compose.foreign import ForeignModel
 from codi.compose.loading import load_models, load_parts
 from codi.compose.pipeline import ComposedPipeline
-from codi.compose.prompt_translators import PromptTranslators, find_contexts
+from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.references import Reference
 from codi.types import InputError, Modality
 from codi.world import parse
@@ -48,22 +46,6 @@ def train(place, *overrides, **chosen):
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     return stage_of(tmp_path_factory.mktemp("composed"))
-
-
-@pytest.mark.parametrize("name", tiny_foreign.each())
-def test_configurations_alone_tell_what_a_pipeline_gives_its_denoiser(name):
-    from diffusers import DiffusionPipeline
-
-    place = tiny_foreign.folder(name)
-    with tiny_foreign.quiet():
-        pipeline = DiffusionPipeline.from_pretrained(place)
-        model = ForeignModel(pipeline=pipeline, call=tiny_foreign.SIZES[name])
-        found = find_contexts([model.prepare(["a red ball in the snow", "a star"]).prompt])
-    planned = planned_contexts(place)
-    if name == "audioldm2":  # the configurations tell the most tokens that a caption may have
-        assert found[1].popitem()[1] <= planned[1].popitem()[1]
-        assert found[0].pop("encoder_hidden_states_1")[1] == planned[0].pop("encoder_hidden_states_1")[1]
-    assert planned == found
 
 
 def test_a_plan_reads_configurations_alone(tmp_path, monkeypatch):
@@ -168,7 +150,7 @@ def test_mistakes_are_named(tmp_path):
         open_stage(load_config(CONFIG))
     with pytest.raises(InputError, match="audio: .* makes image"):
         stage_of(tmp_path, f"options.models={{audio: {tiny_foreign.folder('sd15')}}}")
-    with pytest.raises(InputError, match="image: .* has no model_index.json"):
+    with pytest.raises(InputError, match="is no pipeline: expected a folder with a model_index.json"):
         stage_of(tmp_path, f"options.models={{image: {tmp_path}}}")
     with pytest.raises(InputError, match="read is 2"):
         stage_of(tmp_path, "options.read=2")

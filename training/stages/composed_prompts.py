@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codi import CoDiPipeline, pretrained
-from codi.compose.context_shapes import planned_contexts
+from codi import pretrained
 from codi.compose.folder import add_parts, is_composed
 from codi.compose.folder import read as read_composed
 from codi.compose.foreign import ForeignModel
@@ -33,6 +32,7 @@ from codi.compose.native_prompt import NativePrompt
 from codi.compose.prompt_translators import PromptTranslators, find_contexts
 from codi.joint.caption_prior import project
 from codi.modalities import component_class, component_names, kind_of
+from codi.pipeline import CoDiPipeline
 from codi.types import DTYPES, EMBEDDED, InputError, Modality
 from codi.world import ATTRIBUTES, Scene, caption
 from data.batch import Batch
@@ -42,10 +42,12 @@ from training.dry_run import empty
 from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, planning
 from training.stages.files import check_words, world_or_files
+from training.stages.foreign import foreign_model
 
 PART = "prompt_translators"
 TEXT_TOWER = kind_of("text").tower
 READING = (TEXT_TOWER, "text_autoencoder", "noisy_latent_encoders")  # what reads captions and the prior needs
+NEEDED = "the text tower reads captions"
 CHUNK = 32  # captions that a pipeline encodes at once while statistics are measured
 NATIVE_STEPS = 3  # as few as all schedulers take: nothing is denoised
 
@@ -119,22 +121,13 @@ def load_models(
     sources: Mapping[Modality, tuple[Path, dict[str, Any]]], dtype: torch.dtype
 ) -> dict[Modality, ForeignModel]:
     """Load the pipelines of `sources_of`; their networks that denoise are loaded and never run."""
-    from diffusers import DiffusionPipeline
-
     models = {}
     for modality, (folder, call) in sources.items():
-        if not (folder / pretrained.INDEX).is_file():
-            raise InputError(
-                f"options: models: {modality}: {folder} has no {pretrained.INDEX}: expected the folder of a "
-                "pipeline"
-            )
-        with pretrained.quietly():
-            pipeline = DiffusionPipeline.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype
-            )
-        model = ForeignModel(pipeline=pipeline, call=call, name=str(folder))
+        model = foreign_model(folder, call)
         if model.modality is not modality:
             raise InputError(f"options: models: {modality}: {folder} makes {model.modality}")
+        if not planning():
+            model.pipeline.to(dtype)
         models[modality] = model
     return models
 
@@ -157,22 +150,26 @@ class ComposedPromptsStage(Stage):
         return (PART,)
 
     def load(self) -> None:
-        """Load the text tower with its caption prior, and the pipelines; of a plan the tower alone."""
-        name = self.options.text
-        self.text_folder = pretrained.resolve(None if name == EMBEDDED else name)
+        """Load the text tower with its caption prior, and the pipelines; of a plan the tower alone.
+
+        For a plan the pipelines are built of their configurations, and asked for two captions, because what
+        they give their denoisers has to be known before anything can be built without memory.
+        """
+        name = None if self.options.text == EMBEDDED else self.options.text
+        self.text_folder = pretrained.resolve(name)
+        self.models = load_models(self.sources, getattr(torch, self.options.dtype))
+        self.natives: dict[Modality, NativePrompt] = {}
         if planning():
-            kind = component_class(TEXT_TOWER)
-            why = "the text tower reads captions"
-            self.dim = load_part(kind, self.text_folder / TEXT_TOWER, why).dim
+            self.dim = load_part(component_class(TEXT_TOWER), self.text_folder / TEXT_TOWER, NEEDED).dim
+            self.natives = {m: self.native(m, ["a ball", "a star"]) for m in self.models}
             return
         left_out = {part: None for part in self._parts() if part not in READING}
-        self.text = CoDiPipeline.from_pretrained(None if name == EMBEDDED else name, **left_out)
+        self.text = CoDiPipeline.from_pretrained(name, **left_out)
         self.text.set_progress_bar_config(disable=True)
         self.dim = self.tower.dim
         for part in self.text.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)
-        self.models = load_models(self.sources, getattr(torch, self.options.dtype))
 
     def _parts(self) -> list[str]:
         return [*component_names(), "environment_encoders", "noisy_latent_encoders"]
@@ -187,17 +184,14 @@ class ComposedPromptsStage(Stage):
         settings = dict(self.config.part.get(PART, {}))
         contexts: dict[str, dict[str, list[int]]] = {}
         masks: dict[str, dict[str, int]] = {}
-        natives: dict[Modality, NativePrompt] = {}
-        for modality, (folder, _) in self.sources.items():
-            if planning():
-                shapes = planned_contexts(folder)
-            else:
-                natives[modality] = self._measured(modality)
-                shapes = find_contexts([natives[modality]], str(folder))
-            contexts[modality.value], masks[modality.value] = shapes
-        translators = PromptTranslators(dim=self.dim, contexts=contexts, masks=masks, **settings)
+        natives = self.natives or {m: self._measured(m) for m in self.models}
         for modality, native in natives.items():
-            translators.of(modality).measure(native)
+            found = find_contexts([native], self.models[modality].name)
+            contexts[modality.value], masks[modality.value] = found
+        translators = PromptTranslators(dim=self.dim, contexts=contexts, masks=masks, **settings)
+        if not planning():
+            for modality, native in natives.items():
+                translators.of(modality).measure(native)
         return translators
 
     def _measured(self, modality: Modality) -> NativePrompt:
