@@ -163,7 +163,7 @@ class ComposedPromptsStage(Stage):
             self.dim = load_part(component_class(TEXT_TOWER), self.text_folder / TEXT_TOWER, NEEDED).dim
             self.natives = {m: self.native(m, ["a ball", "a star"]) for m in self.models}
             return
-        left_out = {part: None for part in self._parts() if part not in READING}
+        left_out: dict[str, Any] = {part: None for part in self._parts() if part not in READING}
         self.text = CoDiPipeline.from_pretrained(name, **left_out)
         self.text.set_progress_bar_config(disable=True)
         self.dim = self.tower.dim
