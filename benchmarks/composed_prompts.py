@@ -1,16 +1,16 @@
 """How well frozen models that others published take prompts of other modalities, in the world.
 
-    python -m benchmarks.composed_prompts --models out/picture --translators out/prompt_translators --guidance 3
-    python -m benchmarks.composed_prompts --models models/sd15 --translators out/prompt_translators --prompts 0
+    python -m benchmarks.composed_prompts --models out/picture --translators out/prompt_translators
+    python -m benchmarks.composed_prompts --models models/sd15 --translators out/translators --prompts 0
 
-For every model two tables, by kind of prompt: the model's own text, and through prompt translators the text
-tower's token of the same text, pictures, sounds, clips, a picture and a sound together, and the prompt of
-another scene.
+For every model two tables, by kind of prompt. Prompts go through the prompt translators: the text tower's
+token of a sentence, pictures, sounds, clips, a picture and a sound together; beside them stands what the
+prompt of another scene gives.
 
-- error: how far the frozen network's answers are from those to the model's own text (0) on the way to those to no
-  text at all (1), over random latents and all timesteps. A prompt is held against a text of what it shows.
-- agreement: the share of facts, of those that prompt and output both show, that the world's evaluators read in
-  what is generated; the model's own text prompt names these facts, and is the mark. `--prompts 0` leaves it out.
+- error: how far the frozen network's answers are from those to the model's own text (0) on the way to those
+  to no text at all (1), over random latents and all timesteps. The text names what the prompt shows.
+- agreement: the share of facts that the world's evaluators read in what is generated, of those that prompt
+  and output both show; the mark is the model's own text prompt of these facts. `--prompts 0` leaves it out.
 """
 
 import argparse
@@ -172,8 +172,8 @@ def measure(asked: argparse.Namespace, model: ForeignModel, text: CoDiPipeline) 
         mark, found = scores
         another = agreement(modality, media, scenes[1:] + scenes[:1], names)
         print(
-            f"  agreement {'+'.join(kinds):12s} {found:.3f}   own text {mark:.3f}   ratio {found / mark:.2f}   "
-            f"another's {another:.3f}   {', '.join(names)}   {time.time() - began:.0f} s",
+            f"  agreement {'+'.join(kinds):12s} {found:.3f}   own text {mark:.3f}   ratio {found / mark:.2f}"
+            f"   another's {another:.3f}   {', '.join(names)}   {time.time() - began:.0f} s",
             flush=True,
         )
 

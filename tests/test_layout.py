@@ -162,6 +162,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | LEAVES
     | {
         "codi.world",
+        "codi.compose",
         "codi.metrics",
         "codi.pipeline",
         "codi.outputs",

@@ -173,7 +173,7 @@ def test_refit_adds_what_the_translator_makes_of_the_difference():
     ]
     added = found.tensors()["class_labels"] - prompt.tensors()["class_labels"]
     assert torch.allclose(added, labels[1] - labels[0], atol=1e-6)
-    denoiser = ForeignDenoiser(model, model.form(True, model.call_for()), translators)
+    denoiser = ForeignDenoiser(model, model.form(True, model.call_for()), translators=translators)
     again = denoiser.refit(prompt, token, token.roll(1, 0))
     assert torch.equal(again.tensors()["class_labels"], found.tensors()["class_labels"])
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codi.compose.context_shapes import planned_contexts
-from codi.compose.foreign import ForeignModel
-from codi.compose.prompt_translators import PromptTranslators, find_contexts
+from codi import CoDiPipeline
+from codi.compose.folder import read, text_source, write
+from codi.compose.loading import load_models, load_parts
+from codi.compose.pipeline import ComposedPipeline
+from codi.compose.prompt_translators import PromptTranslators
+from codi.compose.references import Reference
 from codi.types import InputError, Modality
 from codi.world import parse
 from tests.compose import tiny_foreign
@@ -43,22 +46,6 @@ def train(place, *overrides, **chosen):
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     return stage_of(tmp_path_factory.mktemp("composed"))
-
-
-@pytest.mark.parametrize("name", tiny_foreign.each())
-def test_configurations_alone_tell_what_a_pipeline_gives_its_denoiser(name):
-    from diffusers import DiffusionPipeline
-
-    place = tiny_foreign.folder(name)
-    with tiny_foreign.quiet():
-        pipeline = DiffusionPipeline.from_pretrained(place)
-        model = ForeignModel(pipeline=pipeline, call=tiny_foreign.SIZES[name])
-        found = find_contexts([model.prepare(["a red ball in the snow", "a star"]).prompt])
-    planned = planned_contexts(place)
-    if name == "audioldm2":  # the configurations tell the most tokens that a caption may have
-        assert found[1].popitem()[1] <= planned[1].popitem()[1]
-        assert found[0].pop("encoder_hidden_states_1")[1] == planned[0].pop("encoder_hidden_states_1")[1]
-    assert planned == found
 
 
 def test_a_plan_reads_configurations_alone(tmp_path, monkeypatch):
@@ -138,13 +125,32 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     assert made.modalities() == [Modality.IMAGE, Modality.AUDIO]
 
 
+def test_a_composed_model_trains_its_own_translators_and_loads_them(tmp_path):
+    folder = tmp_path / "composed"
+    with tiny_foreign.quiet():
+        reference = Reference.read("image", tiny_foreign.folder("sd15"), tiny_foreign.SIZES["sd15"])
+        write(folder, [reference], text_source("codi-tiny"))
+        words = ["--set", f"model={folder}", "--set", f"output={tmp_path}/run"]
+        assert main(["--config", str(CONFIG), "--small", *words]) == 0
+        composed = read(folder)
+        pipe = ComposedPipeline(
+            load_models(composed, None),
+            text_model=CoDiPipeline.from_pretrained(),
+            translators=load_parts(composed, torch.float32)["prompt_translators"],
+        )
+        picture = torch.full((3, 32, 32), 0.5)
+        call = dict(outputs="image", num_inference_steps=3, seed=0, output_type="pt")
+        found = pipe(image=picture, **call).images
+        assert not torch.equal(torch.stack(list(found)), torch.stack(list(pipe(**call).images)))
+    assert pipe.translators.modalities() == [Modality.IMAGE]
+
+
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(InputError, match="models is .*: expected the folder"):
-        load = load_config(CONFIG, overrides=["options.models={}"])
-        open_stage(load)
+    with pytest.raises(InputError, match="models is {}: expected pipelines by modality, or a composed"):
+        open_stage(load_config(CONFIG))
     with pytest.raises(InputError, match="audio: .* makes image"):
         stage_of(tmp_path, f"options.models={{audio: {tiny_foreign.folder('sd15')}}}")
-    with pytest.raises(InputError, match="image: .* has no model_index.json"):
+    with pytest.raises(InputError, match="is no pipeline: expected a folder with a model_index.json"):
         stage_of(tmp_path, f"options.models={{image: {tmp_path}}}")
     with pytest.raises(InputError, match="read is 2"):
         stage_of(tmp_path, "options.read=2")

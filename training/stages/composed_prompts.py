@@ -12,6 +12,7 @@ leave facts open as a picture does, then noise at right angles to it, then the p
 Letters: B batch, D width of the prompt space.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,14 +24,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codi import CoDiPipeline, pretrained
-from codi.compose.context_shapes import planned_contexts
+from codi import pretrained
+from codi.compose.folder import add_parts, is_composed
+from codi.compose.folder import read as read_composed
 from codi.compose.foreign import ForeignModel
 from codi.compose.native_prompt import NativePrompt
 from codi.compose.prompt_translators import PromptTranslators, find_contexts
 from codi.joint.caption_prior import project
 from codi.modalities import component_class, component_names, kind_of
-from codi.types import EMBEDDED, InputError, Modality
+from codi.pipeline import CoDiPipeline
+from codi.types import DTYPES, EMBEDDED, InputError, Modality
 from codi.world import ATTRIBUTES, Scene, caption
 from data.batch import Batch
 from data.world import prompted_facts
@@ -39,10 +42,12 @@ from training.dry_run import empty
 from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, planning
 from training.stages.files import check_words, world_or_files
+from training.stages.foreign import foreign_model
 
 PART = "prompt_translators"
 TEXT_TOWER = kind_of("text").tower
 READING = (TEXT_TOWER, "text_autoencoder", "noisy_latent_encoders")  # what reads captions and the prior needs
+NEEDED = "the text tower reads captions"
 CHUNK = 32  # captions that a pipeline encodes at once while statistics are measured
 NATIVE_STEPS = 3  # as few as all schedulers take: nothing is denoised
 
@@ -53,8 +58,10 @@ class ComposedPromptsOptions:
 
     Attributes:
         models: the folder of the published pipeline for each modality, such as {image: models/sd15}; or a
-            mapping of `folder` and of arguments of its call.
+            mapping of `folder` and of arguments of its call. Empty for those of the composed model in the
+            model folder.
         text: the model of codi whose text tower reads captions: a folder, a hub id, or codi-tiny.
+        dtype: the precision in which the pipelines encode captions.
         full: the share of the world's captions that name every fact; the others leave some out.
         read: the share of tokens that are made as those of media are.
         dialect: the greatest length of what a medium's tower adds of its own to a token of length one.
@@ -65,6 +72,7 @@ class ComposedPromptsOptions:
 
     models: dict[str, Any] = field(default_factory=dict)
     text: str = EMBEDDED
+    dtype: str = "float32"
     full: float = 0.5
     read: float = 0.5
     dialect: float = 0.9
@@ -73,7 +81,7 @@ class ComposedPromptsOptions:
     validation_captions: int = 64
 
     def __post_init__(self) -> None:
-        expect(bool(self.models), "models", self.models, "the folder of a pipeline for at least one modality")
+        expect(self.dtype in DTYPES, "dtype", self.dtype, f"one of {', '.join(DTYPES)}")
         for name in ("full", "read"):
             expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share in [0, 1]")
         for name in ("dialect", "noise"):
@@ -82,18 +90,23 @@ class ComposedPromptsOptions:
         expect(self.validation_captions >= 2, "validation_captions", self.validation_captions, "2 or more")
 
 
-def sources_of(models: Mapping[str, Any]) -> dict[Modality, tuple[Path, dict[str, Any]]]:
+def sources_of(model: Path, models: Mapping[str, Any]) -> dict[Modality, tuple[Path, dict[str, Any]]]:
     """Return the folder of the pipeline of each modality, and arguments of its call.
 
     Args:
-        models: the option `models`.
+        model: the folder of the model, whose pipelines are meant where it is a composed model.
+        models: the option `models`, which goes first.
 
     Returns:
         Folders and arguments.
 
     Raises:
-        InputError: for an entry of another form.
+        InputError: for an entry of another form, and where no pipeline is named at all.
     """
+    if not models:
+        expect(is_composed(model), "models", models, f"pipelines by modality, or a composed model in {model}")
+        composed = read_composed(model)
+        return {Modality.parse(m): (r.folder(model), dict(r.call)) for m, r in composed.references.items()}
     found = {}
     for name, source in models.items():
         call = dict(source) if isinstance(source, Mapping) else {"folder": source}
@@ -104,21 +117,17 @@ def sources_of(models: Mapping[str, Any]) -> dict[Modality, tuple[Path, dict[str
     return found
 
 
-def load_models(sources: Mapping[Modality, tuple[Path, dict[str, Any]]]) -> dict[Modality, ForeignModel]:
-    """Load the published pipelines of `sources_of`; their networks that denoise are loaded and never run."""
-    from diffusers import DiffusionPipeline
-
+def load_models(
+    sources: Mapping[Modality, tuple[Path, dict[str, Any]]], dtype: torch.dtype
+) -> dict[Modality, ForeignModel]:
+    """Load the pipelines of `sources_of`; their networks that denoise are loaded and never run."""
     models = {}
     for modality, (folder, call) in sources.items():
-        if not (folder / pretrained.INDEX).is_file():
-            raise InputError(
-                f"options: models: {modality}: {folder} has no {pretrained.INDEX}: expected the folder of a "
-                "pipeline"
-            )
-        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        model = ForeignModel(pipeline=pipeline, call=call, name=str(folder))
+        model = foreign_model(folder, call)
         if model.modality is not modality:
             raise InputError(f"options: models: {modality}: {folder} makes {model.modality}")
+        if not planning():
+            model.pipeline.to(dtype)
         models[modality] = model
     return models
 
@@ -132,7 +141,7 @@ class ComposedPromptsStage(Stage):
         self.config = config
         self.options = strict(ComposedPromptsOptions, config.options, where="options")
         check_names(config.part, [PART], "part")
-        self.sources = sources_of(self.options.models)
+        self.sources = sources_of(config.model, self.options.models)
         self.models: dict[Modality, ForeignModel] = {}
 
     @classmethod
@@ -141,22 +150,26 @@ class ComposedPromptsStage(Stage):
         return (PART,)
 
     def load(self) -> None:
-        """Load the text tower with its caption prior, and the pipelines; of a plan the tower alone."""
-        name = self.options.text
-        self.text_folder = pretrained.resolve(None if name == EMBEDDED else name)
+        """Load the text tower with its caption prior, and the pipelines; of a plan the tower alone.
+
+        For a plan the pipelines are built of their configurations, and asked for two captions, because what
+        they give their denoisers has to be known before anything can be built without memory.
+        """
+        name = None if self.options.text == EMBEDDED else self.options.text
+        self.text_folder = pretrained.resolve(name)
+        self.models = load_models(self.sources, getattr(torch, self.options.dtype))
+        self.natives: dict[Modality, NativePrompt] = {}
         if planning():
-            kind = component_class(TEXT_TOWER)
-            why = "the text tower reads captions"
-            self.dim = load_part(kind, self.text_folder / TEXT_TOWER, why).dim
+            self.dim = load_part(component_class(TEXT_TOWER), self.text_folder / TEXT_TOWER, NEEDED).dim
+            self.natives = {m: self.native(m, ["a ball", "a star"]) for m in self.models}
             return
-        left_out = {part: None for part in self._parts() if part not in READING}
-        self.text = CoDiPipeline.from_pretrained(None if name == EMBEDDED else name, **left_out)
+        left_out: dict[str, Any] = {part: None for part in self._parts() if part not in READING}
+        self.text = CoDiPipeline.from_pretrained(name, **left_out)
         self.text.set_progress_bar_config(disable=True)
         self.dim = self.tower.dim
         for part in self.text.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)
-        self.models = load_models(self.sources)
 
     def _parts(self) -> list[str]:
         return [*component_names(), "environment_encoders", "noisy_latent_encoders"]
@@ -171,17 +184,14 @@ class ComposedPromptsStage(Stage):
         settings = dict(self.config.part.get(PART, {}))
         contexts: dict[str, dict[str, list[int]]] = {}
         masks: dict[str, dict[str, int]] = {}
-        natives: dict[Modality, NativePrompt] = {}
-        for modality, (folder, _) in self.sources.items():
-            if planning():
-                shapes = planned_contexts(folder)
-            else:
-                natives[modality] = self._measured(modality)
-                shapes = find_contexts([natives[modality]], str(folder))
-            contexts[modality.value], masks[modality.value] = shapes
-        translators = PromptTranslators(dim=self.dim, contexts=contexts, masks=masks, **settings)
+        natives = self.natives or {m: self._measured(m) for m in self.models}
         for modality, native in natives.items():
-            translators.of(modality).measure(native)
+            found = find_contexts([native], self.models[modality].name)
+            contexts[modality.value], masks[modality.value] = found
+        translators = PromptTranslators(dim=self.dim, contexts=contexts, masks=masks, **settings)
+        if not planning():
+            for modality, native in natives.items():
+                translators.of(modality).measure(native)
         return translators
 
     def _measured(self, modality: Modality) -> NativePrompt:
@@ -324,5 +334,8 @@ class ComposedPromptsStage(Stage):
         (folder / "unexplained.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
     def export(self, module: Any, folder: Path) -> None:
-        """Write prompt_translators/."""
-        export_part(module, folder / PART)
+        """Write prompt_translators/, and name it in the index of a composed model."""
+        if is_composed(folder):
+            add_parts(folder, {PART: copy.deepcopy(module).to(torch.float16)})
+        else:
+            export_part(module, folder / PART)
