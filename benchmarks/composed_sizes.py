@@ -248,7 +248,8 @@ def row(name: str, full: Model) -> str:
     verdict = "" if share <= LIMIT else f", more than {LIMIT:.0%}"
     return (
         f"{name:40} {frozen / 1e6:8.0f} M frozen, {len(sites)} of {len(blocks)} blocks ({sites[0]} .. "
-        f"{sites[-1]}), adapters {adapters / 1e6:5.2f} M, encoder {encoder / 1e6:5.2f} M: {share:.2%}{verdict}"
+        f"{sites[-1]}), adapters {adapters / 1e6:5.2f} M, encoder {encoder / 1e6:5.2f} M: "
+        f"{share:.2%}{verdict}"
     )
 
 

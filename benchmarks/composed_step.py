@@ -2,10 +2,9 @@
 
     python benchmarks/composed_step.py [--steps 12] [--repeats 3] [FOLDER ...]
 
-Both run in turn on the same machine, with the same prompts and seeds. Printed are the median seconds of a step
-of each, and by how much codi's is longer. Without folders two models of diffusers' classes with random weights
-are measured, whose steps take about as long as those of small published models on a CPU. Other folders are
-pipelines of diffusers, such as Stable Diffusion.
+Both run in turn on the same machine, with the same prompts and seeds. Printed are the median seconds of a
+step of each, and by how much codi's is longer. Without folders two models of diffusers' classes with random
+weights are measured. Folders are pipelines of diffusers, such as Stable Diffusion.
 """
 
 import argparse
@@ -17,12 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from codi.libraries import leave_out_broken
-
-leave_out_broken()  # before the first import of diffusers
-
-from diffusers import DiffusionPipeline
 
 from codi.compose.check import sample_alone
 from codi.compose.foreign import ForeignModel
@@ -52,6 +45,13 @@ def step_times(owner: Any, name: str, run: Callable[[], Any]) -> list[float]:
         else:
             setattr(owner, name, kept)
     return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+
+
+def load(folder: str) -> Any:
+    """Return the pipeline in a folder."""
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(folder)
 
 
 def measure(model: ForeignModel, steps: int, repeats: int) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def small_pipeline() -> Any:
 
     from tests.compose import tiny_foreign
 
-    pipeline = DiffusionPipeline.from_pretrained(str(tiny_foreign.folder("sd15")))
+    pipeline = load(str(tiny_foreign.folder("sd15")))
     pipeline.unet = UNet2DConditionModel(
         sample_size=32,
         block_out_channels=(96, 192, 384),
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     if args.folders:
-        pipelines = [(folder, DiffusionPipeline.from_pretrained(folder)) for folder in args.folders]
+        pipelines = [(folder, load(folder)) for folder in args.folders]
         models = [ForeignModel(pipeline=pipe, name=Path(folder).name) for folder, pipe in pipelines]
     else:
         models = [
