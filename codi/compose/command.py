@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codi import modalities
-from codi.types import DTYPES, InputError
+from codi.types import DTYPES, InputError, blame
 
 if TYPE_CHECKING:
     from codi.compose.originals import Original
@@ -53,6 +53,12 @@ def add_command(commands: Any) -> None:
         "image.height=512; repeatable",
     )
     parser.add_argument(
+        "--auxiliary-caption",
+        action="store_true",
+        help="where several outputs are made of one prompt, the model that --text names draws a caption "
+        "first, of which all of them are made; what the prompt leaves open they then agree on",
+    )
+    parser.add_argument(
         "--variant", metavar="NAME", help="a variant of the weights, such as fp16 (default: the plain ones)"
     )
     parser.add_argument(
@@ -89,6 +95,8 @@ def main(args: argparse.Namespace) -> int:
     from codi.libraries import leave_out_broken
 
     sources = _sources(args)
+    if args.auxiliary_caption and _words_of(args) is None:
+        raise InputError("--auxiliary-caption needs a model that draws captions: expected --text FOLDER")
     if args.out is None and not args.dry_run:
         raise InputError("no folder to write into: expected -o FOLDER, or --dry-run")
     if args.seconds is not None and not 0 < args.seconds < 3600:
@@ -156,7 +164,7 @@ def _plan(args: argparse.Namespace, sources: Mapping[str, str]) -> Plan:
         _check_arguments(modality, original, given[modality])
         _check_libraries(modality, original)
     calls = agree(originals, given, args.seconds)
-    words = next((getattr(args, kind.name) for kind in modalities.kinds() if kind.in_words), None)
+    words = _words_of(args)
     text = None if words is None else folder.text_source(words)
     said = [*_said(originals, calls, args.dtype), *_lengths(originals, calls, args.seconds)]
     if args.check:
@@ -173,7 +181,17 @@ def _write(args: argparse.Namespace, plan: Plan) -> Any:
     for modality, original in plan.originals.items():
         original.fetch(modality)
         references.append(Reference.of(modality, original, plan.calls[modality]))
-    return folder.write(args.out, references, text=plan.text, copy=args.copy, report=_report)
+    defaults: dict[str, Any] = {}
+    if args.auxiliary_caption:
+        defaults["auxiliary_caption"] = next(kind.name for kind in modalities.kinds() if kind.in_words)
+    return folder.write(
+        args.out, references, text=plan.text, defaults=defaults, copy=args.copy, report=_report
+    )
+
+
+def _words_of(args: argparse.Namespace) -> str | None:
+    """Return the model that is named for words, or None."""
+    return next((getattr(args, kind.name) for kind in modalities.kinds() if kind.in_words), None)
 
 
 def _report(*lines: str) -> None:
@@ -224,9 +242,15 @@ def _check_arguments(modality: str, original: "Original", given: Mapping[str, An
 
     family, known = family_of(original.kind), defaults_of(original.kind)
     own = ["fps"] if family.fps is not None or family.fps_argument is not None else []
+    mel = ["mel"] if family.takes_mel else []
+    if mel and "mel" in given:
+        from codi.compose.mel import MelSettings
+
+        with blame(f"--set {modality}: "):
+            MelSettings.of(given["mel"])
     for name, value in given.items():
-        if name in _OF_ONE_CALL or (name not in known and name not in own):
-            sizes = ", ".join([*family.sizes.values(), *own, "num_inference_steps", "guidance_scale"])
+        if name in _OF_ONE_CALL or (name not in known and name not in [*own, *mel]):
+            sizes = ", ".join([*family.sizes.values(), *own, *mel, "num_inference_steps", "guidance_scale"])
             raise InputError(
                 f"--set {modality}.{name}: a {original.kind} takes no such argument of every call; expected "
                 f"one such as {sizes}"

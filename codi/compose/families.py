@@ -44,6 +44,7 @@ class Family:
         fps: frames per second of clips where no argument of the call says it.
         fps_argument: the argument that does.
         media: the arguments that make the pipeline return tensors.
+        takes_mel: whether its vocoder takes a mel spectrogram, which a call may describe as "mel".
         of_pixels: whether these are pixels in [0, 1]; sounds are in [-1, 1].
         encode: returns the latent (B, ...) of raw media (B, ...) in the autoencoder's own scale, given the
             pipeline, the media, a generator to draw from the posterior, or None for its mode, and the
@@ -71,6 +72,7 @@ class Family:
     fps: float | None = None
     fps_argument: str | None = None
     media: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"output_type": "pt"}))
+    takes_mel: bool = False
     of_pixels: bool = True
     refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -300,6 +302,7 @@ _MEL: dict[str, Any] = dict(
     encode=_encode_spectrogram,
     sizes={"audio_length_in_s": "audio_length_in_s"},
     rate=_vocoder_rate,
+    takes_mel=True,
     of_pixels=False,
 )
 

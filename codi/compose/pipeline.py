@@ -246,6 +246,8 @@ class ComposedPipeline(CallMixin):
     def set_progress_bar_config(self, **options: Any) -> None:
         """Set options of the progress bar, as in diffusers."""
         self._bar = options
+        if self.text_model is not None:  # it draws the auxiliary caption
+            self.text_model.set_progress_bar_config(**options)
 
     def maybe_free_model_hooks(self) -> None:
         """Move what was offloaded back, as in diffusers."""

@@ -1,0 +1,201 @@
+"""Measures a composed model of the world: who keeps time with whom, and what outputs agree on.
+
+    python measure.py MY-CODI [--scenes 64] [--steps 20] [--batch 16]
+
+Onsets are read by the world's own evaluators, and F1 is at 125 ms, one frame of a clip. Beside every figure
+stand its ceiling, true media through the models' own autoencoders, and its floors: the same generation with
+partners that do not attend to each other (independent), and with another sample's partner (shuffled). Every
+scene is unseen; held-out pairs of shape and colour are left out, as they were in training.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codi import CoDiPipeline, io
+from codi.metrics.agreement import mutual_agreement
+from codi.metrics.onsets import onset_f1
+from codi.types import Modality
+from codi.world import READERS, RENDERERS, VISIBLE, Reading, Scene, caption, sample_scenes
+
+SEED = 9_000  # of the scenes, which no training has seen
+TOLERANCE = 0.125  # seconds
+IMAGE, AUDIO, VIDEO = Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
+
+
+def read(modality: Modality, media: Any) -> list[Reading]:
+    """Return what the world's evaluators read in media of one modality, a list or a batch."""
+    return READERS[modality](media if isinstance(media, Tensor) else torch.stack(list(media)))
+
+
+def events(readings: Sequence[Reading]) -> list[np.ndarray]:
+    """Return the onsets of each sample in seconds."""
+    return [reading.events for reading in readings]
+
+
+def score(found: list[np.ndarray], true: list[np.ndarray]) -> tuple[float, float]:
+    """Return the F1 of onsets, and that against another sample's."""
+    moved = true[1:] + true[:1]
+    return onset_f1(found, true, TOLERANCE).f1, onset_f1(found, moved, TOLERANCE).f1
+
+
+class Bench:
+    """A composed model and the scenes that it is measured on.
+
+    Args:
+        folder: the composed model.
+        count: the number of scenes.
+        steps: the steps of every output; None for each model's own.
+        batch: samples made at once.
+        sync: the scale of guidance towards partners.
+    """
+
+    def __init__(self, folder: str, count: int, steps: int | None, batch: int, sync: float):
+        self.pipe: Any = CoDiPipeline.from_pretrained(folder)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.scenes: list[Scene] = sample_scenes(count, seed=SEED)
+        self.truth = {m: RENDERERS[m](self.scenes) for m in (VIDEO, AUDIO)}
+        self.settings = dict(num_inference_steps=steps, sync_guidance_scale=sync, output_type="pt")
+        self.batch = batch
+
+    def make(
+        self,
+        texts: Sequence[str],
+        outputs: Sequence[Modality],
+        given: Modality | None = None,
+        joint: bool = True,
+        **more: Any,
+    ) -> dict[Modality, Any]:
+        """Return media of every output for each sentence, beside true media of the modality `given`."""
+        made: dict[Modality, list[Any]] = {m: [] for m in outputs}
+        kept = (self.pipe.joint_adapters, self.pipe.environment_encoders)
+        if not joint:
+            self.pipe.joint_adapters = self.pipe.environment_encoders = None
+        try:
+            for first in range(0, len(texts), self.batch):
+                rows = range(first, min(first + self.batch, len(texts)))
+                partners = {}
+                if given is not None and joint:
+                    raw = self.truth[given][rows.start : rows.stop]
+                    partners = {given: self.pipe.models[given].encode(as_raw(raw))}
+                out = self.pipe(
+                    prompt_embeds=[self.pipe.encode_prompt(prompts(texts[k])) for k in rows],
+                    partner_latents=partners,
+                    outputs=list(outputs),
+                    num_samples=len(rows),
+                    seed=list(rows),
+                    **self.settings,
+                    **more,
+                )
+                for modality in outputs:
+                    made[modality] += list(out.of(modality))
+        finally:
+            self.pipe.joint_adapters, self.pipe.environment_encoders = kept
+        return made
+
+    def through_autoencoder(self, modality: Modality) -> list[Reading]:
+        """Return what is read in true media after the autoencoder of their model."""
+        model = self.pipe.models[modality]
+        parts = []
+        for media in self.truth[modality].split(self.batch):
+            raw = model.decode(model.encode(as_raw(media)))
+            parts += read(modality, io.from_unit(raw) if modality is VIDEO else raw.clamp(-1, 1))
+        return parts
+
+    def in_time(self) -> list[str]:
+        """Return lines on how well sound and clip keep time."""
+        captions = [caption(scene) for scene in self.scenes]
+        true = {m: events(read(m, self.truth[m])) for m in (VIDEO, AUDIO)}
+        decoded = {m: events(self.through_autoencoder(m)) for m in (VIDEO, AUDIO)}
+        lines = []
+        for made, given in ((AUDIO, VIDEO), (VIDEO, AUDIO)):
+            ceiling, _ = score(decoded[made], true[made])
+            found, floor = score(events(read(made, self.make(captions, [made], given)[made])), true[given])
+            alone, _ = score(events(read(made, self.make(captions, [made], joint=False)[made])), true[given])
+            lines.append(line(f"{given} -> {made}", found, ceiling, independent=alone, shuffled=floor))
+        ceiling, _ = score(decoded[VIDEO], decoded[AUDIO])
+        for joint in (True, False):
+            both = self.make(captions, [VIDEO, AUDIO], joint=joint)
+            found, floor = score(events(read(VIDEO, both[VIDEO])), events(read(AUDIO, both[AUDIO])))
+            name = "text -> video + audio" + ("" if joint else ", independent")
+            lines.append(line(name, found, ceiling, shuffled=floor))
+            lines += self.followed(both, name)
+        return lines
+
+    def followed(self, made: dict[Modality, Any], name: str) -> list[str]:
+        """Return lines on how many attributes of their captions outputs show."""
+        lines = []
+        for modality, media in made.items():
+            readings = read(modality, media)
+            shares = {}
+            for attribute in VISIBLE[modality]:
+                right = [r.facts[attribute] == s.facts[attribute] for r, s in zip(readings, self.scenes)]
+                shares[attribute] = float(np.mean(right))
+            shown = "  ".join(f"{key} {value:.2f}" for key, value in shares.items())
+            lines.append(f"    {name}, {modality} as its caption says: {shown}")
+        return lines
+
+    def agreeing(self, outputs: Sequence[Modality]) -> list[str]:
+        """Return lines on what outputs agree on where the prompt, "a ball", leaves it open."""
+        texts = ["a ball"] * len(self.scenes)
+        lines = []
+        for name, more in (("caption drawn first", {}), ("no caption", {"auxiliary_caption": False})):
+            if name == "caption drawn first" and not self.pipe.defaults.get("auxiliary_caption"):
+                continue
+            made = self.make(texts, outputs, **more)
+            facts = [[r.facts for r in read(m, made[m])] for m in outputs]
+            attributes = [a for a in ("colour", "place", "motion") if all(a in VISIBLE[m] for m in outputs)]
+            shown = []
+            for attribute, agree in mutual_agreement(facts, attributes).items():
+                moved = [facts[0], *(f[k:] + f[:k] for k, f in enumerate(facts[1:], start=1))]
+                floor = mutual_agreement(moved, [attribute])[attribute].mean()
+                shown.append(f"{attribute} {agree.mean():.2f} ({floor:.2f})")
+            lines.append(f'"a ball" -> {" + ".join(outputs)}, {name}: {"  ".join(shown)} (shuffled)')
+        return lines
+
+
+def prompts(text: str) -> dict[Modality, Any]:
+    """Return a sentence as the prompts of a call."""
+    from codi.prompts import collect
+
+    return collect({Modality.TEXT: text})
+
+
+def as_raw(media: Tensor) -> Tensor:
+    """Return rendered media in [-1, 1]."""
+    return io.to_unit(media) if media.dtype == torch.uint8 else media
+
+
+def line(name: str, found: float, ceiling: float, **floors: float) -> str:
+    """Return one figure beside its ceiling and floors."""
+    shown = "  ".join(f"{key} {value:.3f}" for key, value in floors.items())
+    return f"{name}: F1 {found:.3f}, {found / ceiling:.3f} of the ceiling {ceiling:.3f}; {shown}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure a composed model and print the figures."""
+    parser = argparse.ArgumentParser(description="Measures a composed model of the world.")
+    parser.add_argument("folder", metavar="MY-CODI", help="a composed model")
+    parser.add_argument("--scenes", type=int, default=64)
+    parser.add_argument("--steps", type=int, help="of every output (default: each model's own)")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--sync-guidance", type=float, default=1.0)
+    parser.add_argument("--only", choices=("time", "agreement"), help="only a part of it")
+    args = parser.parse_args(argv)
+    bench = Bench(args.folder, args.scenes, args.steps, args.batch, args.sync_guidance)
+    if args.only != "agreement":
+        print("\n".join(bench.in_time()), flush=True)
+    if args.only != "time":
+        pairs = [[VIDEO, AUDIO]]
+        if IMAGE in bench.pipe.models:
+            pairs = [[IMAGE, VIDEO], [IMAGE, AUDIO], [VIDEO, AUDIO], [IMAGE, VIDEO, AUDIO]]
+        for outputs in pairs:
+            print("\n".join(bench.agreeing(outputs)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
