@@ -55,7 +55,7 @@ def foreign_model(source: Path, call: Mapping[str, Any]) -> ForeignModel:
         )
     if planning():
         return ForeignModel(pipeline=planned_pipeline(source), call=dict(call), name=source.name)
-    with blame(f"{source}: "), pretrained._quietly():
+    with blame(f"{source}: "), pretrained.quietly():
         try:
             pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, local_files_only=True)
             pipeline.to(torch.float32)
