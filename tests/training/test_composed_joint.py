@@ -98,12 +98,9 @@ def test_a_run_exports_what_it_trained_and_nothing_else_and_resumes_exactly(tmp_
 def test_gradients_reach_all_that_trains_and_nothing_else(stage):
     own, module = stage
     module.zero_grad()
-    total = torch.zeros(())
-    for seed in range(3):  # some draws have no sample of which one side is noisy
-        loss, _ = own.loss(module, batch_of(own, 8), torch.Generator().manual_seed(seed))
-        total = total + loss
-    total.backward()
-    # what differs from modality to modality alone is never decided by these few samples
+    loss, said = own.loss(module, batch_of(own, 3), torch.Generator().manual_seed(0))
+    assert {"audio+video/audio", "audio+video/video", "audio+video/contrast"} <= said.keys()
+    loss.backward()
     lacking = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not lacking
     assert all(not p.requires_grad for model in own.models.values() for p in model.network.parameters())
@@ -131,7 +128,7 @@ def test_the_loss_is_the_networks_own_target_at_a_common_noise_level(stage):
 
 def test_a_clean_side_is_shown_clean_and_as_clean(stage):
     own, module = stage
-    clean = [batch_of(own, 8)["audio+video"][m] for m in ("audio", "video")]
+    clean = [batch_of(own)["audio+video"][m][:8] for m in ("audio", "video")]
     pair = (Modality.AUDIO, Modality.VIDEO)
     for seed in range(20):
         _, video = own.draw_sides(pair, clean, torch.Generator().manual_seed(seed))
@@ -181,7 +178,7 @@ def test_a_composed_model_says_its_sources_and_lists_what_was_trained(tmp_path, 
         "video": dict(num_frames=16, height=64, width=64, fps=8),
         "audio": dict(audio_length_in_s=2.0),
     }
-    references = {m: Reference.read(m, folder, calls[m]) for m, folder in sources.items()}
+    references = [Reference.read(m, folder, calls[m]) for m, folder in sources.items()]
     write(tmp_path / "model", references)
     settings = ["options.sources={}", f"model={tmp_path / 'model'}", f"output={tmp_path / 'run'}", *SMALL]
     arguments = ["--config", str(CONFIG), "--small"]
