@@ -121,7 +121,7 @@ def info(name: str | None, as_json: bool = False) -> int:
         return 0
     print(f"{model['pipeline']} in {model['folder']}")
     print(
-        f"{_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB, licence "
+        f"{count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB, licence "
         f"{model['license']}\n"
     )
     for part in model["parts"]:
@@ -129,7 +129,7 @@ def info(name: str | None, as_json: bool = False) -> int:
         size = " " * 25
         if part["parameters"]:
             dtypes = "/".join(part["dtypes"])
-            size = f"{_count(part['parameters']):>8} {part['bytes'] / 1e6:7.1f} MB {dtypes:5}"
+            size = f"{count(part['parameters']):>8} {part['bytes'] / 1e6:7.1f} MB {dtypes:5}"
         print(f"  {part['name']:20} {part['class']:28} {size}  {rates}".rstrip())
     if model["provenance"]:
         print("\nprovenance")
@@ -160,7 +160,8 @@ def words(name: str | None) -> int:
     return 0
 
 
-def _count(number: float) -> str:
+def count(number: float) -> str:
+    """Return a number of parameters for people."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= unit:
             return f"{number / unit:.1f} {name}"
@@ -388,5 +389,5 @@ def _model() -> list[Check]:
         again = "install codi again from its checkout: pip install --force-reinstall --no-deps ."
         return [(False, f"embedded model: {error}", again)]
     return [
-        (True, f"embedded model: {_count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB", "")
+        (True, f"embedded model: {count(model['parameters'])} parameters, {model['bytes'] / 1e6:.1f} MB", "")
     ]

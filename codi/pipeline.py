@@ -484,6 +484,18 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         combined = caption_prior.combine_prompts(captions, counted_weights)
         return caption_prior.project(mixed[:, 0].to(combined), combined)[:, None].to(mixed)
 
+    def estimate_captions(self, token: Tensor) -> Tensor | None:
+        """Return the means of the captions that go with prompts, by the model's caption prior.
+
+        Args:
+            token: (B, D) prompt tokens.
+
+        Returns:
+            (B, D), the shorter the less a prompt determines; None for a model without a caption prior.
+        """
+        prior = self._prior()
+        return None if prior is None else prior(token)
+
     def _prior(self) -> Callable[[Tensor], Tensor] | None:
         """Return a function from prompt tokens (B, D) to the means of their captions, by the caption prior.
 

@@ -39,7 +39,7 @@ def trained(scripts, tmp_path_factory):
     train("vocoder", "vocoder", "--vae", f"{at}/sound_vae")
     train("picture", "picture", "--vae", f"{at}/picture_vae")
     train("clip", "clip", "--picture", f"{at}/picture")
-    train("sound", "sound", "--vae", f"{at}/sound_vae", "--vocoder", f"{at}/vocoder")
+    train("sound", "sound", "--vae", f"{at}/sound_vae", "--vocoder", f"{at}/vocoder", "--text-steps", "3")
     return at
 
 
@@ -81,6 +81,29 @@ def test_the_same_command_goes_on_where_it_stopped(scripts, trained, tmp_path, c
     assert "goes on after step 1" in said and "saved after step 3" in said
     state = torch.load(tmp_path / "v.training.pt", weights_only=True)
     assert state["step"] == 3
+
+
+def test_carriers_keep_what_is_heard_and_repeat_in_every_frame(scripts):
+    from codi.world import read_sounds, render_sounds
+
+    vocoder = importlib.import_module("train_vocoder")
+    scenes = importlib.import_module("world_data").training_scenes(8, 4)
+    played = vocoder.locked(render_sounds(scenes))
+    assert played.shape == (8, 32000)
+    for reading, scene in zip(read_sounds(played), scenes):
+        assert reading.facts == scene.facts
+    steady = vocoder.locked(torch.sin(2 * torch.pi * 441.0 * torch.arange(32000) / 16000)[None])[0]
+    frames = steady[4000:28000].view(-1, 500)
+    assert (frames - frames[0]).abs().max() < 1e-2
+
+
+def test_the_text_encoder_learns_to_read(scripts):
+    sound = importlib.import_module("train_sound")
+    autoencoder = importlib.import_module("train_autoencoder").make("sound")
+    torch.manual_seed(0)
+    pipe = sound.make(autoencoder, importlib.import_module("train_vocoder").make())
+    read = importlib.import_module("reading").learn_to_read
+    assert read(pipe.text_encoder, pipe.tokenizer, 5) < 0.3 < read(pipe.text_encoder, pipe.tokenizer, 80)
 
 
 def test_training_never_shows_held_out_pairs(scripts):

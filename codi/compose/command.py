@@ -289,9 +289,10 @@ def _said(
     originals: "Mapping[str, Original]", calls: Mapping[str, Mapping[str, Any]], dtype: str
 ) -> list[str]:
     """Return lines about what is composed: classes, parameters, bytes, memory and licences."""
-    from codi.compose.describe import count, licences_in_words, licences_of, memory_of, size
+    from codi.compose.describe import licences_in_words, licences_of, memory_of, size
     from codi.compose.geometry import geometry_of
     from codi.compose.references import facts_of, prediction_of
+    from codi.doctor import count
 
     lines = []
     whole = largest = 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from codi.compose.folder import CLASS, Composed, read, size_of
 from codi.compose.licences import NOT_STATED, Licence, most_restrictive_first
+from codi.doctor import count
 from codi.tensor_files import read_header, read_json
 
 if TYPE_CHECKING:
@@ -23,14 +24,6 @@ ITEM_SIZES = {
     "bfloat16": 2,
     "float16": 2,
 }  # bytes of a number, by the precision that is asked for
-
-
-def count(number: float) -> str:
-    """Return a number of parameters for people."""
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.1f} {name}"
-    return str(int(number))
 
 
 def size(number: float) -> str:

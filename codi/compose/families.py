@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from codi.compose.grid import Grid, Layout, causal_seconds, even_seconds
-from codi.models.autoencoders.mel import LogMel
+from codi.compose.mel import MelSettings
 from codi.types import InputError, Modality
 
 GridOf = Callable[[Any, Tensor, Mapping[str, Any]], Grid]
 Pack = Callable[[Any, Tensor, int], Tensor]
-Encode = Callable[[Any, Tensor, torch.Generator | None], Tensor]
+Encode = Callable[[Any, Tensor, torch.Generator | None, Mapping[str, Any]], Tensor]
 
 PIXELS = {"height": "height", "width": "width"}
 CLIPS = {**PIXELS, "num_frames": "num_frames"}
@@ -46,7 +46,8 @@ class Family:
         media: the arguments that make the pipeline return tensors.
         of_pixels: whether these are pixels in [0, 1]; sounds are in [-1, 1].
         encode: returns the latent (B, ...) of raw media (B, ...) in the autoencoder's own scale, given the
-            pipeline, the media, and a generator to draw from the posterior, or None for its mode.
+            pipeline, the media, a generator to draw from the posterior, or None for its mode, and the
+            arguments of the call, among which may be "mel" (`codi.compose.mel`).
         pixels: returns the pixels along each side of an element of the grid, given the pipeline; None for
             sounds.
         frames_per_step: returns how many frames a latent frame stands for besides the first, given the
@@ -183,51 +184,50 @@ def _ltx_tokens(pipeline: Any, latent: Tensor, count: int) -> Tensor:
 
 # Encoding -----------------------------------------------------------------------------------------------
 
-# What HiFi-GAN vocoders of AudioLDM take, besides what their configuration says: arXiv 2301.12503, section 4.
-MEL_WINDOW = 1024  # samples
-MEL_BAND = (0.0, 8000.0)  # Hz
 
-
-def _posterior(pipeline: Any, media: Tensor, generator: torch.Generator | None) -> Tensor:
+def _posterior(
+    pipeline: Any, media: Tensor, generator: torch.Generator | None, call: Mapping[str, Any]
+) -> Tensor:
     """Return a latent from the autoencoder's posterior: its mode, or drawn by the generator."""
     posterior = pipeline.vae.encode(media.to(pipeline.vae.dtype)).latent_dist
     return posterior.mode() if generator is None else posterior.sample(generator)
 
 
-def _encode_frames(pipeline: Any, media: Tensor, generator: torch.Generator | None) -> Tensor:
+def _encode_frames(
+    pipeline: Any, media: Tensor, generator: torch.Generator | None, call: Mapping[str, Any]
+) -> Tensor:
     """Encode clips (B, F, 3, H, W) frame by frame, as (B F, C, H, W)."""
-    return _posterior(pipeline, media.flatten(0, 1), generator)
+    return _posterior(pipeline, media.flatten(0, 1), generator, call)
 
 
-def _encode_clips(pipeline: Any, media: Tensor, generator: torch.Generator | None) -> Tensor:
+def _encode_clips(
+    pipeline: Any, media: Tensor, generator: torch.Generator | None, call: Mapping[str, Any]
+) -> Tensor:
     """Encode clips (B, F, 3, H, W) whole, as (B, C, F, H, W)."""
-    return _posterior(pipeline, media.transpose(1, 2), generator)
+    return _posterior(pipeline, media.transpose(1, 2), generator, call)
 
 
-def _encode_spectrogram(pipeline: Any, media: Tensor, generator: torch.Generator | None) -> Tensor:
+def _encode_spectrogram(
+    pipeline: Any, media: Tensor, generator: torch.Generator | None, call: Mapping[str, Any]
+) -> Tensor:
     """Encode sounds (B, samples) as log-mel spectrograms, (B, C, T, M)."""
     config = pipeline.vocoder.config
-    to_mel = LogMel(
-        sampling_rate=config.sampling_rate,
-        n_fft=MEL_WINDOW,
-        hop_length=math.prod(config.upsample_rates),
-        num_bands=config.model_in_dim,
-        f_min=MEL_BAND[0],
-        f_max=MEL_BAND[1],
-    ).to(media.device)
-    mel = to_mel(media.float())
+    settings = MelSettings.of(call.get("mel"))
+    mel = settings(media.float(), config.sampling_rate, math.prod(config.upsample_rates), config.model_in_dim)
     missing = -mel.shape[1] % pipeline.vae_scale_factor
-    mel = torch.nn.functional.pad(mel, (0, 0, 0, missing), value=math.log(1e-5))
-    return _posterior(pipeline, mel[:, None], generator)
+    mel = torch.nn.functional.pad(mel, (0, 0, 0, missing), value=settings.silence)
+    return _posterior(pipeline, mel[:, None], generator, call)
 
 
-def _encode_wave(pipeline: Any, media: Tensor, generator: torch.Generator | None) -> Tensor:
+def _encode_wave(
+    pipeline: Any, media: Tensor, generator: torch.Generator | None, call: Mapping[str, Any]
+) -> Tensor:
     """Encode sounds (B, samples) or (B, channels, samples), filled up with silence to the model's length."""
     channels = pipeline.vae.config.audio_channels
     waves = media[:, None].expand(-1, channels, -1) if media.ndim == 2 else media
     total = pipeline.transformer.config.sample_size * pipeline.vae.hop_length
     waves = torch.nn.functional.pad(waves[..., :total], (0, max(0, total - waves.shape[-1])))
-    return _posterior(pipeline, waves, generator)
+    return _posterior(pipeline, waves, generator, call)
 
 
 # Sizes --------------------------------------------------------------------------------------------------

@@ -85,8 +85,9 @@ class ForeignModel:
 
     Attributes:
         pipeline: the pipeline; its denoiser is frozen and put into evaluation mode.
-        call: arguments of every call, by the names of the pipeline's; "fps" may be among them whether the
-            pipeline takes it or not.
+        call: arguments of every call, by the names of the pipeline's. Whether the pipeline takes them or not,
+            "fps" may be among them, and "mel", the settings of the spectrogram that its vocoder takes
+            (`codi.compose.mel`).
         name: what it is called in messages.
     """
 
@@ -226,6 +227,7 @@ class ForeignModel:
     def _arguments(self, call: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Return the arguments that the pipeline itself takes."""
         given = {**call, **more}
+        given.pop("mel", None)
         fps = given.pop("fps", None)
         if fps is not None and self.family.fps_argument is not None:
             given[self.family.fps_argument] = fps
@@ -469,8 +471,9 @@ class ForeignModel:
         Returns:
             (B, ...) latents.
         """
-        latent = self.family.encode(self.pipeline, raw.to(self.device), generator).float()
-        scale, shift = self._affine_of_decoding(self.call_for() if call is None else call)
+        call = self.call_for() if call is None else call
+        latent = self.family.encode(self.pipeline, raw.to(self.device), generator, call).float()
+        scale, shift = self._affine_of_decoding(call)
         shape = (1, -1, *[1] * (latent.ndim - 2))
         latent = (latent - shift.to(latent).view(shape)) / scale.to(latent).view(shape)
         return self.family.pack(self.pipeline, latent, len(raw))

@@ -6,6 +6,7 @@ which the same files are found again later. Code that lies beside a model is nev
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,10 +118,12 @@ def _at_the_hub(name: str, revision: str | None) -> Files:
     folder = download(name, revision, describing)
     commit = folder.name
     try:
-        names = huggingface_hub.HfApi().list_repo_files(name, revision=commit)
+        siblings = huggingface_hub.HfApi().model_info(name, revision=commit).siblings
+        names = [sibling.rfilename for sibling in siblings or ()]
     except errors.HfHubHTTPError as error:
         raise InputError(f"the hub does not list the files of {name} ({error!s:.120}): try again") from error
-    except Exception:  # without a network: what is in the cache is all that can be had
+    except Exception:  # without a network what is in the cache is all that can be had
+        warnings.warn(f"the hub cannot be asked: {name} is taken from the cache as it is", stacklevel=2)
         names = list(_names(folder))
     return Files(name=name, revision=commit, folder=folder, names=tuple(sorted(names)))
 

@@ -50,7 +50,8 @@ def load_model(composed: Composed, modality: str, dtype: Any) -> ForeignModel:
     reference = composed.references[modality]
     place = reference.verify(composed.folder)
     with blame(f"{modality}: "):
-        found: Any = pipeline_class(reference.kind)
+        with pretrained.quietly():  # the classes are imported, with all that they may need
+            found: Any = pipeline_class(reference.kind)
         options = {} if dtype is None else {"torch_dtype": dtype}
         try:
             with pretrained.quietly():

@@ -247,10 +247,8 @@ class PromptTranslators(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def by_modality(self) -> dict[Modality, PromptTranslator]:
         """Return the translators by the modality of the output."""
-        return {
-            Modality.parse(name): translator  # type: ignore[misc]
-            for name, translator in self.translators.items()
-        }
+        there = [m for m in Modality if m.value in self.translators]
+        return {m: self.of(m) for m in there}
 
     def modalities(self) -> list[Modality]:
         """Return the outputs that there is a translator for."""

@@ -2,8 +2,8 @@
 
     python train_sound.py --vae out/sound_vae --vocoder out/vocoder --out out/sound
 
-The prompt reaches the network as one normalised vector (its class embedding); text encoder and network are
-trained together. The network predicts v (Salimans and Ho 2022).
+The prompt reaches the network as one normalised vector (its class embedding). The text encoder first learns
+to read captions, then it is trained together with the network, which predicts v (Salimans and Ho 2022).
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from card import write_card
 from denoising import denoising_loss, draw, stored_latents
 from diffusers import AudioLDMPipeline, AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from loop import arguments, save_folder, train
+from reading import learn_to_read
 from torch import Tensor
 from torch.nn import functional as nnf
 from train_vocoder import make as new_vocoder
@@ -21,7 +22,7 @@ from world_data import MAX_TOKENS, log_mel, training_scenes, words_tokenizer
 
 from codi.world import render_sounds
 
-_WIDTHS = (32, 64, 96)
+_WIDTHS = (48, 96)
 _TEXT = 64
 
 
@@ -45,13 +46,13 @@ def make(vae: AutoencoderKL, vocoder: SpeechT5HifiGan) -> AudioLDMPipeline:
         )
     )
     unet = UNet2DConditionModel(
-        sample_size=32,
+        sample_size=16,
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
         block_out_channels=_WIDTHS,
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=_WIDTHS,
         attention_head_dim=4,
         norm_num_groups=8,
@@ -59,6 +60,8 @@ def make(vae: AutoencoderKL, vocoder: SpeechT5HifiGan) -> AudioLDMPipeline:
         projection_class_embeddings_input_dim=_TEXT,
         class_embeddings_concat=True,
     )
+    with torch.no_grad():  # numbers of a normalised vector are small, those of the step's embedding are not
+        unet.class_embedding.weight.mul_(_TEXT**0.5)
     scheduler = DDIMScheduler(
         beta_start=0.0015,
         beta_end=0.0195,
@@ -83,11 +86,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__, "out/sound", 30)
     parser.add_argument("--vae", type=Path, required=True, help="the folder of the autoencoder")
     parser.add_argument("--vocoder", type=Path, help="its folder; without, a new one that only makes noise")
+    parser.add_argument(
+        "--text-steps", type=int, default=1000, help="steps of reading (default: %(default)s)"
+    )
     asked = parser.parse_args(argv)
     torch.manual_seed(asked.seed)
     vae = AutoencoderKL.from_pretrained(asked.vae).requires_grad_(False).eval()
     vocoder = SpeechT5HifiGan.from_pretrained(asked.vocoder) if asked.vocoder else new_vocoder()
     pipe = make(vae, vocoder.requires_grad_(False).eval())
+    if not (asked.work / "sound.training.pt").exists():
+        right = learn_to_read(pipe.text_encoder, pipe.tokenizer, asked.text_steps)
+        print(f"sound: the text encoder reads {right:.3f} of the facts", flush=True)
     scenes = training_scenes(asked.scenes, asked.seed + 1)
     latents = stored_latents(
         asked.work / f"sound_latents_{asked.scenes}.npy",

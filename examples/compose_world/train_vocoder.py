@@ -52,9 +52,9 @@ def make() -> SpeechT5HifiGan:
 def locked(waves: Tensor) -> Tensor:
     """Play sounds (B, samples) by carriers at the multiples of the frame rate, with fixed phases.
 
-    Every frame begins at the same phase of every carrier, so that the result is a function of the amplitudes
-    alone, which a mel knows, and a plain error between waves can be learned from. The spectrum's bins lie half
-    a frame rate apart; every second one gives the amplitude of a carrier.
+    Every frame begins at the same phase of every carrier, so that the result is a function of the
+    amplitudes alone, which a mel knows, and a plain error between waves can be learned from. The spectrum's
+    bins lie half a frame rate apart; every second one gives the amplitude of a carrier.
     """
     window = torch.hann_window(2 * HOP)
     spectrum = torch.stft(

@@ -73,9 +73,10 @@ class FakeHub:
                 self.downloaded.append(file)
         return str(place)
 
-    def list_repo_files(self, name: str, *, revision: str | None = None) -> list[str]:
+    def model_info(self, name: str, *, revision: str | None = None) -> Any:
         source = self._ask(name, revision)
-        return [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+        names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in names])
 
     def parse_safetensors_file_metadata(self, name: str, file: str, *, revision: str | None = None) -> Any:
         source = self._ask(name, revision)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import errors
 
 from codi import cli, doctor, pretrained
@@ -235,18 +236,44 @@ def test_info_says_what_it_is(copied, tmp_path, capsys):
     assert model["parameters"] == sum(found["parameters"] for found in model["models"].values())
 
 
-def test_info_says_where_adapters_sit(tmp_path, capsys):
+def test_info_says_where_adapters_sit_and_all_of_it_loads(tmp_path, capsys):
+    from codi.compose import loading
+    from codi.compose.environment import ForeignEnvironmentEncoders
+    from codi.compose.joint_adapters import ForeignJointAdapters
+
     out = tmp_path / "my-codi"
     assert compose("--image", folder("sd15"), "--audio", folder("audioldm"), "-o", out) == 0
-    encoders = tiny_pipeline.environment_encoders()
-    add_parts(out, {"joint_adapters": encoders, "environment_encoders": encoders})
-    config = out / "joint_adapters" / "config.json"
-    networks = {"image": {"sites": {"mid_block": 64}, "num_heads": 2}}
-    config.write_text(json.dumps({**json.loads(config.read_text()), "networks": networks}))
+    networks = {"image": {"sites": {"mid_block": 64}}}
+    adapters = ForeignJointAdapters(networks, env_dim=16, num_heads=2, width=16, hidden=16)
+    latents = {"audio": {"channels": 8, "timed": True, "bands": 4}}
+    encoders = ForeignEnvironmentEncoders(latents, dim=16, num_layers=1, num_heads=2)
+    composed = add_parts(out, {"joint_adapters": adapters, "environment_encoders": encoders})
+    loaded = loading.load_parts(composed, torch.float32)
+    for name, part in {"joint_adapters": adapters, "environment_encoders": encoders}.items():
+        assert all(
+            torch.equal(loaded[name].state_dict()[key], value) for key, value in part.state_dict().items()
+        )
+    models = loading.load_models(composed, {"default": torch.float32, "audio": torch.float16})
+    assert models[Modality.IMAGE].network.dtype is torch.float32
+    assert models[Modality.AUDIO].network.dtype is torch.float16
+    assert models[Modality.AUDIO].name == str(folder("audioldm").resolve())
     capsys.readouterr()
     assert cli.main(["info", str(out)]) == 0
     said = capsys.readouterr().out
     assert "attends to the others at mid_block" in said and said.count("silent: not trained") == 1
+    assert "joint_adapters: ForeignJointAdapters" in said
+
+
+def test_a_model_that_cannot_be_loaded_is_named(copied, tmp_path, monkeypatch):
+    from codi.compose import loading
+
+    place = copied()
+    config = json.loads((place / "unet" / "config.json").read_text())
+    (place / "unet" / "config.json").write_text(json.dumps({**config, "block_out_channels": [16, 32]}))
+    assert compose("--image", place, "-o", tmp_path / "out") == 0
+    with pytest.raises(InputError) as caught:
+        loading.load_model(read(tmp_path / "out"), "image", torch.float32)
+    assert str(caught.value).startswith(f"image: {place} cannot be loaded: ")
 
 
 # Mistakes -----------------------------------------------------------------------------------------------

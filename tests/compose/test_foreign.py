@@ -104,7 +104,7 @@ def test_encoding_gives_what_the_pipeline_would_decode(name):
     """The autoencoder is given exactly what it made of the media."""
     model = foreign(name)
     media = model.decode(sample_alone(model, ["a red ball"], None, 2, 5.0, [1]))
-    encoded = model.family.encode(model.pipeline, media, None).float()
+    encoded = model.family.encode(model.pipeline, media, None, model.call_for()).float()
     latent = model.encode(media)
     assert latent.shape[1:] == model.spec().latent_shape
     assert torch.allclose(model._decoded_from(latent, model.call_for()), encoded, atol=2e-6)

@@ -435,7 +435,8 @@ def test_what_the_hub_refuses_is_said_in_one_line(hub):
 def test_without_a_network_the_cache_suffices(hub):
     online = Reference.read("image", "owner/pictures")
     hub.offline = True
-    assert Reference.read("image", "owner/pictures") == online
+    with pytest.warns(UserWarning, match="owner/pictures is taken from the cache as it is"):
+        assert Reference.read("image", "owner/pictures") == online
 
 
 # Lengths ------------------------------------------------------------------------------------------------
