@@ -139,6 +139,13 @@ def planning() -> bool:
     return _LOADER.get() is not None
 
 
+def note_part(folder: Path, part: nn.Module) -> None:
+    """Let a plan count a frozen part that was built without `load_part`."""
+    loader = _LOADER.get()
+    if loader is not None:
+        loader.parts[folder] = part  # type: ignore[attr-defined]
+
+
 def load_part(cls: type, folder: Path, why: str) -> Any:
     """Return a finished part in float32 and eval mode, frozen.
 

@@ -8,6 +8,7 @@ pipelines themselves encode them; without one the prompt is the empty sentence.
 Letters: B batch. A pair is two modalities (a, b) of the same samples; each is a side of it.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from codi.compose.environment import ForeignEnvironmentEncoders, describe_latent
+from codi.compose.folder import add_parts, is_composed, read
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
 from codi.compose.joint_adapters import ForeignJointAdapters, adapted_network
 from codi.conditions import PARTNERS, PROMPT
@@ -37,7 +39,7 @@ from data.world import WorldSource, prompted_facts
 from training.config import Config, expect, strict
 from training.dry_run import empty
 from training.stages import Stage
-from training.stages.common import export_part, load_part, say
+from training.stages.common import export_part, load_part, note_part, planning, say
 from training.stages.contrast import TimedContrast
 from training.stages.foreign import (
     ForeignEncoding,
@@ -61,16 +63,18 @@ class ComposedJointOptions(PairOptions):
     """Options of the joint stage of composed models, beside those of `PairOptions`.
 
     Attributes:
-        sources: the folder of each published pipeline, by what it makes.
+        sources: the folder of each published pipeline, by what it makes. Without any they are those of the
+            model folder, which is then a composed model (`codi compose`).
         calls: by modality the arguments of every call of its pipeline, as it names them, such as
-            {"video": {"num_frames": 16, "fps": 8}}. What is made at another size later is learned less well.
+            {"video": {"num_frames": 16, "fps": 8}}, laid over those of a composed model. What is made at
+            another size later is learned less well.
         full_captions: the share of prompts of scenes that name everything.
         preview_samples: how many samples a preview makes of each side that learns.
         preview_steps: the steps of a preview.
         preview_guidance: how closely previews follow their partners; 1 is off.
     """
 
-    sources: dict[str, Path]
+    sources: dict[str, Path] = field(default_factory=dict)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     full_captions: float = 0.5
     preview_samples: int = 24
@@ -79,10 +83,11 @@ class ComposedJointOptions(PairOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = {name.strip() for pair in self.pairs for name in pair.split("+")} - {*self.sources}
-        expect(not unknown, "sources", sorted(self.sources), f"a folder for {', '.join(sorted(unknown))} too")
-        strangers = {*self.calls} - {*self.sources}
-        expect(not strangers, "calls", sorted(self.calls), f"some of {', '.join(sorted(self.sources))}")
+        sides = {name.strip() for pair in self.pairs for name in pair.split("+")}
+        missing = sides - {*self.sources} if self.sources else set()
+        expect(not missing, "sources", sorted(self.sources), f"a folder for {', '.join(sorted(missing))} too")
+        strangers = {*self.calls} - sides
+        expect(not strangers, "calls", sorted(self.calls), f"some of {', '.join(sorted(sides))}")
         for name in ("preview_samples", "preview_steps"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
@@ -159,16 +164,42 @@ class ComposedJointStage(Stage):
         """Load the published models, and let each of their pipelines prepare one call."""
         self.models: dict[Modality, ForeignModel] = {}
         self.prepared: dict[Modality, Prepared] = {}
+        self.sources, calls = self.found_sources()
         for modality in self.modalities():
-            source = Path(self.options.sources[modality.value])
-            model = foreign_model(source, self.options.calls.get(modality.value, {}))
+            source = self.sources[modality]
+            model = foreign_model(source, calls[modality])
             if model.modality is not modality:
                 raise InputError(f"options: sources: {source} makes {model.modality}: expected {modality}")
             self.models[modality] = model
+            note_part(source, model.network)
             self.prepared[modality] = opened(model)
             if self.config.gradient_checkpointing:
                 model.network.enable_gradient_checkpointing()
         self.prompts = {m: NativePrompts(model) for m, model in self.models.items()}
+
+    def found_sources(self) -> tuple[dict[Modality, Path], dict[Modality, dict[str, Any]]]:
+        """Return the folder of each published pipeline, and the arguments of every call of it.
+
+        Raises:
+            InputError: if no folders are named and the model folder is no composed model that has them.
+        """
+        asked = self.options.calls
+        if self.options.sources:
+            sources = {m: Path(self.options.sources[m.value]) for m in self.modalities()}
+            return sources, {m: dict(asked.get(m.value, {})) for m in self.modalities()}
+        composed = read(self.config.model)
+        sources, calls = {}, {}
+        for modality in self.modalities():
+            if modality.value not in composed.references:
+                raise InputError(
+                    f"{self.config.model} makes no {modality}: expected a composed model of all sides of the "
+                    "pairs, or options.sources"
+                )
+            reference = composed.references[modality.value]
+            # a plan reads no weights, and so does not compare them with their digests
+            sources[modality] = Path(reference.source) if planning() else reference.verify(composed.folder)
+            calls[modality] = {**reference.call, **asked.get(modality.value, {})}
+        return sources, calls
 
     def modalities(self) -> list[Modality]:
         """Return all sides of all pairs, in order."""
@@ -194,8 +225,8 @@ class ComposedJointStage(Stage):
         encoders, adapters = self.encoders(pairs), self.adapters(pairs)
         if adapters.config["env_dim"] != encoders.config["dim"]:
             raise InputError(
-                f"part: joint_adapters have an env_dim of {adapters.config['env_dim']} and environment_encoders "
-                f"a dim of {encoders.config['dim']}: expected one number"
+                f"part: joint_adapters have an env_dim of {adapters.config['env_dim']} and "
+                f"environment_encoders a dim of {encoders.config['dim']}: expected one number"
             )
         self.denoisers = {}
         for modality, model in self.models.items():
@@ -285,7 +316,7 @@ class ComposedJointStage(Stage):
             pair,
             known={m: self.models[m].spec() for m in pair},
             models=self.models,
-            sources={m: Path(self.options.sources[m.value]) for m in pair},
+            sources={m: self.sources[m] for m in pair},
         )
 
     def data(self) -> PairSource:
@@ -305,9 +336,8 @@ class ComposedJointStage(Stage):
         """Return a source of the cached latents of scenes, for one pair."""
         caches = []
         for m in pair:
-            source = Path(self.options.sources[m.value])
             model, count, seed = self.models[m], self.options.scenes, self.config.seed
-            caches.append(scene_latents(self.config.model, source, model, count, seed))
+            caches.append(scene_latents(self.config.model, self.sources[m], model, count, seed))
         return Joined(caches)
 
     # Loss ----------------------------------------------------------------------------------------------
@@ -556,7 +586,13 @@ class ComposedJointStage(Stage):
         return sampler.sample({modality: prepared.start})[modality]
 
     def export(self, module: ComposedJoint, folder: Path) -> None:
-        """Write the environment encoders and the joint adapters, and nothing of the published models."""
+        """Write the environment encoders and the joint adapters, and nothing of the published models.
+
+        A composed model lists them in its index.
+        """
+        if is_composed(folder):
+            add_parts(folder, {name: copy.deepcopy(self.part_of(module, name)).half() for name in PARTS})
+            return
         for name in PARTS:
             export_part(self.part_of(module, name), folder / name)
 

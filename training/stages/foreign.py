@@ -146,10 +146,9 @@ class NativePrompts:
         Those of a pipeline whose prompts are as long as the longest sentence of a batch do not fit together,
         and are made for each batch.
         """
-        missing = [text for text in dict.fromkeys(texts) if text not in self.rows]
-        if missing:
-            rows = opened(self.model, missing).prompt.split(1)
-            self.rows.update(zip(missing, rows, strict=True))
+        for text in texts:
+            if text not in self.rows:  # alone: text encoders round differently in batches of another size
+                self.rows[text] = opened(self.model, [text]).prompt
         rows = [self.rows[text] for text in texts]
         for text in texts:
             self.rows.move_to_end(text)

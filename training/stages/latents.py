@@ -154,6 +154,8 @@ class Joined(Source):
     def fetch(self, indices: list[int]) -> Batch:
         """Return one batch with the latents and tokens of all the caches."""
         batches = [source.fetch(indices) for source in self.sources]
+        if any(batch.scenes != batches[0].scenes for batch in batches[1:]):
+            raise InputError("two latent caches hold different scenes: delete both, and they are made again")
         return functools.reduce(operator.or_, batches)
 
 
