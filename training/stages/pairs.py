@@ -125,7 +125,7 @@ class PairOptions:
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
         expect(
-            self.temporal_change or not self.only_temporal_change,
+            self.temporal_change > 0 or not self.only_temporal_change,
             "only_temporal_change",
             True,
             "false where temporal_change is 0: there is nothing to learn",
