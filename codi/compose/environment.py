@@ -120,7 +120,7 @@ class _OnGrid(protocols.EnvironmentEncoder):
         return self.encoder.encode(x, t, self.grid)
 
 
-class ForeignEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
+class ForeignEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):  # type: ignore[misc]
     """The environment encoders of a composed model, one for the latents of each of its models.
 
     Args:
@@ -159,15 +159,15 @@ class ForeignEnvironmentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):
 
     def by_modality(self) -> dict[Modality, ForeignEnvironmentEncoder]:
         """Return the encoders by their modalities."""
-        return {Modality(name): encoder for name, encoder in self.encoders.items()}
+        return {Modality(name): encoder for name, encoder in self.encoders.items()}  # type: ignore[misc]
 
     def attends_to(self) -> dict[Modality, set[Modality]]:
         """Return the modalities whose environments each modality attends to."""
         names = set(map(Modality, self.encoders))
-        if self.config.pairs is None:
+        if self.config["pairs"] is None:
             return {modality: names - {modality} for modality in names}
         attended: dict[Modality, set[Modality]] = {modality: set() for modality in names}
-        for first, second in (tuple(map(Modality, pair)) for pair in self.config.pairs):
+        for first, second in (tuple(map(Modality, pair)) for pair in self.config["pairs"]):
             attended.setdefault(first, set()).add(second)
             attended.setdefault(second, set()).add(first)
         return attended

@@ -114,7 +114,7 @@ class Attachment:
                 module._gradient_checkpointing_func = func.checkpoint  # type: ignore[assignment]
 
 
-class ForeignJointAdapters(ModelMixin, ConfigMixin, protocols.ByModality):
+class ForeignJointAdapters(ModelMixin, ConfigMixin, protocols.ByModality):  # type: ignore[misc]
     """The joint adapters of the networks of a composed model, one for each chosen block.
 
     Args:
@@ -161,10 +161,10 @@ class ForeignJointAdapters(ModelMixin, ConfigMixin, protocols.ByModality):
     def attends_to(self) -> dict[Modality, set[Modality]]:
         """Return the modalities whose environments each network attends to."""
         own = self.modalities()
-        if self.config.pairs is None:
+        if self.config["pairs"] is None:
             return {modality: set(Modality) - {modality} for modality in own}
         attended: dict[Modality, set[Modality]] = {modality: set() for modality in own}
-        for pair in self.config.pairs:
+        for pair in self.config["pairs"]:
             first, second = map(Modality, pair)
             for modality, other in ((first, second), (second, first)):
                 if modality in attended:

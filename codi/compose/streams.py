@@ -187,7 +187,9 @@ def survey(network: nn.Module, grid: Grid, arguments: Mapping[str, Any]) -> dict
     meta = torch.device("meta")
     with meta, torch.no_grad():
         shadow = type(network).from_config(network.config).eval()  # type: ignore[attr-defined]
-        nn.Module.to(shadow, network.dtype)  # the plain `to`: diffusers' own warns of nothing here
+        nn.Module.to(
+            shadow, next(network.parameters()).dtype
+        )  # the plain `to`: diffusers' own warns of nothing here
         for name, module in shadow.named_modules():
             if BLOCKS.fullmatch(name):
                 module.register_forward_hook(_note(found, name, grid))

@@ -15,9 +15,10 @@ from codi.types import InputError, Modality
 from data.cache import CachedSource, build_cache
 from data.world import WorldSource
 from tests.compose import tiny_foreign
+from tests.training.media import make_media
 from training.config import load_config
 from training.main import main
-from training.stages import open_stage
+from training.stages import find_stage, open_stage
 from training.stages.composed_joint import spread_angles
 from training.stages.foreign import NativePrompts, foreign_model, opened
 from training.stages.latents import Joined
@@ -233,3 +234,34 @@ def test_caches_of_different_scenes_are_no_pair(tmp_path):
     assert len(Joined([caches[0], caches[0]]).fetch([0, 1]).scenes) == 2
     with pytest.raises(InputError, match="hold different scenes"):
         Joined(caches).fetch([0, 1])
+
+
+def test_media_files_train_the_same_stage(tmp_path, sources):
+    make_media(tmp_path / "media", 2)
+    rows = []
+    for number in range(2):
+        name = f"scene-{number}"
+        captions = (tmp_path / "media" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        rows.append({"id": name, "video": f"{name}.mp4", "audio": f"{name}.wav", "captions": captions})
+    manifest = tmp_path / "media" / "train.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = overrides(tmp_path, sources, f"data.manifests=[{manifest}]", f"output={tmp_path / 'run'}")
+    own = open_stage(load_config(CONFIG, small=True, overrides=found))
+    module = own.build()
+    own.to(torch.device("cpu"))
+    source = own.data()
+    batch = source.fetch([0, 1])
+    source.close()
+    part = batch["audio+video"]
+    assert part["audio"].shape[1:] == own.prepared[Modality.AUDIO].start.shape[1:]
+    assert own.sentences(part, torch.Generator().manual_seed(0))[0] in {
+        c for row in rows for c in row["captions"]
+    }
+    loss, _ = own.loss(module, batch, torch.Generator().manual_seed(0))
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.parent.glob("joint*.yaml")), ids=lambda path: path.stem)
+def test_configurations_are_read(path):
+    config = load_config(path)
+    assert find_stage(config.stage)(config).pairs

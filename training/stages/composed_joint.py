@@ -178,7 +178,10 @@ class ComposedJointStage(Stage):
         self.prompts = {m: NativePrompts(model) for m, model in self.models.items()}
 
     def found_sources(self) -> tuple[dict[Modality, Path], dict[Modality, dict[str, Any]]]:
-        """Return the folder of each published pipeline, and the arguments of every call of it.
+        """Find the published pipelines.
+
+        Returns:
+            The folder of each, and the arguments of every call of it.
 
         Raises:
             InputError: if no folders are named and the model folder is no composed model that has them.
@@ -540,7 +543,7 @@ class ComposedJointStage(Stage):
         model = self.models[modality]
         given = latents[partner.value].to(self.device)
         made = self.sample(module, modality, partner, given, batch.captions())
-        kind, rate = kind_of(modality), model.rate()
+        kind, rate = kind_of(modality), model.spec().timed[0]
 
         def onsets(raw: Tensor) -> list[np.ndarray]:
             return [kind.onsets(one.float(), rate).cpu().numpy() for one in raw]

@@ -84,7 +84,9 @@ def planned_pipeline(source: Path) -> Any:
     parts = {}
     for name, entry in index.items():
         if isinstance(entry, list) and len(entry) == 2:
-            parts[name] = None if entry[0] is None else _planned_part(source / name, *entry, name == network)
+            library, cls = entry
+            bare = name == network
+            parts[name] = None if library is None else _planned_part(source / name, library, cls, bare)
     cpu = property(lambda pipeline: torch.device("cpu"))  # whatever part comes first
     return type(kind.__name__, (kind,), {"_execution_device": cpu, "device": cpu})(**parts)
 
@@ -114,7 +116,7 @@ def _planned_part(place: Path, library: str, name: str, bare: bool) -> Any:
         with torch.device("meta" if bare else "cpu"):
             return kind.from_config(kind.load_config(place))
     config = kind.config_class.from_pretrained(place)
-    for section in (config, getattr(config, "text_config", None)):
+    for section in filter(None, (config, getattr(config, "text_config", None))):
         if hasattr(section, "num_hidden_layers"):
             section.num_hidden_layers = 1
     return kind(config)

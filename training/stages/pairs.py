@@ -108,11 +108,15 @@ class PairOptions:
     continue_from: bool = False
 
     def __post_init__(self) -> None:
-        fine = self.pairs and min(self.pairs.values()) > 0
+        fine = bool(self.pairs) and min(self.pairs.values()) > 0
         expect(fine, "pairs", self.pairs, "at least one pair, with shares above 0")
         kinds = (self.shared, self.independent, self.clean)
-        fine = min(kinds) >= 0 < sum(kinds)
-        expect(fine, "shared, independent, clean", kinds, "shares, none below 0 and not all 0")
+        expect(
+            min(kinds) >= 0 and sum(kinds) > 0,
+            "shared, independent, clean",
+            kinds,
+            "shares, none below 0 and not all 0",
+        )
         fine = all(0 <= share <= 1 for share in self.prompt_dropout.values())
         expect(fine, "prompt_dropout", self.prompt_dropout, "shares in [0, 1]")
         fine = all(shift > 0 for shift in self.timestep_shift.values())
@@ -121,7 +125,7 @@ class PairOptions:
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         expect(self.scenes >= 1, "scenes", self.scenes, "1 or more")
         expect(
-            self.temporal_change or not self.only_temporal_change,
+            self.temporal_change > 0 or not self.only_temporal_change,
             "only_temporal_change",
             True,
             "false where temporal_change is 0: there is nothing to learn",
@@ -172,7 +176,7 @@ class PairOptions:
             InputError: for sides that are not the pair's.
         """
         sides = pair if names is None else tuple(map(Modality.parse, names))
-        fine = sides and set(sides) <= set(pair)
+        fine = bool(sides) and set(sides) <= set(pair)
         expect(fine, f"attending of {'+'.join(pair)}", names, "one of its two modalities, or both")
         return sides
 
