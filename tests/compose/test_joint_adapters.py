@@ -1,5 +1,6 @@
 """Frozen networks of others attend to partners through hooks, and are what they were without them."""
 
+import copy
 import threading
 
 import pytest
@@ -204,8 +205,9 @@ def test_a_compiled_network_attends_to_what_it_is_given():
         try:
             for want, env in zip(wanted, (None, environment(seed=1), environment(seed=2)), strict=True):
                 assert torch.equal(own(env), want)
+            others = copy.deepcopy(own.adapters)
             with pytest.raises(InputError, match="compiled already"):
-                own.adapters.attach(own.model.modality, network)
+                others.attach(own.model.modality, network)
         finally:
             network._compiled_call_impl = None
             torch.compiler.reset()
