@@ -569,7 +569,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         prompts = {}
         for key, modality in prompt_keys().items():
             prompts[key] = tuple(_row_items(row.get(key), key, modality, Path(args.jobs).parent))
-        numbers = _row_numbers(row, args, written)
+        numbers = _row_numbers(row, _row_outputs(row.get("to", args.to)), args, written)
         outputs = _row_outputs(row.get("to", args.to))
         settings = numbers | _row_settings(row, outputs, args, written)
         settings["written"] = {**args.written, **written}
@@ -591,7 +591,12 @@ def _row_id(row: dict[str, Any]) -> str:
     return name
 
 
-def _row_numbers(row: dict[str, Any], args: argparse.Namespace, written: dict[str, str]) -> dict[str, Any]:
+def _row_numbers(
+    row: dict[str, Any],
+    outputs: tuple[Modality, ...],
+    args: argparse.Namespace,
+    written: dict[str, str],
+) -> dict[str, Any]:
     """Return the `NUMBERS` of a line, and whether its seed is to be drawn.
 
     `written` names the keys as the person wrote them, for messages.
@@ -605,7 +610,10 @@ def _row_numbers(row: dict[str, Any], args: argparse.Namespace, written: dict[st
         elif key == "num_inference_steps" and isinstance(row.get(key), dict):
             numbers[key] = _by_output(row, key, written.get(key))
         else:
-            numbers[key] = _number(row, key, int, option(args, key), written.get(key))
+            shared = option(args, key)
+            if isinstance(shared, dict):  # the part that speaks of what this line makes
+                shared = {name: n for name, n in shared.items() if Modality(name) in outputs} or None
+            numbers[key] = _number(row, key, int, shared, written.get(key))
     return numbers
 
 

@@ -292,7 +292,10 @@ class Session:
         own = {name: getattr(out, name)[row : row + 1] for name in ("seeds", "selection", "batch")}
         own |= as_fields({m: out.of(m)[row : row + 1] for m in out.made})
         asked = list(job.sync) if isinstance(job.sync, tuple) else job.sync
-        self.resolved.setdefault(job, out.settings | {"sync": asked})
+        resolved = out.settings | {"sync": asked}
+        if "captions" in resolved:  # of all rows of the batch
+            resolved["captions"] = [resolved["captions"][row]]
+        self.resolved.setdefault(job, resolved)
         self.model = out.origin["model"] | self.model
         origin = {**out.origin, **self._described(job), "model": self.model}
         return type(out)(

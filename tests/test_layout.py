@@ -99,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.bench": LEAVES
     | MODELS
     | {
+        "codi.compose.folder",
         "codi.world",
         "codi.metrics",
         "codi.pipeline",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from codi.bench.runs import Media, Run, prompts_of, render
 from codi.bench.scores import facts_of
+from codi.compose.folder import is_composed
 from codi.io import fit_audio, fit_image, fit_video, from_unit
 from codi.metrics.retrieval import chance_of_recall, recall_at_1
 from codi.modalities import kind_of
@@ -25,7 +26,7 @@ from codi.outputs import FIELDS, formatted
 from codi.pipeline import CoDiPipeline
 from codi.pretrained import CHECKSUMS, INDEX, pick_device, resolve
 from codi.prompts import prepare
-from codi.types import EMBEDDED, Modality
+from codi.types import EMBEDDED, InputError, Modality
 from codi.world import ATTRIBUTES, READERS, VISIBLE, Scene
 
 TEXT = Modality.TEXT
@@ -91,6 +92,11 @@ class Model:
         self.options = {"source": source, **settings}
         self.name = source or EMBEDDED
         self.folder = resolve(source)
+        if is_composed(self.folder):
+            raise InputError(
+                f"{self.folder} is a composed model, which `codi bench` does not measure: expected a model "
+                "of codi; examples/compose_world/measure.py measures composed ones"
+            )
         self.device = device
         self.dtype = getattr(torch, dtype)
         self.steps = steps

@@ -232,7 +232,21 @@ def parse_arguments(typed: list[str], made: Mapping[str, Any]) -> dict[str, dict
 
 
 # Arguments that belong to one call, and not to all of them.
-_OF_ONE_CALL = ("prompt", "negative_prompt", "generator", "latents", "output_type", "return_dict")
+_OF_ONE_CALL = (
+    "prompt",
+    "negative_prompt",
+    "generator",
+    "latents",
+    "output_type",
+    "return_dict",
+    "num_images_per_prompt",
+    "num_videos_per_prompt",
+    "num_waveforms_per_prompt",
+    "eta",
+    "guidance_rescale",
+    "denoising_end",
+    "callback_on_step_end",
+)
 
 
 def _check_arguments(modality: str, original: "Original", given: Mapping[str, Any]) -> None:

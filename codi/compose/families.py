@@ -121,6 +121,7 @@ def _ltx_grid(pipeline: Any, latent: Tensor, call: Mapping[str, Any]) -> Grid:
     frames = value_of(pipeline, call, "num_frames")
     ratio = pipeline.vae_temporal_compression_ratio
     steps = (frames - 1) // ratio + 1
+    frames = (steps - 1) * ratio + 1  # what is decoded
     pixels = pipeline.vae_spatial_compression_ratio
     height, width = (value_of(pipeline, call, name) // pixels for name in ("height", "width"))
     seconds = causal_seconds(steps, ratio, fps)

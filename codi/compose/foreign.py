@@ -237,7 +237,7 @@ class ForeignModel:
         """Tap the pipeline, whose own objections to a call are a user's mistake."""
         try:
             return tap(self.pipeline, self.family.network, steps, **arguments)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InputError(f"{self.name} refuses this call: {' '.join(str(error).split())}") from error
 
     def prepare(
@@ -282,8 +282,9 @@ class ForeignModel:
             arguments["num_inference_steps"] = num_inference_steps
         if negatives is not None:
             arguments["negative_prompt"] = list(negatives)
-        if generators is not None:
-            arguments["generator"] = list(generators)
+        if generators is None:  # not from a state that others draw from as well
+            generators = [torch.Generator().manual_seed(0) for _ in texts]
+        arguments["generator"] = list(generators)
         taken = self._tap(**arguments, **self.family.media)
         prompt, null = self._branches(taken, form, len(texts))
         start = taken.start
@@ -401,7 +402,12 @@ class ForeignModel:
             found = [self._leaves(call) for call in seen.calls]
         else:
             halves = []
-            for per, leaf in zip(by_sample, self._leaves(seen.calls[0]), strict=True):
+            for per, leaf, one in zip(by_sample, self._leaves(seen.calls[0]), alone, strict=True):
+                if per and len(leaf) != 2 * len(one):
+                    raise InputError(
+                        f"{self.name} has no second branch where it is guided, as models that were distilled "
+                        "have none: such a pipeline cannot be composed"
+                    )
                 halves.append(leaf.chunk(2) if per else (leaf, leaf))
             found = [[half[k] for half in halves] for k in range(2)]
         is_prompt = [all(map(_close, alone, leaves)) for leaves in found]
@@ -498,13 +504,13 @@ class ForeignModel:
 
         def decode(z: Tensor, *args: Any, **kwargs: Any) -> None:
             seen.append(z.float())
-            raise Seen
+            raise _Seen
 
         kept = vae.__dict__.get("decode")
         vae.decode = decode
         try:
             self._finish(latent, call)
-        except Seen:
+        except _Seen:
             pass
         finally:
             del vae.__dict__["decode"]
@@ -519,7 +525,7 @@ class ForeignModel:
         return self.family.rate(self.pipeline, self.call_for() if call is None else call)
 
 
-class Seen(Exception):
+class _Seen(Exception):
     """Ends a run of a pipeline as soon as its autoencoder was given something to decode."""
 
 

@@ -12,6 +12,7 @@ Letters: B batch, D width of the shared prompt space.
 """
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from codi import prompts, records, settings
+from codi.border import resolve_names
 from codi.calls import Call, CallMixin
 from codi.compose import loading
 from codi.compose import request as requests
@@ -139,6 +141,8 @@ class ComposedPipeline(CallMixin):
         if joint_adapters is not None:
             for modality, model in self.models.items():
                 self._attached.append(joint_adapters.attach(modality, model.network))
+        # A tap replaces methods of a pipeline for a while: no other call may run it meanwhile.
+        self._lock = threading.RLock()
         self._init_calls()
 
     @classmethod
@@ -176,7 +180,7 @@ class ComposedPipeline(CallMixin):
             translators=parts.get("prompt_translators"),
             noisy_latent_encoders=parts.get("noisy_latent_encoders"),
             defaults=composed.defaults,
-            name=Path(folder).resolve().name,
+            name=str(folder),
             described={name: _described(reference) for name, reference in composed.references.items()},
         )
 
@@ -206,8 +210,8 @@ class ComposedPipeline(CallMixin):
 
     @property
     def model_name(self) -> str | None:
-        """The name of the composed model."""
-        return self.name
+        """The name of the composed model, without the path of its folder."""
+        return None if self.name is None else Path(self.name).resolve().name
 
     @property
     def device(self) -> torch.device:
@@ -296,9 +300,7 @@ class ComposedPipeline(CallMixin):
         Sentences reach every model by itself; others need a text model and translators, and clips and sounds
         stand in the loop as clean partners even without.
         """
-        read = (
-            [] if self.text_model is None or self.translators is None else list(self.text_model.model.towers)
-        )
+        read = self._read_as_prompts()
         heard = {m for partners in self.attends_to().values() for m in partners}
         return [m for m in Modality if in_words(m) or m in read or m in heard]
 
@@ -321,9 +323,34 @@ class ComposedPipeline(CallMixin):
         Returns:
             The request, in which every setting has a value.
         """
-        return requests.resolve(
-            self.models, self.makes, self.attends_to(), self.takes, self.defaults, **asked
-        )
+        with self._lock:
+            return requests.resolve(
+                self.models,
+                self.makes,
+                self.attends_to(),
+                self.takes,
+                self._read_as_prompts(),
+                self._defaults(),
+                **asked,
+            )
+
+    def _read_as_prompts(self) -> list[Modality]:
+        """Return the modalities that are read as prompts, besides sentences."""
+        if self.text_model is None or self.translators is None:
+            return []
+        return list(self.text_model.model.towers)
+
+    def _defaults(self) -> dict[str, Any]:
+        """Return the model's own values of settings; those of what the text model makes are that model's."""
+        own = {} if self.text_model is None else dict(self.text_model.config.get("defaults") or {})
+        words = [m.value for m in self.makes if m not in self.models]
+        found: dict[str, Any] = {}
+        for name in ("num_inference_steps", "guidance_scale"):
+            value = own.get(name)
+            if value is not None and words:
+                by_output = value if isinstance(value, Mapping) else dict.fromkeys(words, value)
+                found[name] = {word: by_output[word] for word in words if word in by_output}
+        return found | self.defaults
 
     def find_partners(
         self, items: Collection[Modality], outputs: Sequence[Modality], sync: requests.Sync = None
@@ -366,7 +393,8 @@ class ComposedPipeline(CallMixin):
             if not others:
                 warnings.simplefilter("ignore", UserWarning)
             token = self._token(read) if read else None
-        return ComposedPrompt(words=words, token=token, foreign=bool(others) and self.translators is not None)
+        translated = self.translators is not None and any(m in read for m in others)
+        return ComposedPrompt(words=words, token=token, foreign=translated)
 
     def _token(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor | None:
         """Return prompts as one token (1, 1, D); None for sentences of which the text model reads nothing."""
@@ -420,12 +448,14 @@ class ComposedPipeline(CallMixin):
         found = {}
         for modality in partners:
             model = self.models[modality]
-            raw = prompts.prepare(modality, items[modality][0].value, model.spec())
-            found[modality] = model.encode(raw[None].to(model.device)).float()
+            with self._lock:
+                raw = prompts.prepare(modality, items[modality][0].value, model.spec())
+                found[modality] = model.encode(raw[None].to(model.device)).float()
         return found
 
     # Generating ---------------------------------------------------------------------------------------
 
+    @resolve_names
     @torch.no_grad()
     def __call__(
         self,
@@ -436,6 +466,7 @@ class ComposedPipeline(CallMixin):
         *,
         outputs: Sequence[str | Modality] | str | None = None,
         num_samples: int = 1,
+        candidates: int = 1,
         num_inference_steps: int | Mapping[str, int] | None = None,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -472,6 +503,7 @@ class ComposedPipeline(CallMixin):
             video: a clip, or several, likewise.
             outputs: what to make.
             num_samples: sets of outputs.
+            candidates: 1; a composed model has nothing to judge more of them by.
             num_inference_steps: one number of steps for all outputs, or {output: number}; each model's own by
                 default.
             seed: the seed of the first sample, from which the others count on, or one for each.
@@ -510,6 +542,7 @@ class ComposedPipeline(CallMixin):
         Raises:
             InputError: for anything that cannot be used.
         """
+        settings.check_names("a composed model", more, [m.value for m in Modality])
         named = more | dict(text=text, image=image, audio=audio, video=video)
         wanted = settings.parse_outputs(outputs)  # type: ignore[arg-type]
         items, texts = self._given(named, wanted)
@@ -524,6 +557,7 @@ class ComposedPipeline(CallMixin):
             clean=None if partner_latents is None else list(partner_latents),
             outputs=wanted,
             num_samples=num_samples,
+            candidates=candidates,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             sync_guidance_scale=sync_guidance_scale,
@@ -541,6 +575,11 @@ class ComposedPipeline(CallMixin):
             raise InputError("callback_on_step_end_tensor_inputs names another tensor than 'latents'")
         seeds = settings.pick_seeds(num_samples, seed, generator)
         if prompt_embeds is None:
+            if texts and any(not in_words(m) for m in items):
+                raise InputError(
+                    "sentences for single outputs came beside prompts that are no sentences: expected either "
+                    "one sentence for all, or sentences alone"
+                )
             prompt_embeds = self.encode_prompt(items, texts)
         if refused or refused_texts:
             negative_prompt_embeds = self.encode_prompt(refused, refused_texts)
@@ -551,18 +590,18 @@ class ComposedPipeline(CallMixin):
         clean = self.encode_partners(items, request.partners) if partner_latents is None else partner_latents
         scale: Any = settings.shared_scale(request.guidance)
         call = Call(guidance=dict(request.guidance), guidance_scale=scale)
-        with self._call(call):
-            out = self._generate(call, request, rows, away, clean, seeds, callback_on_step_end)
+        try:
+            with self._lock, self._call(call):
+                out = self._generate(call, request, rows, away, clean, seeds, callback_on_step_end)
+        finally:
+            self.maybe_free_model_hooks()
         described = {Modality(m): list(given) for m, given in items.items()}
-        for given in texts.values():
-            described.setdefault(Modality.parse("text"), []).extend(given)
         out.clip = prompts.first_file(items.get(Modality.VIDEO, []))
         out.origin = {
             "outputs": [m.value for m in request.outputs],
-            **records.described(described, refused),
+            **_recorded(described, refused, texts or refused_texts),
             "model": self.described(),
         }
-        self.maybe_free_model_hooks()
         return out if return_dict else out.to_tuple()
 
     def _given(
@@ -573,7 +612,8 @@ class ComposedPipeline(CallMixin):
         texts: dict[Modality, list[Prompt]] = {}
         for modality in [m for m in found if in_words(m) and isinstance(found[m], Mapping)]:
             for output, words in requests.prompts_of(found.pop(modality), outputs).items():
-                texts[output] = prompts.collect({modality: words})[modality]
+                if words is not None:
+                    texts[output] = prompts.collect({modality: words})[modality]
         return prompts.collect(found), texts
 
     def _generate(
@@ -644,7 +684,9 @@ class ComposedPipeline(CallMixin):
         scale = request.guidance[modality].scales["prompt"]
         negatives = None
         if away is not None and model.family.guided and scale > 1:
-            negatives = [", ".join(words for words, _ in row.of(modality)) for row in away]
+            named = [row.words.get(modality, row.words.get(None, ())) for row in away]
+            if any(named):
+                negatives = [", ".join(words for words, _ in sentences) for sentences in named]
 
         def prepared(texts: list[str], generators: list[torch.Generator]) -> Prepared:
             steps = request.num_inference_steps[modality]
@@ -799,9 +841,14 @@ class ComposedPipeline(CallMixin):
         media: dict[Modality, Any] = {}
         for modality in request.outputs:
             if modality in self.models:
-                media[modality] = self.models[modality].decode(
-                    latents[modality], making.prepared[modality].call
-                )
+                prepared = making.prepared[modality]
+                latent = latents[modality].to(prepared.start.dtype)  # that its own pipeline would hold
+                media[modality] = self.models[modality].decode(latent, prepared.call)
+                if not bool(media[modality].isfinite().all()):
+                    raise InputError(
+                        f"what {self.models[modality].name} decoded is not finite: expected another "
+                        "precision, such as bfloat16 or float32"
+                    )
             else:
                 media[modality] = self.text_model.decode_latents({modality: latents[modality]})[modality]
         return media
@@ -852,7 +899,25 @@ def _described(reference: Any) -> dict[str, Any]:
 
 
 def _words(given: Sequence[Prompt]) -> Words:
-    return tuple((str(prompt.value), float(prompt.weight)) for prompt in given)
+    """Return sentences with their weights. Raises `InputError` for what is no sentence."""
+    for prompt in given:
+        if not isinstance(prompt.value, str):
+            raise InputError(f"a text prompt is a {type(prompt.value).__name__}: expected words")
+    return tuple((prompt.value, float(prompt.weight)) for prompt in given)
+
+
+def _recorded(
+    items: Mapping[Modality, Sequence[Prompt]], refused: Mapping[Modality, Sequence[Prompt]], single: Any
+) -> dict[str, Any]:
+    """Return the prompts of a call as a record has them.
+
+    Sentences for single outputs are named and not held, so that nobody makes something else of them.
+    """
+    found = records.described(items, refused)
+    if single:
+        row = {"as": "embeds", "weight": 1.0, "from": "sentences for single outputs"}
+        found["inputs"] = [*found["inputs"], row]
+    return found
 
 
 def _rows(given: Any, count: int, name: str) -> list[ComposedPrompt]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from codi import settings
 from codi.compose.foreign import ForeignModel
-from codi.conditions import CONDITIONS
+from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
@@ -94,6 +94,7 @@ def resolve(
     able: Collection[Modality],
     attended: Mapping[Modality, Collection[Modality]],
     takes: Collection[Modality],
+    read: Collection[Modality],
     defaults: Mapping[str, Any],
     *,
     given: Collection[Modality],
@@ -116,6 +117,7 @@ def resolve(
         able: what can be made: theirs, and text where a model of codi makes it.
         attended: for each output, the modalities whose environments it attends to.
         takes: the modalities of prompts that it takes.
+        read: those of them that are read as prompts; others can only stand in the loop.
         defaults: the composed model's own values of settings.
         given: the modalities of the prompts.
         outputs: what to make.
@@ -158,11 +160,26 @@ def resolve(
         raise InputError("candidates cannot be judged by a composed model: expected 1")
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
+    for modality in negatives:
+        if not kind_of(modality).in_words:
+            raise InputError(f"a composed model takes no negative {modality} prompt: expected negative_text")
     partners = _partners(models, attended, given, wanted, sync, clean)
+    for modality in given:
+        if modality not in (*read, *partners) and not kind_of(modality).in_words:
+            raise InputError(
+                f"nothing would come of the {modality} that was given: expected outputs that attend to it in "
+                "time, or a model with prompt translators (docs/compose.md)"
+            )
     own_scales = {m.value: models[m].guidance_scale() for m in wanted if m in models}
     scales = {**own_scales, **_by_output(defaults.get("guidance_scale"), wanted)}
     own = {**defaults, "guidance_scale": scales}
     guidance = settings.guidance(wanted, values, own)
+    unguided = [m for m in wanted if guidance[m].scales[PROMPT.name] <= 1 or m not in models]
+    if negatives and len(unguided) == len(wanted):
+        raise InputError(
+            "negative prompts act through guidance, which is 1.0 (off) for all outputs: expected a "
+            "guidance_scale such as 3"
+        )
     for modality in wanted:
         if modality in models and not models[modality].family.guided and negatives:
             raise InputError(
@@ -239,6 +256,12 @@ def _partners(
     if clean is not None:
         if sync is not None:
             raise InputError("sync and partner_latents were both given: expected one of them")
+        for modality in clean:
+            if modality in outputs or modality not in models:
+                raise InputError(
+                    f"partner_latents names {modality}: expected a modality that one of the models makes "
+                    "and that is no output"
+                )
         return list(clean)
     heard: set[Modality] = set()
     for output in outputs:
@@ -276,9 +299,13 @@ def _settle_sizes(
         raise InputError(f"lengths is {lengths!r}: expected 'agree' or 'free'")
     named = {name: value for name, value in asked.items() if value is not None}
     settings.check_sizes(dict(asked), list(outputs))
-    for name in named:
+    for name, value in named.items():
         if name not in SIZES:
             raise InputError(f"unknown size {name!r}: expected one of {', '.join(SIZES)}")
+        whole = name not in ("fps", "audio_length_in_s")
+        fine = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not fine or not 0 < value < 2**31:
+            raise InputError(f"{name} is {value!r}: expected a {'whole ' if whole else ''}number above 0")
     made = [m for m in outputs if m in models]
     seconds = named.get("audio_length_in_s")
     found: dict[Modality, dict[str, Any]] = {}
