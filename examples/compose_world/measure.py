@@ -52,15 +52,17 @@ class Bench:
         steps: the steps of every output; None for each model's own.
         batch: samples made at once.
         sync: the scale of guidance towards partners.
+        offset: noise levels by which a sound starts after its clip, where both are made.
     """
 
-    def __init__(self, folder: str, count: int, steps: int | None, batch: int, sync: float):
+    def __init__(self, folder: str, count: int, steps: int | None, batch: int, sync: float, offset: float):
         self.pipe: Any = CoDiPipeline.from_pretrained(folder)
         self.pipe.set_progress_bar_config(disable=True)
         self.scenes: list[Scene] = sample_scenes(count, seed=SEED)
         self.truth = {m: RENDERERS[m](self.scenes) for m in (VIDEO, AUDIO)}
         self.settings = dict(num_inference_steps=steps, sync_guidance_scale=sync, output_type="pt")
         self.batch = batch
+        self.offset = offset
 
     def make(
         self,
@@ -87,6 +89,7 @@ class Bench:
                     partner_latents=partners,
                     outputs=list(outputs),
                     num_samples=len(rows),
+                    start_offset={AUDIO.value: self.offset} if {VIDEO, AUDIO} <= {*outputs} else None,
                     seed=list(rows),
                     **self.settings,
                     **more,
@@ -106,8 +109,8 @@ class Bench:
             parts += read(modality, io.from_unit(raw) if modality is VIDEO else raw.clamp(-1, 1))
         return parts
 
-    def in_time(self) -> list[str]:
-        """Return lines on how well sound and clip keep time."""
+    def beside_true_media(self) -> list[str]:
+        """Return lines on how well a sound keeps time with a true clip, and a clip with a true sound."""
         captions = [caption(scene) for scene in self.scenes]
         true = {m: events(read(m, self.truth[m])) for m in (VIDEO, AUDIO)}
         decoded = {m: events(self.through_autoencoder(m)) for m in (VIDEO, AUDIO)}
@@ -117,6 +120,13 @@ class Bench:
             found, floor = score(events(read(made, self.make(captions, [made], given)[made])), true[given])
             alone, _ = score(events(read(made, self.make(captions, [made], joint=False)[made])), true[given])
             lines.append(line(f"{given} -> {made}", found, ceiling, independent=alone, shuffled=floor))
+        return lines
+
+    def together(self) -> list[str]:
+        """Return lines on how well a sound and a clip that are made together keep time."""
+        captions = [caption(scene) for scene in self.scenes]
+        decoded = {m: events(self.through_autoencoder(m)) for m in (VIDEO, AUDIO)}
+        lines = []
         ceiling, _ = score(decoded[VIDEO], decoded[AUDIO])
         for joint in (True, False):
             both = self.make(captions, [VIDEO, AUDIO], joint=joint)
@@ -184,12 +194,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of every output (default: each model's own)")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--sync-guidance", type=float, default=1.0)
-    parser.add_argument("--only", choices=("time", "agreement"), help="only a part of it")
+    parser.add_argument("--only", choices=("time", "together", "agreement"), help="only a part of it")
+    parser.add_argument("--start-offset", type=float, default=0.0, help="of a sound after its clip")
     args = parser.parse_args(argv)
-    bench = Bench(args.folder, args.scenes, args.steps, args.batch, args.sync_guidance)
-    if args.only != "agreement":
-        print("\n".join(bench.in_time()), flush=True)
-    if args.only != "time":
+    bench = Bench(args.folder, args.scenes, args.steps, args.batch, args.sync_guidance, args.start_offset)
+    if args.only == "together":
+        print("\n".join(bench.together()), flush=True)
+    if args.only in (None, "time"):
+        print("\n".join([*bench.beside_true_media(), *bench.together()]), flush=True)
+    if args.only in (None, "agreement"):
         pairs = [[VIDEO, AUDIO]]
         if IMAGE in bench.pipe.models:
             pairs = [[IMAGE, VIDEO], [IMAGE, AUDIO], [VIDEO, AUDIO], [IMAGE, VIDEO, AUDIO]]
