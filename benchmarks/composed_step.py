@@ -82,7 +82,7 @@ def measure(model: ForeignModel, steps: int, repeats: int) -> tuple[float, float
 
 
 def small_pipeline() -> Any:
-    """Return a Stable Diffusion pipeline of random weights with a UNet of 35 million parameters."""
+    """Return a Stable Diffusion pipeline of random weights with a UNet of 40 million parameters."""
     from diffusers import UNet2DConditionModel
 
     from tests.compose import tiny_foreign
