@@ -26,7 +26,9 @@ class PromptCondition(Condition):
         Prompts in a form of their own are put together by that.
         """
         first = values[0]
-        return first.cat(values) if isinstance(first, PromptBatch) else torch.cat(list(values))  # type: ignore
+        if isinstance(first, PromptBatch):
+            return first.cat(values)
+        return torch.cat(list(values))  # type: ignore[arg-type]
 
 
 PROMPT = PromptCondition(

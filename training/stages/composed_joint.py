@@ -10,7 +10,6 @@ Letters: B batch. A pair is two modalities (a, b) of the same samples; each is a
 
 import copy
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from data.batch import Batch
 from data.world import WorldSource, prompted_facts
 from training.config import Config, expect, strict
 from training.dry_run import empty
-from training.stages import Stage
 from training.stages.common import export_part, load_part, note_part, planning, say
 from training.stages.contrast import TimedContrast
 from training.stages.foreign import (
@@ -50,7 +48,7 @@ from training.stages.foreign import (
     scene_latents,
 )
 from training.stages.latents import Encoding, Joined, as_unit
-from training.stages.pairs import Pair, PairOptions, PairSource, parse_pair, rule_of
+from training.stages.pairs import Pair, PairOptions, PairSource, PairStage, parse_pair, rule_of
 from training.stages.temporal_change import TemporalChangeDecoder
 
 PARTS = ("environment_encoders", "joint_adapters")
@@ -137,7 +135,7 @@ class Side:
     clean: Tensor
 
 
-class ComposedJointStage(Stage):
+class ComposedJointStage(PairStage):
     """The stage that trains all pairs of a composed model in every step."""
 
     identity = ("attending", "sources", "calls")
@@ -345,28 +343,9 @@ class ComposedJointStage(Stage):
 
     # Loss ----------------------------------------------------------------------------------------------
 
-    def loss(
-        self, module: ComposedJoint, batch: Mapping[str, Any], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the sum of the losses of all pairs, and each of them for the log."""
-        total = torch.zeros((), device=generator.device)
-        extras: dict[str, Any] = {}
-        for pair in self.pairs:
-            name = "+".join(pair)
-            part = batch[name]
-            clean = [part[m.value] for m in pair]
-            if module.contrast is not None and self.in_time(pair):
-                contrast = self.contrast(module, pair, clean, generator)
-                total = total + self.options.contrast * contrast
-                extras[f"{name}/contrast"] = contrast.detach()
-                # the further clips are for the contrast alone
-                count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
-                part = part.first(count)
-                clean = [x_0[:count] for x_0 in clean]
-            losses, logged = self.pair_loss(module, pair, part, clean, generator)
-            extras |= {name: loss.detach() for name, loss in losses.items()} | logged
-            total = total + sum(losses.values())
-        return total, extras
+    def latents(self, modality: Modality, batch: Batch) -> Tensor:
+        """Return the latents (B, ...) of one side, which the cache holds."""
+        return batch[modality.value]
 
     def contrast(
         self, module: ComposedJoint, pair: Pair, clean: list[Tensor], generator: torch.Generator

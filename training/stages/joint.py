@@ -27,7 +27,6 @@ from codi.types import InputError, Modality
 from data.batch import Batch
 from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
-from training.stages import Stage
 from training.stages.common import copy_model, export_part, load_part, say
 from training.stages.contrast import TimedContrast
 from training.stages.files import known_geometry
@@ -40,7 +39,7 @@ from training.stages.joint_adapters import (
 )
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
-from training.stages.pairs import Pair, PairOptions, PairSource, parse_pair, rule_of
+from training.stages.pairs import Pair, PairOptions, PairSource, PairStage, parse_pair, rule_of
 from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts
 from training.stages.temporal_change import TemporalChangeDecoder
@@ -82,7 +81,7 @@ class JointOptions(PairOptions):
         return sides
 
 
-class JointStage(Stage):
+class JointStage(PairStage):
     """The stage that trains all pairs of a run in every step."""
 
     identity = ("attending",)
@@ -283,29 +282,6 @@ class JointStage(Stage):
                 sources.append(latents_of(model, modality, count, seed))
                 sources.append(tokens_of(model, modality, count, seed))
         return Joined(sources)
-
-    def loss(
-        self, module: JointAdapters, batch: dict[str, Any], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the sum of the losses of all pairs, and each of them for the log."""
-        total = torch.zeros((), device=generator.device)
-        extras = {}
-        for pair in self.pairs:
-            name = "+".join(pair)
-            part = batch[name]
-            clean = [self.latents(modality, part) for modality in pair]
-            if module.contrast is not None and self.in_time(pair):
-                contrast = self.contrast(module, pair, clean, generator)
-                total = total + self.options.contrast * contrast
-                extras[f"{name}/contrast"] = contrast.detach()
-                # the further clips are for the contrast alone
-                count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
-                part = part.first(count)
-                clean = [x_0[:count] for x_0 in clean]
-            losses, logged = self.pair_loss(module, pair, part, clean, generator)
-            extras |= {name: loss.detach() for name, loss in losses.items()} | logged
-            total = total + sum(losses.values())
-        return total, extras
 
     def contrast(
         self, module: JointAdapters, pair: Pair, clean: list[Tensor], generator: torch.Generator

@@ -3,7 +3,8 @@
 Training sees no more than two modalities of one sample together.
 """
 
-from collections.abc import Collection, Set
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from codi.types import InputError, Modality
 from data.source import Source
 from data.world import PAIRS
 from training.config import Config, expect
+from training.stages import Stage
 
 Pair = tuple[Modality, Modality]
 
@@ -208,6 +210,57 @@ class PairOptions:
         # where on the third part the first side's share of clean samples ends
         middle = edge + self.clean * (0.5 if len(learning) == 2 else float(tuple(learning) == pair[1:]))
         return (first, second), ((kind >= edge) & (kind < middle), kind >= middle)
+
+
+class PairStage(Stage):
+    """The base of the stages that train pairs of modalities to attend to each other, all in every step.
+
+    Attributes:
+        options: the options of the run.
+        pairs: the pairs that train, with their shares.
+    """
+
+    options: PairOptions
+    pairs: Mapping[Pair, float]
+
+    @abstractmethod
+    def in_time(self, pair: Pair) -> bool:
+        """Return whether both sides of a pair run in time."""
+
+    @abstractmethod
+    def latents(self, modality: Modality, batch: Any) -> Tensor:
+        """Return the clean latents (B, ...) of one side of a pair's batch."""
+
+    @abstractmethod
+    def contrast(self, module: Any, pair: Pair, clean: list[Tensor], generator: torch.Generator) -> Tensor:
+        """Return the contrast of the environments of both sides, a scalar, of their clean latents."""
+
+    @abstractmethod
+    def pair_loss(
+        self, module: Any, pair: Pair, batch: Any, clean: list[Tensor], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the losses of one pair, by name, and what else the log shows of it."""
+
+    def loss(self, module: Any, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """Return the sum of the losses of all pairs, and each of them for the log."""
+        total = torch.zeros((), device=generator.device)
+        extras: dict[str, Any] = {}
+        for pair in self.pairs:
+            name = "+".join(pair)
+            part = batch[name]
+            clean = [self.latents(modality, part) for modality in pair]
+            if module.contrast is not None and self.in_time(pair):
+                contrast = self.contrast(module, pair, clean, generator)
+                total = total + self.options.contrast * contrast
+                extras[f"{name}/contrast"] = contrast.detach()
+                # the further clips are for the contrast alone
+                count = max(1, round(len(clean[0]) / (1 + self.options.contrast_share)))
+                part = part.first(count)
+                clean = [x_0[:count] for x_0 in clean]
+            losses, logged = self.pair_loss(module, pair, part, clean, generator)
+            extras |= {name: loss.detach() for name, loss in losses.items()} | logged
+            total = total + sum(losses.values())
+        return total, extras
 
 
 class PairSource(Source):
