@@ -11,88 +11,39 @@ model of codi and translated (`codi.compose.prompt_translators`).
 Letters: B batch, D width of the shared prompt space.
 """
 
-import hashlib
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from codi import prompts, records, settings
+from codi import prompts, settings
 from codi.border import resolve_names
 from codi.calls import Call, CallMixin
-from codi.compose import loading
+from codi.compose import given as givens
+from codi.compose import loading, records
 from codi.compose import request as requests
 from codi.compose.environment import ForeignEnvironmentEncoders
 from codi.compose.folder import read
-from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
+from codi.compose.foreign import ForeignModel
+from codi.compose.given import ComposedPrompt, Given, Samples, Words
 from codi.compose.joint_adapters import ForeignJointAdapters
-from codi.compose.native_prompt import NativePrompt
+from codi.compose.making import Making
+from codi.compose.parts import PartsMixin
 from codi.compose.prompt_translators import PromptTranslators
-from codi.compose.request import ComposedRequest
-from codi.diffusion import copy_schedulers, draw_noise
-from codi.diffusion.levels import NoiseLevels
+from codi.compose.request import Abilities, ComposedRequest
 from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
 from codi.types import InputError, Latents, Modality, ModalitySpec
 
-Words = tuple[tuple[str, float], ...]  # sentences, and how much each of them counts
 
-
-@dataclass(frozen=True, kw_only=True)
-class ComposedPrompt:
-    """The prompts of one sample.
-
-    Attributes:
-        words: for each output the sentences that it is made from; those under None are for all others.
-        token: (1, 1, D) all prompts together in the shared prompt space; None where there are sentences alone
-            and no text model.
-        foreign: whether there is any prompt that is no sentence, so that outputs are made from the token.
-    """
-
-    words: Mapping[Modality | None, Words] = field(default_factory=dict)
-    token: Tensor | None = None
-    foreign: bool = False
-
-    def of(self, modality: Modality) -> Words:
-        """Return the sentences that an output is made from, at least one; without any, an empty one."""
-        found = self.words.get(modality, self.words.get(None, ()))
-        return found or (("", 1.0),)
-
-
-@dataclass
-class _Making:
-    """What is being made in one call, by modality, while it is put together.
-
-    Attributes:
-        denoisers: the denoisers.
-        schedulers: the schedulers, set.
-        contexts: the prompts in the form that each denoiser takes.
-        nulls: what guidance leads away from, where there is such a branch.
-        start: the latents that denoising starts from.
-        generators: one for each sample.
-        levels: the noise levels of each schedule.
-        prepared: what each foreign pipeline prepared.
-    """
-
-    denoisers: dict[Modality, Any] = field(default_factory=dict)
-    schedulers: dict[Modality, Any] = field(default_factory=dict)
-    contexts: dict[Modality, Any] = field(default_factory=dict)
-    nulls: dict[Modality, Any] = field(default_factory=dict)
-    start: Latents = field(default_factory=dict)
-    generators: dict[Modality, list[torch.Generator]] = field(default_factory=dict)
-    levels: dict[Modality, NoiseLevels] = field(default_factory=dict)
-    prepared: dict[Modality, Prepared] = field(default_factory=dict)
-
-
-class ComposedPipeline(CallMixin):
+class ComposedPipeline(PartsMixin, CallMixin):
     """Pipeline that makes media by latent diffusion models that others published, frozen, and all together.
 
     Args:
@@ -181,107 +132,9 @@ class ComposedPipeline(CallMixin):
             noisy_latent_encoders=parts.get("noisy_latent_encoders"),
             defaults=composed.defaults,
             name=str(folder),
-            described={name: _described(reference) for name, reference in composed.references.items()},
-        )
-
-    # Parts --------------------------------------------------------------------------------------------
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """The pipelines of others by what they make, and the parts that are ours."""
-        found: dict[str, Any] = {m.value: model.pipeline for m, model in self.models.items()}
-        return found | {"text_model": self.text_model} | self._own_parts()
-
-    def _own_parts(self) -> dict[str, nn.Module]:
-        parts = {
-            "environment_encoders": self.environment_encoders,
-            "joint_adapters": self.joint_adapters,
-            "prompt_translators": self.translators,
-            "noisy_latent_encoders": self.noisy_latent_encoders,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
-
-    @property
-    def model(self) -> Any:
-        """The parts of the text model by modality (`codi.models.codi.CoDiModel`), none without one."""
-        from codi.models.codi import CoDiModel
-
-        return CoDiModel({}) if self.text_model is None else self.text_model.model
-
-    @property
-    def model_name(self) -> str | None:
-        """The name of the composed model, without the path of its folder."""
-        return None if self.name is None else Path(self.name).resolve().name
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return next(iter(self.models.values())).device
-
-    def to(self, *args: Any, **kwargs: Any) -> "ComposedPipeline":
-        """Move all models and our own parts to a device or a precision, as in diffusers."""
-        for model in self.models.values():
-            model.pipeline.to(*args, **kwargs)
-        if self.text_model is not None:
-            self.text_model.to(*args, **kwargs)
-        for part in self._own_parts().values():
-            part.to(*args, **kwargs)
-        return self
-
-    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Let each model's parts be on the accelerator only while they are used, as in diffusers."""
-        for model in self.models.values():
-            model.pipeline.enable_model_cpu_offload(*args, **kwargs)
-        self._own_to_accelerator()
-
-    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Let each layer be on the accelerator only while it is used, as in diffusers."""
-        for model in self.models.values():
-            model.pipeline.enable_sequential_cpu_offload(*args, **kwargs)
-        self._own_to_accelerator()
-
-    def _own_to_accelerator(self) -> None:
-        """Move what is ours, which is small, to where the models compute."""
-        for part in self._own_parts().values():
-            part.to(self.device)
-        if self.text_model is not None:
-            self.text_model.to(self.device)
-
-    def set_progress_bar_config(self, **options: Any) -> None:
-        """Set options of the progress bar, as in diffusers."""
-        self._bar = options
-        if self.text_model is not None:  # it draws the auxiliary caption
-            self.text_model.set_progress_bar_config(**options)
-
-    def maybe_free_model_hooks(self) -> None:
-        """Move what was offloaded back, as in diffusers."""
-        for model in self.models.values():
-            model.pipeline.maybe_free_model_hooks()
-
-    @property
-    def scheduler(self) -> Any:
-        """Refuse to be one for all: each of the models has a scheduler of its own."""
-        raise InputError(
-            "a composed model has no scheduler of its own: expected another scheduler for one of its models, "
-            "pipe.models[...].pipeline.scheduler"
-        )
-
-    @scheduler.setter
-    def scheduler(self, value: Any) -> None:
-        _ = self.scheduler
-
-    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse what would be for one of the models: each loads a LoRA by its own pipeline."""
-        raise InputError(
-            "a composed model takes no LoRA as a whole: expected it to be loaded into one of its models, "
-            "pipe.models[...].pipeline.load_lora_weights"
-        )
-
-    def load_textual_inversion(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse what would be for one of the models: each loads words by its own pipeline."""
-        raise InputError(
-            "a composed model takes no learned words as a whole: expected them to be loaded into one of its "
-            "models, pipe.models[...].pipeline.load_textual_inversion"
+            described={
+                name: records.describe_reference(reference) for name, reference in composed.references.items()
+            },
         )
 
     # What it can do -----------------------------------------------------------------------------------
@@ -324,15 +177,18 @@ class ComposedPipeline(CallMixin):
             The request, in which every setting has a value.
         """
         with self._lock:
-            return requests.resolve(
-                self.models,
-                self.makes,
-                self.attends_to(),
-                self.takes,
-                self._read_as_prompts(),
-                self._defaults(),
-                **asked,
-            )
+            return requests.resolve(self.abilities(), **asked)
+
+    def abilities(self) -> Abilities:
+        """Return what it can do, and its own values of settings."""
+        return Abilities(
+            models=self.models,
+            makes=self.makes,
+            attends_to=self.attends_to(),
+            takes=self.takes,
+            reads=self._read_as_prompts(),
+            defaults=self._defaults(),
+        )
 
     def _read_as_prompts(self) -> list[Modality]:
         """Return the modalities that are read as prompts, besides sentences."""
@@ -381,9 +237,9 @@ class ComposedPipeline(CallMixin):
         words: dict[Modality | None, Words] = {}
         for modality, given in items.items():
             if in_words(modality):
-                words[None] = _words(given)
+                words[None] = givens.weighted(given)
         for output, given in (texts or {}).items():
-            words[output] = _words(given)
+            words[output] = givens.weighted(given)
         others = [m for m in items if not in_words(m)]
         if self.text_model is None:
             return ComposedPrompt(words=words)
@@ -543,18 +399,21 @@ class ComposedPipeline(CallMixin):
             InputError: for anything that cannot be used.
         """
         settings.check_names("a composed model", more, [m.value for m in Modality])
-        named = more | dict(text=text, image=image, audio=audio, video=video)
         wanted = settings.parse_outputs(outputs)  # type: ignore[arg-type]
-        items, texts = self._given(named, wanted)
-        refused, refused_texts = self._given({"text": negative_text}, wanted)
-        if (items or texts) and prompt_embeds is not None:
-            raise InputError("prompts and prompt_embeds were both given: expected one of them")
+        given = Given.from_arguments(
+            more | dict(text=text, image=image, audio=audio, video=video),
+            negative_text,
+            wanted,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            partner_latents=partner_latents,
+        )
         sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps)
         sizes["audio_length_in_s"] = audio_length_in_s
         request = self.resolve(
-            given=[*items, *([Modality.parse("text")] if texts else [])],
-            negatives=[*refused, *([Modality.parse("text")] if refused_texts else [])],
-            clean=None if partner_latents is None else list(partner_latents),
+            given=given.modalities,
+            negatives=given.refused,
+            clean=given.clean,
             outputs=wanted,
             num_samples=num_samples,
             candidates=candidates,
@@ -573,216 +432,101 @@ class ComposedPipeline(CallMixin):
         )
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise InputError("callback_on_step_end_tensor_inputs names another tensor than 'latents'")
-        seeds = settings.pick_seeds(num_samples, seed, generator)
-        if prompt_embeds is None:
-            if texts and any(not in_words(m) for m in items):
-                raise InputError(
-                    "sentences for single outputs came beside prompts that are no sentences: expected either "
-                    "one sentence for all, or sentences alone"
-                )
-            prompt_embeds = self.encode_prompt(items, texts)
-        if refused or refused_texts:
-            negative_prompt_embeds = self.encode_prompt(refused, refused_texts)
-        rows = _rows(prompt_embeds, num_samples, "prompt_embeds")
-        away = None
-        if negative_prompt_embeds is not None:
-            away = _rows(negative_prompt_embeds, num_samples, "negative_prompt_embeds")
-        clean = self.encode_partners(items, request.partners) if partner_latents is None else partner_latents
+        samples = self._samples(given, settings.pick_seeds(num_samples, seed, generator))
+        clean = given.partner_latents
+        if clean is None:
+            clean = self.encode_partners(given.items, request.partners)
         scale: Any = settings.shared_scale(request.guidance)
         call = Call(guidance=dict(request.guidance), guidance_scale=scale)
         try:
             with self._lock, self._call(call):
-                out = self._generate(call, request, rows, away, clean, seeds, callback_on_step_end)
+                out = self._generate(call, request, samples, clean, callback_on_step_end)
         finally:
             self.maybe_free_model_hooks()
-        described = {Modality(m): list(given) for m, given in items.items()}
-        out.clip = prompts.first_file(items.get(Modality.VIDEO, []))
+        out.clip = prompts.first_file(given.items.get(Modality.VIDEO, []))
         out.origin = {
             "outputs": [m.value for m in request.outputs],
-            **_recorded(described, refused, texts or refused_texts),
+            **given.described(),
             "model": self.described(),
         }
         return out if return_dict else out.to_tuple()
 
-    def _given(
-        self, named: Mapping[str, Any], outputs: Sequence[Modality]
-    ) -> tuple[dict[Modality, list[Prompt]], dict[Modality, list[Prompt]]]:
-        """Return the prompts of a call by modality, and the sentences that are for single outputs."""
-        found = dict(prompts.by_modality(named))
-        texts: dict[Modality, list[Prompt]] = {}
-        for modality in [m for m in found if in_words(m) and isinstance(found[m], Mapping)]:
-            for output, words in requests.prompts_of(found.pop(modality), outputs).items():
-                if words is not None:
-                    texts[output] = prompts.collect({modality: words})[modality]
-        return prompts.collect(found), texts
+    def _samples(self, given: Given, seeds: list[int]) -> Samples:
+        """Return what each sample is made from; prompts are encoded unless they came encoded."""
+        positive, negative = given.prompt_embeds, given.negative_prompt_embeds
+        if positive is None:
+            given.check_texts()
+            positive = self.encode_prompt(given.items, given.texts)
+        if given.refused:
+            negative = self.encode_prompt(given.negatives, given.negative_texts)
+        if negative is not None:
+            negative = givens.one_for_each(negative, len(seeds), "negative_prompt_embeds")
+        positive = givens.one_for_each(positive, len(seeds), "prompt_embeds")
+        return Samples(prompts=positive, negatives=negative, seeds=seeds)
 
     def _generate(
         self,
         call: Call,
         request: ComposedRequest,
-        rows: list[ComposedPrompt],
-        away: list[ComposedPrompt] | None,
+        samples: Samples,
         clean: Latents,
-        seeds: list[int],
         callback: Callable[..., dict] | None,
     ) -> CoDiOutput:
         """Make what a request asks for: encode, prepare, denoise, decode."""
-        captions: list[str] | None = None
+        drawn: dict[str, Any] = {}
         if request.auxiliary_caption:
-            captions = self._captions(rows, seeds)
-            rows = [
-                ComposedPrompt(words={None: ((caption, 1.0),)}, token=row.token)
-                for row, caption in zip(rows, captions, strict=True)
-            ]
-        making = _Making()
-        for modality in request.outputs:
-            if modality in self.models:
-                self._prepare(making, modality, request, rows, away, seeds)
-            else:
-                self._prepare_text(making, modality, request, rows, seeds)
-        sampler = self._sampler(making, request, clean, rows)
+            drawn["captions"] = self._captions(samples)
+            samples = samples.captioned(drawn["captions"])
+        making = self._making(request, samples)
+        sampler = self._sampler(making, request, clean, samples)
         latents = self._denoise(call, sampler, making.start, callback)
         media = {} if request.output_type == "latent" else self._decode(latents, request, making)
+        seeds = list(samples.seeds)
         out = self._output(latents, media, seeds, request)
         out.outputs = list(request.outputs)
-        out.settings = request.settings() | ({} if captions is None else {"captions": captions})
+        out.settings = request.settings() | drawn
         out.batch = [{"row": row, "rows": len(seeds)} for row in range(len(seeds))]
         return out
 
-    def _captions(self, rows: list[ComposedPrompt], seeds: list[int]) -> list[str]:
+    def _making(self, request: ComposedRequest, samples: Samples) -> Making:
+        """Return what is to be made, each output prepared by its own model."""
+        making = Making()
+        for modality in request.outputs:
+            if modality in self.models:
+                making.add_model(
+                    self.models[modality], request, samples, self.joint_adapters, self.translators
+                )
+            else:
+                steps = request.num_inference_steps[modality]
+                making.add_words(modality, self.text_model, steps, samples)
+        return making
+
+    def _captions(self, samples: Samples) -> list[str]:
         """Draw the auxiliary caption of each sample by the text model."""
         name = Modality.parse(self.defaults["auxiliary_caption"])
-        if self.text_model is None or any(row.token is None for row in rows):
+        tokens = samples.tokens()
+        if self.text_model is None or tokens is None:
             raise InputError(
                 "this model draws a caption first, which needs a text model that reads the prompt: expected "
                 "auxiliary_caption=False, or a prompt of words that it knows"
             )
-        tokens = torch.cat([row.token for row in rows if row.token is not None])
-        null = torch.cat([self.text_model.encode_null({}) for _ in rows])
         made = self.text_model(
             prompt_embeds=tokens,
-            null_prompt_embeds=null,
+            null_prompt_embeds=torch.cat([self.text_model.encode_null({}) for _ in samples.seeds]),
             outputs=[name],
-            num_samples=len(rows),
-            seed=seeds,
+            num_samples=len(samples),
+            seed=list(samples.seeds),
             partner_latents={},
         )
         return made.of(name)
 
-    def _prepare(
-        self,
-        making: _Making,
-        modality: Modality,
-        request: ComposedRequest,
-        rows: list[ComposedPrompt],
-        away: list[ComposedPrompt] | None,
-        seeds: list[int],
-    ) -> None:
-        """Let the pipeline of a foreign model prepare what it makes."""
-        model = self.models[modality]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        scale = request.guidance[modality].scales["prompt"]
-        negatives = None
-        if away is not None and model.family.guided and scale > 1:
-            named = [row.words.get(modality, row.words.get(None, ())) for row in away]
-            if any(named):
-                negatives = [", ".join(words for words, _ in sentences) for sentences in named]
-
-        def prepared(texts: list[str], generators: list[torch.Generator]) -> Prepared:
-            steps = request.num_inference_steps[modality]
-            return model.prepare(texts, negatives, steps, scale, generators, request.sizes[modality])
-
-        sentences = [row.of(modality) for row in rows]
-        most = max(map(len, sentences))
-        first = prepared([words[0][0] for words in sentences], generators)
-        parts = [first.prompt]
-        for k in range(1, most):
-            own = [torch.Generator().manual_seed(seed) for seed in seeds]
-            parts.append(prepared([words[min(k, len(words) - 1)][0] for words in sentences], own).prompt)
-        weights = torch.tensor(
-            [[words[k][1] if k < len(words) else 0.0 for k in range(most)] for words in sentences]
-        )
-        prompt = parts[0] if most == 1 else NativePrompt.interpolate(parts, weights)
-        prompt = self._translated(modality, prompt, rows)
-        making.prepared[modality] = first
-        making.denoisers[modality] = ForeignDenoiser(
-            model,
-            model.form(first.null is not None, first.call),
-            adapters=self.joint_adapters,
-            grid=first.grid,
-            translators=self.translators,
-        )
-        making.schedulers[modality] = first.scheduler
-        making.contexts[modality] = prompt
-        if first.null is not None:
-            making.nulls[modality] = first.null
-        making.start[modality] = first.start
-        making.generators[modality] = generators
-        making.levels[modality] = model.levels
-
-    def _translated(
-        self, modality: Modality, prompt: NativePrompt, rows: list[ComposedPrompt]
-    ) -> NativePrompt:
-        """Return the native prompts of all rows; those that are no sentences are translated."""
-        foreign = [k for k, row in enumerate(rows) if row.foreign]
-        if not foreign:
-            return prompt
-        if self.translators is None or modality not in self.translators.modalities():
-            raise InputError(
-                f"this model has no translator of prompts for {modality}: expected sentences alone, or "
-                "prompt_translators that were trained for it (docs/compose.md)"
-            )
-        tokens = torch.cat([rows[k].token for k in foreign])  # type: ignore[misc]
-        translated = self.translators.translate(modality, tokens, prompt.select(foreign))
-        if len(foreign) == len(rows):
-            return translated
-        singles = [prompt.select([k]) for k in range(len(rows))]
-        for place, k in enumerate(foreign):
-            singles[k] = translated.select([place])
-        return NativePrompt.cat(singles)
-
-    def _prepare_text(
-        self,
-        making: _Making,
-        modality: Modality,
-        request: ComposedRequest,
-        rows: list[ComposedPrompt],
-        seeds: list[int],
-    ) -> None:
-        """Prepare what the text model makes beside the foreign models."""
-        model = self.text_model.model
-        if any(row.token is None for row in rows):
-            raise InputError(
-                f"the text model reads nothing of the prompt, from which it would make {modality}: expected "
-                "words that it knows"
-            )
-        device = self.text_model._execution_device
-        denoiser = model.denoisers[modality]
-        noise, generators = draw_noise(model.specs[modality].latent_shape, seeds, modality)
-        scheduler = copy_schedulers(
-            self.text_model.scheduler,
-            [modality],
-            request.num_inference_steps[modality],
-            device,
-            self.text_model._own("timestep_shift"),
-        )[modality]
-        tokens = torch.cat([row.token for row in rows if row.token is not None])
-        making.denoisers[modality] = denoiser
-        making.schedulers[modality] = scheduler
-        making.contexts[modality] = tokens.to(device, denoiser.dtype)
-        null = torch.cat([self.text_model.encode_null({}) for _ in rows])
-        making.nulls[modality] = null.to(device, denoiser.dtype)
-        making.start[modality] = noise.to(device) * scheduler.init_noise_sigma
-        making.generators[modality] = generators
-        making.levels[modality] = NoiseLevels.of(scheduler)
-
     def _sampler(
-        self, making: _Making, request: ComposedRequest, clean: Latents, rows: list[ComposedPrompt]
+        self, making: Making, request: ComposedRequest, clean: Latents, samples: Samples
     ) -> JointSampler:
         """Return the joint sampler of what was prepared."""
         attends_to = {m: set(self.attends_to().get(m, ())) for m in making.denoisers}
         partners = {
-            m: latent.expand(len(rows), *latent.shape[1:]).to(self.device) for m, latent in clean.items()
+            m: latent.expand(len(samples), *latent.shape[1:]).to(self.device) for m, latent in clean.items()
         }
         levels = dict(making.levels)
         grids = {m: prepared.grid for m, prepared in making.prepared.items()}
@@ -795,9 +539,9 @@ class ComposedPipeline(CallMixin):
             encoders = {m: e for m, e in self.environment_encoders.at(grids).items() if m in heard}
         tokens = None
         estimating: dict[Modality, Any] = {}
-        if self.noisy_latent_encoders is not None and all(row.token is not None for row in rows):
-            shared = torch.cat([row.token for row in rows if row.token is not None]).to(self.device)
-            tokens = dict.fromkeys(making.denoisers, shared)
+        shared = samples.tokens()
+        if self.noisy_latent_encoders is not None and shared is not None:
+            tokens = dict.fromkeys(making.denoisers, shared.to(self.device))
             estimating = self.noisy_latent_encoders.at(grids)
         own: dict[str, Any] = {**settings.DEFAULTS, **self.defaults}
         return JointSampler(
@@ -836,7 +580,7 @@ class ComposedPipeline(CallMixin):
     def _progress(self, total: int) -> Iterator[int]:
         yield from tqdm(range(total), **self._bar)
 
-    def _decode(self, latents: Latents, request: ComposedRequest, making: _Making) -> dict[Modality, Any]:
+    def _decode(self, latents: Latents, request: ComposedRequest, making: Making) -> dict[Modality, Any]:
         """Let each model decode what it made."""
         media: dict[Modality, Any] = {}
         for modality in request.outputs:
@@ -870,59 +614,8 @@ class ComposedPipeline(CallMixin):
 
     def fingerprint(self) -> str | None:
         """Return a digest of the weights of all models; None for models that were put together by hand."""
-        digests = [str(part.get("fingerprint")) for part in self._described.values()]
-        return hashlib.sha256(" ".join(digests).encode()).hexdigest() if digests else None
+        return records.fingerprint(self._described)
 
     def described(self) -> dict[str, Any]:
         """Return what a record says of the model: its name, and those of its models with their weights."""
-        models = {m.value: model.name for m, model in self.models.items()}
-        own = settings.DEFAULTS | self.defaults
-        return {
-            "name": self.name,
-            "composed": self._described or models,
-            "weights": self.fingerprint(),
-            "dtype": str(next(iter(self.models.values())).dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "own": {name: own[name] for name in settings.FIXED},
-        }
-
-
-def _described(reference: Any) -> dict[str, Any]:
-    """Return what a record says of one published model."""
-    return {
-        "source": reference.source,
-        "revision": reference.revision,
-        "class": reference.kind,
-        "variant": reference.variant,
-        "fingerprint": reference.fingerprint,
-    }
-
-
-def _words(given: Sequence[Prompt]) -> Words:
-    """Return sentences with their weights. Raises `InputError` for what is no sentence."""
-    for prompt in given:
-        if not isinstance(prompt.value, str):
-            raise InputError(f"a text prompt is a {type(prompt.value).__name__}: expected words")
-    return tuple((prompt.value, float(prompt.weight)) for prompt in given)
-
-
-def _recorded(
-    items: Mapping[Modality, Sequence[Prompt]], refused: Mapping[Modality, Sequence[Prompt]], single: Any
-) -> dict[str, Any]:
-    """Return the prompts of a call as a record has them.
-
-    Sentences for single outputs are named and not held, so that nobody makes something else of them.
-    """
-    found = records.described(items, refused)
-    if single:
-        row = {"as": "embeds", "weight": 1.0, "from": "sentences for single outputs"}
-        found["inputs"] = [*found["inputs"], row]
-    return found
-
-
-def _rows(given: Any, count: int, name: str) -> list[ComposedPrompt]:
-    """Return one prompt for each sample."""
-    rows = [given] * count if isinstance(given, ComposedPrompt) else list(given)
-    if len(rows) != count or not all(isinstance(row, ComposedPrompt) for row in rows):
-        raise InputError(f"{name} holds {len(rows)} prompts: expected what encode_prompt gives, 1 or {count}")
-    return rows
+        return records.describe_model(self, self._described)

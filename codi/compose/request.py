@@ -6,11 +6,12 @@ from typing import Any
 
 from codi import settings
 from codi.compose.foreign import ForeignModel
+from codi.compose.sizes import settle_sizes
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
-from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
+from codi.types import InputError, Modality, ModalitySpec, listed
 
 Sync = bool | Iterable["str | Modality"] | None
 GIVEN = (  # what a call may decide besides sizes
@@ -89,13 +90,29 @@ class ComposedRequest:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Abilities:
+    """What a composed model can do.
+
+    Attributes:
+        models: its foreign models.
+        makes: what it makes: theirs, and text where a model of codi makes it.
+        attends_to: for each output, the modalities whose environments it attends to.
+        takes: the modalities of prompts that it takes.
+        reads: those of them that are read as prompts besides sentences; others can only stand in the loop.
+        defaults: its own values of settings.
+    """
+
+    models: Mapping[Modality, ForeignModel]
+    makes: Collection[Modality]
+    attends_to: Mapping[Modality, Collection[Modality]]
+    takes: Collection[Modality]
+    reads: Collection[Modality]
+    defaults: Mapping[str, Any]
+
+
 def resolve(
-    models: Mapping[Modality, ForeignModel],
-    able: Collection[Modality],
-    attended: Mapping[Modality, Collection[Modality]],
-    takes: Collection[Modality],
-    read: Collection[Modality],
-    defaults: Mapping[str, Any],
+    able: Abilities,
     *,
     given: Collection[Modality],
     outputs: Sequence[str | Modality] | str,
@@ -113,12 +130,7 @@ def resolve(
     """Check what is asked of a composed model.
 
     Args:
-        models: the foreign models.
-        able: what can be made: theirs, and text where a model of codi makes it.
-        attended: for each output, the modalities whose environments it attends to.
-        takes: the modalities of prompts that it takes.
-        read: those of them that are read as prompts; others can only stand in the loop.
-        defaults: the composed model's own values of settings.
+        able: what the model can do.
         given: the modalities of the prompts.
         outputs: what to make.
         negatives: the modalities of the negative prompts.
@@ -141,72 +153,112 @@ def resolve(
         InputError: for anything that this model cannot do, or nobody can.
     """
     settings.check_names("a request", values, GIVEN)
+    wanted = _check_outputs(able, outputs)
+    _check_taken(able, (*given, *negatives))
+    _check_form(num_samples, candidates, output_type)
+    _check_negatives_are_words(negatives)
+    partners = _partners(able, given, wanted, sync, clean)
+    _check_used(able, given, partners)
+    guidance = _guidance(able, wanted, values)
+    if negatives:
+        _check_negatives_act(able, wanted, guidance)
+    found, specs = settle_sizes(able.models, dict(sizes or {}), wanted, partners, lengths)
+    return ComposedRequest(
+        outputs=tuple(wanted),
+        partners=tuple(partners),
+        sync=sync if sync is None or isinstance(sync, bool) else [m.value for m in partners],
+        num_samples=num_samples,
+        num_inference_steps=_steps(able, wanted, values.get("num_inference_steps")),
+        guidance=guidance,
+        start_offset=settings.start_offsets(wanted, values.get("start_offset"), able.defaults),
+        sizes=found,
+        asked={name: value for name, value in (sizes or {}).items() if value is not None},
+        specs=specs,
+        lengths=lengths,
+        output_type=output_type,
+        auxiliary_caption=auxiliary_caption and _draws_caption(able.defaults, wanted),
+    )
+
+
+def _check_outputs(able: Abilities, outputs: Sequence[str | Modality] | str) -> list[Modality]:
+    """Return what is to be made. Raises `InputError` for what this model does not make."""
     wanted = settings.parse_outputs(outputs)
     if not wanted:
-        raise InputError(f"outputs names nothing to make: expected some of {listed(able)}")
+        raise InputError(f"outputs names nothing to make: expected some of {listed(able.makes)}")
     for modality in wanted:
-        if modality not in able:
-            raise InputError(f"this model cannot make {modality}: it makes {listed(able)}")
-    for modality in (*given, *negatives):
-        if modality not in takes:
+        if modality not in able.makes:
+            raise InputError(f"this model cannot make {modality}: it makes {listed(able.makes)}")
+    return wanted
+
+
+def _check_taken(able: Abilities, prompts: Collection[Modality]) -> None:
+    """Raise `InputError` for prompts of a modality that this model does not take."""
+    for modality in prompts:
+        if modality not in able.takes:
             raise InputError(
-                f"this model takes no {modality} prompt: it takes {listed(takes)}; prompts of other "
+                f"this model takes no {modality} prompt: it takes {listed(able.takes)}; prompts of other "
                 "modalities need a text model (codi compose --text) and trained prompt translators "
                 "(docs/compose.md)"
             )
+
+
+def _check_form(num_samples: int, candidates: int, output_type: str) -> None:
+    """Raise `InputError` for a number of samples, or a form of the output, that cannot be."""
     settings.check_count("num_samples", num_samples, 1)
     settings.check_count("candidates", candidates, 1)
     if candidates > 1:
         raise InputError("candidates cannot be judged by a composed model: expected 1")
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
+
+
+def _check_negatives_are_words(negatives: Collection[Modality]) -> None:
+    """Raise `InputError` for negative prompts that are no sentences."""
     for modality in negatives:
         if not kind_of(modality).in_words:
             raise InputError(f"a composed model takes no negative {modality} prompt: expected negative_text")
-    partners = _partners(models, attended, given, wanted, sync, clean)
+
+
+def _check_used(able: Abilities, given: Collection[Modality], partners: Collection[Modality]) -> None:
+    """Raise `InputError` for a prompt that neither is read nor stands in the loop."""
     for modality in given:
-        if modality not in (*read, *partners) and not kind_of(modality).in_words:
+        if modality not in (*able.reads, *partners) and not kind_of(modality).in_words:
             raise InputError(
                 f"nothing would come of the {modality} that was given: expected outputs that attend to it in "
                 "time, or a model with prompt translators (docs/compose.md)"
             )
-    own_scales = {m.value: models[m].guidance_scale() for m in wanted if m in models}
-    scales = {**own_scales, **_by_output(defaults.get("guidance_scale"), wanted)}
-    own = {**defaults, "guidance_scale": scales}
-    guidance = settings.guidance(wanted, values, own)
-    unguided = [m for m in wanted if guidance[m].scales[PROMPT.name] <= 1 or m not in models]
-    if negatives and len(unguided) == len(wanted):
+
+
+def _guidance(
+    able: Abilities, outputs: Sequence[Modality], values: Mapping[str, Any]
+) -> dict[Modality, Guidance]:
+    """Return each output's guidance: as asked, by the model's defaults, or its own pipeline's."""
+    own = {m.value: able.models[m].guidance_scale() for m in outputs if m in able.models}
+    scales = own | _by_output(able.defaults.get("guidance_scale"), outputs)
+    return settings.guidance(outputs, values, {**able.defaults, "guidance_scale": scales})
+
+
+def _check_negatives_act(
+    able: Abilities, outputs: Sequence[Modality], guidance: Mapping[Modality, Guidance]
+) -> None:
+    """Raise `InputError` where negative prompts would change nothing."""
+    if not any(m in able.models and guidance[m].scales[PROMPT.name] > 1 for m in outputs):
         raise InputError(
             "negative prompts act through guidance, which is 1.0 (off) for all outputs: expected a "
             "guidance_scale such as 3"
         )
-    for modality in wanted:
-        if modality in models and not models[modality].family.guided and negatives:
+    for modality in outputs:
+        if modality in able.models and not able.models[modality].family.guided:
             raise InputError(
-                f"{models[modality].name} has no branch without a prompt: expected no negative prompt where "
-                f"{modality} is made"
+                f"{able.models[modality].name} has no branch without a prompt: expected no negative prompt "
+                f"where {modality} is made"
             )
-    found, specs = _settle_sizes(models, dict(sizes or {}), wanted, partners, lengths)
-    return ComposedRequest(
-        outputs=tuple(wanted),
-        partners=tuple(partners),
-        sync=sync if sync is None or isinstance(sync, bool) else [m.value for m in partners],
-        num_samples=num_samples,
-        num_inference_steps=_steps(models, wanted, values.get("num_inference_steps"), defaults),
-        guidance=guidance,
-        start_offset=settings.start_offsets(wanted, values.get("start_offset"), defaults),
-        sizes=found,
-        asked={name: value for name, value in (sizes or {}).items() if value is not None},
-        specs=specs,
-        lengths=lengths,
-        output_type=output_type,
-        auxiliary_caption=bool(
-            auxiliary_caption
-            and defaults.get("auxiliary_caption")
-            and len(wanted) > 1
-            and Modality.parse(defaults["auxiliary_caption"]) not in wanted
-        ),
-    )
+
+
+def _draws_caption(defaults: Mapping[str, Any], outputs: Sequence[Modality]) -> bool:
+    """Return whether a model draws a caption first: for several outputs, none of which is that caption."""
+    name = defaults.get("auxiliary_caption")
+    return bool(name) and len(outputs) > 1 and Modality.parse(name) not in outputs
 
 
 def _by_output(value: Any, outputs: Sequence[Modality]) -> dict[str, Any]:
@@ -218,12 +270,7 @@ def _by_output(value: Any, outputs: Sequence[Modality]) -> dict[str, Any]:
     return {m.value: value for m in outputs}
 
 
-def _steps(
-    models: Mapping[Modality, ForeignModel],
-    outputs: Sequence[Modality],
-    given: Any,
-    defaults: Mapping[str, Any],
-) -> dict[Modality, int]:
+def _steps(able: Abilities, outputs: Sequence[Modality], given: Any) -> dict[Modality, int]:
     """Return the number of steps of each output."""
     asked = _by_output(given, outputs)
     for name in asked:
@@ -231,12 +278,12 @@ def _steps(
             raise InputError(
                 f"num_inference_steps names {name}, which is no output: expected some of {listed(outputs)}"
             )
-    own = _by_output(defaults.get("num_inference_steps"), outputs)
+    own = _by_output(able.defaults.get("num_inference_steps"), outputs)
     found: dict[Modality, int] = {}
     for modality in outputs:
         count: Any = asked.get(modality.value, own.get(modality.value))
-        if count is None and modality in models:
-            count = models[modality].num_inference_steps()
+        if count is None and modality in able.models:
+            count = able.models[modality].num_inference_steps()
         if count is None:
             count = settings.DEFAULTS["num_inference_steps"]
         settings.check_count(f"num_inference_steps of {modality}", count, 1, settings.MOST_STEPS)
@@ -245,8 +292,7 @@ def _steps(
 
 
 def _partners(
-    models: Mapping[Modality, ForeignModel],
-    attended: Mapping[Modality, Collection[Modality]],
+    able: Abilities,
     given: Collection[Modality],
     outputs: Sequence[Modality],
     sync: Sync,
@@ -254,101 +300,43 @@ def _partners(
 ) -> list[Modality]:
     """Return the inputs that stand in the loop as clean partners."""
     if clean is not None:
-        if sync is not None:
-            raise InputError("sync and partner_latents were both given: expected one of them")
-        for modality in clean:
-            if modality in outputs or modality not in models:
-                raise InputError(
-                    f"partner_latents names {modality}: expected a modality that one of the models makes "
-                    "and that is no output"
-                )
-        return list(clean)
+        return _clean_partners(able, outputs, sync, clean)
     heard: set[Modality] = set()
     for output in outputs:
-        heard.update(attended.get(output, ()))
+        heard.update(able.attends_to.get(output, ()))
+    fit = [m for m in given if m in able.models and m in heard and m not in outputs]
     if sync is not None and not isinstance(sync, bool):
-        named = settings.parse_outputs(sync)  # type: ignore[arg-type]
-        for modality in named:
-            if modality not in given:
-                raise InputError(
-                    f"sync names {modality}, which is no input: expected some of {listed(given)}"
-                )
-            if modality in outputs or modality not in heard or modality not in models:
-                raise InputError(
-                    f"{modality} cannot be held in step: expected an input that is no output, and joint "
-                    "adapters that were trained for it"
-                )
-        return named
-    if sync is False:
+        return _named_partners(given, fit, sync)
+    timed = {m for m, model in able.models.items() if model.family.rate is not None}
+    if sync is False or not timed & set(outputs):
         return []
-    timed = [m for m in given if m in models and models[m].family.rate is not None]
-    if not any(m in models and models[m].family.rate is not None for m in outputs):
-        return []
-    return [m for m in timed if m in heard and m not in outputs]
+    return [m for m in fit if m in timed]
 
 
-def _settle_sizes(
-    models: Mapping[Modality, ForeignModel],
-    asked: Mapping[str, Any],
-    outputs: Sequence[Modality],
-    partners: Sequence[Modality],
-    lengths: str,
-) -> tuple[dict[Modality, dict[str, Any]], dict[Modality, ModalitySpec]]:
-    """Return the sizes of each output by our names, and the geometry of outputs and clean partners."""
-    if lengths not in ("agree", "free"):
-        raise InputError(f"lengths is {lengths!r}: expected 'agree' or 'free'")
-    named = {name: value for name, value in asked.items() if value is not None}
-    settings.check_sizes(dict(asked), list(outputs))
-    for name, value in named.items():
-        if name not in SIZES:
-            raise InputError(f"unknown size {name!r}: expected one of {', '.join(SIZES)}")
-        whole = name not in ("fps", "audio_length_in_s")
-        fine = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not fine or not 0 < value < 2**31:
-            raise InputError(f"{name} is {value!r}: expected a {'whole ' if whole else ''}number above 0")
-    made = [m for m in outputs if m in models]
-    seconds = named.get("audio_length_in_s")
-    found: dict[Modality, dict[str, Any]] = {}
-    for modality in made:
-        own = {name: value for name, value in named.items() if name in kind_of(modality).sizes}
-        own.pop("audio_length_in_s", None)
-        found[modality] = own if seconds is None else models[modality].lasting(seconds, own)
-    timed = [m for m in made if models[m].family.rate is not None]
-    if lengths == "agree" and seconds is None:
-        # clips have the coarser grid: the others last as long as the one that is made of frames, or an input
-        leading = [m for m in (*partners, *timed) if m in models and "num_frames" in models[m].family.sizes]
-        if leading:
-            lasts = models[leading[0]].spec(found.get(leading[0])).duration
-            for modality in timed:
-                if modality not in leading and lasts is not None:
-                    found[modality] = models[modality].lasting(lasts, found[modality])
-    specs = {m: models[m].spec(found[m]) for m in made}
-    for modality in partners:
-        specs[modality] = models[modality].spec()
-    return found, specs
+def _clean_partners(
+    able: Abilities, outputs: Sequence[Modality], sync: Sync, clean: Collection[Modality]
+) -> list[Modality]:
+    """Return the partners that came as clean latents. Raises `InputError` for what cannot be one."""
+    if sync is not None:
+        raise InputError("sync and partner_latents were both given: expected one of them")
+    for modality in clean:
+        if modality in outputs or modality not in able.models:
+            raise InputError(
+                f"partner_latents names {modality}: expected a modality that one of the models makes "
+                "and that is no output"
+            )
+    return list(clean)
 
 
-def prompts_of(texts: Any, outputs: Sequence[Modality]) -> dict[Modality, Any]:
-    """Return the text prompts of each output, of one argument: words for all, or {output: words}.
-
-    Args:
-        texts: a sentence, a list of sentences that combine, or either of them by the name of an output.
-        outputs: what is made.
-
-    Returns:
-        By output; one that is not named has none.
-
-    Raises:
-        InputError: for words for what is no output.
-    """
-    if texts is None:
-        return {}
-    if not isinstance(texts, Mapping):
-        return dict.fromkeys(outputs, texts)
-    found = {}
-    for name, words in texts.items():
-        modality = Modality.parse(name)
-        if modality not in outputs:
-            raise InputError(f"text names {name}, which is no output: expected some of {listed(outputs)}")
-        found[modality] = words
-    return found
+def _named_partners(given: Collection[Modality], fit: Collection[Modality], sync: Any) -> list[Modality]:
+    """Return the partners that `sync` names. Raises `InputError` for what is not given, or does not fit."""
+    named = settings.parse_outputs(sync)
+    for modality in named:
+        if modality not in given:
+            raise InputError(f"sync names {modality}, which is no input: expected some of {listed(given)}")
+        if modality not in fit:
+            raise InputError(
+                f"{modality} cannot be held in step: expected an input that is no output, and joint "
+                "adapters that were trained for it"
+            )
+    return named

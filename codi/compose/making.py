@@ -1,0 +1,172 @@
+"""Prepare what a call of a composed model makes: each output by its own pipeline, or by the text model.
+
+Letters: B batch, D width of the shared prompt space.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
+from codi.compose.given import ComposedPrompt, Samples
+from codi.compose.joint_adapters import ForeignJointAdapters
+from codi.compose.native_prompt import NativePrompt
+from codi.compose.prompt_translators import PromptTranslators
+from codi.compose.request import ComposedRequest
+from codi.conditions import PROMPT
+from codi.diffusion import copy_schedulers, draw_noise
+from codi.diffusion.levels import NoiseLevels
+from codi.types import InputError, Latents, Modality
+
+
+@dataclass
+class Making:
+    """What is being made in one call, by modality, while it is put together.
+
+    Attributes:
+        denoisers: the denoisers.
+        schedulers: the schedulers, set.
+        contexts: the prompts in the form that each denoiser takes.
+        nulls: what guidance leads away from, where there is such a branch.
+        start: the latents that denoising starts from.
+        generators: one for each sample.
+        levels: the noise levels of each schedule.
+        prepared: what each foreign pipeline prepared.
+    """
+
+    denoisers: dict[Modality, Any] = field(default_factory=dict)
+    schedulers: dict[Modality, Any] = field(default_factory=dict)
+    contexts: dict[Modality, Any] = field(default_factory=dict)
+    nulls: dict[Modality, Any] = field(default_factory=dict)
+    start: Latents = field(default_factory=dict)
+    generators: dict[Modality, list[torch.Generator]] = field(default_factory=dict)
+    levels: dict[Modality, NoiseLevels] = field(default_factory=dict)
+    prepared: dict[Modality, Prepared] = field(default_factory=dict)
+
+    def add_model(
+        self,
+        model: ForeignModel,
+        request: ComposedRequest,
+        samples: Samples,
+        adapters: ForeignJointAdapters | None = None,
+        translators: PromptTranslators | None = None,
+    ) -> None:
+        """Let the pipeline of a foreign model prepare what it makes.
+
+        Args:
+            model: the model.
+            request: what is made, and how.
+            samples: what it is made from.
+            adapters: the joint adapters of its network.
+            translators: what translates prompts that are no sentences.
+
+        Raises:
+            InputError: for prompts that it cannot be given.
+        """
+        modality = model.modality
+        generators = samples.generators()
+        prepared, prompt = _prepared(model, request, samples, generators)
+        self.prepared[modality] = prepared
+        self.denoisers[modality] = ForeignDenoiser(
+            model,
+            model.form(prepared.null is not None, prepared.call),
+            adapters=adapters,
+            grid=prepared.grid,
+            translators=translators,
+        )
+        self.schedulers[modality] = prepared.scheduler
+        self.contexts[modality] = _translated(modality, prompt, samples.prompts, translators)
+        if prepared.null is not None:
+            self.nulls[modality] = prepared.null
+        self.start[modality] = prepared.start
+        self.generators[modality] = generators
+        self.levels[modality] = model.levels
+
+    def add_words(self, modality: Modality, text_model: Any, num_steps: int, samples: Samples) -> None:
+        """Prepare what the text model makes beside the foreign models.
+
+        Args:
+            modality: what it makes.
+            text_model: the `codi.pipeline.CoDiPipeline`.
+            num_steps: the number of steps.
+            samples: what it is made from.
+
+        Raises:
+            InputError: for prompts of which the text model reads nothing.
+        """
+        tokens = samples.tokens()
+        if tokens is None:
+            raise InputError(
+                f"the text model reads nothing of the prompt, from which it would make {modality}: expected "
+                "words that it knows"
+            )
+        device = text_model._execution_device
+        denoiser = text_model.model.denoisers[modality]
+        shape = text_model.model.specs[modality].latent_shape
+        noise, generators = draw_noise(shape, list(samples.seeds), modality)
+        shift = text_model._own("timestep_shift")
+        scheduler = copy_schedulers(text_model.scheduler, [modality], num_steps, device, shift)[modality]
+        null = torch.cat([text_model.encode_null({}) for _ in samples.prompts])
+        self.denoisers[modality] = denoiser
+        self.schedulers[modality] = scheduler
+        self.contexts[modality] = tokens.to(device, denoiser.dtype)
+        self.nulls[modality] = null.to(device, denoiser.dtype)
+        self.start[modality] = noise.to(device) * scheduler.init_noise_sigma
+        self.generators[modality] = generators
+        self.levels[modality] = NoiseLevels.of(scheduler)
+
+
+def _prepared(
+    model: ForeignModel, request: ComposedRequest, samples: Samples, generators: list[torch.Generator]
+) -> tuple[Prepared, NativePrompt]:
+    """Return what a pipeline prepares for samples, and their prompts, in which sentences are combined."""
+    modality = model.modality
+    scale = request.guidance[modality].scales[PROMPT.name]
+    prepare = partial(
+        model.prepare,
+        negatives=samples.negatives_of(modality) if model.family.guided and scale > 1 else None,
+        num_inference_steps=request.num_inference_steps[modality],
+        guidance_scale=scale,
+        sizes=request.sizes[modality],
+    )
+    sentences = [prompt.of(modality) for prompt in samples.prompts]
+    first = prepare([words[0][0] for words in sentences], generators=generators)
+    most = max(map(len, sentences))
+    if most == 1:
+        return first, first.prompt
+    parts = [first.prompt]
+    for k in range(1, most):
+        texts = [words[min(k, len(words) - 1)][0] for words in sentences]
+        parts.append(prepare(texts, generators=samples.generators()).prompt)
+    weights = torch.zeros(len(samples), most)
+    for row, words in enumerate(sentences):
+        weights[row, : len(words)] = torch.tensor([weight for _, weight in words])
+    return first, NativePrompt.interpolate(parts, weights)
+
+
+def _translated(
+    modality: Modality,
+    prompt: NativePrompt,
+    prompts: Sequence[ComposedPrompt],
+    translators: PromptTranslators | None,
+) -> NativePrompt:
+    """Return the native prompts of all samples; those that are no sentences are translated."""
+    foreign = [row for row, given in enumerate(prompts) if given.foreign]
+    if not foreign:
+        return prompt
+    if translators is None or modality not in translators.modalities():
+        raise InputError(
+            f"this model has no translator of prompts for {modality}: expected sentences alone, or "
+            "prompt_translators that were trained for it (docs/compose.md)"
+        )
+    tokens = torch.cat([prompts[row].token for row in foreign])  # type: ignore[misc]
+    translated = translators.translate(modality, tokens, prompt.select(foreign))
+    if len(foreign) == len(prompts):
+        return translated
+    singles = [prompt.select([row]) for row in range(len(prompts))]
+    for place, row in enumerate(foreign):
+        singles[row] = translated.select([place])
+    return NativePrompt.cat(singles)
