@@ -5,6 +5,7 @@ makes what each of its models makes alone.
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ class Difference:
         name: the model.
         steps: the number of steps that were compared.
         latents: the largest difference of latents.
-        largest: the largest value in the pipeline's own latents.
+        media: the largest difference of what is decoded from them, in [-1, 1].
+        largest: the largest value in the pipeline's own latents and media.
         dtype: the precision of the network.
     """
 
@@ -41,6 +43,7 @@ class Difference:
     name: str
     steps: int
     latents: float
+    media: float
     largest: float
     dtype: torch.dtype
 
@@ -54,12 +57,19 @@ class Difference:
     @property
     def fine(self) -> bool:
         """Whether the difference is no larger than that."""
-        return self.latents <= self.allowed
+        return self.most <= self.allowed
+
+    @property
+    def most(self) -> float:
+        """The larger one of both differences; what is not finite is further than anything."""
+        both = (self.latents, self.media)
+        return max(both) if all(map(math.isfinite, both)) else math.inf
 
     def __str__(self) -> str:
         verdict = "" if self.fine else f", more than {self.allowed:.1e}"
         precision = str(self.dtype).removeprefix("torch.")
-        measured = f"{self.steps} steps in {precision}{verdict}, difference {self.latents:.1e}"
+        each = f"latents {self.latents:.1e}, decoded media {self.media:.1e}"
+        measured = f"{self.steps} steps in {precision}: {each}{verdict}, difference {self.most:.1e}"
         return f"{self.modality} {self.name}: {measured}"
 
 
@@ -107,7 +117,12 @@ def sample_alone(
 
 
 def latents_of_pipeline(model: ForeignModel, **call: Any) -> Tensor:
-    """Return the latents (B, ...) that a pipeline makes by itself, whether it can return them or not.
+    """Return the latents (B, ...) that a pipeline makes by itself; see `made_by_pipeline`."""
+    return made_by_pipeline(model, **call)[0]
+
+
+def made_by_pipeline(model: ForeignModel, **call: Any) -> tuple[Tensor, Tensor]:
+    """Return what a pipeline makes by itself: its latents, whether it can return them or not, and its media.
 
     What its scheduler answers last is what it decodes.
 
@@ -116,7 +131,7 @@ def latents_of_pipeline(model: ForeignModel, **call: Any) -> Tensor:
         **call: the arguments of the call.
 
     Returns:
-        The latents, clips as (B, C, F, H, W).
+        The latents as it steps them, and raw media in [-1, 1] as of `ForeignModel.decode`.
     """
     scheduler = model.pipeline.scheduler
     own = scheduler.step
@@ -131,10 +146,10 @@ def latents_of_pipeline(model: ForeignModel, **call: Any) -> Tensor:
     scheduler.step = step
     try:
         with torch.no_grad():
-            model.pipeline(**call, **model.family.media)
+            media = model.pipeline(**call, **model.family.media)[0]
     finally:
         del scheduler.__dict__["step"]
-    return last[0]
+    return last[0], model.raw_of(media)
 
 
 def compare(
@@ -144,7 +159,9 @@ def compare(
     prompt: str = PROMPT_OF_CHECK,
     **more: Any,
 ) -> Difference:
-    """Run a few steps of a pipeline, and the same by our sampler, and return how far they are apart.
+    """Run a few steps of a pipeline, and the same by our sampler, and return how far both are apart.
+
+    Latents are compared, and what each of them becomes when it is decoded.
 
     Args:
         model: the foreign model.
@@ -158,10 +175,11 @@ def compare(
     """
     scale = model.guidance_scale()
     ours = sample_alone(model, [prompt], None, num_inference_steps, scale, [0], sizes, **more)
-    theirs = latents_of_pipeline(
+    call = model.call_for(sizes)
+    theirs, media = made_by_pipeline(
         model,
         **model._arguments(
-            model.call_for(sizes),
+            call,
             prompt=[prompt],
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
@@ -171,11 +189,18 @@ def compare(
     )
     if theirs.ndim != ours.ndim:  # a pipeline that steps the frames of clips by themselves
         theirs = theirs.unflatten(0, (len(ours), -1)).transpose(1, 2)
+    decoded = model.decode(ours.to(theirs.dtype), call)  # in the precision that the pipeline decodes
     return Difference(
         modality=model.modality,
         name=model.name,
         steps=num_inference_steps,
-        latents=float((ours.float() - theirs.float()).abs().max()),
-        largest=float(theirs.abs().max()),
+        latents=_largest(ours.float() - theirs.float()),
+        media=_largest(decoded - media),
+        largest=max(_largest(theirs), _largest(media)),
         dtype=model.dtype,
     )
+
+
+def _largest(x: Tensor) -> float:
+    """Return the largest absolute value of a tensor."""
+    return float(x.abs().max())

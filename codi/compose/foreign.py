@@ -447,7 +447,10 @@ class ForeignModel:
             Raw media in [-1, 1]: pictures (B, 3, H, W), clips (B, F, 3, H, W), sounds (B, samples) or (B,
             channels, samples).
         """
-        media = self._finish(latent, self.call_for() if call is None else call)
+        return self.raw_of(self._finish(latent, self.call_for() if call is None else call))
+
+    def raw_of(self, media: Any) -> Tensor:
+        """Return media (B, ...), as the pipeline returns them, in [-1, 1] (`decode`)."""
         if isinstance(media, list):
             media = torch.stack([torch.as_tensor(item) for item in media])
         raw = torch.as_tensor(media)
