@@ -166,7 +166,7 @@ def _plan(args: argparse.Namespace, sources: Mapping[str, str]) -> Plan:
     calls = agree(originals, given, args.seconds)
     words = _words_of(args)
     text = None if words is None else folder.text_source(words)
-    said = [*_said(originals, calls, args.dtype), *_lengths(originals, calls, args.seconds)]
+    said = [*_said(originals, calls, args.dtype, text), *_lengths(originals, calls, args.seconds)]
     if args.check:
         check_memory(originals, args.dtype)
     return Plan(originals=originals, calls=calls, text=text, said=said)
@@ -324,10 +324,10 @@ def check_memory(originals: "Mapping[str, Original]", dtype: str) -> None:
 
 
 def _said(
-    originals: "Mapping[str, Original]", calls: Mapping[str, Mapping[str, Any]], dtype: str
+    originals: "Mapping[str, Original]", calls: Mapping[str, Mapping[str, Any]], dtype: str, text: Any
 ) -> list[str]:
     """Return lines about what is composed: classes, parameters, bytes, memory and licences."""
-    from codi.compose.describe import licences_in_words, licences_of, memory_of, size
+    from codi.compose.describe import licences_in_words, licences_of, memory_of, size, stated_by
     from codi.compose.geometry import geometry_of
     from codi.compose.references import facts_of, prediction_of
     from codi.doctor import count
@@ -353,7 +353,7 @@ def _said(
         f"memory for the weights in {dtype}: {size(whole)} with all of them loaded, {size(largest)} on the "
         "device where parts are offloaded"
     )
-    found = licences_of({modality: original.licence for modality, original in originals.items()})
+    found = licences_of(stated_by(originals, text))
     return lines + [f"licence: {line}" for line in licences_in_words(found)]
 
 

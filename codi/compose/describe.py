@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codi.compose.folder import CLASS, Composed, read, size_of
+from codi.compose.folder import CLASS, Composed, TextSource, read, size_of
 from codi.compose.licences import NOT_STATED, Licence, most_restrictive_first
 from codi.doctor import count
 from codi.tensor_files import read_header, read_json
 
 if TYPE_CHECKING:
+    from codi.compose.originals import Original
     from codi.compose.references import PartFacts, Reference
 
 SILENT = "silent: not trained"  # of a model that nothing lets attend to the others
@@ -80,7 +81,9 @@ def describe(folder: str | Path) -> dict[str, Any]:
             modality: _model(reference, sites.get(modality, []))
             for modality, reference in composed.references.items()
         },
-        "text": None if text is None else {"source": text.source, "fingerprint": text.fingerprint},
+        "text": None
+        if text is None
+        else {"source": text.source, "fingerprint": text.fingerprint, "license": text.licence.id},
         "trained": trained,
         "licenses": _licences(composed),
         "defaults": dict(composed.defaults),
@@ -138,10 +141,10 @@ def _sites(folder: Path, parts: Mapping[str, tuple[str, str]]) -> dict[str, list
 
 
 def licences_of(stated: Mapping[str, Licence]) -> list[dict[str, Any]]:
-    """Return licences, the most restrictive first, each with the modalities that it concerns.
+    """Return licences, the most restrictive first, each with what it concerns.
 
     Args:
-        stated: the licence of each model, by modality.
+        stated: the licence of each model, by modality, and that of the text model.
 
     Returns:
         The licences, each once.
@@ -159,7 +162,13 @@ def licences_of(stated: Mapping[str, Licence]) -> list[dict[str, Any]]:
 
 
 def _licences(composed: Composed) -> list[dict[str, Any]]:
-    return licences_of({modality: reference.licence for modality, reference in composed.references.items()})
+    return licences_of(stated_by(composed.references, composed.text))
+
+
+def stated_by(models: "Mapping[str, Reference | Original]", text: TextSource | None) -> dict[str, Licence]:
+    """Return the licences of published models by modality, and that of the model that words come from."""
+    stated = {modality: model.licence for modality, model in models.items()}
+    return stated if text is None else stated | {"text": text.licence}
 
 
 # For people ---------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from codi.types import InputError, blame
 from codi.version import __version__
 
 if TYPE_CHECKING:
+    from codi.compose.licences import Licence
     from codi.compose.references import Reference
 
 INDEX = "model_index.json"
@@ -41,10 +42,32 @@ class TextSource:
     Attributes:
         source: its folder, absolute, or its hub id.
         fingerprint: a digest of its weights.
+        licence: what it states of its licence.
     """
 
     source: str
     fingerprint: str
+    licence: "Licence"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a value for JSON."""
+        return {"source": self.source, "fingerprint": self.fingerprint, "license": self.licence.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TextSource":
+        """Return what `to_json` gave; folders that were written before licences were kept state none.
+
+        Raises:
+            KeyError: if something else is missing.
+            TypeError: if it is something else.
+        """
+        from codi.compose.licences import NOT_STATED, Licence
+
+        licence = Licence(**value.get("license", {"id": NOT_STATED}))
+        source, fingerprint = value["source"], value["fingerprint"]
+        if not isinstance(source, str) or not isinstance(fingerprint, str):
+            raise TypeError("source and fingerprint are no texts")
+        return cls(source=source, fingerprint=fingerprint, licence=licence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +92,11 @@ class Composed:
 
     def to_json(self) -> dict[str, Any]:
         """Return what stands in its model_index.json."""
-        text = self.text
         return {
             "_class_name": CLASS,
             "_codi_version": self.version,
             "composed": {modality: reference.to_json() for modality, reference in self.references.items()},
-            "text": None if text is None else {"source": text.source, "fingerprint": text.fingerprint},
+            "text": None if self.text is None else self.text.to_json(),
             "defaults": dict(self.defaults),
             **{name: list(kind) for name, kind in self.parts.items()},
         }
@@ -161,10 +183,12 @@ def _parts(folder: Path, value: Mapping[str, Any]) -> dict[str, tuple[str, str]]
 def _text(path: Path, value: Any) -> TextSource | None:
     if value is None:
         return None
-    known = isinstance(value, dict) and set(value) == {"source", "fingerprint"}
-    if not known or not all(isinstance(item, str) for item in value.values()):
-        raise InputError(f"{path} has text {value!r:.60}: expected its source and fingerprint; {AGAIN}")
-    return TextSource(**value)
+    try:
+        return TextSource.from_json(value)
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} has text {value!r:.60}: expected its source and fingerprint; {AGAIN}"
+        ) from None
 
 
 def text_source(source: str) -> TextSource:
@@ -180,11 +204,21 @@ def text_source(source: str) -> TextSource:
         InputError: if there is no such model.
     """
     from codi import pretrained
+    from codi.compose.hub import STATING, download
+    from codi.compose.licences import licence_in
+    from codi.types import EMBEDDED
 
     folder = text_folder(source)
     pretrained.read_index(folder)
-    name = str(folder.resolve()) if Path(source).expanduser().is_dir() else source
-    return TextSource(source=name, fingerprint=pretrained.fingerprint(folder))
+    local = Path(source).expanduser().is_dir()
+    if not local and source != EMBEDDED:  # what says how it may be used does not come with the weights
+        with blame("text: "):
+            download(source, folder.name, STATING)
+    return TextSource(
+        source=str(folder.resolve()) if local else source,
+        fingerprint=pretrained.fingerprint(folder),
+        licence=licence_in(folder),
+    )
 
 
 def text_folder(source: str) -> Path:

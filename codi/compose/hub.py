@@ -19,8 +19,9 @@ HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 LICENCES = ("LICENSE", "LICENCE", "COPYING")  # how the name of such a file begins
 CARD = "README.md"
 SMALL = (".json", ".txt", ".model")  # configurations, vocabularies, models of SentencePiece
+STATING = (CARD, *(f"{name}*" for name in LICENCES))  # what states a licence
 # What says what a model is, in folders at most one below its own.
-DESCRIBING = [CARD, *(f"{name}*" for name in LICENCES), *(f"*{suffix}" for suffix in SMALL)]
+DESCRIBING = [*STATING, *(f"*{suffix}" for suffix in SMALL)]
 
 
 @dataclass(frozen=True, kw_only=True)

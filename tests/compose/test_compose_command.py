@@ -1,6 +1,7 @@
 """`codi compose` and `codi info` of what it wrote, as a stranger types them; one line for every mistake."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,35 @@ def test_words_of_the_model_inside_the_package(tmp_path):
     (out / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="text: the weights of codi-tiny changed"):
         verify_text(read(out).text)
+
+
+def test_the_licence_of_the_text_model_is_among_the_licences(hub, tmp_path, capsys):
+    """Also where its weights come from the hub: what states a licence is fetched beside them."""
+    hub.models["owner/words"] = pretrained.resolve()
+    out = tmp_path / "my-codi"
+    words = ("--image", folder("sd15"), "--text", "owner/words")
+    capsys.readouterr()
+    assert compose(*words, "--dry-run") == 0
+    assert "licence: mit for text, as README.md says: asks its notices" in capsys.readouterr().out
+    assert compose(*words, "-o", out) == 0
+    assert 'license_name: "not stated, mit"' in (out / "README.md").read_text()
+    capsys.readouterr()
+    assert cli.main(["info", str(out)]) == 0
+    assert "  mit for text, as README.md says: " in capsys.readouterr().out
+
+
+def test_a_text_model_without_a_licence_is_said_to_have_none(tmp_path, capsys):
+    place = tmp_path / "words"
+    shutil.copytree(
+        pretrained.resolve(), place, ignore=shutil.ignore_patterns("README.md"), copy_function=os.link
+    )
+    out = tmp_path / "my-codi"
+    assert compose("--image", folder("sd15"), "--text", place, "-o", out) == 0
+    assert "licence: not stated for image, text: counts as the most restrictive" in capsys.readouterr().err
+    index = json.loads((out / "model_index.json").read_text())
+    del index["text"]["license"]  # as folders were written before
+    (out / "model_index.json").write_text(json.dumps(index))
+    assert read(out).text.licence.id == "not stated"
 
 
 # Parts of its own ---------------------------------------------------------------------------------------
