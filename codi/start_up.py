@@ -38,6 +38,9 @@ NOT_NEEDED = (
     "matplotlib",
 )
 
+# Where diffusers and transformers remember what is installed, as soon as any of their modules is imported.
+ASKING = ("diffusers.utils.import_utils", "transformers.utils.import_utils")
+
 # Packages that import all of their modules, or read all of their files, where generating needs one or two of
 # them; and attention that is compiled for its mask, which no part of codi has.
 DEFERRED = (
@@ -78,6 +81,8 @@ def lean_imports(lora: bool = False) -> Iterator[None]:
     import torch
 
     not_needed = NOT_NEEDED if lora else (*NOT_NEEDED, "peft")
+    if any(name in sys.modules for name in ASKING):
+        not_needed = ()  # what was installed is remembered, and would be missed
     hidden = [name for name in not_needed if name not in sys.modules]
     packages = _Deferred([name for name in DEFERRED if name not in sys.modules])
     with contextlib.ExitStack() as undo:

@@ -105,3 +105,16 @@ def test_a_mistake_in_the_arguments_costs_no_import(tmp_path, mistake):
         "== 2\n"
     )
     python(code + "assert not {'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)", tmp_path)
+
+
+@pytest.mark.parametrize("library", ["diffusers", "transformers"])
+def test_nothing_is_hidden_from_a_library_that_has_seen_it(library, tmp_path):
+    """A program that has imported a part of the two libraries can still run a command in its process."""
+    code = f"""
+import {library}.utils
+from codi.start_up import lean_imports
+with lean_imports():
+    import peft.tuners, codi.pipeline
+print(codi.pipeline.CoDiPipeline.__name__)
+"""
+    assert python(code, tmp_path).stdout.strip() == b"CoDiPipeline"
