@@ -297,6 +297,29 @@ class ForeignModel:
             prompt=prompt, null=null, start=start, scheduler=taken.scheduler, grid=grid, call=call
         )
 
+    def check_ip_adapter(self, arguments: Mapping[str, Any]) -> None:
+        """Raise `InputError` for a picture without an IP-Adapter, and for an IP-Adapter without a picture.
+
+        Args:
+            arguments: further arguments of the pipeline, `ip_adapter_image` among them or not.
+        """
+        # where the networks of diffusers have what `load_ip_adapter` brings along
+        projections = (getattr(self.network, name, None) for name in ("encoder_hid_proj", "image_proj"))
+        loaded = any(projection is not None for projection in projections)
+        if loaded == ("ip_adapter_image" in arguments):
+            return
+        where = f"pipe.models[{self.modality.value!r}].pipeline"
+        if loaded:
+            raise InputError(
+                f"{self.name} has an IP-Adapter, which is to be shown a picture: expected ip_adapter_image="
+                f"{{{self.modality.value!r}: picture}}, or {where}.unload_ip_adapter()"
+            )
+        advice = f"load one by {where}.load_ip_adapter" if hasattr(self.pipeline, "load_ip_adapter") else ""
+        raise InputError(
+            f"{self.name} has no IP-Adapter that could be shown a picture: "
+            f"{advice or f'expected no ip_adapter_image for {self.modality}'}"
+        )
+
     def guidance_scale(self, given: float | None = None) -> float:
         """Return the guidance scale of a call: the one given, or else the pipeline's own."""
         if given is not None:

@@ -3,6 +3,7 @@
 Letters: B batch, D width of the shared prompt space.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,11 +52,13 @@ class Samples:
         prompts: their prompts.
         negatives: what guidance leads away from; None where nothing of the kind is given.
         seeds: their seeds.
+        arguments: further arguments of the call of single pipelines, such as `ip_adapter_image`, by output.
     """
 
     prompts: Sequence[ComposedPrompt]
     negatives: Sequence[ComposedPrompt] | None
     seeds: Sequence[int]
+    arguments: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -96,6 +99,7 @@ class Given:
         prompt_embeds: what `ComposedPipeline.encode_prompt` returned, in place of prompts.
         negative_prompt_embeds: the same in place of negatives.
         partner_latents: clean latents by modality, in place of inputs that stand in the loop.
+        ip_adapter_images: what the IP-Adapter of each output's own pipeline is shown, by output.
     """
 
     items: Items
@@ -105,10 +109,16 @@ class Given:
     prompt_embeds: Any = None
     negative_prompt_embeds: Any = None
     partner_latents: Latents | None = None
+    ip_adapter_images: Mapping[Modality, Any] = field(default_factory=dict)
 
     @classmethod
     def from_arguments(
-        cls, named: Mapping[str, Any], negative_text: Any, outputs: Sequence[Modality], **forms: Any
+        cls,
+        named: Mapping[str, Any],
+        negative_text: Any,
+        outputs: Sequence[Modality],
+        ip_adapter_image: Any = None,
+        **forms: Any,
     ) -> "Given":
         """Read the arguments of a call.
 
@@ -116,6 +126,7 @@ class Given:
             named: prompts by modality.
             negative_text: what to steer away from, in the forms of a text.
             outputs: what is made.
+            ip_adapter_image: a picture for the IP-Adapter of a pipeline, by the name of the output.
             **forms: prompts and partners in other forms, by the names of the attributes above.
 
         Returns:
@@ -128,7 +139,14 @@ class Given:
         negatives, negative_texts = _by_output({"text": negative_text}, outputs)
         if (items or texts) and forms.get("prompt_embeds") is not None:
             raise InputError("prompts and prompt_embeds were both given: expected one of them")
-        return cls(items=items, texts=texts, negatives=negatives, negative_texts=negative_texts, **forms)
+        return cls(
+            items=items,
+            texts=texts,
+            negatives=negatives,
+            negative_texts=negative_texts,
+            ip_adapter_images=_pictures(ip_adapter_image, outputs),
+            **forms,
+        )
 
     @property
     def modalities(self) -> list[Modality]:
@@ -156,12 +174,17 @@ class Given:
     def described(self) -> dict[str, Any]:
         """Return the prompts of a call as a record has them.
 
-        Sentences for single outputs are named and not held, so that nobody makes something else of them.
+        Sentences for single outputs and pictures for IP-Adapters are named and not held, so that nobody makes
+        something else of them.
         """
         found = records.described(self.items, self.negatives)
-        if self.texts or self.negative_texts:
-            row = {"as": "embeds", "weight": 1.0, "from": "sentences for single outputs"}
-            found["inputs"] = [*found["inputs"], row]
+        named = {
+            "sentences for single outputs": self.texts or self.negative_texts,
+            "a picture for an IP-Adapter": self.ip_adapter_images,
+        }
+        for what, given in named.items():
+            if given:
+                found["inputs"] = [*found["inputs"], {"as": "embeds", "weight": 1.0, "from": what}]
         return found
 
 
@@ -197,6 +220,35 @@ def sentences_of(texts: Mapping[str, Any], outputs: Sequence[Modality]) -> dict[
         if modality not in outputs:
             raise InputError(f"text names {name}, which is no output: expected some of {listed(outputs)}")
         found[modality] = words
+    return found
+
+
+def _pictures(given: Any, outputs: Sequence[Modality]) -> dict[Modality, Any]:
+    """Return what IP-Adapters are shown, by output, of {output: picture} or a picture for the only output."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if len(outputs) != 1:
+            raise InputError(
+                "ip_adapter_image is one picture for several outputs: expected {output: picture}, such as "
+                f"{{{outputs[0].value!r}: picture}}"
+            )
+        given = {outputs[0].value: given}
+    found = {}
+    for name, picture in given.items():
+        modality = Modality.parse(name)
+        if modality not in outputs:
+            raise InputError(
+                f"ip_adapter_image names {name}, which is no output: expected some of {listed(outputs)}"
+            )
+        if picture is not None:
+            found[modality] = picture
+    for modality, picture in found.items():  # a name would be looked up by transformers, also on the network
+        if isinstance(picture, (str, os.PathLike)):
+            raise InputError(
+                f"ip_adapter_image of {modality} is a {type(picture).__name__}: expected a picture of PIL, "
+                "an array or a tensor"
+            )
     return found
 
 

@@ -67,12 +67,14 @@ class Making:
             InputError: for prompts that it cannot be given.
         """
         modality = model.modality
+        arguments = samples.arguments.get(modality, {})
+        model.check_ip_adapter(arguments)
         generators = samples.generators()
         prepared, prompt = _prepared(model, request, samples, generators)
         self.prepared[modality] = prepared
         self.denoisers[modality] = ForeignDenoiser(
             model,
-            model.form(prepared.null is not None, prepared.call),
+            model.form(prepared.null is not None, prepared.call, arguments),
             adapters=adapters,
             grid=prepared.grid,
             translators=translators,
@@ -131,6 +133,7 @@ def _prepared(
         num_inference_steps=request.num_inference_steps[modality],
         guidance_scale=scale,
         sizes=request.sizes[modality],
+        **samples.arguments.get(modality, {}),
     )
     sentences = [prompt.of(modality) for prompt in samples.prompts]
     first = prepare([words[0][0] for words in sentences], generators=generators)

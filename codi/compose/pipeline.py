@@ -341,6 +341,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         lengths: str = "agree",
         auxiliary_caption: bool = True,
         negative_text: Any = None,
+        ip_adapter_image: Any = None,
         prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         negative_prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         partner_latents: Latents | None = None,
@@ -383,6 +384,9 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 it.
             auxiliary_caption: whether a caption that the model's defaults ask for is drawn first.
             negative_text: what to steer away from, in the forms of `text`.
+            ip_adapter_image: {output: picture} for the IP-Adapters that others published and that are loaded
+                into the pipelines of these outputs, in the forms that those take: a picture of PIL, an array
+                or a tensor, and a list of them where several are loaded; or a picture for the only output.
             prompt_embeds: what `encode_prompt` returned, one or one for each sample, in place of prompts.
             negative_prompt_embeds: the same in place of `negative_text`.
             partner_latents: clean latents (1 or B, ...) by modality from `encode_partners`.
@@ -404,6 +408,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             more | dict(text=text, image=image, audio=audio, video=video),
             negative_text,
             wanted,
+            ip_adapter_image,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             partner_latents=partner_latents,
@@ -462,7 +467,12 @@ class ComposedPipeline(PartsMixin, CallMixin):
         if negative is not None:
             negative = givens.one_for_each(negative, len(seeds), "negative_prompt_embeds")
         positive = givens.one_for_each(positive, len(seeds), "prompt_embeds")
-        return Samples(prompts=positive, negatives=negative, seeds=seeds)
+        arguments = {}
+        for modality, picture in given.ip_adapter_images.items():
+            if modality not in self.models:
+                raise InputError(f"ip_adapter_image names {modality}, which no published pipeline makes here")
+            arguments[modality] = {"ip_adapter_image": picture}
+        return Samples(prompts=positive, negatives=negative, seeds=seeds, arguments=arguments)
 
     def _generate(
         self,

@@ -227,7 +227,7 @@ def test_a_caption_may_be_drawn_first(foreign, tiny):
         (dict(text="a ball", outputs=["image"], output_type="jpg"), "output_type is 'jpg'"),
         (dict(text="a ball", outputs=[]), "outputs names nothing"),
         (dict(text="a ball", outputs=["image"], num_inference_step=5), "num_inference_step"),
-        (dict(text="a ball", outputs=["image"], ip_adapter_image=1), "ip_adapter_image"),
+        (dict(text="a ball", outputs=["image"], ip_adapter_image=1), "sd15 has no IP-Adapter"),
         (dict(text="a ball", outputs=["video"], fps=0), "fps is 0: expected a number above 0"),
         (dict(text="a ball", outputs=["image"], height="512"), "height is '512': expected a whole number"),
         (dict(text="a ball", outputs=["image"], height=-8), "height is -8"),

@@ -5,6 +5,8 @@ import torch
 
 from codi.compose.check import PROMPT_OF_CHECK, compare, sample_alone
 from codi.compose.foreign import ForeignModel
+from codi.compose.pipeline import ComposedPipeline
+from codi.types import InputError, Modality
 from tests.compose import tiny_foreign
 
 STEPS = 3
@@ -102,25 +104,71 @@ def image_encoder(image_dim=32):
     return transformers.CLIPVisionModelWithProjection(config).eval()
 
 
-@pytest.mark.parametrize("name", ["sd15", "animatediff"])
-def test_an_ip_adapter_acts_as_in_its_own_pipeline(name):
-    from PIL import Image
+def load_ip_adapter(model):
+    """Load an IP-Adapter, and the encoder of pictures that it is for, into a pipeline."""
     from transformers import CLIPImageProcessor
 
-    model = load(name)
-    pipeline = model.pipeline
     with tiny_foreign.quiet():
-        pipeline.register_modules(
+        model.pipeline.register_modules(
             image_encoder=image_encoder(),
             feature_extractor=CLIPImageProcessor(
                 size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
             ),
         )
-        pipeline.load_ip_adapter(ip_adapter(model.network), subfolder=None, weight_name=None)
-    red, blue = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
+        model.pipeline.load_ip_adapter(ip_adapter(model.network), subfolder=None, weight_name=None)
+
+
+def picture(colour):
+    from PIL import Image
+
+    return Image.new("RGB", (20, 20), colour)
+
+
+@pytest.mark.parametrize("name", ["sd15", "animatediff"])
+def test_an_ip_adapter_acts_as_in_its_own_pipeline(name):
+    model = load(name)
+    load_ip_adapter(model)
+    red, blue = picture("red"), picture("blue")
     assert difference(model, ip_adapter_image=red).latents == 0.0
     with_red, with_blue = (latents(model, ip_adapter_image=image) for image in (red, blue))
     assert (with_red - with_blue).abs().max() > 1e-3
-    pipeline.set_ip_adapter_scale(0.0)
+    model.pipeline.set_ip_adapter_scale(0.0)
     assert (latents(model, ip_adapter_image=red) - with_red).abs().max() > 1e-3
     assert difference(model, ip_adapter_image=red).latents == 0.0
+
+
+def test_a_composed_call_shows_an_ip_adapter_its_picture():
+    """For two samples at once, each as its own pipeline makes it; what has no IP-Adapter is as it was."""
+    model, sound = load("sd15"), load("audioldm")
+    load_ip_adapter(model)
+    pipe = ComposedPipeline({m.modality: m for m in (model, sound)})
+    asked = dict(
+        text=PROMPT_OF_CHECK,
+        outputs=["image", "audio"],
+        num_inference_steps=STEPS,
+        num_samples=2,
+        seed=[0, 1],
+        output_type="latent",
+    )
+    with tiny_foreign.quiet():
+        red, blue = (pipe(ip_adapter_image={"image": picture(c)}, **asked) for c in ("red", "blue"))
+        own = sample_alone(
+            model, [PROMPT_OF_CHECK] * 2, None, STEPS, seeds=[0, 1], ip_adapter_image=picture("red")
+        )
+        with pytest.raises(InputError, match="sd15 has an IP-Adapter, which is to be shown a picture"):
+            pipe(**asked)
+        with pytest.raises(InputError, match="ip_adapter_image of image is a str"):
+            pipe(ip_adapter_image={"image": "red.png"}, **asked)
+        model.pipeline.unload_ip_adapter()
+        with pytest.raises(InputError, match=r"has no IP-Adapter .* load one by pipe.models\['image'\]"):
+            pipe(ip_adapter_image={"image": picture("red")}, **asked)
+        with pytest.raises(InputError, match="no IP-Adapter .* expected no ip_adapter_image for audio"):
+            pipe(ip_adapter_image={"audio": picture("red")}, **asked)
+    with pytest.raises(InputError, match="one picture for several outputs"):
+        pipe(ip_adapter_image=picture("red"), **asked)
+    with pytest.raises(InputError, match="names video, which is no output"):
+        pipe(ip_adapter_image={"video": picture("red")}, **asked)
+    assert torch.equal(red.latents[Modality.IMAGE], own)
+    assert not torch.equal(red.latents[Modality.IMAGE], blue.latents[Modality.IMAGE])
+    assert torch.equal(red.latents[Modality.AUDIO], blue.latents[Modality.AUDIO])
+    assert red.origin["inputs"][-1] == {"as": "embeds", "weight": 1.0, "from": "a picture for an IP-Adapter"}
