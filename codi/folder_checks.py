@@ -25,6 +25,7 @@ OURS = (
     "codi.models.conditioning",
     "codi.models.denoisers",
     "codi.models.released",
+    "codi.compose.decoupled_attention",
     "codi.compose.environment",
     "codi.compose.joint_adapters",
     "codi.compose.prompt_translators",

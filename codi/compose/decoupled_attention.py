@@ -10,7 +10,8 @@ Letters: B batch, N positions of a query, C channels, K tokens, D width of the p
 tokens, I inner width of an attention.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +23,9 @@ from torch.nn import functional
 
 from codi.compose.foreign import PROBES, ForeignDenoiser, ForeignModel
 from codi.compose.native_prompt import NativePrompt
+from codi.compose.streams import run_without_memory
 from codi.layers import zeroed
-from codi.types import InputError
+from codi.types import InputError, Modality, listed
 
 INSTEAD = "use a prompt translator (codi.compose.prompt_translators) in its place"
 
@@ -114,12 +116,13 @@ class DecoupledAttention(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self._networks.clear()
 
     @contextmanager
-    def attending(self, token: Tensor | None) -> Iterator[None]:
+    def attending(self, token: Tensor | None, scale: float = 1.0) -> Iterator[None]:
         """Let the network attend to a token inside the `with` block.
 
         Args:
             token: (B, 1, D) tokens of the prompt space, one for each row of the network's batch; zeros for a
                 row that has none, in which nothing changes. None for no token at all.
+            scale: how much of the attention is added; 1 as it was trained, 0 for nothing.
 
         Yields:
             Nothing.
@@ -135,36 +138,104 @@ class DecoupledAttention(ModelMixin, ConfigMixin):  # type: ignore[misc]
                         "decoupled attention cannot be trained under gradient checkpointing: expected a "
                         "network in evaluation mode, or without it"
                     )
-        self._read = None if token is None else self.read(token)
+        self._read = None if token is None else self.read(token, scale)
         try:
             yield
         finally:
             self._read = None
 
-    def read(self, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens (B, K, W) that are attended to, and which rows (B,) have any."""
+    def read(self, token: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the tokens (B, K, W) that are attended to, and how much of it each row (B,) is given."""
         x = token.to(self.tokens.weight)[:, 0]
         tokens = self.norm(self.tokens(x * x.shape[1] ** 0.5).unflatten(1, (self.count, -1)))
-        return tokens, x.any(1)
+        return tokens, x.any(1).to(x) * scale
 
     def _hook(self, site: Site) -> Any:
         def hook(attention: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
             if self._read is None:
                 return None
-            tokens, there = self._read
+            tokens, share = self._read
             h = args[0] if args else kwargs["hidden_states"]
             frames = len(h) // len(tokens)  # a network may take the frames of clips as samples
             added = site(attention, h, tokens.repeat_interleave(frames, 0))
-            return output + added.to(output) * there.repeat_interleave(frames).to(output)[:, None, None]
+            return output + added.to(output) * share.repeat_interleave(frames).to(output)[:, None, None]
 
         return hook
+
+
+class DecoupledAttentions(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """The decoupled attention of a composed model, one for each of its frozen networks that has any.
+
+    Args:
+        dim: D, the width of the prompt space.
+        networks: by modality of the output, the sites of its network (`find_sites`).
+        count: K, the number of tokens that one token of the prompt space becomes.
+        width: W, their width.
+    """
+
+    @register_to_config
+    def __init__(self, dim: int, networks: dict[str, dict[str, int]], count: int = 4, width: int = 64):
+        super().__init__()
+        self.attentions = nn.ModuleDict(
+            {name: DecoupledAttention(dim, sites, count, width) for name, sites in networks.items()}
+        )
+
+    def by_modality(self) -> dict[Modality, DecoupledAttention]:
+        """Return the attention of each network by the modality of its output."""
+        there = [m for m in Modality if m.value in self.attentions]
+        return {m: self.attentions[m.value] for m in there}  # type: ignore[misc]
+
+    def attach(self, modality: Modality, network: nn.Module) -> None:
+        """Put the attention of one output into its network; nothing where there is none for it."""
+        if modality in self.by_modality():
+            self.by_modality()[modality].attach(network)
+
+
+def attention_scales(
+    asked: Any, outputs: Sequence[Modality], there: Collection[Modality], translated: Collection[Modality]
+) -> dict[Modality, float]:
+    """Return how much of its decoupled attention each output is given.
+
+    Args:
+        asked: one number or {output: number}; None for 1 where no prompt translator reads the prompts.
+        outputs: what is made.
+        there: the outputs whose networks have decoupled attention.
+        translated: the outputs whose prompts can be translated instead.
+
+    Returns:
+        The scales of those outputs that attend; the prompts of others are translated.
+
+    Raises:
+        InputError: for what is no scale, and for an output without decoupled attention.
+    """
+    if asked is None:
+        return {m: 1.0 for m in outputs if m in there and m not in translated}
+    named = asked if isinstance(asked, Mapping) else {m.value: asked for m in outputs if m in there}
+    if not named:
+        raise InputError(
+            f"ip_adapter_scale is {asked!r:.40}, and no output here has decoupled attention: expected it to "
+            "be trained (configs/compose/attention.yaml), or no ip_adapter_scale"
+        )
+    found = {}
+    for name, scale in named.items():
+        modality = Modality.parse(name)
+        if modality not in outputs or modality not in there:
+            raise InputError(
+                f"ip_adapter_scale names {name}: expected some of "
+                f"{listed([m for m in outputs if m in there]) or 'nothing'}, outputs with decoupled attention"
+            )
+        fine = isinstance(scale, (int, float)) and not isinstance(scale, bool) and 0 <= scale < math.inf
+        if not fine:
+            raise InputError(f"ip_adapter_scale of {modality} is {scale!r:.40}: expected 0 or more")
+        found[modality] = float(scale)
+    return found
 
 
 def find_sites(model: ForeignModel) -> dict[str, int]:
     """Find the attentions of a frozen network that attend to its text and to nothing else.
 
     Args:
-        model: the foreign model; its network runs once.
+        model: the foreign model; its network is built again without memory, and runs there once.
 
     Returns:
         The inner width of each, by its name in the network.
@@ -173,11 +244,6 @@ def find_sites(model: ForeignModel) -> dict[str, int]:
         InputError: for a network without any: one whose text and latent attend to each other in one attention
             (SD3, Flux), and one whose prompt is a vector (AudioLDM).
     """
-    attentions = {
-        name: module
-        for name, module in model.network.named_modules()
-        if hasattr(module, "to_q") and hasattr(module, "to_out") and hasattr(module, "heads")
-    }
     sites: dict[str, int] = {}
     joint: list[str] = []
 
@@ -191,19 +257,14 @@ def find_sites(model: ForeignModel) -> dict[str, int]:
 
         return hook
 
-    handles = [
-        module.register_forward_hook(hook_of(name), with_kwargs=True) for name, module in attentions.items()
-    ]
-    try:
-        prepared = model.prepare(PROBES[:1], num_inference_steps=3, generators=[torch.Generator()])
-        guided = prepared.null is not None
-        denoiser = ForeignDenoiser(model, model.form(guided, prepared.call))
-        time = prepared.scheduler.timesteps[:1]
-        with torch.no_grad():
-            denoiser(prepared.start.to(prepared.prompt.dtype), time, prepared.prompt)
-    finally:
-        for handle in handles:
-            handle.remove()
+    def watch(name: str, module: nn.Module) -> None:
+        if all(hasattr(module, part) for part in ("to_q", "to_out", "heads")):
+            module.register_forward_hook(hook_of(name), with_kwargs=True)
+
+    prepared = model.prepare(PROBES[:1], num_inference_steps=3, generators=[torch.Generator()])
+    denoiser = ForeignDenoiser(model, model.form(prepared.null is not None, prepared.call))
+    start, time = prepared.start.to(prepared.prompt.dtype), prepared.scheduler.timesteps[:1]
+    run_without_memory(model.network, denoiser.arguments(start, time, prepared.prompt), watch)
     if joint:
         raise InputError(
             f"{model.name}: text and latent attend to each other in one attention ({joint[0]}), beside which "

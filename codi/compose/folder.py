@@ -29,7 +29,13 @@ INDEX = "model_index.json"
 CLASS = "ComposedPipeline"
 SOURCES = "sources"
 # The parts that are trained for a composed model; all of them are networks of their own.
-PARTS = ("environment_encoders", "joint_adapters", "prompt_translators", "noisy_latent_encoders")
+PARTS = (
+    "environment_encoders",
+    "joint_adapters",
+    "prompt_translators",
+    "noisy_latent_encoders",
+    "decoupled_attention",
+)
 BESIDE = ".composing-"  # start of the name of the folder that is written first
 OTHER_KEYS = ("composed", "text", "defaults")
 AGAIN = "compose the model again"

@@ -566,6 +566,7 @@ class ForeignDenoiser(Denoiser):
         translators: what translates prompts of the shared space for it; without them partner estimates change
             nothing.
         decoupled: attention to the tokens of prompts that have any, attached to the network; None without.
+        decoupled_scale: how much of it is added.
     """
 
     null_first = True
@@ -578,6 +579,7 @@ class ForeignDenoiser(Denoiser):
         grid: Grid | None = None,
         translators: "PromptTranslators | None" = None,
         decoupled: "DecoupledAttention | None" = None,
+        decoupled_scale: float = 1.0,
     ):
         self.model = model
         self.form = form
@@ -585,6 +587,7 @@ class ForeignDenoiser(Denoiser):
         self.grid = grid
         self.translators = translators
         self.decoupled = decoupled
+        self.decoupled_scale = decoupled_scale
         self.one_branch_per_call = form.separate
 
     @property
@@ -613,7 +616,9 @@ class ForeignDenoiser(Denoiser):
         Returns:
             (B, ...).
         """
-        beside = nullcontext() if self.decoupled is None else self.decoupled.attending(prompt.token)
+        beside: AbstractContextManager[None] = nullcontext()
+        if self.decoupled is not None:
+            beside = self.decoupled.attending(prompt.token, self.decoupled_scale)
         with self.attending(partners), beside:
             answer = self.model.network(**self.arguments(x, t, prompt))
         return answer[0] if isinstance(answer, tuple) else answer.sample

@@ -29,11 +29,14 @@ class ComposedPrompt:
         token: (1, 1, D) all prompts together in the shared prompt space; None where there are sentences alone
             and no text model.
         foreign: whether there is any prompt that is no sentence, so that outputs are made from the token.
+        beside: (1, 1, D) the prompts that are no sentences alone, for networks that attend to them beside
+            their text (`codi.compose.decoupled_attention`); None where there are none, or no such network.
     """
 
     words: Mapping[Modality | None, Words] = field(default_factory=dict)
     token: Tensor | None = None
     foreign: bool = False
+    beside: Tensor | None = None
 
     def given(self, modality: Modality) -> Words:
         """Return the sentences that are given for an output, which may be none."""
@@ -53,12 +56,15 @@ class Samples:
         negatives: what guidance leads away from; None where nothing of the kind is given.
         seeds: their seeds.
         arguments: further arguments of the call of single pipelines, such as `ip_adapter_image`, by output.
+        attended: how much decoupled attention those outputs are given that attend to prompts that are no
+            sentences, instead of having them translated.
     """
 
     prompts: Sequence[ComposedPrompt]
     negatives: Sequence[ComposedPrompt] | None
     seeds: Sequence[int]
     arguments: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
+    attended: Mapping[Modality, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -76,8 +82,17 @@ class Samples:
         """Return the same samples made from captions, one for each, in place of their words."""
         made = []
         for prompt, caption in zip(self.prompts, captions, strict=True):
-            made.append(ComposedPrompt(words={None: ((caption, 1.0),)}, token=prompt.token))
+            words: Mapping[Modality | None, Words] = {None: ((caption, 1.0),)}
+            made.append(ComposedPrompt(words=words, token=prompt.token, beside=prompt.beside))
         return replace(self, prompts=made)
+
+    def besides(self) -> Tensor | None:
+        """Return the prompts (B, 1, D) that are no sentences, or None."""
+        given = [prompt.beside for prompt in self.prompts]
+        like = next((token for token in given if token is not None), None)
+        if like is None:
+            return None
+        return torch.cat([torch.zeros_like(like) if token is None else token for token in given])
 
     def negatives_of(self, modality: Modality) -> list[str] | None:
         """Return B negative prompts of an output; None where no sample has any."""
@@ -100,6 +115,7 @@ class Given:
         negative_prompt_embeds: the same in place of negatives.
         partner_latents: clean latents by modality, in place of inputs that stand in the loop.
         ip_adapter_images: what the IP-Adapter of each output's own pipeline is shown, by output.
+        ip_adapter_scale: how much networks attend to prompts that are no sentences, as it was given.
     """
 
     items: Items
@@ -110,6 +126,7 @@ class Given:
     negative_prompt_embeds: Any = None
     partner_latents: Latents | None = None
     ip_adapter_images: Mapping[Modality, Any] = field(default_factory=dict)
+    ip_adapter_scale: Any = None
 
     @classmethod
     def from_arguments(
@@ -181,6 +198,7 @@ class Given:
         named = {
             "sentences for single outputs": self.texts or self.negative_texts,
             "a picture for an IP-Adapter": self.ip_adapter_images,
+            "prompts that are attended to by ip_adapter_scale": self.ip_adapter_scale is not None,
         }
         for what, given in named.items():
             if given:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from codi.compose.decoupled_attention import DecoupledAttentions
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
 from codi.compose.given import ComposedPrompt, Samples
 from codi.compose.joint_adapters import ForeignJointAdapters
@@ -53,6 +54,7 @@ class Making:
         samples: Samples,
         adapters: ForeignJointAdapters | None = None,
         translators: PromptTranslators | None = None,
+        decoupled: DecoupledAttentions | None = None,
     ) -> None:
         """Let the pipeline of a foreign model prepare what it makes.
 
@@ -62,6 +64,7 @@ class Making:
             samples: what it is made from.
             adapters: the joint adapters of its network.
             translators: what translates prompts that are no sentences.
+            decoupled: what lets its network attend to them instead, where the samples say so.
 
         Raises:
             InputError: for prompts that it cannot be given.
@@ -78,9 +81,15 @@ class Making:
             adapters=adapters,
             grid=prepared.grid,
             translators=translators,
+            decoupled=None if decoupled is None else decoupled.by_modality().get(modality),
+            decoupled_scale=samples.attended.get(modality, 1.0),
         )
         self.schedulers[modality] = prepared.scheduler
-        self.contexts[modality] = _translated(modality, prompt, samples.prompts, translators)
+        if modality in samples.attended:
+            beside = samples.besides()
+            self.contexts[modality] = prompt.with_token(None if beside is None else beside.to(model.device))
+        else:
+            self.contexts[modality] = _translated(modality, prompt, samples.prompts, translators)
         if prepared.null is not None:
             self.nulls[modality] = prepared.null
         self.start[modality] = prepared.start
@@ -163,7 +172,7 @@ def _translated(
     if translators is None or modality not in translators.modalities():
         raise InputError(
             f"this model has no translator of prompts for {modality}: expected sentences alone, or "
-            "prompt_translators that were trained for it (docs/compose.md)"
+            "prompt_translators or decoupled_attention that were trained for it (docs/compose.md)"
         )
     tokens = torch.cat([prompts[row].token for row in foreign])  # type: ignore[misc]
     translated = translators.translate(modality, tokens, prompt.select(foreign))

@@ -21,6 +21,7 @@ class PartsMixin:
         joint_adapters: the adapters by which networks attend to their partners, or None.
         translators: the networks that translate prompts of other modalities, or None.
         noisy_latent_encoders: those of the foreign latents, or None.
+        decoupled_attention: what lets networks attend to prompts that are no sentences, or None.
         name: what it is called in records.
     """
 
@@ -30,6 +31,7 @@ class PartsMixin:
     joint_adapters: Any
     translators: Any
     noisy_latent_encoders: Any
+    decoupled_attention: Any
     name: str | None
     _bar: Mapping[str, Any]  # options of the progress bar
 
@@ -45,6 +47,7 @@ class PartsMixin:
             "joint_adapters": self.joint_adapters,
             "prompt_translators": self.translators,
             "noisy_latent_encoders": self.noisy_latent_encoders,
+            "decoupled_attention": self.decoupled_attention,
         }
         return {name: part for name, part in parts.items() if part is not None}
 

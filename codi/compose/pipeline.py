@@ -27,6 +27,7 @@ from codi.calls import Call, CallMixin
 from codi.compose import given as givens
 from codi.compose import loading, records
 from codi.compose import request as requests
+from codi.compose.decoupled_attention import DecoupledAttentions, attention_scales
 from codi.compose.environment import ForeignEnvironmentEncoders
 from codi.compose.folder import read
 from codi.compose.foreign import ForeignModel
@@ -55,6 +56,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             the encoders, outputs are made side by side and hear nothing of each other.
         translators: the networks that translate prompts of other modalities for each model.
         noisy_latent_encoders: those of the foreign latents, for partner estimates.
+        decoupled_attention: attention of the networks to prompts of other modalities, beside their text.
         defaults: the composed model's own values of settings (`codi.settings.DEFAULTS`).
         name: what it is called in records.
         described: what records say of the models and their weights.
@@ -71,6 +73,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         joint_adapters: ForeignJointAdapters | None = None,
         translators: PromptTranslators | None = None,
         noisy_latent_encoders: Any = None,
+        decoupled_attention: DecoupledAttentions | None = None,
         defaults: Mapping[str, Any] | None = None,
         name: str | None = None,
         described: Mapping[str, Any] | None = None,
@@ -84,6 +87,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         self.joint_adapters = joint_adapters
         self.translators = translators
         self.noisy_latent_encoders = noisy_latent_encoders
+        self.decoupled_attention = decoupled_attention
         self.defaults = dict(defaults or {})
         self.name = name
         self._described = dict(described or {})
@@ -92,6 +96,9 @@ class ComposedPipeline(PartsMixin, CallMixin):
         if joint_adapters is not None:
             for modality, model in self.models.items():
                 self._attached.append(joint_adapters.attach(modality, model.network))
+        if decoupled_attention is not None:
+            for modality, model in self.models.items():
+                decoupled_attention.attach(modality, model.network)
         # A tap replaces methods of a pipeline for a while: no other call may run it meanwhile.
         self._lock = threading.RLock()
         self._init_calls()
@@ -130,6 +137,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             joint_adapters=parts.get("joint_adapters"),
             translators=parts.get("prompt_translators"),
             noisy_latent_encoders=parts.get("noisy_latent_encoders"),
+            decoupled_attention=parts.get("decoupled_attention"),
             defaults=composed.defaults,
             name=str(folder),
             described={
@@ -192,7 +200,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
 
     def _read_as_prompts(self) -> list[Modality]:
         """Return the modalities that are read as prompts, besides sentences."""
-        if self.text_model is None or self.translators is None:
+        if self.text_model is None or (self.translators is None and self.decoupled_attention is None):
             return []
         return list(self.text_model.model.towers)
 
@@ -249,8 +257,9 @@ class ComposedPipeline(PartsMixin, CallMixin):
             if not others:
                 warnings.simplefilter("ignore", UserWarning)
             token = self._token(read) if read else None
-        translated = self.translators is not None and any(m in read for m in others)
-        return ComposedPrompt(words=words, token=token, foreign=translated)
+        seen = {m: given for m, given in read.items() if not in_words(m)} if self._read_as_prompts() else {}
+        beside = self._token(seen) if seen and self.decoupled_attention is not None else None
+        return ComposedPrompt(words=words, token=token, foreign=bool(seen), beside=beside)
 
     def _token(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor | None:
         """Return prompts as one token (1, 1, D); None for sentences of which the text model reads nothing."""
@@ -342,6 +351,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         auxiliary_caption: bool = True,
         negative_text: Any = None,
         ip_adapter_image: Any = None,
+        ip_adapter_scale: settings.PerOutput | None = None,
         prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         negative_prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         partner_latents: Latents | None = None,
@@ -387,6 +397,9 @@ class ComposedPipeline(PartsMixin, CallMixin):
             ip_adapter_image: {output: picture} for the IP-Adapters that others published and that are loaded
                 into the pipelines of these outputs, in the forms that those take: a picture of PIL, an array
                 or a tensor, and a list of them where several are loaded; or a picture for the only output.
+            ip_adapter_scale: how much outputs attend to prompts that are no sentences, beside their text, one
+                number or {output: number}; 1 is as it was trained. None has prompts translated where there
+                are translators, and attended to where there is decoupled attention alone.
             prompt_embeds: what `encode_prompt` returned, one or one for each sample, in place of prompts.
             negative_prompt_embeds: the same in place of `negative_text`.
             partner_latents: clean latents (1 or B, ...) by modality from `encode_partners`.
@@ -409,6 +422,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             negative_text,
             wanted,
             ip_adapter_image,
+            ip_adapter_scale=ip_adapter_scale,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             partner_latents=partner_latents,
@@ -437,7 +451,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         )
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise InputError("callback_on_step_end_tensor_inputs names another tensor than 'latents'")
-        samples = self._samples(given, settings.pick_seeds(num_samples, seed, generator))
+        samples = self._samples(given, wanted, settings.pick_seeds(num_samples, seed, generator))
         clean = given.partner_latents
         if clean is None:
             clean = self.encode_partners(given.items, request.partners)
@@ -456,7 +470,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         }
         return out if return_dict else out.to_tuple()
 
-    def _samples(self, given: Given, seeds: list[int]) -> Samples:
+    def _samples(self, given: Given, outputs: Sequence[Modality], seeds: list[int]) -> Samples:
         """Return what each sample is made from; prompts are encoded unless they came encoded."""
         positive, negative = given.prompt_embeds, given.negative_prompt_embeds
         if positive is None:
@@ -472,7 +486,18 @@ class ComposedPipeline(PartsMixin, CallMixin):
             if modality not in self.models:
                 raise InputError(f"ip_adapter_image names {modality}, which no published pipeline makes here")
             arguments[modality] = {"ip_adapter_image": picture}
-        return Samples(prompts=positive, negatives=negative, seeds=seeds, arguments=arguments)
+        there = [] if self.decoupled_attention is None else list(self.decoupled_attention.by_modality())
+        translated = [] if self.translators is None else self.translators.modalities()
+        attended = attention_scales(given.ip_adapter_scale, outputs, there, translated)
+        samples = Samples(
+            prompts=positive, negatives=negative, seeds=seeds, arguments=arguments, attended=attended
+        )
+        if given.ip_adapter_scale is not None and samples.besides() is None:
+            raise InputError(
+                "ip_adapter_scale acts on prompts that are no sentences: expected a picture, a sound or a "
+                "clip"
+            )
+        return samples
 
     def _generate(
         self,
@@ -504,7 +529,12 @@ class ComposedPipeline(PartsMixin, CallMixin):
         for modality in request.outputs:
             if modality in self.models:
                 making.add_model(
-                    self.models[modality], request, samples, self.joint_adapters, self.translators
+                    self.models[modality],
+                    request,
+                    samples,
+                    self.joint_adapters,
+                    self.translators,
+                    self.decoupled_attention,
                 )
             else:
                 steps = request.num_inference_steps[modality]

@@ -12,7 +12,7 @@ N queries: one for each step along time, or one for each position of a picture.
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,6 +184,25 @@ def survey(network: nn.Module, grid: Grid, arguments: Mapping[str, Any]) -> dict
         The channels of each block by its name in the network.
     """
     found: dict[str, int] = {}
+
+    def watch(name: str, module: nn.Module) -> None:
+        if BLOCKS.fullmatch(name):
+            module.register_forward_hook(_note(found, name, grid))
+
+    run_without_memory(network, arguments, watch)
+    return found
+
+
+def run_without_memory(
+    network: nn.Module, arguments: Mapping[str, Any], watch: Callable[[str, nn.Module], None]
+) -> None:
+    """Build a network again from its configuration, on torch's meta device, and run it there once.
+
+    Args:
+        network: the network, a model of diffusers.
+        arguments: all arguments of its `forward` by name.
+        watch: what is called before the run with the name and each module of it, to put hooks there.
+    """
     meta = torch.device("meta")
     with meta, torch.no_grad():
         shadow = type(network).from_config(network.config).eval()  # type: ignore[attr-defined]
@@ -191,10 +210,8 @@ def survey(network: nn.Module, grid: Grid, arguments: Mapping[str, Any]) -> dict
             shadow, next(network.parameters()).dtype
         )  # the plain `to`: diffusers' own warns of nothing here
         for name, module in shadow.named_modules():
-            if BLOCKS.fullmatch(name):
-                module.register_forward_hook(_note(found, name, grid))
+            watch(name, module)
         shadow(**pytree.tree_map_only(Tensor, lambda x: x.to(meta), dict(arguments)))
-    return found
 
 
 def _note(found: dict[str, int], name: str, grid: Grid) -> Any:

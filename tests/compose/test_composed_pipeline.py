@@ -11,6 +11,7 @@ from codi import CoDiPipeline
 from codi.cli import main
 from codi.compose import folder as folders
 from codi.compose.check import latents_of_pipeline
+from codi.compose.decoupled_attention import DecoupledAttentions, find_sites
 from codi.compose.environment import ForeignEnvironmentEncoders, describe_latent
 from codi.compose.foreign import ForeignDenoiser, ForeignModel
 from codi.compose.joint_adapters import ForeignJointAdapters, adapted_network
@@ -190,6 +191,43 @@ def test_pictures_as_prompts_are_translated(foreign, tiny):
     # a sentence alone is not translated
     plain = pipe(text="a red ball", **asked).latents[IMAGE]
     assert torch.equal(plain, own(model, "a red ball", 7, 2, model.guidance_scale()))
+
+
+def test_a_text_and_a_picture_at_once_reach_a_frozen_network(tiny):
+    """The text by its own encoders, the picture by decoupled attention, whose untrained answer is nothing."""
+    foreign = models({IMAGE: "sd15", AUDIO: "audioldm"})
+    torch.manual_seed(0)
+    attention = DecoupledAttentions(tiny.model.context_dim, {"image": find_sites(foreign[IMAGE])}).eval()
+    plain = ComposedPipeline(foreign)
+    asked = dict(text="a ball", outputs=["image"], num_inference_steps=2, seed=7, output_type="latent")
+    red, blue = torch.zeros(3, 64, 64), torch.zeros(3, 64, 64)
+    red[0], blue[2] = 1.0, 1.0
+    alone = plain(**asked).latents[IMAGE]
+    with pytest.raises(InputError, match="ip_adapter_scale is 0.6, and no output here has decoupled"):
+        plain(ip_adapter_scale=0.6, **asked)
+    pipe = ComposedPipeline(foreign, text_model=tiny, decoupled_attention=attention)
+    assert set(pipe.takes) == {TEXT, IMAGE, AUDIO, VIDEO} and "decoupled_attention" in pipe.components
+
+    def made(**changed):
+        return pipe(**{**asked, **changed}).latents[IMAGE]
+
+    assert torch.equal(made(image=red, ip_adapter_scale={"image": 0.6}), alone)
+    push(attention)
+    found = made(image=red, ip_adapter_scale={"image": 0.6})
+    assert torch.equal(made(image=red, ip_adapter_scale=0.6), found) and not torch.equal(found, alone)
+    assert torch.equal(made(image=red, ip_adapter_scale=0), alone) and torch.equal(made(), alone)
+    assert not torch.equal(made(image=blue, ip_adapter_scale=0.6), found)
+    assert not torch.equal(made(image=red, ip_adapter_scale=0.6, text="a blue star"), found)
+    assert torch.equal(made(image=red), made(image=red, ip_adapter_scale=1.0))  # nothing translates it
+    with pytest.raises(InputError, match="no translator of prompts for audio"):
+        made(image=red, outputs=["audio"])
+    with pytest.raises(InputError, match="acts on prompts that are no sentences"):
+        made(ip_adapter_scale=0.6)
+    for wrong in (-1, "much", float("nan"), True):
+        with pytest.raises(InputError, match="ip_adapter_scale of image is"):
+            made(image=red, ip_adapter_scale={"image": wrong})
+    with pytest.raises(InputError, match="ip_adapter_scale names audio: expected some of image"):
+        made(image=red, ip_adapter_scale={"audio": 1})
 
 
 def test_text_is_made_beside_the_models(foreign, tiny):

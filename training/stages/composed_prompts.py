@@ -53,8 +53,8 @@ NATIVE_STEPS = 3  # as few as all schedulers take: nothing is denoised
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposedPromptsOptions:
-    """Options of the stage.
+class CaptionOptions:
+    """Options of stages that train parts of composed models on captions alone.
 
     Attributes:
         models: the folder of the published pipeline for each modality, such as {image: models/sd15}; or a
@@ -66,7 +66,6 @@ class ComposedPromptsOptions:
         read: the share of tokens that are made as those of media are.
         dialect: the greatest length of what a medium's tower adds of its own to a token of length one.
         noise: the length of the noise that is added to the tokens of captions themselves.
-        measured: the number of captions from which shapes and statistics of contexts are measured.
         validation_captions: the number of captions in a preview.
     """
 
@@ -77,7 +76,6 @@ class ComposedPromptsOptions:
     read: float = 0.5
     dialect: float = 0.9
     noise: float = 0.1
-    measured: int = 256
     validation_captions: int = 64
 
     def __post_init__(self) -> None:
@@ -86,8 +84,22 @@ class ComposedPromptsOptions:
             expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share in [0, 1]")
         for name in ("dialect", "noise"):
             expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        expect(self.measured >= 2, "measured", self.measured, "2 or more")
         expect(self.validation_captions >= 2, "validation_captions", self.validation_captions, "2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedPromptsOptions(CaptionOptions):
+    """Options of the stage, beside those of `CaptionOptions`.
+
+    Attributes:
+        measured: the number of captions from which shapes and statistics of contexts are measured.
+    """
+
+    measured: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect(self.measured >= 2, "measured", self.measured, "2 or more")
 
 
 def sources_of(model: Path, models: Mapping[str, Any]) -> dict[Modality, tuple[Path, dict[str, Any]]]:
@@ -133,21 +145,28 @@ def load_models(
 
 
 class ComposedPromptsStage(Stage):
-    """The stage that trains the prompt translators of all published models of a composed one."""
+    """The stage that trains the prompt translators of all published models of a composed one.
+
+    Attributes:
+        options_kind: the class of its options.
+        part_name: the part that it trains.
+    """
 
     identity = ("models", "text")
+    options_kind: Any = ComposedPromptsOptions
+    part_name = PART
 
     def __init__(self, config: Config):
         self.config = config
-        self.options = strict(ComposedPromptsOptions, config.options, where="options")
-        check_names(config.part, [PART], "part")
+        self.options = strict(self.options_kind, config.options, where="options")
+        check_names(config.part, [self.part_name], "part")
         self.sources = sources_of(config.model, self.options.models)
         self.models: dict[Modality, ForeignModel] = {}
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
-        """Return the name of the translators."""
-        return (PART,)
+        """Return the name of what trains."""
+        return (cls.part_name,)
 
     def load(self) -> None:
         """Load the text tower with its caption prior, and the pipelines; of a plan the tower alone.
@@ -179,7 +198,7 @@ class ComposedPromptsStage(Stage):
         """The text tower."""
         return getattr(self.text, TEXT_TOWER)
 
-    def build(self) -> PromptTranslators:
+    def build(self) -> Any:
         """Return new translators for what the pipelines give their denoisers, their statistics measured."""
         settings = dict(self.config.part.get(PART, {}))
         contexts: dict[str, dict[str, list[int]]] = {}
