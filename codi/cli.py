@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed
 from codi.compose import command as compose
-from codi.compose.folder import is_composed
+from codi.compose.folder import composed_folder
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
@@ -372,7 +372,7 @@ def _import_pipeline(args: argparse.Namespace) -> None:
     """Import what generates, and nothing else, since this process serves one request."""
     from codi.start_up import lean_imports
 
-    if args.model is not None and is_composed(args.model):
+    if args.model is not None and composed_folder(args.model):
         import codi.compose.pipeline  # published models need more of diffusers and transformers
         import codi.pipeline
     else:
@@ -413,8 +413,12 @@ def _info(args: argparse.Namespace) -> int:
     from codi import doctor
     from codi.compose import describe, folder
 
-    if args.model is not None and folder.is_composed(args.model) and not args.words:
-        return describe.info(args.model, as_json=args.json)
+    if args.model is not None and folder.composed_folder(args.model) and not args.words:
+        if Path(args.model).expanduser().is_dir():
+            return describe.info(args.model, as_json=args.json)
+        from codi import pretrained  # brings torch along
+
+        return describe.info(pretrained.resolve(args.model), as_json=args.json)
     return doctor.words(args.model) if args.words else doctor.info(args.model, as_json=args.json)
 
 

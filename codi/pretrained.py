@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from codi import renamed, settings
-from codi.folder_checks import check_config, check_inside, find_class
+from codi.folder_checks import SNAPSHOTS, check_config, check_inside, find_class
 from codi.tensor_files import AGAIN, Entry, digest_json, digest_tensors, read_header, read_json
 from codi.types import InputError
 
@@ -86,16 +86,47 @@ def resolve(source: str | Path | None = None, revision: str | None = None, **hub
 
 
 def _download(source: str, **hub: Any) -> Path:
-    """Download the files of a model that match `PATTERNS` from the hub, and return their folder."""
+    """Download the files of a model from the hub, its index first, and return their folder."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=PATTERNS, **hub))
+        folder = Path(snapshot_download(source, allow_patterns=[INDEX], **hub))
+        if folder.parent.name == SNAPSHOTS:
+            hub["revision"] = folder.name  # which may not change between the index and the rest
+        index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
+        return Path(snapshot_download(source, allow_patterns=patterns_of(index), **hub))
+    except InputError:  # of an index that is damaged
+        raise
     except Exception as error:  # offline, unknown, private: the hub has a class for each
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"model {source!r} is no folder here and cannot be had from the hub ({reason}): check its name"
         ) from error
+
+
+def patterns_of(index: Mapping[str, Any]) -> list[str]:
+    """Return the names of the files that are needed of a model at the hub, with * for anything.
+
+    Of a composed model these are its own parts, and copies of its sources where it has any. Other sources are
+    had when they are loaded, from where the index says.
+
+    Args:
+        index: what its model_index.json says.
+
+    Returns:
+        The names.
+    """
+    sources = index.get("composed")
+    if not isinstance(sources, dict):
+        return PATTERNS
+    wanted = [INDEX]
+    for name, value in index.items():
+        if isinstance(value, list):  # [module, class] of a part
+            wanted += [f"{name}/{pattern}" for pattern in PATTERNS]
+    for source in sources.values():
+        if isinstance(source, dict) and isinstance(source.get("place"), str):
+            wanted += [f"{source['place']}/{file}" for file in source.get("files") or ()]
+    return wanted
 
 
 def read_index(folder: Path) -> dict[str, tuple[str, str]]:

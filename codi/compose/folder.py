@@ -125,6 +125,27 @@ def is_composed(folder: str | Path) -> bool:
         return False
 
 
+def composed_folder(source: str | Path) -> Path | None:
+    """Return the folder of a composed model; of one at the hub its index alone is fetched to find out.
+
+    Args:
+        source: a folder, or a hub id.
+
+    Returns:
+        The folder, in which there may be nothing but the index; None for what is no composed model, and for
+        what cannot be had.
+    """
+    from codi.compose.hub import HUB_ID, download
+
+    place = Path(source).expanduser()
+    if not place.exists() and HUB_ID.fullmatch(str(source)) and not str(source).startswith((".", "/", "~")):
+        try:
+            place = download(str(source), None, [INDEX])
+        except InputError:  # whoever loads the model says what is wrong with it
+            return None
+    return place if is_composed(place) else None
+
+
 def read(folder: str | Path) -> Composed:
     """Return what the folder of a composed model says; no published model is looked at.
 

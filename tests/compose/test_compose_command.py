@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import errors
 
-from codi import cli, doctor, pretrained
+from codi import CoDiPipeline, cli, doctor, pretrained
 from codi.compose import check
 from codi.compose.folder import Composed, add_parts, is_composed, read, verify_text
 from codi.types import InputError, Modality
@@ -124,6 +124,30 @@ def test_a_model_of_the_hub(hub, tmp_path, capsys):
     hub.offline = True
     read(out).verify()
     assert "- owner/pictures" in (out / "README.md").read_text().replace('"', "")
+
+
+def test_a_composed_model_at_the_hub_is_known_by_its_index(hub, tmp_path, capsys):
+    """Nothing of it is fetched that it does not need, and its sources after it; copies come from itself."""
+    named, copies = tmp_path / "named", tmp_path / "copies"
+    assert compose("--image", "owner/pictures", "-o", named) == 0
+    assert compose("--image", "owner/pictures", "-o", copies, "--copy") == 0
+    for name, place in (("owner/named", named), ("owner/copies", copies)):
+        (place / "unused.safetensors").write_bytes(bytes(1000))
+        hub.models[name] = place
+    shutil.rmtree(hub.cache)
+    hub.downloaded.clear()
+    capsys.readouterr()
+    assert cli.main(["info", "owner/named"]) == 0
+    assert "image: owner/pictures@" in capsys.readouterr().out
+    assert hub.downloaded == ["model_index.json"]
+    assert list(CoDiPipeline.from_pretrained("owner/named").models) == [Modality.IMAGE]
+    assert WEIGHTS in hub.downloaded[1:]
+    del hub.models["owner/pictures"]
+    shutil.rmtree(hub.cache)
+    hub.downloaded.clear()
+    assert list(CoDiPipeline.from_pretrained("owner/copies").models) == [Modality.IMAGE]
+    assert hub.downloaded[0] == "model_index.json" and f"sources/image/{WEIGHTS}" in hub.downloaded
+    assert "unused.safetensors" not in hub.downloaded
 
 
 def test_the_check_runs_each_model_beside_its_own_pipeline(tmp_path, capsys, monkeypatch):
