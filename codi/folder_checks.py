@@ -27,6 +27,7 @@ OURS = (
     "codi.models.released",
     "codi.compose.environment",
     "codi.compose.joint_adapters",
+    "codi.compose.noisy_latent",
     "codi.compose.prompt_translators",
     "codi.joint.encoders",
     "codi.joint.noisy_latent_encoder",

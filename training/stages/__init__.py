@@ -149,6 +149,7 @@ STAGES: dict[str, str] = {
     "noisy_latent": "training.stages.noisy_latent:NoisyLatentStage",
     "joint": "training.stages.joint:JointStage",
     "composed_joint": "training.stages.composed_joint:ComposedJointStage",
+    "composed_noisy_latent": "training.stages.composed_noisy_latent:ComposedNoisyLatentStage",
     "composed_prompts": "training.stages.composed_prompts:ComposedPromptsStage",
     "lora_denoise": "training.stages.lora:DenoiseLora",
     "lora_joint": "training.stages.lora:JointLora",

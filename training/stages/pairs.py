@@ -267,11 +267,15 @@ class PairSource(Source):
     """A source that gives one batch of every pair at once, each as large as its share says.
 
     Args:
-        sources: the samples of each pair.
+        sources: the samples of each pair; a medium that is trained by itself makes a tuple of one.
         shares: the size of each pair's batch, in parts of the batch size of the run.
     """
 
-    def __init__(self, sources: dict[Pair, Source], shares: dict[Pair, float]):
+    def __init__(
+        self,
+        sources: Mapping[tuple[Modality, ...], Source],
+        shares: Mapping[tuple[Modality, ...], float],
+    ):
         self.sources = sources
         self.shares = shares
 
