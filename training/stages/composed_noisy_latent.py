@@ -23,6 +23,7 @@ from codi.modalities import component_class, kind_of
 from codi.models.conditioning import null_prompt
 from codi.types import EMBEDDED, InputError, Modality
 from data.batch import Batch
+from data.source import Source
 from training.config import Config, check_names, expect, strict
 from training.dry_run import empty
 from training.engine import to_device
@@ -162,7 +163,7 @@ class ComposedNoisyLatentStage(Stage):
 
     def data(self) -> PairSource:
         """Return a source of cached latents of each medium by itself, of scenes or of media files."""
-        sources = {}
+        sources: dict[tuple[Modality, ...], Source] = {}
         for modality in self.modalities:
             found = self.published.data([modality], self.options.scenes, self.device, readers=[self.text])
             sources[(modality,)] = found
