@@ -28,6 +28,7 @@ OURS = (
     "codi.compose.decoupled_attention",
     "codi.compose.environment",
     "codi.compose.joint_adapters",
+    "codi.compose.noisy_latent",
     "codi.compose.prompt_translators",
     "codi.joint.encoders",
     "codi.joint.noisy_latent_encoder",

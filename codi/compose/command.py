@@ -59,6 +59,13 @@ def add_command(commands: Any) -> None:
         "first, of which all of them are made; what the prompt leaves open they then agree on",
     )
     parser.add_argument(
+        "--partner-estimate-weight",
+        type=float,
+        metavar="W",
+        help="how much partner estimates count, once noisy-latent encoders and prompt translators are "
+        "trained; 0 is off (default: 1)",
+    )
+    parser.add_argument(
         "--variant", metavar="NAME", help="a variant of the weights, such as fp16 (default: the plain ones)"
     )
     parser.add_argument(
@@ -101,6 +108,9 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("no folder to write into: expected -o FOLDER, or --dry-run")
     if args.seconds is not None and not 0 < args.seconds < 3600:
         raise InputError(f"--seconds is {args.seconds:g}: expected a number above 0 and below 3600")
+    weight = args.partner_estimate_weight
+    if weight is not None and not 0 <= weight < 1000:
+        raise InputError(f"--partner-estimate-weight is {weight:g}: expected a number from 0 to below 1000")
     if args.out is not None:
         folder.check_place(args.out)
     stdout = sys.stdout
@@ -184,6 +194,8 @@ def _write(args: argparse.Namespace, plan: Plan) -> Any:
     defaults: dict[str, Any] = {}
     if args.auxiliary_caption:
         defaults["auxiliary_caption"] = next(kind.name for kind in modalities.kinds() if kind.in_words)
+    if args.partner_estimate_weight is not None:
+        defaults["partner_estimate_weight"] = args.partner_estimate_weight
     return folder.write(
         args.out, references, text=plan.text, defaults=defaults, copy=args.copy, report=_report
     )

@@ -71,6 +71,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
     composed = read(folder)
     trained = _trained(composed.folder, composed.parts)
     sites = _sites(composed.folder, composed.parts)
+    estimated = _estimated(composed)
     text = composed.text
     return {
         "folder": str(composed.folder),
@@ -78,7 +79,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "bytes": size_of(composed.folder),
         "parameters": sum(reference.parameters for reference in composed.references.values()),
         "models": {
-            modality: _model(reference, sites.get(modality, []))
+            modality: _model(reference, sites.get(modality, []), estimated.get(modality, []))
             for modality, reference in composed.references.items()
         },
         "text": None
@@ -90,8 +91,14 @@ def describe(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def _model(reference: "Reference", sites: Sequence[str]) -> dict[str, Any]:
-    """Return what is worth knowing of one published model."""
+def _model(reference: "Reference", sites: Sequence[str], estimated: Sequence[str]) -> dict[str, Any]:
+    """Return what is worth knowing of one published model.
+
+    Args:
+        reference: what the index says of it.
+        sites: the blocks of its network at which joint adapters sit.
+        estimated: the modalities whose partner estimates reach its prompt.
+    """
     return {
         "source": reference.source,
         "revision": reference.revision,
@@ -108,6 +115,7 @@ def _model(reference: "Reference", sites: Sequence[str]) -> dict[str, Any]:
         "license": reference.licence.id,
         "adapters": list(sites),
         "attends": bool(sites),
+        "partner_estimates": list(estimated),
     }
 
 
@@ -138,6 +146,23 @@ def _sites(folder: Path, parts: Mapping[str, tuple[str, str]]) -> dict[str, list
     networks = read_json(folder / "joint_adapters" / "config.json").get("networks")
     found = networks.items() if isinstance(networks, dict) else ()
     return {modality: list(stated["sites"]) for modality, stated in found if "sites" in stated}
+
+
+def _estimated(composed: Composed) -> dict[str, list[str]]:
+    """Return the modalities whose partner estimates reach the prompt of each published model, by modality.
+
+    They reach no prompt without a text model and a prompt translator for it.
+    """
+    from codi.settings import DEFAULTS  # brings torch along
+
+    if not {"noisy_latent_encoders", "prompt_translators"} <= set(composed.parts) or composed.text is None:
+        return {}
+    latents = read_json(composed.folder / "noisy_latent_encoders" / "config.json").get("latents") or {}
+    contexts = read_json(composed.folder / "prompt_translators" / "config.json").get("contexts") or {}
+    weight: Any = composed.defaults.get("partner_estimate_weight")
+    if (DEFAULTS["partner_estimate_weight"] if weight is None else weight) <= 0:
+        return {}
+    return {name: [m for m in latents if m != name] for name in composed.references if name in contexts}
 
 
 def licences_of(stated: Mapping[str, Licence]) -> list[dict[str, Any]]:
@@ -224,10 +249,20 @@ def _model_in_words(modality: str, model: Mapping[str, Any]) -> list[str]:
         f"    {model['class']}, {count(model['parameters'])} parameters: {parts}",
         f"    {model['scheduler']}, predicts {model['prediction']}; latent {grid}{seconds}",
         *([f"    called with {call}"] if call else []),
-        f"    attends to the others at {', '.join(model['adapters'])}"
-        if model["attends"]
-        else f"    {SILENT}",
+        *_joined_in_words(model),
     ]
+
+
+def _joined_in_words(model: Mapping[str, Any]) -> list[str]:
+    """Return lines on how one published model hears of the others."""
+    lines = []
+    if model["attends"]:
+        lines.append(f"    attends to the others at {', '.join(model['adapters'])}")
+    if model["partner_estimates"]:
+        lines.append(
+            f"    its prompt is fused with partner estimates of {', '.join(model['partner_estimates'])}"
+        )
+    return lines or [f"    {SILENT}"]
 
 
 def licences_in_words(found: Sequence[Mapping[str, Any]]) -> list[str]:

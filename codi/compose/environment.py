@@ -82,7 +82,7 @@ class ForeignEnvironmentEncoder(EnvironmentEncoder):
         rows = steps.shape[3] if self.bands is not None else None
         if (steps.shape[1], grid.seconds is not None, rows) != (self.channels, self.timed, self.bands):
             raise InputError(
-                f"latents of {tuple(x.shape)} do not fit an environment encoder of {self.channels} channels"
+                f"latents of {tuple(x.shape)} do not fit an encoder of {self.channels} channels"
                 + ("" if self.bands is None else f" and {self.bands} bands")
                 + ": expected latents of the model that it was trained beside"
             )

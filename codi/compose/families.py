@@ -53,6 +53,8 @@ class Family:
             sounds.
         frames_per_step: returns how many frames a latent frame stands for besides the first, given the
             pipeline, where the autoencoder is causal: clips then have one frame more than a multiple of it.
+        most_frames: returns the greatest number of frames that its network takes, given the pipeline; None
+            for networks without such a limit.
         rate: returns the raw steps per second of what it makes, Hz or frames, given the pipeline and the
             arguments of the call; None for media without time.
         refused: components which, where a pipeline has them, change the arguments of its denoiser from
@@ -66,6 +68,7 @@ class Family:
     encode: Encode
     pixels: Callable[[Any], int] | None = None
     frames_per_step: Callable[[Any], int] | None = None
+    most_frames: Callable[[Any], int] | None = None
     rate: Callable[[Any, Mapping[str, Any]], float] | None = None
     guided: bool = True
     sizes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -248,6 +251,11 @@ def _ltx_pixels(pipeline: Any) -> int:
     return int(pipeline.vae_spatial_compression_ratio)
 
 
+def _motion_frames(pipeline: Any) -> int:
+    """Return how many frames the positions of AnimateDiff's motion module are for."""
+    return pipeline.unet.config["motion_max_seq_length"]
+
+
 def _ltx_frames(pipeline: Any) -> int:
     return int(pipeline.vae_temporal_compression_ratio)
 
@@ -316,7 +324,7 @@ FAMILIES: dict[str, Family] = {
         **{**_PICTURES, "grid": _flux_grid, "pack": _flux_tokens, "pixels": _flux_pixels},
         guided=False,
     ),
-    "AnimateDiffPipeline": Family(**_FRAME_CLIPS),
+    "AnimateDiffPipeline": Family(most_frames=_motion_frames, **_FRAME_CLIPS),
     "TextToVideoSDPipeline": Family(**_FRAME_CLIPS),
     "LTXPipeline": Family(
         network="transformer",

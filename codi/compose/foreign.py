@@ -265,10 +265,12 @@ class ForeignModel:
             What would be denoised.
 
         Raises:
-            InputError: for negative prompts where the pipeline has no branch for them, and for a pipeline
-                that changes what it gives its denoiser from step to step.
+            InputError: for negative prompts where the pipeline has no branch for them, for more frames than
+                its network takes, and for a pipeline that changes what it gives its denoiser from step to
+                step.
         """
         call = self.call_for(sizes)
+        self._check_frames(call)
         scale = self.guidance_scale(guidance_scale)
         guided = self.family.guided and scale > 1
         if negatives is not None and not guided:
@@ -319,6 +321,17 @@ class ForeignModel:
             f"{self.name} has no IP-Adapter that could be shown a picture: "
             f"{advice or f'expected no ip_adapter_image for {self.modality}'}"
         )
+
+    def _check_frames(self, call: Mapping[str, Any]) -> None:
+        """Raise `InputError` for more frames than the network takes; it would fail in its own words."""
+        if self.family.most_frames is None:
+            return
+        frames, most = value_of(self.pipeline, call, "num_frames"), self.family.most_frames(self.pipeline)
+        if frames > most:
+            raise InputError(
+                f"{self.name} makes clips of at most {most} frames, and {frames} were asked for: expected "
+                "fewer (num_frames), fewer per second (fps), or a shorter clip"
+            )
 
     def guidance_scale(self, given: float | None = None) -> float:
         """Return the guidance scale of a call: the one given, or else the pipeline's own."""

@@ -5,7 +5,7 @@ Letters: B batch, D width of the shared prompt space.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class ComposedPrompt:
         token: (1, 1, D) all prompts together in the shared prompt space; None where there are sentences alone
             and no text model.
         foreign: whether there is any prompt that is no sentence, so that outputs are made from the token.
+        tokens: (1, 1, D) the sentences of single outputs in the shared prompt space, as far as a text model
+            reads them.
         beside: (1, 1, D) the prompts that are no sentences alone, for networks that attend to them beside
             their text (`codi.compose.decoupled_attention`); None where there are none, or no such network.
     """
@@ -36,6 +38,7 @@ class ComposedPrompt:
     words: Mapping[Modality | None, Words] = field(default_factory=dict)
     token: Tensor | None = None
     foreign: bool = False
+    tokens: Mapping[Modality, Tensor] = field(default_factory=dict)
     beside: Tensor | None = None
 
     def given(self, modality: Modality) -> Words:
@@ -45,6 +48,10 @@ class ComposedPrompt:
     def of(self, modality: Modality) -> Words:
         """Return the sentences that an output is made from, at least one; without any, an empty one."""
         return self.given(modality) or (("", 1.0),)
+
+    def token_of(self, modality: Modality) -> Tensor | None:
+        """Return the prompt of an output in the shared prompt space (1, 1, D); None if nothing reads it."""
+        return self.tokens.get(modality) if modality in self.words else self.token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +84,6 @@ class Samples:
         """Return the prompts (B, 1, D) in the shared prompt space; None if any sample has none there."""
         found = [prompt.token for prompt in self.prompts if prompt.token is not None]
         return torch.cat(found) if len(found) == len(self) else None
-
-    def captioned(self, captions: Sequence[str]) -> "Samples":
-        """Return the same samples made from captions, one for each, in place of their words."""
-        made = []
-        for prompt, caption in zip(self.prompts, captions, strict=True):
-            words: Mapping[Modality | None, Words] = {None: ((caption, 1.0),)}
-            made.append(ComposedPrompt(words=words, token=prompt.token, beside=prompt.beside))
-        return replace(self, prompts=made)
 
     def besides(self) -> Tensor | None:
         """Return the prompts (B, 1, D) that are no sentences, or None."""

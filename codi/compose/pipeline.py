@@ -14,6 +14,7 @@ Letters: B batch, D width of the shared prompt space.
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from codi.compose.foreign import ForeignModel
 from codi.compose.given import ComposedPrompt, Given, Samples, Words
 from codi.compose.joint_adapters import ForeignJointAdapters
 from codi.compose.making import Making
+from codi.compose.noisy_latent import ForeignNoisyLatentEncoders
 from codi.compose.parts import PartsMixin
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import Abilities, ComposedRequest
@@ -55,7 +57,9 @@ class ComposedPipeline(PartsMixin, CallMixin):
         joint_adapters: the adapters by which the networks attend to their partners; without them, or without
             the encoders, outputs are made side by side and hear nothing of each other.
         translators: the networks that translate prompts of other modalities for each model.
-        noisy_latent_encoders: those of the foreign latents, for partner estimates.
+        noisy_latent_encoders: those of the foreign latents, for partner estimates. How much these count is
+            the setting `partner_estimate_weight` of `defaults`. They reach those outputs that have a
+            translator, since no foreign model takes a token of the shared prompt space.
         decoupled_attention: attention of the networks to prompts of other modalities, beside their text.
         defaults: the composed model's own values of settings (`codi.settings.DEFAULTS`).
         name: what it is called in records.
@@ -72,7 +76,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         environment_encoders: ForeignEnvironmentEncoders | None = None,
         joint_adapters: ForeignJointAdapters | None = None,
         translators: PromptTranslators | None = None,
-        noisy_latent_encoders: Any = None,
+        noisy_latent_encoders: ForeignNoisyLatentEncoders | None = None,
         decoupled_attention: DecoupledAttentions | None = None,
         defaults: Mapping[str, Any] | None = None,
         name: str | None = None,
@@ -102,6 +106,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         # A tap replaces methods of a pipeline for a while: no other call may run it meanwhile.
         self._lock = threading.RLock()
         self._init_calls()
+        self._check_estimates()
 
     @classmethod
     def from_folder(
@@ -174,6 +179,45 @@ class ComposedPipeline(PartsMixin, CallMixin):
         for modality, partners in self.joint_adapters.attends_to().items():
             found[modality] = {m for m in partners if m in encoders and m in self.models}
         return found
+
+    def estimates_from(self) -> dict[Modality, Collection[Modality]]:
+        """Return, for each output, the modalities whose partner estimates are fused with its prompt."""
+        if self.noisy_latent_encoders is None or self.text_model is None or self.estimate_weight <= 0:
+            return {}
+        translated = [] if self.translators is None else self.translators.modalities()
+        found: dict[Modality, Collection[Modality]] = {}
+        for modality, partners in self.noisy_latent_encoders.attends_to().items():
+            # the text model's own outputs take tokens of the shared space as they are
+            if modality in translated or (modality in self.makes and modality not in self.models):
+                found[modality] = {m for m in partners if m in self.models}
+        return found
+
+    @property
+    def estimate_weight(self) -> float:
+        """By how much partner estimates are amplified; 0 is off."""
+        name = "partner_estimate_weight"
+        own = self.defaults.get(name)
+        value: Any = settings.DEFAULTS[name] if own is None else own
+        return value
+
+    def _check_estimates(self) -> None:
+        """Raise `InputError` for encoders of another prompt space; warn of those that reach no prompt."""
+        if self.noisy_latent_encoders is None or self.estimate_weight <= 0:
+            return
+        if self.text_model is not None:
+            dim = self.noisy_latent_encoders.config["context_dim"]
+            if dim != self.model.context_dim:
+                raise InputError(
+                    f"noisy_latent_encoders read prompt tokens of {dim} numbers, and those of the text model "
+                    f"have {self.model.context_dim}: expected the text model that they were trained with"
+                )
+        if not any(m in self.models for m in self.estimates_from()):
+            lacking = "text model" if self.text_model is None else "prompt translators"
+            warnings.warn(
+                f"this model has noisy-latent encoders and no {lacking}: partner estimates reach no prompt "
+                "(docs/compose.md)",
+                stacklevel=2,
+            )
 
     def resolve(self, **asked: Any) -> ComposedRequest:
         """Check what is asked of this model, and put its own values in place of what was left out.
@@ -251,6 +295,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         others = [m for m in items if not in_words(m)]
         if self.text_model is None:
             return ComposedPrompt(words=words)
+        tokens = {output: self._token_of_words(given) for output, given in (texts or {}).items()}
         read = {m: given for m, given in items.items() if in_words(m) or m in self.text_model.model.towers}
         with warnings.catch_warnings():
             # words that the text model does not know still reach every model through its own text encoder
@@ -259,7 +304,19 @@ class ComposedPipeline(PartsMixin, CallMixin):
             token = self._token(read) if read else None
         seen = {m: given for m, given in read.items() if not in_words(m)} if self._read_as_prompts() else {}
         beside = self._token(seen) if seen and self.decoupled_attention is not None else None
-        return ComposedPrompt(words=words, token=token, foreign=bool(seen), beside=beside)
+        return ComposedPrompt(
+            words=words,
+            token=token,
+            foreign=bool(seen),
+            beside=beside,
+            tokens={output: own for output, own in tokens.items() if own is not None},
+        )
+
+    def _token_of_words(self, given: Sequence[Prompt]) -> Tensor | None:
+        """Return sentences as one token (1, 1, D); None where the text model reads nothing of them."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # each model's own text encoder may know the words
+            return self._token({Modality.parse("text"): given})
 
     def _token(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor | None:
         """Return prompts as one token (1, 1, D); None for sentences of which the text model reads nothing."""
@@ -511,7 +568,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         drawn: dict[str, Any] = {}
         if request.auxiliary_caption:
             drawn["captions"] = self._captions(samples)
-            samples = samples.captioned(drawn["captions"])
+            samples = self._captioned(samples, drawn["captions"])
         making = self._making(request, samples)
         sampler = self._sampler(making, request, clean, samples)
         latents = self._denoise(call, sampler, making.start, callback)
@@ -560,6 +617,14 @@ class ComposedPipeline(PartsMixin, CallMixin):
         )
         return made.of(name)
 
+    def _captioned(self, samples: Samples, captions: Sequence[str]) -> Samples:
+        """Return the same samples made from captions, one for each, in place of their words."""
+        made = []
+        for prompt, caption in zip(samples.prompts, captions, strict=True):
+            read = self.encode_prompt(prompts.collect({Modality.parse("text"): caption}))
+            made.append(replace(read, beside=prompt.beside))
+        return replace(samples, prompts=made)
+
     def _sampler(
         self, making: Making, request: ComposedRequest, clean: Latents, samples: Samples
     ) -> JointSampler:
@@ -577,13 +642,12 @@ class ComposedPipeline(PartsMixin, CallMixin):
         if self.environment_encoders is not None and self.joint_adapters is not None:
             heard = {m for partner in attends_to.values() for m in partner}
             encoders = {m: e for m, e in self.environment_encoders.at(grids).items() if m in heard}
-        tokens = None
+        estimates_from = {m: set(self.estimates_from().get(m, ())) for m in making.denoisers}
+        tokens = self._tokens(making, samples, estimates_from)
         estimating: dict[Modality, Any] = {}
-        shared = samples.tokens()
-        if self.noisy_latent_encoders is not None and shared is not None:
-            tokens = dict.fromkeys(making.denoisers, shared.to(self.device))
-            estimating = self.noisy_latent_encoders.at(grids)
-        own: dict[str, Any] = {**settings.DEFAULTS, **self.defaults}
+        if tokens is not None and self.noisy_latent_encoders is not None:
+            needed = {m for partner in estimates_from.values() for m in partner}
+            estimating = {m: e for m, e in self.noisy_latent_encoders.at(grids).items() if m in needed}
         return JointSampler(
             denoisers=making.denoisers,
             schedulers=making.schedulers,
@@ -592,8 +656,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             environment_encoders=encoders,
             attends_to=attends_to,
             noisy_latent_encoders=estimating,
-            estimates_from=None if tokens is None else self.noisy_latent_encoders.attends_to(),
-            partner_estimate_weight=own["partner_estimate_weight"],
+            estimates_from=estimates_from,
+            partner_estimate_weight=self.estimate_weight,
             guidance=request.guidance,
             partners=partners,
             generators=making.generators,
@@ -601,6 +665,37 @@ class ComposedPipeline(PartsMixin, CallMixin):
             levels=levels,
             tokens=tokens,
         )
+
+    def _tokens(
+        self,
+        making: Making,
+        samples: Samples,
+        estimates_from: Mapping[Modality, Collection[Modality]],
+    ) -> dict[Modality, Tensor] | None:
+        """Return the prompts (B, 1, D) of all outputs in the shared prompt space, for partner estimates.
+
+        A prompt of which the text model reads nothing is zeros, and stays as it is whatever its partners
+        become. None where no output has a partner that is estimated.
+        """
+        if not any(m in self.models and estimates_from[m] for m in making.denoisers):
+            return None
+        assert self.noisy_latent_encoders is not None, "estimates come from noisy-latent encoders"
+        unread = torch.zeros(1, 1, self.noisy_latent_encoders.config["context_dim"], device=self.device)
+        tokens: dict[Modality, Tensor] = {}
+        for modality in making.denoisers:
+            if modality not in self.models:  # its own prompts are tokens of that space
+                tokens[modality] = making.contexts[modality]
+                continue
+            found = [prompt.token_of(modality) for prompt in samples.prompts]
+            unread_prompts = [p for p, token in zip(samples.prompts, found, strict=True) if token is None]
+            if any(words for prompt in unread_prompts for words, _ in prompt.of(modality)):
+                warnings.warn(
+                    f"the text model reads nothing of a prompt for {modality}, which partner estimates leave "
+                    "as it is",
+                    stacklevel=2,
+                )
+            tokens[modality] = torch.cat([unread if t is None else t.to(unread) for t in found])
+        return tokens
 
     def _denoise(
         self, call: Call, sampler: JointSampler, latents: Latents, callback: Callable[..., dict] | None

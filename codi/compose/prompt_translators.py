@@ -299,16 +299,16 @@ class PromptTranslators(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Args:
             modality: what the model makes.
             like: B native prompts.
-            token: (B, 1, D) the same prompts in the shared prompt space.
+            token: (B, 1, D) the same prompts in the shared prompt space, zeros for one that nothing reads.
             fused: (B, 1, D) these, fused with what the partners seem to become.
 
         Returns:
-            B prompts, exactly `like` in those rows in which `fused` equals `token`.
+            B prompts, exactly `like` in those rows in which `fused` equals `token` or `token` is zeros.
         """
         translator = self.of(modality)
         before, _ = translator(token.expand(len(like), -1, -1))
         after, _ = translator(fused.expand(len(like), -1, -1))
-        same = (token == fused).flatten(1).all(1).expand(len(like))
+        same = ((token == fused).flatten(1).all(1) | ~token.flatten(1).any(1)).expand(len(like))
         there = dict(zip(like.names, like.leaves, strict=True))
         lengths = like.masked_lengths()
         changed = {}

@@ -31,12 +31,17 @@ class NoisyLatentEncoder(nn.Module, protocols.NoisyLatentEncoder):
     Args:
         context_dim: D, the width of the prompt space.
         dim: the width of the encoder.
-        **arguments: further arguments of `EnvironmentEncoder`.
+        **arguments: further arguments of its trunk, an `EnvironmentEncoder`.
+
+    Attributes:
+        trunk_class: the class of the trunk.
     """
+
+    trunk_class: type[EnvironmentEncoder] = EnvironmentEncoder
 
     def __init__(self, context_dim: int, dim: int, **arguments: Any):
         super().__init__()
-        self.trunk = EnvironmentEncoder(dim=dim, global_tokens=0, pooled=True, **arguments)
+        self.trunk = self.trunk_class(dim=dim, global_tokens=0, pooled=True, **arguments)
         self.prompt = zeroed(nn.Linear(context_dim, dim, bias=False))
         # An encoder that was never trained estimates zeros, which change no prompt (`fuse_prompt`).
         self.out = zeroed(nn.Linear(dim, context_dim))
@@ -53,7 +58,15 @@ class NoisyLatentEncoder(nn.Module, protocols.NoisyLatentEncoder):
         Returns:
             (B, D).
         """
-        return self.out(self.trunk(x, t, rate, hint=self.prompt(context.mean(1))).tokens[:, 0])
+        return self.estimated(self.trunk(x, t, rate, hint=self.hint(context)))
+
+    def hint(self, context: Tensor) -> Tensor:
+        """Return what the trunk is told of the prompt tokens (B, L, D), in its own width."""
+        return self.prompt(context.mean(1))
+
+    def estimated(self, environment: protocols.Environment) -> Tensor:
+        """Return the token (B, D) that the pooled environment of a latent stands for."""
+        return self.out(environment.tokens[:, 0])
 
 
 class NoisyLatentEncoders(ModelMixin, ConfigMixin, protocols.ByModality):

@@ -1,15 +1,16 @@
 """Measures a composed model of the world: who keeps time with whom, and what outputs agree on.
 
-    python measure.py MY-CODI [--scenes 64] [--steps 20] [--batch 16]
+    python measure.py MY-CODI [--scenes 64] [--steps 20] [--batch 16] [--parts attention|estimates|both]
 
 Onsets are read by the world's own evaluators, and F1 is at 125 ms, one frame of a clip. Beside every figure
 stand its ceiling, true media through the models' own autoencoders, and its floors: the same generation with
-partners that do not attend to each other (independent), and with another sample's partner (shuffled). Every
-scene is unseen; held-out pairs of shape and colour are left out, as they were in training.
+partners that know nothing of each other (independent), and with another sample's partner (shuffled). By
+--parts outputs hear of each other through joint attention alone, through partner estimates alone, or through
+both. Every scene is unseen; held-out pairs of shape and colour are left out, as they were in training.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from codi import CoDiPipeline, io
 from codi.metrics.agreement import mutual_agreement
 from codi.metrics.onsets import onset_f1
-from codi.types import Modality
+from codi.types import InputError, Modality
 from codi.world import READERS, RENDERERS, VISIBLE, Reading, Scene, caption, sample_scenes
 
 SEED = 9_000  # of the scenes, which no training has seen
@@ -43,6 +44,31 @@ def score(found: list[np.ndarray], true: list[np.ndarray]) -> tuple[float, float
     return onset_f1(found, true, TOLERANCE).f1, onset_f1(found, moved, TOLERANCE).f1
 
 
+# The parts of a composed model by which outputs hear of each other, by what --parts calls them.
+PARTS = {
+    "attention": ("joint_adapters", "environment_encoders"),
+    "estimates": ("noisy_latent_encoders",),
+}
+
+
+def check_parts(pipe: Any, parts: str) -> None:
+    """Raise `InputError` if a composed model lacks what a choice of --parts needs.
+
+    Args:
+        pipe: the composed model.
+        parts: "attention", "estimates", or "both".
+    """
+    for way, names in PARTS.items():
+        lacking = [name for name in names if getattr(pipe, name) is None]
+        if lacking and parts in (way, "both"):
+            raise InputError(f"--parts {parts}: the model has no {lacking[0]}: train it first (README.md)")
+    if parts in ("estimates", "both") and not any(m in pipe.models for m in pipe.estimates_from()):
+        raise InputError(
+            f"--parts {parts}: partner estimates reach no prompt: expected a model with a text model, prompt "
+            "translators and a partner_estimate_weight above 0"
+        )
+
+
 class Bench:
     """A composed model and the scenes that it is measured on.
 
@@ -53,16 +79,38 @@ class Bench:
         batch: samples made at once.
         sync: the scale of guidance towards partners.
         offset: noise levels by which a sound starts after its clip, where both are made.
+        parts: by what outputs hear of each other: "attention", "estimates" or "both"; None for all there is.
     """
 
-    def __init__(self, folder: str, count: int, steps: int | None, batch: int, sync: float, offset: float):
+    def __init__(
+        self,
+        folder: str,
+        count: int,
+        steps: int | None,
+        batch: int,
+        sync: float,
+        offset: float,
+        parts: str | None = None,
+    ):
         self.pipe: Any = CoDiPipeline.from_pretrained(folder)
         self.pipe.set_progress_bar_config(disable=True)
+        if parts is not None:
+            check_parts(self.pipe, parts)
+            self._take_off(way for way in PARTS if parts not in (way, "both"))
         self.scenes: list[Scene] = sample_scenes(count, seed=SEED)
         self.truth = {m: RENDERERS[m](self.scenes) for m in (VIDEO, AUDIO)}
         self.settings = dict(num_inference_steps=steps, sync_guidance_scale=sync, output_type="pt")
         self.batch = batch
         self.offset = offset
+
+    def _take_off(self, ways: Iterable[str]) -> dict[str, Any]:
+        """Take off the parts of some ways of hearing of each other, and return them by name."""
+        taken = {}
+        for way in ways:
+            for name in PARTS[way]:
+                taken[name] = getattr(self.pipe, name)
+                setattr(self.pipe, name, None)
+        return taken
 
     def make(
         self,
@@ -72,11 +120,20 @@ class Bench:
         joint: bool = True,
         **more: Any,
     ) -> dict[Modality, Any]:
-        """Return media of every output for each sentence, beside true media of the modality `given`."""
+        """Return media of every output for each sentence, beside true media of the modality `given`.
+
+        Args:
+            texts: the sentences.
+            outputs: what is made of each.
+            given: a modality whose true media stand in the loop as clean partners.
+            joint: whether outputs hear of each other and of what is given.
+            **more: further arguments of the call.
+
+        Returns:
+            The media, one for each sentence, by modality.
+        """
         made: dict[Modality, list[Any]] = {m: [] for m in outputs}
-        kept = (self.pipe.joint_adapters, self.pipe.environment_encoders)
-        if not joint:
-            self.pipe.joint_adapters = self.pipe.environment_encoders = None
+        taken = {} if joint else self._take_off(PARTS)
         try:
             for first in range(0, len(texts), self.batch):
                 rows = range(first, min(first + self.batch, len(texts)))
@@ -97,7 +154,8 @@ class Bench:
                 for modality in outputs:
                     made[modality] += list(out.of(modality))
         finally:
-            self.pipe.joint_adapters, self.pipe.environment_encoders = kept
+            for name, part in taken.items():
+                setattr(self.pipe, name, part)
         return made
 
     def through_autoencoder(self, modality: Modality) -> list[Reading]:
@@ -196,8 +254,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sync-guidance", type=float, default=1.0)
     parser.add_argument("--only", choices=("time", "together", "agreement"), help="only a part of it")
     parser.add_argument("--start-offset", type=float, default=0.0, help="of a sound after its clip")
+    parser.add_argument(
+        "--parts",
+        choices=(*PARTS, "both"),
+        help="by what outputs hear of each other (default: all that the model has)",
+    )
     args = parser.parse_args(argv)
-    bench = Bench(args.folder, args.scenes, args.steps, args.batch, args.sync_guidance, args.start_offset)
+    try:
+        bench = Bench(
+            args.folder,
+            args.scenes,
+            args.steps,
+            args.batch,
+            args.sync_guidance,
+            args.start_offset,
+            args.parts,
+        )
+    except InputError as error:
+        parser.error(str(error))
     if args.only == "together":
         print("\n".join(bench.together()), flush=True)
     if args.only in (None, "time"):

@@ -82,5 +82,5 @@ def test_saved_encoders_are_the_same(tmp_path):
 
 def test_latents_of_another_model_are_refused():
     encoder = encoders("audioldm").at({Modality.AUDIO: prepared("stable_audio").grid})[Modality.AUDIO]
-    with pytest.raises(InputError, match="do not fit an environment encoder of 8 channels and 4 bands"):
+    with pytest.raises(InputError, match="do not fit an encoder of 8 channels and 4 bands"):
         encoder(prepared("stable_audio").start, torch.zeros(2))

@@ -222,3 +222,15 @@ def test_a_class_that_is_not_in_the_table_is_refused():
     with pytest.raises(InputError, match="KandinskyPipeline cannot be composed: expected one of"):
         family_of("KandinskyPipeline")
     assert len(FAMILIES) >= 11
+
+
+def test_more_frames_than_a_motion_module_has_positions_for_are_refused():
+    model = foreign("animatediff")
+    with pytest.raises(InputError, match="at most 16 frames, and 17 were asked for: expected fewer"):
+        model.prepare(["a red ball"], num_inference_steps=2, sizes={"num_frames": 17})
+    most = sample_alone(model, ["a red ball"], None, 2, 1.0, sizes={"num_frames": 16})
+    assert most.shape[2] == 16
+    # other networks have no such limit
+    assert (
+        foreign("modelscope").prepare(["a"], num_inference_steps=2, sizes={"num_frames": 17}).grid.steps == 17
+    )

@@ -150,6 +150,7 @@ STAGES: dict[str, str] = {
     "joint": "training.stages.joint:JointStage",
     "composed_joint": "training.stages.composed_joint:ComposedJointStage",
     "composed_attention": "training.stages.composed_attention:ComposedAttentionStage",
+    "composed_noisy_latent": "training.stages.composed_noisy_latent:ComposedNoisyLatentStage",
     "composed_prompts": "training.stages.composed_prompts:ComposedPromptsStage",
     "lora_denoise": "training.stages.lora:DenoiseLora",
     "lora_joint": "training.stages.lora:JointLora",

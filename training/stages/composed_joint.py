@@ -8,7 +8,6 @@ pipelines themselves encode them; without one the prompt is the empty sentence.
 Letters: B batch. A pair is two modalities (a, b) of the same samples; each is a side of it.
 """
 
-import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from codi.compose.environment import ForeignEnvironmentEncoders, describe_latent
-from codi.compose.folder import add_parts, is_composed, read
+from codi.compose.environment import ForeignEnvironmentEncoders
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
 from codi.compose.joint_adapters import ForeignJointAdapters, adapted_network
 from codi.conditions import PARTNERS, PROMPT
-from codi.diffusion import shift_level
 from codi.diffusion.guidance import Guidance
 from codi.diffusion.losses import denoising_loss
 from codi.joint.sampler import LEVEL_SCALE, JointSampler
@@ -37,18 +34,12 @@ from data.batch import Batch
 from data.world import WorldSource, prompted_facts
 from training.config import Config, expect, strict
 from training.dry_run import empty
-from training.stages.common import export_part, load_part, note_part, planning, say
 from training.stages.contrast import TimedContrast
-from training.stages.foreign import (
-    ForeignEncoding,
-    NativePrompts,
-    encoder_of,
-    foreign_model,
-    opened,
-    scene_latents,
-)
-from training.stages.latents import Encoding, Joined, as_unit
+from training.stages.foreign import NativePrompts, encoder_of
+from training.stages.latents import Encoding, as_unit
+from training.stages.new_model import spread_angles
 from training.stages.pairs import Pair, PairOptions, PairSource, PairStage, parse_pair, rule_of
+from training.stages.published import Published, check_sources, continued, export_parts
 from training.stages.temporal_change import TemporalChangeDecoder
 
 PARTS = ("environment_encoders", "joint_adapters")
@@ -82,10 +73,7 @@ class ComposedJointOptions(PairOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         sides = {name.strip() for pair in self.pairs for name in pair.split("+")}
-        missing = sides - {*self.sources} if self.sources else set()
-        expect(not missing, "sources", sorted(self.sources), f"a folder for {', '.join(sorted(missing))} too")
-        strangers = {*self.calls} - sides
-        expect(not strangers, "calls", sorted(self.calls), f"some of {', '.join(sorted(sides))}")
+        check_sources(self.sources, self.calls, sides)
         for name in ("preview_samples", "preview_steps"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
@@ -160,47 +148,14 @@ class ComposedJointStage(PairStage):
 
     def load(self) -> None:
         """Load the published models, and let each of their pipelines prepare one call."""
-        self.models: dict[Modality, ForeignModel] = {}
-        self.prepared: dict[Modality, Prepared] = {}
-        self.sources, calls = self.found_sources()
-        for modality in self.modalities():
-            source = self.sources[modality]
-            model = foreign_model(source, calls[modality])
-            if model.modality is not modality:
-                raise InputError(f"options: sources: {source} makes {model.modality}: expected {modality}")
-            self.models[modality] = model
-            note_part(source, model.network)
-            self.prepared[modality] = opened(model)
-            if self.config.gradient_checkpointing:
+        options = self.options
+        self.published = Published.open(self.config, self.modalities(), options.sources, options.calls)
+        self.models: dict[Modality, ForeignModel] = self.published.models
+        self.prepared: dict[Modality, Prepared] = self.published.prepared
+        if self.config.gradient_checkpointing:
+            for model in self.models.values():
                 model.network.enable_gradient_checkpointing()
         self.prompts = {m: NativePrompts(model) for m, model in self.models.items()}
-
-    def found_sources(self) -> tuple[dict[Modality, Path], dict[Modality, dict[str, Any]]]:
-        """Find the published pipelines.
-
-        Returns:
-            The folder of each, and the arguments of every call of it.
-
-        Raises:
-            InputError: if no folders are named and the model folder is no composed model that has them.
-        """
-        asked = self.options.calls
-        if self.options.sources:
-            sources = {m: Path(self.options.sources[m.value]) for m in self.modalities()}
-            return sources, {m: dict(asked.get(m.value, {})) for m in self.modalities()}
-        composed = read(self.config.model)
-        sources, calls = {}, {}
-        for modality in self.modalities():
-            if modality.value not in composed.references:
-                raise InputError(
-                    f"{self.config.model} makes no {modality}: expected a composed model of all sides of the "
-                    "pairs, or options.sources"
-                )
-            reference = composed.references[modality.value]
-            # a plan reads no weights, and so does not compare them with their digests
-            sources[modality] = Path(reference.source) if planning() else reference.verify(composed.folder)
-            calls[modality] = {**reference.call, **asked.get(modality.value, {})}
-        return sources, calls
 
     def modalities(self) -> list[Modality]:
         """Return all sides of all pairs, in order."""
@@ -214,8 +169,7 @@ class ComposedJointStage(PairStage):
 
     def to(self, device: torch.device) -> None:
         """Move the published models to `device`."""
-        for model in self.models.values():
-            model.pipeline.to(device)
+        self.published.to(device)
         self.device = device
 
     # What trains ---------------------------------------------------------------------------------------
@@ -255,12 +209,9 @@ class ComposedJointStage(PairStage):
 
     def encoders(self, pairs: list[list[str]]) -> ForeignEnvironmentEncoders:
         """Return the environment encoders of all sides."""
-        latents = {}
-        for modality, prepared in self.prepared.items():
-            latents[modality.value] = describe_latent(prepared.start, prepared.grid)
         part = self.config.part.get("environment_encoders", {})
-        laid = {name: {**latents[name], **more} for name, more in part.get("latents", {}).items()}
-        fresh = ForeignEnvironmentEncoders(**{**part, "latents": {**latents, **laid}}, pairs=pairs)
+        latents = self.published.latents(part.get("latents", {}))
+        fresh = ForeignEnvironmentEncoders(**{**part, "latents": latents}, pairs=pairs)
         return self.continued(fresh, "environment_encoders")
 
     def adapters(self, pairs: list[list[str]]) -> ForeignJointAdapters:
@@ -279,18 +230,7 @@ class ComposedJointStage(PairStage):
     def continued(self, fresh: Any, name: str) -> Any:
         """Return a new part, with the weights of that in the model folder where the run continues from it."""
         folder = self.config.model / name
-        if not self.options.continue_from or not folder.is_dir():
-            return fresh
-        found = load_part(type(fresh), folder, "train without continue_from first")
-        ours, theirs = fresh.state_dict(), found.state_dict()
-        if {key: value.shape for key, value in ours.items()} != {
-            key: value.shape for key, value in theirs.items()
-        }:
-            raise InputError(
-                f"options: continue_from: {folder} was built with other arguments: expected the same `part`"
-            )
-        fresh.load_state_dict(theirs)
-        return fresh
+        return continued(fresh, folder) if self.options.continue_from and folder.is_dir() else fresh
 
     def part_of(self, module: nn.Module, name: str) -> nn.Module:
         """Return the environment encoders or the joint adapters."""
@@ -308,17 +248,7 @@ class ComposedJointStage(PairStage):
 
     def encodings(self) -> list[Encoding]:
         """Return what is needed of media files: latents of both sides of every pair, and captions."""
-        return [self.encoding(pair) for pair in self.pairs]
-
-    def encoding(self, pair: Pair) -> ForeignEncoding:
-        """Return what is needed of the media files of one pair."""
-        return ForeignEncoding(
-            self.config,
-            pair,
-            known={m: self.models[m].spec() for m in pair},
-            models=self.models,
-            sources={m: self.sources[m] for m in pair},
-        )
+        return [self.published.encoding(pair) for pair in self.pairs]
 
     def data(self) -> PairSource:
         """Return a source of cached latents of every pair, of scenes or of media files."""
@@ -327,19 +257,9 @@ class ComposedJointStage(PairStage):
         sources: dict[Pair, Any] = {}
         shares = {}
         for pair, share in self.pairs.items():
-            sources[pair] = (
-                self.encoding(pair).open(self.device, say) if self.config.data else self.scenes_of(pair)
-            )
+            sources[pair] = self.published.data(pair, self.options.scenes, self.device)
             shares[pair] = share * (more if self.in_time(pair) else 1)
         return PairSource(sources, shares)
-
-    def scenes_of(self, pair: Pair) -> Joined:
-        """Return a source of the cached latents of scenes, for one pair."""
-        caches = []
-        for m in pair:
-            model, count, seed = self.models[m], self.options.scenes, self.config.seed
-            caches.append(scene_latents(self.config.model, self.sources[m], model, count, seed))
-        return Joined(caches)
 
     # Loss ----------------------------------------------------------------------------------------------
 
@@ -572,25 +492,4 @@ class ComposedJointStage(PairStage):
 
         A composed model lists them in its index.
         """
-        if is_composed(folder):
-            add_parts(folder, {name: copy.deepcopy(self.part_of(module, name)).half() for name in PARTS})
-            return
-        for name in PARTS:
-            export_part(self.part_of(module, name), folder / name)
-
-
-def spread_angles(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
-    """Return noise levels (B,), one in each of B equal parts of [0, 1], in random order.
-
-    Args:
-        count: B.
-        generator: the source of the draws.
-        shift: above one it moves them towards noise (`codi.diffusion.shift_level`).
-
-    Returns:
-        (B,).
-    """
-    device = generator.device
-    place = torch.randperm(count, generator=generator, device=device)
-    part = torch.rand(count, generator=generator, device=device)
-    return shift_level((place + part) / count, shift)
+        export_parts({name: self.part_of(module, name) for name in PARTS}, folder)

@@ -12,7 +12,6 @@ leave facts open as a picture does, then noise at right angles to it, then the p
 Letters: B batch, D width of the prompt space.
 """
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codi import pretrained
-from codi.compose.folder import add_parts, is_composed
+from codi.compose.folder import is_composed
 from codi.compose.folder import read as read_composed
 from codi.compose.foreign import ForeignModel
 from codi.compose.native_prompt import NativePrompt
@@ -40,9 +39,10 @@ from data.world import prompted_facts
 from training.config import Config, check_names, expect, strict
 from training.dry_run import empty
 from training.stages import Source, Stage
-from training.stages.common import export_part, load_part, planning
+from training.stages.common import load_part, planning
 from training.stages.files import check_words, world_or_files
 from training.stages.foreign import foreign_model
+from training.stages.published import export_parts
 
 PART = "prompt_translators"
 TEXT_TOWER = kind_of("text").tower
@@ -354,7 +354,4 @@ class ComposedPromptsStage(Stage):
 
     def export(self, module: Any, folder: Path) -> None:
         """Write prompt_translators/, and name it in the index of a composed model."""
-        if is_composed(folder):
-            add_parts(folder, {PART: copy.deepcopy(module).to(torch.float16)})
-        else:
-            export_part(module, folder / PART)
+        export_parts({PART: module}, folder)

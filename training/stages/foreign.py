@@ -248,6 +248,11 @@ class ForeignEncoding(Encoding):
         return open_media(self.config, media, self.known, seed=self.config.seed, **settings)
 
     @property
+    def captioned(self) -> bool:
+        """Whether captions are needed: always, since published models are prompted by sentences."""
+        return True
+
+    @property
     def parts(self) -> dict[str, tuple[str, Modality]]:
         """The model that makes each entry of a batch, and its medium."""
         return {m.value: (self.sources[m].name, m) for m in self.latents}

@@ -180,6 +180,11 @@ class Encoding:
     readers: tuple[PromptEncoder | Autoencoder, ...] = ()
 
     @property
+    def captioned(self) -> bool:
+        """Whether the captions of samples are needed beside them."""
+        return bool(self.readers)
+
+    @property
     def parts(self) -> dict[str, tuple[str, Modality]]:
         """The part that makes each entry of a batch, and its medium: name -> (component, modality)."""
         latents = {m.value: (AUTOENCODERS[m], m) for m in self.latents}
@@ -221,7 +226,7 @@ class Encoding:
             source.close()
             say(f"latents come from {folder}")
             return CachedSource(
-                folder, list(self.parts), seed=self.config.seed, facts=() if self.readers else None
+                folder, list(self.parts), seed=self.config.seed, facts=() if self.captioned else None
             )
         if self.parts:
             say(

@@ -95,3 +95,20 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
         count, generator=generator, device=device
     )
     return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
+
+
+def spread_angles(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
+    """Return noise levels (B,), one in each of B equal parts of [0, 1], in random order.
+
+    Args:
+        count: B.
+        generator: the source of the draws.
+        shift: above one it moves them towards noise (`codi.diffusion.shift_level`).
+
+    Returns:
+        (B,).
+    """
+    device = generator.device
+    place = torch.randperm(count, generator=generator, device=device)
+    part = torch.rand(count, generator=generator, device=device)
+    return shift_level((place + part) / count, shift)

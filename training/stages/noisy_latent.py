@@ -6,6 +6,7 @@ cannot tell from the statement that nothing moves. Everything else is frozen; ea
 Letters: B batch, D width of the prompt space.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,16 +191,12 @@ class NoisyLatentStage(Stage):
         That is 1 - squared distance to the token / variance of all tokens, by noise level and without a
         prompt.
         """
-        import matplotlib.figure
-
-        figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.add_subplot()
         total = self.process.num_train_timesteps
         levels = torch.arange(0, total, max(1, total // 20), device=self.device)
         generator = torch.Generator(self.device).manual_seed(0)
         batch = to_device(self.data().fetch(list(range(PREVIEWED))), self.device)
         token = self.tokens(batch)
-        spread = (token - token.mean(0)).square().sum(-1).mean()
+        curves = {}
         for modality, x_0 in self.latents(batch).items():
             known = []
             for t in levels:
@@ -207,12 +204,44 @@ class NoisyLatentStage(Stage):
                 at = t.expand(len(x_0))
                 nothing = null_prompt(len(x_0), token.shape[-1], device=self.device)
                 predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, at), at, nothing)
-                known.append(float(1 - (predicted - token).square().sum(-1).mean() / spread))
-            axes.plot(levels.cpu(), known, label=str(modality))
-        axes.set(xlabel="t", ylabel="known of the token's variance", ylim=(-0.1, 1.0))
-        axes.legend()
-        figure.savefig(folder / "known.png")
+                known.append(known_share(predicted, token))
+            curves[modality.value] = known
+        draw_known(folder / "known.png", levels.tolist(), curves, "t")
 
     def export(self, module: NoisyLatentEncoders, folder: Path) -> None:
         """Write the noisy-latent encoders."""
         export_part(module, folder / "noisy_latent_encoders")
+
+
+def known_share(predicted: Tensor, token: Tensor) -> float:
+    """Return how much of the tokens' variance estimates know.
+
+    Args:
+        predicted: (B, D) estimates.
+        token: (B, D) the tokens of the captions.
+
+    Returns:
+        1 for estimates that are the tokens; 0 for those that are no nearer than the mean of all tokens.
+    """
+    spread = (token - token.mean(0)).square().sum(-1).mean()
+    return float(1 - (predicted - token).square().sum(-1).mean() / spread)
+
+
+def draw_known(path: Path, levels: Sequence[float], curves: Mapping[str, Sequence[float]], axis: str) -> None:
+    """Write a picture of `known_share` by noise level.
+
+    Args:
+        path: the file.
+        levels: the noise levels.
+        curves: the share at each of them, by the name of a modality.
+        axis: what the levels are called.
+    """
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, known in curves.items():
+        axes.plot(levels, known, label=name)
+    axes.set(xlabel=axis, ylabel="known of the token's variance", ylim=(-0.1, 1.0))
+    axes.legend()
+    figure.savefig(path)

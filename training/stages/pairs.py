@@ -6,7 +6,7 @@ Training sees no more than two modalities of one sample together.
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from training.config import Config, expect
 from training.stages import Stage
 
 Pair = tuple[Modality, Modality]
+Media = TypeVar("Media", bound=tuple[Modality, ...])
 
 
 Rule = Collection[Set[Modality]] | None
@@ -267,13 +268,13 @@ class PairSource(Source):
     """A source that gives one batch of every pair at once, each as large as its share says.
 
     Args:
-        sources: the samples of each pair.
+        sources: the samples of each pair; a medium that is trained by itself makes a tuple of one.
         shares: the size of each pair's batch, in parts of the batch size of the run.
     """
 
-    def __init__(self, sources: dict[Pair, Source], shares: dict[Pair, float]):
-        self.sources = sources
-        self.shares = shares
+    def __init__(self, sources: Mapping[Media, Source], shares: Mapping[Media, float]):
+        self.sources: Mapping[Any, Source] = sources
+        self.shares: Mapping[Any, float] = shares
 
     def __len__(self) -> int:
         return min(map(len, self.sources.values()))
