@@ -75,6 +75,14 @@ class Setting(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class Named(argparse.Action):
+    """One of several options whose values are kept together in a dict, each under its `const`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Store the value under the option's own name."""
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), self.const: values})
+
+
 def _add_setting(group: Any, short: str, **options: Any) -> None:
     """Add the short option of a setting, and one of its full name, which the help does not list."""
     name = renamed.SHORT[short.removeprefix("--").replace("-", "_")]
@@ -141,6 +149,7 @@ def _add_generate(commands: Any) -> None:
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
     _add_files(generate)
+    _add_edits(generate)
     _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
         "--seed",
@@ -239,6 +248,55 @@ def _add_steering(generate: Any) -> None:
             "with --no-auxiliary-caption no caption that nobody asked for is drawn to make several outputs "
             "agree"
         ),
+    )
+
+
+def _add_edits(generate: Any) -> None:
+    """Add the options that give outputs something of themselves: a start, a part to keep, keyframes."""
+    group = generate.add_argument_group("starting from media, keeping parts of them (docs/editing.md)")
+    for kind in modalities.kinds():
+        group.add_argument(
+            f"--start-{kind.name.replace('_', '-')}",
+            dest="start",
+            action=Named,
+            const=kind.name,
+            default={},
+            metavar="WORDS" if kind.in_words else "FILE",
+            help=f"what the {kind.name} is made from",
+        )
+    group.add_argument(
+        "--strength",
+        metavar="X",
+        help="how far an output leaves its start: 0 to 1, or image=0.6,audio=0.4 (default 0.8; kept: 1)",
+    )
+    group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="what stays of a start, or of a prompt of that kind: audio=0:1.2 (seconds), image=0,0,0.5,1 "
+        "(left, top, right, bottom), video=3 (a frame), image=mask.png (kept where bright), video=all; "
+        "repeatable",
+    )
+    group.add_argument(
+        "--keyframe",
+        action="append",
+        default=[],
+        metavar="WHEN=FILE",
+        help="a picture that is a frame of the video: 0=first.png, -1=last.png, 1.5s=then.png; repeatable",
+    )
+    group.add_argument(
+        "--canvas",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="where a start lies on what is made, which goes on around it: image=0.25,0.25,0.75,0.75",
+    )
+    group.add_argument(
+        "--resample-steps",
+        type=int,
+        metavar="N",
+        help="how often each step is made where a part is kept (default 4)",
     )
 
 

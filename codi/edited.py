@@ -46,7 +46,10 @@ class Edited:
         """Return decoded media (B, ...) with what is kept put back."""
         if self.mask is None:
             return made
-        return regions.pasted(made[:, : self.raw.shape[1]], self.raw, self.mask, self.geometry)
+        if self.geometry.spatial:
+            return regions.pasted(made[:, : self.raw.shape[1]], self.raw, self.mask, self.geometry)
+        source = self.raw if made.ndim == self.raw.ndim else self.raw[:, None]  # one for all channels
+        return regions.pasted(made[..., : self.raw.shape[-1]], source, self.mask, self.geometry)
 
     def repeated(self, count: int) -> Any:
         """Return the source itself, once for each of `count` samples."""
@@ -137,8 +140,8 @@ def _given_mask(modality: Modality, edit: Edit, value: Any, geometry: Geometry) 
     if not frames or tuple(kept.shape[-2:]) not in sizes:
         expected = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
         raise InputError(
-            f"the mask of {modality} is {' x '.join(map(str, kept.shape))}: expected {expected} pixels (height "
-            "x width), the size of what is made or of its source"
+            f"the mask of {modality} is {' x '.join(map(str, kept.shape))}: expected {expected} pixels "
+            "(height x width), the size of what is made or of its source"
         )
     if not kept.any():
         raise InputError(
@@ -169,7 +172,7 @@ class Layout:
 
     @classmethod
     def of(cls, geometry: Geometry) -> "Layout":
-        """Return the layout of a latent as our own autoencoders make it: (C, h, w), (C, S, h, w), (C, S, M)."""
+        """Return the layout of latents of our own autoencoders: (C, h, w), (C, S, h, w) or (C, S, M)."""
         shape = geometry.spec.latent_shape
         edges = regions.even_edges(geometry, shape[1]) if geometry.timed else None
         if not geometry.spatial:

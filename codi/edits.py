@@ -8,9 +8,9 @@ From Python, from the command line and from lines of jobs they come in one form,
     keyframes={"video": {0: "first.png"}}   pictures by their frames (whole numbers) or seconds
     canvas={"image": (0.25, 0, 0.75, 1)}    the box, in fractions, in which the medium lies on what is made
 
-A region is True, which is everything; seconds (begin, end); a box (left, top, right, bottom) in fractions; the
-number of a frame; or a mask, a file or an array, which is bright where the medium is kept. Nothing heavy is
-imported before media are read.
+A region is True, which is everything; seconds (begin, end); a box (left, top, right, bottom) in fractions;
+the number of a frame; or a mask, a file or an array, which is bright where the medium is kept. Nothing heavy
+is imported before media are read.
 """
 
 import math
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from codi.border import check_number
-from codi.modalities import kind_of
+from codi.modalities import kind_of, kinds
 from codi.types import InputError, Modality, ModalitySpec, listed
 
 NAMES = ("start", "strength", "keep", "keyframes", "canvas", "resample_steps")
@@ -230,8 +230,10 @@ def _by_output(name: str, value: Any) -> dict[Modality, Any]:
 def _item(modality: Modality, name: str, value: Any) -> Any:
     """Return one medium, a file as a path or bytes; a prompt's weight is nothing to a start."""
     value = getattr(value, "value", value)
-    if value is None or isinstance(value, (str, Path)) or kind_of(modality).in_words:
+    if value is None or (name == "start" and kind_of(modality).in_words):
         return value
+    if isinstance(value, (str, Path)):
+        return Path(value)
     from codi import media
 
     return media.settled(f"{name} of {modality}", value)
@@ -251,7 +253,9 @@ def _strengths(value: Any, outputs: Collection[Modality]) -> dict[Modality, floa
         if check_number(f"strength of {modality}", number) > 1:
             raise InputError(f"strength of {modality} is {number:g}: expected 0 to 1")
         if modality not in outputs:
-            raise InputError(f"strength names {modality}, which has no start: expected some of {listed(outputs)}")
+            raise InputError(
+                f"strength names {modality}, which has no start: expected some of {listed(outputs)}"
+            )
     return {modality: float(number) for modality, number in given.items()}
 
 
@@ -262,7 +266,9 @@ def _resample_steps(value: Any, edits: Mapping[Modality, Edit]) -> int:
     value = _number(value)
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or not 1 <= value <= MOST_RESAMPLE_STEPS:
-        raise InputError(f"resample_steps is {value!r}: expected a whole number from 1 to {MOST_RESAMPLE_STEPS}")
+        raise InputError(
+            f"resample_steps is {value!r}: expected a whole number from 1 to {MOST_RESAMPLE_STEPS}"
+        )
     if not any(edit.keeps for edit in edits.values()):
         raise InputError("resample_steps was given and nothing is kept: expected keep or keyframes beside it")
     return int(value)
@@ -288,7 +294,7 @@ def _region(modality: Modality, value: Any) -> Region:
         return _numbered(modality, value)
     if value is None or isinstance(value, (bool, Real, Mapping)):
         raise InputError(f"keep of {modality} is {value!r:.60}: expected {FORMS}")
-    return Region(kind="mask", value=_item(modality, "keep", value) if not isinstance(value, str) else value)
+    return Region(kind="mask", value=_item(modality, "keep", value))
 
 
 def _numbered(modality: Modality, value: Sequence[Any]) -> Region:
@@ -299,8 +305,8 @@ def _numbered(modality: Modality, value: Sequence[Any]) -> Region:
     fine = len(numbers) == 2 and all(_is_number(number) for number in numbers)
     if not fine or not 0 <= numbers[0] < numbers[1]:
         raise InputError(
-            f"keep of {modality} names {list(value)!r:.60}: expected seconds (begin, end), the first below the "
-            "second, or a box (left, top, right, bottom)"
+            f"keep of {modality} names {list(value)!r:.60}: expected seconds (begin, end), the first below "
+            "the second, or a box (left, top, right, bottom)"
         )
     return Region(kind="interval", value=(float(numbers[0]), float(numbers[1])))
 
@@ -424,7 +430,9 @@ def _check_keyframes(
     """Raise `InputError` for keyframes that are the same frame, and for one in what is kept as a whole."""
     frames = [frame for frame, _ in keyframes]
     if twice := [frame for frame in frames if frames.count(frame) > 1]:
-        raise InputError(f"keyframes of {modality} overlap: two are frame {twice[0]}; expected one for each frame")
+        raise InputError(
+            f"keyframes of {modality} overlap: two are frame {twice[0]}; expected one for each frame"
+        )
     for region in kept:
         for frame in frames:
             if _covers(region, frame, spec):
@@ -440,3 +448,75 @@ def _covers(region: Region, frame: int, spec: ModalitySpec) -> bool:
         begin, end = region.value
         return begin <= frame / rate + 1e-6 and (frame + 1) / rate <= end + 1e-6
     return region.kind == "whole" or (region.kind == "frame" and region.value % spec.raw_shape[0] == frame)
+
+
+# Words of the command line ---------------------------------------------
+
+
+def typed_regions(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Read regions as they are typed, such as audio=0:1.2, image=0,0,0.5,1, video=3, video=all, image=m.png."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, value = _named("--keep", text, "audio=0:1.2 or image=mask.png")
+        found.setdefault(name, []).append(_typed_region(value))
+    return found
+
+
+def typed_keyframes(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read keyframes as they are typed, `0=first.png`, `1.5s=then.png`, `video:15=last.png`."""
+    framed = [kind.name for kind in kinds() if "frame" in kind.regions]
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        when, sign, value = text.partition("=")
+        name, colon, place = when.rpartition(":")
+        output = Modality.parse(name).value if colon else framed[0]
+        if not (sign and value.strip() and place.strip()):
+            raise InputError(f"--keyframe {text!r:.60}: expected a frame and a picture, such as 0=first.png")
+        if place in found.setdefault(output, {}):
+            raise InputError(
+                f"--keyframe names {place} of {output} twice: expected one picture for each frame"
+            )
+        found[output][place] = value
+    return found
+
+
+def typed_boxes(texts: Sequence[str]) -> dict[str, list[float]]:
+    """Read boxes as they are typed, `image=0.25,0.25,0.75,0.75`."""
+    found = {}
+    for text in texts:
+        name, value = _named("--canvas", text, "image=0.25,0.25,0.75,0.75")
+        numbers = _numbers(value, ",")
+        if numbers is None:
+            raise InputError(f"--canvas {text!r:.60}: expected four fractions, image=0.25,0.25,0.75,0.75")
+        found[name] = numbers
+    return found
+
+
+def _named(option: str, text: str, example: str) -> tuple[str, str]:
+    """Return the output and the value of a text such as image=mask.png."""
+    name, sign, value = text.partition("=")
+    if not sign or not value.strip():
+        raise InputError(f"{option} {text!r:.60}: expected an output and its part, such as {example}")
+    return Modality.parse(name).value, value
+
+
+def _typed_region(text: str) -> Any:
+    """Return one region as it is typed: all, seconds a:b, a box of four fractions, a frame, or a file."""
+    if text == "all":
+        return True
+    if (ends := _numbers(text, ":")) is not None and len(ends) == 2:
+        return tuple(ends)
+    if (sides := _numbers(text, ",")) is not None and len(sides) == 4:
+        return tuple(sides)
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _numbers(text: str, between: str) -> list[float] | None:
+    """Return the numbers of a text with something between them; None for a text that holds others."""
+    try:
+        return [float(part) for part in text.split(between)]
+    except ValueError:
+        return None

@@ -854,7 +854,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         null = null if request.prompted or request.refusing else None
         if made:
             attended = self.model.attended(made) | self.model.estimating(made)
-            partners |= {m: z.expand(len(seeds), *z.shape[1:]) for m, z in kept_whole.items() if m in attended}
+            partners |= {
+                m: z.expand(len(seeds), *z.shape[1:]) for m, z in kept_whole.items() if m in attended
+            }
             conditions = self._conditions(sources, request, seeds)
             sampler = self._sampler(latents, context, null, partners, request, generators, conditions)
             latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)

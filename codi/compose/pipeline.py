@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from codi import prompts, records, settings
+from codi import edited, prompts, records, settings
 from codi.border import resolve_names
 from codi.calls import Call, CallMixin
 from codi.compose import loading
@@ -35,8 +35,10 @@ from codi.compose.joint_adapters import ForeignJointAdapters
 from codi.compose.native_prompt import NativePrompt
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import ComposedRequest
+from codi.conditions import LoopCondition
 from codi.diffusion import copy_schedulers, draw_noise
 from codi.diffusion.levels import NoiseLevels
+from codi.edited import Edited
 from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
 from codi.outputs import CoDiOutput, as_fields, formatted
@@ -488,6 +490,12 @@ class ComposedPipeline(CallMixin):
         prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         negative_prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         partner_latents: Latents | None = None,
+        start: Mapping[str, Any] | None = None,
+        strength: settings.PerOutput | None = None,
+        keep: Mapping[str, Any] | None = None,
+        keyframes: Mapping[str, Mapping[int | float, Any]] | None = None,
+        canvas: Mapping[str, Sequence[float]] | None = None,
+        resample_steps: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -530,6 +538,12 @@ class ComposedPipeline(CallMixin):
             prompt_embeds: what `encode_prompt` returned, one or one for each sample, in place of prompts.
             negative_prompt_embeds: the same in place of `negative_text`.
             partner_latents: clean latents (1 or B, ...) by modality from `encode_partners`.
+            start: {output: medium}, what an output starts from (docs/editing.md).
+            strength: the part of the schedule that an output with a start takes, from 0 to 1.
+            keep: {output: regions} of what it starts from that stay as they are.
+            keyframes: {"video": {0: picture}}: pictures that are kept as frames.
+            canvas: {output: (left, top, right, bottom)}: the box in which the start lies on what is made.
+            resample_steps: how often a step is made of an output of which a part is kept.
             output_type: "pil", "pt", "np" or "latent".
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
@@ -552,6 +566,13 @@ class ComposedPipeline(CallMixin):
         sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps)
         sizes["audio_length_in_s"] = audio_length_in_s
         request = self.resolve(
+            inputs={m: given[0] for m, given in items.items()},
+            start=start,
+            strength=strength,
+            keep=keep,
+            keyframes=keyframes,
+            canvas=canvas,
+            resample_steps=resample_steps,
             given=[*items, *([Modality.parse("text")] if texts else [])],
             negatives=[*refused, *([Modality.parse("text")] if refused_texts else [])],
             clean=None if partner_latents is None else list(partner_latents),
@@ -600,6 +621,7 @@ class ComposedPipeline(CallMixin):
         out.origin = {
             "outputs": [m.value for m in request.outputs],
             **_recorded(described, refused, texts or refused_texts),
+            **request.edits.described(),
             "model": self.described(),
         }
         return out if return_dict else out.to_tuple()
@@ -634,20 +656,88 @@ class ComposedPipeline(CallMixin):
                 ComposedPrompt(words={None: ((caption, 1.0),)}, token=row.token)
                 for row, caption in zip(rows, captions, strict=True)
             ]
+        sources, notes = edited.read(request.edits, request.specs)
+        for note in notes:
+            warnings.warn(note, stacklevel=1)
+        whole = {m: self._encode_source(m, source, request) for m, source in sources.items() if source.whole}
         making = _Making()
         for modality in request.outputs:
+            if modality in whole:
+                continue
             if modality in self.models:
                 self._prepare(making, modality, request, rows, away, seeds)
             else:
                 self._prepare_text(making, modality, request, rows, seeds)
-        sampler = self._sampler(making, request, clean, rows)
-        latents = self._denoise(call, sampler, making.start, callback)
-        media = {} if request.output_type == "latent" else self._decode(latents, request, making)
+        latents = {m: latent.expand(len(rows), *latent.shape[1:]) for m, latent in whole.items()}
+        if making.denoisers:
+            heard: set[Modality] = set()
+            for modality in making.denoisers:
+                heard.update(self.attends_to().get(modality, ()))
+            beside = {m: latent for m, latent in whole.items() if m in heard}
+            sampler = self._sampler(making, request, {**clean, **beside}, rows)
+            sampler.conditions = self._conditions(making, sources, seeds, request)
+            latents |= self._denoise(call, sampler, sampler.enter(making.start), callback)
+        media = {}
+        if request.output_type != "latent":
+            media = self._media(latents, sources, request, making)
         out = self._output(latents, media, seeds, request)
         out.outputs = list(request.outputs)
         out.settings = request.settings() | ({} if captions is None else {"captions": captions})
         out.batch = [{"row": row, "rows": len(seeds)} for row in range(len(seeds))]
         return out
+
+    def _encode_source(
+        self, modality: Modality, source: Edited, request: ComposedRequest, raw: Any = None
+    ) -> Tensor:
+        """Encode the source of an output, or other media `raw` (1, ...) of its kind, into its latent (1, ...)."""
+        model = self.models[modality]
+        raw = source.raw if raw is None else raw
+        return model.encode(raw.to(model.device), call=model.call_for(request.sizes[modality])).float()
+
+    def _conditions(
+        self,
+        making: _Making,
+        sources: Mapping[Modality, Edited],
+        seeds: Sequence[int],
+        request: ComposedRequest,
+    ) -> dict[Modality, list[LoopCondition]]:
+        """Return what the sources of outputs do in the sampling loop, of those that are not kept whole."""
+        found = {}
+        for modality, source in sources.items():
+            if source.whole:
+                continue
+            prepared = making.prepared[modality]
+
+            def encode(raw: Any, m: Modality = modality, prepared: Prepared = prepared) -> Tensor:
+                latent = self._encode_source(m, sources[m], request, raw)
+                return prepared.grid.fitted(latent, prepared.start)
+
+            layout = edited.Layout(
+                edges=prepared.grid.edges(source.geometry.spec.rate),
+                size=prepared.grid.shape[1:] if source.geometry.spatial else None,
+                to_steps=prepared.grid.to_steps,
+                from_steps=prepared.grid.from_steps,
+            )
+            conditions = edited.conditions_of(
+                modality, source, encode, layout, seeds, request.edits.resample_steps
+            )
+            if conditions:
+                found[modality] = conditions
+        return found
+
+    def _media(
+        self,
+        latents: Latents,
+        sources: Mapping[Modality, Edited],
+        request: ComposedRequest,
+        making: _Making,
+    ) -> dict[Modality, Any]:
+        """Return decoded media, with what is kept put back, in the order of the outputs."""
+        count = len(next(iter(latents.values())))
+        media = self._decode({m: z for m, z in latents.items() if m in making.denoisers}, request, making)
+        media = {m: sources[m].pasted(raw) if m in sources else raw for m, raw in media.items()}
+        media |= {m: source.repeated(count) for m, source in sources.items() if source.whole}
+        return {m: media[m] for m in request.outputs}
 
     def _captions(self, rows: list[ComposedPrompt], seeds: list[int]) -> list[str]:
         """Draw the auxiliary caption of each sample by the text model."""
@@ -839,7 +929,7 @@ class ComposedPipeline(CallMixin):
     def _decode(self, latents: Latents, request: ComposedRequest, making: _Making) -> dict[Modality, Any]:
         """Let each model decode what it made."""
         media: dict[Modality, Any] = {}
-        for modality in request.outputs:
+        for modality in latents:
             if modality in self.models:
                 prepared = making.prepared[modality]
                 latent = latents[modality].to(prepared.start.dtype)  # that its own pipeline would hold

@@ -8,6 +8,8 @@ from codi import settings
 from codi.compose.foreign import ForeignModel
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
+from codi.edits import NAMES as EDITS
+from codi.edits import Edits
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
 from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
@@ -43,6 +45,7 @@ class ComposedRequest:
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         auxiliary_caption: whether a caption is drawn first, which all outputs are then made from.
         notes: what a person should know of it, one line each.
+        edits: what outputs are given of themselves: a start, a part to keep, keyframes.
     """
 
     outputs: tuple[Modality, ...]
@@ -59,6 +62,7 @@ class ComposedRequest:
     output_type: str
     auxiliary_caption: bool = False
     notes: tuple[str, ...] = ()
+    edits: Edits = Edits()
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as a record stores them.
@@ -86,6 +90,7 @@ class ComposedRequest:
             "candidates": 1,
             "lengths": self.lengths,
             **self.asked,
+            **self.edits.settings(),
         }
 
 
@@ -108,6 +113,7 @@ def resolve(
     lengths: str = "agree",
     sizes: Mapping[str, Any] | None = None,
     output_type: str = "pil",
+    inputs: Mapping[Modality, Any] | None = None,
     **values: Any,
 ) -> ComposedRequest:
     """Check what is asked of a composed model.
@@ -132,7 +138,9 @@ def resolve(
             "free": each lasts as long as its model makes it.
         sizes: sizes by their names (`codi.types.SIZES`); None for each model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
-        **values: the settings in `GIVEN`; None for the model's own.
+        inputs: the first prompt of each modality, of which a part may be kept.
+        **values: the settings in `GIVEN`, None for the model's own; and what outputs are given of themselves
+            (`codi.edits`).
 
     Returns:
         The request, with a value for every setting.
@@ -140,6 +148,7 @@ def resolve(
     Raises:
         InputError: for anything that this model cannot do, or nobody can.
     """
+    edits = Edits.from_arguments(inputs=inputs, **{name: values.pop(name, None) for name in EDITS})
     settings.check_names("a request", values, GIVEN)
     wanted = settings.parse_outputs(outputs)
     if not wanted:
@@ -163,9 +172,18 @@ def resolve(
     for modality in negatives:
         if not kind_of(modality).in_words:
             raise InputError(f"a composed model takes no negative {modality} prompt: expected negative_text")
-    partners = _partners(models, attended, given, wanted, sync, clean)
+    # What is kept as a whole is there already: the others are made as beside an input.
+    open_outputs = [m for m in wanted if m not in edits.whole]
+    partners = _partners(models, attended, given, open_outputs, sync, clean)
+    partners = [m for m in partners if m not in edits.whole]
+    for modality in edits.by_output:
+        if modality in wanted and modality not in models:
+            raise InputError(
+                f"{modality} is made by the text model, beside the composed ones: expected a start or a part "
+                f"to keep for {listed(models)} alone"
+            )
     for modality in given:
-        if modality not in (*read, *partners) and not kind_of(modality).in_words:
+        if modality not in (*read, *partners, *edits.by_output) and not kind_of(modality).in_words:
             raise InputError(
                 f"nothing would come of the {modality} that was given: expected outputs that attend to it in "
                 "time, or a model with prompt translators (docs/compose.md)"
@@ -187,6 +205,7 @@ def resolve(
                 f"{modality} is made"
             )
     found, specs = _settle_sizes(models, dict(sizes or {}), wanted, partners, lengths)
+    edits = edits.settled(wanted, specs)
     return ComposedRequest(
         outputs=tuple(wanted),
         partners=tuple(partners),
@@ -206,6 +225,7 @@ def resolve(
             and len(wanted) > 1
             and Modality.parse(defaults["auxiliary_caption"]) not in wanted
         ),
+        edits=edits,
     )
 
 

@@ -1,7 +1,7 @@
 """Conditions: what an output can be given, each with a name, a mechanism, a null and a guidance scale.
 
-A new condition is one module here with a subclass of `Condition`, and one entry in `CONDITIONS`. One that acts
-in the sampling loop has a subclass of `LoopCondition` as well, of which every generation makes objects.
+A new condition is one module here with a subclass of `Condition`, and one entry in `CONDITIONS`. One that
+acts in the sampling loop has a subclass of `LoopCondition` as well, of which every generation makes objects.
 """
 
 from codi.conditions.base import Condition, LoopCondition, Mechanism

@@ -61,8 +61,9 @@ class Condition(ABC):
             and its null is nothing at all.
         """
 
+
 class LoopCondition:
-    """What a condition of one output does in the sampling loop, beside or instead of what a denoiser is given.
+    """What a condition of one output does in the sampling loop, besides what a denoiser is given.
 
     The sampler (`codi.joint.sampler`) asks every condition of an output and does not know which it is. By
     default a condition does nothing. Steps are the output's own, counted from 0; the latent at step k is the

@@ -51,7 +51,7 @@ class Start(LoopCondition):
         return num_steps - (max(taken, 1) if self.strength > 0 else 0)
 
     def entered(self, x: Tensor, eps: Tensor, step: int, trajectory: Trajectory) -> Tensor:
-        """Return the medium's latent (B, ...), as noisy as at `step`; at step 0 it is noise alone, x itself."""
+        """Return the medium's latent (B, ...), as noisy as at `step`; at step 0 that is x, noise alone."""
         if step == 0:
             return x
         return trajectory.noised(self.x_0.to(x).expand_as(x), eps, step)

@@ -24,7 +24,7 @@ from torch import Tensor
 from codi.conditions import CONDITIONS, PARTNERS, PROMPT, LoopCondition
 from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
-from codi.diffusion.schedulers import scaled_input
+from codi.diffusion.schedulers import pass_repeated_step, scaled_input
 from codi.diffusion.trajectory import Trajectory
 from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
 from codi.joint.start_offsets import EvenTimeline, LevelTimeline, Timeline
@@ -237,6 +237,8 @@ class JointSampler:
                     x = condition.returned(x, own, trajectory)
         answer = self._answered(modality, index, own, x, environment, estimate)
         x = self._advance(modality, index, answer, x)
+        if own == self._first_steps.get(modality, 0) > 1:
+            pass_repeated_step(self.schedulers[modality])
         for condition in conditions:
             x = condition.advanced(x, own + 1, self._trajectories[modality])
         return x
@@ -277,9 +279,7 @@ class JointSampler:
                 continue
             for x, seconds in filter(None, (c.spoken() for c in conditions)):
                 whole = self._read_once(modality, x, self._encode)
-                found[modality] = self._once(
-                    ("known", modality), [whole], partial(whole.during, seconds)
-                )
+                found[modality] = self._once(("known", modality), [whole], partial(whole.during, seconds))
         return {m: environment for m, environment in found.items() if environment.tokens.shape[1]}
 
     def estimate_partners(self, index: int, latents: Latents) -> dict[Modality, PartnerEstimate]:
