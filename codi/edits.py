@@ -454,7 +454,7 @@ def _covers(region: Region, frame: int, spec: ModalitySpec) -> bool:
 
 
 def typed_regions(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Read regions as they are typed, such as audio=0:1.2, image=0,0,0.5,1, video=3, video=all, image=m.png."""
+    """Read regions as they are typed: audio=0:1.2, image=0,0,0.5,1, video=3, video=all or image=m.png."""
     found: dict[str, list[Any]] = {}
     for text in texts:
         name, value = _named("--keep", text, "audio=0:1.2 or image=mask.png")

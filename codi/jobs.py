@@ -274,7 +274,9 @@ class Job:
         negatives = sorted({item.modality.value for item in self.negatives})
         kinds = [given, negatives]
         edits = [self.edit_arguments] if self.edits else []
-        return json.dumps([self.outputs, self.settings, self.sync, kinds, *edits], sort_keys=True)
+        return json.dumps(
+            [self.outputs, self.settings, self.sync, kinds, *edits], sort_keys=True, default=str
+        )
 
     def files(self, out: Path) -> list[Path]:
         """Return the files in the folder `out` that the samples may be written as, by the job's own names."""

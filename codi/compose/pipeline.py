@@ -689,7 +689,7 @@ class ComposedPipeline(CallMixin):
     def _encode_source(
         self, modality: Modality, source: Edited, request: ComposedRequest, raw: Any = None
     ) -> Tensor:
-        """Encode the source of an output, or other media `raw` (1, ...) of its kind, into its latent (1, ...)."""
+        """Encode the source of an output, or other media `raw` (1, ...) of its kind, as a latent (1, ...)."""
         model = self.models[modality]
         raw = source.raw if raw is None else raw
         return model.encode(raw.to(model.device), call=model.call_for(request.sizes[modality])).float()

@@ -222,7 +222,7 @@ def resolve(
         auxiliary_caption=bool(
             auxiliary_caption
             and defaults.get("auxiliary_caption")
-            and len(wanted) > 1
+            and len(open_outputs) > 1
             and Modality.parse(defaults["auxiliary_caption"]) not in wanted
         ),
         edits=edits,

@@ -122,8 +122,12 @@ class JointSampler:
         """The own step at which each output that has conditions enters its schedule."""
         found = {}
         for modality, conditions in self.conditions.items():
-            steps = len(self.schedulers[modality].timesteps)
-            found[modality] = max((c.first_step(steps) for c in conditions), default=0)
+            scheduler = self.schedulers[modality]
+            steps = len(scheduler.timesteps)
+            first = max((c.first_step(steps) for c in conditions), default=0)
+            # of second order, steps come in pairs, which are entered at their first
+            pair = getattr(scheduler, "order", 1)
+            found[modality] = first if first == steps else first - first % pair
         return found
 
     @cached_property
