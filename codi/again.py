@@ -148,7 +148,10 @@ def _edits(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ..
     for name, value in named.items():
         both = isinstance(value, dict) and isinstance(found.get(name), dict)
         found[name] = {**found[name], **value} if both else value
-    return {name: value for name, value in found.items() if value not in ({}, None)}
+    found = {name: value for name, value in found.items() if value not in ({}, None)}
+    if not found.keys() & {"keep", "keyframes", "canvas"} and "resample_steps" not in named:
+        found.pop("resample_steps", None)
+    return found
 
 
 def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, bench, convert, compose, inspect, info, doctor.
+"""Run the command `codi`: generate, vary, bench, convert, compose, inspect, info, doctor.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed
+from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed, vary
 from codi.compose import command as compose
 from codi.compose.folder import is_composed
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"codi {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     _add_generate(commands)
+    vary.add_command(commands).set_defaults(run=_vary)
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
     )
@@ -415,6 +416,16 @@ def _generate(args: argparse.Namespace) -> int:
     if failures:
         return _fail(f"{len(failures)} of {failures.total} jobs failed; the others are in {out}", 2)
     return 0
+
+
+def _vary(args: argparse.Namespace) -> int:
+    """Make variations as `codi generate` does, and a sheet of them."""
+    asked = build_parser().parse_args(["generate", *vary.arguments(args)])
+    asked.owns_process = args.owns_process
+    code = _generate(asked)
+    if code == 0:
+        _print_path(vary.write_sheet(asked.out))
+    return code
 
 
 def _print_path(path: Path) -> None:

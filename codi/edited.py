@@ -49,7 +49,8 @@ class Edited:
         if self.geometry.spatial:
             return regions.pasted(made[:, : self.raw.shape[1]], self.raw, self.mask, self.geometry)
         source = self.raw if made.ndim == self.raw.ndim else self.raw[:, None]  # one for all channels
-        return regions.pasted(made[..., : self.raw.shape[-1]], source, self.mask, self.geometry)
+        length = min(made.shape[-1], source.shape[-1])
+        return regions.pasted(made[..., :length], source[..., :length], self.mask[:length], self.geometry)
 
     def repeated(self, count: int) -> Any:
         """Return the source itself, once for each of `count` samples."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from codi import cli, jobs, read_record
+from codi import cli, jobs, read_record, vary
 from codi.conditions import regions
 from codi.conditions.regions import Geometry
 from codi.edits import Edits, typed_boxes, typed_keyframes, typed_regions
@@ -430,3 +430,30 @@ def test_options_beside_a_file_of_jobs_are_refused(files):
     args = argparse.Namespace(**empty, jobs="jobs.jsonl")
     with pytest.raises(InputError, match="--start beside --jobs"):
         jobs.from_file(args)
+
+
+# Variations ------------------------------------------------------------
+
+
+def test_variations_of_a_file_come_with_a_sheet_and_their_seeds(files, tmp_path, capsys):
+    command = ["vary", str(files / "photo.png"), "-o", str(tmp_path), "--samples", "2", "--seed", "5"]
+    assert cli.main([*command, "--model", str(files / "model"), "--text", "a red ball", *STEPS]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.rsplit("/", 1)[1] for line in printed] == ["000.png", "001.png", "sheet.png"]
+    assert Image.open(tmp_path / "sheet.png").size == (2 * vary.TILE, vary.TILE + vary.LINE)
+    record = read_record(tmp_path / "001.png")
+    assert record.samples[0]["seed"] == 6 and record.resolved["strength"] == {"image": vary.STRENGTH}
+
+
+def varied(*typed) -> list[str]:
+    return vary.arguments(cli.build_parser().parse_args(["vary", *typed, "-o", "out"]))
+
+
+def test_what_varies_starts_from_the_file_or_has_it_as_a_prompt(files):
+    photo = str(files / "photo.png")
+    assert varied(photo)[:6] == ["--start-image", photo, "--to", "image", "--strength", "0.7"]
+    assert varied(photo, "--by", "prompt")[:5] == ["--image", photo, "--to", "image", "-o"]
+    with pytest.raises(InputError, match="--strength beside --by prompt"):
+        varied(photo, "--by", "prompt", "--strength", "0.5")
+    with pytest.raises(InputError, match="no such file"):
+        varied("nothing.png")

@@ -141,6 +141,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | KINDS
     | LOADING
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records", "codi.settings"},
+    "codi.vary": LEAVES | KINDS | {"codi.records"},
     "codi.inspection": LEAVES | KINDS | {"codi.pretrained"},
     "codi.doctor": LEAVES | KINDS | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
@@ -156,6 +157,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.session",
         "codi.doctor",
         "codi.inspection",
+        "codi.vary",
         "codi.pipeline",
         "codi.start_up",
     }

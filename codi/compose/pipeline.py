@@ -712,11 +712,12 @@ class ComposedPipeline(CallMixin):
                 latent = self._encode_source(m, sources[m], request, raw)
                 return prepared.grid.fitted(latent, prepared.start)
 
+            grid = prepared.grid
             layout = edited.Layout(
-                edges=prepared.grid.edges(source.geometry.spec.rate),
-                size=prepared.grid.shape[1:] if source.geometry.spatial else None,
-                to_steps=prepared.grid.to_steps,
-                from_steps=prepared.grid.from_steps,
+                edges=grid.edges(source.geometry.spec.rate),
+                size=(grid.shape[1], grid.shape[2]) if source.geometry.spatial else None,
+                to_steps=grid.to_steps,
+                from_steps=grid.from_steps,
             )
             conditions = edited.conditions_of(
                 modality, source, encode, layout, seeds, request.edits.resample_steps

@@ -169,7 +169,7 @@ class JointSampler:
             x = latents[modality]
             scheduler, trajectory = self.schedulers[modality], self._trajectories[modality]
             first = self._first_steps[modality]
-            eps = x / scheduler.init_noise_sigma
+            eps = x / getattr(scheduler, "init_noise_sigma", 1.0)
             if first > 0:  # prior estimates are read from noise alone
                 self._pure_noise[modality] = trajectory.unscaled(x, 0)
             if 0 < first < trajectory.num_steps and hasattr(scheduler, "set_begin_index"):
