@@ -13,8 +13,8 @@ Every task takes unseen scenes, hides a part of their media, and lets the model 
     start           a picture started from the scene, the prompt names another colour, over strength
 
 The ceiling is the round trip of the truth through the autoencoder, put back in the same way; the floor is
-what the prompt alone makes, put back in the same way. "pos" is the share of objects within 0.05 of the width of
-their place. "outside" is the greatest difference, in levels of 255, of what is kept. "seam" is the mean
+what the prompt alone makes, put back in the same way. "pos" is the share of objects within 0.05 of the width
+of their place. "outside" is the greatest difference, in levels of 255, of what is kept. "seam" is the mean
 gradient across the border, over the truth's.
 """
 

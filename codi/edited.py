@@ -247,7 +247,7 @@ def _known(
 ) -> Known:
     """Return the condition of a part that is known, `known` (S, h, w) of the latent."""
     assert edited.mask is not None
-    # encoders look around: of what is to be remade they would tell what it was
+    # encoders look around: what is to be remade must not be told of
     x_0 = encode(regions.without_unknown(edited.raw, edited.mask, edited.geometry)).float()
     seconds: tuple[tuple[float, float], ...] = ()
     standing = None

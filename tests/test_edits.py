@@ -457,3 +457,20 @@ def test_what_varies_starts_from_the_file_or_has_it_as_a_prompt(files):
         varied(photo, "--by", "prompt", "--strength", "0.5")
     with pytest.raises(InputError, match="no such file"):
         varied("nothing.png")
+
+
+def test_what_is_hidden_is_told_of_by_nothing_and_what_is_kept_goes_on():
+    mask = regions.box_mask(geometry(IMAGE), (0, 0, 0.5, 1))
+    raw = torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(1, 3, 32, 32).clone()
+    hidden = regions.without_unknown(raw, mask, geometry(IMAGE))
+    other = raw.clone()
+    other[..., 16:] = 0.77
+    assert torch.equal(hidden, regions.without_unknown(other, mask, geometry(IMAGE)))
+    assert torch.equal(hidden[..., :16], raw[..., :16])
+    assert (hidden[..., 16:20] - raw[..., 16:20]).abs().max() < 0.3  # rows go on
+    clip = regions.frame_mask(geometry(VIDEO), 1)
+    frames = regions.without_unknown(torch.ones(1, 4, 3, 32, 32), clip, geometry(VIDEO))
+    assert (frames[:, 1] == 1).all() and (frames[:, [0, 2, 3]] == 0).all()
+    sound = regions.interval_mask(geometry(AUDIO), 0, 0.1)
+    silent = regions.without_unknown(torch.ones(1, 8000), sound, geometry(AUDIO))
+    assert (silent[:, :1600] == 1).all() and (silent[:, 1600:] == 0).all()

@@ -167,8 +167,32 @@ def nearest_known(known: Tensor) -> Tensor:
 
 
 def without_unknown(raw: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
-    """Return a medium (B, ...) with the middle of its range, grey or silence, wherever it is not kept."""
-    return torch.where(geometry.over_medium(mask), raw, torch.zeros_like(raw))
+    """Return a medium (B, ...) that says nothing of what is not kept.
+
+    Sounds are silent there. In pictures and frames what is kept goes on smoothly: an autoencoder looks
+    around, and of grey it would put something into what is kept. A frame of which nothing is kept is grey.
+    """
+    kept = geometry.over_medium(mask)
+    return torch.where(kept, raw, _continued(raw, kept) if geometry.spatial else torch.zeros_like(raw))
+
+
+def _continued(raw: Tensor, kept: Tensor) -> Tensor:
+    """Return pictures (..., 3, H, W) in which what is kept goes on: each pixel is the mean around it.
+
+    The mean is taken of as small a square as holds anything that is kept (push and pull, Gortler et al.,
+    SIGGRAPH 1996).
+    """
+    weight = kept.expand(raw.shape).float().reshape(-1, *raw.shape[-3:])[:, :1]
+    value = raw.reshape(-1, *raw.shape[-3:]) * weight
+    levels = [(value, weight)]
+    while max(value.shape[-2:]) > 1:
+        value, weight = (functional.avg_pool2d(part, 2, ceil_mode=True) for part in (value, weight))
+        levels.append((value, weight))
+    mean = value / weight.clamp(min=NEAR)
+    for value, weight in reversed(levels[:-1]):
+        coarser = functional.interpolate(mean, value.shape[-2:], mode="bilinear")
+        mean = torch.where(weight > 0, value / weight.clamp(min=NEAR), coarser)
+    return mean.reshape(raw.shape)
 
 
 def pasted(made: Tensor, source: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
