@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -74,7 +74,7 @@ class LoopCondition:
         name: the condition's key in `CONDITIONS`.
     """
 
-    name: str = ""
+    name: ClassVar[str] = ""
 
     def first_step(self, num_steps: int) -> int:
         """Return the step at which the output enters its schedule, from 0 to `num_steps`."""

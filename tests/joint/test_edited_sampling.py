@@ -12,7 +12,7 @@ from codi import protocols
 from codi.conditions import KNOWN, LoopCondition
 from codi.conditions.known import Known, KnownLatent
 from codi.conditions.start import Start
-from codi.diffusion import NoiseProcess, copy_schedulers, draw_noise
+from codi.diffusion import Guidance, NoiseProcess, copy_schedulers, draw_noise
 from codi.diffusion.levels import NoiseLevels
 from codi.diffusion.trajectory import Trajectory
 from codi.joint.sampler import JointSampler
@@ -23,6 +23,8 @@ from tests.diffusion.toy import (
     SCHEDULERS,
     STD,
     GaussianDenoiser,
+    LatentEnvironment,
+    Reader,
     context,
     scheduler,
 )
@@ -362,3 +364,70 @@ def test_the_environment_of_a_time():
     env = protocols.Environment(tokens=torch.arange(4.0).view(1, 4, 1), times=times)
     assert env.during([(0.0, 1.0), (2.0, 3.0)]).tokens.flatten().tolist() == [0.0, 3.0]
     assert env.during([]).tokens.shape == (1, 0, 1)
+
+
+# Without any of it -----------------------------------------------------
+
+
+class Before(JointSampler):
+    """The loop as it was before steps could be repeated: all answers first, then all steps."""
+
+    def step(self, index, latents):
+        active = self.timeline.active(index)
+        inputs = dict(latents)
+        for modality in latents:
+            if isinstance(self.timestep(modality, index), torch.Tensor):
+                inputs[modality] = self._scaled(modality, index, latents[modality])
+        if not self._initial:
+            starts = self.timeline.starts
+            self._initial = {m: self._scaled(m, starts[m], x) for m, x in latents.items()}
+        environments = self.encode_environments(index, inputs)
+        estimates = self.estimate_partners(index, inputs)
+        answers = {}
+        for modality in active:
+            environment = self._environment(modality, environments)
+            estimate = self._partner_estimate(modality, estimates)
+            answers[modality] = self.predict(modality, index, inputs[modality], environment, estimate)
+        return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in active}
+
+
+def lean(x, t, context, rate):
+    """What a noisy-latent encoder may say: something of the latent and of the noise level."""
+    return 0.1 * x[:, :1] + 0.001 * t[:, None]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"start_offsets": {VIDEO: 4}},
+        {"start_offsets": {AUDIO: 10, VIDEO: 20}},
+        {"partners": True},
+        {"guidance": {AUDIO: Guidance(scales={"prompt": 3.0, "partners": 2.0}, rescale=0.5)}},
+        {"levels": True, "start_offsets": {VIDEO: 0.5}},
+    ],
+)
+def test_calls_that_use_none_of_it_are_what_they_were_to_the_bit(name, options):
+    made = []
+    for kind in (Before, JointSampler):
+        one = source(name)
+        process = NoiseProcess.from_scheduler(one)
+        given = dict(options)
+        outputs = list(PAIR)
+        if given.pop("partners", False):
+            outputs = [AUDIO]
+            given["partners"] = {VIDEO: torch.full((2, 600), 0.3)}
+        if given.pop("levels", False):
+            given["levels"] = {m: NoiseLevels.of(one) for m in PAIR}
+        sampling = kind(
+            denoisers={m: GaussianDenoiser(process, 0.8) for m in outputs},
+            schedulers=copy_schedulers(one, outputs, 6),
+            contexts={m: context(2, 0.2) for m in outputs},
+            null_contexts={m: context(2) for m in outputs},
+            environment_encoders={m: LatentEnvironment(process) for m in PAIR},
+            noisy_latent_encoders={m: Reader(lean) for m in PAIR},
+            **given,
+        )
+        made.append(sampling.sample(sampling.start(noise(modalities=outputs))))
+    assert all(torch.equal(made[0][m], made[1][m]) for m in made[0])
