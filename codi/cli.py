@@ -374,8 +374,7 @@ def _generate(args: argparse.Namespace) -> int:
         failures.total = len(todo)
     else:
         todo = jobs.from_file(args, failures) if args.jobs else [jobs.from_arguments(args)]
-    items = [item for job in todo for item in (*job.items, *job.negatives)]
-    if not all(modalities.in_words(item.modality) for item in items):
+    if any(job.inputs for job in todo):
         fork_server.start()  # files are read by its workers; it starts while the libraries are imported here
     jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict, failures.of)

@@ -901,7 +901,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         for modality, source in sources.items():
             if source.whole:
                 continue
-            found[modality] = edited.conditions_of(
+            conditions = edited.conditions_of(
                 modality,
                 source,
                 partial(self._encode_source, modality),
@@ -909,6 +909,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 seeds,
                 request.edits.resample_steps,
             )
+            if conditions:
+                found[modality] = conditions
         return found
 
     def _media(
@@ -972,7 +974,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         clean: Latents,
         request: Request,
         generators: dict[Modality, list[torch.Generator]],
-        conditions: Mapping[Modality, Sequence[LoopCondition]],
+        conditions: Mapping[Modality, Sequence[LoopCondition]] | None = None,
     ) -> JointSampler:
         """Return the joint sampler of these latents and prompts."""
         model = self.model
@@ -1001,7 +1003,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             generators=generators,
             start_offsets=request.start_steps(own_steps),
             rates=request.rates(model.specs),
-            conditions={m: found for m, found in conditions.items() if found},
+            conditions=conditions or {},
         )
 
     def _denoise(

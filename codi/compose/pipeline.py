@@ -674,8 +674,8 @@ class ComposedPipeline(CallMixin):
             for modality in making.denoisers:
                 heard.update(self.attends_to().get(modality, ()))
             beside = {m: latent for m, latent in whole.items() if m in heard}
-            sampler = self._sampler(making, request, {**clean, **beside}, rows)
-            sampler.conditions = self._conditions(making, sources, seeds, request)
+            conditions = self._conditions(making, sources, seeds, request)
+            sampler = self._sampler(making, request, {**clean, **beside}, rows, conditions)
             latents |= self._denoise(call, sampler, sampler.enter(making.start), callback)
         media = {}
         if request.output_type != "latent":
@@ -868,7 +868,12 @@ class ComposedPipeline(CallMixin):
         making.levels[modality] = NoiseLevels.of(scheduler)
 
     def _sampler(
-        self, making: _Making, request: ComposedRequest, clean: Latents, rows: list[ComposedPrompt]
+        self,
+        making: _Making,
+        request: ComposedRequest,
+        clean: Latents,
+        rows: list[ComposedPrompt],
+        conditions: Mapping[Modality, Sequence[LoopCondition]],
     ) -> JointSampler:
         """Return the joint sampler of what was prepared."""
         attends_to = {m: set(self.attends_to().get(m, ())) for m in making.denoisers}
@@ -879,7 +884,7 @@ class ComposedPipeline(CallMixin):
         grids = {m: prepared.grid for m, prepared in making.prepared.items()}
         for modality in partners:
             levels[modality] = self.models[modality].levels
-            grids[modality] = self.models[modality].prepare([""]).grid
+            grids[modality] = self.models[modality].prepare([""], sizes=request.sizes.get(modality)).grid
         encoders = {}
         if self.environment_encoders is not None and self.joint_adapters is not None:
             heard = {m for partner in attends_to.values() for m in partner}
@@ -907,6 +912,7 @@ class ComposedPipeline(CallMixin):
             start_offsets=request.start_offset,
             levels=levels,
             tokens=tokens,
+            conditions=conditions,
         )
 
     def _denoise(
