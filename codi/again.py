@@ -73,7 +73,8 @@ def _is_exact(args: argparse.Namespace) -> bool:
     for name in (*DRAWING, *PLACING):
         if getattr(args, name) is not None:
             return False
-    return not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
+    named = jobs.typed_edits(args)
+    return not named and not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
 
 
 def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
@@ -107,6 +108,7 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             if auxiliary_caption is None
             else auxiliary_caption,
             more={key: resolved[key] for key in more},
+            edits=_edits(record, args, outputs),
             written=args.written,
             **_scales(record, args, outputs),
             **_samples(record, args, exact),
@@ -131,6 +133,25 @@ def _item(record: Record, row: Mapping[str, Any]) -> Item:
     modality = Modality(row["as"])
     value = row["text"] if kind_of(modality).in_words else records.check_input(record.source, row)
     return Item(modality=modality, value=value, weight=row["weight"])
+
+
+def _edits(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, Any]:
+    """Return what outputs are given of themselves: as the command line names it, and else as the record does.
+
+    A start of the record counts until the command line names another, and so does each other part.
+    """
+    found = record.edits()
+    for name, value in found.items():
+        if isinstance(value, dict):
+            found[name] = {key: item for key, item in value.items() if key in outputs}
+    named = jobs.typed_edits(args)
+    for name, value in named.items():
+        both = isinstance(value, dict) and isinstance(found.get(name), dict)
+        found[name] = {**found[name], **value} if both else value
+    found = {name: value for name, value in found.items() if value not in ({}, None)}
+    if not found.keys() & {"keep", "keyframes", "canvas"} and "resample_steps" not in named:
+        found.pop("resample_steps", None)
+    return found
 
 
 def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:

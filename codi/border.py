@@ -46,6 +46,11 @@ MEANT = {  # what people write -> the argument that they mean, where a similar s
     "ip_adapter_image": "image",
     "callback": "callback_on_step_end",
     "callback_steps": "callback_on_step_end",
+    "mask_image": "keep",
+    "mask": "keep",
+    "init_image": "start",
+    "denoising_strength": "strength",
+    "jump_n_sample": "resample_steps",
 }
 NUMBERS = (  # arguments that are numbers, or hold them
     "num_samples",
@@ -58,6 +63,8 @@ NUMBERS = (  # arguments that are numbers, or hold them
     "sync_guidance_interval",
     "guidance_rescale",
     "start_offset",
+    "strength",
+    "resample_steps",
     "height",
     "width",
     "num_frames",

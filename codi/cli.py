@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, bench, convert, compose, inspect, info, doctor.
+"""Run the command `codi`: generate, vary, bench, convert, compose, inspect, info, doctor.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed
+from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed, vary
 from codi.compose import command as compose
 from codi.compose.folder import composed_folder
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
@@ -75,6 +75,14 @@ class Setting(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class Named(argparse.Action):
+    """One of several options whose values are kept together in a dict, each under its `const`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Store the value under the option's own name."""
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), self.const: values})
+
+
 def _add_setting(group: Any, short: str, **options: Any) -> None:
     """Add the short option of a setting, and one of its full name, which the help does not list."""
     name = renamed.SHORT[short.removeprefix("--").replace("-", "_")]
@@ -94,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"codi {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     _add_generate(commands)
+    vary.add_command(commands).set_defaults(run=_vary)
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
     )
@@ -141,6 +150,7 @@ def _add_generate(commands: Any) -> None:
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
     _add_files(generate)
+    _add_edits(generate)
     _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
         "--seed",
@@ -242,6 +252,55 @@ def _add_steering(generate: Any) -> None:
     )
 
 
+def _add_edits(generate: Any) -> None:
+    """Add the options that give outputs something of themselves: a start, a part to keep, keyframes."""
+    group = generate.add_argument_group("starting from media, keeping parts of them (docs/editing.md)")
+    for kind in modalities.kinds():
+        group.add_argument(
+            f"--start-{kind.name.replace('_', '-')}",
+            dest="start",
+            action=Named,
+            const=kind.name,
+            default={},
+            metavar="WORDS" if kind.in_words else "FILE",
+            help=f"what the {kind.name} is made from",
+        )
+    group.add_argument(
+        "--strength",
+        metavar="X",
+        help="how far an output leaves its start: 0 to 1, or image=0.6,audio=0.4 (default 0.8; kept: 1)",
+    )
+    group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="what stays of a start, or of a prompt of that kind: audio=0:1.2 (seconds), image=0,0,0.5,1 "
+        "(left, top, right, bottom), video=3 (a frame), image=mask.png (kept where bright), video=all; "
+        "repeatable",
+    )
+    group.add_argument(
+        "--keyframe",
+        action="append",
+        default=[],
+        metavar="WHEN=FILE",
+        help="a picture that is a frame of the video: 0=first.png, -1=last.png, 1.5s=then.png; repeatable",
+    )
+    group.add_argument(
+        "--canvas",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="where a start lies on what is made, which goes on around it: image=0.25,0.25,0.75,0.75",
+    )
+    group.add_argument(
+        "--resample-steps",
+        type=int,
+        metavar="N",
+        help="how often each step is made where a part is kept (default 4)",
+    )
+
+
 def _add_sizes(generate: Any) -> None:
     """Add the options for sizes and lengths of what is made."""
     group = generate.add_argument_group("sizes and lengths of what is made (default: the model's own)")
@@ -315,8 +374,7 @@ def _generate(args: argparse.Namespace) -> int:
         failures.total = len(todo)
     else:
         todo = jobs.from_file(args, failures) if args.jobs else [jobs.from_arguments(args)]
-    items = [item for job in todo for item in (*job.items, *job.negatives)]
-    if not all(modalities.in_words(item.modality) for item in items):
+    if any(job.inputs for job in todo):
         fork_server.start()  # files are read by its workers; it starts while the libraries are imported here
     jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict, failures.of)
@@ -357,6 +415,16 @@ def _generate(args: argparse.Namespace) -> int:
     if failures:
         return _fail(f"{len(failures)} of {failures.total} jobs failed; the others are in {out}", 2)
     return 0
+
+
+def _vary(args: argparse.Namespace) -> int:
+    """Make variations as `codi generate` does, and a sheet of them."""
+    asked = build_parser().parse_args(["generate", *vary.arguments(args)])
+    asked.owns_process = args.owns_process
+    code = _generate(asked)
+    if code == 0:
+        _print_path(vary.write_sheet(asked.out))
+    return code
 
 
 def _print_path(path: Path) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from codi import edits as editing
 from codi import renamed
 from codi.border import check_address, parse_scale, without_aliases
+from codi.edits import Edits
 from codi.failures import Failures
 from codi.modalities import kind_of, sized
 from codi.types import InputError, Modality, blame, listed
@@ -71,7 +73,7 @@ def job_keys() -> tuple[str, ...]:
 
     Some of them have short names, too (`codi.renamed.SHORT`).
     """
-    return ("id", "to", *prompt_keys(), *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
+    return ("id", "to", *prompt_keys(), *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths", *editing.NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,8 @@ class Job:
         sync: whether an input that runs in time is a clean partner where an output runs in time, too; or the
             names of the inputs that are.
         auxiliary_caption: whether several outputs may agree with a caption that nobody asked for.
+        edits: what outputs are given of themselves, by the names of the pipeline's arguments
+            (`codi.edits`); media are files or words.
         more: arguments of the pipeline that only a record names.
         places: for a job from a record, of each sample its `seed`, and as `batch` the row and the number of
             rows of the batch that it stood in, or None; otherwise empty.
@@ -139,6 +143,7 @@ class Job:
     lengths: str = "agree"
     sync: bool | tuple[str, ...] = True
     auxiliary_caption: bool = True
+    edits: dict[str, Any] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
@@ -146,7 +151,9 @@ class Job:
 
     def __post_init__(self) -> None:
         """Raise `InputError` for what no model can make."""
-        if not self.items:
+        with blame(self.origin):
+            sources = self.sources
+        if not self.items and not sources.by_output:
             raise InputError(
                 f"{self.origin}no prompt: expected at least one of {listed(Modality)}, e.g. --text 'a red "
                 "ball'"
@@ -237,6 +244,22 @@ class Job:
         return found | self.sizes | lengths | self.more
 
     @property
+    def sources(self) -> Edits:
+        """What outputs are given of themselves; a first prompt stands for a start that is kept in part."""
+        inputs = {item.modality: item.value for item in reversed(self.items)}
+        return Edits.from_arguments(inputs=inputs, **self.edits)
+
+    @property
+    def edit_arguments(self) -> dict[str, Any]:
+        """The arguments of the pipeline that say what outputs are given of themselves."""
+        if not self.edits:
+            return {}
+        starts = {
+            m.value: edit.source for m, edit in self.sources.by_output.items() if edit.source is not None
+        }
+        return {**self.edits, "start": starts}
+
+    @property
     def clip(self) -> Path | None:
         """The file of the first video prompt, which may get a new sound; None if there is none."""
         for item in self.items:
@@ -250,7 +273,10 @@ class Job:
         given = sorted({item.modality.value for item in self.items})
         negatives = sorted({item.modality.value for item in self.negatives})
         kinds = [given, negatives]
-        return json.dumps([self.outputs, self.settings, self.sync, kinds], sort_keys=True)
+        edits = [self.edit_arguments] if self.edits else []
+        return json.dumps(
+            [self.outputs, self.settings, self.sync, kinds, *edits], sort_keys=True, default=str
+        )
 
     def files(self, out: Path) -> list[Path]:
         """Return the files in the folder `out` that the samples may be written as, by the job's own names."""
@@ -267,19 +293,24 @@ class Job:
             if not kind.in_words:
                 with blame(self.origin):
                     kind.check_file(item.value, PROMPT_SECONDS)
+        for modality, use, _, value in self.sources.media():
+            if isinstance(value, Path):
+                with blame(self.origin):
+                    kind_of(modality if use == "start" else Modality.IMAGE).check_file(value, PROMPT_SECONDS)
 
     @property
     def inputs(self) -> list[Path]:
         """The files of its prompts."""
         items = (*self.items, *self.negatives)
-        return [Path(item.value) for item in items if not kind_of(item.modality).in_words]
+        files = [Path(item.value) for item in items if not kind_of(item.modality).in_words]
+        return files + [value for _, _, _, value in self.sources.media() if isinstance(value, Path)]
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Return the prompts as a manifest lists them; `negatives` are there only if there are any."""
         rows = {"inputs": list(map(_described, self.items))}
         if self.negatives:
             rows["negatives"] = list(map(_described, self.negatives))
-        return rows
+        return rows | self.sources.described()
 
 
 def _described(item: Item) -> dict[str, Any]:
@@ -397,7 +428,34 @@ def from_arguments(args: argparse.Namespace) -> Job:
     sizes = {name: getattr(args, name) for name in SIZES}
     settings["sizes"] = _without_none(sizes)
     settings["written"] = args.written
+    settings["edits"] = typed_edits(args)
     return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings)
+
+
+def typed_edits(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line gives outputs of themselves, by the pipeline's arguments."""
+    found = {
+        "start": {name: _file(name, value) for name, value in args.start.items()} or None,
+        "strength": parse_scale(args.strength, "--strength"),
+        "keep": editing.typed_regions(args.keep) or None,
+        "keyframes": editing.typed_keyframes(args.keyframe) or None,
+        "canvas": editing.typed_boxes(args.canvas) or None,
+        "resample_steps": args.resample_steps,
+    }
+    return _without_none(found)
+
+
+def _file(name: str, value: str, folder: Path | None = None) -> str:
+    """Return what an output starts from: words, or the path of a file, which may start at a folder."""
+    in_words = kind_of(Modality.parse(name)).in_words
+    if not value.strip():
+        raise InputError(
+            f"an empty start of {name}: expected {'words' if in_words else 'the name of a file'}"
+        )
+    if in_words:
+        return value
+    check_address(value)
+    return value if folder is None else str(folder / value)
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -450,7 +508,9 @@ def from_file(args: argparse.Namespace, failures: Failures | None = None) -> lis
     """
     from codi import io
 
-    if given := [f"--{key.replace('_', '-')}" for key in prompt_keys() if getattr(args, key)]:
+    own = [key for key in prompt_keys() if getattr(args, key)]
+    own += [key for key in typed_edits(args)]
+    if given := [f"--{key.replace('_', '-')}" for key in own]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
     io.check_file(args.jobs)
     failures = Failures() if failures is None else failures
@@ -573,6 +633,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         outputs = _row_outputs(row.get("to", args.to))
         settings = numbers | _row_settings(row, outputs, args, written)
         settings["written"] = {**args.written, **written}
+        settings["edits"] = _row_edits(row, Path(args.jobs).parent)
         return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
 
 
@@ -646,6 +707,38 @@ def _row_settings(
     if settings["lengths"] not in LENGTHS:
         raise InputError(f"lengths is {json.dumps(settings['lengths'])[:80]}: expected 'agree' or 'free'")
     return settings
+
+
+def _row_edits(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what a line gives outputs of themselves; names of files start at `folder`."""
+    found = _without_none({name: row.get(name) for name in editing.NAMES})
+    for name in ("start", "keep", "keyframes", "canvas"):
+        if name in found and not isinstance(found[name], dict):
+            raise InputError(f"{name} is {json.dumps(found[name])[:60]}: expected an object by output")
+    if starts := found.get("start"):
+        if wrong := [value for value in starts.values() if not isinstance(value, str)]:
+            raise InputError(f"start names {json.dumps(wrong[0])[:60]}: expected words or the name of a file")
+        found["start"] = {name: _file(name, value, folder) for name, value in starts.items()}
+    if regions := found.get("keep"):
+        found["keep"] = {name: _with_folder(value, folder) for name, value in regions.items()}
+    if frames := found.get("keyframes"):
+        found["keyframes"] = {
+            name: {when: _with_folder(picture, folder) for when, picture in value.items()}
+            if isinstance(value, dict)
+            else value
+            for name, value in frames.items()
+        }
+    return found
+
+
+def _with_folder(value: Any, folder: Path) -> Any:
+    """Return a region or regions of a line, in which the name of a file starts at `folder`."""
+    if isinstance(value, list):
+        return [_with_folder(item, folder) for item in value]
+    if not isinstance(value, str):
+        return value
+    check_address(value)
+    return str(folder / value)
 
 
 def _row_outputs(value: Any) -> tuple[Modality, ...]:

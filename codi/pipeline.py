@@ -27,14 +27,16 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from codi import card, pretrained, prompts, records, selection, settings
+from codi import card, edited, pretrained, prompts, records, selection, settings
 from codi import request as requests
 from codi.adapters.mixin import AdapterMixin
 from codi.border import resolve_names
 from codi.callbacks import Embeds, wanted_tensors
 from codi.calls import Call, CallMixin
 from codi.compose.folder import is_composed
+from codi.conditions import LoopCondition
 from codi.diffusion import NoiseProcess, copy_schedulers, draw_noise, named_scheduler
+from codi.edited import Edited
 from codi.given import Given
 from codi.joint import caption_prior
 from codi.joint.sampler import JointSampler
@@ -664,6 +666,12 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         null_prompt_embeds: Tensor | None = None,
         partner_latents: Latents | None = None,
         latents: Latents | Tensor | None = None,
+        start: Mapping[str, Any] | None = None,
+        strength: settings.PerOutput | None = None,
+        keep: Mapping[str, Any] | None = None,
+        keyframes: Mapping[str, Mapping[int | float, Any]] | None = None,
+        canvas: Mapping[str, Sequence[float]] | None = None,
+        resample_steps: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -725,6 +733,17 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 noise}, or a tensor for a single output. It is multiplied by the scheduler's initial sigma
                 here. Outputs that are not named there, the auxiliary caption, and what a scheduler draws on
                 its way are still made of the seeds.
+            start: {output: medium}, what an output starts from, in any form of a prompt (docs/editing.md).
+            strength: the part of the schedule that an output with a start takes, from 0 to 1, for all or
+                {output: 0.6}; 0.8 by default, and 1 where a part is kept.
+            keep: {output: regions} of what it starts from that stay as they are: True for everything, seconds
+                (begin, end), boxes (left, top, right, bottom) in fractions, numbers of frames, or a mask that
+                is bright where the medium is kept; one of them or a list. Without a start, the first prompt
+                of that kind is kept.
+            keyframes: {"video": {0: picture}}: pictures that are kept as frames, by number or by seconds.
+            canvas: {output: (left, top, right, bottom)}: the box, in fractions, in which the start lies on
+                what is made; around it all is made.
+            resample_steps: how often a step is made of an output of which a part is kept.
             output_type: "pil", "pt", "np" or "latent", see `CoDiOutput`.
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed. With
@@ -753,6 +772,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             null_prompt_embeds=null_prompt_embeds,
         )
         request = self.resolve(
+            inputs={m: items[0] for m, items in given.items.items()},
+            start=start,
+            strength=strength,
+            keep=keep,
+            keyframes=keyframes,
+            canvas=canvas,
+            resample_steps=resample_steps,
             given=given.items,
             negatives=given.negatives,
             prompted=given.prompted,
@@ -818,17 +844,26 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         context = rows(context, "prompt_embeds")
         null = rows(null, "negative_prompt_embeds")
         partners = {m: rows(z, "partner_latents").to(self._execution_device) for m, z in clean.items()}
-        latents, generators = self.prepare_latents(request.made, seeds, request.specs, noise)
+        sources, notes = edited.read(request.edits, request.specs)
+        for note in notes:
+            warnings.warn(note, stacklevel=1)
+        kept_whole = {m: self._encode_source(m, s.raw) for m, s in sources.items() if s.whole}
+        made = [m for m in request.made if m not in kept_whole]
+        latents, generators = self.prepare_latents(made, seeds, request.specs, noise)
         # Without any prompt there is nothing to guide towards, and no null branch is needed.
         null = null if request.prompted or request.refusing else None
-        sampler = self._sampler(latents, context, null, partners, request, generators)
-        latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)
+        if made:
+            attended = self.model.attended(made) | self.model.estimating(made)
+            partners |= {
+                m: z.expand(len(seeds), *z.shape[1:]) for m, z in kept_whole.items() if m in attended
+            }
+            conditions = self._conditions(sources, request, seeds)
+            sampler = self._sampler(latents, context, null, partners, request, generators, conditions)
+            latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)
+        latents |= {m: z.expand(len(seeds), *z.shape[1:]) for m, z in kept_whole.items()}
         latents = {m: latents[m] for m in request.outputs}
         only_latents = request.output_type == "latent" and request.candidates == 1
-        media = {} if only_latents else self.decode_latents(latents)
-        # A latent has a whole number of steps, and may reach beyond the seconds that were asked for.
-        if request.sizes["audio_length_in_s"] is not None:
-            media = {m: kind_of(m).trimmed(raw, request.specs[m]) for m, raw in media.items()}
+        media = {} if only_latents else self._media(latents, sources, request)
         num_rows = len(seeds)
         kept = list(range(num_rows))
         choices: list[dict[str, Any]] = []
@@ -848,9 +883,49 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         out.origin = {
             "outputs": [m.value for m in request.outputs],
             **given.described(),
+            **request.edits.described(),
             "model": self.described(),
         }
         return out
+
+    def _encode_source(self, modality: Modality, raw: Any) -> Tensor:
+        """Encode the source of an output (1, ...) into its latent (1, ...), float32."""
+        part = self.model.autoencoders[modality]
+        return part.encode(raw.to(self._execution_device) if isinstance(raw, Tensor) else raw).float()
+
+    def _conditions(
+        self, sources: Mapping[Modality, Edited], request: Request, seeds: Sequence[int]
+    ) -> dict[Modality, list[LoopCondition]]:
+        """Return what the sources of outputs do in the sampling loop, of those that are not kept whole."""
+        found = {}
+        for modality, source in sources.items():
+            if source.whole:
+                continue
+            conditions = edited.conditions_of(
+                modality,
+                source,
+                partial(self._encode_source, modality),
+                edited.Layout.of(source.geometry),
+                seeds,
+                request.edits.resample_steps,
+            )
+            if conditions:
+                found[modality] = conditions
+        return found
+
+    def _media(
+        self, latents: Latents, sources: Mapping[Modality, Edited], request: Request
+    ) -> dict[Modality, Any]:
+        """Return decoded media, cut to the length that was asked for, with what is kept put back."""
+        rows = len(next(iter(latents.values())))
+        made = {m: z for m, z in latents.items() if m not in sources or not sources[m].whole}
+        media = self.decode_latents(made)
+        # A latent has a whole number of steps, and may reach beyond the seconds that were asked for.
+        if request.sizes["audio_length_in_s"] is not None:
+            media = {m: kind_of(m).trimmed(raw, request.specs[m]) for m, raw in media.items()}
+        media = {m: sources[m].pasted(raw) if m in sources else raw for m, raw in media.items()}
+        media |= {m: source.repeated(rows) for m, source in sources.items() if source.whole}
+        return {m: media[m] for m in latents}
 
     def _contexts(self, call: Call, request: Request, given: Given) -> tuple[Tensor, Tensor]:
         """Return the prompt tokens (1 or B, 1, D), and the tokens that guidance leads away from.
@@ -899,6 +974,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         clean: Latents,
         request: Request,
         generators: dict[Modality, list[torch.Generator]],
+        conditions: Mapping[Modality, Sequence[LoopCondition]] | None = None,
     ) -> JointSampler:
         """Return the joint sampler of these latents and prompts."""
         model = self.model
@@ -927,6 +1003,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             generators=generators,
             start_offsets=request.start_steps(own_steps),
             rates=request.rates(model.specs),
+            conditions=conditions or {},
         )
 
     def _denoise(

@@ -5,7 +5,7 @@ shapes: B batch, L tokens, D width; all of them are listed in `codi.types`.
 """
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,13 @@ class Environment:
             tokens=torch.cat([part.tokens for part in parts], dim=1),
             times=torch.cat([part.times for part in parts], dim=1),
         )
+
+    def during(self, seconds: Sequence[tuple[float, float]]) -> "Environment":
+        """Return the tokens whose times lie within some intervals (begin, end) of seconds; maybe none."""
+        kept = torch.zeros_like(self.times[0], dtype=torch.bool)
+        for begin, end in seconds:
+            kept |= (self.times[0] >= begin) & (self.times[0] < end)
+        return Environment(tokens=self.tokens[:, kept], times=self.times[:, kept])
 
     def repeated(self, count: int) -> "Environment":
         """Return the environment with the whole batch repeated `count` times."""
@@ -165,7 +172,9 @@ class Denoiser:
     """The network that predicts the noise (or the velocity v) in a noisy latent of its modality.
 
     Attributes:
-        conditions: the names of the conditions that `forward` takes (`codi.conditions`).
+        conditions: the names of the conditions that `forward` takes (`codi.conditions`). One that names
+            "known" takes `known` by keyword as well, a `codi.conditions.known.KnownLatent` with as many rows
+            as there are latents, or None.
         batches_prompts: whether one call takes n prompts for each sample, and computes only once what comes
             before the first prompt. Then an environment has one row for each prompt that attends to it, and
             those prompts come first.

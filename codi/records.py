@@ -6,6 +6,8 @@ A record is one JSON object. That of a file has
 - `codi`: the version that wrote it
 - `outputs`: what was made
 - `inputs`: prompts, words in full and files by name and sha256, each with its weight; `negatives` likewise
+- `sources`: the media that outputs were given of themselves, each with its `use`: "start", "keep" for a
+  mask, or "keyframe" with the frame as `at`
 - `seed`: that of this sample
 - `batch`: where the sample stood in its batch, as `row` of `rows`, on which rounding depends
 - `resolved`: every setting of the call, the model's own values included
@@ -131,6 +133,7 @@ class Record:
         inputs: a dict for each prompt: the modality (`as`), `weight`, and `text`, `path` and `sha256`, or
             `from`.
         negatives: the same of negative prompts.
+        sources: the same, without a weight, of what outputs were given of themselves, with `use` and `at`.
         samples: a dict for each sample: its `seed`, and as `batch` where it stood in its batch (`row`,
             `rows`), or None.
         resolved: every setting of the call, by the names of `RESOLVED`.
@@ -149,8 +152,33 @@ class Record:
     resolved: dict[str, Any]
     model: dict[str, Any]
     versions: dict[str, Any]
+    sources: tuple[dict[str, Any], ...] = ()
     id: str | None = None
     asked: dict[str, Any] = field(default_factory=dict)
+
+    def edits(self) -> dict[str, Any]:
+        """Return the arguments of a pipeline that say what outputs are given of themselves (`codi.edits`).
+
+        Raises `InputError` for media that the record only names, and for files that are gone.
+        """
+        if not self.sources:
+            return {}
+        found: dict[str, Any] = {"start": {}, "keyframes": {}}
+        found["keep"] = {name: list(regions) for name, regions in self.resolved.get("keep", {}).items()}
+        for row in self.sources:
+            value = row[WORDS] if WORDS in row else check_input(self.source, row)
+            if row["use"] == "start":
+                found["start"][row["as"]] = value
+            elif row["use"] == "keep":
+                found["keep"].setdefault(row["as"], []).append(value)
+            else:
+                found["keyframes"].setdefault(row["as"], {})[row["at"]] = value
+        found["canvas"] = self.resolved.get("canvas", {})
+        strengths = self.resolved.get("strength", {})
+        found["strength"] = {name: value for name, value in strengths.items() if name in found["start"]}
+        if found["keep"] or found["keyframes"] or found["canvas"]:
+            found["resample_steps"] = self.resolved.get("resample_steps")
+        return {name: value for name, value in found.items() if value not in ({}, None)}
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments with which a pipeline makes it again, one sample at a time or all together.
@@ -171,6 +199,7 @@ class Record:
             "seed": seeds,
             "sync": sync or False,
             **self.settings(),
+            **self.edits(),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -213,8 +242,8 @@ def check_held(source: str, row: Mapping[str, Any]) -> None:
     if WORDS not in row and "path" not in row:
         given = row.get("from", "memory")
         raise InputError(
-            f"the {row['as']} prompt of {source} came from {given}, not from a file: give it with "
-            f"--{row['as']} FILE"
+            f"the {row['as']} {row.get('use', 'prompt')} of {source} came from {given}, not from a file: "
+            f"give it with {_option(row)} FILE"
         )
 
 
@@ -232,11 +261,19 @@ def check_input(source: str, row: Mapping[str, Any]) -> str:
     if not Path(path).is_file():
         raise InputError(
             f"{source} was made from {path}, which is not there (relative names start at {Path.cwd()}): "
-            f"bring it back, or give another with --{row['as']}"
+            f"bring it back, or give another with {_option(row)}"
         )
     if io.describe(path)["sha256"] != row["sha256"]:
         warnings.warn(f"{path} has changed since {source} was made from it", stacklevel=2)
     return path
+
+
+def _option(row: Mapping[str, Any]) -> str:
+    """Return the option of the command line by which such a medium is given."""
+    kind = str(row["as"]).replace("_", "-")
+    return {"start": f"--start-{kind}", "keep": "--keep", "keyframe": "--keyframe"}.get(
+        row.get("use", ""), f"--{kind}"
+    )
 
 
 def read_record(path: str | Path) -> Record:
@@ -382,6 +419,7 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
         resolved=settings,
         model=_fields("model", row.get("model"), MODEL, MODEL),
         versions=_texts(row.get("versions")),
+        sources=_sources(row),
         id=Path(source).stem if "request" in row else None,
         asked=row["settings"] if isinstance(row.get("settings"), dict) else {},
     )
@@ -421,6 +459,27 @@ def _prompts(row: dict[str, Any], key: str) -> tuple[dict[str, Any], ...]:
             fine = path is None or (isinstance(path, str) and 0 < len(path) <= 4096 and "\0" not in path)
             _need(fine, f"{key}: path", path, "the name of a file")
             _need(path is None or isinstance(digest, str), f"{key}: sha256", digest, "a digest")
+    return tuple(rows)
+
+
+def _sources(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return the rows of what outputs were given of themselves, checked like prompts."""
+    rows = row.get("sources", [])
+    _need(isinstance(rows, list) and len(rows) <= 10_000, "sources", rows, "a list of media")
+    bare = []
+    for entry in rows:
+        _need(isinstance(entry, dict), "sources", entry, "objects")
+        _need(entry.get("as") in row["outputs"], "sources: as", entry.get("as"), "one of the outputs")
+        _need(entry.get("use") in USES, "sources: use", entry.get("use"), " or ".join(USES))
+        framed = entry["use"] == "keyframe"
+        at = entry.get("at", -1)
+        _need(_is_whole(at, 0, 2**31) if framed else at == -1, "sources: at", at, "a frame of a keyframe")
+        plain = {key: value for key, value in entry.items() if key not in ("use", "at")}
+        if entry["use"] == "start":
+            bare.append({**plain, "weight": 1.0})
+        else:
+            bare.append({**plain, "as": Modality.IMAGE.value, "weight": 1.0})
+    _prompts({"sources": bare}, "sources")
     return tuple(rows)
 
 
@@ -486,6 +545,31 @@ def _is_interval(value: Any) -> bool:
     return _is_number(first, 0, 1) and _is_number(last, 0, 1) and first <= last
 
 
+def _is_regions(value: Any) -> bool:
+    """Return whether it is a list of regions for each output."""
+    if not isinstance(value, dict) or not all(map(_is_name, value)):
+        return False
+    for regions in value.values():
+        if not isinstance(regions, list) or not 0 < len(regions) <= 10_000:
+            return False
+        if not all(
+            region is True or _is_whole(region, -(2**31), 2**31) or _is_numbers(region) for region in regions
+        ):
+            return False
+    return True
+
+
+def _is_boxes(value: Any) -> bool:
+    """Return whether it is a box for each output."""
+    fine = isinstance(value, dict) and all(map(_is_name, value))
+    return fine and all(_is_numbers(box) and len(box) == 4 for box in value.values())
+
+
+def _is_numbers(value: Any) -> bool:
+    """Return whether it is seconds or a box."""
+    return isinstance(value, list) and len(value) in (2, 4) and all(_is_number(number, 0) for number in value)
+
+
 def _is_text(value: Any) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= 4096 and "\0" not in value)
 
@@ -527,6 +611,7 @@ TOP = (
     "model",
     "inputs",
     "negatives",
+    "sources",
     "outputs",
     "resolved",
     "settings",
@@ -559,8 +644,19 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "num_frames": lambda value: _is_whole(value, 1, 2**31),
     "fps": lambda value: _is_number(value, 0),
     "audio_length_in_s": lambda value: _is_number(value, 0),
+    "strength": lambda value: _is_scales(value) and all(number <= 1 for number in value.values()),
+    "keep": _is_regions,
+    "canvas": _is_boxes,
+    "resample_steps": lambda value: _is_whole(value, 1, 1000),
 }
-OPTIONAL = (*SIZES, "auxiliary", "captions")  # settings that a call may lack: a picture has no frames
+EDITS = (
+    "strength",
+    "keep",
+    "canvas",
+    "resample_steps",
+)  # there where outputs were given something of themselves
+USES = ("start", "keep", "keyframe")  # of media that outputs were given of themselves
+OPTIONAL = (*SIZES, "auxiliary", "captions", *EDITS)  # settings that a call may lack: a picture has no frames
 # what a record says of a model, and what each may be
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,

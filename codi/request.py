@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from codi import selection, settings
 from codi.conditions import CONDITIONS
 from codi.diffusion import Guidance
+from codi.edits import NAMES as EDITS
+from codi.edits import Edits
 from codi.outputs import OUTPUT_TYPES
 from codi.types import InputError, Modality, ModalitySpec, listed
 
@@ -45,6 +47,7 @@ class Request:
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         measures: what candidates are judged by (`codi.selection`).
         notes: what a person should know of it, one line each.
+        edits: what outputs are given of themselves: a start, a part to keep, keyframes.
     """
 
     outputs: tuple[Modality, ...]
@@ -65,6 +68,7 @@ class Request:
     output_type: str
     measures: tuple[str, ...]
     notes: tuple[str, ...]
+    edits: Edits = Edits()
 
     @property
     def made(self) -> tuple[Modality, ...]:
@@ -115,6 +119,7 @@ class Request:
             "candidates": int(self.candidates),
             "lengths": self.lengths,
             **settings.sizes_of(self.outputs, self.specs),
+            **self.edits.settings(),
         }
 
 
@@ -136,6 +141,7 @@ def resolve(
     sizes: Mapping[str, float | None] | None = None,
     output_type: str = "pil",
     most_steps: int | None = None,
+    inputs: Mapping[Modality, Any] | None = None,
     **values: Any,
 ) -> Request:
     """Check what is asked of a model, and put its own values in place of what was left out.
@@ -158,7 +164,9 @@ def resolve(
         sizes: sizes by their names (`codi.types.SIZES`); None for the model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
-        **values: the settings in `codi.settings.GIVEN`; None for the model's own.
+        inputs: the first prompt of each modality, of which a part may be kept.
+        **values: the settings in `codi.settings.GIVEN`, None for the model's own; and what outputs are given
+            of themselves (`codi.edits`).
 
     Returns:
         The request, with a value for every setting.
@@ -166,12 +174,17 @@ def resolve(
     Raises:
         InputError: for anything that this model cannot do, or nobody can.
     """
+    edits = Edits.from_arguments(inputs=inputs, **{name: values.pop(name, None) for name in EDITS})
     settings.check_names("a request", values, settings.GIVEN)
     wanted = settings.parse_outputs(outputs)
     if not wanted:
         raise InputError(f"outputs names nothing to make: expected some of {listed(Modality)}")
-    partners = find_partners(model, given, wanted, sync, clean)
-    auxiliary = find_auxiliary(model, defaults, wanted, partners) if auxiliary_caption else []
+    # What is kept as a whole is there already: the others are made as beside an input.
+    open_outputs = [m for m in wanted if m not in edits.whole]
+    partners = find_partners(model, given, open_outputs, sync, clean)
+    partners = [m for m in partners if m not in edits.whole]
+    taken = [*partners, *edits.whole]
+    auxiliary = find_auxiliary(model, defaults, open_outputs, taken) if auxiliary_caption else []
     steps = settings.steps(values, defaults)
     guidance = settings.guidance(wanted, values, defaults, auxiliary)
     offsets = settings.start_offsets(wanted, values.get("start_offset"), defaults, auxiliary)
@@ -182,6 +195,7 @@ def resolve(
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type is {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
     found, specs, notes = _settle_sizes(model, sizes or {}, [*wanted, *auxiliary], lengths)
+    edits = edits.settled(wanted, specs)
     if specs != model.specs and candidates > 1:
         raise InputError(
             "candidates are judged at the model's own sizes: expected either candidates or another size, not "
@@ -214,6 +228,7 @@ def resolve(
         output_type=output_type,
         measures=tuple(measures),
         notes=tuple(notes),
+        edits=edits,
     )
 
 

@@ -190,6 +190,7 @@ class Session:
             sync=_sync(job),
             sizes=job.sizes,
             **asked,
+            **job.edit_arguments,
         )
 
     def _check_sounds(self, job: Job) -> None:
@@ -401,6 +402,7 @@ class Session:
             seed=seeds,
             **given,
             **settings,
+            **first.edit_arguments,
         )
 
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:
@@ -430,6 +432,7 @@ class Session:
         done = self.done.get(job, {})
         samples = [done[k] for k in sorted(done)]
         settings = {"num_samples": job.num_samples, "seed": job.seed, "sync": job.sync} | job.settings
+        settings |= job.edits
         found = self._described(job) | {
             "outputs": list(map(str, job.outputs)),
             "settings": settings,
@@ -514,6 +517,8 @@ class Session:
             self.args.dtype,
             __version__,
         ]
+        if job.edits:  # the media are among the inputs, by their content
+            asked.append(job.sources.settings())
         if job.places:
             asked.append(list(job.places))
         if self.args.scheduler:

@@ -52,6 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
     "codi.wording": LEAVES | KINDS | {"codi.vocabulary", "codi.world", "codi.adapters"},
     "codi.media": LEAVES,
+    "codi.edits": LEAVES | KINDS,
+    "codi.edited": LEAVES
+    | KINDS
+    | {"codi.conditions", "codi.diffusion", "codi.edits", "codi.media", "codi.prompts"},
     "codi.prompts": LEAVES | KINDS | {"codi.media", "codi.wording"},
     "codi.callbacks": LEAVES,
     "codi.card": LEAVES | KINDS | {"codi.doctor", "codi.pretrained"},
@@ -60,7 +64,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.outputs": LEAVES | KINDS | {"codi.records"},
     "codi.selection": LEAVES | KINDS,
     "codi.calls": LEAVES | KINDS | {"codi.conditions", "codi.diffusion", "codi.settings"},
-    "codi.request": LEAVES | KINDS | MODELS | {"codi.outputs", "codi.selection", "codi.settings"},
+    "codi.request": LEAVES
+    | KINDS
+    | MODELS
+    | {"codi.edits", "codi.outputs", "codi.selection", "codi.settings"},
     "codi.given": LEAVES | KINDS | MODELS | {"codi.prompts", "codi.records"},
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
     "codi.compose": LEAVES
@@ -70,6 +77,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.calls",
         "codi.card",
         "codi.doctor",
+        "codi.edited",
+        "codi.edits",
         "codi.folder_checks",
         "codi.memory",
         "codi.outputs",
@@ -86,6 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.callbacks",
         "codi.calls",
         "codi.card",
+        "codi.edited",
         "codi.given",
         "codi.memory",
         "codi.request",
@@ -108,7 +118,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.settings",
     },
-    "codi.jobs": LEAVES | KINDS | {"codi.failures", "codi.records", "codi.renamed", "codi.settings"},
+    "codi.jobs": LEAVES
+    | KINDS
+    | {"codi.edits", "codi.failures", "codi.records", "codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {
@@ -129,6 +141,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | KINDS
     | LOADING
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records", "codi.settings"},
+    "codi.vary": LEAVES | KINDS | {"codi.records"},
     "codi.inspection": LEAVES | KINDS | {"codi.pretrained"},
     "codi.doctor": LEAVES | KINDS | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
@@ -144,6 +157,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.session",
         "codi.doctor",
         "codi.inspection",
+        "codi.vary",
         "codi.pipeline",
         "codi.start_up",
     }

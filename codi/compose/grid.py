@@ -46,6 +46,26 @@ class Grid:
         """The number of steps along time."""
         return self.shape[0]
 
+    def edges(self, rate: float | None) -> list[int] | None:
+        """Return the raw steps, `rate` a second, between which the S steps lie; None without time."""
+        if self.seconds is None or rate is None:
+            return None
+        edges = [0.0]
+        for middle in self.seconds.tolist():
+            edges.append(2 * middle - edges[-1])
+        return [round(edge * rate) for edge in edges]
+
+    def fitted(self, x: Tensor, like: Tensor) -> Tensor:
+        """Return a latent (B, ...) with as many steps along time as `like`: cut, or its last one repeated.
+
+        Autoencoders of sounds round lengths in their own way.
+        """
+        if x.shape[1:] == like.shape[1:]:
+            return x
+        steps = self.to_steps(x)
+        places = torch.arange(self.steps, device=x.device).clamp(max=steps.shape[2] - 1)
+        return self.from_steps(steps[:, :, places])
+
     def to_steps(self, x: Tensor) -> Tensor:
         """Return a latent of this layout as (B, C, S, H, W)."""
         if self.layout is Layout.TOKENS:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from codi.compose import editing
 from codi.compose.decoupled_attention import DecoupledAttentions
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
 from codi.compose.given import ComposedPrompt, Samples
@@ -17,9 +18,10 @@ from codi.compose.joint_adapters import ForeignJointAdapters
 from codi.compose.native_prompt import NativePrompt
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import ComposedRequest
-from codi.conditions import PROMPT
+from codi.conditions import PROMPT, LoopCondition
 from codi.diffusion import copy_schedulers, draw_noise
 from codi.diffusion.levels import NoiseLevels
+from codi.edited import Edited
 from codi.types import InputError, Latents, Modality
 
 
@@ -36,6 +38,7 @@ class Making:
         generators: one for each sample.
         levels: the noise levels of each schedule.
         prepared: what each foreign pipeline prepared.
+        conditions: what else outputs were given, in the order in which it acts.
     """
 
     denoisers: dict[Modality, Any] = field(default_factory=dict)
@@ -46,6 +49,7 @@ class Making:
     generators: dict[Modality, list[torch.Generator]] = field(default_factory=dict)
     levels: dict[Modality, NoiseLevels] = field(default_factory=dict)
     prepared: dict[Modality, Prepared] = field(default_factory=dict)
+    conditions: dict[Modality, list[LoopCondition]] = field(default_factory=dict)
 
     def add_model(
         self,
@@ -95,6 +99,29 @@ class Making:
         self.start[modality] = prepared.start
         self.generators[modality] = generators
         self.levels[modality] = model.levels
+
+    def add_source(
+        self, model: ForeignModel, source: Edited, request: ComposedRequest, samples: Samples
+    ) -> None:
+        """Let an output that was added start from a source, or keep a part of it.
+
+        Args:
+            model: the model that makes it.
+            source: its source, of which not everything is kept.
+            request: what is made, and how.
+            samples: what it is made from.
+        """
+        modality = model.modality
+        conditions = editing.conditions_of(
+            model,
+            source,
+            self.prepared[modality],
+            request.sizes[modality],
+            samples.seeds,
+            request.edits.resample_steps,
+        )
+        if conditions:
+            self.conditions[modality] = conditions
 
     def add_words(self, modality: Modality, text_model: Any, num_steps: int, samples: Samples) -> None:
         """Prepare what the text model makes beside the foreign models.

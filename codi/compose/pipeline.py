@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codi import prompts, settings
+from codi import edited, prompts, settings
 from codi.border import resolve_names
 from codi.calls import Call, CallMixin
+from codi.compose import editing, loading, records
 from codi.compose import given as givens
-from codi.compose import loading, records
 from codi.compose import request as requests
 from codi.compose.decoupled_attention import DecoupledAttentions, attention_scales
 from codi.compose.environment import ForeignEnvironmentEncoders
@@ -39,6 +39,7 @@ from codi.compose.noisy_latent import ForeignNoisyLatentEncoders
 from codi.compose.parts import PartsMixin
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import Abilities, ComposedRequest
+from codi.edited import Edited
 from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
 from codi.outputs import CoDiOutput, as_fields, formatted
@@ -412,6 +413,12 @@ class ComposedPipeline(PartsMixin, CallMixin):
         prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         negative_prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         partner_latents: Latents | None = None,
+        start: Mapping[str, Any] | None = None,
+        strength: settings.PerOutput | None = None,
+        keep: Mapping[str, Any] | None = None,
+        keyframes: Mapping[str, Mapping[int | float, Any]] | None = None,
+        canvas: Mapping[str, Sequence[float]] | None = None,
+        resample_steps: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -460,6 +467,12 @@ class ComposedPipeline(PartsMixin, CallMixin):
             prompt_embeds: what `encode_prompt` returned, one or one for each sample, in place of prompts.
             negative_prompt_embeds: the same in place of `negative_text`.
             partner_latents: clean latents (1 or B, ...) by modality from `encode_partners`.
+            start: {output: medium}, what an output starts from (docs/editing.md).
+            strength: the part of the schedule that an output with a start takes, from 0 to 1.
+            keep: {output: regions} of what it starts from that stay as they are.
+            keyframes: {"video": {0: picture}}: pictures that are kept as frames.
+            canvas: {output: (left, top, right, bottom)}: the box in which the start lies on what is made.
+            resample_steps: how often a step is made of an output of which a part is kept.
             output_type: "pil", "pt", "np" or "latent".
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
@@ -487,6 +500,13 @@ class ComposedPipeline(PartsMixin, CallMixin):
         sizes = dict(height=height, width=width, num_frames=num_frames, fps=fps)
         sizes["audio_length_in_s"] = audio_length_in_s
         request = self.resolve(
+            inputs={m: items[0] for m, items in given.items.items()},
+            start=start,
+            strength=strength,
+            keep=keep,
+            keyframes=keyframes,
+            canvas=canvas,
+            resample_steps=resample_steps,
             given=given.modalities,
             negatives=given.refused,
             clean=given.clean,
@@ -523,6 +543,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         out.origin = {
             "outputs": [m.value for m in request.outputs],
             **given.described(),
+            **request.edits.described(),
             "model": self.described(),
         }
         return out if return_dict else out.to_tuple()
@@ -569,10 +590,17 @@ class ComposedPipeline(PartsMixin, CallMixin):
         if request.auxiliary_caption:
             drawn["captions"] = self._captions(samples)
             samples = self._captioned(samples, drawn["captions"])
-        making = self._making(request, samples)
-        sampler = self._sampler(making, request, clean, samples)
-        latents = self._denoise(call, sampler, making.start, callback)
-        media = {} if request.output_type == "latent" else self._decode(latents, request, making)
+        sources, notes = edited.read(request.edits, request.specs)
+        for note in notes:
+            warnings.warn(note, stacklevel=1)
+        whole = {m: self._encode_source(m, source, request) for m, source in sources.items() if source.whole}
+        making = self._making(request, samples, sources)
+        latents = {m: latent.expand(len(samples), *latent.shape[1:]) for m, latent in whole.items()}
+        if making.denoisers:
+            beside = {m: latent for m, latent in whole.items() if m in self._partners_of(making.denoisers)}
+            sampler = self._sampler(making, request, {**clean, **beside}, samples)
+            latents |= self._denoise(call, sampler, sampler.enter(making.start), callback)
+        media = {} if request.output_type == "latent" else self._media(latents, sources, request, making)
         seeds = list(samples.seeds)
         out = self._output(latents, media, seeds, request)
         out.outputs = list(request.outputs)
@@ -580,10 +608,23 @@ class ComposedPipeline(PartsMixin, CallMixin):
         out.batch = [{"row": row, "rows": len(seeds)} for row in range(len(seeds))]
         return out
 
-    def _making(self, request: ComposedRequest, samples: Samples) -> Making:
-        """Return what is to be made, each output prepared by its own model."""
+    def _encode_source(self, modality: Modality, source: Edited, request: ComposedRequest) -> Tensor:
+        """Encode the source of an output as its latent (1, ...)."""
+        return editing.encode(self.models[modality], source.raw, request.sizes[modality])
+
+    def _partners_of(self, outputs: Collection[Modality]) -> set[Modality]:
+        """Return the modalities that any of these outputs attends to, or whose estimates it is given."""
+        tables = (self.attends_to(), self.estimates_from())
+        return {m for table in tables for output in outputs for m in table.get(output, ())}
+
+    def _making(
+        self, request: ComposedRequest, samples: Samples, sources: Mapping[Modality, Edited]
+    ) -> Making:
+        """Return what is to be made, each output prepared by its own model; nothing that is kept whole."""
         making = Making()
         for modality in request.outputs:
+            if modality in sources and sources[modality].whole:
+                continue
             if modality in self.models:
                 making.add_model(
                     self.models[modality],
@@ -596,6 +637,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             else:
                 steps = request.num_inference_steps[modality]
                 making.add_words(modality, self.text_model, steps, samples)
+            if modality in sources:
+                making.add_source(self.models[modality], sources[modality], request, samples)
         return making
 
     def _captions(self, samples: Samples) -> list[str]:
@@ -637,7 +680,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         grids = {m: prepared.grid for m, prepared in making.prepared.items()}
         for modality in partners:
             levels[modality] = self.models[modality].levels
-            grids[modality] = self.models[modality].prepare([""]).grid
+            grids[modality] = self.models[modality].prepare([""], sizes=request.sizes.get(modality)).grid
         encoders = {}
         if self.environment_encoders is not None and self.joint_adapters is not None:
             heard = {m for partner in attends_to.values() for m in partner}
@@ -664,6 +707,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             start_offsets=request.start_offset,
             levels=levels,
             tokens=tokens,
+            conditions=making.conditions,
         )
 
     def _tokens(
@@ -715,10 +759,24 @@ class ComposedPipeline(PartsMixin, CallMixin):
     def _progress(self, total: int) -> Iterator[int]:
         yield from tqdm(range(total), **self._bar)
 
+    def _media(
+        self,
+        latents: Latents,
+        sources: Mapping[Modality, Edited],
+        request: ComposedRequest,
+        making: Making,
+    ) -> dict[Modality, Any]:
+        """Return decoded media, with what is kept put back, in the order of the outputs."""
+        count = len(next(iter(latents.values())))
+        whole = {m: source.repeated(count) for m, source in sources.items() if source.whole}
+        media = self._decode({m: z for m, z in latents.items() if m not in whole}, request, making)
+        media = {m: sources[m].pasted(raw) if m in sources else raw for m, raw in media.items()}
+        return {m: (media | whole)[m] for m in request.outputs}
+
     def _decode(self, latents: Latents, request: ComposedRequest, making: Making) -> dict[Modality, Any]:
         """Let each model decode what it made."""
         media: dict[Modality, Any] = {}
-        for modality in request.outputs:
+        for modality in latents:
             if modality in self.models:
                 prepared = making.prepared[modality]
                 latent = latents[modality].to(prepared.start.dtype)  # that its own pipeline would hold

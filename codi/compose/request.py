@@ -9,6 +9,8 @@ from codi.compose.foreign import ForeignModel
 from codi.compose.sizes import settle_sizes
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
+from codi.edits import NAMES as EDITS
+from codi.edits import Edits
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
 from codi.types import InputError, Modality, ModalitySpec, listed
@@ -44,6 +46,7 @@ class ComposedRequest:
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         auxiliary_caption: whether a caption is drawn first, which all outputs are then made from.
         notes: what a person should know of it, one line each.
+        edits: what outputs are given of themselves: a start, a part to keep, keyframes.
     """
 
     outputs: tuple[Modality, ...]
@@ -60,6 +63,7 @@ class ComposedRequest:
     output_type: str
     auxiliary_caption: bool = False
     notes: tuple[str, ...] = ()
+    edits: Edits = Edits()
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as a record stores them.
@@ -87,6 +91,7 @@ class ComposedRequest:
             "candidates": 1,
             "lengths": self.lengths,
             **self.asked,
+            **self.edits.settings(),
         }
 
 
@@ -125,6 +130,7 @@ def resolve(
     lengths: str = "agree",
     sizes: Mapping[str, Any] | None = None,
     output_type: str = "pil",
+    inputs: Mapping[Modality, Any] | None = None,
     **values: Any,
 ) -> ComposedRequest:
     """Check what is asked of a composed model.
@@ -144,7 +150,9 @@ def resolve(
             "free": each lasts as long as its model makes it.
         sizes: sizes by their names (`codi.types.SIZES`); None for each model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
-        **values: the settings in `GIVEN`; None for the model's own.
+        inputs: the first prompt of each modality, of which a part may be kept.
+        **values: the settings in `GIVEN`, None for the model's own; and what outputs are given of themselves
+            (`codi.edits`).
 
     Returns:
         The request, with a value for every setting.
@@ -152,13 +160,17 @@ def resolve(
     Raises:
         InputError: for anything that this model cannot do, or nobody can.
     """
+    edits = Edits.from_arguments(inputs=inputs, **{name: values.pop(name, None) for name in EDITS})
     settings.check_names("a request", values, GIVEN)
     wanted = _check_outputs(able, outputs)
     _check_taken(able, (*given, *negatives))
     _check_form(num_samples, candidates, output_type)
     _check_negatives_are_words(negatives)
-    partners = _partners(able, given, wanted, sync, clean)
-    _check_used(able, given, partners)
+    # What is kept as a whole is there already: the others are made as beside an input.
+    open_outputs = [m for m in wanted if m not in edits.whole]
+    partners = [m for m in _partners(able, given, open_outputs, sync, clean) if m not in edits.whole]
+    _check_edited(able, wanted, edits)
+    _check_used(able, given, [*partners, *edits.by_output])
     guidance = _guidance(able, wanted, values)
     if negatives:
         _check_negatives_act(able, wanted, guidance)
@@ -176,7 +188,8 @@ def resolve(
         specs=specs,
         lengths=lengths,
         output_type=output_type,
-        auxiliary_caption=auxiliary_caption and _draws_caption(able.defaults, wanted),
+        auxiliary_caption=auxiliary_caption and _draws_caption(able.defaults, open_outputs),
+        edits=edits.settled(wanted, specs),
     )
 
 
@@ -219,10 +232,20 @@ def _check_negatives_are_words(negatives: Collection[Modality]) -> None:
             raise InputError(f"a composed model takes no negative {modality} prompt: expected negative_text")
 
 
-def _check_used(able: Abilities, given: Collection[Modality], partners: Collection[Modality]) -> None:
-    """Raise `InputError` for a prompt that neither is read nor stands in the loop."""
+def _check_edited(able: Abilities, outputs: Sequence[Modality], edits: Edits) -> None:
+    """Raise `InputError` where an output of the text model is given anything of itself."""
+    for modality in edits.by_output:
+        if modality in outputs and modality not in able.models:
+            raise InputError(
+                f"{modality} is made by the text model, beside the composed ones: expected a start or a part "
+                f"to keep for {listed(able.models)} alone"
+            )
+
+
+def _check_used(able: Abilities, given: Collection[Modality], taken: Collection[Modality]) -> None:
+    """Raise `InputError` for a prompt that neither is read nor taken as a partner or a source."""
     for modality in given:
-        if modality not in (*able.reads, *partners) and not kind_of(modality).in_words:
+        if modality not in (*able.reads, *taken) and not kind_of(modality).in_words:
             raise InputError(
                 f"nothing would come of the {modality} that was given: expected outputs that attend to it in "
                 "time, or a model with prompt translators (docs/compose.md)"

@@ -1,12 +1,24 @@
 """Conditions: what an output can be given, each with a name, a mechanism, a null and a guidance scale.
 
-A new condition is one module here with a subclass of `Condition`, and one entry in `CONDITIONS`.
+A new condition is one module here with a subclass of `Condition`, and one entry in `CONDITIONS`. One that
+acts in the sampling loop has a subclass of `LoopCondition` as well, of which every generation makes objects.
 """
 
-from codi.conditions.base import Condition, Mechanism
+from codi.conditions.base import Condition, LoopCondition, Mechanism
+from codi.conditions.known import KNOWN
 from codi.conditions.partners import PARTNERS
 from codi.conditions.prompt import PROMPT
+from codi.conditions.start import START
 
-CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in (PROMPT, PARTNERS)}
+CONDITIONS: dict[str, Condition] = {c.name: c for c in (PROMPT, PARTNERS, START, KNOWN)}
 
-__all__ = ["CONDITIONS", "PARTNERS", "PROMPT", "Condition", "Mechanism"]
+__all__ = [
+    "CONDITIONS",
+    "KNOWN",
+    "PARTNERS",
+    "PROMPT",
+    "START",
+    "Condition",
+    "LoopCondition",
+    "Mechanism",
+]

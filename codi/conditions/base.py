@@ -2,16 +2,21 @@
 
 A denoiser is given its conditions by name, as keyword arguments: `denoiser(x, t, prompt=..., partners=...)`.
 A guidance branch is the set of names that it drops, which means that it replaces them by their nulls (arXiv
-2207.12598).
+2207.12598). What a condition does in the sampling loop besides is a `LoopCondition`.
+
+Letters: B batch.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from codi.diffusion.guidance import Branch
+from codi.diffusion.trajectory import Trajectory
 
 
 class Mechanism(Enum):
@@ -55,3 +60,78 @@ class Condition(ABC):
             what the denoiser is given, rows in the order of the branches; None where every branch drops it
             and its null is nothing at all.
         """
+
+
+class LoopCondition:
+    """What a condition of one output does in the sampling loop, besides what a denoiser is given.
+
+    The sampler (`codi.joint.sampler`) asks every condition of an output and does not know which it is. By
+    default a condition does nothing. Steps are the output's own, counted from 0; the latent at step k is the
+    one that step k is about to denoise, and at `trajectory.num_steps` it is clean. Latents are in the scale
+    of the output's scheduler (`codi.diffusion.trajectory`).
+
+    Attributes:
+        name: the condition's key in `CONDITIONS`.
+    """
+
+    name: ClassVar[str] = ""
+
+    def first_step(self, num_steps: int) -> int:
+        """Return the step at which the output enters its schedule, from 0 to `num_steps`."""
+        return 0
+
+    def entered(self, x: Tensor, eps: Tensor, step: int, trajectory: Trajectory) -> Tensor:
+        """Return the latent with which the output enters its schedule.
+
+        Args:
+            x: (B, ...) the latent that it would enter with.
+            eps: (B, ...) the standard normal noise that the output is made of.
+            step: the step at which it enters.
+            trajectory: the noise levels that it passes.
+
+        Returns:
+            (B, ...).
+        """
+        return x
+
+    def repeats(self, step: int) -> int:
+        """Return how often a step is made, at least once. All but the last are taken back by `returned`."""
+        return 1
+
+    def returned(self, x: Tensor, step: int, trajectory: Trajectory) -> Tensor:
+        """Return the latent (B, ...) at `step` once more, from the one at `step + 1`, for a repeat."""
+        return x
+
+    def answered(self, answer: Tensor, x: Tensor, step: int, trajectory: Trajectory) -> Tensor:
+        """Return the guided answer of the denoiser, changed by this condition.
+
+        A gradient (classifier guidance) has its place here. It may be taken of any function of
+        `trajectory.to_x_0(answer, x, step)`.
+
+        Args:
+            answer: (B, ...) the guided answer, float32.
+            x: (B, ...) the latent at the step.
+            step: the step.
+            trajectory: the noise levels.
+
+        Returns:
+            (B, ...).
+        """
+        return answer
+
+    def advanced(self, x: Tensor, step: int, trajectory: Trajectory) -> Tensor:
+        """Return the latent (B, ...) at `step`, after the step before it was taken."""
+        return x
+
+    def spoken(self) -> tuple[Tensor, Sequence[tuple[float, float]]] | None:
+        """Return what is known of the output before it starts, for its partners to attend to.
+
+        Returns:
+            A clean latent (B, ...), and the seconds, as pairs of begin and end, that are known of it; None if
+            nothing is.
+        """
+        return None
+
+    def inputs(self) -> Mapping[str, Any]:
+        """Return what a denoiser is given that names this condition in its `conditions`, by keywords."""
+        return {}

@@ -9,13 +9,22 @@ from torch import Tensor
 from codi.types import Modality
 
 
-def stream_seed(seed: int, modality: Modality) -> int:
+def stream_seed(seed: int, modality: Modality, use: str = "") -> int:
     """Return the seed of one modality's random stream within the sample `seed`.
 
-    It depends on these two alone, so that another output in the same call changes nothing.
+    It depends on these alone, so that another output in the same call changes nothing.
+
+    Args:
+        seed: the seed of the sample.
+        modality: the modality.
+        use: what the stream is for, where it is not the output's own noise.
+
+    Returns:
+        A whole number from 0.
     """
+    name = f"{seed}/{modality.value}" + (f"/{use}" if use else "")
     # A digest, unlike `hash`, is the same in every process; 63 bits fit any generator.
-    digest = hashlib.sha256(f"{seed}/{modality.value}".encode()).digest()
+    digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 from codi.diffusion.process import shift_level
@@ -156,6 +157,16 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
         timesteps, device=scheduler.timesteps.device, dtype=scheduler.timesteps.dtype
     )
     return scheduler
+
+
+def pass_repeated_step(scheduler: Any) -> None:
+    """Let PNDM go on from a first step that is not that of its schedule.
+
+    It makes its second step twice, for which its timesteps hold that step twice at their beginning. Whoever
+    enters later has no such pair, and would take the next step for the second half of one.
+    """
+    if type(scheduler) is PNDMScheduler and scheduler.counter == 1:
+        scheduler.counter = 2
 
 
 def copy_schedulers(

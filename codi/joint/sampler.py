@@ -4,26 +4,28 @@ The scheme is that of CoDi (arXiv 2305.11846, section 3.4). At every step the en
 visible latents before any of them is updated; then each denoiser answers from its conditions, and each
 modality's own scheduler takes the step. A clean partner is a latent that is visible at timestep 0 and never
 updated. Partner estimates are fused with the prompt (`codi.joint.partner_estimates`), and outputs may start
-one after another (`codi.joint.start_offsets`). Networks and schedulers are passed in, keyed by modality;
-their contracts are in `codi.protocols`.
+one after another (`codi.joint.start_offsets`). What else an output was given (a start, a part to keep) acts
+through `codi.conditions.base.LoopCondition`. Networks and schedulers are passed in, keyed by modality; their
+contracts are in `codi.protocols`.
 
 Letters: B batch, L prompt tokens, D width of the prompt space. Latents are (B, *latent_shape) of their
 modality.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from codi.conditions import PARTNERS, PROMPT
+from codi.conditions import CONDITIONS, PARTNERS, PROMPT, LoopCondition
 from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
-from codi.diffusion.schedulers import scaled_input
+from codi.diffusion.schedulers import pass_repeated_step, scaled_input
+from codi.diffusion.trajectory import Trajectory
 from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
 from codi.joint.start_offsets import EvenTimeline, LevelTimeline, Timeline
 from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder
@@ -63,6 +65,8 @@ class JointSampler:
             noisiest then act first, and encoders are given `LEVEL_SCALE` times the level as the timestep.
         tokens: prompt tokens (B, L, D) per generated modality, for partner estimates, where `contexts` are in
             another form; None where those are tokens.
+        conditions: what else each generated modality was given, in the order in which it acts; one that is
+            missing has none.
     """
 
     denoisers: Mapping[Modality, Denoiser]
@@ -81,7 +85,9 @@ class JointSampler:
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     levels: Mapping[Modality, NoiseLevels] | None = None
     tokens: Mapping[Modality, Tensor] | None = None
+    conditions: Mapping[Modality, Sequence[LoopCondition]] = field(default_factory=dict)
     _initial: Latents = field(default_factory=dict, init=False, repr=False)
+    _pure_noise: Latents = field(default_factory=dict, init=False, repr=False)  # of outputs with conditions
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -99,10 +105,36 @@ class JointSampler:
             levels = {}
             for modality in self.denoisers:
                 levels[modality] = self.levels[modality].angle(self.schedulers[modality].timesteps).tolist()
-            return LevelTimeline(levels=levels, start_offsets=self.start_offsets)
+            return LevelTimeline(
+                levels=levels, start_offsets=self.start_offsets, first_steps=self._first_steps
+            )
         steps = len(next(iter(self.schedulers.values())).timesteps)
         offsets = {m: int(offset) for m, offset in self.start_offsets.items()}
-        return EvenTimeline(outputs=list(self.denoisers), steps=steps, start_offsets=offsets)
+        return EvenTimeline(
+            outputs=list(self.denoisers),
+            steps=steps,
+            start_offsets=offsets,
+            first_steps=self._first_steps,
+        )
+
+    @cached_property
+    def _first_steps(self) -> dict[Modality, int]:
+        """The own step at which each output that has conditions enters its schedule."""
+        found = {}
+        for modality, conditions in self.conditions.items():
+            scheduler = self.schedulers[modality]
+            steps = len(scheduler.timesteps)
+            first = max((c.first_step(steps) for c in conditions), default=0)
+            # of second order, steps come in pairs, which are entered at their first
+            pair = getattr(scheduler, "order", 1)
+            found[modality] = first if first == steps else first - first % pair
+        return found
+
+    @cached_property
+    def _trajectories(self) -> dict[Modality, Trajectory]:
+        """The noise levels that each output passes that has conditions."""
+        levels = self.levels or {}
+        return {m: Trajectory.of(self.schedulers[m], levels.get(m)) for m in self.conditions}
 
     @property
     def num_steps(self) -> int:
@@ -121,7 +153,31 @@ class JointSampler:
 
         The noise (B, ...) is standard normal, one tensor per generated modality.
         """
-        return {m: x * self.schedulers[m].init_noise_sigma for m, x in noise.items()}
+        return self.enter({m: x * self.schedulers[m].init_noise_sigma for m, x in noise.items()})
+
+    def enter(self, latents: Latents) -> Latents:
+        """Return the latents from which `step` starts, from those that are noise alone.
+
+        Args:
+            latents: (B, ...) per generated modality, noise scaled by each scheduler's initial sigma.
+
+        Returns:
+            The same, but for outputs that were given something which changes that.
+        """
+        entered = dict(latents)
+        for modality, conditions in self.conditions.items():
+            x = latents[modality]
+            scheduler, trajectory = self.schedulers[modality], self._trajectories[modality]
+            first = self._first_steps[modality]
+            eps = x / getattr(scheduler, "init_noise_sigma", 1.0)
+            if first > 0:  # prior estimates are read from noise alone
+                self._pure_noise[modality] = trajectory.unscaled(x, 0)
+            if 0 < first < trajectory.num_steps and hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(first)
+            for condition in conditions:
+                x = condition.entered(x, eps, first, trajectory)
+            entered[modality] = x
+        return entered
 
     def sample(self, latents: Latents) -> Latents:
         """Take all steps from what `start` returned, and return x_0 (B, ...) per generated modality."""
@@ -147,15 +203,64 @@ class JointSampler:
         # Prior estimates are read from the noise that the outputs started from, so the first call keeps it.
         if not self._initial:
             starts = self.timeline.starts
-            self._initial = {m: self._scaled(m, starts[m], x) for m, x in latents.items()}
+            plain = {m: x for m, x in latents.items() if m not in self._pure_noise}
+            self._initial = {m: self._scaled(m, starts[m], x) for m, x in plain.items()} | self._pure_noise
         environments = self.encode_environments(index, inputs)
         estimates = self.estimate_partners(index, inputs)
-        answers = {}
+        moved = {}
         for modality in active:
             environment = self._environment(modality, environments)
             estimate = self._partner_estimate(modality, estimates)
-            answers[modality] = self.predict(modality, index, inputs[modality], environment, estimate)
-        return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in active}
+            moved[modality] = self._moved(modality, index, latents[modality], environment, estimate)
+        return latents | moved
+
+    def _moved(
+        self,
+        modality: Modality,
+        index: int,
+        x: Tensor,
+        environment: Environment | None,
+        estimate: PartnerEstimate | None,
+    ) -> Tensor:
+        """Return the latent x (B, ...) of an active output after its step, made as often as it should be.
+
+        The partners are as they were before the step in all repeats. Only the last one asks the scheduler,
+        whose state counts steps; those before it move by DDIM and are taken back.
+        """
+        conditions = self.conditions.get(modality, ())
+        own = self.timeline.own_step(modality, index)
+        assert own is not None, f"{modality} has not started at step {index}"
+        for _ in range(max((c.repeats(own) for c in conditions), default=1) - 1):
+            answer = self._answered(modality, index, own, x, environment, estimate)
+            trajectory = self._trajectories[modality]
+            x = trajectory.moved(answer, x.float(), own).to(x.dtype)
+            for condition in conditions:
+                x = condition.advanced(x, own + 1, trajectory)
+            for condition in conditions:
+                if condition.repeats(own) > 1:
+                    x = condition.returned(x, own, trajectory)
+        answer = self._answered(modality, index, own, x, environment, estimate)
+        x = self._advance(modality, index, answer, x)
+        if own == self._first_steps.get(modality, 0) > 1:
+            pass_repeated_step(self.schedulers[modality])
+        for condition in conditions:
+            x = condition.advanced(x, own + 1, self._trajectories[modality])
+        return x
+
+    def _answered(
+        self,
+        modality: Modality,
+        index: int,
+        own: int,
+        x: Tensor,
+        environment: Environment | None,
+        estimate: PartnerEstimate | None,
+    ) -> Tensor:
+        """Return the guided answer (B, ...) for a latent x, as the conditions of the output change it."""
+        answer = self.predict(modality, index, self._scaled(modality, index, x), environment, estimate)
+        for condition in self.conditions.get(modality, ()):
+            answer = condition.answered(answer, x, own, self._trajectories[modality])
+        return answer
 
     def encode_environments(self, index: int, latents: Latents) -> dict[Modality, Environment]:
         """Return the environment of every visible latent and clean partner that has an encoder.
@@ -167,7 +272,19 @@ class JointSampler:
         Returns:
             environments by modality.
         """
-        return self._read_visible(index, latents, self.environment_encoders, self._encode)
+        found = self._read_visible(index, latents, self.environment_encoders, self._encode)
+        return found | self._known_before_start(index)
+
+    def _known_before_start(self, index: int) -> dict[Modality, Environment]:
+        """Return the environments of what is known of outputs that have not started, cut to known times."""
+        found = {}
+        for modality, conditions in self.conditions.items():
+            if index >= self.timeline.starts[modality] or modality not in self.environment_encoders:
+                continue
+            for x, seconds in filter(None, (c.spoken() for c in conditions)):
+                whole = self._read_once(modality, x, self._encode)
+                found[modality] = self._once(("known", modality), [whole], partial(whole.during, seconds))
+        return {m: environment for m, environment in found.items() if environment.tokens.shape[1]}
 
     def estimate_partners(self, index: int, latents: Latents) -> dict[Modality, PartnerEstimate]:
         """Return what every visible latent and clean partner seems to become; nothing if estimates are off.
@@ -250,8 +367,20 @@ class JointSampler:
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
             x = x.repeat(len(branches), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
-        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality))
+        given = self._inputs(modality, branches)
+        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality), **given)
         return dict(zip(branches, output.float().split(batch), strict=True))
+
+    def _inputs(self, modality: Modality, branches: list[Branch]) -> dict[str, Any]:
+        """Return what a denoiser takes of an output's conditions besides prompt and partners, by keyword."""
+        denoiser = self.denoisers[modality]
+        rows = branches[:1] if denoiser.batches_prompts else branches  # as many as there are latents
+        found: dict[str, Any] = {}
+        for condition in self.conditions.get(modality, ()):
+            for name, value in condition.inputs().items():
+                if name in denoiser.conditions:
+                    found[name] = CONDITIONS[name].batch(rows, [value] * len(rows))
+        return found
 
     def _prompt(
         self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None

@@ -3,6 +3,10 @@
 The idea is that of asynchronous noise levels (arXiv 2303.06555, 2407.01392). An output with a start offset
 begins later than the first, when its partners are further on and say more. Before it starts it is not visible
 to the others; once finished it stays visible as a clean partner at timestep 0.
+
+An output that starts from a medium (`codi.conditions.start`) enters its schedule at a later step of its own.
+It takes that step when it would have taken it anyway, so that all end as without it, and until then it
+stands at that noise level and is visible.
 """
 
 from abc import ABC, abstractmethod
@@ -71,19 +75,45 @@ class EvenTimeline(Timeline):
 
     Attributes:
         outputs: what is generated.
-        steps: the number of steps that every output takes.
+        steps: the number of steps of the schedule.
         start_offsets: steps after the first output at which an output starts; 0 for one that is not named. An
             output never waits longer than those need that start before it.
+        first_steps: the own step at which an output enters the schedule; 0 for one that is not named. Steps
+            of the joint loop at which nothing would act are left out.
     """
 
     outputs: Collection[Modality]
     steps: int
     start_offsets: Mapping[Modality, int] = field(default_factory=dict)
+    first_steps: Mapping[Modality, int] = field(default_factory=dict)
+
+    @cached_property
+    def _whole_starts(self) -> dict[Modality, int]:
+        """The step at which each output would start if all went down the whole schedule."""
+        return {m: self._start(m) for m in self.outputs}
+
+    @cached_property
+    def _places(self) -> list[int]:
+        """The steps, of the loop in which all go down the whole schedule, at which an output acts."""
+        whole = self.steps + max(self._whole_starts.values())
+        return [place for place in range(whole) if self._active_at(place)]
+
+    def _active_at(self, place: int) -> list[Modality]:
+        found = []
+        for modality in self.outputs:
+            own = place - self._whole_starts[modality]
+            if self.first_steps.get(modality, 0) <= own < self.steps:
+                found.append(modality)
+        return found
 
     @cached_property
     def starts(self) -> dict[Modality, int]:
-        """The step of the joint loop at which each output starts; the first one starts at 0."""
-        return {m: self._start(m) for m in self.outputs}
+        """The step of the joint loop from which on each output is there; the first one starts at 0."""
+        found = {}
+        for modality, start in self._whole_starts.items():
+            there = self.first_steps.get(modality, 0) > 0
+            found[modality] = 0 if there else self._places.index(start)
+        return found
 
     def _start(self, modality: Modality) -> int:
         """Return the step of the joint loop at which an output starts.
@@ -102,10 +132,10 @@ class EvenTimeline(Timeline):
     @property
     def num_steps(self) -> int:
         """The number of steps of the joint loop until the last output is finished."""
-        return self.steps + max(self.starts.values())
+        return len(self._places)
 
     def own_steps(self, modality: Modality) -> int:
-        """Return how many steps an output takes, which are equally many for all."""
+        """Return how many steps the schedule of an output has, which are equally many for all."""
         return self.steps
 
     def own_step(self, modality: Modality, index: int) -> int | None:
@@ -118,12 +148,14 @@ class EvenTimeline(Timeline):
         Returns:
             the output's own step; None before it starts, `steps` once it is finished.
         """
-        own = index - self.starts[modality]
-        return None if own < 0 else min(own, self.steps)
+        if index < self.starts[modality]:
+            return None
+        own = self._places[index] - self._whole_starts[modality]
+        return min(max(own, self.first_steps.get(modality, 0)), self.steps)
 
     def active(self, index: int) -> list[Modality]:
         """Return the outputs that take a step at step `index` of the joint loop."""
-        return [m for m in self.outputs if 0 <= index - self.starts[m] < self.steps]
+        return self._active_at(self._places[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +171,12 @@ class LevelTimeline(Timeline):
         start_offsets: schedules after the first output at which an output starts; 0 for one that is not
             named. Where it is 0.5 the output starts when the first one has lost half of its noise level,
             and stays as far behind.
+        first_steps: the own step at which an output enters its schedule; 0 for one that is not named.
     """
 
     levels: Mapping[Modality, Sequence[float]]
     start_offsets: Mapping[Modality, float] = field(default_factory=dict)
+    first_steps: Mapping[Modality, int] = field(default_factory=dict)
 
     @property
     def outputs(self) -> list[Modality]:  # type: ignore[override]
@@ -152,7 +186,7 @@ class LevelTimeline(Timeline):
     @cached_property
     def _plan(self) -> list[dict[Modality, int]]:
         """The own step of each output before every step of the joint loop, and after the last."""
-        taken = dict.fromkeys(self.levels, 0)
+        taken = {m: self.first_steps.get(m, 0) for m in self.levels}
         plan = [dict(taken)]
         while unfinished := [m for m in self.levels if taken[m] < len(self.levels[m])]:
             noise = {m: self.levels[m][taken[m]] - self.start_offsets.get(m, 0.0) for m in unfinished}
@@ -172,12 +206,14 @@ class LevelTimeline(Timeline):
     def starts(self) -> dict[Modality, int]:
         """The step of the joint loop at which each output takes its first step.
 
-        Outputs without an offset are there from the beginning, whenever their first step comes.
+        Outputs without an offset are there from the beginning, whenever their first step comes, and so are
+        those that enter their schedule later.
         """
         least = min(self.start_offsets.get(m, 0.0) for m in self.levels)
         found = {}
         for modality in self.levels:
-            waits = self.start_offsets.get(modality, 0.0) > least
+            enters_later = self.first_steps.get(modality, 0) > 0
+            waits = self.start_offsets.get(modality, 0.0) > least and not enters_later
             found[modality] = self._first_step(modality) if waits else 0
         return found
 
@@ -185,7 +221,7 @@ class LevelTimeline(Timeline):
         return next(k for k in range(self.num_steps) if self._plan[k + 1][modality] > 0)
 
     def own_steps(self, modality: Modality) -> int:
-        """Return how many steps an output takes."""
+        """Return how many steps the schedule of an output has."""
         return len(self.levels[modality])
 
     def own_step(self, modality: Modality, index: int) -> int | None:

@@ -18,6 +18,7 @@ class Audio(ModalityKind):
     name = "audio"
     rate_field = "sampling_rate"
     suffix = ".wav"
+    regions = ("interval",)
     more_suffixes = (".mp4",)  # a clip that was given, with the new sound
     sizes = ("audio_length_in_s",)
     prompt_file = "wav, flac, mp3, ogg, m4a"

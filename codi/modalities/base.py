@@ -54,6 +54,7 @@ class ModalityKind(ABC):
         sizes: the names of those of `codi.types.SIZES` that it has.
         prompt_file: what a prompt's file may be, for `codi generate --help`.
         in_words: whether its prompts are sentences, and not files or arrays.
+        regions: the kinds of regions of it that can be kept (`codi.edits.Region`), besides the whole of it.
         takes_sound: whether a sound that is made for a file of it is written into that file as well.
         has_onsets: whether `onsets` finds moments in it, by which samples are told apart.
         data_suffixes: what files of it in a data set may end in, the first in a shard of our own.
@@ -79,6 +80,7 @@ class ModalityKind(ABC):
     sizes: ClassVar[tuple[str, ...]] = ()
     prompt_file: ClassVar[str] = "any"
     in_words: ClassVar[bool] = False
+    regions: ClassVar[tuple[str, ...]] = ()
     takes_sound: ClassVar[bool] = False
     has_onsets: ClassVar[bool] = False
     data_suffixes: ClassVar[tuple[str, ...]] = ()
@@ -109,6 +111,11 @@ class ModalityKind(ABC):
     def components(self) -> tuple[str, str, str]:
         """The names of the pipeline's components that serve it: tower, denoiser and autoencoder."""
         return self.tower, self.denoiser, self.autoencoder
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the last two axes of its media are places."""
+        return "box" in self.regions
 
     # Geometry
 
@@ -180,6 +187,14 @@ class ModalityKind(ABC):
         Raises:
             InputError: the value is no prompt of this kind.
         """
+
+    def prepare_frame(self, value: Any, spec: ModalitySpec) -> Any:
+        """Return a picture as one frame, (3, H, W) in [-1, 1]; only where frames are `regions`."""
+        raise NotImplementedError(f"{self.name} has no frames")
+
+    def own_size(self, value: Any, spec: ModalitySpec) -> tuple[int, int]:
+        """Return the height and width in pixels that a prompt's value itself has; only where `spatial`."""
+        raise NotImplementedError(f"{self.name} has no pixels")
 
     def check_file(self, path: str | Path, seconds: float) -> None:
         """Raise `InputError` unless the file can serve as a prompt; decode no more than `seconds` of it."""

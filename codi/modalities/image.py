@@ -16,6 +16,7 @@ class Image(ModalityKind):
     tower = "vision_tower"
     denoiser = "vision_denoiser"
     suffix = ".png"
+    regions = ("box", "mask")
     sizes = ("height", "width")
     prompt_file = "png, jpg, webp, gif"
     data_suffixes = ("jpg", "jpeg", "png", "webp")
@@ -63,6 +64,13 @@ class Image(ModalityKind):
         pixels = media.load_picture(value)
         io.check_pixels(pixels.shape[-1], pixels.shape[-2])
         return io.fit_image(pixels, (spec.raw_shape[-2], spec.raw_shape[-1]))
+
+    def own_size(self, value: Any, spec: ModalitySpec) -> tuple[int, int]:
+        """Return the height and width of a picture in pixels."""
+        from codi import media
+
+        height, width = media.load_picture(value).shape[-2:]
+        return height, width
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         """Return pictures (B, 3, H, W) in [-1, 1] as a list in the form of `output_type`.

@@ -9,6 +9,7 @@ from codi.modalities.base import MARGIN, Cut, ModalityKind
 from codi.modalities.image import Image, fitted, with_pixels
 from codi.types import InputError, Modality, ModalitySpec
 
+MOST_PIXELS = 1 << 14  # along a side of a clip whose size is asked for
 SLOWEST, FASTEST = 0.1, 1000.0  # frames per second that a file can state
 
 
@@ -21,6 +22,7 @@ class Video(ModalityKind):
     denoiser = "vision_denoiser"
     rate_field = "fps"
     suffix = ".mp4"
+    regions = ("box", "mask", "interval", "frame")
     sizes = ("height", "width", "num_frames", "fps", "audio_length_in_s")  # of a clip without sound, too
     prompt_file = "mp4, webm, mov, avi"
     takes_sound = True
@@ -108,6 +110,19 @@ class Video(ModalityKind):
         frames, fps = media.load_clip(value, rate, duration + MARGIN, max(height, width))
         io.check_pixels(frames.shape[-1], frames.shape[-2])
         return io.fit_video(frames, fps, num_frames, rate, (height, width))
+
+    def prepare_frame(self, value: Any, spec: ModalitySpec) -> Any:
+        """Return a picture as one frame, a float tensor (3, H, W) in [-1, 1]."""
+        return Image().prepare(value, spec)
+
+    def own_size(self, value: Any, spec: ModalitySpec) -> tuple[int, int]:
+        """Return the height and width of a clip in pixels."""
+        from codi import media
+
+        rate, _ = spec.timed
+        frames, _ = media.load_clip(value, rate, 1 / rate, MOST_PIXELS)
+        height, width = frames.shape[-2:]
+        return height, width
 
     def formatted(self, raw: Any, output_type: str) -> list[Any]:
         """Return clips (B, F, 3, H, W) in [-1, 1] as uint8 tensors, or as arrays (F, H, W, 3) for "np"."""
