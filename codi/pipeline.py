@@ -369,6 +369,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         check_scheduler(
             self.scheduler, self._own_scheduler, self._process, request.num_inference_steps, shift
         )
+        denoisers = self.model.denoisers
+        settings.check_guiders(
+            request.guidance,
+            dict.fromkeys(request.made, self.scheduler),
+            dict.fromkeys(request.made, self._process.prediction_type),
+            {m: denoisers[m].num_transformers for m in request.made},
+        )
         return request
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
@@ -646,6 +653,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        guider: Any = None,
+        classifier_guidance: Any = None,
         start_offset: settings.PerOutput | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -697,6 +706,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             sync_guidance_interval: the part of the steps in which guidance by other outputs acts, in the same
                 form.
             guidance_rescale: from 0 to 1, against over-saturation.
+            guider: a variant of guidance, such as "apg" or {"name": "apg", "eta": 0.2}, for all or by output
+                (`codi.diffusion.guiders`); None for the model's own.
+            classifier_guidance: gradients beside guidance by branches: "prompt", "agreement", a function of
+                estimated clean latents and prompt tokens, or a dict of such a "name" with "scale",
+                "interval" and "outputs" (`codi.conditions.classifier`).
             start_offset: schedules after which an output starts, for all or {output: 0.5}, to attend to the
                 others when they are further on; with 0 for all they go in step. No output waits longer than
                 those need that start before it.
@@ -767,6 +781,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             guidance_interval=guidance_interval,
             sync_guidance_interval=sync_guidance_interval,
             guidance_rescale=guidance_rescale,
+            guider=guider,
+            classifier_guidance=classifier_guidance,
             start_offset=start_offset,
             sizes=sizes,
             lengths=lengths,
@@ -923,6 +939,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             estimates_from=model.estimates_from,
             partner_estimate_weight=self._own("partner_estimate_weight"),
             guidance=request.guidance,
+            classifier=request.classifier,
             partners=clean,
             generators=generators,
             start_offsets=request.start_steps(own_steps),

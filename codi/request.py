@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codi import selection, settings
 from codi.conditions import CONDITIONS
+from codi.conditions.classifier import ClassifierGuidance, parse_classifier
 from codi.diffusion import Guidance
 from codi.outputs import OUTPUT_TYPES
 from codi.types import InputError, Modality, ModalitySpec, listed
@@ -36,6 +37,7 @@ class Request:
         candidates: how many are drawn for each set, of which the best is kept.
         num_inference_steps: steps of every output.
         guidance: guidance of every output and auxiliary.
+        classifier: classifier guidance beside that; None for none.
         start_offset: schedules after which each of them starts.
         lengths: "agree" or "free", for a clip and a sound that are made together.
         sizes: the sizes that were asked for or follow from those, by their names; None for the model's own.
@@ -56,6 +58,7 @@ class Request:
     candidates: int
     num_inference_steps: int
     guidance: Mapping[Modality, Guidance]
+    classifier: ClassifierGuidance | None
     start_offset: Mapping[Modality, float]
     lengths: str
     sizes: Mapping[str, float | None]
@@ -105,7 +108,10 @@ class Request:
                 found[condition.interval] = list(shared.intervals[condition.name])
         offsets = {m.value: float(offset) for m, offset in self.start_offset.items()}
         partners = [m.value for m in self.partners]
+        if self.classifier is not None:
+            found["classifier_guidance"] = self.classifier.described()
         return found | {
+            "guider": settings.guiders_of(self.guidance),
             "guidance_rescale": shared.rescale,
             "start_offset": offsets,
             "auxiliary_caption": bool(self.auxiliary_caption),
@@ -136,6 +142,7 @@ def resolve(
     sizes: Mapping[str, float | None] | None = None,
     output_type: str = "pil",
     most_steps: int | None = None,
+    classifier_guidance: Any = None,
     **values: Any,
 ) -> Request:
     """Check what is asked of a model, and put its own values in place of what was left out.
@@ -158,6 +165,7 @@ def resolve(
         sizes: sizes by their names (`codi.types.SIZES`); None for the model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
+        classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
         **values: the settings in `codi.settings.GIVEN`; None for the model's own.
 
     Returns:
@@ -188,6 +196,13 @@ def resolve(
             "both"
         )
     prompted = bool(given) if prompted is None else prompted
+    classifier = parse_classifier(
+        classifier_guidance,
+        wanted,
+        encoders=model.noisy_latent_encoders,
+        others=[*auxiliary, *partners],
+        prompted=prompted,
+    )
     refusing = bool(negatives) if refusing is None else refusing
     if refusing and not settings.can_steer({m: guidance[m] for m in wanted}, steps):
         raise InputError(
@@ -205,6 +220,7 @@ def resolve(
         candidates=candidates,
         num_inference_steps=steps,
         guidance=guidance,
+        classifier=classifier,
         start_offset=offsets,
         lengths=lengths,
         sizes=found,

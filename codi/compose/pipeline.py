@@ -323,16 +323,33 @@ class ComposedPipeline(CallMixin):
         Returns:
             The request, in which every setting has a value.
         """
+        encoders = self.noisy_latent_encoders
         with self._lock:
-            return requests.resolve(
+            request = requests.resolve(
                 self.models,
                 self.makes,
                 self.attends_to(),
                 self.takes,
                 self._read_as_prompts(),
                 self._defaults(),
+                encoders=() if encoders is None else encoders.attends_to(),
                 **asked,
             )
+            self._check_text_guider(request)
+            return request
+
+    def _check_text_guider(self, request: ComposedRequest) -> None:
+        """Raise `InputError` for a guider that cannot act on what the text model makes."""
+        made = {m: guided for m, guided in request.guidance.items() if m not in self.models}
+        if not made:
+            return
+        scheduler = self.text_model.scheduler
+        settings.check_guiders(
+            made,
+            dict.fromkeys(made, scheduler),
+            dict.fromkeys(made, NoiseLevels.of(scheduler).prediction_type),
+            {m: self.text_model.model.denoisers[m].num_transformers for m in made},
+        )
 
     def _read_as_prompts(self) -> list[Modality]:
         """Return the modalities that are read as prompts, besides sentences."""
@@ -475,6 +492,8 @@ class ComposedPipeline(CallMixin):
         guidance_interval: tuple[float, float] | None = None,
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        guider: Any = None,
+        classifier_guidance: Any = None,
         start_offset: settings.PerOutput | None = None,
         sync: requests.Sync = None,
         height: int | None = None,
@@ -514,6 +533,10 @@ class ComposedPipeline(CallMixin):
             guidance_interval: the part of the schedule in which prompts are guided.
             sync_guidance_interval: the same for partners.
             guidance_rescale: from 0 to 1, as in diffusers.
+            guider: a variant of guidance, for all or by output, as in `codi.pipeline.CoDiPipeline`; those
+                that act inside a denoiser are refused.
+            classifier_guidance: gradients beside it, likewise; the built-in functions need noisy-latent
+                encoders.
             start_offset: noise levels by which an output starts after the first, one number or {output:
                 number}.
             sync: which inputs stand in the loop as clean partners: True or None for those that an output
@@ -564,6 +587,8 @@ class ComposedPipeline(CallMixin):
             guidance_interval=guidance_interval,
             sync_guidance_interval=sync_guidance_interval,
             guidance_rescale=guidance_rescale,
+            guider=guider,
+            classifier_guidance=classifier_guidance,
             start_offset=start_offset,
             sync=sync,
             sizes=sizes,
@@ -799,6 +824,11 @@ class ComposedPipeline(CallMixin):
             shared = torch.cat([row.token for row in rows if row.token is not None]).to(self.device)
             tokens = dict.fromkeys(making.denoisers, shared)
             estimating = self.noisy_latent_encoders.at(grids)
+        if request.classifier is not None and isinstance(request.classifier.function, str) and not estimating:
+            raise InputError(
+                "classifier_guidance by noisy-latent encoders needs a prompt that the text model reads: "
+                "expected other words, or a function of clean latents"
+            )
         own: dict[str, Any] = {**settings.DEFAULTS, **self.defaults}
         return JointSampler(
             denoisers=making.denoisers,
@@ -811,6 +841,7 @@ class ComposedPipeline(CallMixin):
             estimates_from=None if tokens is None else self.noisy_latent_encoders.attends_to(),
             partner_estimate_weight=own["partner_estimate_weight"],
             guidance=request.guidance,
+            classifier=request.classifier,
             partners=partners,
             generators=making.generators,
             start_offsets=request.start_offset,

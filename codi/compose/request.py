@@ -7,6 +7,7 @@ from typing import Any
 from codi import settings
 from codi.compose.foreign import ForeignModel
 from codi.conditions import CONDITIONS, PROMPT
+from codi.conditions.classifier import ClassifierGuidance, parse_classifier
 from codi.diffusion.guidance import Guidance
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
@@ -20,6 +21,7 @@ GIVEN = (  # what a call may decide besides sizes
     "guidance_interval",
     "sync_guidance_interval",
     "guidance_rescale",
+    "guider",
     "start_offset",
 )
 
@@ -35,6 +37,7 @@ class ComposedRequest:
         num_samples: sets of outputs.
         num_inference_steps: the steps of each output.
         guidance: the guidance of each output.
+        classifier: classifier guidance beside that; None for none.
         start_offset: noise levels by which each output starts after the first.
         sizes: the sizes of each output by our names; what is left out is its model's own.
         asked: the sizes that the call named, by our names.
@@ -51,6 +54,7 @@ class ComposedRequest:
     num_samples: int
     num_inference_steps: Mapping[Modality, int]
     guidance: Mapping[Modality, Guidance]
+    classifier: ClassifierGuidance | None
     start_offset: Mapping[Modality, float]
     sizes: Mapping[Modality, Mapping[str, Any]]
     asked: Mapping[str, Any]
@@ -77,7 +81,10 @@ class ComposedRequest:
             if condition.interval is not None:
                 found[condition.interval] = list(shared.intervals[condition.name])
         partners = [m.value for m in self.partners]
+        if self.classifier is not None:
+            found["classifier_guidance"] = self.classifier.described()
         return found | {
+            "guider": settings.guiders_of(self.guidance),
             "guidance_rescale": shared.rescale,
             "start_offset": {m.value: offset for m, offset in self.start_offset.items()},
             "auxiliary_caption": self.auxiliary_caption,
@@ -108,6 +115,8 @@ def resolve(
     lengths: str = "agree",
     sizes: Mapping[str, Any] | None = None,
     output_type: str = "pil",
+    classifier_guidance: Any = None,
+    encoders: Collection[Modality] = (),
     **values: Any,
 ) -> ComposedRequest:
     """Check what is asked of a composed model.
@@ -132,6 +141,8 @@ def resolve(
             "free": each lasts as long as its model makes it.
         sizes: sizes by their names (`codi.types.SIZES`); None for each model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
+        classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
+        encoders: the modalities that have a noisy-latent encoder.
         **values: the settings in `GIVEN`; None for the model's own.
 
     Returns:
@@ -186,6 +197,10 @@ def resolve(
                 f"{models[modality].name} has no branch without a prompt: expected no negative prompt where "
                 f"{modality} is made"
             )
+    classifier = parse_classifier(
+        classifier_guidance, wanted, encoders=encoders, others=partners, prompted=bool(given)
+    )
+    _check_guiders(models, guidance)
     found, specs = _settle_sizes(models, dict(sizes or {}), wanted, partners, lengths)
     return ComposedRequest(
         outputs=tuple(wanted),
@@ -194,6 +209,7 @@ def resolve(
         num_samples=num_samples,
         num_inference_steps=_steps(models, wanted, values.get("num_inference_steps"), defaults),
         guidance=guidance,
+        classifier=classifier,
         start_offset=settings.start_offsets(wanted, values.get("start_offset"), defaults),
         sizes=found,
         asked={name: value for name, value in (sizes or {}).items() if value is not None},
@@ -207,6 +223,14 @@ def resolve(
             and Modality.parse(defaults["auxiliary_caption"]) not in wanted
         ),
     )
+
+
+def _check_guiders(models: Mapping[Modality, ForeignModel], guidance: Mapping[Modality, Guidance]) -> None:
+    """Raise `InputError` for a guider that cannot act on the published model that makes an output."""
+    made = {m: guided for m, guided in guidance.items() if m in models}
+    schedulers = {m: models[m].pipeline.scheduler for m in made}
+    predictions = {m: models[m].levels.prediction_type for m in made}
+    settings.check_guiders(made, schedulers, predictions, dict.fromkeys(made, 0))
 
 
 def _by_output(value: Any, outputs: Sequence[Modality]) -> dict[str, Any]:

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from codi.conditions import PARTNERS, PROMPT
-from codi.diffusion.guidance import Branch, Guidance
+from codi.conditions.classifier import ClassifierGuidance, NoisyLatent
+from codi.diffusion.guidance import WEAKENED, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
-from codi.diffusion.schedulers import scaled_input
+from codi.diffusion.schedulers import noise_left, scaled_input
 from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
 from codi.joint.start_offsets import EvenTimeline, LevelTimeline, Timeline
-from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder
+from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder, Weakening
 from codi.types import Latents, Modality
 
 CLEAN = 0  # the timestep of a clean partner, and of an output that is finished
@@ -63,6 +64,7 @@ class JointSampler:
             noisiest then act first, and encoders are given `LEVEL_SCALE` times the level as the timestep.
         tokens: prompt tokens (B, L, D) per generated modality, for partner estimates, where `contexts` are in
             another form; None where those are tokens.
+        classifier: classifier guidance, beside that by branches; None for none.
     """
 
     denoisers: Mapping[Modality, Denoiser]
@@ -81,9 +83,12 @@ class JointSampler:
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     levels: Mapping[Modality, NoiseLevels] | None = None
     tokens: Mapping[Modality, Tensor] | None = None
+    classifier: ClassifierGuidance | None = None
     _initial: Latents = field(default_factory=dict, init=False, repr=False)
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
+    _latest: Latents = field(default_factory=dict, init=False, repr=False)
+    _memories: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         lengths = {m: len(scheduler.timesteps) for m, scheduler in self.schedulers.items()}
@@ -155,6 +160,9 @@ class JointSampler:
             environment = self._environment(modality, environments)
             estimate = self._partner_estimate(modality, estimates)
             answers[modality] = self.predict(modality, index, inputs[modality], environment, estimate)
+        if self.classifier is not None:
+            active_now, clean = self._steerable(index, inputs)
+            answers = self.classifier.steer(answers, active_now, clean, self._latest, self._estimate_token)
         return latents | {m: self._advance(m, index, answers[m], latents[m]) for m in active}
 
     def encode_environments(self, index: int, latents: Latents) -> dict[Modality, Environment]:
@@ -211,20 +219,24 @@ class JointSampler:
         if environment is not None or estimate is not None:
             given.append(PARTNERS.name)
         progress = self.timeline.progress(modality, index)
-        weights = guidance.weights(progress, given)
-        attending = [b for b in weights if environment is not None and PARTNERS.name not in b]
-        alone = [b for b in weights if b not in attending]
+        left = self._noise_left(modality, index) if guidance.guider.first_order else 0.0
+        weights = guidance.weights(progress, given, left)
+        plain = [b for b in weights if b != WEAKENED]
+        attending = [b for b in plain if environment is not None and PARTNERS.name not in b]
+        alone = [b for b in plain if b not in attending]
         denoiser = self.denoisers[modality]
         calls = [attending + alone] if denoiser.batches_prompts else [attending, alone]
         if denoiser.null_first:
             calls = [branches[::-1] for branches in calls]
         if denoiser.one_branch_per_call:
             calls = [[branch] for branches in calls for branch in branches]
+        if WEAKENED in weights:
+            calls.append([WEAKENED])
         answers: dict[Branch, Tensor] = {}
         for branches in filter(None, calls):
-            attended = environment if branches[0] in attending else None
+            attended = None if branches[0] in alone else environment
             answers |= self._answer(modality, index, x, branches, attended, estimate)
-        return denoiser.combine(guidance, answers, weights)
+        return denoiser.combine(guidance, answers, weights, self._memories.setdefault(modality, {}))
 
     def _scaled(self, modality: Modality, index: int, x: Tensor) -> Tensor:
         """Return the latent as the scheduler gives it to a network at step `index`."""
@@ -250,8 +262,54 @@ class JointSampler:
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
             x = x.repeat(len(branches), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
-        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality))
+        options = {} if WEAKENED not in branches else {"weakening": self._weakening(modality, index)}
+        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality), **options)
         return dict(zip(branches, output.float().split(batch), strict=True))
+
+    def _weakening(self, modality: Modality, index: int) -> Weakening:
+        """Return how an output's denoiser is made worse in the branch that asks for it."""
+        found = self.guidance[modality].guider.weakening(self.timeline.progress(modality, index))
+        assert found is not None
+        return found[0]
+
+    def _noise_left(self, modality: Modality, index: int) -> float:
+        """Return what the coming step of an output leaves of its ratio of noise to signal, from 0 to 1."""
+        own = self.timeline.own_step(modality, index)
+        assert own is not None
+        return noise_left(self.schedulers[modality], self._levels(modality), own)
+
+    def _levels(self, modality: Modality) -> NoiseLevels:
+        """Return the noise levels of an output's schedule."""
+        if self.levels is not None:
+            return self.levels[modality]
+        return self._once(("levels", modality), [], lambda: NoiseLevels.of(self.schedulers[modality]))
+
+    def _steerable(self, index: int, inputs: Latents) -> tuple[dict[Modality, NoisyLatent], Latents]:
+        """Return what classifier guidance may change at a step, and what it may read besides.
+
+        Args:
+            index: the step of the joint loop.
+            inputs: (B, ...) the latents as the networks take them.
+
+        Returns:
+            the outputs that take a step, and the latents that are clean: of outputs that are finished and of
+            partners.
+        """
+        active = {}
+        clean = dict(self.partners)
+        for modality, x in inputs.items():
+            t = self.timestep(modality, index)
+            if modality in self.timeline.active(index):
+                active[modality] = NoisyLatent(
+                    x=x,
+                    t=torch.as_tensor(t, device=x.device).expand(len(x)),
+                    levels=self._levels(modality),
+                    context=self._context(modality),
+                    progress=self.timeline.progress(modality, index),
+                )
+            elif isinstance(t, int):
+                clean[modality] = x
+        return active, clean
 
     def _prompt(
         self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None
