@@ -30,7 +30,8 @@ from codi.types import InputError, Latents, Modality, listed
 
 Tokens = Mapping[Modality, Tensor]
 Function = Callable[[Latents, Tokens], Tensor]
-# Reads the token (B, D) of a latent (B, ...) at timesteps (B,), 0 where it is clean, given prompt tokens (B, L, D).
+# Reads the token (B, D) of a latent (B, ...), given its timesteps (B,), 0 where it is clean, and prompts
+# (B, L, D).
 ReadToken = Callable[[Modality, Tensor, Tensor | int, Tensor], Tensor]
 DEFAULT_SCALE = 0.15  # of the built-in functions; docs/guidance.md has the table
 OPTIONS = ("scale", "interval", "outputs")

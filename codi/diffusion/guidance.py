@@ -20,7 +20,6 @@ Letters: B batch.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-
 from typing import Any
 
 from torch import Tensor

@@ -462,7 +462,7 @@ class DenoiseStage(Stage):
         return module.denoiser if isinstance(module, WithTemporalChange) else module
 
     def exported(self, module: nn.Module) -> nn.Module:
-        """Return the denoiser that the model folder gets: what was trained, beside the other expert if any."""
+        """Return the denoiser for the model folder: what was trained, beside the other expert if any."""
         own = self.denoiser(module)
         if not self.options.expert:
             return own

@@ -201,8 +201,8 @@ def first_noisy_timestep(process: NoiseProcess, boundary: float) -> int:
     first = int((levels >= boundary).sum())
     if not 0 < first < process.num_train_timesteps:
         raise InputError(
-            f"the boundary is a log-SNR of {boundary:g}, which leaves an expert without noise levels: expected "
-            f"one between {float(levels[-1]):.1f} and {float(levels[0]):.1f}"
+            f"the boundary is a log-SNR of {boundary:g}, which leaves an expert without noise levels: "
+            f"expected one between {float(levels[-1]):.1f} and {float(levels[0]):.1f}"
         )
     return first
 
@@ -225,8 +225,8 @@ def join(clean: nn.Module, noisy: nn.Module, boundary: float, process: NoiseProc
     settings = [_settings(part) for part in (clean, noisy)]
     if type(clean) is not type(noisy) or type(clean) not in KINDS or settings[0] != settings[1]:
         raise InputError(
-            f"experts are a {type(clean).__name__} and a {type(noisy).__name__}: expected two UNetDenoiser or "
-            "two TextDenoiser of one configuration"
+            f"experts are a {type(clean).__name__} and a {type(noisy).__name__}: expected two UNetDenoiser "
+            "or two TextDenoiser of one configuration"
         )
     timestep = first_noisy_timestep(process, boundary)
     both = KINDS[type(clean)](**settings[0], boundary=boundary, boundary_timestep=timestep)
@@ -257,4 +257,6 @@ def split(denoiser: nn.Module) -> tuple[nn.Module, nn.Module]:
 def _settings(denoiser: Any) -> dict[str, Any]:
     """Return the arguments that a denoiser was built with, but for the boundary."""
     known = inspect.signature(HALVES.get(type(denoiser), type(denoiser)).__init__).parameters
-    return {name: value for name, value in denoiser.config.items() if name in known}
+    found = {name: value for name, value in denoiser.config.items() if name in known}
+    # what was loaded has lists in the place of tuples
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
