@@ -34,6 +34,7 @@ PLACING = (
     "lengths",
     *jobs.SIZES,
     *jobs.SCALES,
+    *jobs.NAMED,
 )
 
 
@@ -111,6 +112,7 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             edits=_edits(record, args, outputs),
             written=args.written,
             **_scales(record, args, outputs),
+            **_named(record, args, outputs),
             **_samples(record, args, exact),
         )
     except InputError as error:
@@ -183,6 +185,26 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
         else:
             both = [key for key in record.resolved[name] if key in outputs and key in record.outputs]
             found[name] = {key: record.resolved[name][key] for key in both} or None
+    if args.guider is not None and args.guidance_scale is None and record.own_scales:
+        kept = record.resolved["guidance_scale"]
+        plain = [key for key in kept if key in outputs and key not in record.own_scales]
+        found["guidance_scale"] = {key: kept[key] for key in plain} or None
+    return found
+
+
+def _named(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, Any]:
+    """Return the guiders and the classifier guidance that the command line names, and else the record's."""
+    found: dict[str, Any] = {}
+    for name, parse in jobs.NAMED.items():
+        if getattr(args, name) is not None:
+            found[name] = parse(getattr(args, name), jobs.typed(args, name))
+    if "guider" not in found and "guider" in record.resolved:
+        found["guider"] = record.per_output("guider") if outputs == record.outputs else None
+        if outputs != record.outputs:
+            both = [key for key in record.resolved["guider"] if key in outputs and key in record.outputs]
+            found["guider"] = {key: record.resolved["guider"][key] for key in both} or None
+    if "classifier_guidance" not in found:
+        found["classifier_guidance"] = record.classifier_guidance(outputs)
     return found
 
 

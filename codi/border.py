@@ -62,6 +62,8 @@ NUMBERS = (  # arguments that are numbers, or hold them
     "guidance_interval",
     "sync_guidance_interval",
     "guidance_rescale",
+    "guider",
+    "classifier_guidance",
     "start_offset",
     "strength",
     "resample_steps",
@@ -242,6 +244,91 @@ def parse_scale(value: Any, option: str) -> float | dict[str, float] | None:
         raise InputError(
             f"{option} is {value!r}: expected one number, or one for each output such as video=4,audio=3"
         ) from None
+
+
+def parse_named(text: str, option: str) -> dict[str, Any]:
+    """Return a name with options as a dict, from what was typed: `apg:eta=0.2:interval=0.1-0.8`.
+
+    Args:
+        text: the name, and after it options, each with a colon before it. A value is a number, numbers or
+            words with "+" between them, an interval such as 0.1-0.8, or a word.
+        option: the name of the command line's option, for messages.
+
+    Returns:
+        {"name": ..., option: value}.
+
+    Raises:
+        InputError: for anything else.
+    """
+    name, *parts = text.strip().split(":")
+    found: dict[str, Any] = {"name": name}
+    for part in parts:
+        key, sign, value = part.partition("=")
+        if not (name and key and sign and value):
+            raise InputError(f"{option} is {text!r:.80}: expected a name with options, such as apg:eta=0.2")
+        if key in found:
+            raise InputError(f"{option} has {key} twice: expected it once")
+        found[key] = _typed_value(value)
+    return found
+
+
+def _typed_value(text: str) -> Any:
+    """Return what a typed value of an option means: a number, a list of them, an interval, or words."""
+    if "+" in text.lstrip("+"):
+        return [_typed_value(part) for part in text.split("+")]
+    if match := re.fullmatch(r"([0-9.]+)-([0-9.]+)", text):
+        return [_typed_value(part) for part in match.groups()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_guiders(value: Any, option: str) -> Any:
+    """Return guiders, typed or from JSON, as one dict of a name and options, or one for each output.
+
+    Args:
+        value: as typed, `apg:eta=0.2` or `video=apg,audio=zero-star`; as in JSON, a name, a dict with "name",
+            or one of these by output; or None.
+        option: the name of the option, for messages.
+
+    Returns:
+        The guider, or {output: guider}; None for None. Whether there are such guiders is not checked.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and "=" in value.split(":")[0]:
+        parts = [part.partition("=") for part in value.split(",")]
+        value = {name: text for name, _, text in parts}
+    if isinstance(value, str):
+        return parse_named(value, option)
+    if not isinstance(value, Mapping):
+        raise InputError(f"{option} is {value!r:.80}: expected a name such as apg, or one for each output")
+    if "name" in value:
+        return dict(value)
+    return {Modality.parse(name).value: parse_guiders(each, option) for name, each in value.items()}
+
+
+def parse_classifier(value: Any, option: str) -> dict[str, Any] | None:
+    """Return classifier guidance, typed or from JSON, as a dict of a name and options; None for None.
+
+    Raises `InputError` for anything else. Whether there is such a function is not checked.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return parse_named(value, option)
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise InputError(
+            f"{option} is {value!r:.80}: expected a name such as prompt, or {{'name': 'prompt', "
+            "'scale': 0.2}"
+        )
+    return dict(value)
 
 
 def check_number(name: str, value: Any) -> float:

@@ -229,6 +229,19 @@ def _add_steering(generate: Any) -> None:
         help=f"how closely to follow the other outputs and clean partners: {scale}",
     )
     generate.add_argument(
+        "--guider",
+        metavar="NAME",
+        help="a variant of guidance with its options, such as apg, apg:eta=0.2, or "
+        "video=apg,audio=zero-star: cfg (default), apg, zero-star, cfg++, skip-layer, perturbed-attention "
+        "(docs/guidance.md)",
+    )
+    generate.add_argument(
+        "--classifier-guidance",
+        metavar="NAME",
+        help="gradients beside guidance: prompt or agreement with options, such as "
+        "prompt:scale=0.2:outputs=audio+video:interval=0-0.5",
+    )
+    generate.add_argument(
         "--start-offset",
         "--delay",
         dest="start_offset",

@@ -15,7 +15,7 @@ from typing import Any
 
 from codi import edits as editing
 from codi import renamed
-from codi.border import check_address, parse_scale, without_aliases
+from codi.border import check_address, parse_classifier, parse_guiders, parse_scale, without_aliases
 from codi.edits import Edits
 from codi.failures import Failures
 from codi.modalities import kind_of, sized
@@ -41,6 +41,8 @@ SETTINGS = (
     "guidance_scale",
     "sync_guidance_scale",
 )
+# named settings with options, and how each is read; None for the model's own
+NAMED = {"guider": parse_guiders, "classifier_guidance": parse_classifier}
 LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
 RANDOM = "random"  # stands for a seed that is drawn
 # Not defaults of the parser, so that a record given with --from may decide what nobody named.
@@ -73,7 +75,8 @@ def job_keys() -> tuple[str, ...]:
 
     Some of them have short names, too (`codi.renamed.SHORT`).
     """
-    return ("id", "to", *prompt_keys(), *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths", *editing.NAMES)
+    given = (*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", *editing.NAMES)
+    return ("id", "to", *prompt_keys(), *given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,8 @@ class Job:
         sync_guidance_scale: how closely to follow the other outputs and clean partners.
         start_offset: schedules after which an output starts. This and the two scales are one number, or one
             for each output by name; None for the model's own.
+        guider: the variant of guidance, or one for each output by name; None for the model's own.
+        classifier_guidance: the built-in function whose gradients act, with its options; None for none.
         sizes: those of `SIZES` that are not the model's own.
         negatives: prompts to steer away from.
         candidates: how many are drawn for each sample, of which the best is kept.
@@ -136,6 +141,8 @@ class Job:
     guidance_scale: Scale = None
     sync_guidance_scale: Scale = None
     start_offset: Scale = None
+    guider: dict[str, Any] | None = None
+    classifier_guidance: dict[str, Any] | None = None
     sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
     candidates: int = 1
@@ -240,6 +247,8 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """The arguments of the pipeline besides prompts and seeds; None stands for the model's own value."""
         found = {name: getattr(self, name) for name in SETTINGS}
+        named = {name: getattr(self, name) for name in NAMED}
+        found |= _without_none(named)
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
         return found | self.sizes | lengths | self.more
 
@@ -425,6 +434,8 @@ def from_arguments(args: argparse.Namespace) -> Job:
     settings["seed"] = draw_seed(settings["seed"])
     for name in SCALES:
         settings[name] = _scale(getattr(args, name), typed(args, name))
+    for name, parse in NAMED.items():
+        settings[name] = parse(getattr(args, name), typed(args, name))
     sizes = {name: getattr(args, name) for name in SIZES}
     settings["sizes"] = _without_none(sizes)
     settings["written"] = args.written
@@ -694,6 +705,10 @@ def _row_settings(
     settings: dict[str, Any] = {}
     for key in SCALES:
         settings[key] = _row_scale(row, key, outputs, args, written.get(key))
+    for key, parse in NAMED.items():
+        own = row.get(key) is not None
+        value, called = (row[key], key) if own else (getattr(args, key), typed(args, key))
+        settings[key] = parse(value, called)
     sizes = {}
     for key, kind in SIZES.items():
         shared = getattr(args, key) if applies(key, outputs) else None

@@ -371,6 +371,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         check_scheduler(
             self.scheduler, self._own_scheduler, self._process, request.num_inference_steps, shift
         )
+        denoisers = self.model.denoisers
+        settings.check_guiders(
+            request.guidance,
+            dict.fromkeys(request.made, self.scheduler),
+            dict.fromkeys(request.made, self._process.prediction_type),
+            {m: denoisers[m].num_transformers for m in request.made},
+        )
         return request
 
     def encode_prompt(self, items: Mapping[Modality, Sequence[Prompt]]) -> Tensor:
@@ -648,6 +655,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        guider: Any = None,
+        classifier_guidance: Any = None,
         start_offset: settings.PerOutput | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -705,6 +714,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             sync_guidance_interval: the part of the steps in which guidance by other outputs acts, in the same
                 form.
             guidance_rescale: from 0 to 1, against over-saturation.
+            guider: a variant of guidance, such as "apg" or {"name": "apg", "eta": 0.2}, for all or by output
+                (`codi.diffusion.guiders`); None for the model's own.
+            classifier_guidance: gradients beside guidance by branches: "prompt", "agreement", a function of
+                estimated clean latents and prompt tokens, or a dict of such a "name" with "scale",
+                "interval" and "outputs" (`codi.conditions.classifier`).
             start_offset: schedules after which an output starts, for all or {output: 0.5}, to attend to the
                 others when they are further on; with 0 for all they go in step. No output waits longer than
                 those need that start before it.
@@ -793,6 +807,8 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             guidance_interval=guidance_interval,
             sync_guidance_interval=sync_guidance_interval,
             guidance_rescale=guidance_rescale,
+            guider=guider,
+            classifier_guidance=classifier_guidance,
             start_offset=start_offset,
             sizes=sizes,
             lengths=lengths,
@@ -896,12 +912,12 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     def _conditions(
         self, sources: Mapping[Modality, Edited], request: Request, seeds: Sequence[int]
     ) -> dict[Modality, list[LoopCondition]]:
-        """Return what the sources of outputs do in the sampling loop, of those that are not kept whole."""
-        found = {}
+        """Return what else outputs were given, of those that are not kept whole: sources and gradients."""
+        found: dict[Modality, list[LoopCondition]] = {}
         for modality, source in sources.items():
             if source.whole:
                 continue
-            conditions = edited.conditions_of(
+            found[modality] = edited.conditions_of(
                 modality,
                 source,
                 partial(self._encode_source, modality),
@@ -909,9 +925,10 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 seeds,
                 request.edits.resample_steps,
             )
-            if conditions:
-                found[modality] = conditions
-        return found
+        if request.classifier is not None:
+            for modality, condition in request.classifier.conditions().items():
+                found.setdefault(modality, []).append(condition)
+        return {m: conditions for m, conditions in found.items() if conditions}
 
     def _media(
         self, latents: Latents, sources: Mapping[Modality, Edited], request: Request

@@ -168,6 +168,21 @@ class PromptBatch:
         """Return the samples of several prompts of one denoiser, one prompt after another."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weakening:
+    """How a denoiser is made worse in a branch that guidance leads away from.
+
+    Attributes:
+        blocks: which of its blocks that have a transformer, counted from 0 in the order of execution; none
+            for the one in the middle.
+        perturbs_attention: whether self-attention becomes the identity there (arXiv 2403.17377); else the
+            transformers of these blocks are passed over.
+    """
+
+    blocks: tuple[int, ...] = ()
+    perturbs_attention: bool = False
+
+
 class Denoiser:
     """The network that predicts the noise (or the velocity v) in a noisy latent of its modality.
 
@@ -188,6 +203,14 @@ class Denoiser:
     null_first: bool = False
     one_branch_per_call: bool = False
 
+    @property
+    def num_transformers(self) -> int:
+        """How many of its blocks have a transformer that a `Weakening` can name.
+
+        A denoiser with none cannot be weakened, and its `forward` never gets `weakening`.
+        """
+        return 0
+
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call `forward`; a network inherits the `__call__` of `nn.Module` instead."""
         return self.forward(*inputs, **options)
@@ -200,6 +223,7 @@ class Denoiser:
         prompt: Any,
         partners: Environment | None = None,
         rate: float | None = None,
+        weakening: Weakening | None = None,
     ) -> Tensor:
         """Predict the noise (or v) in a noisy latent.
 
@@ -210,6 +234,7 @@ class Denoiser:
                 denoiser batches prompts.
             partners: the environment of the partners; None if the output is generated alone.
             rate: latent steps per second, where it differs from the one in the configuration.
+            weakening: how the denoiser is made worse in this call; None for not at all.
 
         Returns:
             The prediction, of the shape of x; with n prompts for each sample its batch is n * B.
@@ -242,7 +267,11 @@ class Denoiser:
         return fused
 
     def combine(
-        self, guidance: Any, answers: Mapping[frozenset[str], Tensor], weights: Mapping[frozenset[str], float]
+        self,
+        guidance: Any,
+        answers: Mapping[frozenset[str], Tensor],
+        weights: Mapping[frozenset[str], float],
+        memory: dict[str, Any] | None = None,
     ) -> Tensor:
         """Return the guided answer (B, ...): by default as `codi.diffusion.guidance` states it.
 
@@ -250,11 +279,12 @@ class Denoiser:
             guidance: the guidance of this output, a `codi.diffusion.guidance.Guidance`.
             answers: (B, ...) the answer in each branch, which is the set of the conditions that it drops.
             weights: the weight of each branch.
+            memory: what the guider keeps from step to step of this output.
 
         Returns:
             (B, ...).
         """
-        return guidance.combine(answers, weights)
+        return guidance.combine(answers, weights, memory)
 
     def joint_adapters(self) -> Mapping[str, nn.Module]:
         """Return the modules by which it attends to its partners, by their names in it; none by default."""

@@ -40,6 +40,7 @@ LIBRARIES = ("torch", "torchaudio", "diffusers", "transformers", "av", "soundfil
 MOST_SAMPLES = 100_000
 MAX_BYTES = 64 << 20  # of a manifest that is read
 PER_OUTPUT = ("guidance_scale", "sync_guidance_scale", "start_offset")
+OWN_SCALE = "cfg++"  # the guider whose scale stands as the guidance scale
 WORDS = "text"  # the key of a prompt of words in a record
 
 
@@ -207,6 +208,9 @@ class Record:
         names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
         names += ["auxiliary_caption", "lengths"]
         found = {name: self.resolved[name] for name in names}
+        if "guider" in self.resolved:
+            found["guider"] = self.per_output("guider")
+        found["classifier_guidance"] = self.classifier_guidance(self.outputs)
         for name in PER_OUTPUT:
             found[name] = self.per_output(name)
         for name in SIZES:
@@ -214,14 +218,38 @@ class Record:
                 found[name] = self.resolved[name]
         return found
 
-    def per_output(self, name: str) -> float | dict[str, float]:
+    @property
+    def own_scales(self) -> list[str]:
+        """The outputs whose guider has a scale of its own, which stands as their guidance scale."""
+        guiders = self.resolved.get("guider", {})
+        return [name for name, guider in guiders.items() if guider["name"] == OWN_SCALE]
+
+    def classifier_guidance(self, outputs: Sequence[Modality]) -> dict[str, Any] | None:
+        """Return the classifier guidance of those of its outputs that are among `outputs`; None for none.
+
+        Raises `InputError` for a function that came from Python, which the record only names.
+        """
+        found = self.resolved.get("classifier_guidance")
+        if found is None:
+            return None
+        if found["name"] is None:
+            raise InputError(
+                f"{self.source} was made with a function from {found.get('from')} as classifier_guidance, "
+                "which only Python can give again"
+            )
+        kept = [name for name in found["outputs"] if name in outputs]
+        scale = {name: found["scale"][name] for name in kept}
+        return {**found, "outputs": kept, "scale": scale} if kept else None
+
+    def per_output(self, name: str) -> Any:
         """Return a setting as one number, where it holds for all that was made, or as one for each output.
 
         A number for all holds for an auxiliary, too; nothing else can give that one its own.
         """
         values = self.resolved[name]
-        if len(set(values.values())) == 1:
-            return next(iter(values.values()))
+        first = next(iter(values.values()))
+        if all(value == first for value in values.values()):
+            return first
         return {key: value for key, value in values.items() if key in self.outputs}
 
 
@@ -403,7 +431,7 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
     _need(_is_names(outputs) and outputs, "outputs", outputs, "a list of text, image, audio, video")
     row = _present_names(row, source)
     settings = _fields("resolved", row.get("resolved"), RESOLVED, OPTIONAL)
-    for name in PER_OUTPUT:
+    for name in (*PER_OUTPUT, *({"guider"} & settings.keys())):
         lacking = [m for m in outputs if m not in settings[name]]
         _need(not lacking, name, settings[name], f"a number for each of {', '.join(outputs)}")
     inputs = _prompts(row, "inputs")
@@ -532,6 +560,31 @@ def _is_scales(value: Any) -> bool:
     return all(_is_name(key) and _is_number(number, 0) for key, number in value.items())
 
 
+def _is_options(value: Any) -> bool:
+    """Return whether it is a name with options, each a number, a text, or a list or a dict of these."""
+    if not isinstance(value, dict) or len(value) > 20 or "name" not in value:
+        return False
+    for option in value.values():
+        inner = list(option.values()) if isinstance(option, dict) else option
+        members = inner if isinstance(inner, list) else [inner]
+        if len(members) > 100 or not all(_is_text(one) or _is_number(one) for one in members):
+            return False
+    return _is_text(value["name"])
+
+
+def _is_guiders(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(map(_is_name, value)):
+        return False
+    return all(_is_options(guider) and guider["name"] is not None for guider in value.values())
+
+
+def _is_classifier(value: Any) -> bool:
+    if not _is_options(value) or set(value) != {"name", "from", "outputs", "scale", "interval"}:
+        return False
+    named = _is_names(value["outputs"]) and _is_scales(value["scale"])
+    return named and set(value["outputs"]) == set(value["scale"]) and _is_interval(value["interval"])
+
+
 def _is_steps(value: Any) -> bool:
     """Return whether it is a number of steps, for all outputs or for each."""
     counts = list(value.values()) if isinstance(value, dict) and all(map(_is_name, value)) else [value]
@@ -632,6 +685,8 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "guidance_interval": _is_interval,
     "sync_guidance_interval": _is_interval,
     "guidance_rescale": lambda value: _is_number(value, 0, 1),
+    "guider": _is_guiders,
+    "classifier_guidance": _is_classifier,
     "start_offset": _is_scales,
     "auxiliary_caption": lambda value: isinstance(value, bool),
     "auxiliary": _is_names,
@@ -649,14 +704,10 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "canvas": _is_boxes,
     "resample_steps": lambda value: _is_whole(value, 1, 1000),
 }
-EDITS = (
-    "strength",
-    "keep",
-    "canvas",
-    "resample_steps",
-)  # there where outputs were given something of themselves
+EDITS = ("strength", "keep", "canvas", "resample_steps")  # where outputs were given something of themselves
 USES = ("start", "keep", "keyframe")  # of media that outputs were given of themselves
-OPTIONAL = (*SIZES, "auxiliary", "captions", *EDITS)  # settings that a call may lack: a picture has no frames
+# settings that a call may lack: a picture has no frames
+OPTIONAL = (*SIZES, "auxiliary", "captions", "guider", "classifier_guidance", *EDITS)
 # what a record says of a model, and what each may be
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codi import selection, settings
 from codi.conditions import CONDITIONS
+from codi.conditions.classifier import ClassifierGuidance, parse_classifier
 from codi.diffusion import Guidance
 from codi.edits import NAMES as EDITS
 from codi.edits import Edits
@@ -38,6 +39,7 @@ class Request:
         candidates: how many are drawn for each set, of which the best is kept.
         num_inference_steps: steps of every output.
         guidance: guidance of every output and auxiliary.
+        classifier: classifier guidance beside that; None for none.
         start_offset: schedules after which each of them starts.
         lengths: "agree" or "free", for a clip and a sound that are made together.
         sizes: the sizes that were asked for or follow from those, by their names; None for the model's own.
@@ -59,6 +61,7 @@ class Request:
     candidates: int
     num_inference_steps: int
     guidance: Mapping[Modality, Guidance]
+    classifier: ClassifierGuidance | None
     start_offset: Mapping[Modality, float]
     lengths: str
     sizes: Mapping[str, float | None]
@@ -109,7 +112,10 @@ class Request:
                 found[condition.interval] = list(shared.intervals[condition.name])
         offsets = {m.value: float(offset) for m, offset in self.start_offset.items()}
         partners = [m.value for m in self.partners]
+        if self.classifier is not None:
+            found["classifier_guidance"] = self.classifier.described()
         return found | {
+            "guider": settings.guiders_of(self.guidance),
             "guidance_rescale": shared.rescale,
             "start_offset": offsets,
             "auxiliary_caption": bool(self.auxiliary_caption),
@@ -141,6 +147,7 @@ def resolve(
     sizes: Mapping[str, float | None] | None = None,
     output_type: str = "pil",
     most_steps: int | None = None,
+    classifier_guidance: Any = None,
     inputs: Mapping[Modality, Any] | None = None,
     **values: Any,
 ) -> Request:
@@ -164,6 +171,7 @@ def resolve(
         sizes: sizes by their names (`codi.types.SIZES`); None for the model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
+        classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
         inputs: the first prompt of each modality, of which a part may be kept.
         **values: the settings in `codi.settings.GIVEN`, None for the model's own; and what outputs are given
             of themselves (`codi.edits`).
@@ -202,6 +210,13 @@ def resolve(
             "both"
         )
     prompted = bool(given) if prompted is None else prompted
+    classifier = parse_classifier(
+        classifier_guidance,
+        open_outputs,
+        encoders=model.noisy_latent_encoders,
+        others=[*auxiliary, *taken],
+        prompted=prompted,
+    )
     refusing = bool(negatives) if refusing is None else refusing
     if refusing and not settings.can_steer({m: guidance[m] for m in wanted}, steps):
         raise InputError(
@@ -219,6 +234,7 @@ def resolve(
         candidates=candidates,
         num_inference_steps=steps,
         guidance=guidance,
+        classifier=classifier,
         start_offset=offsets,
         lengths=lengths,
         sizes=found,

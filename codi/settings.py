@@ -14,6 +14,8 @@ import torch
 from codi.border import check_number
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
+from codi.diffusion.guiders import Guider, parse_guider
+from codi.diffusion.schedulers import is_first_order
 from codi.modalities import kind_of, sized
 from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
@@ -29,6 +31,9 @@ DEFAULTS = {
     "guidance_interval": (0.0, 1.0),
     "sync_guidance_interval": (0.2, 0.8),
     "guidance_rescale": 0.0,
+    # the variant of guidance, a name or {"name": "apg", "eta": 0.2}, for all or by output
+    # (`codi.diffusion.guiders`)
+    "guider": "cfg",
     "timestep_shift": 1.0,  # above 1 more of the steps are spent at high noise
     # a modality, such as "text", whose noisy-latent encoder reads prompts as means of captions
     # (`codi.joint.caption_prior`)
@@ -98,6 +103,8 @@ def guidance(
     layers = [given, defaults, DEFAULTS]
     for name in SCALES:
         _check_names(name, given.get(name), outputs)
+    if _is_by_output(given.get("guider")):
+        _check_names("guider", given["guider"], outputs)
     made = (*outputs, *auxiliary_caption)
     rescale = check_number("guidance_rescale", _first("guidance_rescale", layers))
     if rescale > 1:
@@ -110,18 +117,24 @@ def guidance(
     found = {}
     for modality in made:
         scales = {name: _scale(str(guided[name].scale), modality, layers) for name in guided}
-        found[modality] = Guidance(scales=scales, intervals=intervals, rescale=rescale)
+        guider = _guider(modality, layers)
+        if guider.own_scale is not None:
+            _check_own_scale(modality, guider, given)
+            scales[PROMPT.name] = guider.own_scale
+        found[modality] = Guidance(scales=scales, intervals=intervals, rescale=rescale, guider=guider)
     return found
 
 
 def rescaled(guidance: Mapping[Modality, Guidance], scale: Any) -> dict[Modality, Guidance]:
     """Return guidance with another `guidance_scale`, one number or {output: number}.
 
-    As in diffusers, a scale of at most 1 switches it off.
+    As in diffusers, a scale of at most 1 switches it off. A guider that has a scale of its own becomes the
+    plain one.
     """
     _check_names("guidance_scale", scale, list(guidance))
     changed = {}
     for modality, own in guidance.items():
+        own = _without_own_scale(modality, own)
         layers = [{"guidance_scale": scale}, {"guidance_scale": own.scales[PROMPT.name]}]
         scales = {**own.scales, PROMPT.name: max(1.0, _scale("guidance_scale", modality, layers))}
         changed[modality] = replace(own, scales=scales)
@@ -223,10 +236,78 @@ def can_steer(guidance: Mapping[Modality, Guidance], num_steps: int) -> bool:
     """
     for guided in guidance.values():
         for index in range(num_steps):
-            for branch in guided.weights(index / num_steps, CONDITIONS):
-                if PROMPT.name in branch:
-                    return True
+            if guided.acts(PROMPT.name, index / num_steps):
+                return True
     return False
+
+
+def _without_own_scale(modality: Modality, own: Guidance) -> Guidance:
+    """Return guidance whose guider has no scale of its own, so that another scale can act."""
+    if own.guider.own_scale is None:
+        return own
+    return replace(own, guider=Guider(interval=own.guider.interval, rescale=own.guider.rescale))
+
+
+def _is_by_output(value: Any) -> bool:
+    """Return whether a guider is given by output, and not one for all."""
+    return isinstance(value, Mapping) and "name" not in value
+
+
+def _guider(output: Modality, layers: Sequence[Mapping[str, Any]]) -> Guider:
+    """Return the guider of the first layer that says something of `output`."""
+    for layer in layers:
+        value = layer.get("guider")
+        if _is_by_output(value):
+            value = next((each for key, each in value.items() if Modality.parse(key) is output), None)
+        if value is not None:
+            return parse_guider(value)
+    raise AssertionError("DEFAULTS lacks guider")
+
+
+def _check_own_scale(output: Modality, guider: Guider, given: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a guidance scale that could not act beside the guider's own."""
+    if given.get("guidance_scale") is None:
+        return
+    scale = _scale("guidance_scale", output, [given, {"guidance_scale": guider.own_scale}])
+    if scale != guider.own_scale:
+        raise InputError(
+            f"guidance_scale of {output} is {scale:g}, and the guider {guider.name} has a scale of its own "
+            f"({guider.own_scale:g}): expected the guider's strength alone"
+        )
+
+
+def check_guiders(
+    guidance: Mapping[Modality, Guidance],
+    schedulers: Mapping[Modality, Any],
+    predictions: Mapping[Modality, str],
+    transformers: Mapping[Modality, int],
+) -> None:
+    """Check that the guider of each output can act on what makes it.
+
+    Args:
+        guidance: the guidance of everything that is made.
+        schedulers: the scheduler of each.
+        predictions: what the network of each predicts, as schedulers name it.
+        transformers: how many blocks of the denoiser of each have a transformer that can be weakened.
+
+    Raises:
+        InputError: for the first guider that cannot.
+    """
+    for modality, guided in guidance.items():
+        guider = guided.guider
+        if guider.first_order and not is_first_order(schedulers[modality]):
+            raise InputError(
+                f"the guider {guider.name} is stated for steps of first order, and "
+                f"{type(schedulers[modality]).__name__} takes others for {modality}: expected the scheduler "
+                "ddim or euler"
+            )
+        guider.check_flow(modality.value, predictions[modality])
+        guider.check_blocks(modality.value, transformers[modality])
+
+
+def guiders_of(guidance: Mapping[Modality, Guidance]) -> dict[str, dict[str, Any]]:
+    """Return the guider of each output, as records have them."""
+    return {m.value: g.guider.described() for m, g in guidance.items()}
 
 
 def _first(name: str, layers: Sequence[Mapping[str, Any]]) -> Any:
@@ -304,6 +385,12 @@ def _check_default(name: str, value: Any) -> None:
     elif name in ("auxiliary_caption", "caption_prior"):
         if value not in list(Modality):
             raise InputError(f"{name} is {value!r}: expected {listed(Modality)}, or none")
+    elif name == "guider":
+        guiders = value if _is_by_output(value) else {"all outputs": value}
+        for output, guider in guiders.items():
+            if output != "all outputs":
+                _parsed(name, output)
+            parse_guider(guider)
     elif name == "normalise_prompts" and not isinstance(value, bool):
         expected = "true or false"
     elif name == "null_prompt" and value not in NULL_PROMPTS:

@@ -675,7 +675,11 @@ class ForeignDenoiser(Denoiser):
         return {} if self.adapters is None else self.adapters.sites(self.model.modality)
 
     def combine(
-        self, guidance: Guidance, answers: Mapping[Branch, Tensor], weights: Mapping[Branch, float]
+        self,
+        guidance: Guidance,
+        answers: Mapping[Branch, Tensor],
+        weights: Mapping[Branch, float],
+        memory: dict[str, Any] | None = None,
     ) -> Tensor:
         """Return the guided answer (B, ...), rounded as pipelines of diffusers round it.
 
@@ -683,16 +687,17 @@ class ForeignDenoiser(Denoiser):
             guidance: the guidance of this output.
             answers: (B, ...) the answer in each branch.
             weights: the weight of each branch.
+            memory: what the guider keeps from step to step of this output.
 
         Returns:
             (B, ...).
         """
-        if set(weights) != {FULL, NULL_PROMPT}:
-            return guidance.combine(answers, weights)
+        if set(weights) != {FULL, NULL_PROMPT} or not guidance.guider.plain_sum:
+            return guidance.combine(answers, weights, memory)
         full, null = answers[FULL], answers[NULL_PROMPT]
         guided = null + weights[FULL] * (full - null)
-        if guidance.rescale > 0:
-            return _rescaled(guided, full, guidance.rescale)
+        if guidance.spread > 0:
+            return _rescaled(guided, full, guidance.spread)
         return guided
 
 

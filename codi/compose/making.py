@@ -3,7 +3,7 @@
 Letters: B batch, D width of the shared prompt space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -111,17 +111,21 @@ class Making:
             request: what is made, and how.
             samples: what it is made from.
         """
-        modality = model.modality
         conditions = editing.conditions_of(
             model,
             source,
-            self.prepared[modality],
-            request.sizes[modality],
+            self.prepared[model.modality],
+            request.sizes[model.modality],
             samples.seeds,
             request.edits.resample_steps,
         )
-        if conditions:
-            self.conditions[modality] = conditions
+        for condition in conditions:
+            self.add_conditions({model.modality: condition})
+
+    def add_conditions(self, conditions: Mapping[Modality, LoopCondition]) -> None:
+        """Let conditions of outputs act after those that they have."""
+        for modality, condition in conditions.items():
+            self.conditions.setdefault(modality, []).append(condition)
 
     def add_words(self, modality: Modality, text_model: Any, num_steps: int, samples: Samples) -> None:
         """Prepare what the text model makes beside the foreign models.

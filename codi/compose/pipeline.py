@@ -39,6 +39,7 @@ from codi.compose.noisy_latent import ForeignNoisyLatentEncoders
 from codi.compose.parts import PartsMixin
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import Abilities, ComposedRequest
+from codi.diffusion.levels import NoiseLevels
 from codi.edited import Edited
 from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
@@ -230,16 +231,33 @@ class ComposedPipeline(PartsMixin, CallMixin):
             The request, in which every setting has a value.
         """
         with self._lock:
-            return requests.resolve(self.abilities(), **asked)
+            request = requests.resolve(self.abilities(), **asked)
+            self._check_text_guider(request)
+            return request
+
+    def _check_text_guider(self, request: ComposedRequest) -> None:
+        """Raise `InputError` for a guider that cannot act on what the text model makes."""
+        made = {m: guided for m, guided in request.guidance.items() if m not in self.models}
+        if not made:
+            return
+        scheduler = self.text_model.scheduler
+        settings.check_guiders(
+            made,
+            dict.fromkeys(made, scheduler),
+            dict.fromkeys(made, NoiseLevels.of(scheduler).prediction_type),
+            {m: self.text_model.model.denoisers[m].num_transformers for m in made},
+        )
 
     def abilities(self) -> Abilities:
         """Return what it can do, and its own values of settings."""
+        encoders = self.noisy_latent_encoders
         return Abilities(
             models=self.models,
             makes=self.makes,
             attends_to=self.attends_to(),
             takes=self.takes,
             reads=self._read_as_prompts(),
+            readable=() if encoders is None else list(encoders.by_modality()),
             defaults=self._defaults(),
         )
 
@@ -398,6 +416,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
         guidance_interval: tuple[float, float] | None = None,
         sync_guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        guider: Any = None,
+        classifier_guidance: Any = None,
         start_offset: settings.PerOutput | None = None,
         sync: requests.Sync = None,
         height: int | None = None,
@@ -445,6 +465,10 @@ class ComposedPipeline(PartsMixin, CallMixin):
             guidance_interval: the part of the schedule in which prompts are guided.
             sync_guidance_interval: the same for partners.
             guidance_rescale: from 0 to 1, as in diffusers.
+            guider: a variant of guidance, for all or by output, as in `codi.pipeline.CoDiPipeline`; those
+                that act inside a denoiser are refused.
+            classifier_guidance: gradients beside it, likewise; the built-in functions need noisy-latent
+                encoders.
             start_offset: noise levels by which an output starts after the first, one number or {output:
                 number}.
             sync: which inputs stand in the loop as clean partners: True or None for those that an output
@@ -519,6 +543,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             guidance_interval=guidance_interval,
             sync_guidance_interval=sync_guidance_interval,
             guidance_rescale=guidance_rescale,
+            guider=guider,
+            classifier_guidance=classifier_guidance,
             start_offset=start_offset,
             sync=sync,
             sizes=sizes,
@@ -597,7 +623,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
         making = self._making(request, samples, sources)
         latents = {m: latent.expand(len(samples), *latent.shape[1:]) for m, latent in whole.items()}
         if making.denoisers:
-            beside = {m: latent for m, latent in whole.items() if m in self._partners_of(making.denoisers)}
+            read = self._partners_of(making.denoisers) | request.reads
+            beside = {m: latent for m, latent in whole.items() if m in read}
             sampler = self._sampler(making, request, {**clean, **beside}, samples)
             latents |= self._denoise(call, sampler, sampler.enter(making.start), callback)
         media = {} if request.output_type == "latent" else self._media(latents, sources, request, making)
@@ -639,6 +666,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 making.add_words(modality, self.text_model, steps, samples)
             if modality in sources:
                 making.add_source(self.models[modality], sources[modality], request, samples)
+        if request.classifier is not None:
+            making.add_conditions(request.classifier.conditions())
         return making
 
     def _captions(self, samples: Samples) -> list[str]:
@@ -686,11 +715,12 @@ class ComposedPipeline(PartsMixin, CallMixin):
             heard = {m for partner in attends_to.values() for m in partner}
             encoders = {m: e for m, e in self.environment_encoders.at(grids).items() if m in heard}
         estimates_from = {m: set(self.estimates_from().get(m, ())) for m in making.denoisers}
-        tokens = self._tokens(making, samples, estimates_from)
+        read = request.reads  # by classifier guidance, and by estimates where a foreign model is given any
+        if any(m in self.models and estimates_from[m] for m in making.denoisers):
+            read |= {m for partner in estimates_from.values() for m in partner}
         estimating: dict[Modality, Any] = {}
-        if tokens is not None and self.noisy_latent_encoders is not None:
-            needed = {m for partner in estimates_from.values() for m in partner}
-            estimating = {m: e for m, e in self.noisy_latent_encoders.at(grids).items() if m in needed}
+        if read and self.noisy_latent_encoders is not None:
+            estimating = {m: e for m, e in self.noisy_latent_encoders.at(grids).items() if m in read}
         return JointSampler(
             denoisers=making.denoisers,
             schedulers=making.schedulers,
@@ -706,23 +736,16 @@ class ComposedPipeline(PartsMixin, CallMixin):
             generators=making.generators,
             start_offsets=request.start_offset,
             levels=levels,
-            tokens=tokens,
+            tokens=self._tokens(making, samples, strict=bool(request.reads)) if read else None,
             conditions=making.conditions,
         )
 
-    def _tokens(
-        self,
-        making: Making,
-        samples: Samples,
-        estimates_from: Mapping[Modality, Collection[Modality]],
-    ) -> dict[Modality, Tensor] | None:
-        """Return the prompts (B, 1, D) of all outputs in the shared prompt space, for partner estimates.
+    def _tokens(self, making: Making, samples: Samples, strict: bool) -> dict[Modality, Tensor]:
+        """Return the prompts (B, 1, D) of all outputs in the shared prompt space, for noisy-latent encoders.
 
         A prompt of which the text model reads nothing is zeros, and stays as it is whatever its partners
-        become. None where no output has a partner that is estimated.
+        become. With `strict` it raises `InputError` instead: there is nothing that gradients could lead to.
         """
-        if not any(m in self.models and estimates_from[m] for m in making.denoisers):
-            return None
         assert self.noisy_latent_encoders is not None, "estimates come from noisy-latent encoders"
         unread = torch.zeros(1, 1, self.noisy_latent_encoders.config["context_dim"], device=self.device)
         tokens: dict[Modality, Tensor] = {}
@@ -731,6 +754,11 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 tokens[modality] = making.contexts[modality]
                 continue
             found = [prompt.token_of(modality) for prompt in samples.prompts]
+            if strict and any(token is None for token in found):
+                raise InputError(
+                    "classifier_guidance by noisy-latent encoders needs a prompt that the text model reads: "
+                    "expected other words, or a function of clean latents"
+                )
             unread_prompts = [p for p, token in zip(samples.prompts, found, strict=True) if token is None]
             if any(words for prompt in unread_prompts for words, _ in prompt.of(modality)):
                 warnings.warn(

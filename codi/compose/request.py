@@ -8,6 +8,7 @@ from codi import settings
 from codi.compose.foreign import ForeignModel
 from codi.compose.sizes import settle_sizes
 from codi.conditions import CONDITIONS, PROMPT
+from codi.conditions.classifier import ClassifierGuidance, parse_classifier
 from codi.diffusion.guidance import Guidance
 from codi.edits import NAMES as EDITS
 from codi.edits import Edits
@@ -23,6 +24,7 @@ GIVEN = (  # what a call may decide besides sizes
     "guidance_interval",
     "sync_guidance_interval",
     "guidance_rescale",
+    "guider",
     "start_offset",
 )
 
@@ -38,6 +40,7 @@ class ComposedRequest:
         num_samples: sets of outputs.
         num_inference_steps: the steps of each output.
         guidance: the guidance of each output.
+        classifier: classifier guidance beside that; None for none.
         start_offset: noise levels by which each output starts after the first.
         sizes: the sizes of each output by our names; what is left out is its model's own.
         asked: the sizes that the call named, by our names.
@@ -55,6 +58,7 @@ class ComposedRequest:
     num_samples: int
     num_inference_steps: Mapping[Modality, int]
     guidance: Mapping[Modality, Guidance]
+    classifier: ClassifierGuidance | None
     start_offset: Mapping[Modality, float]
     sizes: Mapping[Modality, Mapping[str, Any]]
     asked: Mapping[str, Any]
@@ -64,6 +68,11 @@ class ComposedRequest:
     auxiliary_caption: bool = False
     notes: tuple[str, ...] = ()
     edits: Edits = Edits()
+
+    @property
+    def reads(self) -> frozenset[Modality]:
+        """The modalities whose noisy-latent encoders classifier guidance uses."""
+        return frozenset() if self.classifier is None else self.classifier.reads
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as a record stores them.
@@ -82,7 +91,10 @@ class ComposedRequest:
             if condition.interval is not None:
                 found[condition.interval] = list(shared.intervals[condition.name])
         partners = [m.value for m in self.partners]
+        if self.classifier is not None:
+            found["classifier_guidance"] = self.classifier.described()
         return found | {
+            "guider": settings.guiders_of(self.guidance),
             "guidance_rescale": shared.rescale,
             "start_offset": {m.value: offset for m, offset in self.start_offset.items()},
             "auxiliary_caption": self.auxiliary_caption,
@@ -105,6 +117,7 @@ class Abilities:
         attends_to: for each output, the modalities whose environments it attends to.
         takes: the modalities of prompts that it takes.
         reads: those of them that are read as prompts besides sentences; others can only stand in the loop.
+        readable: the modalities of latents that have a noisy-latent encoder.
         defaults: its own values of settings.
     """
 
@@ -113,6 +126,7 @@ class Abilities:
     attends_to: Mapping[Modality, Collection[Modality]]
     takes: Collection[Modality]
     reads: Collection[Modality]
+    readable: Collection[Modality]
     defaults: Mapping[str, Any]
 
 
@@ -130,6 +144,7 @@ def resolve(
     lengths: str = "agree",
     sizes: Mapping[str, Any] | None = None,
     output_type: str = "pil",
+    classifier_guidance: Any = None,
     inputs: Mapping[Modality, Any] | None = None,
     **values: Any,
 ) -> ComposedRequest:
@@ -150,6 +165,7 @@ def resolve(
             "free": each lasts as long as its model makes it.
         sizes: sizes by their names (`codi.types.SIZES`); None for each model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
+        classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
         inputs: the first prompt of each modality, of which a part may be kept.
         **values: the settings in `GIVEN`, None for the model's own; and what outputs are given of themselves
             (`codi.edits`).
@@ -174,6 +190,14 @@ def resolve(
     guidance = _guidance(able, wanted, values)
     if negatives:
         _check_negatives_act(able, wanted, guidance)
+    _check_guiders(able, guidance)
+    classifier = parse_classifier(
+        classifier_guidance,
+        open_outputs,
+        encoders=able.readable,
+        others=[*partners, *edits.whole],
+        prompted=bool(given),
+    )
     found, specs = settle_sizes(able.models, dict(sizes or {}), wanted, partners, lengths)
     return ComposedRequest(
         outputs=tuple(wanted),
@@ -182,6 +206,7 @@ def resolve(
         num_samples=num_samples,
         num_inference_steps=_steps(able, wanted, values.get("num_inference_steps")),
         guidance=guidance,
+        classifier=classifier,
         start_offset=settings.start_offsets(wanted, values.get("start_offset"), able.defaults),
         sizes=found,
         asked={name: value for name, value in (sizes or {}).items() if value is not None},
@@ -282,6 +307,14 @@ def _draws_caption(defaults: Mapping[str, Any], outputs: Sequence[Modality]) -> 
     """Return whether a model draws a caption first: for several outputs, none of which is that caption."""
     name = defaults.get("auxiliary_caption")
     return bool(name) and len(outputs) > 1 and Modality.parse(name) not in outputs
+
+
+def _check_guiders(able: Abilities, guidance: Mapping[Modality, Guidance]) -> None:
+    """Raise `InputError` for a guider that cannot act on the published model that makes an output."""
+    made = {m: guided for m, guided in guidance.items() if m in able.models}
+    schedulers = {m: able.models[m].pipeline.scheduler for m in made}
+    predictions = {m: able.models[m].levels.prediction_type for m in made}
+    settings.check_guiders(made, schedulers, predictions, dict.fromkeys(made, 0))
 
 
 def _by_output(value: Any, outputs: Sequence[Modality]) -> dict[str, Any]:

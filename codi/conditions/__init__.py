@@ -4,21 +4,25 @@ A new condition is one module here with a subclass of `Condition`, and one entry
 acts in the sampling loop has a subclass of `LoopCondition` as well, of which every generation makes objects.
 """
 
-from codi.conditions.base import Condition, LoopCondition, Mechanism
+from codi.conditions.base import Condition, JointStep, LoopCondition, Mechanism, NoisyLatent
+from codi.conditions.classifier import CLASSIFIER
 from codi.conditions.known import KNOWN
 from codi.conditions.partners import PARTNERS
 from codi.conditions.prompt import PROMPT
 from codi.conditions.start import START
 
-CONDITIONS: dict[str, Condition] = {c.name: c for c in (PROMPT, PARTNERS, START, KNOWN)}
+CONDITIONS: dict[str, Condition] = {c.name: c for c in (PROMPT, PARTNERS, START, KNOWN, CLASSIFIER)}
 
 __all__ = [
+    "CLASSIFIER",
     "CONDITIONS",
     "KNOWN",
     "PARTNERS",
     "PROMPT",
     "START",
     "Condition",
+    "JointStep",
     "LoopCondition",
     "Mechanism",
+    "NoisyLatent",
 ]

@@ -4,11 +4,11 @@ A denoiser is given its conditions by name, as keyword arguments: `denoiser(x, t
 A guidance branch is the set of names that it drops, which means that it replaces them by their nulls (arXiv
 2207.12598). What a condition does in the sampling loop besides is a `LoopCondition`.
 
-Letters: B batch.
+Letters: B batch, L prompt tokens, D width of the prompt space.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -16,7 +16,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from codi.diffusion.guidance import Branch
+from codi.diffusion.levels import NoiseLevels
 from codi.diffusion.trajectory import Trajectory
+from codi.types import Latents, Modality
+
+# Reads the token (B, D) of a latent (B, ...), given its timesteps (B,), 0 where it is clean, and prompts
+# (B, L, D).
+ReadToken = Callable[[Modality, Tensor, Tensor | int, Tensor], Tensor]
 
 
 class Mechanism(Enum):
@@ -62,6 +68,46 @@ class Condition(ABC):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoisyLatent:
+    """One output at a step of the joint loop.
+
+    Attributes:
+        x: (B, ...) its latent as the network takes it, alpha x_0 + sigma eps.
+        t: (B,) its timestep.
+        levels: the noise levels of its schedule.
+        context: (B, L, D) the tokens of its prompt.
+        progress: how much of its own schedule has passed, in [0, 1).
+    """
+
+    x: Tensor
+    t: Tensor
+    levels: NoiseLevels
+    context: Tensor
+    progress: float
+
+    def variance(self) -> Tensor:
+        """Return sigma^2 / (alpha^2 + sigma^2), shaped to be multiplied with the latent."""
+        alpha, sigma = self.levels.alpha_sigma(self.t)
+        share = sigma**2 / (alpha**2 + sigma**2)
+        return share.to(self.x.device).view(-1, *[1] * (self.x.ndim - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointStep:
+    """One step of the joint loop, before any output moves.
+
+    Attributes:
+        active: the outputs that take a step.
+        clean: (B, ...) the latents that are clean: of outputs that are finished, and of partners.
+        read: reads a latent by the noisy-latent encoder of its modality.
+    """
+
+    active: Mapping[Modality, NoisyLatent]
+    clean: Latents
+    read: ReadToken
+
+
 class LoopCondition:
     """What a condition of one output does in the sampling loop, besides what a denoiser is given.
 
@@ -102,22 +148,19 @@ class LoopCondition:
         """Return the latent (B, ...) at `step` once more, from the one at `step + 1`, for a repeat."""
         return x
 
-    def answered(self, answer: Tensor, x: Tensor, step: int, trajectory: Trajectory) -> Tensor:
-        """Return the guided answer of the denoiser, changed by this condition.
+    def answered(self, answers: Latents, step: JointStep) -> Latents:
+        """Return the guided answers of the denoisers, changed by this condition, as gradients do.
 
-        A gradient (classifier guidance) has its place here. It may be taken of any function of
-        `trajectory.to_x_0(answer, x, step)`.
+        A condition that stands for several outputs is asked once for all of them.
 
         Args:
-            answer: (B, ...) the guided answer, float32.
-            x: (B, ...) the latent at the step.
-            step: the step.
-            trajectory: the noise levels.
+            answers: (B, ...) the guided answer of every output that takes a step, float32.
+            step: the step of the joint loop.
 
         Returns:
-            (B, ...).
+            (B, ...) for every answer.
         """
-        return answer
+        return answers
 
     def advanced(self, x: Tensor, step: int, trajectory: Trajectory) -> Tensor:
         """Return the latent (B, ...) at `step`, after the step before it was taken."""

@@ -120,6 +120,21 @@ class NoiseLevels(ABC):
         }
         return answers[self.prediction_type]()
 
+    def moved(self, delta: Tensor, t: Tensor) -> Tensor:
+        """Return by how much an answer changes when the clean latents that it implies move.
+
+        What the network was given stays, so that the noise that the answer implies moves the other way.
+
+        Args:
+            delta: (B, ...) by how much the clean latents move.
+            t: (B,) the timesteps.
+
+        Returns:
+            (B, ...), to be added to the answer.
+        """
+        alpha, sigma = self._shaped(t, delta)
+        return self.target(delta, -alpha / sigma.clamp(min=1e-6) * delta, t)
+
     def _shaped(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma of t (B,), shaped to be multiplied with latents like `like`."""
         shape = (-1, *[1] * (like.ndim - 1))

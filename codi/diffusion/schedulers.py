@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
+from codi.diffusion.levels import NoiseLevels
 from codi.diffusion.process import shift_level
 from codi.diffusion.released import ReleasedDDIMScheduler
 from codi.types import InputError, Modality
@@ -67,6 +68,39 @@ def named_scheduler(name: str, like: Any) -> Any:
     return SCHEDULERS[name](
         **levels, timestep_spacing="trailing", **({"clip_sample": False} if name in CLIPPING else {})
     )
+
+
+def is_first_order(scheduler: Any) -> bool:
+    """Return whether each step of a scheduler is a DDIM step (arXiv 2010.02502) without noise.
+
+    Then it depends on one answer alone, and ends where alpha' x_0 + sigma' eps is. Euler's steps are such.
+    """
+    if isinstance(scheduler, DPMSolverMultistepScheduler):
+        fine = scheduler.config.algorithm_type in ("dpmsolver", "dpmsolver++")
+        return fine and scheduler.config.solver_order == 1
+    return isinstance(scheduler, (DDIMScheduler, EulerDiscreteScheduler)) or (
+        type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    )
+
+
+def noise_left(scheduler: Any, levels: NoiseLevels, step: int) -> float:
+    """Return what one step of a schedule leaves of the ratio of noise to signal.
+
+    Args:
+        scheduler: a scheduler of first order (`is_first_order`), set to its timesteps.
+        levels: its noise levels.
+        step: the step, from 0.
+
+    Returns:
+        (sigma' / alpha') / (sigma / alpha), where the step leads from (alpha, sigma) to (alpha', sigma').
+    """
+    alpha, sigma = levels.alpha_sigma(scheduler.timesteps[step : step + 2].cpu())
+    if len(alpha) > 1:
+        return float(alpha[0] * sigma[1] / (alpha[1] * sigma[0]))
+    if not isinstance(scheduler, DDIMScheduler):
+        return 0.0
+    last = scheduler.final_alpha_cumprod  # 1, unless a scheduler was released to end before that
+    return float(alpha[0] * (1 - last) ** 0.5 / (last**0.5 * sigma[0]))
 
 
 def refusal(scheduler: Any, reason: str) -> InputError:

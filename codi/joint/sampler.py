@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi.conditions import CONDITIONS, PARTNERS, PROMPT, LoopCondition
-from codi.diffusion.guidance import Branch, Guidance
+from codi.conditions import CONDITIONS, PARTNERS, PROMPT, JointStep, LoopCondition, NoisyLatent
+from codi.diffusion.guidance import WEAKENED, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
-from codi.diffusion.schedulers import pass_repeated_step, scaled_input
+from codi.diffusion.schedulers import noise_left, pass_repeated_step, scaled_input
 from codi.diffusion.trajectory import Trajectory
 from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
 from codi.joint.start_offsets import EvenTimeline, LevelTimeline, Timeline
-from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder
+from codi.protocols import Denoiser, Environment, EnvironmentEncoder, NoisyLatentEncoder, Weakening
 from codi.types import Latents, Modality
 
 CLEAN = 0  # the timestep of a clean partner, and of an output that is finished
@@ -90,6 +90,7 @@ class JointSampler:
     _pure_noise: Latents = field(default_factory=dict, init=False, repr=False)  # of outputs with conditions
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
+    _memories: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         lengths = {m: len(scheduler.timesteps) for m, scheduler in self.schedulers.items()}
@@ -207,31 +208,66 @@ class JointSampler:
             self._initial = {m: self._scaled(m, starts[m], x) for m, x in plain.items()} | self._pure_noise
         environments = self.encode_environments(index, inputs)
         estimates = self.estimate_partners(index, inputs)
-        moved = {}
+        answers: Latents = {}
+        again: dict[Modality, Callable[[Tensor], Tensor]] = {}
         for modality in active:
             environment = self._environment(modality, environments)
             estimate = self._partner_estimate(modality, estimates)
-            moved[modality] = self._moved(modality, index, latents[modality], environment, estimate)
+            answers[modality] = self.predict(modality, index, inputs[modality], environment, estimate)
+            again[modality] = partial(
+                self._answer_again, index, inputs, answers, modality, environment, estimate
+            )
+        guided = self._steered(index, inputs, answers)
+        moved = {m: self._moved(m, index, latents[m], guided[m], again[m]) for m in active}
         return latents | moved
 
-    def _moved(
+    def _answer_again(
         self,
-        modality: Modality,
         index: int,
-        x: Tensor,
+        inputs: Latents,
+        answers: Latents,
+        modality: Modality,
         environment: Environment | None,
         estimate: PartnerEstimate | None,
+        x: Tensor,
+    ) -> Tensor:
+        """Return the answer (B, ...) for another latent x of one output, the others being as they were."""
+        scaled = self._scaled(modality, index, x)
+        answer = self.predict(modality, index, scaled, environment, estimate)
+        others = {**inputs, modality: scaled}
+        return self._steered(index, others, {**answers, modality: answer})[modality]
+
+    def _steered(self, index: int, inputs: Latents, answers: Latents) -> Latents:
+        """Return the guided answers (B, ...) of a step, as the conditions of the outputs change them."""
+        found = [c for m in answers for c in self.conditions.get(m, ())]
+        if not found:
+            return answers
+        step = self._joint_step(index, inputs)
+        for condition in {id(c): c for c in found}.values():  # one may stand for several outputs
+            answers = condition.answered(answers, step)
+        return answers
+
+    def _moved(
+        self, modality: Modality, index: int, x: Tensor, answer: Tensor, again: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Return the latent x (B, ...) of an active output after its step, made as often as it should be.
 
         The partners are as they were before the step in all repeats. Only the last one asks the scheduler,
         whose state counts steps; those before it move by DDIM and are taken back.
+
+        Args:
+            modality: the output.
+            index: the step of the joint loop.
+            x: (B, ...) its latent.
+            answer: (B, ...) the guided answer for it.
+            again: answers for other latents.
+
+        Returns:
+            (B, ...).
         """
         conditions = self.conditions.get(modality, ())
-        own = self.timeline.own_step(modality, index)
-        assert own is not None, f"{modality} has not started at step {index}"
+        own = self._own_step(modality, index)
         for _ in range(max((c.repeats(own) for c in conditions), default=1) - 1):
-            answer = self._answered(modality, index, own, x, environment, estimate)
             trajectory = self._trajectories[modality]
             x = trajectory.moved(answer, x.float(), own).to(x.dtype)
             for condition in conditions:
@@ -239,7 +275,7 @@ class JointSampler:
             for condition in conditions:
                 if condition.repeats(own) > 1:
                     x = condition.returned(x, own, trajectory)
-        answer = self._answered(modality, index, own, x, environment, estimate)
+            answer = again(x)
         x = self._advance(modality, index, answer, x)
         if own == self._first_steps.get(modality, 0) > 1:
             pass_repeated_step(self.schedulers[modality])
@@ -247,20 +283,11 @@ class JointSampler:
             x = condition.advanced(x, own + 1, self._trajectories[modality])
         return x
 
-    def _answered(
-        self,
-        modality: Modality,
-        index: int,
-        own: int,
-        x: Tensor,
-        environment: Environment | None,
-        estimate: PartnerEstimate | None,
-    ) -> Tensor:
-        """Return the guided answer (B, ...) for a latent x, as the conditions of the output change it."""
-        answer = self.predict(modality, index, self._scaled(modality, index, x), environment, estimate)
-        for condition in self.conditions.get(modality, ()):
-            answer = condition.answered(answer, x, own, self._trajectories[modality])
-        return answer
+    def _own_step(self, modality: Modality, index: int) -> int:
+        """Return which of its own steps an output that has started takes at step `index`."""
+        own = self.timeline.own_step(modality, index)
+        assert own is not None, f"{modality} has not started at step {index}"
+        return own
 
     def encode_environments(self, index: int, latents: Latents) -> dict[Modality, Environment]:
         """Return the environment of every visible latent and clean partner that has an encoder.
@@ -328,20 +355,24 @@ class JointSampler:
         if environment is not None or estimate is not None:
             given.append(PARTNERS.name)
         progress = self.timeline.progress(modality, index)
-        weights = guidance.weights(progress, given)
-        attending = [b for b in weights if environment is not None and PARTNERS.name not in b]
-        alone = [b for b in weights if b not in attending]
+        left = self._noise_left(modality, index) if guidance.guider.first_order else 0.0
+        weights = guidance.weights(progress, given, left)
+        plain = [b for b in weights if b != WEAKENED]
+        attending = [b for b in plain if environment is not None and PARTNERS.name not in b]
+        alone = [b for b in plain if b not in attending]
         denoiser = self.denoisers[modality]
         calls = [attending + alone] if denoiser.batches_prompts else [attending, alone]
         if denoiser.null_first:
             calls = [branches[::-1] for branches in calls]
         if denoiser.one_branch_per_call:
             calls = [[branch] for branches in calls for branch in branches]
+        if WEAKENED in weights:
+            calls.append([WEAKENED])
         answers: dict[Branch, Tensor] = {}
         for branches in filter(None, calls):
-            attended = environment if branches[0] in attending else None
+            attended = None if branches[0] in alone else environment
             answers |= self._answer(modality, index, x, branches, attended, estimate)
-        return denoiser.combine(guidance, answers, weights)
+        return denoiser.combine(guidance, answers, weights, self._memories.setdefault(modality, {}))
 
     def _scaled(self, modality: Modality, index: int, x: Tensor) -> Tensor:
         """Return the latent as the scheduler gives it to a network at step `index`."""
@@ -368,6 +399,8 @@ class JointSampler:
             x = x.repeat(len(branches), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
         given = self._inputs(modality, branches)
+        if WEAKENED in branches:
+            given["weakening"] = self._weakening(modality, index)
         output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality), **given)
         return dict(zip(branches, output.float().split(batch), strict=True))
 
@@ -381,6 +414,41 @@ class JointSampler:
                 if name in denoiser.conditions:
                     found[name] = CONDITIONS[name].batch(rows, [value] * len(rows))
         return found
+
+    def _weakening(self, modality: Modality, index: int) -> Weakening:
+        """Return how an output's denoiser is made worse in the branch that asks for it."""
+        found = self.guidance[modality].guider.weakening(self.timeline.progress(modality, index))
+        assert found is not None
+        return found[0]
+
+    def _noise_left(self, modality: Modality, index: int) -> float:
+        """Return what the coming step of an output leaves of its ratio of noise to signal, from 0 to 1."""
+        own = self._own_step(modality, index)
+        return noise_left(self.schedulers[modality], self._levels(modality), own)
+
+    def _levels(self, modality: Modality) -> NoiseLevels:
+        """Return the noise levels of an output's schedule."""
+        if self.levels is not None:
+            return self.levels[modality]
+        return self._once(("levels", modality), [], lambda: NoiseLevels.of(self.schedulers[modality]))
+
+    def _joint_step(self, index: int, inputs: Latents) -> JointStep:
+        """Return a step of the joint loop as conditions see it, `inputs` being as the networks take them."""
+        active = {}
+        clean = dict(self.partners)
+        for modality, x in inputs.items():
+            t = self.timestep(modality, index)
+            if modality in self.timeline.active(index):
+                active[modality] = NoisyLatent(
+                    x=x,
+                    t=torch.as_tensor(t, device=x.device).expand(len(x)),
+                    levels=self._levels(modality),
+                    context=self._context(modality),
+                    progress=self.timeline.progress(modality, index),
+                )
+            elif isinstance(t, int):
+                clean[modality] = x
+        return JointStep(active=active, clean=clean, read=self._estimate_token)
 
     def _prompt(
         self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None

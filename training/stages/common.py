@@ -180,16 +180,16 @@ def class_of(cls: type, folder: Path) -> type:
         folder: where the part is.
 
     Returns:
-        The class in `codi.models.released` that the part's configuration names, if it is a subclass of `cls`;
-        else `cls`.
+        The class in `codi.models.released` or `codi.models.denoisers` that the part's configuration names, if
+        it is a subclass of `cls`; else `cls`.
 
     Raises:
         InputError: if the configuration is no JSON object.
     """
-    from codi.models import released
+    from codi.models import denoisers, released
 
-    name = read_json(folder / "config.json", "make or copy this part again").get("_class_name")
-    found = getattr(released, str(name), cls)
+    name = str(read_json(folder / "config.json", "make or copy this part again").get("_class_name"))
+    found = getattr(released, name, getattr(denoisers, name, cls))
     return found if isinstance(found, type) and issubclass(found, cls) else cls
 
 

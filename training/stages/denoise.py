@@ -16,6 +16,14 @@ from codi.diffusion import NoiseProcess
 from codi.diffusion.losses import denoising_loss
 from codi.modalities import component_class, in_words, kind_of
 from codi.models.codi import DENOISERS
+from codi.models.denoisers.experts import (
+    EXPERTS,
+    NOISY,
+    Experts,
+    first_noisy_timestep,
+    join,
+    split,
+)
 from codi.types import InputError, Modality
 from data.batch import Batch
 from training.config import Config, expect, strict
@@ -60,6 +68,10 @@ class DenoiseOptions:
             partner, such as {"image": 0.5} (`training.stages.partner_estimates`). Every media file has to
             have that partner.
         picture_partner_estimates: the same for the pictures beside clips, whose partner can only be text.
+        expert: "noisy" or "clean": trains one of two denoisers by noise range (eDiff-I, arXiv 2211.01324, see
+            `codi.models.denoisers.experts`), on the timesteps of its range alone; it starts from the
+            denoiser in the model folder, or from its half of that. None trains one denoiser on all.
+        expert_boundary: the log-SNR between the two ranges.
         preview_captions: the prompts of the previews.
     """
 
@@ -77,6 +89,8 @@ class DenoiseOptions:
     temporal_change: float = 0.0
     partner_estimates: dict[str, float] = field(default_factory=dict)
     picture_partner_estimates: dict[str, float] = field(default_factory=dict)
+    expert: str | None = None
+    expert_boundary: float = 0.0
     preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
 
     @property
@@ -99,6 +113,13 @@ class DenoiseOptions:
                 getattr(self, name),
                 "shares in [0, 1], together no more than 1",
             )
+        expect(self.expert in (None, *EXPERTS), "expert", self.expert, " or ".join(EXPERTS))
+        expect(
+            self.expert is None or self.continue_from,
+            "continue_from",
+            self.continue_from,
+            "true, since an expert starts from the denoiser in the model folder",
+        )
         expect(
             self.pictures or not self.picture_partner_estimates,
             "picture_partner_estimates",
@@ -123,6 +144,7 @@ class DenoiseStage(Stage):
     """The stage that trains one denoiser."""
 
     identity = ("modality",)
+    timesteps: tuple[int, int] | None = None  # that are drawn; None for all
 
     def __init__(self, config: Config):
         self.config = config
@@ -198,9 +220,10 @@ class DenoiseStage(Stage):
         """
         cls = component_class(self.component)
         if self.options.continue_from:
-            module = load_part(
-                cls, self.config.model / self.component, f"train {self.component} first"
-            ).requires_grad_(True)
+            module = load_part(cls, self.config.model / self.component, f"train {self.component} first")
+            if self.options.expert:
+                module = self.expert_of(module)
+            module.requires_grad_(True)
         else:
             module = cls(**self.config.part)
         own = self.sentences if in_words(self.modality) else None
@@ -217,6 +240,26 @@ class DenoiseStage(Stage):
                     f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}"
                 )
         return self.with_temporal_change(module) if self.options.temporal_change else module
+
+    def expert_of(self, present: nn.Module) -> nn.Module:
+        """Return the expert that is trained, and keep the other as it is in the model folder.
+
+        Args:
+            present: the denoiser in the model folder, one for all noise levels or two experts.
+
+        Returns:
+            The expert that the options name, as a denoiser of its own.
+        """
+        t = first_noisy_timestep(self.process, self.options.expert_boundary)
+        total = self.process.num_train_timesteps
+        self.timesteps = (t, total) if self.options.expert == NOISY else (0, t)
+        if isinstance(present, Experts) and present.config.boundary_timestep != t:
+            raise InputError(
+                f"options: expert_boundary is {self.options.expert_boundary:g}: expected "
+                f"{present.config.boundary:g}, where the experts in {self.config.model} meet"
+            )
+        self.experts = dict(zip(EXPERTS, split(present), strict=True))
+        return self.experts[str(self.options.expert)]
 
     def with_temporal_change(self, denoiser: nn.Module) -> WithTemporalChange:
         """Return the denoiser with a layer for the temporal-change loss.
@@ -404,9 +447,8 @@ class DenoiseStage(Stage):
         Returns:
             The losses (B,), and the timesteps (B,).
         """
-        t = spread_timesteps(
-            len(x_0), self.process.num_train_timesteps, generator, self.options.timestep_shift
-        )
+        total = self.process.num_train_timesteps
+        t = spread_timesteps(len(x_0), total, generator, self.options.timestep_shift, self.timesteps)
         eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
         # only now, since a partner is as noisy as its denoiser, or less
         if fuse is not None:
@@ -419,19 +461,27 @@ class DenoiseStage(Stage):
         """Return the denoiser itself, the only part of `module` that is kept."""
         return module.denoiser if isinstance(module, WithTemporalChange) else module
 
+    def exported(self, module: nn.Module) -> nn.Module:
+        """Return the denoiser for the model folder: what was trained, beside the other expert if any."""
+        own = self.denoiser(module)
+        if not self.options.expert:
+            return own
+        both = self.experts | {self.options.expert: own}
+        return join(*(both[name] for name in EXPERTS), self.options.expert_boundary, self.process)
+
     @torch.no_grad()
     def preview(self, module: nn.Module, folder: Path) -> None:
         """Write samples for fixed captions, as the pipeline makes them."""
         from training.stages.samples import write_samples
 
-        denoisers = {self.modality: self.denoiser(module)}
+        denoisers = {self.modality: self.exported(module)}
         write_samples(
             self.config.model, denoisers, self.options.preview_captions, folder, probe=not self.config.data
         )
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the denoiser, and the scheduler that its noise came from if there is none yet."""
-        export_part(self.denoiser(module), folder / self.component)
+        export_part(self.exported(module), folder / self.component)
         if not (folder / "scheduler").is_dir():
             with replacing(folder / "scheduler") as beside:
                 load_scheduler(folder).save_pretrained(beside)

@@ -75,7 +75,13 @@ def estimate_weight(model: Path) -> float:
     return {**settings.DEFAULTS, **load_defaults(model)}["partner_estimate_weight"]
 
 
-def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
+def spread_timesteps(
+    count: int,
+    total: int,
+    generator: torch.Generator,
+    shift: float = 1.0,
+    within: tuple[int, int] | None = None,
+) -> Tensor:
     """Return timesteps (B,), one in each of B equal parts of the schedule, in random order.
 
     Their mean loss varies less than with independent draws.
@@ -86,6 +92,8 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
         generator: the source of the draws.
         shift: above one it moves timesteps towards noise (`codi.diffusion.shift_level`). The more numbers say
             the same thing, as in the frames of a clip, the higher is the noise at which it is decided.
+        within: the timesteps [first, last) that are drawn, as often beside each other as without it; None for
+            all of them.
 
     Returns:
         Whole numbers from 0 to total - 1.
@@ -94,7 +102,12 @@ def spread_timesteps(count: int, total: int, generator: torch.Generator, shift: 
     place = torch.randperm(count, generator=generator, device=device) + torch.rand(
         count, generator=generator, device=device
     )
-    return (shift_level(place / count, shift) * total).long().clamp(max=total - 1)
+    place = place / count
+    if within is None:
+        return (shift_level(place, shift) * total).long().clamp(max=total - 1)
+    first, last = (shift_level(t / total, 1 / shift) for t in within)  # which undoes the shift
+    t = (shift_level(first + place * (last - first), shift) * total).long()
+    return t.clamp(within[0], within[1] - 1)
 
 
 def spread_angles(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:

@@ -81,8 +81,12 @@ class Attention(nn.Module, AttentionModuleMixin):
         if context is None:
             return self.processor(self, x, x, mask)
         if context.shape[1] == 1:
-            return self.to_out(self.to_v(context))  # (B, 1, C)
+            return self.identity(context)  # (B, 1, C)
         return self.processor(self, x, context, mask)
+
+    def identity(self, context: Tensor) -> Tensor:
+        """Return (B, L, C): what attention gives if each token of a context (B, L, D) gets itself alone."""
+        return self.to_out(self.to_v(context))
 
 
 class PromptProjection(nn.Module):
@@ -140,7 +144,14 @@ class TransformerBlock(nn.Module):
         """
         return self.attn2(context, context) if context.shape[1] == 1 else None
 
-    def forward(self, x: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        frames: int = 1,
+        constant: Tensor | None = None,
+        perturbed: bool = False,
+    ) -> Tensor:
         """Run the block on every frame.
 
         The frames of a sample share one context, which is not repeated for them. With n times as many
@@ -151,11 +162,12 @@ class TransformerBlock(nn.Module):
             context: prompt tokens (B, L, D).
             frames: F, the number of frames of a sample.
             constant: what `constant` gives for this context, where it is known already.
+            perturbed: whether self-attention is the identity: each position attends to itself alone.
 
         Returns:
             (B*F, N, C), where B counts the contexts.
         """
-        x = x + self.attn1(self.norm1(x))
+        x = x + (self.attn1.identity(self.norm1(x)) if perturbed else self.attn1(self.norm1(x)))
         x = self.prompted(repeated(x, context.shape[0] * frames), context, constant)
         return x + self.ff(self.norm3(x))
 
@@ -208,9 +220,17 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zeroed(nn.Linear(num_heads * head_dim, channels))
 
-    def forward(self, h: Tensor, context: Tensor, frames: int = 1, constant: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        context: Tensor,
+        frames: int = 1,
+        constant: Tensor | None = None,
+        perturbed: bool = False,
+    ) -> Tensor:
         """Return the map h (B*F, C, H, W) with the block's result added; see `TransformerBlock.forward`."""
-        tokens = self.block(self.proj_in(to_tokens(self.norm(h))), context, frames, constant)  # (B*F, H*W, C)
+        tokens = self.proj_in(to_tokens(self.norm(h)))  # (B*F, H*W, C)
+        tokens = self.block(tokens, context, frames, constant, perturbed)
         return repeated(h, tokens.shape[0]) + to_map(self.proj_out(tokens), h)
 
 

@@ -31,10 +31,13 @@ class LayerCache:
             tokens.
         bias: the bias of temporal attention by distance in frames, (1, heads, F, F); None where there is
             none.
+        weakening: "skipped" where the layer's transformers are passed over in this call, "perturbed" where
+            its self-attention is the identity; None for neither (`codi.protocols.Weakening`).
     """
 
     prompt: Tensor | None = None
     bias: Tensor | None = None
+    weakening: str | None = None
 
     @classmethod
     def of(cls, layer: nn.Module, context: Tensor | None, frames: int | None) -> "LayerCache":
@@ -269,16 +272,18 @@ class Block(nn.Module):
             The map, of the residual block's output channels.
         """
         cache = signals.cache or LayerCache()
+        skipped = cache.weakening == "skipped"
         h = self.resnet(h, signals)
-        if self.temporal is not None and signals.frames is not None:
+        if self.temporal is not None and signals.frames is not None and not skipped:
             h = self.temporal(h, signals.frames, cache.bias)
-        if self.attention is not None:
-            h = self.attention(h, signals.context, signals.frames or 1, cache.prompt)
+        if self.attention is not None and not skipped:
+            perturbed = cache.weakening == "perturbed"
+            h = self.attention(h, signals.context, signals.frames or 1, cache.prompt, perturbed)
         attends = self.joint is not None and signals.env is not None
         pooled = isinstance(self.joint, SpatialTransformer)
         if attends and not pooled:
             h = signals.for_attending(lambda attending: self.attend(attending, signals), h)
-        if self.frame_mixer is not None and signals.length is not None:
+        if self.frame_mixer is not None and signals.length is not None and not skipped:
             h = self.mix_frames(h, signals)
         if self.upsample is not None:
             h = self.upsample(h, size)

@@ -5,8 +5,8 @@ connection, in the order of execution (LDM, arXiv 2112.10752).
 Letters: B batch, C channels, F frames, H W, L prompt tokens, D their width, E width of the embedded timestep.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -24,6 +24,7 @@ from codi.layers import repeated
 from codi.models.denoisers.attention import SpatialTransformer
 from codi.models.denoisers.blocks import Block, LayerCache, Signals
 from codi.models.denoisers.frames import FrameTransformer
+from codi.protocols import Weakening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,19 @@ class CachedPrompt:
     context: Tensor
     embedding: Tensor | None
     layers: tuple[LayerCache, ...]
+
+    def weakened(self, places: Collection[int], how: str) -> "CachedPrompt":
+        """Return the same prompt, with layers that are weakened in this call.
+
+        Args:
+            places: which layers, counted in the order of execution.
+            how: "skipped" or "perturbed", see `LayerCache`.
+        """
+        layers = [
+            replace(layer, weakening=how) if place in places else layer
+            for place, layer in enumerate(self.layers)
+        ]
+        return replace(self, layers=tuple(layers))
 
 
 class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
@@ -98,6 +112,35 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
         embedding = None if self.prompt_mlp is None else self.prompt_mlp(context.mean(1))
         layers = [LayerCache.of(layer, context, frames) for layer in (*self.down, *self.middle, *self.up)]
         return CachedPrompt(context=context, embedding=embedding, layers=tuple(layers))
+
+    @property
+    def transformers(self) -> list[int]:
+        """The places, in the order of execution, of the blocks that have a transformer."""
+        layers = (*self.down, *self.middle, *self.up)
+        return [
+            k for k, layer in enumerate(layers) if isinstance(layer, Block) and layer.attention is not None
+        ]
+
+    @property
+    def num_transformers(self) -> int:
+        """How many of the blocks have a transformer that a `Weakening` can name."""
+        return len(self.transformers)
+
+    def prepared(self, prompt: Tensor | CachedPrompt, x: Tensor, weakening: Weakening | None) -> CachedPrompt:
+        """Return what `precompute` makes of a prompt, with the layers that a weakening names marked.
+
+        Args:
+            prompt: prompt tokens (B, L, D), or what was made of them before.
+            x: a latent of the shape that is denoised.
+            weakening: which blocks are weakened; None for none.
+        """
+        cached = self.precompute(prompt, x)
+        if weakening is None:
+            return cached
+        places = self.transformers
+        # the first block of the middle always has a transformer
+        chosen = [places[block] for block in weakening.blocks] or [len(self.down)]
+        return cached.weakened(chosen, "perturbed" if weakening.perturbs_attention else "skipped")
 
     def joint_adapters(self) -> dict[str, nn.Module]:
         """Return the modules by which the denoiser attends to its partners, by their names in it."""

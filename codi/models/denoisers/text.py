@@ -24,7 +24,7 @@ from codi.models.denoisers.skeleton import (
     build_transformer,
     per_level,
 )
-from codi.protocols import Environment
+from codi.protocols import Environment, Weakening
 
 
 class TextDenoiser(Skeleton):
@@ -132,6 +132,7 @@ class TextDenoiser(Skeleton):
         prompt: Tensor | CachedPrompt,
         partners: Environment | None = None,
         rate: float | None = None,
+        weakening: Weakening | None = None,
     ) -> Tensor:
         """Predict the noise (or v) in latents.
 
@@ -143,13 +144,14 @@ class TextDenoiser(Skeleton):
             prompt: prompt tokens (B, L, D), or what `precompute` made of them.
             partners: the environment of the partners, or None.
             rate: for latents with time; not used here.
+            weakening: which blocks are made worse in this call, with one context for each sample.
 
         Returns:
             The prediction, (B, in_channels).
         """
         assert x.ndim == 2, f"a text latent is (B, C), got {tuple(x.shape)}"
         h = self.proj_in(x).unflatten(1, (self.config.block_out_channels[0], self.config.second_dim[0], 1))
-        cached = self.precompute(prompt, x)
+        cached = self.prepared(prompt, x, weakening)
         emb = self.embed(t, cached)
         h = self.trunk(
             repeated(h, len(emb)), Signals(emb=emb, context=cached.context, env=partners), iter(cached.layers)

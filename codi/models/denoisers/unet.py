@@ -27,7 +27,7 @@ from codi.models.denoisers.skeleton import (
     per_level,
 )
 from codi.models.denoisers.temporal import TemporalModule
-from codi.protocols import Environment
+from codi.protocols import Environment, Weakening
 
 
 class UNetDenoiser(Skeleton):
@@ -208,6 +208,7 @@ class UNetDenoiser(Skeleton):
         prompt: Tensor | CachedPrompt,
         partners: Environment | None = None,
         rate: float | None = None,
+        weakening: Weakening | None = None,
     ) -> Tensor:
         """Predict the noise (or v) in latents.
 
@@ -222,12 +223,13 @@ class UNetDenoiser(Skeleton):
             prompt: prompt tokens (B, L, D), or what `precompute` made of them.
             partners: the environment of the partners, or None.
             rate: latent steps per second, if not the configured ones.
+            weakening: which blocks are made worse in this call, with one context for each sample.
 
         Returns:
             The prediction, a tensor of the shape of x but for `out_channels` and the repeated batch.
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
-        cached = self.precompute(prompt, x)
+        cached = self.prepared(prompt, x, weakening)
         signals = self.signals(x, t, cached, partners, rate)
         h = self.conv_in(fold_frames(x))
         if self.position is not None:
