@@ -73,7 +73,7 @@ def _is_exact(args: argparse.Namespace) -> bool:
     for name in (*DRAWING, *PLACING):
         if getattr(args, name) is not None:
             return False
-    return not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
+    return not any(getattr(args, name) for name in (*jobs.prompt_keys(), "region", "lora", "words"))
 
 
 def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
@@ -106,6 +106,7 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             auxiliary_caption=resolved["auxiliary_caption"]
             if auxiliary_caption is None
             else auxiliary_caption,
+            regions=_regions(record, args),
             more={key: resolved[key] for key in more},
             written=args.written,
             **_scales(record, args, outputs),
@@ -131,6 +132,22 @@ def _item(record: Record, row: Mapping[str, Any]) -> Item:
     modality = Modality(row["as"])
     value = row["text"] if kind_of(modality).in_words else records.check_input(record.source, row)
     return Item(modality=modality, value=value, weight=row["weight"])
+
+
+def _regions(record: Record, args: argparse.Namespace) -> tuple[dict[str, Any], ...]:
+    """Return the regions of a job: those that the command line names, or else the record's."""
+    if args.region:
+        return tuple(map(jobs.parse_region, args.region))
+    found = []
+    for row in record.regions:
+        region = {key: value for key, value in row.items() if key not in ("inputs", "mask")}
+        for entry in row["inputs"]:
+            item = _item(record, entry)
+            region.setdefault(item.modality.value, []).append({"value": item.value, "weight": item.weight})
+        if "mask" in row:
+            region["mask"] = records.check_mask(record.source, row["mask"])
+        found.append(region)
+    return tuple(found)
 
 
 def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:

@@ -137,6 +137,7 @@ def _add_generate(commands: Any) -> None:
         "video is written as that video with the new sound, too, its frames untouched.",
     )
     _add_prompts(generate)
+    _add_regions(generate)
     generate.add_argument(
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
@@ -288,6 +289,19 @@ def _add_prompts(generate: Any) -> None:
                 )
 
 
+def _add_regions(generate: Any) -> None:
+    """Add the option for prompts of parts of what is made."""
+    generate.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="WORDS @ WHERE",
+        help="words for a part of what is made: 'a red ball @ box=0,0,0.5,1 interval=0,1', a box in "
+        "fractions from the upper left corner, and seconds; also mask=FILE, feather=X and fade=X for soft "
+        "edges, weight=X where regions overlap, to=KINDS; repeatable",
+    )
+
+
 # Commands --------------------------------------------------------------
 
 
@@ -315,8 +329,7 @@ def _generate(args: argparse.Namespace) -> int:
         failures.total = len(todo)
     else:
         todo = jobs.from_file(args, failures) if args.jobs else [jobs.from_arguments(args)]
-    items = [item for job in todo for item in (*job.items, *job.negatives)]
-    if not all(modalities.in_words(item.modality) for item in items):
+    if any(job.inputs for job in todo):
         fork_server.start()  # files are read by its workers; it starts while the libraries are imported here
     jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict, failures.of)

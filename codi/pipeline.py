@@ -34,6 +34,8 @@ from codi.border import resolve_names
 from codi.callbacks import Embeds, wanted_tensors
 from codi.calls import Call, CallMixin
 from codi.compose.folder import is_composed
+from codi.conditions.areas import Cells
+from codi.conditions.regional import RegionalPrompt, shares_of
 from codi.diffusion import NoiseProcess, copy_schedulers, draw_noise, named_scheduler
 from codi.given import Given
 from codi.joint import caption_prior
@@ -46,6 +48,7 @@ from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
 from codi.protocols import Autoencoder, PromptEncoder
+from codi.regions import Region, is_spatial
 from codi.request import Request
 from codi.types import EMBEDDED, InputError, Latents, Modality, ModalitySpec, listed
 
@@ -664,6 +667,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         null_prompt_embeds: Tensor | None = None,
         partner_latents: Latents | None = None,
         latents: Latents | Tensor | None = None,
+        regions: Sequence[Region | Mapping[str, Any]] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -725,6 +729,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 noise}, or a tensor for a single output. It is multiplied by the scheduler's initial sigma
                 here. Outputs that are not named there, the auxiliary caption, and what a scheduler draws on
                 its way are still made of the seeds.
+            regions: prompts for parts of outputs in space and time, a list of dicts such as {"text": "a red
+                ball", "box": (0, 0, 0.5, 1), "interval": (0, 1)} (`codi.regions`). What none of them covers
+                has the prompt of the call.
             output_type: "pil", "pt", "np" or "latent", see `CoDiOutput`.
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed. With
@@ -773,6 +780,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             sync=sync,
             auxiliary_caption=auxiliary_caption,
             output_type=output_type,
+            regions=regions,
         )
         given.check(self.model)
         if latents is not None and candidates > 1:
@@ -822,6 +830,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         # Without any prompt there is nothing to guide towards, and no null branch is needed.
         null = null if request.prompted or request.refusing else None
         sampler = self._sampler(latents, context, null, partners, request, generators)
+        sampler.regions = self._regional(request, sampler.contexts)
         latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)
         latents = {m: latents[m] for m in request.outputs}
         only_latents = request.output_type == "latent" and request.candidates == 1
@@ -848,6 +857,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         out.origin = {
             "outputs": [m.value for m in request.outputs],
             **given.described(),
+            **request.regions.described(),
             "model": self.described(),
         }
         return out
@@ -866,6 +876,22 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         if given.negatives:
             return context, self.encode_prompt(given.negatives)
         return context, self.encode_null(given.items) if request.prompted and call.can_steer else context
+
+    def _regional(
+        self, request: Request, contexts: Mapping[Modality, Tensor]
+    ) -> dict[Modality, RegionalPrompt]:
+        """Return the prompts of regions of each output that has any, shaped like its context (B, 1, D)."""
+        tokens = {region: self.encode_prompt(region.items) for region in request.regions.all}
+        found = {}
+        for modality, parts in request.regions.by_output.items():
+            like = contexts[modality]
+            cells = Cells.of_latent(request.specs[modality], is_spatial(modality))
+            shares = shares_of([part.area.weights(cells) for part in parts], [part.weight for part in parts])
+            found[modality] = RegionalPrompt(
+                prompts=tuple(tokens[part].to(like).expand_as(like) for part in parts),
+                shares=torch.stack([cells.over_latent(share) for share in shares]),
+            )
+        return found
 
     def described(self) -> dict[str, Any]:
         """Return what a record says of the model.

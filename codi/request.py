@@ -10,10 +10,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from codi import regions as regional
 from codi import selection, settings
 from codi.conditions import CONDITIONS
 from codi.diffusion import Guidance
 from codi.outputs import OUTPUT_TYPES
+from codi.regions import Region, Regions
 from codi.types import InputError, Modality, ModalitySpec, listed
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Request:
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         measures: what candidates are judged by (`codi.selection`).
         notes: what a person should know of it, one line each.
+        regions: prompts for parts of what is made.
     """
 
     outputs: tuple[Modality, ...]
@@ -65,6 +68,7 @@ class Request:
     output_type: str
     measures: tuple[str, ...]
     notes: tuple[str, ...]
+    regions: Regions = Regions()
 
     @property
     def made(self) -> tuple[Modality, ...]:
@@ -136,6 +140,7 @@ def resolve(
     sizes: Mapping[str, float | None] | None = None,
     output_type: str = "pil",
     most_steps: int | None = None,
+    regions: Sequence[Region | Mapping[str, Any]] | None = None,
     **values: Any,
 ) -> Request:
     """Check what is asked of a model, and put its own values in place of what was left out.
@@ -158,6 +163,7 @@ def resolve(
         sizes: sizes by their names (`codi.types.SIZES`); None for the model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
+        regions: prompts for parts of what is made (`codi.regions`).
         **values: the settings in `codi.settings.GIVEN`; None for the model's own.
 
     Returns:
@@ -175,7 +181,9 @@ def resolve(
     steps = settings.steps(values, defaults)
     guidance = settings.guidance(wanted, values, defaults, auxiliary)
     offsets = settings.start_offsets(wanted, values.get("start_offset"), defaults, auxiliary)
-    model.check([*given, *negatives], wanted, partners)
+    parts = regional.read(regions)
+    prompting = dict.fromkeys([*given, *negatives, *(m for part in parts for m in part.items)])
+    model.check(list(prompting), wanted, partners)
     settings.check_count("num_samples", num_samples, 1)
     settings.check_count("candidates", candidates, 1)
     settings.check_count("num_inference_steps", steps, 1, most_steps)
@@ -187,7 +195,8 @@ def resolve(
             "candidates are judged at the model's own sizes: expected either candidates or another size, not "
             "both"
         )
-    prompted = bool(given) if prompted is None else prompted
+    found_regions = regional.settle(parts, wanted, specs)
+    prompted = bool(parts) or (bool(given) if prompted is None else prompted)
     refusing = bool(negatives) if refusing is None else refusing
     if refusing and not settings.can_steer({m: guidance[m] for m in wanted}, steps):
         raise InputError(
@@ -214,6 +223,7 @@ def resolve(
         output_type=output_type,
         measures=tuple(measures),
         notes=tuple(notes),
+        regions=found_regions,
     )
 
 

@@ -58,9 +58,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.memory": LEAVES | MODELS,
     "codi.records": LEAVES | KINDS | {"codi.prompts", "codi.renamed"},
     "codi.outputs": LEAVES | KINDS | {"codi.records"},
+    "codi.regions": LEAVES
+    | KINDS
+    | {"codi.conditions", "codi.diffusion", "codi.media", "codi.prompts", "codi.records"},
     "codi.selection": LEAVES | KINDS,
     "codi.calls": LEAVES | KINDS | {"codi.conditions", "codi.diffusion", "codi.settings"},
-    "codi.request": LEAVES | KINDS | MODELS | {"codi.outputs", "codi.selection", "codi.settings"},
+    "codi.request": LEAVES
+    | KINDS
+    | MODELS
+    | {"codi.outputs", "codi.regions", "codi.selection", "codi.settings"},
     "codi.given": LEAVES | KINDS | MODELS | {"codi.prompts", "codi.records"},
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
     "codi.compose": LEAVES
@@ -75,6 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.prompts",
         "codi.records",
+        "codi.regions",
         "codi.settings",
     },
     "codi.pipeline": LEAVES
@@ -88,6 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.card",
         "codi.given",
         "codi.memory",
+        "codi.regions",
         "codi.request",
         "codi.prompts",
         "codi.outputs",
@@ -108,7 +116,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.settings",
     },
-    "codi.jobs": LEAVES | KINDS | {"codi.failures", "codi.records", "codi.renamed", "codi.settings"},
+    "codi.jobs": LEAVES
+    | KINDS
+    | {"codi.failures", "codi.records", "codi.regions", "codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {

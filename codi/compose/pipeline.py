@@ -15,7 +15,7 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,20 @@ from codi.compose import request as requests
 from codi.compose.environment import ForeignEnvironmentEncoders
 from codi.compose.folder import read
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
+from codi.compose.grid import Grid
 from codi.compose.joint_adapters import ForeignJointAdapters
 from codi.compose.native_prompt import NativePrompt
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import ComposedRequest
+from codi.conditions.areas import Cells, edges_around
+from codi.conditions.regional import RegionalPrompt, shares_of
 from codi.diffusion import copy_schedulers, draw_noise
 from codi.diffusion.levels import NoiseLevels
 from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
+from codi.regions import Region, is_spatial
 from codi.types import InputError, Latents, Modality, ModalitySpec
 
 Words = tuple[tuple[str, float], ...]  # sentences, and how much each of them counts
@@ -80,6 +84,8 @@ class _Making:
         generators: one for each sample.
         levels: the noise levels of each schedule.
         prepared: what each foreign pipeline prepared.
+        regions: the prompts of each region of the call.
+        regional: the prompts of the regions of each output, in the form that its denoiser takes.
     """
 
     denoisers: dict[Modality, Any] = field(default_factory=dict)
@@ -90,6 +96,8 @@ class _Making:
     generators: dict[Modality, list[torch.Generator]] = field(default_factory=dict)
     levels: dict[Modality, NoiseLevels] = field(default_factory=dict)
     prepared: dict[Modality, Prepared] = field(default_factory=dict)
+    regions: dict[Region, ComposedPrompt] = field(default_factory=dict)
+    regional: dict[Modality, RegionalPrompt] = field(default_factory=dict)
 
 
 class ComposedPipeline(CallMixin):
@@ -488,6 +496,7 @@ class ComposedPipeline(CallMixin):
         prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         negative_prompt_embeds: Sequence[ComposedPrompt] | ComposedPrompt | None = None,
         partner_latents: Latents | None = None,
+        regions: Sequence[Region | Mapping[str, Any]] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -530,6 +539,7 @@ class ComposedPipeline(CallMixin):
             prompt_embeds: what `encode_prompt` returned, one or one for each sample, in place of prompts.
             negative_prompt_embeds: the same in place of `negative_text`.
             partner_latents: clean latents (1 or B, ...) by modality from `encode_partners`.
+            regions: prompts for parts of outputs in space and time (`codi.regions`).
             output_type: "pil", "pt", "np" or "latent".
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
@@ -570,6 +580,7 @@ class ComposedPipeline(CallMixin):
             lengths=lengths,
             output_type=output_type,
             auxiliary_caption=auxiliary_caption,
+            regions=regions,
         )
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise InputError("callback_on_step_end_tensor_inputs names another tensor than 'latents'")
@@ -600,6 +611,7 @@ class ComposedPipeline(CallMixin):
         out.origin = {
             "outputs": [m.value for m in request.outputs],
             **_recorded(described, refused, texts or refused_texts),
+            **request.regions.described(),
             "model": self.described(),
         }
         return out if return_dict else out.to_tuple()
@@ -634,7 +646,7 @@ class ComposedPipeline(CallMixin):
                 ComposedPrompt(words={None: ((caption, 1.0),)}, token=row.token)
                 for row, caption in zip(rows, captions, strict=True)
             ]
-        making = _Making()
+        making = _Making(regions={part: self.encode_prompt(part.items) for part in request.regions.all})
         for modality in request.outputs:
             if modality in self.models:
                 self._prepare(making, modality, request, rows, away, seeds)
@@ -692,18 +704,18 @@ class ComposedPipeline(CallMixin):
             steps = request.num_inference_steps[modality]
             return model.prepare(texts, negatives, steps, scale, generators, request.sizes[modality])
 
-        sentences = [row.of(modality) for row in rows]
-        most = max(map(len, sentences))
-        first = prepared([words[0][0] for words in sentences], generators)
-        parts = [first.prompt]
-        for k in range(1, most):
-            own = [torch.Generator().manual_seed(seed) for seed in seeds]
-            parts.append(prepared([words[min(k, len(words) - 1)][0] for words in sentences], own).prompt)
-        weights = torch.tensor(
-            [[words[k][1] if k < len(words) else 0.0 for k in range(most)] for words in sentences]
-        )
-        prompt = parts[0] if most == 1 else NativePrompt.interpolate(parts, weights)
-        prompt = self._translated(modality, prompt, rows)
+        first, prompt = self._native(modality, rows, seeds, generators, prepared)
+        parts = request.regions.by_output.get(modality, ())
+        if parts:
+            prompts_of_parts = []
+            for part in parts:
+                own = [torch.Generator().manual_seed(seed) for seed in seeds]
+                part_rows = [making.regions[part]] * len(rows)
+                prompts_of_parts.append(self._native(modality, part_rows, seeds, own, prepared)[1])
+            making.regional[modality] = RegionalPrompt(
+                prompts=tuple(prompts_of_parts),
+                shares=_shares(modality, parts, first.grid, request.specs[modality]),
+            )
         making.prepared[modality] = first
         making.denoisers[modality] = ForeignDenoiser(
             model,
@@ -719,6 +731,39 @@ class ComposedPipeline(CallMixin):
         making.start[modality] = first.start
         making.generators[modality] = generators
         making.levels[modality] = model.levels
+
+    def _native(
+        self,
+        modality: Modality,
+        rows: list[ComposedPrompt],
+        seeds: list[int],
+        generators: list[torch.Generator],
+        prepared: Callable[[list[str], list[torch.Generator]], Prepared],
+    ) -> tuple[Prepared, NativePrompt]:
+        """Return what a pipeline prepares for prompts, and these in the form that its denoiser takes.
+
+        Args:
+            modality: what it makes.
+            rows: the prompts of each sample.
+            seeds: the seed of each sample.
+            generators: those that the pipeline draws its start from.
+            prepared: lets the pipeline prepare one sentence for each sample.
+
+        Returns:
+            What was prepared for the first sentence of each sample, and the prompts with all of them.
+        """
+        sentences = [row.of(modality) for row in rows]
+        most = max(map(len, sentences))
+        first = prepared([words[0][0] for words in sentences], generators)
+        parts = [first.prompt]
+        for k in range(1, most):
+            own = [torch.Generator().manual_seed(seed) for seed in seeds]
+            parts.append(prepared([words[min(k, len(words) - 1)][0] for words in sentences], own).prompt)
+        weights = torch.tensor(
+            [[words[k][1] if k < len(words) else 0.0 for k in range(most)] for words in sentences]
+        )
+        prompt = parts[0] if most == 1 else NativePrompt.interpolate(parts, weights)
+        return first, self._translated(modality, prompt, rows)
 
     def _translated(
         self, modality: Modality, prompt: NativePrompt, rows: list[ComposedPrompt]
@@ -816,6 +861,7 @@ class ComposedPipeline(CallMixin):
             start_offsets=request.start_offset,
             levels=levels,
             tokens=tokens,
+            regions=making.regional,
         )
 
     def _denoise(
@@ -885,6 +931,16 @@ class ComposedPipeline(CallMixin):
             "device": str(self.device),
             "own": {name: own[name] for name in settings.FIXED},
         }
+
+
+def _shares(modality: Modality, parts: Sequence[Region], grid: Grid, spec: ModalitySpec) -> Tensor:
+    """Return the share of each prompt in every element of a foreign latent, with an axis for its batch."""
+    cells = Cells(edges=None if grid.seconds is None else edges_around(grid.seconds.tolist()))
+    if is_spatial(modality):
+        height, width = spec.raw_shape[-2:]
+        cells = replace(cells, size=grid.shape[1:], aspect=width / height)
+    shares = shares_of([part.area.weights(cells) for part in parts], [part.weight for part in parts])
+    return torch.stack([grid.from_steps(share[None, None]) for share in shares])
 
 
 def _described(reference: Any) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from codi import regions as regional
 from codi import settings
 from codi.compose.foreign import ForeignModel
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
+from codi.regions import Region, Regions
 from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
 Sync = bool | Iterable["str | Modality"] | None
@@ -43,6 +45,7 @@ class ComposedRequest:
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         auxiliary_caption: whether a caption is drawn first, which all outputs are then made from.
         notes: what a person should know of it, one line each.
+        regions: prompts for parts of what is made.
     """
 
     outputs: tuple[Modality, ...]
@@ -59,6 +62,7 @@ class ComposedRequest:
     output_type: str
     auxiliary_caption: bool = False
     notes: tuple[str, ...] = ()
+    regions: Regions = Regions()
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as a record stores them.
@@ -108,6 +112,7 @@ def resolve(
     lengths: str = "agree",
     sizes: Mapping[str, Any] | None = None,
     output_type: str = "pil",
+    regions: Sequence[Region | Mapping[str, Any]] | None = None,
     **values: Any,
 ) -> ComposedRequest:
     """Check what is asked of a composed model.
@@ -132,6 +137,7 @@ def resolve(
             "free": each lasts as long as its model makes it.
         sizes: sizes by their names (`codi.types.SIZES`); None for each model's own.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
+        regions: prompts for parts of what is made (`codi.regions`).
         **values: the settings in `GIVEN`; None for the model's own.
 
     Returns:
@@ -187,6 +193,13 @@ def resolve(
                 f"{modality} is made"
             )
     found, specs = _settle_sizes(models, dict(sizes or {}), wanted, partners, lengths)
+    parts = regional.read(regions)
+    for modality in {m: None for part in parts for m in part.items}:
+        if modality not in read and not kind_of(modality).in_words:
+            raise InputError(
+                f"a region has a prompt of the kind {modality}, which this model does not read: expected "
+                "words"
+            )
     return ComposedRequest(
         outputs=tuple(wanted),
         partners=tuple(partners),
@@ -206,6 +219,7 @@ def resolve(
             and len(wanted) > 1
             and Modality.parse(defaults["auxiliary_caption"]) not in wanted
         ),
+        regions=regional.settle(parts, wanted, specs),
     )
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from codi.conditions import PARTNERS, PROMPT
+from codi.conditions.regional import RegionalPrompt
 from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
 from codi.diffusion.schedulers import scaled_input
@@ -63,6 +64,7 @@ class JointSampler:
             noisiest then act first, and encoders are given `LEVEL_SCALE` times the level as the timestep.
         tokens: prompt tokens (B, L, D) per generated modality, for partner estimates, where `contexts` are in
             another form; None where those are tokens.
+        regions: the prompts of parts of a generated modality, which count there in place of its context.
     """
 
     denoisers: Mapping[Modality, Denoiser]
@@ -81,6 +83,7 @@ class JointSampler:
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     levels: Mapping[Modality, NoiseLevels] | None = None
     tokens: Mapping[Modality, Tensor] | None = None
+    regions: Mapping[Modality, RegionalPrompt] = field(default_factory=dict)
     _initial: Latents = field(default_factory=dict, init=False, repr=False)
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
@@ -243,15 +246,28 @@ class JointSampler:
         batch = len(x)
         denoiser = self.denoisers[modality]
         prompt = self._prompt(modality, branches, x, estimate)
+        rows = [branch for branch in branches for _ in range(self._num_prompts(modality, branch))]
         x = x.to(self.contexts[modality].dtype)
         environment = None if environment is None else environment.to(x.dtype)
-        attended = [None if PARTNERS.name in branch else environment for branch in branches]
-        partners = PARTNERS.batch(branches, attended)
+        attended = [None if PARTNERS.name in branch else environment for branch in rows]
+        partners = PARTNERS.batch(rows, attended)
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
-            x = x.repeat(len(branches), *[1] * (x.ndim - 1))
+            x = x.repeat(len(rows), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
         output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality))
-        return dict(zip(branches, output.float().split(batch), strict=True))
+        found: dict[Branch, list[Tensor]] = {branch: [] for branch in branches}
+        for branch, answer in zip(rows, output.float().split(batch), strict=True):
+            found[branch].append(answer)
+        return {branch: self._blended(modality, answers) for branch, answers in found.items()}
+
+    def _num_prompts(self, modality: Modality, branch: Branch) -> int:
+        """Return how many prompts an output has in a branch: one, but where regions have their own."""
+        regional = PROMPT.name not in branch and modality in self.regions
+        return self.regions[modality].num_prompts if regional else 1
+
+    def _blended(self, modality: Modality, answers: list[Tensor]) -> Tensor:
+        """Return the answer (B, ...) of a branch, of those to all its prompts."""
+        return answers[0] if len(answers) == 1 else self.regions[modality].blend(answers)
 
     def _prompt(
         self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None
@@ -265,10 +281,16 @@ class JointSampler:
 
         def make() -> Any:
             fused = plain if estimate is None else self._fused(modality, plain, estimate)
-            values = []
+            values: list[Any] = []
             for branch in branches:
                 with_partners = plain if PARTNERS.name in branch else fused
-                values.append(null if PROMPT.name in branch else with_partners)
+                if PROMPT.name in branch:
+                    values.append(null)
+                elif modality in self.regions:
+                    # Estimates speak of the whole output, which a region's prompt does not.
+                    values += self.regions[modality].values(with_partners)
+                else:
+                    values.append(with_partners)
             return self.denoisers[modality].precompute(PROMPT.batch(branches, values), x)
 
         return self._once(("prompt", modality, *branches), [plain, null, estimate], make)
