@@ -830,7 +830,6 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         # Without any prompt there is nothing to guide towards, and no null branch is needed.
         null = null if request.prompted or request.refusing else None
         sampler = self._sampler(latents, context, null, partners, request, generators)
-        sampler.regions = self._regional(request, sampler.contexts)
         latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)
         latents = {m: latents[m] for m in request.outputs}
         only_latents = request.output_type == "latent" and request.candidates == 1
@@ -938,10 +937,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         schedulers = copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift"))
         # Schedulers of second order take two steps for each that is asked for.
         own_steps = len(next(iter(schedulers.values())).timesteps)
+        contexts = spread(context)
         return JointSampler(
             denoisers=denoisers,
             schedulers=schedulers,
-            contexts=spread(context),
+            contexts=contexts,
             null_contexts=None if null is None else spread(null),
             environment_encoders=model.environment_encoders,
             attends_to=model.attends_to,
@@ -953,6 +953,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             generators=generators,
             start_offsets=request.start_steps(own_steps),
             rates=request.rates(model.specs),
+            regions=self._regional(request, contexts),
         )
 
     def _denoise(

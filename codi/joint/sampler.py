@@ -246,6 +246,7 @@ class JointSampler:
         batch = len(x)
         denoiser = self.denoisers[modality]
         prompt = self._prompt(modality, branches, x, estimate)
+        # One row for each prompt of each branch: those of a branch that attends to the partners stay first.
         rows = [branch for branch in branches for _ in range(self._num_prompts(modality, branch))]
         x = x.to(self.contexts[modality].dtype)
         environment = None if environment is None else environment.to(x.dtype)
@@ -287,7 +288,7 @@ class JointSampler:
                 if PROMPT.name in branch:
                     values.append(null)
                 elif modality in self.regions:
-                    # Estimates speak of the whole output, which a region's prompt does not.
+                    # Estimates speak of the whole output, and the prompt of a region of a part of it.
                     values += self.regions[modality].values(with_partners)
                 else:
                     values.append(with_partners)
