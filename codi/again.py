@@ -74,8 +74,9 @@ def _is_exact(args: argparse.Namespace) -> bool:
     for name in (*DRAWING, *PLACING):
         if getattr(args, name) is not None:
             return False
-    named = jobs.typed_edits(args)
-    return not named and not any(getattr(args, name) for name in (*jobs.prompt_keys(), "lora", "words"))
+    if jobs.typed_edits(args):
+        return False
+    return not any(getattr(args, name) for name in (*jobs.prompt_keys(), "region", "lora", "words"))
 
 
 def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
@@ -108,8 +109,9 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             auxiliary_caption=resolved["auxiliary_caption"]
             if auxiliary_caption is None
             else auxiliary_caption,
-            more={key: resolved[key] for key in more},
             edits=_edits(record, args, outputs),
+            regions=_regions(record, args),
+            more={key: resolved[key] for key in more},
             written=args.written,
             **_scales(record, args, outputs),
             **_named(record, args, outputs),
@@ -154,6 +156,22 @@ def _edits(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ..
     if not found.keys() & {"keep", "keyframes", "canvas"} and "resample_steps" not in named:
         found.pop("resample_steps", None)
     return found
+
+
+def _regions(record: Record, args: argparse.Namespace) -> tuple[dict[str, Any], ...]:
+    """Return the regions of a job: those that the command line names, or else the record's."""
+    if args.region:
+        return tuple(map(jobs.parse_region, args.region))
+    found = []
+    for row in record.regions:
+        region = {key: value for key, value in row.items() if key not in ("inputs", "mask")}
+        for entry in row["inputs"]:
+            item = _item(record, entry)
+            region.setdefault(item.modality.value, []).append({"value": item.value, "weight": item.weight})
+        if "mask" in row:
+            region["mask"] = records.check_mask(record.source, row["mask"])
+        found.append(region)
+    return tuple(found)
 
 
 def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:

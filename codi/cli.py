@@ -146,6 +146,7 @@ def _add_generate(commands: Any) -> None:
         "video is written as that video with the new sound, too, its frames untouched.",
     )
     _add_prompts(generate)
+    _add_regions(generate)
     generate.add_argument(
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
@@ -358,6 +359,19 @@ def _add_prompts(generate: Any) -> None:
                 group.add_argument(
                     "--strict", action="store_true", help="a word that the model cannot read is an error"
                 )
+
+
+def _add_regions(generate: Any) -> None:
+    """Add the option for prompts of parts of what is made."""
+    generate.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="WORDS @ WHERE",
+        help="words for a part of what is made: 'a red ball @ box=0,0,0.5,1 interval=0,1', a box in "
+        "fractions from the upper left corner, and seconds; also mask=FILE, feather=X and fade=X for soft "
+        "edges, weight=X where regions overlap, to=KINDS; repeatable",
+    )
 
 
 # Commands --------------------------------------------------------------

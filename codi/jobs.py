@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,10 @@ SCALES = ("guidance_scale", "sync_guidance_scale", "start_offset")  # a number, 
 # sizes of what is made, and the kind of number that each is
 SIZES = {"height": int, "width": int, "num_frames": int, "fps": float, "audio_length_in_s": float}
 SWITCHES = ("sync", "auxiliary_caption")  # true or false
+REGION_SIGN = " @ "  # between the words of a region and where they count, on the command line
+REGION_NUMBERS = {"box": 4, "interval": 2, "feather": 1, "fade": 1, "weight": 1}
+REGION_KEYS = (*REGION_NUMBERS, "mask", "outputs")  # besides its prompts
+REGION_EXAMPLE = "'a red ball @ box=0,0,0.5,1 interval=0,1'"
 # attributes of a job that a call of the pipeline takes as they are
 SETTINGS = (
     "num_inference_steps",
@@ -75,7 +80,7 @@ def job_keys() -> tuple[str, ...]:
 
     Some of them have short names, too (`codi.renamed.SHORT`).
     """
-    given = (*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", *editing.NAMES)
+    given = (*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", *editing.NAMES, "regions")
     return ("id", "to", *prompt_keys(), *given)
 
 
@@ -125,6 +130,8 @@ class Job:
         auxiliary_caption: whether several outputs may agree with a caption that nobody asked for.
         edits: what outputs are given of themselves, by the names of the pipeline's arguments
             (`codi.edits`); media are files or words.
+        regions: prompts for parts of what is made, each a dict as JSON has it (`codi.regions`), names of
+            files from where the command runs.
         more: arguments of the pipeline that only a record names.
         places: for a job from a record, of each sample its `seed`, and as `batch` the row and the number of
             rows of the batch that it stood in, or None; otherwise empty.
@@ -151,6 +158,7 @@ class Job:
     sync: bool | tuple[str, ...] = True
     auxiliary_caption: bool = True
     edits: dict[str, Any] = field(default_factory=dict)
+    regions: tuple[dict[str, Any], ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
@@ -160,7 +168,7 @@ class Job:
         """Raise `InputError` for what no model can make."""
         with blame(self.origin):
             sources = self.sources
-        if not self.items and not sources.by_output:
+        if not self.items and not self.regions and not sources.by_output:
             raise InputError(
                 f"{self.origin}no prompt: expected at least one of {listed(Modality)}, e.g. --text 'a red "
                 "ball'"
@@ -250,7 +258,8 @@ class Job:
         named = {name: getattr(self, name) for name in NAMED}
         found |= _without_none(named)
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
-        return found | self.sizes | lengths | self.more
+        regions = {"regions": list(self.regions)} if self.regions else {}
+        return found | self.sizes | lengths | regions | self.more
 
     @property
     def sources(self) -> Edits:
@@ -296,8 +305,10 @@ class Job:
         return [out / (name + suffix) for name in self.names for suffix in suffixes]
 
     def check(self) -> None:
-        """Raise `InputError` for a file that can be no prompt."""
-        for item in (*self.items, *self.negatives):
+        """Raise `InputError` for a file that can be no prompt, and for regions that are none."""
+        with blame(self.origin):
+            self._read_regions()
+        for item in (*self.items, *self.negatives, *self.region_items):
             kind = kind_of(item.modality)
             if not kind.in_words:
                 with blame(self.origin):
@@ -307,18 +318,39 @@ class Job:
                 with blame(self.origin):
                     kind_of(modality if use == "start" else Modality.IMAGE).check_file(value, PROMPT_SECONDS)
 
+    def _read_regions(self) -> Any:
+        """Return the regions as the pipeline reads them; raise `InputError` for what is none."""
+        if not self.regions:
+            return ()
+        from codi.regions import read
+
+        return read(list(self.regions))
+
+    @property
+    def region_items(self) -> list[Item]:
+        """The prompts of all regions."""
+        found = []
+        for region in self.regions:
+            for modality in Modality:
+                for entry in region.get(modality.value, ()):
+                    found.append(Item(modality=modality, **entry))
+        return found
+
     @property
     def inputs(self) -> list[Path]:
-        """The files of its prompts."""
-        items = (*self.items, *self.negatives)
+        """The files of its prompts, the masks of its regions, and what outputs are given of themselves."""
+        items = (*self.items, *self.negatives, *self.region_items)
         files = [Path(item.value) for item in items if not kind_of(item.modality).in_words]
+        files += [Path(region["mask"]) for region in self.regions if "mask" in region]
         return files + [value for _, _, _, value in self.sources.media() if isinstance(value, Path)]
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the prompts as a manifest lists them; `negatives` are there only if there are any."""
+        """Return the prompts as a manifest lists them; `negatives` and `regions` only if there are any."""
         rows = {"inputs": list(map(_described, self.items))}
         if self.negatives:
             rows["negatives"] = list(map(_described, self.negatives))
+        if self.regions:
+            rows["regions"] = [region.described() for region in self._read_regions()]
         return rows | self.sources.described()
 
 
@@ -369,6 +401,89 @@ def _item(modality: Modality, value: str, weight: float) -> Item:
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"weight {weight:g} of {shown(value)}: expected a number of at least 0")
     return Item(modality=modality, value=value, weight=weight)
+
+
+def parse_region(text: str) -> dict[str, Any]:
+    """Read a region of the command line, such as 'a red ball @ box=0,0,0.5,1 interval=0,1 to=video'.
+
+    Before the sign stand words, with a weight as those of --text, or nothing; behind it, separated by spaces,
+    where and when they count, and prompts that are files.
+
+    Args:
+        text: the region as typed.
+
+    Returns:
+        The region as a line of jobs has it.
+
+    Raises:
+        InputError: for a region without that sign, and for an unknown or repeated part.
+    """
+    words, sign, rest = f" {text} ".rpartition(REGION_SIGN)
+    if not sign:
+        raise InputError(f"--region {shown(text)} says not where: expected {REGION_EXAMPLE}")
+    row: dict[str, Any] = {}
+    if words.strip():
+        row["text"] = words.strip()
+    try:
+        parts = shlex.split(rest)
+    except ValueError:
+        raise InputError(
+            f"--region {shown(text)} has a quote without its end: expected {REGION_EXAMPLE}"
+        ) from None
+    for part in parts:
+        name, _, value = part.partition("=")
+        key = {"to": "outputs"}.get(name, name)
+        if not value or (key not in REGION_KEYS and key not in Modality):
+            known = ", ".join((*REGION_NUMBERS, "mask", "to", *(m.value for m in Modality)))
+            raise InputError(f"--region has the part {shown(part)}: expected some of {known}, each with =...")
+        if key in row:
+            raise InputError(f"--region {shown(text)} has {name} twice: expected it once")
+        row[key] = _typed_numbers(name, value) if key in REGION_NUMBERS else value
+    return _region(row, Path())
+
+
+def _typed_numbers(name: str, value: str) -> float | list[float]:
+    """Return the number, or the numbers with commas between them, that a part of a region has."""
+    count = REGION_NUMBERS[name]
+    try:
+        numbers = [float(number) for number in value.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        wanted = "a number" if count == 1 else f"{count} numbers with commas between them"
+        raise InputError(f"--region has {name}={shown(value)}: expected {wanted}")
+    return numbers[0] if count == 1 else numbers
+
+
+def _region(row: Any, folder: Path) -> dict[str, Any]:
+    """Return a region of a line of jobs, whose prompts are lists of {"value", "weight"}.
+
+    Relative names of files start at `folder`. What it says of where and when is checked as it is read
+    (`codi.regions`).
+    """
+    if not isinstance(row, dict):
+        raise InputError(
+            f"regions holds {json.dumps(row)[:80]}: expected objects such as {{'text': 'a red ball', 'box': "
+            "[0, 0, 0.5, 1]}"
+        )
+    found = {key: value for key, value in row.items() if value is not None}
+    for modality in Modality:
+        if modality.value in found:
+            items = _row_items(found[modality.value], modality.value, modality, folder)
+            found[modality.value] = [{"value": item.value, "weight": item.weight} for item in items]
+    if "mask" in found:
+        if not isinstance(found["mask"], str):
+            raise InputError(f"mask is {json.dumps(found['mask'])[:80]}: expected the name of a file")
+        check_address(found["mask"])
+        found["mask"] = str(folder / found["mask"])
+    return found
+
+
+def _row_regions(value: Any, folder: Path) -> tuple[dict[str, Any], ...]:
+    """Return the regions of a line of jobs, one or a list of them."""
+    if value is None:
+        return ()
+    return tuple(_region(row, folder) for row in (value if isinstance(value, list) else [value]))
 
 
 def _is_unicode(text: str) -> bool:
@@ -440,6 +555,7 @@ def from_arguments(args: argparse.Namespace) -> Job:
     settings["sizes"] = _without_none(sizes)
     settings["written"] = args.written
     settings["edits"] = typed_edits(args)
+    settings["regions"] = tuple(map(parse_region, args.region))
     return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings)
 
 
@@ -519,7 +635,7 @@ def from_file(args: argparse.Namespace, failures: Failures | None = None) -> lis
     """
     from codi import io
 
-    own = [key for key in prompt_keys() if getattr(args, key)]
+    own = [key for key in (*prompt_keys(), "region") if getattr(args, key)]
     own += [key for key in typed_edits(args)]
     if given := [f"--{key.replace('_', '-')}" for key in own]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
@@ -645,6 +761,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         settings = numbers | _row_settings(row, outputs, args, written)
         settings["written"] = {**args.written, **written}
         settings["edits"] = _row_edits(row, Path(args.jobs).parent)
+        settings["regions"] = _row_regions(row.get("regions"), Path(args.jobs).parent)
         return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
 
 

@@ -35,6 +35,8 @@ from codi.callbacks import Embeds, wanted_tensors
 from codi.calls import Call, CallMixin
 from codi.compose.folder import is_composed
 from codi.conditions import LoopCondition
+from codi.conditions.areas import Cells
+from codi.conditions.regional import RegionalPrompt, shares_of
 from codi.diffusion import NoiseProcess, copy_schedulers, draw_noise, named_scheduler
 from codi.edited import Edited
 from codi.given import Given
@@ -48,6 +50,7 @@ from codi.models.conditioning import interpolate, null_prompt
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
 from codi.protocols import Autoencoder, PromptEncoder
+from codi.regions import Region
 from codi.request import Request
 from codi.types import EMBEDDED, InputError, Latents, Modality, ModalitySpec, listed
 
@@ -681,6 +684,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         keyframes: Mapping[str, Mapping[int | float, Any]] | None = None,
         canvas: Mapping[str, Sequence[float]] | None = None,
         resample_steps: int | None = None,
+        regions: Sequence[Region | Mapping[str, Any]] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -758,6 +762,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             canvas: {output: (left, top, right, bottom)}: the box, in fractions, in which the start lies on
                 what is made; around it all is made.
             resample_steps: how often a step is made of an output of which a part is kept.
+            regions: prompts for parts of outputs in space and time, a list of dicts such as {"text": "a red
+                ball", "box": (0, 0, 0.5, 1), "interval": (0, 1)} (`codi.regions`). What none of them covers
+                has the prompt of the call.
             output_type: "pil", "pt", "np" or "latent", see `CoDiOutput`.
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed. With
@@ -815,6 +822,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             sync=sync,
             auxiliary_caption=auxiliary_caption,
             output_type=output_type,
+            regions=regions,
         )
         given.check(self.model)
         if latents is not None and candidates > 1:
@@ -900,6 +908,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             "outputs": [m.value for m in request.outputs],
             **given.described(),
             **request.edits.described(),
+            **request.regions.described(),
             "model": self.described(),
         }
         return out
@@ -959,6 +968,22 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             return context, self.encode_prompt(given.negatives)
         return context, self.encode_null(given.items) if request.prompted and call.can_steer else context
 
+    def _regional(
+        self, request: Request, contexts: Mapping[Modality, Tensor]
+    ) -> dict[Modality, RegionalPrompt]:
+        """Return the prompts of regions of each output that has any, shaped like its context (B, 1, D)."""
+        tokens = {region: self.encode_prompt(region.items) for region in request.regions.all}
+        found = {}
+        for modality, parts in request.regions.by_output.items():
+            like = contexts[modality]
+            cells = Cells.of_latent(request.specs[modality], kind_of(modality).spatial)
+            shares = shares_of([part.area.weights(cells) for part in parts], [part.weight for part in parts])
+            found[modality] = RegionalPrompt(
+                prompts=tuple(tokens[part].to(like).expand_as(like) for part in parts),
+                shares=torch.stack([cells.over_latent(share) for share in shares]),
+            )
+        return found
+
     def described(self) -> dict[str, Any]:
         """Return what a record says of the model.
 
@@ -1005,10 +1030,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         schedulers = copy_schedulers(self.scheduler, latents, steps, device, self._own("timestep_shift"))
         # Schedulers of second order take two steps for each that is asked for.
         own_steps = len(next(iter(schedulers.values())).timesteps)
+        contexts = spread(context)
         return JointSampler(
             denoisers=denoisers,
             schedulers=schedulers,
-            contexts=spread(context),
+            contexts=contexts,
             null_contexts=None if null is None else spread(null),
             environment_encoders=model.environment_encoders,
             attends_to=model.attends_to,
@@ -1021,6 +1047,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             start_offsets=request.start_steps(own_steps),
             rates=request.rates(model.specs),
             conditions=conditions or {},
+            regions=self._regional(request, contexts),
         )
 
     def _denoise(

@@ -5,6 +5,7 @@ A record is one JSON object. That of a file has
 - `record`: the number of this form, `FORM`
 - `codi`: the version that wrote it
 - `outputs`: what was made
+- `regions`: if there are any, prompts for parts of what was made (`codi.regions`), each with its `inputs`
 - `inputs`: prompts, words in full and files by name and sha256, each with its weight; `negatives` likewise
 - `sources`: the media that outputs were given of themselves, each with its `use`: "start", "keep" for a
   mask, or "keyframe" with the frame as `at`
@@ -91,6 +92,15 @@ def _row(modality: Modality, value: Any, weight: float) -> dict[str, Any]:
     return {"as": modality.value, "weight": float(weight), **what}
 
 
+def described_mask(value: Any) -> dict[str, Any]:
+    """Return a mask as a record has it: a file by name and sha256; what came from memory is named."""
+    from codi import io
+
+    if isinstance(value, (str, Path)):
+        return io.describe(value)
+    return {"from": f"memory ({type(value).__name__})"}
+
+
 def scheduler(part: Any) -> dict[str, Any]:
     """Return the class of a scheduler and its settings."""
     config = {key: value for key, value in dict(part.config).items() if not key.startswith("_")}
@@ -135,6 +145,7 @@ class Record:
             `from`.
         negatives: the same of negative prompts.
         sources: the same, without a weight, of what outputs were given of themselves, with `use` and `at`.
+        regions: a dict for each region: its `inputs`, `weight`, and where and when it counts.
         samples: a dict for each sample: its `seed`, and as `batch` where it stood in its batch (`row`,
             `rows`), or None.
         resolved: every setting of the call, by the names of `RESOLVED`.
@@ -154,6 +165,7 @@ class Record:
     model: dict[str, Any]
     versions: dict[str, Any]
     sources: tuple[dict[str, Any], ...] = ()
+    regions: tuple[dict[str, Any], ...] = ()
     id: str | None = None
     asked: dict[str, Any] = field(default_factory=dict)
 
@@ -191,6 +203,8 @@ class Record:
         for sign, rows in (("", self.inputs), ("negative_", self.negatives)):
             for row in rows:
                 prompts.setdefault(sign + row["as"], []).append(_prompt(self.source, row))
+        if self.regions:
+            prompts["regions"] = [self._region(row) for row in self.regions]
         seeds = [sample["seed"] for sample in self.samples]
         sync = [Modality.parse(name) for name in self.resolved["partners"]]
         return {
@@ -202,6 +216,15 @@ class Record:
             **self.settings(),
             **self.edits(),
         }
+
+    def _region(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a region as a pipeline takes it."""
+        region = {key: value for key, value in row.items() if key not in ("inputs", "mask")}
+        for entry in row["inputs"]:
+            region.setdefault(entry["as"], []).append(_prompt(self.source, entry))
+        if "mask" in row:
+            region["mask"] = Path(check_mask(self.source, row["mask"]))
+        return region
 
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
@@ -280,19 +303,37 @@ def check_input(source: str, row: Mapping[str, Any]) -> str:
 
     Raises `InputError` if there is none, and warns if it holds something else by now.
     """
+    check_held(source, row)
+    return _check_there(source, row, _option(row))
+
+
+def check_mask(source: str, row: Mapping[str, Any]) -> str:
+    """Return the path of a region's mask.
+
+    Raises `InputError` if there is none, and warns if it holds something else by now.
+    """
+    if "path" not in row:
+        raise InputError(
+            f"a mask of {source} came from {row.get('from', 'memory')}, not from a file: give the regions "
+            "again with --region"
+        )
+    return _check_there(source, row, "--region")
+
+
+def _check_there(source: str, row: Mapping[str, Any], option: str) -> str:
+    """Return the path of a file, which must be there; `option` gives another."""
     import warnings
 
     from codi import io
 
-    check_held(source, row)
     path = row["path"]
     if not Path(path).is_file():
         raise InputError(
             f"{source} was made from {path}, which is not there (relative names start at {Path.cwd()}): "
-            f"bring it back, or give another with {_option(row)}"
+            f"bring it back, or give another with {option}"
         )
     if io.describe(path)["sha256"] != row["sha256"]:
-        warnings.warn(f"{path} has changed since {source} was made from it", stacklevel=2)
+        warnings.warn(f"{path} has changed since {source} was made from it", stacklevel=3)
     return path
 
 
@@ -443,6 +484,7 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
         outputs=tuple(dict.fromkeys(map(Modality, outputs))),
         inputs=inputs,
         negatives=_prompts(row, "negatives"),
+        regions=_regions(row),
         samples=samples,
         resolved=settings,
         model=_fields("model", row.get("model"), MODEL, MODEL),
@@ -509,6 +551,35 @@ def _sources(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
             bare.append({**plain, "as": Modality.IMAGE.value, "weight": 1.0})
     _prompts({"sources": bare}, "sources")
     return tuple(rows)
+
+
+def _regions(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return the regions of a record, each of which has prompts and what bounds it."""
+    rows = row.get("regions", [])
+    _need(isinstance(rows, list) and len(rows) <= 1000, "regions", rows, "a list of regions")
+    for entry in rows:
+        found = _fields("region", entry, REGION, OPTIONAL_OF_REGION)
+        inputs = _prompts(found, "inputs")
+        named = inputs and all(_is_name(prompt["as"]) for prompt in inputs)
+        _need(named, "region: inputs", found["inputs"], "prompts")
+        bounded = {"box", "mask", "interval"} & set(found)
+        _need(bounded, "region", found, "a box, a mask or an interval")
+    return tuple(rows)
+
+
+def _is_numbers(value: Any, count: int) -> bool:
+    """Return whether it is a list of so many numbers of at least 0."""
+    return isinstance(value, list) and len(value) == count and all(_is_number(n, 0) for n in value)
+
+
+def _is_mask(value: Any) -> bool:
+    """Return whether it is a file by name and sha256, or says what it came from."""
+    if not isinstance(value, dict) or not set(value) <= {"path", "kind", "bytes", "sha256", "from"}:
+        return False
+    path, digest = value.get("path"), value.get("sha256")
+    return path is None or (
+        isinstance(path, str) and path != "" and _is_text(path) and isinstance(digest, str)
+    )
 
 
 def _fields(
@@ -665,6 +736,7 @@ TOP = (
     "inputs",
     "negatives",
     "sources",
+    "regions",
     "outputs",
     "resolved",
     "settings",
@@ -708,6 +780,18 @@ EDITS = ("strength", "keep", "canvas", "resample_steps")  # where outputs were g
 USES = ("start", "keep", "keyframe")  # of media that outputs were given of themselves
 # settings that a call may lack: a picture has no frames
 OPTIONAL = (*SIZES, "auxiliary", "captions", "guider", "classifier_guidance", *EDITS)
+# what a record says of a region, and what each may be
+REGION: dict[str, Callable[[Any], bool]] = {
+    "inputs": lambda value: isinstance(value, list),
+    "weight": lambda value: _is_number(value, 0),
+    "box": lambda value: _is_numbers(value, 4),
+    "interval": lambda value: _is_numbers(value, 2),
+    "mask": _is_mask,
+    "feather": lambda value: _is_number(value, 0, 1),
+    "fade": lambda value: _is_number(value, 0),
+    "outputs": lambda value: _is_names(value),
+}
+OPTIONAL_OF_REGION = ("box", "interval", "mask", "feather", "fade", "outputs")
 # what a record says of a model, and what each may be
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,

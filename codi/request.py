@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from codi import regions as regional
 from codi import selection, settings
 from codi.conditions import CONDITIONS
 from codi.conditions.classifier import ClassifierGuidance, parse_classifier
@@ -17,6 +18,7 @@ from codi.diffusion import Guidance
 from codi.edits import NAMES as EDITS
 from codi.edits import Edits
 from codi.outputs import OUTPUT_TYPES
+from codi.regions import Region, Regions
 from codi.types import InputError, Modality, ModalitySpec, listed
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Request:
         measures: what candidates are judged by (`codi.selection`).
         notes: what a person should know of it, one line each.
         edits: what outputs are given of themselves: a start, a part to keep, keyframes.
+        regions: prompts for parts of what is made.
     """
 
     outputs: tuple[Modality, ...]
@@ -72,6 +75,7 @@ class Request:
     measures: tuple[str, ...]
     notes: tuple[str, ...]
     edits: Edits = Edits()
+    regions: Regions = Regions()
 
     @property
     def made(self) -> tuple[Modality, ...]:
@@ -149,6 +153,7 @@ def resolve(
     most_steps: int | None = None,
     classifier_guidance: Any = None,
     inputs: Mapping[Modality, Any] | None = None,
+    regions: Sequence[Region | Mapping[str, Any]] | None = None,
     **values: Any,
 ) -> Request:
     """Check what is asked of a model, and put its own values in place of what was left out.
@@ -173,6 +178,7 @@ def resolve(
         most_steps: the most steps that the model's noise process has.
         classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
         inputs: the first prompt of each modality, of which a part may be kept.
+        regions: prompts for parts of what is made (`codi.regions`).
         **values: the settings in `codi.settings.GIVEN`, None for the model's own; and what outputs are given
             of themselves (`codi.edits`).
 
@@ -196,7 +202,9 @@ def resolve(
     steps = settings.steps(values, defaults)
     guidance = settings.guidance(wanted, values, defaults, auxiliary)
     offsets = settings.start_offsets(wanted, values.get("start_offset"), defaults, auxiliary)
-    model.check([*given, *negatives], wanted, partners)
+    parts = regional.read(regions)
+    prompting = dict.fromkeys([*given, *negatives, *(m for part in parts for m in part.items)])
+    model.check(list(prompting), wanted, partners)
     settings.check_count("num_samples", num_samples, 1)
     settings.check_count("candidates", candidates, 1)
     settings.check_count("num_inference_steps", steps, 1, most_steps)
@@ -209,7 +217,8 @@ def resolve(
             "candidates are judged at the model's own sizes: expected either candidates or another size, not "
             "both"
         )
-    prompted = bool(given) if prompted is None else prompted
+    found_regions = regional.settle(parts, open_outputs, specs)
+    prompted = bool(parts) or (bool(given) if prompted is None else prompted)
     classifier = parse_classifier(
         classifier_guidance,
         open_outputs,
@@ -245,6 +254,7 @@ def resolve(
         measures=tuple(measures),
         notes=tuple(notes),
         edits=edits,
+        regions=found_regions,
     )
 
 

@@ -196,7 +196,7 @@ class Session:
     def _check_sounds(self, job: Job) -> None:
         """Raise `InputError` for a recording that is silent in the part that the model takes."""
         specs = self.pipe.model.prompt_specs
-        for item in (*job.items, *job.negatives):
+        for item in (*job.items, *job.negatives, *job.region_items):
             if item.modality in specs:
                 kind_of(item.modality).check_heard(item.value, specs[item.modality])
 
@@ -499,11 +499,8 @@ class Session:
         version.
         """
         # a prompt file counts by its content, wherever it lies
-        inputs: dict[str, list[dict[str, Any]]] = {}
-        for name, rows in self._described(job).items():
-            inputs[name] = []
-            for row in rows:
-                inputs[name].append({key: value for key, value in row.items() if key != "path"})
+        inputs = {name: list(map(_without_path, rows)) for name, rows in self._described(job).items()}
+        settings = {name: value for name, value in job.settings.items() if name != "regions"}
         # a line that asks for a random seed is finished with whichever was drawn
         seed = "random" if job.drawn else job.seed
         asked = [
@@ -512,7 +509,7 @@ class Session:
             job.num_samples,
             seed,
             job.sync,
-            job.settings,
+            settings,
             self.model["name"],
             self.args.dtype,
             __version__,
@@ -589,6 +586,13 @@ def _keys(path: Path) -> Iterator[Any]:
         yield str(path.resolve()).casefold()
     except (OSError, ValueError, RuntimeError):  # such as links that lead in a circle
         yield os.path.abspath(path).casefold()
+
+
+def _without_path(value: Any) -> Any:
+    """Return a row of a record without the paths of files, also of those inside it."""
+    if isinstance(value, dict):
+        return {key: _without_path(item) for key, item in value.items() if key != "path"}
+    return list(map(_without_path, value)) if isinstance(value, list) else value
 
 
 def _number_of(job: Job, files: list[str]) -> int | None:

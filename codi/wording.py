@@ -183,7 +183,7 @@ def _texts(jobs: Iterable[Any]) -> list[tuple[Any, str]]:
     """Return all prompts that are sentences, each with its job."""
     found = []
     for job in jobs:
-        for item in (*job.items, *job.negatives):
+        for item in (*job.items, *job.negatives, *job.region_items):
             if kind_of(item.modality).in_words:
                 found.append((job, item.value))
     return found

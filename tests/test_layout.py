@@ -62,12 +62,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.memory": LEAVES | MODELS,
     "codi.records": LEAVES | KINDS | {"codi.prompts", "codi.renamed"},
     "codi.outputs": LEAVES | KINDS | {"codi.records"},
+    "codi.regions": LEAVES
+    | KINDS
+    | {"codi.conditions", "codi.diffusion", "codi.media", "codi.prompts", "codi.records"},
     "codi.selection": LEAVES | KINDS,
     "codi.calls": LEAVES | KINDS | {"codi.conditions", "codi.diffusion", "codi.settings"},
     "codi.request": LEAVES
     | KINDS
     | MODELS
-    | {"codi.edits", "codi.outputs", "codi.selection", "codi.settings"},
+    | {"codi.edits", "codi.outputs", "codi.regions", "codi.selection", "codi.settings"},
     "codi.given": LEAVES | KINDS | MODELS | {"codi.prompts", "codi.records"},
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
     "codi.compose": LEAVES
@@ -84,6 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.prompts",
         "codi.records",
+        "codi.regions",
         "codi.settings",
     },
     "codi.pipeline": LEAVES
@@ -98,6 +102,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.edited",
         "codi.given",
         "codi.memory",
+        "codi.regions",
         "codi.request",
         "codi.prompts",
         "codi.outputs",
@@ -120,7 +125,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "codi.jobs": LEAVES
     | KINDS
-    | {"codi.edits", "codi.failures", "codi.records", "codi.renamed", "codi.settings"},
+    | {"codi.edits", "codi.failures", "codi.records", "codi.regions", "codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {

@@ -13,6 +13,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from codi.conditions.areas import edges_around
+
 
 class Layout(Enum):
     """How a latent is laid out in memory."""
@@ -50,10 +52,7 @@ class Grid:
         """Return the raw steps, `rate` a second, between which the S steps lie; None without time."""
         if self.seconds is None or rate is None:
             return None
-        edges = [0.0]
-        for middle in self.seconds.tolist():
-            edges.append(2 * middle - edges[-1])
-        return [round(edge * rate) for edge in edges]
+        return [round(edge * rate) for edge in edges_around(self.seconds.tolist())]
 
     def fitted(self, x: Tensor, like: Tensor) -> Tensor:
         """Return a latent (B, ...) with as many steps along time as `like`: cut, or its last one repeated.

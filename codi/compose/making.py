@@ -4,25 +4,31 @@ Letters: B batch, D width of the shared prompt space.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from codi.compose import editing
 from codi.compose.decoupled_attention import DecoupledAttentions
 from codi.compose.foreign import ForeignDenoiser, ForeignModel, Prepared
 from codi.compose.given import ComposedPrompt, Samples
+from codi.compose.grid import Grid
 from codi.compose.joint_adapters import ForeignJointAdapters
 from codi.compose.native_prompt import NativePrompt
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import ComposedRequest
 from codi.conditions import PROMPT, LoopCondition
+from codi.conditions.areas import Cells, edges_around
+from codi.conditions.regional import RegionalPrompt, shares_of
 from codi.diffusion import copy_schedulers, draw_noise
 from codi.diffusion.levels import NoiseLevels
 from codi.edited import Edited
-from codi.types import InputError, Latents, Modality
+from codi.modalities import kind_of
+from codi.regions import Region
+from codi.types import InputError, Latents, Modality, ModalitySpec
 
 
 @dataclass
@@ -38,6 +44,7 @@ class Making:
         generators: one for each sample.
         levels: the noise levels of each schedule.
         prepared: what each foreign pipeline prepared.
+        regional: the prompts of parts of outputs, in the form that each denoiser takes.
         conditions: what else outputs were given, in the order in which it acts.
     """
 
@@ -49,6 +56,7 @@ class Making:
     generators: dict[Modality, list[torch.Generator]] = field(default_factory=dict)
     levels: dict[Modality, NoiseLevels] = field(default_factory=dict)
     prepared: dict[Modality, Prepared] = field(default_factory=dict)
+    regional: dict[Modality, RegionalPrompt] = field(default_factory=dict)
     conditions: dict[Modality, list[LoopCondition]] = field(default_factory=dict)
 
     def add_model(
@@ -77,7 +85,7 @@ class Making:
         arguments = samples.arguments.get(modality, {})
         model.check_ip_adapter(arguments)
         generators = samples.generators()
-        prepared, prompt = _prepared(model, request, samples, generators)
+        prepared, prompt = _native(model, request, samples, generators, translators)
         self.prepared[modality] = prepared
         self.denoisers[modality] = ForeignDenoiser(
             model,
@@ -89,16 +97,41 @@ class Making:
             decoupled_scale=samples.attended.get(modality, 1.0),
         )
         self.schedulers[modality] = prepared.scheduler
-        if modality in samples.attended:
-            beside = samples.besides()
-            self.contexts[modality] = prompt.with_token(None if beside is None else beside.to(model.device))
-        else:
-            self.contexts[modality] = _translated(modality, prompt, samples.prompts, translators)
+        self.contexts[modality] = prompt
         if prepared.null is not None:
             self.nulls[modality] = prepared.null
         self.start[modality] = prepared.start
         self.generators[modality] = generators
         self.levels[modality] = model.levels
+
+    def add_regions(
+        self,
+        model: ForeignModel,
+        request: ComposedRequest,
+        samples: Samples,
+        prompts: Mapping[Region, ComposedPrompt],
+        translators: PromptTranslators | None = None,
+    ) -> None:
+        """Give parts of an output that was added prompts of their own.
+
+        Args:
+            model: the model that makes it.
+            request: what is made, and how.
+            samples: what it is made from.
+            prompts: the prompts of each region of the call.
+            translators: what translates prompts that are no sentences.
+        """
+        parts = request.regions.by_output.get(model.modality, ())
+        if not parts:
+            return
+        found = []
+        for part in parts:
+            own = replace(samples, prompts=[prompts[part]] * len(samples))
+            found.append(_native(model, request, own, own.generators(), translators)[1])
+        grid, spec = self.prepared[model.modality].grid, request.specs[model.modality]
+        self.regional[model.modality] = RegionalPrompt(
+            prompts=tuple(found), shares=_shares(parts, grid, spec, kind_of(model.modality).spatial)
+        )
 
     def add_source(
         self, model: ForeignModel, source: Edited, request: ComposedRequest, samples: Samples
@@ -159,6 +192,31 @@ class Making:
         self.start[modality] = noise.to(device) * scheduler.init_noise_sigma
         self.generators[modality] = generators
         self.levels[modality] = NoiseLevels.of(scheduler)
+
+
+def _native(
+    model: ForeignModel,
+    request: ComposedRequest,
+    samples: Samples,
+    generators: list[torch.Generator],
+    translators: PromptTranslators | None,
+) -> tuple[Prepared, NativePrompt]:
+    """Return what a pipeline prepares for samples, and their prompts in the form that its denoiser takes."""
+    prepared, prompt = _prepared(model, request, samples, generators)
+    if model.modality in samples.attended:
+        beside = samples.besides()
+        return prepared, prompt.with_token(None if beside is None else beside.to(model.device))
+    return prepared, _translated(model.modality, prompt, samples.prompts, translators)
+
+
+def _shares(parts: Sequence[Region], grid: Grid, spec: ModalitySpec, spatial: bool) -> Tensor:
+    """Return the share of each prompt in every element of a foreign latent, with an axis for its batch."""
+    cells = Cells(edges=None if grid.seconds is None else edges_around(grid.seconds.tolist()))
+    if spatial:
+        height, width = spec.raw_shape[-2:]
+        cells = replace(cells, size=grid.shape[1:], aspect=width / height)
+    shares = shares_of([part.area.weights(cells) for part in parts], [part.weight for part in parts])
+    return torch.stack([grid.from_steps(share[None, None]) for share in shares])
 
 
 def _prepared(

@@ -45,6 +45,7 @@ from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
+from codi.regions import Region
 from codi.types import InputError, Latents, Modality, ModalitySpec
 
 
@@ -439,6 +440,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         keyframes: Mapping[str, Mapping[int | float, Any]] | None = None,
         canvas: Mapping[str, Sequence[float]] | None = None,
         resample_steps: int | None = None,
+        regions: Sequence[Region | Mapping[str, Any]] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -497,6 +499,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             keyframes: {"video": {0: picture}}: pictures that are kept as frames.
             canvas: {output: (left, top, right, bottom)}: the box in which the start lies on what is made.
             resample_steps: how often a step is made of an output of which a part is kept.
+            regions: prompts for parts of outputs in space and time (`codi.regions`).
             output_type: "pil", "pt", "np" or "latent".
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
@@ -551,6 +554,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             lengths=lengths,
             output_type=output_type,
             auxiliary_caption=auxiliary_caption,
+            regions=regions,
         )
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise InputError("callback_on_step_end_tensor_inputs names another tensor than 'latents'")
@@ -570,6 +574,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             "outputs": [m.value for m in request.outputs],
             **given.described(),
             **request.edits.described(),
+            **request.regions.described(),
             "model": self.described(),
         }
         return out if return_dict else out.to_tuple()
@@ -649,6 +654,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
     ) -> Making:
         """Return what is to be made, each output prepared by its own model; nothing that is kept whole."""
         making = Making()
+        regions = {region: self.encode_prompt(region.items) for region in request.regions.all}
         for modality in request.outputs:
             if modality in sources and sources[modality].whole:
                 continue
@@ -661,6 +667,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
                     self.translators,
                     self.decoupled_attention,
                 )
+                making.add_regions(self.models[modality], request, samples, regions, self.translators)
             else:
                 steps = request.num_inference_steps[modality]
                 making.add_words(modality, self.text_model, steps, samples)
@@ -738,6 +745,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             levels=levels,
             tokens=self._tokens(making, samples, strict=bool(request.reads)) if read else None,
             conditions=making.conditions,
+            regions=making.regional,
         )
 
     def _tokens(self, making: Making, samples: Samples, strict: bool) -> dict[Modality, Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from codi import regions as regional
 from codi import settings
 from codi.compose.foreign import ForeignModel
 from codi.compose.sizes import settle_sizes
@@ -14,6 +15,7 @@ from codi.edits import NAMES as EDITS
 from codi.edits import Edits
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
+from codi.regions import Region, Regions
 from codi.types import InputError, Modality, ModalitySpec, listed
 
 Sync = bool | Iterable["str | Modality"] | None
@@ -50,6 +52,7 @@ class ComposedRequest:
         auxiliary_caption: whether a caption is drawn first, which all outputs are then made from.
         notes: what a person should know of it, one line each.
         edits: what outputs are given of themselves: a start, a part to keep, keyframes.
+        regions: prompts for parts of what is made.
     """
 
     outputs: tuple[Modality, ...]
@@ -68,6 +71,7 @@ class ComposedRequest:
     auxiliary_caption: bool = False
     notes: tuple[str, ...] = ()
     edits: Edits = Edits()
+    regions: Regions = Regions()
 
     @property
     def reads(self) -> frozenset[Modality]:
@@ -146,6 +150,7 @@ def resolve(
     output_type: str = "pil",
     classifier_guidance: Any = None,
     inputs: Mapping[Modality, Any] | None = None,
+    regions: Sequence[Region | Mapping[str, Any]] | None = None,
     **values: Any,
 ) -> ComposedRequest:
     """Check what is asked of a composed model.
@@ -167,6 +172,7 @@ def resolve(
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
         inputs: the first prompt of each modality, of which a part may be kept.
+        regions: prompts for parts of what is made (`codi.regions`).
         **values: the settings in `GIVEN`, None for the model's own; and what outputs are given of themselves
             (`codi.edits`).
 
@@ -191,6 +197,8 @@ def resolve(
     if negatives:
         _check_negatives_act(able, wanted, guidance)
     _check_guiders(able, guidance)
+    parts = regional.read(regions)
+    _check_regions(able, parts)
     classifier = parse_classifier(
         classifier_guidance,
         open_outputs,
@@ -215,6 +223,7 @@ def resolve(
         output_type=output_type,
         auxiliary_caption=auxiliary_caption and _draws_caption(able.defaults, open_outputs),
         edits=edits.settled(wanted, specs),
+        regions=regional.settle(parts, open_outputs, specs),
     )
 
 
@@ -307,6 +316,16 @@ def _draws_caption(defaults: Mapping[str, Any], outputs: Sequence[Modality]) -> 
     """Return whether a model draws a caption first: for several outputs, none of which is that caption."""
     name = defaults.get("auxiliary_caption")
     return bool(name) and len(outputs) > 1 and Modality.parse(name) not in outputs
+
+
+def _check_regions(able: Abilities, regions: Sequence[Region]) -> None:
+    """Raise `InputError` for a region with a prompt that this model does not read."""
+    for modality in {m: None for region in regions for m in region.items}:
+        if modality not in able.reads and not kind_of(modality).in_words:
+            raise InputError(
+                f"a region has a prompt of the kind {modality}, which this model does not read: expected "
+                "words"
+            )
 
 
 def _check_guiders(able: Abilities, guidance: Mapping[Modality, Guidance]) -> None:

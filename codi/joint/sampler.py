@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from codi.conditions import CONDITIONS, PARTNERS, PROMPT, JointStep, LoopCondition, NoisyLatent
+from codi.conditions.regional import RegionalPrompt
 from codi.diffusion.guidance import WEAKENED, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
 from codi.diffusion.schedulers import noise_left, pass_repeated_step, scaled_input
@@ -67,6 +68,7 @@ class JointSampler:
             another form; None where those are tokens.
         conditions: what else each generated modality was given, in the order in which it acts; one that is
             missing has none.
+        regions: the prompts of parts of a generated modality, which count there in place of its context.
     """
 
     denoisers: Mapping[Modality, Denoiser]
@@ -86,6 +88,7 @@ class JointSampler:
     levels: Mapping[Modality, NoiseLevels] | None = None
     tokens: Mapping[Modality, Tensor] | None = None
     conditions: Mapping[Modality, Sequence[LoopCondition]] = field(default_factory=dict)
+    regions: Mapping[Modality, RegionalPrompt] = field(default_factory=dict)
     _initial: Latents = field(default_factory=dict, init=False, repr=False)
     _pure_noise: Latents = field(default_factory=dict, init=False, repr=False)  # of outputs with conditions
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
@@ -391,23 +394,37 @@ class JointSampler:
         batch = len(x)
         denoiser = self.denoisers[modality]
         prompt = self._prompt(modality, branches, x, estimate)
+        # One row for each prompt of each branch: those of a branch that attends to the partners stay first.
+        rows = [branch for branch in branches for _ in range(self._num_prompts(modality, branch))]
         x = x.to(self.contexts[modality].dtype)
         environment = None if environment is None else environment.to(x.dtype)
-        attended = [None if PARTNERS.name in branch else environment for branch in branches]
-        partners = PARTNERS.batch(branches, attended)
+        attended = [None if PARTNERS.name in branch else environment for branch in rows]
+        partners = PARTNERS.batch(rows, attended)
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
-            x = x.repeat(len(branches), *[1] * (x.ndim - 1))
+            x = x.repeat(len(rows), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
-        given = self._inputs(modality, branches)
+        given = self._inputs(modality, rows)
         if WEAKENED in branches:
             given["weakening"] = self._weakening(modality, index)
         output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality), **given)
-        return dict(zip(branches, output.float().split(batch), strict=True))
+        found: dict[Branch, list[Tensor]] = {branch: [] for branch in branches}
+        for branch, answer in zip(rows, output.float().split(batch), strict=True):
+            found[branch].append(answer)
+        return {branch: self._blended(modality, answers) for branch, answers in found.items()}
 
-    def _inputs(self, modality: Modality, branches: list[Branch]) -> dict[str, Any]:
+    def _num_prompts(self, modality: Modality, branch: Branch) -> int:
+        """Return how many prompts an output has in a branch: one, but where regions have their own."""
+        regional = PROMPT.name not in branch and modality in self.regions
+        return self.regions[modality].num_prompts if regional else 1
+
+    def _blended(self, modality: Modality, answers: list[Tensor]) -> Tensor:
+        """Return the answer (B, ...) of a branch, of those to all its prompts."""
+        return answers[0] if len(answers) == 1 else self.regions[modality].blend(answers)
+
+    def _inputs(self, modality: Modality, rows: list[Branch]) -> dict[str, Any]:
         """Return what a denoiser takes of an output's conditions besides prompt and partners, by keyword."""
         denoiser = self.denoisers[modality]
-        rows = branches[:1] if denoiser.batches_prompts else branches  # as many as there are latents
+        rows = rows[:1] if denoiser.batches_prompts else rows  # as many as there are latents
         found: dict[str, Any] = {}
         for condition in self.conditions.get(modality, ()):
             for name, value in condition.inputs().items():
@@ -462,10 +479,16 @@ class JointSampler:
 
         def make() -> Any:
             fused = plain if estimate is None else self._fused(modality, plain, estimate)
-            values = []
+            values: list[Any] = []
             for branch in branches:
                 with_partners = plain if PARTNERS.name in branch else fused
-                values.append(null if PROMPT.name in branch else with_partners)
+                if PROMPT.name in branch:
+                    values.append(null)
+                elif modality in self.regions:
+                    # Estimates speak of the whole output, and the prompt of a region of a part of it.
+                    values += self.regions[modality].values(with_partners)
+                else:
+                    values.append(with_partners)
             return self.denoisers[modality].precompute(PROMPT.batch(branches, values), x)
 
         return self._once(("prompt", modality, *branches), [plain, null, estimate], make)

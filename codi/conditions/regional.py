@@ -1,0 +1,71 @@
+"""Prompts for parts of an output: in space, in time or both (paint with words).
+
+The denoiser answers once for each prompt, and the answers are blended by weights on the cells of the latent:
+MultiDiffusion (arXiv 2302.08113, section 4.2) with a window as large as the output. Every answer sees the
+whole latent and attends to the partners, so that the parts come to fit each other. It acts in every branch of
+guidance that keeps the prompt; the null or negative prompt is the same everywhere.
+
+Letters: B batch, K prompts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionalPrompt:
+    """The prompts of the regions of one output, and where each of them counts.
+
+    Attributes:
+        prompts: what the denoiser takes for each region, for all B samples.
+        shares: (K, ...) the share of each prompt in every cell, broadcast to a latent without its batch; that
+            of the prompt of the whole comes first where it has any, then those of the regions. They sum to
+            one.
+    """
+
+    prompts: tuple[Any, ...]
+    shares: Tensor
+
+    @property
+    def num_prompts(self) -> int:
+        """The number of prompts that count anywhere."""
+        return len(self.shares)
+
+    def values(self, whole: Any) -> list[Any]:
+        """Return all prompts that count anywhere, given that of the whole output."""
+        return [whole][: len(self.shares) - len(self.prompts)] + list(self.prompts)
+
+    def blend(self, answers: Sequence[Tensor]) -> Tensor:
+        """Return one answer (B, ...) of the answers to all prompts, in the order of `values`."""
+        assert len(answers) == len(self.shares), f"{len(answers)} answers for {len(self.shares)} prompts"
+        blended = torch.zeros_like(answers[0])
+        for share, answer in zip(self.shares.to(blended), answers, strict=True):
+            blended += share * answer
+        return blended
+
+
+def shares_of(coverage: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return how much each prompt counts in every cell.
+
+    What regions cover together, up to the whole of a cell, they share by their weights; what they leave is
+    the share of the prompt of the whole output.
+
+    Args:
+        coverage: for each region its weights (S, h, w) in [0, 1] (`codi.conditions.areas`).
+        weights: how much each region counts where it overlaps with others, above 0.
+
+    Returns:
+        (K, S, h, w) that sum to one, the whole's first; without that where it is zero everywhere.
+    """
+    stacked = torch.stack(list(coverage))
+    weighted = stacked * torch.tensor(list(weights)).view(-1, 1, 1, 1)
+    covered = stacked.sum(0).clamp(max=1)
+    regions = weighted * (covered / weighted.sum(0).clamp(min=1e-12))
+    rest = 1 - covered
+    if rest.max() < 1e-6:
+        return regions / regions.sum(0)
+    return torch.cat([rest[None], regions])
