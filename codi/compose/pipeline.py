@@ -37,6 +37,7 @@ from codi.compose.making import Making
 from codi.compose.parts import PartsMixin
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import Abilities, ComposedRequest
+from codi.conditions import PROMPT
 from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
 from codi.outputs import CoDiOutput, as_fields, formatted
@@ -392,7 +393,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             audio_length_in_s: seconds of sounds, and of clips where num_frames is not given.
             lengths: "agree": a sound that is made with a clip lasts as long as it; "free": as its model makes
                 it.
-            auxiliary_caption: whether a caption that the model's defaults ask for is drawn first.
+            auxiliary_caption: whether a caption that the model's defaults ask for is drawn first, which other
+                outputs are made from; a caption that is an output as well is that one.
             negative_text: what to steer away from, in the forms of `text`.
             ip_adapter_image: {output: picture} for the IP-Adapters that others published and that are loaded
                 into the pipelines of these outputs, in the forms that those take: a picture of PIL, an array
@@ -508,25 +510,27 @@ class ComposedPipeline(PartsMixin, CallMixin):
         callback: Callable[..., dict] | None,
     ) -> CoDiOutput:
         """Make what a request asks for: encode, prepare, denoise, decode."""
-        drawn: dict[str, Any] = {}
+        drawn: Latents = {}
+        captions: list[str] = []
         if request.auxiliary_caption:
-            drawn["captions"] = self._captions(samples)
-            samples = samples.captioned(drawn["captions"])
-        making = self._making(request, samples)
+            drawn = self._draw_captions(request, samples)
+            captions = next(iter(self.text_model.decode_latents(drawn).values()))
+            samples = samples.captioned(captions)
+        making = self._making(request, samples, [m for m in request.outputs if m not in drawn])
         sampler = self._sampler(making, request, clean, samples)
-        latents = self._denoise(call, sampler, making.start, callback)
+        latents = self._denoise(call, sampler, making.start, callback) | drawn
         media = {} if request.output_type == "latent" else self._decode(latents, request, making)
         seeds = list(samples.seeds)
         out = self._output(latents, media, seeds, request)
         out.outputs = list(request.outputs)
-        out.settings = request.settings() | drawn
+        out.settings = request.settings() | ({"captions": captions} if captions else {})
         out.batch = [{"row": row, "rows": len(seeds)} for row in range(len(seeds))]
         return out
 
-    def _making(self, request: ComposedRequest, samples: Samples) -> Making:
-        """Return what is to be made, each output prepared by its own model."""
+    def _making(self, request: ComposedRequest, samples: Samples, outputs: Sequence[Modality]) -> Making:
+        """Return what is to be made together, each output prepared by its own model."""
         making = Making()
-        for modality in request.outputs:
+        for modality in outputs:
             if modality in self.models:
                 making.add_model(
                     self.models[modality],
@@ -541,8 +545,11 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 making.add_words(modality, self.text_model, steps, samples)
         return making
 
-    def _captions(self, samples: Samples) -> list[str]:
-        """Draw the auxiliary caption of each sample by the text model."""
+    def _draw_captions(self, request: ComposedRequest, samples: Samples) -> Latents:
+        """Return the latents of the auxiliary caption of each sample, by the text model.
+
+        One that is an output as well has its own settings in the request.
+        """
         name = Modality.parse(self.defaults["auxiliary_caption"])
         tokens = samples.tokens()
         if self.text_model is None or tokens is None:
@@ -550,6 +557,13 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 "this model draws a caption first, which needs a text model that reads the prompt: expected "
                 "auxiliary_caption=False, or a prompt of words that it knows"
             )
+        own: dict[str, Any] = {}
+        if name in request.outputs:
+            guidance = request.guidance[name]
+            own["num_inference_steps"] = request.num_inference_steps[name]
+            own["guidance_scale"] = guidance.scales[PROMPT.name]
+            own["guidance_interval"] = guidance.intervals[PROMPT.name]
+            own["guidance_rescale"] = guidance.rescale
         made = self.text_model(
             prompt_embeds=tokens,
             null_prompt_embeds=torch.cat([self.text_model.encode_null({}) for _ in samples.seeds]),
@@ -557,8 +571,10 @@ class ComposedPipeline(PartsMixin, CallMixin):
             num_samples=len(samples),
             seed=list(samples.seeds),
             partner_latents={},
+            output_type="latent",
+            **own,
         )
-        return made.of(name)
+        return {name: made.latents[name]}
 
     def _sampler(
         self, making: Making, request: ComposedRequest, clean: Latents, samples: Samples
@@ -597,7 +613,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             guidance=request.guidance,
             partners=partners,
             generators=making.generators,
-            start_offsets=request.start_offset,
+            start_offsets={m: request.start_offset[m] for m in making.denoisers},
             levels=levels,
             tokens=tokens,
         )

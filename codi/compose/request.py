@@ -42,7 +42,8 @@ class ComposedRequest:
         specs: the geometry of each output and clean partner.
         lengths: "agree" or "free".
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
-        auxiliary_caption: whether a caption is drawn first, which all outputs are then made from.
+        auxiliary_caption: whether a caption is drawn first, which all other outputs are then made from; it
+            may be an output itself.
         notes: what a person should know of it, one line each.
     """
 
@@ -256,9 +257,8 @@ def _check_negatives_act(
 
 
 def _draws_caption(defaults: Mapping[str, Any], outputs: Sequence[Modality]) -> bool:
-    """Return whether a model draws a caption first: for several outputs, none of which is that caption."""
-    name = defaults.get("auxiliary_caption")
-    return bool(name) and len(outputs) > 1 and Modality.parse(name) not in outputs
+    """Return whether a model draws a caption first: for several outputs, of which it may be one."""
+    return bool(defaults.get("auxiliary_caption")) and len(outputs) > 1
 
 
 def _by_output(value: Any, outputs: Sequence[Modality]) -> dict[str, Any]:
