@@ -61,11 +61,9 @@ class TextSource:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TextSource":
-        """Return what `to_json` gave; folders that were written before licences were kept state none.
+        """Return what `to_json` gave. Raises `KeyError` or `TypeError` for anything else.
 
-        Raises:
-            KeyError: if something else is missing.
-            TypeError: if it is something else.
+        Folders that were written before licences were kept state none.
         """
         from codi.compose.licences import NOT_STATED, Licence
 

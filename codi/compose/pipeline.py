@@ -39,6 +39,7 @@ from codi.compose.noisy_latent import ForeignNoisyLatentEncoders
 from codi.compose.parts import PartsMixin
 from codi.compose.prompt_translators import PromptTranslators
 from codi.compose.request import Abilities, ComposedRequest
+from codi.conditions import PROMPT
 from codi.diffusion.levels import NoiseLevels
 from codi.edited import Edited
 from codi.joint.sampler import JointSampler
@@ -482,7 +483,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             audio_length_in_s: seconds of sounds, and of clips where num_frames is not given.
             lengths: "agree": a sound that is made with a clip lasts as long as it; "free": as its model makes
                 it.
-            auxiliary_caption: whether a caption that the model's defaults ask for is drawn first.
+            auxiliary_caption: whether a caption that the model's defaults ask for is drawn first, which other
+                outputs are made from; a caption that is an output as well is that one.
             negative_text: what to steer away from, in the forms of `text`.
             ip_adapter_image: {output: picture} for the IP-Adapters that others published and that are loaded
                 into the pipelines of these outputs, in the forms that those take: a picture of PIL, an array
@@ -617,16 +619,20 @@ class ComposedPipeline(PartsMixin, CallMixin):
         callback: Callable[..., dict] | None,
     ) -> CoDiOutput:
         """Make what a request asks for: encode, prepare, denoise, decode."""
-        drawn: dict[str, Any] = {}
+        drawn: Latents = {}
+        captions: list[str] = []
         if request.auxiliary_caption:
-            drawn["captions"] = self._captions(samples)
-            samples = self._captioned(samples, drawn["captions"])
+            drawn = self._draw_captions(request, samples)
+            captions = next(iter(self.text_model.decode_latents(drawn).values()))
+            samples = self._captioned(samples, captions)
         sources, notes = edited.read(request.edits, request.specs)
         for note in notes:
             warnings.warn(note, stacklevel=1)
         whole = {m: self._encode_source(m, source, request) for m, source in sources.items() if source.whole}
-        making = self._making(request, samples, sources)
+        outputs = [m for m in request.outputs if m not in drawn and m not in whole]
+        making = self._making(request, samples, outputs, sources)
         latents = {m: latent.expand(len(samples), *latent.shape[1:]) for m, latent in whole.items()}
+        latents |= {m: latent for m, latent in drawn.items() if m in request.outputs}
         if making.denoisers:
             read = self._partners_of(making.denoisers) | request.reads
             beside = {m: latent for m, latent in whole.items() if m in read}
@@ -636,7 +642,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         seeds = list(samples.seeds)
         out = self._output(latents, media, seeds, request)
         out.outputs = list(request.outputs)
-        out.settings = request.settings() | drawn
+        out.settings = request.settings() | ({"captions": captions} if captions else {})
         out.batch = [{"row": row, "rows": len(seeds)} for row in range(len(seeds))]
         return out
 
@@ -650,14 +656,16 @@ class ComposedPipeline(PartsMixin, CallMixin):
         return {m for table in tables for output in outputs for m in table.get(output, ())}
 
     def _making(
-        self, request: ComposedRequest, samples: Samples, sources: Mapping[Modality, Edited]
+        self,
+        request: ComposedRequest,
+        samples: Samples,
+        outputs: Sequence[Modality],
+        sources: Mapping[Modality, Edited],
     ) -> Making:
-        """Return what is to be made, each output prepared by its own model; nothing that is kept whole."""
+        """Return what is to be made together, each output prepared by its own model."""
         making = Making()
         regions = {region: self.encode_prompt(region.items) for region in request.regions.all}
-        for modality in request.outputs:
-            if modality in sources and sources[modality].whole:
-                continue
+        for modality in outputs:
             if modality in self.models:
                 making.add_model(
                     self.models[modality],
@@ -677,8 +685,11 @@ class ComposedPipeline(PartsMixin, CallMixin):
             making.add_conditions(request.classifier.conditions())
         return making
 
-    def _captions(self, samples: Samples) -> list[str]:
-        """Draw the auxiliary caption of each sample by the text model."""
+    def _draw_captions(self, request: ComposedRequest, samples: Samples) -> Latents:
+        """Return the latents of the auxiliary caption of each sample, by the text model.
+
+        One that is an output as well has its own settings in the request.
+        """
         name = Modality.parse(self.defaults["auxiliary_caption"])
         tokens = samples.tokens()
         if self.text_model is None or tokens is None:
@@ -686,6 +697,14 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 "this model draws a caption first, which needs a text model that reads the prompt: expected "
                 "auxiliary_caption=False, or a prompt of words that it knows"
             )
+        own: dict[str, Any] = {}
+        if name in request.outputs:
+            guidance = request.guidance[name]
+            own["num_inference_steps"] = request.num_inference_steps[name]
+            own["guidance_scale"] = guidance.scales[PROMPT.name]
+            own["guidance_interval"] = guidance.intervals[PROMPT.name]
+            own["guidance_rescale"] = guidance.rescale
+            own["guider"] = guidance.guider.described()
         made = self.text_model(
             prompt_embeds=tokens,
             null_prompt_embeds=torch.cat([self.text_model.encode_null({}) for _ in samples.seeds]),
@@ -693,8 +712,10 @@ class ComposedPipeline(PartsMixin, CallMixin):
             num_samples=len(samples),
             seed=list(samples.seeds),
             partner_latents={},
+            output_type="latent",
+            **own,
         )
-        return made.of(name)
+        return {name: made.latents[name]}
 
     def _captioned(self, samples: Samples, captions: Sequence[str]) -> Samples:
         """Return the same samples made from captions, one for each, in place of their words."""
@@ -741,7 +762,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             guidance=request.guidance,
             partners=partners,
             generators=making.generators,
-            start_offsets=request.start_offset,
+            start_offsets={m: request.start_offset[m] for m in making.denoisers},
             levels=levels,
             tokens=self._tokens(making, samples, strict=bool(request.reads)) if read else None,
             conditions=making.conditions,

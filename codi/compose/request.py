@@ -49,7 +49,8 @@ class ComposedRequest:
         specs: the geometry of each output and clean partner.
         lengths: "agree" or "free".
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
-        auxiliary_caption: whether a caption is drawn first, which all outputs are then made from.
+        auxiliary_caption: whether a caption is drawn first, which all other outputs are then made from; it
+            may be an output itself.
         notes: what a person should know of it, one line each.
         edits: what outputs are given of themselves: a start, a part to keep, keyframes.
         regions: prompts for parts of what is made.
@@ -199,9 +200,10 @@ def resolve(
     _check_guiders(able, guidance)
     parts = regional.read(regions)
     _check_regions(able, parts)
+    caption = _caption(able.defaults, open_outputs) if auxiliary_caption else None
     classifier = parse_classifier(
         classifier_guidance,
-        open_outputs,
+        [m for m in open_outputs if m is not caption],
         encoders=able.readable,
         others=[*partners, *edits.whole],
         prompted=bool(given),
@@ -221,7 +223,7 @@ def resolve(
         specs=specs,
         lengths=lengths,
         output_type=output_type,
-        auxiliary_caption=auxiliary_caption and _draws_caption(able.defaults, open_outputs),
+        auxiliary_caption=caption is not None,
         edits=edits.settled(wanted, specs),
         regions=regional.settle(parts, open_outputs, specs),
     )
@@ -312,10 +314,10 @@ def _check_negatives_act(
             )
 
 
-def _draws_caption(defaults: Mapping[str, Any], outputs: Sequence[Modality]) -> bool:
-    """Return whether a model draws a caption first: for several outputs, none of which is that caption."""
+def _caption(defaults: Mapping[str, Any], outputs: Sequence[Modality]) -> Modality | None:
+    """Return the caption that a model draws first: for several outputs, of which it may be one."""
     name = defaults.get("auxiliary_caption")
-    return bool(name) and len(outputs) > 1 and Modality.parse(name) not in outputs
+    return Modality.parse(name) if name and len(outputs) > 1 else None
 
 
 def _check_regions(able: Abilities, regions: Sequence[Region]) -> None:

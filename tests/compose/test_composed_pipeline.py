@@ -247,6 +247,14 @@ def test_a_caption_may_be_drawn_first(foreign, tiny):
     assert "ball" in caption and len(caption.split()) > 3
     scale = foreign[AUDIO].guidance_scale()
     assert torch.equal(made.latents[AUDIO], own(foreign[AUDIO], caption, 3, 2, scale))
+    # a caption that is asked for is the one that the others are made from, and as it is by itself
+    told = {**asked, "outputs": ["text", "audio"], "num_inference_steps": {"text": 4, "audio": 2}}
+    both = pipe(text="a ball", seed=3, **told)
+    (caption,) = both.settings["captions"]
+    assert torch.equal(both.latents[AUDIO], own(foreign[AUDIO], caption, 3, 2, scale))
+    beside = pipe(text="a ball", seed=3, auxiliary_caption=False, **told)
+    assert torch.allclose(both.latents[TEXT], beside.latents[TEXT], atol=1e-4)
+    assert not torch.equal(both.latents[AUDIO], beside.latents[AUDIO])
     plain = pipe(text="a ball", seed=3, auxiliary_caption=False, **asked)
     assert torch.equal(plain.latents[AUDIO], own(foreign[AUDIO], "a ball", 3, 2, scale))
 

@@ -10,7 +10,6 @@ Letters: B batch, D width of the prompt space.
 """
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from torch.utils import _pytree as pytree
 
 from codi.compose.decoupled_attention import DecoupledAttentions, distillation_loss, find_sites
 from codi.compose.folder import add_parts, is_composed
-from codi.compose.foreign import ForeignDenoiser
+from codi.compose.foreign import ForeignDenoiser, Prepared
 from codi.types import InputError, Modality
 from codi.world import ATTRIBUTES, Scene, caption
 from data.batch import Batch
 from data.world import prompted_facts
 from training.config import expect
-from training.stages.common import export_part
+from training.stages.common import export_part, say
 from training.stages.composed_prompts import CaptionOptions, ComposedPromptsStage
 from training.stages.foreign import opened
 
@@ -56,31 +55,38 @@ class ComposedAttentionStage(ComposedPromptsStage):
     options_kind = ComposedAttentionOptions
     part_name = PART
 
-    def build(self) -> DecoupledAttentions:
-        """Return new attention for all networks that have a place for it, put into them."""
-        networks = {}
+    def load(self) -> None:
+        """Load what reads captions, and the pipelines; find where attention can be put into each of them."""
+        super().load()
+        self.networks: dict[str, dict[str, int]] = {}
+        self.prepared: dict[Modality, Prepared] = {}
         refusals = []
         for modality, model in self.models.items():
             try:
-                networks[modality.value] = find_sites(model)
+                self.networks[modality.value] = find_sites(model)
+                self.prepared[modality] = opened(model)
             except InputError as error:  # text and latent in one attention, or a vector for a prompt
                 refusals.append(str(error))
-        if not networks:
+        if not self.networks:
             raise InputError(refusals[0])
         for refusal in refusals:
-            warnings.warn(f"left out: {refusal}", stacklevel=2)
-        made = DecoupledAttentions(dim=self.dim, networks=networks, **self.config.part.get(PART, {}))
+            say(f"left out: {refusal}")
+
+    def build(self) -> DecoupledAttentions:
+        """Return new attention for all networks that have a place for it, put into them."""
+        settings = dict(self.config.part.get(PART, {}))
+        made = DecoupledAttentions(dim=self.dim, networks=self.networks, **settings)
         self.denoisers: dict[Modality, ForeignDenoiser] = {}
-        self.shapes: dict[Modality, tuple[int, ...]] = {}
         for modality, attention in made.by_modality().items():
             model = self.models[modality]
-            model.network.requires_grad_(False).eval()
             attention.attach(model.network)
-            prepared = opened(model)
-            self.shapes[modality] = tuple(prepared.start.shape[1:])
-            form = model.form(False, prepared.call)
+            form = model.form(False, self.prepared[modality].call)
             self.denoisers[modality] = ForeignDenoiser(model, form, decoupled=attention)
         return made
+
+    def latent_shape(self, modality: Modality, count: int) -> tuple[int, ...]:
+        """Return the shape (B, ...) of latents of a network."""
+        return (count, *self.prepared[modality].start.shape[1:])
 
     def captions(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> dict[str, Any]:
         """Return captions of scenes and the targets, and texts that name some of the facts."""
@@ -101,7 +107,7 @@ class ComposedAttentionStage(ComposedPromptsStage):
     def noisy(self, modality: Modality, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return drawn latents (B, ...) with noise of any level, and their timesteps (B,)."""
         levels, device = self.models[modality].levels, generator.device
-        shape = (count, *self.shapes[modality])
+        shape = self.latent_shape(modality, count)
         x_0, eps = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
         t = levels.timestep(torch.rand(count, generator=generator, device=device))
         return levels.add_noise(x_0, eps, t), t
@@ -133,7 +139,7 @@ class ComposedAttentionStage(ComposedPromptsStage):
         """Run every network once, attending to tokens."""
         token = batch["token"]
         for modality, denoiser in self.denoisers.items():
-            x, t = torch.zeros(len(token), *self.shapes[modality]), torch.zeros(len(token))
+            x, t = torch.zeros(self.latent_shape(modality, len(token))), torch.zeros(len(token))
             arguments = denoiser.arguments(x, t, self.native(modality, [""] * len(token)))
             arguments = pytree.tree_map_only(Tensor, lambda leaf: leaf.to("meta"), arguments)
             with module.by_modality()[modality].attending(token):

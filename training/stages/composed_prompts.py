@@ -145,16 +145,11 @@ def load_models(
 
 
 class ComposedPromptsStage(Stage):
-    """The stage that trains the prompt translators of all published models of a composed one.
-
-    Attributes:
-        options_kind: the class of its options.
-        part_name: the part that it trains.
-    """
+    """The stage that trains the prompt translators of all published models of a composed one."""
 
     identity = ("models", "text")
-    options_kind: Any = ComposedPromptsOptions
-    part_name = PART
+    options_kind: Any = ComposedPromptsOptions  # the class of its options
+    part_name = PART  # what it trains
 
     def __init__(self, config: Config):
         self.config = config
