@@ -15,7 +15,7 @@ Every task takes unseen scenes, hides a part of their media, and lets the model 
 The ceiling is the round trip of the truth through the autoencoder, put back in the same way; the floor is
 what the prompt alone makes, put back in the same way. "pos" is the share of objects within 0.05 of the width
 of their place. "outside" is the greatest difference, in levels of 255, of what is kept. "seam" is the mean
-gradient across the border, over the truth's.
+difference of neighbours across the border, in levels.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def read_picture(picture: Tensor, truth: Tensor, scene: Scene, kept: Tensor) -> 
         "colour": float(reading.facts["colour"] == scene.colour),
         "pos": float(reading.x is not None and abs(reading.x - x) <= NEAR),
         "outside": float((difference * kept).max()),
-        "seam": seam(picture, kept) / max(seam(truth, kept), 1e-6),
+        "seam": seam(picture, kept),
     }
 
 
@@ -139,7 +139,7 @@ def box_task(run: Runner, k: int, scene: Scene) -> dict[str, Row]:
     made = run.make(k, wanted, ["image"], start={"image": truth}, keep={"image": kept}).images[0]
     text = put_back(run.make(k, wanted, ["image"]).images[0], truth, kept)
     trip = put_back(run.round_trip("image", right), truth, kept)
-    rows = {"made": made, "floor": text, "ceiling": trip}
+    rows = {"made": made, "floor": text, "ceiling": trip, "truth": right}
     return {name: read_picture(picture, right, wanted, kept) for name, picture in rows.items()}
 
 
@@ -151,7 +151,7 @@ def half_task(run: Runner, k: int, scene: Scene) -> dict[str, Row]:
     made = run.make(k, scene, ["image"], start={"image": truth}, keep={"image": (0, 0, 0.5, 1)}).images[0]
     text = put_back(run.make(k, scene, ["image"]).images[0], truth, kept)
     trip = put_back(run.round_trip("image", truth), truth, kept)
-    rows = {"made": made, "floor": text, "ceiling": trip}
+    rows = {"made": made, "floor": text, "ceiling": trip, "truth": truth}
     return {name: read_picture(picture, truth, scene, kept) for name, picture in rows.items()}
 
 

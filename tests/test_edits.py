@@ -467,7 +467,10 @@ def test_what_is_hidden_is_told_of_by_nothing_and_what_is_kept_goes_on():
     other[..., 16:] = 0.77
     assert torch.equal(hidden, regions.without_unknown(other, mask, geometry(IMAGE)))
     assert torch.equal(hidden[..., :16], raw[..., :16])
-    assert (hidden[..., 16:20] - raw[..., 16:20]).abs().max() < 0.3  # rows go on
+    beside = hidden[0, 0, :, 16:20]
+    assert (
+        (beside.diff(dim=0) >= 0).all() and (beside[0] < -0.2).all() and (beside[-1] > 0.2).all()
+    )  # it goes on
     clip = regions.frame_mask(geometry(VIDEO), 1)
     frames = regions.without_unknown(torch.ones(1, 4, 3, 32, 32), clip, geometry(VIDEO))
     assert (frames[:, 1] == 1).all() and (frames[:, [0, 2, 3]] == 0).all()

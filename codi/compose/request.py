@@ -203,7 +203,7 @@ def resolve(
     caption = _caption(able.defaults, open_outputs) if auxiliary_caption else None
     classifier = parse_classifier(
         classifier_guidance,
-        [m for m in open_outputs if m is not caption],
+        [m for m in open_outputs if m != caption],
         encoders=able.readable,
         others=[*partners, *edits.whole],
         prompted=bool(given),
