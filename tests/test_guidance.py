@@ -1,18 +1,24 @@
 """Guiders and classifier guidance from Python, command line, job files and records, and their mistakes."""
 
 import json
+import re
+import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from codi import cli
+from codi.diffusion.guiders import GUIDERS, parse_guider
+from codi.jobs import from_arguments
 from codi.models.denoisers.experts import join
 from codi.pipeline import CoDiPipeline, named_scheduler
 from codi.records import read_record
 from codi.types import InputError, Modality
 from tests.tiny_pipeline import pipeline, saved
 
+ROOT = Path(__file__).parent.parent
 IMAGE, AUDIO = Modality.IMAGE, Modality.AUDIO
 QUICK = dict(text="a ball", outputs=["image", "audio"], num_inference_steps=3, seed=0, output_type="latent")
 STEPS = ("--steps", "2", "--device", "cpu", "--quiet")
@@ -145,6 +151,42 @@ def test_experts_are_a_denoiser_like_any_other(pipe, tmp_path):
 )
 def test_mistakes_are_one_line(pipe, options, words):
     assert words in error(made, pipe, **options)
+
+
+# The page --------------------------------------------------------------
+
+
+def test_the_page_runs(monkeypatch):
+    """Every block of Python, in order, with the embedded model at two steps; every command is understood."""
+    page = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
+    load = CoDiPipeline.from_pretrained
+
+    def quick():
+        found = load()
+        found.register_to_config(defaults={**found.config.defaults, "num_inference_steps": 2})
+        found.set_progress_bar_config(disable=True)
+        return found
+
+    monkeypatch.setattr(CoDiPipeline, "from_pretrained", quick)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "docs/guidance.md", "exec"), names)
+    assert "pipe" in names and "dark" in names
+    lines = [line for line in page.splitlines() if line.startswith("codi generate")]
+    assert len(lines) == 5
+    for line in lines:
+        job = from_arguments(cli.build_parser().parse_args(shlex.split(line)[1:]))
+        guiders = job.guider or {}
+        for guider in [guiders] if "name" in guiders else guiders.values():
+            parse_guider(guider)
+
+
+def test_every_guider_has_a_line_in_the_page():
+    page = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
+    for name, kind in GUIDERS.items():
+        [line] = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        named = {field.name for field in fields(kind)} - {"interval", "rescale"}
+        assert name in ("cfg", "perturbed-attention") or all(f"`{option}`" in line for option in named)
 
 
 # Command line, job files and records ------------------------------------

@@ -26,7 +26,7 @@ from codi.compose.tap import Tap, finish, tap
 from codi.conditions import PROMPT
 from codi.diffusion.guidance import FULL, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
-from codi.protocols import Autoencoder, Denoiser, Environment
+from codi.protocols import Autoencoder, Denoiser, Environment, Weakening
 from codi.types import InputError, Modality, ModalitySpec
 
 if TYPE_CHECKING:
@@ -615,6 +615,7 @@ class ForeignDenoiser(Denoiser):
         prompt: NativePrompt,
         partners: Environment | None = None,
         rate: float | None = None,
+        weakening: Weakening | None = None,
     ) -> Tensor:
         """Return the network's answer (B, ...), of the shape of x.
 
@@ -625,6 +626,7 @@ class ForeignDenoiser(Denoiser):
             partners: the environment of the partners, one row for each of the first samples; without joint
                 adapters nothing attends to it.
             rate: unused: the grid of a foreign latent says when its steps are.
+            weakening: unused: a published network is never made worse.
 
         Returns:
             (B, ...).

@@ -176,7 +176,7 @@ def towards_prompt(
     Returns:
         (B, ...) for every steered output.
     """
-    slopes = {}
+    slopes: Latents = {}
     for modality in steered:
         noisy = active[modality]
         x = noisy.x.detach().float().requires_grad_()

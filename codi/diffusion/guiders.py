@@ -79,10 +79,13 @@ class Guider:
         return scale
 
     def weakening(self, progress: float) -> tuple[Weakening, float] | None:
-        """Return how a branch is weakened and the scale that leads away from it; None for no such branch.
+        """Return how a branch is weakened, and the scale that leads away from it.
 
         Args:
             progress: how much of the schedule has passed, in [0, 1).
+
+        Returns:
+            both; None for no such branch.
         """
         return None
 
@@ -217,10 +220,11 @@ class ZeroStarGuidance(Guider):
         if FULL not in answers:
             return super().combine(answers, weights, memory)
         full = answers[FULL]
-        fitted = {}
+        fitted = {FULL: full}
         for branch, answer in answers.items():
-            fit = cfg_zero_star_scale(full.flatten(1), answer.flatten(1)) if branch != FULL else 1.0
-            fitted[branch] = answer * fit.view(-1, *[1] * (full.ndim - 1)) if branch != FULL else answer
+            if branch != FULL:
+                fit = cfg_zero_star_scale(full.flatten(1), answer.flatten(1))  # (B, 1)
+                fitted[branch] = answer * fit.view(-1, *[1] * (full.ndim - 1))
         return super().combine(fitted, weights, memory)
 
     def check_flow(self, output: str, prediction_type: str) -> None:

@@ -52,6 +52,9 @@ def with_boundary(base: type) -> Callable[[Callable[..., None]], Callable[..., N
 
     Args:
         base: the class of both experts.
+
+    Returns:
+        A decorator of an `__init__`.
     """
 
     def sign(init: Callable[..., None]) -> Callable[..., None]:
@@ -71,9 +74,11 @@ class Experts(Skeleton):
 
     Attributes:
         noisy: the expert for noisy latents.
+        boundary_timestep: the first timestep that is its.
     """
 
     noisy: Skeleton
+    boundary_timestep: int
 
     def precompute(  # type: ignore[override]
         self, context: Tensor | CachedPrompt | ExpertPrompts, x: Tensor
@@ -114,7 +119,7 @@ class Experts(Skeleton):
         Returns:
             The prediction, as that of the experts' own class.
         """
-        noisy = t >= self.config.boundary_timestep  # (B,)
+        noisy = t >= self.boundary_timestep  # (B,)
         cached = self.precompute(prompt, x)
         if bool(noisy.all()):
             own = cached.noisy if isinstance(cached, ExpertPrompts) else cached
@@ -148,7 +153,7 @@ class Experts(Skeleton):
         return torch.cat(parts)[torch.cat(places).argsort()]
 
 
-class UNetExperts(Experts, UNetDenoiser):
+class UNetExperts(Experts, UNetDenoiser):  # type: ignore[misc]
     """Two `UNetDenoiser` by noise range.
 
     Args:
@@ -162,9 +167,10 @@ class UNetExperts(Experts, UNetDenoiser):
     def __init__(self, *, boundary: float, boundary_timestep: int, **arguments: Any):
         super().__init__(**arguments)
         self.noisy = UNetDenoiser(**arguments)
+        self.boundary_timestep = boundary_timestep
 
 
-class TextExperts(Experts, TextDenoiser):
+class TextExperts(Experts, TextDenoiser):  # type: ignore[misc]
     """Two `TextDenoiser` by noise range.
 
     Args:
@@ -178,6 +184,7 @@ class TextExperts(Experts, TextDenoiser):
     def __init__(self, *, boundary: float, boundary_timestep: int, **arguments: Any):
         super().__init__(**arguments)
         self.noisy = TextDenoiser(**arguments)
+        self.boundary_timestep = boundary_timestep
 
 
 KINDS: dict[type, type] = {UNetDenoiser: UNetExperts, TextDenoiser: TextExperts}
@@ -241,7 +248,7 @@ def split(denoiser: nn.Module) -> tuple[nn.Module, nn.Module]:
 
     Of a denoiser that is no pair both are copies, from which experts start.
     """
-    kind = type(denoiser)
+    kind: Any = type(denoiser)
     paired = isinstance(denoiser, Experts)
     if paired:
         kind = type(denoiser.noisy)
@@ -256,7 +263,8 @@ def split(denoiser: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 def _settings(denoiser: Any) -> dict[str, Any]:
     """Return the arguments that a denoiser was built with, but for the boundary."""
-    known = inspect.signature(HALVES.get(type(denoiser), type(denoiser)).__init__).parameters
+    kind = HALVES.get(type(denoiser), type(denoiser))
+    known = inspect.signature(getattr(kind, "__init__")).parameters  # noqa: B009
     found = {name: value for name, value in denoiser.config.items() if name in known}
     # what was loaded has lists in the place of tuples
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}

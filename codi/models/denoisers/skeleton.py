@@ -49,6 +49,9 @@ class CachedPrompt:
         Args:
             places: which layers, counted in the order of execution.
             how: "skipped" or "perturbed", see `LayerCache`.
+
+        Returns:
+            The prompt; this one stays as it is.
         """
         layers = [
             replace(layer, weakening=how) if place in places else layer
@@ -133,6 +136,9 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
             prompt: prompt tokens (B, L, D), or what was made of them before.
             x: a latent of the shape that is denoised.
             weakening: which blocks are weakened; None for none.
+
+        Returns:
+            The prompt and its caches.
         """
         cached = self.precompute(prompt, x)
         if weakening is None:
