@@ -276,7 +276,7 @@ def test_what_is_no_region_is_one_line(given, message):
 )
 def test_a_region_that_no_output_has_is_one_line(pipe, outputs, region, message):
     with pytest.raises(InputError, match=message) as error:
-        pipe.resolve(given=[], outputs=outputs, regions=[{**BALL, **region}])
+        pipe.resolve(given=[], outputs=outputs.split(","), regions=[{**BALL, **region}])
     assert "\n" not in str(error.value)
 
 
