@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 APART = 0.7  # of the schedule, in which every prompt has surroundings of its own
 
 
