@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -87,7 +88,7 @@ def test_every_region_attends_to_the_partners():
         joint.denoisers[AUDIO], partners=lambda env: rows.append(len(env.tokens))
     )
     out = joint.sample(noise())
-    assert set(rows) == {4}  # two prompts of two samples
+    assert set(rows) == {2, 4}  # one prompt of two samples, or both
     both = torch.stack([out[AUDIO].flatten(), out[VIDEO].flatten()])
     assert torch.corrcoef(both)[0, 1].item() == pytest.approx(0.8, abs=0.05)
 
@@ -276,7 +277,7 @@ def test_what_is_no_region_is_one_line(given, message):
 )
 def test_a_region_that_no_output_has_is_one_line(pipe, outputs, region, message):
     with pytest.raises(InputError, match=message) as error:
-        pipe.resolve(given=[], outputs=outputs, regions=[{**BALL, **region}])
+        pipe.resolve(given=[], outputs=outputs.split(","), regions=[{**BALL, **region}])
     assert "\n" not in str(error.value)
 
 
@@ -300,3 +301,25 @@ def test_a_record_with_a_damaged_region_is_one_line(pipe, tmp_path, change, mess
     path.write_text(json.dumps(record, default=str))
     with pytest.raises(InputError, match=message):
         read_record(path)
+
+
+# The benchmark ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["place", "box", "sound"])
+def test_the_benchmark_reads_the_truth_right_and_the_other_scene_wrong(name):
+    """Measures are of the part that they name: with the two scenes exchanged none of the parts is right."""
+    from benchmarks import regions as benchmark
+    from codi import world
+
+    task = benchmark.TASKS[name]
+    first = world.sample_scenes(3, seed=1)
+    last = [benchmark.other(scene, task.differs, np.random.default_rng(0)) for scene in first]
+    truth = {}
+    for modality in task.outputs:
+        rendered = [world.RENDERERS[modality](scenes) for scenes in (first, last)]
+        truth[modality] = task.join(modality, *rendered)
+    measure = {"place": "place, both", "box": "shape and colour", "sound": "audio colour, both"}[name]
+    assert all(task.judge(truth, first, last)[measure])
+    if task.differs:
+        assert not any(task.judge(truth, last, first)[measure])

@@ -1,9 +1,13 @@
 """Prompts for parts of an output: in space, in time or both (paint with words).
 
 The denoiser answers once for each prompt, and the answers are blended by weights on the cells of the latent:
-MultiDiffusion (arXiv 2302.08113, section 4.2) with a window as large as the output. Every answer sees the
-whole latent and attends to the partners, so that the parts come to fit each other. It acts in every branch of
-guidance that keeps the prompt; the null or negative prompt is the same everywhere.
+MultiDiffusion (arXiv 2302.08113, section 4.2) with a window as large as the output. It acts in every branch
+of guidance that keeps the prompt; the null or negative prompt is the same everywhere.
+
+A network that was trained on whole outputs makes one thing of what it sees, so that parts which differ would
+be evened out. For the first steps every prompt therefore has surroundings of its own: outside its region it
+sees what it would have made there by itself. (MultiDiffusion shows a flat colour there for the same reason.)
+After that every answer sees the whole latent, and the parts come to fit each other.
 
 Letters: B batch, K prompts.
 """
@@ -15,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+APART = 0.7  # of the schedule, in which every prompt has surroundings of its own
+
 
 @dataclass(frozen=True, kw_only=True)
 class RegionalPrompt:
@@ -25,10 +31,12 @@ class RegionalPrompt:
         shares: (K, ...) the share of each prompt in every cell, broadcast to a latent without its batch; that
             of the prompt of the whole comes first where it has any, then those of the regions. They sum to
             one.
+        apart: the part of the schedule in which every prompt has surroundings of its own.
     """
 
     prompts: tuple[Any, ...]
     shares: Tensor
+    apart: float = APART
 
     @property
     def num_prompts(self) -> int:
@@ -38,6 +46,11 @@ class RegionalPrompt:
     def values(self, whole: Any) -> list[Any]:
         """Return all prompts that count anywhere, given that of the whole output."""
         return [whole][: len(self.shares) - len(self.prompts)] + list(self.prompts)
+
+    def within(self, part: int, x: Tensor, surroundings: Tensor) -> Tensor:
+        """Return the latent (B, ...) as the prompt of one part sees it: x where it counts."""
+        share = self.shares[part].to(x)
+        return share * x + (1 - share) * surroundings
 
     def blend(self, answers: Sequence[Tensor]) -> Tensor:
         """Return one answer (B, ...) of the answers to all prompts, in the order of `values`."""

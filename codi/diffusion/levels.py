@@ -135,6 +135,11 @@ class NoiseLevels(ABC):
         alpha, sigma = self._shaped(t, delta)
         return self.target(delta, -alpha / sigma.clamp(min=1e-6) * delta, t)
 
+    def noise_in(self, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
+        """Return the noise (B, ...) with which clean latents x_0 (B, ...) are x_t at timesteps t (B,)."""
+        alpha, sigma = self._shaped(t, x_t)
+        return (x_t - alpha * x_0) / sigma
+
     def _shaped(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma of t (B,), shaped to be multiplied with latents like `like`."""
         shape = (-1, *[1] * (like.ndim - 1))

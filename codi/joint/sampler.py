@@ -93,7 +93,12 @@ class JointSampler:
     _pure_noise: Latents = field(default_factory=dict, init=False, repr=False)  # of outputs with conditions
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
-    _memories: dict[Modality, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
+    # by output and part, what guiders keep from step to step
+    _memories: dict[Any, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
+    # for each prompt of an output with regions, the clean latent and the noise that it answered last
+    _surroundings: dict[Modality, list[tuple[Tensor, Tensor]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         lengths = {m: len(scheduler.timesteps) for m, scheduler in self.schedulers.items()}
@@ -340,9 +345,6 @@ class JointSampler:
     ) -> Tensor:
         """Return the guided answer of the denoiser for one latent.
 
-        All branches are one call of a denoiser that batches prompts. Any other is called once for the
-        branches that attend to the partners, and once for those that do not.
-
         Args:
             modality: the output whose denoiser answers.
             index: the step of the joint loop.
@@ -352,6 +354,57 @@ class JointSampler:
 
         Returns:
             (B, ...) in float32.
+        """
+        regional = self.regions.get(modality)
+        if regional is None or regional.num_prompts == 1:
+            return self._guided(modality, index, x, environment, estimate)
+        if self.timeline.progress(modality, index) >= regional.apart:
+            return self._guided(modality, index, x, environment, estimate)
+        return self._guided_apart(modality, index, x, environment, estimate)
+
+    def _guided_apart(
+        self,
+        modality: Modality,
+        index: int,
+        x: Tensor,
+        environment: Environment | None,
+        estimate: PartnerEstimate | None,
+    ) -> Tensor:
+        """Return the guided answer (B, ...) of prompts that have surroundings of their own.
+
+        Outside its region every prompt sees the clean latent that it answered last, as noisy as x is by now.
+        """
+        regional = self.regions[modality]
+        levels = self._levels(modality)
+        t = torch.as_tensor(self.timestep(modality, index)).reshape(1)
+        surroundings = self._surroundings.get(modality)
+        clean = []
+        alone = []
+        for part in range(regional.num_prompts):
+            own = x
+            if surroundings is not None:
+                own = regional.within(part, x, levels.add_noise(*surroundings[part], t))
+            answer = self._guided(modality, index, own, environment, estimate, part)
+            x_0 = levels.to_x_0(answer, own, t)
+            clean.append(x_0)
+            alone.append((x_0, levels.noise_in(own, x_0, t)))
+        self._surroundings[modality] = alone
+        blended = regional.blend(clean)
+        return levels.target(blended, levels.noise_in(x, blended, t), t)
+
+    def _guided(
+        self,
+        modality: Modality,
+        index: int,
+        x: Tensor,
+        environment: Environment | None,
+        estimate: PartnerEstimate | None,
+        part: int | None = None,
+    ) -> Tensor:
+        """Return the guided answer (B, ...) to all prompts of an output, or to the one of a part.
+
+        All branches are one call of a denoiser that batches prompts. Any other is called once for the
+        branches that attend to the partners, and once for those that do not.
         """
         guidance = self.guidance.get(modality, Guidance())
         given = [PROMPT.name] if modality in (self.null_contexts or {}) else []
@@ -374,8 +427,8 @@ class JointSampler:
         answers: dict[Branch, Tensor] = {}
         for branches in filter(None, calls):
             attended = None if branches[0] in alone else environment
-            answers |= self._answer(modality, index, x, branches, attended, estimate)
-        return denoiser.combine(guidance, answers, weights, self._memories.setdefault(modality, {}))
+            answers |= self._answer(modality, index, x, branches, attended, estimate, part)
+        return denoiser.combine(guidance, answers, weights, self._memories.setdefault((modality, part), {}))
 
     def _scaled(self, modality: Modality, index: int, x: Tensor) -> Tensor:
         """Return the latent as the scheduler gives it to a network at step `index`."""
@@ -389,13 +442,14 @@ class JointSampler:
         branches: list[Branch],
         environment: Environment | None,
         estimate: PartnerEstimate | None,
+        part: int | None = None,
     ) -> dict[Branch, Tensor]:
         """Return the denoiser's answers (B, ...) for some branches, without guidance, from one call."""
         batch = len(x)
         denoiser = self.denoisers[modality]
-        prompt = self._prompt(modality, branches, x, estimate)
+        prompt = self._prompt(modality, branches, x, estimate, part)
         # One row for each prompt of each branch: those of a branch that attends to the partners stay first.
-        rows = [branch for branch in branches for _ in range(self._num_prompts(modality, branch))]
+        rows = [branch for branch in branches for _ in range(self._num_prompts(modality, branch, part))]
         x = x.to(self.contexts[modality].dtype)
         environment = None if environment is None else environment.to(x.dtype)
         attended = [None if PARTNERS.name in branch else environment for branch in rows]
@@ -412,9 +466,9 @@ class JointSampler:
             found[branch].append(answer)
         return {branch: self._blended(modality, answers) for branch, answers in found.items()}
 
-    def _num_prompts(self, modality: Modality, branch: Branch) -> int:
+    def _num_prompts(self, modality: Modality, branch: Branch, part: int | None) -> int:
         """Return how many prompts an output has in a branch: one, but where regions have their own."""
-        regional = PROMPT.name not in branch and modality in self.regions
+        regional = part is None and PROMPT.name not in branch and modality in self.regions
         return self.regions[modality].num_prompts if regional else 1
 
     def _blended(self, modality: Modality, answers: list[Tensor]) -> Tensor:
@@ -468,7 +522,12 @@ class JointSampler:
         return JointStep(active=active, clean=clean, read=self._estimate_token)
 
     def _prompt(
-        self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None
+        self,
+        modality: Modality,
+        branches: list[Branch],
+        x: Tensor,
+        estimate: PartnerEstimate | None,
+        part: int | None = None,
     ) -> Any:
         """Return what the denoiser precomputes of the prompts of `branches`, one branch after another."""
         plain = self.contexts[modality]
@@ -486,12 +545,13 @@ class JointSampler:
                     values.append(null)
                 elif modality in self.regions:
                     # Estimates speak of the whole output, and the prompt of a region of a part of it.
-                    values += self.regions[modality].values(with_partners)
+                    parts = self.regions[modality].values(with_partners)
+                    values += parts if part is None else [parts[part]]
                 else:
                     values.append(with_partners)
             return self.denoisers[modality].precompute(PROMPT.batch(branches, values), x)
 
-        return self._once(("prompt", modality, *branches), [plain, null, estimate], make)
+        return self._once(("prompt", modality, part, *branches), [plain, null, estimate], make)
 
     def _fused(self, modality: Modality, plain: Any, estimate: PartnerEstimate) -> Any:
         """Return the prompt of an output, fused with what its partners seem to become."""
