@@ -5,7 +5,7 @@ shapes: B batch, L tokens, D width; all of them are listed in `codi.types`.
 """
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +161,25 @@ class PromptBatch:
         """Return the samples of several prompts of one denoiser, one prompt after another."""
 
 
+class Control:
+    """What a control adds to the features inside a denoiser, at each of its sites (`Denoiser.control_sites`).
+
+    It was made for one output and its geometry, and serves every step.
+    """
+
+    @abstractmethod
+    def residual(self, site: int, emb: Tensor) -> Tensor:
+        """Return what is added to the features at a site.
+
+        Args:
+            site: the number of the site.
+            emb: SiLU of the embedded timestep, (B, E).
+
+        Returns:
+            (B*F, C, H, W), with as many channels and of the extent that the features there have.
+        """
+
+
 class Denoiser:
     """The network that predicts the noise (or the velocity v) in a noisy latent of its modality.
 
@@ -191,6 +210,7 @@ class Denoiser:
         prompt: Any,
         partners: Environment | None = None,
         rate: float | None = None,
+        control: Sequence[Control] = (),
     ) -> Tensor:
         """Predict the noise (or v) in a noisy latent.
 
@@ -201,6 +221,7 @@ class Denoiser:
                 denoiser batches prompts.
             partners: the environment of the partners; None if the output is generated alone.
             rate: latent steps per second, where it differs from the one in the configuration.
+            control: what steers it inside. It is given only to a denoiser that has sites for it.
 
         Returns:
             The prediction, of the shape of x; with n prompts for each sample its batch is n * B.
@@ -246,6 +267,15 @@ class Denoiser:
             (B, ...).
         """
         return guidance.combine(answers, weights)
+
+    def control_sites(self) -> tuple[tuple[int, int], ...]:
+        """Return the places at which a control may add to its features, in the order of execution.
+
+        Returns:
+            For each site the number of channels, and how often space was halved before it; none by default,
+            for a denoiser that takes no control.
+        """
+        return ()
 
     def joint_adapters(self) -> Mapping[str, nn.Module]:
         """Return the modules by which it attends to its partners, by their names in it; none by default."""

@@ -4,9 +4,10 @@ A new condition is one module here with a subclass of `Condition`, and one entry
 """
 
 from codi.conditions.base import Condition, Mechanism
+from codi.conditions.control import CONTROL
 from codi.conditions.partners import PARTNERS
 from codi.conditions.prompt import PROMPT
 
-CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in (PROMPT, PARTNERS)}
+CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in (PROMPT, PARTNERS, CONTROL)}
 
-__all__ = ["CONDITIONS", "PARTNERS", "PROMPT", "Condition", "Mechanism"]
+__all__ = ["CONDITIONS", "CONTROL", "PARTNERS", "PROMPT", "Condition", "Mechanism"]

@@ -22,6 +22,7 @@ class Mechanism(Enum):
     CONCATENATION = "concatenation"
     REPLACEMENT = "replacement in the latent"
     GRADIENT = "gradient"
+    ADDITION = "addition to features"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi.conditions import PARTNERS, PROMPT
+from codi.conditions import CONTROL, PARTNERS, PROMPT
+from codi.conditions.control import Steering
 from codi.diffusion.guidance import Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
 from codi.diffusion.schedulers import scaled_input
