@@ -64,6 +64,7 @@ class JointSampler:
             noisiest then act first, and encoders are given `LEVEL_SCALE` times the level as the timestep.
         tokens: prompt tokens (B, L, D) per generated modality, for partner estimates, where `contexts` are in
             another form; None where those are tokens.
+        controls: what steers each generated modality beside its prompt (`codi.conditions.control`).
     """
 
     denoisers: Mapping[Modality, Denoiser]
@@ -82,6 +83,7 @@ class JointSampler:
     generators: Mapping[Modality, list[torch.Generator]] = field(default_factory=dict)
     levels: Mapping[Modality, NoiseLevels] | None = None
     tokens: Mapping[Modality, Tensor] | None = None
+    controls: Mapping[Modality, Collection[Steering]] = field(default_factory=dict)
     _initial: Latents = field(default_factory=dict, init=False, repr=False)
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
@@ -251,8 +253,15 @@ class JointSampler:
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
             x = x.repeat(len(branches), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
-        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality))
+        control = self._control(modality, index, branches)
+        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality), **control)
         return dict(zip(branches, output.float().split(batch), strict=True))
+
+    def _control(self, modality: Modality, index: int, branches: list[Branch]) -> dict[str, Any]:
+        """Return the argument that holds the controls which act now; none at all where there are none."""
+        progress = self.timeline.progress(modality, index)
+        acting = [each.control for each in self.controls.get(modality, ()) if each.acts(progress)]
+        return {CONTROL.name: CONTROL.batch(branches, [acting] * len(branches))} if acting else {}
 
     def _prompt(
         self, modality: Modality, branches: list[Branch], x: Tensor, estimate: PartnerEstimate | None
