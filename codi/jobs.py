@@ -15,6 +15,7 @@ from typing import Any
 
 from codi import renamed
 from codi.border import check_address, parse_scale, without_aliases
+from codi.controls import asked as controls
 from codi.failures import Failures
 from codi.modalities import kind_of, sized
 from codi.types import InputError, Modality, blame, listed
@@ -71,7 +72,7 @@ def job_keys() -> tuple[str, ...]:
 
     Some of them have short names, too (`codi.renamed.SHORT`).
     """
-    return ("id", "to", *prompt_keys(), *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths")
+    return ("id", "to", *prompt_keys(), *NUMBERS, *SIZES, *SCALES, *SWITCHES, "lengths", "control")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,7 @@ class Job:
         sync: whether an input that runs in time is a clean partner where an output runs in time, too; or the
             names of the inputs that are.
         auxiliary_caption: whether several outputs may agree with a caption that nobody asked for.
+        control: what steers outputs beside their prompts, as `codi.controls.asked.ControlInput.described`.
         more: arguments of the pipeline that only a record names.
         places: for a job from a record, of each sample its `seed`, and as `batch` the row and the number of
             rows of the batch that it stood in, or None; otherwise empty.
@@ -139,6 +141,7 @@ class Job:
     lengths: str = "agree"
     sync: bool | tuple[str, ...] = True
     auxiliary_caption: bool = True
+    control: tuple[dict[str, Any], ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
@@ -234,7 +237,8 @@ class Job:
         """The arguments of the pipeline besides prompts and seeds; None stands for the model's own value."""
         found = {name: getattr(self, name) for name in SETTINGS}
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
-        return found | self.sizes | lengths | self.more
+        control = {"control": list(self.control)} if self.control else {}
+        return found | self.sizes | lengths | control | self.more
 
     @property
     def clip(self) -> Path | None:
@@ -270,9 +274,12 @@ class Job:
 
     @property
     def inputs(self) -> list[Path]:
-        """The files of its prompts."""
+        """The files of its prompts and controls."""
         items = (*self.items, *self.negatives)
-        return [Path(item.value) for item in items if not kind_of(item.modality).in_words]
+        found = [Path(item.value) for item in items if not kind_of(item.modality).in_words]
+        for each in controls.parse(list(self.control)):
+            found += each.files
+        return found
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Return the prompts as a manifest lists them; `negatives` are there only if there are any."""
@@ -396,8 +403,14 @@ def from_arguments(args: argparse.Namespace) -> Job:
         settings[name] = _scale(getattr(args, name), typed(args, name))
     sizes = {name: getattr(args, name) for name in SIZES}
     settings["sizes"] = _without_none(sizes)
+    settings["control"] = described_controls(args.control)
     settings["written"] = args.written
     return Job(id=None, outputs=parse_outputs(args.to), **_sorted(prompts), **settings)
+
+
+def described_controls(control: Any, folder: Path = Path()) -> tuple[dict[str, Any], ...]:
+    """Return controls as a job and its record hold them; relative names of files start at `folder`."""
+    return tuple(each.described() for each in controls.parse(control, folder))
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -643,9 +656,17 @@ def _row_settings(
         if not isinstance(settings[key], bool):
             raise InputError(f"{key} is {json.dumps(settings[key])[:80]}: expected true or false")
     settings["lengths"] = row.get("lengths", option(args, "lengths"))
+    settings["control"] = _row_control(row, args)
     if settings["lengths"] not in LENGTHS:
         raise InputError(f"lengths is {json.dumps(settings['lengths'])[:80]}: expected 'agree' or 'free'")
     return settings
+
+
+def _row_control(row: dict[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], ...]:
+    """Return a line's own controls, else those of the command line."""
+    if row.get("control") is None:
+        return described_controls(args.control)
+    return described_controls(row["control"], Path(args.jobs).parent)
 
 
 def _row_outputs(value: Any) -> tuple[Modality, ...]:

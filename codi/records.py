@@ -176,7 +176,7 @@ class Record:
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
         names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
-        names += ["auxiliary_caption", "lengths"]
+        names += ["auxiliary_caption", "lengths", *(["control"] if "control" in self.resolved else [])]
         found = {name: self.resolved[name] for name in names}
         for name in PER_OUTPUT:
             found[name] = self.per_output(name)
@@ -508,6 +508,13 @@ def _is_adapter(value: Any) -> bool:
     return "scale" not in value or _is_number(value["scale"])
 
 
+def _is_controls(value: Any) -> bool:
+    """Return whether it is a list of controls; `codi.controls` checks what they say when it is used."""
+    if not isinstance(value, list) or len(value) > 100:
+        return False
+    return all(isinstance(each, dict) and {"output", "kind", "value"} <= set(each) for each in value)
+
+
 def _texts(value: Any) -> dict[str, Any]:
     """Return versions by name, those that are texts."""
     if not isinstance(value, dict):
@@ -559,8 +566,10 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "num_frames": lambda value: _is_whole(value, 1, 2**31),
     "fps": lambda value: _is_number(value, 0),
     "audio_length_in_s": lambda value: _is_number(value, 0),
+    "control": _is_controls,
 }
-OPTIONAL = (*SIZES, "auxiliary", "captions")  # settings that a call may lack: a picture has no frames
+# settings that a call may lack: a picture has no frames
+OPTIONAL = (*SIZES, "auxiliary", "captions", "control")
 # what a record says of a model, and what each may be
 MODEL: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
@@ -573,4 +582,5 @@ MODEL: dict[str, Callable[[Any], bool]] = {
     "composed": _is_object,  # the published models that it is composed of
     "loras": _is_files,
     "words": _is_files,
+    "controls": _is_files,  # the branches of the controls that were used
 }

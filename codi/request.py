@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codi import selection, settings
 from codi.conditions import CONDITIONS
+from codi.controls import asked as controls
 from codi.diffusion import Guidance
 from codi.outputs import OUTPUT_TYPES
 from codi.types import InputError, Modality, ModalitySpec, listed
@@ -45,6 +46,7 @@ class Request:
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         measures: what candidates are judged by (`codi.selection`).
         notes: what a person should know of it, one line each.
+        control: what steers each output beside its prompt.
     """
 
     outputs: tuple[Modality, ...]
@@ -65,6 +67,7 @@ class Request:
     output_type: str
     measures: tuple[str, ...]
     notes: tuple[str, ...]
+    control: tuple[controls.ControlInput, ...] = ()
 
     @property
     def made(self) -> tuple[Modality, ...]:
@@ -114,6 +117,7 @@ class Request:
             "partners": partners,
             "candidates": int(self.candidates),
             "lengths": self.lengths,
+            **({"control": [each.described() for each in self.control]} if self.control else {}),
             **settings.sizes_of(self.outputs, self.specs),
         }
 
@@ -134,6 +138,8 @@ def resolve(
     candidates: int = 1,
     lengths: str = "agree",
     sizes: Mapping[str, float | None] | None = None,
+    control: Any = None,
+    able_controls: Collection[tuple[Modality, str]] = (),
     output_type: str = "pil",
     most_steps: int | None = None,
     **values: Any,
@@ -156,6 +162,8 @@ def resolve(
         candidates: how many are drawn for each set.
         lengths: "agree" or "free".
         sizes: sizes by their names (`codi.types.SIZES`); None for the model's own.
+        control: what steers outputs beside their prompts (`codi.controls.asked.parse`).
+        able_controls: the outputs and kinds of control for which the model has a branch.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
         **values: the settings in `codi.settings.GIVEN`; None for the model's own.
@@ -214,6 +222,7 @@ def resolve(
         output_type=output_type,
         measures=tuple(measures),
         notes=tuple(notes),
+        control=controls.resolve(controls.parse(control), wanted, specs, able_controls),
     )
 
 

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.modalities": LEAVES | {"codi.media"},
     "codi.diffusion": LEAVES,
     "codi.conditions": LEAVES | KINDS | {"codi.diffusion"},
+    "codi.controls": LEAVES | KINDS | {"codi.media", "codi.world"},
     "codi.joint": LEAVES | KINDS | {"codi.diffusion", "codi.conditions", "codi.layers"},
     "codi.settings": LEAVES | KINDS | {"codi.diffusion", "codi.conditions"},
     "codi.world": LEAVES,
@@ -60,9 +61,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.outputs": LEAVES | KINDS | {"codi.records"},
     "codi.selection": LEAVES | KINDS,
     "codi.calls": LEAVES | KINDS | {"codi.conditions", "codi.diffusion", "codi.settings"},
-    "codi.request": LEAVES | KINDS | MODELS | {"codi.outputs", "codi.selection", "codi.settings"},
+    "codi.request": LEAVES
+    | KINDS
+    | MODELS
+    | {"codi.outputs", "codi.selection", "codi.settings"}
+    | {"codi.controls"},
     "codi.given": LEAVES | KINDS | MODELS | {"codi.prompts", "codi.records"},
-    "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
+    "codi.adapters": LEAVES | MODELS | {"codi.pretrained", "codi.controls"},
     "codi.compose": LEAVES
     | MODELS
     | LOADING
@@ -108,7 +113,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.settings",
     },
-    "codi.jobs": LEAVES | KINDS | {"codi.failures", "codi.records", "codi.renamed", "codi.settings"},
+    "codi.jobs": LEAVES
+    | KINDS
+    | {"codi.controls", "codi.failures", "codi.records", "codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {
@@ -171,6 +178,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.adapters",
         "codi.vocabulary",
         "codi.settings",
+        "codi.controls",
     },
 }
 

@@ -1,7 +1,7 @@
 """The control: what a sketch, a layout, beats or a melody add to the features inside a denoiser.
 
-A branch beside the frozen denoiser makes it of the control once for all steps (T2I-Adapter, arXiv 2302.08453),
-and starts at zero (ControlNet, arXiv 2302.05543).
+A branch beside the frozen denoiser makes it of the control once for all steps (T2I-Adapter, arXiv
+2302.08453), and starts at zero (ControlNet, arXiv 2302.05543).
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,7 @@ class Steering:
 class ControlCondition(Condition):
     """The controls of an output, which act in every branch alike, so that guidance leads away from none."""
 
-    def batch(
-        self, branches: Sequence[Branch], values: Sequence[Sequence[Control]]
-    ) -> tuple[Control, ...]:
+    def batch(self, branches: Sequence[Branch], values: Sequence[Sequence[Control]]) -> tuple[Control, ...]:
         """Return the controls, which are the same in all branches; none where nothing acts.
 
         Args:

@@ -41,7 +41,7 @@ class ControlInput:
     interval: tuple[float, float] = ALWAYS
 
     def described(self) -> dict[str, Any]:
-        """Return it as plain JSON, from which `parse` reads it again; what is in memory is named, not held."""
+        """Return it as plain JSON, which `parse` reads again; what is in memory is named, not held."""
         value = self.value
         if not is_json(value):
             value = {"from": f"memory ({type(value).__name__})"}
@@ -269,4 +269,3 @@ def _check_once(found: Sequence[ControlInput]) -> None:
                 f"control {each.kind} of {other.output} and of {each.output} contradict each other: expected "
                 "the same for both, or for one of them alone"
             )
-

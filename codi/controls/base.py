@@ -1,6 +1,7 @@
 """The contract of a kind of control, and what several kinds share.
 
-Letters: B batch, K channels of a control's map, S steps along time, F frames, H W, D width of the prompt space.
+Letters: B batch, K channels of a control's map, S steps along time, F frames, H W, D width of the prompt
+space.
 """
 
 import math

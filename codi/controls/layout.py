@@ -135,7 +135,7 @@ class Layout(ControlKind):
         return {"map": value["map"] if file is None else file, "words": names}
 
     def check(self, value: Any, spec: ModalitySpec) -> None:
-        """Raise `InputError` for seconds that are not within what is made, or for a picture, which has none."""
+        """Raise `InputError` for seconds that are not within what is made; a picture has none."""
         for each in value if isinstance(value, list) else []:
             if "seconds" not in each:
                 continue
@@ -171,8 +171,8 @@ class Layout(ControlKind):
     def of_media(self, raw: "Tensor", target: Target) -> "Tensor":
         """Refuse: no plain filter says what is where."""
         raise InputError(
-            "control layout cannot be computed from media: expected the world (no section data), whose scenes "
-            "know their boxes"
+            "control layout cannot be computed from media: expected the world (no section data), whose "
+            "scenes know their boxes"
         )
 
 
@@ -189,7 +189,7 @@ def frame_span(number: int, target: Target) -> list[float]:
 
 
 def boxes_of(scene: "Scene", target: Target) -> list[list[float]]:
-    """Return the box of the object of a scene in the picture, or in every frame of the clip, that shows it."""
+    """Return the box of a scene's object in the picture, or in every frame of the clip, that shows it."""
     import numpy as np
 
     from codi.world.motion import pose_of, schedule_of
@@ -211,7 +211,7 @@ def boxes_of(scene: "Scene", target: Target) -> list[list[float]]:
 
 
 def box_mask(box: list[float], size: tuple[int, ...]) -> "Tensor":
-    """Return how much of each pixel (H, W) lies in a box (left, top, right, bottom, in parts of the frame)."""
+    """Return how much of each pixel (H, W) lies in a box: left, top, right, bottom in parts of the frame."""
     import torch
 
     covered = []

@@ -32,7 +32,7 @@ class Points(ControlKind):
 
     @abstractmethod
     def encoded(self, seconds: "Tensor", values: "Tensor", at: "Tensor") -> "Tensor":
-        """Return the channels (K, S * PARTS) at times `at` (S * PARTS,) of points (N,), which are in order."""
+        """Return the channels (K, S * PARTS) at times `at` (S * PARTS,) of points (N,) in order."""
 
     def parse(self, value: Any, folder: Path = Path()) -> Any:
         """Return points as [seconds, value] in order, or the file of a recording, or one in memory."""

@@ -1,9 +1,9 @@
 """ControlBranch: a small network beside a frozen denoiser that turns a control into what its features lack.
 
-It is a T2I-Adapter (arXiv 2302.08453), which reads the control alone and so costs once per call and not once
-per step, with two things of ControlNet (arXiv 2302.05543): its ends start at zero, so that untrained it changes
-no bit, and it reaches the middle and the decoder too. What depends on the noise is a factor for each channel,
-made from the embedded timestep.
+It is a T2I-Adapter (arXiv 2302.08453), which reads the control alone and so costs once per call and not
+once per step, with two things of ControlNet (arXiv 2302.05543): its ends start at zero, so that untrained
+it changes no bit, and it reaches the middle and the decoder too. What depends on the noise is a factor for
+each channel, made from the embedded timestep.
 
 Letters: B batch, K channels of the control, S steps along time, F frames, C channels, H W, W width of the
 branch, E width of the embedded timestep.
