@@ -107,6 +107,7 @@ def resolve(
     auxiliary_caption: bool = True,
     lengths: str = "agree",
     sizes: Mapping[str, Any] | None = None,
+    control: Any = None,
     output_type: str = "pil",
     **values: Any,
 ) -> ComposedRequest:
@@ -131,6 +132,7 @@ def resolve(
         lengths: "agree": sounds and clips that are made together last equally long where nobody gave both;
             "free": each lasts as long as its model makes it.
         sizes: sizes by their names (`codi.types.SIZES`); None for each model's own.
+        control: nothing; branches for controls stand beside denoisers of codi.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         **values: the settings in `GIVEN`; None for the model's own.
 
@@ -141,6 +143,8 @@ def resolve(
         InputError: for anything that this model cannot do, or nobody can.
     """
     settings.check_names("a request", values, GIVEN)
+    if control:
+        raise InputError("a composed model takes no controls: expected none, or a model of codi's")
     wanted = settings.parse_outputs(outputs)
     if not wanted:
         raise InputError(f"outputs names nothing to make: expected some of {listed(able)}")

@@ -124,7 +124,14 @@ class ControlKind(ABC):
 
     @abstractmethod
     def of_media(self, raw: "Tensor", target: Target) -> "Tensor":
-        """Return the map (1, K, ...) that is computed from one raw sample, of `spec.raw_shape`.
+        """Compute the map of one raw sample.
+
+        Args:
+            raw: the sample, of `spec.raw_shape`.
+            target: the output that it is of.
+
+        Returns:
+            The map, float32 (1, K, ...).
 
         Raises:
             InputError: where it cannot be computed of such media.

@@ -93,7 +93,10 @@ class ControlStage(Stage):
         self.inner.load()
 
     def build(self) -> ControlBranch:
-        """Return the branch; the denoiser that it steers is frozen and stays outside of it.
+        """Build the branch beside the finished denoiser, which is frozen and stays outside of it.
+
+        Returns:
+            The branch, which adds nothing yet.
 
         Raises:
             InputError: where outputs of this kind cannot follow such a control.
