@@ -76,7 +76,8 @@ def _is_exact(args: argparse.Namespace) -> bool:
             return False
     if jobs.typed_edits(args):
         return False
-    return not any(getattr(args, name) for name in (*jobs.prompt_keys(), "region", "lora", "words"))
+    given = (*jobs.prompt_keys(), "region", "control", "control_from", "lora", "words")
+    return not any(getattr(args, name) for name in given)
 
 
 def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None) -> Job:
@@ -111,6 +112,7 @@ def _job(record: Record, args: argparse.Namespace, exact: bool, name: str | None
             else auxiliary_caption,
             edits=_edits(record, args, outputs),
             regions=_regions(record, args),
+            control=_control(record, args, outputs),
             more={key: resolved[key] for key in more},
             written=args.written,
             **_scales(record, args, outputs),
@@ -172,6 +174,16 @@ def _regions(record: Record, args: argparse.Namespace) -> tuple[dict[str, Any], 
             region["mask"] = records.check_mask(record.source, row["mask"])
         found.append(region)
     return tuple(found)
+
+
+def _control(
+    record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]
+) -> tuple[dict[str, Any], ...]:
+    """Return the controls that the command line names, and else the record's for what is made."""
+    if args.control:
+        return jobs.described_controls(args.control)
+    kept = [each for each in record.resolved.get("control", []) if each["output"] in outputs]
+    return jobs.described_controls(kept)
 
 
 def _samples(record: Record, args: argparse.Namespace, exact: bool) -> dict[str, Any]:
@@ -285,7 +297,22 @@ def _take_model(args: argparse.Namespace, found: list[Record], schedulers: Colle
     args.lora = args.lora or [
         f"{row['path']}::{row.get('scale', 1.0)!r}" for row in _adapters(model, "loras", source)
     ]
+    args.control_from = args.control_from or _branches(found)
     args.words = args.words or [row["path"] for row in _adapters(model, "words", source)]
+
+
+def _branches(found: Iterable[Record]) -> list[str]:
+    """Return the folders of the controls that records were made with, with a note for one that changed."""
+    from codi.adapters.given import sha256_of
+
+    folders: dict[str, None] = {}
+    for record in found:
+        for row in record.model.get("controls", []):
+            weights = Path(row["path"]) / "diffusion_pytorch_model.safetensors"
+            if weights.is_file() and sha256_of(weights) != row["sha256"]:
+                warnings.warn(f"{row['path']} has changed since {record.source} was made", stacklevel=3)
+            folders[row["path"]] = None
+    return list(folders)
 
 
 def _device(name: str | None) -> str | None:

@@ -183,6 +183,7 @@ def _add_generate(commands: Any) -> None:
         "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
     )
     _add_adapters(generate)
+    _add_controls(generate)
     generate.add_argument("--device", help=f"{DEVICES} (default auto)")
     generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
     generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
@@ -315,6 +316,25 @@ def _add_edits(generate: Any) -> None:
     )
 
 
+def _add_controls(generate: Any) -> None:
+    """Add the options for what outputs follow beside their prompts."""
+    group = generate.add_argument_group("what outputs follow beside their prompts (docs/control.md)")
+    group.add_argument(
+        "--control",
+        action="append",
+        metavar="KIND=VALUE",
+        help="beats=0.3,0.9 or melody=take.wav, layout=..., sketch=FILE, loudness=...; for one output: "
+        "video.beats=0.3,0.9; how much and when it counts: sketch=a.png::0.8@0-0.5; repeatable",
+    )
+    group.add_argument(
+        "--control-from",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a trained control beside those of the model; repeatable",
+    )
+
+
 def _add_sizes(generate: Any) -> None:
     """Add the options for sizes and lengths of what is made."""
     group = generate.add_argument_group("sizes and lengths of what is made (default: the model's own)")
@@ -406,7 +426,7 @@ def _generate(args: argparse.Namespace) -> int:
     jobs.fill(args)
     lost = wording.check(todo, args.model, args.words, args.strict, failures.of)
     out = _output_folder(args.out)
-    if args.lora or args.words:  # they are checked with the classes of the model
+    if args.lora or args.words or args.control_from:  # they are checked with the classes of the model
         _import_pipeline(args)
     session = Session(out, args, started, failures)
     session.protect(todo)

@@ -66,8 +66,19 @@ def describe(folder: Path) -> dict[str, Any]:
         "bytes": sum(part["bytes"] for part in parts),
         "license": stated.get("license", "not stated"),
         "parts": parts,
+        "controls": _controls(folder),
         "provenance": stated,
     }
+
+
+def _controls(folder: Path) -> list[dict[str, Any]]:
+    """Return the controls that a model folder holds, each with its output, kind, parameters and bytes."""
+    found = []
+    for path in sorted((folder / "controls").glob("*/config.json")):
+        config = _read_json(path)
+        part = _part(path.parent, str(config.get("_class_name")))
+        found.append(part | {"output": config.get("output"), "kind": config.get("kind")})
+    return found
 
 
 def provenance(folder: Path) -> dict[str, Any]:
@@ -131,6 +142,9 @@ def info(name: str | None, as_json: bool = False) -> int:
             dtypes = "/".join(part["dtypes"])
             size = f"{count(part['parameters']):>8} {part['bytes'] / 1e6:7.1f} MB {dtypes:5}"
         print(f"  {part['name']:20} {part['class']:28} {size}  {rates}".rstrip())
+    for each in model["controls"]:
+        what = f"control {each['kind']} of {each['output']}"
+        print(f"  {what:49} {count(each['parameters']):>8} {each['bytes'] / 1e6:7.1f} MB")
     if model["provenance"]:
         print("\nprovenance")
         for key, value in model["provenance"].items():

@@ -23,6 +23,7 @@ from codi.types import InputError
 OURS = (
     "codi.models.autoencoders",
     "codi.models.conditioning",
+    "codi.models.control",
     "codi.models.denoisers",
     "codi.models.released",
     "codi.compose.decoupled_attention",

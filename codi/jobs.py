@@ -17,6 +17,7 @@ from typing import Any
 from codi import edits as editing
 from codi import renamed
 from codi.border import check_address, parse_classifier, parse_guiders, parse_scale, without_aliases
+from codi.controls import asked as controls
 from codi.edits import Edits
 from codi.failures import Failures
 from codi.modalities import kind_of, sized
@@ -80,7 +81,7 @@ def job_keys() -> tuple[str, ...]:
 
     Some of them have short names, too (`codi.renamed.SHORT`).
     """
-    given = (*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", *editing.NAMES, "regions")
+    given = (*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", *editing.NAMES, "regions", "control")
     return ("id", "to", *prompt_keys(), *given)
 
 
@@ -132,6 +133,7 @@ class Job:
             (`codi.edits`); media are files or words.
         regions: prompts for parts of what is made, each a dict as JSON has it (`codi.regions`), names of
             files from where the command runs.
+        control: what steers outputs beside their prompts, as `codi.controls.asked.ControlInput.described`.
         more: arguments of the pipeline that only a record names.
         places: for a job from a record, of each sample its `seed`, and as `batch` the row and the number of
             rows of the batch that it stood in, or None; otherwise empty.
@@ -159,6 +161,7 @@ class Job:
     auxiliary_caption: bool = True
     edits: dict[str, Any] = field(default_factory=dict)
     regions: tuple[dict[str, Any], ...] = ()
+    control: tuple[dict[str, Any], ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
@@ -259,7 +262,8 @@ class Job:
         found |= _without_none(named)
         lengths = {} if self.lengths == "agree" else {"lengths": self.lengths}
         regions = {"regions": list(self.regions)} if self.regions else {}
-        return found | self.sizes | lengths | regions | self.more
+        control = {"control": list(self.control)} if self.control else {}
+        return found | self.sizes | lengths | regions | control | self.more
 
     @property
     def sources(self) -> Edits:
@@ -338,10 +342,12 @@ class Job:
 
     @property
     def inputs(self) -> list[Path]:
-        """The files of its prompts, the masks of its regions, and what outputs are given of themselves."""
+        """The files of its prompts, the masks of its regions, its controls, and what outputs start from."""
         items = (*self.items, *self.negatives, *self.region_items)
         files = [Path(item.value) for item in items if not kind_of(item.modality).in_words]
         files += [Path(region["mask"]) for region in self.regions if "mask" in region]
+        for each in controls.parse(list(self.control)):
+            files += each.files
         return files + [value for _, _, _, value in self.sources.media() if isinstance(value, Path)]
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
@@ -553,6 +559,7 @@ def from_arguments(args: argparse.Namespace) -> Job:
         settings[name] = parse(getattr(args, name), typed(args, name))
     sizes = {name: getattr(args, name) for name in SIZES}
     settings["sizes"] = _without_none(sizes)
+    settings["control"] = described_controls(args.control)
     settings["written"] = args.written
     settings["edits"] = typed_edits(args)
     settings["regions"] = tuple(map(parse_region, args.region))
@@ -583,6 +590,11 @@ def _file(name: str, value: str, folder: Path | None = None) -> str:
         return value
     check_address(value)
     return value if folder is None else str(folder / value)
+
+
+def described_controls(control: Any, folder: Path = Path()) -> tuple[dict[str, Any], ...]:
+    """Return controls as a job and its record hold them; relative names of files start at `folder`."""
+    return tuple(each.described() for each in controls.parse(control, folder))
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -836,6 +848,7 @@ def _row_settings(
         if not isinstance(settings[key], bool):
             raise InputError(f"{key} is {json.dumps(settings[key])[:80]}: expected true or false")
     settings["lengths"] = row.get("lengths", option(args, "lengths"))
+    settings["control"] = _row_control(row, args)
     if settings["lengths"] not in LENGTHS:
         raise InputError(f"lengths is {json.dumps(settings['lengths'])[:80]}: expected 'agree' or 'free'")
     return settings
@@ -871,6 +884,13 @@ def _with_folder(value: Any, folder: Path) -> Any:
         return value
     check_address(value)
     return str(folder / value)
+
+
+def _row_control(row: dict[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], ...]:
+    """Return a line's own controls, else those of the command line."""
+    if row.get("control") is None:
+        return described_controls(args.control)
+    return described_controls(row["control"], Path(args.jobs).parent)
 
 
 def _row_outputs(value: Any) -> tuple[Modality, ...]:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from codi import card, edited, pretrained, prompts, records, selection, settings
 from codi import request as requests
+from codi.adapters.controls import ControlMixin
 from codi.adapters.mixin import AdapterMixin
 from codi.border import resolve_names
 from codi.callbacks import Embeds, wanted_tensors
@@ -80,7 +81,7 @@ def _by_fixed_names(init: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
+class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     """Pipeline that takes prompts of any modality and makes media of any modality, denoised together.
 
     Parts may be missing; what needs one is then refused, naming the part. LoRA and learned words are
@@ -157,6 +158,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         self.register_to_config(defaults=dict(defaults or {}))
         self._kept_card: str | None = None  # somebody else's, in the folder that is being saved to
         self._init_calls()
+        self._init_controls()
 
     @classmethod
     def _get_signature_keys(cls, obj: Any) -> tuple[list[str], list[str]]:
@@ -232,6 +234,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         pipe.register_to_config(_name_or_path=str(source or EMBEDDED))
         # With a part from elsewhere the folder does not say what the weights are.
         pipe._folder = folder if all(part is None for part in given.values()) else None
+        pipe._find_controls(folder)
         return pipe
 
     @classmethod
@@ -268,6 +271,11 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         pipe._folder = (
             None if set(kwargs) & set(cls._optional_components) else getattr(pipeline, "_folder", None)
         )
+        if isinstance(pipeline, cls):  # the branches are those of the parts that both have
+            pipe._control_folders, pipe._control_branches = (
+                pipeline._control_folders,
+                pipeline._control_branches,
+            )
         return pipe if dtype is None else pipe.to(dtype)
 
     def save_pretrained(
@@ -294,6 +302,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         with pretrained.replacing(Path(save_directory)) as beside:
             self._kept_card = card.foreign(Path(save_directory))
             super().save_pretrained(beside, **kwargs)
+            self.save_controls(beside)
         self._complete(Path(save_directory))
         if upload:  # diffusers uploads what it saves, from where it saves it
             super().save_pretrained(save_directory, push_to_hub=upload, **kwargs)
@@ -368,7 +377,13 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         total = self._process.num_train_timesteps
         defaults = self.config.defaults or {}
         request = requests.resolve(
-            self.model, defaults, given=given, outputs=outputs, most_steps=total, **asked
+            self.model,
+            defaults,
+            given=given,
+            outputs=outputs,
+            most_steps=total,
+            able_controls=self.controls,
+            **asked,
         )
         shift = self._own("timestep_shift")
         check_scheduler(
@@ -669,6 +684,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
         lengths: str = "agree",
         sync: bool | Iterable[str | Modality] | None = None,
         auxiliary_caption: bool = True,
+        control: Any = None,
         negative_text: Any = None,
         negative_image: Any = None,
         negative_audio: Any = None,
@@ -738,6 +754,9 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             auxiliary_caption: whether the model's auxiliary caption is generated beside several outputs that
                 lack it, so that they agree on what prompts leave open. Numbers for all outputs hold for it;
                 it is not returned.
+            control: what outputs follow beside their prompts, {kind: value} for all that can, or {output:
+                {kind: value}}; a value may be {"value": ..., "weight": 0.5, "interval": (0, 0.6)}. The kinds
+                are layout, sketch, beats, melody and loudness (docs/control.md).
             negative_text: what to steer away from, an item or a list as for text; it acts through
                 guidance_scale.
             negative_image: pictures to steer away from, likewise.
@@ -821,6 +840,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             lengths=lengths,
             sync=sync,
             auxiliary_caption=auxiliary_caption,
+            control=control,
             output_type=output_type,
             regions=regions,
         )
@@ -909,7 +929,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
             **given.described(),
             **request.edits.described(),
             **request.regions.described(),
-            "model": self.described(),
+            "model": self.described() | self.describe_controls(request.control),
         }
         return out
 
@@ -921,8 +941,19 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
     def _conditions(
         self, sources: Mapping[Modality, Edited], request: Request, seeds: Sequence[int]
     ) -> dict[Modality, list[LoopCondition]]:
-        """Return what else outputs were given, of those that are not kept whole: sources and gradients."""
-        found: dict[Modality, list[LoopCondition]] = {}
+        """Return what else outputs were given: sources that are not kept whole, controls, gradients."""
+        found = self._source_conditions(sources, request, seeds)
+        steered = self._steered(request.control, request.specs, request.num_samples, request.candidates)
+        gradients = {} if request.classifier is None else request.classifier.conditions()
+        for modality, condition in (*steered.items(), *gradients.items()):
+            found.setdefault(modality, []).append(condition)
+        return {m: conditions for m, conditions in found.items() if conditions}
+
+    def _source_conditions(
+        self, sources: Mapping[Modality, Edited], request: Request, seeds: Sequence[int]
+    ) -> dict[Modality, list[LoopCondition]]:
+        """Return what the sources of outputs do in the sampling loop, of those that are not kept whole."""
+        found = {}
         for modality, source in sources.items():
             if source.whole:
                 continue
@@ -934,10 +965,7 @@ class CoDiPipeline(AdapterMixin, MemoryMixin, CallMixin, DiffusionPipeline):
                 seeds,
                 request.edits.resample_steps,
             )
-        if request.classifier is not None:
-            for modality, condition in request.classifier.conditions().items():
-                found.setdefault(modality, []).append(condition)
-        return {m: conditions for m, conditions in found.items() if conditions}
+        return found
 
     def _media(
         self, latents: Latents, sources: Mapping[Modality, Edited], request: Request

@@ -413,7 +413,9 @@ def _replace(folder: Path, new: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
     for path in sorted(new.rglob("*")):
         if path.is_file() and path != new / INDEX:
-            path.replace(folder / path.relative_to(new))
+            target = folder / path.relative_to(new)
+            target.parent.mkdir(parents=True, exist_ok=True)  # controls lie one folder further down
+            path.replace(target)
     for name in older - saved:
         with suppress(OSError):  # it holds files that are no model's, or is gone already
             (folder / name).rmdir()

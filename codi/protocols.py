@@ -168,6 +168,25 @@ class PromptBatch:
         """Return the samples of several prompts of one denoiser, one prompt after another."""
 
 
+class Control:
+    """What a control adds to the features inside a denoiser, at each of its sites (`Denoiser.control_sites`).
+
+    It was made for one output and its geometry, and serves every step.
+    """
+
+    @abstractmethod
+    def residual(self, site: int, emb: Tensor) -> Tensor:
+        """Return what is added to the features at a site.
+
+        Args:
+            site: the number of the site.
+            emb: SiLU of the embedded timestep, (B, E).
+
+        Returns:
+            (B*F, C, H, W), with as many channels and of the extent that the features there have.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weakening:
     """How a denoiser is made worse in a branch that guidance leads away from.
@@ -224,6 +243,7 @@ class Denoiser:
         partners: Environment | None = None,
         rate: float | None = None,
         weakening: Weakening | None = None,
+        control: Sequence[Control] = (),
     ) -> Tensor:
         """Predict the noise (or v) in a noisy latent.
 
@@ -235,6 +255,7 @@ class Denoiser:
             partners: the environment of the partners; None if the output is generated alone.
             rate: latent steps per second, where it differs from the one in the configuration.
             weakening: how the denoiser is made worse in this call; None for not at all.
+            control: what steers it inside. It is given only to a denoiser that has sites for it.
 
         Returns:
             The prediction, of the shape of x; with n prompts for each sample its batch is n * B.
@@ -285,6 +306,15 @@ class Denoiser:
             (B, ...).
         """
         return guidance.combine(answers, weights, memory)
+
+    def control_sites(self) -> tuple[tuple[int, int], ...]:
+        """Return the places at which a control may add to its features, in the order of execution.
+
+        Returns:
+            For each site the number of channels, and how often space was halved before it; none by default,
+            for a denoiser that takes no control.
+        """
+        return ()
 
     def joint_adapters(self) -> Mapping[str, nn.Module]:
         """Return the modules by which it attends to its partners, by their names in it; none by default."""

@@ -229,7 +229,7 @@ class Record:
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings as arguments of a pipeline, besides prompts, seeds and `sync`."""
         names = ["num_inference_steps", "guidance_interval", "sync_guidance_interval", "guidance_rescale"]
-        names += ["auxiliary_caption", "lengths"]
+        names += ["auxiliary_caption", "lengths", *(["control"] if "control" in self.resolved else [])]
         found = {name: self.resolved[name] for name in names}
         if "guider" in self.resolved:
             found["guider"] = self.per_output("guider")
@@ -716,6 +716,13 @@ def _is_adapter(value: Any) -> bool:
     return "scale" not in value or _is_number(value["scale"])
 
 
+def _is_controls(value: Any) -> bool:
+    """Return whether it is a list of controls; `codi.controls` checks what they say when it is used."""
+    if not isinstance(value, list) or len(value) > 100:
+        return False
+    return all(isinstance(each, dict) and {"output", "kind", "value"} <= set(each) for each in value)
+
+
 def _texts(value: Any) -> dict[str, Any]:
     """Return versions by name, those that are texts."""
     if not isinstance(value, dict):
@@ -775,11 +782,12 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "keep": _is_regions,
     "canvas": _is_boxes,
     "resample_steps": lambda value: _is_whole(value, 1, 1000),
+    "control": _is_controls,
 }
 EDITS = ("strength", "keep", "canvas", "resample_steps")  # where outputs were given something of themselves
 USES = ("start", "keep", "keyframe")  # of media that outputs were given of themselves
 # settings that a call may lack: a picture has no frames
-OPTIONAL = (*SIZES, "auxiliary", "captions", "guider", "classifier_guidance", *EDITS)
+OPTIONAL = (*SIZES, "auxiliary", "captions", "guider", "classifier_guidance", *EDITS, "control")
 # what a record says of a region, and what each may be
 REGION: dict[str, Callable[[Any], bool]] = {
     "inputs": lambda value: isinstance(value, list),
@@ -804,4 +812,5 @@ MODEL: dict[str, Callable[[Any], bool]] = {
     "composed": _is_object,  # the published models that it is composed of
     "loras": _is_files,
     "words": _is_files,
+    "controls": _is_files,  # the branches of the controls that were used
 }

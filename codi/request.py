@@ -14,6 +14,7 @@ from codi import regions as regional
 from codi import selection, settings
 from codi.conditions import CONDITIONS
 from codi.conditions.classifier import ClassifierGuidance, parse_classifier
+from codi.controls import asked as controls
 from codi.diffusion import Guidance
 from codi.edits import NAMES as EDITS
 from codi.edits import Edits
@@ -53,6 +54,7 @@ class Request:
         notes: what a person should know of it, one line each.
         edits: what outputs are given of themselves: a start, a part to keep, keyframes.
         regions: prompts for parts of what is made.
+        control: what steers each output beside its prompt.
     """
 
     outputs: tuple[Modality, ...]
@@ -76,6 +78,7 @@ class Request:
     notes: tuple[str, ...]
     edits: Edits = Edits()
     regions: Regions = Regions()
+    control: tuple[controls.ControlInput, ...] = ()
 
     @property
     def made(self) -> tuple[Modality, ...]:
@@ -128,6 +131,7 @@ class Request:
             "partners": partners,
             "candidates": int(self.candidates),
             "lengths": self.lengths,
+            **({"control": [each.described() for each in self.control]} if self.control else {}),
             **settings.sizes_of(self.outputs, self.specs),
             **self.edits.settings(),
         }
@@ -149,6 +153,8 @@ def resolve(
     candidates: int = 1,
     lengths: str = "agree",
     sizes: Mapping[str, float | None] | None = None,
+    control: Any = None,
+    able_controls: Collection[tuple[Modality, str]] = (),
     output_type: str = "pil",
     most_steps: int | None = None,
     classifier_guidance: Any = None,
@@ -174,6 +180,8 @@ def resolve(
         candidates: how many are drawn for each set.
         lengths: "agree" or "free".
         sizes: sizes by their names (`codi.types.SIZES`); None for the model's own.
+        control: what steers outputs beside their prompts (`codi.controls.asked.parse`).
+        able_controls: the outputs and kinds of control for which the model has a branch.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
         classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
@@ -255,6 +263,7 @@ def resolve(
         notes=tuple(notes),
         edits=edits,
         regions=found_regions,
+        control=controls.resolve(controls.parse(control), open_outputs, specs, able_controls),
     )
 
 

@@ -45,7 +45,7 @@ class Session:
         self.args = args
         self.started = started
         self.failures = Failures() if failures is None else failures
-        self.adapters = Given.parse(args.lora, args.words)
+        self.adapters = Given.parse(args.lora, args.words, args.control_from)
         self.model: dict[str, Any] = {
             "name": args.model or EMBEDDED,
             "dtype": args.dtype,
@@ -76,8 +76,9 @@ class Session:
             self._read.add(path)
         for path in self.adapters.words:
             self._read.add(path)
-        if args.model and Path(args.model).is_dir():
-            for path in Path(args.model).rglob("*"):
+        folders = [*self.adapters.controls, *([Path(args.model)] if args.model else [])]
+        for folder in folders:
+            for path in folder.rglob("*") if folder.is_dir() else ():
                 self._read.add(path)
         for job in jobs:
             for path in job.inputs:
@@ -522,6 +523,7 @@ class Session:
             asked.append(self.args.scheduler)
         for row in (*self.model.get("loras", []), *self.model.get("words", [])):
             asked.append([row["sha256"], row.get("scale")])
+        asked += [str(folder) for folder in self.adapters.controls]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:

@@ -22,7 +22,7 @@ RESERVED = frozenset(  # names of options, of keys of jobs and of records, and o
     "sampling_rate lengths sync latents embeds outputs generator guidance sync_guidance start_offset "
     "auxiliary_caption model device dtype scheduler lora words strict quiet defaults weight value selection "
     "settings origin clip "
-    "others again overwrite run command owns_process region regions "
+    "others again overwrite run command owns_process region regions control control_from "
     "start strength keep keyframes keyframe canvas resample_steps sources".split()
 )
 

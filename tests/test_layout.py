@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.modalities": LEAVES | {"codi.media"},
     "codi.diffusion": LEAVES,
     "codi.conditions": LEAVES | KINDS | {"codi.diffusion"},
+    "codi.controls": LEAVES | KINDS | {"codi.media", "codi.world"},
     "codi.joint": LEAVES | KINDS | {"codi.diffusion", "codi.conditions", "codi.layers"},
     "codi.settings": LEAVES | KINDS | {"codi.diffusion", "codi.conditions"},
     "codi.world": LEAVES,
@@ -70,9 +71,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.request": LEAVES
     | KINDS
     | MODELS
-    | {"codi.edits", "codi.outputs", "codi.regions", "codi.selection", "codi.settings"},
+    | {"codi.controls", "codi.edits", "codi.outputs", "codi.regions", "codi.selection", "codi.settings"},
     "codi.given": LEAVES | KINDS | MODELS | {"codi.prompts", "codi.records"},
-    "codi.adapters": LEAVES | MODELS | {"codi.pretrained"},
+    "codi.adapters": LEAVES | MODELS | {"codi.pretrained", "codi.controls"},
     "codi.compose": LEAVES
     | MODELS
     | LOADING
@@ -125,7 +126,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "codi.jobs": LEAVES
     | KINDS
-    | {"codi.edits", "codi.failures", "codi.records", "codi.regions", "codi.renamed", "codi.settings"},
+    | {"codi.controls", "codi.edits", "codi.failures", "codi.records", "codi.regions"}
+    | {"codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {
@@ -190,6 +192,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.adapters",
         "codi.vocabulary",
         "codi.settings",
+        "codi.controls",
     },
 }
 

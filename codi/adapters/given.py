@@ -16,18 +16,21 @@ class Given:
     Attributes:
         loras: the path and scale of each LoRA.
         words: the path of each file of words.
+        controls: the folder of each control.
     """
 
     loras: tuple[tuple[Path, float], ...] = ()
     words: tuple[Path, ...] = ()
+    controls: tuple[Path, ...] = ()
 
     @classmethod
-    def parse(cls, loras: Iterable[str], learned: Iterable[str]) -> "Given":
+    def parse(cls, loras: Iterable[str], learned: Iterable[str], controls: Iterable[str] = ()) -> "Given":
         """Read and check adapters as they are typed.
 
         Args:
             loras: for each LoRA 'DIR' or 'DIR::0.7', its folder or file, with or without a scale (1 without).
             learned: folders or files of words.
+            controls: folders of controls.
 
         Returns:
             The adapters.
@@ -35,7 +38,11 @@ class Given:
         Raises:
             InputError: for what cannot be used.
         """
-        return cls(loras=tuple(map(_parse_lora, loras)), words=tuple(map(_check_words, learned)))
+        return cls(
+            loras=tuple(map(_parse_lora, loras)),
+            words=tuple(map(_check_words, learned)),
+            controls=tuple(map(_check_control, controls)),
+        )
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Return the adapters by their files, for a manifest: path, sha256, and the scale of a LoRA.
@@ -52,6 +59,8 @@ class Given:
             pipe.load_lora_weights(path, scale=scale)
         for path in self.words:
             pipe.load_textual_inversion(path)
+        for path in self.controls:
+            pipe.load_control(path)
 
 
 def _parse_lora(text: str) -> tuple[Path, float]:
@@ -79,6 +88,14 @@ def _check_words(source: str) -> Path:
     path = find_file(source, WORDS_FILE)
     read_words(path)
     return path
+
+
+def _check_control(source: str) -> Path:
+    from codi.adapters.controls import read_place
+
+    folder = Path(source).expanduser()
+    read_place(folder)
+    return folder
 
 
 def sha256_of(path: Path) -> str:

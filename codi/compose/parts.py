@@ -127,6 +127,13 @@ class PartsMixin:
             "pipe.models[...].pipeline.load_lora_weights"
         )
 
+    def load_control(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse a control, which is a branch beside a denoiser of codi."""
+        raise InputError(
+            "a composed model takes no controls: expected a model of codi's, or a ControlNet in the pipeline "
+            "of one of its models, pipe.models[...].pipeline"
+        )
+
     def load_textual_inversion(self, *args: Any, **kwargs: Any) -> None:
         """Refuse what would be for one of the models: each loads words by its own pipeline."""
         raise InputError(

@@ -148,6 +148,7 @@ def resolve(
     auxiliary_caption: bool = True,
     lengths: str = "agree",
     sizes: Mapping[str, Any] | None = None,
+    control: Any = None,
     output_type: str = "pil",
     classifier_guidance: Any = None,
     inputs: Mapping[Modality, Any] | None = None,
@@ -170,6 +171,7 @@ def resolve(
         lengths: "agree": sounds and clips that are made together last equally long where nobody gave both;
             "free": each lasts as long as its model makes it.
         sizes: sizes by their names (`codi.types.SIZES`); None for each model's own.
+        control: nothing; branches for controls stand beside denoisers of codi.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
         inputs: the first prompt of each modality, of which a part may be kept.
@@ -185,6 +187,8 @@ def resolve(
     """
     edits = Edits.from_arguments(inputs=inputs, **{name: values.pop(name, None) for name in EDITS})
     settings.check_names("a request", values, GIVEN)
+    if control:
+        raise InputError("a composed model takes no controls: expected none, or a model of codi's")
     wanted = _check_outputs(able, outputs)
     _check_taken(able, (*given, *negatives))
     _check_form(num_samples, candidates, output_type)

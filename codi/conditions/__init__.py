@@ -6,16 +6,19 @@ acts in the sampling loop has a subclass of `LoopCondition` as well, of which ev
 
 from codi.conditions.base import Condition, JointStep, LoopCondition, Mechanism, NoisyLatent
 from codi.conditions.classifier import CLASSIFIER
+from codi.conditions.control import CONTROL
 from codi.conditions.known import KNOWN
 from codi.conditions.partners import PARTNERS
 from codi.conditions.prompt import PROMPT
 from codi.conditions.start import START
 
-CONDITIONS: dict[str, Condition] = {c.name: c for c in (PROMPT, PARTNERS, START, KNOWN, CLASSIFIER)}
+ALL = (PROMPT, PARTNERS, START, KNOWN, CONTROL, CLASSIFIER)
+CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in ALL}
 
 __all__ = [
     "CLASSIFIER",
     "CONDITIONS",
+    "CONTROL",
     "KNOWN",
     "PARTNERS",
     "PROMPT",

@@ -33,6 +33,7 @@ class Mechanism(Enum):
     CONCATENATION = "concatenation"
     REPLACEMENT = "replacement in the latent"
     GRADIENT = "gradient"
+    ADDITION = "addition to features"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,13 @@ class LoopCondition:
         """
         return None
 
-    def inputs(self) -> Mapping[str, Any]:
-        """Return what a denoiser is given that names this condition in its `conditions`, by keywords."""
+    def inputs(self, progress: float) -> Mapping[str, Any]:
+        """Return what a denoiser is given that names this condition in its `conditions`, by keywords.
+
+        Args:
+            progress: how much of the output's schedule has passed, in [0, 1).
+
+        Returns:
+            Values by keyword; none where nothing is given.
+        """
         return {}

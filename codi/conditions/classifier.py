@@ -96,11 +96,11 @@ class ClassifierGuidance:
 
     def conditions(self) -> dict[Modality, LoopCondition]:
         """Return what acts in one generation, by the outputs that it steers: one and the same for all."""
-        return dict.fromkeys(self.outputs, Steering(guidance=self))
+        return dict.fromkeys(self.outputs, ClassifierGradient(guidance=self))
 
 
 @dataclass(kw_only=True)
-class Steering(LoopCondition):
+class ClassifierGradient(LoopCondition):
     """Classifier guidance in one generation, for all outputs that it steers together.
 
     Attributes:

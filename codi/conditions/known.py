@@ -108,7 +108,7 @@ class Known(LoopCondition):
             return None
         return self.standing, self.seconds
 
-    def inputs(self) -> Mapping[str, Any]:
+    def inputs(self, progress: float) -> Mapping[str, Any]:
         """Return the mask and the known latent for a denoiser that takes them."""
         mask = self.mask.to(self.x_0).expand_as(self.x_0)
         return {self.name: KnownLatent(mask=mask, latent=self.x_0 * mask)}

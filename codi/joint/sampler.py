@@ -457,7 +457,7 @@ class JointSampler:
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
             x = x.repeat(len(rows), *[1] * (x.ndim - 1))
         t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
-        given = self._inputs(modality, rows)
+        given = self._inputs(modality, index, rows)
         if WEAKENED in branches:
             given["weakening"] = self._weakening(modality, index)
         output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality), **given)
@@ -475,13 +475,14 @@ class JointSampler:
         """Return the answer (B, ...) of a branch, of those to all its prompts."""
         return answers[0] if len(answers) == 1 else self.regions[modality].blend(answers)
 
-    def _inputs(self, modality: Modality, rows: list[Branch]) -> dict[str, Any]:
+    def _inputs(self, modality: Modality, index: int, rows: list[Branch]) -> dict[str, Any]:
         """Return what a denoiser takes of an output's conditions besides prompt and partners, by keyword."""
         denoiser = self.denoisers[modality]
         rows = rows[:1] if denoiser.batches_prompts else rows  # as many as there are latents
+        progress = self.timeline.progress(modality, index)
         found: dict[str, Any] = {}
         for condition in self.conditions.get(modality, ()):
-            for name, value in condition.inputs().items():
+            for name, value in condition.inputs(progress).items():
                 if name in denoiser.conditions:
                     found[name] = CONDITIONS[name].batch(rows, [value] * len(rows))
         return found

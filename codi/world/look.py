@@ -265,13 +265,38 @@ def _check(pictures: Tensor, rank: int, shape: str) -> None:
         )
 
 
-def _look(frames: Tensor) -> tuple[list[dict[str, int | None]], Tracks]:
-    """Return positions of shape, colour and place per clip, and the tracks, of uint8 (B, F, 3, S, S)."""
+def _object(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ground (B, 3), the position of the colour (B,), and alpha (B, F, R, S), of uint8 frames."""
     pixels = frames.float()
     ground, noise = _ground(pixels)
     difference = pixels[..., : round(FLOOR * pixels.shape[-1]), :] - ground[:, None, :, None, None]
     colour = _read_colour(difference, ground)
-    alpha = _alpha(difference, ground, colour, noise)
+    return ground, colour, _alpha(difference, ground, colour, noise)
+
+
+@torch.no_grad()
+def object_masks(images: Tensor) -> Tensor:
+    """Return which pixels belong to the object of each image, (B, S, S) boolean; none below the floor.
+
+    Args:
+        images: (B, 3, S, S) uint8, of 32 pixels or more.
+
+    Returns:
+        the pixels in which at least half as much of it is seen as where most is; none where nothing is.
+
+    Raises:
+        InputError: the images have another type, shape or size.
+    """
+    _check(images, 4, "(B, 3, S, S)")
+    alpha = torch.cat([_object(part[:, None])[2][:, 0] for part in images.cpu().split(_CHUNK * 8)])
+    most = alpha.amax((1, 2), keepdim=True)
+    seen = (alpha >= 0.5 * most) & (most > 0)
+    return nnf.pad(seen, (0, 0, 0, images.shape[-1] - seen.shape[1]))
+
+
+def _look(frames: Tensor) -> tuple[list[dict[str, int | None]], Tracks]:
+    """Return positions of shape, colour and place per clip, and the tracks, of uint8 (B, F, 3, S, S)."""
+    ground, colour, alpha = _object(frames)
     tracks = _track(alpha)
     shape = _read_shape(alpha, tracks)
     place = _read_place(ground)

@@ -154,6 +154,7 @@ STAGES: dict[str, str] = {
     "composed_prompts": "training.stages.composed_prompts:ComposedPromptsStage",
     "lora_denoise": "training.stages.lora:DenoiseLora",
     "lora_joint": "training.stages.lora:JointLora",
+    "control": "training.stages.control:ControlStage",
     "textual_inversion": "training.stages.textual_inversion:InversionStage",
     "tower": "training.stages.tower:TowerStage",
 }

@@ -5,6 +5,7 @@ The samples are made by the pipeline that users run, and read by the world's pro
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,12 +72,38 @@ def write_samples(
         probe: whether to write `agreement.json`, too: which of the facts in the captions the world's probes
             find.
     """
+    pipe = make_pipeline(model, denoisers, environment_encoders)
+    write_outputs(pipe, list(denoisers), captions, folder, probe)
+
+
+def write_outputs(
+    pipe: CoDiPipeline,
+    outputs: list[Modality],
+    captions: list[str],
+    folder: Path,
+    probe: bool = True,
+    control: Any = None,
+) -> None:
+    """Write one sample for each caption, as `write_samples` describes it.
+
+    Args:
+        pipe: makes the samples.
+        outputs: what is made, together.
+        captions: the prompts; caption k gets the seed k.
+        folder: where the files go.
+        probe: whether to write `agreement.json`, too.
+        control: what the samples follow beside their captions.
+    """
     from codi.io import save_audio, save_video
 
-    pipe = make_pipeline(model, denoisers, environment_encoders)
     context = pipe.model.towers[Modality.TEXT].embed(captions)[:, None]
     out = pipe(
-        outputs=list(denoisers), num_samples=len(captions), seed=0, prompt_embeds=context, output_type="pt"
+        outputs=outputs,
+        num_samples=len(captions),
+        seed=0,
+        prompt_embeds=context,
+        control=control,
+        output_type="pt",
     )
     if out.images:
         write_png(folder / "images.png", torch.stack(out.images), len(captions))
@@ -94,12 +121,12 @@ def write_samples(
         (folder / "texts.txt").write_text(
             "\n".join(f"{a}\n    {b}" for a, b in zip(captions, out.texts)) + "\n", encoding="utf-8"
         )
-    for modality in (m for m in denoisers if m not in READERS):
+    for modality in (m for m in outputs if m not in READERS):
         for number in range(len(captions)):
             kind_of(modality).write(out, folder / str(number), number)
     if not probe:
         return
-    scores = {str(m): agreement(m, getattr(out, FIELDS[m]), captions) for m in denoisers}
+    scores = {str(m): agreement(m, getattr(out, FIELDS[m]), captions) for m in outputs}
     (folder / "agreement.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
 

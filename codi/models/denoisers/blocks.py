@@ -6,7 +6,7 @@ Letters: B batch, F frames, C channels, H W, T M time and bands of a sound's lat
 E width of the embedded timestep, N positions, S steps along time, or the places of a text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from codi.layers import for_first, repeated, root_mean_square, zeroed
 from codi.models.denoisers.attention import SpatialTransformer, to_map, to_tokens
 from codi.models.denoisers.norm import GroupNorm, for_conv
-from codi.protocols import Environment
+from codi.protocols import Control, Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class Signals:
             is `frames`.
         length: steps of the input along time, None without time.
         rate: steps of the input per second, None without time.
+        control: what is added to the features after the first convolution and after every layer.
     """
 
     emb: Tensor
@@ -86,6 +87,13 @@ class Signals:
     time_axis: int | None = None
     length: int | None = None
     rate: float | None = None
+    control: Sequence[Control] = ()
+
+    def steered(self, h: Tensor, site: int) -> Tensor:
+        """Return the map `h` (B*F, C, H, W) at a site, with what every control adds to it there."""
+        for control in self.control:
+            h = h + repeated(control.residual(site, self.emb), len(h))
+        return h
 
     def at(self, cache: "LayerCache") -> "Signals":
         """Return the same signals for one layer, with its cache."""

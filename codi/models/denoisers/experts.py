@@ -9,7 +9,7 @@ Letters: B batch, L prompt tokens, D their width.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from codi.diffusion.process import NoiseProcess
 from codi.models.denoisers.skeleton import CachedPrompt, Skeleton
 from codi.models.denoisers.text import TextDenoiser
 from codi.models.denoisers.unet import UNetDenoiser
-from codi.protocols import Environment, Weakening
+from codi.protocols import Control, Environment, Weakening
 from codi.types import InputError
 
 CLEAN, NOISY = "clean", "noisy"
@@ -105,6 +105,7 @@ class Experts(Skeleton):
         partners: Environment | None = None,
         rate: float | None = None,
         weakening: Weakening | None = None,
+        control: Sequence[Control] = (),
     ) -> Tensor:
         """Predict the noise (or v) in latents, each by the expert for its timestep.
 
@@ -115,19 +116,22 @@ class Experts(Skeleton):
             partners: the environment of the partners, or None.
             rate: latent steps per second, if not the configured ones.
             weakening: which blocks are made worse in this call, in either expert.
+            control: what is added to the features of either expert, for latents on one side of the boundary.
 
         Returns:
             The prediction, as that of the experts' own class.
         """
+        steering = {"control": control} if control else {}  # which denoisers of sentences do not take
         noisy = t >= self.boundary_timestep  # (B,)
         cached = self.precompute(prompt, x)
         if bool(noisy.all()):
             own = cached.noisy if isinstance(cached, ExpertPrompts) else cached
-            return self.noisy(x, t, own, partners, rate, weakening)
+            return self.noisy(x, t, own, partners, rate, weakening, **steering)
         if not bool(noisy.any()):
             own = cached.clean if isinstance(cached, ExpertPrompts) else cached
-            return super().forward(x, t, own, partners, rate, weakening)
+            return super().forward(x, t, own, partners, rate, weakening, **steering)
         assert isinstance(prompt, Tensor) and len(prompt) == len(x), "timesteps on both sides of the boundary"
+        assert not control, "controls are given to one expert at a time"
         return self._by_row(noisy, x, t, prompt, partners, rate, weakening)
 
     def _by_row(

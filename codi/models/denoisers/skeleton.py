@@ -7,6 +7,7 @@ Letters: B batch, C channels, F frames, H W, L prompt tokens, D their width, E w
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from types import MappingProxyType
 
 import torch
@@ -183,18 +184,21 @@ class Skeleton(ModelMixin, PeftAdapterMixin, ConfigMixin, protocols.Denoiser):
         Returns:
             A map of the same extent.
         """
+        site = count()
+        h = signals.steered(h, next(site))
         skips = [h]
         for layer in self.down:
-            h = self.step(layer, h, signals.at(next(cache)))
+            h = signals.steered(self.step(layer, h, signals.at(next(cache))), next(site))
             skips.append(h)
         for layer in self.middle:
-            h = self.step(layer, h, signals.at(next(cache)))
+            h = signals.steered(self.step(layer, h, signals.at(next(cache))), next(site))
         if self.config.first_skip == "middle":
             skips[-1] = h
         for layer in self.up:
             h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
             # A layer that upsamples goes to the extent of the skip connection that comes next.
             h = self.step(layer, h, signals.at(next(cache)), skips[-1].shape[-2:] if skips else None)
+            h = signals.steered(h, next(site))
         return h
 
     def step(self, layer: nn.Module, *inputs) -> Tensor:

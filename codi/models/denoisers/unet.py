@@ -7,6 +7,9 @@ Letters: B batch, C channels, F frames, H W, T M time and bands of a sound's lat
 width. A picture is (B, C, H, W), a clip (B, C, F, H, W), a sound (B, C, T, M).
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from diffusers.configuration_utils import register_to_config
 
@@ -27,7 +30,7 @@ from codi.models.denoisers.skeleton import (
     per_level,
 )
 from codi.models.denoisers.temporal import TemporalModule
-from codi.protocols import Environment, Weakening
+from codi.protocols import Control, Environment, Weakening
 
 
 class UNetDenoiser(Skeleton):
@@ -71,6 +74,8 @@ class UNetDenoiser(Skeleton):
         joint_per_frame_config: further arguments of that `PerFrameJointAttention`.
         first_skip: "own", or "middle" for the released model's lost skip (see `Skeleton.trunk`).
     """
+
+    conditions = ("prompt", "partners", "control")
 
     @register_to_config
     def __init__(
@@ -201,6 +206,17 @@ class UNetDenoiser(Skeleton):
         )
         return FrameTransformer(channels, self.emb_dim, **config.frame_transformer, joint=joint)
 
+    def control_sites(self) -> tuple[tuple[int, int], ...]:
+        """Return channels and level of the features after the first convolution and after every layer."""
+        sites = [(self.conv_in.out_channels, 0)]
+        for layer in (*self.down, *self.middle, *self.up):
+            channels, level = sites[-1]
+            if isinstance(layer, Downsample):
+                sites.append((channels, level + 1))
+            else:
+                sites.append((layer.resnet.out_channels, level - (layer.upsample is not None)))
+        return tuple(sites)
+
     def forward(
         self,
         x: Tensor,
@@ -209,6 +225,7 @@ class UNetDenoiser(Skeleton):
         partners: Environment | None = None,
         rate: float | None = None,
         weakening: Weakening | None = None,
+        control: Sequence[Control] = (),
     ) -> Tensor:
         """Predict the noise (or v) in latents.
 
@@ -224,13 +241,14 @@ class UNetDenoiser(Skeleton):
             partners: the environment of the partners, or None.
             rate: latent steps per second, if not the configured ones.
             weakening: which blocks are made worse in this call, with one context for each sample.
+            control: what is added to the features at each of `control_sites`.
 
         Returns:
             The prediction, a tensor of the shape of x but for `out_channels` and the repeated batch.
         """
         assert x.ndim in (4, 5), f"a latent has 4 or 5 axes, got {tuple(x.shape)}"
         cached = self.prepared(prompt, x, weakening)
-        signals = self.signals(x, t, cached, partners, rate)
+        signals = replace(self.signals(x, t, cached, partners, rate), control=control)
         h = self.conv_in(fold_frames(x))
         if self.position is not None:
             h = h + self.position(h)
