@@ -264,7 +264,7 @@ _OF_ONE_CALL = (
 def _check_arguments(modality: str, original: "Original", given: Mapping[str, Any]) -> None:
     """Raise `InputError` for an argument that a pipeline does not take, or that is no model's to say."""
     from codi.compose.families import family_of
-    from codi.compose.geometry import defaults_of
+    from codi.compose.rules import defaults_of
 
     family, known = family_of(original.kind), defaults_of(original.kind)
     own = ["fps"] if family.fps is not None or family.fps_argument is not None else []

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codi.compose import rules
 from codi.compose.grid import Grid, Layout, causal_seconds, even_seconds
 from codi.compose.mel import MelSettings
+from codi.compose.rules import Rule
 from codi.types import InputError, Modality
 
 GridOf = Callable[[Any, Tensor, Mapping[str, Any]], Grid]
@@ -34,6 +36,7 @@ class Family:
     Attributes:
         modality: what they make.
         network: the name of the component that denoises.
+        rule: how large and how long it is, by configurations alone (`codi.compose.rules`).
         grid: returns the grid of a latent, given the pipeline, the latent that it starts from and the
             arguments of the call.
         pack: returns a latent of the autoencoder for B samples in the layout that the denoiser takes,
@@ -63,6 +66,7 @@ class Family:
 
     modality: Modality
     network: str
+    rule: Rule
     grid: GridOf
     pack: Pack
     encode: Encode
@@ -287,6 +291,7 @@ def _wave_rate(pipeline: Any, call: Mapping[str, Any]) -> float:
 
 _PICTURES: dict[str, Any] = dict(
     modality=Modality.IMAGE,
+    rule=rules.PICTURE,
     grid=_picture_grid,
     pack=_as_it_is,
     encode=_posterior,
@@ -306,6 +311,7 @@ _FRAME_CLIPS: dict[str, Any] = dict(
 _MEL: dict[str, Any] = dict(
     modality=Modality.AUDIO,
     network="unet",
+    rule=rules.SPECTROGRAM,
     grid=_spectrogram_grid,
     pack=_as_it_is,
     encode=_encode_spectrogram,
@@ -321,13 +327,20 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusion3Pipeline": Family(network="transformer", **_PICTURES),
     "FluxPipeline": Family(
         network="transformer",
-        **{**_PICTURES, "grid": _flux_grid, "pack": _flux_tokens, "pixels": _flux_pixels},
+        **{
+            **_PICTURES,
+            "rule": rules.FLUX,
+            "grid": _flux_grid,
+            "pack": _flux_tokens,
+            "pixels": _flux_pixels,
+        },
         guided=False,
     ),
-    "AnimateDiffPipeline": Family(most_frames=_motion_frames, **_FRAME_CLIPS),
-    "TextToVideoSDPipeline": Family(**_FRAME_CLIPS),
+    "AnimateDiffPipeline": Family(rule=rules.ANIMATEDIFF, most_frames=_motion_frames, **_FRAME_CLIPS),
+    "TextToVideoSDPipeline": Family(rule=rules.FRAMES, **_FRAME_CLIPS),
     "LTXPipeline": Family(
         network="transformer",
+        rule=rules.LTX,
         grid=_ltx_grid,
         pack=_ltx_tokens,
         encode=_encode_clips,
@@ -338,6 +351,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "WanPipeline": Family(
         network="transformer",
+        rule=rules.WAN,
         grid=_wan_grid,
         pack=_as_it_is,
         encode=_encode_clips,
@@ -352,6 +366,7 @@ FAMILIES: dict[str, Family] = {
     "StableAudioPipeline": Family(
         modality=Modality.AUDIO,
         network="transformer",
+        rule=rules.WAVE,
         grid=_wave_grid,
         pack=_as_it_is,
         encode=_encode_wave,

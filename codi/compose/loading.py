@@ -9,7 +9,7 @@ from typing import Any
 from codi import pretrained
 from codi.compose.folder import Composed, verify_text
 from codi.compose.foreign import ForeignModel
-from codi.compose.geometry import pipeline_class
+from codi.compose.rules import pipeline_class
 from codi.types import InputError, Modality, blame
 
 
