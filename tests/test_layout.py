@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
     "codi.wording": LEAVES | KINDS | {"codi.vocabulary", "codi.world", "codi.adapters"},
     "codi.media": LEAVES,
-    "codi.edits": LEAVES | KINDS,
+    "codi.edits": LEAVES | KINDS | {"codi.media"},
     "codi.edited": LEAVES
     | KINDS
     | {"codi.conditions", "codi.diffusion", "codi.edits", "codi.media", "codi.prompts"},
