@@ -338,5 +338,17 @@ def check_number(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_interval(name: str, value: Any) -> tuple[float, float]:
+    """Return two fractions of the schedule in rising order; raise `InputError` for anything else."""
+    try:
+        first, last = map(float, value)
+        fine = 0 <= first <= last <= 1
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise InputError(f"{name} is {value!r}: expected two fractions of the schedule, such as (0.2, 0.8)")
+    return (first, last)
+
+
 def _typed(name: str, value: Any) -> float:
     return check_number(name, value if isinstance(value, bool) else float(value))

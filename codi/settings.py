@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from codi.border import check_number
+from codi.border import check_interval, check_number
 from codi.conditions import CONDITIONS, PROMPT
 from codi.diffusion.guidance import Guidance
 from codi.diffusion.guiders import Guider, parse_guider
@@ -113,7 +113,7 @@ def guidance(
     intervals = {}
     for name, condition in guided.items():
         if condition.interval:
-            intervals[name] = _interval(condition.interval, _first(condition.interval, layers))
+            intervals[name] = check_interval(condition.interval, _first(condition.interval, layers))
     found = {}
     for modality in made:
         scales = {name: _scale(str(guided[name].scale), modality, layers) for name in guided}
@@ -332,18 +332,6 @@ def _check_names(name: str, value: Any, outputs: Sequence[Modality]) -> None:
             raise InputError(f"{name} names {key}, which is no output: expected some of {listed(outputs)}")
 
 
-def _interval(name: str, value: Any) -> tuple[float, float]:
-    """Return two fractions of the schedule in rising order, or raise `InputError`."""
-    try:
-        first, last = map(float, value)
-        fine = 0 <= first <= last <= 1
-    except (TypeError, ValueError):
-        fine = False
-    if not fine:
-        raise InputError(f"{name} is {value!r}: expected two fractions of the schedule, such as (0.2, 0.8)")
-    return (first, last)
-
-
 def check_defaults(defaults: Mapping[str, Any]) -> None:
     """Check a model's own values for what a call leaves out, and for what no call can change.
 
@@ -375,7 +363,7 @@ def _check_default(name: str, value: Any) -> None:
             if check_number(f"{name} of {of}", number) > MAX_START_OFFSET and name == "start_offset":
                 expected = f"0 to {MAX_START_OFFSET}"
     elif name in ("guidance_interval", "sync_guidance_interval"):
-        _interval(name, value)
+        check_interval(name, value)
     elif name in ("guidance_rescale", "timestep_shift", "partner_estimate_weight"):
         number = check_number(name, value)
         if name == "guidance_rescale" and number > 1:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from codi.border import check_number
+from codi.border import check_interval, check_number
 from codi.conditions.base import Condition, JointStep, LoopCondition, Mechanism, NoisyLatent, ReadToken
 from codi.diffusion.guidance import WHOLE_SCHEDULE, Branch
 from codi.types import InputError, Latents, Modality, listed
@@ -249,20 +249,8 @@ def parse_classifier(
         return None
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     function = options.pop("name", None)
-    if not callable(function) and function not in BUILT_IN:
-        raise InputError(
-            f"classifier_guidance {function!r:.80}: expected one of {', '.join(BUILT_IN)}, or a function of "
-            "clean latents and prompts"
-        )
     options.pop("from", None)  # of a record
-    if unknown := [key for key in options if key not in OPTIONS]:
-        raise InputError(
-            f"classifier_guidance has no option {unknown[0]!r:.80}: expected some of {', '.join(OPTIONS)}"
-        )
-    if torch.is_inference_mode_enabled():
-        raise InputError(
-            "classifier_guidance needs gradients: expected a call outside torch.inference_mode()"
-        )
+    _check_options(function, options)
     able = list(outputs) if callable(function) else [m for m in outputs if m in encoders]
     steered = _outputs(options.get("outputs"), outputs, able)
     if function == "prompt" and not prompted:
@@ -276,9 +264,26 @@ def parse_classifier(
         function=function,
         outputs=steered,
         scale=_scales(options.get("scale"), steered, 1.0 if callable(function) else DEFAULT_SCALE),
-        interval=_interval(options.get("interval")),
+        interval=check_interval("interval of classifier_guidance", options.get("interval", WHOLE_SCHEDULE)),
         readable=frozenset(encoders),
     )
+
+
+def _check_options(function: Any, options: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a function or an option that there is not, and where gradients cannot be."""
+    if not callable(function) and not (isinstance(function, str) and function in BUILT_IN):
+        raise InputError(
+            f"classifier_guidance {function!r:.80}: expected one of {', '.join(BUILT_IN)}, or a function of "
+            "clean latents and prompts"
+        )
+    if unknown := [key for key in options if key not in OPTIONS]:
+        raise InputError(
+            f"classifier_guidance has no option {unknown[0]!r:.80}: expected some of {', '.join(OPTIONS)}"
+        )
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "classifier_guidance needs gradients: expected a call outside torch.inference_mode()"
+        )
 
 
 def _outputs(given: Any, outputs: Sequence[Modality], able: Sequence[Modality]) -> tuple[Modality, ...]:
@@ -317,23 +322,6 @@ def _scales(given: Any, steered: Sequence[Modality], default: float) -> dict[Mod
             )
         found[modality] = check_number(f"scale of classifier_guidance of {modality}", value)
     return found
-
-
-def _interval(given: Any) -> tuple[float, float]:
-    """Return two fractions of the schedule in rising order."""
-    if given is None:
-        return WHOLE_SCHEDULE
-    try:
-        first, last = map(float, given)
-        fine = 0 <= first <= last <= 1
-    except (TypeError, ValueError):
-        fine = False
-    if not fine:
-        raise InputError(
-            f"interval of classifier_guidance is {given!r}: expected two fractions of the schedule, such as "
-            "(0.2, 0.8)"
-        )
-    return (first, last)
 
 
 def _check_value(value: Any, batch: int, name: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from codi.border import check_number
+from codi.border import check_interval, check_number
 from codi.protocols import Weakening
 from codi.types import InputError
 
@@ -56,7 +56,7 @@ class Guider:
 
     def __post_init__(self) -> None:
         """Check every option, and raise `InputError` for the first that cannot be used."""
-        self._set("interval", _interval(self._called("interval"), self.interval))
+        self._set("interval", check_interval(self._called("interval"), self.interval))
         if self.rescale is not None:
             self._bounded("rescale", 1.0)
 
@@ -296,7 +296,7 @@ class SkipLayerGuidance(Guider):
         """Check every option."""
         super().__post_init__()
         self._bounded("strength", 1e3)
-        self._set("branch_interval", _interval(self._called("branch_interval"), self.branch_interval))
+        self._set("branch_interval", check_interval(self._called("branch_interval"), self.branch_interval))
         value = [self.blocks] if isinstance(self.blocks, int) else self.blocks
         fine = isinstance(value, (list, tuple)) and all(type(block) is int and block >= 0 for block in value)
         if not fine or isinstance(self.blocks, bool):
@@ -383,15 +383,3 @@ def _led_away_from(answers: Mapping[Branch, Tensor], weights: Mapping[Branch, fl
     mean = sum(weights[branch] / total * answers[branch] for branch in others)
     assert isinstance(mean, Tensor)
     return mean
-
-
-def _interval(name: str, value: Any) -> tuple[float, float]:
-    """Return two fractions of the schedule in rising order, or raise `InputError`."""
-    try:
-        first, last = map(float, value)
-        fine = 0 <= first <= last <= 1
-    except (TypeError, ValueError):
-        fine = False
-    if not fine:
-        raise InputError(f"{name} is {value!r}: expected two fractions of the schedule, such as (0.2, 0.8)")
-    return (first, last)

@@ -139,6 +139,7 @@ def test_what_is_asked_is_parsed():
     [
         ("promt", {}, "classifier_guidance 'promt': expected one of prompt, agreement, or a function"),
         ({"scale": 1}, {}, "classifier_guidance None: expected one of"),
+        (["prompt"], {}, "classifier_guidance \\['prompt'\\]: expected one of"),
         ({"name": "prompt", "strength": 1}, {}, "has no option 'strength': expected some of scale"),
         ({"name": "prompt", "scale": -1}, {}, "scale of classifier_guidance is -1: expected a finite"),
         ({"name": "prompt", "scale": {"image": 1}}, {}, "names image, which is not steered: expected"),
