@@ -338,6 +338,14 @@ def check_number(name: str, value: Any) -> float:
     return float(value)
 
 
+def numbers(value: Any, count: int) -> list[float] | None:
+    """Return so many finite numbers, of a list or tuple, as floats; None for anything else."""
+    if not isinstance(value, (list, tuple)) or len(value) != count:
+        return None
+    fine = all(isinstance(n, Real) and not isinstance(n, bool) and math.isfinite(n) for n in value)
+    return [float(n) for n in value] if fine else None
+
+
 def check_interval(name: str, value: Any) -> tuple[float, float]:
     """Return two fractions of the schedule in rising order; raise `InputError` for anything else."""
     try:

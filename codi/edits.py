@@ -20,7 +20,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from codi.border import check_number
+from codi.border import check_number, numbers
 from codi.modalities import kind_of, kinds
 from codi.types import InputError, Modality, ModalitySpec, listed
 
@@ -299,32 +299,28 @@ def _region(modality: Modality, value: Any) -> Region:
 
 def _numbered(modality: Modality, value: Sequence[Any]) -> Region:
     """Return a region that is written in two or four numbers."""
-    numbers = [_number(item) for item in value]
-    if len(numbers) == 4:
-        return Region(kind="box", value=_box("keep", modality, numbers))
-    fine = len(numbers) == 2 and all(_is_number(number) for number in numbers)
-    if not fine or not 0 <= numbers[0] < numbers[1]:
+    value = [_number(item) for item in value]
+    if len(value) == 4:
+        return Region(kind="box", value=_box("keep", modality, value))
+    ends = numbers(value, 2)
+    if ends is None or not 0 <= ends[0] < ends[1]:
         raise InputError(
             f"keep of {modality} names {list(value)!r:.60}: expected seconds (begin, end), the first below "
             "the second, or a box (left, top, right, bottom)"
         )
-    return Region(kind="interval", value=(float(numbers[0]), float(numbers[1])))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return Region(kind="interval", value=(ends[0], ends[1]))
 
 
 def _box(name: str, modality: Modality, value: Any) -> Box:
     """Return a box of fractions."""
-    numbers = [_number(item) for item in value] if isinstance(value, (tuple, list)) else []
-    fine = len(numbers) == 4 and all(_is_number(n) and 0 <= n <= 1 for n in numbers)
-    if not fine or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
+    sides = numbers([_number(item) for item in value], 4) if isinstance(value, (tuple, list)) else None
+    fine = sides is not None and all(0 <= side <= 1 for side in sides)
+    if sides is None or not fine or not (sides[0] < sides[2] and sides[1] < sides[3]):
         raise InputError(
             f"{name} of {modality} is {value!r:.60}: expected a box (left, top, right, bottom) in fractions "
             "from 0 to 1, such as (0, 0, 0.5, 1)"
         )
-    left, top, right, bottom = map(float, numbers)
+    left, top, right, bottom = sides
     return left, top, right, bottom
 
 
@@ -350,7 +346,7 @@ def _when(modality: Modality, value: Any) -> int | float:
     number = _number(_from_text(value) if isinstance(value, str) else value)
     if isinstance(number, Integral) and not isinstance(number, bool):
         return int(number)
-    if not _is_number(number) or number < 0:
+    if numbers([number], 1) is None or number < 0:
         raise InputError(
             f"keyframes of {modality} names {value!r:.40}: expected the number of a frame (15; -1 is the "
             "last), or seconds (1.5)"
@@ -485,10 +481,10 @@ def typed_boxes(texts: Sequence[str]) -> dict[str, list[float]]:
     found = {}
     for text in texts:
         name, value = _named("--canvas", text, "image=0.25,0.25,0.75,0.75")
-        numbers = _numbers(value, ",")
-        if numbers is None:
+        sides = _numbers(value, ",")
+        if sides is None:
             raise InputError(f"--canvas {text!r:.60}: expected four fractions, image=0.25,0.25,0.75,0.75")
-        found[name] = numbers
+        found[name] = sides
     return found
 
 

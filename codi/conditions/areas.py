@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codi.border import numbers
 from codi.types import InputError, ModalitySpec
 
 Box = tuple[float, float, float, float]
@@ -261,13 +262,13 @@ def _pooled(mask: Tensor, cells: Cells, feather: float) -> Tensor:
 
 def read_box(name: str, value: Any) -> Box:
     """Return a box; raise `InputError` for one that is empty or leaves the picture."""
-    numbers = _numbers(value, 4)
-    if numbers is None or not all(0 <= number <= 1 for number in numbers):
+    sides = numbers(value, 4)
+    if sides is None or not all(0 <= side <= 1 for side in sides):
         raise InputError(
             f"the box of {name} is {_shown(value)}: expected x0, y0, x1, y1 in fractions of width and "
             "height, from 0 to 1"
         )
-    x0, y0, x1, y1 = numbers
+    x0, y0, x1, y1 = sides
     if x0 >= x1 or y0 >= y1:
         raise InputError(
             f"the box of {name} is {_shown(value)}, which is empty: expected x0 below x1, and y0 below y1"
@@ -277,26 +278,18 @@ def read_box(name: str, value: Any) -> Box:
 
 def read_interval(name: str, value: Any) -> Interval:
     """Return an interval; raise `InputError` for one that is empty or begins before 0."""
-    numbers = _numbers(value, 2)
-    if numbers is None or numbers[0] < 0:
+    ends = numbers(value, 2)
+    if ends is None or ends[0] < 0:
         raise InputError(
             f"the interval of {name} is {_shown(value)}: expected the seconds at which it begins and ends"
         )
-    begin, end = numbers
+    begin, end = ends
     if begin >= end:
         raise InputError(
             f"the interval of {name} goes from {begin:g} to {end:g} s, which is empty: expected a beginning "
             "before the end"
         )
     return begin, end
-
-
-def _numbers(value: Any, count: int) -> list[float] | None:
-    """Return a sequence of so many finite numbers as floats; None for anything else."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != count:
-        return None
-    fine = all(isinstance(n, Real) and not isinstance(n, bool) and math.isfinite(n) for n in value)
-    return [float(n) for n in value] if fine else None
 
 
 def _softness(name: str, what: str, value: Any, most: float) -> float:
