@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from codi import world
+from codi.conditions import regional
 from codi.pipeline import CoDiPipeline
 from codi.types import Modality
 from codi.world import ATTRIBUTES, Scene, caption
@@ -225,7 +226,9 @@ def main() -> None:
     parser.add_argument("--fade", type=float, default=0.1, help="soft ends of an interval, in seconds")
     parser.add_argument("--tasks", default=",".join(TASKS), help="some of %(default)s")
     parser.add_argument("--dtype", default="float32", help="precision of the networks")
+    parser.add_argument("--apart", type=float, default=regional.APART, help="of codi.conditions.regional")
     options = parser.parse_args()
+    regional.APART = options.apart
     pipe = CoDiPipeline.from_pretrained(dtype=getattr(torch, options.dtype))
     pipe.set_progress_bar_config(disable=True)
     print(f"{'task':12}{'measure':24}{'prompts alone':>14}{'regions':>9}{'truth':>7}{'seconds':>9}")

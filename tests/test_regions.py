@@ -38,7 +38,7 @@ def halves(batch=2, size=2000, left=1.0, right=-1.0):
     """The prompts of both halves of a latent of `size` numbers, and nothing of the whole."""
     shares = torch.zeros(2, size)
     shares[0, : size // 2], shares[1, size // 2 :] = 1, 1
-    return RegionalPrompt(prompts=(context(batch, left), context(batch, right)), shares=shares)
+    return RegionalPrompt(prompts=(context(batch, left), context(batch, right)), shares=shares, apart=0.7)
 
 
 def sampler(**options):

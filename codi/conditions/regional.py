@@ -5,21 +5,21 @@ MultiDiffusion (arXiv 2302.08113, section 4.2) with a window as large as the out
 of guidance that keeps the prompt; the null or negative prompt is the same everywhere.
 
 A network that was trained on whole outputs makes one thing of what it sees, so that parts which differ would
-be evened out. For the first steps every prompt therefore has surroundings of its own: outside its region it
-sees what it would have made there by itself. (MultiDiffusion shows a flat colour there for the same reason.)
-After that every answer sees the whole latent, and the parts come to fit each other.
+be evened out. For the first steps every prompt can therefore have surroundings of its own: outside its region
+it sees what it would have made there by itself. (MultiDiffusion shows a flat colour there for the same
+reason.) After that every answer sees the whole latent, and the parts come to fit each other.
 
 Letters: B batch, K prompts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-APART = 0.7  # of the schedule, in which every prompt has surroundings of its own
+APART = 0.0  # of the schedule, in which every prompt has surroundings of its own (docs/editing.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class RegionalPrompt:
 
     prompts: tuple[Any, ...]
     shares: Tensor
-    apart: float = APART
+    apart: float = field(default_factory=lambda: APART)
 
     @property
     def num_prompts(self) -> int:
