@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from codi import pretrained
+from codi.adapters.controls import FOLDER
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.modalities import component_class, load_plugins_aloud
@@ -72,6 +73,8 @@ def publish(
         CoDiPipeline(scheduler=load_scheduler(model), **parts, defaults=load_defaults(model)).save_pretrained(
             beside
         )
+        if (model / FOLDER).is_dir():  # they were trained beside these very denoisers
+            shutil.copytree(model / FOLDER, beside / FOLDER)
         (beside / NAME).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(to, ignore_errors=True)
         beside.rename(to)
