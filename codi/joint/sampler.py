@@ -4,7 +4,7 @@ The scheme is that of CoDi (arXiv 2305.11846, section 3.4). At every step the en
 visible latents before any of them is updated; then each denoiser answers from its conditions, and each
 modality's own scheduler takes the step. A clean partner is a latent that is visible at timestep 0 and never
 updated. Partner estimates are fused with the prompt (`codi.joint.partner_estimates`), and outputs may start
-one after another (`codi.joint.start_offsets`). What else an output was given (a start, a part to keep) acts
+one after another (`codi.joint.start_offsets`). What else an output was given (a start, a control) acts
 through `codi.conditions.base.LoopCondition`. Networks and schedulers are passed in, keyed by modality; their
 contracts are in `codi.protocols`.
 
