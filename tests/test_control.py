@@ -151,10 +151,11 @@ def test_a_branch_is_saved_with_its_model_and_loaded_beside_it(pipe, tmp_path):
 
 def test_a_branch_of_another_model_is_refused(pipe, tmp_path):
     branch = pipe._branch((AUDIO, "beats"))
-    values = dict(branch.config, probes={"conv_in": 9.0, "conv_out": 9.0}, base="elsewhere")
-    ControlBranch.from_config(values).save_pretrained(tmp_path / "a")
+    values = {name: value for name, value in branch.config.items() if not name.startswith("_")}
+    values |= {"probes": {"conv_in": 9.0, "conv_out": 9.0}, "base": "elsewhere"}
+    ControlBranch(**values).save_pretrained(tmp_path / "a")
     assert "trained on the model 'elsewhere'" in error(pipe.load_control, tmp_path / "a")
-    ControlBranch.from_config(values | {"sites": [[8, 0]]}).save_pretrained(tmp_path / "b")
+    ControlBranch(**(values | {"sites": [[8, 0]]})).save_pretrained(tmp_path / "b")
     assert "has another shape" in error(pipe.load_control, tmp_path / "b")
     assert "no control at" in error(pipe.load_control, tmp_path / "c")
 
