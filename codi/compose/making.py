@@ -130,7 +130,7 @@ class Making:
             found.append(_native(model, request, own, own.generators(), translators)[1])
         grid, spec = self.prepared[model.modality].grid, request.specs[model.modality]
         self.regional[model.modality] = RegionalPrompt(
-            prompts=tuple(found), shares=_shares(parts, grid, spec, kind_of(model.modality).spatial)
+            prompts=tuple(found), shares=_shares(model.modality, parts, grid, spec)
         )
 
     def add_source(
@@ -209,10 +209,10 @@ def _native(
     return prepared, _translated(model.modality, prompt, samples.prompts, translators)
 
 
-def _shares(parts: Sequence[Region], grid: Grid, spec: ModalitySpec, spatial: bool) -> Tensor:
+def _shares(modality: Modality, parts: Sequence[Region], grid: Grid, spec: ModalitySpec) -> Tensor:
     """Return the share of each prompt in every element of a foreign latent, with an axis for its batch."""
     cells = Cells(edges=None if grid.seconds is None else edges_around(grid.seconds.tolist()))
-    if spatial:
+    if kind_of(modality).spatial:
         height, width = spec.raw_shape[-2:]
         cells = replace(cells, size=grid.shape[1:], aspect=width / height)
     shares = shares_of([part.area.weights(cells) for part in parts], [part.weight for part in parts])

@@ -5,7 +5,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from codi.compose.foreign import ForeignModel
-from codi.compose.pipeline import ComposedPipeline, _shares
+from codi.compose.making import _shares
+from codi.compose.pipeline import ComposedPipeline
 from codi.conditions.areas import Area
 from codi.regions import Region
 from codi.types import InputError, Modality

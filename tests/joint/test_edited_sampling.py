@@ -288,16 +288,38 @@ def test_a_branch_that_drops_what_is_known_is_given_zeros():
     assert torch.equal(both.mask, both.latent)
 
 
-def test_a_condition_may_change_the_answer():
+def test_a_condition_may_change_the_answers():
     class Pushed(LoopCondition):
-        def answered(self, answer, x, step, trajectory):
-            assert trajectory.to_x_0(answer, x, step).isfinite().all()
-            return answer - 1.0
+        def answered(self, answers, step):
+            noisy = step.active[AUDIO]
+            assert noisy.levels.to_x_0(answers[AUDIO], noisy.x, noisy.t).isfinite().all()
+            return {**answers, AUDIO: answers[AUDIO] - 1.0}
 
     plain, pushed = sampler(), sampler(conditions={AUDIO: [Pushed()]})
     before, after = plain.sample(plain.start(noise())), pushed.sample(pushed.start(noise()))
     assert torch.equal(before[VIDEO], after[VIDEO])
     assert (after[AUDIO] > before[AUDIO]).all()  # less of v is more of x_0
+
+
+def test_a_condition_of_several_outputs_is_asked_once_a_step_and_once_a_repeat():
+    asked = []
+
+    class Watching(LoopCondition):
+        def answered(self, answers, step):
+            asked.append((set(answers), set(step.active)))
+            return answers
+
+    one = Watching()
+    known = Known(
+        x_0=torch.zeros(1, 600),
+        mask=torch.arange(600)[None] < 300,
+        resample_steps=3,
+        generators=generators(),
+    )
+    joint = sampler(steps=4, conditions={AUDIO: [known, one], VIDEO: [one]})
+    found = joint.sample(joint.start(noise()))
+    assert asked == [(set(PAIR), set(PAIR))] * 12
+    assert (found[AUDIO][:, :300] == 0).all()
 
 
 # Levels ----------------------------------------------------------------
