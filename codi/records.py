@@ -567,9 +567,9 @@ def _regions(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-def _is_numbers(value: Any, count: int) -> bool:
+def _is_numbers(value: Any, *counts: int) -> bool:
     """Return whether it is a list of so many numbers of at least 0."""
-    return isinstance(value, list) and len(value) == count and all(_is_number(n, 0) for n in value)
+    return isinstance(value, list) and len(value) in counts and all(_is_number(n, 0) for n in value)
 
 
 def _is_mask(value: Any) -> bool:
@@ -676,22 +676,16 @@ def _is_regions(value: Any) -> bool:
     for regions in value.values():
         if not isinstance(regions, list) or not 0 < len(regions) <= 10_000:
             return False
-        if not all(
-            region is True or _is_whole(region, -(2**31), 2**31) or _is_numbers(region) for region in regions
-        ):
-            return False
+        for region in regions:  # everything, a frame, or seconds or a box
+            if not (region is True or _is_whole(region, -(2**31), 2**31) or _is_numbers(region, 2, 4)):
+                return False
     return True
 
 
 def _is_boxes(value: Any) -> bool:
     """Return whether it is a box for each output."""
     fine = isinstance(value, dict) and all(map(_is_name, value))
-    return fine and all(_is_numbers(box) and len(box) == 4 for box in value.values())
-
-
-def _is_numbers(value: Any) -> bool:
-    """Return whether it is seconds or a box."""
-    return isinstance(value, list) and len(value) in (2, 4) and all(_is_number(number, 0) for number in value)
+    return fine and all(_is_numbers(box, 4) for box in value.values())
 
 
 def _is_text(value: Any) -> bool:

@@ -98,7 +98,8 @@ def _words_of(path: str) -> list[str]:
         record = records.read_record(path)
     except InputError:
         return []
-    return [f"{row['text']}::{row['weight']!r}" for row in record.inputs if "text" in row]
+    worded = [row for row in record.inputs if row.get("text") is not None]
+    return [f"{row['text']}::{row['weight']!r}" for row in worded]
 
 
 def write_sheet(folder: str | Path) -> Path:

@@ -425,7 +425,13 @@ def test_lines_that_cannot_be_meant_name_the_line(files, tmp_path, capsys, chang
 def test_options_beside_a_file_of_jobs_are_refused(files):
     empty = {name: [] for name in jobs.prompt_keys()}
     empty |= dict(
-        start={"image": "a.png"}, strength=None, keep=[], keyframe=[], canvas=[], resample_steps=None
+        start={"image": "a.png"},
+        strength=None,
+        keep=[],
+        keyframe=[],
+        canvas=[],
+        resample_steps=None,
+        region=[],
     )
     args = argparse.Namespace(**empty, jobs="jobs.jsonl")
     with pytest.raises(InputError, match="--start beside --jobs"):
