@@ -83,6 +83,7 @@ def _read(modality: Modality, edit: Edit, spec: ModalitySpec) -> Edited:
     for region in edit.keep if not edit.is_whole else ():
         mask = _region_mask(modality, edit, region, geometry) | (False if mask is None else mask)
     for frame, picture in edit.keyframes:
+        assert isinstance(frame, int), "a request settles the frame of every keyframe"
         raw[0, frame] = kind_of(modality).prepare_frame(picture, spec)
         mask = regions.frame_mask(geometry, frame) | (False if mask is None else mask)
     if mask is not None and not mask.any():

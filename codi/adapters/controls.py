@@ -31,7 +31,8 @@ Place = tuple[Modality, str]  # the output, and the kind of control
 
 def probes_of(denoiser: nn.Module) -> dict[str, float]:
     """Return the probes of a denoiser, by which a branch knows it again."""
-    return {layer: lora.probe(lora.base_layer(denoiser, layer).weight) for layer in PROBED}
+    layers: dict[str, Any] = {layer: lora.base_layer(denoiser, layer) for layer in PROBED}
+    return {name: lora.probe(layer.weight) for name, layer in layers.items()}
 
 
 def read_place(folder: Path) -> Place:
@@ -92,7 +93,8 @@ class ControlMixin:
 
     def add_control(self, branch: ControlBranch) -> None:
         """Add a branch that is in memory, such as one in training; calls with it have no file to record."""
-        place = (Modality.parse(branch.config.output), branch.config.kind)
+        config: Any = branch.config
+        place = (Modality.parse(config.output), config.kind)
         self._control_folders.pop(place, None)
         self._control_branches[place] = branch
 
@@ -128,11 +130,16 @@ class ControlMixin:
         target = self.control_target(Modality.parse(output), specs)
         return ControlMap(map=torch.cat([reader.render(reader.parse(value), target) for value in values]))
 
+    @property
+    def _parts(self) -> Any:
+        """The parts of the model by modality (`codi.models.codi.CoDiModel`)."""
+        return self.model  # type: ignore[attr-defined]
+
     def control_target(
         self, output: Modality, specs: Mapping[Modality, ModalitySpec] | None = None
     ) -> Target:
         """Return an output as a kind of control sees it, in the model's own geometry or in another."""
-        model = self.model
+        model = self._parts
         words = next((tower for tower in model.towers.values() if tower.reads_words), None)
         embed = None if words is None else words.embed
         return Target(
@@ -175,7 +182,8 @@ class ControlMixin:
         kind = find_kind(each.kind)
         known = isinstance(each.value, ControlMap)
         drawn = each.value.map if known else kind.render(each.value, target)
-        expected = self._branch((target.modality, each.kind)).config.channels
+        config: Any = self._branch((target.modality, each.kind)).config
+        expected = config.channels
         extent = (target.steps,) if kind.timed else target.grid
         if drawn.shape[1] != expected or tuple(drawn.shape[2:]) != extent:
             raise InputError(
@@ -188,18 +196,19 @@ class ControlMixin:
         """Return a branch where its denoiser is and in its precision; it is read if it was not yet."""
         if place not in self._control_branches:
             self._control_branches[place] = self._load_branch(place, self._control_folders[place])
-        denoiser = self.model.denoisers[place[0]]
+        denoiser = self._parts.denoisers[place[0]]
         # `to` of nn.Module: diffusers' own has notes to give of nothing here
-        return nn.Module.to(self._control_branches[place], self._execution_device, denoiser.dtype)
+        device = self._execution_device  # type: ignore[attr-defined]
+        return nn.Module.to(self._control_branches[place], device, denoiser.dtype)
 
     def _load_branch(self, place: Place, folder: Path) -> ControlBranch:
         """Read a branch, and check that it was trained beside the denoiser of this model."""
         output, _ = place
-        denoiser = self.model.denoisers.get(output)
+        denoiser = self._parts.denoisers.get(output)
         if denoiser is None:
             raise InputError(
                 f"{folder} is for {output}, which this model cannot make: it makes "
-                f"{listed(self.model.denoisers)}"
+                f"{listed(self._parts.denoisers)}"
             )
         branch = pretrained.load_part(folder, ControlBranch.__module__, ControlBranch.__name__, torch.float32)
         sites = [list(site) for site in denoiser.control_sites()]

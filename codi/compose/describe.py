@@ -159,8 +159,10 @@ def _estimated(composed: Composed) -> dict[str, list[str]]:
         return {}
     latents = read_json(composed.folder / "noisy_latent_encoders" / "config.json").get("latents") or {}
     contexts = read_json(composed.folder / "prompt_translators" / "config.json").get("contexts") or {}
-    weight: Any = composed.defaults.get("partner_estimate_weight")
-    if (DEFAULTS["partner_estimate_weight"] if weight is None else weight) <= 0:
+    name = "partner_estimate_weight"
+    own = composed.defaults.get(name)
+    weight: Any = DEFAULTS[name] if own is None else own
+    if weight <= 0:
         return {}
     return {name: [m for m in latents if m != name] for name in composed.references if name in contexts}
 

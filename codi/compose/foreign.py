@@ -26,7 +26,7 @@ from codi.compose.tap import Tap, finish, tap
 from codi.conditions import PROMPT
 from codi.diffusion.guidance import FULL, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
-from codi.protocols import Autoencoder, Denoiser, Environment, Weakening
+from codi.protocols import Autoencoder, Control, Denoiser, Environment, Weakening
 from codi.types import InputError, Modality, ModalitySpec
 
 if TYPE_CHECKING:
@@ -616,6 +616,7 @@ class ForeignDenoiser(Denoiser):
         partners: Environment | None = None,
         rate: float | None = None,
         weakening: Weakening | None = None,
+        control: Sequence[Control] = (),
     ) -> Tensor:
         """Return the network's answer (B, ...), of the shape of x.
 
@@ -627,6 +628,7 @@ class ForeignDenoiser(Denoiser):
                 adapters nothing attends to it.
             rate: unused: the grid of a foreign latent says when its steps are.
             weakening: unused: a published network is never made worse.
+            control: unused: it has no sites for one.
 
         Returns:
             (B, ...).

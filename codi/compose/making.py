@@ -3,7 +3,7 @@
 Letters: B batch, D width of the shared prompt space.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -225,7 +225,7 @@ def _prepared(
     """Return what a pipeline prepares for samples, and their prompts, in which sentences are combined."""
     modality = model.modality
     scale = request.guidance[modality].scales[PROMPT.name]
-    prepare = partial(
+    prepare: Callable[..., Prepared] = partial(
         model.prepare,
         negatives=samples.negatives_of(modality) if model.family.guided and scale > 1 else None,
         num_inference_steps=request.num_inference_steps[modality],

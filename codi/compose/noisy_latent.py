@@ -57,7 +57,9 @@ class _OnGrid(protocols.NoisyLatentEncoder):
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
         """The precision in which it takes latents and prompts."""
-        return self.encoder.out.weight.dtype
+        weight: Any = self.encoder.out.weight
+        dtype: torch.dtype = weight.dtype
+        return dtype
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, rate: float | None = None) -> Tensor:
         """Return the token (B, D) of noisy latents (B, ...) at noise levels t (B,).

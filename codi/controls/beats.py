@@ -46,6 +46,7 @@ class Beats(ControlKind):
         import torch
 
         rate, steps = target.spec.latent_rate, target.steps
+        assert rate is not None, "a latent of what has time has a rate"
         times = torch.tensor(value, dtype=torch.float64)
         parts = torch.zeros(steps * PARTS)
         place = (times * rate * PARTS - 0.5).clamp(0, steps * PARTS - 1)

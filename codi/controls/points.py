@@ -112,8 +112,9 @@ class Points(ControlKind):
         """Return the map (1, K, S) of points (N,)."""
         import torch
 
-        steps = target.steps
-        at = (torch.arange(steps * PARTS, dtype=torch.float64) + 0.5) / (target.spec.latent_rate * PARTS)
+        steps, rate = target.steps, target.spec.latent_rate
+        assert rate is not None, "a latent of what has time has a rate"
+        at = (torch.arange(steps * PARTS, dtype=torch.float64) + 0.5) / (rate * PARTS)
         return self.folded(self.encoded(seconds, values, at).float(), steps)
 
     @abstractmethod

@@ -11,6 +11,7 @@ branch, E width of the embedded timestep.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -24,7 +25,7 @@ from codi.models.denoisers.unet import GridPosition, fold_frames
 from codi.protocols import Control
 
 
-class ControlBranch(ModelMixin, ConfigMixin):
+class ControlBranch(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """The branch of one kind of control for one output.
 
     Args:
@@ -58,9 +59,12 @@ class ControlBranch(ModelMixin, ConfigMixin):
         probes: dict | None = None,
     ):
         super().__init__()
+        first: nn.Module
+        second: nn.Module
         if timed:
-            along = {"kernel_size": kernel_size, "padding": kernel_size // 2}
-            first, second = nn.Conv1d(channels, width, **along), nn.Conv1d(width, width, **along)
+            padding = kernel_size // 2
+            first = nn.Conv1d(channels, width, kernel_size, padding=padding)
+            second = nn.Conv1d(width, width, kernel_size, padding=padding)
         else:
             first, second = nn.Conv2d(channels, width, 1), nn.Conv2d(width, width, 3, padding=1)
         self.stem = nn.Sequential(first, nn.SiLU(), second)
@@ -80,14 +84,15 @@ class ControlBranch(ModelMixin, ConfigMixin):
         Returns:
             For each site (B*F, C, H, W).
         """
-        h = self.spread(self.stem(control), grid) if self.config.timed else self.stem(fold_frames(control))
+        config: Any = self.config
+        h = self.spread(self.stem(control), grid) if config.timed else self.stem(fold_frames(control))
         h = h + self.position(h)
         maps = []
         for number, layers in enumerate(self.levels):
             # an odd extent n becomes (n + 1) / 2, as in the denoiser
             h = layers(F.avg_pool2d(h, 2, ceil_mode=True) if number else h)
             maps.append(h)
-        return tuple(end(maps[level]) for end, (_, level) in zip(self.ends, self.config.sites))
+        return tuple(end(maps[level]) for end, (_, level) in zip(self.ends, config.sites))
 
     def spread(self, h: Tensor, grid: Sequence[int]) -> Tensor:
         """Spread a signal (B, W, S) over the grid of the latent: (B*F, W, H, W), or (B, W, T, M)."""
@@ -110,7 +115,8 @@ class ControlBranch(ModelMixin, ConfigMixin):
 
     def gained(self, site: int, y: Tensor, emb: Tensor) -> Tensor:
         """Return y (B, F, C, H, W) at a site, with the factors that emb (B, E) gives its channels."""
-        return y * (1 + self.gains[site](emb))[:, None, :, None, None]
+        gain: Any = self.gains[site]
+        return y * (1 + gain(emb))[:, None, :, None, None]
 
 
 class Layers(nn.Module):

@@ -172,7 +172,7 @@ class ComposedNoisyLatentStage(Stage):
     # Loss ----------------------------------------------------------------------------------------------
 
     def loss(
-        self, module: ForeignNoisyLatentEncoders, batch: dict[str, Any], generator: torch.Generator
+        self, module: Any, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the squared distance to the caption's token, summed over media, and values for the log.
 
@@ -248,12 +248,12 @@ class ComposedNoisyLatentStage(Stage):
         """Return the token (B, D) of each sample's whole caption, which is what encoders learn to predict."""
         return self.text.embed(batch.captions())
 
-    def dummy_batch(self, module: ForeignNoisyLatentEncoders, count: int) -> dict[str, Tensor]:
+    def dummy_batch(self, module: Any, count: int) -> dict[str, Tensor]:
         """Return latents of every medium, under its name."""
         prepared = self.published.prepared
         return {m.value: empty(count, *prepared[m].start.shape[1:]) for m in self.modalities}
 
-    def dry_pass(self, module: ForeignNoisyLatentEncoders, batch: dict[str, Tensor]) -> None:
+    def dry_pass(self, module: Any, batch: dict[str, Tensor]) -> None:
         """Run the encoder of every medium once."""
         for modality, encoder in module.by_modality().items():
             x = batch[modality.value]
@@ -263,7 +263,7 @@ class ComposedNoisyLatentStage(Stage):
     # Results -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def preview(self, module: ForeignNoisyLatentEncoders, folder: Path) -> None:
+    def preview(self, module: Any, folder: Path) -> None:
         """Write `known.png`: how much of a caption's token is known without a prompt, by noise level."""
         source = self.data()
         batch = to_device(source.fetch(list(range(PREVIEWED))), self.device)
@@ -282,6 +282,6 @@ class ComposedNoisyLatentStage(Stage):
             curves[modality.value] = known
         draw_known(folder / "known.png", levels.tolist(), curves, "noise level")
 
-    def export(self, module: ForeignNoisyLatentEncoders, folder: Path) -> None:
+    def export(self, module: Any, folder: Path) -> None:
         """Write the encoders, and nothing of the published models; a composed model then names them."""
         export_parts({PART: module}, folder)

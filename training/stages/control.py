@@ -101,8 +101,8 @@ class ControlStage(Stage):
         Raises:
             InputError: where outputs of this kind cannot follow such a control.
         """
-        self.base = self.inner.build().requires_grad_(False).eval()
-        spec = self.inner.spec
+        self.base: Any = self.inner.build().requires_grad_(False).eval()
+        spec: Any = self.inner.spec
         if not self.kind.fits(spec) or not self.base.control_sites():
             raise InputError(
                 f"options: control is {self.kind.name!r} of {self.modality}: expected one that "
@@ -156,7 +156,7 @@ class ControlStage(Stage):
         raws = batch[self.modality.value]
         return torch.cat([self.kind.of_media(as_unit(raw.cpu()), self.target) for raw in raws])
 
-    def steered(self, module: nn.Module, batch: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def steered(self, module: Any, batch: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Return the denoiser as it answers with the controls of a batch."""
         control = module.steering(batch[MAP], self.target.grid)
         return partial(_answer, self.base, control)
@@ -165,7 +165,8 @@ class ControlStage(Stage):
         self, module: nn.Module, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the denoising loss of the denoiser with the control."""
-        return self.inner.loss(self.steered(module, batch), batch, generator)
+        steered: Any = self.steered(module, batch)
+        return self.inner.loss(steered, batch, generator)
 
     def dummy_batch(self, module: nn.Module, count: int) -> dict[str, Tensor]:
         """Return latents, a prompt token of each, and maps."""
@@ -179,7 +180,7 @@ class ControlStage(Stage):
         answer(batch["latents"], whole_numbers(len(batch["latents"])), batch["prompts"])
 
     @torch.no_grad()
-    def preview(self, module: nn.Module, folder: Path) -> None:
+    def preview(self, module: Any, folder: Path) -> None:
         """Write samples that follow the captions and the controls of the first samples."""
         batch = self.data().fetch(list(range(len(self.inner.options.preview_captions))))
         captions = batch.captions()
@@ -188,7 +189,7 @@ class ControlStage(Stage):
         control = {self.modality: {self.kind.name: ControlMap(map=batch[MAP])}}
         write_outputs(pipe, [self.modality], captions, folder, not self.config.data, control=control)
 
-    def export(self, module: nn.Module, folder: Path) -> None:
+    def export(self, module: Any, folder: Path) -> None:
         """Write controls/<output>_<kind> into the model folder: the branch, and by what it knows its base."""
         module.register_to_config(base=folder.resolve().name, probes=probes_of(self.base))
         export_part(module, folder / self.produces(self.config)[0])
@@ -220,7 +221,7 @@ class Controlled(Source):
         return batch.with_named(**{MAP: self.render(batch)})
 
     @property
-    def bad(self) -> int:
+    def bad(self) -> int:  # type: ignore[override]
         """The number of bad samples met so far."""
         return self.source.bad
 
