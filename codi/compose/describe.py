@@ -98,6 +98,9 @@ def _model(reference: "Reference", sites: Sequence[str], estimated: Sequence[str
         reference: what the index says of it.
         sites: the blocks of its network at which joint adapters sit.
         estimated: the modalities whose partner estimates reach its prompt.
+
+    Returns:
+        Values by name.
     """
     return {
         "source": reference.source,

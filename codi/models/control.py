@@ -164,7 +164,7 @@ class BranchControl(Control):
 
 
 def branch_for(
-    denoiser: nn.Module, *, output: str, kind: str, channels: int, timed: bool, **options: object
+    denoiser: Any, *, output: str, kind: str, channels: int, timed: bool, **options: Any
 ) -> ControlBranch:
     """Return a new branch for a denoiser, which adds nothing yet.
 

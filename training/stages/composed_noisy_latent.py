@@ -123,6 +123,9 @@ class ComposedNoisyLatentStage(Stage):
     def text_folder(self) -> Path:
         """Return the folder of the model whose text tower reads captions.
 
+        Returns:
+            The folder.
+
         Raises:
             InputError: if it is another one than that of the composed model, whose prompts the encoders are
                 given when it generates.

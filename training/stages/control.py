@@ -103,7 +103,8 @@ class ControlStage(Stage):
         """
         self.base: Any = self.inner.build().requires_grad_(False).eval()
         spec: Any = self.inner.spec
-        if not self.kind.fits(spec) or not self.base.control_sites():
+        sites = self.base.control_sites()  # type: ignore[operator]
+        if not self.kind.fits(spec) or not sites:
             raise InputError(
                 f"options: control is {self.kind.name!r} of {self.modality}: expected one that "
                 f"{'has time' if self.kind.timed else 'has pixels'}, and a denoiser that takes controls"
