@@ -65,13 +65,14 @@ def push(part):
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
 
 
-def own(model, text, seed, steps, scale):
+def own(model, text, seed, steps, scale, **more):
     call = model._arguments(
         model.call_for(),
         prompt=[text],
         num_inference_steps=steps,
         guidance_scale=scale,
         generator=[torch.Generator().manual_seed(seed)],
+        **more,
     )
     return latents_of_pipeline(model, **call)
 
