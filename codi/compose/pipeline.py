@@ -69,6 +69,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         defaults: the composed model's own values of settings (`codi.settings.DEFAULTS`).
         name: what it is called in records.
         described: what records say of the models and their weights.
+        described_parts: digests of everything else, by name (`codi.compose.records.describe_parts`).
     """
 
     text_tower = None
@@ -87,6 +88,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         defaults: Mapping[str, Any] | None = None,
         name: str | None = None,
         described: Mapping[str, Any] | None = None,
+        described_parts: Mapping[str, str] | None = None,
     ):
         if not models:
             raise InputError("a composed model has no models: expected at least one")
@@ -101,6 +103,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         self.defaults = dict(defaults or {})
         self.name = name
         self._described = dict(described or {})
+        self._described_parts = dict(described_parts or {})
         self._bar: dict[str, Any] = {}
         self._attached: list[Any] = []
         if joint_adapters is not None:
@@ -154,6 +157,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             described={
                 name: records.describe_reference(reference) for name, reference in composed.references.items()
             },
+            described_parts=records.describe_parts(composed),
         )
 
     # What it can do -----------------------------------------------------------------------------------
@@ -929,9 +933,9 @@ class ComposedPipeline(PartsMixin, CallMixin):
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
     def fingerprint(self) -> str | None:
-        """Return a digest of the weights of all models; None for models that were put together by hand."""
-        return records.fingerprint(self._described)
+        """Return a digest of the weights of all models and parts; None for what was put together by hand."""
+        return records.fingerprint(self._described, self._described_parts)
 
     def described(self) -> dict[str, Any]:
-        """Return what a record says of the model: its name, and those of its models with their weights."""
-        return records.describe_model(self, self._described)
+        """Return what a record says of the model: its name, and its models and parts with their weights."""
+        return records.describe_model(self, self._described, self._described_parts)
