@@ -227,13 +227,16 @@ def _reached(prompts: Sequence[NativePrompt], shares: Tensor) -> dict[str, Tenso
 
 
 def _shares_of_tokens(shares: Tensor, reached: Tensor) -> Tensor:
-    """Return how much each prompt counts at each token (K, B, L).
+    """Return how much each prompt counts at each token.
 
     Prompts share a token that several reach. One that none reaches is masked, and shared by all.
 
     Args:
         shares: (B, K) how much each prompt counts.
         reached: (K, B, L) which tokens each prompt has.
+
+    Returns:
+        (K, B, L) that sum to one over the prompts.
     """
     even = shares.T[..., None].to(reached.device).expand(reached.shape)
     own = even * reached
@@ -242,11 +245,14 @@ def _shares_of_tokens(shares: Tensor, reached: Tensor) -> Tensor:
 
 
 def _mean(parts: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
-    """Return the weighted mean (B n, ...) of K tensors with n rows for each of B samples.
+    """Return the weighted mean of K tensors with n rows for each of B samples.
 
     Args:
         parts: K tensors (B n, ...), or (B n, L, ...).
         shares: how much each of them counts: K of (B,), or of (B, L).
+
+    Returns:
+        (B n, ...).
     """
     rows = [part.unflatten(0, (len(shares[0]), -1)) for part in parts]
     axes = shares[0].shape[1:]
