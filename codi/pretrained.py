@@ -629,18 +629,26 @@ def read_checksums(folder: Path) -> tuple[dict[str, dict[str, str]], dict[str, s
     return tensors, others
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, part: str | None = None) -> str:
     """Return a digest of all tensors of a model folder, from its checksums if it has any.
 
     Configurations do not count: weights are the same weights, whatever a call leaves out.
 
     Without checksums, weights of `VERIFY_BELOW` bytes and more are not read in full: the digest is of their
     headers, their sizes and samples of their bytes.
+
+    Args:
+        folder: the folder of the model.
+        part: the part whose tensors count; None for all of them.
+
+    Returns:
+        The digest.
     """
     if (folder / CHECKSUMS).exists():
-        known, _ = read_checksums(folder)
+        listed, _ = read_checksums(folder)
+        known = {name: value for name, value in listed.items() if part in (None, name.split("/")[0])}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    files = sorted(folder.glob("*/*.safetensors"))
+    files = sorted(folder.glob(f"{part or '*'}/*.safetensors"))
     if sum(path.stat().st_size for path in files) < VERIFY_BELOW:
         known = {path.relative_to(folder).as_posix(): dict(digest_tensors(path)) for path in files}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

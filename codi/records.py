@@ -804,6 +804,7 @@ MODEL: dict[str, Callable[[Any], bool]] = {
     "scheduler_config": _is_object,
     "own": _is_object,
     "composed": _is_object,  # the published models that it is composed of
+    "parts": _is_object,  # digests of what it has beside them
     "loras": _is_files,
     "words": _is_files,
     "controls": _is_files,  # the branches of the controls that were used

@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MODELS
     | LOADING
     | {
+        "codi.callbacks",
         "codi.calls",
         "codi.card",
         "codi.doctor",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # By these sentences it is found out once what a pipeline does with a prompt.
 PROBES = ["a bird sings in a tree", "two dogs run along a beach"]
 NULL_PROMPT: Branch = frozenset([PROMPT.name])
+GUIDANCE = "guidance"  # what networks of diffusers call the guidance scale that they are told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,6 +339,21 @@ class ForeignModel:
         if given is not None:
             return float(given)
         return float(value_of(self.pipeline, self.call, "guidance_scale"))
+
+    def with_guidance_scale(self, prompt: NativePrompt, scale: float) -> NativePrompt:
+        """Return a prompt with another guidance scale, for a network that is told the scale by its pipeline.
+
+        Args:
+            prompt: B native prompts of a family without a second branch.
+            scale: the scale.
+
+        Returns:
+            The prompt; as it was for a network that is told none, as those that were distilled for few steps.
+        """
+        told = prompt.arguments().get(GUIDANCE)
+        if not isinstance(told, Tensor):
+            return prompt
+        return prompt.with_arguments({GUIDANCE: torch.full_like(told, scale)})
 
     def num_inference_steps(self, given: int | None = None) -> int:
         """Return the number of steps of a call: the one given, or else the pipeline's own."""

@@ -18,6 +18,9 @@ from torch.utils import _pytree as pytree
 from codi.protocols import PromptBatch
 from codi.types import InputError
 
+# By these words networks of diffusers call a sequence and its mask, whose names are the same otherwise.
+SEQUENCE, MASK = "hidden_states", "attention_mask"
+
 
 @dataclass(frozen=True, kw_only=True)
 class NativePrompt(PromptBatch):
@@ -98,34 +101,37 @@ class NativePrompt(PromptBatch):
     def interpolate(prompts: "Sequence[NativePrompt]", weights: Tensor) -> "NativePrompt":
         """Return prompts that combine, as CoDi combines tokens (arXiv 2305.11846, section 3.2).
 
+        Sequences that come with a mask may differ in length: shorter ones are filled up. Each token is then
+        the mean of those prompts that reach it, and the mask of all says where any of them does.
+
         Args:
             prompts: K prompts of the same B samples.
             weights: (B, K) how much each of them counts.
 
         Returns:
-            The weighted means of all floating-point tensors whose rows belong to samples; anything else is
-            the first prompt's.
+            The weighted means of all floating-point tensors whose rows belong to samples; anything else but
+            masks is the first prompt's.
 
         Raises:
-            InputError: where they differ in shape.
+            InputError: where they differ in shape without a mask.
         """
         first = prompts[0]
         shares = weights / weights.sum(1, keepdim=True)
+        reached = _reached(prompts, shares)
         leaves = []
-        for by_sample, parts in zip(
-            first.by_sample, zip(*(prompt.leaves for prompt in prompts)), strict=True
+        for name, by_sample, parts in zip(
+            first.names, first.by_sample, zip(*(prompt.leaves for prompt in prompts)), strict=True
         ):
-            if not by_sample or not parts[0].is_floating_point():
+            if not by_sample:
                 leaves.append(parts[0])
-                continue
-            if any(part.shape != parts[0].shape for part in parts):
-                raise InputError(
-                    "sentences of different lengths cannot be combined for this model: expected one sentence"
-                )
-            rows = [part.unflatten(0, (first.rows, -1)) for part in parts]
-            shape = (-1, *[1] * (rows[0].ndim - 1))
-            mean = sum(share.to(row).view(shape) * row for share, row in zip(shares.T, rows, strict=True))
-            leaves.append(mean.flatten(0, 1))
+            elif (own := reached.get(name.replace(MASK, SEQUENCE))) is None:
+                _check_shapes(name, parts)
+                leaves.append(_mean(parts, list(shares.T)) if parts[0].is_floating_point() else parts[0])
+            elif MASK in name:
+                leaves.append(own.any(0).to(parts[0]))
+            else:
+                parts = tuple(with_length(part, own.shape[2]) for part in parts)
+                leaves.append(_mean(parts, list(_shares_of_tokens(shares, own))))
         return replace(first, leaves=tuple(leaves))
 
     def select(self, rows: Sequence[int]) -> "NativePrompt":
@@ -196,6 +202,72 @@ class NativePrompt(PromptBatch):
 def _key(key: Any) -> str:
     """Return the name of one step of a path in a tree: a key, or a place in a sequence."""
     return str(key.idx if isinstance(key, pytree.SequenceKey) else key.key)
+
+
+def _reached(prompts: Sequence[NativePrompt], shares: Tensor) -> dict[str, Tensor]:
+    """Return which tokens of each sequence with a mask are there, by the name of the sequence.
+
+    Args:
+        prompts: K prompts of the same B samples.
+        shares: (B, K) how much each of them counts; of one that does not, no token is there.
+
+    Returns:
+        (K, B, L) booleans by name, L being the longest of the K sequences.
+    """
+    counts = (shares > 0).T[..., None]
+    sequences = prompts[0].tensors()
+    found = {}
+    for name in prompts[0].masks():
+        if MASK in name and name.replace(MASK, SEQUENCE) in sequences:
+            masks = [prompt.masks()[name] for prompt in prompts]
+            longest = max(mask.shape[1] for mask in masks)
+            there = torch.stack([with_length(mask, longest) > 0 for mask in masks])
+            found[name.replace(MASK, SEQUENCE)] = there & counts.to(there.device)
+    return found
+
+
+def _shares_of_tokens(shares: Tensor, reached: Tensor) -> Tensor:
+    """Return how much each prompt counts at each token.
+
+    Prompts share a token that several reach. One that none reaches is masked, and shared by all.
+
+    Args:
+        shares: (B, K) how much each prompt counts.
+        reached: (K, B, L) which tokens each prompt has.
+
+    Returns:
+        (K, B, L) that sum to one over the prompts.
+    """
+    even = shares.T[..., None].to(reached.device).expand(reached.shape)
+    own = even * reached
+    total = own.sum(0)
+    return torch.where(total > 0, own / total.clamp(min=torch.finfo(own.dtype).tiny), even)
+
+
+def _mean(parts: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
+    """Return the weighted mean of K tensors with n rows for each of B samples.
+
+    Args:
+        parts: K tensors (B n, ...), or (B n, L, ...).
+        shares: how much each of them counts: K of (B,), or of (B, L).
+
+    Returns:
+        (B n, ...).
+    """
+    rows = [part.unflatten(0, (len(shares[0]), -1)) for part in parts]
+    axes = shares[0].shape[1:]
+    shape = (len(shares[0]), 1, *axes, *[1] * (rows[0].ndim - 2 - len(axes)))
+    mean = sum(share.to(row).view(shape) * row for share, row in zip(shares, rows, strict=True))
+    return mean.flatten(0, 1)  # type: ignore[union-attr]
+
+
+def _check_shapes(name: str, parts: Sequence[Tensor]) -> None:
+    """Raise `InputError` for prompts that differ in the shape of an argument that has no mask."""
+    if any(part.shape != parts[0].shape for part in parts):
+        raise InputError(
+            f"these sentences differ in length ({name} has no mask for this model) and cannot be combined: "
+            "expected one sentence, or sentences of equal length"
+        )
 
 
 def _as_long(parts: Sequence[Tensor], lengths: Collection[int]) -> list[Tensor]:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from codi import edited, prompts, settings
 from codi.border import resolve_names
+from codi.callbacks import Embeds, wanted_tensors
 from codi.calls import Call, CallMixin
 from codi.compose import editing, loading, records
 from codi.compose import given as givens
@@ -68,9 +69,11 @@ class ComposedPipeline(PartsMixin, CallMixin):
         defaults: the composed model's own values of settings (`codi.settings.DEFAULTS`).
         name: what it is called in records.
         described: what records say of the models and their weights.
+        described_parts: digests of everything else, by name (`codi.compose.records.describe_parts`).
     """
 
     text_tower = None
+    _callback_tensor_inputs = ("latents", "prompt_embeds")
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         defaults: Mapping[str, Any] | None = None,
         name: str | None = None,
         described: Mapping[str, Any] | None = None,
+        described_parts: Mapping[str, str] | None = None,
     ):
         if not models:
             raise InputError("a composed model has no models: expected at least one")
@@ -99,6 +103,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         self.defaults = dict(defaults or {})
         self.name = name
         self._described = dict(described or {})
+        self._described_parts = dict(described_parts or {})
         self._bar: dict[str, Any] = {}
         self._attached: list[Any] = []
         if joint_adapters is not None:
@@ -152,6 +157,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             described={
                 name: records.describe_reference(reference) for name, reference in composed.references.items()
             },
+            described_parts=records.describe_parts(composed),
         )
 
     # What it can do -----------------------------------------------------------------------------------
@@ -505,7 +511,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             output_type: "pil", "pt", "np" or "latent".
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
-            callback_on_step_end_tensor_inputs: the tensors that it is shown: "latents".
+            callback_on_step_end_tensor_inputs: the tensors that it is shown: "latents", "prompt_embeds" (each
+                output's in the form that its network takes). It may also set `_guidance_scale`.
             **more: prompts of other registered modalities, by their names.
 
         Returns:
@@ -558,17 +565,18 @@ class ComposedPipeline(PartsMixin, CallMixin):
             auxiliary_caption=auxiliary_caption,
             regions=regions,
         )
-        if set(callback_on_step_end_tensor_inputs) - {"latents"}:
-            raise InputError("callback_on_step_end_tensor_inputs names another tensor than 'latents'")
+        known = self._callback_tensor_inputs
+        shown = wanted_tensors(callback_on_step_end, callback_on_step_end_tensor_inputs or (), known)
+        settings.check_names("callback_on_step_end_tensor_inputs", shown, known)
         samples = self._samples(given, wanted, settings.pick_seeds(num_samples, seed, generator))
         clean = given.partner_latents
         if clean is None:
             clean = self.encode_partners(given.items, request.partners)
         scale: Any = settings.shared_scale(request.guidance)
-        call = Call(guidance=dict(request.guidance), guidance_scale=scale)
+        call = Call(guidance=dict(request.guidance), can_steer=request.can_steer, guidance_scale=scale)
         try:
             with self._lock, self._call(call):
-                out = self._generate(call, request, samples, clean, callback_on_step_end)
+                out = self._generate(call, request, samples, clean, callback_on_step_end, shown)
         finally:
             self.maybe_free_model_hooks()
         out.clip = prompts.first_file(given.items.get(Modality.VIDEO, []))
@@ -617,6 +625,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         samples: Samples,
         clean: Latents,
         callback: Callable[..., dict] | None,
+        shown: Sequence[str],
     ) -> CoDiOutput:
         """Make what a request asks for: encode, prepare, denoise, decode."""
         drawn: Latents = {}
@@ -637,7 +646,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             read = self._partners_of(making.denoisers) | request.reads
             beside = {m: latent for m, latent in whole.items() if m in read}
             sampler = self._sampler(making, request, {**clean, **beside}, samples)
-            latents |= self._denoise(call, sampler, sampler.enter(making.start), callback)
+            latents |= self._denoise(call, sampler, sampler.enter(making.start), callback, shown)
         media = {} if request.output_type == "latent" else self._media(latents, sources, request, making)
         seeds = list(samples.seeds)
         out = self._output(latents, media, seeds, request)
@@ -799,7 +808,12 @@ class ComposedPipeline(PartsMixin, CallMixin):
         return tokens
 
     def _denoise(
-        self, call: Call, sampler: JointSampler, latents: Latents, callback: Callable[..., dict] | None
+        self,
+        call: Call,
+        sampler: JointSampler,
+        latents: Latents,
+        callback: Callable[..., dict] | None,
+        shown: Sequence[str],
     ) -> Latents:
         """Take all steps of a sampler, unless the call is interrupted, and return the latents."""
         call.num_timesteps = sampler.num_steps
@@ -809,9 +823,65 @@ class ComposedPipeline(PartsMixin, CallMixin):
             call.current_timestep = sampler.timestep(sampler.timeline.active(index)[0], index)
             latents = sampler.step(index, latents)
             if callback is not None:
-                changed = callback(self, index, call.current_timestep, {"latents": latents}) or {}
-                latents = latents | changed.get("latents", {})
+                latents = self._call_back(call, callback, shown, index, sampler, latents)
         return latents
+
+    def _call_back(
+        self,
+        call: Call,
+        callback: Callable[..., dict],
+        shown: Sequence[str],
+        index: int,
+        sampler: JointSampler,
+        latents: Latents,
+    ) -> Latents:
+        """Show a callback the tensors that it wants, and take over what it changed.
+
+        It may change these tensors and the guidance scale.
+        """
+        offered = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}
+        scale = call.guidance_scale
+        tensors = {name: offered[name] for name in shown}
+        changed = callback(self, index, call.current_timestep, tensors) or {}
+        sampler.contexts = {**sampler.contexts, **changed.get("prompt_embeds", {})}
+        if call.guidance_scale != scale:
+            self._rescale_guidance(call, sampler)
+        return latents | changed.get("latents", {})
+
+    def _rescale_guidance(self, call: Call, sampler: JointSampler) -> None:
+        """Let the steps that are left follow the guidance scale that a callback has set.
+
+        Args:
+            call: the call, whose scale is new.
+            sampler: what takes the steps.
+
+        Raises:
+            InputError: for a value that is no scale, and for an output that began without guidance, so that
+                there is no branch to lead away from.
+        """
+        guidance = call.take_guidance_scale(sampler.guidance)
+        scales = {m: guidance[m].scales[PROMPT.name] for m in sampler.denoisers}
+        for modality, scale in scales.items():
+            model = self.models.get(modality)
+            if model is not None and not model.family.guided:
+                self._tell_scale(model, sampler, scale)
+            elif scale > 1 and modality not in (sampler.null_contexts or {}):
+                raise InputError(
+                    f"a callback set _guidance_scale to {scale:g} for {modality}, which began without "
+                    "guidance: expected a guidance_scale above 1 for it from the start, or {output: number} "
+                    "for others"
+                )
+        sampler.guidance = guidance
+
+    def _tell_scale(self, model: ForeignModel, sampler: JointSampler, scale: float) -> None:
+        """Change the guidance scale in all prompts of an output whose network is told it beside them."""
+        modality = model.modality
+        told = model.with_guidance_scale(sampler.contexts[modality], scale)
+        sampler.contexts = {**sampler.contexts, modality: told}
+        if modality in sampler.regions:
+            regional = sampler.regions[modality]
+            parts = tuple(model.with_guidance_scale(part, scale) for part in regional.prompts)
+            sampler.regions = {**sampler.regions, modality: replace(regional, prompts=parts)}
 
     def _progress(self, total: int) -> Iterator[int]:
         yield from tqdm(range(total), **self._bar)
@@ -863,9 +933,9 @@ class ComposedPipeline(PartsMixin, CallMixin):
         return CoDiOutput(seeds=seeds, model=self.model_name, **rates, **made)
 
     def fingerprint(self) -> str | None:
-        """Return a digest of the weights of all models; None for models that were put together by hand."""
-        return records.fingerprint(self._described)
+        """Return a digest of the weights of all models and parts; None for what was put together by hand."""
+        return records.fingerprint(self._described, self._described_parts)
 
     def described(self) -> dict[str, Any]:
-        """Return what a record says of the model: its name, and those of its models with their weights."""
-        return records.describe_model(self, self._described)
+        """Return what a record says of the model: its name, and its models and parts with their weights."""
+        return records.describe_model(self, self._described, self._described_parts)

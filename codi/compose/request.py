@@ -79,6 +79,12 @@ class ComposedRequest:
         """The modalities whose noisy-latent encoders classifier guidance uses."""
         return frozenset() if self.classifier is None else self.classifier.reads
 
+    @property
+    def can_steer(self) -> bool:
+        """Whether prompt guidance acts on any output at any step."""
+        steps = self.num_inference_steps
+        return any(settings.can_steer({m: guided}, steps[m]) for m, guided in self.guidance.items())
+
     def settings(self) -> dict[str, Any]:
         """Return all settings as a record stores them.
 

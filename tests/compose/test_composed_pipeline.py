@@ -1,6 +1,8 @@
 """A composed pipeline makes what its models make alone, and lets them attend to each other."""
 
+import dataclasses
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +12,7 @@ from diffusers import DiffusionPipeline
 from codi import CoDiPipeline
 from codi.cli import main
 from codi.compose import folder as folders
+from codi.compose import records
 from codi.compose.check import latents_of_pipeline
 from codi.compose.decoupled_attention import DecoupledAttentions, find_sites
 from codi.compose.environment import ForeignEnvironmentEncoders, describe_latent
@@ -65,13 +68,14 @@ def push(part):
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
 
 
-def own(model, text, seed, steps, scale):
+def own(model, text, seed, steps, scale, **more):
     call = model._arguments(
         model.call_for(),
         prompt=[text],
         num_inference_steps=steps,
         guidance_scale=scale,
         generator=[torch.Generator().manual_seed(seed)],
+        **more,
     )
     return latents_of_pipeline(model, **call)
 
@@ -380,6 +384,39 @@ def test_a_folder_loads_by_from_pretrained(composed):
     assert torch.equal(made.latents[AUDIO], own(model, "a ball", 5, 2, model.guidance_scale()))
     with pytest.raises(InputError, match="takes no other text_denoiser"):
         CoDiPipeline.from_pretrained(composed, text_denoiser=torch.nn.Linear(1, 1))
+
+
+def test_a_record_notices_that_a_trained_part_changed(composed, tmp_path, capsys):
+    place, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(composed, place)
+    asked = ["--text", "a ball", "--to", "image", "--steps", "1", "--seed", "4"]
+    assert main(["generate", "--model", str(place), *asked, "-o", str(out)]) == 0
+    model = json.loads((out / "manifest.json").read_text())["model"]
+    assert sorted(model["parts"]) == ["environment_encoders", "joint_adapters"]
+    capsys.readouterr()
+
+    def noted(name):
+        assert main(["generate", "--from", str(out / "000.png"), "-o", str(tmp_path / name)]) == 0
+        return "was made with other weights than those of" in capsys.readouterr().err
+
+    assert not noted("same")
+    _, adapters = joint_parts(models())
+    push(adapters)
+    folders.add_parts(place, {"joint_adapters": adapters})
+    assert noted("changed")
+
+
+def test_a_fingerprint_is_of_every_part_and_of_the_text_model(composed):
+    read = folders.read(composed)
+    parts = records.describe_parts(read)
+    published = {m: records.describe_reference(reference) for m, reference in read.references.items()}
+    whole = records.fingerprint(published, parts)
+    assert whole not in (None, records.fingerprint(published, {}))
+    for name in parts:
+        assert records.fingerprint(published, parts | {name: "another"}) != whole
+    text = folders.TextSource(source="codi-tiny", fingerprint="f", licence=None)
+    assert records.describe_parts(dataclasses.replace(read, text=text)) == {"text": "f", **parts}
+    assert records.fingerprint({}, {}) is None
 
 
 def test_the_command_makes_files_and_makes_them_again(composed, tmp_path, capsys):
