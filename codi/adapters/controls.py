@@ -131,7 +131,7 @@ class ControlMixin:
         return ControlMap(map=torch.cat([reader.render(reader.parse(value), target) for value in values]))
 
     @property
-    def _parts(self) -> Any:
+    def _model_parts(self) -> Any:
         """The parts of the model by modality (`codi.models.codi.CoDiModel`)."""
         return self.model  # type: ignore[attr-defined]
 
@@ -139,7 +139,7 @@ class ControlMixin:
         self, output: Modality, specs: Mapping[Modality, ModalitySpec] | None = None
     ) -> Target:
         """Return an output as a kind of control sees it, in the model's own geometry or in another."""
-        model = self._parts
+        model = self._model_parts
         words = next((tower for tower in model.towers.values() if tower.reads_words), None)
         embed = None if words is None else words.embed
         return Target(
@@ -196,7 +196,7 @@ class ControlMixin:
         """Return a branch where its denoiser is and in its precision; it is read if it was not yet."""
         if place not in self._control_branches:
             self._control_branches[place] = self._load_branch(place, self._control_folders[place])
-        denoiser = self._parts.denoisers[place[0]]
+        denoiser = self._model_parts.denoisers[place[0]]
         # `to` of nn.Module: diffusers' own has notes to give of nothing here
         device = self._execution_device  # type: ignore[attr-defined]
         return nn.Module.to(self._control_branches[place], device, denoiser.dtype)
@@ -204,11 +204,11 @@ class ControlMixin:
     def _load_branch(self, place: Place, folder: Path) -> ControlBranch:
         """Read a branch, and check that it was trained beside the denoiser of this model."""
         output, _ = place
-        denoiser = self._parts.denoisers.get(output)
+        denoiser = self._model_parts.denoisers.get(output)
         if denoiser is None:
             raise InputError(
                 f"{folder} is for {output}, which this model cannot make: it makes "
-                f"{listed(self._parts.denoisers)}"
+                f"{listed(self._model_parts.denoisers)}"
             )
         branch = pretrained.load_part(folder, ControlBranch.__module__, ControlBranch.__name__, torch.float32)
         sites = [list(site) for site in denoiser.control_sites()]
