@@ -134,8 +134,8 @@ def sorted_files(paths: list[str], to: str | None = None) -> tuple[Files, Files]
         media, after = (_only(files, wanted) for files in found)
     if after and set(after) != set(media):
         raise InputError(
-            f"the first files hold {', '.join(media)} and the last {', '.join(after)}: expected the same kinds "
-            "on both sides of a gap"
+            f"the first files hold {', '.join(media)} and the last {', '.join(after)}: expected the same "
+            "kinds on both sides of a gap"
         )
     return media, after
 

@@ -122,6 +122,15 @@ class Continuation:
             held = [one for one in (*held, piece) if _is_needed(one, self.steps[k + 1 :])]
             yield piece
 
+    @property
+    def seams(self) -> list[float]:
+        """Where windows meet, in seconds of the result."""
+        places = {edge for step in self.steps for edge in step.made}
+        ends = {self._first, max(step.made[1] for step in self.steps)} - {
+            piece.begin for piece in self._given
+        }
+        return [float((place - self._first) / self._rate) for place in sorted(places - ends)]
+
     def _is_shown(self, piece: Piece) -> bool:
         """Return whether a given piece is part of the result; the end of a loop is its beginning again."""
         return piece.begin == 0 or not self._about["loop"]
@@ -384,8 +393,8 @@ def _end(total: int, source: Piece, behind: Piece | None, rate: Fraction) -> int
     there = source.end + (behind.end if behind else 0)
     if total <= there:
         raise InputError(
-            f"seconds is {float(total / rate):g}, and what is given lasts {float(there / rate):g} s: expected "
-            "more, the length of the result"
+            f"seconds is {float(total / rate):g}, and what is given lasts {float(there / rate):g} s: "
+            "expected more, the length of the result"
         )
     return total - (behind.end if behind else 0)
 
@@ -398,9 +407,10 @@ def _overlap(seconds: float | None, window: int, rate: Fraction, closed: bool) -
     most = (window - 1) // 2 if closed else window - 1
     if not 1 <= count <= most:
         why = "known at both ends, " if closed else ""
+        lasts = float(window / rate)
         raise InputError(
-            f"overlap is {seconds:g} s, and a window lasts {float(window / rate):g} s, {why}of which something "
-            f"is to be new: expected {float(1 / rate):g} to {float(most / rate):g} s"
+            f"overlap is {seconds:g} s, and a window lasts {lasts:g} s, {why}of which something is to be "
+            f"new: expected {float(1 / rate):g} to {float(most / rate):g} s"
         )
     return count
 
