@@ -10,6 +10,7 @@ was given comes back to the bit, and every window begins where the one before it
 time in which all media have whole steps (`codi.windows`).
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ from codi.version import __version__
 from codi.windows import DIRECTIONS, Layout, Step, plan, tick_rate, ticks
 
 Media = dict[Modality, Tensor]
+REFLECTED = 0.02  # seconds behind what is known, more than the crossfade of a sound at a seam
 # arguments of a pipeline that windows have for themselves, or that would mean something else in each of them
 TAKEN = (
     "outputs",
@@ -163,6 +165,9 @@ class Continuation:
                 part = piece.cut(modality, begin, end, per_tick)
                 place = (max(begin, piece.begin) - step.begin) * per_tick
                 window[place : place + len(part)] = part
+        reach = math.ceil(REFLECTED * self.specs[modality].timed[0])
+        for begin, end in step.known:
+            _reflect(window, (begin - step.begin) * per_tick, (end - step.begin) * per_tick, reach)
         return window
 
     def gather(self) -> Media:
@@ -262,11 +267,11 @@ class InOrder:
 
 def extend(
     pipe: Any,
-    media: Mapping[str, Any],
+    media: Mapping[Any, Any],
     *,
     seconds: float,
     direction: str = "forwards",
-    after: Mapping[str, Any] | None = None,
+    after: Mapping[Any, Any] | None = None,
     loop: bool = False,
     overlap: float | None = None,
     window: float | None = None,
@@ -361,7 +366,7 @@ def _check_kinds(outputs: Sequence[Modality]) -> None:
 
 
 def _given(
-    media: Mapping[str, Any], specs: Mapping[Modality, ModalitySpec], rate: Fraction, begin: int
+    media: Mapping[Any, Any], specs: Mapping[Modality, ModalitySpec], rate: Fraction, begin: int
 ) -> Piece:
     """Return media as one piece; all of them last equally long, in whole ticks."""
     found = {}
@@ -415,7 +420,7 @@ def _overlap(seconds: float | None, window: int, rate: Fraction, closed: bool) -
     return count
 
 
-def _described(media: Mapping[str, Any], after: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _described(media: Mapping[Any, Any], after: Mapping[Any, Any] | None) -> list[dict[str, Any]]:
     """Return what was given as a record has it: files by name and sha256; what came from memory is named."""
     rows = []
     for values in (media, after or {}):
@@ -433,6 +438,18 @@ def _fraction(spec: ModalitySpec) -> Fraction:
 def _is_needed(piece: Piece, steps: Sequence[Step]) -> bool:
     """Return whether any window borders on a piece."""
     return any(piece.begin < end and begin < piece.end for step in steps for begin, end in step.known)
+
+
+def _reflect(window: Tensor, begin: int, end: int, reach: int) -> None:
+    """Let what is known go on as its own mirror image behind both of its ends.
+
+    A sound passes from there to what is new, so that there is no jump at the seam.
+    """
+    known = window[begin:end].flip(0)
+    right = min(reach, len(known), len(window) - end)
+    left = min(reach, len(known), begin)
+    window[end : end + right] = known[:right]
+    window[begin - left : begin] = known[len(known) - left :]
 
 
 def _append(appends: Sequence[Callable[[Media], None]], piece: Piece) -> None:

@@ -120,6 +120,17 @@ def test_every_window_keeps_what_the_one_before_it_made(pipe, media, monkeypatch
     assert torch.equal(seen[1]["start"][VIDEO][:2], made[4:6]) and seen[1]["keep"][VIDEO] == [(0, 0.25)]
 
 
+def test_a_sound_passes_over_a_seam_without_a_jump(pipe):
+    """The seam is where the crossfade is still the mirror image of what is known."""
+    wave = 0.5 * torch.sin(torch.arange(8000) * 0.01)
+    for direction, seam in (("forwards", 8000), ("backwards", 8000)):
+        longer = extend(pipe, {"audio": wave}, seconds=1.0, direction=direction, **QUICK)
+        made = longer.gather()[AUDIO]
+        assert longer.seams == [0.25, 0.5] if direction == "backwards" else longer.seams == [0.5, 0.75]
+        steps = made.diff().abs()
+        assert steps[seam - 2 : seam + 1].max() < 0.03
+
+
 def test_backwards_and_both_sides_end_or_lie_around_what_is_given(pipe, media):
     made = extend(pipe, media, seconds=1.0, direction="backwards", **QUICK).gather()
     assert torch.equal(made[VIDEO][-4:], media["video"]) and torch.equal(made[AUDIO][-8000:], media["audio"])

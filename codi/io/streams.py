@@ -109,8 +109,10 @@ class _Clip:
         self._picture = container.add_stream("libx264", rate=rate, options=options)
         self._picture.height, self._picture.width = (side + side % 2 for side in size)
         self._picture.pix_fmt = "yuv420p"
-        self._rate = sampling_rate
-        self._sound = sampling_rate and container.add_stream("aac", rate=sampling_rate, layout="mono")
+        self._rate = sampling_rate or 0
+        self._sound: Any = None
+        if sampling_rate is not None:
+            self._sound = container.add_stream("aac", rate=sampling_rate, layout="mono")
         self._samples = 0  # appended so far
 
     def append(self, frames: Tensor, sound: Tensor | None = None) -> None:
@@ -119,7 +121,7 @@ class _Clip:
 
         for picture in even(frames.cpu()).permute(0, 2, 3, 1).contiguous().numpy():
             self._container.mux(self._picture.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        assert (sound is None) == (not self._sound), "sound comes with its rate"
+        assert (sound is None) == (self._sound is None), "sound comes with its rate"
         if sound is None:
             return
         samples = finite(sound, "a clip").numpy()
@@ -131,5 +133,5 @@ class _Clip:
     def finish(self) -> None:
         """Write what the encoders still hold."""
         self._container.mux(self._picture.encode(None))
-        if self._sound:
+        if self._sound is not None:
             self._container.mux(self._sound.encode(None))
