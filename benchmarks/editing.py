@@ -11,6 +11,12 @@ Every task takes unseen scenes, hides a part of their media, and lets the model 
     sound-for-clip  0.8 to 1.2 s of a sound whose clip is kept
     first-frame     a clip from its first frame
     start           a picture started from the scene, the prompt names another colour, over strength
+    continue        a clip and its sound of 2 s go on in step to 8 s, in an even rhythm
+
+Of `continue`, "f1 k" compares heard with seen onsets of segment k of 2 s, at 125 ms, and "look k" says
+whether shape and colour are the scene's; "inside" and "across" are the shares of intervals between heard
+onsets that the scene has, within windows and across their seams. Segment 0 was given, and so is the ceiling
+of what detectors read; the floor is made of windows from the prompt alone, side by side.
 
 The ceiling is the round trip of the truth through the autoencoder, put back in the same way; the floor is
 what the prompt alone makes, put back in the same way. "pos" is the share of objects within 0.05 of the width
@@ -28,8 +34,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codi import CoDiPipeline
+from codi import CoDiPipeline, continuing
 from codi.metrics.onsets import onset_f1
+from codi.modalities import kind_of
 from codi.types import Modality
 from codi.world import (
     COLOURS,
@@ -49,6 +56,8 @@ GAP_FRAMES = range(6, 10)
 MARGIN = 0.06  # of the width, around an object
 NEAR = 0.05  # of the width, within which a place is right
 TOLERANCE = 0.05  # seconds
+SEGMENT, LENGTH = 2.0, 8.0  # seconds
+COARSE = 0.125  # seconds, a frame
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 Row = dict[str, float]
 
@@ -244,6 +253,65 @@ def start_task(run: Runner, k: int, scene: Scene) -> dict[str, Row]:
     return found
 
 
+def even(scene: Scene) -> Scene:
+    """Return the scene with a motion that does not come to rest."""
+    return scene if scene.motion != "bounce" else replace(scene, motion="blink")
+
+
+def side_by_side(run: Runner, k: int, scene: Scene, given: continuing.Media) -> continuing.Media:
+    """Return what is given, followed by windows that know nothing of each other."""
+    parts = [given]
+    for window in range(round(LENGTH / SEGMENT) - 1):
+        out = run.make(1000 * k + window, scene, [m.value for m in given])
+        parts.append({m: out.of(m)[0] for m in given})
+    return {m: torch.cat([part[m] for part in parts]) for m in given}
+
+
+def read_long(media: continuing.Media, rates: dict[Modality, float], scene: Scene, seams: Any) -> Row:
+    """Return how far a clip and its sound agree and stay what they were, segment by segment."""
+    row: Row = {}
+    all_heard = []
+    for k in range(round(LENGTH / SEGMENT)):
+        # detectors take their thresholds from what they are given: one segment does not tell on another
+        parts = {
+            m: raw[round(k * SEGMENT * rates[m]) :][: round(SEGMENT * rates[m])] for m, raw in media.items()
+        }
+        onsets = {m: np.asarray(kind_of(m).onsets(part, rates[m])) for m, part in parts.items()}
+        facts = READERS[Modality.VIDEO](parts[Modality.VIDEO][None])[0].facts
+        row[f"f1 {k}"] = float(onset_f1([onsets[Modality.AUDIO]], [onsets[Modality.VIDEO]], COARSE).f1)
+        row[f"look {k}"] = float(facts["shape"] == scene.shape and facts["colour"] == scene.colour)
+        all_heard.append(onsets[Modality.AUDIO] + k * SEGMENT)
+    return row | read_intervals(np.concatenate(all_heard), scene, seams)
+
+
+def read_intervals(heard: np.ndarray, scene: Scene, seams: Any) -> Row:
+    """Return the shares of intervals that the scene has, within windows and across seams; nan for none."""
+    own = np.diff([t for t, _ in events(scene)])
+    right = np.array([bool(np.any(np.abs(own - gap) <= TOLERANCE)) for gap in np.diff(heard)], dtype=float)
+    across = np.array([any(a < s <= b for s in seams) for a, b in zip(heard, heard[1:])], dtype=bool)
+    shares = {"inside": right[~across], "across": right[across]}
+    return {name: float(part.mean()) if len(part) else float("nan") for name, part in shares.items()}
+
+
+def continue_task(run: Runner, k: int, scene: Scene) -> dict[str, Row]:
+    """Continue a clip and its sound in step, to four times their length."""
+    scene = even(scene)
+    given = {Modality.AUDIO: render_sounds([scene])[0], Modality.VIDEO: render_videos([scene])[0]}
+    longer = continuing.extend(
+        run.pipe,
+        given,
+        seconds=LENGTH,
+        seed=1000 * k,
+        text=caption(scene),
+        num_inference_steps=run.steps,
+        resample_steps=run.resample_steps,
+    )
+    rates = {m: spec.timed[0] for m, spec in longer.specs.items()}
+    apart = side_by_side(run, k, scene, given)
+    rows = {"made": (longer.gather(), longer.seams), "floor": (apart, np.arange(SEGMENT, LENGTH, SEGMENT))}
+    return {name: read_long(media, rates, scene, seams) for name, (media, seams) in rows.items()}
+
+
 TASKS: dict[str, Callable[[Runner, int, Scene], dict[str, Row]]] = {
     "box": box_task,
     "half": half_task,
@@ -252,6 +320,7 @@ TASKS: dict[str, Callable[[Runner, int, Scene], dict[str, Row]]] = {
     "sound-for-clip": lambda run, k, scene: gap_task(run, k, scene, beside="video"),
     "first-frame": first_frame_task,
     "start": start_task,
+    "continue": continue_task,
 }
 
 
@@ -261,7 +330,7 @@ def measure(task: str, run: Runner, scenes: Sequence[Scene]) -> list[str]:
     rows = [TASKS[task](run, k, scene) for k, scene in enumerate(scenes)]
     lines = []
     for name in rows[0]:
-        means = {key: float(np.mean([row[name][key] for row in rows])) for key in rows[0][name]}
+        means = {key: float(np.nanmean([row[name][key] for row in rows])) for key in rows[0][name]}
         lines.append(
             f"{task:15} {name:13} " + "  ".join(f"{key} {value:.2f}" for key, value in means.items())
         )

@@ -58,6 +58,8 @@ def jobs_from(args: argparse.Namespace, schedulers: Collection[str]) -> tuple[li
     if args.jobs:
         raise InputError("--from beside --jobs: expected one of them")
     found = records.read_records(args.again)
+    for record in found:
+        record.check_single()
     exact = _is_exact(args)
     _take_model(args, found, schedulers)
     several = len(found) > 1

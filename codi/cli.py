@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, vary, bench, convert, compose, inspect, info, doctor.
+"""Run the command `codi`: generate, vary, continue, bench, convert, compose, inspect, info, doctor.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -19,7 +19,18 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codi import __version__, bench, convert, fork_server, inspection, modalities, options, renamed, vary
+from codi import (
+    __version__,
+    bench,
+    continue_command,
+    convert,
+    fork_server,
+    inspection,
+    modalities,
+    options,
+    renamed,
+    vary,
+)
 from codi.compose import command as compose
 from codi.compose.folder import composed_folder
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
@@ -103,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     _add_generate(commands)
     vary.add_command(commands).set_defaults(run=_vary)
+    continue_command.add_command(commands).set_defaults(run=_continue)
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
     )
@@ -472,6 +484,11 @@ def _vary(args: argparse.Namespace) -> int:
     if code == 0:
         _print_path(vary.write_sheet(asked.out))
     return code
+
+
+def _continue(args: argparse.Namespace) -> int:
+    """Continue a clip, a sound or both, beyond the length of the model."""
+    return continue_command.run(args, _print_path)
 
 
 def _print_path(path: Path) -> None:

@@ -14,6 +14,7 @@ A record is one JSON object. That of a file has
 - `resolved`: every setting of the call, the model's own values included
 - `model`: its name, digest of the weights, dtype, device, scheduler, and LoRAs and words by sha256
 - `versions`: those of the libraries
+- `continued`: of a file that `codi continue` made of several windows, how; `resolved` is that of the first
 
 A manifest, and the record of a job, have `samples` with a seed and a batch each in place of the two, and what
 was asked for as `settings`. A record is data: what is read is checked against the tables at the end of this
@@ -153,6 +154,7 @@ class Record:
         versions: versions of libraries.
         id: the id of the job; None for a record that is not of a job.
         asked: what was asked for, as the manifest says it; nothing follows from it.
+        continued: how it was continued, if it was; nothing follows from it.
     """
 
     source: str
@@ -168,6 +170,15 @@ class Record:
     regions: tuple[dict[str, Any], ...] = ()
     id: str | None = None
     asked: dict[str, Any] = field(default_factory=dict)
+    continued: dict[str, Any] = field(default_factory=dict)
+
+    def check_single(self) -> None:
+        """Raise `InputError` if it was made by more than one call."""
+        if self.continued:
+            raise InputError(
+                f"{self.source} was made by codi continue, window by window, and not by one call: run that "
+                "command again on what it continued, which its record names"
+            )
 
     def edits(self) -> dict[str, Any]:
         """Return the arguments of a pipeline that say what outputs are given of themselves (`codi.edits`).
@@ -199,6 +210,7 @@ class Record:
         Raises `InputError` for prompts that the record only names, and for files that are gone; a file that
         has changed is a note.
         """
+        self.check_single()
         prompts: dict[str, list[Any]] = {}
         for sign, rows in (("", self.inputs), ("negative_", self.negatives)):
             for row in rows:
@@ -492,6 +504,7 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
         sources=_sources(row),
         id=Path(source).stem if "request" in row else None,
         asked=row["settings"] if isinstance(row.get("settings"), dict) else {},
+        continued=row["continued"] if isinstance(row.get("continued"), dict) else {},
     )
 
 
@@ -741,6 +754,7 @@ TOP = (
     "outputs",
     "resolved",
     "settings",
+    "continued",
     "seed",
     "seeds",
     "batch",

@@ -81,7 +81,7 @@ def arguments(args: argparse.Namespace) -> list[str]:
     given = [f"--{kind}" if args.by == "prompt" else f"--start-{kind}", args.file, "--to", kind]
     if args.by == "start":
         given += ["--strength", args.strength or str(STRENGTH)]
-    for words in args.text or ([] if args.by == "prompt" else _words_of(args.file)):
+    for words in args.text or ([] if args.by == "prompt" else words_of(args.file)):
         given += ["--text", words]
     given += ["-o", args.out, "--samples", str(args.samples), "--seed", args.seed]
     for name in ("steps", "guidance", "model", "device"):
@@ -90,7 +90,7 @@ def arguments(args: argparse.Namespace) -> list[str]:
     return [*given, *(["--quiet"] if args.quiet else [])]
 
 
-def _words_of(path: str) -> list[str]:
+def words_of(path: str) -> list[str]:
     """Return the sentences that a file was made from, with their weights; none where no record says it."""
     from codi import records
 

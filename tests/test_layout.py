@@ -150,6 +150,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     | LOADING
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records", "codi.settings"},
     "codi.vary": LEAVES | KINDS | {"codi.records"},
+    "codi.windows": {"codi.types"},
+    "codi.continuing": LEAVES | KINDS | {"codi.records", "codi.windows"},
+    "codi.continue_command": LEAVES
+    | KINDS
+    | LOADING
+    | {"codi.continuing", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.vary", "codi.windows"},
     "codi.inspection": LEAVES | KINDS | {"codi.pretrained"},
     "codi.doctor": LEAVES | KINDS | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
@@ -166,6 +172,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.doctor",
         "codi.inspection",
         "codi.vary",
+        "codi.continue_command",
         "codi.pipeline",
         "codi.start_up",
     }

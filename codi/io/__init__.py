@@ -22,6 +22,7 @@ height, W width.
     fit.py         tensors of any size, rate and length -> a model's geometry
     files.py       new files of any kind, whole or not at all
     write.py       tensors -> media files
+    streams.py     the same, piece by piece
     tags.py        what a file carries about how it was made
     dub.py         a clip with another sound, its frames untouched
 """
@@ -46,6 +47,7 @@ from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
 from codi.io.pictures import image_to_tensor
 from codi.io.read import Video, check_prompt, describe, load_audio, load_image, load_video
+from codi.io.streams import stream_audio, stream_video
 from codi.io.tags import read_text
 from codi.io.write import check_writers, save_audio, save_image, save_video
 
@@ -85,6 +87,8 @@ __all__ = [
     "save_video",
     "sha256_of",
     "staged",
+    "stream_audio",
+    "stream_video",
     "taken",
     "to_unit",
 ]

@@ -98,7 +98,7 @@ def save_audio(
         InputError: if the file cannot be written.
     """
     soundfile = load(*WRITERS[Modality.AUDIO])
-    wave = _finite(wave, path)
+    wave = finite(wave, path)
     suffix = Path(path).suffix.lower()
     # encoded in memory, because libsndfile does not say when the disk refuses something
     encoded = io.BytesIO()
@@ -152,8 +152,8 @@ def save_video(
     form = CLIPS.get(Path(path).suffix.lower())
     if form is None:
         raise InputError(f"cannot write a clip as {path}: expected a name that ends in .mp4")
-    pixels = _even(frames.cpu()).permute(0, 2, 3, 1).contiguous().numpy()  # (F, H, W, 3)
-    sound_in = None if audio is None else _finite(audio, path)
+    pixels = even(frames.cpu()).permute(0, 2, 3, 1).contiguous().numpy()  # (F, H, W, 3)
+    sound_in = None if audio is None else finite(audio, path)
     with new_file(path) as file:
         with open_new(file, form, {"movflags": "+faststart"}) as container:
             if comment:
@@ -202,14 +202,14 @@ def encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:
     """
     import av
 
-    samples = _finite(audio, "a clip").numpy()
+    samples = finite(audio, "a clip").numpy()
     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=stream.layout.name)
     frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
     container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
 
 
-def _finite(audio: Tensor, path: Any) -> Tensor:
+def finite(audio: Tensor, path: Any) -> Tensor:
     """Return a sound as (channels, samples), float32 and clipped to [-1, 1].
 
     Raises `InputError` for a sound with samples that are no numbers; `path` is the file that it is for.
@@ -223,7 +223,7 @@ def _finite(audio: Tensor, path: Any) -> Tensor:
     return audio.clamp(-1, 1)
 
 
-def _even(frames: Tensor) -> Tensor:
+def even(frames: Tensor) -> Tensor:
     """Return frames (F, 3, H, W) with even sides; the last row or column of an odd side is repeated."""
     height, width = frames.shape[-2:]
     return (

@@ -1,7 +1,8 @@
 """Audio: mono sounds in [-1, 1], (samples,), at the model's sampling rate."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,26 @@ class Audio(ModalityKind):
 
         wave = torch.as_tensor(out.audios[k])
         return io.save_audio(self.path(stem), wave, out.sampling_rate, out.comment(k), out.record_text(k))
+
+    def whole(self, value: Any, spec: ModalitySpec) -> Any:
+        """Return a recording of its own length as a float tensor (samples,) in [-1, 1]."""
+        from codi import io, media
+
+        rate, _ = spec.timed
+        wave, own_rate = media.load_sound(value, rate, 60.0 * io.MAX_MINUTES)
+        io.check_audio(wave, own_rate, source=value if isinstance(value, (str, Path)) else "the recording")
+        return io.fit_audio(wave, round(own_rate), round(rate), round(wave.shape[-1] * rate / own_rate))
+
+    @contextmanager
+    def stream(
+        self, stem: Path, specs: Mapping[Modality, ModalitySpec], comment: str, record: Callable[[], str]
+    ) -> Iterator[Callable[[Mapping[Modality, Any]], None]]:
+        """Write a sound file piece by piece."""
+        from codi import io
+
+        rate = round(specs[self.modality].timed[0])
+        with io.stream_audio(self.path(stem), rate, comment, record) as append:
+            yield lambda piece: append(piece[self.modality])
 
     def onsets(self, raw: Any, rate: float) -> Any:
         """Return the seconds (K,) of the onsets of a sound (samples,) at `rate` Hz."""

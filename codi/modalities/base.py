@@ -5,7 +5,8 @@ methods, because the command line reads names and sizes here before it knows wha
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -224,6 +225,37 @@ class ModalityKind(ABC):
         Returns:
             the path of the file.
         """
+
+    def whole(self, value: Any, spec: ModalitySpec) -> Any:
+        """Return a medium of its own length, at the rate and in the size of `spec`, as `formatted` has "pt".
+
+        Args:
+            value: a medium in any form of a prompt.
+            spec: the geometry of what is made.
+
+        Returns:
+            A tensor whose first axis is time.
+
+        Raises:
+            InputError: for a medium that cannot be read, or a modality without time.
+        """
+        raise InputError(f"{self.name} has no time: expected a medium that can be continued")
+
+    def stream(
+        self, stem: Path, specs: Mapping[Modality, ModalitySpec], comment: str, record: Callable[[], str]
+    ) -> AbstractContextManager[Callable[[Mapping[Modality, Any]], None]]:
+        """Write a file piece by piece; only of a modality that has time.
+
+        Args:
+            stem: the path of the file without its suffix.
+            specs: the geometry of all that is made together.
+            comment: a text for people that the file carries.
+            record: returns how it was made, in ASCII; it is called at the end.
+
+        Returns:
+            A context of a function that appends a piece, media by modality in the form of `whole`.
+        """
+        raise NotImplementedError(f"{self.name} has no time")
 
     def path(self, stem: Path) -> Path:
         """Return the path of its file for the path `stem` without a suffix."""

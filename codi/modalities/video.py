@@ -1,7 +1,8 @@
 """Video: clips of pictures in [-1, 1], (F, 3, H, W), at the model's frames per second."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,31 @@ class Video(ModalityKind):
             sound = {"audio": torch.as_tensor(out.audios[k]), "sampling_rate": out.sampling_rate}
         notes = {"comment": out.comment(k), "record": out.record_text(k)}
         return io.save_video(self.path(stem), frames, out.fps, **sound, **notes)
+
+    def whole(self, value: Any, spec: ModalitySpec) -> Any:
+        """Return a clip of its own length as uint8 (F, 3, H, W)."""
+        from codi import io, media
+
+        rate, (height, width) = spec.timed[0], spec.raw_shape[-2:]
+        frames, fps = media.load_clip(value, rate, 60.0 * io.MAX_MINUTES, max(height, width))
+        io.check_pixels(frames.shape[-1], frames.shape[-2])
+        count = max(1, round(len(frames) / fps * rate))
+        return io.from_unit(io.fit_video(frames, fps, count, rate, (height, width)))
+
+    @contextmanager
+    def stream(
+        self, stem: Path, specs: Mapping[Modality, ModalitySpec], comment: str, record: Callable[[], str]
+    ) -> Iterator[Callable[[Mapping[Modality, Any]], None]]:
+        """Write a clip piece by piece, with the sound that is made with it if any."""
+        from codi import io
+
+        spec = specs[self.modality]
+        sound = specs.get(Modality.AUDIO)
+        rate = None if sound is None else round(sound.timed[0])
+        height, width = spec.raw_shape[-2:]
+        path = self.path(stem)
+        with io.stream_video(path, spec.timed[0], (height, width), rate, comment, record) as append:
+            yield lambda piece: append(piece[self.modality], piece.get(Modality.AUDIO))
 
     def onsets(self, raw: Any, rate: float) -> Any:
         """Return the seconds (K,) of the onsets of a clip (F, 3, H, W) at `rate` frames per second."""
