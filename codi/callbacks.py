@@ -3,12 +3,12 @@
 This module says which tensors they ask for, and gives them prompt tokens in the form that they expect.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from diffusers.callbacks import IPAdapterScaleCutoffCallback, MultiPipelineCallbacks, PipelineCallback
 
-from codi.types import InputError
+from codi.types import InputError, Latents
 
 
 class Embeds(dict):
@@ -28,6 +28,34 @@ class Embeds(dict):
                 "are all there are"
             )
         return self
+
+
+def show_tensors(
+    pipe: Any,
+    callback: Callable[..., dict | None],
+    wanted: Sequence[str],
+    index: int,
+    sampler: Any,
+    latents: Latents,
+) -> Latents:
+    """Show a callback the tensors that it wants, and take over what it changed of them.
+
+    Args:
+        pipe: the pipeline, which says the timestep.
+        callback: called as f(pipe, index, timestep, tensors).
+        wanted: the names of the tensors.
+        index: the step that was taken.
+        sampler: what takes the steps (`codi.joint.sampler.JointSampler`); it is given changed prompts.
+        latents: (B, ...) by output, after the step.
+
+    Returns:
+        The latents with which the next step begins.
+    """
+    offered = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}
+    tensors = {name: offered[name] for name in wanted}
+    changed = callback(pipe, index, pipe.current_timestep, tensors) or {}
+    sampler.contexts = {**sampler.contexts, **changed.get("prompt_embeds", {})}
+    return latents | changed.get("latents", {})
 
 
 def wanted_tensors(callback: Any, names: Sequence[str], known: Sequence[str]) -> list[str]:

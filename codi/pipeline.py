@@ -32,7 +32,7 @@ from codi import request as requests
 from codi.adapters.controls import ControlMixin
 from codi.adapters.mixin import AdapterMixin
 from codi.border import resolve_names
-from codi.callbacks import Embeds, wanted_tensors
+from codi.callbacks import show_tensors, wanted_tensors
 from codi.calls import Call, CallMixin
 from codi.compose.folder import is_composed
 from codi.conditions import LoopCondition
@@ -1112,14 +1112,11 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
 
         It may change these tensors and the guidance scale.
         """
-        offered = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}
         scale = call.guidance_scale
-        tensors = {name: offered[name] for name in wanted}
-        changed = callback(self, index, call.current_timestep, tensors) or {}
-        sampler.contexts = {**sampler.contexts, **changed.get("prompt_embeds", {})}
+        latents = show_tensors(self, callback, wanted, index, sampler, latents)
         if call.guidance_scale != scale:
             sampler.guidance = call.take_guidance_scale(sampler.guidance)
-        return latents | changed.get("latents", {})
+        return latents
 
     def _judge(
         self, measures: list[str], media: dict[Modality, Any], context: Tensor, clean: Latents

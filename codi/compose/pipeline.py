@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from codi import edited, prompts, settings
 from codi.border import resolve_names
-from codi.callbacks import Embeds, wanted_tensors
+from codi.callbacks import show_tensors, wanted_tensors
 from codi.calls import Call, CallMixin
 from codi.compose import editing, loading, records
 from codi.compose import given as givens
@@ -839,14 +839,11 @@ class ComposedPipeline(PartsMixin, CallMixin):
 
         It may change these tensors and the guidance scale.
         """
-        offered = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}
         scale = call.guidance_scale
-        tensors = {name: offered[name] for name in shown}
-        changed = callback(self, index, call.current_timestep, tensors) or {}
-        sampler.contexts = {**sampler.contexts, **changed.get("prompt_embeds", {})}
+        latents = show_tensors(self, callback, shown, index, sampler, latents)
         if call.guidance_scale != scale:
             self._rescale_guidance(call, sampler)
-        return latents | changed.get("latents", {})
+        return latents
 
     def _rescale_guidance(self, call: Call, sampler: JointSampler) -> None:
         """Let the steps that are left follow the guidance scale that a callback has set.

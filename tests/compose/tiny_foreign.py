@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import shutil
 import string
 import sys
 import tempfile
@@ -736,3 +737,12 @@ def main() -> None:
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     main()
+
+
+def without_weights(sources: dict[str, Path], place: Path) -> dict[str, Path]:
+    """Copy everything but the weights of pipelines, each into a folder of its name, and return these."""
+    copies = {}
+    for name, folder in sources.items():
+        copies[name] = place / name
+        shutil.copytree(folder, copies[name], ignore=shutil.ignore_patterns("*.safetensors"))
+    return copies

@@ -155,14 +155,7 @@ def test_it_learns_what_latents_show(stage, monkeypatch):
 
 
 def test_a_plan_needs_no_weights(tmp_path, sources, capsys):
-    bare = {}
-    for name, folder in sources.items():
-        for path in folder.rglob("*"):
-            if path.is_file() and path.suffix != ".safetensors":
-                place = tmp_path / name / path.relative_to(folder)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(path.read_bytes())
-        bare[name] = tmp_path / name
+    bare = tiny_foreign.without_weights(sources, tmp_path)
     arguments = ["--config", str(CONFIG), "--dry-run"]
     for override in overrides(tmp_path, bare):
         arguments += ["--set", override]
