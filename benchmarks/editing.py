@@ -11,6 +11,8 @@ Every task takes unseen scenes, hides a part of their media, and lets the model 
     sound-for-clip  0.8 to 1.2 s of a sound whose clip is kept
     first-frame     a clip from its first frame
     start           a picture started from the scene, the prompt names another colour, over strength
+    edit, edit-sound, edit-clip    shape and another colour are named, and the start decides the rest;
+                    by strength, and "said": with the source's own shape and colour as `source_prompt`
     continue        a clip and its sound of 2 s go on in step to 8 s, in an even rhythm
 
 Of `continue`, "f1 k" compares heard with seen onsets of segment k of 2 s, at 125 ms, and "look k" says
@@ -28,6 +30,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,9 @@ from codi.types import Modality
 from codi.world import (
     COLOURS,
     READERS,
+    RENDERERS,
+    VISIBLE,
+    Reading,
     Scene,
     caption,
     render_images,
@@ -59,6 +65,7 @@ TOLERANCE = 0.05  # seconds
 SEGMENT, LENGTH = 2.0, 8.0  # seconds
 COARSE = 0.125  # seconds, a frame
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
+NAMED = ("shape", "colour")
 Row = dict[str, float]
 
 
@@ -253,6 +260,40 @@ def start_task(run: Runner, k: int, scene: Scene) -> dict[str, Row]:
     return found
 
 
+def edit_task(modality: Modality, run: Runner, k: int, scene: Scene) -> dict[str, Row]:
+    """Start from a medium and name another colour and the shape, with and without what the medium shows."""
+    truth, wanted = RENDERERS[modality]([scene])[0], other_colour(scene)
+    seen = READERS[modality](truth[None])[0]
+    words, said = (caption(each, NAMED) for each in (wanted, scene))
+    found = {}
+    for strength in (0.7, 0.9, 1.0):
+        for name, more in ((f"{strength:g}", {}), (f"{strength:g} said", {"source_prompt": said})):
+            made = run.pipe(
+                words,
+                outputs=[modality],
+                start={modality: truth},
+                strength=strength,
+                seed=k,
+                num_inference_steps=run.steps,
+                output_type="pt",
+                **more,
+            ).of(modality)[0]
+            found[name] = read_edit(READERS[modality](made[None])[0], seen, modality, wanted)
+    return found
+
+
+def read_edit(reading: Reading, seen: Reading, modality: Modality, wanted: Scene) -> Row:
+    """Return whether an edit was followed, and the share of attributes that nobody named and that stayed."""
+    right = {name: float(reading.facts[name] == getattr(wanted, name)) for name in VISIBLE[modality]}
+    row = {name: right[name] for name in NAMED}
+    row["rest"] = float(np.mean([value for name, value in right.items() if name not in NAMED]))
+    if reading.x is not None and seen.x is not None:
+        row["pos"] = float(abs(reading.x - seen.x) <= NEAR)
+    if kind_of(modality).rate_field is not None:
+        row["f1"] = onset_f1([reading.events], [seen.events], COARSE).f1
+    return row
+
+
 def even(scene: Scene) -> Scene:
     """Return the scene with a motion that does not come to rest."""
     return scene if scene.motion != "bounce" else replace(scene, motion="blink")
@@ -320,8 +361,13 @@ TASKS: dict[str, Callable[[Runner, int, Scene], dict[str, Row]]] = {
     "sound-for-clip": lambda run, k, scene: gap_task(run, k, scene, beside="video"),
     "first-frame": first_frame_task,
     "start": start_task,
+    "edit": partial(edit_task, Modality.IMAGE),
+    "edit-sound": partial(edit_task, Modality.AUDIO),
+    "edit-clip": partial(edit_task, Modality.VIDEO),
     "continue": continue_task,
 }
+
+ONCE = ("start", "edit", "edit-sound", "edit-clip")  # in which nothing is kept, so that no step is repeated
 
 
 def measure(task: str, run: Runner, scenes: Sequence[Scene]) -> list[str]:
@@ -330,7 +376,8 @@ def measure(task: str, run: Runner, scenes: Sequence[Scene]) -> list[str]:
     rows = [TASKS[task](run, k, scene) for k, scene in enumerate(scenes)]
     lines = []
     for name in rows[0]:
-        means = {key: float(np.nanmean([row[name][key] for row in rows])) for key in rows[0][name]}
+        keys = dict.fromkeys(key for row in rows for key in row[name])
+        means = {key: float(np.nanmean([row[name].get(key, np.nan) for row in rows])) for key in keys}
         lines.append(
             f"{task:15} {name:13} " + "  ".join(f"{key} {value:.2f}" for key, value in means.items())
         )
@@ -352,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pipe.set_progress_bar_config(disable=True)
     scenes = sample_scenes(args.scenes, args.seed)
     for task in args.tasks:
-        for repeats in args.resample_steps if task != "start" else args.resample_steps[:1]:
+        for repeats in args.resample_steps if task not in ONCE else args.resample_steps[:1]:
             for line in measure(task, Runner(pipe, args.steps, repeats), scenes):
                 print(f"R{repeats} {line}", flush=True)
     return 0

@@ -298,6 +298,11 @@ def _add_edits(generate: Any) -> None:
         help="how far an output leaves its start: 0 to 1, or image=0.6,audio=0.4 (default 0.8; kept: 1)",
     )
     group.add_argument(
+        "--source-prompt",
+        metavar="WORDS",
+        help="what the starts show: what they have in common with the prompt then stays",
+    )
+    group.add_argument(
         "--keep",
         action="append",
         default=[],

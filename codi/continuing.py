@@ -40,6 +40,7 @@ TAKEN = (
     "keep",
     "keyframes",
     "canvas",
+    "source_prompt",
     "output_type",
     "return_dict",
     "generator",

@@ -15,6 +15,7 @@ from codi import media, prompts
 from codi.conditions import LoopCondition, regions
 from codi.conditions.known import Known
 from codi.conditions.regions import Geometry
+from codi.conditions.source_prompt import SourcePrompt
 from codi.conditions.start import Start
 from codi.diffusion import stream_seed
 from codi.edits import Box, Edit, Edits, Region
@@ -34,6 +35,7 @@ class Edited:
         geometry: what masks look like.
         strength: the part of the schedule that is taken.
         whole: whether everything is kept.
+        source_prompt: what the source shows, in words; None where nobody said it.
     """
 
     raw: Any
@@ -41,6 +43,7 @@ class Edited:
     geometry: Geometry
     strength: float
     whole: bool = False
+    source_prompt: str | None = None
 
     def pasted(self, made: Any) -> Any:
         """Return decoded media (B, ...) with what is kept put back."""
@@ -91,7 +94,12 @@ def _read(modality: Modality, edit: Edit, spec: ModalitySpec) -> Edited:
     whole = edit.is_whole or (mask is not None and bool(mask.all()))
     assert edit.strength is not None, "a request settles every strength"
     return Edited(
-        raw=raw, mask=None if whole else mask, geometry=geometry, strength=edit.strength, whole=whole
+        raw=raw,
+        mask=None if whole else mask,
+        geometry=geometry,
+        strength=edit.strength,
+        whole=whole,
+        source_prompt=edit.source_prompt,
     )
 
 
@@ -212,6 +220,7 @@ def conditions_of(
     layout: Layout,
     seeds: Sequence[int],
     resample_steps: int,
+    source_prompt: Any = None,
 ) -> list[LoopCondition]:
     """Return what the source of an output does in the sampling loop.
 
@@ -222,14 +231,19 @@ def conditions_of(
         layout: where the elements of its latent lie.
         seeds: the seed of each sample.
         resample_steps: how often a step is made where something is kept.
+        source_prompt: what the source shows, as the denoiser takes a prompt, for all samples; None for
+            nothing.
 
     Returns:
         The conditions, in the order in which they act.
     """
     found: list[LoopCondition] = []
-    if edited.strength < 1:
+    if edited.strength < 1 or source_prompt is not None:
         x_0 = _rows(encode(edited.raw).float(), len(seeds))
-        found.append(Start(x_0=x_0, strength=edited.strength))
+        if edited.strength < 1:
+            found.append(Start(x_0=x_0, strength=edited.strength))
+        if source_prompt is not None:
+            found.append(SourcePrompt(modality=modality, x_0=x_0, prompt=source_prompt))
     if edited.mask is not None:
         known = regions.latent_grid(edited.mask, layout.edges, layout.size)
         if known.any():  # else what is kept is less than an element, and is put back after decoding alone

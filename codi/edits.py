@@ -7,6 +7,7 @@ From Python, from the command line and from lines of jobs they come in one form,
     keep={"audio": [(0, 1.2)]}              a region, or a list of regions, of that medium
     keyframes={"video": {0: "first.png"}}   pictures by their frames (whole numbers) or seconds
     canvas={"image": (0.25, 0, 0.75, 1)}    the box, in fractions, in which the medium lies on what is made
+    source_prompt="a red ball"              what the medium shows; or {"image": "a red ball"}
 
 A region is True, which is everything; seconds (begin, end); a box (left, top, right, bottom) in fractions;
 the number of a frame; or a mask, a file or an array, which is bright where the medium is kept. Nothing heavy
@@ -24,7 +25,7 @@ from codi.border import check_number, numbers
 from codi.modalities import kind_of, kinds
 from codi.types import InputError, Modality, ModalitySpec, listed
 
-NAMES = ("start", "strength", "keep", "keyframes", "canvas", "resample_steps")
+NAMES = ("start", "strength", "keep", "keyframes", "canvas", "resample_steps", "source_prompt")
 STRENGTH = 0.8  # of a start of which nothing is kept, as image to image in diffusers
 RESAMPLE_STEPS = 4  # how often a step is made where a part is kept (docs/editing.md)
 MOST_RESAMPLE_STEPS = 100
@@ -59,6 +60,7 @@ class Edit:
         keep: the regions of the source that are kept.
         keyframes: (when, picture) pairs; whole numbers are frames, other numbers are seconds.
         canvas: the box in which the source lies; None for all of what is made.
+        source_prompt: what the source shows, in words; None where nobody said it.
     """
 
     source: Any = None
@@ -66,6 +68,7 @@ class Edit:
     keep: tuple[Region, ...] = ()
     keyframes: tuple[tuple[int | float, Any], ...] = ()
     canvas: Box | None = None
+    source_prompt: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -114,6 +117,7 @@ class Edits:
         frames = _by_output("keyframes", given.get("keyframes"))
         boxes = _by_output("canvas", given.get("canvas"))
         strengths = _strengths(given.get("strength"), [*starts, *keeps, *boxes])
+        words = _source_prompts(given.get("source_prompt"), [*starts, *keeps])
         found = {}
         for modality in dict.fromkeys([*starts, *keeps, *boxes, *frames]):
             source = starts.get(modality)
@@ -130,6 +134,7 @@ class Edits:
                 keep=_regions(modality, keeps[modality]) if modality in keeps else (),
                 keyframes=_keyframes(modality, frames.get(modality)),
                 canvas=_box("canvas", modality, boxes[modality]) if modality in boxes else None,
+                source_prompt=words.get(modality),
             )
         return cls(by_output=found, resample_steps=_resample_steps(given.get("resample_steps"), found))
 
@@ -158,6 +163,11 @@ class Edits:
                 _check_region(modality, region, specs[modality])
             if edit.canvas is not None and not kind_of(modality).spatial:
                 raise InputError(f"canvas names {modality}, which has no places: expected none for it")
+            if edit.canvas is not None and edit.source_prompt is not None:
+                raise InputError(
+                    f"source_prompt of {modality} beside a canvas: expected a start that is all of what is "
+                    "made"
+                )
             keyframes = tuple((_frame(modality, when, specs[modality]), v) for when, v in edit.keyframes)
             _check_keyframes(modality, keyframes, edit.keep, specs[modality])
             found[modality] = replace(edit, strength=_strength(modality, edit), keyframes=keyframes)
@@ -170,11 +180,13 @@ class Edits:
         edits = {m.value: edit for m, edit in self.by_output.items()}
         kept = {name: [r.written() for r in e.keep if r.kind != "mask"] for name, e in edits.items()}
         boxes = {name: list(edit.canvas) for name, edit in edits.items() if edit.canvas is not None}
+        words = {name: edit.source_prompt for name, edit in edits.items() if edit.source_prompt is not None}
         return {
             "strength": {name: edit.strength for name, edit in edits.items()},
             "keep": {name: _plain(regions) for name, regions in kept.items() if regions},
             "canvas": boxes,
             "resample_steps": self.resample_steps,
+            **({"source_prompt": words} if words else {}),
         }
 
     def described(self) -> dict[str, list[dict[str, Any]]]:
@@ -257,6 +269,29 @@ def _strengths(value: Any, outputs: Collection[Modality]) -> dict[Modality, floa
                 f"strength names {modality}, which has no start: expected some of {listed(outputs)}"
             )
     return {modality: float(number) for modality, number in given.items()}
+
+
+def _source_prompts(value: Any, outputs: Collection[Modality]) -> dict[Modality, str]:
+    """Return what the source of each output shows, of those of which it is said."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        given = {Modality.parse(key): words for key, words in value.items() if words is not None}
+    else:
+        given = dict.fromkeys(outputs, value)
+    if not given:
+        raise InputError("source_prompt was given without a start: expected start={'image': ...} beside it")
+    for modality, words in given.items():
+        if not isinstance(words, str) or not words.strip():
+            raise InputError(
+                f"source_prompt of {modality} is {words!r:.60}: expected a sentence that says what its start "
+                "shows"
+            )
+        if modality not in outputs:
+            raise InputError(
+                f"source_prompt names {modality}, which has no start: expected some of {listed(outputs)}"
+            )
+    return given
 
 
 def _resample_steps(value: Any, edits: Mapping[Modality, Edit]) -> int:

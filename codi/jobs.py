@@ -575,6 +575,7 @@ def typed_edits(args: argparse.Namespace) -> dict[str, Any]:
         "keyframes": editing.typed_keyframes(args.keyframe) or None,
         "canvas": editing.typed_boxes(args.canvas) or None,
         "resample_steps": args.resample_steps,
+        "source_prompt": args.source_prompt,
     }
     return _without_none(found)
 

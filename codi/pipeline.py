@@ -700,6 +700,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
         keyframes: Mapping[str, Mapping[int | float, Any]] | None = None,
         canvas: Mapping[str, Sequence[float]] | None = None,
         resample_steps: int | None = None,
+        source_prompt: str | Mapping[str, str] | None = None,
         regions: Sequence[Region | Mapping[str, Any]] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -781,6 +782,8 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
             canvas: {output: (left, top, right, bottom)}: the box, in fractions, in which the start lies on
                 what is made; around it all is made.
             resample_steps: how often a step is made of an output of which a part is kept.
+            source_prompt: what the starts show, in words, or {output: words}: what they have in common with
+                the prompt then stays (FlowEdit, arXiv 2412.08629).
             regions: prompts for parts of outputs in space and time, a list of dicts such as {"text": "a red
                 ball", "box": (0, 0, 0.5, 1), "interval": (0, 1)} (`codi.regions`). What none of them covers
                 has the prompt of the call.
@@ -819,6 +822,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
             keyframes=keyframes,
             canvas=canvas,
             resample_steps=resample_steps,
+            source_prompt=source_prompt,
             given=given.items,
             negatives=given.negatives,
             prompted=given.prompted,
@@ -964,8 +968,16 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
                 edited.Layout.of(source.geometry),
                 seeds,
                 request.edits.resample_steps,
+                self._source_prompt(modality, source, len(seeds)),
             )
         return found
+
+    def _source_prompt(self, modality: Modality, source: Edited, rows: int) -> Tensor | None:
+        """Return the prompt token (B, 1, D) of what a source shows; None where nobody said it."""
+        if source.source_prompt is None:
+            return None
+        token = self.encode_prompt(prompts.collect({Modality.TEXT: source.source_prompt}))
+        return token.to(self._execution_device, self.model.denoisers[modality].dtype).expand(rows, -1, -1)
 
     def _media(
         self, latents: Latents, sources: Mapping[Modality, Edited], request: Request

@@ -200,6 +200,7 @@ class Record:
         found["canvas"] = self.resolved.get("canvas", {})
         strengths = self.resolved.get("strength", {})
         found["strength"] = {name: value for name, value in strengths.items() if name in found["start"]}
+        found["source_prompt"] = self.resolved.get("source_prompt", {})
         if found["keep"] or found["keyframes"] or found["canvas"]:
             found["resample_steps"] = self.resolved.get("resample_steps")
         return {name: value for name, value in found.items() if value not in ({}, None)}
@@ -790,9 +791,11 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "keep": _is_regions,
     "canvas": _is_boxes,
     "resample_steps": lambda value: _is_whole(value, 1, 1000),
+    "source_prompt": lambda value: _is_object(value) and all(map(_is_text, value.values())),
     "control": _is_controls,
 }
-EDITS = ("strength", "keep", "canvas", "resample_steps")  # where outputs were given something of themselves
+# where outputs were given something of themselves
+EDITS = ("strength", "keep", "canvas", "resample_steps", "source_prompt")
 USES = ("start", "keep", "keyframe")  # of media that outputs were given of themselves
 # settings that a call may lack: a picture has no frames
 OPTIONAL = (*SIZES, "auxiliary", "captions", "guider", "classifier_guidance", *EDITS, "control")

@@ -151,6 +151,14 @@ SOUND = {"audio": "a.wav"}
         (dict(start=PHOTO, canvas={"image": (0, 0, 1)}), "canvas of image is .*expected a box"),
         (dict(start=PHOTO, canvas={"image": (0, 0, 0.5, 1)}, strength=0.5), "part of it starts from nothing"),
         (dict(start=PHOTO, resample_steps=2), "resample_steps was given and nothing is kept"),
+        (dict(source_prompt="a ball"), "source_prompt was given without a start"),
+        (dict(start=PHOTO, source_prompt=" "), "source_prompt of image is ' ': expected a sentence"),
+        (dict(start=PHOTO, source_prompt={"image": 3}), "source_prompt of image is 3: expected a sentence"),
+        (dict(start=PHOTO, source_prompt={"audio": "a"}), "source_prompt names audio, which has no start"),
+        (
+            dict(start=PHOTO, source_prompt="a ball", canvas={"image": (0, 0, 0.5, 1)}),
+            "source_prompt of image beside a canvas",
+        ),
         (dict(start=PHOTO, keep={"image": (0, 0, 1, 0.5)}, resample_steps=0), "a whole number from 1 to 100"),
     ],
 )
@@ -346,6 +354,17 @@ def test_masks_that_do_not_fit_are_one_line(pipe, mask, message):
         pipe(outputs="image", start={"image": photo}, keep={"image": mask}, **QUICK)
 
 
+def test_words_of_the_source_are_a_prompt_of_its_own(pipe, media):
+    given = dict(
+        outputs="image", start={"image": media["image"]}, output_type="latent", seed=0, num_inference_steps=4
+    )
+    trip = pipe("a ball", strength=0.0, **given).latents[IMAGE]
+    back = pipe("a ball", strength=0.9, source_prompt="a ball", guidance_scale=1.0, **given).latents[IMAGE]
+    other = pipe("a ball", strength=0.9, source_prompt={"image": "a blue cube"}, guidance_scale=1.0, **given)
+    assert torch.allclose(back, trip, atol=1e-4)
+    assert not torch.allclose(other.latents[IMAGE], trip, atol=1e-2)
+
+
 def test_a_region_smaller_than_a_pixel_keeps_nothing(pipe, media):
     with pytest.raises(InputError, match="keep of image keeps nothing"):
         pipe(outputs="image", start=dict(image=media["image"]), keep={"image": (0, 0, 0.01, 1)}, **QUICK)
@@ -374,6 +393,7 @@ def pixels(path) -> torch.Tensor:
 def test_a_file_says_what_it_started_from_and_is_made_again(files, tmp_path, capsys):
     arguments = ["--start-image", str(files / "photo.png"), "--keep", f"image={files / 'mask.png'}"]
     arguments += ["--strength", "image=0.5", "--text", "a ball", "--to", "image,audio"]
+    arguments += ["--source-prompt", "a blue ball"]
     model = ["--model", str(files / "model")]
     assert cli.main(["generate", "-o", str(tmp_path / "a"), *arguments, *model, *STEPS]) == 0
     first = tmp_path / "a" / "000.png"
@@ -382,6 +402,7 @@ def test_a_file_says_what_it_started_from_and_is_made_again(files, tmp_path, cap
     assert [(row["as"], row["use"]) for row in record.sources] == [("image", "start"), ("image", "keep")]
     assert all(len(row["sha256"]) == 64 for row in record.sources)
     assert record.resolved["strength"] == {"image": 0.5}
+    assert record.resolved["source_prompt"] == {"image": "a blue ball"}
     assert cli.main(["generate", "--from", str(first), "-o", str(tmp_path / "b"), "--quiet"]) == 0
     for name in ("000.png", "000.wav"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -431,6 +452,7 @@ def test_options_beside_a_file_of_jobs_are_refused(files):
         keyframe=[],
         canvas=[],
         resample_steps=None,
+        source_prompt=None,
         region=[],
     )
     args = argparse.Namespace(**empty, jobs="jobs.jsonl")

@@ -38,6 +38,7 @@ def conditions_of(
     sizes: Mapping[str, Any],
     seeds: Sequence[int],
     resample_steps: int,
+    source_prompt: Any = None,
 ) -> list[LoopCondition]:
     """Return what the source of an output does in the sampling loop.
 
@@ -48,6 +49,7 @@ def conditions_of(
         sizes: the sizes in which it is made, by our names.
         seeds: the seed of each sample.
         resample_steps: how often a step is made where something is kept.
+        source_prompt: what the source shows, as the denoiser takes a prompt; None for nothing.
 
     Returns:
         The conditions, in the order in which they act.
@@ -59,6 +61,7 @@ def conditions_of(
         _layout(prepared.grid, source.geometry),
         seeds,
         resample_steps,
+        source_prompt,
     )
 
 

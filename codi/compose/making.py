@@ -124,17 +124,20 @@ class Making:
         parts = request.regions.by_output.get(model.modality, ())
         if not parts:
             return
-        found = []
-        for part in parts:
-            own = replace(samples, prompts=[prompts[part]] * len(samples))
-            found.append(_native(model, request, own, own.generators(), translators)[1])
+        found = [_native_prompt(model, request, samples, prompts[part], translators) for part in parts]
         grid, spec = self.prepared[model.modality].grid, request.specs[model.modality]
         self.regional[model.modality] = RegionalPrompt(
             prompts=tuple(found), shares=_shares(model.modality, parts, grid, spec)
         )
 
     def add_source(
-        self, model: ForeignModel, source: Edited, request: ComposedRequest, samples: Samples
+        self,
+        model: ForeignModel,
+        source: Edited,
+        request: ComposedRequest,
+        samples: Samples,
+        source_prompt: ComposedPrompt | None = None,
+        translators: PromptTranslators | None = None,
     ) -> None:
         """Let an output that was added start from a source, or keep a part of it.
 
@@ -143,7 +146,12 @@ class Making:
             source: its source, of which not everything is kept.
             request: what is made, and how.
             samples: what it is made from.
+            source_prompt: what the source shows; None where nobody said it.
+            translators: what translates prompts that are no sentences.
         """
+        prompt = None
+        if source_prompt is not None:
+            prompt = _native_prompt(model, request, samples, source_prompt, translators)
         conditions = editing.conditions_of(
             model,
             source,
@@ -151,6 +159,7 @@ class Making:
             request.sizes[model.modality],
             samples.seeds,
             request.edits.resample_steps,
+            prompt,
         )
         for condition in conditions:
             self.add_conditions({model.modality: condition})
@@ -192,6 +201,18 @@ class Making:
         self.start[modality] = noise.to(device) * scheduler.init_noise_sigma
         self.generators[modality] = generators
         self.levels[modality] = NoiseLevels.of(scheduler)
+
+
+def _native_prompt(
+    model: ForeignModel,
+    request: ComposedRequest,
+    samples: Samples,
+    prompt: ComposedPrompt,
+    translators: PromptTranslators | None,
+) -> Any:
+    """Return another prompt than the samples' own, the same for all of them, as a denoiser takes it."""
+    own = replace(samples, prompts=[prompt] * len(samples))
+    return _native(model, request, own, own.generators(), translators)[1]
 
 
 def _native(

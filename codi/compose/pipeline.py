@@ -447,6 +447,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         keyframes: Mapping[str, Mapping[int | float, Any]] | None = None,
         canvas: Mapping[str, Sequence[float]] | None = None,
         resample_steps: int | None = None,
+        source_prompt: str | Mapping[str, str] | None = None,
         regions: Sequence[Region | Mapping[str, Any]] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -507,6 +508,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             keyframes: {"video": {0: picture}}: pictures that are kept as frames.
             canvas: {output: (left, top, right, bottom)}: the box in which the start lies on what is made.
             resample_steps: how often a step is made of an output of which a part is kept.
+            source_prompt: what the starts show, in words, or {output: words}.
             regions: prompts for parts of outputs in space and time (`codi.regions`).
             output_type: "pil", "pt", "np" or "latent".
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
@@ -543,6 +545,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             keyframes=keyframes,
             canvas=canvas,
             resample_steps=resample_steps,
+            source_prompt=source_prompt,
             given=given.modalities,
             negatives=given.refused,
             clean=given.clean,
@@ -689,10 +692,22 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 steps = request.num_inference_steps[modality]
                 making.add_words(modality, self.text_model, steps, samples)
             if modality in sources:
-                making.add_source(self.models[modality], sources[modality], request, samples)
+                source = sources[modality]
+                making.add_source(
+                    self.models[modality],
+                    source,
+                    request,
+                    samples,
+                    None if source.source_prompt is None else self._worded(source.source_prompt),
+                    self.translators,
+                )
         if request.classifier is not None:
             making.add_conditions(request.classifier.conditions())
         return making
+
+    def _worded(self, sentence: str) -> ComposedPrompt:
+        """Return a sentence as a prompt."""
+        return self.encode_prompt(prompts.collect({Modality.TEXT: sentence}))
 
     def _draw_captions(self, request: ComposedRequest, samples: Samples) -> Latents:
         """Return the latents of the auxiliary caption of each sample, by the text model.

@@ -10,9 +10,10 @@ from codi.conditions.control import CONTROL
 from codi.conditions.known import KNOWN
 from codi.conditions.partners import PARTNERS
 from codi.conditions.prompt import PROMPT
+from codi.conditions.source_prompt import SOURCE_PROMPT
 from codi.conditions.start import START
 
-ALL = (PROMPT, PARTNERS, START, KNOWN, CONTROL, CLASSIFIER)
+ALL = (PROMPT, PARTNERS, START, KNOWN, SOURCE_PROMPT, CONTROL, CLASSIFIER)
 CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in ALL}
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "KNOWN",
     "PARTNERS",
     "PROMPT",
+    "SOURCE_PROMPT",
     "START",
     "Condition",
     "JointStep",

@@ -23,6 +23,9 @@ from codi.types import Latents, Modality
 # Reads the token (B, D) of a latent (B, ...), given its timesteps (B,), 0 where it is clean, and prompts
 # (B, L, D).
 ReadToken = Callable[[Modality, Tensor, Tensor | int, Tensor], Tensor]
+# Answers a latent (B, ...) of an output, as the network takes it and as noisy as the output's own, to another
+# prompt in the form that the denoiser takes: (B, ...), without guidance and without partners.
+Answer = Callable[[Modality, Tensor, Any], Tensor]
 
 
 class Mechanism(Enum):
@@ -34,6 +37,7 @@ class Mechanism(Enum):
     REPLACEMENT = "replacement in the latent"
     GRADIENT = "gradient"
     ADDITION = "addition to features"
+    DIFFERENCE = "difference of two answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +106,13 @@ class JointStep:
         active: the outputs that take a step.
         clean: (B, ...) the latents that are clean: of outputs that are finished, and of partners.
         read: reads a latent by the noisy-latent encoder of its modality.
+        answer: asks the denoiser of an active output for another latent and prompt.
     """
 
     active: Mapping[Modality, NoisyLatent]
     clean: Latents
     read: ReadToken
+    answer: Answer
 
 
 class LoopCondition:

@@ -193,6 +193,22 @@ def uneven(scheduler: Any, timesteps: list[int], device: Any = None) -> Any:
     return scheduler
 
 
+def entry_step(scheduler: Any, first: int) -> int:
+    """Return the step at which a schedule can be entered that is to be entered at step `first`.
+
+    Steps of second order come in pairs, which are entered at their first. PNDM makes its second step twice,
+    which only makes sense after its first: whoever enters there takes the last of the two.
+    """
+    if type(scheduler) is PNDMScheduler:
+        return 2 if first == 1 and _repeats_second(scheduler) else first
+    return first - first % getattr(scheduler, "order", 1)
+
+
+def _repeats_second(scheduler: PNDMScheduler) -> bool:
+    """Return whether the timesteps hold the second step twice."""
+    return len(scheduler.timesteps) > 2 and bool(scheduler.timesteps[1] == scheduler.timesteps[2])
+
+
 def pass_repeated_step(scheduler: Any) -> None:
     """Let PNDM go on from a first step that is not that of its schedule.
 

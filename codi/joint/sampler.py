@@ -25,7 +25,7 @@ from codi.conditions import CONDITIONS, PARTNERS, PROMPT, JointStep, LoopConditi
 from codi.conditions.regional import RegionalPrompt
 from codi.diffusion.guidance import WEAKENED, Branch, Guidance
 from codi.diffusion.levels import NoiseLevels
-from codi.diffusion.schedulers import noise_left, pass_repeated_step, scaled_input
+from codi.diffusion.schedulers import entry_step, noise_left, pass_repeated_step, scaled_input
 from codi.diffusion.trajectory import Trajectory
 from codi.joint.partner_estimates import PartnerEstimate, centred_estimate, fuse_prompt
 from codi.joint.start_offsets import EvenTimeline, LevelTimeline, Timeline
@@ -134,9 +134,7 @@ class JointSampler:
             scheduler = self.schedulers[modality]
             steps = len(scheduler.timesteps)
             first = max((c.first_step(steps) for c in conditions), default=0)
-            # of second order, steps come in pairs, which are entered at their first
-            pair = getattr(scheduler, "order", 1)
-            found[modality] = first if first == steps else first - first % pair
+            found[modality] = first if first == steps else entry_step(scheduler, first)
         return found
 
     @cached_property
@@ -520,7 +518,22 @@ class JointSampler:
                 )
             elif isinstance(t, int):
                 clean[modality] = x
-        return JointStep(active=active, clean=clean, read=self._estimate_token)
+        answer = partial(self._answer_to, index)
+        return JointStep(active=active, clean=clean, read=self._estimate_token, answer=answer)
+
+    def _answer_to(self, index: int, modality: Modality, x: Tensor, prompt: Any) -> Tensor:
+        """Return the answer (B, ...) of a denoiser to another latent and prompt, guided by nothing."""
+        denoiser = self.denoisers[modality]
+        x = x.to(self.contexts[modality].dtype)
+        branches = [frozenset({PARTNERS.name})]
+
+        def make() -> Any:
+            return denoiser.precompute(PROMPT.batch(branches, [prompt]), x)
+
+        cached = self._once(("other prompt", modality), [prompt], make)
+        t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
+        partners = PARTNERS.batch(branches, [None])
+        return denoiser(x, t, cached, partners=partners, rate=self.rates.get(modality)).float()
 
     def _prompt(
         self,

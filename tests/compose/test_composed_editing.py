@@ -56,6 +56,25 @@ def test_at_strength_0_it_is_the_round_trip(pipe):
     assert (out.images[0].float() / 127.5 - 1 - expected).abs().max() < 0.02
 
 
+def test_with_the_words_of_the_source_as_prompt_the_source_comes_back(pipe):
+    """Guidance of 1: what is added to the answer is just what it loses.
+
+    Not of the clip model: in few evenly spaced steps DDIM goes to other levels than its timesteps say.
+    """
+    outputs = ["image", "audio"]
+    start = {name: source(pipe, Modality(name)) for name in outputs}
+    asked = dict(outputs=outputs, start=start, seed=0, num_inference_steps=4, output_type="latent")
+
+    def made(strength, **more):
+        return pipe("a ball", strength=strength, guidance_scale=1.0, **asked, **more)
+
+    trip, same, other = made(0.0), made(0.8, source_prompt="a ball"), made(0.8, source_prompt="a cat")
+    for name in outputs:
+        exact, back, far = (each.latents[Modality(name)] for each in (trip, same, other))
+        assert (back - exact).abs().mean() < 0.04  # the last level is not quite clean
+        assert not torch.equal(far, back)
+
+
 KEPT = {IMAGE: (0, 0, 0.5, 1), VIDEO: [0, 1, 2], AUDIO: (0, 0.3)}
 
 
