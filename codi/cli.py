@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from codi import (
     __version__,
@@ -36,6 +36,10 @@ from codi.compose.folder import composed_folder
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
+
+if TYPE_CHECKING:
+    from codi.jobs import Job
+    from codi.session import Session
 
 SCHEDULERS = ("released", "ddim", "dpm++", "unipc", "euler", "euler-ancestral", "ddpm")
 LONGEST = 1000  # letters of a line on stderr
@@ -224,6 +228,20 @@ def _add_files(generate: Any) -> None:
         "--jobs",
         metavar="FILE",
         help="many jobs, one JSON object per line: id, text, image, ..., to, seed, num_samples, sync, ...",
+    )
+    generate.add_argument(
+        "--ray",
+        action="store_true",
+        help="make the lines of --jobs on the cluster of RAY_ADDRESS, else on this machine (docs/scale.md)",
+    )
+    generate.add_argument(
+        "--workers", type=int, metavar="N", help="with --ray: pipelines at work (default: as many as fit)"
+    )
+    generate.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="N",
+        help="with --ray: GPUs of each (default 1 where the cluster has any, else 0)",
     )
     generate.add_argument(
         "--fail-fast",
@@ -419,7 +437,7 @@ def _generate(args: argparse.Namespace) -> int:
 
     Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted.
     """
-    from codi import again, jobs, wording
+    from codi import again, jobs, ray_jobs, wording
     from codi.session import Session
 
     started = time.perf_counter()
@@ -429,6 +447,7 @@ def _generate(args: argparse.Namespace) -> int:
         gc.disable()
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
+    ray_jobs.check_options(args)
     found = None
     chosen = args.scheduler
     failures = Failures(alone=bool(args.jobs) and not args.fail_fast, report=partial(_fail, code=2))
@@ -456,6 +475,7 @@ def _generate(args: argparse.Namespace) -> int:
     if pending:
         for prompt in lost:
             wording.report(*prompt)
+    if pending and not args.ray:
         _import_pipeline(args)
         from codi.pretrained import pick_device
 
@@ -469,16 +489,26 @@ def _generate(args: argparse.Namespace) -> int:
         session.check(pending)
         wording.check_loaded(pending, session.pipe.text_tower, args.strict, failures.of)
     try:
-        for batch in jobs.batches(failures.left(todo), args.batch, session.wanted):
-            with contextlib.redirect_stdout(sys.stderr):
-                paths = session.run(batch)
-            for path in paths:
-                _print_path(path)
+        if args.ray:
+            ray_jobs.run(session, todo, failures, _print_path)
+        else:
+            _make(session, failures.left(todo), args.batch)
     finally:  # what is finished is recorded after an interrupt as well
         session.finish(todo)
     if failures:
         return _fail(f"{len(failures)} of {failures.total} jobs failed; the others are in {out}", 2)
     return 0
+
+
+def _make(session: "Session", todo: "list[Job]", limit: int) -> None:
+    """Make all samples of jobs that are wanted, at most `limit` at once, and print the paths."""
+    from codi import jobs
+
+    for batch in jobs.batches(todo, limit, session.wanted):
+        with contextlib.redirect_stdout(sys.stderr):
+            paths = session.run(batch)
+        for path in paths:
+            _print_path(path)
 
 
 def _vary(args: argparse.Namespace) -> int:

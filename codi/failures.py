@@ -53,14 +53,23 @@ class Failures:
             message = str(error) if str(error).startswith(origin) else f"{origin}{error}"
             if not self.alone:
                 raise InputError(message) from error
-            self._add(origin, message)
+            self.add(origin, message)
         except (MemoryError, RuntimeError) as error:
             if not (self.alone and is_of_memory(error)):
                 raise
-            self._add(origin, f"{origin}{OUT_OF_MEMORY}")
+            self.add(origin, f"{origin}{OUT_OF_MEMORY}")
 
-    def _add(self, origin: str, message: str) -> None:
-        """Report the first error of a job."""
+    def messages(self) -> dict[str, str]:
+        """Return the error of each job that has failed, by its origin."""
+        return dict(self._origins)
+
+    def add(self, origin: str, message: str) -> None:
+        """Report the first error of a job.
+
+        Args:
+            origin: where the job comes from.
+            message: the error.
+        """
         if origin not in self._origins:
             self._origins[origin] = message
             self._report(message)

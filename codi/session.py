@@ -424,6 +424,22 @@ class Session:
 
             io.save_json(self.out / f"{job.id}.json", self._head(job) | self._record(job))
 
+    def adopt(
+        self, job: Job, k: int, sample: dict[str, Any], resolved: dict[str, Any], model: dict[str, Any]
+    ) -> None:
+        """Take over a sample that another process made, and record it.
+
+        Args:
+            job: the job.
+            k: the number of the sample.
+            sample: what a record says of it.
+            resolved: the settings of the job as they were resolved.
+            model: what a record says of the model.
+        """
+        self.model = model
+        self.resolved.setdefault(job, resolved)
+        self._note(job, k, sample)
+
     def _head(self, job: Job) -> dict[str, Any]:
         """Return what the record of a job begins with."""
         return {"request": self._digest(job)} | records.head() | {"model": self.model}
