@@ -143,6 +143,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.selection",
         "codi.settings",
     },
+    "codi.job_files": LEAVES | KINDS | {"codi.jobs"},
+    "codi.submit_command": LEAVES | KINDS | {"codi.failures", "codi.job_files", "codi.jobs"},
     "codi.options": {"codi.types"},
     "codi.failures": {"codi.types"},
     "codi.again": LEAVES
