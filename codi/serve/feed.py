@@ -6,6 +6,7 @@ alone, and only the newest of each: whoever reads slowly misses what is out of d
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -116,6 +117,15 @@ class Feed:
         for listener in listeners:
             listener()
 
+    def wait_empty(self, seconds: float = 2.0) -> None:
+        """Wait until nobody waits any more who was let go, but no longer than some seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with self._lock:
+                if not any(live.listeners for live in self._live.values()):
+                    return
+            time.sleep(0.01)
+
     def is_watched(self, id_: str) -> bool:
         """Return whether anybody listens to a job."""
         with self._lock:
@@ -142,7 +152,7 @@ class Feed:
         """
         wake = threading.Event()
         with self._listening(id_, wake.set):
-            while True:
+            while not self._closed:
                 wake.clear()
                 for event in self.since(id_, after):
                     yield event
@@ -160,7 +170,7 @@ class Feed:
                 loop.call_soon_threadsafe(wake.set)
 
         with self._listening(id_, call):
-            while True:
+            while not self._closed:
                 wake.clear()
                 for event in self.since(id_, after):
                     yield event
@@ -174,8 +184,10 @@ class Feed:
 
     def _over(self, id_: str) -> bool:
         """Return whether nothing more will happen to a job."""
+        if self._closed:
+            return True
         job = self._store.get(id_)
-        return self._closed or job is None or job["state"] in FINAL
+        return job is None or job["state"] in FINAL
 
     @contextmanager
     def _listening(self, id_: str, listener: Callable[[], Any]) -> Iterator[None]:

@@ -48,6 +48,10 @@ MOST_DEATHS = 2  # of the process that makes, until the job that it was at has f
 class Service:
     """The queue of jobs and whoever makes them, safe to use from several threads.
 
+    Attributes:
+        data: the folder of the queue and of all files.
+        limits: what is taken, made and kept at most.
+
     Args:
         data: the folder of the queue and of all files; no two services work on one.
         models: the models that can be asked for, folders or hub ids; the first is taken where a job names
@@ -70,9 +74,9 @@ class Service:
     ) -> None:
         self.limits = limits or Limits()
         self._names = _named(models)
-        data = Path(data).resolve()
-        self._store = Store(data)
-        self._files = Files(data, self.limits)
+        self.data = Path(data).resolve()
+        self._store = Store(self.data)
+        self._files = Files(self.data, self.limits)
         self._feed = Feed(self._store, self._watch)
         self._pace = Pace()
         settings = {
@@ -115,6 +119,10 @@ class Service:
         """
         return self._link.wait_ready(timeout)
 
+    def release(self) -> None:
+        """Let all go who wait for events, because the end is near."""
+        self._feed.close()
+
     def stop(self) -> None:
         """End within seconds; what is being made goes back into the queue."""
         with self._turn:
@@ -122,12 +130,13 @@ class Service:
                 return
             self._stopping = True
             self._turn.notify_all()
+        self._feed.close()
         self._link.stop()
         if self._thread.is_alive():
             self._thread.join()
         for job in self._store.in_state(RUNNING):
             self._requeue(job["id"], died=False)
-        self._feed.close()
+        self._feed.wait_empty()
         self._store.close()
 
     # Jobs
