@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, vary, continue, submit, bench, convert, compose, inspect, info, doctor.
+"""Run the command `codi`: generate, vary, continue, serve, submit, bench, convert, info, and others.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -35,6 +35,7 @@ from codi import (
 from codi.compose import command as compose
 from codi.compose.folder import composed_folder
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
+from codi.serve import command as serve
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
 
@@ -131,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     released.set_defaults(run=convert.main)
     compose.add_command(commands)
     inspection.add_command(commands)
+    serve.add_command(commands).set_defaults(run=serve.run)
     info = commands.add_parser(
         "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
     )

@@ -690,6 +690,35 @@ def from_lines(args: argparse.Namespace, failures: Failures | None = None) -> li
     return jobs
 
 
+def from_line(line: str, folder: str | Path, origin: str, args: argparse.Namespace | None = None) -> Job:
+    """Return the job of one line of JSON, as `from_file` reads it.
+
+    Args:
+        line: the line.
+        folder: where relative names of files start.
+        origin: what messages begin with.
+        args: the options of the command line, for what the line leaves out; by default nobody named any.
+
+    Returns:
+        The job.
+
+    Raises:
+        InputError: for a line that cannot be used.
+    """
+    args = argparse.Namespace(**vars(unnamed() if args is None else args))
+    args.jobs = str(Path(folder) / "line")
+    return _job(line, origin, args)
+
+
+def unnamed(**given: Any) -> argparse.Namespace:
+    """Return the options of `codi generate` as they are where nobody names any, but for those given."""
+    settings = dict.fromkeys((*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", "to"))
+    others = dict.fromkeys(("model", "scheduler", "device", "dtype", "batch", "jobs", "again"))
+    lists: dict[str, Any] = {name: [] for name in ("lora", "words", "control", "control_from")}
+    flags = {"overwrite": False, "quiet": True, "written": {}}
+    return argparse.Namespace(**{**settings, **others, **lists, **flags, **given})
+
+
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yield the number and the bytes of every line of a file that is not blank.
 
