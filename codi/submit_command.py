@@ -1,7 +1,7 @@
 """Serve `codi submit`: ask a server for what `codi generate` would make here, and write it here.
 
-Jobs of a file are sent until the server is full, and further ones as soon as it has room. What was sent is noted
-in OUT/submitted.jsonl: the same command again asks for nothing that is there already or still being made.
+Jobs of a file are sent until the server is full, and further ones as soon as it has room. What was sent is
+noted in OUT/submitted.jsonl: the same command again asks for nothing that is there already or being made.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def add_command(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "submit",
         help="ask a server of `codi serve` for what `codi generate` makes here",
-        description="Sends jobs with their files to a server, and writes what it makes as `codi generate` does.",
+        description="Sends jobs with their files to a server, and writes here what it makes.",
     )
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EXAMPLES
     parser.add_argument(
