@@ -12,6 +12,6 @@
     making.py    what it does: check and make jobs, with progress and previews
     command.py   `codi serve`
 
-A job is a line of a file of jobs (`codi.jobs`), checked and made as `codi generate` does. Nothing here knows how
-anything is made. Nothing heavy is imported outside worker.py and making.py.
+A job is a line of a file of jobs (`codi.jobs`), checked and made as `codi generate` does. Nothing here knows
+how anything is made. Nothing heavy is imported outside worker.py and making.py.
 """
