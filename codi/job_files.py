@@ -1,16 +1,16 @@
-"""Find every name of a file in a line of jobs, so that a line can travel to another machine.
+"""Write jobs as lines of JSON that can travel to another machine, and find every name of a file in them.
 
-A line names files as prompts, as what outputs start from, as masks, as keyframes and as controls. Whoever sends
-a line elsewhere puts other names there: `codi submit` those of the parts that it uploads, a server the paths
-under which it keeps them. Nothing is read here, and nothing is checked that `codi.jobs` checks: what is no
-line of jobs comes back as it was.
+A line names files as prompts, as what outputs start from, as masks, as keyframes and as controls. Whoever
+sends a line elsewhere puts other names there: `codi submit` those of the parts that it uploads, a server the
+names under which it keeps them. Nothing is read here, and nothing is checked that `codi.jobs` checks: what is
+no line of jobs comes back as it was.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from codi.jobs import parse_item, prompt_keys
+from codi.jobs import DEFAULTS, NAMED, RANDOM, SCALES, SETTINGS, Job, parse_item, prompt_keys
 from codi.modalities import in_words
 from codi.types import InputError, Modality
 
@@ -49,6 +49,34 @@ def with_files(line: Mapping[str, Any], rename: Rename) -> dict[str, Any]:
     if found.get("control") is not None:
         found["control"] = _controls(found["control"], rename)
     return found
+
+
+def line_of(job: Job) -> dict[str, Any]:
+    """Return the line of jobs that asks for a job; what is the default of a line is left out.
+
+    Args:
+        job: the job, from a file of jobs or from the command line.
+
+    Returns:
+        The line, without an id.
+    """
+    line: dict[str, Any] = {}
+    for items, sign in ((job.items, ""), (job.negatives, "negative_")):
+        for item in items:
+            prompt = {"value": item.value, "weight": item.weight}
+            line.setdefault(f"{sign}{item.modality.value}", []).append(prompt)
+    line["to"] = [output.value for output in job.outputs]
+    line["seed"] = RANDOM if job.drawn else job.seed
+    for name in ("num_samples", "lengths", "sync", *SETTINGS, *SCALES, *NAMED):
+        value = getattr(job, name)
+        if value is not None and value != DEFAULTS.get(name):
+            line[name] = value
+    line |= job.sizes | job.edits
+    if job.regions:
+        line["regions"] = list(job.regions)
+    if job.control:
+        line["control"] = list(job.control)
+    return line
 
 
 def files_of(line: Mapping[str, Any]) -> list[str]:

@@ -647,11 +647,27 @@ def from_file(args: argparse.Namespace, failures: Failures | None = None) -> lis
     """
     from codi import io
 
+    io.check_file(args.jobs)
+    return from_lines(args, failures)
+
+
+def from_lines(args: argparse.Namespace, failures: Failures | None = None) -> list[Job]:
+    """Return the jobs of a JSONL file as `from_file` does, without importing what reads media.
+
+    Args:
+        args: the options of the command line; the file that they name is there.
+        failures: as in `from_file`.
+
+    Returns:
+        The jobs of the lines that can be used.
+
+    Raises:
+        InputError: as in `from_file`.
+    """
     own = [key for key in (*prompt_keys(), "region") if getattr(args, key)]
     own += [key for key in typed_edits(args)]
     if given := [f"--{key.replace('_', '-')}" for key in own]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
-    io.check_file(args.jobs)
     failures = Failures() if failures is None else failures
     jobs: list[Job] = []
     # several samples of the job "a" are named a-000, a-001, ..., which may be the ids of other jobs
@@ -738,7 +754,7 @@ class _Odd(ValueError):
     """Raised for JSON that is well formed and means nothing here."""
 
 
-def _parsed(line: str) -> Any:
+def read_json(line: str) -> Any:
     """Return the value of a line of JSON.
 
     Raises `InputError` for what is no JSON, and for what JSON takes but nobody can mean.
@@ -783,7 +799,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
     `args`; `origin` names file and line in messages.
     """
     with blame(origin):
-        row = _parsed(line)
+        row = read_json(line)
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))

@@ -11,6 +11,13 @@
     worker.py    that process: what it is told and answers
     making.py    what it does: check and make jobs, with progress and previews
     command.py   `codi serve`
+    app.py       HTTP in front of a service, with the models of shapes.py
+    openai.py    the same for clients of OpenAI, with sounds.py
+    access.py    who may ask for what
+    bodies.py    requests, read with their files
+    downloads.py prompts from allowed addresses
+    files.py     files, sent whole or in part
+    errors.py    what cannot be done, in one line
 
 A job is a line of a file of jobs (`codi.jobs`), checked and made as `codi generate` does. Nothing here knows
 how anything is made. Nothing heavy is imported outside worker.py and making.py.
