@@ -1,7 +1,7 @@
 """Check and make jobs with loaded pipelines, as `codi generate` does, and say how far they are meanwhile.
 
-A batch of jobs is one run of `codi.session.Session`, whose records say what is finished: what a killed server has
-made already is found by them and not made again.
+A batch of jobs is one run of `codi.session.Session`, whose records say what is finished: what a killed
+server has made already is found by them and not made again.
 """
 
 import base64
@@ -179,8 +179,10 @@ class Maker:
             with failures.of(job):
                 session.check_outputs(job)
         session.check(failures.left(pending))
+        # alone, a job is made in batches as large as those of `codi generate`
+        most = self._batch if len(batch) > 1 else jobs.DEFAULTS["batch"]
         run.tell(todo)
-        for rows in jobs.batches(failures.left(todo), self._batch, session.wanted):
+        for rows in jobs.batches(failures.left(todo), most, session.wanted):
             run.begin()
             session.run(rows)
             run.rows += sum(row is not None for row in rows)
