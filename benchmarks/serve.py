@@ -215,7 +215,7 @@ def show(report: dict[str, Any]) -> None:
     for name, title in (("one_by_one", "one by one"), ("together", "together")):
         row = report[name]
         print(
-            f"{row['jobs']} mixed jobs, {title}: {row['seconds']:.1f} s, {row['seconds_per_job']:.2f} s each; "
+            f"{row['jobs']} mixed jobs, {title}: {row['seconds']:.1f} s, {row['seconds_per_job']:.2f} each; "
             f"processor {row['processor_per_job']:.2f} s each"
         )
     first, last = (" and ".join(f"{mib:.0f}" for mib in row) for row in report["memory_mib"])

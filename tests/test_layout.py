@@ -147,8 +147,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | KINDS
     | LOADING
     | {
+        "codi.compose",
         "codi.failures",
         "codi.fork_server",
+        "codi.pipeline",
         "codi.job_files",
         "codi.jobs",
         "codi.session",

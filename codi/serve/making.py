@@ -12,15 +12,17 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from codi import fork_server, jobs, wording
+from codi.compose.folder import composed_folder
 from codi.failures import Failures
 from codi.jobs import Job
 from codi.modalities import kind_of
 from codi.session import Session
+from codi.start_up import lean_imports
 from codi.types import InputError, Modality
 
 PROGRESS_SECONDS = 0.1  # between two reports of how far a batch is
@@ -58,6 +60,7 @@ class Maker:
     def __init__(self, settings: Mapping[str, Any], server: Server) -> None:
         warnings.simplefilter("ignore")  # they are for people at a terminal
         fork_server.start()  # reads uploads; it starts while libraries are imported here
+        _import_pipeline(settings["models"].values())
         from codi.pretrained import pick_device
 
         self._server = server
@@ -192,6 +195,16 @@ class Maker:
             if sent["id"] not in run.told:
                 message = failures.message(f"{sent['id']}: ") or "nothing was made of it"
                 run.fail(sent["id"], message)
+
+
+def _import_pipeline(sources: Iterable[str | None]) -> None:
+    """Import what generates and nothing else, since this process does nothing but that."""
+    if any(source is not None and composed_folder(source) for source in sources):
+        import codi.compose.pipeline  # published models need more of diffusers and transformers
+        import codi.pipeline
+    else:
+        with lean_imports():
+            import codi.pipeline  # noqa: F401
 
 
 class _Run:

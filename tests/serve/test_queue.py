@@ -114,7 +114,7 @@ def test_deaths_are_counted_only_where_the_process_died(feed, store):
     add(feed, store, "a")
     for died in (False, True):
         start(feed, store, "a")
-        feed.publish("a", QUEUED, {}, lambda event: store.requeue("a", event, died))
+        feed.publish("a", QUEUED, {}, lambda event, died=died: store.requeue("a", event, died))
     assert store.get("a")["deaths"] == 1
     add(feed, store, "b")
     assert [row["id"] for row in store.alike(store.get("b"), 9)] == ["b"]  # a is made alone
