@@ -12,20 +12,22 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from codi import fork_server, jobs, wording
+from codi.compose.folder import composed_folder
 from codi.failures import Failures
 from codi.jobs import Job
 from codi.modalities import kind_of
 from codi.session import Session
+from codi.start_up import lean_imports
 from codi.types import InputError, Modality
 
 PROGRESS_SECONDS = 0.1  # between two reports of how far a batch is
 PREVIEW_SECONDS = 0.5  # between two previews of a batch
-PREVIEW_SHARE = 0.1  # of the time that previews may take at most
+PREVIEW_SHARE = 0.2  # of the time that previews may take at most
 CANCELLED = "cancelled"
 
 
@@ -58,6 +60,7 @@ class Maker:
     def __init__(self, settings: Mapping[str, Any], server: Server) -> None:
         warnings.simplefilter("ignore")  # they are for people at a terminal
         fork_server.start()  # reads uploads; it starts while libraries are imported here
+        _import_pipeline(settings["models"].values())
         from codi.pretrained import pick_device
 
         self._server = server
@@ -194,6 +197,16 @@ class Maker:
                 run.fail(sent["id"], message)
 
 
+def _import_pipeline(sources: Iterable[str | None]) -> None:
+    """Import what generates and nothing else, since this process does nothing but that."""
+    if any(source is not None and composed_folder(source) for source in sources):
+        import codi.compose.pipeline  # published models need more of diffusers and transformers
+        import codi.pipeline
+    else:
+        with lean_imports():
+            import codi.pipeline  # noqa: F401
+
+
 class _Run:
     """One batch while it is made: what was reported of its jobs."""
 
@@ -205,12 +218,13 @@ class _Run:
         self._server = server
         self._ids = [sent["id"] for sent in batch]
         self._reported = 0.0
-        self._shown = 0.0
+        self._shown: set[Modality] = set()  # outputs that a preview had
         self._next_preview = 0.0
 
     def begin(self) -> None:
         """Let the first step of another part of the batch be reported at once."""
         self._reported = self._next_preview = 0.0
+        self._shown = set()
 
     def tell(self, todo: Sequence[Job]) -> None:
         """Report the jobs that are complete, and those that have failed."""
@@ -262,10 +276,12 @@ class _Run:
         if last or now - self._reported >= PROGRESS_SECONDS:
             self._reported = now
             self._progress(pipe, step, wanted)
-        if now >= self._next_preview and not last:
-            self._preview(pipe, tensors["clean_latents"], wanted)
-            took = time.perf_counter() - now
-            self._next_preview = now + max(PREVIEW_SECONDS, took / PREVIEW_SHARE)
+        started = set(tensors["clean_latents"])
+        if not last and (now >= self._next_preview or started - self._shown):
+            if self._preview(pipe, tensors["clean_latents"], wanted):
+                self._shown = started
+                took = time.perf_counter() - now
+                self._next_preview = now + max(PREVIEW_SECONDS, took / PREVIEW_SHARE)
         return {}
 
     def _progress(self, pipe: Any, step: int, wanted: Mapping[str, list[int]]) -> None:
@@ -278,18 +294,21 @@ class _Run:
             whole = (before + len(rows) * (step + 1) / pipe.num_timesteps) / job.num_samples
             self._server.send("progress", id_, {**found, "outputs": outputs, "progress": min(1.0, whole)})
 
-    def _preview(self, pipe: Any, latents: Mapping[Modality, Any], wanted: Mapping[str, list[int]]) -> None:
-        """Report what the first sample of each job that somebody looks at seems to become."""
+    def _preview(self, pipe: Any, latents: Mapping[Modality, Any], wanted: Mapping[str, list[int]]) -> bool:
+        """Report what the first sample of each job that somebody looks at seems to become.
+
+        Returns whether there was anything to report.
+        """
         watched = [id_ for id_ in wanted if self._server.is_watched(id_)]
         if not watched or not latents:
-            return
+            return False
         first = self.session.rows[0][0]
         rows = [wanted[id_][0] * first.candidates for id_ in watched]
         shown = {m: z[rows] for m, z in latents.items() if m in first.outputs}
         try:
             media = pipe.decode_preview(shown)
         except InputError:  # estimates need not be finite
-            return
+            return False
         for k, id_ in enumerate(watched):
             outputs = {}
             for modality, raw in media.items():
@@ -298,6 +317,7 @@ class _Run:
                     outputs[modality.value] = {"type": mime, "data": base64.b64encode(content).decode()}
             sample = self.session.rows[wanted[id_][0]][1]
             self._server.send("preview", id_, {"sample": sample, "outputs": outputs})
+        return True
 
 
 def _result(out: Path, job: Job) -> dict[str, Any]:

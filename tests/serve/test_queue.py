@@ -110,6 +110,16 @@ def test_a_job_ends_once(feed, store):
     assert store.get("a")["record"] == {"a": 1} and store.get("a")["bytes"] == 10
 
 
+def test_deaths_are_counted_only_where_the_process_died(feed, store):
+    add(feed, store, "a")
+    for died in (False, True):
+        start(feed, store, "a")
+        feed.publish("a", QUEUED, {}, lambda event, died=died: store.requeue("a", event, died))
+    assert store.get("a")["deaths"] == 1
+    add(feed, store, "b")
+    assert [row["id"] for row in store.alike(store.get("b"), 9)] == ["b"]  # a is made alone
+
+
 def test_jobs_are_listed_newest_first_and_by_owner(feed, store):
     for id_, owner in (("a", "me"), ("b", "you"), ("c", "me"), ("d", "me")):
         add(feed, store, id_, owner=owner)
