@@ -252,8 +252,7 @@ def _read(body: Body, shape: type[Shape]) -> Shape:
     form = REQUEST not in body.fields
     values: dict[str, Any] = {}
     if form:
-        for name, text in body.fields.items():
-            values[name] = text.decode("utf-8", "replace")
+        values = {name: _decoded(name, text) for name, text in body.fields.items()}
         values = parsed(json.dumps(values).encode())
     else:
         values = parsed(body.fields[REQUEST])
@@ -266,6 +265,14 @@ def _read(body: Body, shape: type[Shape]) -> Shape:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else None
         raise _wrong(f"{name}: {first['msg']}", name) from None
+
+
+def _decoded(name: str, text: bytes) -> str:
+    """Return the text of a field of a form."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _wrong(f"{name} is not UTF-8: expected words", name) from None
 
 
 def _wrong(message: str, param: str | None) -> Refused:
