@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, vary, continue, bench, convert, compose, inspect, info, doctor.
+"""Run the command `codi`: generate, vary, continue, serve, submit, bench, convert, info, and others.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -29,11 +29,13 @@ from codi import (
     modalities,
     options,
     renamed,
+    submit_command,
     vary,
 )
 from codi.compose import command as compose
 from codi.compose.folder import composed_folder
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
+from codi.serve import command as serve
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
 
@@ -115,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     vary.add_command(commands).set_defaults(run=_vary)
     continue_command.add_command(commands).set_defaults(run=_continue)
+    _add_submit(commands)
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
     )
@@ -129,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     released.set_defaults(run=convert.main)
     compose.add_command(commands)
     inspection.add_command(commands)
+    serve.add_command(commands).set_defaults(run=serve.run)
     info = commands.add_parser(
         "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
     )
@@ -157,12 +161,38 @@ def _add_generate(commands: Any) -> None:
         "also stands in the loop as a clean partner, so that what is made keeps its time; sound made for a "
         "video is written as that video with the new sound, too, its frames untouched.",
     )
+    _add_request(generate)
+    _add_files(generate)
+    generate.add_argument(
+        "--scheduler",
+        choices=SCHEDULERS,
+        help="another way down the model's noise levels (default: the model's)",
+    )
+    generate.add_argument(
+        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
+    )
+    _add_adapters(generate)
+    generate.add_argument("--device", help=f"{DEVICES} (default auto)")
+    generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
+    generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
+    generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    generate.set_defaults(run=_generate, written={})
+
+
+def _add_submit(commands: Any) -> None:
+    """Add the subcommand `submit`, which asks a server for what `generate` makes here."""
+    submit = submit_command.add_command(commands)
+    _add_request(submit)
+    submit.set_defaults(run=_submit, written={})
+
+
+def _add_request(generate: Any) -> None:
+    """Add the options that say what is asked for, whoever makes it."""
     _add_prompts(generate)
     _add_regions(generate)
     generate.add_argument(
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
-    _add_files(generate)
     _add_edits(generate)
     _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
@@ -179,11 +209,6 @@ def _add_generate(commands: Any) -> None:
         help="denoising steps (default: the model's); of a composed model also image=25,audio=100",
     )
     _add_sizes(generate)
-    generate.add_argument(
-        "--scheduler",
-        choices=SCHEDULERS,
-        help="another way down the model's noise levels (default: the model's)",
-    )
     _add_steering(generate)
     generate.add_argument(
         "--candidates",
@@ -191,16 +216,7 @@ def _add_generate(commands: Any) -> None:
         metavar="N",
         help="draw N for each sample and keep the one that agrees best (default 1)",
     )
-    generate.add_argument(
-        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
-    )
-    _add_adapters(generate)
     _add_controls(generate)
-    generate.add_argument("--device", help=f"{DEVICES} (default auto)")
-    generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
-    generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
-    generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    generate.set_defaults(run=_generate, written={})
 
 
 def _add_files(generate: Any) -> None:
@@ -338,13 +354,6 @@ def _add_controls(generate: Any) -> None:
         help="beats=0.3,0.9 or melody=take.wav, layout=..., sketch=FILE, loudness=...; for one output: "
         "video.beats=0.3,0.9; how much and when it counts: sketch=a.png::0.8@0-0.5; repeatable",
     )
-    group.add_argument(
-        "--control-from",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="a trained control beside those of the model; repeatable",
-    )
 
 
 def _add_sizes(generate: Any) -> None:
@@ -373,6 +382,8 @@ def _add_adapters(generate: Any) -> None:
     generate.add_argument("--lora", action="append", default=[], metavar="FOLDER", help=lora)
     words = "learned words, to be used in --text; repeatable"
     generate.add_argument("--words", action="append", default=[], metavar="FOLDER", help=words)
+    control = "a trained control beside those of the model; repeatable"
+    generate.add_argument("--control-from", action="append", default=[], metavar="FOLDER", help=control)
 
 
 def _add_prompts(generate: Any) -> None:
@@ -489,6 +500,15 @@ def _vary(args: argparse.Namespace) -> int:
 def _continue(args: argparse.Namespace) -> int:
     """Continue a clip, a sound or both, beyond the length of the model."""
     return continue_command.run(args, _print_path)
+
+
+def _submit(args: argparse.Namespace) -> int:
+    """Ask a server for what `codi generate` makes here."""
+    failures = Failures(alone=bool(args.jobs), report=partial(_fail, code=2))
+    submit_command.run(args, failures, _print_path)
+    if failures:
+        return _fail(f"{len(failures)} of {failures.total} jobs failed; the others are in {args.out}", 2)
+    return 0
 
 
 def _print_path(path: Path) -> None:

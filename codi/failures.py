@@ -69,6 +69,13 @@ class Failures:
         """Return whether a job has failed."""
         return self.alone and job.origin in self._origins
 
+    def message(self, job: Any) -> str | None:
+        """Return why a job has failed, beginning with its origin; None if it has not.
+
+        For a job that could not be read there is its origin alone, which will do.
+        """
+        return self._origins.get(job if isinstance(job, str) else job.origin)
+
     def left(self, jobs: list[Any]) -> list[Any]:
         """Return the jobs that have not failed."""
         return [job for job in jobs if not self.has(job)]

@@ -58,6 +58,8 @@ class Session:
         self.made: list[Job] = []  # those of which this run made something
         self.resolved: dict[Job, dict[str, Any]] = {}
         self.pipe: Any = None
+        self.callback: Any = None  # is called after every step of the pipeline, with clean estimates
+        self.rows: list[Sample] = []  # whose samples the rows of the running call are
         self._prompts: dict[Job, dict[str, Any]] = {}
         self._claimed: set[Job] = set()
         self._created: set[Job] = set()
@@ -163,10 +165,14 @@ class Session:
         self.adapters.apply(pipe)
         if self.args.scheduler:
             pipe.scheduler = named_scheduler(self.args.scheduler, pipe.scheduler)
-        self.pipe = pipe.to(device)
+        self.use(pipe.to(device), device)
+        self.timings["load"] = time.perf_counter() - began
+
+    def use(self, pipe: Any, device: str) -> None:
+        """Make samples with a pipeline that is loaded already, on a device."""
+        self.pipe = pipe
         self.pipe.set_progress_bar_config(disable=self.args.quiet, leave=False)
         self.model["device"] = device
-        self.timings["load"] = time.perf_counter() - began
 
     def check(self, jobs: list[Job]) -> None:
         """Raise `InputError` for a job that the model cannot do."""
@@ -174,16 +180,19 @@ class Session:
 
         for job in jobs:
             with self.failures.of(job), blame(job.origin):
-                self._resolve(job)
+                self.resolve(job)
                 io.check_writers(job.outputs)
                 self._check_sounds(job)
 
-    def _resolve(self, job: Job) -> None:
-        """Raise `InputError` for a job that the model cannot do, by the same check that the call makes."""
+    def resolve(self, job: Job) -> Any:
+        """Return the request of a job with all settings, by the same check that the call makes.
+
+        Raises `InputError` for a job that the model cannot do.
+        """
         asked = {name: value for name, value in job.settings.items() if name not in job.sizes}
         given = dict.fromkeys(item.modality for item in job.items)
         negatives = dict.fromkeys(item.modality for item in job.negatives)
-        self.pipe.resolve(
+        return self.pipe.resolve(
             given=list(given),
             negatives=list(negatives),
             outputs=job.outputs,
@@ -394,6 +403,11 @@ class Session:
         partners = {}
         for modality in clean[0]:
             partners[modality] = torch.cat([latents[modality] for latents in clean])[rows]
+        self.rows = [(job, 0 if sample is None else sample[1]) for job, sample in zip(job_of_row, batch)]
+        shown = {}
+        if self.callback is not None:
+            shown = {"callback_on_step_end": self.callback}
+            shown["callback_on_step_end_tensor_inputs"] = ["clean_latents"]
         # what is left out is the model's own
         settings = {name: value for name, value in first.settings.items() if value is not None}
         return self.pipe(
@@ -404,6 +418,7 @@ class Session:
             **given,
             **settings,
             **first.edit_arguments,
+            **shown,
         )
 
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:

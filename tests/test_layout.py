@@ -143,6 +143,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.selection",
         "codi.settings",
     },
+    "codi.job_files": LEAVES | KINDS | {"codi.jobs"},
+    "codi.server_client": {"codi.types"},
+    "codi.submit_command": LEAVES
+    | KINDS
+    | {"codi.failures", "codi.job_files", "codi.jobs", "codi.server_client"},
     "codi.options": {"codi.types"},
     "codi.failures": {"codi.types"},
     "codi.again": LEAVES
@@ -173,6 +178,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.inspection",
         "codi.vary",
         "codi.continue_command",
+        "codi.submit_command",
         "codi.pipeline",
         "codi.start_up",
     }
