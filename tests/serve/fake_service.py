@@ -40,6 +40,8 @@ class JobView:
     files: list = field(default_factory=list)
     record: dict | None = None
     error: str | None = None
+    notes: list = field(default_factory=list)
+    inputs: list = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ class FakeService:
 
     def models(self):
         words = {"colours": ["red", "green"], "shapes": ["ball", "star"], "motions": ["bounces"], "tempi": ["slowly"], "places": ["at night"]}
-        sizes = {"height": 64, "width": 64, "num_frames": 16, "fps": 8.0, "audio_length_in_s": 2.0}
-        return [{"name": "codi-tiny", "outputs": ["text", "image", "audio", "video"], "defaults": {}, "sizes": sizes, "controls": [], "words": words}]
+        square, seconds = {"height": 64, "width": 64}, {"audio_length_in_s": 2.0}
+        sizes = {"text": {}, "image": square, "audio": seconds, "video": {**square, "num_frames": 16, "fps": 8.0}}
+        return [{"name": "codi-tiny", "outputs": ["text", "image", "audio", "video"], "prompts": ["text", "image", "audio", "video"], "defaults": {}, "sizes": sizes, "controls": [], "words": words}]
 
     def submit(self, request, owner, files={}, model=None):
         if "zzz" in str(request.get("text")):

@@ -10,12 +10,13 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from codi.job_files import with_files
 from codi.modalities import kind_of
 from codi.serve.page import cards, form
 from codi.serve.page.fields import Fields
@@ -75,7 +76,6 @@ class Actions:
     panels: Panels
     owner: Callable[[Any], str]
     root: str = ""
-    _followed: set[str] = field(default_factory=set)
 
     # Making
 
@@ -92,7 +92,7 @@ class Actions:
             model = self._model(values.get("model"))
             asked = form.read(values, folder, model.get("sizes"))
             files = {name: _copied(path, folder / name) for name, path in asked.files.items()}
-            return self.service.submit(asked.request, owner, files=files, model=asked.model)
+            return self.service.submit(asked.request, owner, files, asked.model)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -124,6 +124,8 @@ class Actions:
             return self.words("error.full", seconds=max(1, round(error.retry_after)))
         if isinstance(error, NoSuchJob):
             return self.words("error.gone")
+        if isinstance(error, TimeoutError):
+            return self.words("error.busy")
         if isinstance(error, InputError):
             return str(error)
         logging.getLogger(__name__).error("the page could not answer", exc_info=error)
@@ -164,8 +166,8 @@ class Actions:
     def _status(self, view: Any) -> str:
         """Return the line of how a job stands."""
         if view.state == "queued":
-            if view.position:
-                return cards.status(self.words, "queued", position=view.position)
+            if view.position and view.position > 1:
+                return cards.status(self.words, "queued", position=view.position - 1)
             return cards.status(self.words, "queued.next")
         if view.state == "done":
             taken = (view.ended or 0) - (view.started or view.created or 0)
@@ -305,8 +307,23 @@ class Actions:
 
     def _again(self, job: str, owner: str, action: str) -> Any:
         """Submit a job of the past as it was, or with a new seed."""
-        changes = {"seed": "random"} if action == "fresh" else {}
-        return self.service.again(job, owner, changes)
+        view = self.service.get(job, owner)
+        seed = "random" if action == "fresh" else cards.seed_of(view.record, 0)
+        request = with_files(view.request, lambda name: _earlier(view, name))
+        request |= {} if seed is None else {"seed": seed}
+        return self.service.submit(request, owner, model=view.model)
+
+
+def _earlier(view: Any, name: str) -> str:
+    """Return the name that a new request has for a file of an earlier one.
+
+    A file that was taken from a still earlier job lies beside the uploads, too, under its own name or one that
+    begins with the id of that job.
+    """
+    if name.startswith("job:"):
+        whose, _, file = name.removeprefix("job:").partition("/")
+        name = next((each for each in (f"{whose}-{file}", file) if each in view.inputs), "")
+    return f"job:{view.id}/{name}"
 
 
 def _copied(path: Path, target: Path) -> Path:

@@ -182,7 +182,11 @@ def _wire_form(here: Fields) -> None:
     here.by_name["random"].change(
         lambda drawn: gr.update(interactive=not drawn), here.by_name["random"], here.by_name["seed"], **SHOWN
     )
-    for kind in fields.outputs_of(here.models[0]):
+    model = here.by_name["model"]
+    changing = [here.by_name["outputs"], *here.adders.values(), here.marks["control"], here.marks["no control"]]
+    changing += [here.by_name[f"control{number}.kind"] for number in range(form.CONTROLS)]
+    model.change(partial(_model_chosen, here), model, changing, **SHOWN)
+    for kind in fields.offered(here.models):
         if kind.regions:
             _wire_keep(here, kind)
 
@@ -196,6 +200,23 @@ def _example(event: gr.EventData) -> str:
 def _tabs_shown(here: Fields, outputs: Sequence[str]) -> dict[Any, Any]:
     """Return which tabs of outputs are there."""
     return {tab: gr.update(visible=name in outputs) for name, tabs in here.tabs.items() for tab in tabs}
+
+
+def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
+    """Return what changes with the model: outputs, kinds of prompts, and kinds of control."""
+    words = here.words
+    model = next((each for each in here.models if each["name"] == name), here.models[0])
+    makes = fields.outputs_of(model)
+    choices = [(words.kind(kind.name), kind.name) for kind in makes]
+    changes = {here.by_name["outputs"]: gr.update(choices=choices, value=[kind.name for kind in makes])}
+    changes |= {button: gr.update(visible=fields.takes(model, kind)) for kind, button in here.adders.items()}
+    controls = fields.controls_of(model)
+    changes[here.marks["control"]] = gr.update(visible=bool(controls))
+    changes[here.marks["no control"]] = gr.update(visible=not controls)
+    offered = fields.control_choices(words, model)
+    for number in range(form.CONTROLS):
+        changes[here.by_name[f"control{number}.kind"]] = gr.update(choices=offered, value="")
+    return changes
 
 
 def _wire_keep(here: Fields, kind: Any) -> None:

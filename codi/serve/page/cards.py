@@ -12,7 +12,7 @@ from urllib.parse import quote
 from codi.modalities import kind_of, kinds
 from codi.modalities.base import ModalityKind
 from codi.serve.page.form import words_kind
-from codi.serve.page.words import Words
+from codi.serve.page.words import TABLE, Words
 from codi.types import Modality
 
 PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif")  # of previews
@@ -175,6 +175,9 @@ def result(view: Any, words: Words, said: Mapping[str, str], root: str = "") -> 
         _button(words(action), action, view.id, title=words("again.info") if action == "again" else "")
         for action in ("again", "fresh", "edit")
     )
+    notes = "".join(f"<li>{escape(str(each))}</li>" for each in view.notes)
+    if notes:
+        head += f'<ul class="notes" aria-label="{escape(words("notes"))}">{notes}</ul>'
     return (
         f'<article class="result" data-job="{escape(view.id)}">{head}<div class="samples{several}">{cards}</div>'
         f'<div class="actions">{buttons}</div>{_json(words("record"), view.record)}'
@@ -214,9 +217,10 @@ def _tile(
     alt = escape(words("made.alt", kind=called, prompt=prompt))
     source = escape(url(view.id, name, root))
     more = f' <span class="quiet">{escape(words("with_sound"))}</span>' if sounding else ""
+    sign = '<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/></svg>'
     buttons = (
-        f'<a class="act" href="{source}?download=1" download="{escape(name)}" '
-        f'aria-label="{escape(words("download.one", name=name))}">{escape(words("download"))}</a>'
+        f'<a class="act" href="{source}?download=1" download="{escape(name)}" title="{escape(words("download"))}" '
+        f'aria-label="{escape(words("download.one", name=name))}">{sign}</a>'
     )
     for action in ("use", "from"):
         label = words(f"{action}.one", name=name)
@@ -368,6 +372,7 @@ def world(words: Words, known: Mapping[str, Sequence[str]]) -> str:
     rows = "".join(
         f"<dt>{escape(words(f'world.{name}'))}</dt><dd lang='en'>{escape(', '.join(each))}</dd>"
         for name, each in known.items()
+        if f"world.{name}" in TABLE
     )
     return (
         f'<details class="world"><summary>{escape(words("world"))}</summary><p>{escape(words("world.text"))}</p>'

@@ -67,9 +67,26 @@ def outputs_of(model: Mapping[str, Any]) -> list[ModalityKind]:
     return [kind for kind in kinds() if kind.name in names]
 
 
+def offered(models: Sequence[Mapping[str, Any]]) -> list[ModalityKind]:
+    """Return the kinds of media that any of the models makes."""
+    return [kind for kind in kinds() if any(kind in outputs_of(model) for model in models)]
+
+
 def seconds_of(model: Mapping[str, Any], name: str) -> float:
     """Return how long a model's output lasts, as far as it says so."""
-    return float(form.seconds_of([name], model.get("sizes") or {}).get(name, 2.0))
+    return form.seconds_of([name], model.get("sizes") or {}, {}).get(name, 2.0)
+
+
+def takes(model: Mapping[str, Any], kind: str) -> bool:
+    """Return whether a model reads prompts of a kind, or drawings."""
+    return (form.picture().name if kind == form.DRAWING else kind) in (model.get("prompts") or [])
+
+
+def _own(fields: Fields, key: str, name: str, table: str = "defaults") -> str:
+    """Return what stands in the empty field of a number: what the first model takes for it."""
+    value = ((fields.models[0].get(table) or {}).get(name) or {}).get(key)
+    value = value.get(name) if isinstance(value, Mapping) else value
+    return "" if value is None else f"{value:g}"
 
 
 def lay_out(words: Words, models: Sequence[Mapping[str, Any]], known: Mapping[str, Sequence[str]]) -> Fields:
@@ -136,7 +153,9 @@ def _prompts(fields: Fields, known: Mapping[str, Sequence[str]]) -> None:
         gr.HTML(f'<span class="quiet">{words("add")}</span>', elem_classes="adders-label")
         for kind in (*(each.name for each in kinds()), form.DRAWING):
             called = words("kind.words") if kind == form.words_kind().name else words.kind(kind)
-            fields.adders[kind] = gr.Button("+ " + called, size="sm", elem_classes="adder", min_width=60)
+            fields.adders[kind] = gr.Button(
+                "+ " + called, size="sm", elem_classes="adder", min_width=60, visible=takes(fields.models[0], kind)
+            )
     fields.add(
         "negative",
         gr.Textbox(label=words("negative"), placeholder=words("negative.hint"), lines=1, elem_id="negative"),
@@ -154,17 +173,12 @@ def _slot(fields: Fields, number: int) -> dict[str, Any]:
         slot["kinds"][form.DRAWING] = fields.add(
             f"{name}.{form.DRAWING}", parts.sheet(words("kind.drawing"), visible=False)
         )
+        weight = gr.Slider(0, 2, value=1, step=0.05, label=words("prompt.weight"), info=words("prompt.weight.info"))
+        fields.add(f"{name}.weight", weight)
         with gr.Row(elem_classes="slot-foot"):
-            fields.add(
-                f"{name}.weight",
-                gr.Slider(0, 2, value=1, step=0.05, label=words("prompt.weight"), min_width=140, scale=3),
-            )
-            fields.add(
-                f"{name}.negative", gr.Checkbox(label=words("prompt.negative"), min_width=120, scale=2)
-            )
-            slot["remove"] = gr.Button(
-                words("prompt.remove", number=number + 1), size="sm", variant="secondary", min_width=90, scale=1
-            )
+            fields.add(f"{name}.negative", gr.Checkbox(label=words("prompt.negative"), min_width=150, scale=3))
+            text = words("prompt.remove", number=number + 1)
+            slot["remove"] = gr.Button(text, size="sm", min_width=110, scale=1, elem_classes="adder")
     return slot
 
 
@@ -175,7 +189,7 @@ def medium(fields: Fields, kind: ModalityKind, label: str | None = None, **more:
     if kind.in_words:
         return gr.Textbox(label=label, lines=2, **more)
     if kind.rate_field is None:
-        return parts.Picture(label, words("drop.image"), height=220, **more)
+        return parts.picture(label, words("drop.image"), height=220, **more)
     if kind.spatial:
         return gr.Video(label=label, sources=["upload", "webcam"], height=220, **more)
     return gr.Audio(label=label, type="filepath", sources=["upload", "microphone"], **more)
@@ -188,17 +202,10 @@ def _samples(fields: Fields) -> None:
     """Lay out variations, candidates and seeds."""
     words = fields.words
     with gr.Accordion(words("group.samples"), open=False) as fields.groups["samples"]:
-        with gr.Row():
-            fields.add(
-                "samples",
-                gr.Slider(1, MOST_SAMPLES, 1, step=1, label=words("samples"), info=words("samples.info"), min_width=180),
-            )
-            fields.add(
-                "candidates",
-                gr.Slider(
-                    1, MOST_CANDIDATES, 1, step=1, label=words("candidates"), info=words("candidates.info"), min_width=180
-                ),
-            )
+        samples = gr.Slider(1, MOST_SAMPLES, 1, step=1, label=words("samples"), info=words("samples.info"))
+        fields.add("samples", samples)
+        most, info = MOST_CANDIDATES, words("candidates.info")
+        fields.add("candidates", gr.Slider(1, most, 1, step=1, label=words("candidates"), info=info))
         with gr.Row():
             fields.add("seed", gr.Number(0, label=words("seed"), precision=0, minimum=0, min_width=140, elem_id="seed"))
             fields.add("random", gr.Checkbox(label=words("random"), min_width=180))
@@ -206,17 +213,20 @@ def _samples(fields: Fields) -> None:
 
 def _settings(fields: Fields) -> None:
     """Lay out steps, scales by output, and sizes."""
-    words, model = fields.words, fields.models[0]
-    own = words("own")
+    words, makes = fields.words, offered(fields.models)
     with gr.Accordion(words("group.settings"), open=False) as fields.groups["settings"]:
+        gr.HTML(f'<p class="quiet">{words("settings.info")}</p>')
         with gr.Row():
-            fields.add("steps", parts.number(words("steps"), precision=0, minimum=1, placeholder=own, min_width=120, elem_id="steps"))
+            hint = _own(fields, "num_inference_steps", makes[0].name)
+            fields.add("steps", parts.number(words("steps"), hint, min_width=120, elem_id="steps"))
             for name in SIZES:
-                if set(sized(name)) & {kind.modality for kind in outputs_of(model)}:
-                    fields.add(f"size.{name}", parts.number(words(f"size.{name}"), placeholder=own, min_width=120))
+                able = [kind.name for kind in makes if kind.modality in sized(name)]
+                if able:
+                    hint = _own(fields, name, able[0], "sizes")
+                    fields.add(f"size.{name}", parts.number(words(f"size.{name}"), hint, min_width=120))
         with gr.Tabs():
-            for kind in outputs_of(model):
-                with gr.Tab(words.kind(kind.name)) as tab:
+            for kind in makes:
+                with gr.Tab(words.kind(kind.name), visible=kind in outputs_of(fields.models[0])) as tab:
                     fields.tabs.setdefault(kind.name, []).append(tab)
                     _scales(fields, kind)
         fields.add("sync", gr.Checkbox(True, label=words("sync")))
@@ -235,11 +245,11 @@ def _scales(fields: Fields, kind: ModalityKind) -> None:
         for key in ("guidance_scale", "sync_guidance_scale", "start_offset", "num_inference_steps"):
             fields.add(
                 f"{kind.name}.{key}",
-                parts.number(words(key), info=words(f"{key}.info"), placeholder=words("own"), minimum=0, min_width=150),
+                parts.number(words(key), _own(fields, key, kind.name), info=words(f"{key}.info"), min_width=190),
             )
         fields.add(
             f"{kind.name}.guider",
-            gr.Dropdown([(words("own"), ""), *GUIDERS], value="", label=words("guider"), min_width=150),
+            gr.Dropdown([(words("own"), ""), *GUIDERS], value="", label=words("guider"), min_width=190),
         )
 
 
@@ -252,11 +262,11 @@ def _edits(fields: Fields) -> None:
     with gr.Accordion(words("group.edits"), open=False) as fields.groups["edits"]:
         gr.HTML(f'<p class="quiet">{words("edits.info")}</p>')
         with gr.Tabs() as fields.marks["tabs"]:
-            for kind in outputs_of(fields.models[0]):
+            for kind in offered(fields.models):
                 with gr.Tab(words.kind(kind.name), id=kind.name) as tab:
                     fields.tabs.setdefault(kind.name, []).append(tab)
                     _edit(fields, kind)
-        fields.add("resample_steps", parts.number(words("resample_steps"), precision=0, minimum=1, placeholder=words("own")))
+        fields.add("resample_steps", parts.number(words("resample_steps"), "4"))
 
 
 def _edit(fields: Fields, kind: ModalityKind) -> None:
@@ -272,9 +282,9 @@ def _edit(fields: Fields, kind: ModalityKind) -> None:
             for number, when in enumerate(form.FRAMES):
                 with gr.Column(min_width=130):
                     name = f"{kind.name}.frame{number}"
-                    fields.add(name, parts.Picture(words(f"frame.{number}"), words("drop.image"), height=150))
+                    fields.add(name, parts.picture(words(f"frame.{number}"), words("drop.image"), height=150))
                     if not when:
-                        fields.add(f"{name}.second", parts.number(words("frame.second"), minimum=0))
+                        fields.add(f"{name}.second", parts.number(words("frame.second"), "1"))
 
 
 def _keep(fields: Fields, kind: ModalityKind) -> None:
@@ -325,21 +335,38 @@ def _regions(fields: Fields) -> None:
 
 def _controls(fields: Fields) -> None:
     """Lay out what steers outputs beside their prompts."""
-    from codi.controls import KINDS
-
     words, model = fields.words, fields.models[0]
     with gr.Accordion(words("group.control"), open=False) as fields.groups["control"]:
         gr.HTML(f'<p class="quiet">{words("control.info")}</p>')
-        offered = [(words("control.off"), ""), *((words.control(name), name) for name in KINDS)]
-        steered = [(words("control.all"), ""), *((words.kind(k.name), k.name) for k in outputs_of(model))]
-        for number in range(form.CONTROLS):
-            name = f"control{number}"
-            gr.HTML(f'<h3 class="small">{words("control.number", number=number + 1)}</h3>')
-            with gr.Row():
-                fields.add(f"{name}.kind", gr.Dropdown(offered, value="", label=words("control.kind"), min_width=120))
-                fields.add(f"{name}.output", gr.Dropdown(steered, value="", label=words("control.output"), min_width=120))
-                fields.add(f"{name}.weight", gr.Slider(0, 2, 1, step=0.05, label=words("prompt.weight"), min_width=120))
-            fields.add(
-                f"{name}.value", gr.Textbox(label=words("control.value"), placeholder=words("control.value.hint"))
-            )
-            fields.add(f"{name}.file", gr.File(label=words("control.file"), type="filepath", height=90))
+        fields.marks["no control"] = gr.HTML(f"<p>{words('control.none')}</p>", visible=not controls_of(model))
+        with gr.Column(visible=bool(controls_of(model))) as fields.marks["control"]:
+            for number in range(form.CONTROLS):
+                _control(fields, number)
+
+
+def controls_of(model: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the kinds of control that a model has branches for, with the outputs of each."""
+    found: dict[str, list[str]] = {}
+    for output, kind in model.get("controls") or ():
+        found.setdefault(kind, []).append(output)
+    return found
+
+
+def control_choices(words: Words, model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the kinds of control to choose from."""
+    return [(words("control.off"), ""), *((words.control(name), name) for name in controls_of(model))]
+
+
+def _control(fields: Fields, number: int) -> None:
+    """Lay out one control."""
+    words, name = fields.words, f"control{number}"
+    steered = [(words("control.all"), ""), *((words.kind(k.name), k.name) for k in offered(fields.models))]
+    gr.HTML(f'<h3 class="small">{words("control.number", number=number + 1)}</h3>')
+    with gr.Row():
+        choices = control_choices(words, fields.models[0])
+        fields.add(f"{name}.kind", gr.Dropdown(choices, value="", label=words("control.kind"), min_width=120))
+        fields.add(f"{name}.output", gr.Dropdown(steered, value="", label=words("control.output"), min_width=120))
+        fields.add(f"{name}.weight", gr.Slider(0, 2, 1, step=0.05, label=words("prompt.weight"), min_width=120))
+    hint = words("control.value.hint")
+    fields.add(f"{name}.value", gr.Textbox(label=words("control.value"), placeholder=hint))
+    fields.add(f"{name}.file", gr.File(label=words("control.file"), type="filepath", height=110))

@@ -6,6 +6,7 @@ value may be is checked by the service; here is only what the page itself must s
 ticked.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,13 +76,15 @@ def words_kind() -> ModalityKind:
     return next(kind for kind in kinds() if kind.in_words)
 
 
-def read(values: Mapping[str, Any], folder: Path, sizes: Mapping[str, float] | None = None) -> Asked:
+def read(
+    values: Mapping[str, Any], folder: Path, sizes: Mapping[str, Mapping[str, float]] | None = None
+) -> Asked:
     """Return the request that the fields describe.
 
     Args:
         values: the fields by name; one that is missing or None is left out.
         folder: where files may be written that the request needs, such as a mask.
-        sizes: the model's own sizes, by the names of `codi.types.SIZES`.
+        sizes: the model's own sizes by output, by the names of `codi.types.SIZES`.
 
     Returns:
         The request with its files.
@@ -97,7 +100,7 @@ def read(values: Mapping[str, Any], folder: Path, sizes: Mapping[str, float] | N
     _read_prompts(asked, values, folder)
     _read_settings(asked, values, outputs)
     given = {name: asked.request[name] for name in SIZES if asked.request.get(name)}
-    lengths = seconds_of(outputs, {**(sizes or {}), **given})
+    lengths = seconds_of(outputs, sizes or {}, given)
     for output in outputs:
         _read_edit(asked, values, kind_of(output), folder, lengths.get(output))
     if "keep" in asked.request or "keyframes" in asked.request:
@@ -180,15 +183,27 @@ def _read_settings(asked: Asked, values: Mapping[str, Any], outputs: Sequence[st
         request["lengths"] = values["lengths"]
 
 
-def seconds_of(outputs: Sequence[str], sizes: Mapping[str, float]) -> dict[str, float]:
-    """Return how long outputs last, from sizes by the names of `codi.types.SIZES`."""
+def seconds_of(
+    outputs: Sequence[str], sizes: Mapping[str, Mapping[str, float]], given: Mapping[str, float]
+) -> dict[str, float]:
+    """Return how long outputs last.
+
+    Args:
+        outputs: the names of the outputs.
+        sizes: the model's own sizes by output, by the names of `codi.types.SIZES`.
+        given: sizes that are asked for.
+
+    Returns:
+        Seconds by output; one whose length nobody knows is left out.
+    """
     found = {}
     for name in outputs:
-        own = kind_of(name).sizes
-        if {"num_frames", "fps"} <= set(own) & set(sizes) and sizes["fps"] > 0:
-            found[name] = sizes["num_frames"] / sizes["fps"]
-        elif "audio_length_in_s" in own and sizes.get("audio_length_in_s"):
-            found[name] = float(sizes["audio_length_in_s"])
+        own = {**sizes.get(name, {}), **{key: given[key] for key in kind_of(name).sizes if key in given}}
+        frames, rate, seconds = own.get("num_frames"), own.get("fps"), own.get("audio_length_in_s")
+        if "num_frames" in given or not seconds:
+            seconds = frames / rate if frames and rate else seconds
+        if seconds:
+            found[name] = float(seconds)
     return found
 
 
@@ -401,9 +416,11 @@ def _number(value: Any) -> float | int | None:
     if value is None or value == "" or isinstance(value, bool):
         return None
     try:
-        number = float(value)
+        number = float(str(value).replace(",", ".")) if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         raise FormError("error.no_number", value=str(value)[:40]) from None
+    if not math.isfinite(number):
+        raise FormError("error.no_number", value=str(value)[:40])
     return int(number) if number.is_integer() else number
 
 

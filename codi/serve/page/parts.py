@@ -8,18 +8,7 @@ from codi.serve.page.words import Words
 
 
 class Picture(gr.Image):
-    """A picture that is handed on as the file that came; the service decodes it in its sandbox.
-
-    Args:
-        label: what it is.
-        hint: what stands in the empty field.
-        **more: further arguments of `gradio.Image`.
-    """
-
-    def __init__(self, label: str = "", hint: str | None = None, **more: Any) -> None:
-        super().__init__(
-            label=label, placeholder=hint, type="filepath", sources=["upload", "webcam", "clipboard"], **more
-        )
+    """A picture that is handed on as the file that came; the service decodes it in its sandbox."""
 
     def preprocess(self, payload: Any) -> Any:
         """Return the path of the file."""
@@ -28,6 +17,13 @@ class Picture(gr.Image):
     def get_block_name(self) -> str:
         """Return the name of the part of the browser that shows it."""
         return "image"
+
+
+def picture(label: str, hint: str, **more: Any) -> Picture:
+    """Return a field for a picture: a file, the camera, or what was copied."""
+    return Picture(
+        label=label, placeholder=hint, type="filepath", sources=["upload", "webcam", "clipboard"], **more
+    )
 
 
 def sheet(label: str, **more: Any) -> gr.ImageEditor:
@@ -103,9 +99,7 @@ def acting(value: str, **more: Any) -> gr.HTML:
     return gr.HTML(value, js_on_load=script, **more)
 
 
-def number(label: str, value: float | None = None, **more: Any) -> gr.Number:
-    """Return a field of a number that may be empty."""
-    return gr.Number(label=label, value=value, **more)
+def number(label: str, hint: str = "", **more: Any) -> gr.Textbox:
+    """Return a field of a number that may be empty, which Gradio's field of numbers may not."""
+    return gr.Textbox(label=label, placeholder=hint, lines=1, max_lines=1, **more)
 
-
-__all__ = ["Picture", "acting", "box", "mask", "number", "sheet", "span"]

@@ -9,18 +9,7 @@ from codi.serve.page.words import Words
 from gradio.events import Dependency
 
 class Picture(gr.Image):
-    """A picture that is handed on as the file that came; the service decodes it in its sandbox.
-
-    Args:
-        label: what it is.
-        hint: what stands in the empty field.
-        **more: further arguments of `gradio.Image`.
-    """
-
-    def __init__(self, label: str = "", hint: str | None = None, **more: Any) -> None:
-        super().__init__(
-            label=label, placeholder=hint, type="filepath", sources=["upload", "webcam", "clipboard"], **more
-        )
+    """A picture that is handed on as the file that came; the service decodes it in its sandbox."""
 
     def preprocess(self, payload: Any) -> Any:
         """Return the path of the file."""

@@ -71,6 +71,8 @@ def theme() -> gr.themes.Base:
         input_border_color_focus_dark="#828af1",
         input_placeholder_color="#7b859a",
         input_placeholder_color_dark="#76819a",
+        input_border_width="1px",
+        input_radius="11px",
         input_shadow="none",
         input_shadow_focus="0 0 0 3px rgb(95 102 232 / 0.18)",
         button_primary_background_fill="#4a4fd6",
