@@ -8,6 +8,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from codi.types import InputError, Modality
 
 PAST = 12  # jobs in the history at first
 LONGEST_TEXT = 4000  # letters of a text that was made, on its card
+BAR_SECONDS = 0.2  # between two states of the bars
+LOOK_SECONDS = 2.0  # without news, until the queue is looked at again
 FINAL = ("done", "failed", "cancelled")
 Changes = dict[Any, Any]
 
@@ -37,7 +40,8 @@ class Panels:
     Attributes:
         problem: where errors stand, below the button.
         status: the line that says how the job stands.
-        live: progress and previews.
+        bars: the progress of every output.
+        previews: what they seem to become.
         results: the results that are looked at.
         history: the list of jobs.
         make: the button that makes.
@@ -48,7 +52,8 @@ class Panels:
 
     problem: gr.HTML
     status: gr.HTML
-    live: gr.HTML
+    bars: gr.HTML
+    previews: gr.HTML
     results: gr.HTML
     history: gr.HTML
     make: gr.Button
@@ -136,7 +141,6 @@ class Actions:
         panels, words = self.panels, self.words
         view = await asyncio.to_thread(self.service.get, job, owner)
         outputs = _outputs(view.request)
-        progress: Mapping[str, Any] = {}
         previews: dict[int, dict[str, Any]] = {}
         begun = {
             panels.problem: "",
@@ -144,24 +148,37 @@ class Actions:
             panels.make: gr.Button(interactive=False),
             panels.cancel: gr.Button(visible=True),
             panels.results: "",
-            panels.live: cards.live(words, outputs, progress, previews),
+            panels.bars: cards.bars(words, outputs, {}),
+            panels.previews: cards.previews(words, outputs, previews),
             panels.status: self._status(view),
         }
         yield begun | await self._history(owner)
-        async for event in self.service.aevents(job, owner):
-            if event.kind in FINAL:
-                break
-            if event.kind == "progress":
-                progress = event.data
+        shown_at = 0.0
+        async for event in self._events(job, owner):
+            if event is None or event.kind in ("queued", "started"):
+                view = await asyncio.to_thread(self.service.get, job, owner)
+                yield {panels.status: self._status(view)}
             elif event.kind == "preview":
                 newest = previews.setdefault(int(event.data.get("sample") or 0), {})
                 newest.update(event.data.get("outputs") or {})
-            changes = {panels.live: cards.live(words, outputs, progress, previews)}
-            if event.kind in ("queued", "started"):
-                view = await asyncio.to_thread(self.service.get, job, owner)
-                changes[panels.status] = self._status(view)
-            yield changes
+                yield {panels.previews: cards.previews(words, outputs, previews)}
+            elif event.kind == "progress" and time.monotonic() - shown_at > BAR_SECONDS:
+                shown_at = time.monotonic()
+                yield {panels.bars: cards.bars(words, outputs, event.data)}
         yield await self._ended(job, owner)
+
+    async def _events(self, job: str, owner: str) -> AsyncIterator[Any]:
+        """Yield what happens to a job until it has ended, and None now and then while nothing happens."""
+        last = 0
+        while True:
+            async for event in self.service.aevents(job, owner, last, LOOK_SECONDS):
+                last = event.number
+                if event.kind in FINAL:
+                    return
+                yield event
+            if (await asyncio.to_thread(self.service.get, job, owner)).state in FINAL:
+                return
+            yield None
 
     def _status(self, view: Any) -> str:
         """Return the line of how a job stands."""
@@ -180,7 +197,8 @@ class Actions:
         changes: Changes = {
             panels.make: gr.Button(interactive=True),
             panels.cancel: gr.Button(visible=False),
-            panels.live: "",
+            panels.bars: "",
+            panels.previews: "",
             panels.job: "",
         }
         try:

@@ -69,14 +69,16 @@ def _panels(words: Words, problem: gr.HTML, make: gr.Button, cancel: gr.Button) 
     """Lay out what shows jobs."""
     gr.HTML(cards.heading(words("section.results"), "results"))
     status = gr.HTML("", elem_id="status")
-    live = gr.HTML("", elem_id="live")
+    bars = gr.HTML("", elem_id="bars")
+    previews = gr.HTML("", elem_id="previews")
     results = parts.acting(cards.empty(words), elem_id="shown")
     gr.HTML(cards.heading(words("section.history"), "history-head"))
     history = parts.acting(cards.history([], words), elem_id="history")
     return Panels(
         problem=problem,
         status=status,
-        live=live,
+        bars=bars,
+        previews=previews,
         results=results,
         history=history,
         make=make,
@@ -92,7 +94,7 @@ def _panels(words: Words, problem: gr.HTML, make: gr.Button, cancel: gr.Button) 
 def _wire(page: gr.Blocks, actions: Actions) -> None:
     """Say what happens when."""
     here, panels = actions.fields, actions.panels
-    shown = [panels.problem, panels.status, panels.live, panels.results, panels.history]
+    shown = [panels.problem, panels.status, panels.bars, panels.previews, panels.results, panels.history]
     shown += [panels.make, panels.cancel, panels.job]
     everything = set(here.by_name.values())
     gr.on([panels.make.click, here.by_name["text"].submit], actions.make, everything, shown, **SHOWN)

@@ -73,27 +73,16 @@ def note(message: str) -> str:
     return f'<div class="remark" role="status" aria-live="polite">{escape(message)}</div>'
 
 
-def live(
-    words: Words, outputs: Sequence[str], progress: Mapping[str, Any], previews: Mapping[int, Any]
-) -> str:
-    """Return the progress of every output and the newest previews of all samples.
+def bars(words: Words, outputs: Sequence[str], progress: Mapping[str, Any]) -> str:
+    """Return the progress of every output, from the data of the newest event of that kind, or of nothing."""
+    return f'<div class="card bars">{"".join(_bar(words, name, progress) for name in outputs)}</div>'
 
-    Args:
-        words: the language.
-        outputs: what is made.
-        progress: the data of the newest event of that kind, or nothing.
-        previews: for every sample the newest previews by output.
 
-    Returns:
-        The HTML.
-    """
-    bars = "".join(_bar(words, name, progress) for name in outputs)
+def previews(words: Words, outputs: Sequence[str], previews: Mapping[int, Any]) -> str:
+    """Return the newest previews of all samples, which come by sample and output."""
     samples = sorted(previews) or [0]
     tiles = "".join(_preview(words, name, previews.get(k, {}).get(name)) for k in samples for name in outputs)
-    return (
-        f'<section class="card live" aria-label="{escape(words("preview"))}">'
-        f'<div class="bars">{bars}</div><div class="previews">{tiles}</div></section>'
-    )
+    return f'<section class="card previews" aria-label="{escape(words("preview"))}">{tiles}</section>'
 
 
 def _bar(words: Words, name: str, progress: Mapping[str, Any]) -> str:

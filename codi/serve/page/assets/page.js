@@ -37,6 +37,18 @@
     target.scrollIntoView();
   });
 
+  // On a small screen the results lie below the form: what was asked for is brought into view.
+  document.addEventListener('click', (event) => {
+    if (!event.target.closest('#make') || window.innerWidth > 720) return;
+    let tries = 40;
+    const look = setInterval(() => {
+      const problem = document.querySelector('#problem .problem');
+      const begun = document.querySelector('#bars .bars');
+      if (begun) document.querySelector('#results').scrollIntoView({ behavior: 'smooth' });
+      if (begun || problem || !tries--) clearInterval(look);
+    }, 150);
+  });
+
   // Gradio's foldable parts do not say whether they are open.
   const unfolded = () => {
     for (const each of document.querySelectorAll('button.label-wrap')) {
