@@ -143,6 +143,20 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.selection",
         "codi.settings",
     },
+    "codi.serve": LEAVES
+    | KINDS
+    | LOADING
+    | {
+        "codi.compose",
+        "codi.failures",
+        "codi.fork_server",
+        "codi.pipeline",
+        "codi.job_files",
+        "codi.jobs",
+        "codi.session",
+        "codi.start_up",
+        "codi.wording",
+    },
     "codi.job_files": LEAVES | KINDS | {"codi.jobs"},
     "codi.server_client": {"codi.types"},
     "codi.submit_command": LEAVES
@@ -178,6 +192,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.inspection",
         "codi.vary",
         "codi.continue_command",
+        "codi.serve.command",
         "codi.submit_command",
         "codi.pipeline",
         "codi.start_up",

@@ -19,6 +19,6 @@
     files.py     files, sent whole or in part
     errors.py    what cannot be done, in one line
 
-A job is a line of a file of jobs (`codi.jobs`), checked and made as `codi generate` does. Nothing here knows how
-anything is made. Nothing heavy is imported outside worker.py and making.py.
+A job is a line of a file of jobs (`codi.jobs`), checked and made as `codi generate` does. Nothing here knows
+how anything is made. Nothing heavy is imported outside worker.py and making.py.
 """

@@ -1,7 +1,7 @@
 """Serve `codi serve`: a page, HTTP and a queue on this machine, started in one command.
 
-The address goes to stdout in one line as soon as the server answers; everything else goes to stderr. Nothing heavy
-is imported before the options are known to be good.
+The address goes to stdout in one line as soon as the server answers; everything else goes to stderr. Nothing
+heavy is imported before the options are known to be good.
 """
 
 import argparse
@@ -144,8 +144,8 @@ def _check_libraries(page: bool) -> None:
     lacking = [name for module, name in wanted.items() if importlib.util.find_spec(module) is None]
     if lacking == [*PAGE_LIBRARIES.values()]:
         raise InputError(
-            "the page of codi serve needs the library gradio: pip install 'codi[serve]', or leave the page out "
-            "with --no-page"
+            "the page of codi serve needs the library gradio: pip install 'codi[serve]', or leave the page "
+            "out with --no-page"
         )
     if lacking:
         raise InputError(f"codi serve needs {', '.join(lacking)}: pip install 'codi[serve]'")
@@ -157,8 +157,8 @@ def _check_open(args: argparse.Namespace) -> None:
         return
     if not _is_loopback(args.host):
         raise InputError(
-            f"--host {args.host} lets other machines in, and there is no token: expected --token TOKEN, --token "
-            f"{RANDOM} (one is drawn and printed), --token-file FILE, or --host {HOST}"
+            f"--host {args.host} lets other machines in, and there is no token: expected --token TOKEN, "
+            f"--token {RANDOM} (one is drawn and printed), --token-file FILE, or --host {HOST}"
         )
 
 
@@ -201,8 +201,8 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
             listener.bind((host, port))
         except OSError as error:
             raise InputError(
-                f"cannot listen on {host} port {port} ({error.strerror}): expected an address of this machine "
-                "and a free port, such as --port 0"
+                f"cannot listen on {host} port {port} ({error.strerror}): expected an address of this "
+                "machine and a free port, such as --port 0"
             ) from None
         yield listener
 

@@ -1,7 +1,7 @@
 """Hand events of jobs to those who wait for them, in threads or in a loop of asyncio.
 
-What happened to a job is on disk (`codi.serve.store`); how far it is and what it looks like by now is in memory
-alone, and only the newest of each: whoever reads slowly misses what is out of date.
+What happened to a job is on disk (`codi.serve.store`); how far it is and what it looks like by now is in
+memory alone, and only the newest of each: whoever reads slowly misses what is out of date.
 """
 
 import asyncio

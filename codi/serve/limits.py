@@ -66,8 +66,8 @@ class Limits:
             found = json.loads(text)
         except (TypeError, ValueError, RecursionError):
             raise InputError(
-                "the request holds what JSON has not, or is nested too deeply: expected texts, numbers, lists "
-                "and objects"
+                "the request holds what JSON has not, or is nested too deeply: expected texts, numbers, "
+                "lists and objects"
             ) from None
         self._check("request has", len(text), self.max_request_bytes, "bytes")
         self._check("request has", uploads, self.max_uploads, "files")

@@ -1,7 +1,7 @@
 """The process that makes what is asked for, as the server sees it: started, spoken to, started again.
 
-It is a process of its own, so that whatever a job does to it (a crash in native code, memory) leaves the server
-alive. Server and process send each other tuples over a socket; both are ours.
+It is a process of its own, so that whatever a job does to it (a crash in native code, memory) leaves the
+server alive. Server and process send each other tuples over a socket; both are ours.
 """
 
 import itertools

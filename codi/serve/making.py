@@ -1,7 +1,7 @@
 """Check and make jobs with loaded pipelines, as `codi generate` does, and say how far they are meanwhile.
 
-A batch of jobs is one run of `codi.session.Session`, whose records say what is finished: what a killed server has
-made already is found by them and not made again.
+A batch of jobs is one run of `codi.session.Session`, whose records say what is finished: what a killed
+server has made already is found by them and not made again.
 """
 
 import base64
@@ -12,20 +12,22 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from codi import fork_server, jobs, wording
+from codi.compose.folder import composed_folder
 from codi.failures import Failures
 from codi.jobs import Job
 from codi.modalities import kind_of
 from codi.session import Session
+from codi.start_up import lean_imports
 from codi.types import InputError, Modality
 
 PROGRESS_SECONDS = 0.1  # between two reports of how far a batch is
 PREVIEW_SECONDS = 0.5  # between two previews of a batch
-PREVIEW_SHARE = 0.1  # of the time that previews may take at most
+PREVIEW_SHARE = 0.2  # of the time that previews may take at most
 CANCELLED = "cancelled"
 
 
@@ -58,6 +60,7 @@ class Maker:
     def __init__(self, settings: Mapping[str, Any], server: Server) -> None:
         warnings.simplefilter("ignore")  # they are for people at a terminal
         fork_server.start()  # reads uploads; it starts while libraries are imported here
+        _import_pipeline(settings["models"].values())
         from codi.pretrained import pick_device
 
         self._server = server
@@ -179,8 +182,10 @@ class Maker:
             with failures.of(job):
                 session.check_outputs(job)
         session.check(failures.left(pending))
+        # alone, a job is made in batches as large as those of `codi generate`
+        most = self._batch if len(batch) > 1 else jobs.DEFAULTS["batch"]
         run.tell(todo)
-        for rows in jobs.batches(failures.left(todo), self._batch, session.wanted):
+        for rows in jobs.batches(failures.left(todo), most, session.wanted):
             run.begin()
             session.run(rows)
             run.rows += sum(row is not None for row in rows)
@@ -190,6 +195,16 @@ class Maker:
             if sent["id"] not in run.told:
                 message = failures.message(f"{sent['id']}: ") or "nothing was made of it"
                 run.fail(sent["id"], message)
+
+
+def _import_pipeline(sources: Iterable[str | None]) -> None:
+    """Import what generates and nothing else, since this process does nothing but that."""
+    if any(source is not None and composed_folder(source) for source in sources):
+        import codi.compose.pipeline  # published models need more of diffusers and transformers
+        import codi.pipeline
+    else:
+        with lean_imports():
+            import codi.pipeline  # noqa: F401
 
 
 class _Run:
@@ -203,12 +218,13 @@ class _Run:
         self._server = server
         self._ids = [sent["id"] for sent in batch]
         self._reported = 0.0
-        self._shown = 0.0
+        self._shown: set[Modality] = set()  # outputs that a preview had
         self._next_preview = 0.0
 
     def begin(self) -> None:
         """Let the first step of another part of the batch be reported at once."""
         self._reported = self._next_preview = 0.0
+        self._shown = set()
 
     def tell(self, todo: Sequence[Job]) -> None:
         """Report the jobs that are complete, and those that have failed."""
@@ -260,10 +276,12 @@ class _Run:
         if last or now - self._reported >= PROGRESS_SECONDS:
             self._reported = now
             self._progress(pipe, step, wanted)
-        if now >= self._next_preview and not last:
-            self._preview(pipe, tensors["clean_latents"], wanted)
-            took = time.perf_counter() - now
-            self._next_preview = now + max(PREVIEW_SECONDS, took / PREVIEW_SHARE)
+        started = set(tensors["clean_latents"])
+        if not last and (now >= self._next_preview or started - self._shown):
+            if self._preview(pipe, tensors["clean_latents"], wanted):
+                self._shown = started
+                took = time.perf_counter() - now
+                self._next_preview = now + max(PREVIEW_SECONDS, took / PREVIEW_SHARE)
         return {}
 
     def _progress(self, pipe: Any, step: int, wanted: Mapping[str, list[int]]) -> None:
@@ -276,18 +294,21 @@ class _Run:
             whole = (before + len(rows) * (step + 1) / pipe.num_timesteps) / job.num_samples
             self._server.send("progress", id_, {**found, "outputs": outputs, "progress": min(1.0, whole)})
 
-    def _preview(self, pipe: Any, latents: Mapping[Modality, Any], wanted: Mapping[str, list[int]]) -> None:
-        """Report what the first sample of each job that somebody looks at seems to become."""
+    def _preview(self, pipe: Any, latents: Mapping[Modality, Any], wanted: Mapping[str, list[int]]) -> bool:
+        """Report what the first sample of each job that somebody looks at seems to become.
+
+        Returns whether there was anything to report.
+        """
         watched = [id_ for id_ in wanted if self._server.is_watched(id_)]
         if not watched or not latents:
-            return
+            return False
         first = self.session.rows[0][0]
         rows = [wanted[id_][0] * first.candidates for id_ in watched]
         shown = {m: z[rows] for m, z in latents.items() if m in first.outputs}
         try:
             media = pipe.decode_preview(shown)
         except InputError:  # estimates need not be finite
-            return
+            return False
         for k, id_ in enumerate(watched):
             outputs = {}
             for modality, raw in media.items():
@@ -296,6 +317,7 @@ class _Run:
                     outputs[modality.value] = {"type": mime, "data": base64.b64encode(content).decode()}
             sample = self.session.rows[wanted[id_][0]][1]
             self._server.send("preview", id_, {"sample": sample, "outputs": outputs})
+        return True
 
 
 def _result(out: Path, job: Job) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Learn from jobs that were made how long jobs take, and how many samples are best made at once.
 
-A batch is worth it where it takes less time for each sample than a smaller one: always on an accelerator, on a
-processor for small outputs alone. That is not guessed but measured, for each kind of job by itself.
+A batch is worth it where it takes less time for each sample than a smaller one: always on an accelerator, on
+a processor for small outputs alone. That is not guessed but measured, for each kind of job by itself.
 """
 
 import math

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from codi import __version__
+from codi.serve.dispatch import Dispatcher
 from codi.serve.feed import Feed
 from codi.serve.limits import Limits
-from codi.serve.link import Link
-from codi.serve.pace import Pace
 from codi.serve.store import Store
 from codi.serve.uploads import LENGTH, Files
 from codi.serve.values import (
     CANCELLED,
     DONE,
-    FAILED,
     FINAL,
     QUEUED,
     RUNNING,
@@ -41,8 +39,6 @@ __all__ = ["Event", "JobView", "LimitError", "Limits", "NoSuchFile", "NoSuchJob"
 
 Jobs = list[JobView]  # inside the class below, `list` is a method
 Rows = list[dict[str, Any]]
-
-MOST_DEATHS = 2  # of the process that makes, until the job that it was at has failed
 
 
 class Service:
@@ -77,33 +73,19 @@ class Service:
         self.data = Path(data).resolve()
         self._store = Store(self.data)
         self._files = Files(self.data, self.limits)
-        self._feed = Feed(self._store, self._watch)
-        self._pace = Pace()
-        settings = {
-            "models": self._names,
-            "device": device,
-            "dtype": dtype,
-            "batch": self.limits.batch,
-            "inputs": str(self._files.inputs),
-            "results": "../results",
-        }
-        self._link = Link(settings, self._handle, self._died)
-        self._taking = threading.Lock()  # of jobs that are being taken
-        self._coming = 0
-        self._turn = threading.Condition()
-        self._busy = False  # the process has a batch
-        self._stopping = False
-        self._thread = threading.Thread(target=self._dispatch, name="codi-serve", daemon=True)
+        self._feed = Feed(self._store, lambda id_, watched: self._dispatcher.watch(id_, watched))
+        settings = {"models": self._names, "device": device, "dtype": dtype, "batch": self.limits.batch}
+        self._dispatcher = Dispatcher(self._store, self._feed, self._files, settings)
+        self._taking = threading.Lock()
+        self._coming = 0  # jobs that are being taken
+        self._stopped = False
 
     # Running
 
     def start(self) -> None:
         """Begin, or go on with what the queue holds."""
         self._files.tidy(self._store.ids())
-        for job in self._store.in_state(RUNNING):
-            self._requeue(job["id"], died=False)
-        self._link.start()
-        self._thread.start()
+        self._dispatcher.start()
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until the models are loaded, and return whether they are.
@@ -117,7 +99,7 @@ class Service:
         Raises:
             InputError: for a model that cannot be loaded, or a device that is not there.
         """
-        return self._link.wait_ready(timeout)
+        return self._dispatcher.link.wait_ready(timeout)
 
     def release(self) -> None:
         """Let all go who wait for events, because the end is near."""
@@ -125,17 +107,11 @@ class Service:
 
     def stop(self) -> None:
         """End within seconds; what is being made goes back into the queue."""
-        with self._turn:
-            if self._stopping:
-                return
-            self._stopping = True
-            self._turn.notify_all()
+        if self._stopped:
+            return
+        self._stopped = True
         self._feed.close()
-        self._link.stop()
-        if self._thread.is_alive():
-            self._thread.join()
-        for job in self._store.in_state(RUNNING):
-            self._requeue(job["id"], died=False)
+        self._dispatcher.stop()
         self._feed.wait_empty()
         self._store.close()
 
@@ -173,17 +149,16 @@ class Service:
             try:
                 line = self._files.take(id_, found, files, lambda job, file: self._earlier(job, file, owner))
                 line.pop("id", None)
-                answer = self._link.check({"id": id_, "line": line, "model": name})
+                answer = self._dispatcher.link.check({"id": id_, "line": line, "model": name})
                 self.limits.check_size(answer)
                 row = {name_: answer[name_] for name_ in ("batch_key", "kind", "rows", "notes")}
                 row |= {"id": id_, "owner": owner, "model": name, "request": found, "line": line}
-                row["inputs"] = sorted(path.name for path in (self._files.inputs / id_).iterdir())
+                row |= {"inputs": self._files.uploads(id_), "bytes": self._files.size(id_)}
                 self._feed.publish(id_, QUEUED, {}, lambda event: self._add(row, event))
             except BaseException:
                 self._files.remove(id_)
                 raise
-        with self._turn:
-            self._turn.notify_all()
+        self._dispatcher.wake()
         return self.get(id_, owner)
 
     def _add(self, row: dict[str, Any], event: Event) -> bool:
@@ -208,7 +183,8 @@ class Service:
             return self.file(id_, name, owner)
         except NoSuchJob:
             raise InputError(
-                f"there is no file job:{id_[:40]}/{name[:120]}: expected job:ID/NAME of an own job that is done"
+                f"there is no file job:{id_[:40]}/{name[:120]}: expected job:ID/NAME of an own job "
+                "that is done"
             ) from None
 
     def get(self, id: str, owner: str) -> JobView:  # noqa: A002  (the name of the interface)
@@ -237,19 +213,14 @@ class Service:
     def _cancel(self, row: dict[str, Any]) -> None:
         id_ = row["id"]
         if self._feed.publish(id_, CANCELLED, {}, lambda event: self._store.cancel(id_, event)):
-            self._link.send("cancel", id_)
+            self._dispatcher.link.send("cancel", id_)
 
     def delete(self, id: str, owner: str) -> None:  # noqa: A002
         """Cancel a job, and remove it with all its files."""
         row = self._own(id, owner)
         if row["state"] not in FINAL:
             self._cancel(row)
-        self._remove(id)
-
-    def _remove(self, id_: str) -> None:
-        self._store.remove(id_)
-        self._feed.forget(id_)
-        self._files.remove(id_)
+        self._dispatcher.remove(id)
 
     def events(
         self,
@@ -316,21 +287,22 @@ class Service:
         Each has its "name", and once it is "ready" the "prompts" that it takes, its "outputs", "defaults" and
         "sizes" by output, its "words" by kind if its vocabulary is closed, and its "controls".
         """
-        loaded = {model["name"]: model for model in self._link.models}
+        loaded = {model["name"]: model for model in self._dispatcher.link.models}
         return [{"name": name, "ready": name in loaded, **loaded.get(name, {})} for name in self._names]
 
     def health(self) -> dict[str, Any]:
         """Return how the service is: whether it is "ready", what waits, what is made, and how fast."""
+        link = self._dispatcher.link
         return {
-            "ready": self._link.ready,
-            "error": self._link.unusable,
+            "ready": link.ready,
+            "error": link.unusable,
             "version": __version__,
             "models": [*self._names],
             "queued": self._store.count(QUEUED),
             "running": self._store.count(RUNNING),
             "max_queue": self.limits.max_queue,
-            "seconds_per_job": self._pace.seconds_per_job,
-            "starts": self._link.starts,
+            "seconds_per_job": self._dispatcher.pace.seconds_per_job,
+            "starts": link.starts,
         }
 
     def _own(self, id_: str, owner: str) -> dict[str, Any]:
@@ -359,108 +331,6 @@ class Service:
             inputs=row["inputs"],
         )
 
-    # The thread that hands jobs out
-
-    def _dispatch(self) -> None:
-        """Give the process a batch whenever it has none."""
-        while True:
-            with self._turn:
-                self._turn.wait_for(self._can_go_on)
-                if self._stopping:
-                    return
-                batch = self._next_batch()
-                self._busy = bool(batch)
-            if batch and not self._link.send("make", batch):  # it has just ended, and not by these jobs
-                for job in batch:
-                    self._requeue(job["id"], died=False)
-                self._free()
-
-    def _can_go_on(self) -> bool:
-        free = self._link.ready and not self._busy and self._store.count(QUEUED) > 0
-        return self._stopping or free
-
-    def _next_batch(self) -> Rows:
-        """Mark the next jobs as running that are made together, and return them."""
-        first = self._store.next_job()
-        if first is None:
-            return []
-        # a job at which the process died is made alone, so that only it can be to blame
-        rows = 1 if first["deaths"] else self._pace.rows(first["kind"], self.limits.batch)
-        alike = [first] if first["deaths"] else self._store.alike(first, rows)
-        batch, taken = [], 0
-        for job in alike:
-            if batch and taken + job["rows"] > rows:
-                break
-            id_ = job["id"]
-            if self._feed.publish(id_, "started", {}, lambda event, id_=id_: self._store.start(id_, event)):
-                taken += job["rows"]
-                names = ("id", "line", "model", "kind")
-                batch.append({**{n: job[n] for n in names}, "watched": self._feed.is_watched(id_)})
-        return batch
-
-    # What the process says
-
-    def _handle(self, message: tuple[Any, ...]) -> None:
-        """Take a message of the process."""
-        kind, *rest = message
-        if kind in ("progress", "preview"):
-            self._feed.publish(rest[0], kind, rest[1])
-        elif kind in FINAL:
-            self._ended(kind, rest[0], rest[1])
-        elif kind in ("idle", "ready"):
-            if kind == "idle":
-                self._pace.took(**rest[0])
-            self._free()
-
-    def _ended(self, kind: str, id_: str, found: dict[str, Any]) -> None:
-        """Note that a job is done, has failed or was cancelled."""
-
-        def save(event: Event) -> bool:
-            if kind == DONE:
-                return self._store.finish(id_, found["files"], found["record"], event)
-            if kind == FAILED:
-                return self._store.fail(id_, found["error"], event)
-            return self._store.cancel(id_, event)
-
-        data = {"error": found["error"]} if kind == FAILED else {}
-        came_in_time = self._feed.publish(id_, kind, data, save)
-        if kind != DONE or not came_in_time:
-            self._files.remove_results(id_)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Remove the oldest finished jobs, if there are too many or too large ones."""
-        for id_ in self._store.beyond(self.limits.keep_jobs, self.limits.keep_bytes):
-            self._remove(id_)
-
-    def _died(self) -> None:
-        """Put what the process was at back into the queue; what killed it twice has failed."""
-        for job in self._store.in_state(RUNNING):
-            id_ = job["id"]
-            if job["deaths"] + 1 < MOST_DEATHS:
-                self._requeue(id_, died=True)
-                continue
-            error = (
-                f"the process that made it ended {MOST_DEATHS} times, as it does for want of memory: ask for "
-                "less, or for something else"
-            )
-            self._ended(FAILED, id_, {"error": error})
-        self._free()
-
-    def _free(self) -> None:
-        """Note that the process has nothing to do."""
-        with self._turn:
-            self._busy = False
-            self._turn.notify_all()
-
-    def _requeue(self, id_: str, died: bool) -> None:
-        self._feed.restart(id_)
-        self._feed.publish(id_, QUEUED, {}, lambda event: self._store.requeue(id_, event, died))
-
-    def _watch(self, id_: str, watched: bool) -> None:
-        """Tell the process whether previews of a job are wanted."""
-        self._link.send("watch", id_, watched)
-
 
 class _Place:
     """A place in the queue of a service, held while a job is being taken."""
@@ -473,7 +343,9 @@ class _Place:
         with service._taking:
             waiting = service._store.count(QUEUED) + service._coming
             if waiting >= service.limits.max_queue:
-                raise QueueFull(f"{waiting} jobs wait already: try again later", service._pace.retry_after())
+                raise QueueFull(
+                    f"{waiting} jobs wait already: try again later", service._dispatcher.pace.retry_after()
+                )
             service._coming += 1
 
     def __exit__(self, *error: Any) -> None:
@@ -482,7 +354,7 @@ class _Place:
 
 
 def _named(models: Sequence[str]) -> dict[str, str | None]:
-    """Return where models are by the names that they have for those who ask: never a folder of this machine."""
+    """Return where models are, by names for those who ask, which are no folders of this machine."""
     found: dict[str, str | None] = {}
     for model in models or (EMBEDDED,):
         is_folder = Path(model).expanduser().is_dir()

@@ -1,7 +1,7 @@
 """Keep the queue of jobs on disk, in one SQLite file: whatever was promised is there after a crash.
 
-Every change is one transaction, and is on the disk before it is answered. A server is the only one that writes a
-store; a lock that the system takes back with the process sees to that.
+Every change is one transaction, and is on the disk before it is answered. A server is the only one that
+writes a store; a lock that the system takes back with the process sees to that.
 """
 
 import json
@@ -157,14 +157,20 @@ class Store:
     def requeue(self, id_: str, event: Event, died: bool) -> bool:
         """Put a running job back into its place in the queue; return whether it was running."""
         with self._changing() as db:
-            db.execute("UPDATE jobs SET deaths = deaths + ? WHERE id = ?", (int(died), id_))
-            return _moved(db, id_, (RUNNING,), QUEUED, event, {"started": None})
+            moved = _moved(db, id_, (RUNNING,), QUEUED, event, {"started": None})
+            if moved and died:
+                db.execute("UPDATE jobs SET deaths = deaths + 1 WHERE id = ?", (id_,))
+        return moved
 
     def finish(self, id_: str, files: list[dict[str, Any]], record: Any, event: Event) -> bool:
         """Mark a job as done, and return whether it was still to be made."""
-        size = sum(file["bytes"] for file in files)
-        found = {"files": json.dumps(files), "record": json.dumps(record), "bytes": size}
-        return self._move(id_, (QUEUED, RUNNING), DONE, event, ended=time.time(), **found)
+        found = {"files": json.dumps(files), "record": json.dumps(record), "ended": time.time()}
+        with self._changing() as db:
+            moved = _moved(db, id_, (QUEUED, RUNNING), DONE, event, found)
+            if moved:
+                size = sum(file["bytes"] for file in files)
+                db.execute("UPDATE jobs SET bytes = bytes + ? WHERE id = ?", (size, id_))
+        return moved
 
     def fail(self, id_: str, error: str, event: Event) -> bool:
         """Mark a job as failed, and return whether it was still to be made."""

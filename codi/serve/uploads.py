@@ -3,8 +3,8 @@
     DATA/inputs/ID/NAME     what was uploaded with a job, under the names that its request has
     DATA/results/ID*        what was made, with its record ID.json
 
-No request can name any other file: a name in it is that of an upload, or `job:ID/NAME` for a file of an earlier
-job of the same owner.
+No request can name any other file: a name in it is that of an upload, or `job:ID/NAME` for a file of an
+earlier job of the same owner.
 """
 
 import os
@@ -28,12 +28,17 @@ class Files:
     Args:
         data: the folder in which they lie.
         limits: how large uploads may be.
+
+    Attributes:
+        inputs: the folder of the uploads, in a folder for each job.
+        results: the folder of the results.
+        limits: as above.
     """
 
     def __init__(self, data: Path, limits: Limits) -> None:
         self.inputs = data / "inputs"
         self.results = data / "results"
-        self._limits = limits
+        self.limits = limits
         for folder in (self.inputs, self.results):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -56,8 +61,8 @@ class Files:
             The line of the job, whose names start at the folder of the job.
 
         Raises:
-            InputError: for a name that is no upload, for an upload that nothing names, and for one that is too
-                large.
+            InputError: for a name that is no upload, for an upload that nothing names, and for one that is
+                too large.
         """
         folder = self.inputs / id_
         folder.mkdir()
@@ -68,15 +73,15 @@ class Files:
                 return self._copied(folder, name, earlier)
             if name not in uploads:
                 raise InputError(
-                    f"{name[:LONGEST]!r} is no file of this request: expected the name of an uploaded part, or "
-                    f"{EARLIER}ID/NAME for a file of an earlier job"
+                    f"{name[:LONGEST]!r} is no file of this request: expected the name of an uploaded part, "
+                    f"or {EARLIER}ID/NAME for a file of an earlier job"
                 )
             used.add(name)
             return name
 
         for name, path in uploads.items():
             check_name(name)
-            self._limits.check_upload(name, path.stat().st_size)
+            self.limits.check_upload(name, path.stat().st_size)
         line = with_files(request, placed)
         if unused := [name for name in uploads if name not in used]:
             raise InputError(f"the upload {unused[0]!r} is named nowhere in the request: leave it out")
@@ -114,6 +119,10 @@ class Files:
             elif path.name[:LENGTH] not in known:
                 path.unlink(missing_ok=True)
 
+    def uploads(self, id_: str) -> list[str]:
+        """Return the names of the uploads of a job."""
+        return sorted(path.name for path in (self.inputs / id_).iterdir())
+
     def size(self, id_: str) -> int:
         """Return how many bytes the uploads of a job take."""
         folder = self.inputs / id_
@@ -128,6 +137,6 @@ def check_name(name: str) -> None:
     fine = isinstance(name, str) and 0 < len(os.fsencode(name)) <= LONGEST and name.isprintable()
     if not fine or set(name) & FORBIDDEN or name[0] in ". -" or name[-1] in ". ":
         raise InputError(
-            f"an upload is called {str(name)[:LONGEST]!r}: expected a name such as photo.png, at most {LONGEST} "
-            "letters, without folders"
+            f"an upload is called {str(name)[:LONGEST]!r}: expected a name such as photo.png, at most "
+            f"{LONGEST} letters, without folders"
         )

@@ -6,6 +6,7 @@ from typing import Any
 from codi.types import InputError
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+STARTED = "started"  # the event with which a job is running
 FINAL = (DONE, FAILED, CANCELLED)  # states that a job never leaves, and the last events of a job
 
 

@@ -1,8 +1,8 @@
 """The process that makes what a server is asked for: it loads the models once, and takes what fits together.
 
-It is started by `codi.serve.link` and speaks with it alone. One thread takes messages, one checks whether jobs
-can be made, and the main thread makes them. When the server goes away, even by being killed, this process ends
-at once.
+It is started by `codi.serve.link` and speaks with it alone. One thread takes messages, one checks whether
+jobs can be made, and the main thread makes them. When the server goes away, even by being killed, this
+process ends at once.
 
     from the server                        to the server
     ("settings", {...})                    ("ready", [model, ...]) or ("unusable", why)
