@@ -35,6 +35,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 OWN = ("num_inference_steps", "guidance_scale", "negative_text")  # keys of a job that pass as they are
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 PICTURE_PART = "input_reference"
+VARIANTS = ("video",)  # of OpenAI's, which has thumbnails as well
 LOOK = 0.25  # seconds between looks whether the client is still there
 SOUND_CONTENT: dict[str, Any] = {kind: {} for kind in TYPES.values()}
 
@@ -180,8 +181,8 @@ def _add_videos(found: APIRouter, service: Service, bodies: Bodies) -> None:
     ) -> Response:
         """Get the clip, an mp4."""
         view = seen(id, request)
-        if variant not in (None, "video"):
-            raise _wrong(f"variant is {variant!r}: expected 'video', there are no others", "variant")
+        if variant is not None and variant not in VARIANTS:
+            raise _wrong(f"variant is {variant!r}: expected {' or '.join(VARIANTS)}", "variant")
         if view.state not in FINAL:
             raise Refused(409, "the clip is not made yet: ask again when its status is completed")
         files = _files(view, Modality.VIDEO)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
-from codi import server_client, submit_command  # noqa: E402
+from codi import server_client, submitting  # noqa: E402
 from codi.cli import main  # noqa: E402
 from codi.serve.access import Settings  # noqa: E402
 from codi.serve.app import create_app  # noqa: E402
@@ -131,16 +131,16 @@ def test_jobs_of_a_file_are_written_under_their_ids_and_resumed(running, submit)
 
 def test_a_run_that_was_cut_off_goes_on_with_the_same_jobs(running, submit, monkeypatch):
     file = lines(submit.here, *({"id": f"j{k}", "text": "a", "to": "image"} for k in range(3)))
-    written = submit_command._Submission._write
+    written = submitting._Submission._write
 
     def cut(self, task, found):
         if task.job.id == "j1":
             raise KeyboardInterrupt
         written(self, task, found)
 
-    monkeypatch.setattr(submit_command._Submission, "_write", cut)
+    monkeypatch.setattr(submitting._Submission, "_write", cut)
     assert submit(file)[0] == 130
-    monkeypatch.setattr(submit_command._Submission, "_write", written)
+    monkeypatch.setattr(submitting._Submission, "_write", written)
     code, paths, _ = submit(file)
     assert (code, paths) == (0, ["out/j1.png", "out/j2.png"]) and len(running.service.taken) == 3
     running.service.jobs.clear()  # the server has forgotten them: they are here
@@ -279,7 +279,7 @@ def test_files_that_come_damaged_are_not_kept(running, submit):
 
 
 def test_progress_is_shown_on_a_terminal_alone(running, submit, monkeypatch, capsys):
-    monkeypatch.setattr(submit_command.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(submitting.sys.stderr, "isatty", lambda: True, raising=False)
     assert main(["submit", "-o", "out", "--server", running.url, "--text", "a", "--to", "image"]) == 0
     said = capsys.readouterr()
     assert "the job: image 1/2" in said.err and "1 of 1 done" in said.err and said.out == "out/000.png\n"
