@@ -1,4 +1,4 @@
-"""The page in a real browser, on the real queue and the embedded model: one server, one browser, few steps."""
+"""The page in a real browser, on the real queue and the embedded model; one server, few steps."""
 
 import json
 import re
@@ -35,7 +35,9 @@ class Server:
         self.service.start()
         assert self.service.wait_ready(120)
         app = page.mount(create_app(self.service, Settings()), self.service)
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
+        )
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         while not self.server.started:
@@ -66,7 +68,11 @@ def browser(tmp_path_factory):
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(48000)
-        file.writeframes(b"".join(int(9000 * (k // 60 % 2 * 2 - 1)).to_bytes(2, "little", signed=True) for k in range(96000)))
+        file.writeframes(
+            b"".join(
+                int(9000 * (k // 60 % 2 * 2 - 1)).to_bytes(2, "little", signed=True) for k in range(96000)
+            )
+        )
     arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     arguments.append(f"--use-file-for-fake-audio-capture={tone}")
     with playwright.sync_playwright() as tools:
@@ -147,7 +153,9 @@ def test_a_painted_mask_says_what_is_made_anew_and_the_rest_stays_to_the_bit(tab
     canvas.wait_for()
     tab.wait_for_timeout(1500)  # the editor takes the picture up
     canvas.scroll_into_view_if_needed()
-    tab.locator("[aria-label='Brush'], [title='Brush'], button[aria-label='Draw']").locator("visible=true").first.click()
+    tab.locator("[aria-label='Brush'], [title='Brush'], button[aria-label='Draw']").locator(
+        "visible=true"
+    ).first.click()
     area = canvas.bounding_box()
     middle = (area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
     tab.mouse.move(*middle)
@@ -170,7 +178,9 @@ def check_kept(server, first, job):
         name = next(file["name"] for file in view.files if file["name"].endswith(suffix))
         return Image.open(server.service.file(view.id, name, "local")).convert("RGB")
 
-    mask = Image.open(server.service.file(job.id, "mask-image.png", "local")).resize((64, 64), Image.Resampling.BOX)
+    mask = Image.open(server.service.file(job.id, "mask-image.png", "local")).resize(
+        (64, 64), Image.Resampling.BOX
+    )
     kept = mask.point(lambda level: 255 * (level == 255))
     share = sum(kept.histogram()[255:]) / 64**2
     assert 0.3 < share < 0.999, "something was painted, and not all of it"
@@ -200,7 +210,7 @@ def test_a_recorded_sound_is_a_prompt(tab, server):
 
 
 def test_cancelling_ends_a_job_that_runs_and_the_page_is_free_again(tab, server):
-    opened(tab, server, steps="500", outputs=["Picture"])
+    opened(tab, server, steps="200", outputs=["Picture"])
     tab.fill("#prompt textarea", "a blue ring pulses at night")
     tab.click("#make")
     tab.wait_for_selector("#previews img")
@@ -243,7 +253,9 @@ def test_a_past_job_is_made_again_to_the_bit_and_with_a_new_seed(tab, server):
     tab.locator(f"article.result:not([data-job='{first.id}'])").wait_for()
     again = server.newest()
     assert again.id != first.id
-    assert [file["sha256"] for file in pictures(server, again)] == [file["sha256"] for file in pictures(server, first)]
+    assert [file["sha256"] for file in pictures(server, again)] == [
+        file["sha256"] for file in pictures(server, first)
+    ]
     tab.get_by_role("button", name="New seed").click()
     tab.locator(f"article.result:not([data-job='{again.id}'])").wait_for()
     assert server.newest().record["samples"][0]["seed"] != 0
