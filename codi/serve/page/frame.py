@@ -1,4 +1,4 @@
-"""What stands around the form, as HTML: the head of the page, examples, what a model reads, and nothing yet."""
+"""What stands around the form, as HTML: the head of the page, examples, and what stands for nothing."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -19,7 +19,7 @@ def header(words: Words, languages: Mapping[str, str], root: str = "") -> str:
     return (
         f'<a class="skip" href="#results">{escape(words("skip"))}</a><div class="masthead">'
         f'<div class="brand"><span class="logo" aria-hidden="true">{strands}</span>'
-        f'<div><h1>codi</h1><p>{escape(words("tagline"))}</p></div></div>'
+        f"<div><h1>codi</h1><p>{escape(words('tagline'))}</p></div></div>"
         f'<nav aria-label="{escape(words("language"))}">{"".join(links)}'
         f'<button type="button" class="mode" data-mode aria-label="{escape(words("theme"))}" '
         f'title="{escape(words("theme"))}"><svg class="icon" viewBox="0 0 24 24" aria-hidden="true">'
@@ -36,8 +36,10 @@ def examples(words: Words, prompts: Sequence[str]) -> str:
         for each in prompts
     )
     label = escape(words("examples"))
-    return f'<div class="examples" role="group" aria-label="{label}">'
+    return (
+        f'<div class="examples" role="group" aria-label="{label}">'
         f'<span class="quiet">{label}</span>{chips}</div>'
+    )
 
 
 def world(words: Words, known: Mapping[str, Sequence[str]]) -> str:
