@@ -1,4 +1,4 @@
-"""The page in a real browser, on the real queue and the embedded model: one server, one browser, few steps."""
+"""The page in a real browser, on the real queue and the embedded model; one server, few steps."""
 
 import json
 import re
@@ -210,7 +210,7 @@ def test_a_recorded_sound_is_a_prompt(tab, server):
 
 
 def test_cancelling_ends_a_job_that_runs_and_the_page_is_free_again(tab, server):
-    opened(tab, server, steps="500", outputs=["Picture"])
+    opened(tab, server, steps="200", outputs=["Picture"])
     tab.fill("#prompt textarea", "a blue ring pulses at night")
     tab.click("#make")
     tab.wait_for_selector("#previews img")

@@ -1,4 +1,4 @@
-"""The page of `codi serve`: everything that the library makes, for people who do not program. Built on Gradio.
+"""The page of `codi serve`: all that the library makes, for people who do not program; on Gradio.
 
     words.py    every word of the page, in English and German
     form.py     fields -> request, without Gradio

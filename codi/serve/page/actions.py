@@ -19,7 +19,7 @@ import gradio as gr
 
 from codi.job_files import with_files
 from codi.modalities import kind_of
-from codi.serve.page import cards, form
+from codi.serve.page import cards, form, frame, readers
 from codi.serve.page.fields import Fields
 from codi.serve.page.words import Words
 from codi.serve.service import NoSuchJob, QueueFull
@@ -120,7 +120,7 @@ class Actions:
 
     def _said(self, error: Exception) -> str:
         """Return what is said of an error to whoever made it."""
-        if isinstance(error, form.FormError):
+        if isinstance(error, readers.FormError):
             gaps = dict(error.values)
             if "kind" in gaps:
                 gaps["kind"] = self.words.kind(gaps["kind"])
@@ -218,7 +218,7 @@ class Actions:
             said = await asyncio.to_thread(self._said_in, view, owner)
             changes[panels.results] = cards.result(view, self.words, said, self.root)
         else:
-            changes[panels.results] = cards.empty(self.words)
+            changes[panels.results] = frame.empty(self.words)
         return changes
 
     def _said_in(self, view: Any, owner: str) -> dict[str, str]:
@@ -335,8 +335,8 @@ class Actions:
 def _earlier(view: Any, name: str) -> str:
     """Return the name that a new request has for a file of an earlier one.
 
-    A file that was taken from a still earlier job lies beside the uploads, too, under its own name or one that
-    begins with the id of that job.
+    A file that was taken from a still earlier job lies beside the uploads, too, under its own name or one
+    that begins with the id of that job.
     """
     if name.startswith("job:"):
         whose, _, file = name.removeprefix("job:").partition("/")

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from codi.serve.page import cards, fields, form, parts
+from codi.serve.page import cards, fields, form, frame, parts
 from codi.serve.page.actions import PAST, Actions, Panels
 from codi.serve.page.fields import Fields
 from codi.serve.page.words import LANGUAGES, Words
@@ -14,9 +14,7 @@ from codi.serve.page.words import LANGUAGES, Words
 SHOWN = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
-def build(
-    service: Any, owner: Callable[[Any], str], words: Words | None = None, root: str = ""
-) -> gr.Blocks:
+def build(service: Any, owner: Callable[[Any], str], words: Words | None = None, root: str = "") -> gr.Blocks:
     """Build the page.
 
     Args:
@@ -33,10 +31,10 @@ def build(
     with gr.Blocks(
         title=words("title"), analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
-        gr.HTML(cards.header(words, LANGUAGES, root), elem_classes="top")
+        gr.HTML(frame.header(words, LANGUAGES, root), elem_classes="top")
         with gr.Row(elem_classes="columns", equal_height=False):
             with gr.Column(scale=5, min_width=320, elem_classes=["side", "ask"], elem_id="ask"):
-                gr.HTML(cards.heading(words("section.ask")))
+                gr.HTML(frame.heading(words("section.ask")))
                 form_fields = fields.lay_out(words, models, models[0].get("words") or {})
                 buttons = _buttons(words)
                 problem = gr.HTML("", elem_id="problem")
@@ -44,9 +42,10 @@ def build(
                 fields.lay_out_more(form_fields)
             with gr.Column(scale=7, min_width=320, elem_classes=["side", "seen"], elem_id="seen"):
                 panels = _panels(words, problem, *buttons)
-        actions = Actions(service=service, words=words, fields=form_fields, panels=panels, owner=owner, root=root)
+        actions = Actions(
+            service=service, words=words, fields=form_fields, panels=panels, owner=owner, root=root
+        )
         _wire(page, actions)
-    page.queue(default_concurrency_limit=None)
     return page
 
 
@@ -54,7 +53,9 @@ def _buttons(words: Words) -> tuple[gr.Button, gr.Button]:
     """Lay out the button that makes and the one that cancels."""
     with gr.Row(elem_classes="go"):
         make = gr.Button(words("make"), variant="primary", size="lg", elem_id="make", min_width=140, scale=3)
-        cancel = gr.Button(words("cancel"), variant="stop", size="lg", elem_id="cancel", visible=False, min_width=110)
+        cancel = gr.Button(
+            words("cancel"), variant="stop", size="lg", elem_id="cancel", visible=False, min_width=110
+        )
     return make, cancel
 
 
@@ -67,12 +68,12 @@ def _model(form_fields: Fields) -> None:
 
 def _panels(words: Words, problem: gr.HTML, make: gr.Button, cancel: gr.Button) -> Panels:
     """Lay out what shows jobs."""
-    gr.HTML(cards.heading(words("section.results"), "results"))
+    gr.HTML(frame.heading(words("section.results"), "results"))
     status = gr.HTML("", elem_id="status")
     bars = gr.HTML("", elem_id="bars")
     previews = gr.HTML("", elem_id="previews")
-    results = parts.acting(cards.empty(words), elem_id="shown")
-    gr.HTML(cards.heading(words("section.history"), "history-head"))
+    results = parts.acting(frame.empty(words), elem_id="shown")
+    gr.HTML(frame.heading(words("section.history"), "history-head"))
     history = parts.acting(cards.history([], words), elem_id="history")
     return Panels(
         problem=problem,
@@ -101,7 +102,9 @@ def _wire(page: gr.Blocks, actions: Actions) -> None:
     page.load(actions.arrive, None, shown, **SHOWN)
     panels.cancel.click(actions.cancel, [panels.job], [panels.cancel], **SHOWN)
     taking = [here.groups["edits"], here.marks["tabs"], panels.shown]
-    taking += [each for name, each in here.by_name.items() if not name.startswith(("prompt", "region", "control"))]
+    taking += [
+        each for name, each in here.by_name.items() if not name.startswith(("prompt", "region", "control"))
+    ]
     taken = gr.State(None)
     for panel in (panels.results, panels.history):
         panel.act(_acting(actions, taken), [panels.shown], [*shown, *taking, taken], **SHOWN)
@@ -166,7 +169,10 @@ def _removed(here: Fields, number: int, slots: list[Any]) -> dict[Any, Any]:
 def _slots_shown(here: Fields, slots: list[Any], number: int) -> dict[Any, Any]:
     """Return the visibility of one prompt and of its parts."""
     words, slot, kind = here.words, here.slots[number], slots[number]
-    changes: dict[Any, Any] = {here.by_name["slots"]: slots, slot["group"]: gr.update(visible=kind is not None)}
+    changes: dict[Any, Any] = {
+        here.by_name["slots"]: slots,
+        slot["group"]: gr.update(visible=kind is not None),
+    }
     if kind is not None:
         called = words("kind.words") if kind == form.words_kind().name else words.kind(kind)
         heading = words("prompt.number", number=number + 1, kind=called)
@@ -185,7 +191,12 @@ def _wire_form(here: Fields) -> None:
         lambda drawn: gr.update(interactive=not drawn), here.by_name["random"], here.by_name["seed"], **SHOWN
     )
     model = here.by_name["model"]
-    changing = [here.by_name["outputs"], *here.adders.values(), here.marks["control"], here.marks["no control"]]
+    changing = [
+        here.by_name["outputs"],
+        *here.adders.values(),
+        here.marks["control"],
+        here.marks["no control"],
+    ]
     changing += [here.by_name[f"control{number}.kind"] for number in range(form.CONTROLS)]
     model.change(partial(_model_chosen, here), model, changing, **SHOWN)
     for kind in fields.offered(here.models):
@@ -223,12 +234,19 @@ def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
 
 def _wire_keep(here: Fields, kind: Any) -> None:
     """Let the part of a start be marked once there is a start and a part is to stay."""
-    start, keep, group = (here.by_name[f"{kind.name}.start"], here.by_name[f"{kind.name}.keep"], here.marks[kind.name])
+    start, keep, group = (
+        here.by_name[f"{kind.name}.start"],
+        here.by_name[f"{kind.name}.keep"],
+        here.marks[kind.name],
+    )
     paint, span = here.by_name.get(f"{kind.name}.paint"), here.by_name.get(f"{kind.name}.interval")
     strength = here.by_name[f"{kind.name}.strength"]
 
     def marked(value: Any, how: str) -> dict[Any, Any]:
-        changes: dict[Any, Any] = {group: gr.update(visible=how == "part"), strength: gr.update(visible=how == "nothing")}
+        changes: dict[Any, Any] = {
+            group: gr.update(visible=how == "part"),
+            strength: gr.update(visible=how == "nothing"),
+        }
         if how == "part" and value:
             if paint is not None:
                 changes[paint] = gr.update(value=_still(kind, value))
@@ -248,4 +266,3 @@ def _still(kind: Any, path: str) -> Any:
 
     frame = io.load_video(path, 1.0, sound=False).frames[0]  # (3, H, W) uint8
     return {"background": frame.permute(1, 2, 0).contiguous().numpy(), "layers": [], "composite": None}
-

@@ -9,20 +9,26 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from codi.modalities import kind_of, kinds
+from codi.modalities import kind_of
 from codi.modalities.base import ModalityKind
 from codi.serve.page.form import words_kind
-from codi.serve.page.words import TABLE, Words
+from codi.serve.page.words import Words
 from codi.types import Modality
 
 PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif")  # of previews
 LONGEST_TITLE = 90  # letters of a prompt on a card
 ICONS = {  # by what is known of a kind: whether it is in words, has places, runs in time
     (True, False, False): '<path d="M4 6h16M4 12h16M4 18h10"/>',
-    (False, True, False): '<rect x="3" y="4" width="18" height="16" rx="3"/><path d="m4 17 5-5 4 4 3-3 4 4"/>',
+    (
+        False,
+        True,
+        False,
+    ): '<rect x="3" y="4" width="18" height="16" rx="3"/><path d="m4 17 5-5 4 4 3-3 4 4"/>',
     (False, False, True): '<path d="M3 12h2l2-6 3 13 3-16 3 12 2-3h3"/>',
     (False, True, True): '<rect x="3" y="5" width="13" height="14" rx="3"/><path d="m16 11 5-3v8l-5-3"/>',
 }
+
+ARROW = '<path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/>'  # of what is downloaded
 
 
 def url(job: str, name: str, root: str = "") -> str:
@@ -32,8 +38,12 @@ def url(job: str, name: str, root: str = "") -> str:
 
 def icon(kind: ModalityKind) -> str:
     """Return the sign of a kind of medium, which screen readers pass over."""
-    sign = ICONS.get((kind.in_words, kind.spatial, kind.rate_field is not None), "")
-    return f'<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">{sign}</svg>'
+    return _svg(ICONS.get((kind.in_words, kind.spatial, kind.rate_field is not None), ""))
+
+
+def _svg(paths: str) -> str:
+    """Return a sign of these paths."""
+    return f'<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">{paths}</svg>'
 
 
 def title_of(request: Mapping[str, Any], words: Words, most: int = LONGEST_TITLE) -> str:
@@ -105,7 +115,7 @@ def _preview(words: Words, name: str, given: Any) -> str:
     inner = f'<span class="quiet">{escape(words("preview.none"))}</span>'
     if isinstance(given, Mapping):
         inner = _previewed(words, name, str(given.get("type")), str(given.get("data") or "")) or inner
-    label = f'<figcaption>{icon(kind_of(name))}{escape(words.kind(name))}</figcaption>'
+    label = f"<figcaption>{icon(kind_of(name))}{escape(words.kind(name))}</figcaption>"
     return f'<figure class="preview kind-{escape(name)}"><div class="frame">{inner}</div>{label}</figure>'
 
 
@@ -126,15 +136,6 @@ def _previewed(words: Words, name: str, mime: str, data: str) -> str | None:
 # Results ---------------------------------------------------------------
 
 
-def empty(words: Words) -> str:
-    """Return what stands where there are no results yet."""
-    signs = "".join(f'<span class="kind-{escape(k.name)}">{icon(k)}</span>' for k in kinds())
-    return (
-        f'<section class="empty"><div class="signs">{signs}</div><h3>{escape(words("empty.title"))}</h3>'
-        f"<p>{escape(words('empty.text'))}</p></section>"
-    )
-
-
 def result(view: Any, words: Words, said: Mapping[str, str], root: str = "") -> str:
     """Return the results of a finished job: a card for each sample, and the full record.
 
@@ -153,7 +154,8 @@ def result(view: Any, words: Words, said: Mapping[str, str], root: str = "") -> 
         if file.get("modality") in Modality:
             samples.setdefault(int(file.get("sample") or 0), []).append(file)
     cards = "".join(
-        _sample(view, words, number, files, said, root, len(samples)) for number, files in sorted(samples.items())
+        _sample(view, words, number, files, said, root, len(samples))
+        for number, files in sorted(samples.items())
     )
     several = " several" if len(samples) > 1 else ""
     head = (
@@ -168,7 +170,8 @@ def result(view: Any, words: Words, said: Mapping[str, str], root: str = "") -> 
     if notes:
         head += f'<ul class="notes" aria-label="{escape(words("notes"))}">{notes}</ul>'
     return (
-        f'<article class="result" data-job="{escape(view.id)}">{head}<div class="samples{several}">{cards}</div>'
+        f'<article class="result" data-job="{escape(view.id)}">{head}'
+        f'<div class="samples{several}">{cards}</div>'
         f'<div class="actions">{buttons}</div>{_json(words("record"), view.record)}'
         f"{_json(words('request'), view.request)}</article>"
     )
@@ -193,7 +196,11 @@ def _sample(
     for file in sorted(files, key=lambda each: -len(kind_of(each["modality"]).regions)):
         sounding = kind_of(file["modality"]).takes_sound and bool(held & {f["modality"] for f in files})
         tiles.append(_tile(view, words, file, said, root, sounding))
-    return f'<section class="card sample" aria-label="{escape(label)}"><h4>{escape(label)}</h4><div class="tiles">{"".join(tiles)}</div></section>'
+    shown = escape(label)
+    return (
+        f'<section class="card sample" aria-label="{shown}"><h4>{shown}</h4>'
+        f'<div class="tiles">{"".join(tiles)}</div></section>'
+    )
 
 
 def _tile(
@@ -206,16 +213,17 @@ def _tile(
     alt = escape(words("made.alt", kind=called, prompt=prompt))
     source = escape(url(view.id, name, root))
     more = f' <span class="quiet">{escape(words("with_sound"))}</span>' if sounding else ""
-    sign = '<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/></svg>'
     buttons = (
-        f'<a class="act" href="{source}?download=1" download="{escape(name)}" title="{escape(words("download"))}" '
-        f'aria-label="{escape(words("download.one", name=name))}">{sign}</a>'
+        f'<a class="act" href="{source}?download=1" download="{escape(name)}" '
+        f'title="{escape(words("download"))}" aria-label="{escape(words("download.one", name=name))}">'
+        f"{_svg(ARROW)}</a>"
     )
     for action in ("use", "from"):
         label = words(f"{action}.one", name=name)
         buttons += _button(words(action), action, view.id, file=name, label=label)
     return (
-        f'<figure class="tile kind-{escape(kind.name)}"><figcaption>{icon(kind)}{escape(called)}{more}</figcaption>'
+        f'<figure class="tile kind-{escape(kind.name)}">'
+        f"<figcaption>{icon(kind)}{escape(called)}{more}</figcaption>"
         f"{_player(words, kind, source, alt, said.get(name), sounding)}"
         f'<div class="actions">{buttons}</div></figure>'
     )
@@ -235,7 +243,8 @@ def _player(words: Words, kind: ModalityKind, source: str, alt: str, said: str |
     if kind.spatial:
         player = f'<video src="{source}" controls loop playsinline preload="auto" aria-label="{alt}"></video>'
         return f"<codi-player {labels}>{player}</codi-player>" if sounding else player
-    return f'<codi-player {labels}><audio src="{source}" controls preload="auto" aria-label="{alt}"></audio></codi-player>'
+    player = f'<audio src="{source}" controls preload="auto" aria-label="{alt}"></audio>'
+    return f"<codi-player {labels}>{player}</codi-player>"
 
 
 def seed_of(record: Any, number: int) -> int | None:
@@ -268,7 +277,10 @@ def _json(label: str, value: Any) -> str:
     if not value:
         return ""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    return f'<details class="record"><summary>{escape(label)}</summary><pre tabindex="0">{escape(text)}</pre></details>'
+    return (
+        f'<details class="record"><summary>{escape(label)}</summary>'
+        f'<pre tabindex="0">{escape(text)}</pre></details>'
+    )
 
 
 def _when(view: Any) -> str:
@@ -298,14 +310,16 @@ def _row(view: Any, words: Words, root: str) -> str:
     state = escape(view.state)
     remove = (
         f'<button type="button" class="remove" data-act="delete" data-job="{escape(view.id)}" '
+        f'data-sure="{escape(words("history.sure"))}" '
         f'aria-label="{escape(words("history.delete", prompt=title))}">×</button>'
     )
     return (
         f'<li><button type="button" class="past" data-act="open" data-job="{escape(view.id)}" '
         f'aria-label="{escape(words("history.open", prompt=title))}">{_thumbnail(view, made, root)}'
         f'<span class="past-text"><span class="past-title">{escape(title)}</span>'
-        f'<span class="quiet">{_when(view)} · <span class="tag tag-{state}">{escape(words(f"tag.{view.state}"))}'
-        f'</span></span></span><span class="signs" title="{spoken}">{signs}</span></button>{remove}</li>'
+        f'<span class="quiet">{_when(view)} · <span class="tag tag-{state}">'
+        f"{escape(words(f'tag.{view.state}'))}</span></span></span>"
+        f'<span class="signs" title="{spoken}">{signs}</span></button>{remove}</li>'
     )
 
 
@@ -320,56 +334,7 @@ def _thumbnail(view: Any, made: Sequence[ModalityKind], root: str) -> str:
                 source = escape(url(view.id, file["name"], root))
                 if tag == "img":
                     return f'<img class="thumb" src="{source}" alt="" loading="lazy">'
-                return f'<video class="thumb" src="{source}#t=0.1" muted preload="metadata" aria-hidden="true" tabindex="-1"></video>'
+                hidden = 'aria-hidden="true" tabindex="-1"'
+                return f'<video class="thumb" src="{source}#t=0.1" muted preload="metadata" {hidden}></video>'
     inner = icon(made[0]) if made else ""
     return f'<span class="thumb sign">{inner}</span>'
-
-
-# Above the form --------------------------------------------------------
-
-
-def header(words: Words, languages: Mapping[str, str], root: str = "") -> str:
-    """Return the head of the page: its sign, what it is, languages, and the switch of light and dark."""
-    links = []
-    for code, name in languages.items():
-        here = ' aria-current="true"' if code == words.language else ""
-        path = f"{root}/?lang={code}"
-        links.append(f'<a href="{escape(path)}" lang="{code}" hreflang="{code}"{here}>{escape(name)}</a>')
-    strands = "".join(f'<i class="kind-{escape(kind.name)}"></i>' for kind in kinds())
-    return (
-        f'<a class="skip" href="#results">{escape(words("skip"))}</a><div class="masthead"><div class="brand">'
-        f'<span class="logo" aria-hidden="true">{strands}</span><div><h1>codi</h1><p>{escape(words("tagline"))}</p>'
-        f'</div></div><nav aria-label="{escape(words("language"))}">{"".join(links)}'
-        f'<button type="button" class="mode" data-mode aria-label="{escape(words("theme"))}" '
-        f'title="{escape(words("theme"))}"><svg class="icon" viewBox="0 0 24 24" aria-hidden="true">'
-        f'<circle cx="12" cy="12" r="8"/><path d="M12 4a8 8 0 0 1 0 16z" class="full"/></svg></button></nav></div>'
-    )
-
-
-def examples(words: Words, prompts: Sequence[str]) -> str:
-    """Return example prompts as buttons."""
-    chips = "".join(
-        f'<button type="button" class="chip" data-act="example" data-file="{escape(each)}" lang="en">{escape(each)}'
-        "</button>"
-        for each in prompts
-    )
-    return f'<div class="examples" role="group" aria-label="{escape(words("examples"))}"><span class="quiet">{escape(words("examples"))}</span>{chips}</div>'
-
-
-def world(words: Words, known: Mapping[str, Sequence[str]]) -> str:
-    """Return which words the embedded model understands, folded away."""
-    rows = "".join(
-        f"<dt>{escape(words(f'world.{name}'))}</dt><dd lang='en'>{escape(', '.join(each))}</dd>"
-        for name, each in known.items()
-        if f"world.{name}" in TABLE
-    )
-    return (
-        f'<details class="world"><summary>{escape(words("world"))}</summary><p>{escape(words("world.text"))}</p>'
-        f"<dl>{rows}</dl></details>"
-    )
-
-
-def heading(text: str, anchor: str = "") -> str:
-    """Return the heading of a part of the page."""
-    mark = f' id="{escape(anchor)}" tabindex="-1"' if anchor else ""
-    return f"<h2{mark}>{escape(text)}</h2>"

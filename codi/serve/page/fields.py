@@ -8,7 +8,7 @@ import gradio as gr
 
 from codi.modalities import kinds, sized
 from codi.modalities.base import ModalityKind
-from codi.serve.page import cards, form, parts
+from codi.serve.page import form, frame, parts
 from codi.serve.page.words import Words
 from codi.types import SIZES
 
@@ -144,8 +144,8 @@ def _prompts(fields: Fields, known: Mapping[str, Sequence[str]]) -> None:
         ),
     )
     if known:
-        fields.examples = parts.acting(cards.examples(words, EXAMPLES))
-        gr.HTML(cards.world(words, known))
+        fields.examples = parts.acting(frame.examples(words, EXAMPLES))
+        gr.HTML(frame.world(words, known))
     fields.add("slots", gr.State([None] * form.PROMPTS))
     for number in range(form.PROMPTS):
         fields.slots.append(_slot(fields, number))
@@ -154,7 +154,11 @@ def _prompts(fields: Fields, known: Mapping[str, Sequence[str]]) -> None:
         for kind in (*(each.name for each in kinds()), form.DRAWING):
             called = words("kind.words") if kind == form.words_kind().name else words.kind(kind)
             fields.adders[kind] = gr.Button(
-                "+ " + called, size="sm", elem_classes="adder", min_width=60, visible=takes(fields.models[0], kind)
+                "+ " + called,
+                size="sm",
+                elem_classes="adder",
+                min_width=60,
+                visible=takes(fields.models[0], kind),
             )
     fields.add(
         "negative",
@@ -173,10 +177,14 @@ def _slot(fields: Fields, number: int) -> dict[str, Any]:
         slot["kinds"][form.DRAWING] = fields.add(
             f"{name}.{form.DRAWING}", parts.sheet(words("kind.drawing"), visible=False)
         )
-        weight = gr.Slider(0, 2, value=1, step=0.05, label=words("prompt.weight"), info=words("prompt.weight.info"))
+        weight = gr.Slider(
+            0, 2, value=1, step=0.05, label=words("prompt.weight"), info=words("prompt.weight.info")
+        )
         fields.add(f"{name}.weight", weight)
         with gr.Row(elem_classes="slot-foot"):
-            fields.add(f"{name}.negative", gr.Checkbox(label=words("prompt.negative"), min_width=150, scale=3))
+            fields.add(
+                f"{name}.negative", gr.Checkbox(label=words("prompt.negative"), min_width=150, scale=3)
+            )
             text = words("prompt.remove", number=number + 1)
             slot["remove"] = gr.Button(text, size="sm", min_width=110, scale=1, elem_classes="adder")
     return slot
@@ -207,7 +215,10 @@ def _samples(fields: Fields) -> None:
         most, info = MOST_CANDIDATES, words("candidates.info")
         fields.add("candidates", gr.Slider(1, most, 1, step=1, label=words("candidates"), info=info))
         with gr.Row():
-            fields.add("seed", gr.Number(0, label=words("seed"), precision=0, minimum=0, min_width=140, elem_id="seed"))
+            fields.add(
+                "seed",
+                gr.Number(0, label=words("seed"), precision=0, minimum=0, min_width=140, elem_id="seed"),
+            )
             fields.add("random", gr.Checkbox(label=words("random"), min_width=180))
 
 
@@ -233,7 +244,9 @@ def _settings(fields: Fields) -> None:
         fields.add(
             "lengths",
             gr.Radio(
-                [(words(f"lengths.{name}"), name) for name in ("agree", "free")], value="agree", label=words("lengths")
+                [(words(f"lengths.{name}"), name) for name in ("agree", "free")],
+                value="agree",
+                label=words("lengths"),
             ),
         )
 
@@ -245,7 +258,9 @@ def _scales(fields: Fields, kind: ModalityKind) -> None:
         for key in ("guidance_scale", "sync_guidance_scale", "start_offset", "num_inference_steps"):
             fields.add(
                 f"{kind.name}.{key}",
-                parts.number(words(key), _own(fields, key, kind.name), info=words(f"{key}.info"), min_width=190),
+                parts.number(
+                    words(key), _own(fields, key, kind.name), info=words(f"{key}.info"), min_width=190
+                ),
             )
         fields.add(
             f"{kind.name}.guider",
@@ -273,7 +288,9 @@ def _edit(fields: Fields, kind: ModalityKind) -> None:
     """Lay out what one output is given of itself."""
     words, called = fields.words, fields.words.kind(kind.name)
     fields.add(f"{kind.name}.start", medium(fields, kind, words("start", kind=called)))
-    fields.add(f"{kind.name}.strength", gr.Slider(0, 1, form.DEFAULT_STRENGTH, step=0.05, label=words("strength")))
+    fields.add(
+        f"{kind.name}.strength", gr.Slider(0, 1, form.DEFAULT_STRENGTH, step=0.05, label=words("strength"))
+    )
     if kind.regions:
         _keep(fields, kind)
     if "frame" in kind.regions:
@@ -319,17 +336,21 @@ def _regions(fields: Fields) -> None:
                 with gr.Tab(words("region", number=shown)):
                     fields.add(f"{name}.text", gr.Textbox(label=words("region.text", number=shown), lines=1))
                     with gr.Row():
-                        fields.add(f"{name}.box", parts.box(words, words("region.box", number=shown), min_width=200))
+                        fields.add(
+                            f"{name}.box", parts.box(words, words("region.box", number=shown), min_width=200)
+                        )
                         fields.add(
                             f"{name}.interval",
                             parts.span(words, words("region.span", number=shown), seconds, min_width=200),
                         )
                     with gr.Row():
                         fields.add(
-                            f"{name}.weight", gr.Slider(0, 4, 1, step=0.1, label=words("prompt.weight"), min_width=140)
+                            f"{name}.weight",
+                            gr.Slider(0, 4, 1, step=0.1, label=words("prompt.weight"), min_width=140),
                         )
                         fields.add(
-                            f"{name}.soft", gr.Slider(0, 0.5, 0, step=0.01, label=words("region.soft"), min_width=140)
+                            f"{name}.soft",
+                            gr.Slider(0, 0.5, 0, step=0.01, label=words("region.soft"), min_width=140),
                         )
 
 
@@ -338,7 +359,9 @@ def _controls(fields: Fields) -> None:
     words, model = fields.words, fields.models[0]
     with gr.Accordion(words("group.control"), open=False) as fields.groups["control"]:
         gr.HTML(f'<p class="quiet">{words("control.info")}</p>')
-        fields.marks["no control"] = gr.HTML(f"<p>{words('control.none')}</p>", visible=not controls_of(model))
+        fields.marks["no control"] = gr.HTML(
+            f"<p>{words('control.none')}</p>", visible=not controls_of(model)
+        )
         with gr.Column(visible=bool(controls_of(model))) as fields.marks["control"]:
             for number in range(form.CONTROLS):
                 _control(fields, number)
@@ -365,8 +388,12 @@ def _control(fields: Fields, number: int) -> None:
     with gr.Row():
         choices = control_choices(words, fields.models[0])
         fields.add(f"{name}.kind", gr.Dropdown(choices, value="", label=words("control.kind"), min_width=120))
-        fields.add(f"{name}.output", gr.Dropdown(steered, value="", label=words("control.output"), min_width=120))
-        fields.add(f"{name}.weight", gr.Slider(0, 2, 1, step=0.05, label=words("prompt.weight"), min_width=120))
+        fields.add(
+            f"{name}.output", gr.Dropdown(steered, value="", label=words("control.output"), min_width=120)
+        )
+        fields.add(
+            f"{name}.weight", gr.Slider(0, 2, 1, step=0.05, label=words("prompt.weight"), min_width=120)
+        )
     hint = words("control.value.hint")
     fields.add(f"{name}.value", gr.Textbox(label=words("control.value"), placeholder=hint))
     fields.add(f"{name}.file", gr.File(label=words("control.file"), type="filepath", height=110))

@@ -6,7 +6,6 @@ value may be is checked by the service; here is only what the page itself must s
 ticked.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from typing import Any
 
 from codi.modalities import kind_of, kinds, sized
 from codi.modalities.base import ModalityKind
-from codi.types import SIZES, InputError, Modality
+from codi.serve.page.readers import FormError, outside, read_box, read_number, read_span, write_mask
+from codi.types import SIZES, Modality
 
 PROMPTS = 6  # prompts beside the sentence on top
 REGIONS = 3
@@ -27,21 +27,6 @@ SELECTED = ("remake", "stay")  # what happens to the part that is painted or sel
 BY_OUTPUT = ("num_inference_steps", "guidance_scale", "sync_guidance_scale", "start_offset")
 COUNTS = {"samples": "num_samples", "candidates": "candidates", "steps": "num_inference_steps"}
 DEFAULT_STRENGTH = 0.8
-MOST_MASK = 1 << 24  # pixels of a painted mask
-
-
-class FormError(InputError):
-    """A field that the page itself can tell is wrong.
-
-    Attributes:
-        key: the sentence in the table of words (`codi.serve.page.words`).
-        values: what stands in the gaps of the sentence.
-    """
-
-    def __init__(self, key: str, **values: Any) -> None:
-        super().__init__(f"{key} {values}" if values else key)
-        self.key = key
-        self.values = values
 
 
 @dataclass(kw_only=True)
@@ -104,7 +89,7 @@ def read(
     for output in outputs:
         _read_edit(asked, values, kind_of(output), folder, lengths.get(output))
     if "keep" in asked.request or "keyframes" in asked.request:
-        _put(asked.request, "resample_steps", _number(values.get("resample_steps")))
+        _put(asked.request, "resample_steps", read_number(values.get("resample_steps")))
     _read_regions(asked, values)
     _read_controls(asked, values)
     prompted = any(m.value in asked.request for m in Modality)
@@ -141,7 +126,7 @@ def _read_prompt(asked: Asked, values: Mapping[str, Any], slot: int, kind: str, 
         raise FormError("error.empty_prompt", number=slot + 1)
     if not kind_of(modality).in_words:
         value = asked.part(name, value)
-    weight = _number(values.get(f"{name}.weight"))
+    weight = read_number(values.get(f"{name}.weight"))
     key = f"negative_{modality}" if values.get(f"{name}.negative") else modality.value
     _append(asked.request, key, {"value": value, "weight": 1.0 if weight is None else weight})
 
@@ -161,12 +146,12 @@ def _read_settings(asked: Asked, values: Mapping[str, Any], outputs: Sequence[st
     """Put numbers, scales, sizes and switches into a request; what is left empty is the model's own."""
     request = asked.request
     for name, key in COUNTS.items():
-        _put(request, key, _number(values.get(name)))
+        _put(request, key, read_number(values.get(name)))
     if request.get("candidates") == 1:
         del request["candidates"]
-    request["seed"] = "random" if values.get("random") else _number(values.get("seed")) or 0
+    request["seed"] = "random" if values.get("random") else read_number(values.get("seed")) or 0
     for key in BY_OUTPUT:
-        found = {name: _number(values.get(f"{name}.{key}")) for name in outputs}
+        found = {name: read_number(values.get(f"{name}.{key}")) for name in outputs}
         given = {name: value for name, value in found.items() if value is not None}
         if given and key in request:  # one number for all beside numbers for some
             given = {name: given.get(name, request[key]) for name in outputs}
@@ -176,7 +161,7 @@ def _read_settings(asked: Asked, values: Mapping[str, Any], outputs: Sequence[st
     _put(request, "guider", {name: value for name, value in guiders.items() if value} or None)
     for name in SIZES:
         if set(outputs) & {m.value for m in sized(name)}:
-            _put(request, name, _number(values.get(f"size.{name}")))
+            _put(request, name, read_number(values.get(f"size.{name}")))
     if values.get("sync") is False:
         request["sync"] = False
     if values.get("lengths") not in (None, "", "agree"):
@@ -222,7 +207,7 @@ def _read_edit(
         if keep is not None:
             asked.request.setdefault("keep", {})[kind.name] = keep
         else:
-            strength = _number(values.get(f"{kind.name}.strength"))
+            strength = read_number(values.get(f"{kind.name}.strength"))
             strength = DEFAULT_STRENGTH if strength is None else strength
             asked.request.setdefault("strength", {})[kind.name] = strength
     if "frame" in kind.regions:
@@ -246,61 +231,12 @@ def _kept(
     mask = write_mask(layers, folder / f"mask-{kind.name}.png", stays) if layers else None
     if mask is not None:
         found.append(asked.part(f"mask-{kind.name}", mask))
-    span = _span(values.get(f"{kind.name}.interval")) if "interval" in kind.regions else None
+    span = read_span(values.get(f"{kind.name}.interval")) if "interval" in kind.regions else None
     if span is not None:
         found += [list(span)] if stays else outside(span, seconds)
     if not found:
         raise FormError("error.nothing_selected", kind=kind.name)
     return found
-
-
-def outside(span: tuple[float, float], seconds: float | None) -> list[list[float]]:
-    """Return what of a medium of that many seconds lies outside an interval.
-
-    Raises `FormError` where the interval is all of it, and where nobody knows how long it is.
-    """
-    if seconds is None:
-        raise FormError("error.no_length")
-    begin, end = span
-    left = [[0.0, begin]] if begin > 0 else []
-    right = [[end, seconds]] if end < seconds else []
-    if not left + right:
-        raise FormError("error.all_selected")
-    return left + right
-
-
-def write_mask(layers: Sequence[str | Path], out: Path, stays: bool) -> Path | None:
-    """Write what was painted as a mask that is bright where the medium is kept.
-
-    Args:
-        layers: pictures of the editor, transparent where nothing was painted.
-        out: the file to write.
-        stays: whether the painted part is what is kept; otherwise it is what is made anew.
-
-    Returns:
-        The file; None where nothing was painted.
-
-    Raises:
-        InputError: for a layer that is no picture, and for layers of different sizes.
-    """
-    from PIL import Image, ImageChops
-
-    union = None
-    for layer in layers:
-        try:
-            with Image.open(layer, formats=("PNG", "WEBP")) as opened:
-                if opened.width * opened.height > MOST_MASK:
-                    raise FormError("error.large_mask")
-                painted = opened.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha > 0))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise FormError("error.no_mask") from None
-        if union is not None and union.size != painted.size:
-            raise FormError("error.no_mask")
-        union = painted if union is None else ImageChops.lighter(union, painted)
-    if union is None or union.getbbox() is None:
-        return None
-    (union if stays else ImageChops.invert(union)).save(out)
-    return out
 
 
 def _keyframes(asked: Asked, values: Mapping[str, Any], kind: ModalityKind) -> dict[str, str]:
@@ -310,7 +246,7 @@ def _keyframes(asked: Asked, values: Mapping[str, Any], kind: ModalityKind) -> d
         path = values.get(f"{kind.name}.frame{number}")
         if not path:
             continue
-        second = _number(values.get(f"{kind.name}.frame{number}.second"))
+        second = read_number(values.get(f"{kind.name}.frame{number}.second"))
         if not when and second is None:
             raise FormError("error.no_second")
         found[when or f"{second:g}s"] = asked.part(f"frame{number}", path)
@@ -324,13 +260,16 @@ def _read_regions(asked: Asked, values: Mapping[str, Any]) -> None:
     """Put prompts for parts of what is made into a request."""
     for number in range(REGIONS):
         text = str(values.get(f"region{number}.text") or "").strip()
-        box, span = _box(values.get(f"region{number}.box")), _span(values.get(f"region{number}.interval"))
+        box, span = (
+            read_box(values.get(f"region{number}.box")),
+            read_span(values.get(f"region{number}.interval")),
+        )
         if not text:
             continue
         if box is None and span is None:
             raise FormError("error.region_nowhere", number=number + 1)
-        soft = _number(values.get(f"region{number}.soft")) or 0
-        weight = _number(values.get(f"region{number}.weight"))
+        soft = read_number(values.get(f"region{number}.soft")) or 0
+        weight = read_number(values.get(f"region{number}.weight"))
         region: dict[str, Any] = {words_kind().name: text}
         if box is not None:
             region |= {"box": list(box)} | ({"feather": soft} if soft else {})
@@ -353,7 +292,7 @@ def _read_controls(asked: Asked, values: Mapping[str, Any]) -> None:
         if not typed and not path:
             raise FormError("error.empty_control", number=number + 1)
         entry: dict[str, Any] = {"kind": kind, "value": asked.part(name, path) if path else typed}
-        entry["weight"] = 1.0 if (weight := _number(values.get(f"{name}.weight"))) is None else weight
+        entry["weight"] = 1.0 if (weight := read_number(values.get(f"{name}.weight"))) is None else weight
         if values.get(f"{name}.output"):
             entry["output"] = values[f"{name}.output"]
         asked.request.setdefault("control", []).append(entry)
@@ -399,9 +338,6 @@ def _first_words(value: Any) -> str:
     return first if isinstance(first, str) else ""
 
 
-# Small readers ---------------------------------------------------------
-
-
 def _append(request: dict[str, Any], key: str, entry: dict[str, Any]) -> None:
     request.setdefault(key, []).append(entry)
 
@@ -409,45 +345,3 @@ def _append(request: dict[str, Any], key: str, entry: dict[str, Any]) -> None:
 def _put(request: dict[str, Any], key: str, value: Any) -> None:
     if value is not None:
         request[key] = value
-
-
-def _number(value: Any) -> float | int | None:
-    """Return a number of a field, a whole one as an int; None for an empty field."""
-    if value is None or value == "" or isinstance(value, bool):
-        return None
-    try:
-        number = float(str(value).replace(",", ".")) if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        raise FormError("error.no_number", value=str(value)[:40]) from None
-    if not math.isfinite(number):
-        raise FormError("error.no_number", value=str(value)[:40])
-    return int(number) if number.is_integer() else number
-
-
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """Return the numbers of a picker, which come as a list or with commas; None for an empty one."""
-    if value in (None, "", []):
-        return None
-    parts = value.split(",") if isinstance(value, str) else list(value)
-    numbers = [_number(part) for part in parts]
-    if len(numbers) != count or None in numbers:
-        raise FormError("error.no_number", value=str(value)[:40])
-    return tuple(float(number) for number in numbers if number is not None)
-
-
-def _span(value: Any) -> tuple[float, float] | None:
-    """Return an interval in seconds."""
-    numbers = _numbers(value, 2)
-    if numbers is None:
-        return None
-    if numbers[0] >= numbers[1]:
-        raise FormError("error.empty_interval")
-    return numbers[0], numbers[1]
-
-
-def _box(value: Any) -> tuple[float, ...] | None:
-    """Return a box in fractions: left, top, right, bottom."""
-    numbers = _numbers(value, 4)
-    if numbers is not None and (numbers[0] >= numbers[2] or numbers[1] >= numbers[3]):
-        raise FormError("error.empty_box")
-    return numbers

@@ -1,5 +1,6 @@
 """Gradio's components as the page uses them: pictures that are not decoded here, and pickers of its own."""
 
+from abc import ABCMeta
 from typing import Any
 
 import gradio as gr
@@ -7,19 +8,22 @@ import gradio as gr
 from codi.serve.page.words import Words
 
 
-class Picture(gr.Image):
-    """A picture that is handed on as the file that came; the service decodes it in its sandbox."""
-
-    def preprocess(self, payload: Any) -> Any:
-        """Return the path of the file."""
-        return None if payload is None else payload.path
-
-    def get_block_name(self) -> str:
-        """Return the name of the part of the browser that shows it."""
-        return "image"
+def _path_of(image: gr.Image, payload: Any) -> str | None:
+    """Return the path of the file that came."""
+    return None if payload is None else payload.path
 
 
-def picture(label: str, hint: str, **more: Any) -> Picture:
+# A picture that is handed on as it came: the service decodes it, in its sandbox. Gradio writes a stub file
+# beside the module of each class that is made in the ordinary way; hence this one is made by `ABCMeta`.
+Picture: Any = ABCMeta.__new__(
+    type(gr.Image),
+    "Picture",
+    (gr.Image,),
+    {"__module__": __name__, "preprocess": _path_of, "get_block_name": lambda image: "image"},
+)
+
+
+def picture(label: str, hint: str, **more: Any) -> gr.Image:
     """Return a field for a picture: a file, the camera, or what was copied."""
     return Picture(
         label=label, placeholder=hint, type="filepath", sources=["upload", "webcam", "clipboard"], **more
@@ -78,7 +82,8 @@ def box(words: Words, label: str, **more: Any) -> gr.HTML:
     """Return a picker of a box in fractions of a picture."""
     return gr.HTML(
         value=None,
-        html_template='<codi-box label="${label_text}" help="${help}" edges="${edges}" clear="${clear}"></codi-box>',
+        html_template='<codi-box label="${label_text}" help="${help}" edges="${edges}" clear="${clear}">'
+        "</codi-box>",
         js_on_load=_PICKED,
         label_text=label,
         help=words("box.help"),
@@ -93,7 +98,13 @@ def acting(value: str, **more: Any) -> gr.HTML:
     script = """element.addEventListener('click', (event) => {
         const button = event.target.closest('[data-act]');
         if (!button) return;
-        const { act, job, file } = button.dataset;
+        const { act, job, file, sure } = button.dataset;
+        if (sure && !button.classList.contains('sure')) {
+            button.classList.add('sure');
+            button.textContent = sure;
+            button.setAttribute('aria-label', sure + ' ' + button.getAttribute('aria-label'));
+            return;
+        }
         trigger('act', { action: act, job: job || '', file: file || '' });
     });"""
     return gr.HTML(value, js_on_load=script, **more)
@@ -102,4 +113,3 @@ def acting(value: str, **more: Any) -> gr.HTML:
 def number(label: str, hint: str = "", **more: Any) -> gr.Textbox:
     """Return a field of a number that may be empty, which Gradio's field of numbers may not."""
     return gr.Textbox(label=label, placeholder=hint, lines=1, max_lines=1, **more)
-

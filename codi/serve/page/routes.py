@@ -1,4 +1,4 @@
-"""What the page needs of the server beside Gradio: files of jobs for its players, and the choice of language."""
+"""What the page needs beside Gradio: files of jobs for its players, and the choice of language."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

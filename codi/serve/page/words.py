@@ -12,7 +12,10 @@ DEFAULT = "en"
 # key: (English, German)
 TABLE: dict[str, tuple[str, str]] = {
     # The frame
-    "title": ("codi: text, pictures, sounds and clips, together", "codi: Text, Bild, Ton und Film, gemeinsam"),
+    "title": (
+        "codi: text, pictures, sounds and clips, together",
+        "codi: Text, Bild, Ton und Film, gemeinsam",
+    ),
     "tagline": (
         "Any mix of text, pictures, sounds and clips, from any mix of them, made together",
         "Texte, Bilder, Töne und Filme aus Texten, Bildern, Tönen und Filmen, gemeinsam erzeugt",
@@ -51,7 +54,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "world.tempi": ("Tempo", "Tempo"),
     "world.places": ("Places", "Orte"),
     "add": ("Add a prompt:", "Weitere Vorgabe:"),
-    "add.one": ("Add a prompt: {kind}", "Weitere Vorgabe: {kind}"),
     "prompt.number": ("Prompt {number}: {kind}", "Vorgabe {number}: {kind}"),
     "prompt.words": ("Words", "Wörter"),
     "prompt.weight": ("Weight", "Gewicht"),
@@ -60,8 +62,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "prompt.remove": ("Remove {number}", "{number} entfernen"),
     "negative": ("Steer away from", "Wegführen von"),
     "negative.hint": ("at night", "at night"),
-    "drop.image": ("Drop a picture, or click to choose one", "Bild hierher ziehen oder zum Auswählen klicken"),
-    "drop.video": ("Drop a clip, or click to choose one", "Film hierher ziehen oder zum Auswählen klicken"),
+    "drop.image": (
+        "Drop a picture, or click to choose one",
+        "Bild hierher ziehen oder zum Auswählen klicken",
+    ),
     # Outputs and the buttons
     "outputs": ("Make", "Erzeugen"),
     "outputs.info": ("Everything ticked is made together.", "Alles Angekreuzte entsteht gemeinsam."),
@@ -153,7 +157,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "region.box": ("Box of region {number}", "Feld für Bereich {number}"),
     "region.span": ("Seconds of region {number}", "Sekunden für Bereich {number}"),
     "region.soft": ("Soft edge", "Weicher Rand"),
-    "box.help": ("Drag a box or type its edges, 0 to 1.", "Ein Feld aufziehen oder die Ränder eintippen, 0 bis 1."),
+    "box.help": (
+        "Drag a box or type its edges, 0 to 1.",
+        "Ein Feld aufziehen oder die Ränder eintippen, 0 bis 1.",
+    ),
     "box.left": ("Left", "Links"),
     "box.top": ("Top", "Oben"),
     "box.right": ("Right", "Rechts"),
@@ -176,8 +183,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "control.output": ("Steers", "Lenkt"),
     "control.all": ("all that can follow", "alles, was folgen kann"),
     "control.value": ("Value", "Wert"),
-    "control.value.hint": ("beats: 0.3,0.9   melody: 0:A4,0.5:C5,1:0", "Schläge: 0.3,0.9   Melodie: 0:A4,0.5:C5,1:0"),
-    "control.file": ("or a file: a drawing, a recording, a clip", "oder eine Datei: Zeichnung, Aufnahme, Film"),
+    "control.value.hint": (
+        "beats: 0.3,0.9   melody: 0:A4,0.5:C5,1:0",
+        "Schläge: 0.3,0.9   Melodie: 0:A4,0.5:C5,1:0",
+    ),
+    "control.file": (
+        "or a file: a drawing, a recording, a clip",
+        "oder eine Datei: Zeichnung, Aufnahme, Film",
+    ),
     # While it runs
     "state.queued": ("Waiting. {position} in front.", "Wartet. {position} davor."),
     "state.queued.next": ("Waiting. It is the next.", "Wartet. Es ist als Nächstes dran."),
@@ -198,15 +211,14 @@ TABLE: dict[str, tuple[str, str]] = {
     # Results
     "empty.title": ("Nothing here yet", "Noch nichts hier"),
     "empty.text": (
-        "Describe something, tick what should be made of it, and press the button. A picture, a sound and a clip "
-        "made together show and sound the same thing.",
-        "Etwas beschreiben, ankreuzen, was daraus entstehen soll, und auf den Knopf drücken. Gemeinsam erzeugte "
-        "Bilder, Töne und Filme zeigen und klingen nach demselben.",
+        "Describe something, tick what should be made of it, and press the button. A picture, a sound and a "
+        "clip made together show and sound the same thing.",
+        "Etwas beschreiben, ankreuzen, was daraus entstehen soll, und auf den Knopf drücken. Gemeinsam "
+        "erzeugte Bilder, Töne und Filme zeigen und klingen nach demselben.",
     ),
     "sample": ("Variation {number}", "Variante {number}"),
     "sample.seed": ("seed {seed}", "Startwert {seed}"),
     "made.alt": ("{kind} made from: {prompt}", "{kind}, erzeugt aus: {prompt}"),
-    "given": ("what was given", "den Vorgaben"),
     "waveform": ("Waveform of: {kind}", "Wellenform von: {kind}"),
     "spectrogram": ("Spectrogram of: {kind}", "Spektrogramm von: {kind}"),
     "with_sound": ("with its sound", "mit seinem Ton"),
@@ -223,7 +235,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "notes": ("Notes", "Hinweise"),
     "record": ("How it was made (full record)", "Wie es entstand (vollständige Angaben)"),
     "request": ("What was asked", "Was verlangt war"),
-    "grid": ("All variations", "Alle Varianten"),
     # History
     "history.empty": (
         "What you make is listed here, and is still here after a restart.",
@@ -231,10 +242,14 @@ TABLE: dict[str, tuple[str, str]] = {
     ),
     "history.open": ("Show: {prompt}", "Zeigen: {prompt}"),
     "history.delete": ("Delete: {prompt}", "Löschen: {prompt}"),
+    "history.sure": ("Delete?", "Löschen?"),
     "history.more": ("Show more", "Mehr zeigen"),
     "history.without": ("without words", "ohne Wörter"),
     "used": ("Taken up as an input.", "Als Vorgabe übernommen."),
-    "filled": ("The fields are filled as they were, without files.", "Die Felder sind wie damals gefüllt, ohne Dateien."),
+    "filled": (
+        "The fields are filled as they were, without files.",
+        "Die Felder sind wie damals gefüllt, ohne Dateien.",
+    ),
     # Errors of the page itself
     "error": ("That does not work yet", "So geht es noch nicht"),
     "error.no_output": (
@@ -265,7 +280,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "It is not known how long the result will be: type a length under the settings.",
         "Die Länge des Ergebnisses ist unbekannt: bei den Einstellungen eine Länge angeben.",
     ),
-    "error.no_mask": ("The painted mask cannot be read: paint it again.", "Die Maske ist unlesbar: neu malen."),
+    "error.no_mask": (
+        "The painted mask cannot be read: paint it again.",
+        "Die Maske ist unlesbar: neu malen.",
+    ),
     "error.large_mask": (
         "The painted mask is too large: start from a smaller picture.",
         "Die Maske ist zu groß: von einem kleineren Bild ausgehen.",
@@ -296,7 +314,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "Die Warteschlange ist voll. In {seconds} s noch einmal versuchen.",
     ),
     "error.gone": ("That result is no longer there.", "Dieses Ergebnis gibt es nicht mehr."),
-    "error.slots": ("There is no room for a further prompt: remove one.", "Kein Platz für weitere Vorgaben: eine entfernen."),
+    "error.slots": (
+        "There is no room for a further prompt: remove one.",
+        "Kein Platz für weitere Vorgaben: eine entfernen.",
+    ),
     "error.busy": (
         "The server is busy and could not check this. Try again in a moment.",
         "Der Server ist beschäftigt und konnte dies nicht prüfen. Gleich noch einmal versuchen.",
@@ -305,7 +326,6 @@ TABLE: dict[str, tuple[str, str]] = {
         "Something went wrong on the server. Its log says what.",
         "Auf dem Server ist etwas schiefgegangen. Näheres steht in seinem Protokoll.",
     ),
-    "error.access": ("You are not signed in.", "Sie sind nicht angemeldet."),
 }
 
 
