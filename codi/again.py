@@ -382,6 +382,11 @@ def note_differences(pipe: Any, found: list[Record], device: str) -> None:
     here = pipe.described()
     notes: dict[str, None] = {}
     for record in found:
+        if record.filter:
+            notes[
+                f"{record.source} was changed by the filter {record.filter.get('name')}, and is made again "
+                "without that unless --filter names it"
+            ] = None
         if record.codi != __version__:
             notes[f"{record.source} was made by codi {record.codi}, this is {__version__}"] = None
         for name, version in records.versions().items():

@@ -28,6 +28,7 @@ from codi import (
     inspection,
     modalities,
     options,
+    provenance,
     renamed,
     vary,
 )
@@ -199,6 +200,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--device", help=f"{DEVICES} (default auto)")
     generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
     generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
+    provenance.add_options(generate)
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
     generate.set_defaults(run=_generate, written={})
 
@@ -415,6 +417,7 @@ def _generate(args: argparse.Namespace) -> int:
     Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted.
     """
     from codi import again, jobs, wording
+    from codi.filters import Filter
     from codi.session import Session
 
     started = time.perf_counter()
@@ -424,6 +427,7 @@ def _generate(args: argparse.Namespace) -> int:
         gc.disable()
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
+    asked = {"filter": Filter.parse(args.filter), "sign": provenance.signer_of(args)}
     found = None
     chosen = args.scheduler
     failures = Failures(alone=bool(args.jobs) and not args.fail_fast, report=partial(_fail, code=2))
@@ -440,7 +444,7 @@ def _generate(args: argparse.Namespace) -> int:
     out = _output_folder(args.out)
     if args.lora or args.words or args.control_from:  # they are checked with the classes of the model
         _import_pipeline(args)
-    session = Session(out, args, started, failures)
+    session = Session(out, args, started, failures, **asked)
     session.protect(todo)
     todo = session.resumed(failures.left(todo))
     for job in session.pending(todo):

@@ -14,6 +14,7 @@ A record is one JSON object. That of a file has
 - `resolved`: every setting of the call, the model's own values included
 - `model`: its name, digest of the weights, dtype, device, scheduler, and LoRAs and words by sha256
 - `versions`: those of the libraries
+- `filter`: of a file that the user's filter changed, its name, the sha256 of its code, and what it `changed`
 - `continued`: of a file that `codi continue` made of several windows, how; `resolved` is that of the first
 
 A manifest, and the record of a job, have `samples` with a seed and a batch each in place of the two, and what
@@ -155,6 +156,7 @@ class Record:
         id: the id of the job; None for a record that is not of a job.
         asked: what was asked for, as the manifest says it; nothing follows from it.
         continued: how it was continued, if it was; nothing follows from it.
+        filter: which filter changed what of it, if one did; nothing follows from it.
     """
 
     source: str
@@ -171,6 +173,7 @@ class Record:
     id: str | None = None
     asked: dict[str, Any] = field(default_factory=dict)
     continued: dict[str, Any] = field(default_factory=dict)
+    filter: dict[str, Any] = field(default_factory=dict)
 
     def check_single(self) -> None:
         """Raise `InputError` if it was made by more than one call."""
@@ -505,13 +508,14 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
         id=Path(source).stem if "request" in row else None,
         asked=row["settings"] if isinstance(row.get("settings"), dict) else {},
         continued=row["continued"] if isinstance(row.get("continued"), dict) else {},
+        filter=row["filter"] if isinstance(row.get("filter"), dict) else {},
     )
 
 
 def _sample(entry: Any) -> dict[str, Any]:
     """Return the seed of a sample and where it stood in its batch."""
     _need(isinstance(entry, dict), "sample", entry, "an object")
-    _only("sample", entry, ("seed", "batch", "files", "sha256", "seconds", "selection"))
+    _only("sample", entry, ("seed", "batch", "files", "sha256", "seconds", "selection", "filter"))
     seed = entry.get("seed")
     place = entry.get("batch")
     _need(_is_whole(seed, 0, 2**63 - 1), "seed", seed, "a whole number from 0")
@@ -755,6 +759,7 @@ TOP = (
     "resolved",
     "settings",
     "continued",
+    "filter",
     "seed",
     "seeds",
     "batch",

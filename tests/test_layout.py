@@ -62,7 +62,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.card": LEAVES | KINDS | {"codi.doctor", "codi.pretrained"},
     "codi.memory": LEAVES | MODELS,
     "codi.records": LEAVES | KINDS | {"codi.prompts", "codi.renamed"},
-    "codi.outputs": LEAVES | KINDS | {"codi.records"},
+    "codi.filters": LEAVES | KINDS,
+    "codi.provenance": {"codi.types", "codi.credentials"},
+    "codi.credentials": LEAVES,
+    "codi.outputs": LEAVES | KINDS | {"codi.records", "codi.filters"},
     "codi.regions": LEAVES
     | KINDS
     | {"codi.conditions", "codi.diffusion", "codi.media", "codi.prompts", "codi.records"},
@@ -135,6 +138,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.adapters",
         "codi.diffusion",
         "codi.failures",
+        "codi.filters",
         "codi.jobs",
         "codi.pipeline",
         "codi.prompts",
@@ -149,13 +153,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     | KINDS
     | LOADING
     | {"codi.adapters", "codi.diffusion", "codi.jobs", "codi.pipeline", "codi.records", "codi.settings"},
-    "codi.vary": LEAVES | KINDS | {"codi.records"},
+    "codi.vary": LEAVES | KINDS | {"codi.records", "codi.provenance"},
     "codi.windows": {"codi.types"},
-    "codi.continuing": LEAVES | KINDS | {"codi.records", "codi.windows"},
+    "codi.continuing": LEAVES | KINDS | {"codi.filters", "codi.records", "codi.windows"},
     "codi.continue_command": LEAVES
     | KINDS
     | LOADING
-    | {"codi.continuing", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.vary", "codi.windows"},
+    | {"codi.continuing", "codi.filters", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.provenance"}
+    | {"codi.vary", "codi.windows"},
     "codi.inspection": LEAVES | KINDS | {"codi.pretrained"},
     "codi.doctor": LEAVES | KINDS | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
@@ -173,7 +178,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.inspection",
         "codi.vary",
         "codi.continue_command",
+        "codi.filters",
         "codi.pipeline",
+        "codi.provenance",
         "codi.start_up",
     }
     | {"codi.fork_server", "codi.wording"},
