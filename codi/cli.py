@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, vary, continue, bench, convert, compose, inspect, info, doctor.
+"""Run the command `codi`: generate, vary, continue, bench, convert, compose, inspect, verify, info, doctor.
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -31,6 +31,7 @@ from codi import (
     provenance,
     renamed,
     vary,
+    verify_command,
 )
 from codi.compose import command as compose
 from codi.compose.folder import composed_folder
@@ -130,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     released.set_defaults(run=convert.main)
     compose.add_command(commands)
     inspection.add_command(commands)
+    verify_command.add_command(commands).set_defaults(run=verify_command.run)
     info = commands.add_parser(
         "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
     )

@@ -166,8 +166,9 @@ def _manifest(path: Path, record: Mapping[str, Any], partners: list[dict[str, An
     }
     assertions: list[dict[str, Any]] = [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]
     if record:
-        plain = json.loads(json.dumps(record, default=str))
-        assertions.append({"label": RECORD, "data": plain})
+        # as one text: lists of numbers do not come back from the form that C2PA gives to data
+        text = json.dumps(record, ensure_ascii=True, allow_nan=False, default=str)
+        assertions.append({"label": RECORD, "data": {"json": text}})
     if partners:
         data = {"alg": "sha256", "of": "content", "files": partners}
         assertions.append({"label": TOGETHER, "data": data})
@@ -334,6 +335,8 @@ def read(path: str | Path, trust: str | Path | None = None) -> Credentials | Non
         except c2pa.C2paError as error:
             if isinstance(error, c2pa.C2paError.NotSupported) and place == path:
                 continue  # a format without a place for credentials
+            if "could not be parsed" in str(error) and place == path:
+                raise InputError(f"{path} is damaged ({_line(error)[:120]}): copy it again") from error
             return Credentials(place=place, holds=False, problems=(f"they are damaged ({_line(error)})",))
         title = found["manifests"][found["active_manifest"]].get("title")
         described = _described(place, found)
@@ -361,10 +364,19 @@ def _described(place: Path, found: Mapping[str, Any]) -> Credentials:
         issuer=str(signature.get("issuer") or ""),
         generator=f"{info.get('name', 'a program without a name')} {info.get('version', '')}".strip(),
         source_type=str(actions[0].get("digitalSourceType", "")).rpartition("/")[2],
-        record=assertions.get(RECORD),
+        record=_record(assertions.get(RECORD)),
         partners=tuple(row for row in files if {"name", "sha256"} <= set(row)),
         problems=problems,
     )
+
+
+def _record(data: Any) -> dict[str, Any] | None:
+    """Return the record that was signed."""
+    try:
+        found = json.loads(data["json"])
+    except (TypeError, KeyError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _problem(row: Mapping[str, Any]) -> str:

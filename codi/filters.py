@@ -4,12 +4,12 @@ A filter is a function of one sample:
 
     def check(sample):
         if "ball" in " ".join(sample.prompts.get("text", [])):
-            return "no balls here"                    # refused, for this reason; False is refused without one
+            return "no balls here"  # refused, for this reason; False refuses without one
         picture = sample.media["image"]
-        return {"image": picture.resize((8, 8)).resize(picture.size)}     # written instead
+        return {"image": picture.resize((8, 8)).resize(picture.size)}  # written instead
 
-With None or True a sample is written as it is. A filter is named as `module:function` or `file.py:function`. What it refuses is not written, nor is anything where
-it fails: a filter that does not work lets nothing pass.
+With None or True a sample is written as it is. A filter is named as `module:function` or `file.py:function`.
+What it refuses is not written, nor is anything where it fails: a filter that does not work lets nothing pass.
 """
 
 import hashlib

@@ -408,6 +408,33 @@ def read_records(path: str | Path) -> list[Record]:
     return found
 
 
+def parse(source: str, row: dict[str, Any]) -> Record:
+    """Return the record that a JSON object is, checked like one that a file carries.
+
+    Args:
+        source: where it is from, for messages.
+        row: the object.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: for a record of a newer codi, or one that holds what no record may.
+    """
+    return _checked(source, row)
+
+
+def differences(record: Record) -> list[str]:
+    """Return by what of this installation a record made again may differ, in lines that begin with "was"."""
+    found = []
+    if record.codi != __version__:
+        found.append(f"was made by codi {record.codi}, this is {__version__}")
+    for name, version in versions().items():
+        if name in record.versions and record.versions[name] != version:
+            found.append(f"was made with {name} {record.versions[name]}, here is {version}")
+    return found
+
+
 def _load(path: str | Path) -> dict[str, Any]:
     """Return the JSON object that a file is, or carries."""
     from codi import io
