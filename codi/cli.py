@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, vary, continue, bench, convert, compose, inspect, verify, info, doctor.
+"""Run the command `codi` with its subcommands: generate, vary, continue, grid, compare, verify, bench, ...
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -22,9 +22,11 @@ from typing import Any, NoReturn
 from codi import (
     __version__,
     bench,
+    compare_command,
     continue_command,
     convert,
     fork_server,
+    grid_command,
     inspection,
     modalities,
     options,
@@ -117,6 +119,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     vary.add_command(commands).set_defaults(run=_vary)
     continue_command.add_command(commands).set_defaults(run=_continue)
+    grid_command.add_command(commands, _add_making).set_defaults(
+        run=lambda args: grid_command.run(args, _generate, _print_path)
+    )
+    compare_command.add_command(commands, _add_making).set_defaults(
+        run=lambda args: compare_command.run(args, _generate, _print_path)
+    )
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
     )
@@ -160,12 +168,18 @@ def _add_generate(commands: Any) -> None:
         "also stands in the loop as a clean partner, so that what is made keeps its time; sound made for a "
         "video is written as that video with the new sound, too, its frames untouched.",
     )
+    _add_files(generate)
+    _add_making(generate)
+    generate.set_defaults(run=_generate)
+
+
+def _add_making(generate: Any) -> None:
+    """Add the options that say what is made and how."""
     _add_prompts(generate)
     _add_regions(generate)
     generate.add_argument(
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
-    _add_files(generate)
     _add_edits(generate)
     _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
@@ -204,7 +218,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
     provenance.add_options(generate)
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    generate.set_defaults(run=_generate, written={})
+    generate.set_defaults(written={})
 
 
 def _add_files(generate: Any) -> None:
@@ -413,10 +427,11 @@ def _add_regions(generate: Any) -> None:
 # Commands --------------------------------------------------------------
 
 
-def _generate(args: argparse.Namespace) -> int:
+def _generate(args: argparse.Namespace, show: Callable[[Path], None] | None = None) -> int:
     """Check all that was asked, then load the model, make the media and write them.
 
-    Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted.
+    Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted. Paths of
+    what is written are printed, or given to `show`.
     """
     from codi import again, jobs, wording
     from codi.filters import Filter
@@ -474,7 +489,7 @@ def _generate(args: argparse.Namespace) -> int:
             with contextlib.redirect_stdout(sys.stderr):
                 paths = session.run(batch)
             for path in paths:
-                _print_path(path)
+                (show or _print_path)(path)
     finally:  # what is finished is recorded after an interrupt as well
         session.finish(todo)
     if failures:
