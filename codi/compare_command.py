@@ -62,8 +62,8 @@ def add_command(commands: Any, add_options: Callable[[Any], None]) -> argparse.A
     parser = commands.add_parser(
         "compare",
         help="two models or settings side by side: measures, previews, players",
-        description="Makes the same prompts and seeds with A and with B, measures both, and writes a report. "
-        "A and B are models (folder, hub id, codi-tiny) or settings: name=value, with commas between several; "
+        description="Makes the same prompts and seeds with A and B, measures both, and writes a report. "
+        "A and B are models (folder, hub id, codi-tiny) or settings: name=value, with commas between them; "
         "names are keys of a line of jobs, or model, scheduler, dtype. Other options are those of `codi "
         "generate`, for both.",
     )
@@ -333,8 +333,8 @@ def _markdown(title: str, head: dict[str, Any], measures: Sequence[Any]) -> str:
     from codi.bench.markup import table
 
     rows = [[name.replace("|", "/"), *cells] for name, cells in _figures(measures)]
+    first, second = title.replace("|", "/"), table("measure | A | B | B less A, or between them", rows)
     return (
-        f"# {title.replace('|', '/')}\n\n```\n{head['command']}\n```\n\n{head['pairs']} pairs, each of one prompt and one "
-        f"seed. {HOW}\n\n{table('measure | A | B | B less A, or between them', rows)}\n\n"
-        "![The first pairs](compare.png)\n\n[All with players](compare.html)\n"
+        f"# {first}\n\n```\n{head['command']}\n```\n\n{head['pairs']} pairs, each of one prompt and one seed. "
+        f"{HOW}\n\n{second}\n\n![The first pairs](compare.png)\n\n[All with players](compare.html)\n"
     )

@@ -9,12 +9,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from codi import io
 from codi.modalities import kind_of
 from codi.sheets.sheet import Sheet
-from codi.sheets.tiles import is_heard, tile
+from codi.sheets.tiles import is_heard, poster, tile
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #667085; --paper: #fff; --stripe: #f6f7fb;
@@ -31,9 +35,11 @@ table { border-collapse: collapse } th, td { border-top: 1px solid var(--rule); 
 thead th { border-top: 0; vertical-align: bottom } tbody th { font-weight: 500; max-width: 14rem }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 figure { margin: 0 0 .5rem } figure > * { display: block; width: 192px; max-width: 100% }
-figure img, video { border-radius: 4px } img.small, video { image-rendering: pixelated }
+figure img, video { border-radius: 4px; width: 192px } .small { image-rendering: pixelated }
+table.figures tbody th { max-width: 36rem }
 audio { height: 34px; margin-top: 3px } blockquote { margin: 0; font-style: italic; max-width: 192px }
 """
+SMALL = 128  # pixels up to which a picture is enlarged with sharp pixels
 PREVIEW = 384  # pixels of the width of a drawn sound
 
 
@@ -96,7 +102,9 @@ def figures_table(
     Returns:
         The table as HTML.
     """
-    return _table(corner, columns, rows, [[escape(cell) for cell in row] for row in cells], ' class="number"')
+    inside = [[escape(cell) for cell in row] for row in cells]
+    made = _table(corner, columns, rows, inside, ' class="number"')
+    return made.replace("<table>", '<table class="figures">', 1)
 
 
 def _table(
@@ -129,20 +137,26 @@ def player(path: Path, folder: Path) -> str:
         text = path.read_text(encoding="utf-8", errors="replace")
         return f"<figure><blockquote>{escape(text.strip())}</blockquote></figure>"
     if is_heard(path):
-        drawn = f'<img src="{_inline(path)}" alt="waveform and spectrogram of {name}">'
+        drawn = f'<img src="{_inline(tile(path, PREVIEW))}" alt="waveform and spectrogram of {name}">'
         return (
             f'<figure>{drawn}<audio controls preload="none" src="{source}" title="{name}"></audio></figure>'
         )
     if kind.rate_field is not None:
-        return (
-            f'<figure><video controls loop preload="metadata" src="{source}" title="{name}"></video></figure>'
-        )
-    shown = f'<img class="small" loading="lazy" src="{source}" alt="{name}">'
+        still = poster(path)
+        more = f'{_small(still.width)}poster="{_inline(still)}" title="{name}"'
+        return f'<figure><video controls loop preload="metadata" src="{source}" {more}></video></figure>'
+    small = _small(io.load_image(path).shape[-1])
+    shown = f'<img {small}loading="lazy" src="{source}" alt="{name}">'
     return f'<figure><a href="{source}">{shown}</a></figure>'
 
 
-def _inline(path: Path) -> str:
-    """Return a drawn medium as an address that holds it."""
+def _small(width: int) -> str:
+    """Return what keeps the pixels of a small picture apart."""
+    return 'class="small" ' if width <= SMALL else ""
+
+
+def _inline(picture: "Image.Image") -> str:
+    """Return a picture as an address that holds it."""
     data = BytesIO()
-    tile(path, PREVIEW).convert("RGB").save(data, "JPEG", quality=80)
+    picture.convert("RGB").save(data, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"

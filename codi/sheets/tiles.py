@@ -50,6 +50,14 @@ def is_heard(path: str | Path) -> bool:
     return _drawer(kind_of(io.probe(path))) is _sound
 
 
+def poster(path: str | Path) -> "Image.Image":
+    """Return the frame of a clip that stands for it before it plays, a third of the way in."""
+    from PIL import Image
+
+    frames = io.load_video(path, SECONDS, sound=False).frames
+    return Image.fromarray(frames[len(frames) // 3].permute(1, 2, 0).contiguous().numpy())
+
+
 def _drawer(kind: ModalityKind) -> Callable[[Any, int], "Image.Image"]:
     """Return what draws media of a kind."""
     if kind.in_words:
