@@ -293,8 +293,8 @@ def _report(out: Path, sides: tuple[Side, Side], pairs: Sequence[Any]) -> list[P
 
 
 HOW = (
-    "Brackets hold 95 % bootstrap intervals over pairs; that of a difference is over the same prompts on both "
-    "sides, and a difference whose interval holds 0 may be chance. Files are measured as they were written."
+    "Brackets hold 95 % bootstrap intervals over pairs; that of a difference is over the same prompts on both"
+    " sides, and a difference whose interval holds 0 may be chance. Files are measured as they were written."
 )
 
 
@@ -334,7 +334,6 @@ def _markdown(title: str, head: dict[str, Any], measures: Sequence[Any]) -> str:
 
     rows = [[name.replace("|", "/"), *cells] for name, cells in _figures(measures)]
     first, second = title.replace("|", "/"), table("measure | A | B | B less A, or between them", rows)
-    return (
-        f"# {first}\n\n```\n{head['command']}\n```\n\n{head['pairs']} pairs, each of one prompt and one seed. "
-        f"{HOW}\n\n{second}\n\n![The first pairs](compare.png)\n\n[All with players](compare.html)\n"
-    )
+    command, about = head["command"], f"{head['pairs']} pairs, each of one prompt and one seed. {HOW}"
+    players = "![The first pairs](compare.png)\n\n[All with players](compare.html)"
+    return f"# {first}\n\n```\n{command}\n```\n\n{about}\n\n{second}\n\n{players}\n"

@@ -134,6 +134,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.bench": LEAVES
     | MODELS
     | {
+        "codi.sheets",
         "codi.compose.folder",
         "codi.world",
         "codi.metrics",

@@ -35,7 +35,7 @@ table { border-collapse: collapse } th, td { border-top: 1px solid var(--rule); 
 thead th { border-top: 0; vertical-align: bottom } tbody th { font-weight: 500; max-width: 14rem }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 figure { margin: 0 0 .5rem } figure > * { display: block; width: 192px; max-width: 100% }
-figure img, video { border-radius: 4px; width: 192px } .small { image-rendering: pixelated }
+figure img, video { border-radius: 4px; width: 192px; height: auto } .small { image-rendering: pixelated }
 table.figures tbody th { max-width: 36rem }
 audio { height: 34px; margin-top: 3px } blockquote { margin: 0; font-style: italic; max-width: 192px }
 """
@@ -145,8 +145,9 @@ def player(path: Path, folder: Path) -> str:
         still = poster(path)
         more = f'{_small(still.width)}poster="{_inline(still)}" title="{name}"'
         return f'<figure><video controls loop preload="metadata" src="{source}" {more}></video></figure>'
-    small = _small(io.load_image(path).shape[-1])
-    shown = f'<img {small}loading="lazy" src="{source}" alt="{name}">'
+    height, width = io.load_image(path).shape[-2:]
+    size = f'{_small(width)}width="{width}" height="{height}"'
+    shown = f'<img {size} loading="lazy" src="{source}" alt="{name}">'
     return f'<figure><a href="{source}">{shown}</a></figure>'
 
 

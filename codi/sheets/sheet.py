@@ -10,7 +10,7 @@ from codi.sheets.tiles import INK, PAPER, font, tile, wrapped
 if TYPE_CHECKING:
     from PIL import Image
 
-WIDTH = 192  # pixels of a cell
+WIDTH, NARROWEST = 192, 48  # pixels of a cell
 MARGIN = 24  # around the sheet
 PAD = 10  # around what a cell holds
 LABEL = 132  # pixels of the labels of the rows
@@ -53,16 +53,20 @@ def draw(sheet: Sheet, width: int = WIDTH) -> "Image.Image":
     from PIL import Image, ImageDraw
 
     stacks = [[[tile(path, width) for path in files] for files in row] for row in sheet.cells]
-    heights = [max((_height(stack) for stack in row), default=0) + 2 * PAD for row in stacks]
+    labels = [wrapped(label, LABEL - 16, font(SIZE)) for label in sheet.rows]
+    heights = []
+    for lines, row in zip(labels, stacks):
+        heights.append(max([LINE * len(lines), *(_height(stack) for stack in row)]) + 2 * PAD)
     head = [wrapped(label, width, font(SIZE, "Bold")) for label in sheet.columns]
     left, step = MARGIN + LABEL, width + 2 * PAD
     across = left + step * len(sheet.columns) + MARGIN
     title = wrapped(sheet.title, across - 2 * MARGIN, font(TITLE, "Bold"))
     begin = MARGIN + len(title) * (TITLE + 6) + 14
     top = begin + LINE * (1 + max(map(len, head), default=1)) + 8
-    if across * (top + sum(heights)) > MOST_PIXELS and width > 48:
-        return draw(sheet, max(48, width * 2 // 3))
-    canvas = Image.new("RGB", (across, top + sum(heights) + MARGIN), PAPER)
+    size = across, top + sum(heights) + MARGIN
+    if size[0] * size[1] > MOST_PIXELS and width > NARROWEST:
+        return draw(sheet, max(NARROWEST, width * 2 // 3))
+    canvas = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(canvas)
     for k, line in enumerate(title):
         pen.text((MARGIN, MARGIN + k * (TITLE + 6)), line, font=font(TITLE, "Bold"), fill=INK)
@@ -72,11 +76,11 @@ def draw(sheet: Sheet, width: int = WIDTH) -> "Image.Image":
         for j, line in enumerate(lines):
             place = (left + k * step + PAD, begin + LINE * (1 + j))
             pen.text(place, line, font=font(SIZE, "Bold"), fill=INK)
-    for k, (label, row, height) in enumerate(zip(sheet.rows, stacks, heights)):
+    for k, (lines, row, height) in enumerate(zip(labels, stacks, heights)):
         if k % 2 == 0:
             pen.rectangle((MARGIN - 8, top, across - MARGIN + 8, top + height - 1), fill=STRIPE)
         pen.line((MARGIN - 8, top, across - MARGIN + 8, top), fill=RULE)
-        for j, line in enumerate(wrapped(label, LABEL - 16, font(SIZE))):
+        for j, line in enumerate(lines):
             pen.text((MARGIN, top + PAD + j * LINE), line, font=font(SIZE), fill=INK)
         for j, stack in enumerate(row):
             _paste(canvas, stack, left + j * step + PAD, top + PAD)
