@@ -55,6 +55,10 @@ class Service:
         limits: what is taken, made and kept at most.
         device: where the models are, such as "cpu" or "cuda"; "auto" for the best that there is.
         dtype: in which precision they compute.
+        filter: is asked of every sample before it is written (`codi.filters`), module:function or
+            file.py:function. With one there are no previews.
+        sign: the files of a certificate chain and of its key, with which every result is signed
+            (`codi.credentials`); None for neither.
 
     Raises:
         InputError: if another service works on the folder.
@@ -67,6 +71,8 @@ class Service:
         limits: Limits | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        filter: str | None = None,  # noqa: A002  (as everywhere in codi)
+        sign: tuple[Path, Path] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._names = _named(models)
@@ -75,6 +81,8 @@ class Service:
         self._files = Files(self.data, self.limits)
         self._feed = Feed(self._store, lambda id_, watched: self._dispatcher.watch(id_, watched))
         settings = {"models": self._names, "device": device, "dtype": dtype, "batch": self.limits.batch}
+        certificate, key = sign or (None, None)
+        settings |= {"filter": _placed(filter), "certificate": certificate, "key": key}
         self._dispatcher = Dispatcher(self._store, self._feed, self._files, settings)
         self._taking = threading.Lock()
         self._coming = 0  # jobs that are being taken
@@ -351,6 +359,12 @@ class _Place:
     def __exit__(self, *error: Any) -> None:
         with self._service._taking:
             self._service._coming -= 1
+
+
+def _placed(filter_: str | None) -> str | None:
+    """Return the name of a filter, with the folder of its file, for a process that works elsewhere."""
+    file, sign, function = (filter_ or "").rpartition(":")
+    return str(Path(file).resolve()) + sign + function if file.endswith(".py") else filter_
 
 
 def _named(models: Sequence[str]) -> dict[str, str | None]:

@@ -322,3 +322,26 @@ def test_a_stopped_server_goes_on_and_makes_nothing_twice(service):
         assert path_of(again, found).stat().st_mtime_ns == stamp
     finally:
         again.stop()
+
+
+@pytest.mark.slow
+def test_a_filter_is_asked_before_anything_is_written_or_shown(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(
+        "def check(sample):\n"
+        "    if 'ball' in sample.prompts['text'][0]:\n        return 'no balls here'\n"
+        "    return {'image': sample.media['image'].convert('L').convert('RGB')}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    filtering = Service(tmp_path / "data", device="cpu", filter="own.py:check")
+    filtering.start()
+    try:
+        job, events = ended(filtering, filtering.submit({**STAR, "text": "a red ball"}, ME))
+        assert job.state == "failed" and job.files == []
+        assert job.error == "the filter own.py:check refused the sample of seed 0: no balls here"
+        assert not any(job.id in path.name for path in (filtering.data / "results").iterdir())
+        job, more = ended(filtering, filtering.submit(STAR, ME))
+        shown = pixels(path_of(filtering, job))
+        assert (shown[..., 0] == shown[..., 2]).all()  # grey, as the filter left it
+        assert "preview" not in [event.kind for event in (*events, *more)]
+    finally:
+        filtering.stop()
