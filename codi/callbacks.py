@@ -43,7 +43,8 @@ def show_tensors(
     Args:
         pipe: the pipeline, which says the timestep.
         callback: called as f(pipe, index, timestep, tensors).
-        wanted: the names of the tensors.
+        wanted: the names of the tensors; "clean_latents", which outputs seem to become, are made only if they
+            are wanted, and nothing is taken over of them.
         index: the step that was taken.
         sampler: what takes the steps (`codi.joint.sampler.JointSampler`); it is given changed prompts.
         latents: (B, ...) by output, after the step.
@@ -51,8 +52,12 @@ def show_tensors(
     Returns:
         The latents with which the next step begins.
     """
-    offered = {"latents": latents, "prompt_embeds": Embeds(sampler.contexts)}
-    tensors = {name: offered[name] for name in wanted}
+    offered: dict[str, Callable[[], Any]] = {
+        "latents": lambda: latents,
+        "prompt_embeds": lambda: Embeds(sampler.contexts),
+        "clean_latents": sampler.estimate_clean,
+    }
+    tensors = {name: offered[name]() for name in wanted}
     changed = callback(pipe, index, pipe.current_timestep, tensors) or {}
     sampler.contexts = {**sampler.contexts, **changed.get("prompt_embeds", {})}
     return latents | changed.get("latents", {})

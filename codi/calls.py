@@ -9,7 +9,7 @@ calls that are running.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from codi import settings
 from codi.border import plain
 from codi.conditions import PROMPT
 from codi.diffusion import Guidance
-from codi.types import InputError, Modality
+from codi.types import InputError, Latents, Modality, ModalitySpec
 
 
 @dataclass
@@ -35,6 +35,9 @@ class Call:
         num_timesteps: the number of steps of the call, in which all outputs are made.
         current_timestep: the timestep that is being taken; None outside the steps.
         interrupt: whether the steps that are left are skipped.
+        own_steps: how many of its own steps each output has taken, and of how many.
+        decode: turns clean latents (B, ...) of this call into raw media; None before the first step.
+        specs: the geometry of what is made.
     """
 
     guidance: dict[Modality, Guidance] = field(default_factory=dict)
@@ -43,6 +46,9 @@ class Call:
     num_timesteps: int = 0
     current_timestep: Tensor | int | None = None
     interrupt: bool = False
+    own_steps: dict[Modality, tuple[int, int]] = field(default_factory=dict)
+    decode: Callable[[Latents], dict[Modality, Any]] | None = None
+    specs: Mapping[Modality, ModalitySpec] = field(default_factory=dict)
 
     def take_guidance_scale(self, of_all: Mapping[Modality, Guidance]) -> dict[Modality, Guidance]:
         """Return the guidance of the steps that are left, after a callback has set a scale.
@@ -126,6 +132,32 @@ class CallMixin:
     def current_timestep(self) -> Tensor | int | None:
         """The timestep that is being taken, of the first active output; None outside a call."""
         return self._own_call.current_timestep
+
+    @property
+    def own_steps(self) -> dict[Modality, tuple[int, int]]:
+        """The steps that each output of this thread's call has taken, and how many it takes in all.
+
+        Outputs may start one after another, and those of a composed model have steps of their own.
+        """
+        return dict(self._own_call.own_steps)
+
+    def decode_preview(self, clean_latents: Latents) -> dict[Modality, Any]:
+        """Decode what a callback was shown as "clean_latents", or rows of it; only inside a callback.
+
+        Args:
+            clean_latents: clean latents (B, ...) by modality.
+
+        Returns:
+            Raw media by modality: floats (B, ...) in [-1, 1], or sentences.
+        """
+        decode = self._own_call.decode
+        assert decode is not None, "there is nothing to show before the first step"
+        return decode(clean_latents)
+
+    @property
+    def call_specs(self) -> Mapping[Modality, ModalitySpec]:
+        """The geometry of what this thread's call makes."""
+        return self._own_call.specs
 
     @property
     def guidance_scale(self) -> settings.PerOutput | None:

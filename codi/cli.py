@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, vary, continue, bench, convert, compose, inspect, info, doctor.
+"""Run the command `codi` with its subcommands: generate, vary, continue, grid, compare, serve, submit, ...
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -22,18 +22,24 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from codi import (
     __version__,
     bench,
+    compare_command,
     continue_command,
     convert,
     fork_server,
+    grid_command,
     inspection,
     modalities,
     options,
+    provenance,
     renamed,
+    submit_command,
     vary,
+    verify_command,
 )
 from codi.compose import command as compose
 from codi.compose.folder import composed_folder
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
+from codi.serve import command as serve
 from codi.start_up import wait_passively
 from codi.types import DTYPES, InputError, Modality, listed
 
@@ -119,6 +125,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     vary.add_command(commands).set_defaults(run=_vary)
     continue_command.add_command(commands).set_defaults(run=_continue)
+    _add_submit(commands)
+    grid_command.add_command(commands, _add_making).set_defaults(
+        run=lambda args: grid_command.run(args, _generate, _print_path)
+    )
+    compare_command.add_command(commands, _add_making).set_defaults(
+        run=lambda args: compare_command.run(args, _generate, _print_path)
+    )
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
     )
@@ -133,6 +146,8 @@ def build_parser() -> argparse.ArgumentParser:
     released.set_defaults(run=convert.main)
     compose.add_command(commands)
     inspection.add_command(commands)
+    serve.add_command(commands).set_defaults(run=serve.run)
+    verify_command.add_command(commands).set_defaults(run=verify_command.run)
     info = commands.add_parser(
         "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
     )
@@ -161,12 +176,45 @@ def _add_generate(commands: Any) -> None:
         "also stands in the loop as a clean partner, so that what is made keeps its time; sound made for a "
         "video is written as that video with the new sound, too, its frames untouched.",
     )
+    _add_files(generate)
+    _add_making(generate)
+    generate.set_defaults(run=_generate)
+
+
+def _add_making(generate: Any) -> None:
+    """Add the options that say what is made and how."""
+    _add_request(generate)
+    generate.add_argument(
+        "--scheduler",
+        choices=SCHEDULERS,
+        help="another way down the model's noise levels (default: the model's)",
+    )
+    generate.add_argument(
+        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
+    )
+    _add_adapters(generate)
+    generate.add_argument("--device", help=f"{DEVICES} (default auto)")
+    generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
+    generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
+    provenance.add_options(generate)
+    generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    generate.set_defaults(written={})
+
+
+def _add_submit(commands: Any) -> None:
+    """Add the subcommand `submit`, which asks a server for what `generate` makes here."""
+    submit = submit_command.add_command(commands)
+    _add_request(submit)
+    submit.set_defaults(run=_submit, written={})
+
+
+def _add_request(generate: Any) -> None:
+    """Add the options that say what is asked for, whoever makes it."""
     _add_prompts(generate)
     _add_regions(generate)
     generate.add_argument(
         "--to", metavar="KINDS", help=f"what to make, separated by commas: {listed(Modality)}"
     )
-    _add_files(generate)
     _add_edits(generate)
     _add_setting(generate, "--samples", type=int, metavar="N", help="how many of each (default 1)")
     generate.add_argument(
@@ -183,11 +231,6 @@ def _add_generate(commands: Any) -> None:
         help="denoising steps (default: the model's); of a composed model also image=25,audio=100",
     )
     _add_sizes(generate)
-    generate.add_argument(
-        "--scheduler",
-        choices=SCHEDULERS,
-        help="another way down the model's noise levels (default: the model's)",
-    )
     _add_steering(generate)
     generate.add_argument(
         "--candidates",
@@ -195,16 +238,7 @@ def _add_generate(commands: Any) -> None:
         metavar="N",
         help="draw N for each sample and keep the one that agrees best (default 1)",
     )
-    generate.add_argument(
-        "--model", metavar="NAME", help="folder or hub id (default: the model inside the package)"
-    )
-    _add_adapters(generate)
     _add_controls(generate)
-    generate.add_argument("--device", help=f"{DEVICES} (default auto)")
-    generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
-    generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
-    generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    generate.set_defaults(run=_generate, written={})
 
 
 def _add_files(generate: Any) -> None:
@@ -361,13 +395,6 @@ def _add_controls(generate: Any) -> None:
         help="beats=0.3,0.9 or melody=take.wav, layout=..., sketch=FILE, loudness=...; for one output: "
         "video.beats=0.3,0.9; how much and when it counts: sketch=a.png::0.8@0-0.5; repeatable",
     )
-    group.add_argument(
-        "--control-from",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="a trained control beside those of the model; repeatable",
-    )
 
 
 def _add_sizes(generate: Any) -> None:
@@ -396,6 +423,8 @@ def _add_adapters(generate: Any) -> None:
     generate.add_argument("--lora", action="append", default=[], metavar="FOLDER", help=lora)
     words = "learned words, to be used in --text; repeatable"
     generate.add_argument("--words", action="append", default=[], metavar="FOLDER", help=words)
+    control = "a trained control beside those of the model; repeatable"
+    generate.add_argument("--control-from", action="append", default=[], metavar="FOLDER", help=control)
 
 
 def _add_prompts(generate: Any) -> None:
@@ -432,12 +461,14 @@ def _add_regions(generate: Any) -> None:
 # Commands --------------------------------------------------------------
 
 
-def _generate(args: argparse.Namespace) -> int:
+def _generate(args: argparse.Namespace, show: Callable[[Path], None] | None = None) -> int:
     """Check all that was asked, then load the model, make the media and write them.
 
-    Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted.
+    Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted. Paths of
+    what is written are printed, or given to `show`.
     """
     from codi import again, jobs, ray_jobs, wording
+    from codi.filters import Filter
     from codi.session import Session
 
     started = time.perf_counter()
@@ -448,6 +479,7 @@ def _generate(args: argparse.Namespace) -> int:
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
     ray_jobs.check_options(args)
+    asked = {"filter": Filter.parse(args.filter), "sign": provenance.signer_of(args)}
     found = None
     chosen = args.scheduler
     failures = Failures(alone=bool(args.jobs) and not args.fail_fast, report=partial(_fail, code=2))
@@ -464,7 +496,7 @@ def _generate(args: argparse.Namespace) -> int:
     out = _output_folder(args.out)
     if args.lora or args.words or args.control_from:  # they are checked with the classes of the model
         _import_pipeline(args)
-    session = Session(out, args, started, failures)
+    session = Session(out, args, started, failures, **asked)
     session.protect(todo)
     todo = session.resumed(failures.left(todo))
     for job in session.pending(todo):
@@ -490,9 +522,9 @@ def _generate(args: argparse.Namespace) -> int:
         wording.check_loaded(pending, session.pipe.text_tower, args.strict, failures.of)
     try:
         if args.ray:
-            ray_jobs.run(session, todo, failures, _print_path)
+            ray_jobs.run(session, todo, failures, show or _print_path)
         else:
-            _make(session, failures.left(todo), args.batch)
+            _make(session, failures.left(todo), args.batch, show or _print_path)
     finally:  # what is finished is recorded after an interrupt as well
         session.finish(todo)
     if failures:
@@ -500,15 +532,15 @@ def _generate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make(session: "Session", todo: "list[Job]", limit: int) -> None:
-    """Make all samples of jobs that are wanted, at most `limit` at once, and print the paths."""
+def _make(session: "Session", todo: "list[Job]", limit: int, show: Callable[[Path], None]) -> None:
+    """Make all samples of jobs that are wanted, at most `limit` at once, and show the paths."""
     from codi import jobs
 
     for batch in jobs.batches(todo, limit, session.wanted):
         with contextlib.redirect_stdout(sys.stderr):
             paths = session.run(batch)
         for path in paths:
-            _print_path(path)
+            show(path)
 
 
 def _vary(args: argparse.Namespace) -> int:
@@ -524,6 +556,15 @@ def _vary(args: argparse.Namespace) -> int:
 def _continue(args: argparse.Namespace) -> int:
     """Continue a clip, a sound or both, beyond the length of the model."""
     return continue_command.run(args, _print_path)
+
+
+def _submit(args: argparse.Namespace) -> int:
+    """Ask a server for what `codi generate` makes here."""
+    failures = Failures(alone=bool(args.jobs), report=partial(_fail, code=2))
+    submit_command.run(args, failures, _print_path)
+    if failures:
+        return _fail(f"{len(failures)} of {failures.total} jobs failed; the others are in {args.out}", 2)
+    return 0
 
 
 def _print_path(path: Path) -> None:

@@ -25,6 +25,7 @@ class Failures:
         self.total = 0  # jobs that were asked for
         self._report = report
         self._origins: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []  # what a file says of them
 
     def __len__(self) -> int:
         return len(self._origins)
@@ -52,31 +53,37 @@ class Failures:
         except InputError as error:
             message = str(error) if str(error).startswith(origin) else f"{origin}{error}"
             if not self.alone:
-                raise InputError(message) from error
-            self.add(origin, message)
+                raise type(error)(message) from error
+            self.add(job, message, refused=getattr(error, "refused", False))
         except (MemoryError, RuntimeError) as error:
             if not (self.alone and is_of_memory(error)):
                 raise
-            self.add(origin, f"{origin}{OUT_OF_MEMORY}")
+            self.add(job, f"{origin}{OUT_OF_MEMORY}")
 
-    def messages(self) -> dict[str, str]:
-        """Return the error of each job that has failed, by its origin."""
-        return dict(self._origins)
-
-    def add(self, origin: str, message: str) -> None:
+    def add(self, job: Any, message: str, refused: bool = False) -> None:
         """Report the first error of a job.
 
         Args:
-            origin: where the job comes from.
+            job: the job, or where there is none its origin.
             message: the error.
+            refused: whether a filter did not let it pass.
         """
+        origin = job if isinstance(job, str) else job.origin
         if origin not in self._origins:
             self._origins[origin] = message
+            self.rows.append({"id": getattr(job, "id", None), "error": message, "refused": refused})
             self._report(message)
 
     def has(self, job: Any) -> bool:
         """Return whether a job has failed."""
         return self.alone and job.origin in self._origins
+
+    def message(self, job: Any) -> str | None:
+        """Return why a job has failed, beginning with its origin; None if it has not.
+
+        For a job that could not be read there is its origin alone, which will do.
+        """
+        return self._origins.get(job if isinstance(job, str) else job.origin)
 
     def left(self, jobs: list[Any]) -> list[Any]:
         """Return the jobs that have not failed."""

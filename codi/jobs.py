@@ -379,16 +379,18 @@ def parse_item(modality: Modality, text: str) -> Item:
 
     A tail that is no number belongs to the prompt: 'std::vector' has a weight of 1.
     """
+    return _item(modality, *split_weight(text))
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """Return the words or the path of a prompt, and its weight."""
     value, sign, tail = text.rpartition("::")
-    weight = 1.0
-    if sign:
-        try:
-            weight = float(tail)
-        except ValueError:
-            value = text
-    else:
-        value = text
-    return _item(modality, value, weight)
+    if not sign:
+        return text, 1.0
+    try:
+        return value, float(tail)
+    except ValueError:
+        return text, 1.0
 
 
 def _item(modality: Modality, value: str, weight: float) -> Item:
@@ -648,11 +650,27 @@ def from_file(args: argparse.Namespace, failures: Failures | None = None) -> lis
     """
     from codi import io
 
+    io.check_file(args.jobs)
+    return from_lines(args, failures)
+
+
+def from_lines(args: argparse.Namespace, failures: Failures | None = None) -> list[Job]:
+    """Return the jobs of a JSONL file as `from_file` does, without importing what reads media.
+
+    Args:
+        args: the options of the command line; the file that they name is there.
+        failures: as in `from_file`.
+
+    Returns:
+        The jobs of the lines that can be used.
+
+    Raises:
+        InputError: as in `from_file`.
+    """
     own = [key for key in (*prompt_keys(), "region") if getattr(args, key)]
     own += [key for key in typed_edits(args)]
     if given := [f"--{key.replace('_', '-')}" for key in own]:
         raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
-    io.check_file(args.jobs)
     failures = Failures() if failures is None else failures
     jobs: list[Job] = []
     # several samples of the job "a" are named a-000, a-001, ..., which may be the ids of other jobs
@@ -673,6 +691,35 @@ def from_file(args: argparse.Namespace, failures: Failures | None = None) -> lis
     if not failures.total:
         raise InputError(f"{args.jobs} holds no job: expected one JSON object per line")
     return jobs
+
+
+def from_line(line: str, folder: str | Path, origin: str, args: argparse.Namespace | None = None) -> Job:
+    """Return the job of one line of JSON, as `from_file` reads it.
+
+    Args:
+        line: the line.
+        folder: where relative names of files start.
+        origin: what messages begin with.
+        args: the options of the command line, for what the line leaves out; by default nobody named any.
+
+    Returns:
+        The job.
+
+    Raises:
+        InputError: for a line that cannot be used.
+    """
+    args = argparse.Namespace(**vars(unnamed() if args is None else args))
+    args.jobs = str(Path(folder) / "line")
+    return _job(line, origin, args)
+
+
+def unnamed(**given: Any) -> argparse.Namespace:
+    """Return the options of `codi generate` as they are where nobody names any, but for those given."""
+    settings = dict.fromkeys((*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", "to"))
+    others = dict.fromkeys(("model", "scheduler", "device", "dtype", "batch", "jobs", "again"))
+    lists: dict[str, Any] = {name: [] for name in ("lora", "words", "control", "control_from")}
+    flags = {"overwrite": False, "quiet": True, "written": {}}
+    return argparse.Namespace(**{**settings, **others, **lists, **flags, **given})
 
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
@@ -710,7 +757,7 @@ class _Odd(ValueError):
     """Raised for JSON that is well formed and means nothing here."""
 
 
-def _parsed(line: str) -> Any:
+def read_json(line: str) -> Any:
     """Return the value of a line of JSON.
 
     Raises `InputError` for what is no JSON, and for what JSON takes but nobody can mean.
@@ -755,7 +802,7 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
     `args`; `origin` names file and line in messages.
     """
     with blame(origin):
-        row = _parsed(line)
+        row = read_json(line)
         if not isinstance(row, dict):
             raise InputError(f"a {type(row).__name__}: expected an object with id, prompts and to")
         row = renamed.rename(row, renamed.SETTINGS, str(args.jobs))

@@ -108,7 +108,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
     _optional_components = _PartNames()
     _folder: Path | None = None  # the folder that the parts came from
     _weights: str | None = None  # the fingerprint, once it was asked for
-    _callback_tensor_inputs = ["latents", "prompt_embeds"]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "clean_latents"]
     model_cpu_offload_seq = (
         "text_tower->vision_tower->audio_tower->environment_encoders->noisy_latent_encoders"
         "->text_denoiser->vision_denoiser->audio_denoiser"
@@ -793,7 +793,8 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
                 start offsets there are more steps than num_inference_steps, and the auxiliary caption is
                 among the tensors. Callbacks of diffusers that switch guidance off (`SDCFGCutoffCallback`)
                 act; those for what codi lacks are refused.
-            callback_on_step_end_tensor_inputs: the tensors that it is shown: "latents", "prompt_embeds".
+            callback_on_step_end_tensor_inputs: the tensors that it is shown: "latents", "prompt_embeds", and
+                "clean_latents", what the outputs seem to become by now (`decode_preview` shows them).
             **more: prompts of other registered modalities, by their names, and their negatives.
 
         Returns:
@@ -907,6 +908,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
             }
             conditions = self._conditions(sources, request, seeds)
             sampler = self._sampler(latents, context, null, partners, request, generators, conditions)
+            call.decode, call.specs = self.decode_latents, request.specs
             latents = self._denoise(call, sampler, sampler.start(latents), callback, wanted)
         latents |= {m: z.expand(len(seeds), *z.shape[1:]) for m, z in kept_whole.items()}
         latents = {m: latents[m] for m in request.outputs}
@@ -1106,6 +1108,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
                     break
                 call.current_timestep = sampler.timestep(sampler.timeline.active(index)[0], index)
                 latents = sampler.step(index, latents)
+                call.own_steps = sampler.own_steps(index)
                 if callback is not None:
                     latents = self._call_back(call, callback, wanted, index, sampler, latents)
                 bar.update()

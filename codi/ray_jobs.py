@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from codi import jobs, wording
+from codi import jobs, provenance, wording
 from codi.failures import Failures
 from codi.jobs import Job, Sample
 from codi.session import Session
@@ -80,8 +80,8 @@ def run(
         for made in _made(ray, batches, session.args):
             if made["refused"]:
                 raise InputError(made["refused"])
-            for origin, message in made["failed"].items():
-                failures.add(origin, message)
+            for row in made["failed"]:
+                failures.add(by_id[row["id"]], row["error"], row["refused"])
             for name, k, note in made["notes"]:
                 session.adopt(by_id[name], k, note, made["resolved"][name], made["model"])
             for path in made["paths"]:
@@ -160,12 +160,18 @@ class Worker:
 
     def __init__(self, options: dict[str, Any], place: str) -> None:
         self.refused = ""
-        self.failed: dict[str, str] = {}
         args = argparse.Namespace(**options)
         args.quiet = True
         try:
             os.chdir(place)
-            self.session = _Notes(Path(args.out), args, time.perf_counter(), Failures(alone=True))
+            self.session = _Notes(
+                Path(args.out),
+                args,
+                time.perf_counter(),
+                Failures(alone=True),
+                filter=args.filter,
+                sign=provenance.signer_of(args),
+            )
             self._load(args)
         except FileNotFoundError as error:
             host = os.uname().nodename
@@ -196,11 +202,12 @@ class Worker:
         """Return the paths, notes and failures of a batch."""
         samples = [sample for sample in batch if sample is not None]
         found: dict[str, Any] = {"refused": self.refused, "samples": len(samples), "paths": [], "notes": []}
-        found |= {"failed": {}, "resolved": {}, "model": {}}
+        found |= {"failed": [], "resolved": {}, "model": {}}
         if self.refused:
             return found
         session = self.session
         session.notes.clear()
+        session.failures.rows.clear()
         asked = list(dict.fromkeys(job for job, _ in samples))
         try:
             session.check(asked)
@@ -211,15 +218,15 @@ class Worker:
         found["notes"] = [(job.id, k, note) for job, k, note in session.notes]
         found["resolved"] = {job.id: session.resolved[job] for job, _, _ in session.notes}
         found["model"] = session.model
-        found["failed"] = session.failures.messages()
+        found["failed"] = list(session.failures.rows)
         return found
 
 
 class _Notes(Session):
     """A session that keeps its notes for the process that writes the records."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
         self.notes: list[tuple[Job, int, dict[str, Any]]] = []
 
     def _note(self, job: Job, k: int, sample: dict[str, Any]) -> None:

@@ -29,10 +29,28 @@ def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -
     """Warn of the words of a prompt that are lost and, if most are, tell which ones the model knows.
 
     Args:
+        vocabulary: as for `notes`.
+        reading: as for `notes`.
+        prompt: as for `notes`.
+
+    Raises:
+        InputError: if nothing of the prompt is left.
+    """
+    for note in notes(vocabulary, reading, prompt):
+        _warn(note)
+
+
+def notes(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -> list[str]:
+    """Name the words of a prompt that are lost and, if most are, tell which ones the model knows.
+
+    Args:
         vocabulary: the words that the model knows; None if it reads any word, so that only the end of a long
             prompt can be lost.
         reading: what the model can read of the prompt.
         prompt: the prompt.
+
+    Returns:
+        The lines, for a person.
 
     Raises:
         InputError: if nothing of the prompt is left.
@@ -43,13 +61,13 @@ def report(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str) -
         knows = (
             f"speaks of a small world of {count} words" if count <= MOST_LISTED else f"knows {count} words"
         )
-        _warn(f"this model {knows}, and cannot read {_named(reading)} in {prompt!r}")
-        _warn(_knowledge(vocabulary))
-        _warn(OTHERS)
-    elif reading.unread:
-        _warn(
+        lost = f"this model {knows}, and cannot read {_named(reading)} in {prompt!r}"
+        return [lost, _knowledge(vocabulary), OTHERS]
+    if reading.unread:
+        return [
             f"this model cannot read {_named(reading)} in {prompt!r}: expected words that it was trained on"
-        )
+        ]
+    return []
 
 
 def refuse(vocabulary: ClosedVocabulary | None, reading: Reading, prompt: str, strict: bool = False) -> None:

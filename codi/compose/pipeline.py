@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
     """
 
     text_tower = None
-    _callback_tensor_inputs = ("latents", "prompt_embeds")
+    _callback_tensor_inputs = ("latents", "prompt_embeds", "clean_latents")
 
     def __init__(
         self,
@@ -649,6 +650,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             read = self._partners_of(making.denoisers) | request.reads
             beside = {m: latent for m, latent in whole.items() if m in read}
             sampler = self._sampler(making, request, {**clean, **beside}, samples)
+            call.decode, call.specs = partial(self._decode, request=request, making=making), request.specs
             latents |= self._denoise(call, sampler, sampler.enter(making.start), callback, shown)
         media = {} if request.output_type == "latent" else self._media(latents, sources, request, making)
         seeds = list(samples.seeds)
@@ -837,6 +839,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
                 break
             call.current_timestep = sampler.timestep(sampler.timeline.active(index)[0], index)
             latents = sampler.step(index, latents)
+            call.own_steps = sampler.own_steps(index)
             if callback is not None:
                 latents = self._call_back(call, callback, shown, index, sampler, latents)
         return latents

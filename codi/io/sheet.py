@@ -34,7 +34,7 @@ def contact_sheet(frames: Tensor | None, wave: Tensor | None) -> "Image.Image":
     width = COLUMNS * TILE
     rows = [] if frames is None else _tiled(frames)
     if wave is not None:
-        rows += [_waveform(wave, width), _spectrogram(wave, width)]
+        rows += [_waveform(wave, width), spectrogram(wave, width)]
     sheet = Image.new("RGB", (width, max(1, sum(row.height for row in rows))), "white")
     top = 0
     for row in rows:
@@ -74,8 +74,8 @@ def _waveform(wave: Tensor, width: int) -> "Image.Image":
     return picture
 
 
-def _spectrogram(wave: Tensor, width: int) -> "Image.Image":
-    """Return the loudness (K, T) of a sound in decibels, as grey."""
+def spectrogram(wave: Tensor, width: int) -> "Image.Image":
+    """Return the loudness (K, T) of a sound (samples,) in decibels, as a picture in grey."""
     from PIL import Image
 
     padded = torch.nn.functional.pad(wave.float(), (0, max(0, WINDOW - len(wave))))

@@ -92,6 +92,8 @@ class JointSampler:
     _initial: Latents = field(default_factory=dict, init=False, repr=False)
     _pure_noise: Latents = field(default_factory=dict, init=False, repr=False)  # of outputs with conditions
     _kept: dict[Any, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)  # see `_once`
+    # the last step: its index, the latents as networks took them, the guided answers, the latents after it
+    _last: tuple[int, Latents, Latents, Latents] | None = field(default=None, init=False, repr=False)
     _caches: dict[Modality, Any] = field(default_factory=dict, init=False, repr=False)
     # by output and part, what guiders keep from step to step
     _memories: dict[Any, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
@@ -225,7 +227,36 @@ class JointSampler:
             )
         guided = self._steered(index, inputs, answers)
         moved = {m: self._moved(m, index, latents[m], guided[m], again[m]) for m in active}
+        self._last = (index, inputs, guided, latents | moved)
         return latents | moved
+
+    def own_steps(self, index: int) -> dict[Modality, tuple[int, int]]:
+        """Return how many of its own steps each output has taken after step `index`, and of how many."""
+        found = {}
+        for modality in self.denoisers:
+            total, own = self.timeline.own_steps(modality), self.timeline.own_step(modality, index)
+            found[modality] = (0 if own is None else min(own + 1, total), total)
+        return found
+
+    def estimate_clean(self) -> Latents:
+        """Return what the outputs seem to become, going by the last step that was taken.
+
+        Returns:
+            The clean latents (B, ...) that the guided answers imply; the latents themselves of outputs that
+            are finished. Outputs that have not started are left out.
+        """
+        if self._last is None:
+            return {}
+        index, inputs, guided, latents = self._last
+        found = {}
+        for modality in self.denoisers:
+            t = self.timestep(modality, index)
+            if modality in guided:
+                at = torch.as_tensor(t).reshape(1).cpu()
+                found[modality] = self._levels(modality).to_x_0(guided[modality], inputs[modality], at)
+            elif t is not None:
+                found[modality] = latents[modality]
+        return found
 
     def _answer_again(
         self,

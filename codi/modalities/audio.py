@@ -108,6 +108,12 @@ class Audio(ModalityKind):
         waves = list(raw.float().clamp(-1, 1).cpu())
         return [wave.numpy() for wave in waves] if output_type == "np" else waves
 
+    def preview(self, raw: Any, spec: ModalitySpec) -> tuple[str, bytes]:
+        """Return a small spectrogram."""
+        from codi.io.preview import small_spectrogram
+
+        return small_spectrogram(raw)
+
     def write(self, out: Any, stem: Path, k: int) -> Path:
         """Write sample `k` as a sound file with its record, and return the path."""
         import torch

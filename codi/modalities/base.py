@@ -273,6 +273,18 @@ class ModalityKind(ABC):
         """
         raise NotImplementedError(f"{self.name} has no onsets")
 
+    def preview(self, raw: Any, spec: ModalitySpec) -> tuple[str, bytes] | None:
+        """Return one raw sample as something small to be shown while it is still being made.
+
+        Args:
+            raw: one raw sample: floats in [-1, 1] of about `spec.raw_shape`, or a sentence.
+            spec: its geometry.
+
+        Returns:
+            The MIME type and the content; None of what cannot be shown.
+        """
+        return None
+
     # Training
 
     @property

@@ -88,6 +88,12 @@ class Image(ModalityKind):
         arrays = [np.ascontiguousarray(picture.permute(1, 2, 0).numpy()) for picture in pixels]
         return arrays if output_type == "np" else [Pictures.fromarray(array) for array in arrays]
 
+    def preview(self, raw: Any, spec: ModalitySpec) -> tuple[str, bytes]:
+        """Return a small picture."""
+        from codi.io.preview import small_clip
+
+        return small_clip(raw[None])
+
     def write(self, out: Any, stem: Path, k: int) -> Path:
         """Write sample `k` as a picture with its record, and return the path."""
         import numpy as np

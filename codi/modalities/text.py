@@ -48,6 +48,10 @@ class Text(ModalityKind):
         """Return sentences as a list."""
         return list(raw)
 
+    def preview(self, raw: Any, spec: ModalitySpec) -> tuple[str, bytes]:
+        """Return the sentence."""
+        return "text/plain", str(raw).encode()
+
     def write(self, out: Any, stem: Path, k: int) -> Path:
         """Write sample `k` as a line of a text file, and return the path."""
         from codi import io

@@ -132,6 +132,12 @@ class Video(ModalityKind):
         clips = list(io.from_unit(raw).cpu())
         return [clip.permute(0, 2, 3, 1).numpy() for clip in clips] if output_type == "np" else clips
 
+    def preview(self, raw: Any, spec: ModalitySpec) -> tuple[str, bytes]:
+        """Return a small clip with few frames, as an animated picture."""
+        from codi.io.preview import small_clip
+
+        return small_clip(raw, spec.timed[1])
+
     def write(self, out: Any, stem: Path, k: int) -> Path:
         """Write sample `k` as a clip, with the sound that was made with it if any, and return the path."""
         import numpy as np

@@ -1,0 +1,123 @@
+"""Read single fields of the page: numbers, intervals, boxes, painted masks. No Gradio here."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from codi.types import InputError
+
+MOST_MASK = 1 << 24  # pixels of a painted mask
+
+
+class FormError(InputError):
+    """A field that the page itself can tell is wrong.
+
+    Attributes:
+        key: the sentence in the table of words (`codi.serve.page.words`).
+        values: what stands in the gaps of the sentence.
+    """
+
+    def __init__(self, key: str, **values: Any) -> None:
+        super().__init__(f"{key} {values}" if values else key)
+        self.key = key
+        self.values = values
+
+
+def read_number(value: Any) -> float | int | None:
+    """Return a number of a field, a whole one as an int; None for an empty field."""
+    if value is None or value == "" or isinstance(value, bool):
+        return None
+    try:
+        number = float(str(value).replace(",", ".")) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        raise FormError("error.no_number", value=str(value)[:40]) from None
+    if not math.isfinite(number):
+        raise FormError("error.no_number", value=str(value)[:40])
+    return int(number) if number.is_integer() else number
+
+
+def read_numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """Return the numbers of a picker, which come as a list or with commas; None for an empty one."""
+    if value in (None, "", []):
+        return None
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    numbers = [read_number(part) for part in parts]
+    if len(numbers) != count or None in numbers:
+        raise FormError("error.no_number", value=str(value)[:40])
+    return tuple(float(number) for number in numbers if number is not None)
+
+
+def read_span(value: Any) -> tuple[float, float] | None:
+    """Return an interval in seconds."""
+    numbers = read_numbers(value, 2)
+    if numbers is None:
+        return None
+    if numbers[0] >= numbers[1]:
+        raise FormError("error.empty_interval")
+    return numbers[0], numbers[1]
+
+
+def read_box(value: Any) -> tuple[float, ...] | None:
+    """Return a box in fractions: left, top, right, bottom."""
+    numbers = read_numbers(value, 4)
+    if numbers is not None and (numbers[0] >= numbers[2] or numbers[1] >= numbers[3]):
+        raise FormError("error.empty_box")
+    return numbers
+
+
+def outside(span: tuple[float, float], seconds: float | None) -> list[list[float]]:
+    """Return what of a medium of that many seconds lies outside an interval.
+
+    Raises `FormError` where the interval is all of it, and where nobody knows how long it is.
+    """
+    if seconds is None:
+        raise FormError("error.no_length")
+    begin, end = span
+    left = [[0.0, begin]] if begin > 0 else []
+    right = [[end, seconds]] if end < seconds else []
+    if not left + right:
+        raise FormError("error.all_selected")
+    return left + right
+
+
+def write_mask(layers: Sequence[str | Path], out: Path, stays: bool) -> Path | None:
+    """Write what was painted as a mask that is bright where the medium is kept.
+
+    Args:
+        layers: pictures of the editor, transparent where nothing was painted.
+        out: the file to write.
+        stays: whether the painted part is what is kept; otherwise it is what is made anew.
+
+    Returns:
+        The file; None where nothing was painted.
+
+    Raises:
+        InputError: for a layer that is no picture, and for layers of different sizes.
+    """
+    from PIL import ImageChops
+
+    union = None
+    for layer in layers:
+        painted = _painted(layer)
+        if union is not None and union.size != painted.size:
+            raise FormError("error.no_mask")
+        union = painted if union is None else ImageChops.lighter(union, painted)
+    if union is None or union.getbbox() is None:
+        return None
+    (union if stays else ImageChops.invert(union)).save(out)
+    return out
+
+
+def _painted(layer: str | Path) -> Any:
+    """Return where a layer of the editor was painted, as a grey picture of 0 and 255."""
+    from PIL import Image
+
+    try:
+        with Image.open(layer, formats=("PNG", "WEBP")) as opened:
+            large = opened.width * opened.height > MOST_MASK
+            if not large:
+                return opened.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha > 0))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise FormError("error.no_mask") from None
+    raise FormError("error.large_mask")
