@@ -100,6 +100,7 @@ def _start(ray: Any) -> None:
     import logging
 
     ray.init(ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts samples
     context.max_errored_blocks = -1  # a batch that cannot be made costs no other
