@@ -2,9 +2,9 @@
 
     python benchmarks/cluster.py --jobs 2000 --workers 2 --steps 2
 
-Runs `codi generate --jobs ... --ray`, kills a worker with SIGKILL when a third of the files are there, and then
+Runs `codi generate --jobs ... --ray`, kills a worker with SIGKILL when a third of the jobs are there, and
 looks at what came out: every job has its files and its record, and those of some jobs, drawn at random, are
-compared with runs of one process. Prints samples per second and what it found.
+compared with what one process makes. Prints samples per second and what it found.
 """
 
 import argparse
