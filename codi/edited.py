@@ -18,7 +18,7 @@ from codi.conditions.regions import Geometry
 from codi.conditions.source_prompt import SourcePrompt
 from codi.conditions.start import Start
 from codi.diffusion import stream_seed
-from codi.edits import Box, Edit, Edits, Region
+from codi.edits import Box, Edit, Edits, KeptPart
 from codi.modalities import kind_of
 from codi.types import InputError, Modality, ModalitySpec
 
@@ -127,7 +127,7 @@ def _on_canvas(modality: Modality, value: Any, box: Box, spec: ModalitySpec) -> 
     return raw
 
 
-def _region_mask(modality: Modality, edit: Edit, region: Region, geometry: Geometry) -> Tensor:
+def _region_mask(modality: Modality, edit: Edit, region: KeptPart, geometry: Geometry) -> Tensor:
     """Return the mask of one region."""
     if region.kind == "interval":
         return regions.interval_mask(geometry, *region.value)

@@ -34,7 +34,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Region:
+class KeptPart:
     """One region that is kept.
 
     Attributes:
@@ -65,7 +65,7 @@ class Edit:
 
     source: Any = None
     strength: float | None = None
-    keep: tuple[Region, ...] = ()
+    keep: tuple[KeptPart, ...] = ()
     keyframes: tuple[tuple[int | float, Any], ...] = ()
     canvas: Box | None = None
     source_prompt: str | None = None
@@ -309,7 +309,7 @@ def _resample_steps(value: Any, edits: Mapping[Modality, Edit]) -> int:
     return int(value)
 
 
-def _regions(modality: Modality, value: Any) -> tuple[Region, ...]:
+def _regions(modality: Modality, value: Any) -> tuple[KeptPart, ...]:
     """Return one region or a list of regions."""
     if isinstance(value, (list, range)):
         if not len(value):
@@ -318,32 +318,32 @@ def _regions(modality: Modality, value: Any) -> tuple[Region, ...]:
     return (_region(modality, value),)
 
 
-def _region(modality: Modality, value: Any) -> Region:
+def _region(modality: Modality, value: Any) -> KeptPart:
     """Return one region of any form."""
     value = _number(value)
     if value is True:
-        return Region(kind="whole")
+        return KeptPart(kind="whole")
     if isinstance(value, Integral) and not isinstance(value, bool):
-        return Region(kind="frame", value=int(value))
+        return KeptPart(kind="frame", value=int(value))
     if isinstance(value, (tuple, list)):
         return _numbered(modality, value)
     if value is None or isinstance(value, (bool, Real, Mapping)):
         raise InputError(f"keep of {modality} is {value!r:.60}: expected {FORMS}")
-    return Region(kind="mask", value=_item(modality, "keep", value))
+    return KeptPart(kind="mask", value=_item(modality, "keep", value))
 
 
-def _numbered(modality: Modality, value: Sequence[Any]) -> Region:
+def _numbered(modality: Modality, value: Sequence[Any]) -> KeptPart:
     """Return a region that is written in two or four numbers."""
     value = [_number(item) for item in value]
     if len(value) == 4:
-        return Region(kind="box", value=_box("keep", modality, value))
+        return KeptPart(kind="box", value=_box("keep", modality, value))
     ends = numbers(value, 2)
     if ends is None or not 0 <= ends[0] < ends[1]:
         raise InputError(
             f"keep of {modality} names {list(value)!r:.60}: expected seconds (begin, end), the first below "
             "the second, or a box (left, top, right, bottom)"
         )
-    return Region(kind="interval", value=(ends[0], ends[1]))
+    return KeptPart(kind="interval", value=(ends[0], ends[1]))
 
 
 def _box(name: str, modality: Modality, value: Any) -> Box:
@@ -422,7 +422,7 @@ def _strength(modality: Modality, edit: Edit) -> float:
     return 1.0 if edit.keeps else STRENGTH
 
 
-def _check_region(modality: Modality, region: Region, spec: ModalitySpec) -> None:
+def _check_region(modality: Modality, region: KeptPart, spec: ModalitySpec) -> None:
     """Raise `InputError` for a region that a medium of this geometry cannot have."""
     if region.kind != "whole" and region.kind not in kind_of(modality).regions:
         able = ", ".join(("whole", *kind_of(modality).regions))
@@ -455,7 +455,7 @@ def _frame(modality: Modality, when: int | float, spec: ModalitySpec) -> int:
 def _check_keyframes(
     modality: Modality,
     keyframes: Sequence[tuple[int, Any]],
-    kept: Sequence[Region],
+    kept: Sequence[KeptPart],
     spec: ModalitySpec,
 ) -> None:
     """Raise `InputError` for keyframes that are the same frame, and for one in what is kept as a whole."""
@@ -472,7 +472,7 @@ def _check_keyframes(
                 )
 
 
-def _covers(region: Region, frame: int, spec: ModalitySpec) -> bool:
+def _covers(region: KeptPart, frame: int, spec: ModalitySpec) -> bool:
     """Return whether a region keeps a whole frame."""
     if region.kind == "interval":
         rate, _ = spec.timed

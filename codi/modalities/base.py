@@ -55,7 +55,7 @@ class ModalityKind(ABC):
         sizes: the names of those of `codi.types.SIZES` that it has.
         prompt_file: what a prompt's file may be, for `codi generate --help`.
         in_words: whether its prompts are sentences, and not files or arrays.
-        regions: the kinds of regions of it that can be kept (`codi.edits.Region`), besides the whole of it.
+        regions: the kinds of regions of it that can be kept (`codi.edits.KeptPart`), besides the whole of it.
         takes_sound: whether a sound that is made for a file of it is written into that file as well.
         has_onsets: whether `onsets` finds moments in it, by which samples are told apart.
         data_suffixes: what files of it in a data set may end in, the first in a shard of our own.
