@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from codi.border import check_interval
 from codi.controls import KINDS, find_kind
 from codi.controls.base import ControlMap, as_plain, is_json
 from codi.types import InputError, Modality, ModalitySpec, listed
@@ -137,7 +138,9 @@ def _input(output: Modality | None, kind: Any, given: Any, folder: Path) -> Cont
         kind=reader.name,
         value=value if isinstance(value, ControlMap) else reader.parse(value, folder),
         weight=_weight(kind, given.get("weight", 1.0) if details else 1.0),
-        interval=_interval(kind, given.get("interval", ALWAYS) if details else ALWAYS),
+        interval=check_interval(
+            f"the interval of control {kind}", as_plain(given.get("interval", ALWAYS) if details else ALWAYS)
+        ),
     )
 
 
@@ -148,20 +151,6 @@ def _weight(kind: str, weight: Any) -> float:
     if not fine or not math.isfinite(weight) or weight < 0:
         raise InputError(f"control {kind} has the weight {weight!r:.80}: expected a number of at least 0")
     return float(weight)
-
-
-def _interval(kind: str, interval: Any) -> tuple[float, float]:
-    """Return two fractions of the schedule in rising order; raise `InputError` for anything else."""
-    try:
-        first, last = map(float, as_plain(interval))
-    except (TypeError, ValueError):
-        first, last = 1.0, 0.0
-    if not 0 <= first < last <= 1:
-        raise InputError(
-            f"control {kind} has the interval {interval!r:.80}: expected two fractions of the schedule, such "
-            "as (0, 0.6)"
-        )
-    return first, last
 
 
 def typed(text: str, folder: Path = Path()) -> ControlInput:
