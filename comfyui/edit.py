@@ -29,9 +29,7 @@ def _starts(image: Any = None, audio: Any = None, video: Any = None, text: str =
     if video is not None:
         found["video"] = media.clip(video)
     if not found:
-        from codi import InputError
-
-        raise InputError(
+        raise media.input_error(
             "nothing is connected to start from: expected one of the optional sockets to be used"
         )
     return found
@@ -91,9 +89,9 @@ class Retake(_Edit):
     ) -> tuple[dict[str, Any]]:
         """Return the settings with this retake."""
         if not begin < end:
-            from codi import InputError
-
-            raise InputError(f"the retake goes from {begin:g} to {end:g} s: expected an end behind the begin")
+            raise media.input_error(
+                f"the retake goes from {begin:g} to {end:g} s: expected an end behind the begin"
+            )
         starts = _starts(audio=audio, video=video)
         found = {
             "start": starts,
@@ -212,9 +210,7 @@ def with_kept_ends(pipe: Any, outputs: list[str], call: Mapping[str, Any]) -> di
             continue  # the call says so
         length = min(specs[output].timed[1], _seconds(call["start"][output]))
         if begin >= length:
-            from codi import InputError
-
-            raise InputError(
+            raise media.input_error(
                 f"the retake of {output} begins at {begin:g} s, and it lasts {length:g} s: expected a begin "
                 "before that"
             )

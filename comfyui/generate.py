@@ -86,6 +86,8 @@ class Generate(Node):
         """Return the result and its media; what was not made blocks the nodes that want it."""
         wanted = (make_text, make_image, make_audio, make_video)
         outputs = [name for name, made in zip(OUTPUTS, wanted, strict=True) if made]
+        if not outputs:
+            raise media.input_error("nothing is to be made: expected make_text, make_image, ... to be on")
         with outside_inference_mode():
             call = by_modality(prompt) | by_modality(negative, "negative_") | (settings or {})
             call["guidance_scale"] = scales(guidance_scale, outputs, call.get("guidance_scale"))
@@ -188,8 +190,7 @@ class Continue(Node):
             call = by_modality(prompt) | by_modality(negative, "negative_")
             if steps:
                 call["num_inference_steps"] = steps
-            longer = extend(model, source, seconds=seconds, direction=direction, loop=loop, seed=seed, **call)
-            # Known only now, and every window is given it.
+            progress = Progress()
             longer = extend(
                 model,
                 source,
@@ -197,9 +198,10 @@ class Continue(Node):
                 direction=direction,
                 loop=loop,
                 seed=seed,
-                callback_on_step_end=Progress(len(longer.steps)).step,
+                callback_on_step_end=progress.step,
                 **call,
             )
+            progress.calls = len(longer.steps)
             made = {m.value: raw for m, raw in longer.gather().items()}
         rates = {m.value: spec.rate for m, spec in longer.specs.items()}
         wave = media.as_audio([made["audio"]], rates["audio"]) if "audio" in made else None

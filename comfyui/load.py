@@ -57,10 +57,10 @@ class LoadModel(Node):
     @classmethod
     def IS_CHANGED(cls, model: str, **others: Any) -> str:
         """Return another value when the files of the model's folder are others, so that it is loaded anew."""
-        folder = Path(_source(model) or "")
-        if not model.strip() or not folder.is_dir():
+        source = _source(model)
+        if source is None or not Path(source).is_dir():
             return model
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in Path(source).rglob("*") if path.is_file())
         return repr([(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files])
 
 

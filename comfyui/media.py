@@ -37,7 +37,7 @@ def picture(image: Tensor, what: str) -> Any:
     """
     found = pictures(image)
     if len(found) != 1:
-        raise _input_error(
+        raise input_error(
             f"{what} is a batch of {len(found)} pictures: expected one, such as of the node ImageFromBatch"
         )
     return found[0]
@@ -54,7 +54,7 @@ def sound(audio: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return the only sound of an AUDIO; raise `InputError` if it holds several."""
     found = sounds(audio)
     if len(found) != 1:
-        raise _input_error(f"{what} is a batch of {len(found)} sounds: expected one")
+        raise input_error(f"{what} is a batch of {len(found)} sounds: expected one")
     return found[0]
 
 
@@ -90,7 +90,7 @@ def kept(mask: Tensor, frames: int | None = None) -> Any:
         return found[0]
     if len(found) != frames:
         expected = "one" if frames is None else f"one, or one for each of the {frames} frames"
-        raise _input_error(f"the mask is a batch of {len(found)}: expected {expected}")
+        raise input_error(f"the mask is a batch of {len(found)}: expected {expected}")
     return found
 
 
@@ -125,7 +125,7 @@ def as_video(frames: Any, fps: float | None, audio: dict[str, Any] | None) -> An
     return VideoFromComponents(VideoComponents(images=as_image(frames), frame_rate=rate, audio=audio))
 
 
-def _input_error(message: str) -> Exception:
+def input_error(message: str) -> Exception:
     """Return codi's error for something a user gave."""
     from codi import InputError
 

@@ -54,6 +54,7 @@ class Progress:
         from comfy import model_management, utils
 
         self._check = model_management.throw_exception_if_processing_interrupted
+        self._check()  # the model may have been loading while someone pressed the button
         self._bar = utils.ProgressBar(1)
         self.calls = 1
         self._done = 0

@@ -67,11 +67,13 @@ class Record(Node):
     """Shows how every sample was made."""
 
     DESCRIPTION = "The record of every sample as JSON: prompts, seed, every setting, model, versions."
+    OUTPUT_NODE = True
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("record",)
     OUTPUT_IS_LIST = (True,)
     required: ClassVar[dict[str, Any]] = {"result": socket(RESULT, "of CoDi Generate")}
 
-    def run(self, result: Any) -> tuple[list[str]]:
-        """Return one record for each sample."""
-        return ([json.dumps(result.record(k), indent=2) for k in range(len(result.seeds))],)
+    def run(self, result: Any) -> dict[str, Any]:
+        """Return one record for each sample, and show them."""
+        records = [json.dumps(result.record(k), indent=2) for k in range(len(result.seeds))]
+        return {"ui": {"text": records}, "result": (records,)}
