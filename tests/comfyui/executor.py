@@ -1,10 +1,10 @@
 """Run graphs in ComfyUI's API format by the rules that it documents.
 
-docs.comfy.org/custom-nodes/backend (data types, lists, execution control), and `execution.py`
-of the commit that stand_ins.py names. A graph is checked before anything runs: every node exists, every
-required input is there, types that are linked agree, numbers and names are within what a widget allows. A node
-runs once for each entry of the longest list among its inputs, of shorter ones the last entry counts again; an
-output that says OUTPUT_IS_LIST is a list of such entries. Everything runs in inference mode.
+docs.comfy.org/custom-nodes/backend (data types, lists, execution control), and `execution.py` of the commit
+that stand_ins.py names. A graph is checked before anything runs: every node exists, every required input is
+there, types that are linked agree, numbers and names are within what a widget allows. A node runs once for
+each entry of the longest list among its inputs, of shorter ones the last entry counts again; an output that
+says OUTPUT_IS_LIST is a list of such entries. Everything runs in inference mode.
 """
 
 from typing import Any

@@ -1,11 +1,13 @@
 """The same graphs in ComfyUI itself, and the stand-ins beside what they stand in for.
 
-    CODI_COMFYUI=PATH/TO/ComfyUI CODI_COMFYUI_PYTHON=PATH/TO/python pytest -m slow tests/comfyui/test_real_comfyui.py
+    export CODI_COMFYUI=PATH/TO/ComfyUI CODI_COMFYUI_PYTHON=PATH/TO/python
+    pytest -m slow tests/comfyui/test_real_comfyui.py
 
-The Python has ComfyUI's requirements and those of codi. A server is started on the loopback, with its own folders
-for files; nothing is written into the checkout.
+The Python has ComfyUI's requirements and those of codi. A server is started on the loopback, with its own
+folders for files; nothing is written into the checkout.
 """
 
+import inspect
 import json
 import os
 import shutil
@@ -14,7 +16,6 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -46,7 +47,8 @@ print("FACTS" + json.dumps({
     "previews": comfy.cli_args.args.preview_method == comfy.cli_args.LatentPreviewMethod.NoPreviews,
     "path": names(folder_paths.get_save_image_path), "models": isinstance(folder_paths.models_dir, str),
     "components": names(comfy_api.util.VideoComponents),
-    "video": names(comfy_api.input_impl.VideoFromComponents), "file": names(comfy_api.input_impl.VideoFromFile),
+    "video": names(comfy_api.input_impl.VideoFromComponents),
+    "file": names(comfy_api.input_impl.VideoFromFile),
     "save_to": names(comfy_api.input_impl.VideoFromComponents.save_to),
 }))
 """
@@ -121,8 +123,6 @@ def test_the_stand_ins_are_as_what_they_stand_in_for():
     line = [each for each in made.stdout.splitlines() if each.startswith("FACTS")]
     assert line, made.stderr
     facts = json.loads(line[0].removeprefix("FACTS"))
-    import inspect
-
     names = lambda thing: list(inspect.signature(thing).parameters)
     assert facts["bar"] == names(stand_ins.ProgressBar)
     assert facts["absolute"] == names(stand_ins.ProgressBar.update_absolute)

@@ -119,14 +119,19 @@ def test_text_is_never_markup():
     assert "how it was made" in shown.text
 
 
-def test_a_page_is_bounded_and_says_what_it_lacks():
-    many = output(samples=40)._repr_html_()
-    assert "28 more samples are not shown here" in many and many.count("<video") == players.ROWS
-    large = CoDiOutput(videos=[noise(400, 3, 700, 500)] * 3, fps=8.0, seeds=[0, 1, 2])
-    made = large._repr_html_()
-    assert len(made) <= players.LARGEST
-    assert made.count("<video") < 3 and "are too large to be shown here: save() writes all" in made
-    assert "the first 30 of 50 s" in made or "<video" not in made
+def test_a_page_is_bounded_and_says_what_it_lacks(monkeypatch):
+    many = CoDiOutput(images=[noise(3, 8, 8)] * 40, seeds=list(range(40)))._repr_html_()
+    assert "28 more samples are not shown here" in many and many.count("<img") == players.ROWS
+    monkeypatch.setattr(players, "LARGEST", 100_000)
+    made = output(samples=3)._repr_html_()
+    assert len(made) <= 100_000 and 0 < made.count("<img") < 6
+    assert "media are too large to be shown here: save() writes all" in made
+    Elements(made)
+
+
+def test_long_clips_are_cut():
+    made = players.clip(noise(300, 3, 8, 8), 10.0)
+    assert "the first 24 of 30 s" in made
 
 
 def test_large_media_are_made_smaller():
