@@ -29,8 +29,8 @@ SAYS = {
 # What a notebook leaves, what it prints, and how many outputs show themselves.
 NOTEBOOKS = {
     "tour": (["out/000.mp4", "out/000.wav"], r"its sound: .+\n(.+\n){3}.*'seed': \[0\]", 5),
-    "fine_tuning": (["runs/mine/words", "runs/mine/loras"], "as it was: True", 4),
-    "composing": (["my-codi/joint_adapters"], "(?s)difference 0.0e.00.*another clip: True", 2),
+    "fine_tuning": (["runs/mine/words", "runs/mine/loras"], "as it was: True", 3),
+    "composing": (["my-codi/prompt_translators"], "(?s)ComposedPipeline in my-codi.*silent", 2),
 }
 MORE = {"best_of_several": ["--candidates", "2"]}
 
