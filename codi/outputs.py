@@ -3,6 +3,7 @@
 Letters: B batch, F frames, H W height and width.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -243,6 +244,30 @@ class CoDiOutput(BaseOutput):
                 "what is made"
             )
         return [path]
+
+    def _repr_html_(self) -> str:
+        """Return all samples as HTML with players, which is what a notebook shows of it."""
+        from codi.io import players
+
+        if self.latents is not None:
+            shapes = ", ".join(f"{m} {tuple(z.shape)}" for m, z in self.latents.items())
+            return players.words(f"latents: {shapes}")
+        return players.page(map(self._shown, range(self._num_made)), self._num_made)
+
+    @property
+    def _num_made(self) -> int:
+        """The number of samples; of an output that was put together by hand there may be no seeds."""
+        return max([len(self.of(m)) for m in self.made], default=0)
+
+    def _shown(self, k: int) -> tuple[str, list[str]]:
+        """Return the title and the media of sample `k` as HTML."""
+        from codi.io import players
+
+        seed = f", seed {self.seeds[k]}" if k < len(self.seeds) else ""
+        pieces = [kind_of(m).shown(self, k) for m in self.outputs or self.made if k < len(self.of(m))]
+        if record := self.record(k):
+            pieces.append(players.folded("how it was made", json.dumps(record, indent=2)))
+        return f"sample {k}{seed}", pieces
 
     def record(self, k: int) -> dict[str, Any]:
         """Return how sample `k` was made, as its files carry it.

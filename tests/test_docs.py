@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-FOLDERS = ("benchmarks", "codi", "configs", "data", "docs", "examples", "tests", "training")
+FOLDERS = ("benchmarks", "codi", "comfyui", "configs", "data", "docs", "examples", "tests", "training")
 
 
 def pages() -> list[Path]:

@@ -17,6 +17,7 @@ height, W width.
     sounds.py      a recording or a clip -> a stretch of sound, in its place
     facts.py       what a file holds, in plain values
     sheet.py       frames and a sound on one sheet
+    players.py     pieces of HTML that show and play media
     read.py        all of these for prompts
     sandbox.py     these in a process that may die
     fit.py         tensors of any size, rate and length -> a model's geometry

@@ -123,6 +123,14 @@ class Audio(ModalityKind):
         wave = torch.as_tensor(out.audios[k])
         return io.save_audio(self.path(stem), wave, out.sampling_rate, out.comment(k), out.record_text(k))
 
+    def shown(self, out: Any, k: int) -> str:
+        """Return sample `k` as its waveform, its spectrogram and a player in HTML."""
+        import torch
+
+        from codi.io import players
+
+        return players.sound(torch.as_tensor(out.audios[k]), round(out.sampling_rate))
+
     def whole(self, value: Any, spec: ModalitySpec) -> Any:
         """Return a recording of its own length as a float tensor (samples,) in [-1, 1]."""
         from codi import io, media

@@ -226,6 +226,20 @@ class ModalityKind(ABC):
             the path of the file.
         """
 
+    def shown(self, out: Any, k: int) -> str:
+        """Return one sample of an output as HTML, for a notebook; by default as words.
+
+        Args:
+            out: the `CoDiOutput`.
+            k: which sample.
+
+        Returns:
+            a piece of HTML in which all text is escaped.
+        """
+        from codi.io import players
+
+        return players.words(str(out.of(self.modality)[k]))
+
     def whole(self, value: Any, spec: ModalitySpec) -> Any:
         """Return a medium of its own length, at the rate and in the size of `spec`, as `formatted` has "pt".
 

@@ -105,6 +105,16 @@ class Image(ModalityKind):
         picture = Pictures.fromarray(image) if isinstance(image, np.ndarray) else image
         return io.save_image(self.path(stem), picture, out.comment(k), out.record_text(k))
 
+    def shown(self, out: Any, k: int) -> str:
+        """Return sample `k` as a picture in HTML."""
+        from PIL import Image as Pictures
+
+        from codi import media
+        from codi.io import players
+
+        pixels = media.load_picture(out.images[k])
+        return players.picture(Pictures.fromarray(pixels.permute(1, 2, 0).numpy()))
+
     def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
         """Return the geometry that a configuration states by the side in pixels."""
         return ModalitySpec(raw_shape=(3, values["size"], values["size"]), latent_shape=())

@@ -140,18 +140,19 @@ class Video(ModalityKind):
 
     def write(self, out: Any, stem: Path, k: int) -> Path:
         """Write sample `k` as a clip, with the sound that was made with it if any, and return the path."""
-        import numpy as np
-        import torch
-
         from codi import io
 
-        clip = out.videos[k]
-        frames = torch.from_numpy(clip).permute(0, 3, 1, 2) if isinstance(clip, np.ndarray) else clip
-        sound = {}
-        if out.audios:
-            sound = {"audio": torch.as_tensor(out.audios[k]), "sampling_rate": out.sampling_rate}
+        frames, wave = _with_sound(out, k)
+        sound = {} if wave is None else {"audio": wave, "sampling_rate": out.sampling_rate}
         notes = {"comment": out.comment(k), "record": out.record_text(k)}
         return io.save_video(self.path(stem), frames, out.fps, **sound, **notes)
+
+    def shown(self, out: Any, k: int) -> str:
+        """Return sample `k` as a player of the clip in HTML, with the sound that was made with it."""
+        from codi.io import players
+
+        frames, wave = _with_sound(out, k)
+        return players.clip(frames, out.fps, wave, out.sampling_rate)
 
     def whole(self, value: Any, spec: ModalitySpec) -> Any:
         """Return a clip of its own length as uint8 (F, 3, H, W)."""
@@ -239,3 +240,13 @@ def _check_rate(fps: Any) -> None:
     number = isinstance(fps, (int, float)) and not isinstance(fps, bool)
     if fps is not None and (not number or not SLOWEST <= fps <= FASTEST):
         raise InputError(f"fps is {fps!r}: expected a number from {SLOWEST:g} to {FASTEST:g}")
+
+
+def _with_sound(out: Any, k: int) -> tuple[Any, Any]:
+    """Return the frames of sample `k`, uint8 (F, 3, H, W), and the sound (samples,) made with it, or None."""
+    import numpy as np
+    import torch
+
+    clip = out.videos[k]
+    frames = torch.from_numpy(clip).permute(0, 3, 1, 2) if isinstance(clip, np.ndarray) else clip
+    return frames, torch.as_tensor(out.audios[k]) if out.audios else None
