@@ -111,7 +111,8 @@ def told(job, folder):
         "--text ball --to image",
         "--text ball::0.5 --text night --negative-text snow --to image,video --samples 3 --seed 7 --steps 5",
         "--image a.png::2 --audio a.wav --to video --guidance video=2 --sync-guidance 1.5 --candidates 2",
-        "--text a --to video,audio --start-offset audio=0.5 --fps 4 --num-frames 8 --lengths free",
+        "--text a --to video,audio --start-offset audio=0.5 --fps 4 --num-frames 8 --seconds 1.5 "
+        "--lengths free",
         "--text a --to image --height 32 --width 64 --guider apg:eta=0.2 --no-sync --no-auxiliary-caption",
         "--text a --to image,audio --guider image=apg,audio=zero-star",
         "--text a --to image --classifier-guidance prompt:scale=0.2:interval=0-0.5",
