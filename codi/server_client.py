@@ -30,7 +30,7 @@ GONE = (OSError, http.client.HTTPException)  # what a connection raises that bre
 class Full(Exception):
     """Says that a server takes no job now.
 
-    Attributes:
+    Args:
         seconds: after which to come again.
     """
 
