@@ -11,6 +11,7 @@ service.stop()
 import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,20 @@ class Service:
         self._store.add(row, event)
         return True
 
-    def _place(self) -> "_Place":
-        """Return a context that holds a place in the queue, or raise `QueueFull`."""
-        return _Place(self)
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold a place in the queue while a job is being taken; raise `QueueFull` where there is none."""
+        with self._taking:
+            waiting = self._store.count(QUEUED) + self._coming
+            if waiting >= self.limits.max_queue:
+                after = self._dispatcher.pace.retry_after()
+                raise QueueFull(f"{waiting} jobs wait already: try again in {after:g} s", after)
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._taking:
+                self._coming -= 1
 
     def _model(self, model: str | None) -> str:
         """Return the name of a model that was asked for, or of the first one."""
@@ -338,27 +350,6 @@ class Service:
             notes=row["notes"],
             inputs=row["inputs"],
         )
-
-
-class _Place:
-    """A place in the queue of a service, held while a job is being taken."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def __enter__(self) -> None:
-        service = self._service
-        with service._taking:
-            waiting = service._store.count(QUEUED) + service._coming
-            if waiting >= service.limits.max_queue:
-                raise QueueFull(
-                    f"{waiting} jobs wait already: try again later", service._dispatcher.pace.retry_after()
-                )
-            service._coming += 1
-
-    def __exit__(self, *error: Any) -> None:
-        with self._service._taking:
-            self._service._coming -= 1
 
 
 def _placed(filter_: str | None) -> str | None:

@@ -313,8 +313,13 @@ def test_a_stopped_server_goes_on_and_makes_nothing_twice(service):
         assert [again.get(job.id, ME).state for job in (running, waiting)] == ["queued", "queued"]
         # as if the server had been killed between the last file and the note that it is done
         again._store._db.execute("UPDATE jobs SET state = 'running', files = NULL WHERE id = ?", (done.id,))
-        again.cancel(running.id, ME)
+        again._store._db.execute("UPDATE jobs SET model = 'other' WHERE id = ?", (running.id,))
         again.start()
+        gone = again.get(running.id, ME)
+        assert (gone.state, gone.error) == (
+            "failed",
+            "the model other is not here any more: expected codi-tiny",
+        )
         assert ended(again, waiting)[0].state == "done"
         found, events = ended(again, done)
         assert found.state == "done" and found.files == done.files
