@@ -197,7 +197,7 @@ def listed(server):
 
 def test_what_was_taken_outlives_a_kill_and_nothing_is_made_twice(server, first):
     job, _ = first
-    ids = [server.client.submit({**STAR, "steps": 120, "seed": k}, {})["id"] for k in range(2)]
+    ids = [server.client.submit({**STAR, "steps": 80, "seed": k}, {})["id"] for k in range(2)]
     for kind, _ in server.client.events(ids[0], 120):
         if kind == "progress":  # it is in the middle
             break
