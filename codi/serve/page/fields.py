@@ -309,11 +309,13 @@ def _keep(fields: Fields, kind: ModalityKind) -> None:
     words, name = fields.words, kind.name
     keep = [(words(f"keep.{each}"), each) for each in form.KEEP]
     fields.add(f"{name}.keep", gr.Radio(keep, value=form.KEEP[0], label=words("keep")))
-    with gr.Group(visible=False) as group:
+    with gr.Column(visible=False) as group:
         selected = [(words(f"selected.{each}"), each) for each in form.SELECTED]
         fields.add(f"{name}.selected", gr.Radio(selected, value=form.SELECTED[0], label=words("selected")))
-        if kind.spatial:
+        if kind.spatial and kind.rate_field is None:
             fields.add(f"{name}.paint", parts.mask(words("paint")))
+        elif kind.spatial:
+            fields.add(f"{name}.box", parts.box(words, words("box", kind=words.kind(name))))
         if "interval" in kind.regions:
             label = words("span", kind=words.kind(name))
             seconds = seconds_of(fields.models[0], name)

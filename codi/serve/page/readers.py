@@ -66,6 +66,24 @@ def read_box(value: Any) -> tuple[float, ...] | None:
     return numbers
 
 
+def around(box: Sequence[float]) -> list[list[float]]:
+    """Return the boxes that lie around a box: above, below, on the left and on the right.
+
+    Raises `FormError` where the box is all of the picture.
+    """
+    left, top, right, bottom = box
+    sides = (
+        [0.0, 0.0, 1.0, top],
+        [0.0, bottom, 1.0, 1.0],
+        [0.0, top, left, bottom],
+        [right, top, 1.0, bottom],
+    )
+    found = [side for side in sides if side[0] < side[2] and side[1] < side[3]]
+    if not found:
+        raise FormError("error.all_selected")
+    return found
+
+
 def outside(span: tuple[float, float], seconds: float | None) -> list[list[float]]:
     """Return what of a medium of that many seconds lies outside an interval.
 

@@ -132,6 +132,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "selected.stay": ("stays", "bleibt"),
     "paint": ("Paint over the part", "Den Teil übermalen"),
     "span": ("Interval of: {kind}", "Abschnitt von: {kind}"),
+    "box": ("Part of the picture of: {kind}", "Bildausschnitt von: {kind}"),
     "span.help": (
         "Drag over the timeline or type the seconds.",
         "Über die Zeitachse ziehen oder die Sekunden eintippen.",
