@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from codi.serve.page import cards, fields, form, frame, parts
+from codi.serve.page import cards, fields, form, frame, offers, parts
 from codi.serve.page.actions import PAST, Actions, Panels
 from codi.serve.page.fields import Fields
 from codi.serve.page.words import LANGUAGES, Words
@@ -200,7 +200,7 @@ def _wire_form(here: Fields, root: str) -> None:
     ]
     changing += [here.by_name[f"control{number}.kind"] for number in range(form.CONTROLS)]
     model.change(partial(_model_chosen, here), model, changing, **SHOWN)
-    for kind in fields.offered(here.models):
+    for kind in offers.offered(here.models):
         if kind.regions:
             _wire_keep(here, kind, root)
 
@@ -220,14 +220,14 @@ def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
     """Return what changes with the model: outputs, kinds of prompts, and kinds of control."""
     words = here.words
     model = next((each for each in here.models if each["name"] == name), here.models[0])
-    makes = fields.outputs_of(model)
+    makes = offers.outputs_of(model)
     choices = [(words.kind(kind.name), kind.name) for kind in makes]
     changes = {here.by_name["outputs"]: gr.update(choices=choices, value=[kind.name for kind in makes])}
-    changes |= {button: gr.update(visible=fields.takes(model, kind)) for kind, button in here.adders.items()}
-    controls = fields.controls_of(model)
+    changes |= {button: gr.update(visible=offers.takes(model, kind)) for kind, button in here.adders.items()}
+    controls = offers.controls_of(model)
     changes[here.marks["control"]] = gr.update(visible=bool(controls))
     changes[here.marks["no control"]] = gr.update(visible=not controls)
-    offered = fields.control_choices(words, model)
+    offered = offers.control_choices(words, model)
     for number in range(form.CONTROLS):
         changes[here.by_name[f"control{number}.kind"]] = gr.update(choices=offered, value="")
     return changes
@@ -237,7 +237,7 @@ def _wire_keep(here: Fields, kind: Any, root: str) -> None:
     """Let the part of a start be marked once there is a start and a part is to stay."""
     words, name = here.words, kind.name
     fields_of = {part: here.by_name.get(f"{name}.{part}") for part in ("paint", "box", "interval")}
-    seconds = fields.seconds_of(here.models[0], name)
+    seconds = offers.seconds_of(here.models[0], name)
     group, strength = here.marks[name], here.by_name[f"{name}.strength"]
 
     def marked(value: Any, how: str) -> dict[Any, Any]:

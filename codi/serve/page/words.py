@@ -66,6 +66,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "Drop a picture, or click to choose one",
         "Bild hierher ziehen oder zum Auswählen klicken",
     ),
+    "drop.short": ("Drop or choose", "Bild wählen"),
     # Outputs and the buttons
     "outputs": ("Make", "Erzeugen"),
     "outputs.info": ("Everything ticked is made together.", "Alles Angekreuzte entsteht gemeinsam."),
