@@ -16,7 +16,6 @@ from codi.jobs import Item, Job
 from codi.modalities import kind_of
 from codi.records import Record
 from codi.types import EMBEDDED, InputError, Modality
-from codi.version import __version__
 
 # sizes that decide how long a clip or a sound lasts
 TIMES = ("num_frames", "fps", "audio_length_in_s")
@@ -382,13 +381,13 @@ def note_differences(pipe: Any, found: list[Record], device: str) -> None:
     here = pipe.described()
     notes: dict[str, None] = {}
     for record in found:
-        if record.codi != __version__:
-            notes[f"{record.source} was made by codi {record.codi}, this is {__version__}"] = None
-        for name, version in records.versions().items():
-            if name in record.versions and record.versions[name] != version:
-                notes[f"{record.source} was made with {name} {record.versions[name]}, here is {version}"] = (
-                    None
-                )
+        if record.filter:
+            notes[
+                f"{record.source} was changed by the filter {record.filter.get('name')}, and is made again "
+                "without that unless --filter names it"
+            ] = None
+        for line in records.differences(record):
+            notes[f"{record.source} {line}"] = None
         if record.model.get("device") not in (None, device):
             notes[f"{record.source} was made on {record.model['device']}, now {device} is used"] = None
         if record.model.get("dtype") not in (None, here["dtype"]):

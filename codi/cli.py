@@ -1,4 +1,4 @@
-"""Run the command `codi`: generate, vary, continue, serve, submit, bench, convert, info, and others.
+"""Run the command `codi` with its subcommands: generate, vary, continue, grid, compare, serve, submit, ...
 
 Paths of what was made go to stdout, everything else to stderr. A user's mistake is reported in one line with
 exit code 2, an interrupt with exit code 130. Nothing heavy is imported before the arguments are known to be
@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -22,15 +22,19 @@ from typing import Any, NoReturn
 from codi import (
     __version__,
     bench,
+    compare_command,
     continue_command,
     convert,
     fork_server,
+    grid_command,
     inspection,
     modalities,
     options,
+    provenance,
     renamed,
     submit_command,
     vary,
+    verify_command,
 )
 from codi.compose import command as compose
 from codi.compose.folder import composed_folder
@@ -118,6 +122,12 @@ def build_parser() -> argparse.ArgumentParser:
     vary.add_command(commands).set_defaults(run=_vary)
     continue_command.add_command(commands).set_defaults(run=_continue)
     _add_submit(commands)
+    grid_command.add_command(commands, _add_making).set_defaults(
+        run=lambda args: grid_command.run(args, _generate, _print_path)
+    )
+    compare_command.add_command(commands, _add_making).set_defaults(
+        run=lambda args: compare_command.run(args, _generate, _print_path)
+    )
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
     )
@@ -133,6 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     compose.add_command(commands)
     inspection.add_command(commands)
     serve.add_command(commands).set_defaults(run=serve.run)
+    verify_command.add_command(commands).set_defaults(run=verify_command.run)
     info = commands.add_parser(
         "info", help="what a model is: parts, sizes, rates, licence", description="What a model is."
     )
@@ -161,8 +172,14 @@ def _add_generate(commands: Any) -> None:
         "also stands in the loop as a clean partner, so that what is made keeps its time; sound made for a "
         "video is written as that video with the new sound, too, its frames untouched.",
     )
-    _add_request(generate)
     _add_files(generate)
+    _add_making(generate)
+    generate.set_defaults(run=_generate)
+
+
+def _add_making(generate: Any) -> None:
+    """Add the options that say what is made and how."""
+    _add_request(generate)
     generate.add_argument(
         "--scheduler",
         choices=SCHEDULERS,
@@ -175,8 +192,9 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--device", help=f"{DEVICES} (default auto)")
     generate.add_argument("--dtype", choices=DTYPES, help="precision of the networks (default float32)")
     generate.add_argument("--batch", type=int, metavar="N", help="samples made at once (default 16)")
+    provenance.add_options(generate)
     generate.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    generate.set_defaults(run=_generate, written={})
+    generate.set_defaults(written={})
 
 
 def _add_submit(commands: Any) -> None:
@@ -420,12 +438,14 @@ def _add_regions(generate: Any) -> None:
 # Commands --------------------------------------------------------------
 
 
-def _generate(args: argparse.Namespace) -> int:
+def _generate(args: argparse.Namespace, show: Callable[[Path], None] | None = None) -> int:
     """Check all that was asked, then load the model, make the media and write them.
 
-    Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted.
+    Nothing is written if a check fails. Of several jobs one fails alone, unless that is not wanted. Paths of
+    what is written are printed, or given to `show`.
     """
     from codi import again, jobs, wording
+    from codi.filters import Filter
     from codi.session import Session
 
     started = time.perf_counter()
@@ -435,6 +455,7 @@ def _generate(args: argparse.Namespace) -> int:
         gc.disable()
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch is {args.batch}: expected at least 1")
+    asked = {"filter": Filter.parse(args.filter), "sign": provenance.signer_of(args)}
     found = None
     chosen = args.scheduler
     failures = Failures(alone=bool(args.jobs) and not args.fail_fast, report=partial(_fail, code=2))
@@ -451,7 +472,7 @@ def _generate(args: argparse.Namespace) -> int:
     out = _output_folder(args.out)
     if args.lora or args.words or args.control_from:  # they are checked with the classes of the model
         _import_pipeline(args)
-    session = Session(out, args, started, failures)
+    session = Session(out, args, started, failures, **asked)
     session.protect(todo)
     todo = session.resumed(failures.left(todo))
     for job in session.pending(todo):
@@ -479,7 +500,7 @@ def _generate(args: argparse.Namespace) -> int:
             with contextlib.redirect_stdout(sys.stderr):
                 paths = session.run(batch)
             for path in paths:
-                _print_path(path)
+                (show or _print_path)(path)
     finally:  # what is finished is recorded after an interrupt as well
         session.finish(todo)
     if failures:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from codi import provenance
 from codi.modalities import kind_of, kinds
 from codi.types import DTYPES, InputError, Modality
 from codi.windows import DIRECTIONS
@@ -55,6 +56,7 @@ def add_command(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="NAME", help="as in `codi generate`")
     parser.add_argument("--device", default="auto", metavar="NAME", help="as in `codi generate`")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="as in `codi generate`")
+    provenance.add_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 
@@ -72,6 +74,9 @@ def run(args: argparse.Namespace, show: Callable[[Path], None]) -> int:
     Raises:
         InputError: for files and lengths that cannot be used.
     """
+    from codi.filters import Filter
+
+    asked = {"filter": Filter.parse(args.filter), "sign": provenance.signer_of(args)}
     media, after = sorted_files(args.files, args.to)
     words = args.text or _words(args.files)
     import torch
@@ -96,7 +101,7 @@ def run(args: argparse.Namespace, show: Callable[[Path], None]) -> int:
             seed=args.seed,
             **_call(args, words),
         )
-        paths = longer.save(args.out, None if args.quiet else _report)
+        paths = longer.save(args.out, None if args.quiet else _report, **asked)
     for path in paths:
         show(path)
     return 0

@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from codi import io, records
 from codi.border import check_number
+from codi.filters import Filter, Refused, show
 from codi.modalities import kind_of
 from codi.types import InputError, Modality, ModalitySpec, listed
 from codi.version import __version__
@@ -113,6 +114,9 @@ class Continuation:
         self._about = about
         self._per_tick = {m: int(_fraction(spec) / rate) for m, spec in specs.items()}
         self._record: dict[str, Any] = {}
+        self._filter: Filter | None = None
+        self._changed: set[str] = set()  # what the filter changed
+        self._windows = 0  # that the files hold
         self._first = min(place for step in steps for place in (0, step.made[0]))
 
     def __iter__(self) -> Iterator[Piece]:
@@ -175,7 +179,13 @@ class Continuation:
         pieces = sorted(self, key=lambda piece: piece.begin)
         return {m: torch.cat([piece.media[m] for piece in pieces]) for m in self.specs}
 
-    def save(self, folder: str | Path, report: Callable[[str], None] | None = None) -> list[Path]:
+    def save(
+        self,
+        folder: str | Path,
+        report: Callable[[str], None] | None = None,
+        filter: Filter | Callable[[Any], Any] | str | None = None,
+        sign: Callable[[list[Path], Mapping[str, Any]], list[Path]] | None = None,
+    ) -> list[Path]:
         """Make all of it and write it as it is made, under the next free number of a folder.
 
         What comes before what was given is made from there outwards, and is held until its beginning is made.
@@ -184,20 +194,44 @@ class Continuation:
         Args:
             folder: where the files go.
             report: is told of every window that is done, in a line.
+            filter: is asked of the new part of every window (`codi.filters`), and may change it.
+            sign: signs the files before anybody sees them (`codi.credentials.Signer`).
 
         Returns:
             The paths of the files.
 
         Raises:
-            InputError: for a file that cannot be written, or what the pipeline refuses.
+            InputError: for a file that cannot be written, or what the pipeline refuses. If the filter refuses
+                a window, nothing is written.
         """
         io.check_writers(self.specs)
         folder = io.check_folder(folder)
-        with io.numbered(folder) as name, ExitStack() as stack:
-            failure = self._write(folder / name, stack, report)
+        self._filter, self._changed = Filter.parse(filter), set[str]()
+        with io.numbered(folder) as name, io.staged(folder, replace=False) as place:
+            with ExitStack() as stack:
+                failure = self._write(place / name, stack, report)
+            paths = [kind_of(m).path(place / name) for m in reversed(list(self.specs))]
+            if sign is not None:
+                paths += sign(paths, self._described(self._windows))
         if failure is not None:
             raise failure
-        return [kind_of(m).path(folder / name) for m in reversed(list(self.specs))]
+        return [folder / path.name for path in paths]
+
+    def _passed(self, piece: Piece) -> Piece:
+        """Return a piece as the filter lets it pass; what was given is not asked about."""
+        if self._filter is None or piece.seed is None:
+            return piece
+        rates = {spec.rate_field: self.specs[m].timed[0] for m, spec in ((m, kind_of(m)) for m in self.specs)}
+        shown = show(piece.media, self._described(0), seed=piece.seed, **rates)
+        changed = self._filter.changed(shown)
+        for name, new in changed.items():
+            if new.shape != shown.media[name].shape:
+                raise Refused(
+                    f"the filter {self._filter.name} returned the {name} of a window as {tuple(new.shape)}: "
+                    f"expected {tuple(shown.media[name].shape)}, since others follow; nothing is written"
+                )
+        self._changed |= set(changed)
+        return replace(piece, media={m: changed.get(m.value, made) for m, made in piece.media.items()})
 
     def _write(
         self, stem: Path, stack: ExitStack, report: Callable[[str], None] | None
@@ -211,16 +245,17 @@ class Continuation:
         failure = None
         try:
             for piece in self:
-                for ready in order.add(piece):
+                for ready in order.add(self._passed(piece)):
                     _append(appends, ready)
                 if report is not None and piece.seed is not None:
                     report(f"window {order.windows} of {len(self.steps)}")
         except (Exception, KeyboardInterrupt) as error:
-            if not order.windows:
+            if not order.windows or isinstance(error, Refused):
                 raise
             failure = error
         for ready in order.rest():
             _append(appends, ready)
+        self._windows = order.windows
         return failure
 
     def _described(self, windows: int) -> dict[str, Any]:
@@ -228,7 +263,10 @@ class Continuation:
         about = {**self._about, "windows": windows, "of": len(self.steps)}
         sources = {"sources": self._about["sources"]} if self._about["sources"] else {}
         about = {key: value for key, value in about.items() if key != "sources"}
-        return records.head() | self._record | sources | {"seed": self._seed, "continued": about}
+        changed = {}
+        if self._filter is not None and self._changed:
+            changed = {"filter": {**self._filter.described(), "changed": sorted(self._changed)}}
+        return records.head() | self._record | sources | {"seed": self._seed, "continued": about} | changed
 
 
 class InOrder:

@@ -25,6 +25,7 @@ class Failures:
         self.total = 0  # jobs that were asked for
         self._report = report
         self._origins: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []  # what a file says of them
 
     def __len__(self) -> int:
         return len(self._origins)
@@ -52,17 +53,19 @@ class Failures:
         except InputError as error:
             message = str(error) if str(error).startswith(origin) else f"{origin}{error}"
             if not self.alone:
-                raise InputError(message) from error
-            self._add(origin, message)
+                raise type(error)(message) from error
+            self._add(job, message, refused=getattr(error, "refused", False))
         except (MemoryError, RuntimeError) as error:
             if not (self.alone and is_of_memory(error)):
                 raise
-            self._add(origin, f"{origin}{OUT_OF_MEMORY}")
+            self._add(job, f"{origin}{OUT_OF_MEMORY}")
 
-    def _add(self, origin: str, message: str) -> None:
+    def _add(self, job: Any, message: str, refused: bool = False) -> None:
         """Report the first error of a job."""
+        origin = job if isinstance(job, str) else job.origin
         if origin not in self._origins:
             self._origins[origin] = message
+            self.rows.append({"id": getattr(job, "id", None), "error": message, "refused": refused})
             self._report(message)
 
     def has(self, job: Any) -> bool:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from codi.jobs import DEFAULTS, NAMED, RANDOM, SCALES, SETTINGS, Job, parse_item, prompt_keys
+from codi.jobs import DEFAULTS, NAMED, RANDOM, SCALES, SETTINGS, Job, prompt_keys, split_weight
 from codi.modalities import in_words
-from codi.types import InputError, Modality
+from codi.types import Modality
 
 Rename = Callable[[str], str]
 
@@ -37,7 +37,7 @@ def with_files(line: Mapping[str, Any], rename: Rename) -> dict[str, Any]:
     found = dict(line)
     for key, modality in prompt_keys().items():
         if key in found and not in_words(modality):
-            found[key] = _prompts(modality, found[key], rename)
+            found[key] = _prompts(found[key], rename)
     if isinstance(found.get("start"), Mapping):
         found["start"] = {name: _start(name, value, rename) for name, value in found["start"].items()}
     if isinstance(found.get("keep"), Mapping):
@@ -96,16 +96,13 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     return list(map(change, value)) if isinstance(value, list) else change(value)
 
 
-def _prompts(modality: Modality, value: Any, rename: Rename) -> Any:
+def _prompts(value: Any, rename: Rename) -> Any:
     """Return the prompts under a key of a line."""
 
     def changed(entry: Any) -> Any:
         if isinstance(entry, str):
-            try:
-                item = parse_item(modality, entry)
-            except InputError:  # empty, or an address: for the one who reads the line to refuse, or to fetch
-                return {"value": rename(entry)} if entry.strip() else entry
-            return {"value": rename(item.value), "weight": item.weight}
+            value, weight = split_weight(entry)  # it may be an address, which `parse_item` refuses
+            return {"value": rename(value), "weight": weight} if value.strip() else entry
         if isinstance(entry, Mapping) and isinstance(entry.get("value"), str):
             return {**entry, "value": rename(entry["value"])}
         return entry
@@ -141,7 +138,7 @@ def _region(region: Any, rename: Rename) -> Any:
     found = dict(region)
     for modality in Modality:
         if modality.value in found and not in_words(modality):
-            found[modality.value] = _prompts(modality, found[modality.value], rename)
+            found[modality.value] = _prompts(found[modality.value], rename)
     if isinstance(found.get("mask"), str):
         found["mask"] = rename(found["mask"])
     return found

@@ -379,16 +379,18 @@ def parse_item(modality: Modality, text: str) -> Item:
 
     A tail that is no number belongs to the prompt: 'std::vector' has a weight of 1.
     """
+    return _item(modality, *split_weight(text))
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """Return the words or the path of a prompt, and its weight."""
     value, sign, tail = text.rpartition("::")
-    weight = 1.0
-    if sign:
-        try:
-            weight = float(tail)
-        except ValueError:
-            value = text
-    else:
-        value = text
-    return _item(modality, value, weight)
+    if not sign:
+        return text, 1.0
+    try:
+        return value, float(tail)
+    except ValueError:
+        return text, 1.0
 
 
 def _item(modality: Modality, value: str, weight: float) -> Item:

@@ -3,7 +3,7 @@
 Letters: B batch, F frames, H W height and width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from diffusers.utils.outputs import BaseOutput
 
 from codi import io, records
+from codi.filters import Filter, show
 from codi.modalities import Attribute, kind_of
 from codi.records import Record, read_record
 from codi.types import InputError, Latents, Modality
@@ -50,6 +51,7 @@ class CoDiOutput(BaseOutput):
         origin: outputs, prompts and model, as a record has them.
         batch: for each sample, its row and the number of rows in the batch in which it was made.
         others: media of modalities that have no field here, by modality; `out.of(name)` gives any.
+        filtered: for each sample, which filter changed what (see `filtered_by`); empty without a filter.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -106,8 +108,45 @@ class CoDiOutput(BaseOutput):
     origin: dict[str, Any] = field(default_factory=dict)
     batch: list[dict[str, int]] = field(default_factory=list)
     others: dict[Modality, list[Any]] = field(default_factory=dict)
+    filtered: list[dict[str, Any]] = field(default_factory=list)
 
-    def save(self, folder: str | Path, names: list[str] | None = None, overwrite: bool = False) -> list[Path]:
+    def filtered_by(self, filter: Filter | Callable[[Any], Any] | str | None) -> "CoDiOutput":
+        """Return what a filter lets pass, with what it changed in place of what was made.
+
+        Args:
+            filter: a function of one sample (`codi.filters`), or its name; None lets everything pass.
+
+        Returns:
+            This output where nothing was changed, or another.
+
+        Raises:
+            Refused: if the filter refuses a sample, or fails on it.
+        """
+        chosen = Filter.parse(filter)
+        if chosen is None:
+            return self
+        made = {m: list(self.of(m)) for m in self.made}
+        notes = []
+        for k, seed in enumerate(self.seeds):
+            media = {m: items[k] for m, items in made.items()}
+            rates = {"sampling_rate": self.sampling_rate, "fps": self.fps}
+            changed = chosen.changed(show(media, self.record(k), seed=seed, **rates))
+            for name, new in changed.items():
+                made[Modality.parse(name)][k] = new
+            notes.append({**chosen.described(), "changed": sorted(changed)} if changed else {})
+        if not any(notes):
+            return self
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return type(self)(**{**values, **as_fields(made), "filtered": notes})
+
+    def save(
+        self,
+        folder: str | Path,
+        names: list[str] | None = None,
+        overwrite: bool = False,
+        filter: Filter | Callable[[Any], Any] | str | None = None,
+        sign: Callable[[list[Path], Mapping[str, Any]], list[Path]] | None = None,
+    ) -> list[Path]:
         """Write NAME.mp4 (with the sound made with it), NAME.wav, NAME.png and NAME.txt of every sample.
 
         For sound that was made for a clip, without a video, NAME.mp4 is that clip with the new sound, its
@@ -118,23 +157,28 @@ class CoDiOutput(BaseOutput):
             folder: where the files go.
             names: one name per sample; None for the next free numbers of the folder, from 000.
             overwrite: whether files that are there may be replaced; numbers then count from 000.
+            filter: is asked of every sample before the first is written (see `filtered_by`).
+            sign: signs the files of a sample before anybody sees them, and returns the paths of what it wrote
+                beside them (`codi.credentials.Signer`).
 
         Returns:
             The paths of the files.
 
         Raises:
             InputError: for latents, a folder that cannot be written, or a name that is taken. Of the sample
-                at which that happens nothing is left.
+                at which that happens nothing is left. For what a filter refuses nothing is written at all.
         """
         if self.latents is not None:
             raise InputError("latents cannot be saved as media: call the pipeline with output_type='pil'")
+        if filter is not None:
+            return self.filtered_by(filter).save(folder, names, overwrite, sign=sign)
         io.check_writers(self.made)
         folder = io.check_folder(folder)
         num_samples = len(self.seeds)
         paths: list[Path] = []
         if names is None and not overwrite:
             for k in range(num_samples):
-                paths += self._save_numbered(folder, k)
+                paths += self._save_numbered(folder, k, sign)
             return paths
         names = names or [f"{k:03d}" for k in range(num_samples)]
         assert len(names) == num_samples, f"{len(names)} names for {num_samples} samples"
@@ -144,12 +188,12 @@ class CoDiOutput(BaseOutput):
         if not overwrite:
             self._check_free(folder, names)
         for k, name in enumerate(names):
-            paths += self._save_sample(folder, name, k, overwrite)
+            paths += self._save_sample(folder, name, k, overwrite, sign)
         return paths
 
-    def _save_numbered(self, folder: Path, k: int) -> list[Path]:
+    def _save_numbered(self, folder: Path, k: int, sign: Any) -> list[Path]:
         with io.numbered(folder) as name:
-            return self._save_sample(folder, name, k, replace=False)
+            return self._save_sample(folder, name, k, False, sign)
 
     def _check_free(self, folder: Path, names: list[str]) -> None:
         """Raise `InputError` if any file that could be written under these names is there already."""
@@ -169,7 +213,7 @@ class CoDiOutput(BaseOutput):
             suffixes += [".mp4", *DUBBED]
         return tuple(suffixes)
 
-    def _save_sample(self, folder: Path, name: str, k: int, replace: bool) -> list[Path]:
+    def _save_sample(self, folder: Path, name: str, k: int, replace: bool, sign: Any) -> list[Path]:
         """Write the files of sample `k` under `name`, all of them or none, and return their paths."""
         try:
             with io.staged(folder, replace) as place:
@@ -177,6 +221,8 @@ class CoDiOutput(BaseOutput):
                 paths = [Path(kind_of(m).write(self, place / name, k)) for m in reversed(self.made)]
                 if self.clip is not None and self.audios and not self.videos:
                     paths += self._save_dubbed(folder, place / name, k)
+                if sign is not None:
+                    paths += sign(paths, self.record(k))
         except FileExistsError as error:
             raise InputError(
                 f"{folder / name}.* came to be while it was made ({error}): expected another name or folder"
@@ -207,7 +253,8 @@ class CoDiOutput(BaseOutput):
             return {}
         place = {"batch": self.batch[k]} if self.batch else {}
         chosen = {"selection": self.selection[k]} if self.selection else {}
-        asked = {**self.origin, "seed": self.seeds[k], **place, **chosen}
+        changed = {"filter": self.filtered[k]} if self.filtered and self.filtered[k] else {}
+        asked = {**self.origin, "seed": self.seeds[k], **place, **chosen, **changed}
         return records.head() | asked | {"resolved": self.settings}
 
     def record_text(self, k: int) -> str | None:

@@ -14,6 +14,7 @@ A record is one JSON object. That of a file has
 - `resolved`: every setting of the call, the model's own values included
 - `model`: its name, digest of the weights, dtype, device, scheduler, and LoRAs and words by sha256
 - `versions`: those of the libraries
+- `filter`: of a file that the user's filter changed, its name, the sha256 of its code, and what it `changed`
 - `continued`: of a file that `codi continue` made of several windows, how; `resolved` is that of the first
 
 A manifest, and the record of a job, have `samples` with a seed and a batch each in place of the two, and what
@@ -155,6 +156,7 @@ class Record:
         id: the id of the job; None for a record that is not of a job.
         asked: what was asked for, as the manifest says it; nothing follows from it.
         continued: how it was continued, if it was; nothing follows from it.
+        filter: which filter changed what of it, if one did; nothing follows from it.
     """
 
     source: str
@@ -171,6 +173,7 @@ class Record:
     id: str | None = None
     asked: dict[str, Any] = field(default_factory=dict)
     continued: dict[str, Any] = field(default_factory=dict)
+    filter: dict[str, Any] = field(default_factory=dict)
 
     def check_single(self) -> None:
         """Raise `InputError` if it was made by more than one call."""
@@ -405,6 +408,33 @@ def read_records(path: str | Path) -> list[Record]:
     return found
 
 
+def parse(source: str, row: dict[str, Any]) -> Record:
+    """Return the record that a JSON object is, checked like one that a file carries.
+
+    Args:
+        source: where it is from, for messages.
+        row: the object.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: for a record of a newer codi, or one that holds what no record may.
+    """
+    return _checked(source, row)
+
+
+def differences(record: Record) -> list[str]:
+    """Return by what of this installation a record made again may differ, in lines that begin with "was"."""
+    found = []
+    if record.codi != __version__:
+        found.append(f"was made by codi {record.codi}, this is {__version__}")
+    for name, version in versions().items():
+        if name in record.versions and record.versions[name] != version:
+            found.append(f"was made with {name} {record.versions[name]}, here is {version}")
+    return found
+
+
 def _load(path: str | Path) -> dict[str, Any]:
     """Return the JSON object that a file is, or carries."""
     from codi import io
@@ -505,13 +535,14 @@ def _parse(source: str, row: dict[str, Any]) -> Record:
         id=Path(source).stem if "request" in row else None,
         asked=row["settings"] if isinstance(row.get("settings"), dict) else {},
         continued=row["continued"] if isinstance(row.get("continued"), dict) else {},
+        filter=row["filter"] if isinstance(row.get("filter"), dict) else {},
     )
 
 
 def _sample(entry: Any) -> dict[str, Any]:
     """Return the seed of a sample and where it stood in its batch."""
     _need(isinstance(entry, dict), "sample", entry, "an object")
-    _only("sample", entry, ("seed", "batch", "files", "sha256", "seconds", "selection"))
+    _only("sample", entry, ("seed", "batch", "files", "sha256", "seconds", "selection", "filter"))
     seed = entry.get("seed")
     place = entry.get("batch")
     _need(_is_whole(seed, 0, 2**63 - 1), "seed", seed, "a whole number from 0")
@@ -755,6 +786,7 @@ TOP = (
     "resolved",
     "settings",
     "continued",
+    "filter",
     "seed",
     "seeds",
     "batch",

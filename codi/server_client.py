@@ -225,7 +225,7 @@ class Client:
         raise AssertionError("the tries end with an error")
 
     def _tries(self) -> Iterator[None]:
-        """Yield until a server that was there has been gone for too long; one that never was is not waited for."""
+        """Yield until a server has been gone for too long; one that never was there is not waited for."""
         began = time.monotonic()
         while True:
             yield

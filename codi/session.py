@@ -10,7 +10,7 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,12 @@ from typing import Any
 from codi import __version__, records
 from codi.adapters.given import Given
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
+from codi.filters import Filter, Refused
 from codi.jobs import Item, Job, Sample
 from codi.modalities import kind_of
 from codi.types import EMBEDDED, InputError, Modality, blame
+
+FAILURES = "failures.jsonl"  # lists the jobs of a file that failed, in a run with a filter
 
 
 class Session:
@@ -36,15 +39,26 @@ class Session:
         args: the options of the command line, with defaults in place of what nobody named.
         started: when the command began, in seconds by `time.perf_counter`.
         failures: takes jobs that cannot be made; without it the first of them ends the run.
+        filter: is asked of every sample before a file of it is written, a function or its name
+            (`codi.filters`). A job of which it refuses a sample has failed, and nothing of it stays.
+        sign: signs the files of a sample before anybody sees them (`codi.credentials.Signer`).
     """
 
     def __init__(
-        self, out: Path, args: argparse.Namespace, started: float, failures: Failures | None = None
+        self,
+        out: Path,
+        args: argparse.Namespace,
+        started: float,
+        failures: Failures | None = None,
+        filter: Filter | Callable[[Any], Any] | str | None = None,
+        sign: Callable[..., list[Path]] | None = None,
     ) -> None:
         self.out = out
         self.args = args
         self.started = started
         self.failures = Failures() if failures is None else failures
+        self.filter = Filter.parse(filter)
+        self.sign = sign
         self.adapters = Given.parse(args.lora, args.words, args.control_from)
         self.model: dict[str, Any] = {
             "name": args.model or EMBEDDED,
@@ -271,11 +285,10 @@ class Session:
         began = time.perf_counter()
         paths = []
         wanted = [(row, *sample) for row, sample in enumerate(batch) if sample is not None]
-        for row, job, k in wanted:
+        for row, job, k, sample in self._let_pass(out, wanted):
             if self.failures.has(job):
                 continue
             with self.failures.of(job):
-                sample = self._sample(out, row, job)
                 files = self._save(job, k, sample)
                 note = {
                     "seed": out.seeds[row],
@@ -286,12 +299,41 @@ class Session:
                 }
                 if sample.selection:
                     note["selection"] = sample.selection[0]
+                if sample.filtered:
+                    note["filter"] = sample.filtered[0]
                 self._note(job, k, note)
                 paths += files
             if self.failures.has(job):
                 self._unclaim(job)
         self.timings["save"] += time.perf_counter() - began
         return paths
+
+    def _let_pass(self, out: Any, wanted: list[tuple[int, Job, int]]) -> list[tuple[int, Job, int, Any]]:
+        """Return the samples of a batch as the filter lets them pass, before any of them is written.
+
+        Of a job of which one is refused, what was written before is removed.
+        """
+        found = []
+        for row, job, k in wanted:
+            if self.failures.has(job):
+                continue
+            with self.failures.of(job):
+                try:
+                    found.append((row, job, k, self._sample(out, row, job).filtered_by(self.filter)))
+                except Refused:
+                    self._withdraw(job)
+                    raise
+        return found
+
+    def _withdraw(self, job: Job) -> None:
+        """Remove what was written of a job."""
+        for sample in self.done.pop(job, {}).values():
+            for name in sample["files"]:
+                (self.out / name).unlink(missing_ok=True)
+        if job in self.made:
+            self.made.remove(job)
+        if job.id is not None and job in self._claimed:
+            (self.out / f"{job.id}.json").unlink(missing_ok=True)
 
     def _sample(self, out: Any, row: int, job: Job) -> Any:
         """Return one row of a pipeline's output as an output of its own.
@@ -322,10 +364,10 @@ class Session:
     def _save(self, job: Job, k: int, sample: Any) -> list[Path]:
         """Write one sample under its id, or under a number, and return the paths."""
         if job.id is None and not self.args.overwrite:
-            return sample.save(self.out)
+            return sample.save(self.out, sign=self.sign)
         if job.id is not None and job not in self._claimed:
             self._claim(job)
-        paths = sample.save(self.out, names=[job.names[k]], overwrite=True)
+        paths = sample.save(self.out, names=[job.names[k]], overwrite=True, sign=self.sign)
         if job.id is None:
             self._remove_old(job.names[k], paths)
         return paths
@@ -539,6 +581,10 @@ class Session:
         for row in (*self.model.get("loras", []), *self.model.get("words", [])):
             asked.append([row["sha256"], row.get("scale")])
         asked += [str(folder) for folder in self.adapters.controls]
+        if self.filter is not None:
+            asked.append(self.filter.described())
+        if self.sign is not None:
+            asked.append("signed")
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def finish(self, jobs: list[Job]) -> None:
@@ -552,6 +598,7 @@ class Session:
         """
         from codi import io
 
+        self._list_failures()
         if not self.made:
             return
         timings = self.timings | {"total": time.perf_counter() - self.started}
@@ -565,6 +612,18 @@ class Session:
         body = self._record(jobs[0]) if numbered else {"jobs": listed}
         replaced = self.args.overwrite and numbered and self._replaced()
         io.save_manifest(self.out, head | body, keep=not replaced)
+
+    def _list_failures(self) -> None:
+        """Write with a filter a line for each job of a file that failed, and whether it was refused."""
+        from codi import io
+
+        if not self.failures.alone or self.filter is None:
+            return
+        path = self.out / FAILURES
+        if self.failures.rows:
+            io.save_text(path, "".join(json.dumps(row) + "\n" for row in self.failures.rows))
+        else:
+            path.unlink(missing_ok=True)
 
     def _replaced(self) -> bool:
         """Return whether every file that the newest manifest lists was made anew by this run, or is gone."""

@@ -23,7 +23,7 @@ RESERVED = frozenset(  # names of options, of keys of jobs and of records, and o
     "auxiliary_caption model device dtype scheduler lora words strict quiet defaults weight value selection "
     "settings origin clip "
     "others again overwrite run command owns_process region regions control control_from "
-    "start strength keep keyframes keyframe canvas resample_steps sources".split()
+    "start strength keep keyframes keyframe canvas resample_steps sources filter sign certificate key".split()
 )
 
 

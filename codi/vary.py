@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from codi import provenance
 from codi.modalities import kind_of
 from codi.types import InputError
 
@@ -56,6 +57,7 @@ def add_command(commands: Any) -> argparse.ArgumentParser:
     )
     for option, what in (("--steps", "N"), ("--guidance", "X"), ("--model", "NAME"), ("--device", "NAME")):
         parser.add_argument(option, metavar=what, help="as in `codi generate`")
+    provenance.add_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 
@@ -87,7 +89,7 @@ def arguments(args: argparse.Namespace) -> list[str]:
     for name in ("steps", "guidance", "model", "device"):
         if getattr(args, name) is not None:
             given += [f"--{name}", getattr(args, name)]
-    return [*given, *(["--quiet"] if args.quiet else [])]
+    return [*given, *provenance.arguments(args), *(["--quiet"] if args.quiet else [])]
 
 
 def words_of(path: str) -> list[str]:

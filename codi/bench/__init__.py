@@ -18,6 +18,8 @@ steps.py      one model at several numbers of steps in one table
 targets.py    the other published targets
 report.py     report.json as a page; report_joint.py and markup.py help
 plots.py      charts, strips and the contact sheet
+players.py    the samples of the contact sheet as files, with a page that plays them
+pairs.py      two models or settings on the same prompts (`codi compare`)
 """
 
 import argparse

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from codi.bench import plots, scores
+from codi.bench import players, plots, scores
 from codi.bench.ablation import VariantRuns, parse_variants
 from codi.bench.choosing import Selection
 from codi.bench.make import Bench, Plan, make, plan_of
@@ -316,6 +316,7 @@ def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
         samples.append((item, scenes[index], media, index))
     names = []
     if samples:
+        players.write(folder, _every(samples, scenes))
         names.append(plots.contact_sheet(samples, folder / "contact_sheet.png"))
     if report["cells"]:
         names.append(plots.cell_map(report["cells"], folder / "cells.png"))
@@ -326,6 +327,14 @@ def draw_plots(folder: Path, bench: Bench, report: dict[str, Any]) -> list[str]:
         names.append(plots.onset_curves(report["onsets"], CURVE, folder / "onset_tolerance.png"))
         names.append(plots.offset_histogram(report["onsets"], folder / "onset_offsets.png"))
     return names
+
+
+def _every(samples: list[Any], scenes: list[Any]) -> list[Any]:
+    """Return all samples that are kept of the runs of a contact sheet, which shows one of each."""
+    every = []
+    for run, _, media, _ in samples:
+        every += [(run, scenes[k], media, k) for k in range(len(media[run.outputs[0]]))]
+    return every
 
 
 def shown_runs(bench: Bench) -> list[Run]:

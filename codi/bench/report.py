@@ -67,8 +67,11 @@ def markdown(report: dict[str, Any], plots: Iterable[str]) -> str:
     Returns:
         The page in Markdown.
     """
+    plots = list(plots)
     # The first picture, as a rule the contact sheet, comes before all tables.
     pictures = [f"![{_PLOTS[name]}]({name})\n\n*{_PLOTS[name]}.*" for name in plots]
+    if "contact_sheet.png" in plots:
+        pictures[0] += "\n\n[These and others with players](samples.html)"
     sections = [_tasks(report), _targets(report), _summary(report), *report_joint.joint_sections(report)]
     sections += [*pictures[1:], _cells(report), _ceilings(report), _towers(report)]
     return "\n\n".join(filter(None, [_head(report), *pictures[:1], *sections])) + "\n"

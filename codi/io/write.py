@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codi.io.files import NewFile, new_file
-from codi.io.tags import KEY, append_to_mp4, append_to_wav
+from codi.io.tags import KEY, MOST_IN_JPEG, append_to_mp4, append_to_wav, exif_of, in_flac, in_mp3
 from codi.libraries import load
 from codi.types import InputError, Modality
 
@@ -47,7 +47,7 @@ def save_image(
         path: the file.
         image: uint8 (3, H, W), or an image of Pillow.
         comment: a text for people, which a png carries.
-        record: how the picture was made, in ASCII, which a png carries as well (`codi.io.tags`).
+        record: how the picture was made, in ASCII, which a png, jpg or webp carries (`codi.io.tags`).
 
     Returns:
         The path.
@@ -71,6 +71,13 @@ def save_image(
         for key, text in texts.items():
             if text:
                 options["pnginfo"].add_text(key, text)
+    elif record and form in ("JPEG", "WEBP"):
+        options["exif"] = exif_of(record)
+        if form == "JPEG" and len(options["exif"]) > MOST_IN_JPEG:
+            raise InputError(
+                f"the record of {path} has {len(record)} letters, more than a jpg has place for: expected "
+                "another format, such as png"
+            )
     # encoded in memory, because the encoders of some formats write past the file object
     encoded = io.BytesIO()
     image.save(encoded, format=form, **options)
@@ -89,7 +96,7 @@ def save_audio(
         wave: float (samples,) or (channels, samples) in [-1, 1]; what is beyond is clipped.
         rate: the sampling rate in Hz.
         comment: a text for people that the file carries.
-        record: how the sound was made, in ASCII, which a wav carries as well (`codi.io.tags`).
+        record: how the sound was made, in ASCII, which a wav, flac or mp3 carries (`codi.io.tags`).
 
     Returns:
         The path.
@@ -107,11 +114,20 @@ def save_audio(
         if comment:
             file.comment = comment
         file.write(wave.T.numpy())
+    with new_file(path) as new:
+        new.write(_tagged(encoded, suffix, comment, record))
+    return Path(path)
+
+
+def _tagged(encoded: io.BytesIO, suffix: str, comment: str | None, record: str | None) -> Any:
+    """Return the bytes of an encoded sound that carry how it was made."""
     if record and suffix == ".wav":
         append_to_wav(encoded, record)
-    with new_file(path) as new:
-        new.write(encoded.getbuffer())
-    return Path(path)
+    elif record and suffix == ".flac":
+        return in_flac(encoded.getvalue(), record)
+    elif record and suffix == ".mp3":
+        return in_mp3(encoded.getvalue(), record, comment)
+    return encoded.getbuffer()
 
 
 def save_video(

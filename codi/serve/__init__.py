@@ -9,8 +9,10 @@
     service.py   all of these together: what HTTP and page talk to
     link.py      the process that makes, as the server sees it: started, asked, restarted
     worker.py    that process: what it is told and answers
-    making.py    what it does: check and make jobs, with progress and previews
+    making.py    what it does: check and make jobs
+    reports.py   what it says meanwhile: progress, previews, what is done
     command.py   `codi serve`
+    page/        the page
     app.py       HTTP in front of a service, with the models of shapes.py
     openai.py    the same for clients of OpenAI, with sounds.py
     access.py    who may ask for what
@@ -20,5 +22,6 @@
     errors.py    what cannot be done, in one line
 
 A job is a line of a file of jobs (`codi.jobs`), checked and made as `codi generate` does. Nothing here knows
-how anything is made. Nothing heavy is imported outside worker.py and making.py.
+how anything is made. Nothing heavy is imported outside worker.py, making.py
+and the files of HTTP and page.
 """

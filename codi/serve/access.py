@@ -25,6 +25,7 @@ LOCAL = "local"  # the owner of jobs on a server without tokens, and of the toke
 SHORTEST = 8  # characters of a token
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 OPEN = frozenset({"/v1/health", "/docs", "/docs/oauth2-redirect", "/openapi.json"})  # say nothing of anybody
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -148,7 +149,8 @@ class Guard:
             else:
                 await as_response(refusal)(scope, receive, send)
             return
-        await self.app({**scope, "state": {**scope.get("state", {}), "owner": owner}}, receive, send)
+        inner = {**scope, "state": {**scope.get("state", {}), "owner": owner}}
+        await self.app(inner, receive, _as_it_is(send))
 
     def _admit(self, scope: Scope) -> str:
         """Return the owner of a request, or raise `Refused`."""
@@ -229,6 +231,18 @@ class Guard:
             if hmac.compare_digest(digest, given):
                 found = owner
         return found
+
+
+def _as_it_is(send: Send) -> Send:
+    """Return a function that sends answers which browsers take for what they say they are."""
+
+    async def sent(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            others = [row for row in message.get("headers", ()) if row[0].lower() != NOSNIFF[0]]
+            message = {**message, "headers": [*others, NOSNIFF]}
+        await send(message)
+
+    return sent
 
 
 def _unauthorized(headers: Mapping[str, str]) -> Refused:

@@ -293,6 +293,10 @@ def _handle_errors(app: FastAPI) -> None:
     on(InputError, lambda error: Refused(422, str(error), code="cannot_be_made"))
     on(QueueFull, lambda error: later(error.retry_after, "the queue is full: try again later", "queue_full"))
     on(NoSuchJob, lambda error: Refused(404, "there is no such job, or no such file of it", code="not_found"))
+    on(
+        TimeoutError,
+        lambda error: Refused(503, str(error) or "it took too long", headers={"Retry-After": "5"}),
+    )
     on(ClientDisconnect, lambda error: Refused(400, "the client went away"))
     on(HTTPException, lambda error: Refused(error.status_code, str(error.detail), headers=error.headers))
     on(RequestValidationError, _of_validation)

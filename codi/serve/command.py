@@ -18,6 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from codi import provenance
 from codi.serve.limits import Limits
 from codi.types import DTYPES, EMBEDDED, InputError
 
@@ -57,6 +58,7 @@ def add_command(commands: Any) -> argparse.ArgumentParser:
         "--data", default=DATA, metavar="DIR", help=f"queue, uploads and results (default {DATA})"
     )
     parser.add_argument("--no-page", action="store_true", help="HTTP alone, which needs no Gradio")
+    provenance.add_options(parser)
     _add_access(parser)
     _add_limits(parser)
     return parser
@@ -114,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     _check_libraries(page=not args.no_page)
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     _check_open(args)
+    sign = _certificate(args)
     if args.token == RANDOM:
         args.token = secrets.token_urlsafe(24)
         print(f"codi: the token is {args.token}", file=sys.stderr)
@@ -127,7 +130,9 @@ def run(args: argparse.Namespace) -> int:
         allow_urls=tuple(args.allow_url),
     )
     with _ending_by_signals(), _bound(args.host, args.port) as listener:
-        service = Service(Path(args.data), args.model or [EMBEDDED], limits, args.device, args.dtype)
+        service = Service(
+            Path(args.data), args.model or [EMBEDDED], limits, args.device, args.dtype, args.filter, sign
+        )
         try:
             service.start()
             _serve(service, settings, listener, args)
@@ -160,6 +165,13 @@ def _check_open(args: argparse.Namespace) -> None:
             f"--host {args.host} lets other machines in, and there is no token: expected --token TOKEN, "
             f"--token {RANDOM} (one is drawn and printed), --token-file FILE, or --host {HOST}"
         )
+
+
+def _certificate(args: argparse.Namespace) -> tuple[Path, Path] | None:
+    """Return the files with which results are signed, after trying them; None without `--sign`."""
+    if provenance.signer_of(args) is None:
+        return None
+    return Path(args.certificate).resolve(), Path(args.key).resolve()
 
 
 def _is_loopback(host: str) -> bool:

@@ -37,6 +37,7 @@ class Dispatcher:
         self._feed = feed
         self._files = files
         self._batch = settings["batch"]
+        self._models = settings["models"]
         told = {"inputs": str(files.inputs), "results": f"../{files.results.name}"}
         self.link = Link({**settings, **told}, self._handle, self._died)
         self._turn = threading.Condition()
@@ -47,6 +48,11 @@ class Dispatcher:
     def start(self) -> None:
         """Go on where a server stopped, or was killed."""
         self._put_back(RUNNING)
+        for job in self._store.in_state(QUEUED):
+            if job["model"] not in self._models:
+                error = f"the model {job['model']} is not here any more: expected {', '.join(self._models)}"
+                self._ended(FAILED, job["id"], {"error": error})
+        self.sweep()
         self.link.start()
         self._thread.start()
 

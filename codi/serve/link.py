@@ -199,7 +199,7 @@ class Link:
                 with self._changed:
                     self.models, self.ready = message[1], True
                     self._changed.notify_all()
-            elif kind == "unusable":
+            elif kind == "unusable" and not self.models:  # once they were loaded, they will be again
                 with self._changed:
                     self.unusable = message[1]
                     self._changed.notify_all()

@@ -12,7 +12,6 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -27,6 +26,7 @@ from codi.serve.bodies import REQUEST, Bodies, Body, parsed
 from codi.serve.errors import Refused
 from codi.serve.files import address_of, send_file
 from codi.serve.service import Service
+from codi.serve.sounds import TYPES, sound_as
 from codi.serve.values import CANCELLED, DONE, FAILED, FINAL, QUEUED, JobView, NoSuchJob
 from codi.types import InputError, Modality
 
@@ -35,16 +35,9 @@ Shape = TypeVar("Shape", bound=BaseModel)
 OWN = ("num_inference_steps", "guidance_scale", "negative_text")  # keys of a job that pass as they are
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 PICTURE_PART = "input_reference"
+VARIANTS = ("video",)  # of OpenAI's, which has thumbnails as well
 LOOK = 0.25  # seconds between looks whether the client is still there
-PCM_RATE = 24_000  # Hz, which OpenAI's pcm has
-SOUNDS = {  # formats of sounds: suffix and media type
-    "mp3": ("mp3", "audio/mpeg"),
-    "wav": ("wav", "audio/wav"),
-    "flac": ("flac", "audio/flac"),
-    "pcm": ("wav", "audio/pcm"),
-}
-
-SOUND_CONTENT: dict[str, Any] = {kind: {} for _, kind in SOUNDS.values()}
+SOUND_CONTENT: dict[str, Any] = {kind: {} for kind in TYPES.values()}
 
 
 def router(service: Service, settings: Settings, bodies: Bodies) -> APIRouter:
@@ -120,25 +113,9 @@ def _add_speech(found: APIRouter, service: Service, settings: Settings, bodies: 
             line["audio_length_in_s"] = asked.seconds
         view = await _made(service, settings, request, line, asked.model)
         name = _files(view, Modality.AUDIO)[0]["name"]
-        suffix, kind = SOUNDS[asked.response_format or "mp3"]
-        content = await run_in_threadpool(
-            _sound, service.file(view.id, name, view.owner), suffix, kind == "audio/pcm"
-        )
-        return Response(content, media_type=kind, headers={"X-Codi-Job": view.id})
-
-
-def _sound(path: Path, suffix: str, bare: bool) -> bytes:
-    """Return a sound in another format; a bare one is samples alone, at OpenAI's rate."""
-    if path.suffix == f".{suffix}" and not bare:
-        return path.read_bytes()
-    from codi import io
-
-    wave, rate = io.load_audio(path)
-    if bare:
-        wave = io.fit_audio(wave, rate, PCM_RATE, round(len(wave) * PCM_RATE / rate))
-        return (wave.clamp(-1, 1) * 32767).round().short().numpy().astype("<i2").tobytes()
-    with TemporaryDirectory() as folder:
-        return io.save_audio(Path(folder) / f"sound.{suffix}", wave, rate).read_bytes()
+        form = asked.response_format or "mp3"
+        content = await run_in_threadpool(sound_as, service.file(view.id, name, view.owner), form)
+        return Response(content, media_type=TYPES[form], headers={"X-Codi-Job": view.id})
 
 
 # Clips -----------------------------------------------------------------
@@ -204,8 +181,8 @@ def _add_videos(found: APIRouter, service: Service, bodies: Bodies) -> None:
     ) -> Response:
         """Get the clip, an mp4."""
         view = seen(id, request)
-        if variant not in (None, "video"):
-            raise _wrong(f"variant is {variant!r}: expected 'video', there are no others", "variant")
+        if variant is not None and variant not in VARIANTS:
+            raise _wrong(f"variant is {variant!r}: expected {' or '.join(VARIANTS)}", "variant")
         if view.state not in FINAL:
             raise Refused(409, "the clip is not made yet: ask again when its status is completed")
         files = _files(view, Modality.VIDEO)
@@ -223,19 +200,16 @@ def _add_videos(found: APIRouter, service: Service, bodies: Bodies) -> None:
 def _moving(service: Service, model: str | None) -> list[Modality]:
     """Return a clip, and the sound that goes with it where the model makes sounds."""
     models = {each["name"]: each for each in service.models()}
-    first = next(iter(models.values()))
-    made = {Modality.parse(name) for name in models.get(model or first["name"], first)["outputs"]}
-    return [m for m in (Modality.VIDEO, Modality.AUDIO) if m in made or m is _CLIP]
-
-
-_CLIP = Modality.VIDEO
+    found = models.get(model, {}) if model else next(iter(models.values()))
+    sounds = {Modality.AUDIO.value} & set(found.get("outputs", ()))
+    return [Modality.VIDEO, *map(Modality, sounds)]
 
 
 def _makes_clips(view: JobView) -> bool:
     """Return whether a job makes clips."""
     to = view.request.get("to") or ""
     names = to.split(",") if isinstance(to, str) else to
-    return bool({str(name).strip().lower() for name in names} & {_CLIP.value})
+    return bool({str(name).strip().lower() for name in names} & {Modality.VIDEO.value})
 
 
 def _video(view: JobView) -> dict[str, Any]:
@@ -256,7 +230,7 @@ def _video(view: JobView) -> dict[str, Any]:
         "status": status.get(view.state, "in_progress"),
         "progress": round(100 * view.progress),
         "created_at": int(view.created),
-        "completed_at": int(view.ended) if view.ended and view.state in (DONE,) else None,
+        "completed_at": int(view.ended) if view.ended and view.state == DONE else None,
         "prompt": _words(asked.get(Modality.TEXT.value)),
         "seconds": f"{seconds:g}" if isinstance(seconds, (int, float)) else "auto",
         "size": f"{width}x{height}" if width and height else "auto",
@@ -279,8 +253,7 @@ def _read(body: Body, shape: type[Shape]) -> Shape:
     form = REQUEST not in body.fields
     values: dict[str, Any] = {}
     if form:
-        for name, text in body.fields.items():
-            values[name] = text.decode("utf-8", "replace")
+        values = {name: _decoded(name, text) for name, text in body.fields.items()}
         values = parsed(json.dumps(values).encode())
     else:
         values = parsed(body.fields[REQUEST])
@@ -293,6 +266,14 @@ def _read(body: Body, shape: type[Shape]) -> Shape:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else None
         raise _wrong(f"{name}: {first['msg']}", name) from None
+
+
+def _decoded(name: str, text: bytes) -> str:
+    """Return the text of a field of a form."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _wrong(f"{name} is not UTF-8: expected words", name) from None
 
 
 def _wrong(message: str, param: str | None) -> Refused:

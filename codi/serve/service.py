@@ -11,6 +11,7 @@ service.stop()
 import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ class Service:
         limits: what is taken, made and kept at most.
         device: where the models are, such as "cpu" or "cuda"; "auto" for the best that there is.
         dtype: in which precision they compute.
+        filter: is asked of every sample before it is written (`codi.filters`), module:function or
+            file.py:function. With one there are no previews.
+        sign: the files of a certificate chain and of its key, with which every result is signed
+            (`codi.credentials`); None for neither.
 
     Raises:
         InputError: if another service works on the folder.
@@ -67,6 +72,8 @@ class Service:
         limits: Limits | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        filter: str | None = None,  # noqa: A002  (as everywhere in codi)
+        sign: tuple[Path, Path] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._names = _named(models)
@@ -75,6 +82,8 @@ class Service:
         self._files = Files(self.data, self.limits)
         self._feed = Feed(self._store, lambda id_, watched: self._dispatcher.watch(id_, watched))
         settings = {"models": self._names, "device": device, "dtype": dtype, "batch": self.limits.batch}
+        certificate, key = sign or (None, None)
+        settings |= {"filter": _placed(filter), "certificate": certificate, "key": key}
         self._dispatcher = Dispatcher(self._store, self._feed, self._files, settings)
         self._taking = threading.Lock()
         self._coming = 0  # jobs that are being taken
@@ -165,9 +174,20 @@ class Service:
         self._store.add(row, event)
         return True
 
-    def _place(self) -> "_Place":
-        """Return a context that holds a place in the queue, or raise `QueueFull`."""
-        return _Place(self)
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold a place in the queue while a job is being taken; raise `QueueFull` where there is none."""
+        with self._taking:
+            waiting = self._store.count(QUEUED) + self._coming
+            if waiting >= self.limits.max_queue:
+                after = self._dispatcher.pace.retry_after()
+                raise QueueFull(f"{waiting} jobs wait already: try again in {after:g} s", after)
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._taking:
+                self._coming -= 1
 
     def _model(self, model: str | None) -> str:
         """Return the name of a model that was asked for, or of the first one."""
@@ -332,25 +352,10 @@ class Service:
         )
 
 
-class _Place:
-    """A place in the queue of a service, held while a job is being taken."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def __enter__(self) -> None:
-        service = self._service
-        with service._taking:
-            waiting = service._store.count(QUEUED) + service._coming
-            if waiting >= service.limits.max_queue:
-                raise QueueFull(
-                    f"{waiting} jobs wait already: try again later", service._dispatcher.pace.retry_after()
-                )
-            service._coming += 1
-
-    def __exit__(self, *error: Any) -> None:
-        with self._service._taking:
-            self._service._coming -= 1
+def _placed(filter_: str | None) -> str | None:
+    """Return the name of a filter, with the folder of its file, for a process that works elsewhere."""
+    file, sign, function = (filter_ or "").rpartition(":")
+    return str(Path(file).resolve()) + sign + function if file.endswith(".py") else filter_
 
 
 def _named(models: Sequence[str]) -> dict[str, str | None]:

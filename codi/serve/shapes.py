@@ -71,7 +71,7 @@ _KEYS: dict[str, tuple[Any, str]] = {
 }
 EXAMPLES = [
     {"text": "a red star bounces in the snow", "to": "image,audio", "seed": 3},
-    {"audio": {"value": "take.wav", "weight": 2}, "text": "at night", "to": ["video"], "num_samples": 2},
+    {"audio": [{"value": "take.wav", "weight": 2}], "to": ["video"], "num_samples": 2},
 ]
 
 

@@ -21,6 +21,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from codi.failures import OUT_OF_MEMORY, is_of_memory
 from codi.types import InputError
 
 
@@ -65,14 +66,21 @@ class Worker:
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         os.chdir(settings["inputs"])  # so that names in records and messages begin at the folder of a job
         from codi.serve.making import Maker
+        from codi.serve.reports import log
 
         try:
             maker = Maker(settings, self)
+            described = maker.described()
         except InputError as error:
             self.send("unusable", str(error))
             return
+        except (MemoryError, RuntimeError, OSError) as error:
+            log(error)
+            why = OUT_OF_MEMORY if is_of_memory(error) else f"{type(error).__name__}: {error}"
+            self.send("unusable", " ".join(f"the models cannot be loaded: {why}".split()))
+            return
         threading.Thread(target=self._check, args=(maker,), name="check", daemon=True).start()
-        self.send("ready", maker.described())
+        self.send("ready", described)
         while True:
             batch = self._batches.get()
             took = maker.make(batch)

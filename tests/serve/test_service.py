@@ -313,8 +313,13 @@ def test_a_stopped_server_goes_on_and_makes_nothing_twice(service):
         assert [again.get(job.id, ME).state for job in (running, waiting)] == ["queued", "queued"]
         # as if the server had been killed between the last file and the note that it is done
         again._store._db.execute("UPDATE jobs SET state = 'running', files = NULL WHERE id = ?", (done.id,))
-        again.cancel(running.id, ME)
+        again._store._db.execute("UPDATE jobs SET model = 'other' WHERE id = ?", (running.id,))
         again.start()
+        gone = again.get(running.id, ME)
+        assert (gone.state, gone.error) == (
+            "failed",
+            "the model other is not here any more: expected codi-tiny",
+        )
         assert ended(again, waiting)[0].state == "done"
         found, events = ended(again, done)
         assert found.state == "done" and found.files == done.files
@@ -322,3 +327,26 @@ def test_a_stopped_server_goes_on_and_makes_nothing_twice(service):
         assert path_of(again, found).stat().st_mtime_ns == stamp
     finally:
         again.stop()
+
+
+@pytest.mark.slow
+def test_a_filter_is_asked_before_anything_is_written_or_shown(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(
+        "def check(sample):\n"
+        "    if 'ball' in sample.prompts['text'][0]:\n        return 'no balls here'\n"
+        "    return {'image': sample.media['image'].convert('L').convert('RGB')}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    filtering = Service(tmp_path / "data", device="cpu", filter="own.py:check")
+    filtering.start()
+    try:
+        job, events = ended(filtering, filtering.submit({**STAR, "text": "a red ball"}, ME))
+        assert job.state == "failed" and job.files == []
+        assert job.error == "the filter own.py:check refused the sample of seed 0: no balls here"
+        assert not any(job.id in path.name for path in (filtering.data / "results").iterdir())
+        job, more = ended(filtering, filtering.submit(STAR, ME))
+        shown = pixels(path_of(filtering, job))
+        assert (shown[..., 0] == shown[..., 2]).all()  # grey, as the filter left it
+        assert "preview" not in [event.kind for event in (*events, *more)]
+    finally:
+        filtering.stop()
