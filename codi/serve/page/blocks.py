@@ -75,7 +75,7 @@ def _panels(words: Words, problem: gr.HTML, make: gr.Button, cancel: gr.Button) 
     previews = gr.HTML("", elem_id="previews")
     results = parts.acting(frame.empty(words), elem_id="shown")
     gr.HTML(frame.heading(words("section.history"), "history-head"))
-    history = parts.acting(cards.history([], words), elem_id="history")
+    history = parts.acting("", elem_id="history")
     return Panels(
         problem=problem,
         status=status,

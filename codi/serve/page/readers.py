@@ -11,11 +11,11 @@ MOST_MASK = 1 << 24  # pixels of a painted mask
 
 
 class FormError(InputError):
-    """A field that the page itself can tell is wrong.
+    """Says that a field is wrong in a way that the page itself can tell.
 
-    Attributes:
+    Args:
         key: the sentence in the table of words (`codi.serve.page.words`).
-        values: what stands in the gaps of the sentence.
+        **values: what stands in the gaps of the sentence.
     """
 
     def __init__(self, key: str, **values: Any) -> None:
