@@ -99,6 +99,14 @@ def mount(
     return app
 
 
+def let_go(app: "fastapi.FastAPI") -> None:
+    """Let all browsers go that have the page open, because the server ends; for the thread of the server."""
+    for route in app.routes:
+        ended = getattr(getattr(route, "app", None), "stop_event", None)  # of what Gradio has mounted
+        if ended is not None:
+            ended.set()
+
+
 def _owner_of() -> Callable[[Any], str]:
     """Return the function that says whose jobs a request may see."""
     from codi.serve.access import owner_of
