@@ -237,8 +237,9 @@ def _is_plain_text(path: Path) -> bool:
 
 def _in_words(row: Mapping[str, Any]) -> str:
     """Return a record in a sentence."""
-    model = row.get("model") if isinstance(row.get("model"), dict) else {}
-    said = [f"made by codi {row.get('codi')}", f"with {model.get('name') or 'a model without a name'}"]
+    model = row.get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    said = [f"made by codi {row.get('codi')}", f"with {name or 'a model without a name'}"]
     prompts = []
     for entry in row.get("inputs", ()):
         value = entry.get("text") or entry.get("path") or entry.get("from") or "?"
