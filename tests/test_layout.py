@@ -494,7 +494,11 @@ def test_the_package_holds_what_it_needs():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["package-data"]["codi"] == ["assets/**", "py.typed"]
+    assert project["tool"]["setuptools"]["package-data"]["codi"] == [
+        "assets/**",
+        "py.typed",
+        "serve/page/assets/**",
+    ]
     packages = [path.parent for path in (ROOT / "codi").rglob("*.py")]
     without = sorted(
         {str(path.relative_to(ROOT)) for path in packages if not (path / "__init__.py").is_file()}

@@ -246,6 +246,8 @@ def _serve(service: Any, settings: Any, listener: socket.socket, args: argparse.
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             service.release()
+            if not args.no_page:
+                page.let_go(app)
             super().handle_exit(sig, frame)
 
     config = uvicorn.Config(

@@ -1,5 +1,6 @@
 """The page in a real browser, on the real queue and the embedded model; one server, few steps."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -8,6 +9,8 @@ import time
 import wave
 
 import pytest
+
+from codi.serve import page
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'codi[serve]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -26,7 +29,6 @@ class Server:
         self.start()
 
     def start(self):
-        from codi.serve import page
         from codi.serve.access import Settings
         from codi.serve.app import create_app
         from codi.serve.service import Service
@@ -34,11 +36,10 @@ class Server:
         self.service = Service(self.data, device="cpu")
         self.service.start()
         assert self.service.wait_ready(120)
-        app = page.mount(create_app(self.service, Settings()), self.service)
-        self.server = uvicorn.Server(
-            uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
-        )
-        self.thread = threading.Thread(target=self.server.run)
+        self.app = page.mount(create_app(self.service, Settings()), self.service)
+        self.server = uvicorn.Server(uvicorn.Config(self.app, port=0, log_level="error"))
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_until_complete, args=[self.server.serve()])
         self.thread.start()
         while not self.server.started:
             time.sleep(0.05)
@@ -46,6 +47,7 @@ class Server:
 
     def stop(self):
         self.service.release()
+        self.loop.call_soon_threadsafe(page.let_go, self.app)  # else it waits for browsers
         self.server.should_exit = True
         self.thread.join()
         self.service.stop()
@@ -68,11 +70,8 @@ def browser(tmp_path_factory):
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(48000)
-        file.writeframes(
-            b"".join(
-                int(9000 * (k // 60 % 2 * 2 - 1)).to_bytes(2, "little", signed=True) for k in range(96000)
-            )
-        )
+        levels = [9000 * (k // 60 % 2 * 2 - 1) for k in range(96000)]
+        file.writeframes(b"".join(level.to_bytes(2, "little", signed=True) for level in levels))
     arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     arguments.append(f"--use-file-for-fake-audio-capture={tone}")
     with playwright.sync_playwright() as tools:
@@ -172,7 +171,7 @@ def test_a_painted_mask_says_what_is_made_anew_and_the_rest_stays_to_the_bit(tab
 
 
 def check_kept(server, first, job):
-    from PIL import Image, ImageChops
+    from PIL import Image, ImageChops, ImageFilter
 
     def picture(view, suffix):
         name = next(file["name"] for file in view.files if file["name"].endswith(suffix))
@@ -188,7 +187,7 @@ def check_kept(server, first, job):
     black = Image.new("L", (64, 64))
     inside = ImageChops.composite(black, difference, kept)
     assert inside.getbbox() is not None, "what was painted is made anew"
-    far = kept.filter(__import__("PIL.ImageFilter", fromlist=["MinFilter"]).MinFilter(11))
+    far = kept.filter(ImageFilter.MinFilter(11))  # seams of pictures fade over four pixels
     assert ImageChops.composite(difference, black, far).getbbox() is None, "the rest stays to the bit"
 
 

@@ -165,6 +165,21 @@ def test_a_selected_interval_stays_or_is_made_anew(media, selected, interval, ke
     as_job(media, asked.request)
 
 
+@pytest.mark.parametrize(
+    ("selected", "kept"),
+    [
+        ("stay", [[0.25, 0.5, 1, 1], [0, 1]]),
+        ("remake", [[0, 0, 1, 0.5], [0, 0.5, 0.25, 1], [1, 2]]),
+    ],
+)
+def test_a_box_and_an_interval_of_a_clip_stay_or_what_is_in_both_is_made_anew(media, selected, kept):
+    values = {"video.keep": "part", "video.selected": selected, "video.box": "0.25,0.5,1,1"}
+    start = {"video.start": str(media / "clip.mp4"), "video.interval": [0, 1]}
+    asked = read(media, outputs=["video"], **values, **start)
+    assert asked.request["keep"] == {"video": kept}
+    as_job(media, asked.request)
+
+
 def test_what_is_made_anew_goes_to_the_end_of_the_length_that_is_asked_for(media):
     values = {"audio.start": str(media / "take.wav"), "audio.keep": "part", "audio.interval": [0, 1]}
     assert read(media, outputs=["audio"], **values, **{"size.audio_length_in_s": "1.5"}).request["keep"] == {
@@ -252,6 +267,11 @@ def test_a_part_that_is_to_stay_must_be_marked(media):
     )
     sound = {"audio.start": str(media / "take.wav"), "audio.keep": "part", "audio.interval": [0, 2]}
     assert key(media, outputs=["audio"], **sound) == "error.all_selected"
+
+
+def test_a_box_of_everything_leaves_nothing_to_stay(media):
+    values = {"video.start": str(media / "clip.mp4"), "video.keep": "part", "video.box": [0, 0, 1, 1]}
+    assert key(media, outputs=["video"], **values) == "error.all_selected"
 
 
 def test_layers_that_are_no_pictures_or_too_large_are_refused(media):

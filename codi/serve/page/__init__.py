@@ -1,11 +1,12 @@
 """The page of `codi serve`: all that the library makes, for people who do not program; on Gradio.
 
-    words.py    every word of the page, in English and German
-    form.py     fields -> request, without Gradio
-    cards.py    jobs -> HTML, without Gradio
+    words.py                every word of the page, in English and German
+    form.py readers.py      fields -> request, without Gradio
+    cards.py frame.py       jobs -> HTML, and what stands around them, without Gradio
+    offers.py               what a model offers
     parts.py fields.py blocks.py   the layout
-    actions.py  what happens
-    theme.py routes.py assets/     looks, files for players, the choice of language
+    actions.py              what happens
+    theme.py routes.py assets/   looks, files for players, the choice of language
 
 The page talks to the `Service` alone. Gradio is imported when a page is built.
 """
@@ -96,6 +97,14 @@ def mount(
             max_file_size=max_file_size,
         )
     return app
+
+
+def let_go(app: "fastapi.FastAPI") -> None:
+    """Let all browsers go that have the page open, because the server ends; for the thread of the server."""
+    for route in app.routes:
+        ended = getattr(getattr(route, "app", None), "stop_event", None)  # of what Gradio has mounted
+        if ended is not None:
+            ended.set()
 
 
 def _owner_of() -> Callable[[Any], str]:

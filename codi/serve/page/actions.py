@@ -171,12 +171,15 @@ class Actions:
         """Yield what happens to a job until it has ended, and None now and then while nothing happens."""
         last = 0
         while True:
+            begun = time.monotonic()
             async for event in self.service.aevents(job, owner, last, LOOK_SECONDS):
                 last = event.number
                 if event.kind in FINAL:
                     return
                 yield event
             if (await asyncio.to_thread(self.service.get, job, owner)).state in FINAL:
+                return
+            if time.monotonic() - begun < LOOK_SECONDS / 2:  # the server ends, and lets all go who wait
                 return
             yield None
 

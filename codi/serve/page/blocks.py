@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
-from codi.serve.page import cards, fields, form, frame, parts
+from codi.serve.page import cards, fields, form, frame, offers, parts
 from codi.serve.page.actions import PAST, Actions, Panels
 from codi.serve.page.fields import Fields
 from codi.serve.page.words import LANGUAGES, Words
@@ -74,7 +75,7 @@ def _panels(words: Words, problem: gr.HTML, make: gr.Button, cancel: gr.Button) 
     previews = gr.HTML("", elem_id="previews")
     results = parts.acting(frame.empty(words), elem_id="shown")
     gr.HTML(frame.heading(words("section.history"), "history-head"))
-    history = parts.acting(cards.history([], words), elem_id="history")
+    history = parts.acting("", elem_id="history")
     return Panels(
         problem=problem,
         status=status,
@@ -109,7 +110,7 @@ def _wire(page: gr.Blocks, actions: Actions) -> None:
     for panel in (panels.results, panels.history):
         panel.act(_acting(actions, taken), [panels.shown], [*shown, *taking, taken], **SHOWN)
     _wire_slots(here, panels, taken)
-    _wire_form(here)
+    _wire_form(here, actions.root)
 
 
 def _acting(actions: Actions, taken: gr.State) -> Callable[..., Any]:
@@ -181,7 +182,7 @@ def _slots_shown(here: Fields, slots: list[Any], number: int) -> dict[Any, Any]:
     return changes
 
 
-def _wire_form(here: Fields) -> None:
+def _wire_form(here: Fields, root: str) -> None:
     """Let parts of the form come and go with what is chosen."""
     if here.examples is not None:
         here.examples.act(_example, None, here.by_name["text"], **SHOWN)
@@ -199,9 +200,9 @@ def _wire_form(here: Fields) -> None:
     ]
     changing += [here.by_name[f"control{number}.kind"] for number in range(form.CONTROLS)]
     model.change(partial(_model_chosen, here), model, changing, **SHOWN)
-    for kind in fields.offered(here.models):
+    for kind in offers.offered(here.models):
         if kind.regions:
-            _wire_keep(here, kind)
+            _wire_keep(here, kind, root)
 
 
 def _example(event: gr.EventData) -> str:
@@ -219,50 +220,42 @@ def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
     """Return what changes with the model: outputs, kinds of prompts, and kinds of control."""
     words = here.words
     model = next((each for each in here.models if each["name"] == name), here.models[0])
-    makes = fields.outputs_of(model)
+    makes = offers.outputs_of(model)
     choices = [(words.kind(kind.name), kind.name) for kind in makes]
     changes = {here.by_name["outputs"]: gr.update(choices=choices, value=[kind.name for kind in makes])}
-    changes |= {button: gr.update(visible=fields.takes(model, kind)) for kind, button in here.adders.items()}
-    controls = fields.controls_of(model)
+    changes |= {button: gr.update(visible=offers.takes(model, kind)) for kind, button in here.adders.items()}
+    controls = offers.controls_of(model)
     changes[here.marks["control"]] = gr.update(visible=bool(controls))
     changes[here.marks["no control"]] = gr.update(visible=not controls)
-    offered = fields.control_choices(words, model)
+    offered = offers.control_choices(words, model)
     for number in range(form.CONTROLS):
         changes[here.by_name[f"control{number}.kind"]] = gr.update(choices=offered, value="")
     return changes
 
 
-def _wire_keep(here: Fields, kind: Any) -> None:
+def _wire_keep(here: Fields, kind: Any, root: str) -> None:
     """Let the part of a start be marked once there is a start and a part is to stay."""
-    start, keep, group = (
-        here.by_name[f"{kind.name}.start"],
-        here.by_name[f"{kind.name}.keep"],
-        here.marks[kind.name],
-    )
-    paint, span = here.by_name.get(f"{kind.name}.paint"), here.by_name.get(f"{kind.name}.interval")
-    strength = here.by_name[f"{kind.name}.strength"]
+    words, name = here.words, kind.name
+    fields_of = {part: here.by_name.get(f"{name}.{part}") for part in ("paint", "box", "interval")}
+    seconds = offers.seconds_of(here.models[0], name)
+    group, strength = here.marks[name], here.by_name[f"{name}.strength"]
 
     def marked(value: Any, how: str) -> dict[Any, Any]:
-        changes: dict[Any, Any] = {
-            group: gr.update(visible=how == "part"),
-            strength: gr.update(visible=how == "nothing"),
+        part, nothing = how == "part", how == "nothing"
+        changes: dict[Any, Any] = {group: gr.update(visible=part), strength: gr.update(visible=nothing)}
+        if not part or not value:
+            return changes
+        source = f"{root}/gradio_api/file={quote(value)}"
+        called = words.kind(name)
+        shown = {
+            "paint": {"value": {"background": value, "layers": [], "composite": None}},
+            "box": parts.box_of(words, words("box", kind=called), source),
+            "interval": parts.span_of(words, words("span", kind=called), seconds, source),
         }
-        if how == "part" and value:
-            if paint is not None:
-                changes[paint] = gr.update(value=_still(kind, value))
-            if span is not None:
-                changes[span] = gr.update(src="/gradio_api/file=" + value)
-        return changes
+        return changes | {
+            field: gr.update(**shown[key]) for key, field in fields_of.items() if field is not None
+        }
 
-    shown = [each for each in (group, strength, paint, span) if each is not None]
-    gr.on([start.change, keep.change], marked, [start, keep], shown, **SHOWN)
-
-
-def _still(kind: Any, path: str) -> Any:
-    """Return the picture over which a mask is painted: the start itself, or a clip's first frame."""
-    if kind.rate_field is None:
-        return {"background": path, "layers": [], "composite": None}
-    from codi import io
-
-    frame = io.load_video(path, 1.0, sound=False).frames[0]  # (3, H, W) uint8
-    return {"background": frame.permute(1, 2, 0).contiguous().numpy(), "layers": [], "composite": None}
+    start, keep = here.by_name[f"{name}.start"], here.by_name[f"{name}.keep"]
+    outputs = [group, strength, *(field for field in fields_of.values() if field is not None)]
+    gr.on([start.change, keep.change], marked, [start, keep], outputs, **SHOWN)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from codi.modalities import kinds, sized
 from codi.modalities.base import ModalityKind
-from codi.serve.page import form, frame, parts
+from codi.serve.page import form, frame, offers, parts
 from codi.serve.page.words import Words
 from codi.types import SIZES
 
@@ -61,27 +61,6 @@ class Fields:
         return {name: data.get(component) for name, component in self.by_name.items()}
 
 
-def outputs_of(model: Mapping[str, Any]) -> list[ModalityKind]:
-    """Return the kinds of media that a model makes."""
-    names = list(model.get("outputs") or [])
-    return [kind for kind in kinds() if kind.name in names]
-
-
-def offered(models: Sequence[Mapping[str, Any]]) -> list[ModalityKind]:
-    """Return the kinds of media that any of the models makes."""
-    return [kind for kind in kinds() if any(kind in outputs_of(model) for model in models)]
-
-
-def seconds_of(model: Mapping[str, Any], name: str) -> float:
-    """Return how long a model's output lasts, as far as it says so."""
-    return form.seconds_of([name], model.get("sizes") or {}, {}).get(name, 2.0)
-
-
-def takes(model: Mapping[str, Any], kind: str) -> bool:
-    """Return whether a model reads prompts of a kind, or drawings."""
-    return (form.picture().name if kind == form.DRAWING else kind) in (model.get("prompts") or [])
-
-
 def _own(fields: Fields, key: str, name: str, table: str = "defaults") -> str:
     """Return what stands in the empty field of a number: what the first model takes for it."""
     value = ((fields.models[0].get(table) or {}).get(name) or {}).get(key)
@@ -103,7 +82,7 @@ def lay_out(words: Words, models: Sequence[Mapping[str, Any]], known: Mapping[st
     fields = Fields(words=words, models=models)
     _prompts(fields, known)
     model = models[0]
-    makes = outputs_of(model)
+    makes = offers.outputs_of(model)
     fields.add(
         "outputs",
         gr.CheckboxGroup(
@@ -158,7 +137,7 @@ def _prompts(fields: Fields, known: Mapping[str, Sequence[str]]) -> None:
                 size="sm",
                 elem_classes="adder",
                 min_width=60,
-                visible=takes(fields.models[0], kind),
+                visible=offers.takes(fields.models[0], kind),
             )
     fields.add(
         "negative",
@@ -224,7 +203,7 @@ def _samples(fields: Fields) -> None:
 
 def _settings(fields: Fields) -> None:
     """Lay out steps, scales by output, and sizes."""
-    words, makes = fields.words, offered(fields.models)
+    words, makes = fields.words, offers.offered(fields.models)
     with gr.Accordion(words("group.settings"), open=False) as fields.groups["settings"]:
         gr.HTML(f'<p class="quiet">{words("settings.info")}</p>')
         with gr.Row():
@@ -237,7 +216,9 @@ def _settings(fields: Fields) -> None:
                     fields.add(f"size.{name}", parts.number(words(f"size.{name}"), hint, min_width=120))
         with gr.Tabs():
             for kind in makes:
-                with gr.Tab(words.kind(kind.name), visible=kind in outputs_of(fields.models[0])) as tab:
+                with gr.Tab(
+                    words.kind(kind.name), visible=kind in offers.outputs_of(fields.models[0])
+                ) as tab:
                     fields.tabs.setdefault(kind.name, []).append(tab)
                     _scales(fields, kind)
         fields.add("sync", gr.Checkbox(True, label=words("sync")))
@@ -277,7 +258,7 @@ def _edits(fields: Fields) -> None:
     with gr.Accordion(words("group.edits"), open=False) as fields.groups["edits"]:
         gr.HTML(f'<p class="quiet">{words("edits.info")}</p>')
         with gr.Tabs() as fields.marks["tabs"]:
-            for kind in offered(fields.models):
+            for kind in offers.offered(fields.models):
                 with gr.Tab(words.kind(kind.name), id=kind.name) as tab:
                     fields.tabs.setdefault(kind.name, []).append(tab)
                     _edit(fields, kind)
@@ -299,7 +280,7 @@ def _edit(fields: Fields, kind: ModalityKind) -> None:
             for number, when in enumerate(form.FRAMES):
                 with gr.Column(min_width=130):
                     name = f"{kind.name}.frame{number}"
-                    fields.add(name, parts.picture(words(f"frame.{number}"), words("drop.image"), height=150))
+                    fields.add(name, parts.picture(words(f"frame.{number}"), words("drop.short"), height=150))
                     if not when:
                         fields.add(f"{name}.second", parts.number(words("frame.second"), "1"))
 
@@ -309,14 +290,16 @@ def _keep(fields: Fields, kind: ModalityKind) -> None:
     words, name = fields.words, kind.name
     keep = [(words(f"keep.{each}"), each) for each in form.KEEP]
     fields.add(f"{name}.keep", gr.Radio(keep, value=form.KEEP[0], label=words("keep")))
-    with gr.Group(visible=False) as group:
+    with gr.Column(visible=False) as group:
         selected = [(words(f"selected.{each}"), each) for each in form.SELECTED]
         fields.add(f"{name}.selected", gr.Radio(selected, value=form.SELECTED[0], label=words("selected")))
-        if kind.spatial:
+        if kind.spatial and kind.rate_field is None:
             fields.add(f"{name}.paint", parts.mask(words("paint")))
+        elif kind.spatial:
+            fields.add(f"{name}.box", parts.box(words, words("box", kind=words.kind(name))))
         if "interval" in kind.regions:
             label = words("span", kind=words.kind(name))
-            seconds = seconds_of(fields.models[0], name)
+            seconds = offers.seconds_of(fields.models[0], name)
             fields.add(f"{name}.interval", parts.span(words, label, seconds))
     fields.marks[name] = group
 
@@ -327,7 +310,7 @@ def _keep(fields: Fields, kind: ModalityKind) -> None:
 def _regions(fields: Fields) -> None:
     """Lay out prompts for parts of what is made."""
     words = fields.words
-    seconds = max(seconds_of(fields.models[0], kind.name) for kind in kinds())
+    seconds = max(offers.seconds_of(fields.models[0], kind.name) for kind in kinds())
     with gr.Accordion(words("group.regions"), open=False) as fields.groups["regions"]:
         gr.HTML(f'<p class="quiet">{words("regions.info")}</p>')
         with gr.Tabs():
@@ -360,33 +343,23 @@ def _controls(fields: Fields) -> None:
     with gr.Accordion(words("group.control"), open=False) as fields.groups["control"]:
         gr.HTML(f'<p class="quiet">{words("control.info")}</p>')
         fields.marks["no control"] = gr.HTML(
-            f"<p>{words('control.none')}</p>", visible=not controls_of(model)
+            f"<p>{words('control.none')}</p>", visible=not offers.controls_of(model)
         )
-        with gr.Column(visible=bool(controls_of(model))) as fields.marks["control"]:
+        with gr.Column(visible=bool(offers.controls_of(model))) as fields.marks["control"]:
             for number in range(form.CONTROLS):
                 _control(fields, number)
-
-
-def controls_of(model: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the kinds of control that a model has branches for, with the outputs of each."""
-    found: dict[str, list[str]] = {}
-    for output, kind in model.get("controls") or ():
-        found.setdefault(kind, []).append(output)
-    return found
-
-
-def control_choices(words: Words, model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the kinds of control to choose from."""
-    return [(words("control.off"), ""), *((words.control(name), name) for name in controls_of(model))]
 
 
 def _control(fields: Fields, number: int) -> None:
     """Lay out one control."""
     words, name = fields.words, f"control{number}"
-    steered = [(words("control.all"), ""), *((words.kind(k.name), k.name) for k in offered(fields.models))]
+    steered = [
+        (words("control.all"), ""),
+        *((words.kind(k.name), k.name) for k in offers.offered(fields.models)),
+    ]
     gr.HTML(f'<h3 class="small">{words("control.number", number=number + 1)}</h3>')
     with gr.Row():
-        choices = control_choices(words, fields.models[0])
+        choices = offers.control_choices(words, fields.models[0])
         fields.add(f"{name}.kind", gr.Dropdown(choices, value="", label=words("control.kind"), min_width=120))
         fields.add(
             f"{name}.output", gr.Dropdown(steered, value="", label=words("control.output"), min_width=120)

@@ -14,7 +14,7 @@ from typing import Any
 
 from codi.modalities import kind_of, kinds, sized
 from codi.modalities.base import ModalityKind
-from codi.serve.page.readers import FormError, outside, read_box, read_number, read_span, write_mask
+from codi.serve.page.readers import FormError, around, outside, read_box, read_number, read_span, write_mask
 from codi.types import SIZES, Modality
 
 PROMPTS = 6  # prompts beside the sentence on top
@@ -219,7 +219,10 @@ def _read_edit(
 def _kept(
     asked: Asked, values: Mapping[str, Any], kind: ModalityKind, folder: Path, seconds: float | None
 ) -> Any:
-    """Return the regions of a start that stay, as a job line has them; None where nothing is kept."""
+    """Return the regions of a start that stay, as a job line has them; None where nothing is kept.
+
+    Regions add up. So where a box and an interval are marked both stay, or what is in both is made anew.
+    """
     how = values.get(f"{kind.name}.keep") or KEEP[0]
     if how == "everything":
         return True
@@ -231,6 +234,9 @@ def _kept(
     mask = write_mask(layers, folder / f"mask-{kind.name}.png", stays) if layers else None
     if mask is not None:
         found.append(asked.part(f"mask-{kind.name}", mask))
+    edges = read_box(values.get(f"{kind.name}.box")) if kind.spatial else None
+    if edges is not None:
+        found += [list(edges)] if stays else around(edges)
     span = read_span(values.get(f"{kind.name}.interval")) if "interval" in kind.regions else None
     if span is not None:
         found += [list(span)] if stays else outside(span, seconds)

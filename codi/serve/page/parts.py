@@ -67,30 +67,45 @@ def span(words: Words, label: str, seconds: float, **more: Any) -> gr.HTML:
         html_template='<codi-span src="${src}" seconds="${seconds}" label="${label_text}" help="${help}" '
         'begin="${begin}" end="${end}" clear="${clear}"></codi-span>',
         js_on_load=_PICKED,
-        src="",
-        seconds=seconds,
-        label_text=label,
-        help=words("span.help"),
-        begin=words("span.from"),
-        end=words("span.to"),
-        clear=words("span.clear"),
+        **span_of(words, label, seconds),
         **more,
     )
+
+
+def span_of(words: Words, label: str, seconds: float, src: str = "") -> dict[str, Any]:
+    """Return what a picker of an interval shows; Gradio takes all of it anew whenever a part changes."""
+    return {
+        "src": src,
+        "seconds": seconds,
+        "label_text": label,
+        "help": words("span.help"),
+        "begin": words("span.from"),
+        "end": words("span.to"),
+        "clear": words("span.clear"),
+    }
 
 
 def box(words: Words, label: str, **more: Any) -> gr.HTML:
-    """Return a picker of a box in fractions of a picture."""
+    """Return a picker of a box in fractions of a picture, or over the first frame of a clip."""
     return gr.HTML(
         value=None,
-        html_template='<codi-box label="${label_text}" help="${help}" edges="${edges}" clear="${clear}">'
-        "</codi-box>",
+        html_template='<codi-box src="${src}" label="${label_text}" help="${help}" edges="${edges}" '
+        'clear="${clear}"></codi-box>',
         js_on_load=_PICKED,
-        label_text=label,
-        help=words("box.help"),
-        edges=",".join(words(f"box.{edge}") for edge in ("left", "top", "right", "bottom")),
-        clear=words("span.clear"),
+        **box_of(words, label),
         **more,
     )
+
+
+def box_of(words: Words, label: str, src: str = "") -> dict[str, Any]:
+    """Return what a picker of a box shows; Gradio takes all of it anew whenever a part changes."""
+    return {
+        "src": src,
+        "label_text": label,
+        "help": words("box.help"),
+        "edges": ",".join(words(f"box.{edge}") for edge in ("left", "top", "right", "bottom")),
+        "clear": words("span.clear"),
+    }
 
 
 def acting(value: str, **more: Any) -> gr.HTML:

@@ -11,11 +11,11 @@ MOST_MASK = 1 << 24  # pixels of a painted mask
 
 
 class FormError(InputError):
-    """A field that the page itself can tell is wrong.
+    """Says that a field is wrong in a way that the page itself can tell.
 
-    Attributes:
+    Args:
         key: the sentence in the table of words (`codi.serve.page.words`).
-        values: what stands in the gaps of the sentence.
+        **values: what stands in the gaps of the sentence.
     """
 
     def __init__(self, key: str, **values: Any) -> None:
@@ -64,6 +64,24 @@ def read_box(value: Any) -> tuple[float, ...] | None:
     if numbers is not None and (numbers[0] >= numbers[2] or numbers[1] >= numbers[3]):
         raise FormError("error.empty_box")
     return numbers
+
+
+def around(box: Sequence[float]) -> list[list[float]]:
+    """Return the boxes that lie around a box: above, below, on the left and on the right.
+
+    Raises `FormError` where the box is all of the picture.
+    """
+    left, top, right, bottom = box
+    sides = (
+        [0.0, 0.0, 1.0, top],
+        [0.0, bottom, 1.0, 1.0],
+        [0.0, top, left, bottom],
+        [right, top, 1.0, bottom],
+    )
+    found = [side for side in sides if side[0] < side[2] and side[1] < side[3]]
+    if not found:
+        raise FormError("error.all_selected")
+    return found
 
 
 def outside(span: tuple[float, float], seconds: float | None) -> list[list[float]]:

@@ -66,6 +66,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "Drop a picture, or click to choose one",
         "Bild hierher ziehen oder zum Auswählen klicken",
     ),
+    "drop.short": ("Drop or choose", "Bild wählen"),
     # Outputs and the buttons
     "outputs": ("Make", "Erzeugen"),
     "outputs.info": ("Everything ticked is made together.", "Alles Angekreuzte entsteht gemeinsam."),
@@ -132,6 +133,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "selected.stay": ("stays", "bleibt"),
     "paint": ("Paint over the part", "Den Teil übermalen"),
     "span": ("Interval of: {kind}", "Abschnitt von: {kind}"),
+    "box": ("Part of the picture of: {kind}", "Bildausschnitt von: {kind}"),
     "span.help": (
         "Drag over the timeline or type the seconds.",
         "Über die Zeitachse ziehen oder die Sekunden eintippen.",

@@ -346,12 +346,28 @@
   }
 
   class Box extends Picker {
+    static observedAttributes = ['src'];
+    attributeChangedCallback(name, before, now) {
+      if (this.mark && before !== now) this.connectedCallback();
+    }
     connectedCallback() {
       this.frame((this.getAttribute('edges') || '').split(','), 1, 0.01);
       this.area.classList.add('square');
       this.mark = document.createElement('span');
       this.mark.className = 'mark';
       this.area.append(this.mark);
+      const source = this.getAttribute('src');
+      if (source) {  // the first frame of a clip, as the browser shows it
+        const clip = document.createElement('video');
+        Object.assign(clip, { src: `${source}#t=0.05`, muted: true, preload: 'auto' });
+        clip.setAttribute('aria-hidden', 'true');
+        clip.tabIndex = -1;
+        clip.addEventListener('loadedmetadata', () => {
+          this.area.style.aspectRatio = `${clip.videoWidth} / ${clip.videoHeight}`;
+        });
+        this.area.classList.add('framed');
+        this.area.prepend(clip);
+      }
       const sorted = (from, to) => [
         Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1]),
       ].map((value) => rounded(value, 2));
