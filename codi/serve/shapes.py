@@ -69,7 +69,7 @@ _KEYS: dict[str, tuple[Any, str]] = {
     ),
     "control": (dict[str, Any] | list[Any], "What outputs follow beside their prompts (docs/control.md)."),
 }
-EXAMPLES = [
+EXAMPLES: list[Any] = [
     {"text": "a red star bounces in the snow", "to": "image,audio", "seed": 3},
     {"audio": [{"value": "take.wav", "weight": 2}], "to": ["video"], "num_samples": 2},
 ]
