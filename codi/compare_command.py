@@ -160,7 +160,7 @@ def parse_side(label: str, text: str) -> Side:
         if name in OPTIONS:
             options[name] = None if value.strip() == EMBEDDED else value.strip()
         elif name in job_keys() and name not in ("id", "seed", "num_samples", "to"):
-            line[name] = whole_names(value_of(value.strip()))
+            line |= whole_names({name: value_of(value.strip())})
         else:
             known = ", ".join((*OPTIONS, *(key for key in job_keys() if key not in ("id", "seed", "to"))))
             raise InputError(f"{label} sets {called[:60]}: expected some of {known}")
@@ -197,7 +197,8 @@ def _lines(args: argparse.Namespace) -> list[dict[str, Any]]:
     jobs.from_file(whole, Failures())  # a line that cannot be used ends it here
     folder = Path(args.jobs).parent
     rows = [json.loads(line) for line in Path(args.jobs).read_text("utf-8-sig").splitlines() if line.strip()]
-    return [{**whole_names(row, folder), "id": str(row["id"])} for row in rows]
+    named = [{renamed.SHORT.get(key, key): value for key, value in row.items()} for row in rows]
+    return [{**whole_names(row, folder), "id": str(row["id"])} for row in named]
 
 
 def _of_scenes(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

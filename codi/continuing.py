@@ -221,7 +221,7 @@ class Continuation:
         """Return a piece as the filter lets it pass; what was given is not asked about."""
         if self._filter is None or piece.seed is None:
             return piece
-        rates = {spec.rate_field: self.specs[m].timed[0] for m, spec in ((m, kind_of(m)) for m in self.specs)}
+        rates = {str(kind_of(m).rate_field): spec.timed[0] for m, spec in self.specs.items()}
         shown = show(piece.media, self._described(0), seed=piece.seed, **rates)
         changed = self._filter.changed(shown)
         for name, new in changed.items():

@@ -12,6 +12,7 @@ With None or True a sample is written as it is. A filter is named as `module:fun
 What it refuses is not written, nor is anything where it fails: a filter that does not work lets nothing pass.
 """
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -165,7 +166,15 @@ def show(media: Mapping[Modality, Any], record: Mapping[str, Any], **more: Any) 
         for row in rows:
             said = row.get("text") or row.get("path") or row.get("from") or ""
             prompts.setdefault(f"{sign}{row['as']}", []).append(str(said))
-    return Sample(media={m.value: made for m, made in media.items()}, prompts=prompts, record=record, **more)
+    shown = {m.value: _copied(made) for m, made in media.items()}
+    return Sample(media=shown, prompts=prompts, record=copy.deepcopy(dict(record)), **more)
+
+
+def _copied(value: Any) -> Any:
+    """Return a medium that may be written into without changing what was made."""
+    if hasattr(value, "clone"):
+        return value.clone()
+    return value.copy() if hasattr(value, "copy") else value
 
 
 def _form(value: Any) -> str:

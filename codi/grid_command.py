@@ -217,7 +217,8 @@ def plan(axes: Sequence[Axis], seeds: Sequence[int], common: dict[str, Any]) -> 
             if down is not None and k is not None:
                 varied[down.name] = down.values[k]
             name = _id(seed, varied)
-            yield Cell(id=name, row=row, column=column, line={"id": name, **common, **varied, "seed": seed})
+            line = {"id": name, **common, **whole_names(varied), "seed": seed}
+            yield Cell(id=name, row=row, column=column, line=line)
 
 
 def _id(seed: int, varied: dict[str, Any]) -> str:
@@ -308,5 +309,5 @@ def _title(args: argparse.Namespace) -> str:
             value = jobs.parse_item(modality, text).value
             said = Path(value).name if os.path.isfile(value) else value
             prompts.append(f"{'not ' if key.startswith('negative_') else ''}\u201c{said}\u201d")
-    outputs = args.to or "what the lines say"
+    outputs = (args.to or "what the lines say").replace(",", ", ")
     return f"{', '.join(prompts) or 'grid'}  \u2192  {outputs}"

@@ -35,17 +35,19 @@ def value_of(text: str) -> Any:
 
 
 def whole_names(value: Any, folder: str | Path = "") -> Any:
-    """Return a value of a line in which the names of files that are there are whole.
+    """Return a line, or a part of one, in which the names of files that are there are whole.
 
     Args:
-        value: the value, with names in it at any depth, with or without a weight behind them.
+        value: the value, with names in it at any depth, with or without a weight behind them. Words stay, as
+            do the id of a line and what is made.
         folder: where relative names start.
 
     Returns:
         The value.
     """
     if isinstance(value, dict):
-        return {key: whole_names(inner, folder) for key, inner in value.items()}
+        kept = _no_names()
+        return {key: inner if key in kept else whole_names(inner, folder) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [whole_names(inner, folder) for inner in value]
     if not isinstance(value, (str, Path)):
@@ -55,6 +57,14 @@ def whole_names(value: Any, folder: str | Path = "") -> Any:
         if path and "\0" not in path and os.path.isfile(os.path.join(folder, path)):
             return os.path.abspath(os.path.join(folder, path)) + rest
     return value
+
+
+def _no_names() -> set[str]:
+    """Return the keys under which no names of files stand."""
+    from codi.modalities import kinds
+
+    words = [kind.name for kind in kinds() if kind.in_words]
+    return {"id", "to", *words, *(f"negative_{name}" for name in words)}
 
 
 def options_for(args: argparse.Namespace, lines: Path, folder: Path) -> argparse.Namespace:

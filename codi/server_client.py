@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from codi.types import InputError
+from codi.types import InputError, WriteError
 
 PIECE = 1 << 16
 TIMEOUT = 60.0  # seconds for which a server may say nothing; while a job is made it says something every 15
@@ -30,7 +30,7 @@ GONE = (OSError, http.client.HTTPException)  # what a connection raises that bre
 class Full(Exception):
     """Says that a server takes no job now.
 
-    Attributes:
+    Args:
         seconds: after which to come again.
     """
 
@@ -343,4 +343,4 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(path)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from None

@@ -332,7 +332,8 @@ class Session:
                 (self.out / name).unlink(missing_ok=True)
         if job in self.made:
             self.made.remove(job)
-        if job.id is not None and job in self._claimed:
+        record = None if job.id is None else self._stored(job)
+        if record is not None and record.get("request") == self._digest(job):
             (self.out / f"{job.id}.json").unlink(missing_ok=True)
 
     def _sample(self, out: Any, row: int, job: Job) -> Any:

@@ -193,11 +193,12 @@ class _Submission:
     def _follow(self, task: _Task, seconds: float | None) -> None:
         """Wait for a job, for some seconds if there is something else to do, and write what was made."""
         assert task.id is not None
-        for kind, data in self.client.events(task.id, seconds):
-            if kind == "progress":
-                self._say(f"{_called(task)}: {_steps(data)}")
-            elif kind in ("queued", "started"):
-                self._say(f"{_called(task)} is {kind}")
+        with suppress(Missing):  # which is said below
+            for kind, data in self.client.events(task.id, seconds):
+                if kind == "progress":
+                    self._say(f"{_called(task)}: {_steps(data)}")
+                elif kind in ("queued", "started"):
+                    self._say(f"{_called(task)} is {kind}")
         with self.failures.of(task.job):
             try:
                 found = self.client.job(task.id)
@@ -225,7 +226,7 @@ class _Submission:
                 if self.client.download(file["url"], hidden) != file["sha256"]:
                     hidden.unlink(missing_ok=True)
                     raise InputError(f"{task.job.origin}{file['name']} came damaged: ask again")
-                os.replace(hidden, self.out / names[file["name"]])
+                _place(hidden, self.out / names[file["name"]])
                 self.show(self.out / names[file["name"]])
         record = _renamed(found["record"], names, {part: str(path) for part, path in task.files.items()})
         if task.job.id is not None:
@@ -257,7 +258,7 @@ class _Submission:
             number = 0
             while (older := self.out / f"manifest-{number:03d}.json").exists():
                 number += 1
-            os.replace(path, older)
+            _place(path, older)
         _save(path, manifest)
 
     # What is here already
@@ -346,6 +347,14 @@ def _renamed(record: Any, names: Mapping[str, str], files: Mapping[str, str]) ->
     if isinstance(found.get("path"), str):
         found["path"] = files.get(found["path"], found["path"])
     return found
+
+
+def _place(path: Path, target: Path) -> None:
+    """Give a file its name, or raise what ends the run."""
+    try:
+        os.replace(path, target)
+    except OSError as error:
+        raise WriteError(f"cannot write {target}: {error.strerror}") from None
 
 
 def _save(path: Path, value: Any) -> None:

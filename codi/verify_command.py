@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -168,18 +169,21 @@ def _listed(path: Path) -> Listed | None:
     """Return the manifest beside a file that lists it, the one with its digest first."""
     from codi import io
 
-    found = list(_speaking(path))
-    if not found:
-        return None
-    digest = io.sha256_of(path)
-    return next((one for one in found if one.digest(path.name) == digest), found[0])
+    digest, first = io.sha256_of(path), None
+    for found in _speaking(path):
+        if found.digest(path.name) == digest:
+            return found
+        first = first or found
+    return first
 
 
 def _speaking(path: Path) -> Iterator[Listed]:
-    """Yield the manifests beside a file that list it, newest first."""
-    beside = sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime, reverse=True)
-    for manifest in beside[:MOST_MANIFESTS]:
-        if manifest.stat().st_size > MAX_BYTES:
+    """Yield the manifests beside a file that list it: those that are named so, then others."""
+    job = path.stem.rpartition("-")[0] or path.stem  # several samples of a job have numbers
+    likely = [path.with_name(f"{name}.json") for name in dict.fromkeys((path.stem, job, "manifest"))]
+    others = islice(path.parent.glob("manifest-*.json"), MOST_MANIFESTS)
+    for manifest in (*likely, *sorted(others, reverse=True)):
+        if not manifest.is_file() or manifest.stat().st_size > MAX_BYTES:
             continue
         try:
             row = json.loads(manifest.read_text(encoding="utf-8"))
@@ -233,8 +237,9 @@ def _is_plain_text(path: Path) -> bool:
 
 def _in_words(row: Mapping[str, Any]) -> str:
     """Return a record in a sentence."""
-    model = row.get("model") if isinstance(row.get("model"), dict) else {}
-    said = [f"made by codi {row.get('codi')}", f"with {model.get('name') or 'a model without a name'}"]
+    model = row.get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    said = [f"made by codi {row.get('codi')}", f"with {name or 'a model without a name'}"]
     prompts = []
     for entry in row.get("inputs", ()):
         value = entry.get("text") or entry.get("path") or entry.get("from") or "?"

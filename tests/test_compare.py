@@ -161,7 +161,17 @@ def test_two_settings_on_a_file_of_jobs(model, tmp_path, capsys):
 
 
 def test_a_model_and_a_setting_on_scenes_of_the_world(tmp_path):
-    call = ["compare", "codi-tiny", "model=codi-tiny,guidance=1", "--scenes", "2", "--to", "image", "--steps", "1"]
+    call = [
+        "compare",
+        "codi-tiny",
+        "model=codi-tiny,guidance=1",
+        "--scenes",
+        "2",
+        "--to",
+        "image",
+        "--steps",
+        "1",
+    ]
     assert cli.main([*call, "-o", str(tmp_path), "--device", "cpu", "--quiet"]) == 0
     found = json.loads((tmp_path / "compare.json").read_text())
     assert [row["seed"] for row in found["rows"]] == [2305, 2306]

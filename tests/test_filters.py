@@ -73,6 +73,17 @@ def test_if_one_sample_does_not_pass_nothing_is_written(out, tmp_path, answer, s
     assert said in str(caught.value) and "\n" not in str(caught.value) and written(tmp_path) == []
 
 
+def test_what_a_filter_writes_into_what_it_is_shown_changes_nothing(out, tmp_path):
+    def scribble(sample):
+        sample.media["audio"].zero_()
+        sample.media["image"].putpixel((0, 0), (1, 2, 3))
+        sample.record["resolved"].clear()
+
+    before = out.audios[0].clone(), out.images[0].copy()
+    assert out.filtered_by(scribble) is out and torch.equal(out.audios[0], before[0])
+    assert out.images[0].tobytes() == before[1].tobytes() and out.record(0)["resolved"]
+
+
 def test_a_filter_that_fails_lets_nothing_pass(out, tmp_path):
     def broken(sample):
         raise RuntimeError("out of\nwhatever")

@@ -73,9 +73,10 @@ def test_values_between_commas_and_bars():
 
 def test_names_of_files_become_whole(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    row = {"image": ["a.png::2", {"value": "a.png"}], "text": "a.pn", "control": [{"x": "a.png"}], "n": 3}
+    row = {"image": ["a.png::2", {"value": "a.png"}], "text": "a.png", "control": [{"x": "a.png"}], "n": 3}
+    row |= {"id": "a.png", "negative_text": ["a.png"]}
     whole = str(tmp_path / "a.png")
-    expected = {"image": [f"{whole}::2", {"value": whole}], "text": "a.pn", "control": [{"x": whole}], "n": 3}
+    expected = {**row, "image": [f"{whole}::2", {"value": whole}], "control": [{"x": whole}]}
     assert whole_names(row, tmp_path) == expected
 
 
@@ -119,6 +120,13 @@ def test_cells_equal_their_solo_runs_and_a_grid_that_grows_makes_only_what_is_ne
     assert html.count("<audio") == 6 and html.count("<img") == 12 and "6 of 6 cells" in html
     for source in re.findall(r'src="([^"]*)"', html):
         assert source.startswith("data:image/jpeg;base64,") or (sheet.parent / source).is_file()
+
+
+def test_a_setting_may_be_a_file_where_the_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"x")
+    [cell] = grid_command.plan([grid_command.parse_axis("image=a.png")], [0], {"to": "image"})
+    assert cell.line["image"] == str(tmp_path / "a.png") and "image-a.png" in cell.id
 
 
 def test_two_settings_make_a_row_for_every_value_of_the_second_and_every_seed():

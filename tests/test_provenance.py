@@ -276,3 +276,27 @@ def test_a_file_of_nobody_and_no_file(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1].startswith("  NO  record")
     (tmp_path / "odd.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
     assert cli.main(["verify", str(tmp_path / "odd.png")]) == 2
+
+
+def test_signed_jobs_are_resumed_and_hold(pems, tmp_path, capsys):
+    model = tiny_pipeline.saved(tmp_path / "model")
+    (tmp_path / "jobs.jsonl").write_text('{"id": "a", "text": "a red ball", "to": "audio,text"}\n')
+    made = tmp_path / "out"
+    call = ["generate", "--jobs", str(tmp_path / "jobs.jsonl"), "--model", model, "-o", str(made), "--quiet"]
+    call += ["--steps", "1", "--sign", "--certificate", str(pems[0]), "--key", str(pems[1])]
+    assert cli.main(call) == 0
+    assert sorted(path.name for path in made.iterdir()) == [
+        "a.c2pa",
+        "a.json",
+        "a.txt",
+        "a.wav",
+        "manifest.json",
+    ]
+    before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
+    assert cli.main(call) == 0
+    assert before == {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
+    capsys.readouterr()
+    for name in ("a.wav", "a.txt"):
+        code, found = verify(capsys, made / name, "--trust", pems[2])
+        assert code == 0 and found["unchanged"]["text"] == "as a.json lists it", found
+        assert "made with it" in found["partners"]["text"]

@@ -156,7 +156,8 @@ def _add_videos(found: APIRouter, service: Service, bodies: Bodies) -> None:
         after: Annotated[str | None, Query(max_length=200)] = None,
     ) -> dict[str, Any]:
         """List the jobs that make clips, the newest first."""
-        owner, shown, last = owner_of(request), [], after
+        owner, last = owner_of(request), after
+        shown: list[JobView] = []
         while len(shown) <= limit and (views := service.list(owner, limit=100, before=last)):
             shown += [view for view in views if _makes_clips(view)]
             last = views[-1].id

@@ -21,7 +21,8 @@ class NoSuchFile(NoSuchJob):
 class QueueFull(RuntimeError):
     """Says that no job is taken now.
 
-    Attributes:
+    Args:
+        message: one line for the one who asked.
         retry_after: seconds after which there should be room again.
     """
 

@@ -3,6 +3,7 @@ random weights.
 """
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,10 @@ def test_a_perfect_model_gets_a_perfect_report_and_a_second_run_generates_nothin
     page = (tmp_path / "report.md").read_text()
     assert not [heading for heading in HEADINGS if f"## {heading}" not in page]
     assert all((tmp_path / name).stat().st_size > 5000 and f"({name})" in page for name in PLOTS)
+    players = (tmp_path / "samples.html").read_text()
+    assert "(samples.html)" in page and "<video" in players and "text-&gt;image, sample 1" in players
+    sources = [source for source in re.findall(r' src="([^"]*)"', players) if not source.startswith("data:")]
+    assert len(sources) > 6 and all((tmp_path / source).stat().st_size > 100 for source in sources)
     made = model.samples
     again = measure(bench_of(tmp_path, model), CELLS, sections("full", CELLS, 3, 1), held_out=True)
     assert made > 0 and model.samples == made and again["cells"] == report["cells"]

@@ -160,6 +160,11 @@ def test_lines_that_cannot_be_made(server, line):
     assert "\n" not in text and "Traceback" not in text and str(ROOT) not in text
 
 
+def test_what_came_through_a_proxy_needs_a_token(server):
+    assert server.ask("GET", "/v1/jobs", headers={"X-Forwarded-For": "203.0.113.9"})[0] == 401
+    assert server.ask("GET", "/v1/jobs", headers={"X-Forwarded-For": "127.0.0.1, 203.0.113.9"})[0] == 401
+
+
 def test_clients_of_openai(server):
     headers = {"Content-Type": "application/json"}
     asked = json.dumps({"prompt": "a red star", "num_inference_steps": 2, "response_format": "url"})
@@ -192,7 +197,7 @@ def listed(server):
 
 def test_what_was_taken_outlives_a_kill_and_nothing_is_made_twice(server, first):
     job, _ = first
-    ids = [server.client.submit({**STAR, "steps": 120, "seed": k}, {})["id"] for k in range(2)]
+    ids = [server.client.submit({**STAR, "steps": 80, "seed": k}, {})["id"] for k in range(2)]
     for kind, _ in server.client.events(ids[0], 120):
         if kind == "progress":  # it is in the middle
             break
