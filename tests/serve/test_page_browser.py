@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import wave
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -85,7 +86,8 @@ def tab(browser, server):
     context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["microphone"])
     context.set_default_timeout(WAIT)
     found = context.new_page()
-    found.mistakes = []
+    found.mistakes, found.hosts = [], set()
+    found.on("request", lambda request: found.hosts.add(urlsplit(request.url).hostname))
     found.on("pageerror", lambda error: found.mistakes.append(str(error)))
     yield found
     context.close()
@@ -304,6 +306,7 @@ def test_every_field_and_button_has_a_name_and_the_keyboard_is_enough(tab, serve
     tab.keyboard.press("Enter")
     tab.get_by_role("alert").filter(has_text="is empty").wait_for()  # the prompts that were added
     assert not tab.mistakes
+    assert tab.hosts <= {"127.0.0.1", None}, "nothing is fetched from elsewhere"
 
 
 NAMELESS = """() => [...document.querySelectorAll('input, textarea, select, button, a[href], video, audio')]

@@ -269,6 +269,10 @@ def test_a_part_that_is_to_stay_must_be_marked(media):
     assert key(media, outputs=["audio"], **sound) == "error.all_selected"
 
 
+def test_a_start_of_what_is_not_made_is_not_passed_over(media):
+    assert key(media, outputs=["image"], **{"audio.start": str(media / "take.wav")}) == "error.not_made"
+
+
 def test_a_box_of_everything_leaves_nothing_to_stay(media):
     values = {"video.start": str(media / "clip.mp4"), "video.keep": "part", "video.box": [0, 0, 1, 1]}
     assert key(media, outputs=["video"], **values) == "error.all_selected"

@@ -1,6 +1,6 @@
 """Put the page together: the form on the left, progress, results and history on the right."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -186,8 +186,6 @@ def _wire_form(here: Fields, root: str) -> None:
     """Let parts of the form come and go with what is chosen."""
     if here.examples is not None:
         here.examples.act(_example, None, here.by_name["text"], **SHOWN)
-    tabs = [tab for each in here.tabs.values() for tab in each]
-    here.by_name["outputs"].change(partial(_tabs_shown, here), here.by_name["outputs"], tabs, **SHOWN)
     here.by_name["random"].change(
         lambda drawn: gr.update(interactive=not drawn), here.by_name["random"], here.by_name["seed"], **SHOWN
     )
@@ -209,11 +207,6 @@ def _example(event: gr.EventData) -> str:
     """Return the example that was chosen."""
     given = event._data if isinstance(event._data, dict) else {}
     return str(given.get("file") or "")[:500]
-
-
-def _tabs_shown(here: Fields, outputs: Sequence[str]) -> dict[Any, Any]:
-    """Return which tabs of outputs are there."""
-    return {tab: gr.update(visible=name in outputs) for name, tabs in here.tabs.items() for tab in tabs}
 
 
 def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:

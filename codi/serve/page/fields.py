@@ -34,8 +34,8 @@ class Fields:
         slots: for each further prompt its group, its heading, its button to remove it, and its components by
             kind.
         adders: the buttons that add a prompt, by kind.
-        tabs: tabs that are there for one output alone, by output.
-        waiting: components that stand for a medium to be marked, by output: the editor and the timeline.
+        marks: what comes and goes: by output what marks a part of a start, "tabs" of starts, "control" and
+            "no control".
         groups: foldable parts by name.
         examples: the example prompts.
     """
@@ -45,7 +45,6 @@ class Fields:
     by_name: dict[str, Any] = field(default_factory=dict)
     slots: list[dict[str, Any]] = field(default_factory=list)
     adders: dict[str, gr.Button] = field(default_factory=dict)
-    tabs: dict[str, list[Any]] = field(default_factory=dict)
     marks: dict[str, Any] = field(default_factory=dict)
     groups: dict[str, gr.Accordion] = field(default_factory=dict)
     examples: Any = None
@@ -216,10 +215,7 @@ def _settings(fields: Fields) -> None:
                     fields.add(f"size.{name}", parts.number(words(f"size.{name}"), hint, min_width=120))
         with gr.Tabs():
             for kind in makes:
-                with gr.Tab(
-                    words.kind(kind.name), visible=kind in offers.outputs_of(fields.models[0])
-                ) as tab:
-                    fields.tabs.setdefault(kind.name, []).append(tab)
+                with gr.Tab(words.kind(kind.name)):
                     _scales(fields, kind)
         fields.add("sync", gr.Checkbox(True, label=words("sync")))
         fields.add(
@@ -259,8 +255,7 @@ def _edits(fields: Fields) -> None:
         gr.HTML(f'<p class="quiet">{words("edits.info")}</p>')
         with gr.Tabs() as fields.marks["tabs"]:
             for kind in offers.offered(fields.models):
-                with gr.Tab(words.kind(kind.name), id=kind.name) as tab:
-                    fields.tabs.setdefault(kind.name, []).append(tab)
+                with gr.Tab(words.kind(kind.name), id=kind.name):
                     _edit(fields, kind)
         fields.add("resample_steps", parts.number(words("resample_steps"), "4"))
 

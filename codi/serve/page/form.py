@@ -86,6 +86,9 @@ def read(
     _read_settings(asked, values, outputs)
     given = {name: asked.request[name] for name in SIZES if asked.request.get(name)}
     lengths = seconds_of(outputs, sizes or {}, given)
+    for kind in kinds():
+        if kind.name not in outputs and values.get(f"{kind.name}.start"):
+            raise FormError("error.not_made", kind=kind.name)
     for output in outputs:
         _read_edit(asked, values, kind_of(output), folder, lengths.get(output))
     if "keep" in asked.request or "keyframes" in asked.request:

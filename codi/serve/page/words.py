@@ -270,6 +270,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "The drawing of prompt {number} is empty: paint something or remove it.",
         "Die Zeichnung von Vorgabe {number} ist leer: etwas malen oder sie entfernen.",
     ),
+    "error.not_made": (
+        "There is something to start from ({kind}) that is not ticked: tick it, or remove the start.",
+        "Ein Ausgangsmedium ({kind}) ist nicht angekreuzt: ankreuzen oder das Medium entfernen.",
+    ),
     "error.nothing_selected": (
         "No part of the start is marked ({kind}): paint or select it, or keep nothing.",
         "Am Ausgangsmedium ist kein Teil markiert ({kind}): markieren oder nichts behalten.",
