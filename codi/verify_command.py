@@ -377,5 +377,7 @@ def _check_model(name: Any) -> None:
 
 def _from_memory(record: Mapping[str, Any]) -> bool:
     """Return whether Python gave it a prompt that no record holds."""
+    from codi import records
+
     rows = [*record.get("inputs", ()), *record.get("negatives", ()), *record.get("sources", ())]
-    return any("text" not in row and "path" not in row for row in rows)
+    return any(row.get(records.WORDS) is None and row.get("path") is None for row in rows)

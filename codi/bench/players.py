@@ -59,10 +59,10 @@ def _image(stem: Path, media: Mapping[Modality, Any]) -> Path:
 
 def _clip(stem: Path, media: Mapping[Modality, Any]) -> Path:
     path, frames = stem.with_name(f"{stem.name}.mp4"), torch.as_tensor(media[Modality.VIDEO])
-    if Modality.AUDIO not in media:
+    sound = media.get(Modality.AUDIO)
+    if sound is None:
         return io.save_video(path, frames, FPS)
-    sound = torch.as_tensor(media[Modality.AUDIO])
-    return io.save_video(path, frames, FPS, sound, SAMPLING_RATE)
+    return io.save_video(path, frames, FPS, torch.as_tensor(sound), SAMPLING_RATE)
 
 
 def _sound(stem: Path, media: Mapping[Modality, Any]) -> Path:
