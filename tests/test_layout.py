@@ -163,6 +163,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.selection",
         "codi.settings",
     },
+    "codi.ray_jobs": LEAVES
+    | KINDS
+    | LOADING
+    | {"codi.failures", "codi.jobs", "codi.provenance", "codi.session", "codi.wording"},
     "codi.serve": LEAVES
     | KINDS
     | LOADING
@@ -211,6 +215,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.failures",
         "codi.jobs",
         "codi.options",
+        "codi.ray_jobs",
         "codi.session",
         "codi.doctor",
         "codi.inspection",
