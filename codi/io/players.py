@@ -65,11 +65,12 @@ def clip(frames: Tensor, fps: float, wave: Tensor | None = None, rate: int | Non
     """
     some = _small(frames[:FRAMES])
     seconds = len(some) / fps
-    sound = {}
+    sound = None
     if wave is not None and rate is not None:
-        sound = {"audio": wave[..., : round(seconds * rate)], "sampling_rate": rate}
+        sound = wave[..., : round(seconds * rate)]
     with tempfile.TemporaryDirectory(prefix="codi-") as folder:
-        content = save_video(Path(folder) / "clip.mp4", some, fps, **sound).read_bytes()
+        path = save_video(Path(folder) / "clip.mp4", some, fps, sound, None if sound is None else rate)
+        content = path.read_bytes()
     width = max(SHOWN, min(frames.shape[-1], 2 * SHOWN))
     player = (
         f'<video controls loop playsinline width="{width}" aria-label="clip of {seconds:.3g} seconds" '
