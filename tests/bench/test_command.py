@@ -67,7 +67,7 @@ def test_a_perfect_model_gets_a_perfect_report_and_a_second_run_generates_nothin
     assert not [heading for heading in HEADINGS if f"## {heading}" not in page]
     assert all((tmp_path / name).stat().st_size > 5000 and f"({name})" in page for name in PLOTS)
     players = (tmp_path / "samples.html").read_text()
-    assert "(samples.html)" in page and "<video" in players and "text-&gt;image, sample 1" in players
+    assert "(samples.html)" in page and "<video" in players and "audio-&gt;video, sample 3" in players
     sources = [source for source in re.findall(r' src="([^"]*)"', players) if not source.startswith("data:")]
     assert len(sources) > 6 and all((tmp_path / source).stat().st_size > 100 for source in sources)
     made = model.samples
