@@ -319,7 +319,7 @@ class Actions:
         done = {self.panels.problem: cards.note(self.words("used"))}
         if action == "from":
             fields = self.fields
-            opened = {fields.groups["edits"]: gr.Accordion(open=True)}
+            opened: Changes = {fields.groups["edits"]: gr.Accordion(open=True)}
             opened[fields.marks["tabs"]] = gr.Tabs(selected=kind.name)
             return done | opened | {fields.by_name[f"{kind.name}.start"]: value}
         if kind.in_words:

@@ -12,7 +12,7 @@ from codi.serve.page.actions import PAST, Actions, Panels
 from codi.serve.page.fields import Fields
 from codi.serve.page.words import LANGUAGES, Words
 
-SHOWN = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+SHOWN: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
 
 def build(service: Any, owner: Callable[[Any], str], words: Words | None = None, root: str = "") -> gr.Blocks:
@@ -96,7 +96,14 @@ def _panels(words: Words, problem: gr.HTML, make: gr.Button, cancel: gr.Button) 
 def _wire(page: gr.Blocks, actions: Actions) -> None:
     """Say what happens when."""
     here, panels = actions.fields, actions.panels
-    shown = [panels.problem, panels.status, panels.bars, panels.previews, panels.results, panels.history]
+    shown: list[Any] = [
+        panels.problem,
+        panels.status,
+        panels.bars,
+        panels.previews,
+        panels.results,
+        panels.history,
+    ]
     shown += [panels.make, panels.cancel, panels.job]
     everything = set(here.by_name.values())
     gr.on([panels.make.click, here.by_name["text"].submit], actions.make, everything, shown, **SHOWN)

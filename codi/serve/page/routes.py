@@ -1,19 +1,18 @@
 """What the page needs beside Gradio: files of jobs for its players, and the choice of language."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from codi.serve.page.words import DEFAULT, LANGUAGES
 from codi.serve.service import NoSuchJob
 
 INLINE = ("image/png", "image/jpeg", "image/webp", "video/mp4", "audio/wav", "audio/x-wav", "text/plain")
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def add_files(app: FastAPI, service: Any, owner: Callable[[Any], str]) -> None:
@@ -32,7 +31,7 @@ def add_files(app: FastAPI, service: Any, owner: Callable[[Any], str]) -> None:
             path = await asyncio.to_thread(service.file, job, name, whose)
         except NoSuchJob:
             return PlainTextResponse("no such file", status_code=404)
-        about = next((file for file in view.files if file["name"] == name), {})
+        about: dict[str, Any] = next((file for file in view.files if file["name"] == name), {})
         mime = str(about.get("type") or "")
         shown = mime in INLINE and not download
         return FileResponse(
@@ -58,7 +57,7 @@ class ByLanguage:
         self.app = app
         self.path = path
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with the address of the page."""
         wanted = None
         if scope["type"] == "http" and scope["method"] == "GET":
