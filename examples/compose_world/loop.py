@@ -95,8 +95,8 @@ def train(
     state_file = asked.work / f"{name}.training.pt"
     log = (asked.work / f"{name}.log").open("a", buffering=1)
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, asked.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    average = EMAModel(parameters, decay=decay, use_ema_warmup=True, power=0.75)
+    optimizer = torch.optim.AdamW(parameters, asked.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    average = EMAModel(parameters, decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
     step, spent = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)

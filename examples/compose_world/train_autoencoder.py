@@ -3,7 +3,7 @@
     python train_autoencoder.py picture --out out/picture_vae
     python train_autoencoder.py sound --out out/sound_vae
 
-Both are diffusers' `AutoencoderKL`. Pictures of 64 x 64 become latents of 8 x 8 with 8 channels; log-mels of
+Both are diffusers' `AutoencoderKL`. Pictures of 64 x 64 become latents of 8 x 8 with 4 channels; log-mels of
 64 frames and 32 bands become latents of 16 x 8 with 8 channels, so that a column is as long as a frame of the
 clips. The loss is the L1 and the squared error,
 and a little of the Kullback-Leibler divergence (Rombach et al. 2022, section 3.1).
@@ -19,7 +19,7 @@ from world_data import log_mel, to_unit, training_scenes
 from codi.world import render_frames, render_sounds
 
 SHAPES = {
-    "picture": {"channels": 3, "widths": (16, 32, 64, 64), "latents": 8, "kl": 1e-4},
+    "picture": {"channels": 3, "widths": (16, 32, 64, 64), "latents": 4, "kl": 5e-4},
     "sound": {"channels": 1, "widths": (16, 32, 64), "latents": 8, "kl": 3e-4},
 }
 
