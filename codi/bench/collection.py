@@ -92,20 +92,21 @@ def read(source: str, option: str) -> Collection:
         found = _of_folder(path if path.is_dir() else path.parent, bad)
     else:
         found = _of_manifest(path, bad)
-    items = _with_files(found, bad)
+    items = _with_files(source, found, bad)
     if not items:
         first = f" ({bad[0]})" if bad else ""
         raise InputError(f"{option} {source}: no row of it can be measured{first}")
     return Collection(source=source, items=items, bad=bad)
 
 
-def _with_files(found: Iterator[Item], bad: list[str]) -> list[Item]:
+def _with_files(source: str, found: Iterator[Item], bad: list[str]) -> list[Item]:
     """Return the items whose files are all there; a line says of every other one which is not."""
     items = []
     for item in found:
         gone = [part.path for part in item.parts.values() if part.path and not part.path.is_file()]
         if gone:
-            bad.append(f"{item.id}: no such file: {gone[0]}: put it there, or take the row out")
+            where = item.id if item.id.startswith(source) else f"{source}: {item.id}"
+            bad.append(f"{where}: no such file: {gone[0]}: put it there, or take the row out")
         elif item.parts:
             items.append(item)
     return items

@@ -144,7 +144,7 @@ class Towers(Extractor):
 def _geometry(spec: Any) -> str:
     """Return the size and rate of a modality in a model, in words."""
     if spec is None or not spec.raw_shape:
-        return "words"
+        return "as a sentence"
     said = [f"{spec.raw_shape[-2]} x {spec.raw_shape[-1]} pixels"] if len(spec.raw_shape) > 1 else []
     if spec.rate:
         seconds = spec.raw_shape[0] / spec.rate
@@ -239,12 +239,15 @@ class _Pretrained(Extractor):
     def _words(self, texts: list[Any]) -> Any:
         """Return the features of sentences, of which what is too long is cut off."""
         model, _, tokenizer = self._parts
-        most = model.config.text_config.max_position_embeddings - self.reserved
+        config = model.config.text_config
+        most = config.max_position_embeddings - self._reserved(config)
         inputs = tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt")
         inputs = {name: inputs[name].to(self.device) for name in ("input_ids", "attention_mask")}
         return _pooled(model.get_text_features(**inputs))
 
-    reserved = 0  # positions of the text encoder that no token can have
+    def _reserved(self, config: Any) -> int:
+        """Return how many positions of the text encoder no token can have."""
+        return 0
 
     @torch.no_grad()
     def embed(self, modality: Modality, media: list[Any]) -> Any:
@@ -274,7 +277,7 @@ class Clip(_Pretrained):
     def rate(self, modality: Modality) -> str:
         """Return the size of pictures, and how many frames of a clip are read."""
         pixels = f"{self._parts[0].config.vision_config.image_size} pixels"
-        return {TEXT: "words", IMAGE: pixels, VIDEO: f"{pixels}, mean of {FRAMES} frames"}[modality]
+        return {TEXT: "as a sentence", IMAGE: pixels, VIDEO: f"{pixels}, mean of {FRAMES} frames"}[modality]
 
     @property
     def _ways(self) -> dict[Modality, Callable[[list[Any]], Any]]:
@@ -303,8 +306,6 @@ class Clap(_Pretrained):
 
     kind = "clap"
     reads = (TEXT, AUDIO)
-    reserved = 2  # RoBERTa counts its positions from 2
-
     def _load(self) -> tuple[Any, Any, Any]:
         from transformers import ClapFeatureExtractor, ClapModel
 
@@ -315,11 +316,15 @@ class Clap(_Pretrained):
         """Return the sampling rate, and how much of a sound is read."""
         prepares = self._parts[1]
         most = prepares.nb_max_samples / prepares.sampling_rate
-        return {TEXT: "words", AUDIO: f"{prepares.sampling_rate} Hz, first {most:g} s"}[modality]
+        return {TEXT: "as a sentence", AUDIO: f"{prepares.sampling_rate} Hz, first {most:g} s"}[modality]
 
     @property
     def _ways(self) -> dict[Modality, Callable[[list[Any]], Any]]:
         return {TEXT: self._words, AUDIO: self._sounds}
+
+    def _reserved(self, config: Any) -> int:
+        """RoBERTa counts positions from the one after the number of the padding token."""
+        return int(config.pad_token_id) + 1
 
     def _sounds(self, sounds: list[Any]) -> Any:
         """Return the features of sounds."""

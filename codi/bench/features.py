@@ -99,7 +99,12 @@ class Features:
             for item in collection.items:
                 for name, part in item.parts.items():
                     if part.modality in extractor.modalities:
-                        self._plan(f"{collection.source}: {item.id}: {name}", part, todo[part.modality])
+                        where = (
+                            item.id
+                            if item.id.startswith(collection.source)
+                            else f"{collection.source}: {item.id}"
+                        )
+                        self._plan(f"{where}: {name}", part, todo[part.modality])
         for modality, units in todo.items():
             try:
                 self._compute(modality, units, batch)

@@ -127,7 +127,7 @@ def _blocks(queries: _Side, keys: _Side) -> Iterator[tuple[slice, Tensor]]:
 
 def _rates(features: Features, *sides: _Side) -> str:
     """Return at which sizes and rates parts were read."""
-    return "; ".join(dict.fromkeys(features.extractor.rate(side.modality) for side in sides))
+    return "; ".join(f"{side.modality} {features.extractor.rate(side.modality)}" for side in sides)
 
 
 def _retrieval(both: _Both, features: Features) -> Iterator[Line]:

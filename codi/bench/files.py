@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Any
 
+from tqdm import tqdm
+
 from codi.bench import collection, file_measures, files_report, in_time
 from codi.bench.extractors import Towers, parse_extractors
 from codi.bench.features import Features
@@ -69,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     head["seconds"] = round(time.monotonic() - started, 1)
     print(files_report.write(folder, head, lines, found[0].items))
     if bad:
-        print(
-            f"codi: error: {len(bad)} rows or files were left out, the others are measured", file=sys.stderr
-        )
+        print(f"codi: error: {len(bad)} rows or files left out; the others are measured", file=sys.stderr)
     return 2 if bad else 0
 
 
@@ -79,9 +79,7 @@ def _check_options(args: argparse.Namespace) -> None:
     """Raise `InputError` for options that belong to the measuring of a model."""
     for name, default in GENERATING.items():
         if getattr(args, name) != default:
-            raise InputError(
-                f"--{name.replace('_', '-')} beside --files: files are measured as they are, nothing is generated"
-            )
+            raise InputError(f"--{name.replace('_', '-')} beside --files: files are measured as they are")
     if args.batch < 1:
         raise InputError(f"--batch {args.batch}: expected at least 1")
 
@@ -90,7 +88,7 @@ def _report(bad: list[str], line: str) -> None:
     """Say once that a row or a file is left out."""
     if line not in bad:
         bad.append(line)
-        print(f"codi: error: {line}", file=sys.stderr)
+        tqdm.write(f"codi: error: {line}", file=sys.stderr)
 
 
 def _measure(

@@ -15,17 +15,17 @@ COLUMNS = ("measure", "value", "beside it", "count", "extractor", "read at", "no
 HOW = (
     "Brackets hold 95 % bootstrap intervals over rows; ± is the standard deviation over subsets. "
     "*Shuffled*: the same with the partner of another row. *Chance*: keys picked at random. *Halves of "
-    "the reference*: the distance between two random halves of the reference, a floor; fewer samples make a "
-    "Frechet distance larger."
+    "the reference*: the distance between two random halves of it, a floor; fewer samples make a Frechet "
+    "distance larger."
 )
 NOTES = {
-    "Retrieval": "A hit is a key that stands in a row with the query; words or files that are in several rows "
-    "count once, with all of these rows.",
+    "Retrieval": "A hit is a key that stands in a row with the query; words or files that are in several "
+    "rows count once, with all of these rows.",
     "Agreement": "The mean cosine of what belongs together. Features of different extractors have different "
     "cosines for strangers: compare the second line.",
-    "Distances": "A distance is comparable with others of the same extractor, rate and "
-    "counts alone. With published FID, KID or FAD it is comparable only where the extractor has their weights: "
-    "Inception v3 for FID and KID, VGGish for FAD.",
+    "Distances": "A distance is comparable with others of the same extractor, rate and counts alone. With "
+    "published FID, KID or FAD it is comparable only where the extractor has their weights: Inception v3 for "
+    "FID and KID, VGGish for FAD.",
     "In time": "AV-Align: onsets of the sound less than a frame from a peak of the optical flow, over the "
     "union of both (arXiv 2309.16429), with codi's onset detector in place of librosa's. Onset F1: "
     "mir_eval, matched one to one. Rows in which neither has an onset do not count.",
