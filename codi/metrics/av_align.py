@@ -11,6 +11,8 @@ Letters: F frames, A peaks of the sound, V peaks of the picture.
 
 import numpy as np
 
+STILL = 1e-6  # pixels per frame below which a clip does not move: what is left is rounding
+
 
 def flow_peaks(magnitudes: np.ndarray, fps: float) -> np.ndarray:
     """Return the seconds at which a clip moves more than just before and after.
@@ -28,7 +30,7 @@ def flow_peaks(magnitudes: np.ndarray, fps: float) -> np.ndarray:
         return np.zeros(0)
     curve = np.concatenate([magnitudes[:1], magnitudes])  # (F,)
     middle = curve[1:-1]
-    top = (middle > curve[:-2]) & (middle > curve[2:])
+    top = (middle > curve[:-2]) & (middle > curve[2:]) & (middle > STILL)
     return (np.flatnonzero(top) + 1) / fps
 
 

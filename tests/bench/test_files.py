@@ -265,7 +265,7 @@ def test_a_clip_stands_for_its_sound_and_a_mute_one_for_none(place):
     )
     write(place / "clips.jsonl", [{"video": "mute.mp4"}, {"video": "loud.mp4"}])
     mute, loud = (item.parts["audio"] for item in collection.read("clips.jsonl", "--files").items)
-    assert read_part(mute) is None and len(read_part(loud)[0]) == 16000
+    assert read_part(mute) is None and 16000 <= len(read_part(loud)[0]) < 18000  # AAC fills its last frame
 
 
 def test_parquet_and_json_lines_are_the_same_rows(place):
