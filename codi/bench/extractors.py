@@ -306,6 +306,7 @@ class Clap(_Pretrained):
 
     kind = "clap"
     reads = (TEXT, AUDIO)
+
     def _load(self) -> tuple[Any, Any, Any]:
         from transformers import ClapFeatureExtractor, ClapModel
 

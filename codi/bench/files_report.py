@@ -11,7 +11,8 @@ from codi.bench.lines import Line
 from codi.bench.markup import section, table
 
 ON_PAGE = 12  # rows that are shown with players
-COLUMNS = ("measure", "value", "beside it", "count", "extractor", "read at", "note")
+WORDS = ("beside it", "extractor", "read at", "note")  # columns that hold words
+COLUMNS = ("value", "beside it", "count", "extractor", "read at", "note")
 HOW = (
     "Brackets hold 95 % bootstrap intervals over rows; ± is the standard deviation over subsets. "
     "*Shuffled*: the same with the partner of another row. *Chance*: keys picked at random. *Halves of "
@@ -92,7 +93,7 @@ def _sections(lines: Sequence[Line]) -> Iterator[tuple[str, list[list[str]]]]:
 def _cells(line: Line) -> list[str]:
     """Return the cells of a line."""
     numbers = [line.shown, line.compared, line.count]
-    return [line.what, line.measure, *numbers, line.extractor, line.rate, line.note or "-"]
+    return [f"{line.what}: {line.measure}", *numbers, line.extractor, line.rate, line.note or "-"]
 
 
 def _page(folder: Path, report: dict[str, Any], lines: Sequence[Line], items: Sequence[Item]) -> str:
@@ -104,7 +105,10 @@ def _page(folder: Path, report: dict[str, Any], lines: Sequence[Line], items: Se
     body += [page.paragraph(note) for note in report["notes"]]
     for title, rows in _sections(lines):
         labels = [row[0] for row in rows]
-        body += [page.heading(title), page.figures_table("what", COLUMNS, labels, [row[1:] for row in rows])]
+        body += [
+            page.heading(title),
+            page.figures_table("what", COLUMNS, labels, [row[1:] for row in rows], WORDS),
+        ]
         body.append(page.paragraph(NOTES[title], soft=True))
     if report["bad"]:
         body += [page.heading("Left out"), *map(page.paragraph, report["bad"])]
