@@ -136,6 +136,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.bench": LEAVES
     | MODELS
     | {
+        "codi.functions",
+        "codi.records",
+        "codi.rows",
         "codi.sheets",
         "codi.compose.folder",
         "codi.world",

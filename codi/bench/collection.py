@@ -239,8 +239,9 @@ def _generated(label: str, record: records.Record, paths: Sequence[Path]) -> Ite
         if name in parts or row["as"] not in Modality or row["weight"] == 0:
             continue
         modality = Modality(row["as"])
-        if "text" in row:
-            parts[name] = Part(modality=modality, words=(re.sub(r"\s+", " ", row["text"]).strip(),))
+        if records.WORDS in row:
+            words = re.sub(r"\s+", " ", row[records.WORDS]).strip()
+            parts[name] = Part(modality=modality, words=(words,))
         elif "path" in row:
             parts[name] = Part(modality=modality, path=Path(row["path"]))
     return Item(id=label, parts=parts)

@@ -30,6 +30,7 @@ from codi.bench.collection import Part
 from codi.bench.models import Model
 from codi.bench.parts import read_part
 from codi.functions import file_digest, load_function
+from codi.modalities import in_words
 from codi.pretrained import pick_device, quietly
 from codi.types import EMBEDDED, InputError, Modality
 
@@ -230,7 +231,7 @@ class _Pretrained(Extractor):
 
     def _tokenizer(self) -> Any:
         """Return the tokenizer, or None where words are not read."""
-        if TEXT not in self.modalities:
+        if not any(map(in_words, self.modalities)):
             return None
         from transformers import AutoTokenizer
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from codi import io
 from codi.bench.collection import Part
-from codi.types import InputError, Modality
+from codi.modalities import kind_of
+from codi.types import InputError
 
 
 def read_part(part: Part) -> Any:
@@ -24,7 +25,15 @@ def read_part(part: Part) -> Any:
     Raises:
         InputError: for a file that cannot be read, or that ends before the part begins.
     """
-    return part.words[0] if part.words else _READ[part.modality](part)
+    if part.words:
+        return part.words[0]
+    kind = kind_of(part.modality)
+    if kind.in_words:
+        return _words(part)
+    read = _READ.get((kind.rate_field is not None, kind.spatial))
+    if read is None:
+        raise InputError(f"files of kind {part.modality} cannot be measured")
+    return read(part)
 
 
 def _image(part: Part) -> Any:
@@ -40,7 +49,7 @@ def _words(part: Part) -> str:
 
 def _sound(part: Part) -> Any:
     path = _path(part)
-    if part.carried and "audio" not in io.facts(path):
+    if part.carried and part.modality.value not in io.facts(path):
         return None
     wave, rate = io.load_audio(path, part.end)
     wave = wave[round(part.start * rate) :]
@@ -59,11 +68,10 @@ def _clip(part: Part) -> Any:
 
 
 SIDE = 256  # pixels; larger clips are shrunk to about twice that, which spares memory
-_READ: dict[Modality, Callable[[Part], Any]] = {
-    Modality.TEXT: _words,
-    Modality.IMAGE: _image,
-    Modality.AUDIO: _sound,
-    Modality.VIDEO: _clip,
+_READ: dict[tuple[bool, bool], Callable[[Part], Any]] = {  # whether it has time, whether it has places
+    (False, True): _image,
+    (True, False): _sound,
+    (True, True): _clip,
 }
 
 
