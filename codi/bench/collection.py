@@ -5,14 +5,13 @@ or what was generated (`image`) beside what was asked for it (`asked text`). A r
 apart with one line that says why.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codi import records
+from codi import io, records
 from codi.modalities import kind_of, kinds
 from codi.rows import Row, parse_json, parse_row
 from codi.types import InputError, Modality
@@ -180,16 +179,12 @@ def _of_folder(folder: Path, bad: list[str]) -> Iterator[Item]:
     if not manifest.is_file():
         yield from _of_files(folder, bad)
         return
-    try:
-        listed = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{manifest} is damaged ({' '.join(str(error).split())[:80]})") from None
-    names = listed.get("jobs") if isinstance(listed, dict) else None
-    places = [folder / str(name) for name in names] if isinstance(names, list) else [manifest]
+    names = _object(manifest).get("jobs")
+    places = [folder / name for name in _plain_names(names)] if isinstance(names, list) else [manifest]
     for place in places:
         try:
-            [record] = records.read_records(place)
-            samples = json.loads(place.read_text(encoding="utf-8"))["samples"]
+            record = records.read_record(place)
+            samples = _object(place)["samples"]
         except InputError as error:
             bad.append(str(error))
             continue
@@ -197,8 +192,32 @@ def _of_folder(folder: Path, bad: list[str]) -> Iterator[Item]:
             label = record.id or ""
             if len(samples) > 1 or not label:
                 label = f"{label}{'-' if label else ''}{number:03d}"
-            files = [folder / name for name in sample.get("files", []) if Path(name).name == name]
-            yield _generated(label, record, files)
+            files = [folder / name for name in _plain_names(sample.get("files"))]
+            if files:
+                yield _generated(label, record, files)
+            else:
+                bad.append(f"{place}: sample {number} names no files: expected what codi wrote")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, which may be anything."""
+    io.check_file(path)
+    if path.stat().st_size > records.MAX_BYTES:
+        raise InputError(f"{path} has more than {records.MAX_BYTES >> 20} MB: expected a manifest of codi's")
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of bytes that are not in UTF-8
+        raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:80]})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}: expected an object as codi writes it")
+    return found
+
+
+def _plain_names(names: Any) -> list[str]:
+    """Return those of some names that are names of files in the same folder."""
+    if not isinstance(names, list):
+        return []
+    return [name for name in names if isinstance(name, str) and name and Path(name).name == name]
 
 
 def _of_files(folder: Path, bad: list[str]) -> Iterator[Item]:

@@ -160,6 +160,12 @@ class _Pretrained(Extractor):
     Attributes:
         kind: what its configuration says that it is.
         reads: the modalities that it can read.
+
+    Args:
+        source: the folder, or a hub id.
+        modalities: what it is to read.
+        device: "auto", or a device of torch.
+        dtype: the precision of its network.
     """
 
     kind: str

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codi import io
-from codi.bench.collection import Part
+from codi.bench.collection import MAX_LINE, Part
 from codi.modalities import kind_of
 from codi.types import InputError
 
@@ -41,7 +41,8 @@ def _image(part: Part) -> Any:
 
 
 def _words(part: Part) -> str:
-    text = _path(part).read_text(encoding="utf-8", errors="replace").strip()
+    with _path(part).open(encoding="utf-8", errors="replace") as file:
+        text = file.read(MAX_LINE).strip()
     if not text:
         raise InputError(f"{part.path} holds no words")
     return text

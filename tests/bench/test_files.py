@@ -278,6 +278,24 @@ def test_parquet_and_json_lines_are_the_same_rows(place):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "is damaged"),
+        ("[1]", "holds a list"),
+        ('{"jobs": ["../secret.json", 3]}', "no row of it can be measured"),
+        ('{"jobs": ["gone.json"]}', "gone.json"),
+        ('{"record": 1, "samples": [{"seed": 0, "files": 3}]}', "cannot be used"),
+    ],
+)
+def test_manifests_of_generated_folders_that_nobody_wrote_are_one_line(place, text, message):
+    (place / "out").mkdir()
+    (place / "out" / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        collection.read("out", "--files")
+    assert "\n" not in str(caught.value)
+
+
 # Extractors ------------------------------------------------------------
 
 
