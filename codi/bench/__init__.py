@@ -23,7 +23,8 @@ pairs.py      two models or settings on the same prompts (`codi compare`)
 
 files.py          `codi bench --files`: measures on one's own files, start to finish
 collection.py     what is measured: rows of a manifest, or a generated folder; parts.py reads them
-extractors.py     what turns media into features; features.py computes them once
+extractors.py     what turns media into features, by extracting.py; clip_clap.py two of them
+features.py       features, computed once
 file_measures.py  retrieval, agreement, distances; in_time.py sounds and clips in time
 files_report.py   the page; lines.py a line of it
 """

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codi.bench.collection import Collection, Part
-from codi.bench.extractors import Extractor
+from codi.bench.extracting import Extractor
 from codi.bench.parts import digest_of, split
 from codi.io import atomic, numbered
 from codi.types import InputError, Modality

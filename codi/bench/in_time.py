@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from codi.bench.collection import ASKED, Item, Part
-from codi.bench.extractors import Extractor
+from codi.bench.extracting import Extractor
 from codi.bench.features import Features
 from codi.bench.lines import Line
 from codi.metrics import av_align, flow
