@@ -248,7 +248,7 @@ def _of_files(folder: Path, bad: list[str]) -> Iterator[Item]:
 
 def _generated(label: str, record: records.Record, paths: Sequence[Path]) -> Item:
     """Return what was made of a sample beside what was asked for it."""
-    parts = {}
+    parts: dict[str, Part] = {}
     for path in paths:
         for modality in record.outputs:
             if path.suffix == kind_of(modality).suffix:

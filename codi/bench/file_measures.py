@@ -6,6 +6,7 @@ Letters: N rows, Q queries, K keys, D width of the features.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from codi.bench.collection import ASKED, Item, Part
 from codi.bench.features import Features
 from codi.bench.lines import Line
-from codi.metrics.bootstrap import bootstrap, nanmean, share_interval
+from codi.metrics.bootstrap import Interval, bootstrap, nanmean, share_interval
 from codi.metrics.frechet import frechet_distance, kernel_distance_of_subsets
 from codi.metrics.retrieval import chance_of_hit, ranks_of_relevant
 from codi.types import Modality
@@ -98,7 +99,9 @@ def _both(items: Sequence[Item], first: str, second: str, features: Features) ->
 def _side(name: str, parts: Sequence[Part], features: Features) -> _Side:
     """Return one kind of part of all rows; what is in several rows is one content."""
     numbers: dict[str, int] = {}
-    vectors, rows, of_row = [], [], []
+    vectors: list[np.ndarray] = []
+    rows: list[list[int]] = []
+    of_row: list[list[int]] = []
     for row, part in enumerate(parts):
         own = []
         for digest, feature in features.of(part):
@@ -160,8 +163,8 @@ def _retrieval(both: _Both, features: Features) -> Iterator[Line]:
 def _agreement(both: _Both, features: Features) -> Iterator[Line]:
     """Yield the cosine of what belongs together, and how far it lies above that of strangers."""
     first, second = both.sides
-    own = [[] for _ in first.of_row]  # type: list[list[float]]
-    strange = [[] for _ in first.of_row]  # type: list[list[float]]
+    own: list[list[float]] = [[] for _ in first.of_row]
+    strange: list[list[float]] = [[] for _ in first.of_row]
     for block, relevant in _blocks(first, second):
         cosines = first.vectors[block] @ second.vectors.T  # (B, K)
         others = (cosines * ~relevant).sum(1) / (~relevant).sum(1)  # NaN where all keys are right
@@ -171,7 +174,7 @@ def _agreement(both: _Both, features: Features) -> Iterator[Line]:
                 strange[row].append(float(others[at]))
     together = np.array([np.mean(values) for values in own])
     apart = np.array([np.mean(values) for values in strange])
-    shared = dict(
+    shared: dict[str, Any] = dict(
         section="Agreement",
         what=f"{first.name}, {second.name}",
         extractor=features.extractor.name,
@@ -185,10 +188,10 @@ def _agreement(both: _Both, features: Features) -> Iterator[Line]:
     yield _line(shared, "cosine above shuffled", above, {})
 
 
-def _line(shared: dict[str, str], measure: str, interval: object, beside: dict[str, float]) -> Line:
+def _line(shared: dict[str, Any], measure: str, interval: Interval, beside: dict[str, float]) -> Line:
     """Return a line with an interval."""
-    value, low, high = (getattr(interval, name) for name in ("value", "low", "high"))
-    return Line(measure=measure, value=value, low=low, high=high, beside=beside, **shared)  # type: ignore[arg-type]
+    value, low, high = interval.value, interval.low, interval.high
+    return Line(measure=measure, value=value, low=low, high=high, beside=beside, **shared)
 
 
 # Distances -------------------------------------------------------------
@@ -236,7 +239,7 @@ def _distances(
     halves = y[order[: len(y) // 2]], y[order[len(y) // 2 :]]
     # Of small sets half is drawn, so that subsets differ and their deviation says something.
     size = min(SUBSET, max(2, min(len(x), len(y)) // 2))
-    shared = dict(
+    shared: dict[str, Any] = dict(
         section="Distances",
         what=f"{name}, reference",
         extractor=features.extractor.name,
