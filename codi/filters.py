@@ -13,19 +13,13 @@ What it refuses is not written, nor is anything where it fails: a filter that do
 """
 
 import copy
-import hashlib
-import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from codi.functions import EXAMPLE, file_digest, load_function, module_digest
 from codi.types import InputError, Modality
-
-EXAMPLE = "module:function or file.py:function"
 
 
 class Refused(InputError):
@@ -81,14 +75,14 @@ class Filter:
         if value is None or isinstance(value, cls):
             return value
         if isinstance(value, str):
-            return _named(value)
+            return cls(load_function(value, "--filter", "one sample"), value, file_digest(value))
         if not callable(value):
             raise InputError(
                 f"filter is {value!r:.80}: expected a function of one sample, or its name, {EXAMPLE}"
             )
         module = getattr(value, "__module__", None) or type(value).__module__
         name = getattr(value, "__qualname__", None) or type(value).__qualname__
-        return cls(value, f"{module}:{name}", _digest(sys.modules.get(str(module))))
+        return cls(value, f"{module}:{name}", module_digest(sys.modules.get(str(module))))
 
     def described(self) -> dict[str, Any]:
         """Return the name and the digest of its file, which tell filters apart."""
@@ -188,63 +182,3 @@ def _form(value: Any) -> str:
     if hasattr(value, "mode") and hasattr(value, "size"):
         return f"a PIL image of mode {value.mode}"
     return type(value).__name__
-
-
-def _named(text: str) -> Filter:
-    """Return the filter of a name: `module:function` or `file.py:function`."""
-    place, sign, name = text.rpartition(":")
-    if not (place and sign and name.isidentifier()):
-        raise InputError(f"--filter {text!r:.120}: expected {EXAMPLE}")
-    module = _from_file(place, text) if place.endswith(".py") else _from_name(place, text)
-    function = getattr(module, name, None)
-    if not callable(function):
-        what = "has none of that name" if function is None else f"has a {type(function).__name__} there"
-        raise InputError(f"--filter {text}: {place} {what}: expected a function of one sample")
-    return Filter(function, text, _digest(module))
-
-
-def _from_file(place: str, text: str) -> ModuleType:
-    """Import a file as a module of its own."""
-    path = Path(place)
-    if not path.is_file():
-        raise InputError(f"--filter {text}: no such file: {place}; relative names start at {Path.cwd()}")
-    name = f"codi_filter_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, f"{path} ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # as an import does, for what looks its module up
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise _unusable(text, error) from error
-    return module
-
-
-def _from_name(place: str, text: str) -> ModuleType:
-    """Import a module, also one that lies where the command runs, as `python -m` does."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(place)
-    except (Exception, SystemExit) as error:
-        raise _unusable(text, error) from error
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)
-
-
-def _unusable(text: str, error: BaseException) -> InputError:
-    """Return the error for a module that cannot be imported."""
-    said = " ".join(str(error).split())[:200]
-    return InputError(
-        f"--filter {text} cannot be imported ({type(error).__name__}: {said}): expected {EXAMPLE}"
-    )
-
-
-def _digest(module: ModuleType | None) -> str | None:
-    """Return the sha256 of the file of a module, or None where it has none."""
-    path = getattr(module, "__file__", None)
-    if path is None or not Path(path).is_file():
-        return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

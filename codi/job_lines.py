@@ -84,7 +84,8 @@ def options_for(args: argparse.Namespace, lines: Path, folder: Path) -> argparse
     for key in jobs.prompt_keys():
         setattr(asked, key, [])
     asked.region, asked.keep, asked.keyframe, asked.canvas = [], [], [], []
-    asked.start, asked.strength, asked.resample_steps = {}, None, None
+    asked.start, asked.strength, asked.resample_steps, asked.source_prompt = {}, None, None, None
+    asked.ray, asked.workers, asked.gpus_per_worker = False, None, None
     asked.jobs, asked.out, asked.again, asked.fail_fast = str(lines), str(folder), None, False
     asked.quiet = True  # of the steps of a job; jobs are counted instead
     asked.batch = args.batch or 1

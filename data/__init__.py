@@ -3,7 +3,7 @@
 source.py     the base class of every training set; batch.py what a training set gives
 world.py      the world, rendered as it is asked for
 sources.py    a training set from plain configuration: the way in for media files
-manifest.py   tables of media files; shards.py the same in tars; rows.py what both have in common
+manifest.py   tables of media files; shards.py the same in tars
 media.py      their rows as batches; mixture.py several sources as one
 workers.py    decoding in processes that may die; worker.py one of them
 decode.py     what they do

@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codi.io import to_unit
+from codi.rows import draw_caption
 from codi.types import InputError, Modality
 from codi.world import Scene
 from data.batch import Batch
 from data.order import rows_of
-from data.rows import draw_caption
 from data.source import Source
 from data.world import random_caption
 

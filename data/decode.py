@@ -16,8 +16,8 @@ from torch import Tensor
 
 from codi.io.media_file import MediaFile
 from codi.modalities import Cut, ModalityKind, kind_of
+from codi.rows import Ref
 from codi.types import InputError, Modality, ModalitySpec
-from data.rows import Ref
 
 IN_MEMORY = 64 << 20  # bytes; larger files without a digest to check are read where they lie
 

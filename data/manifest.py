@@ -1,6 +1,6 @@
 """Manifests: tables of media files with captions, as JSON lines or Parquet.
 
-A row is an object with some of the keys of `data.rows.row_keys`:
+A row is an object with some of the keys of `codi.rows.row_keys`:
 
     {"id": "a7", "image": "pictures/a7.jpg", "caption": "a red ball", "sha256": {"image": "..."}}
     {"video": "clips/b.mp4", "captions": ["a dog barks", "barking"], "start": 12.5, "end": 14.5, "weight": 2}
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from codi.io import atomic
+from codi.rows import Row, parse_json, parse_row, row_keys
 from codi.types import InputError
-from data.rows import Row, parse_json, parse_row, row_keys
 
 MAX_LINE = 1 << 20  # bytes of one row
 
@@ -32,7 +32,7 @@ class Manifest:
 
     Attributes:
         path: the manifest.
-        has: (N,) uint16, bit mask of the media of each row (`data.rows.bits_of`).
+        has: (N,) uint16, bit mask of the media of each row (`codi.rows.bits_of`).
         weights: (N,) float64, how often each row comes relative to the others.
 
     Args:
@@ -100,7 +100,7 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
     Args:
         path: the manifest to write; its folder is made if need be.
-        rows: plain values under the keys of `data.rows.row_keys`, as they stand in the file.
+        rows: plain values under the keys of `codi.rows.row_keys`, as they stand in the file.
 
     Returns:
         The number of rows.

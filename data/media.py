@@ -12,11 +12,11 @@ import torch
 
 from codi.io.frames import choose_backend
 from codi.modalities import in_words
+from codi.rows import Row, bit_of, bits_of, draw_caption
 from codi.types import InputError, Modality, ModalitySpec
 from data.batch import Batch
 from data.decode import Job, Size, describe, silence
 from data.order import rows_of
-from data.rows import Row, bit_of, bits_of, draw_caption
 from data.source import Source
 from data.worker import BadSample, Media
 from data.workers import Decoder
@@ -26,7 +26,7 @@ class Rows(Protocol):
     """The interface that `data.manifest.Manifest` and `data.shards.Shards` share: rows by number.
 
     Attributes:
-        has: (N,) uint8, bit mask of the media of each row (`data.rows.BITS`).
+        has: (N,) uint8, bit mask of the media of each row (`codi.rows.BITS`).
         weights: (N,) float64, how often each row comes relative to the others.
     """
 

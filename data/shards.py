@@ -28,8 +28,7 @@ import numpy as np
 
 from codi.io import atomic
 from codi.modalities import kind_of
-from codi.types import InputError, Modality
-from data.rows import (
+from codi.rows import (
     Ref,
     Row,
     media_bits,
@@ -39,6 +38,7 @@ from data.rows import (
     read_digests,
     read_window,
 )
+from codi.types import InputError, Modality
 
 MAX_MEMBER = 2 << 30  # bytes
 MAX_TEXT = 1 << 20
@@ -57,7 +57,7 @@ class Shards:
 
     Attributes:
         paths: the shards.
-        has: (N,) uint16, bit mask of the media of each sample (`data.rows.bits_of`).
+        has: (N,) uint16, bit mask of the media of each sample (`codi.rows.bits_of`).
         weights: (N,) ones.
         ignored: how many members are of none of the kinds above.
 

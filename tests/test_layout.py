@@ -53,6 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
     "codi.wording": LEAVES | KINDS | {"codi.vocabulary", "codi.world", "codi.adapters"},
     "codi.media": LEAVES,
+    "codi.rows": LEAVES | KINDS,
+    "codi.functions": {"codi.types"},
     "codi.edits": LEAVES | KINDS | {"codi.media"},
     "codi.edited": LEAVES
     | KINDS
@@ -62,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.card": LEAVES | KINDS | {"codi.doctor", "codi.pretrained"},
     "codi.memory": LEAVES | MODELS,
     "codi.records": LEAVES | KINDS | {"codi.prompts", "codi.renamed"},
-    "codi.filters": LEAVES | KINDS,
+    "codi.filters": LEAVES | KINDS | {"codi.functions"},
     "codi.sheets": LEAVES | KINDS,
     "codi.job_lines": LEAVES | KINDS | {"codi.jobs"},
     "codi.grid_command": LEAVES | KINDS | {"codi.job_lines", "codi.jobs", "codi.renamed", "codi.sheets"},
@@ -134,6 +136,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.bench": LEAVES
     | MODELS
     | {
+        "codi.functions",
+        "codi.records",
+        "codi.rows",
         "codi.sheets",
         "codi.compose.folder",
         "codi.world",
@@ -240,6 +245,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.io",
         "codi.world",
         "codi.models.autoencoders",
+        "codi.rows",
     },
     "training": {"codi", "data"}
     | MODELS

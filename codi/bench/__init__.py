@@ -20,6 +20,13 @@ report.py     report.json as a page; report_joint.py and markup.py help
 plots.py      charts, strips and the contact sheet
 players.py    the samples of the contact sheet as files, with a page that plays them
 pairs.py      two models or settings on the same prompts (`codi compare`)
+
+files.py          `codi bench --files`: measures on one's own files, start to finish
+collection.py     what is measured: rows of a manifest, or a generated folder; parts.py reads them
+extractors.py     what turns media into features, by extracting.py; clip_clap.py two of them
+features.py       features, computed once
+file_measures.py  retrieval, agreement, distances; in_time.py sounds and clips in time
+files_report.py   the page; lines.py a line of it
 """
 
 import argparse
@@ -35,6 +42,7 @@ _EXAMPLES = """examples:
   codi bench --out report/ --cells none --joint         the same, every pair and triple, selection, prompts
   codi bench --out report/ --cells "text->image,text+audio->video"
   codi bench --out steps/ --steps 4,6,10,20 --joint fast --scenes 64   what fewer steps cost, in one table
+  codi bench --out files/ --files manifest.jsonl --extractor image,text=clip:FOLDER --reference real.jsonl
   codi bench --out ablation/ --ablation runs/ablation/released runs/ablation/rotary="rotary seconds"
 """
 
@@ -55,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the parser that gets the options.
     """
     _add_scope(parser)
+    _add_files(parser)
     _add_sampling(parser)
     _add_parts(parser)
     _add_machine(parser)
@@ -85,6 +94,25 @@ def _add_scope(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="sets of seeds for joint outputs (default 3 with --joint, else 1)",
+    )
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the options that measure files in place of a model (docs/measuring.md)."""
+    parser.add_argument(
+        "--files",
+        metavar="WHAT",
+        help="measure files in place of a model: a manifest of rows (jsonl, parquet), or a generated folder",
+    )
+    parser.add_argument(
+        "--reference", metavar="WHAT", help="with --files: others of their kind, for distances"
+    )
+    parser.add_argument(
+        "--extractor",
+        action="append",
+        metavar="KINDS=WHAT",
+        help="with --files, repeatable: image,text=clip:FOLDER_OR_ID, audio,text=clap:FOLDER_OR_ID, or any "
+        "function, image=file.py:function (default: the prompt towers of --model)",
     )
 
 
@@ -159,6 +187,13 @@ def main(args: "argparse.Namespace | Sequence[str]") -> int:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         add_arguments(parser)
         args = parser.parse_args(list(args))
+    if args.files:
+        from codi.bench import files
+
+        return files.run(args)
+    for name in ("reference", "extractor"):
+        if getattr(args, name):
+            raise InputError(f"--{name} without --files: expected --files and what is to be measured")
     from codi.bench.command import run
 
     return run(args)

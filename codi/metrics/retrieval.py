@@ -1,6 +1,7 @@
-"""Measure retrieval between prompt towers.
+"""Measure retrieval between prompt towers, and between features of any extractor.
 
-A query has many right answers: a hit is a key whose visible facts equal those of the query.
+A query of the world has many right answers: a hit is a key whose visible facts equal those of the query. In a
+user's own files a caller says which keys are right for which query.
 
 Letters: N queries, M keys, D width of the prompt space.
 """
@@ -59,6 +60,46 @@ def chance_of_recall(
         for key in key_facts:
             hits += _same(query, key, attributes)
     return hits / (len(query_facts) * len(key_facts))
+
+
+def ranks_of_relevant(queries: Tensor, keys: Tensor, relevant: Tensor) -> Tensor:
+    """Return the rank at which each query finds the first of its relevant keys, by cosine.
+
+    Of keys that are equally near, those that are not relevant come first, so that features which are all
+    alike find nothing.
+
+    Args:
+        queries: (N, D) features.
+        keys: (M, D) features.
+        relevant: (N, M) bool, which keys are right for which query; at least one for each.
+
+    Returns:
+        (N,) ranks from 1.
+    """
+    assert relevant.shape == (len(queries), len(keys)), (relevant.shape, len(queries), len(keys))
+    assert relevant.any(dim=1).all(), "every query has a relevant key"
+    nearness = _unit(queries) @ _unit(keys).T  # (N, M)
+    best = nearness.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
+    before = (nearness >= best - 1e-12) & ~relevant
+    return before.sum(dim=1) + 1
+
+
+def chance_of_hit(relevant: Tensor, k: int) -> float:
+    """Return how often one of `k` keys that are picked at random is relevant.
+
+    Args:
+        relevant: (N, M) bool, which keys are right for which query.
+        k: how many keys are picked, without replacement.
+
+    Returns:
+        The mean over queries, in [0, 1].
+    """
+    total = relevant.shape[1]
+    missed = torch.ones(len(relevant), dtype=torch.float64)
+    wrong = (~relevant).sum(dim=1).double()
+    for drawn in range(min(k, total)):
+        missed *= (wrong - drawn).clamp(min=0) / (total - drawn)
+    return float(1 - missed.mean())
 
 
 def _same(query: Facts, key: Facts, attributes: Sequence[str]) -> bool:

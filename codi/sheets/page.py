@@ -36,7 +36,7 @@ thead th { border-top: 0; vertical-align: bottom } tbody th { font-weight: 500; 
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 figure { margin: 0 0 .5rem } figure > * { display: block; width: 192px; max-width: 100% }
 figure img, video { border-radius: 4px; width: 192px; height: auto } .small { image-rendering: pixelated }
-table.figures tbody th { max-width: 36rem }
+table.figures tbody th { min-width: 10rem; max-width: 36rem }
 audio { height: 34px; margin-top: 3px } blockquote { margin: 0; font-style: italic; max-width: 192px }
 """
 SMALL = 128  # pixels up to which a picture is enlarged with sharp pixels
@@ -85,11 +85,15 @@ def sheet_table(sheet: Sheet, folder: Path) -> str:
     cells = []
     for row in sheet.cells:
         cells.append(["".join(player(path, folder) for path in files) or "&ndash;" for files in row])
-    return _table(corner, sheet.columns, sheet.rows, cells, "")
+    return _table(corner, sheet.columns, sheet.rows, cells, [""] * len(sheet.columns))
 
 
 def figures_table(
-    corner: str, columns: Sequence[str], rows: Sequence[str], cells: Sequence[Sequence[str]]
+    corner: str,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    texts: Sequence[str] = (),
 ) -> str:
     """Return numbers as a table.
 
@@ -98,23 +102,29 @@ def figures_table(
         columns: the labels of the columns.
         rows: the labels of the rows.
         cells: for each row the texts of its cells.
+        texts: the labels of columns that hold words, which are broken into lines, and no numbers.
 
     Returns:
         The table as HTML.
     """
     inside = [[escape(cell) for cell in row] for row in cells]
-    made = _table(corner, columns, rows, inside, ' class="number"')
+    kinds = ["" if label in texts else ' class="number"' for label in columns]
+    made = _table(corner, columns, rows, inside, kinds)
     return made.replace("<table>", '<table class="figures">', 1)
 
 
 def _table(
-    corner: str, columns: Sequence[str], rows: Sequence[str], cells: Sequence[Sequence[str]], kind: str
+    corner: str,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    kinds: Sequence[str],
 ) -> str:
-    """Return a table, whose cells are HTML."""
+    """Return a table, whose cells are HTML; every column has a kind, an attribute of its cells."""
     head = "".join(f'<th scope="col">{escape(label)}</th>' for label in columns)
     lines = []
     for label, row in zip(rows, cells):
-        inside = "".join(f"<td{kind}>{cell}</td>" for cell in row)
+        inside = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True))
         lines.append(f'<tr><th scope="row">{escape(label)}</th>{inside}</tr>')
     top = f'<thead><tr><th scope="col" class="soft">{escape(corner)}</th>{head}</tr></thead>'
     return f'<div class="wide"><table>{top}\n<tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"

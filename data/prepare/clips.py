@@ -4,10 +4,10 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from codi.rows import parse_json
 from codi.types import InputError
 from data.prepare.find import Item, youtube
 from data.prepare.tables import first, read_lines, read_table, seconds
-from data.rows import parse_json
 
 
 def webvid(metadata: list[Path], labels: Path | None = None) -> Iterator[Item]:

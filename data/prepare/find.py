@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from codi.modalities import kind_of
+from codi.rows import modality_of_suffix
 from codi.types import InputError, Modality
 from data.manifest import relative
-from data.rows import modality_of_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
         digest: whether to read the file for its sha256.
 
     Returns:
-        Plain values under the keys of `data.rows.KEYS`.
+        Plain values under the keys of `codi.rows.KEYS`.
     """
     path = next(filter(None, map(media.find, item.names)), None)
     whole = False

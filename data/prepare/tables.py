@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from codi.rows import parse_json
 from codi.types import InputError
-from data.rows import parse_json
 
 csv.field_size_limit(1 << 24)
 

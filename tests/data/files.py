@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from codi.io import save_audio, save_image, save_video
+from codi.rows import Ref
 from codi.types import Modality, ModalitySpec
 from codi.world import caption, render_images, render_sounds, render_videos, sample_scene
 from data.decode import Job, Size
-from data.rows import Ref
 
 RATE = 16_000
 GEOMETRY = {

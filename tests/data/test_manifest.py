@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
+from codi.rows import bit_of, draw_caption
 from codi.types import InputError, Modality
 from data.manifest import Manifest, write_manifest
-from data.rows import bit_of, draw_caption
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from codi.rows import bit_of
 from codi.types import InputError, Modality
 from data.manifest import Manifest, write_manifest
-from data.rows import bit_of
 from data.shards import Shards, pack, split_name, write_shards
 
 
