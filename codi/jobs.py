@@ -650,8 +650,17 @@ def from_file(args: argparse.Namespace, failures: Failures | None = None) -> lis
     """
     from codi import io
 
+    _check_alone(args)
     io.check_file(args.jobs)
     return from_lines(args, failures)
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Raise `InputError` for options of the command line that belong into the lines of a file of jobs."""
+    own = [key for key in (*prompt_keys(), "region") if getattr(args, key)]
+    own += [key for key in typed_edits(args)]
+    if given := [f"--{key.replace('_', '-')}" for key in own]:
+        raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
 
 
 def from_lines(args: argparse.Namespace, failures: Failures | None = None) -> list[Job]:
@@ -667,10 +676,7 @@ def from_lines(args: argparse.Namespace, failures: Failures | None = None) -> li
     Raises:
         InputError: as in `from_file`.
     """
-    own = [key for key in (*prompt_keys(), "region") if getattr(args, key)]
-    own += [key for key in typed_edits(args)]
-    if given := [f"--{key.replace('_', '-')}" for key in own]:
-        raise InputError(f"{', '.join(given)} beside --jobs: prompts belong into the lines of {args.jobs}")
+    _check_alone(args)
     failures = Failures() if failures is None else failures
     jobs: list[Job] = []
     # several samples of the job "a" are named a-000, a-001, ..., which may be the ids of other jobs

@@ -185,7 +185,7 @@ def test_a_branch_of_another_model_is_refused(pipe, tmp_path):
         (
             "audio",
             {"beats": {"value": [0.1], "interval": (0.5, 0.2)}},
-            "interval of control beats is (0.5, 0.2)",
+            "interval of control beats is [0.5, 0.2]",
         ),
         ("audio", {"melody": "0:H9"}, "control melody is"),
         ("audio", {"melody": [[0, 440], [0, 220]]}, "names 0 s twice"),

@@ -63,6 +63,7 @@ _KEYS: dict[str, tuple[Any, str]] = {
     ),
     "canvas": (dict[str, list[float]], "The box in which a start lies on what is made, by output."),
     "resample_steps": (int, "How often a step is made where a part is kept."),
+    "source_prompt": (str | dict[str, str], "What the starts show, in words; or by output."),
     "regions": (
         list[dict[str, Any]] | dict[str, Any],
         "Prompts for parts of what is made (docs/compose.md).",
