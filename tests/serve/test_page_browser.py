@@ -60,8 +60,26 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     found = Server(tmp_path_factory.mktemp("data"))
+    remember(found, tmp_path_factory.mktemp("photo") / "photo.png")
     yield found
     found.stop()
+
+
+def remember(server, photo):
+    """Let there be a history, whichever of the tests run here: a part that was kept, and all four."""
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), "red").save(photo)
+    keeps = {"text": "a red ball at night", "to": "image", "start": {"image": "photo.png"}}
+    keeps |= {"keep": {"image": [[0, 0, 0.5, 1]]}, "steps": 2}
+    everything = {
+        "text": "a green star bounces quickly in the snow",
+        "to": "text,image,audio,video",
+        "steps": 2,
+    }
+    for request, files in ((keeps, {"photo.png": photo}), (everything, {})):
+        job = server.service.submit(request, "local", files)
+        assert list(server.service.events(job.id, "local", timeout=WAIT / 1000))[-1].kind == "done"
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +129,10 @@ def unfold(tab, name):
 
 
 def make(tab):
+    """Make what is asked for, which may take less time than it takes to look."""
+    before = tab.locator("#history li").count()
     tab.click("#make")
-    tab.wait_for_selector("#bars .bars")
+    tab.wait_for_function("count => document.querySelectorAll('#history li').length > count", arg=before)
     tab.wait_for_selector("#bars .bars", state="detached")
 
 
@@ -282,7 +302,7 @@ def test_history_outlives_a_restart(tab, server):
     opened(tab, server, "?lang=de", steps=None)
     assert tab.url.endswith("/de/") and tab.get_by_role("button", name="Los").is_visible()
     shown = tab.locator("#history [data-act=open]").evaluate_all("each => each.map((e) => e.dataset.job)")
-    assert shown == before[: len(shown)] and len(shown) >= 5
+    assert shown == before[: len(shown)] and len(shown) >= 2
     tab.locator("#history [data-act=open]").last.click()
     tab.locator(f"article[data-job='{shown[-1]}']").wait_for()
     assert tab.locator("#shown").get_by_text("Startwert 0").is_visible()
