@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,9 +79,12 @@ def compare(rows: list[dict], out: Path, args: argparse.Namespace, folder: Path)
     alone.mkdir()
     chosen = {row["id"] for row in random.Random(0).sample(rows, min(args.compared, len(rows)))}
     for path in out.iterdir():
-        if path.stem not in chosen and path.name != "manifest.json":
-            os.link(path, alone / path.name)
-    subprocess.run(command(folder / "jobs.jsonl", alone, args), check=True, stdout=subprocess.DEVNULL)
+        if path.stem not in chosen and path.name != "manifest.json" and not path.name.startswith("."):
+            shutil.copy(path, alone / path.name)
+    # rounding depends on the number of threads, and Ray gives each worker one
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    asked = command(folder / "jobs.jsonl", alone, args)
+    subprocess.run(asked, check=True, stdout=subprocess.DEVNULL, env=one_thread)
     files = [path for path in out.iterdir() if path.stem in chosen and path.suffix != ".json"]
     equal = sum(path.read_bytes() == (alone / path.name).read_bytes() for path in files)
     print(f"{equal} of {len(files)} files of {len(chosen)} jobs equal those of one process, to the byte")
