@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codi import renamed
-from codi.job_lines import Generate, files_of, options_for, progress, split_values, value_of, whole_names
+from codi import job_lines, renamed
+from codi.job_lines import Generate, files_of, options_for, split_values, value_of, whole_names
 from codi.types import EMBEDDED, InputError, Modality
 
 SCENES, SCENES_SEED = 16, 2305
@@ -109,15 +109,9 @@ def run(args: argparse.Namespace, generate: Generate, show: Callable[[Path], Non
     lines = _lines(args)
     code = 0
     for side in sides:
-        folder = io.check_folder(out / side.label.lower())
-        path = folder / "jobs.jsonl"
-        io.save_text(path, "".join(json.dumps({**line, **side.line}) + "\n" for line in lines))
-        asked = options_for(args, path, folder)
-        for name, value in side.options.items():
-            setattr(asked, name, value)
-        names = [str(line["id"]) for line in lines]
-        done = 0 if args.overwrite else sum(bool(files_of(folder, name)) for name in names)
-        code = generate(asked, progress(names, side.label, args.quiet, done)) or code
+        path = out / side.label.lower() / "jobs.jsonl"
+        asked = [{**line, **side.line} for line in lines]
+        code = job_lines.make(args, asked, path, side.label, generate, **side.options) or code
     pairs = list(_pairs(out, lines))
     if not pairs:
         raise InputError(f"nothing was made on both sides: {out} says what failed")

@@ -15,8 +15,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from codi import renamed
-from codi.job_lines import Generate, files_of, options_for, progress, split_values, value_of, whole_names
+from codi import job_lines, renamed
+from codi.job_lines import Generate, files_of, split_values, value_of, whole_names
 from codi.types import InputError
 
 MOST_CELLS = 10_000
@@ -125,14 +125,8 @@ def run(args: argparse.Namespace, generate: Generate, show: Callable[[Path], Non
     seeds = parse_seeds(args.seeds)
     cells = list(plan(axes, seeds, _common(args)))
     folder = sheet.with_suffix("").with_name(f"{sheet.stem}-cells")
-    from codi import io
-
-    lines = io.check_folder(folder) / "cells.jsonl"
-    io.save_text(lines, "".join(json.dumps(cell.line) + "\n" for cell in cells))
-    names = [cell.id for cell in cells]
-    done = 0 if args.overwrite else sum(bool(files_of(folder, name)) for name in names)
-    code = generate(options_for(args, lines, folder), progress(names, "cells", args.quiet, done))
-    made = {name: files_of(folder, name) for name in names}
+    code = job_lines.make(args, [cell.line for cell in cells], folder / "cells.jsonl", "cells", generate)
+    made = {cell.id: files_of(folder, cell.id) for cell in cells}
     if any(made.values()):
         for path in write(sheet, axes, seeds, cells, made, _title(args)):
             show(path)

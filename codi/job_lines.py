@@ -92,6 +92,39 @@ def options_for(args: argparse.Namespace, lines: Path, folder: Path) -> argparse
     return asked
 
 
+def make(
+    args: argparse.Namespace,
+    lines: Sequence[dict[str, Any]],
+    path: Path,
+    what: str,
+    generate: Generate,
+    **named: Any,
+) -> int:
+    """Write lines of jobs, make those that are missing beside them, and return the exit code.
+
+    Args:
+        args: options of a command that has those of `codi generate`.
+        lines: the lines, each with an id.
+        path: the file that they are written to; what is made lies in its folder.
+        what: what they are called while their progress is shown.
+        generate: runs `codi generate`.
+        **named: options that count in place of those of the command.
+
+    Returns:
+        The exit code of `codi generate`.
+    """
+    from codi import io
+
+    folder = io.check_folder(path.parent)
+    io.save_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    asked = options_for(args, path, folder)
+    for name, value in named.items():
+        setattr(asked, name, value)
+    names = [str(line["id"]) for line in lines]
+    done = 0 if args.overwrite else sum(bool(files_of(folder, name)) for name in names)
+    return generate(asked, progress(names, what, args.quiet, done))
+
+
 def progress(names: Sequence[str], what: str, quiet: bool, done: int = 0) -> Callable[[Path], None]:
     """Return what is told of every file that is made, and shows on stderr how many jobs are done.
 
