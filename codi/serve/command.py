@@ -5,9 +5,11 @@ heavy is imported before the options are known to be good.
 """
 
 import argparse
+import asyncio
 import contextlib
 import importlib
 import importlib.util
+import logging
 import secrets
 import signal
 import socket
@@ -112,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         InputError: for options that cannot be, a model that cannot be loaded, and an address that is taken.
+        KeyboardInterrupt: if it was interrupted again while it was ending.
     """
     _check_libraries(page=not args.no_page)
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
@@ -133,13 +136,16 @@ def run(args: argparse.Namespace) -> int:
         service = Service(
             Path(args.data), args.model or [EMBEDDED], limits, args.device, args.dtype, args.filter, sign
         )
+        forced = False
         try:
             service.start()
-            _serve(service, settings, listener, args)
+            forced = _serve(service, settings, listener, args)
         except KeyboardInterrupt:
             pass
         finally:
             service.stop()
+    if forced:
+        raise KeyboardInterrupt
     return 0
 
 
@@ -219,8 +225,11 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _serve(service: Any, settings: Any, listener: socket.socket, args: argparse.Namespace) -> None:
-    """Load models and libraries side by side, then answer until the end."""
+def _serve(service: Any, settings: Any, listener: socket.socket, args: argparse.Namespace) -> bool:
+    """Load models and libraries side by side, then answer until the end.
+
+    Returns whether somebody who interrupted it did not want to wait for open connections.
+    """
     if not args.no_page:  # imports take as long as loading the models does
         threading.Thread(target=importlib.import_module, args=("gradio",), daemon=True).start()
     print("codi: loading the models", file=sys.stderr)
@@ -244,6 +253,11 @@ def _serve(service: Any, settings: Any, listener: socket.socket, args: argparse.
             await super().startup(sockets)
             print(f"http://{name}:{port}/", flush=True)
 
+        async def shutdown(self, sockets: Any = None) -> None:
+            await super().shutdown(sockets)
+            if self.force_exit:  # without it the application would be cut off, with a traceback
+                await self.lifespan.shutdown()
+
         def handle_exit(self, sig: int, frame: Any) -> None:
             service.release()
             if not args.no_page:
@@ -253,4 +267,13 @@ def _serve(service: Any, settings: Any, listener: socket.socket, args: argparse.
     config = uvicorn.Config(
         app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, server_header=False
     )
-    Server(config).run(sockets=[listener])
+    server = Server(config)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises once it has ended
+        server.run(sockets=[listener])
+    return server.force_exit
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a record of uvicorn's log tells of more than that a request was cut off at the end."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
