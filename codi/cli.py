@@ -122,15 +122,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.epilog = EXAMPLES
     parser.add_argument("--version", action="version", version=f"codi {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
-    _add_generate(commands)
+    unasked = _add_generate(commands).parse_args(["--out", "."])
     vary.add_command(commands).set_defaults(run=_vary)
     continue_command.add_command(commands).set_defaults(run=_continue)
     _add_submit(commands)
     grid_command.add_command(commands, _add_making).set_defaults(
-        run=lambda args: grid_command.run(args, _generate, _print_path)
+        run=lambda args: grid_command.run(args, _generate, _print_path), unasked=unasked
     )
     compare_command.add_command(commands, _add_making).set_defaults(
-        run=lambda args: compare_command.run(args, _generate, _print_path)
+        run=lambda args: compare_command.run(args, _generate, _print_path), unasked=unasked
     )
     measure = commands.add_parser(
         "bench", help="measure a model on unseen scenes and write a report", description="Measures a model."
@@ -166,9 +166,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_generate(commands: Any) -> None:
-    """Add the subcommand `generate` with all its options."""
-    generate = commands.add_parser(
+def _add_generate(commands: Any) -> argparse.ArgumentParser:
+    """Add the subcommand `generate` with all its options, and return its parser."""
+    generate: argparse.ArgumentParser = commands.add_parser(
         "generate",
         help="make media that belong together from prompts of any kind",
         description="Makes media that belong together. A prompt may be repeated and weighted: "
@@ -179,6 +179,7 @@ def _add_generate(commands: Any) -> None:
     _add_files(generate)
     _add_making(generate)
     generate.set_defaults(run=_generate)
+    return generate
 
 
 def _add_making(generate: Any) -> None:

@@ -26,6 +26,8 @@ from codi.modalities import kind_of, kinds
 from codi.types import InputError, Modality, ModalitySpec, listed
 
 NAMES = ("start", "strength", "keep", "keyframes", "canvas", "resample_steps", "source_prompt")
+# under which the options of the command line lie that say the same
+OPTIONS = ("start", "strength", "keep", "keyframe", "canvas", "resample_steps", "source_prompt")
 STRENGTH = 0.8  # of a start of which nothing is kept, as image to image in diffusers
 RESAMPLE_STEPS = 4  # how often a step is made where a part is kept (docs/editing.md)
 MOST_RESAMPLE_STEPS = 100

@@ -71,22 +71,23 @@ def options_for(args: argparse.Namespace, lines: Path, folder: Path) -> argparse
     """Return the options of `codi generate` that make the jobs of a file.
 
     Args:
-        args: options of a command that has those of `codi generate`; prompts are in the lines.
+        args: options of a command that has those of `codi generate`, and under `unasked` what `codi generate`
+            has where nobody names any.
         lines: the file of jobs.
         folder: where their files go.
 
     Returns:
-        The options. Unless the batch was named, jobs are made one by one, each to the bit what it is alone.
+        The options: those that somebody named, but for prompts and edits, which are in the lines. Unless the
+        batch was named, jobs are made one by one, each to the bit what it is alone.
     """
-    from codi import jobs
+    from codi import edits, jobs
 
-    asked = argparse.Namespace(**vars(args))
-    for key in jobs.prompt_keys():
-        setattr(asked, key, [])
-    asked.region, asked.keep, asked.keyframe, asked.canvas = [], [], [], []
-    asked.start, asked.strength, asked.resample_steps, asked.source_prompt = {}, None, None, None
-    asked.ray, asked.workers, asked.gpus_per_worker = False, None, None
-    asked.jobs, asked.out, asked.again, asked.fail_fast = str(lines), str(folder), None, False
+    asked = argparse.Namespace(**vars(args.unasked))
+    in_lines = {*jobs.prompt_keys(), "region", *edits.OPTIONS}
+    for name in vars(args).keys() & vars(asked).keys() - in_lines:
+        setattr(asked, name, getattr(args, name))
+    asked.jobs, asked.out = str(lines), str(folder)
+    asked.owns_process = args.owns_process
     asked.quiet = True  # of the steps of a job; jobs are counted instead
     asked.batch = args.batch or 1
     return asked

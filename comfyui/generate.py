@@ -99,7 +99,7 @@ class Generate(Node):
                 seed=seed,
                 num_inference_steps=steps or None,
                 output_type="pt",
-                callback_on_step_end=Progress().step,
+                **Progress().followed,
             )
         return (out, *sockets_of(out))
 
@@ -198,7 +198,7 @@ class Continue(Node):
                 direction=direction,
                 loop=loop,
                 seed=seed,
-                callback_on_step_end=progress.step,
+                **progress.followed,
                 **call,
             )
             progress.calls = len(longer.steps)

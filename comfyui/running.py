@@ -44,7 +44,7 @@ def outside_inference_mode() -> Iterator[None]:
 
 
 class Progress:
-    """The bar of one node; `step` is a `callback_on_step_end` of codi.
+    """The bar of one node, which follows calls of the pipeline.
 
     Attributes:
         calls: how many calls of the pipeline the node makes.
@@ -61,6 +61,12 @@ class Progress:
         self._shown = 0.0
         self._previews = previews_are_on()
 
+    @property
+    def followed(self) -> dict[str, Any]:
+        """The arguments of a call that is followed; clean latents are estimated only to be shown."""
+        shown = ["clean_latents"] if self._previews else []
+        return {"callback_on_step_end": self.step, "callback_on_step_end_tensor_inputs": shown}
+
     def step(self, pipe: Any, step: int, timestep: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Move the bar, and raise ComfyUI's exception if its user wants to stop.
 
@@ -68,7 +74,7 @@ class Progress:
             pipe: the pipeline.
             step: the number of the step, from 0.
             timestep: the timestep, which is not used.
-            tensors: the latents.
+            tensors: the clean latents, which outputs seem to become.
 
         Returns:
             Nothing that is to be changed.
@@ -76,22 +82,28 @@ class Progress:
         self._check()
         steps = pipe.num_timesteps
         self._bar.update_absolute(
-            self._done * steps + step + 1, self.calls * steps, self._preview(pipe, tensors["latents"])
+            self._done * steps + step + 1, self.calls * steps, self._preview(pipe, tensors)
         )
         if step + 1 == steps:
             self._done += 1
         return {}
 
-    def _preview(self, pipe: Any, latents: Mapping[Any, Any]) -> tuple[str, Any, int] | None:
-        """Return what the first sample looks like now, as ComfyUI shows it; None for no preview."""
+    def _preview(self, pipe: Any, tensors: Mapping[str, Any]) -> tuple[str, Any, int] | None:
+        """Return what the first sample seems to become, as ComfyUI shows it; None for no preview."""
         if not self._previews or time.monotonic() - self._shown < BETWEEN:
             return None
+        latents = tensors["clean_latents"]
         seen = next((name for name in ("image", "video") if name in latents), None)
         if seen is None:
             return None
         from PIL import Image
 
-        raw = pipe.decode_latents({seen: latents[seen][:1]})[seen][0].float().cpu()  # (..., 3, H, W)
+        from codi import InputError
+
+        try:
+            raw = pipe.decode_preview({seen: latents[seen][:1]})[seen][0].float().cpu()  # (..., 3, H, W)
+        except InputError:  # estimates need not be finite
+            return None
         middle = raw if raw.ndim == 3 else raw[len(raw) // 2]
         pixels = ((middle.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(0, -1)
         self._shown = time.monotonic()

@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 
-from codi import cli, grid_command, io
+from codi import cli, edits, grid_command, io, jobs
 from codi.io.content import content_sha256
-from codi.job_lines import files_of, split_values, value_of, whole_names
+from codi.job_lines import files_of, options_for, split_values, value_of, whole_names
 from codi.sheets import page, tiles
 from codi.sheets.sheet import Sheet, draw
 from codi.types import InputError
@@ -32,6 +32,39 @@ def media(tmp_path_factory):
         io.save_audio(folder / "a.wav", wave, 16000),
         io.save_text(folder / "a.txt", "<script>alert(1)</script> a red ball\n"),
     ]
+
+
+# Options ---------------------------------------------------------------
+
+
+def parsed(*options):
+    args = cli.build_parser().parse_args(["grid", "-o", "a.png", *options])
+    args.owns_process = False
+    return args
+
+
+def test_what_belongs_into_lines_is_left_out_and_everything_else_counts(tmp_path):
+    edited = ["--text", "a ball", "--negative-image", "n.png", "--region", "a ball @ box=0,0,1,1"]
+    edited += ["--start-image", "a.png", "--strength", "0.5", "--keep", "image=all", "--source-prompt", "a"]
+    edited += ["--keyframe", "0=a.png", "--canvas", "image=0,0,1,1", "--resample-steps", "3"]
+    for option in edits.OPTIONS:
+        assert getattr(parsed(*edited), option) != getattr(parsed(), option), "the list above lacks one"
+    kept = ["--to", "image", "--steps", "7", "--lora", "folder", "--scheduler", "ddim", "--strict"]
+    kept += ["--filter", "own.py:check", "--overwrite", "--control", "beats=0.3", "--lengths", "free"]
+    asked = options_for(parsed(*edited, *kept), tmp_path / "jobs.jsonl", tmp_path)
+    unasked = vars(cli.build_parser().parse_args(["generate", "-o", "."]))
+    changed = {name for name, value in vars(asked).items() if value != unasked.get(name)}
+    assert changed - {"run", "jobs", "out", "quiet", "batch", "owns_process"} == {
+        *("to", "num_inference_steps", "written", "lora", "scheduler", "strict"),
+        *("filter", "overwrite", "control", "lengths"),
+    }
+    jobs._check_alone(asked)
+
+
+def test_every_edit_of_the_command_line_is_known_to_belong_into_lines():
+    commands = cli.build_parser()._subparsers._group_actions[0].choices
+    [group] = [g for g in commands["generate"]._action_groups if "starting from media" in str(g.title)]
+    assert {action.dest for action in group._group_actions} == set(edits.OPTIONS)
 
 
 # What is typed ---------------------------------------------------------

@@ -15,7 +15,7 @@ from codi import InputError, io, read_record
 from codi.controls import KINDS
 from codi.diffusion.guiders import GUIDERS
 from codi.types import DTYPES, EMBEDDED, Modality
-from comfyui import base, edit, generate, load, media, options, prompt
+from comfyui import base, edit, generate, load, media, options, prompt, running
 from tests.comfyui import graphs
 from tests.comfyui.executor import Executor, InvalidGraph
 from tests.comfyui.graphs import EXAMPLES, FOLDER, GRAPHS, example, graph
@@ -325,6 +325,23 @@ def test_previews_come_where_comfyui_was_started_with_them(executor, place):
     place.bars.clear()
     made_by(pipe, make_audio=True)
     assert place.bars and all(bar[2] is None for bar in place.bars)
+
+
+def test_previews_show_what_a_picture_becomes_without_its_noise(executor, place):
+    pipe = loaded(executor)
+    place.args.preview_method = LatentPreviewMethod.Auto
+    bar, clean, noisy = running.Progress(), [], []
+
+    def step(pipe, step, timestep, tensors):
+        clean.append(io.from_unit(pipe.decode_preview(tensors["clean_latents"])["image"][0]))
+        noisy.append(io.from_unit(pipe.decode_latents(tensors["latents"])["image"][0]))
+        return bar.step(pipe, step, timestep, tensors)
+
+    call = {"text": "a red ball", "outputs": "image", "num_inference_steps": 3}
+    pipe(**call, callback_on_step_end=step, callback_on_step_end_tensor_inputs=["latents", "clean_latents"])
+    shown = torch.from_numpy(np.array(place.bars[0][2][1])).movedim(-1, 0)
+    assert torch.equal(shown, clean[0]) and not torch.equal(shown, noisy[0])
+    assert bar.followed["callback_on_step_end_tensor_inputs"] == ["clean_latents"]
 
 
 def test_stopping_acts_within_a_step(executor, place, monkeypatch):
