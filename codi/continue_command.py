@@ -6,13 +6,13 @@ A clip that holds a sound goes on with it. Two files of a kind have the gap betw
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from codi import provenance
-from codi.modalities import kind_of, kinds
-from codi.types import DTYPES, InputError, Modality
+from codi.continued import prompts_of, sorted_files, words_of
+from codi.types import DTYPES, Modality
 from codi.windows import DIRECTIONS
 
 _EXAMPLES = """examples:
@@ -21,7 +21,6 @@ _EXAMPLES = """examples:
   codi continue clip.mp4 take.wav --seconds 8 --loop -o out/
   codi continue first.wav last.wav --seconds 6 -o out/        what lies between them
 """
-Files = dict[Modality, str]
 
 
 def add_command(commands: Any) -> argparse.ArgumentParser:
@@ -77,8 +76,9 @@ def run(args: argparse.Namespace, show: Callable[[Path], None]) -> int:
     from codi.filters import Filter
 
     asked = {"filter": Filter.parse(args.filter), "sign": provenance.signer_of(args)}
-    media, after = sorted_files(args.files, args.to)
-    words = args.text or _words(args.files)
+    wanted = [Modality.parse(name.strip()) for name in args.to.split(",")] if args.to is not None else []
+    media, after = sorted_files(args.files, wanted, "--to")
+    call = _call(args)
     import torch
 
     from codi import continuing
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, show: Callable[[Path], None]) -> int:
             overlap=args.overlap,
             window=args.window,
             seed=args.seed,
-            **_call(args, words),
+            **call,
         )
         paths = longer.save(args.out, None if args.quiet else _report, **asked)
     for path in paths:
@@ -107,84 +107,17 @@ def run(args: argparse.Namespace, show: Callable[[Path], None]) -> int:
     return 0
 
 
-def sorted_files(paths: list[str], to: str | None = None) -> tuple[Files, Files]:
-    """Return the files by what of them goes on, and those of the same kinds that come at the end.
+def _call(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what every call of the pipeline is given; without words those that the files were made from."""
+    from codi.jobs import split_weight
 
-    Args:
-        paths: the files. One of a kind goes on, the second of a kind comes behind the gap.
-        to: names of what goes on, with commas; None for all that the files hold.
-
-    Returns:
-        Files by modality, twice.
-
-    Raises:
-        InputError: for more than two files of a kind, and for names of what no file holds.
-    """
-    from codi import io
-
-    found: tuple[Files, Files] = ({}, {})
-    for path in paths:
-        io.check_file(path)
-        _place(found, io.probe(path), path)
-    for path in paths:  # the sound of a clip counts where no file of its own was given
-        for carried in map(Modality, kind_of(io.probe(path)).carries):
-            if carried not in _own(paths) and carried in io.facts(path):
-                _place(found, carried, path)
-    media, after = found
-    if to is not None:
-        wanted = [Modality.parse(name.strip()) for name in to.split(",")]
-        for modality in wanted:
-            if modality not in media:
-                raise InputError(f"--to names {modality}, and no file holds it: expected {', '.join(media)}")
-        media, after = (_only(files, wanted) for files in found)
-    if after and set(after) != set(media):
-        raise InputError(
-            f"the first files hold {', '.join(media)} and the last {', '.join(after)}: expected the same "
-            "kinds on both sides of a gap"
-        )
-    return media, after
-
-
-def _own(paths: list[str]) -> set[Modality]:
-    """Return the kinds of files."""
-    from codi import io
-
-    return {io.probe(path) for path in paths}
-
-
-def _place(found: tuple[Files, Files], modality: Modality, path: str) -> None:
-    """Put a file into the first of two dicts that lacks its modality."""
-    for files in found:
-        if modality not in files:
-            files[modality] = path
-            return
-    raise InputError(f"{path} is the third {modality}: expected one, or two with a gap between them")
-
-
-def _only(files: Mapping[Modality, str], wanted: list[Modality]) -> Files:
-    return {m: path for m, path in files.items() if m in wanted}
-
-
-def _words(paths: list[str]) -> list[str]:
-    """Return the sentences that the first file was made from that says it."""
-    from codi.vary import words_of
-
-    return next((words for words in map(words_of, paths) if words), [])
-
-
-def _call(args: argparse.Namespace, words: list[str]) -> dict[str, Any]:
-    """Return what every call of the pipeline is given."""
-    from codi.jobs import parse_item
-    from codi.prompts import Prompt
-
-    items = [parse_item(kind.modality, text) for kind in kinds() if kind.in_words for text in words]
+    words = [split_weight(text) for text in args.text] or words_of(args.files)
     named = {
         "num_inference_steps": args.steps,
         "guidance_scale": args.guidance,
         "resample_steps": args.resample_steps,
     }
-    given = {"text": [Prompt(item.value, item.weight) for item in items]} if items else {}
-    return given | {name: value for name, value in named.items() if value is not None}
+    return prompts_of(words) | {name: value for name, value in named.items() if value is not None}
 
 
 def _report(line: str) -> None:

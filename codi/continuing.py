@@ -13,7 +13,7 @@ time in which all media have whole steps (`codi.windows`).
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -117,6 +117,7 @@ class Continuation:
         self._record: dict[str, Any] = {}
         self._filter: Filter | None = None
         self._changed: set[str] = set()  # what the filter changed
+        self._model: dict[str, Any] = {}  # what the record says of the model beside what the pipeline does
         self._windows = 0  # that the files hold
         self._first = min(place for step in steps for place in (0, step.made[0]))
 
@@ -186,17 +187,22 @@ class Continuation:
         report: Callable[[str], None] | None = None,
         filter: Filter | Callable[[Any], Any] | str | None = None,
         sign: Callable[[list[Path], Mapping[str, Any]], list[Path]] | None = None,
+        name: str | None = None,
+        model: Mapping[str, Any] | None = None,
     ) -> list[Path]:
-        """Make all of it and write it as it is made, under the next free number of a folder.
+        """Make all of it and write it as it is made, under the next free number of a folder or under a name.
 
         What comes before what was given is made from there outwards, and is held until its beginning is made.
-        After an interrupt or an error the files hold all windows that were complete.
+        After an interrupt or an error the files hold all windows that were complete; under a name there are
+        none then.
 
         Args:
             folder: where the files go.
             report: is told of every window that is done, in a line.
             filter: is asked of the new part of every window (`codi.filters`), and may change it.
             sign: signs the files before anybody sees them (`codi.credentials.Signer`).
+            name: that of the files, which replace what is there; None for the next free number.
+            model: what the record says of the model in place of what the pipeline says, such as its name.
 
         Returns:
             The paths of the files.
@@ -207,11 +213,14 @@ class Continuation:
         """
         io.check_writers(self.specs)
         folder = io.check_folder(folder)
-        self._filter, self._changed = Filter.parse(filter), set[str]()
-        with io.numbered(folder) as name, io.staged(folder, replace=False) as place:
+        self._filter, self._changed, self._model = Filter.parse(filter), set[str](), dict(model or {})
+        named = io.numbered(folder) if name is None else nullcontext(name)
+        with named as stem, io.staged(folder, replace=name is not None) as place:
             with ExitStack() as stack:
-                failure = self._write(place / name, stack, report)
-            paths = [kind_of(m).path(place / name) for m in reversed(list(self.specs))]
+                failure = self._write(place / stem, stack, report)
+            if failure is not None and name is not None:
+                raise failure
+            paths = [kind_of(m).path(place / stem) for m in reversed(list(self.specs))]
             if sign is not None:
                 paths += sign(paths, self._described(self._windows))
         if failure is not None:
@@ -259,6 +268,10 @@ class Continuation:
         self._windows = order.windows
         return failure
 
+    def record(self) -> dict[str, Any]:
+        """Return the record of the files that were written."""
+        return self._described(self._windows)
+
     def _described(self, windows: int) -> dict[str, Any]:
         """Return the record of the files, in which so many windows are complete."""
         about = {**self._about, "windows": windows, "of": len(self.steps)}
@@ -267,7 +280,8 @@ class Continuation:
         changed = {}
         if self._filter is not None and self._changed:
             changed = {"filter": {**self._filter.described(), "changed": sorted(self._changed)}}
-        return records.head() | self._record | sources | {"seed": self._seed, "continued": about} | changed
+        found = records.head() | self._record | sources | {"seed": self._seed, "continued": about} | changed
+        return found | {"model": {**found.get("model", {}), **self._model}}
 
 
 class InOrder:

@@ -1,9 +1,9 @@
 """Write jobs as lines of JSON that can travel to another machine, and find every name of a file in them.
 
-A line names files as prompts, as what outputs start from, as masks, as keyframes and as controls. Whoever
-sends a line elsewhere puts other names there: `codi submit` those of the parts that it uploads, a server the
-names under which it keeps them. Nothing is read here, and nothing is checked that `codi.jobs` checks: what is
-no line of jobs comes back as it was.
+A line names files as prompts, as what outputs start from, as masks, as keyframes, as controls and as what
+goes on. Whoever sends a line elsewhere puts other names there: `codi submit` those of the parts that it
+uploads, a server the names under which it keeps them. Nothing is read here, and nothing is checked that
+`codi.jobs` checks: what is no line of jobs comes back as it was.
 """
 
 import re
@@ -48,6 +48,8 @@ def with_files(line: Mapping[str, Any], rename: Rename) -> dict[str, Any]:
         found["regions"] = _each(found["regions"], lambda region: _region(region, rename))
     if found.get("control") is not None:
         found["control"] = _controls(found["control"], rename)
+    if isinstance(found.get("continue"), Mapping) and "files" in found["continue"]:
+        found["continue"] = {**found["continue"], "files": _names(found["continue"]["files"], rename)}
     return found
 
 
@@ -76,6 +78,9 @@ def line_of(job: Job) -> dict[str, Any]:
         line["regions"] = list(job.regions)
     if job.control:
         line["control"] = list(job.control)
+    if job.continued is not None:
+        repeats = job.continued.resample_steps
+        line |= {"continue": job.continued.line(), **({"resample_steps": repeats} if repeats else {})}
     return line
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from codi import edits as editing
 from codi import renamed
 from codi.border import check_address, parse_classifier, parse_guiders, parse_scale, without_aliases
+from codi.continued import Continued
 from codi.controls import asked as controls
 from codi.edits import Edits
 from codi.failures import Failures
@@ -82,7 +83,7 @@ def job_keys() -> tuple[str, ...]:
     Some of them have short names, too (`codi.renamed.SHORT`).
     """
     given = (*NUMBERS, *SIZES, *SCALES, *NAMED, *SWITCHES, "lengths", *editing.NAMES, "regions", "control")
-    return ("id", "to", *prompt_keys(), *given)
+    return ("id", "to", *prompt_keys(), *given, "continue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,7 @@ class Job:
         regions: prompts for parts of what is made, each a dict as JSON has it (`codi.regions`), names of
             files from where the command runs.
         control: what steers outputs beside their prompts, as `codi.controls.asked.ControlInput.described`.
+        continued: what goes on beyond the length of the model, window by window; None for one call.
         more: arguments of the pipeline that only a record names.
         places: for a job from a record, of each sample its `seed`, and as `batch` the row and the number of
             rows of the batch that it stood in, or None; otherwise empty.
@@ -162,6 +164,7 @@ class Job:
     edits: dict[str, Any] = field(default_factory=dict)
     regions: tuple[dict[str, Any], ...] = ()
     control: tuple[dict[str, Any], ...] = ()
+    continued: Continued | None = None
     more: dict[str, Any] = field(default_factory=dict)
     places: tuple[dict[str, Any], ...] = ()
     origin: str = ""
@@ -171,7 +174,7 @@ class Job:
         """Raise `InputError` for what no model can make."""
         with blame(self.origin):
             sources = self.sources
-        if not self.items and not self.regions and not sources.by_output:
+        if not self.items and not self.regions and not sources.by_output and not self.continued:
             raise InputError(
                 f"{self.origin}no prompt: expected at least one of {listed(Modality)}, e.g. --text 'a red "
                 "ball'"
@@ -198,6 +201,9 @@ class Job:
             self._check_size(name, value)
         for name in SCALES:
             self._check_scale(name, getattr(self, name))
+        if self.continued is not None:
+            with blame(self.origin):
+                self.continued.check_request(self)
 
     def _check_size(self, name: str, value: float) -> None:
         """Raise `InputError` for a size that no model can make; the rest is for the model to say."""
@@ -295,7 +301,8 @@ class Job:
         given = sorted({item.modality.value for item in self.items})
         negatives = sorted({item.modality.value for item in self.negatives})
         kinds = [given, negatives]
-        edits = [self.edit_arguments] if self.edits else []
+        edits: list[Any] = [self.edit_arguments] if self.edits else []
+        edits += [[self.id, self.continued]] if self.continued else []  # made alone, window by window
         return json.dumps(
             [self.outputs, self.settings, self.sync, kinds, *edits], sort_keys=True, default=str
         )
@@ -321,6 +328,9 @@ class Job:
             if isinstance(value, Path):
                 with blame(self.origin):
                     kind_of(modality if use == "start" else Modality.IMAGE).check_file(value, PROMPT_SECONDS)
+        if self.continued is not None:
+            with blame(self.origin):
+                self.continued.check(self.outputs, PROMPT_SECONDS)
 
     def _read_regions(self) -> Any:
         """Return the regions as the pipeline reads them; raise `InputError` for what is none."""
@@ -348,6 +358,7 @@ class Job:
         files += [Path(region["mask"]) for region in self.regions if "mask" in region]
         for each in controls.parse(list(self.control)):
             files += each.files
+        files += map(Path, self.continued.files if self.continued else ())
         return files + [value for _, _, _, value in self.sources.media() if isinstance(value, Path)]
 
     def describe(self) -> dict[str, list[dict[str, Any]]]:
@@ -357,6 +368,8 @@ class Job:
             rows["negatives"] = list(map(_described, self.negatives))
         if self.regions:
             rows["regions"] = [region.described() for region in self._read_regions()]
+        if self.continued is not None:
+            return rows | self.continued.described(self.outputs)
         return rows | self.sources.described()
 
 
@@ -828,6 +841,9 @@ def _job(line: str, origin: str, args: argparse.Namespace) -> Job:
         settings["written"] = {**args.written, **written}
         settings["edits"] = _row_edits(row, Path(args.jobs).parent)
         settings["regions"] = _row_regions(row.get("regions"), Path(args.jobs).parent)
+        if row.get("continue") is not None:
+            repeats = settings["edits"].pop("resample_steps", None)
+            settings["continued"] = Continued.parse(row["continue"], Path(args.jobs).parent, repeats)
         return Job(id=name, outputs=outputs, origin=origin, **settings, **_sorted(prompts))
 
 

@@ -375,6 +375,17 @@ def read_record(path: str | Path) -> Record:
     return found[0]
 
 
+def words_of(path: str | Path) -> list[tuple[str, float]]:
+    """Return the sentences that a file was made from, with their weights; none where no record says it."""
+    from codi import io
+
+    try:
+        record = _checked(str(path), _load(path, io.carried_text))
+    except InputError:
+        return []
+    return [(row["text"], row["weight"]) for row in record.inputs if row.get("text") is not None]
+
+
 def _present_names(row: dict[str, Any], source: Any) -> dict[str, Any]:
     """Return a record under the present names of its settings, whichever version wrote it."""
     found = dict(row)
@@ -436,8 +447,8 @@ def differences(record: Record) -> list[str]:
     return found
 
 
-def _load(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object that a file is, or carries."""
+def _load(path: str | Path, read: Callable[[str | Path], str | None] | None = None) -> dict[str, Any]:
+    """Return the JSON object that a file is, or carries; `read` reads what it carries."""
     from codi import io
 
     io.check_file(path)
@@ -451,7 +462,7 @@ def _load(path: str | Path) -> dict[str, Any]:
             file.seek(0)
             text: Any = file.read()
     if not plain:
-        text = io.read_text(path)
+        text = (read or io.read_text)(path)
     if text is None:
         raise InputError(
             f"{path} carries no record of how it was made: expected a png, wav or mp4 as codi writes them, "

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi import __version__, records
+from codi import __version__, continued, records
 from codi.adapters.given import Given
 from codi.failures import OUT_OF_MEMORY, Failures, is_of_memory
 from codi.filters import Filter, Refused
@@ -71,9 +71,11 @@ class Session:
         self.done: dict[Job, dict[int, dict[str, Any]]] = {}  # samples that are there, by their numbers
         self.made: list[Job] = []  # those of which this run made something
         self.resolved: dict[Job, dict[str, Any]] = {}
+        self.continued: dict[Job, dict[str, Any]] = {}  # how jobs that go on were made of windows
         self.pipe: Any = None
         self.callback: Any = None  # is called after every step of the pipeline, with clean estimates
         self.rows: list[Sample] = []  # whose samples the rows of the running call are
+        self.window = (0, 1)  # which window of how many the running call makes, of a job that goes on
         self._prompts: dict[Job, dict[str, Any]] = {}
         self._claimed: set[Job] = set()
         self._created: set[Job] = set()
@@ -201,8 +203,10 @@ class Session:
     def resolve(self, job: Job) -> Any:
         """Return the request of a job with all settings, by the same check that the call makes.
 
-        Raises `InputError` for a job that the model cannot do.
+        Raises `InputError` for a job that the model cannot do. That of a job that goes on is of one window.
         """
+        if job.continued is not None:
+            return continued.resolve(self.pipe, job)
         asked = {name: value for name, value in job.settings.items() if name not in job.sizes}
         given = dict.fromkeys(item.modality for item in job.items)
         negatives = dict.fromkeys(item.modality for item in job.negatives)
@@ -239,6 +243,8 @@ class Session:
             The paths of the media that were written.
         """
         began = time.perf_counter()
+        if batch[0] is not None and batch[0][0].continued is not None:
+            return self._run_continued(batch[0][0])
         batch, prompts = self._encoded(batch)
         if not prompts:
             return []
@@ -253,6 +259,47 @@ class Session:
             return self._run_apart(batch, list(prompts), failed)
         self.timings["generate"] += time.perf_counter() - began
         return self._save_all(batch, out, time.perf_counter() - began)
+
+    def _run_continued(self, job: Job) -> list[Path]:
+        """Make and write a job that goes on, window by window, and record it."""
+        from codi import io
+
+        began = time.perf_counter()
+        self.rows, paths = [(job, 0)], []
+        with self.failures.of(job), blame(job.origin):
+            longer = continued.plan(self.pipe, job, **self._followed())
+            self.window = (0, len(longer.steps))
+            self._claim(job)
+            named = {"name": job.names[0], "model": self.model}
+            paths = longer.save(self.out, filter=self.filter, sign=self.sign, **named)
+            record = longer.record()
+            self.model = record["model"]
+            self.resolved[job], self.continued[job] = record["resolved"], record["continued"]
+            note = {
+                "seed": job.seed,
+                "files": [path.name for path in paths],
+                "sha256": {path.name: io.sha256_of(path) for path in paths},
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+            self._note(job, 0, note)
+        if not paths:
+            self._unclaim(job)
+        self.window = (0, 1)
+        self.timings["generate"] += time.perf_counter() - began
+        return paths
+
+    def _followed(self) -> dict[str, Any]:
+        """Return the callback of every call of a job that goes on, which counts its windows."""
+        if self.callback is None:
+            return {}
+
+        def after_step(pipe: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
+            changed: dict[str, Any] = self.callback(pipe, step, timestep, tensors)
+            if step + 1 == pipe.num_timesteps:
+                self.window = (self.window[0] + 1, self.window[1])
+            return changed
+
+        return {"callback_on_step_end": after_step, "callback_on_step_end_tensor_inputs": ["clean_latents"]}
 
     def _run_apart(self, batch: list[Sample | None], jobs: list[Job], failed: str) -> list[Path]:
         """Make the samples of a batch that failed again, those of each job by themselves.
@@ -516,6 +563,8 @@ class Session:
         }
         if job in self.resolved:
             found["resolved"] = self.resolved[job]
+        if job in self.continued:
+            found["continued"] = self.continued[job]
         return found
 
     def _stored(self, job: Job) -> dict[str, Any] | None:
@@ -591,6 +640,9 @@ class Session:
         ]
         if job.edits:  # the media are among the inputs, by their content
             asked.append(job.sources.settings())
+        if job.continued is not None:
+            asked.append(replace(job.continued, files=()).line())
+            asked.append(job.continued.resample_steps)
         if job.places:
             asked.append(list(job.places))
         if self.args.scheduler:

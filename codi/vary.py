@@ -74,7 +74,7 @@ def arguments(args: argparse.Namespace) -> list[str]:
     Raises:
         InputError: for a file that is no medium, and for a strength where nothing starts from the file.
     """
-    from codi import io
+    from codi import io, records
 
     io.check_file(args.file)
     kind = io.probe(args.file).value
@@ -83,25 +83,14 @@ def arguments(args: argparse.Namespace) -> list[str]:
     given = [f"--{kind}" if args.by == "prompt" else f"--start-{kind}", args.file, "--to", kind]
     if args.by == "start":
         given += ["--strength", args.strength or str(STRENGTH)]
-    for words in args.text or ([] if args.by == "prompt" else words_of(args.file)):
-        given += ["--text", words]
+    words = [] if args.by == "prompt" else records.words_of(args.file)
+    for text in args.text or [f"{text}::{weight!r}" for text, weight in words]:
+        given += ["--text", text]
     given += ["-o", args.out, "--samples", str(args.samples), "--seed", args.seed]
     for name in ("steps", "guidance", "model", "device"):
         if getattr(args, name) is not None:
             given += [f"--{name}", getattr(args, name)]
     return [*given, *provenance.arguments(args), *(["--quiet"] if args.quiet else [])]
-
-
-def words_of(path: str) -> list[str]:
-    """Return the sentences that a file was made from, with their weights; none where no record says it."""
-    from codi import records
-
-    try:
-        record = records.read_record(path)
-    except InputError:
-        return []
-    worded = [row for row in record.inputs if row.get("text") is not None]
-    return [f"{row['text']}::{row['weight']!r}" for row in worded]
 
 
 def write_sheet(folder: str | Path) -> Path:

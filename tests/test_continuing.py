@@ -8,7 +8,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from codi import cli, continue_command, continuing, io, read_record
+from codi import cli, continuing, io, read_record
+from codi.continued import sorted_files
 from codi.continuing import InOrder, Piece, extend
 from codi.types import InputError, Modality
 from codi.windows import Layout, plan, tick_rate, ticks
@@ -292,17 +293,17 @@ def test_the_command_continues_a_clip_with_its_sound(files, tmp_path, capsys):
 
 def test_files_are_sorted_by_what_goes_on(files):
     clip, sounding, take = (str(files / name) for name in ("clip.mp4", "with_sound.mp4", "take.wav"))
-    assert continue_command.sorted_files([clip]) == ({VIDEO: clip}, {})
-    assert continue_command.sorted_files([sounding]) == ({VIDEO: sounding, AUDIO: sounding}, {})
-    assert continue_command.sorted_files([sounding, take]) == ({VIDEO: sounding, AUDIO: take}, {})
-    assert continue_command.sorted_files([sounding], "audio") == ({AUDIO: sounding}, {})
-    assert continue_command.sorted_files([take, take]) == ({AUDIO: take}, {AUDIO: take})
+    assert sorted_files([clip]) == ({VIDEO: clip}, {})
+    assert sorted_files([sounding]) == ({VIDEO: sounding, AUDIO: sounding}, {})
+    assert sorted_files([sounding, take]) == ({VIDEO: sounding, AUDIO: take}, {})
+    assert sorted_files([sounding], [AUDIO]) == ({AUDIO: sounding}, {})
+    assert sorted_files([take, take]) == ({AUDIO: take}, {AUDIO: take})
     with pytest.raises(InputError, match="is the third audio"):
-        continue_command.sorted_files([take, take, take])
+        sorted_files([take, take, take])
     with pytest.raises(InputError, match="expected the same kinds on both sides of a gap"):
-        continue_command.sorted_files([take, take, clip])
+        sorted_files([take, take, clip])
     with pytest.raises(InputError, match="--to names audio, and no file holds it: expected video"):
-        continue_command.sorted_files([clip], "audio")
+        sorted_files([clip], [AUDIO], "--to")
 
 
 @pytest.mark.parametrize(

@@ -149,14 +149,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.outputs",
         "codi.settings",
     },
+    "codi.continued": LEAVES | KINDS | {"codi.continuing", "codi.prompts", "codi.records", "codi.windows"},
     "codi.jobs": LEAVES
     | KINDS
-    | {"codi.controls", "codi.edits", "codi.failures", "codi.records", "codi.regions"}
+    | {"codi.continued", "codi.controls", "codi.edits", "codi.failures", "codi.records", "codi.regions"}
     | {"codi.renamed", "codi.settings"},
     "codi.session": LEAVES
     | KINDS
     | {
         "codi.adapters",
+        "codi.continued",
         "codi.diffusion",
         "codi.failures",
         "codi.filters",
@@ -177,6 +179,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | LOADING
     | {
         "codi.compose",
+        "codi.continued",
         "codi.failures",
         "codi.filters",
         "codi.fork_server",
@@ -206,8 +209,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.continue_command": LEAVES
     | KINDS
     | LOADING
-    | {"codi.continuing", "codi.filters", "codi.jobs", "codi.pipeline", "codi.prompts", "codi.provenance"}
-    | {"codi.vary", "codi.windows"},
+    | {"codi.continued", "codi.continuing", "codi.filters", "codi.jobs", "codi.pipeline"}
+    | {"codi.provenance", "codi.windows"},
     "codi.inspection": LEAVES | KINDS | {"codi.pretrained"},
     "codi.doctor": LEAVES | KINDS | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES

@@ -47,7 +47,16 @@ from codi.io.files import (
 from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
 from codi.io.pictures import image_to_tensor
-from codi.io.read import Video, check_prompt, describe, load_audio, load_image, load_video
+from codi.io.read import (
+    Video,
+    carried_text,
+    check_prompt,
+    describe,
+    load_audio,
+    load_image,
+    load_opacity,
+    load_video,
+)
 from codi.io.streams import stream_audio, stream_video
 from codi.io.tags import read_text
 from codi.io.write import check_writers, save_audio, save_image, save_video
@@ -58,6 +67,7 @@ __all__ = [
     "NewFile",
     "Video",
     "atomic",
+    "carried_text",
     "check_audio",
     "check_file",
     "check_folder",
@@ -74,6 +84,7 @@ __all__ = [
     "image_to_tensor",
     "load_audio",
     "load_image",
+    "load_opacity",
     "load_video",
     "new_file",
     "numbered",

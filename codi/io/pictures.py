@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # What training opens: of a data set only the formats that are promised, since files may be hostile.
 TRAINED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
+PAINTED_FORMATS = ("PNG", "WEBP")  # in which a browser hands over what was painted
 ORIENTATION = 0x0112  # of EXIF
 UPRIGHT = 1
 _BAD_EXIF = (SyntaxError, ValueError, TypeError, KeyError, OverflowError)
@@ -67,6 +68,18 @@ def picture_of(source: MediaFile, formats: tuple[str, ...] = IMAGE_FORMATS) -> T
         with image:
             check_pixels(*image.size, source=source.name)
             return image_to_tensor(image, source.name)
+
+
+def opacity_of(source: MediaFile) -> Tensor:
+    """Return where a PNG or a WebP is opaque at all: 255 there and 0 elsewhere, uint8 (H, W)."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(source.handle(), formats=PAINTED_FORMATS) as image:
+            check_pixels(*image.size, source=source.name)
+            alpha = np.array(image.convert("RGBA").getchannel("A"))
+    return torch.from_numpy(np.where(alpha > 0, np.uint8(255), np.uint8(0)))
 
 
 def image_to_tensor(image: "Image.Image", name: str = "the picture") -> Tensor:

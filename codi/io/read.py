@@ -25,9 +25,10 @@ from codi.io.gates import (
     reading,
 )
 from codi.io.media_file import MediaFile
-from codi.io.pictures import picture_of
+from codi.io.pictures import opacity_of, picture_of
 from codi.io.sandbox import sandboxed
 from codi.io.sounds import sound_at, stated_seconds
+from codi.io.tags import read_text
 from codi.types import InputError, Modality
 
 # How much longer the longer side of a clip may be than the shorter, as far as memory is set aside.
@@ -164,6 +165,29 @@ def describe(path: str | Path) -> dict[str, Any]:
         }
     except OSError as error:
         raise InputError(f"{path} cannot be read any more ({error.strerror}): leave it where it is") from None
+
+
+@sandboxed(lambda path: 0)
+def carried_text(path: str | Path) -> str | None:
+    """Return the text about its making that a file carries, of a file that anybody may have written."""
+    return read_text(path)
+
+
+@sandboxed(lambda path: MAX_PIXELS)
+def load_opacity(path: str | Path) -> Tensor:
+    """Read where a picture is opaque at all, such as what was painted on a transparent sheet.
+
+    Args:
+        path: the file, PNG or WebP.
+
+    Returns:
+        255 where there is anything and 0 where there is nothing, uint8 (H, W).
+
+    Raises:
+        InputError: if the file is no such picture, is damaged, or has more than `MAX_PIXELS`.
+    """
+    with reading(path, Modality.IMAGE):
+        return opacity_of(_file(path))
 
 
 @sandboxed(lambda path: 0)

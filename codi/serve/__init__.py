@@ -10,6 +10,7 @@
     link.py      the process that makes, as the server sees it: started, asked, restarted
     worker.py    that process: what it is told and answers
     making.py    what it does: check and make jobs
+    masks.py     and makes masks of what was painted
     reports.py   what it says meanwhile: progress, previews, what is done
     command.py   `codi serve`
     page/        the page

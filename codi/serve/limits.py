@@ -29,6 +29,7 @@ class Limits:
         max_samples: samples of one job, all candidates counted.
         max_steps: denoising steps of one output.
         max_seconds: seconds of one sound or clip.
+        max_windows: windows of one job that continues a clip or a sound.
         max_pixels: pixels of one picture or frame.
         batch: samples that are made at once.
         keep_jobs: finished jobs that are kept; the oldest are removed first.
@@ -43,6 +44,7 @@ class Limits:
     max_samples: int = _limit(16, "samples of one job, all candidates counted")
     max_steps: int = _limit(250, "denoising steps of one output")
     max_seconds: float = _limit(60.0, "seconds of one sound or clip")
+    max_windows: int = _limit(120, "windows of a job that continues a clip or a sound")
     max_pixels: int = _limit(1024 * 1024, "pixels of one picture or frame")
     batch: int = _limit(16, "samples of all jobs that are made at once")
     keep_jobs: int = _limit(1000, "finished jobs that are kept")
@@ -73,6 +75,9 @@ class Limits:
         self._check("request has", uploads, self.max_uploads, "files")
         for each in _texts(found):
             self._check("a text has", len(each), self.max_text, "letters")
+        goes_on = found.get("continue")  # before its files are read, which are no longer than the result
+        if isinstance(goes_on, dict) and isinstance(goes_on.get("seconds"), (int, float)):
+            self._check("what is to be made lasts", goes_on["seconds"], self.max_seconds, "seconds")
         return dict(found)
 
     def check_upload(self, name: str, size: int) -> None:
@@ -83,14 +88,15 @@ class Limits:
         """Raise `LimitError` for a job that makes too much.
 
         Args:
-            size: its "rows" (samples with all candidates), and its "steps", "seconds" and "pixels", each the
-                most of any output.
+            size: its "rows" (samples with all candidates), its "windows" where it goes on beyond the length
+                of the model, and its "steps", "seconds" and "pixels", each the most of any output.
 
         Raises:
             LimitError: naming the first that is too much.
         """
         self._check("num_samples times candidates is", size["rows"], self.max_samples)
         self._check("num_inference_steps is", size["steps"], self.max_steps)
+        self._check("it goes on for", size.get("windows", 1), self.max_windows, "windows")
         self._check("what is to be made lasts", size["seconds"], self.max_seconds, "seconds")
         self._check("what is to be made has", size["pixels"], self.max_pixels, "pixels")
 

@@ -25,7 +25,7 @@ STOP_SECONDS = 2.0
 
 @dataclass
 class _Question:
-    """A job whose check is waited for."""
+    """A question whose answer is waited for."""
 
     answered: threading.Event = field(default_factory=threading.Event)
     answer: dict[str, Any] | None = None
@@ -125,12 +125,31 @@ class Link:
             job: its id, line and model.
 
         Returns:
-            Its "batch_key", "kind", "rows", "steps", "seconds", "pixels" and "notes".
+            What `codi.serve.making.Maker.check` does.
 
         Raises:
             InputError: with the reason why it cannot be made.
             TimeoutError: if the process does not answer.
         """
+        return self._ask("check", job)
+
+    def mask(self, painted: dict[str, Any]) -> bool:
+        """Let the process make a mask of what was painted, and return whether anything was.
+
+        Args:
+            painted: the arguments of `codi.serve.masks.write_mask`, by their names.
+
+        Returns:
+            Whether there is a mask.
+
+        Raises:
+            InputError: if what was painted cannot be read.
+            TimeoutError: if the process does not answer.
+        """
+        return bool(self._ask("mask", painted)["painted"])
+
+    def _ask(self, kind: str, what: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a question; raise `InputError` for an error in it."""
         for _ in range(3):  # a process that dies meanwhile is started again
             if not self.wait_ready(CHECK_SECONDS):
                 break
@@ -138,7 +157,7 @@ class Link:
             with self._lock:
                 self._questions[number] = question
             try:
-                if self.send("check", number, job):
+                if self.send(kind, number, what):
                     question.answered.wait(CHECK_SECONDS)
             finally:
                 with self._lock:
@@ -203,7 +222,7 @@ class Link:
                 with self._changed:
                     self.unusable = message[1]
                     self._changed.notify_all()
-            if kind == "checked":
+            if kind == "answer":
                 with self._lock:
                     question = self._questions.get(message[1])
                 if question is not None:

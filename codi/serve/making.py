@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi import fork_server, jobs, provenance, wording
+from codi import continued, fork_server, jobs, provenance, wording
 from codi.compose.folder import composed_folder
 from codi.failures import Failures
 from codi.filters import Filter
 from codi.jobs import Job
 from codi.modalities import kind_of
+from codi.serve.masks import write_mask
 from codi.serve.reports import Cancelled, Report, Server, log, plain
 from codi.session import Session
 from codi.start_up import lean_imports
@@ -94,7 +95,8 @@ class Maker:
             sent: the "id", "line" and "model" of the job.
 
         Returns:
-            Its "batch_key", "kind", "rows", "steps", "seconds", "pixels" and "notes"; or the "error" alone.
+            Its "batch_key", "kind", "rows", "steps", "seconds", "pixels", "notes", and "windows" where it
+            goes on beyond the length of the model; or the "error" alone.
         """
         try:
             return self._checked(sent)
@@ -117,11 +119,27 @@ class Maker:
         request = session.resolve(job)
         return {
             "batch_key": hashlib.sha256(f"{sent['model']} {job.group}".encode()).hexdigest(),
-            "kind": " ".join([sent["model"], *sorted(map(str, job.outputs))]),
+            "kind": " ".join([sent["model"], *sorted(map(str, job.outputs)), *_how(job)]),
             "rows": job.num_samples * job.candidates,
             "notes": list(dict.fromkeys(line for each in lost for line in wording.notes(*each))),
             **_size(request),
+            **({} if job.continued is None else continued.size(session.pipe, job)),
         }
+
+    def mask(self, painted: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a mask of what was painted, read in the sandbox.
+
+        Args:
+            painted: the arguments of `codi.serve.masks.write_mask`, by their names.
+
+        Returns:
+            Under "painted" whether anything was; or the "error" alone.
+        """
+        try:
+            return {"painted": write_mask(**painted)}
+        except (InputError, MemoryError, RuntimeError, OSError) as error:
+            log(error)
+            return {"error": "what was painted cannot be read: expected the layers of a picture's editor"}
 
     # Making
 
@@ -197,6 +215,11 @@ def _filter(name: str | None) -> Filter | None:
     """Return the filter of a name; records and messages do not say in which folder it lies."""
     found = Filter.parse(name)
     return None if found is None else replace(found, name=Path(found.name).name)
+
+
+def _how(job: Job) -> list[str]:
+    """Return what tells jobs apart that take another time than others of the same outputs."""
+    return [] if job.continued is None else [f"for {job.continued.seconds:g} s"]
 
 
 def _size(request: Any) -> dict[str, Any]:

@@ -118,12 +118,19 @@ class Report:
 
     def _progress(self, pipe: Any, step: int, wanted: Mapping[str, list[int]]) -> None:
         """Report how many steps were taken of each output."""
-        found = {"step": step + 1, "steps": pipe.num_timesteps}
+        window, windows = self.session.window
+        steps = windows * pipe.num_timesteps
+        taken = window * pipe.num_timesteps + step + 1
+        found = {"step": taken, "steps": steps}
         for id_, rows in wanted.items():
             job = self.session.rows[rows[0]][0]
-            outputs = {m.value: list(pipe.own_steps[m]) for m in job.outputs if m in pipe.own_steps}
+            outputs = {}
+            for modality in job.outputs:
+                if modality in pipe.own_steps:
+                    own, most = pipe.own_steps[modality]
+                    outputs[modality.value] = [window * most + own, windows * most]
             before = len(self.session.done.get(job, ()))
-            whole = (before + len(rows) * (step + 1) / pipe.num_timesteps) / job.num_samples
+            whole = (before + len(rows) * taken / steps) / job.num_samples
             self._server.send("progress", id_, {**found, "outputs": outputs, "progress": min(1.0, whole)})
 
     def _preview(self, pipe: Any, latents: Mapping[Modality, Any], wanted: Mapping[str, list[int]]) -> bool:

@@ -301,6 +301,25 @@ class Service:
             raise NoSuchFile(name)
         return path
 
+    def mask(self, layers: Sequence[str | Path], out: Path, stays: bool) -> bool:
+        """Write what was painted over a picture as a mask, bright where the picture is kept.
+
+        Args:
+            layers: pictures of an editor, which are read in the sandbox, transparent where nothing was
+                painted.
+            out: the file to write.
+            stays: whether the painted part is what is kept; otherwise it is what is made anew.
+
+        Returns:
+            Whether anything was painted; if not, nothing is written.
+
+        Raises:
+            InputError: for layers that cannot be read.
+            TimeoutError: if they cannot be read now.
+        """
+        paths = [str(Path(layer).resolve()) for layer in layers]
+        return self._dispatcher.link.mask({"layers": paths, "out": Path(out).resolve(), "stays": stays})
+
     def models(self) -> Rows:
         """Return the models, and what can be asked of each once it is loaded.
 

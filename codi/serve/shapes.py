@@ -68,6 +68,10 @@ _KEYS: dict[str, tuple[Any, str]] = {
         list[dict[str, Any]] | dict[str, Any],
         "Prompts for parts of what is made (docs/compose.md).",
     ),
+    "continue": (
+        dict[str, Any],
+        "A clip or a sound that goes on: `{'files': ['clip.mp4'], 'seconds': 8}` (docs/editing.md).",
+    ),
     "control": (dict[str, Any] | list[Any], "What outputs follow beside their prompts (docs/control.md)."),
 }
 EXAMPLES: list[Any] = [

@@ -1,12 +1,12 @@
 """The process that makes what a server is asked for: it loads the models once, and takes what fits together.
 
 It is started by `codi.serve.link` and speaks with it alone. One thread takes messages, one checks whether
-jobs can be made, and the main thread makes them. When the server goes away, even by being killed, this
-process ends at once.
+jobs can be made and makes masks, and the main thread makes jobs. When the server goes away, even by being
+killed, this process ends at once.
 
     from the server                        to the server
     ("settings", {...})                    ("ready", [model, ...]) or ("unusable", why)
-    ("check", number, job)                 ("checked", number, {...})
+    ("check" | "mask", number, {...})      ("answer", number, {...})
     ("make", [job, ...])                   ("progress" | "preview", id, {...}), ...
                                            ("done" | "failed" | "cancelled", id, {...}), ("idle", {...})
     ("cancel", id), ("watch", id, bool)
@@ -35,7 +35,7 @@ class Worker:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sending = threading.Lock()
-        self._checks: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[tuple[str, int, dict[str, Any]]] = queue.SimpleQueue()
         self._batches: queue.SimpleQueue[list[dict[str, Any]]] = queue.SimpleQueue()
         self._state = threading.Lock()
         self._cancelled: set[str] = set()
@@ -79,7 +79,7 @@ class Worker:
             why = OUT_OF_MEMORY if is_of_memory(error) else f"{type(error).__name__}: {error}"
             self.send("unusable", " ".join(f"the models cannot be loaded: {why}".split()))
             return
-        threading.Thread(target=self._check, args=(maker,), name="check", daemon=True).start()
+        threading.Thread(target=self._answer, args=(maker,), name="answer", daemon=True).start()
         self.send("ready", described)
         while True:
             batch = self._batches.get()
@@ -97,8 +97,8 @@ class Worker:
                 os._exit(0)
             if kind == "stop":
                 os._exit(0)
-            elif kind == "check":
-                self._checks.put((rest[0], rest[1]))
+            elif kind in ("check", "mask"):
+                self._questions.put((kind, rest[0], rest[1]))
             elif kind == "make":
                 with self._state:
                     self._watched.update(job["id"] for job in rest[0] if job["watched"])
@@ -110,11 +110,11 @@ class Worker:
                 with self._state:
                     (self._watched.add if rest[1] else self._watched.discard)(rest[0])
 
-    def _check(self, maker: Any) -> None:
-        """Answer whether jobs can be made."""
+    def _answer(self, maker: Any) -> None:
+        """Answer whether jobs can be made, and make masks."""
         while True:
-            number, job = self._checks.get()
-            self.send("checked", number, maker.check(job))
+            kind, number, what = self._questions.get()
+            self.send("answer", number, maker.check(what) if kind == "check" else maker.mask(what))
 
 
 def main(handle: int) -> None:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from codi import jobs
+from codi.serve.masks import write_mask
 from codi.serve.page import form
 from codi.serve.page.readers import FormError
 
@@ -28,7 +29,7 @@ def media(tmp_path):
 
 
 def read(folder, **values):
-    return form.read({**PLAIN, **values}, folder, SIZES)
+    return form.read({**PLAIN, **values}, folder, SIZES, write_mask)
 
 
 def key(folder, **values):
@@ -278,13 +279,46 @@ def test_a_box_of_everything_leaves_nothing_to_stay(media):
     assert key(media, outputs=["video"], **values) == "error.all_selected"
 
 
-def test_layers_that_are_no_pictures_or_too_large_are_refused(media):
+def test_layers_that_are_no_pictures_or_of_two_sizes_are_refused(media):
     values = {"image.start": str(media / "photo.PNG"), "image.keep": "part"}
     assert key(media, **values, **{"image.paint": {"layers": [str(media / "take.wav")]}}) == "error.no_mask"
-    Image.new("1", (5000, 5000)).save(media / "huge.png")
-    assert (
-        key(media, **values, **{"image.paint": {"layers": [str(media / "huge.png")]}}) == "error.large_mask"
+    layers = []
+    for side in (8, 9):
+        layers.append(str(media / f"{side}.png"))
+        Image.new("RGBA", (side, side), "red").save(layers[-1])
+    assert key(media, **values, **{"image.paint": {"layers": layers}}) == "error.no_mask"
+
+
+def test_a_start_lies_in_a_box_of_what_goes_on_around_it(media):
+    values = {"image.start": str(media / "photo.PNG"), "image.strength": 0.5, "image.keep": "canvas"}
+    request = read(media, **values, **{"image.canvas": "0.25,0,0.75,1"}, resample_steps="2").request
+    assert request["canvas"] == {"image": [0.25, 0, 0.75, 1]} and request["resample_steps"] == 2
+    assert "strength" not in request and "keep" not in request
+    as_job(media, request)
+    assert key(media, **values) == "error.no_canvas"
+    assert form.keeps_of(form.picture())[-1] == "canvas" and "canvas" not in form.keeps_of(form.words_kind())
+
+
+def test_a_clip_goes_on_with_its_sound_whatever_is_ticked(media):
+    values = {"continue.video.source": str(media / "clip.mp4"), "continue.seconds": "8", "text": ""}
+    values |= {"outputs": ["text", "image"], "resample_steps": "2"}
+    asked = read(
+        media, **values, **{"continue.sound": True, "continue.way": "both", "continue.overlap": "0.5"}
     )
+    assert asked.request["to"] == ["audio", "video"] and asked.request["resample_steps"] == 2
+    goes_on = {"files": ["source-video.mp4"], "seconds": 8, "direction": "both", "overlap": 0.5}
+    assert asked.request["continue"] == goes_on
+    assert as_job(media, asked.request).continued.direction == "both"
+    fields = form.fields_of(asked.request)
+    assert (fields["continue.way"], fields["continue.seconds"]) == ("both", 8)
+    assert read(media, **values).request["to"] == ["video"]
+    assert read(media, **values, **{"continue.way": "loop"}).request["continue"]["loop"] is True
+    gap = {**values, "continue.way": "gap"}
+    assert key(media, **gap) == "error.no_end"
+    asked = read(media, **gap, **{"continue.video.end": str(media / "clip.mp4")})
+    assert asked.request["continue"]["files"] == ["source-video.mp4", "end-video.mp4"]
+    assert form.fields_of(asked.request)["continue.way"] == "gap"
+    assert key(media, **{**values, "continue.seconds": ""}) == "error.no_seconds"
 
 
 def test_names_of_parts_come_from_the_page_and_not_from_the_upload(tmp_path):

@@ -227,6 +227,7 @@ def test_whoever_waits_is_let_go_at_the_end_and_after_a_while(feed, store):
         ({"text": ["a" * 1999] * 200}, "bytes: this server takes at most 262144"),
         ({"seed": float("nan")}, "the request holds what JSON has not"),
         ({"seed": {1, 2}}, "the request holds what JSON has not"),
+        ({"continue": {"files": [], "seconds": 61}}, "what is to be made lasts 61 seconds"),
     ],
 )
 def test_requests_beyond_the_limits_are_refused(request_, expected):
@@ -241,7 +242,7 @@ def test_deep_requests_are_refused():
 
 
 def test_sizes_beyond_the_limits_are_refused():
-    size = {"rows": 1, "steps": 20, "seconds": 2.0, "pixels": 4096}
+    size = {"rows": 1, "steps": 20, "windows": 9, "seconds": 2.0, "pixels": 4096}
     Limits().check_size(size)
     for name in size:
         with pytest.raises(LimitError, match="at most"):
@@ -300,6 +301,8 @@ def test_uploads_are_moved_to_their_job_under_their_names(tmp_path):
         {"control": {"video": {"sketch": {"value": {"path": "/etc/passwd", "sha256": "0"}}}}},
         {"control": ["video.sketch=/etc/passwd"]},
         {"control": {"layout": {"map": "/etc/passwd", "words": {"1": "a"}}}},
+        {"continue": {"files": ["/etc/passwd"], "seconds": 4}},
+        {"continue": {"files": "/etc/passwd", "seconds": 4}},
     ],
 )
 def test_no_request_can_name_another_file(tmp_path, request_):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from codi import cli
-from codi.io import sha256_of
+from codi.io import load_audio, sha256_of
 from codi.records import read_record
 from codi.serve.service import Limits, NoSuchFile, NoSuchJob, QueueFull, Service
 from codi.types import InputError
@@ -163,6 +163,25 @@ def test_an_upload_is_a_prompt_and_a_result_is_one_for_the_next_job(service, tmp
         assert "there is no file job:" in refused(service.submit, {**request, "image": wrong}, ME)
     said = refused(service.submit, {**request, "image": f"job:{star.id}/{star.id}.png"}, "you")
     assert "there is no file job:" in said  # of somebody else
+
+
+def test_a_sound_goes_on_beyond_the_length_of_the_model(service):
+    sound = made(service, {**STAR, "to": "audio"})
+    name = f"job:{sound.id}/{sound.id}.wav"
+    goes_on = {"continue": {"files": [name], "seconds": 4}, "to": "audio", "steps": 3, "resample_steps": 1}
+    job, events = ended(service, service.submit(goes_on, ME))
+    assert job.state == "done", job.error
+    last = [event.data for event in events if event.kind == "progress"][-1]
+    assert last["progress"] == 1.0 and last["outputs"] == {"audio": [6, 6]}  # three of each of two windows
+    assert job.record["continued"]["windows"] == 2 and job.record["inputs"] == []
+    wave, rate = load_audio(path_of(service, job, "audio"))
+    first, _ = load_audio(path_of(service, sound, "audio"))
+    assert len(wave) == 4 * rate and np.allclose(wave[: len(first)], first, atol=2**-14)
+    assert read_record(path_of(service, job, "audio")).inputs[0]["text"] == STAR["text"]  # its own words
+    assert str(service.data).encode() not in path_of(service, job, "audio").read_bytes()
+    many = {"files": [name], "seconds": 60, "overlap": 1.99}
+    said = refused(service.submit, {**goes_on, "continue": many}, ME)
+    assert "windows: this server takes at most 120" in said
 
 
 def test_words_that_are_not_read_are_noted(service):

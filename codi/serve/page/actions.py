@@ -95,7 +95,7 @@ class Actions:
         folder = Path(tempfile.mkdtemp(prefix="codi-page-"))
         try:
             model = self._model(values.get("model"))
-            asked = form.read(values, folder, model.get("sizes"))
+            asked = form.read(values, folder, model.get("sizes"), self.service.mask)
             files = {name: _copied(path, folder / name) for name, path in asked.files.items()}
             return self.service.submit(asked.request, owner, files, asked.model)
         finally:
@@ -314,17 +314,21 @@ class Actions:
         return self._taken_up(action, kind_of(about["modality"]), path)
 
     def _taken_up(self, action: str, kind: Any, path: Path) -> Changes:
-        """Return what changes when a result becomes an input: a start of its kind, or a prompt."""
+        """Return what changes when a result becomes an input: a prompt, a start of its kind, what goes on."""
+        opened: Changes
         value = path.read_text(encoding="utf-8").strip() if kind.in_words else str(path)
         done = {self.panels.problem: cards.note(self.words("used"))}
+        fields = self.fields
+        if action == "on":
+            opened = {fields.groups["continue"]: gr.Accordion(open=True)}
+            return done | opened | {fields.by_name[f"continue.{kind.name}.source"]: value}
         if action == "from":
-            fields = self.fields
-            opened: Changes = {fields.groups["edits"]: gr.Accordion(open=True)}
+            opened = {fields.groups["edits"]: gr.Accordion(open=True)}
             opened[fields.marks["tabs"]] = gr.Tabs(selected=kind.name)
             return done | opened | {fields.by_name[f"{kind.name}.start"]: value}
         if kind.in_words:
-            return done | {self.fields.by_name["text"]: value}
-        return done | {self.fields.by_name["slots"]: {"add": kind.name, "value": value}}
+            return done | {fields.by_name["text"]: value}
+        return done | {fields.by_name["slots"]: {"add": kind.name, "value": value}}
 
     def _again(self, job: str, owner: str, action: str) -> Any:
         """Submit a job of the past as it was, or with a new seed."""

@@ -109,7 +109,7 @@ def _wire(page: gr.Blocks, actions: Actions) -> None:
     gr.on([panels.make.click, here.by_name["text"].submit], actions.make, everything, shown, **SHOWN)
     page.load(actions.arrive, None, shown, **SHOWN)
     panels.cancel.click(actions.cancel, [panels.job], [panels.cancel], **SHOWN)
-    taking = [here.groups["edits"], here.marks["tabs"], panels.shown]
+    taking = [here.groups["edits"], here.groups["continue"], here.marks["tabs"], panels.shown]
     taking += [
         each for name, each in here.by_name.items() if not name.startswith(("prompt", "region", "control"))
     ]
@@ -208,6 +208,9 @@ def _wire_form(here: Fields, root: str) -> None:
     for kind in offers.offered(here.models):
         if kind.regions:
             _wire_keep(here, kind, root)
+    here.by_name["continue.way"].change(
+        lambda way: gr.update(visible=way == "gap"), here.by_name["continue.way"], here.marks["end"], **SHOWN
+    )
 
 
 def _example(event: gr.EventData) -> str:
@@ -239,14 +242,18 @@ def _wire_keep(here: Fields, kind: Any, root: str) -> None:
     fields_of = {part: here.by_name.get(f"{name}.{part}") for part in ("paint", "box", "interval")}
     seconds = offers.seconds_of(here.models[0], name)
     group, strength = here.marks[name], here.by_name[f"{name}.strength"]
+    canvas = here.by_name.get(f"{name}.canvas")
 
     def marked(value: Any, how: str) -> dict[Any, Any]:
-        part, nothing = how == "part", how == "nothing"
+        part, nothing, around = how == "part", how == "nothing", how == form.CANVAS
         changes: dict[Any, Any] = {group: gr.update(visible=part), strength: gr.update(visible=nothing)}
+        called = words.kind(name)
+        source = f"{root}/gradio_api/file={quote(value)}" if value else ""
+        if canvas is not None:
+            lies = parts.box_of(words, words("canvas", kind=called), inside=source)
+            changes[canvas] = gr.update(visible=around, **(lies if around and value else {}))
         if not part or not value:
             return changes
-        source = f"{root}/gradio_api/file={quote(value)}"
-        called = words.kind(name)
         shown = {
             "paint": {"value": {"background": value, "layers": [], "composite": None}},
             "box": parts.box_of(words, words("box", kind=called), source),
@@ -257,5 +264,5 @@ def _wire_keep(here: Fields, kind: Any, root: str) -> None:
         }
 
     start, keep = here.by_name[f"{name}.start"], here.by_name[f"{name}.keep"]
-    outputs = [group, strength, *(field for field in fields_of.values() if field is not None)]
+    outputs = [each for each in (group, strength, canvas, *fields_of.values()) if each is not None]
     gr.on([start.change, keep.change], marked, [start, keep], outputs, **SHOWN)

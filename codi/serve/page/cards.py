@@ -218,7 +218,7 @@ def _tile(
         f'title="{escape(words("download"))}" aria-label="{escape(words("download.one", name=name))}">'
         f"{_svg(ARROW)}</a>"
     )
-    for action in ("use", "from"):
+    for action in ("use", "from", *(["on"] if kind.rate_field is not None else [])):
         label = words(f"{action}.one", name=name)
         buttons += _button(words(action), action, view.id, file=name, label=label)
     return (

@@ -8,7 +8,7 @@ import gradio as gr
 
 from codi.modalities import kinds, sized
 from codi.modalities.base import ModalityKind
-from codi.serve.page import form, frame, offers, parts
+from codi.serve.page import form, frame, lasting, offers, parts
 from codi.serve.page.words import Words
 from codi.types import SIZES
 
@@ -34,8 +34,8 @@ class Fields:
         slots: for each further prompt its group, its heading, its button to remove it, and its components by
             kind.
         adders: the buttons that add a prompt, by kind.
-        marks: what comes and goes: by output what marks a part of a start, "tabs" of starts, "control" and
-            "no control".
+        marks: what comes and goes: by output what marks a part of a start, "tabs" of starts, "end" of what
+            goes on, "control" and "no control".
         groups: foldable parts by name.
         examples: the example prompts.
     """
@@ -100,6 +100,7 @@ def lay_out_more(fields: Fields) -> None:
     _samples(fields)
     _settings(fields)
     _edits(fields)
+    _lasting(fields)
     _regions(fields)
     _controls(fields)
 
@@ -283,7 +284,7 @@ def _edit(fields: Fields, kind: ModalityKind) -> None:
 def _keep(fields: Fields, kind: ModalityKind) -> None:
     """Lay out what of a start stays: nothing, all of it, or a part that is painted or selected."""
     words, name = fields.words, kind.name
-    keep = [(words(f"keep.{each}"), each) for each in form.KEEP]
+    keep = [(words(f"keep.{each}"), each) for each in form.keeps_of(kind)]
     fields.add(f"{name}.keep", gr.Radio(keep, value=form.KEEP[0], label=words("keep")))
     with gr.Column(visible=False) as group:
         selected = [(words(f"selected.{each}"), each) for each in form.SELECTED]
@@ -297,6 +298,39 @@ def _keep(fields: Fields, kind: ModalityKind) -> None:
             seconds = offers.seconds_of(fields.models[0], name)
             fields.add(f"{name}.interval", parts.span(words, label, seconds))
     fields.marks[name] = group
+    if kind.spatial:
+        canvas = parts.box(words, words("canvas", kind=words.kind(name)), visible=False)
+        fields.add(f"{name}.canvas", canvas)
+
+
+# What goes on ----------------------------------------------------------
+
+
+def _lasting(fields: Fields) -> None:
+    """Lay out what goes on beyond the length of the model."""
+    words = fields.words
+    able = [kind for kind in lasting.lasting() if kind in offers.offered(fields.models)]
+    with gr.Accordion(words("group.continue"), open=False) as fields.groups["continue"]:
+        gr.HTML(f'<p class="quiet">{words("continue.info")}</p>')
+        _media(fields, able, "source")
+        sound = gr.Checkbox(True, label=words("continue.sound"), info=words("continue.sound.info"))
+        fields.add("continue.sound", sound)
+        ways = [(words(f"continue.{way}"), way) for way in lasting.WAYS]
+        fields.add("continue.way", gr.Radio(ways, value=lasting.WAYS[0], label=words("continue.way")))
+        with gr.Column(visible=False) as fields.marks["end"]:
+            _media(fields, able, "end")
+        with gr.Row():
+            for name, hint in (("seconds", "4"), ("overlap", "1")):
+                label, info = words(f"continue.{name}"), words(f"continue.{name}.info")
+                fields.add(f"continue.{name}", parts.number(label, hint, info=info, min_width=190))
+
+
+def _media(fields: Fields, able: Sequence[ModalityKind], place: str) -> None:
+    """Lay out a field for a medium of each kind that can go on."""
+    with gr.Row():
+        for kind in able:
+            label = fields.words(f"continue.{place}", kind=fields.words.kind(kind.name))
+            fields.add(f"continue.{kind.name}.{place}", medium(fields, kind, label, min_width=190))
 
 
 # Regions and controls --------------------------------------------------

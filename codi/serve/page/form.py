@@ -7,15 +7,16 @@ ticked.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from codi.modalities import kind_of, kinds, sized
 from codi.modalities.base import ModalityKind
-from codi.serve.page.readers import FormError, around, outside, read_box, read_number, read_span, write_mask
-from codi.types import SIZES, Modality
+from codi.serve.page import lasting
+from codi.serve.page.readers import FormError, around, outside, read_box, read_number, read_span
+from codi.types import SIZES, InputError, Modality
 
 PROMPTS = 6  # prompts beside the sentence on top
 REGIONS = 3
@@ -23,10 +24,15 @@ CONTROLS = 2
 FRAMES = ("0", "-1", "")  # when the pictures of a clip stand: the first, the last, and at a second
 DRAWING = "drawing"  # a prompt that is painted, beside the kinds of media
 KEEP = ("nothing", "part", "everything")
+CANVAS = "canvas"  # beside those where there are places: the start lies in a box, and goes on around it
 SELECTED = ("remake", "stay")  # what happens to the part that is painted or selected
 BY_OUTPUT = ("num_inference_steps", "guidance_scale", "sync_guidance_scale", "start_offset")
 COUNTS = {"samples": "num_samples", "candidates": "candidates", "steps": "num_inference_steps"}
 DEFAULT_STRENGTH = 0.8
+
+
+# makes a mask of painted layers, as `codi.serve.service.Service.mask` does
+Mask = Callable[[Sequence[str | Path], Path, bool], bool]
 
 
 @dataclass(kw_only=True)
@@ -61,8 +67,16 @@ def words_kind() -> ModalityKind:
     return next(kind for kind in kinds() if kind.in_words)
 
 
+def keeps_of(kind: ModalityKind) -> tuple[str, ...]:
+    """Return what can be kept of a start of a kind."""
+    return (*KEEP, CANVAS) if kind.spatial else KEEP
+
+
 def read(
-    values: Mapping[str, Any], folder: Path, sizes: Mapping[str, Mapping[str, float]] | None = None
+    values: Mapping[str, Any],
+    folder: Path,
+    sizes: Mapping[str, Mapping[str, float]] | None,
+    mask: Mask,
 ) -> Asked:
     """Return the request that the fields describe.
 
@@ -70,6 +84,7 @@ def read(
         values: the fields by name; one that is missing or None is left out.
         folder: where files may be written that the request needs, such as a mask.
         sizes: the model's own sizes by output, by the names of `codi.types.SIZES`.
+        mask: makes a mask of what was painted.
 
     Returns:
         The request with its files.
@@ -78,7 +93,9 @@ def read(
         InputError: for what no request can be made of; a `FormError` where the page has words for it.
     """
     asked = Asked(model=values.get("model") or None)
-    outputs = [m.value for m in Modality if m.value in (values.get("outputs") or ())]
+    goes_on = lasting.is_asked(values)
+    ticked = lasting.outputs_of(values) if goes_on else values.get("outputs") or ()
+    outputs = [m.value for m in Modality if m.value in ticked]
     if not outputs:
         raise FormError("error.no_output")
     asked.request["to"] = outputs
@@ -89,14 +106,16 @@ def read(
     for kind in kinds():
         if kind.name not in outputs and values.get(f"{kind.name}.start"):
             raise FormError("error.not_made", kind=kind.name)
+    if goes_on:
+        asked.request["continue"] = lasting.read(asked, values)
     for output in outputs:
-        _read_edit(asked, values, kind_of(output), folder, lengths.get(output))
-    if "keep" in asked.request or "keyframes" in asked.request:
+        _read_edit(asked, values, kind_of(output), folder, lengths.get(output), mask)
+    if asked.request.keys() & {"keep", "keyframes", "canvas", "continue"}:
         _put(asked.request, "resample_steps", read_number(values.get("resample_steps")))
     _read_regions(asked, values)
     _read_controls(asked, values)
     prompted = any(m.value in asked.request for m in Modality)
-    if not prompted and not any(key in asked.request for key in ("start", "keyframes", "regions")):
+    if not prompted and not asked.request.keys() & {"start", "keyframes", "regions", "continue"}:
         raise FormError("error.no_prompt")
     return asked
 
@@ -199,15 +218,22 @@ def seconds_of(
 
 
 def _read_edit(
-    asked: Asked, values: Mapping[str, Any], kind: ModalityKind, folder: Path, seconds: float | None
+    asked: Asked,
+    values: Mapping[str, Any],
+    kind: ModalityKind,
+    folder: Path,
+    seconds: float | None,
+    mask: Mask,
 ) -> None:
     """Put what one output is given of itself into a request."""
     start = values.get(f"{kind.name}.start")
     if start and str(start).strip():
         given = start if kind.in_words else asked.part(f"start-{kind.name}", start)
         asked.request.setdefault("start", {})[kind.name] = given
-        keep = _kept(asked, values, kind, folder, seconds)
-        if keep is not None:
+        keep = _kept(asked, values, kind, folder, seconds, mask)
+        if values.get(f"{kind.name}.keep") == CANVAS:
+            asked.request.setdefault("canvas", {})[kind.name] = _canvas(values, kind)
+        elif keep is not None:
             asked.request.setdefault("keep", {})[kind.name] = keep
         else:
             strength = read_number(values.get(f"{kind.name}.strength"))
@@ -219,8 +245,21 @@ def _read_edit(
             asked.request.setdefault("keyframes", {})[kind.name] = frames
 
 
+def _canvas(values: Mapping[str, Any], kind: ModalityKind) -> list[float]:
+    """Return the box in which a start lies on what is made."""
+    edges = read_box(values.get(f"{kind.name}.canvas"))
+    if edges is None:
+        raise FormError("error.no_canvas", kind=kind.name)
+    return list(edges)
+
+
 def _kept(
-    asked: Asked, values: Mapping[str, Any], kind: ModalityKind, folder: Path, seconds: float | None
+    asked: Asked,
+    values: Mapping[str, Any],
+    kind: ModalityKind,
+    folder: Path,
+    seconds: float | None,
+    mask: Mask,
 ) -> Any:
     """Return the regions of a start that stay, as a job line has them; None where nothing is kept.
 
@@ -229,14 +268,14 @@ def _kept(
     how = values.get(f"{kind.name}.keep") or KEEP[0]
     if how == "everything":
         return True
-    if how == "nothing" or not kind.regions:
+    if how in ("nothing", CANVAS) or not kind.regions:
         return None
     stays = values.get(f"{kind.name}.selected") == "stay"
     found: list[Any] = []
     layers = ((values.get(f"{kind.name}.paint") or {}).get("layers") or ()) if kind.spatial else ()
-    mask = write_mask(layers, folder / f"mask-{kind.name}.png", stays) if layers else None
-    if mask is not None:
-        found.append(asked.part(f"mask-{kind.name}", mask))
+    path = folder / f"mask-{kind.name}.png"
+    if layers and _masked(mask, layers, path, stays):
+        found.append(asked.part(f"mask-{kind.name}", path))
     edges = read_box(values.get(f"{kind.name}.box")) if kind.spatial else None
     if edges is not None:
         found += [list(edges)] if stays else around(edges)
@@ -246,6 +285,14 @@ def _kept(
     if not found:
         raise FormError("error.nothing_selected", kind=kind.name)
     return found
+
+
+def _masked(mask: Mask, layers: Sequence[str], path: Path, stays: bool) -> bool:
+    """Make a mask of what was painted; raise `FormError` where it cannot be read."""
+    try:
+        return mask(layers, path, stays)
+    except InputError:
+        raise FormError("error.no_mask") from None
 
 
 def _keyframes(asked: Asked, values: Mapping[str, Any], kind: ModalityKind) -> dict[str, str]:
@@ -336,7 +383,7 @@ def fields_of(request: Mapping[str, Any]) -> dict[str, Any]:
             if number is not None and not (key in COUNTS.values() and not isinstance(value, Mapping)):
                 found[f"{name}.{key}"] = number
     found |= {f"size.{name}": request[name] for name in SIZES if request.get(name) is not None}
-    return found
+    return found | lasting.fields_of(request.get("continue"))
 
 
 def _first_words(value: Any) -> str:

@@ -4,6 +4,7 @@ from abc import ABCMeta
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 
 from codi.serve.page.words import Words
 
@@ -30,6 +31,40 @@ def picture(label: str, hint: str, **more: Any) -> gr.Image:
     )
 
 
+def _painted_of(editor: gr.ImageEditor, payload: Any) -> dict[str, Any] | None:
+    """Return the paths of the pictures that came; those that came as bytes are written, not decoded."""
+    if payload is None:
+        return None
+    if payload.id is not None:
+        payload = editor.blob_storage.pop(payload.id, None)
+        if payload is None:
+            return None
+
+    def path_of(picture: Any) -> str | None:
+        if picture is None:
+            return None
+        if isinstance(picture, bytes):
+            saved: str = save_bytes_to_cache(picture, "painted.png", editor.GRADIO_CACHE)
+            return saved
+        return str(picture.path)
+
+    layers = [path for path in map(path_of, payload.layers or ()) if path is not None]
+    return {
+        "background": path_of(payload.background),
+        "layers": layers,
+        "composite": path_of(payload.composite),
+    }
+
+
+# An editor that hands on what came, as `Picture` does.
+Editor: Any = ABCMeta.__new__(
+    type(gr.ImageEditor),
+    "Editor",
+    (gr.ImageEditor,),
+    {"__module__": __name__, "preprocess": _painted_of, "get_block_name": lambda editor: "imageeditor"},
+)
+
+
 def sheet(label: str, **more: Any) -> gr.ImageEditor:
     """Return a sheet to draw on."""
     brush = gr.Brush(
@@ -37,7 +72,7 @@ def sheet(label: str, **more: Any) -> gr.ImageEditor:
         default_color="#e5484d",
         default_size=28,
     )
-    return gr.ImageEditor(
+    return Editor(
         label=label,
         type="filepath",
         sources=(),
@@ -52,9 +87,7 @@ def sheet(label: str, **more: Any) -> gr.ImageEditor:
 def mask(label: str, **more: Any) -> gr.ImageEditor:
     """Return a picture to paint a mask over."""
     brush = gr.Brush(colors=["rgba(229, 72, 77, 0.75)"], color_mode="fixed", default_size="auto")
-    return gr.ImageEditor(
-        label=label, type="filepath", sources=(), transforms=(), layers=False, brush=brush, **more
-    )
+    return Editor(label=label, type="filepath", sources=(), transforms=(), layers=False, brush=brush, **more)
 
 
 _PICKED = "element.addEventListener('picked', (event) => { props.value = event.detail; });"
@@ -86,21 +119,41 @@ def span_of(words: Words, label: str, seconds: float, src: str = "") -> dict[str
 
 
 def box(words: Words, label: str, **more: Any) -> gr.HTML:
-    """Return a picker of a box in fractions of a picture, or over the first frame of a clip."""
+    """Return a picker of a box in fractions of a picture, or over the first frame of a clip.
+
+    Args:
+        words: the language.
+        label: what it is called.
+        **more: further arguments of the component.
+
+    Returns:
+        The picker.
+    """
     return gr.HTML(
         value=None,
-        html_template='<codi-box src="${src}" label="${label_text}" help="${help}" edges="${edges}" '
-        'clear="${clear}"></codi-box>',
+        html_template='<codi-box src="${src}" inside="${inside}" label="${label_text}" help="${help}" '
+        'edges="${edges}" clear="${clear}"></codi-box>',
         js_on_load=_PICKED,
         **box_of(words, label),
         **more,
     )
 
 
-def box_of(words: Words, label: str, src: str = "") -> dict[str, Any]:
-    """Return what a picker of a box shows; Gradio takes all of it anew whenever a part changes."""
+def box_of(words: Words, label: str, src: str = "", inside: str = "") -> dict[str, Any]:
+    """Return what a picker of a box shows; Gradio takes all of it anew whenever a part changes.
+
+    Args:
+        words: the language.
+        label: what it is called.
+        src: the address of a clip under the box.
+        inside: the address of a picture or a clip that lies in the box.
+
+    Returns:
+        What it shows, by the names in its template.
+    """
     return {
         "src": src,
+        "inside": inside,
         "label_text": label,
         "help": words("box.help"),
         "edges": ",".join(words(f"box.{edge}") for edge in ("left", "top", "right", "bottom")),

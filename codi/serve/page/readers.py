@@ -1,13 +1,10 @@
-"""Read single fields of the page: numbers, intervals, boxes, painted masks. No Gradio here."""
+"""Read single fields of the page: numbers, intervals, boxes. No Gradio here."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from codi.types import InputError
-
-MOST_MASK = 1 << 24  # pixels of a painted mask
 
 
 class FormError(InputError):
@@ -97,45 +94,3 @@ def outside(span: tuple[float, float], seconds: float | None) -> list[list[float
     if not left + right:
         raise FormError("error.all_selected")
     return left + right
-
-
-def write_mask(layers: Sequence[str | Path], out: Path, stays: bool) -> Path | None:
-    """Write what was painted as a mask that is bright where the medium is kept.
-
-    Args:
-        layers: pictures of the editor, transparent where nothing was painted.
-        out: the file to write.
-        stays: whether the painted part is what is kept; otherwise it is what is made anew.
-
-    Returns:
-        The file; None where nothing was painted.
-
-    Raises:
-        InputError: for a layer that is no picture, and for layers of different sizes.
-    """
-    from PIL import ImageChops
-
-    union = None
-    for layer in layers:
-        painted = _painted(layer)
-        if union is not None and union.size != painted.size:
-            raise FormError("error.no_mask")
-        union = painted if union is None else ImageChops.lighter(union, painted)
-    if union is None or union.getbbox() is None:
-        return None
-    (union if stays else ImageChops.invert(union)).save(out)
-    return out
-
-
-def _painted(layer: str | Path) -> Any:
-    """Return where a layer of the editor was painted, as a grey picture of 0 and 255."""
-    from PIL import Image
-
-    try:
-        with Image.open(layer, formats=("PNG", "WEBP")) as opened:
-            large = opened.width * opened.height > MOST_MASK
-            if not large:
-                return opened.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha > 0))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise FormError("error.no_mask") from None
-    raise FormError("error.large_mask")

@@ -128,6 +128,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "keep.nothing": ("nothing exactly", "nichts genau"),
     "keep.part": ("a part", "einen Teil"),
     "keep.everything": ("all of it", "alles"),
+    "keep.canvas": ("all of it, and it goes on around it", "alles, und es geht ringsum weiter"),
+    "canvas": ("Where it lies on the result: {kind}", "Wo es auf dem Ergebnis liegt: {kind}"),
     "selected": ("The part that I mark", "Der markierte Teil"),
     "selected.remake": ("is made anew", "wird neu gemacht"),
     "selected.stay": ("stays", "bleibt"),
@@ -147,6 +149,28 @@ TABLE: dict[str, tuple[str, str]] = {
     "frame.2": ("Frame at a second", "Einzelbild zu einer Sekunde"),
     "frame.second": ("Second of that frame", "Sekunde dieses Bildes"),
     "frames": ("Keyframes", "Schlüsselbilder"),
+    # What goes on
+    "group.continue": ("Go on: longer than the model makes", "Weiterführen: länger als das Modell"),
+    "continue.info": (
+        "A clip, a sound or both in step go on, window by window; what is ticked above does not count then. "
+        "Without a description it follows the words that the file was made from.",
+        "Ein Film, ein Ton oder beide im Takt gehen weiter, Abschnitt für Abschnitt; was oben angekreuzt "
+        "ist, zählt dann nicht. Ohne Beschreibung gelten die Wörter, aus denen die Datei entstand.",
+    ),
+    "continue.source": ("What goes on: {kind}", "Was weitergeht: {kind}"),
+    "continue.end": ("What comes at the end: {kind}", "Was am Ende kommt: {kind}"),
+    "continue.sound": ("A clip goes on with its sound", "Ein Film geht mit seinem Ton weiter"),
+    "continue.sound.info": ("Untick it for a silent clip.", "Bei stummen Filmen abwählen."),
+    "continue.way": ("Where to", "Wohin"),
+    "continue.forwards": ("forwards", "vorwärts"),
+    "continue.backwards": ("backwards", "rückwärts"),
+    "continue.both": ("to both sides", "nach beiden Seiten"),
+    "continue.loop": ("in a loop", "in einer Schleife"),
+    "continue.gap": ("up to another one", "bis zu einem anderen"),
+    "continue.seconds": ("Seconds of the result", "Sekunden des Ergebnisses"),
+    "continue.seconds.info": ("With what is given.", "Samt dem, was gegeben ist."),
+    "continue.overlap": ("Overlap of windows in seconds", "Überlappung in Sekunden"),
+    "continue.overlap.info": ("Half a window if left empty.", "Ein halber Abschnitt, wenn leer."),
     # Regions
     "group.regions": ("Prompts for a place or a moment", "Vorgaben für einen Ort oder Moment"),
     "regions.info": (
@@ -230,6 +254,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "use.one": ("Use as input: {name}", "Als Vorgabe nutzen: {name}"),
     "from": ("Start from it", "Davon ausgehen"),
     "from.one": ("Start from it: {name}", "Davon ausgehen: {name}"),
+    "on": ("Go on", "Weiterführen"),
+    "on.one": ("Go on from it: {name}", "Weiterführen: {name}"),
     "again": ("Make again", "Noch einmal"),
     "again.info": ("the same settings and seed", "gleiche Einstellungen, gleicher Startwert"),
     "fresh": ("New seed", "Neuer Startwert"),
@@ -278,6 +304,18 @@ TABLE: dict[str, tuple[str, str]] = {
         "No part of the start is marked ({kind}): paint or select it, or keep nothing.",
         "Am Ausgangsmedium ist kein Teil markiert ({kind}): markieren oder nichts behalten.",
     ),
+    "error.no_canvas": (
+        "It is not said where the start lies ({kind}): drag a box on the result.",
+        "Es fehlt, wo das Ausgangsmedium liegt ({kind}): ein Feld auf dem Ergebnis aufziehen.",
+    ),
+    "error.no_seconds": (
+        "How long the result is to be is missing: type the seconds under what goes on.",
+        "Es fehlt, wie lang das Ergebnis werden soll: beim Weiterführen die Sekunden eintippen.",
+    ),
+    "error.no_end": (
+        "What comes at the end is missing: add it, or choose another way to go on.",
+        "Es fehlt, was am Ende kommt: dazugeben oder anders weiterführen.",
+    ),
     "error.all_selected": (
         "The interval is all of it, so nothing would stay: select less.",
         "Der Abschnitt ist das Ganze, so dass nichts bliebe: weniger markieren.",
@@ -289,10 +327,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "error.no_mask": (
         "The painted mask cannot be read: paint it again.",
         "Die Maske ist unlesbar: neu malen.",
-    ),
-    "error.large_mask": (
-        "The painted mask is too large: start from a smaller picture.",
-        "Die Maske ist zu groß: von einem kleineren Bild ausgehen.",
     ),
     "error.no_second": (
         "The frame at a second has no second: type it, or remove the picture.",

@@ -346,7 +346,7 @@
   }
 
   class Box extends Picker {
-    static observedAttributes = ['src'];
+    static observedAttributes = ['src', 'inside'];
     attributeChangedCallback(name, before, now) {
       if (this.mark && before !== now) this.connectedCallback();
     }
@@ -367,6 +367,20 @@
         });
         this.area.classList.add('framed');
         this.area.prepend(clip);
+      }
+      const inside = this.getAttribute('inside');
+      if (inside) {  // what lies in the box, a picture or the first frame of a clip
+        const clip = document.createElement('video');
+        Object.assign(clip, { src: `${inside}#t=0.05`, muted: true, preload: 'auto' });
+        clip.addEventListener('error', () => {
+          const picture = document.createElement('img');
+          Object.assign(picture, { src: inside, alt: '' });
+          clip.replaceWith(picture);
+        });
+        clip.setAttribute('aria-hidden', 'true');
+        clip.tabIndex = -1;
+        this.mark.classList.add('filled');
+        this.mark.append(clip);
       }
       const sorted = (from, to) => [
         Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1]),
