@@ -4,6 +4,7 @@ Jobs that fit together are made at once.
 """
 
 import threading
+import time
 from typing import Any
 
 from codi.serve.feed import Feed
@@ -25,13 +26,16 @@ class Dispatcher:
         feed: takes what happens to jobs.
         files: those of jobs.
         settings: the models by their names, "device", "dtype", and as "batch" the most samples of a batch.
+        step_timeout: seconds without a finished step after which the process is ended.
 
     Attributes:
         link: leads to the process.
         pace: how long jobs take.
     """
 
-    def __init__(self, store: Store, feed: Feed, files: Files, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, store: Store, feed: Feed, files: Files, settings: dict[str, Any], step_timeout: float
+    ) -> None:
         self.pace = Pace()
         self._store = store
         self._feed = feed
@@ -42,6 +46,9 @@ class Dispatcher:
         self.link = Link({**settings, **told}, self._handle, self._died)
         self._turn = threading.Condition()
         self._busy = False  # the process has a batch
+        self._step_timeout = step_timeout
+        self._heard = 0.0  # when the process last said anything of its batch, or got it
+        self._hangs = False  # it was ended because it said nothing
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="codi-serve", daemon=True)
 
@@ -90,14 +97,17 @@ class Dispatcher:
     # Giving work
 
     def _run(self) -> None:
-        """Give the process a batch whenever it has none."""
+        """Give the process a batch whenever it has none, and end it where a batch hangs."""
         while True:
             with self._turn:
-                self._turn.wait_for(self._can_go_on)
+                free = self._turn.wait_for(self._can_go_on, self._patience())
                 if self._stopping:
                     return
+                if not free:
+                    self._end_if_it_hangs()
+                    continue
                 batch = self._next_batch()
-                self._busy = bool(batch)
+                self._busy, self._heard = bool(batch), time.monotonic()
             if batch and not self.link.send("make", batch):  # it has just ended, and not by these jobs
                 for job in batch:
                     self._requeue(job["id"], died=False)
@@ -106,6 +116,16 @@ class Dispatcher:
     def _can_go_on(self) -> bool:
         free = self.link.ready and not self._busy and self._store.count(QUEUED) > 0
         return self._stopping or free
+
+    def _patience(self) -> float | None:
+        """Return the seconds after which the batch that is being made hangs; None where there is none."""
+        return max(0.01, self._heard + self._step_timeout - time.monotonic()) if self._busy else None
+
+    def _end_if_it_hangs(self) -> None:
+        """End the process where it has said nothing of its batch for too long."""
+        if self._busy and time.monotonic() - self._heard >= self._step_timeout:
+            self._hangs, self._heard = True, time.monotonic()
+            self.link.kill()
 
     def _next_batch(self) -> list[dict[str, Any]]:
         """Mark the next jobs as running that are made together, and return what is told of them."""
@@ -136,6 +156,7 @@ class Dispatcher:
     def _handle(self, message: tuple[Any, ...]) -> None:
         """Take a message of the process."""
         kind, *rest = message
+        self._heard = time.monotonic()
         if kind in ("progress", "preview"):
             self._feed.publish(rest[0], kind, rest[1])
         elif kind in FINAL:
@@ -162,16 +183,24 @@ class Dispatcher:
         self.sweep()
 
     def _died(self) -> None:
-        """Put what the process was at back into the queue; what killed it twice has failed."""
-        for job in self._store.in_state(RUNNING):
-            if job["deaths"] + 1 < MOST_DEATHS:
-                self._requeue(job["id"], died=True)
-                continue
+        """Put what the process was at back into the queue; what ended it twice, or hung alone, has failed."""
+        running = self._store.in_state(RUNNING)
+        hung_alone = self._hangs and len(running) == 1
+        error = (
+            f"the process that made it ended {MOST_DEATHS} times, as it does for want of memory: ask for "
+            "less, or for something else"
+        )
+        if self._hangs:
             error = (
-                f"the process that made it ended {MOST_DEATHS} times, as it does for want of memory: ask for "
-                "less, or for something else"
+                f"a step of it took more than {self._step_timeout:g} s, the most that this server waits for: "
+                "ask for less, or for something else"
             )
-            self._ended(FAILED, job["id"], {"error": error})
+        for job in running:
+            if job["deaths"] + 1 < MOST_DEATHS and not hung_alone:
+                self._requeue(job["id"], died=True)
+            else:
+                self._ended(FAILED, job["id"], {"error": error})
+        self._hangs = False
         self._free()
 
     def _free(self) -> None:

@@ -31,6 +31,7 @@ class Limits:
         max_seconds: seconds of one sound or clip.
         max_windows: windows of one job that continues a clip or a sound.
         max_pixels: pixels of one picture or frame.
+        step_timeout: seconds without a finished step after which the process that makes is ended.
         batch: samples that are made at once.
         keep_jobs: finished jobs that are kept; the oldest are removed first.
         keep_bytes: bytes of all finished jobs that are kept.
@@ -46,6 +47,7 @@ class Limits:
     max_seconds: float = _limit(60.0, "seconds of one sound or clip")
     max_windows: int = _limit(120, "windows of a job that continues a clip or a sound")
     max_pixels: int = _limit(1024 * 1024, "pixels of one picture or frame")
+    step_timeout: float = _limit(1800.0, "seconds that one step may take, or what comes before and after all")
     batch: int = _limit(16, "samples of all jobs that are made at once")
     keep_jobs: int = _limit(1000, "finished jobs that are kept")
     keep_bytes: int = _limit(10 << 30, "bytes of all finished jobs that are kept")

@@ -88,6 +88,13 @@ class Link:
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS * 2)
 
+    def kill(self) -> None:
+        """End the process in the middle of what it does; another one is started."""
+        with self._changed:
+            process = self._process
+        if process is not None:
+            process.kill()
+
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until the process has loaded its models, and return whether it has.
 

@@ -134,28 +134,27 @@ class Report:
             self._server.send("progress", id_, {**found, "outputs": outputs, "progress": min(1.0, whole)})
 
     def _preview(self, pipe: Any, latents: Mapping[Modality, Any], wanted: Mapping[str, list[int]]) -> bool:
-        """Report what the first sample of each job that somebody looks at seems to become.
+        """Report what the samples of each job that somebody looks at seem to become, each by a candidate.
 
         Returns whether there was anything to report.
         """
-        watched = [id_ for id_ in wanted if self._server.is_watched(id_)]
+        watched = [(id_, row) for id_ in wanted if self._server.is_watched(id_) for row in wanted[id_]]
         if not watched or not latents:
             return False
         first = self.session.rows[0][0]
-        rows = [wanted[id_][0] * first.candidates for id_ in watched]
+        rows = [row * first.candidates for _, row in watched]
         shown = {m: z[rows] for m, z in latents.items() if m in first.outputs}
         try:
             media = pipe.decode_preview(shown)
         except InputError:  # estimates need not be finite
             return False
-        for k, id_ in enumerate(watched):
+        for k, (id_, row) in enumerate(watched):
             outputs = {}
             for modality, raw in media.items():
                 if (found := kind_of(modality).preview(raw[k], pipe.call_specs[modality])) is not None:
                     mime, content = found
                     outputs[modality.value] = {"type": mime, "data": base64.b64encode(content).decode()}
-            sample = self.session.rows[wanted[id_][0]][1]
-            self._server.send("preview", id_, {"sample": sample, "outputs": outputs})
+            self._server.send("preview", id_, {"sample": self.session.rows[row][1], "outputs": outputs})
         return True
 
 

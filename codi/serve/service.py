@@ -84,7 +84,8 @@ class Service:
         settings = {"models": self._names, "device": device, "dtype": dtype, "batch": self.limits.batch}
         certificate, key = sign or (None, None)
         settings |= {"filter": _placed(filter), "certificate": certificate, "key": key}
-        self._dispatcher = Dispatcher(self._store, self._feed, self._files, settings)
+        timeout = self.limits.step_timeout
+        self._dispatcher = Dispatcher(self._store, self._feed, self._files, settings, timeout)
         self._taking = threading.Lock()
         self._coming = 0  # jobs that are being taken
         self._stopped = False
@@ -356,7 +357,7 @@ class Service:
         names = ("id", "owner", "state", "model", "request", "created", "started", "ended", "record", "error")
         state, progress, position = row["state"], 0.0, None
         if state == QUEUED:
-            position = 1 + self._store.count(QUEUED, row["number"])
+            position = self._store.position(row["id"])
         elif state == RUNNING:
             progress = (self._feed.latest(row["id"], "progress") or {}).get("progress", 0.0)
         elif state == DONE:

@@ -50,8 +50,28 @@ CREATE TABLE IF NOT EXISTS events (
     data TEXT NOT NULL,
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS turns (
+    owner TEXT PRIMARY KEY,
+    turn INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+# Queued jobs in the order in which they are made: the owners take turns, and each owner's jobs come in the
+# order in which they were asked for.
+IN_TURN = """
+WITH waiting AS (
+    SELECT jobs.*, coalesce(turns.turn, 0) AS turn,
+        row_number() OVER (PARTITION BY jobs.owner ORDER BY number) AS round
+    FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner
+    WHERE state = 'queued'
+)
+SELECT {columns} FROM waiting {where} ORDER BY round, turn, number LIMIT ?
+"""
+TAKE_TURN = """
+INSERT OR REPLACE INTO turns
+SELECT owner, 1 + (SELECT coalesce(max(turn), 0) FROM turns) FROM jobs WHERE id = ?
 """
 NUMBERS = 1000  # of events that are set aside at once, so that those in memory need not be written
+ALL = -1  # rows of a query, without a limit
 JSON_COLUMNS = ("request", "line", "notes", "inputs", "files", "record")
 
 
@@ -129,11 +149,14 @@ class Store:
         marks = ", ".join("?" * len(states))
         return self._rows(f"SELECT * FROM jobs WHERE state IN ({marks}) ORDER BY number", *states)
 
-    def count(self, state: str, before: int | None = None) -> int:
-        """Return how many jobs are in a state, of those before a number if there is one."""
-        upto = 2**62 if before is None else before
-        query = "SELECT count(*) AS n FROM jobs WHERE state = ? AND number < ?"
-        return int(self._rows(query, state, upto)[0]["n"])
+    def count(self, state: str) -> int:
+        """Return how many jobs are in a state."""
+        return int(self._rows("SELECT count(*) AS n FROM jobs WHERE state = ?", state)[0]["n"])
+
+    def position(self, id_: str) -> int | None:
+        """Return the place of a job in the queue, 1 for the next one; None for one that is not queued."""
+        ids = [row["id"] for row in self._rows(IN_TURN.format(columns="id", where=""), ALL)]
+        return ids.index(id_) + 1 if id_ in ids else None
 
     def ids(self) -> set[str]:
         """Return the ids of all jobs."""
@@ -141,23 +164,29 @@ class Store:
 
     def next_job(self) -> dict[str, Any] | None:
         """Return the queued job whose turn it is."""
-        rows = self._rows("SELECT * FROM jobs WHERE state = ? ORDER BY number LIMIT 1", QUEUED)
+        rows = self._rows(IN_TURN.format(columns="*", where=""), 1)
         return rows[0] if rows else None
 
     def alike(self, job: dict[str, Any], limit: int) -> list[dict[str, Any]]:
         """Return queued jobs that may be made in one batch with a job, that one first."""
-        query = "SELECT * FROM jobs WHERE state = ? AND batch_key = ? AND deaths = 0 ORDER BY number LIMIT ?"
-        others = self._rows(query, QUEUED, job["batch_key"], limit)
+        query = IN_TURN.format(columns="*", where="WHERE batch_key = ? AND deaths = 0")
+        others = self._rows(query, job["batch_key"], limit)
         return [job, *(row for row in others if row["id"] != job["id"])]
 
     def start(self, id_: str, event: Event) -> bool:
-        """Mark a queued job as running, and return whether it was queued."""
-        return self._move(id_, (QUEUED,), RUNNING, event, started=time.time())
+        """Mark a queued job as running, and return whether it was queued; it was the turn of its owner."""
+        with self._changing() as db:
+            moved = _moved(db, id_, (QUEUED,), RUNNING, event, {"started": time.time()})
+            if moved:
+                db.execute(TAKE_TURN, (id_,))
+        return moved
 
     def requeue(self, id_: str, event: Event, died: bool) -> bool:
         """Put a running job back into its place in the queue; return whether it was running."""
         with self._changing() as db:
             moved = _moved(db, id_, (RUNNING,), QUEUED, event, {"started": None})
+            if moved:  # its owner has the turn still
+                db.execute("DELETE FROM turns WHERE owner = (SELECT owner FROM jobs WHERE id = ?)", (id_,))
             if moved and died:
                 db.execute("UPDATE jobs SET deaths = deaths + 1 WHERE id = ?", (id_,))
         return moved

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from codi import cli
+from codi.serve import dispatch
 from codi.serve.feed import Feed
 from codi.serve.limits import Limits
 from codi.serve.pace import Pace
 from codi.serve.store import NUMBERS, Store
 from codi.serve.uploads import Files, check_name
-from codi.serve.values import DONE, QUEUED, RUNNING, STARTED, LimitError
+from codi.serve.values import DONE, FAILED, QUEUED, RUNNING, STARTED, LimitError
 from codi.types import InputError
 
 ROW = {
@@ -133,6 +134,33 @@ def test_what_is_alike_is_found_in_the_order_of_the_queue(feed, store):
         add(feed, store, id_, batch_key=key)
     start(feed, store, "c")
     assert [row["id"] for row in store.alike(store.next_job(), 9)] == ["a", "d"]
+
+
+def order(feed, store):
+    """The ids of all queued jobs in the order in which they are made one by one."""
+    found = []
+    while (job := store.next_job()) is not None:
+        assert store.position(job["id"]) == 1
+        found.append(job["id"])
+        assert start(feed, store, job["id"])
+        finish(feed, store, job["id"])
+    return "".join(found)
+
+
+def test_owners_take_turns(feed, store):
+    for id_ in "abcd":
+        add(feed, store, id_, owner="me", batch_key="image")
+    add(feed, store, "x", owner="you", batch_key="image")
+    add(feed, store, "y", owner="you")
+    assert [row["id"] for row in store.alike(store.next_job(), 3)] == ["a", "x", "b"]  # in a batch, too
+    assert [store.position(id_) for id_ in "axbycd"] == [1, 2, 3, 4, 5, 6]
+    start(feed, store, "a")
+    assert store.position("a") is None and store.next_job()["id"] == "x"
+    add(feed, store, "z", owner="third")
+    assert store.position("z") == 2  # both have had no turn yet
+    feed.publish("a", QUEUED, {}, lambda event: store.requeue("a", event, died=False))
+    assert store.next_job()["id"] == "a"  # it gives its turn back
+    assert order(feed, store) == "axzbycd"
 
 
 def test_the_oldest_finished_jobs_are_removed_first(feed, store):
@@ -328,6 +356,60 @@ def test_what_a_killed_server_left_is_removed(tmp_path):
     files.tidy({known})
     assert [path.name for path in files.inputs.iterdir()] == [known]
     assert [path.name for path in files.results.iterdir()] == [f"{known}.png"]
+
+
+# Work that hangs --------------------------------------------------------
+
+
+class Hanging:
+    """In place of the process: it takes batches, says nothing of a job called "bad", and dies when killed."""
+
+    ready = True
+
+    def __init__(self, settings, handle, died):
+        self._handle, self._died = handle, died
+        self.batches, self.kills = [], 0
+
+    def start(self):
+        """There is nothing to start."""
+
+    def stop(self):
+        """There is nothing to stop."""
+
+    def send(self, kind, batch=None, *_):
+        if kind == "make":
+            ids = [job["id"] for job in batch]
+            self.batches.append(ids)
+            if "bad" not in ids:
+                threading.Thread(target=self._make, args=(ids,)).start()
+        return True
+
+    def _make(self, ids):
+        for id_ in ids:
+            self._handle(("done", id_, {"files": [FILE], "record": {}}))
+        self._handle(("idle", {"kind": "image", "rows": len(ids), "jobs": len(ids), "seconds": 1.0}))
+
+    def kill(self):
+        self.kills += 1
+        threading.Thread(target=self._died).start()
+
+
+def test_a_step_that_hangs_costs_its_own_job_alone(feed, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "Link", Hanging)
+    files = Files(tmp_path, Limits())
+    settings = {"models": {"codi-tiny": None}, "batch": 16}
+    dispatcher = dispatch.Dispatcher(store, feed, files, settings, step_timeout=0.1)
+    for id_ in ("good", "bad", "late"):
+        add(feed, store, id_)
+    dispatcher.start()
+    for id_ in ("good", "bad", "late"):
+        for _ in feed.follow(id_, 0, 20):
+            pass
+    dispatcher.stop()
+    assert [store.get(id_)["state"] for id_ in ("good", "bad", "late")] == [DONE, FAILED, DONE]
+    assert "took more than 0.1 s" in store.get("bad")["error"]
+    assert dispatcher.link.batches == [["good", "bad", "late"], ["good"], ["bad"], ["late"]]
+    assert dispatcher.link.kills == 2
 
 
 # Pace ------------------------------------------------------------------

@@ -28,6 +28,7 @@ from codi.types import InputError, Modality
 PAST = 12  # jobs in the history at first
 LONGEST_TEXT = 4000  # letters of a text that was made, on its card
 BAR_SECONDS = 0.2  # between two states of the bars
+PREVIEW_SECONDS = 0.3  # between two states of the previews
 LOOK_SECONDS = 2.0  # without news, until the queue is looked at again
 FINAL = ("done", "failed", "cancelled")
 Changes = dict[Any, Any]
@@ -153,7 +154,8 @@ class Actions:
             panels.status: self._status(view),
         }
         yield begun | await self._history(owner)
-        shown_at = 0.0
+        shown_at = seen_at = 0.0
+        unseen = False
         async for event in self._events(job, owner):
             if event is None or event.kind in ("queued", "started"):
                 view = await asyncio.to_thread(self.service.get, job, owner)
@@ -161,10 +163,13 @@ class Actions:
             elif event.kind == "preview":
                 newest = previews.setdefault(int(event.data.get("sample") or 0), {})
                 newest.update(event.data.get("outputs") or {})
-                yield {panels.previews: cards.previews(words, outputs, previews)}
+                unseen = True
             elif event.kind == "progress" and time.monotonic() - shown_at > BAR_SECONDS:
                 shown_at = time.monotonic()
                 yield {panels.bars: cards.bars(words, outputs, event.data)}
+            if unseen and time.monotonic() - seen_at > PREVIEW_SECONDS:  # those of all samples at once
+                unseen, seen_at = False, time.monotonic()
+                yield {panels.previews: cards.previews(words, outputs, previews)}
         yield await self._ended(job, owner)
 
     async def _events(self, job: str, owner: str) -> AsyncIterator[Any]:
