@@ -162,7 +162,7 @@ class Guard:
             return self._this_machine(scope)
         if owner := self._owner(headers.get("authorization", "")):
             return owner
-        if scope["path"] in OPEN:
+        if _path_of(scope) in OPEN:
             return ""
         raise _unauthorized(headers)
 
@@ -207,7 +207,7 @@ class Guard:
         client = scope.get("client")
         if client is None or is_loopback(client[0]):  # None: a Unix socket
             return LOCAL
-        if scope["path"] in OPEN:
+        if _path_of(scope) in OPEN:
             return ""
         raise Refused(
             401,
@@ -231,6 +231,38 @@ class Guard:
             if hmac.compare_digest(digest, given):
                 found = owner
         return found
+
+
+def _path_of(scope: Scope) -> str:
+    """Return the path of a request below that of the server."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+class Rooted:
+    """An ASGI application around another, which puts the path of the server into requests.
+
+    A reverse proxy that has the server under a path may leave that path in requests or take it out. What is
+    inside, and is mounted there, wants it in.
+
+    Args:
+        app: the application inside.
+        root: the path of the server, such as "/codi"; "" for the top.
+    """
+
+    def __init__(self, app: App, root: str) -> None:
+        self.app = app
+        self.root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        root = self.root
+        if root and scope["type"] in ("http", "websocket"):
+            path = scope["path"]
+            scope = {**scope, "root_path": root}
+            if path != root and not path.startswith(f"{root}/"):
+                scope |= {"path": root + path, "raw_path": root.encode() + scope.get("raw_path", b"")}
+        await self.app(scope, receive, send)
 
 
 def _as_it_is(send: Send) -> Send:

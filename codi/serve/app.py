@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from codi import __version__
 from codi.job_files import files_of
 from codi.serve import openai, shapes
-from codi.serve.access import Guard, Settings, owner_of
+from codi.serve.access import Guard, Rooted, Settings, owner_of
 from codi.serve.bodies import REQUEST, Bodies, Body, parsed
 from codi.serve.downloads import fetch_prompts
 from codi.serve.errors import Refused, body_of, later
@@ -53,12 +53,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
+def create_app(service: Service, settings: Settings | None = None, root: str = "") -> FastAPI:
     """Return the application that answers for a service.
 
     Args:
         service: the queue of jobs, which the caller starts and stops.
         settings: who may ask for what; without them this machine alone.
+        root: the path under which a reverse proxy has the server, such as "/codi".
 
     Returns:
         The application. Whatever is mounted on it is behind the same guard.
@@ -91,6 +92,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "Range"],
             expose_headers=["Location", "Retry-After", "Content-Disposition", "Content-Range"],
         )
+    app.add_middleware(Rooted, root=root)
     return app
 
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import importlib.util
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -79,6 +80,12 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         "--allow-host", action="append", default=[], metavar="NAME", help="as what browsers may call it"
     )
     group.add_argument(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="under which a reverse proxy has the server, such as /codi (default: at the top)",
+    )
+    group.add_argument(
         "--cors", action="append", default=[], metavar="ORIGIN", help="whose pages may read answers"
     )
     group.add_argument(
@@ -119,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     _check_libraries(page=not args.no_page)
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     _check_open(args)
+    args.root_path = _root_path(args.root_path)
     sign = _certificate(args)
     if args.token == RANDOM:
         args.token = secrets.token_urlsafe(24)
@@ -171,6 +179,14 @@ def _check_open(args: argparse.Namespace) -> None:
             f"--host {args.host} lets other machines in, and there is no token: expected --token TOKEN, "
             f"--token {RANDOM} (one is drawn and printed), --token-file FILE, or --host {HOST}"
         )
+
+
+def _root_path(text: str) -> str:
+    """Return the path under which a proxy has the server, without a slash at its end."""
+    path = text.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise InputError(f"--root-path is {text[:80]!r}: expected a path such as /codi")
+    return path
 
 
 def _certificate(args: argparse.Namespace) -> tuple[Path, Path] | None:
@@ -238,11 +254,12 @@ def _serve(service: Any, settings: Any, listener: socket.socket, args: argparse.
 
     from codi.serve.app import create_app
 
-    app = create_app(service, settings)
+    app = create_app(service, settings, args.root_path)
     if not args.no_page:
         from codi.serve import page
 
-        app = page.mount(app, service, max_file_size=service.limits.max_upload_bytes)
+        most = service.limits.max_upload_bytes
+        app = page.mount(app, service, root=args.root_path, max_file_size=most)
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
 

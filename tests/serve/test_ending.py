@@ -55,7 +55,7 @@ def ended(service, interrupts, capfd):
 
         client = threading.Thread(target=hold_on, daemon=True)
         client.start()
-        forced = command._serve(service, Settings(), listener, argparse.Namespace(no_page=True))
+        forced = command._serve(service, Settings(), listener, argparse.Namespace(no_page=True, root_path=""))
         client.join(30)
         connection.close()
     return forced, capfd.readouterr().err

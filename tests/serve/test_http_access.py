@@ -210,3 +210,23 @@ def test_hosts():
     assert host_name("a:b") is None and host_name("") is None
     assert is_loopback("127.3.2.1") and is_loopback("::1") and is_loopback("::ffff:127.0.0.1")
     assert not is_loopback("0.0.0.0") and not is_loopback("10.0.0.1") and not is_loopback("local")
+
+
+def test_under_a_path_of_a_proxy_that_leaves_it_in_requests_or_not(service):
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    from codi.serve.page.routes import ByLanguage
+
+    app = create_app(service, Settings(tokens=TOKENS), "/codi")
+    app.mount("/de", Starlette(routes=[Route("/", lambda request: PlainTextResponse(request.url.path))]))
+    app.add_middleware(ByLanguage, root="/codi")
+    client = TestClient(app, base_url="http://127.0.0.1", follow_redirects=False)
+    for root in ("", "/codi"):
+        assert client.get(f"{root}/v1/health").status_code == 200  # open to all
+        assert client.get(f"{root}/v1/jobs").status_code == 401
+        assert client.get(f"{root}/v1/jobs", headers=bearer(ANN)).json()["data"] == []
+        assert client.get(f"{root}/de/", headers=bearer(ANN)).text == "/codi/de/"
+        german = client.get(f"{root}/?lang=de", headers=bearer(ANN))
+        assert (german.status_code, german.headers["location"]) == (307, "/codi/de/")

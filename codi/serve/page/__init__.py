@@ -81,12 +81,13 @@ def mount(
 
     owner = owner or _owner_of()
     routes.add_files(app, service, owner)
-    app.add_middleware(routes.ByLanguage, path=path)
+    app.add_middleware(routes.ByLanguage, path=path, root=root)
     for language in sorted(LANGUAGES, key=lambda name: name == DEFAULT):  # the shortest path comes last
         gradio.mount_gradio_app(
             app,
             blocks.build(service, owner, Words(language), root),
             routes.page_path(path, language),
+            root_path=root + routes.page_path(path, language).rstrip("/") if root else None,
             theme=theme.theme(),
             css=theme.css(),
             head=theme.head(language),

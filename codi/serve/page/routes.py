@@ -51,11 +51,13 @@ class ByLanguage:
     Args:
         app: the application inside.
         path: the path at which the page lies.
+        root: the path under which a reverse proxy has the server, which it may leave in requests or not.
     """
 
-    def __init__(self, app: Any, path: str = "/") -> None:
+    def __init__(self, app: Any, path: str = "/", root: str = "") -> None:
         self.app = app
         self.path = path
+        self.root = root
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with the address of the page."""
@@ -63,10 +65,10 @@ class ByLanguage:
         if scope["type"] == "http" and scope["method"] == "GET":
             query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
             wanted = (query.get("lang") or [None])[0]
-        here = scope.get("path", "").rstrip("/")
+        here = scope.get("path", "").removeprefix(self.root).rstrip("/")
         pages = {page_path(self.path, language).rstrip("/"): language for language in LANGUAGES}
         if wanted in LANGUAGES and here in pages and pages[here] != wanted:
-            target = scope.get("root_path", "") + page_path(self.path, wanted)
+            target = self.root + page_path(self.path, wanted)
             answer = Response(status_code=307, headers={"Location": target})
             await answer(scope, receive, send)
             return
