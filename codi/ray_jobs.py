@@ -83,7 +83,8 @@ def run(
             for row in made["failed"]:
                 failures.add(by_id[row["id"]], row["error"], row["refused"])
             for name, k, note in made["notes"]:
-                session.adopt(by_id[name], k, note, made["resolved"][name], made["model"])
+                windows = made["continued"].get(name)
+                session.adopt(by_id[name], k, note, made["resolved"][name], made["model"], windows)
             for path in made["paths"]:
                 print_path(path)
             missing -= made["samples"]
@@ -203,7 +204,7 @@ class Worker:
         """Return the paths, notes and failures of a batch."""
         samples = [sample for sample in batch if sample is not None]
         found: dict[str, Any] = {"refused": self.refused, "samples": len(samples), "paths": [], "notes": []}
-        found |= {"failed": [], "resolved": {}, "model": {}}
+        found |= {"failed": [], "resolved": {}, "continued": {}, "model": {}}
         if self.refused:
             return found
         session = self.session
@@ -218,6 +219,7 @@ class Worker:
             found["refused"] = str(error)
         found["notes"] = [(job.id, k, note) for job, k, note in session.notes]
         found["resolved"] = {job.id: session.resolved[job] for job, _, _ in session.notes}
+        found["continued"] = {job.id: session.continued.get(job) for job, _, _ in session.notes}
         found["model"] = session.model
         found["failed"] = list(session.failures.rows)
         return found

@@ -530,7 +530,13 @@ class Session:
             io.save_json(self.out / f"{job.id}.json", self._head(job) | self._record(job))
 
     def adopt(
-        self, job: Job, k: int, sample: dict[str, Any], resolved: dict[str, Any], model: dict[str, Any]
+        self,
+        job: Job,
+        k: int,
+        sample: dict[str, Any],
+        resolved: dict[str, Any],
+        model: dict[str, Any],
+        continued: dict[str, Any] | None = None,
     ) -> None:
         """Take over a sample that another process made, and record it.
 
@@ -540,8 +546,11 @@ class Session:
             sample: what a record says of it.
             resolved: the settings of the job as they were resolved.
             model: what a record says of the model.
+            continued: how the job was made of windows, if it goes on.
         """
         self.model = model
+        if continued is not None:
+            self.continued[job] = continued
         self.resolved.setdefault(job, resolved)
         self._note(job, k, sample)
 

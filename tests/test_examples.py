@@ -131,7 +131,13 @@ def test_notebooks_run_in_jupyter(name, tmp_path):
     for cell in made.cells:
         cell.source = in_miniature(cell.source)
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(made, timeout=600, kernel_name="python3", resources=resources).execute()
+    client = nbclient.NotebookClient(made, timeout=600, kernel_name="python3", resources=resources)
+    kernels = []  # the process, which is forgotten when it has died
+    client.on_cell_start = lambda **_: kernels.append(client.km.provisioner.process)
+    try:
+        client.execute()
+    except nbclient.exceptions.DeadKernelError:
+        pytest.fail(f"the kernel ended with exit code {kernels[-1].poll()}; -9 is want of memory, mostly")
     pages = []
     for cell in made.cells:
         for each in cell.get("outputs", []):

@@ -1,6 +1,7 @@
 """Everything that the page says stands in the table, in both languages; what people wrote is escaped."""
 
 import string
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +175,26 @@ def test_long_prompts_are_cut_and_requests_without_words_say_so():
     words = Words()
     assert len(cards.title_of({"text": "a" * 500}, words)) == 90
     assert cards.title_of({"audio": [{"value": "x.wav"}]}, words) == "Sound (without words)"
+
+
+def test_what_was_painted_is_handed_on_without_being_decoded(tmp_path):
+    gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'codi[serve]'")
+    from gradio.components.image_editor import EditorData, EditorDataBlobs
+    from gradio.data_classes import FileData
+
+    from codi.serve.page import parts
+
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    with gr.Blocks():
+        editors = [parts.mask("mask"), parts.sheet("sheet")]
+    for editor in editors:
+        one = FileData(path=str(bad))
+        asked = EditorData(background=one, layers=[one], composite=one)
+        paths = {"background": str(bad), "layers": [str(bad)], "composite": str(bad)}
+        assert editor.preprocess(asked) == paths and editor.preprocess(None) is None
+        blobs = EditorDataBlobs(background=None, layers=[None, b"no picture"], composite=None)
+        editor.blob_storage["7"] = blobs
+        found = editor.preprocess(EditorData(id="7"))
+        assert [Path(layer).read_bytes() for layer in found["layers"]] == [b"no picture"]
+        assert editor.blob_storage == {} and editor.preprocess(EditorData(id="8")) is None

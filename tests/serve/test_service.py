@@ -186,6 +186,22 @@ def test_a_sound_goes_on_beyond_the_length_of_the_model(service):
     assert "windows: this server takes at most 120" in said
 
 
+def test_what_was_painted_is_read_by_the_process_that_makes(service, tmp_path):
+    layer = Image.new("RGBA", (8, 8))
+    layer.putpixel((1, 2), (255, 0, 0, 9))
+    layer.save(tmp_path / "layer.png")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "empty.png")
+    layers = [tmp_path / "layer.png", tmp_path / "empty.png"]
+    for stays, inside in ((True, 255), (False, 0)):
+        assert service.mask(layers, tmp_path / "mask.png", stays)
+        mask = Image.open(tmp_path / "mask.png")
+        assert (mask.mode, mask.getpixel((1, 2)), mask.getpixel((2, 1))) == ("L", inside, 255 - inside)
+    assert not service.mask(layers[1:], tmp_path / "none.png", True) and not (tmp_path / "none.png").exists()
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG no picture")
+    said = refused(service.mask, [tmp_path / "bad.png"], tmp_path / "none.png", True)
+    assert said.startswith("what was painted cannot be read")
+
+
 def test_words_that_are_not_read_are_noted(service):
     job = service.submit({**STAR, "text": "a red zebra star"}, ME)
     assert "'zebra'" in job.notes[0]
